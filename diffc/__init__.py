@@ -1,0 +1,43 @@
+"""diffc: a compression compiler for diffusion models.
+
+The public names are few and flat; everything heavy is imported when it is first used, so that
+``import diffc`` costs nothing.
+
+    diffc.compile("demo", ratio=0.5, out="OUT")   the whole chain, returns a Report
+    diffc.load("OUT/model")                       a diffusers pipeline back from a compressed folder
+    diffc.Recipe                                  every option, typed and validated
+    diffc.Report                                  what was measured, as report.json holds it
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from diffc.errors import DiffcError
+
+if TYPE_CHECKING:
+    from diffc.api import compile
+    from diffc.models.load import load
+    from diffc.recipe import Recipe
+    from diffc.report.model import Report
+
+__version__ = "0.1.0"
+__all__ = ["DiffcError", "Recipe", "Report", "__version__", "compile", "load"]
+
+_HOMES = {
+    "compile": "diffc.api",
+    "load": "diffc.models.load",
+    "Recipe": "diffc.recipe",
+    "Report": "diffc.report.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffc' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,56 @@
+"""CleanSet: the clean samples x_0 that importance, distillation and parity noise and denoise.
+
+On disk it is one safetensors file: ``sample`` (N, C, H, W) in the denoiser's own input range, and
+one tensor for each condition (``class_labels`` (N,), ``encoder_hidden_states`` (N, L, D), ...),
+aligned row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CleanSet:
+    """N clean samples and their conditions.
+
+    sample: float32 (N, C, H, W), in [-1, 1] for images and in latent units for latent models.
+    conditions: name -> tensor with N rows.
+    origin: where the samples came from, in words, for reports.
+    """
+
+    sample: Tensor
+    conditions: Mapping[str, Tensor]
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def rows(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The samples and conditions at ``index`` (B,)."""
+        return self.sample[index], {name: rows[index] for name, rows in self.conditions.items()}
+
+    def save(self, path: Path) -> None:
+        """Write to ``path`` (safetensors)."""
+        tensors = {"sample": self.sample.contiguous()}
+        tensors |= {name: rows.contiguous() for name, rows in self.conditions.items()}
+        save_file(tensors, path, metadata={"origin": self.origin})
+
+    @classmethod
+    def read(cls, path: Path) -> CleanSet:
+        """Read what ``save`` wrote."""
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            origin = (file.metadata() or {}).get("origin", "unknown")
+        return cls(tensors.pop("sample"), tensors, origin)
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """``n`` rows drawn with replacement by ``generator``."""
+        return self.rows(torch.randint(len(self), (n,), generator=generator))

@@ -1,0 +1,116 @@
+"""Models that were cut: pruning.json, and loading them again without pickle.
+
+The weights are ordinary safetensors with smaller tensors, beside the *dense* config. Loading builds
+the dense skeleton on the meta device, gives every tensor the shape it has in the file, lets the
+sizes follow, sets the few attributes that no shape tells (numbers of heads), and assigns the
+weights. pruning.json carries those attributes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from diffc.errors import InputError
+from diffc.models.sizes import follow_shapes, replace_tensor
+from diffc.models.source import PRUNING_FILE, read_json
+
+FORMAT = 1
+
+
+def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A denoiser of ``class_name`` on the meta device: shapes without memory."""
+    import diffusers
+
+    with torch.device("meta"):
+        model: nn.Module = getattr(diffusers, class_name).from_config(dict(config))
+    return model.eval()
+
+
+def attribute_changes(model: nn.Module, from_shapes: nn.Module) -> dict[str, dict[str, Any]]:
+    """module name -> the plain attributes of ``model`` that its tensors' shapes do not tell."""
+    changes: dict[str, dict[str, Any]] = {}
+    originals = dict(from_shapes.named_modules())
+    for name, module in model.named_modules():
+        before = vars(originals[name])
+        changed = {
+            key: value
+            for key, value in vars(module).items()
+            if not key.startswith("_")
+            and isinstance(value, int | float | tuple)
+            and key != "training"
+            and before.get(key) != value
+        }
+        if changed:
+            changes[name] = changed
+    return changes
+
+
+def write_pruning(
+    path: Path,
+    model: nn.Module,
+    class_name: str,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """pruning.json for ``model``; ``facts`` (component, source, widths) are carried for people."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    from_shapes = shaped(class_name, config, shapes, {"attributes": {}})
+    attributes = attribute_changes(model, from_shapes)
+    value = {"format": FORMAT, "class_name": class_name, **facts, "attributes": attributes}
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+
+
+def read_pruning(folder: Path) -> dict[str, Any]:
+    """pruning.json of a compressed model's folder. Raises InputError on another format."""
+    value = read_json(folder / PRUNING_FILE)
+    if value.get("format") != FORMAT:
+        raise InputError(
+            f"{folder / PRUNING_FILE} is of format {value.get('format')}; this diffc reads {FORMAT}",
+            hint="install the diffc version that made it",
+        )
+    return value
+
+
+def load_cut(
+    class_name: str,
+    config: Mapping[str, Any],
+    weights: tuple[Path, ...],
+    pruning: Mapping[str, Any],
+) -> nn.Module:
+    """The cut denoiser in the files' own dtypes, bit-identical to what was saved."""
+    state: dict[str, torch.Tensor] = {}
+    for path in weights:
+        state |= load_file(path)
+    model = shaped(
+        class_name, config, {name: value.shape for name, value in state.items()}, pruning
+    )
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def shaped(
+    class_name: str,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    pruning: Mapping[str, Any],
+) -> nn.Module:
+    """The cut denoiser on the meta device."""
+    model = skeleton(class_name, config)
+    for name, old in model.state_dict().items():
+        if name in shapes and tuple(shapes[name]) != tuple(old.shape):
+            replace_tensor(model, name, torch.empty(shapes[name], dtype=old.dtype, device="meta"))
+    follow_shapes(model)
+    modules = dict(model.named_modules())
+    for name, attributes in pruning["attributes"].items():
+        if name not in modules:
+            raise InputError(f"pruning.json speaks of '{name}', which {class_name} does not have")
+        for key, value in attributes.items():
+            setattr(modules[name], key, tuple(value) if isinstance(value, list) else value)
+    return model

@@ -1,0 +1,54 @@
+"""What diffc asks of a model family: one narrow protocol, one small file per family.
+
+A family knows four things of its denoiser class: the inputs a call takes, how to call it, how big
+an input is at a resolution, and which channels go together (its groups). Everything else (ranking,
+allocation, surgery, export, engines) works on these and knows no family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from diffc.models.groups import Group
+
+Inputs = dict[str, Tensor]
+"""The denoiser's inputs by name, ``sample`` and ``timestep`` first, in the order of its call."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input: its name, its shape without the batch, and its dtype in the exported graph.
+
+    kind: ``sample``, ``timestep`` or ``condition``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    kind: str = "condition"
+
+
+class Family(Protocol):
+    """A denoiser class that diffc can compress."""
+
+    class_name: str
+    """The diffusers class, as in config.json's ``_class_name``."""
+
+    component: str
+    """The pipeline's folder that holds it: ``unet``, ``transformer``, ``vae``."""
+
+    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+        """The inputs at ``resolution`` (of the denoiser's own input; None: the config's)."""
+        ...
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """One forward pass: the predicted noise (or v, x_0, velocity), shaped like the sample."""
+        ...
+
+    def groups(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Group]:
+        """Every group of channels that can be cut; model and inputs may be on the meta device."""
+        ...

@@ -1,0 +1,126 @@
+"""Groups of a convolutional network, from torch-pruning's dependency graph.
+
+torch-pruning traces the network once through autograd (the meta device will do) and knows which
+layers an output channel reaches, through additions, concatenations, splits and reshapes. Only that
+is taken from it: its groups are turned into explicit positions (``Group``), and its pruner, whose
+selection is averaged over normalisation groups, is not used.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diffc.models.groups import Group, Role, Slice
+
+Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+
+
+def traced_groups(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    call: Call,
+    *,
+    fixed: Collection[str] = (),
+) -> list[Group]:
+    """Every group of output channels of ``model``'s convolutions and linear layers.
+
+    inputs: one example batch, on the model's device (``meta`` included).
+    fixed: names of layers whose output channels may not change (the output, attention's inner
+        projections that a family handles itself).
+    """
+    graph = _graph(model, inputs, call)
+    names = {module: name for name, module in model.named_modules()}
+    fixed_modules = {model.get_submodule(name) for name in fixed}
+    groups: list[Group] = []
+    seen: set[nn.Module] = set()
+    for root in _roots(graph, names):
+        if root in seen or root in fixed_modules:
+            continue
+        prune_out = graph.get_pruner_of_module(root).prune_out_channels
+        reached = graph.get_pruning_group(
+            root, prune_out, list(range(graph.get_out_channels(root)))
+        )
+        producers = {
+            d.target.module for d, _ in reached if graph.is_out_channel_pruning_fn(d.handler)
+        }
+        seen |= producers
+        if not producers & fixed_modules:
+            groups.append(_group(graph, root, reached, names))
+    order = {name: place for place, name in enumerate(names.values())}
+    return sorted(groups, key=lambda group: order[group.name])
+
+
+def _graph(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Any:
+    import torch_pruning as tp
+
+    graph = tp.DependencyGraph()
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # it warns of every free parameter and unknown operation
+        return graph.build_dependency(
+            model,
+            example_inputs=dict(inputs),
+            forward_fn=call,
+            ignored_layers=[],
+            unwrapped_parameters=[],
+            verbose=False,
+        )
+
+
+def _roots(graph: Any, names: Mapping[nn.Module, str]) -> list[nn.Module]:
+    return [
+        module
+        for module in graph.module2node
+        if isinstance(module, nn.Conv2d | nn.Linear) and module in names
+    ]
+
+
+def _group(graph: Any, root: nn.Module, reached: Any, names: Mapping[nn.Module, str]) -> Group:
+    size = graph.get_out_channels(root)
+    slices: list[Slice] = []
+    blocks = 1
+    for item in reached:
+        module, handler = item.dep.target.module, item.dep.handler
+        if module not in names:
+            continue  # an operation without parameters
+        index = _positions(item.idxs, item.root_idxs, size, names[module])
+        is_out = graph.is_out_channel_pruning_fn(handler)
+        slices += _slices(names[module], module, is_out, index)
+        if isinstance(module, nn.GroupNorm):
+            blocks = math.lcm(blocks, module.num_groups)
+    produced = {piece.module for piece in slices if piece.role is Role.OUT}
+    first = next(name for name in names.values() if name in produced)
+    return Group(name=first, size=size, slices=tuple(slices), blocks=blocks)
+
+
+def _positions(positions: list[int], roots: list[int], size: int, where: str) -> NDArray[np.int64]:
+    """int64 (size, k) from parallel lists of positions and the channel each belongs to."""
+    order = np.lexsort((positions, roots))
+    counts = np.bincount(np.asarray(roots), minlength=size)
+    if len(counts) != size or counts.min() != counts.max():
+        raise ValueError(f"{where}: channels of its group do not map to equal numbers of positions")
+    return np.asarray(positions, dtype=np.int64)[order].reshape(size, -1)
+
+
+def _slices(name: str, module: nn.Module, is_out: bool, index: NDArray[np.int64]) -> list[Slice]:
+    if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm):
+        return [
+            Slice(f"{name}.{leaf}", 0, Role.NORM, index)
+            for leaf in ("weight", "bias")
+            if getattr(module, leaf, None) is not None
+        ]
+    if isinstance(module, nn.Embedding):
+        return [Slice(f"{name}.weight", 1, Role.OUT, index)]
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        raise ValueError(f"{name}: {type(module).__name__} cannot be cut")
+    if not is_out:
+        return [Slice(f"{name}.weight", 1, Role.IN, index)]
+    rows = [Slice(f"{name}.weight", 0, Role.OUT, index)]
+    return rows + ([Slice(f"{name}.bias", 0, Role.OUT, index)] if module.bias is not None else [])

@@ -1,0 +1,82 @@
+"""Groups: channels that must be cut together.
+
+Cutting output channel c of one layer forces its bias, the norm after it, the input columns of every
+layer that reads it, and whatever is added to it elsewhere. A ``Group`` is the closure of that: C
+channels, and for each the positions it occupies in each tensor. Once a family has said its groups,
+importance is a sum over slices, surgery an index_select over slices, and the oracle of the tests a
+multiplication by zero over slices; none of them needs to know the network again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Role(str, Enum):
+    """What a slice's dimension is to the channel."""
+
+    OUT = "out"  # rows that produce the channel (weights, biases)
+    IN = "in"  # columns that read the channel
+    NORM = "norm"  # a normalisation's scale and shift
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The positions that a group's channels occupy along one dimension of one tensor.
+
+    tensor: a parameter's or buffer's name, ``down_blocks.0.resnets.0.conv1.weight``.
+    dim: the dimension that is cut.
+    index: int64 (C, k): row c holds the k positions of channel c (k > 1 where a channel fans out:
+        both halves of a GEGLU, all the elements of a head, a flattened feature map).
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    index: NDArray[np.int64] = field(repr=False)
+
+    @property
+    def module(self) -> str:
+        """The module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Group:
+    """C channels that can be cut, each by its positions in every tensor that it touches.
+
+    name: the layer that produces them, by which recipes and plans call the group.
+    size: C.
+    blocks: the channels come in this many equal runs (GroupNorm's groups, heads); the same number
+        is kept in each, and channels are ranked inside their run, so that every run stays whole.
+    unit: elements that one channel stands for along its layer's width (a head's size; else 1).
+    kind: ``channels``, ``ffn``, ``heads`` or ``head_dim``, for people and for defaults.
+    heads_of: the Attention whose number of heads this group is, which surgery must tell it.
+    temperature: tensors to multiply by sqrt(kept / size), so that a softmax over shorter heads
+        keeps its temperature.
+    """
+
+    name: str
+    size: int
+    slices: tuple[Slice, ...] = field(repr=False)
+    blocks: int = 1
+    unit: int = 1
+    kind: str = "channels"
+    heads_of: str | None = None
+    temperature: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size % self.blocks:
+            raise ValueError(f"{self.name}: {self.size} channels do not split into {self.blocks}")
+        for piece in self.slices:
+            if len(piece.index) != self.size:
+                raise ValueError(f"{self.name}: {piece.tensor} has {len(piece.index)} rows")
+
+    def by_role(self, role: Role) -> Iterator[Slice]:
+        """The slices of one role."""
+        return (piece for piece in self.slices if piece.role is role)

@@ -1,0 +1,61 @@
+"""Keep what a module says of its size equal to the shapes of its tensors.
+
+Surgery and reloading both change tensors under a module's feet; layers and diffusers' blocks repeat
+those sizes in attributes, some of which their forward pass checks or uses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def follow_shapes(model: nn.Module) -> None:
+    """Set every size attribute of ``model``'s layers from the shapes of their tensors, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            depthwise = module.groups == module.in_channels and module.groups > 1
+            module.out_channels = module.weight.shape[0]
+            if depthwise:
+                module.groups = module.out_channels
+            module.in_channels = module.weight.shape[1] * module.groups
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.GroupNorm) and module.affine:
+            module.num_channels = module.weight.shape[0]
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.elementwise_affine:
+            module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, nn.Embedding):
+            module.embedding_dim = module.weight.shape[1]
+    for module in model.modules():
+        _follow_resampling(module)
+
+
+def _follow_resampling(module: nn.Module) -> None:
+    """Downsample2D and Upsample2D compare their input with ``channels`` and raise on a mismatch."""
+    if type(module).__name__ not in ("Downsample2D", "Upsample2D"):
+        return
+    conv = getattr(module, "conv", None)
+    if isinstance(conv, nn.Conv2d):
+        module.channels = conv.in_channels
+        module.out_channels = conv.out_channels
+
+
+def replace_tensor(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Put ``value`` where the parameter or buffer ``name`` of ``model`` was."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if leaf in owner._parameters:
+        old = owner._parameters[leaf]
+        assert old is not None
+        setattr(owner, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        owner._buffers[leaf] = value
+
+
+def tensor(model: nn.Module, name: str) -> torch.Tensor:
+    """The parameter or buffer ``name`` of ``model``."""
+    owner_name, _, leaf = name.rpartition(".")
+    value = getattr(model.get_submodule(owner_name), leaf)
+    assert isinstance(value, torch.Tensor)
+    return value

@@ -1,0 +1,9 @@
+"""Diff-Pruning: importance -> plan -> surgery -> checkpoint.
+
+cost.py         what widths cost: MACs and parameters as a function of the widths
+importance.py   how much each channel matters, over the timesteps that matter
+allocate.py     widths under a budget: uniform, global, latency
+plan.py         the plan: which channels to keep, and why; plan.json
+surgery.py      the cut itself
+checkpoint.py   pruning.json: how a cut model is loaded again, without pickle
+"""

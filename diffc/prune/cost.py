@@ -1,0 +1,222 @@
+"""What widths cost: MACs and parameters of a network as a function of its groups' widths.
+
+The network runs once on the meta device. Every convolution, linear layer and attention product
+leaves a term (coefficient x product of tensor dimensions); every parameter's element count is such
+a product too. A dimension shrinks linearly with the widths of the groups that lie along it, so the
+cost of any widths is arithmetic, and an allocator can ask for thousands of them in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from diffc.models.groups import Group
+
+Dim = tuple[str, int]
+"""A tensor's name and one of its dimensions."""
+
+Widths = NDArray[np.int64]
+"""The number of channels kept in each group, (G,)."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """coefficient x the product of ``dims``' present sizes."""
+
+    coefficient: float
+    dims: tuple[Dim, ...]
+    layer: str
+    kind: str  # conv, linear, bias, norm, attention
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs and parameters of one image (batch 1)."""
+
+    macs: float
+    macs_paper: float
+    params: int
+
+
+class CostModel:
+    """The cost of any widths of ``groups`` in a network; see ``cost_model``."""
+
+    def __init__(
+        self, terms: Sequence[Term], shapes: Mapping[str, tuple[int, ...]], groups: Sequence[Group]
+    ) -> None:
+        self.groups = list(groups)
+        self.dense = np.array([group.size for group in groups], dtype=np.int64)
+        self.terms = list(terms)
+        dims = {dim for term in terms for dim in term.dims}
+        dims |= {(piece.tensor, piece.dim) for group in groups for piece in group.slices}
+        self._place = {dim: i for i, dim in enumerate(sorted(dims))}
+        self._full = np.array([shapes[name][dim] for name, dim in sorted(dims)], dtype=np.float64)
+        self._per_channel = self._fan(groups)
+        self._macs = _Products([t for t in terms if t.kind in _MACS], self._place)
+        self._paper = _Products([t for t in terms if t.kind in _PAPER], self._place)
+        self._params, self._fixed_params = self._parameter_terms(shapes)
+
+    def sizes(self, widths: Widths) -> NDArray[np.float64]:
+        """The present size of every dimension that matters, (D,)."""
+        full: NDArray[np.float64] = self._full - self._per_channel @ (self.dense - widths)
+        return full
+
+    def macs(self, widths: Widths) -> float:
+        """Multiply-accumulates of one forward pass of one image, attention's products included."""
+        return self._macs(self.sizes(widths))
+
+    def params(self, widths: Widths) -> float:
+        """The number of parameters."""
+        return self._params(self.sizes(widths)) + self._fixed_params
+
+    def cost(self, widths: Widths) -> Cost:
+        """All figures at once."""
+        sizes = self.sizes(widths)
+        params = round(self._params(sizes) + self._fixed_params)
+        return Cost(self._macs(sizes), self._paper(sizes), params)
+
+    def layer_macs(self, widths: Widths) -> dict[str, float]:
+        """MACs by layer."""
+        sizes = self.sizes(widths)
+        total: dict[str, float] = {}
+        for term in self._macs.terms:
+            value = term.coefficient * float(
+                np.prod([sizes[self._place[dim]] for dim in term.dims])
+            )
+            total[term.layer] = total.get(term.layer, 0.0) + value
+        return total
+
+    def _fan(self, groups: Sequence[Group]) -> NDArray[np.float64]:
+        """(D, G): how many positions of each dimension one channel of each group takes."""
+        fan = np.zeros((len(self._place), len(groups)))
+        for column, group in enumerate(groups):
+            for piece in group.slices:
+                fan[self._place[piece.tensor, piece.dim], column] += piece.index.shape[1]
+        return fan
+
+    def _parameter_terms(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Products, float]:
+        terms, fixed = [], 0.0
+        for name, shape in shapes.items():
+            cut = tuple((name, d) for d in range(len(shape)) if (name, d) in self._place)
+            rest = float(np.prod([s for d, s in enumerate(shape) if (name, d) not in cut]))
+            if cut:
+                terms.append(Term(rest, cut, name, "params"))
+            else:
+                fixed += rest
+        return _Products(terms, self._place), fixed
+
+
+_MACS = ("conv", "linear", "attention")
+# torch-pruning's counter, which the paper's figures come from: biases and LayerNorm are counted,
+# attention's matrix products are not.
+_PAPER = ("conv", "linear", "bias", "norm")
+
+
+class _Products:
+    """The sum of many terms, as one gather and one product over arrays."""
+
+    def __init__(self, terms: Sequence[Term], place: Mapping[Dim, int]) -> None:
+        self.terms = list(terms)
+        most = max((len(term.dims) for term in terms), default=0)
+        one = len(place)  # the place of a constant 1, which pads shorter terms
+        self._index = np.full((len(terms), most), one, dtype=np.int64)
+        for row, term in enumerate(terms):
+            self._index[row, : len(term.dims)] = [place[dim] for dim in term.dims]
+        self._coefficient = np.array([term.coefficient for term in terms])
+
+    def __call__(self, sizes: NDArray[np.float64]) -> float:
+        padded = np.append(sizes, 1.0)
+        return float(self._coefficient @ padded[self._index].prod(axis=1))
+
+
+def cost_model(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    call: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
+    groups: Sequence[Group],
+) -> CostModel:
+    """The cost model of ``model`` at the shapes of ``inputs`` (batch 1; the meta device will do)."""
+    terms: list[Term] = []
+    with torch.no_grad(), _recording(model, terms):
+        call(model, inputs)
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    cut = {piece.tensor for group in groups for piece in group.slices} - shapes.keys()
+    if cut:
+        buffers = dict(model.named_buffers())
+        # a cut buffer has dimensions but no parameters
+        return CostModel(terms, shapes | {n: tuple(buffers[n].shape) for n in cut}, groups)
+    return CostModel(terms, shapes, groups)
+
+
+@contextmanager
+def _recording(model: nn.Module, terms: list[Term]) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules()}
+    stack: list[str] = []
+    hooks = []
+    for module, name in names.items():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm):
+            hooks.append(module.register_forward_hook(_layer_hook(name, terms)))
+        if hasattr(module, "to_q"):
+            hooks.append(module.register_forward_pre_hook(lambda _m, _i, n=name: stack.append(n)))
+            hooks.append(module.register_forward_hook(lambda _m, _i, _o: _drop(stack)))
+    try:
+        with _AttentionProducts(model, stack, terms):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _drop(stack: list[str]) -> None:
+    stack.pop()
+
+
+def _layer_hook(name: str, terms: list[Term]) -> Callable[[nn.Module, Any, Tensor], None]:
+    weight = f"{name}.weight"
+
+    def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            places = output.numel() / output.shape[1]
+            kernel = float(np.prod(module.kernel_size))
+            depthwise = module.groups > 1 and module.groups == module.in_channels
+            dims: tuple[Dim, ...] = ((weight, 0),) if depthwise else ((weight, 0), (weight, 1))
+            terms.append(Term(places * kernel, dims, name, "conv"))
+            if module.bias is not None:
+                terms.append(Term(places, ((weight, 0),), name, "bias"))
+        elif isinstance(module, nn.Linear):
+            places = output.numel() / output.shape[-1]
+            terms.append(Term(places, ((weight, 0), (weight, 1)), name, "linear"))
+            if module.bias is not None:
+                terms.append(Term(1.0, ((weight, 0),), name, "bias"))
+        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            places = output.numel() / output.shape[-1]
+            terms.append(Term(2 * places, ((weight, 0),), name, "norm"))
+
+    return record
+
+
+class _AttentionProducts(TorchFunctionMode):
+    """Notes q k^T and p v of every scaled_dot_product_attention inside a module with ``to_q``."""
+
+    def __init__(self, model: nn.Module, stack: list[str], terms: list[Term]) -> None:
+        super().__init__()
+        self.model, self.stack, self.terms = model, stack, terms
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention and self.stack:
+            query, key = args[0], args[1]
+            name = self.stack[-1]
+            products = query.shape[0] * query.shape[-2] * key.shape[-2]
+            for leaf in ("to_q", "to_v"):
+                weight = f"{name}.{leaf}.weight"
+                self.terms.append(Term(float(products), ((weight, 0),), name, "attention"))
+        return func(*args, **(kwargs or {}))
