@@ -54,7 +54,8 @@ def load_denoiser(source: Source) -> nn.Module:
         )
     else:
         model = _from_pretrained(source)
-    model = model.to(torch.float32).eval()
+    nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
+    model.eval()
     _check_finite(model, source)
     return model
 

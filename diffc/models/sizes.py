@@ -7,6 +7,10 @@ those sizes in attributes, some of which their forward pass checks or uses.
 from __future__ import annotations
 
 import torch
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.normalization import RMSNorm
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 
@@ -27,18 +31,25 @@ def follow_shapes(model: nn.Module) -> None:
             module.normalized_shape = tuple(module.weight.shape)
         elif isinstance(module, nn.Embedding):
             module.embedding_dim = module.weight.shape[1]
+        elif isinstance(module, RMSNorm) and module.weight is not None:
+            module.dim = module.weight.shape
     for module in model.modules():
         _follow_resampling(module)
 
 
 def _follow_resampling(module: nn.Module) -> None:
-    """Downsample2D and Upsample2D compare their input with ``channels`` and raise on a mismatch."""
-    if type(module).__name__ not in ("Downsample2D", "Upsample2D"):
-        return
-    conv = getattr(module, "conv", None)
-    if isinstance(conv, nn.Conv2d):
-        module.channels = conv.in_channels
-        module.out_channels = conv.out_channels
+    """Downsample2D and Upsample2D compare their input with ``channels`` and raise on a mismatch.
+
+    Those without a convolution lie inside a ResnetBlock2D, whose input they resample.
+    """
+    if isinstance(module, Downsample2D | Upsample2D):
+        conv = getattr(module, "conv", None)
+        if isinstance(conv, nn.Conv2d):
+            module.channels, module.out_channels = conv.in_channels, conv.out_channels
+    elif isinstance(module, ResnetBlock2D):
+        for inner in (module.upsample, module.downsample):
+            if isinstance(inner, Downsample2D | Upsample2D) and not inner.use_conv:
+                inner.channels = inner.out_channels = module.conv1.in_channels
 
 
 def replace_tensor(model: nn.Module, name: str, value: torch.Tensor) -> None:

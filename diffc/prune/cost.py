@@ -8,7 +8,7 @@ cost of any widths is arithmetic, and an allocator can ask for thousands of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +146,8 @@ def cost_model(
 ) -> CostModel:
     """The cost model of ``model`` at the shapes of ``inputs`` (batch 1; the meta device will do)."""
     terms: list[Term] = []
-    with torch.no_grad(), _recording(model, terms):
+    whole_heads = {group.heads_of for group in groups if group.heads_of is not None}
+    with torch.no_grad(), _recording(model, terms, whole_heads):
         call(model, inputs)
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
     cut = {piece.tensor for group in groups for piece in group.slices} - shapes.keys()
@@ -158,18 +159,18 @@ def cost_model(
 
 
 @contextmanager
-def _recording(model: nn.Module, terms: list[Term]) -> Iterator[None]:
+def _recording(model: nn.Module, terms: list[Term], whole_heads: Set[str]) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules()}
     stack: list[str] = []
     hooks = []
     for module, name in names.items():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm):
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear | nn.LayerNorm):
             hooks.append(module.register_forward_hook(_layer_hook(name, terms)))
         if hasattr(module, "to_q"):
             hooks.append(module.register_forward_pre_hook(lambda _m, _i, n=name: stack.append(n)))
             hooks.append(module.register_forward_hook(lambda _m, _i, _o: _drop(stack)))
     try:
-        with _AttentionProducts(model, stack, terms):
+        with _AttentionProducts(model, stack, terms, whole_heads):
             yield
     finally:
         for hook in hooks:
@@ -184,7 +185,7 @@ def _layer_hook(name: str, terms: list[Term]) -> Callable[[nn.Module, Any, Tenso
     weight = f"{name}.weight"
 
     def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
             places = output.numel() / output.shape[1]
             kernel = float(np.prod(module.kernel_size))
             depthwise = module.groups > 1 and module.groups == module.in_channels
@@ -205,18 +206,48 @@ def _layer_hook(name: str, terms: list[Term]) -> Callable[[nn.Module, Any, Tenso
 
 
 class _AttentionProducts(TorchFunctionMode):
-    """Notes q k^T and p v of every scaled_dot_product_attention inside a module with ``to_q``."""
+    """Notes the matrix products of every attention, inside a module with ``to_q``.
 
-    def __init__(self, model: nn.Module, stack: list[str], terms: list[Term]) -> None:
+    Softmax attention: q k^T and p v, each B x queries x keys x (heads x head size). Text and image
+    tokens of a joint attention arrive here already concatenated, and their projections are equally
+    wide. Linear attention (Sana): see ``_linear_attention_terms``.
+    """
+
+    def __init__(
+        self, model: nn.Module, stack: list[str], terms: list[Term], whole_heads: Set[str]
+    ) -> None:
         super().__init__()
         self.model, self.stack, self.terms = model, stack, terms
+        self.whole_heads = whole_heads
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention and self.stack:
-            query, key = args[0], args[1]
+        kwargs = kwargs or {}
+        if self.stack and func is torch.nn.functional.scaled_dot_product_attention:
+            query, key, *_ = (*args, *(kwargs[n] for n in ("query", "key") if n in kwargs))
             name = self.stack[-1]
             products = query.shape[0] * query.shape[-2] * key.shape[-2]
             for leaf in ("to_q", "to_v"):
                 weight = f"{name}.{leaf}.weight"
                 self.terms.append(Term(float(products), ((weight, 0),), name, "attention"))
-        return func(*args, **(kwargs or {}))
+        elif self.stack and func is torch.matmul:
+            name = self.stack[-1]
+            self.terms += _linear_attention_terms(name, args[0], args[1], name in self.whole_heads)
+        return func(*args, **kwargs)
+
+
+def _linear_attention_terms(name: str, a: Tensor, b: Tensor, whole_heads: bool) -> list[Term]:
+    """One product of linear attention: v k^T, or the result with q.
+
+    Over H heads of size d and S tokens both are H (d + 1) d S multiply-accumulates; the one is the
+    row of ones that is summed along with v. With W = H d the width of a projection, that is
+    (d + 1) S W while whole heads are cut (d stays), else S W + (S / H) W W (H stays).
+    """
+    heads, size = a.shape[1], a.shape[2] - 1
+    tokens = float(a.numel() * b.shape[-1] / (heads * (size + 1) * size))
+    query, value = (f"{name}.to_q.weight", 0), (f"{name}.to_v.weight", 0)
+    if whole_heads:
+        return [Term((size + 1) * tokens, (query,), name, "attention")]
+    return [
+        Term(tokens, (query,), name, "attention"),
+        Term(tokens / heads, (query, value), name, "attention"),
+    ]

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 # class name -> (component's folder in a pipeline, the module here)
 _FAMILIES = {
     "UNet2DModel": ("unet", "unet2d"),
+    "UNet2DConditionModel": ("unet", "unet2d_condition"),
+    "DiTTransformer2DModel": ("transformer", "dit"),
+    "PixArtTransformer2DModel": ("transformer", "pixart"),
+    "SD3Transformer2DModel": ("transformer", "sd3"),
+    "FluxTransformer2DModel": ("transformer", "flux"),
+    "SanaTransformer2DModel": ("transformer", "sana"),
+    "WanTransformer3DModel": ("transformer", "wan"),
+    "AutoencoderKL": ("vae", "autoencoder_kl"),
 }
 
 

@@ -1,76 +1,165 @@
-"""Groups inside diffusers' Attention: whole heads, or dimensions of every head.
+"""Groups inside attention: whole heads, or dimensions of every head.
 
 Cutting whole heads is exact. Cutting dimensions inside heads changes the temperature of the
 softmax, because the processors divide by the square root of the *present* head size; the group
-names the query's tensors, which surgery multiplies by sqrt(d_new / d_old) to undo that.
+names the query's tensors, which surgery multiplies by sqrt(d_new / d_old) to undo that. Sana's
+linear attention divides by its own sum and has no temperature.
+
+Everything with ``to_q``, ``to_k``, ``to_v`` and ``heads`` is an attention here: diffusers' own
+``Attention``, and the classes that Flux and Wan bring.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from diffusers.models.attention_processor import Attention
 from numpy.typing import NDArray
 from torch import nn
 
 from diffc.models.groups import Group, Role, Slice
 
+_QUERIES = ("to_q", "add_q_proj")
+_INNER = (*_QUERIES, "to_k", "to_v", "add_k_proj", "add_v_proj")
+_READERS = ("to_out.0", "to_add_out")
+_NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 
-def attentions(model: nn.Module) -> dict[str, Attention]:
-    """Every Attention of ``model`` by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, Attention)}
+
+def attentions(model: nn.Module) -> dict[str, nn.Module]:
+    """Every attention of ``model`` that can be cut and has an output layer of its own, by name.
+
+    Left out: attention without keys of its own, with fewer key heads than query heads, and the
+    AddedKV processors (Kandinsky, IF), which reshape their heads to the width of their input.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if _can_be_cut(module) and _has(module, _READERS[0])
+    }
+
+
+def _can_be_cut(module: nn.Module) -> bool:
+    query, key = getattr(module, "to_q", None), getattr(module, "to_k", None)
+    if not isinstance(query, nn.Linear) or not isinstance(key, nn.Linear):
+        return False
+    added = "AddedKV" in type(getattr(module, "processor", None)).__name__
+    return not added and query.weight.shape[0] == key.weight.shape[0]
 
 
 def inner_projections(model: nn.Module) -> list[str]:
     """The layers whose outputs are attention's inner width: to_q, to_k, to_v."""
-    return [f"{name}.{leaf}" for name in attentions(model) for leaf in ("to_q", "to_k", "to_v")]
-
-
-def attention_groups(model: nn.Module) -> list[Group]:
-    """One group for each Attention: heads where there are several, else the head's dimensions."""
     return [
-        head_group(name, attention) if attention.heads > 1 else head_dim_group(name, attention)
-        for name, attention in attentions(model).items()
+        f"{name}.{leaf}"
+        for name, module in model.named_modules()
+        for leaf in ("to_q", "to_k", "to_v")
+        if isinstance(getattr(module, leaf, None), nn.Linear)
     ]
 
 
-def head_group(name: str, attention: Attention) -> Group:
-    """The heads of one Attention: a channel is a head, exact to cut."""
-    heads = attention.heads
-    size = attention.to_q.weight.shape[0] // heads
-    index = np.arange(heads * size, dtype=np.int64).reshape(heads, size)
+def attention_groups(model: nn.Module, *, head_dims: bool = False) -> list[Group]:
+    """One group for each attention: its heads, or the dimensions of its heads.
+
+    head_dims: cut dimensions in place of heads wherever that can be done. A single head cannot go,
+    so there dimensions are cut in any case.
+    """
+    groups = []
+    for name, attention in attentions(model).items():
+        by_dimension = head_dims or attention.heads == 1
+        if by_dimension and _dimensions_are_free(attention):
+            groups.append(head_dim_group(name, attention))
+        elif attention.heads != 1:
+            groups.append(head_group(name, attention))
+    return groups
+
+
+def _dimensions_are_free(attention: nn.Module) -> bool:
+    """Whether no normalisation ties a head's dimensions together."""
+    return all(getattr(attention, norm, None) is None for norm in _NORMS)
+
+
+def head_group(name: str, attention: nn.Module, readers: Sequence[str] | None = None) -> Group:
+    """The heads of one attention: a channel is a head.
+
+    readers: the weights whose first columns read the heads; None: the attention's own output
+        layers. Exact to cut, unless queries and keys are normalised over all heads together; then
+        the normalisation's statistics are those of the heads that stay.
+    """
+    heads = int(attention.heads)  # type: ignore[arg-type]
+    width = _width(attention)
+    index = np.arange(width, dtype=np.int64).reshape(heads, width // heads)
     return Group(
         name=f"{name}.heads",
         size=heads,
-        unit=size,
+        unit=width // heads,
         kind="heads",
-        slices=_slices(name, attention, index),
+        slices=_slices(name, attention, index, readers),
         heads_of=name,
     )
 
 
-def head_dim_group(name: str, attention: Attention) -> Group:
-    """The dimensions of an Attention's heads; equally many are kept in each head."""
-    width = attention.to_q.weight.shape[0]
+def head_dim_group(name: str, attention: nn.Module) -> Group:
+    """The dimensions of an attention's heads; equally many are kept in each head."""
+    width = _width(attention)
     index = np.arange(width, dtype=np.int64)[:, None]
-    scaled = [f"{name}.to_q.{leaf}" for leaf in _leaves(attention.to_q)]
+    queries = [f"{name}.{layer}" for layer in _QUERIES if _has(attention, layer)]
+    scaled = [f"{q}.{leaf}" for q in queries for leaf in _leaves(attention, q[len(name) + 1 :])]
     return Group(
         name=f"{name}.head_dim",
         size=width,
-        blocks=attention.heads,
+        blocks=int(attention.heads),  # type: ignore[arg-type]
         kind="head_dim",
         slices=_slices(name, attention, index),
-        temperature=tuple(scaled),
+        temperature=() if is_linear_attention(attention) else tuple(scaled),
     )
 
 
-def _slices(name: str, attention: Attention, index: NDArray[np.int64]) -> tuple[Slice, ...]:
+def is_linear_attention(attention: nn.Module) -> bool:
+    """Whether it is Sana's relu(q) relu(k)^T v, divided by its own sum."""
+    return "SanaLinear" in type(getattr(attention, "processor", None)).__name__
+
+
+def _slices(
+    name: str,
+    attention: nn.Module,
+    index: NDArray[np.int64],
+    readers: Sequence[str] | None = None,
+) -> tuple[Slice, ...]:
     rows = [
         Slice(f"{name}.{layer}.{leaf}", 0, Role.OUT, index)
-        for layer in ("to_q", "to_k", "to_v")
-        for leaf in _leaves(getattr(attention, layer))
+        for layer in _INNER
+        if _has(attention, layer)
+        for leaf in _leaves(attention, layer)
     ]
-    return (*rows, Slice(f"{name}.to_out.0.weight", 1, Role.IN, index))
+    norms = [
+        Slice(f"{name}.{layer}.{leaf}", 0, Role.NORM, index)
+        for layer in _NORMS
+        if _has(attention, layer)
+        for leaf in _leaves(attention, layer)
+        if _spans_heads(attention, layer, leaf)
+    ]
+    if readers is None:
+        readers = [f"{name}.{layer}.weight" for layer in _READERS if _has(attention, layer)]
+    columns = [Slice(reader, 1, Role.IN, index) for reader in readers]
+    return (*rows, *norms, *columns)
 
 
-def _leaves(layer: nn.Module) -> list[str]:
-    return [leaf for leaf in ("weight", "bias") if getattr(layer, leaf, None) is not None]
+def _width(attention: nn.Module) -> int:
+    return int(attention.to_q.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+
+
+def _has(attention: nn.Module, layer: str) -> bool:
+    """Whether the attention has the layer: diffusers leaves it out, or sets it to None."""
+    first, _, rest = layer.partition(".")
+    found = getattr(attention, first, None)
+    return found is not None and (not rest or isinstance(found, nn.ModuleList))
+
+
+def _leaves(attention: nn.Module, layer: str) -> list[str]:
+    module = attention.get_submodule(layer)
+    return [leaf for leaf in ("weight", "bias") if getattr(module, leaf, None) is not None]
+
+
+def _spans_heads(attention: nn.Module, layer: str, leaf: str) -> bool:
+    """Whether a normalisation of queries or keys goes over all heads together."""
+    value = getattr(attention.get_submodule(layer), leaf)
+    return bool(value.shape[0] == _width(attention))

@@ -49,6 +49,12 @@ class Family(Protocol):
         """One forward pass: the predicted noise (or v, x_0, velocity), shaped like the sample."""
         ...
 
-    def groups(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Group]:
-        """Every group of channels that can be cut; model and inputs may be on the meta device."""
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
+        """Every group of channels that can be cut; model and inputs may be on the meta device.
+
+        head_dims: offer the dimensions of attention's heads in place of whole heads, where the
+            family can cut them.
+        """
         ...

@@ -75,11 +75,17 @@ def _graph(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Any:
 
 
 def _roots(graph: Any, names: Mapping[nn.Module, str]) -> list[nn.Module]:
-    return [
+    """Layers to start groups from, narrow ones first.
+
+    A time embedding's projection to a scale and a shift is twice as wide as what it scales: a
+    channel of the group is one of the narrower layer, and two rows of the projection.
+    """
+    layers = [
         module
         for module in graph.module2node
         if isinstance(module, nn.Conv2d | nn.Linear) and module in names
     ]
+    return sorted(layers, key=graph.get_out_channels)
 
 
 def _group(graph: Any, root: nn.Module, reached: Any, names: Mapping[nn.Module, str]) -> Group:

@@ -36,10 +36,13 @@ class UNet2D:
         output: Tensor = model(**inputs, return_dict=False)[0]
         return output
 
-    def groups(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Group]:
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
         """Convolution channels and the time embedding by tracing, attention by hand."""
         fixed = ["conv_out", *inner_projections(model)]
-        return traced_groups(model, inputs, self.call, fixed=fixed) + attention_groups(model)
+        traced = traced_groups(model, inputs, self.call, fixed=fixed)
+        return traced + attention_groups(model, head_dims=head_dims)
 
 
 FAMILY = UNet2D()

@@ -1,0 +1,126 @@
+"""The half of the chain that needs OUT/onnx alone: engines, and what they are worth here.
+
+Nothing here imports torch or diffusers, so an output folder made on one machine is finished on
+another with diffc and the runtime only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import InputError, UnavailableError
+from diffc.events import Work
+from diffc.models.source import read_json
+from diffc.recipe import Recipe
+from diffc.stages import Room, Stage, cache_folder
+
+SIDES = ("dense", "compressed")
+
+
+def onnx_folder(out: Path, side: str) -> Path:
+    """OUT/onnx/SIDE. Raises InputError when it is not there."""
+    folder = out / "onnx" / side
+    if not (folder / "model.json").is_file():
+        raise InputError(
+            f"{folder} holds no exported model", hint=f"diffc export {out} makes it (needs torch)"
+        )
+    return folder
+
+
+def engine_folder(out: Path, target: str, side: str) -> Path:
+    """OUT/engines/TARGET/SIDE."""
+    return out / "engines" / target / side
+
+
+def check_targets(names: Sequence[str]) -> None:
+    """Raise UnavailableError for the first target that cannot build here: before the long work."""
+    from diffc.targets import target
+
+    for name in names:
+        status = target(name).status()
+        if not status.buildable:
+            raise UnavailableError(
+                f"target '{name}' cannot build here: {status.reason}",
+                hint="diffc doctor shows what works on this machine",
+            )
+
+
+def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
+    """One engine: OUT/engines/TARGET/SIDE."""
+    from diffc.targets import target
+    from diffc.targets.base import BuildOptions
+
+    source = onnx_folder(out, side)
+    options = recipe.build
+    status = target(name).status()
+    build = BuildOptions(
+        batch=options.batch, gpu=options.gpu, threads=options.threads,
+        cache=cache_folder() / "timing",
+    )  # fmt: skip
+    inputs = {
+        "onnx": read_json(source / "model.json")["sha256"],
+        "target": name,
+        "batch": options.batch,
+        "gpu": options.gpu,
+        "threads": options.threads,
+        "versions": dict(status.versions),
+        "device": status.device,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        info = yield from target(name).build(source, build, room.out / "engine")
+        return {"precision_found": info.precision_found, "engine_bytes": info.engine_bytes}
+
+    places = {"engine": f"engines/{name}/{side}"}
+    return Stage(f"build-{name}-{side}", 1, inputs, run, places)
+
+
+def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
+    """Dense against compressed on one target: engine calls, the sampling loop, memory, parity."""
+    from diffc.measure.compare import MeasureOptions, measure_loop, measure_target
+    from diffc.measure.environment import read_environment
+    from diffc.measure.latency import LatencyOptions
+    from diffc.measure.loop import LoopOptions
+
+    folders = {side: engine_folder(out, name, side) for side in SIDES}
+    options = recipe.measure
+    measure = MeasureOptions(
+        batch=recipe.build.batch,
+        threads=recipe.build.threads,
+        latency=LatencyOptions(min_runs=options.runs, min_seconds=options.seconds),
+        references={side: onnx_folder(out, side) / "reference.safetensors" for side in SIDES},
+        loop=LoopOptions(steps=options.loop_steps),
+    )
+    loop = MeasureOptions(
+        threads=recipe.build.threads,
+        latency=LatencyOptions(min_runs=options.loop_runs, min_seconds=0.0),
+        loop=LoopOptions(steps=options.loop_steps),
+    )
+    environment = read_environment()
+    inputs = {
+        "engines": {side: _engine_digest(folder) for side, folder in folders.items()},
+        "options": options.model_dump(mode="json"),
+        "batch": recipe.build.batch,
+        "fingerprint": environment.fingerprint,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        results = yield from measure_target(folders["dense"], folders["compressed"], measure)
+        whole = yield from measure_loop(folders["dense"], folders["compressed"], loop)
+        return {
+            "targets": [result.model_dump(mode="json") for result in results],
+            "pipeline": whole.model_dump(mode="json"),
+            "environment": environment.model_dump(mode="json"),
+        }
+
+    return Stage(f"bench-{name}", 1, inputs, run)
+
+
+def _engine_digest(folder: Path) -> dict[str, Any]:
+    from diffc.targets.engine import read_info
+
+    info = asdict(read_info(folder))
+    return {key: info[key] for key in ("target", "files", "threads", "profiles")}

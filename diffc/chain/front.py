@@ -1,0 +1,399 @@
+"""The half of the chain that needs the model: each function describes one stage.
+
+Keys are made of hashes and options alone, so that a run in which everything is cached never imports
+torch; the heavy imports stand inside the ``run`` functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffc.errors import InputError
+from diffc.events import Progress, Work
+from diffc.models.source import PRUNING_FILE, Source, file_digest, find
+from diffc.recipe import Recipe
+from diffc.stages import STATE, Done, Room, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diffc.models.diffusion import Process
+    from diffc.models.families.base import Family, TensorSpec
+
+CLEAN = "clean.safetensors"
+SCORES = "importance.safetensors"
+DENSE, COMPRESSED = "dense", "compressed"
+_MODEL_PACKAGES = ("torch", "diffusers")
+
+
+def data_stage(source: Source, recipe: Recipe) -> Stage:
+    """Clean samples: the dense model's own, or the user's images."""
+    options = recipe.data
+    synthetic = options.source == "synthetic"
+    inputs = {
+        "model": source.digest if synthetic else _input_shape(source),
+        "options": options.model_dump(mode="json", exclude={"source"}),
+        "content": "synthetic" if synthetic else _content_digest(Path(options.source)),
+        "seed": recipe.seed,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        if synthetic:
+            return (yield from _synthesize(source, recipe, room))
+        return (yield from _read_data(source, recipe, room))
+
+    places = {CLEAN: f"{STATE}/{CLEAN}"}
+    return Stage("data", 1, inputs, run, places, _MODEL_PACKAGES if synthetic else ())
+
+
+def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
+    """How much every channel matters; the same for every ratio."""
+    options = recipe.prune.importance
+    inputs = {
+        "model": source.digest,
+        "data": data.key,
+        "options": options.model_dump(mode="json"),
+        "resolution": recipe.export.resolution,
+        "seed": recipe.seed,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        from safetensors.numpy import save_file
+
+        from diffc.data.clean import CleanSet
+        from diffc.prune.importance import Subject, importance
+
+        model, family, specs, process = _opened(source, recipe)
+        groups = family.groups(model, _one_input(specs))
+        clean = CleanSet.read(data.folder / CLEAN)
+        found = yield from importance(
+            Subject(model, family, process, clean, groups), options, recipe.seed
+        )
+        save_file(dict(found.scores), room.out / SCORES)
+        return {"why": dict(found.why), "groups": len(groups)}
+
+    places = {SCORES: f"{STATE}/{SCORES}"}
+    return Stage("importance", 2, inputs, run, places, (*_MODEL_PACKAGES, "torch-pruning"))
+
+
+def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage:
+    """The widths; ``importance`` None plans from the config alone (uniform, no ranking)."""
+    inputs = {
+        "model": source.digest,
+        "importance": importance.key if importance else None,
+        "options": recipe.prune.model_dump(mode="json", exclude={"importance"}),
+        "align": alignment(recipe),
+        "resolution": recipe.export.resolution,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.prune.planning import make_plan
+
+        scores, why = _read_scores(importance)
+        yield Progress(0, 1, "planning widths")
+        plan = make_plan(source, recipe, scores, why, alignment(recipe))
+        plan.save(room.out / "plan.json")
+        return plan_summary(plan)
+
+    return Stage("plan", 1, inputs, run, {"plan.json": "plan.json"}, ("torch-pruning", "diffusers"))
+
+
+def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
+    """Surgery: OUT/pruned."""
+    inputs = {
+        "model": source.digest,
+        "plan": plan.key,
+        "plan_file": _sha(plan.folder / "plan.json"),
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.prune.plan import Plan
+        from diffc.prune.surgery import cut
+
+        yield Progress(0, 1, "cutting channels")
+        model, family, specs, _ = _opened(source, recipe)
+        chosen = Plan.read(plan.folder / "plan.json")
+        cut(model, family.groups(model, _one_input(specs)), chosen.keep())
+        save_compressed(model, source, room.out / "pruned", plan_summary(chosen))
+        return {"params": chosen.compressed.params}
+
+    return Stage("prune", 1, inputs, run, {"pruned": "pruned"}, _MODEL_PACKAGES)
+
+
+def distill_stage(source: Source, recipe: Recipe, data: Done, pruned: Done) -> Stage:
+    """Distillation from the dense model: OUT/model."""
+    options = recipe.distill
+    inputs = {
+        "model": source.digest,
+        "data": data.key,
+        "pruned": pruned.key,
+        "options": options.model_dump(mode="json"),
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        if options.steps == 0:
+            shutil.copytree(pruned.folder / "pruned", room.out / "model")
+            yield Progress(1, 1, "no distillation asked for")
+            return {"steps": 0, "losses": []}
+        return (yield from _distill(source, recipe, data, pruned, room))
+
+    places = {"model": "model"}
+    return Stage("distill", 1, inputs, run, places, (*_MODEL_PACKAGES, "accelerate"))
+
+
+def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,
+                 distilled: Done) -> Stage:  # fmt: skip
+    """ONNX of one side, with model.json and what torch gave at reference inputs."""
+    inputs = {
+        "model": source.digest if side == DENSE else distilled.key,
+        "data": data.key,
+        "options": recipe.export.model_dump(mode="json"),
+        "macs": plan.result[side]["macs"],
+        "seed": recipe.seed,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.data.clean import CleanSet
+        from diffc.onnx.export import export_onnx
+        from diffc.onnx.reference import write_reference
+
+        origin = source if side == DENSE else find(distilled.folder / "model")
+        model, family, specs, process = _opened(origin, recipe)
+        yield Progress(0, 2, f"exporting the {side} model")
+        facts = {
+            "prediction": process.prediction,
+            "scheduler": dict(source.scheduler),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "macs": plan.result[side]["macs"],
+        }
+        options = recipe.export
+        described = export_onnx(
+            model, family, specs, room.out / side, opset=options.opset,
+            simplify=options.simplify, facts=facts,
+        )  # fmt: skip
+        yield Progress(1, 2, f"running the {side} model at reference inputs")
+        clean = CleanSet.read(data.folder / CLEAN)
+        reference = room.out / side / "reference.safetensors"
+        write_reference(reference, model, family, process, clean, recipe.seed)
+        return {"sha256": described["sha256"], "parameters": facts["parameters"]}
+
+    packages = (*_MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
+    return Stage(f"export-{side}", 1, inputs, run, {side: f"onnx/{side}"}, packages)
+
+
+def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
+    """The same noise through both models: OUT/samples, and how alike they are."""
+    options = recipe.quality
+    inputs = {
+        "model": source.digest,
+        "compressed": distilled.key,
+        "options": options.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.measure.quality import grid, quality, sample_pair
+
+        dense, family, specs, _ = _opened(source, recipe)
+        compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
+        pair = yield from sample_pair(
+            dense, compressed, family, source.scheduler, specs, options.images,
+            steps=options.steps, seed=recipe.seed,
+        )  # fmt: skip
+        (room.out / "samples").mkdir()
+        grid(pair, room.out / "samples" / "grid.png")
+        return quality(pair)
+
+    places = {"samples": "samples"}
+    return Stage("samples", 1, inputs, run, places, (*_MODEL_PACKAGES, "torchmetrics", "pillow"))
+
+
+def alignment(recipe: Recipe) -> int:
+    """What widths are a multiple of, when the recipe does not say.
+
+    16 on a CPU: one AVX-512 register of fp32, measured in notes of ONNX Runtime's blocked layout.
+    On NVIDIA tensor cores 8 elements of fp16/bf16 and 16 of int8/fp8 (NVIDIA's performance guide
+    for matrix multiplication: 16 bytes).
+    """
+    if recipe.prune.align is not None:
+        return recipe.prune.align
+    wants = [_ALIGNMENT.get((name, recipe.build.precision), 16) for name in recipe.build.target]
+    return math.lcm(*wants) if wants else 16
+
+
+_ALIGNMENT = {
+    (name, precision): 8
+    for name in ("trt", "trt-rtx", "ort-cuda")
+    for precision in ("fp16", "bf16")
+}
+
+
+def plan_summary(plan: Any) -> dict[str, Any]:
+    """The plan in figures: costs before and after."""
+    sides = {DENSE: plan.dense, COMPRESSED: plan.compressed}
+    costs = {
+        side: {"params": cost.params, "macs": cost.macs, "macs_paper": cost.macs_paper}
+        for side, cost in sides.items()
+    }
+    cut = sum(group.kept < group.size for group in plan.groups)
+    return {**costs, "groups": len(plan.groups), "groups_cut": cut}
+
+
+def save_compressed(
+    model: nn.Module, source: Source, folder: Path, summary: Mapping[str, Any]
+) -> None:
+    """A pipeline folder around the cut denoiser: the source's other parts, weights, pruning.json.
+
+    Weights keep the dtype of the source's, so that sizes on disk compare.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from diffc.models.cut import write_pruning
+
+    component = folder / source.component
+    if source.is_pipeline:
+        skip = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
+        shutil.copytree(source.folder, folder, ignore=skip)
+        shutil.rmtree(component)
+    component.mkdir(parents=True, exist_ok=True)
+    for path in (source.denoiser_folder / "config.json",):
+        shutil.copyfile(path, component / path.name)
+    dtype = _stored_dtype(source.weights[0]) or torch.float32
+    state = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    save_file(state, component / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    facts = {
+        "component": source.component,
+        "source": source.name,
+        "digest": source.digest,
+        **summary,
+    }
+    write_pruning(folder / PRUNING_FILE, model, source.class_name, source.config, facts)
+
+
+def _synthesize(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
+    from diffc.data.synthetic import synthesize
+
+    model, family, specs, _ = _opened(source, recipe)
+    options = recipe.data
+    clean = yield from synthesize(
+        model, family, source.scheduler, specs, options.images,
+        steps=options.steps, seed=recipe.seed, batch=options.batch,
+    )  # fmt: skip
+    clean.save(room.out / CLEAN)
+    return {"images": len(clean), "origin": clean.origin}
+
+
+def _read_data(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
+    from diffc.data.images import read_images
+    from diffc.models.families import family
+
+    options = recipe.data
+    specs = family(source.class_name).specs(source.config, recipe.export.resolution)
+    shape = next(spec.shape for spec in specs if spec.kind == "sample")
+    yield Progress(0, 1, f"reading {options.source}")
+    clean, counts = read_images(
+        Path(options.source), (shape[0], shape[1], shape[2]), limit=options.images,
+        seed=recipe.seed, fit=options.fit, classes=source.config.get("num_class_embeds"),
+    )  # fmt: skip
+    clean.save(room.out / CLEAN)
+    return {"images": len(clean), "origin": clean.origin, "counts": str(counts)}
+
+
+def _distill(
+    source: Source, recipe: Recipe, data: Done, pruned: Done, room: Room
+) -> Work[dict[str, Any]]:
+    from diffc.data.clean import CleanSet
+    from diffc.distill.train import distill
+
+    teacher, family, _, process = _opened(source, recipe)
+    student_source = find(pruned.folder / "pruned")
+    student, *_ = _opened(student_source, recipe)
+    clean = CleanSet.read(data.folder / CLEAN)
+    options = recipe.distill.model_copy(update={"seed": recipe.seed})
+    result = yield from distill(teacher, student, family, clean, process, options, room.scratch)
+    summary = json.loads((pruned.folder / "pruned" / PRUNING_FILE).read_text("utf-8"))
+    kept = ("dense", "compressed", "groups", "groups_cut")
+    save_compressed(student, source, room.out / "model", {k: summary[k] for k in kept})
+    return {
+        "steps": result.steps,
+        "resumed_from": result.resumed_from,
+        "losses": result.losses,
+        "images_per_second": result.images_per_second,
+        "precision": result.precision,
+        "notes": result.notes,
+    }
+
+
+def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[TensorSpec], Process]:
+    from diffc.models.diffusion import process_from_scheduler
+    from diffc.models.families import family
+    from diffc.models.load import load_denoiser
+
+    if not source.scheduler:
+        raise InputError(
+            f"{source.folder} has no scheduler/scheduler_config.json, so its noise is unknown",
+            hint="give the pipeline's folder",
+        )
+    found = family(source.class_name)
+    specs = found.specs(source.config, recipe.export.resolution)
+    return load_denoiser(source), found, specs, process_from_scheduler(source.scheduler)
+
+
+def _one_input(specs: Iterable[TensorSpec]) -> dict[str, Any]:
+    from diffc.onnx.export import example_inputs
+
+    return example_inputs(list(specs), batch=1)
+
+
+def _read_scores(importance: Done | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    if importance is None:
+        return None, {}
+    from safetensors.numpy import load_file
+
+    return load_file(importance.folder / SCORES), dict(importance.result["why"])
+
+
+def _input_shape(source: Source) -> dict[str, Any]:
+    keys = ("_class_name", "in_channels", "sample_size", "num_class_embeds")
+    return {key: source.config.get(key) for key in keys}
+
+
+def _content_digest(path: Path) -> str:
+    """sha256 of a data file, or of every file's name and content in a folder."""
+    if not path.exists():
+        raise InputError(
+            f"there is no data at '{path}'",
+            hint="--data takes an image folder, an .npz file, or synthetic",
+        )
+    if path.is_file():
+        return file_digest(path)
+    import hashlib
+
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(str(file.relative_to(path)).encode() + file_digest(file).encode())
+    return total.hexdigest()
+
+
+def _stored_dtype(path: Path) -> Any:
+    """The floating dtype of the first tensor in a safetensors file; None for other files."""
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        name = next(iter(file.keys()))
+        return file.get_tensor(name).dtype
+
+
+def _sha(path: Path) -> str:
+    return file_digest(path)

@@ -1,0 +1,107 @@
+"""The output folder: whose run it holds, and recipe.lock.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffc import __version__
+from diffc.errors import InputError
+from diffc.models.source import Source
+from diffc.recipe import Recipe, read_yaml, validate
+from diffc.stages import atomic_write, package_version
+
+LOCK = "recipe.lock.yaml"
+LOCK_FORMAT = 1
+_VERSIONS = (
+    "torch", "diffusers", "accelerate", "safetensors", "torch-pruning", "onnx", "onnxscript",
+    "onnxslim", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13", "numpy",
+)  # fmt: skip
+
+
+def default_out(model: str, ratio: float) -> Path:
+    """diffc-out/NAME-RATIO: a folder of its own for each model and ratio."""
+    name = Path(model).name if model != "demo" else "demo"
+    return Path("diffc-out") / f"{name}-{ratio:g}"
+
+
+def is_output(folder: Path) -> bool:
+    """Whether ``folder`` holds a run of diffc."""
+    return (folder / LOCK).is_file()
+
+
+def claim(out: Path, source: Source) -> None:
+    """Make sure that ``out`` may take a run of ``source``: it is new, empty, or this model's.
+
+    Raises InputError otherwise; nothing is touched.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"--out {out} is a file", hint="give a folder")
+    if is_output(out):
+        held = read_lock(out)["model"]
+        if held["digest"] != source.digest:
+            raise InputError(
+                f"{out} holds a run of another model: '{held['name']}' ({held['class_name']}, "
+                f"{held['digest'][:12]}), not '{source.name}' ({source.digest[:12]})",
+                hint="choose another --out, or remove that folder yourself",
+            )
+    elif any(out.iterdir()):
+        raise InputError(
+            f"{out} is not empty and holds no run of diffc", hint="choose another --out"
+        )
+
+
+def write_lock(out: Path, source: Source, recipe: Recipe, stages: Mapping[str, str]) -> None:
+    """recipe.lock.yaml: every value resolved, every version, every input's hash."""
+    write_lock_of(
+        out,
+        {
+            "name": source.name,
+            "folder": str(source.folder.resolve()),
+            "class_name": source.class_name,
+            "digest": source.digest,
+        },
+        recipe,
+        stages,
+    )
+
+
+def write_lock_of(
+    out: Path, model: Mapping[str, Any], recipe: Recipe, stages: Mapping[str, str]
+) -> None:
+    """The same where the model is known from an earlier lock alone."""
+    found = {name: package_version(name) for name in _VERSIONS}
+    value = {
+        "format": LOCK_FORMAT,
+        "diffc": __version__,
+        "model": dict(model),
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": {name: version for name, version in found.items() if version},
+        "stages": dict(stages),
+    }
+    atomic_write(out / LOCK, yaml.safe_dump(value, sort_keys=False))
+
+
+def read_lock(out: Path) -> dict[str, Any]:
+    """recipe.lock.yaml of an output folder. Raises InputError when there is none, or a newer one."""
+    if not is_output(out):
+        raise InputError(
+            f"{out} holds no run of diffc (no {LOCK})",
+            hint=f"make one: diffc compile MODEL --out {out}",
+        )
+    lock = read_yaml(out / LOCK)
+    if lock.get("format") != LOCK_FORMAT:
+        raise InputError(
+            f"{out / LOCK} is of format {lock.get('format')}; this diffc reads {LOCK_FORMAT}"
+        )
+    return lock
+
+
+def locked_recipe(out: Path) -> Recipe:
+    """The recipe that an output folder was made with."""
+    return validate(Recipe, read_lock(out)["recipe"], str(out / LOCK))

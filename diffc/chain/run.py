@@ -1,0 +1,154 @@
+"""The order of the stages, and what each verb asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffc.chain import back, front
+from diffc.chain.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
+from diffc.errors import CheckFailed, InputError
+from diffc.models.source import Source
+from diffc.recipe import Recipe
+from diffc.report.collect import collect
+from diffc.report.model import Report
+from diffc.stages import Done, Runner, StageEvent, cache_folder, disk_errors
+
+STOPS = ("plan", "prune", "distill", "export", "build", "bench")
+"""Where a run may stop; each includes all before it."""
+
+RunWork = Generator[StageEvent, None, Report]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run. stop: the last stage wanted, of ``STOPS``. command: how to say it again."""
+
+    source: Source
+    recipe: Recipe
+    out: Path
+    stop: str = "bench"
+    fresh: bool = False
+    command: str | None = None
+
+
+def run(request: Request) -> RunWork:
+    """Run the chain up to ``request.stop``; returns the report, which is also in OUT.
+
+    Raises CheckFailed, after the report is written, when an engine fails parity.
+    """
+    source, recipe, out = request.source, request.recipe, request.out
+    claim(out, source)
+    if request.stop in ("build", "bench"):
+        back.check_targets(recipe.build.target)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_lock(out, source, recipe, {})
+    runner = Runner(out, cache_folder(), fresh=request.fresh)
+    yield from _front(runner, request)
+    if request.stop in ("build", "bench"):
+        yield from _back(runner, recipe, request.stop)
+    with disk_errors(out):
+        write_lock(out, source, recipe, {done.name: done.key for done in runner.done})
+        report = _write_report(out, runner.done, request.command)
+    return _passed(report)
+
+
+def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
+           command: str | None = None) -> RunWork:  # fmt: skip
+    """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
+    lock = read_lock(out)
+    back.check_targets(recipe.build.target)
+    runner = Runner(out, cache_folder(), fresh=fresh)
+    yield from _back(runner, recipe, stop)
+    stages = {**lock["stages"], **{done.name: done.key for done in runner.done}}
+    with disk_errors(out):
+        write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
+        report = _write_report(out, runner.done, command)
+    return _passed(report)
+
+
+def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None]:
+    source, recipe, stop = request.source, request.recipe, STOPS.index(request.stop)
+    data = yield from runner.do(front.data_stage(source, recipe))
+    importance = yield from runner.do(front.importance_stage(source, recipe, data))
+    plan = yield from runner.do(front.plan_stage(source, recipe, importance))
+    if stop < STOPS.index("prune"):
+        return
+    pruned = yield from runner.do(front.prune_stage(source, recipe, plan))
+    if stop < STOPS.index("distill"):
+        return
+    distilled = yield from runner.do(front.distill_stage(source, recipe, data, pruned))
+    yield from runner.do(front.samples_stage(source, recipe, distilled))
+    if stop < STOPS.index("export"):
+        return
+    for side in back.SIDES:
+        stage = front.export_stage(source, recipe, data, plan, side, distilled)
+        yield from runner.do(stage)
+
+
+def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, None, None]:
+    for name in recipe.build.target:
+        for side in back.SIDES:
+            yield from runner.do(back.build_stage(runner.out, recipe, name, side))
+        if stop == "bench":
+            yield from runner.do(back.bench_stage(runner.out, recipe, name))
+
+
+def _with_targets(out: Path, recipe: Recipe) -> Recipe:
+    """The folder's own recipe, its targets joined by those that were added."""
+    held = locked_recipe(out)
+    targets = tuple(dict.fromkeys((*held.build.target, *recipe.build.target)))
+    build = recipe.build.model_copy(update={"target": targets})
+    return held.model_copy(update={"build": build, "measure": recipe.measure})
+
+
+def _write_report(out: Path, done: Sequence[Done], command: str | None) -> Report:
+    from diffc.report.markdown import to_markdown
+    from diffc.stages import atomic_write
+
+    report = collect(out, done, command)
+    atomic_write(out / "report.json", report.model_dump_json(indent=1) + "\n")
+    atomic_write(out / "report.md", to_markdown(report))
+    return report
+
+
+def _passed(report: Report) -> Report:
+    for result in report.failed:
+        assert result.parity is not None
+        error = ParityFailed(
+            f"{result.target}: the engine does not compute what torch computes: "
+            f"{result.parity.reason or f'relative error {result.parity.rel_l2}'}",
+            hint="the report has the figures; try --precision fp32 or another target",
+        )
+        error.report = report
+        raise error
+    return report
+
+
+class ParityFailed(CheckFailed):
+    """An engine failed parity; ``report`` holds what was measured all the same."""
+
+    report: Report
+
+
+def with_target(recipe: Recipe, **build: object) -> Recipe:
+    """``recipe`` with some of its build options replaced."""
+    known = {key: value for key, value in build.items() if value is not None}
+    return recipe.model_copy(update={"build": recipe.build.model_copy(update=known)})
+
+
+def source_of(out: Path, allow_pickle: bool = False) -> Source:
+    """The dense model that an output folder was made from. Raises InputError when it changed."""
+    from diffc.models.source import find
+
+    held = read_lock(out)["model"]
+    name = held["name"] if held["name"] == "demo" else held["folder"]
+    source = replace(find(name, allow_pickle=allow_pickle), name=held["name"])
+    if source.digest != held["digest"]:
+        raise InputError(
+            f"the model at {source.folder} is not the one that {out} was made from any more",
+            hint="compile it into a new --out",
+        )
+    return source

@@ -1,0 +1,56 @@
+"""AutoencoderKL's decoder: latents to images. The encoder is left whole.
+
+No denoiser: it has no timestep, and its output has another shape than its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffc.models.families.attention import attention_groups, inner_projections
+from diffc.models.families.base import TensorSpec
+from diffc.models.families.graph import traced_groups
+from diffc.models.groups import Group
+
+
+class AutoencoderKLDecoder:
+    """See ``base.Family``."""
+
+    class_name = "AutoencoderKL"
+    component = "vae"
+
+    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+        """sample, the latent (C, h, w); resolution is the latent's."""
+        size = resolution or config["sample_size"] // _factor(config)
+        return [TensorSpec("sample", (config["latent_channels"], size, size), kind="sample")]
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The decoded image, (B, 3, H, W) with H = 8 h for four levels."""
+        output: Tensor = model.decode(inputs["sample"], return_dict=False)[0]  # type: ignore[operator]
+        return output
+
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
+        """The decoder's convolutions by tracing, its attention by hand."""
+        fixed = ["decoder.conv_out", *inner_projections(model)]
+        if getattr(model, "post_quant_conv", None) is not None:
+            fixed.append("post_quant_conv")
+        attention = [
+            group
+            for group in attention_groups(model, head_dims=head_dims)
+            if group.name.startswith("decoder.")
+        ]
+        return traced_groups(model, inputs, self.call, fixed=fixed) + attention
+
+
+def _factor(config: Mapping[str, Any]) -> int:
+    """Image pixels for each latent pixel, along one side."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+FAMILY = AutoencoderKLDecoder()
+"""The one instance; see ``families.family``."""

@@ -1,0 +1,73 @@
+"""Groups inside feed-forward layers: the width between the two projections.
+
+Where the first projection makes a value and a gate (GEGLU, SwiGLU, Sana's GLUMBConv), channel j is
+rows j and C + j of it, so that the pair goes together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from diffusers.models.attention import FeedForward
+from diffusers.models.transformers.sana_transformer import GLUMBConv
+from numpy.typing import NDArray
+from torch import nn
+
+from diffc.models.groups import Group, Role, Slice
+
+
+def feed_forward_groups(model: nn.Module) -> list[Group]:
+    """One group for each FeedForward and each GLUMBConv of ``model``."""
+    groups = []
+    for name, module in model.named_modules():
+        if isinstance(module, FeedForward):
+            groups.append(width_group(model, f"{name}.net.0.proj", f"{name}.net.2"))
+        elif isinstance(module, GLUMBConv):
+            groups.append(
+                width_group(
+                    model,
+                    f"{name}.conv_inverted",
+                    f"{name}.conv_point",
+                    between=f"{name}.conv_depth",
+                )
+            )
+    return groups
+
+
+def first_projections(model: nn.Module) -> list[str]:
+    """The layers whose outputs are a feed-forward's width."""
+    return [group.name for group in feed_forward_groups(model)]
+
+
+def width_group(
+    model: nn.Module, first: str, second: str, *, between: str | None = None, offset: int = 0
+) -> Group:
+    """The channels between two projections.
+
+    first, second: the layer that makes the channels and the one that reads them.
+    between: a depthwise convolution that lies between them.
+    offset: the column of ``second`` where the channels begin (Flux's single blocks read heads
+        first); they reach to the last column.
+    """
+    reader = model.get_submodule(second).weight
+    made = model.get_submodule(first).weight.shape[0]  # type: ignore[union-attr, index]
+    size = reader.shape[1] - offset  # type: ignore[union-attr, index, operator]
+    index = _paired(int(made), int(size))  # type: ignore[arg-type]
+    layers = [first] if between is None else [first, between]
+    rows = [
+        Slice(f"{layer}.{leaf}", 0, Role.OUT, index)
+        for layer in layers
+        for leaf in ("weight", "bias")
+        if getattr(model.get_submodule(layer), leaf, None) is not None
+    ]
+    columns = np.arange(offset, offset + size, dtype=np.int64)[:, None]  # type: ignore[operator]
+    return Group(
+        name=first,
+        size=int(size),  # type: ignore[arg-type]
+        kind="ffn",
+        slices=(*rows, Slice(f"{second}.weight", 1, Role.IN, columns)),
+    )
+
+
+def _paired(made: int, size: int) -> NDArray[np.int64]:
+    """int64 (size, made / size): the rows of each channel, one or a value and its gate."""
+    return np.arange(made, dtype=np.int64).reshape(-1, size).T.copy()

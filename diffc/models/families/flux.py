@@ -1,0 +1,80 @@
+"""FluxTransformer2DModel: FLUX.1, double-stream blocks and then single-stream blocks.
+
+Its input is a sequence: the latent in patches of 2 x 2, (B, H W / 4, 64). Whole heads only are cut:
+rotary position embedding and the normalisation of queries and keys tie a head's dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffc.models.families.attention import head_group
+from diffc.models.families.base import TensorSpec
+from diffc.models.families.blocks import block_groups, in_order
+from diffc.models.families.feed_forward import width_group
+from diffc.models.groups import Group
+
+_TOKENS = 512  # T5's
+_LATENT = 128  # 1024 pixels
+_UNBATCHED = ("img_ids", "txt_ids")
+
+
+class Flux:
+    """See ``base.Family``."""
+
+    class_name = "FluxTransformer2DModel"
+    component = "transformer"
+
+    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+        """sample (S, C), timestep () in 0..1, encoder_hidden_states (512, D), pooled_projections
+        (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.
+
+        resolution: the side of the latent, 128 when not given; S = (resolution / 2)^2.
+        """
+        tokens = ((resolution or _LATENT) // 2) ** 2
+        axes = len(config["axes_dims_rope"])
+        specs = [
+            TensorSpec("sample", (tokens, config["in_channels"]), kind="sample"),
+            TensorSpec("timestep", (), kind="timestep"),
+            TensorSpec("encoder_hidden_states", (_TOKENS, config["joint_attention_dim"])),
+            TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
+            TensorSpec("img_ids", (tokens, axes)),
+            TensorSpec("txt_ids", (_TOKENS, axes)),
+        ]
+        return [*specs, TensorSpec("guidance", ())] if config["guidance_embeds"] else specs
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The predicted velocity, (B, S, C). Position ids are those of the batch's first row."""
+        rest = {name: value for name, value in inputs.items() if name != "sample"}
+        rest |= {name: inputs[name][0] for name in _UNBATCHED}
+        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
+        return output
+
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
+        """Feed-forward widths and whole heads, whatever ``head_dims``."""
+        blocks = model.get_submodule("single_transformer_blocks")
+        single = [
+            group
+            for name, _ in blocks.named_children()
+            for group in _single_groups(model, f"single_transformer_blocks.{name}")
+        ]
+        return in_order(model, [*block_groups(model), *single])
+
+
+def _single_groups(model: nn.Module, block: str) -> list[Group]:
+    """The heads and the MLP of a single-stream block; its proj_out reads heads, then the MLP."""
+    attention = model.get_submodule(f"{block}.attn")
+    inner = int(attention.to_q.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    return [
+        head_group(f"{block}.attn", attention, readers=[f"{block}.proj_out.weight"]),
+        width_group(model, f"{block}.proj_mlp", f"{block}.proj_out", offset=inner),
+    ]
+
+
+FAMILY = Flux()
+"""The one instance; see ``families.family``."""

@@ -1,0 +1,70 @@
+"""PixArtTransformer2DModel: PixArt-alpha and PixArt-Sigma."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffc.models.families.base import TensorSpec
+from diffc.models.families.blocks import block_groups
+from diffc.models.groups import Group
+
+_ADDED = ("resolution", "aspect_ratio")
+
+
+class PixArt:
+    """See ``base.Family``."""
+
+    class_name = "PixArtTransformer2DModel"
+    component = "transformer"
+
+    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+        """sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,).
+
+        L: T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
+        aspect_ratio (1,).
+        """
+        size = resolution or config["sample_size"]
+        # as the published configs tell them apart: Sigma's says false, alpha's says nothing
+        tokens = 300 if config.get("use_additional_conditions") is False else 120
+        width = config.get("caption_channels") or config["cross_attention_dim"]
+        specs = [
+            TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
+            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("encoder_hidden_states", (tokens, width)),
+            TensorSpec("encoder_attention_mask", (tokens,), "int64"),
+        ]
+        if _has_sizes(config):
+            specs += [TensorSpec("resolution", (2,)), TensorSpec("aspect_ratio", (1,))]
+        return specs
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(B, 2C, H, W): the predicted noise, then the variance, where sigma is learned (the
+        published models); else (B, C, H, W)."""
+        aside = ("sample", *_ADDED)
+        rest = {name: value for name, value in inputs.items() if name not in aside}
+        output: Tensor = model(
+            inputs["sample"],
+            **rest,
+            added_cond_kwargs={name: inputs.get(name) for name in _ADDED},
+            return_dict=False,
+        )[0]
+        return output
+
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
+        """Feed-forward widths and both attentions, block by block."""
+        return block_groups(model, head_dims=head_dims)
+
+
+def _has_sizes(config: Mapping[str, Any]) -> bool:
+    """Whether the image's size is a condition; diffusers decides by sample_size when unset."""
+    asked = config.get("use_additional_conditions")
+    return bool(config["sample_size"] == 128 if asked is None else asked)
+
+
+FAMILY = PixArt()
+"""The one instance; see ``families.family``."""

@@ -1,0 +1,49 @@
+"""SanaTransformer2DModel: linear self-attention, cross-attention and gated convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffc.models.families.base import TensorSpec
+from diffc.models.families.blocks import block_groups
+from diffc.models.groups import Group
+
+_TOKENS = 300  # Gemma's
+
+
+class Sana:
+    """See ``base.Family``."""
+
+    class_name = "SanaTransformer2DModel"
+    component = "transformer"
+
+    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+        """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
+        (300,), and guidance () where it is distilled into the model (Sprint)."""
+        size = resolution or config["sample_size"]
+        specs = [
+            TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
+            TensorSpec("timestep", (), kind="timestep"),
+            TensorSpec("encoder_hidden_states", (_TOKENS, config["caption_channels"])),
+            TensorSpec("encoder_attention_mask", (_TOKENS,), "int64"),
+        ]
+        return [*specs, TensorSpec("guidance", ())] if config.get("guidance_embeds") else specs
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The predicted velocity, (B, C, H, W)."""
+        rest = {name: value for name, value in inputs.items() if name != "sample"}
+        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
+        return output
+
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
+        """GLUMBConv widths (with their depthwise convolution) and both attentions."""
+        return block_groups(model, head_dims=head_dims)
+
+
+FAMILY = Sana()
+"""The one instance; see ``families.family``."""

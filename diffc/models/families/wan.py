@@ -1,0 +1,63 @@
+"""WanTransformer3DModel: Wan 2.1 and 2.2, text (or image) to video.
+
+Queries and keys are normalised over all heads together, so that cutting heads changes the
+statistics of that normalisation: close, but not exact as it is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffc.models.families.base import TensorSpec
+from diffc.models.families.blocks import block_groups
+from diffc.models.groups import Group
+
+_TOKENS = 512  # T5's; the image-to-video attention has this number written into its code
+_IMAGE_TOKENS = 257  # CLIP's
+_VIDEO = (21, 60, 104)  # latent frames, height and width of 81 frames of 480 x 832
+
+
+class Wan:
+    """See ``base.Family``."""
+
+    class_name = "WanTransformer3DModel"
+    component = "transformer"
+
+    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+        """sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and
+        encoder_hidden_states_image (257, I) for image-to-video.
+
+        resolution: the side of a square latent of 21 frames; None: 60 x 104.
+        """
+        frames, height, width = _VIDEO
+        if resolution:
+            height = width = resolution
+        sample = (config["in_channels"], frames, height, width)
+        specs = [
+            TensorSpec("sample", sample, kind="sample"),
+            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("encoder_hidden_states", (_TOKENS, config["text_dim"])),
+        ]
+        if config.get("image_dim") is not None:
+            image = (_IMAGE_TOKENS, config["image_dim"])
+            specs.append(TensorSpec("encoder_hidden_states_image", image))
+        return specs
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The predicted velocity, (B, C, F, H, W)."""
+        rest = {name: value for name, value in inputs.items() if name != "sample"}
+        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
+        return output
+
+    def groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    ) -> list[Group]:
+        """Feed-forward widths and whole heads, whatever ``head_dims``."""
+        return block_groups(model)
+
+
+FAMILY = Wan()
+"""The one instance; see ``families.family``."""

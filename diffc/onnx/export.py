@@ -1,0 +1,173 @@
+"""Denoiser -> model.onnx: dynamic batch, named inputs, checked, with model.json beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.errors import InputError
+from diffc.models.families.base import Family, TensorSpec
+from diffc.models.source import file_digest
+
+OUTPUT = "out_sample"
+_EXAMPLE_BATCH = 2  # 1 would be baked into the graph as a constant
+_LARGEST_SINGLE_FILE = 1_900_000_000  # bytes; protobuf stops at 2 GiB
+
+
+class Denoiser(nn.Module):
+    """A denoiser as a function of named tensors only, which is what an ONNX graph is."""
+
+    def __init__(self, model: nn.Module, family: Family, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.family, self.names = model, family, list(names)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Inputs in the order of ``names``; the prediction (B, C, H, W)."""
+        return self.family.call(self.model, dict(zip(self.names, tensors, strict=True)))
+
+
+def example_inputs(
+    specs: Sequence[TensorSpec], batch: int = _EXAMPLE_BATCH, seed: int = 0
+) -> dict[str, Tensor]:
+    """Random inputs that fit ``specs``: floats normal, integers small."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {}
+    for spec in specs:
+        shape = (batch, *spec.shape)
+        if spec.dtype.startswith("int"):
+            inputs[spec.name] = torch.randint(0, 2, shape, generator=generator)
+        else:
+            inputs[spec.name] = torch.randn(shape, generator=generator)
+    return inputs
+
+
+def export_onnx(
+    model: nn.Module,
+    family: Family,
+    specs: Sequence[TensorSpec],
+    folder: Path,
+    *,
+    opset: int = 20,
+    simplify: bool = True,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ``folder/model.onnx`` (and model.onnx.data when large) and model.json; returns the latter.
+
+    facts: what model.json carries besides (prediction, scheduler, parameters, macs).
+    Raises InputError when torch cannot export the model, naming the operator.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [spec.name for spec in specs]
+    inputs = example_inputs(specs)
+    wrapped = Denoiser(model, family, names).eval()
+    with torch.no_grad():
+        output = wrapped(*inputs.values())
+    proto = _exported(wrapped, inputs, opset)
+    _save(_simplified(proto) if simplify else proto, folder)
+    _check(folder / "model.onnx", names)
+    described = {
+        "class_name": family.class_name,
+        "inputs": [
+            {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "kind": s.kind} for s in specs
+        ],
+        "output": {"name": OUTPUT, "shape": list(output.shape[1:])},
+        "precision": "fp32",
+        "opset": opset,
+        "sha256": onnx_digest(folder),
+        **(facts or {}),
+    }
+    (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+    return described
+
+
+def onnx_digest(folder: Path) -> str:
+    """sha256 over model.onnx and its external data."""
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("model.onnx*")):
+        total.update(path.name.encode() + file_digest(path).encode())
+    return total.hexdigest()
+
+
+def _exported(wrapped: Denoiser, inputs: Mapping[str, Tensor], opset: int) -> Any:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                wrapped,
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=[OUTPUT],
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),  # one entry: *tensors
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise InputError(
+            f"the model cannot be exported to ONNX: {lines[-1][:200]}",
+            hint="an operator of its forward pass has no ONNX counterpart at this opset",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _simplified(proto: Any) -> Any:
+    """onnxslim folds constants and shapes: 5-7 % on ONNX Runtime's CPU provider at opset 20."""
+    if proto.ByteSize() > _LARGEST_SINGLE_FILE:
+        return proto
+    import onnxslim
+
+    with _quiet():
+        return onnxslim.slim(proto)
+
+
+def _save(proto: Any, folder: Path) -> None:
+    import onnx
+
+    large = proto.ByteSize() > _LARGEST_SINGLE_FILE
+    onnx.save(
+        proto,
+        folder / "model.onnx",
+        save_as_external_data=large,
+        location="model.onnx.data" if large else None,
+    )
+
+
+def _check(path: Path, names: Sequence[str]) -> None:
+    """The file is valid ONNX, has the inputs by name, and its batch is dynamic."""
+    import onnx
+
+    onnx.checker.check_model(str(path), full_check=True)
+    graph = onnx.load(path, load_external_data=False).graph
+    found = [value.name for value in graph.input]
+    if found != list(names):
+        raise InputError(f"the exported graph has inputs {found} instead of {list(names)}")
+    for value in graph.input:
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise InputError(f"the exported graph fixed the batch of its input '{value.name}'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters print and log; what matters comes back as an exception."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

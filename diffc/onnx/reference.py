@@ -1,0 +1,95 @@
+"""What torch fp32 gives at real noisy inputs, kept beside the ONNX file.
+
+An engine is checked against these on whatever machine it runs, without torch: K noise levels, and a
+short deterministic (DDIM, eta = 0; Euler for flow matching) trajectory whose every step is
+x <- a x + b f(x, t), so that only two numbers per step need to be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from diffc.data.clean import CleanSet
+from diffc.models.diffusion import Process
+from diffc.models.families.base import Family
+
+LEVELS = 8
+TRAJECTORY_STEPS = 10
+
+
+def write_reference(
+    path: Path, model: nn.Module, family: Family, process: Process, clean: CleanSet, seed: int
+) -> None:
+    """Write ``input.NAME``, ``output`` and ``trajectory.*`` (see docs/architecture.md)."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = _noisy_inputs(process, clean, generator)
+    with torch.no_grad():
+        output = family.call(model, inputs)
+        tensors = {f"input.{name}": value for name, value in inputs.items()} | {"output": output}
+        tensors |= _trajectory(model, family, process, inputs, generator)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+
+
+def _noisy_inputs(
+    process: Process, clean: CleanSet, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """K samples noised to K levels, from nearly clean to nearly noise."""
+    sample, conditions = clean.draw(LEVELS, generator)
+    t = torch.linspace(0, len(process) - 1, LEVELS).round().long()
+    noise = torch.randn(sample.shape, generator=generator)
+    return {
+        "sample": process.noised(sample, noise, t),
+        "timestep": process.time(t),
+        **conditions,
+    }
+
+
+def _trajectory(
+    model: nn.Module,
+    family: Family,
+    process: Process,
+    inputs: Mapping[str, Tensor],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    t = torch.linspace(len(process) - 1, 0, TRAJECTORY_STEPS + 1).round().long()
+    times, coefficients = process.time(t[:-1]), ddim_coefficients(process, t)
+    x = torch.randn(inputs["sample"][:1].shape, generator=generator)
+    first = x.clone()
+    conditions = {k: v[:1] for k, v in inputs.items() if k not in ("sample", "timestep")}
+    for time, (a, b) in zip(times, coefficients, strict=True):
+        output = family.call(model, {"sample": x, "timestep": time[None], **conditions})
+        x = a * x + b * output[:, : x.shape[1]]
+    return {
+        "trajectory.initial": first,
+        "trajectory.timesteps": times,
+        "trajectory.coefficients": coefficients,
+        "trajectory.final": x,
+    }
+
+
+def ddim_coefficients(process: Process, t: Tensor) -> Tensor:
+    """(S, 2) float32: a, b of x <- a x + b f(x, t[i]) that go from t[i] to t[i + 1].
+
+    DDIM with eta = 0 (Song et al. 2021, eq. 12) without clipping: with s, n the signal and noise
+    rates now and s', n' after, x_0 and eps are linear in x and the model's output f:
+    epsilon:  x' = (s'/s) x + (n' - s' n / s) f
+    sample:   x' = (n'/n) x + (s' - n' s / n) f
+    v:        x' = (s' s + n' n) x + (n' s - s' n) f
+    flow:     x' = x + (n' - n) f
+    """
+    s, n = process.signal[t[:-1]], process.noise[t[:-1]]
+    s_, n_ = process.signal[t[1:]], process.noise[t[1:]]
+    if process.prediction == "epsilon":
+        a, b = s_ / s, n_ - s_ * n / s
+    elif process.prediction == "sample":
+        a, b = n_ / n, s_ - n_ * s / n
+    elif process.prediction == "v_prediction":
+        a, b = s_ * s + n_ * n, n_ * s - s_ * n
+    else:
+        a, b = torch.ones_like(n), n_ - n
+    return torch.stack([a, b], dim=1).float()

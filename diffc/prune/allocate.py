@@ -1,0 +1,240 @@
+"""Widths under a budget.
+
+Every allocation is a walk: from the dense widths, one aligned step at a time is taken from the
+group that the policy says can best spare it, until the budget is met. Policies differ in that one
+choice:
+
+    uniform   the group that keeps the largest share of its channels
+    global    the group that loses the least importance per MAC (parameter, ...) saved
+
+A walk is the same for every ratio, it only stops earlier or later, so more ratio never means more
+cost. ``paper`` rounding is the published code's formula instead of a walk.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffc.errors import RequestError, unknown
+from diffc.models.groups import Group
+from diffc.prune.cost import CostModel, Widths
+
+Scores = Mapping[str, NDArray[np.float64]]
+Measure = Callable[[Widths], float]
+
+DEFAULT_FLOOR = 0.125
+_CLOSE_ENOUGH = 0.0025  # of the dense cost: below this a landing is not adjusted any more
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each group may become: (G,) arrays of step, least width and (for pinned ones) width.
+
+    step: widths go down by this many channels. least: never below.
+    """
+
+    step: NDArray[np.int64]
+    least: NDArray[np.int64]
+
+
+def limits(
+    groups: Sequence[Group],
+    *,
+    align: int,
+    fixed: Sequence[str] = (),
+    floors: Mapping[str, float] | None = None,
+) -> Limits:
+    """The limits of ``groups``.
+
+    align: what the target wants widths to be a multiple of.
+    fixed: patterns of layers that may not be cut. floors: pattern -> least share kept.
+    Raises RequestError when a pattern matches no layer.
+    """
+    step = np.array([group_step(group, align) for group in groups], dtype=np.int64)
+    size = np.array([group.size for group in groups], dtype=np.int64)
+    share = np.full(len(groups), DEFAULT_FLOOR)
+    for pattern, floor in (floors or {}).items():
+        share[matching(groups, pattern)] = floor
+    least = np.minimum(np.ceil(share * size / step) * step, size).astype(np.int64)
+    least = np.maximum(least, np.minimum(step, size))
+    for pattern in fixed:
+        chosen = matching(groups, pattern)
+        least[chosen] = size[chosen]
+    return Limits(step, least)
+
+
+def group_step(group: Group, align: int) -> int:
+    """The multiple that a group's kept number must be: whole blocks, and aligned elements."""
+    aligned = align // math.gcd(align, group.unit)
+    if group.kind == "heads":
+        aligned = min(aligned, max(1, group.size // 2))
+    return math.lcm(group.blocks, aligned)
+
+
+def matching(groups: Sequence[Group], pattern: str) -> list[int]:
+    """Indices of the groups whose name, or one of whose layers, matches the glob ``pattern``."""
+    found = [
+        i
+        for i, group in enumerate(groups)
+        if fnmatchcase(group.name, pattern)
+        or any(fnmatchcase(piece.module, pattern) for piece in group.slices)
+    ]
+    if not found:
+        raise unknown("layer", pattern, {group.name for group in groups})
+    return found
+
+
+def paper_widths(groups: Sequence[Group], ratio: float) -> Widths:
+    """C - floor((C - int(C (1 - r))) / G) G, as the published Diff-Pruning code rounds."""
+    return np.array(
+        [g.size - (g.size - int(g.size * (1 - ratio))) // g.blocks * g.blocks for g in groups],
+        dtype=np.int64,
+    )
+
+
+def walk(
+    costs: CostModel,
+    bounds: Limits,
+    measure: Measure,
+    target: float,
+    scores: Scores | None,
+    start: Widths | None = None,
+) -> Widths:
+    """Widths whose ``measure`` is as near to ``target`` as single steps allow.
+
+    scores: per group (C,); None walks uniformly. start: widths to begin from (default: dense).
+    Raises RequestError when the target cannot be reached.
+    """
+    widths = (costs.dense if start is None else start).copy()
+    least = np.minimum(bounds.least, widths)
+    bounds = Limits(bounds.step, least)
+    _check_reachable(costs, bounds, measure, target)
+    pick = _uniform_picker(costs, bounds) if scores is None else None
+    choose = pick or _global_picker(costs, bounds, measure, scores or {}, widths)
+    before = widths.copy()
+    while measure(widths) > target:
+        group = choose(widths)
+        before = widths.copy()
+        widths[group] = stepped_down(int(widths[group]), int(bounds.step[group]))
+    dense = measure(costs.dense)
+    return _land(before, widths, bounds, costs.dense, lambda w: abs(measure(w) - target) / dense)
+
+
+def stepped_down(width: int, step: int) -> int:
+    """The next smaller multiple of ``step``."""
+    return (width - 1) // step * step
+
+
+def _uniform_picker(costs: CostModel, bounds: Limits) -> Callable[[Widths], int]:
+    def choose(widths: Widths) -> int:
+        share = np.where(_can_step(widths, bounds), widths / costs.dense, -1.0)
+        return int(np.argmax(share))
+
+    return choose
+
+
+def _global_picker(
+    costs: CostModel, bounds: Limits, measure: Measure, scores: Scores, widths: Widths
+) -> Callable[[Widths], int]:
+    """Lazy greedy: savings only shrink as other groups shrink, so a stale price is a lower bound,
+    and the cheapest group is found by repricing the top of a heap until it stays on top."""
+    losses = [_loss_by_width(group, scores[group.name]) for group in costs.groups]
+
+    def price(group: int, now: Widths) -> float:
+        after = now.copy()
+        after[group] = stepped_down(int(now[group]), int(bounds.step[group]))
+        lost = losses[group](int(after[group])) - losses[group](int(now[group]))
+        return lost / max(measure(now) - measure(after), 1e-9)
+
+    movable = np.flatnonzero(_can_step(widths, bounds)).tolist()
+    heap = [(price(group, widths), group) for group in movable]
+    heapq.heapify(heap)
+
+    def choose(now: Widths) -> int:
+        while True:
+            _, group = heapq.heappop(heap)
+            if not _can_step(now, bounds)[group]:
+                continue
+            current = price(group, now)
+            heapq.heappush(heap, (current, group))
+            if heap[0][1] == group:
+                return group
+
+    return choose
+
+
+def _loss_by_width(group: Group, score: NDArray[np.float64]) -> Callable[[int], float]:
+    """Importance lost when the best ``width`` channels are kept, block by block."""
+    rows = -np.sort(-score.reshape(group.blocks, -1), axis=1)
+    kept = np.concatenate([[0.0], np.cumsum(rows.sum(axis=0))])
+    total = float(kept[-1])
+    return lambda width: total - float(kept[width // group.blocks])
+
+
+def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:
+    lower = (widths - 1) // bounds.step * bounds.step
+    fits: NDArray[np.bool_] = (lower >= bounds.least) & (lower > 0)
+    return fits
+
+
+def _check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: float) -> None:
+    least = _lowest(costs.dense, bounds)
+    dense, floor = measure(costs.dense), measure(least)
+    if floor <= target:
+        return
+    reach = math.floor((1 - floor / dense) * 1000) / 1000
+    held = np.argsort(-np.where(least == costs.dense, costs.dense, 0), kind="stable")[:3]
+    names = [costs.groups[i].name for i in held if least[i] == costs.dense[i]]
+    because = f"; held by {', '.join(names)}" if names else ""
+    raise RequestError(
+        f"ratio {1 - target / dense:.3g} cannot be reached: at most {reach:.3g} can be removed",
+        hint=f"lower --ratio, the floors or the alignment{because}",
+    )
+
+
+def _lowest(dense: Widths, bounds: Limits) -> Widths:
+    """The widths that a walk with no end comes to."""
+    lowest = -(-bounds.least // bounds.step) * bounds.step
+    result: Widths = np.minimum(lowest, dense)
+    return result
+
+
+def _land(
+    before: Widths, after: Widths, bounds: Limits, dense: Widths, error: Callable[[Widths], float]
+) -> Widths:
+    """The nearest landing around the target: the last step, another last step, or a swap of two."""
+    best = min((before, after), key=error)
+    for base in (before, after):
+        if error(best) <= _CLOSE_ENOUGH:
+            break
+        moves = [w for g in range(len(base)) for w in _neighbours(base, g, bounds, dense)]
+        best = min([best, *moves], key=error)
+        if error(best) > _CLOSE_ENOUGH and len(base) <= 120:
+            swaps = [
+                w
+                for first in moves
+                for g in range(len(base))
+                for w in _neighbours(first, g, bounds, dense)
+            ]
+            best = min([best, *swaps], key=error)
+    return best
+
+
+def _neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> list[Widths]:
+    step = int(bounds.step[group])
+    down = stepped_down(int(widths[group]), step)
+    up = min(int(widths[group]) // step * step + step, int(dense[group]))
+    found = []
+    for width in (down, up):
+        if max(int(bounds.least[group]), 1) <= width != widths[group]:
+            moved = widths.copy()
+            moved[group] = width
+            found.append(moved)
+    return found

@@ -1,0 +1,303 @@
+"""What to do: every option of a run, typed and validated.
+
+A recipe is resolved from four layers, the later ones winning key by key:
+
+    built-in defaults < the family's recipe (recipes/*.yaml) < a recipe file < flags
+
+``recipe.lock.yaml`` is the outcome, with every version and every input's hash beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffc.distill.options import DistillOptions
+from diffc.errors import InputError, RequestError, nearest, unknown
+
+RECIPES = Path(__file__).parent / "recipes"
+TARGETS = ("ort-cpu", "ort-cuda", "openvino", "trt", "trt-rtx", "torch")
+M = TypeVar("M", bound=BaseModel)
+
+
+class Options(BaseModel):
+    """Base of every part of a recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImportanceOptions(Options):
+    """How channels are ranked; the methods are defined in prune/importance.py.
+
+    threshold: T, timesteps with L_t / L_max above it count. grid: cells of the loss curve.
+    curve_images: images per cell. passes: gradient micro-batches. batch: images in each.
+    """
+
+    method: Literal["diff-pruning", "reference", "taylor", "magnitude", "random"] = "diff-pruning"
+    threshold: float = Field(default=0.05, ge=0, lt=1)
+    grid: int = Field(default=40, ge=2)
+    curve_images: int = Field(default=16, ge=1)
+    passes: int = Field(default=64, ge=1)
+    batch: int = Field(default=8, ge=1)
+
+
+class PruneOptions(Options):
+    """What to remove.
+
+    ratio: the share removed, of ``ratio_of`` (MACs, parameters, channels or latency).
+    align: widths are a multiple of it; None: what the targets and the precision want.
+    fixed: globs of layers that may not be cut. floors: glob -> least share of channels kept.
+    widths: glob -> channels kept, whatever the allocation says.
+    """
+
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    ratio_of: Literal["macs", "params", "channels", "latency"] = "macs"
+    allocate: Literal["uniform", "global", "latency"] = "global"
+    rounding: Literal["align", "paper"] = "align"
+    align: int | None = Field(default=None, ge=1)
+    fixed: tuple[str, ...] = ()
+    floors: dict[str, float] = Field(default_factory=dict)
+    widths: dict[str, int] = Field(default_factory=dict)
+    importance: ImportanceOptions = ImportanceOptions()
+
+    @model_validator(mode="after")
+    def _shares(self) -> PruneOptions:
+        for pattern, floor in self.floors.items():
+            if not 0 <= floor <= 1:
+                raise ValueError(f"floors: {pattern}: {floor} is no share between 0 and 1")
+        return self
+
+
+class DataOptions(Options):
+    """Clean samples for importance, distillation and parity.
+
+    source: ``synthetic`` (the dense model's own samples), an image folder or an ``.npz``.
+    images: how many are made, or taken at most. steps: DDIM steps of the synthetic ones.
+    fit: what happens to images of another size.
+    """
+
+    source: str = "synthetic"
+    images: int = Field(default=256, ge=1)
+    steps: int = Field(default=20, ge=1)
+    batch: int = Field(default=32, ge=1)
+    fit: Literal["skip", "resize"] = "skip"
+
+
+class ExportOptions(Options):
+    """ONNX: the opset, and whether onnxslim simplifies the graph."""
+
+    opset: int = Field(default=20, ge=17, le=23)
+    simplify: bool = True
+    resolution: int | None = Field(default=None, ge=1)
+
+
+class TargetOptions(Options):
+    """What to build.
+
+    precision: fp32, fp16, bf16, int8, fp8. batch: the batch sizes to build for and to measure.
+    gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...). threads: CPU threads of the
+    engine (None: the machine's cores).
+    """
+
+    target: tuple[str, ...] = ("ort-cpu",)
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32"
+    batch: tuple[int, ...] = (1,)
+    gpu: tuple[str, ...] = ()
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> TargetOptions:
+        for name in self.target:
+            if name not in TARGETS:
+                close = nearest(name, TARGETS)
+                raise ValueError(
+                    f"unknown target '{name}' ("
+                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(TARGETS)}")
+                    + ")"
+                )
+        if not self.batch or min(self.batch) < 1:
+            raise ValueError(f"batch: {list(self.batch)} holds a size below 1")
+        return self
+
+
+class MeasureOptions(Options):
+    """How long to measure: at least ``runs`` calls and ``seconds`` of each engine, interleaved.
+
+    loop_steps, loop_runs: the whole sampling loop's steps, and how often it is timed.
+    """
+
+    runs: int = Field(default=50, ge=10)
+    seconds: float = Field(default=3.0, ge=0)
+    loop_steps: int = Field(default=20, ge=1)
+    loop_runs: int = Field(default=5, ge=1)
+
+
+class QualityOptions(Options):
+    """Dense against compressed samples from the same noise."""
+
+    images: int = Field(default=32, ge=1)
+    steps: int = Field(default=50, ge=1)
+
+
+class Recipe(Options):
+    """Every option of a run."""
+
+    prune: PruneOptions = PruneOptions()
+    data: DataOptions = DataOptions()
+    distill: DistillOptions = DistillOptions()
+    export: ExportOptions = ExportOptions()
+    build: TargetOptions = TargetOptions()
+    measure: MeasureOptions = MeasureOptions()
+    quality: QualityOptions = QualityOptions()
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """One of recipes/*.yaml: for whom it is, and the options that differ from the defaults."""
+
+    name: str
+    family: str
+    models: tuple[str, ...]
+    about: str
+    options: Mapping[str, Any]
+    path: Path
+
+
+def recipe_files() -> Iterator[RecipeFile]:
+    """The recipes that ship with diffc, by name."""
+    for path in sorted(RECIPES.glob("*.yaml")):
+        yield _recipe_file(path)
+
+
+def recipe_file(name: str) -> RecipeFile:
+    """The shipped recipe ``name``. Raises RequestError with the nearest names when there is none."""
+    for found in recipe_files():
+        if found.name == name:
+            return found
+    raise unknown("recipe", name, [found.name for found in recipe_files()])
+
+
+def resolve(
+    *,
+    family: str,
+    model: str = "",
+    recipe: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe for a model of ``family``: defaults < family's recipe < ``recipe`` < ``flags``.
+
+    recipe: a shipped recipe's name or a YAML file. flags: nested like a recipe, None meaning unset.
+    Raises RequestError naming the key (and the nearest known one) or the value that is wrong.
+    """
+    layers = [_family_options(family, model)]
+    where = "the flags"
+    if recipe is not None:
+        options, where = _asked(recipe)
+        layers.append(options)
+    layers.append(_without_none(flags or {}))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    return validate(Recipe, merged, where)
+
+
+def validate(kind: type[M], value: Mapping[str, Any], where: str) -> M:
+    """``value`` as ``kind``; RequestError in one line about the first thing that is wrong."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _explained(kind, error, where) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; InputError when it cannot be read or is no mapping."""
+    try:
+        value = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no mapping of options")
+    return value
+
+
+def _recipe_file(path: Path) -> RecipeFile:
+    value = read_yaml(path)
+    header = {key: value.pop(key, None) for key in ("family", "models", "about")}
+    return RecipeFile(
+        name=path.stem,
+        family=str(header["family"] or ""),
+        models=tuple(header["models"] or ()),
+        about=str(header["about"] or "").strip(),
+        options=value,
+        path=path,
+    )
+
+
+def _family_options(family: str, model: str) -> Mapping[str, Any]:
+    """The recipe that names the model, on top of its family's (the one that names no model)."""
+    merged: dict[str, Any] = {}
+    files = [found for found in recipe_files() if found.family == family]
+    for found in sorted(files, key=lambda found: bool(found.models)):
+        if not found.models or model in found.models:
+            merged = _merge(merged, found.options)
+    return merged
+
+
+def _asked(recipe: str | Path) -> tuple[Mapping[str, Any], str]:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if not path.is_file():
+            raise RequestError(f"there is no recipe file '{path}'")
+        return _recipe_file(path).options, str(path)
+    return recipe_file(str(recipe)).options, f"recipe {recipe}"
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in flags.items():
+        if isinstance(value, Mapping):
+            kept[key] = _without_none(value)
+        elif value is not None:
+            kept[key] = value
+    return kept
+
+
+def _explained(kind: type[BaseModel], error: ValidationError, where: str) -> RequestError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(kind, path[:-1])
+        close = nearest(path[-1], known)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+        return RequestError(f"unknown key '{key}' in {where}", hint=hint)
+    message = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
+    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return RequestError(f"{key}: {message}{shown}" if key else message)
+
+
+def _keys_at(kind: type[BaseModel], path: list[str]) -> set[str]:
+    for part in path:
+        field = kind.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return set()
+        kind = inner
+    return set(kind.model_fields)

@@ -1,0 +1,7 @@
+"""The report: one model (report.json), and its renderings.
+
+model.py       Report, typed; its JSON Schema is report.schema.json
+collect.py     an output folder -> Report
+terminal.py    for people at a terminal of 80 columns
+markdown.py    for a pull request or a wiki
+"""

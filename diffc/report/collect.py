@@ -1,0 +1,92 @@
+"""An output folder -> Report, from the stages' records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from diffc import __version__
+from diffc.chain.output import read_lock
+from diffc.measure.results import TargetResult
+from diffc.models.source import read_json
+from diffc.report.model import ModelFigures, Report, StageFigures
+from diffc.stages import STATE, Done
+
+
+def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) -> Report:
+    """The report of ``out``. done: the stages of the present run, to tell what was reused."""
+    lock = read_lock(out)
+    records = {name: _record(out, name, key) for name, key in lock["stages"].items()}
+    found = {name: record for name, record in records.items() if record is not None}
+    fresh = {stage.name for stage in done if not stage.cached}
+    benches = [record["result"] for name, record in found.items() if name.startswith("bench-")]
+    return Report(
+        diffc=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=command,
+        model=_figures(out, lock, found, "dense"),
+        compressed=_figures(out, lock, found, "compressed"),
+        plan=_plan(out, found),
+        distillation=_result(found, "distill"),
+        stages=[_stage(record, fresh) for record in found.values()],
+        targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
+        pipeline=[TargetResult(**bench["pipeline"]) for bench in benches],
+        quality=_result(found, "samples"),
+        environment=benches[-1]["environment"] if benches else None,
+    )
+
+
+def _record(out: Path, name: str, key: str) -> dict[str, Any] | None:
+    path = out / STATE / f"{name}.json"
+    if not path.exists():
+        return None
+    record = read_json(path)
+    return record if record.get("key") == key else None
+
+
+def _result(found: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    return found[name]["result"] if name in found else None
+
+
+def _stage(record: Mapping[str, Any], fresh: set[str]) -> StageFigures:
+    return StageFigures(
+        name=record["name"],
+        seconds=record["seconds"],
+        cached=record["name"] not in fresh,
+        peak_rss_bytes=record["peak_rss_bytes"],
+    )
+
+
+def _figures(
+    out: Path, lock: Mapping[str, Any], found: Mapping[str, Any], side: str
+) -> ModelFigures:
+    plan = found["plan"]["result"][side]
+    folder = Path(lock["model"]["folder"]) if side == "dense" else out / "model"
+    return ModelFigures(
+        name=lock["model"]["name"],
+        class_name=lock["model"]["class_name"],
+        params=plan["params"],
+        macs=plan["macs"],
+        bytes=_weight_bytes(folder),
+    )
+
+
+def _weight_bytes(folder: Path) -> int | None:
+    """The denoiser's weights' files; None where the folder is not here (copied elsewhere)."""
+    files = list(folder.glob("*/diffusion_pytorch_model*.safetensors")) or list(
+        folder.glob("diffusion_pytorch_model*.safetensors")
+    )
+    return sum(path.stat().st_size for path in files) or None
+
+
+def _plan(out: Path, found: Mapping[str, Any]) -> dict[str, Any] | None:
+    path = out / "plan.json"
+    if "plan" not in found or not path.exists():
+        return None
+    plan: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    for group in plan["groups"]:
+        group.pop("keep")  # thousands of indices that plan.json already has
+    return plan

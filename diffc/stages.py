@@ -1,0 +1,369 @@
+"""How a run goes: stages in order, a content-addressed cache, resume, events.
+
+A stage is a name, a version, the inputs that decide its outcome, and a generator that writes files
+into a folder. Its key is the hash of name, version, inputs and the versions of the packages it
+uses, so a stage is done once for a key and never again:
+
+    CACHE/done/NAME-KEY/     its files and stage.json (hashes, seconds, result), renamed into place
+    CACHE/work/NAME-KEY/     ``out`` while it runs; ``scratch`` outlives a kill (checkpoints)
+    OUT/...                  the files a user wants, hard-linked (or copied) out of the cache
+    OUT/.diffc/NAME.json     stage.json again, so that OUT alone is enough on another machine
+
+Nothing is half there: files come to their final name by rename, after they were written whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from diffc.errors import InputError, RequestError
+from diffc.events import Progress, Work
+from diffc.models.source import file_digest
+
+STATE = ".diffc"
+MANIFEST = "stage.json"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a stage works. out: becomes its result. scratch: survives a kill, then is removed."""
+
+    out: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work.
+
+    version: raised whenever the code's outcome changes for the same inputs.
+    inputs: everything else that decides the outcome, as JSON.
+    run: writes into ``room.out`` and returns a small JSON result.
+    places: file or folder in ``room.out`` -> its place in OUT.
+    packages: distributions whose versions are part of the key.
+    """
+
+    name: str
+    version: int
+    inputs: Mapping[str, Any]
+    run: Callable[[Room], Work[dict[str, Any]]]
+    places: Mapping[str, str] = field(default_factory=dict)
+    packages: Sequence[str] = ()
+
+    @property
+    def key(self) -> str:
+        """sha256 of everything that decides the outcome."""
+        versions = {name: package_version(name) for name in self.packages}
+        value = [self.name, self.version, self.inputs, versions]
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage that is done. folder: its files in the cache. cached: it was done before this run."""
+
+    name: str
+    key: str
+    folder: Path
+    result: Mapping[str, Any]
+    seconds: float
+    peak_rss_bytes: int
+    cached: bool
+
+
+@dataclass(frozen=True)
+class StageEvent:
+    """What a run tells while it goes."""
+
+    stage: str
+    kind: Literal["started", "progress", "finished", "reused"]
+    progress: Progress | None = None
+    done: Done | None = None
+
+
+StageWork = Generator[StageEvent, None, Done]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    name: str
+    key: str
+    files: dict[str, str]
+    places: dict[str, str]
+    result: dict[str, Any]
+    seconds: float
+    peak_rss_bytes: int
+
+
+class Runner:
+    """Runs stages into one output folder, reusing what is in the cache or in the folder itself."""
+
+    def __init__(self, out: Path, cache: Path, *, fresh: bool = False) -> None:
+        self.out, self.cache, self.fresh = out, cache, fresh
+        self.done: list[Done] = []
+
+    def do(self, stage: Stage) -> StageWork:
+        """Do ``stage``, or reuse it; its files are in OUT when this returns."""
+        yield StageEvent(stage.name, "started")
+        with disk_errors(self.out):
+            found = None if self.fresh else self._reuse(stage)
+            done = found or (yield from self._run(stage))
+            self._place(stage, done)
+        self.done.append(done)
+        yield StageEvent(stage.name, "reused" if done.cached else "finished", done=done)
+        return done
+
+    def _folder(self, stage: Stage) -> Path:
+        return self.cache / "done" / f"{stage.name}-{stage.key[:32]}"
+
+    def _reuse(self, stage: Stage) -> Done | None:
+        folder = self._folder(stage)
+        if not (folder / MANIFEST).exists():
+            self._adopt(stage)
+        manifest = _read_manifest(folder / MANIFEST)
+        if manifest is None or manifest.key != stage.key:
+            return None
+        if any(_digest_or_none(folder / name) != sha for name, sha in manifest.files.items()):
+            shutil.rmtree(folder, ignore_errors=True)  # damaged: it is made anew
+            return None
+        return _done(manifest, folder, cached=True)
+
+    def _adopt(self, stage: Stage) -> None:
+        """Take a stage that OUT holds whole (copied from another machine) into the cache."""
+        manifest = _read_manifest(self.out / STATE / f"{stage.name}.json")
+        if manifest is None or manifest.key != stage.key:
+            return
+        homes = {name: _home(name, manifest.places) for name in manifest.files}
+        if any(
+            home is None or _digest_or_none(self.out / home) != manifest.files[name]
+            for name, home in homes.items()
+        ):
+            return
+        with _fresh_folder(self.cache / "done") as folder:
+            for name, home in homes.items():
+                _link_or_copy(self.out / str(home), folder / name)
+            _write_json(folder / MANIFEST, asdict(manifest))
+            _rename_folder(folder, self._folder(stage))
+
+    def _run(self, stage: Stage) -> Generator[StageEvent, None, Done]:
+        work = self.cache / "work" / f"{stage.name}-{stage.key[:32]}"
+        with _locked(work):
+            if self.fresh:
+                shutil.rmtree(work, ignore_errors=True)
+            room = Room(work / "out", work / "scratch")
+            shutil.rmtree(room.out, ignore_errors=True)
+            room.out.mkdir(parents=True)
+            room.scratch.mkdir(parents=True, exist_ok=True)
+            manifest = yield from self._timed(stage, room)
+            _write_json(room.out / MANIFEST, asdict(manifest))
+            _rename_folder(room.out, self._folder(stage))
+            shutil.rmtree(work, ignore_errors=True)
+        return _done(manifest, self._folder(stage), cached=False)
+
+    def _timed(self, stage: Stage, room: Room) -> Generator[StageEvent, None, _Manifest]:
+        reset_peak_rss()
+        start = time.perf_counter()
+        work = stage.run(room)
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                result: dict[str, Any] = end.value
+                break
+            yield StageEvent(stage.name, "progress", progress)
+        seconds = time.perf_counter() - start
+        files = {
+            str(path.relative_to(room.out)): file_digest(path)
+            for path in sorted(room.out.rglob("*"))
+            if path.is_file()
+        }
+        return _Manifest(
+            stage.name, stage.key, files, dict(stage.places), result, seconds, peak_rss()
+        )
+
+    def _place(self, stage: Stage, done: Done) -> None:
+        for source, place in stage.places.items():
+            origin, goal = done.folder / source, self.out / place
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            if origin.is_dir():
+                with _fresh_folder(goal.parent) as folder:
+                    for path in sorted(origin.rglob("*")):
+                        if path.is_file():
+                            _link_or_copy(path, folder / path.relative_to(origin))
+                    _rename_folder(folder, goal)
+            else:
+                _link_or_copy(origin, goal)
+        _link_or_copy(done.folder / MANIFEST, self.out / STATE / f"{stage.name}.json")
+
+
+def cache_folder() -> Path:
+    """DIFFC_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("DIFFC_CACHE") or platformdirs.user_cache_path("diffc"))
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an InputError that says where; nothing made is touched."""
+    try:
+        yield
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        where = getattr(error, "filename", None) or out
+        raise InputError(
+            f"cannot write {where}: {reason}",
+            hint="free some space or choose another --out (or DIFFC_CACHE); what was finished is kept",
+        ) from error
+
+
+def _disk_reason(error: BaseException) -> str | None:
+    codes = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno in codes:
+        return os.strerror(error.errno or 0)
+    # libraries in other languages carry the system's words in their own exceptions
+    return next((os.strerror(c) for c in codes[:2] if os.strerror(c) in str(error)), None)
+
+
+def reset_peak_rss() -> None:
+    """Start counting this process's peak memory anew, where the kernel can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_rss() -> int:
+    """Bytes: this process's peak resident memory since ``reset_peak_rss``."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _done(manifest: _Manifest, folder: Path, *, cached: bool) -> Done:
+    return Done(
+        manifest.name,
+        manifest.key,
+        folder,
+        manifest.result,
+        manifest.seconds,
+        manifest.peak_rss_bytes,
+        cached,
+    )
+
+
+def _read_manifest(path: Path) -> _Manifest | None:
+    try:
+        return _Manifest(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _digest_or_none(path: Path) -> str | None:
+    return file_digest(path) if path.is_file() else None
+
+
+def _home(name: str, places: Mapping[str, str]) -> str | None:
+    """Where in OUT a stage's file lies."""
+    for source, place in places.items():
+        if name == source:
+            return place
+        if name.startswith(f"{source}/"):
+            return place + name[len(source) :]
+    return None
+
+
+def _link_or_copy(origin: Path, goal: Path) -> None:
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    temporary = goal.with_name(f".{goal.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        try:
+            os.link(origin, temporary)
+        except OSError:  # another file system, or one without hard links
+            shutil.copy2(origin, temporary)
+        temporary.replace(goal)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _fresh_folder(parent: Path) -> Iterator[Path]:
+    folder = parent / f".new-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename_folder(folder: Path, goal: Path) -> None:
+    """Put ``folder`` in the place of ``goal``; an old one is moved away first, then removed."""
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    old = goal.with_name(f".old-{uuid.uuid4().hex[:8]}")
+    if goal.exists():
+        goal.rename(old)
+    folder.rename(goal)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """One process at a time works on a key; the lock dies with its holder."""
+    work.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on this system: two runs at once are the user's care there
+        yield
+        return
+    with (work.parent / f"{work.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"another diffc is doing '{work.name.rpartition('-')[0]}' with the same options",
+                hint="wait for it to finish; its result is then reused",
+            ) from error
+        yield
