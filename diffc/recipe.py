@@ -46,6 +46,9 @@ class ImportanceOptions(Options):
     batch: int = Field(default=8, ge=1)
 
 
+_COUNTED = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
+
+
 class PruneOptions(Options):
     """What to remove.
 
@@ -55,7 +58,7 @@ class PruneOptions(Options):
     widths: glob -> channels kept, whatever the allocation says.
     """
 
-    ratio: float = Field(default=0.5, gt=0, lt=1)
+    ratio: float = 0.5
     ratio_of: Literal["macs", "params", "channels", "latency"] = "macs"
     allocate: Literal["uniform", "global", "latency"] = "global"
     rounding: Literal["align", "paper"] = "align"
@@ -67,6 +70,11 @@ class PruneOptions(Options):
 
     @model_validator(mode="after")
     def _shares(self) -> PruneOptions:
+        if not 0 < self.ratio < 1:
+            raise ValueError(
+                f"ratio {self.ratio:g} is not between 0 and 1 (0.5 removes half of the "
+                f"{_COUNTED[self.ratio_of]})"
+            )
         for pattern, floor in self.floors.items():
             if not 0 <= floor <= 1:
                 raise ValueError(f"floors: {pattern}: {floor} is no share between 0 and 1")
@@ -189,13 +197,15 @@ def resolve(
     model: str = "",
     recipe: str | Path | None = None,
     flags: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe for a model of ``family``: defaults < family's recipe < ``recipe`` < ``flags``.
 
+    base: takes the family's place: the recipe that an output folder was made with.
     recipe: a shipped recipe's name or a YAML file. flags: nested like a recipe, None meaning unset.
     Raises RequestError naming the key (and the nearest known one) or the value that is wrong.
     """
-    layers = [_family_options(family, model)]
+    layers = [_family_options(family, model) if base is None else base]
     where = "the flags"
     if recipe is not None:
         options, where = _asked(recipe)
@@ -288,6 +298,8 @@ def _explained(kind: type[BaseModel], error: ValidationError, where: str) -> Req
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
         return RequestError(f"unknown key '{key}' in {where}", hint=hint)
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # diffc's own words, which name the value already
+        return RequestError(message)
     value = first.get("input")
     shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
     return RequestError(f"{key}: {message}{shown}" if key else message)

@@ -90,13 +90,13 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
     measure = MeasureOptions(
         batch=recipe.build.batch,
         threads=recipe.build.threads,
-        latency=LatencyOptions(min_runs=options.runs, min_seconds=options.seconds),
+        latency=LatencyOptions(rounds=options.runs, seconds=options.seconds),
         references={side: onnx_folder(out, side) / "reference.safetensors" for side in SIDES},
         loop=LoopOptions(steps=options.loop_steps),
     )
     loop = MeasureOptions(
         threads=recipe.build.threads,
-        latency=LatencyOptions(min_runs=options.loop_runs, min_seconds=0.0),
+        latency=LatencyOptions(rounds=options.loop_runs, seconds=0.0),
         loop=LoopOptions(steps=options.loop_steps),
     )
     environment = read_environment()

@@ -24,11 +24,18 @@ from diffc.models.source import PRUNING_FILE, read_json
 FORMAT = 1
 
 
-def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
-    """A denoiser of ``class_name`` on the meta device: shapes without memory."""
-    import diffusers
+def skeleton(
+    class_name: str, config: Mapping[str, Any], *, real_buffers: bool = False
+) -> nn.Module:
+    """A denoiser of ``class_name`` on the meta device: shapes without memory.
 
-    with torch.device("meta"):
+    real_buffers: compute buffers on the CPU. Position embeddings are buffers that no file holds.
+    """
+    import diffusers
+    from accelerate import init_empty_weights
+
+    empty = init_empty_weights(include_buffers=False) if real_buffers else torch.device("meta")
+    with empty:
         model: nn.Module = getattr(diffusers, class_name).from_config(dict(config))
     return model.eval()
 
@@ -88,9 +95,8 @@ def load_cut(
     state: dict[str, torch.Tensor] = {}
     for path in weights:
         state |= load_file(path)
-    model = shaped(
-        class_name, config, {name: value.shape for name, value in state.items()}, pruning
-    )
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    model = shaped(class_name, config, shapes, pruning, real_buffers=True)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
@@ -100,9 +106,11 @@ def shaped(
     config: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     pruning: Mapping[str, Any],
+    *,
+    real_buffers: bool = False,
 ) -> nn.Module:
-    """The cut denoiser on the meta device."""
-    model = skeleton(class_name, config)
+    """The cut denoiser on the meta device; real_buffers as in ``skeleton``."""
+    model = skeleton(class_name, config, real_buffers=real_buffers)
     for name, old in model.state_dict().items():
         if name in shapes and tuple(shapes[name]) != tuple(old.shape):
             replace_tensor(model, name, torch.empty(shapes[name], dtype=old.dtype, device="meta"))

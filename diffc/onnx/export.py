@@ -33,6 +33,8 @@ class Denoiser(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Inputs in the order of ``names``; the prediction (B, C, H, W)."""
+        for tensor in tensors[1:]:  # one batch, so that a mask can be repeated to the sample's
+            torch._check(tensor.shape[0] == tensors[0].shape[0])
         return self.family.call(self.model, dict(zip(self.names, tensors, strict=True)))
 
 

@@ -241,7 +241,7 @@ def _backward(subject: Subject, batch: Batch, *, accumulate: bool = False) -> fl
         subject.model.zero_grad(set_to_none=True)
     loss = _loss(subject, batch)
     loss.backward()  # type: ignore[no-untyped-call]
-    value = float(loss)
+    value = float(loss.detach())
     if not np.isfinite(value):
         raise InputError(
             f"the loss at t = {int(batch[2][0])} is {value}; importance needs finite gradients",

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
 
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
@@ -35,6 +36,8 @@ def traced_groups(
     inputs: one example batch, on the model's device (``meta`` included).
     fixed: names of layers whose output channels may not change (the output, attention's inner
         projections that a family handles itself).
+
+    Raises InputError where a layer passes channels on in a way that cannot be followed.
     """
     graph = _graph(model, inputs, call)
     names = {module: name for name, module in model.named_modules()}
@@ -111,7 +114,10 @@ def _positions(positions: list[int], roots: list[int], size: int, where: str) ->
     order = np.lexsort((positions, roots))
     counts = np.bincount(np.asarray(roots), minlength=size)
     if len(counts) != size or counts.min() != counts.max():
-        raise ValueError(f"{where}: channels of its group do not map to equal numbers of positions")
+        raise InputError(
+            f"diffc cannot follow the channels of '{where}'",
+            hint="the model has blocks of a kind that diffc does not know how to cut",
+        )
     return np.asarray(positions, dtype=np.int64)[order].reshape(size, -1)
 
 
@@ -125,7 +131,10 @@ def _slices(name: str, module: nn.Module, is_out: bool, index: NDArray[np.int64]
     if isinstance(module, nn.Embedding):
         return [Slice(f"{name}.weight", 1, Role.OUT, index)]
     if not isinstance(module, nn.Conv2d | nn.Linear):
-        raise ValueError(f"{name}: {type(module).__name__} cannot be cut")
+        raise InputError(
+            f"diffc cannot cut '{name}', a {type(module).__name__}",
+            hint="the model has layers of a kind that diffc does not know how to cut",
+        )
     if not is_out:
         return [Slice(f"{name}.weight", 1, Role.IN, index)]
     rows = [Slice(f"{name}.weight", 0, Role.OUT, index)]

@@ -27,7 +27,9 @@ class UNet2D:
             TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
             TensorSpec("timestep", (), "int64", kind="timestep"),
         ]
-        if config.get("num_class_embeds"):
+        if config.get("class_embed_type") == "timestep":
+            specs.append(TensorSpec("class_labels", ()))
+        elif config.get("num_class_embeds"):
             specs.append(TensorSpec("class_labels", (), "int64"))
         return specs
 

@@ -1,0 +1,37 @@
+# Two commands from a fresh clone:   make demo   and   make test
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    ?= diffc-out/demo
+
+.PHONY: demo test test-all lint types clean
+
+# The environment, remade when what it is made of changes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first and pinned, so that nothing else chooses a build of it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,rtx,openvino,dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/diffc compile demo --ratio 0.5 --out $(OUT) \
+	    --target ort-cpu --target trt-rtx --gpu sm86,sm89,sm120
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) diffc-out

@@ -1,0 +1,227 @@
+"""What serving adds to the engine: bench/results/serving.json.
+
+    python -m bench.serving [--engine FOLDER] [--triton FOLDER] [--threads 1]
+
+engine     one denoiser call at batch 1 in this process, median of interleaved runs
+pipeline   one image through the runtime in this process, over the engine's time x steps (<= 1.10)
+runtime    everything but the engine, per step, 32x32x3, batch 1 (< 0.2 ms)
+import     the runtime's import in a fresh interpreter (< 0.3 s)
+served     one image through a real Triton server at concurrency 1, 4, 16, where --triton names the
+           folder that scripts/triton_env.sh made; ``pipeline`` (in process) and ``pipeline_bls``
+
+Without --engine, a random UNet2DModel (32x32x3) is exported and built for ort-cpu. Engine and
+pipeline runs are interleaved, so that a change of the machine's speed meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from diffc.bundle import bundle, triton
+from diffc.bundle.served import served
+from diffc.events import drain
+from diffc.export.runtime import Pipeline, open_bundle
+from diffc.targets import machine, target
+from diffc.targets.base import BuildOptions
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", type=Path, help="an engine folder")
+    parser.add_argument("--triton", type=Path, help="scripts/triton_env.sh's folder")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serving.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        engine = options.engine or random_engine(folder, options.threads)
+        results = measure(engine, folder, options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+
+
+def random_engine(folder: Path, threads: int) -> Path:
+    """A random UNet, exported and built for ort-cpu, batches 1 to 4."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import torch
+    from diffusers import UNet2DModel
+    from onnx_folder import write_onnx_folder
+
+    torch.manual_seed(0)
+    model = UNet2DModel(
+        sample_size=32,
+        layers_per_block=1,
+        block_out_channels=(32, 64, 64),
+        norm_num_groups=8,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    ).eval()
+    source = write_onnx_folder(model, folder / "onnx")
+    options = BuildOptions(batch=(1, 4), one_profile=True, threads=threads)
+    drain(target("ort-cpu").build(source, options, folder / "engine"))
+    return folder / "engine"
+
+
+def measure(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
+    """Every figure."""
+    bundle(engine, folder / "bundle", server="none")
+    results = {
+        "environment": environment(options.threads),
+        "engine_parameters": json.loads((engine / "engine.json").read_text())["source"].get(
+            "parameters"
+        ),
+        "steps": options.steps,
+        "runtime_ms_per_step": runtime_cost(),
+        "import_seconds": import_seconds(folder / "bundle"),
+        **in_process(folder / "bundle", options),
+    }
+    if options.triton:
+        results["served"] = through_triton(engine, folder, options)
+    return results
+
+
+def environment(threads: int) -> dict:
+    """What the figures were taken on."""
+    return {
+        "cpu": machine.cpu_name(),
+        "cores": machine.cores(),
+        "threads": threads,
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "onnxruntime": machine.version("onnxruntime"),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def in_process(folder: Path, options: argparse.Namespace) -> dict:
+    """Engine and pipeline in turn; medians, and the median of the pairs' ratios."""
+    pipeline = open_bundle(folder, options.threads)
+    call, inputs = engine_call(folder, options.threads)
+    pipeline.generate(1, 3, 0)
+    pairs = []
+    for seed in range(options.repeats):
+        start = time.perf_counter()
+        for _ in range(options.steps):
+            call(inputs)
+        middle = time.perf_counter()
+        pipeline.generate(1, options.steps, seed)
+        pairs.append((middle - start, time.perf_counter() - middle))
+    engine, image = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {
+        "engine_ms": engine / options.steps * 1e3,
+        "pipeline_ms_per_image": image * 1e3,
+        "pipeline_over_engine": statistics.median(b / a for a, b in pairs),
+        "repeats": options.repeats,
+    }
+
+
+def engine_call(folder: Path, threads: int) -> tuple:
+    """The engine alone, and one row of inputs for it."""
+    pipeline = open_bundle(folder, threads)
+    rng = np.random.default_rng(0)
+    kinds = {
+        "sample": lambda spec: rng.standard_normal((1, *spec.shape)),
+        "timestep": lambda spec: np.full(1, 500),
+        "condition": lambda spec: np.zeros((1, *spec.shape)),
+    }
+    return pipeline.denoise, {
+        spec.name: kinds[spec.kind](spec).astype(spec.dtype) for spec in pipeline.inputs
+    }
+
+
+def runtime_cost(steps: int = 200) -> dict[str, float]:
+    """Milliseconds per step with an engine that does nothing, by sampler."""
+    output = np.zeros((1, 3, 32, 32), np.float32)
+    pipeline = Pipeline(lambda inputs: output, {}, (3, 32, 32))
+    found = {}
+    for name in ("ddpm", "ddim", "dpm++"):
+        times = []
+        for _ in range(15):
+            start = time.perf_counter()
+            pipeline.generate(1, steps, 0, name)
+            times.append((time.perf_counter() - start) / steps * 1e3)
+        found[name] = statistics.median(times)
+    return found
+
+
+def import_seconds(folder: Path) -> float:
+    """The median of five fresh interpreters."""
+    code = "import sys, time; sys.path.insert(0, sys.argv[1]); t = time.perf_counter();"
+    code += " import runtime; print(time.perf_counter() - t)"
+    command = [sys.executable, "-I", "-c", code, str(folder)]
+    return statistics.median(float(subprocess.check_output(command)) for _ in range(5))
+
+
+def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
+    """A real server: latency and throughput, and the overhead over the engine's own time."""
+    os.environ["DIFFC_TRITON_ENV"] = str(options.triton)
+    sys.path.insert(0, str(ROOT / "tests" / "bundle"))
+    import triton_server
+
+    bundle(engine, folder / "repo", server="triton")
+    native = triton_server.has_backend("onnxruntime")
+    if not native:
+        triton.stand_in(folder / "repo", "denoiser", engine)
+    limit_threads(folder / "repo", options.threads)
+    server = triton_server.Server(folder / "repo").start()
+    try:
+        url = f"127.0.0.1:{server.grpc}"
+        found = {
+            model: {
+                "latency_over_engine_at_1": over_engine(url, model, folder / "bundle", options),
+                **served(url, model, steps=options.steps),
+            }
+            for model in ("pipeline", "pipeline_bls")
+        }
+    finally:
+        server.stop()
+    return {**found, "denoiser": "onnxruntime backend" if native else "python stand-in"}
+
+
+def over_engine(url: str, model: str, folder: Path, options: argparse.Namespace) -> float:
+    """A request's latency at concurrency 1 over the engine's time x steps, in turn with it."""
+    import tritonclient.grpc as client
+
+    n, steps = (client.InferInput(name, [1], "INT32") for name in ("n", "steps"))
+    n.set_data_from_numpy(np.array([1], np.int32))
+    steps.set_data_from_numpy(np.array([options.steps], np.int32))
+    call, inputs = engine_call(folder, options.threads)
+    ratios = []
+    with client.InferenceServerClient(url) as channel:
+        channel.infer(model, [n, steps])
+        for _ in range(options.repeats):
+            start = time.perf_counter()
+            for _ in range(options.steps):
+                call(inputs)
+            middle = time.perf_counter()
+            channel.infer(model, [n, steps])
+            ratios.append((time.perf_counter() - middle) / (middle - start))
+    return statistics.median(ratios)
+
+
+def limit_threads(repository: Path, threads: int) -> None:
+    """The server's engines use as many threads as the engine measured beside them."""
+    parameter = f'parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}\n'
+    for path in repository.rglob("config.pbtxt"):
+        path.write_text(path.read_text() + parameter)
+
+
+if __name__ == "__main__":
+    main()

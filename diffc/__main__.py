@@ -1,0 +1,5 @@
+"""``python -m diffc``."""
+
+from diffc.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""Writing into a folder that may hold other people's files.
+
+bundle.json lists every file that diffc wrote, with its hash. A folder that is not empty is refused
+unless forced; forced, diffc replaces and removes only files that are as it wrote them. Everything
+is made beside the folder first, so that a failure leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffc
+from diffc.errors import RequestError
+from diffc.targets.onnx_file import sha256
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+
+
+def check_free(to: Path, force: bool) -> None:
+    """Raise RequestError when ``to`` is a file, or holds something and ``force`` is not given."""
+    if to.exists() and not to.is_dir():
+        raise RequestError(f"{to} is a file, not a folder")
+    if not force and to.is_dir() and any(to.iterdir()):
+        hint = "name a new folder, or --force to write into it; nothing else in it is touched"
+        raise RequestError(f"{to} is not empty", hint=hint)
+
+
+@contextmanager
+def staged(to: Path) -> Iterator[Path]:
+    """A temporary folder beside ``to``, removed at the end."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    try:
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def place(new: Path, to: Path, about: Mapping[str, Any]) -> list[str]:
+    """Move every file of ``new`` into ``to``, and return their names with the manifest's.
+
+    Files of an earlier bundle that this one has not are removed. Raises RequestError, with nothing
+    changed, when a file is in the way that diffc did not make or that was changed since.
+    """
+    hashes = {str(p.relative_to(new)): sha256(p) for p in sorted(new.rglob("*")) if p.is_file()}
+    earlier = _earlier(to)
+    _check_in_the_way(to, [*hashes, MANIFEST], earlier)
+    content = {"format": FORMAT, "made_by": f"diffc {diffc.__version__}", **about, "files": hashes}
+    (new / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
+    for name in [*hashes, MANIFEST]:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).replace(to / name)
+    _remove_stale(to, earlier, hashes)
+    return [*hashes, MANIFEST]
+
+
+def _earlier(to: Path) -> dict[str, str]:
+    """What the manifest in ``to`` lists; a manifest that is not diffc's lists nothing."""
+    try:
+        content = json.loads((to / MANIFEST).read_text())
+        files = content["files"]
+        made = str(content["made_by"]).startswith("diffc ") and content["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if not made or not isinstance(files, dict):
+        return {}
+    inside = {k: str(v) for k, v in files.items() if _is_inside(k)}
+    return {**inside, MANIFEST: sha256(to / MANIFEST)}
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _check_in_the_way(to: Path, names: list[str], earlier: Mapping[str, str]) -> None:
+    for name in names:
+        path = to / name
+        if path.is_symlink() or path.is_dir():
+            raise RequestError(f"{path} is in the way, and diffc did not make it: move it")
+        blocked = [p for p in path.parents if p != to and to in p.parents and p.is_file()]
+        if blocked:
+            raise RequestError(f"{blocked[0]} is in the way, and diffc did not make it: move it")
+        if path.exists() and earlier.get(name) != sha256(path):
+            changed = "was changed since diffc made it" if name in earlier else "is not diffc's"
+            raise RequestError(f"{path} is in the way and {changed}: move it, or name a new folder")
+
+
+def _remove_stale(to: Path, earlier: Mapping[str, str], hashes: Mapping[str, str]) -> None:
+    """Remove the earlier bundle's unchanged files that are not in this one, then empty folders."""
+    for name, written in earlier.items():
+        path = to / name
+        if name in hashes or name == MANIFEST or path.is_symlink() or not path.is_file():
+            continue
+        if sha256(path) == written:
+            path.unlink()
+            _remove_empty(path.parent, to)
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    while folder != top and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def copy_file(source: Path, to: Path) -> None:
+    """Copy one file, making the folders above it."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, to)
+
+
+def copy_package(source: Path, to: Path) -> None:
+    """Copy a package's Python files."""
+    for file in sorted(source.glob("*.py")):
+        copy_file(file, to / file.name)

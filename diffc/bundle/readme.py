@@ -1,0 +1,149 @@
+"""The README that goes into a bundle: what it holds, what it needs, how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diffc.bundle.triton_config import BACKENDS, ranges
+
+if TYPE_CHECKING:
+    from diffc.bundle.source import Source
+
+_NEEDS = {
+    "ort-cpu": "onnxruntime",
+    "ort-cuda": "onnxruntime-gpu",
+    "openvino": "openvino",
+    "trt": "tensorrt",
+    "trt-rtx": "tensorrt-rtx-cu13",
+}
+
+
+def plain(source: Source) -> str:
+    """README.md of a plain bundle."""
+    return f"""# {_title(source)}
+
+{_about(source)}
+
+## What is here
+- `engine/`: the denoiser's engine; `engine.json` says what it was built for
+- `runtime/`: a Python package that samples with it. It needs `numpy` and {_package(source)}
+- `pipeline.json`: the scheduler's config
+
+## Try it
+```bash
+pip install numpy {_package(source)}
+python -m runtime info
+python -m runtime generate --n 16 --steps 50 --seed 0 --out grid.png{_condition_flags(source)}
+```
+
+## Use it
+```python
+from pathlib import Path
+from runtime import open_bundle, to_uint8
+
+pipeline = open_bundle(Path("."))
+samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
+images = to_uint8(samples)  # (4, H, W, C)
+```
+
+An image is named by its seed and its index: `generate(1, ..., first=3)` makes the fourth image of
+`generate(4, ...)` again. Requests larger than the engine's largest batch are split.
+"""
+
+
+def triton(source: Source) -> str:
+    """README.md of a model repository."""
+    backend = BACKENDS.get(source.target)
+    native = f"`{backend.platform}`" if backend else "in Python, as Triton has no backend for it"
+    return f"""# {_title(source)}: a Triton model repository
+
+{_about(source)}
+
+## The models
+- `denoiser`: one step of the network, {native}
+- `pipeline`: the whole loop in one process; the server's Python needs `numpy` and
+  {_package(source)}. Quickest for one client
+- `pipeline_bls`: the loop asks `denoiser` for every step, so that the server can batch the steps
+  of different requests; the server's Python needs `numpy` alone
+
+Load only those that you want with `--model-control-mode=explicit --load-model=pipeline`
+(`pipeline_bls` needs `denoiser`, and `decoder` where there is one).
+
+## Run it
+```bash
+tritonserver --model-repository=$PWD
+```
+The server's Python is the one first on PATH, or the environment that a model's config names:
+`parameters: {{key: "EXECUTION_ENV_PATH", value: {{string_value: "/path/to/venv"}}}}`.
+
+A model that runs its engine in Python on a processor takes every core; to leave some to others, add
+`parameters: {{key: "threads", value: {{string_value: "4"}}}}` to its config.
+
+## Ask it
+```bash
+pip install "tritonclient[http]" numpy
+python client.py --url localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+```
+
+Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
+`steps` (INT32, 50), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, 1), `scheduler` (STRING).
+{_conditions(source)}
+Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
+without a decoder come as `samples` alone.
+
+`bundle.json` lists the files that diffc wrote here; a later `diffc bundle --force` replaces no
+other.
+"""
+
+
+def _title(source: Source) -> str:
+    return f"{source.info['source'].get('class_name', 'A diffusion model')} for {source.target}"
+
+
+def _about(source: Source) -> str:
+    info = source.info
+    batches = ", ".join(
+        f"{low}-{high}" if low != high else str(low) for low, _, high in ranges(info)
+    )
+    lines = [
+        f"- precision: {info['precision_found']}",
+        f"- batch sizes: {batches or 'any'}",
+        f"- built by: {_pairs(info['versions'])}",
+        f"- tied to: {_pairs({**info['device'], **_tied(info)}) or 'no machine'}",
+    ]
+    return "\n".join(lines)
+
+
+def _tied(info: Mapping[str, Any]) -> dict[str, str]:
+    return {k: info["versions"][k] for k in info["tied_to"] if k in info["versions"]}
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _package(source: Source) -> str:
+    return f"`{_NEEDS.get(source.target, source.target)}`".replace("`", "")
+
+
+def _condition_specs(source: Source) -> list[Mapping[str, Any]]:
+    return [item for item in source.info["inputs"] if item["kind"] == "condition"]
+
+
+def _conditions(source: Source) -> str:
+    lines = [
+        f"- `{item['name']}` ({item['dtype']}, shape {['N', *item['shape']]}, or one row for all),"
+        f" and `unconditional_{item['name']}` for guidance"
+        for item in _condition_specs(source)
+    ]
+    return "\n".join(["Conditions:", *lines]) if lines else "The model has no conditions."
+
+
+def _condition_flags(source: Source) -> str:
+    return "".join(f" --condition {item['name']}=0.npy" for item in _condition_specs(source))
+
+
+def _condition_arguments(source: Source) -> str:
+    names = ", ".join(f'"{item["name"]}": ...' for item in _condition_specs(source))
+    return f", conditions={{{names}}}" if names else ""

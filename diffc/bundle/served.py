@@ -1,0 +1,118 @@
+"""Latency and throughput through a running Triton server, as its clients see them.
+
+Each of C clients asks for one image, waits for it, and asks again. The latency is the client's own
+clock around the request; the throughput is what all of them got in the window. Percentiles as in
+perf_analyzer: the element at ``int(p / 100 * (n - 1) + 0.5)``, no interpolation.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffc.errors import UnavailableError
+
+
+def served(
+    url: str,
+    model: str = "pipeline",
+    *,
+    steps: int = 50,
+    conditions: Mapping[str, Any] | None = None,
+    concurrency: Sequence[int] = (1, 4, 16),
+    seconds: float = 10.0,
+    warm_up: int = 3,
+) -> dict[str, Any]:
+    """Measure ``model`` at ``url`` (gRPC, host:port), one image of ``steps`` steps a request.
+
+    Returns ``model``, ``steps``, ``client`` and ``levels``, one for each concurrency:
+    ``concurrency``, ``requests``, ``errors``, ``seconds``, ``throughput_per_s`` (images) and
+    ``latency_ms`` with ``p50``, ``p90``, ``p95``, ``p99``, ``mean``, ``n``.
+    Raises UnavailableError when the server cannot be asked.
+    """
+    client = _client()
+    inputs = _inputs(client, steps, conditions or {})
+    try:
+        with client.InferenceServerClient(url) as channel:
+            for _ in range(warm_up):
+                channel.infer(model, inputs)
+    except client.InferenceServerException as error:
+        raise UnavailableError(f"the server at {url} does not serve '{model}': {error}") from None
+    levels = [_level(client, url, model, inputs, count, seconds) for count in concurrency]
+    return {"model": model, "steps": steps, "client": "tritonclient grpc", "levels": levels}
+
+
+def _client() -> Any:
+    try:
+        import tritonclient.grpc
+    except ImportError as error:
+        hint = "pip install 'diffc[triton]'"
+        raise UnavailableError(
+            f"served figures need tritonclient[grpc] ({error})", hint=hint
+        ) from None
+    return tritonclient.grpc
+
+
+def _inputs(client: Any, steps: int, conditions: Mapping[str, Any]) -> list[Any]:
+    values = {
+        "n": np.array([1], np.int32),
+        "steps": np.array([steps], np.int32),
+        **{name: np.asarray(value) for name, value in conditions.items()},
+    }
+    made = []
+    for name, array in values.items():
+        tensor = client.InferInput(name, list(array.shape), client.np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        made.append(tensor)
+    return made
+
+
+def _level(
+    client: Any, url: str, model: str, inputs: list[Any], concurrency: int, seconds: float
+) -> dict[str, Any]:
+    """``concurrency`` clients for ``seconds``."""
+    latencies: list[list[float]] = [[] for _ in range(concurrency)]
+    errors = [0] * concurrency
+    start = time.perf_counter()
+    end = start + seconds
+
+    def work(index: int) -> None:
+        with client.InferenceServerClient(url) as channel:
+            while (asked := time.perf_counter()) < end:
+                try:
+                    channel.infer(model, inputs)
+                    latencies[index].append(time.perf_counter() - asked)
+                except client.InferenceServerException:
+                    errors[index] += 1
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(concurrency)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall = time.perf_counter() - start
+    every = sorted(second for one in latencies for second in one)
+    return {
+        "concurrency": concurrency,
+        "requests": len(every),
+        "errors": sum(errors),
+        "seconds": wall,
+        "throughput_per_s": len(every) / wall,
+        "latency_ms": _summary(every),
+    }
+
+
+def _summary(latencies: Sequence[float]) -> dict[str, float] | None:
+    """Percentiles in milliseconds of sorted seconds; None where no answer came."""
+    if not latencies:
+        return None
+    last = len(latencies) - 1
+    found: dict[str, float] = {
+        f"p{p}": latencies[int(p / 100 * last + 0.5)] * 1e3 for p in (50, 90, 95, 99)
+    }
+    mean = sum(latencies) / len(latencies) * 1e3
+    return {**found, "mean": mean, "n": len(latencies)}

@@ -1,0 +1,161 @@
+"""Which engines go into a bundle, and what the bundle says of them.
+
+engine.json in a bundle keeps what decides whether the engine fits a machine, and what the pipeline
+needs; of the machine that built it, it names only what the engine is tied to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffc.bundle.folder import copy_file
+from diffc.errors import InputError, RequestError, unknown
+from diffc.targets.engine import NAME, check_files, read_info
+
+SIDES = ("dense", "compressed")
+_SOURCE_KEYS = (
+    "class_name",
+    "inputs",
+    "output",
+    "precision",
+    "opset",
+    "sha256",
+    "prediction",
+    "scheduler",
+    "unconditional",
+    "scaling_factor",
+    "shift_factor",
+    "parameters",
+    "macs",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The engines of one model.
+
+    engine: its engine folder; info: that folder's engine.json, as the bundle has it.
+    plans: engine folders of the same model for other GPUs. decoder: the VAE decoder's, or None.
+    """
+
+    engine: Path
+    info: Mapping[str, Any]
+    plans: tuple[Path, ...] = ()
+    decoder: Path | None = None
+
+    @property
+    def target(self) -> str:
+        """The target that the engine was built for."""
+        return str(self.info["target"])
+
+    @property
+    def decoder_info(self) -> dict[str, Any] | None:
+        """The decoder's engine.json, as the bundle has it."""
+        return public_info(self.decoder) if self.decoder else None
+
+    def named(self) -> Iterator[tuple[str, Path]]:
+        """(folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
+        yield "engine", self.engine
+        yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.plans, 1))
+        if self.decoder:
+            yield "decoder", self.decoder
+
+    def settings(self) -> dict[str, Any]:
+        """pipeline.json's content."""
+        from diffc.export.runtime.schedulers import own_name
+
+        scheduler = self.info["source"]["scheduler"]
+        return {
+            "format": 1,
+            "scheduler": scheduler,
+            "sampler": own_name(scheduler),
+            "unconditional": self.info["source"].get("unconditional"),
+            "latent": self._latent(),
+        }
+
+    def _latent(self) -> dict[str, float] | None:
+        info = self.decoder_info
+        if info is None:
+            return None
+        scale, shift = info["source"].get("scaling_factor"), info["source"].get("shift_factor")
+        if scale is None:
+            raise InputError(f"{self.decoder}: its model.json gives no scaling_factor")
+        return {"scale": float(scale), "shift": float(shift or 0.0)}
+
+
+def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -> Source:
+    """The engines to bundle. Raises RequestError, InputError; see ``bundle``."""
+    engine = out if (out / NAME).is_file() else _in_output(out, target, side)
+    info = public_info(engine)
+    if target is not None and info["target"] != target:
+        raise RequestError(f"{engine} is an engine for '{info['target']}', not '{target}'")
+    if not info["source"].get("scheduler"):
+        hint = "export the model again, from a pipeline folder"
+        raise InputError(f"{engine}: its model came without a scheduler's config", hint=hint)
+    for plan in plans:
+        _check_same_model(info, public_info(plan), plan)
+    decoder = engine.parent / "decoder"
+    return Source(engine, info, tuple(plans), decoder if (decoder / NAME).is_file() else None)
+
+
+def _in_output(out: Path, target: str | None, side: str) -> Path:
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    engines = out / "engines"
+    built = sorted(p.name for p in engines.iterdir() if p.is_dir()) if engines.is_dir() else []
+    if not built:
+        hint = "`diffc build` makes engines, `diffc compile` the whole chain"
+        raise InputError(f"{out} holds no engines", hint=hint)
+    if target is None and len(built) > 1:
+        raise RequestError(f"{out} holds engines for {', '.join(built)}", hint="name one: --target")
+    chosen = target or built[0]
+    if chosen not in built:
+        raise unknown("target", chosen, built)
+    folder = engines / chosen / side
+    if not (folder / NAME).is_file():
+        there = [s for s in SIDES if (engines / chosen / s / NAME).is_file()]
+        hint = f"there is: {', '.join(there) or 'none'}"
+        raise InputError(f"{out} holds no {side} engine for '{chosen}'", hint=hint)
+    return folder
+
+
+def public_info(engine: Path) -> dict[str, Any]:
+    """engine.json without what it says of the machine that built it, files checked."""
+    info = read_info(engine)
+    check_files(engine, info)
+    content = json.loads(json.dumps(info.to_json()))
+    tied = set(info.tied_to)
+    content["device"] = {k: v for k, v in content["device"].items() if k in tied}
+    content["source"] = {k: v for k, v in content["source"].items() if k in _SOURCE_KEYS}
+    scheduler = content["source"].get("scheduler") or {}
+    content["source"]["scheduler"] = {
+        k: v
+        for k, v in scheduler.items()
+        if k != "_name_or_path" and not k.startswith("_diffusers")
+    }
+    return {**content, "threads": None, "details": {}}
+
+
+def _check_same_model(info: Mapping[str, Any], other: Mapping[str, Any], plan: Path) -> None:
+    for key in ("target", "inputs", "outputs", "precision_found"):
+        if info[key] != other[key]:
+            found = f"{key} {other[key]}, not {info[key]}"
+            raise InputError(f"{plan} is not an engine of the same model: {found}")
+
+
+def copy_engine(engine: Path, to: Path) -> None:
+    """Copy an engine folder's files, with the engine.json that a bundle has."""
+    info = public_info(engine)
+    for name in info["files"]:
+        copy_file(engine / name, to / name)
+    write_info(info, to)
+
+
+def write_info(info: Mapping[str, Any], to: Path) -> None:
+    """Write engine.json alone."""
+    to.mkdir(parents=True, exist_ok=True)
+    (to / NAME).write_text(json.dumps(info, indent=2) + "\n")

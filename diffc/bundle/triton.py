@@ -1,0 +1,133 @@
+"""``--server triton``: a model repository.
+
+    denoiser/      the engine under its own backend (onnxruntime, tensorrt), else in Python
+    decoder/       the VAE decoder of a latent model, likewise
+    pipeline/      the whole loop in one process
+    pipeline_bls/  the loop that asks the denoiser model for every step
+
+Every model's folder is whole in itself, as servers copy models one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffc.bundle import readme, triton_check
+from diffc.bundle import triton_config as configs
+from diffc.bundle.folder import copy_file, copy_package
+from diffc.bundle.plain import EXPORT
+from diffc.bundle.source import Source, copy_engine, public_info, write_info
+from diffc.errors import CheckFailed
+
+VERSION = "1"
+
+
+def write(source: Source, to: Path) -> tuple[str, ...]:
+    """Write the repository into ``to`` and return its models' names."""
+    configs.message()  # without the protobuf message nothing is begun
+    models = ["denoiser", *(["decoder"] if source.decoder else []), "pipeline", "pipeline_bls"]
+    _write_engine_model(to / "denoiser", source.info, [source.engine, *source.plans])
+    info = source.decoder_info
+    if source.decoder and info:
+        _write_engine_model(to / "decoder", info, [source.decoder])
+    _write_pipeline(source, to / "pipeline")
+    _write_bls(source, to / "pipeline_bls")
+    (to / "README.md").write_text(readme.triton(source))
+    copy_file(EXPORT / "triton" / "client.py", to / "client.py")
+    problems = triton_check.problems(to)
+    if problems:
+        raise CheckFailed(f"the model repository is not valid: {problems[0]}")
+    return tuple(models)
+
+
+def _write_engine_model(
+    folder: Path, info: Mapping[str, Any], engines: list[Path], native: bool = True
+) -> None:
+    """A model that runs an engine: under its own backend where Triton has one."""
+    backend = configs.BACKENDS.get(info["target"]) if native else None
+    files = {} if backend is None else _copy_native(folder / VERSION, engines, backend)
+    if backend is None:
+        _copy_python(folder / VERSION, "engine")
+        for i, engine in enumerate(engines):
+            copy_engine(engine, folder / VERSION / (f"engine-{i}" if i else "engine"))
+    config = configs.engine_model(folder.name, info, native=backend is not None, plans=files)
+    _write_config(folder, config)
+
+
+def _copy_native(to: Path, engines: list[Path], backend: configs.Backend) -> dict[str, str]:
+    """The engine's files under the backend's names; compute capability -> file of each plan."""
+    plans = {}
+    for i, engine in enumerate(engines):
+        info = public_info(engine)
+        capability = info["device"].get("compute_capability")
+        suffix = f"_sm{capability.replace('.', '')}" if i and capability else ""
+        name = f"{Path(backend.file).stem}{suffix}{Path(backend.file).suffix}"
+        if capability:
+            plans[capability] = name
+        for file in info["files"]:
+            main = Path(file).suffix in (".onnx", ".plan", ".engine")
+            copy_file(engine / file, to / (name if main else file))
+    return plans
+
+
+def _copy_python(to: Path, template: str) -> None:
+    """A python model: its model.py, what it shares with the others, and the runtime."""
+    copy_file(EXPORT / "triton" / f"{template}.py", to / "model.py")
+    copy_file(EXPORT / "triton" / "serving.py", to / "serving.py")
+    copy_package(EXPORT / "runtime", to / "runtime")
+
+
+def _write_pipeline(source: Source, folder: Path) -> None:
+    version = folder / VERSION
+    _copy_python(version, "pipeline")
+    for name, engine in source.named():
+        copy_engine(engine, version / name)
+    _write_json(version / "pipeline.json", source.settings())
+    _write_config(folder, configs.pipeline_model(folder.name, source, instances=1))
+
+
+def _write_bls(source: Source, folder: Path) -> None:
+    version = folder / VERSION
+    _copy_python(version, "bls")
+    write_info(source.info, version / "engine")
+    _write_json(version / "pipeline.json", {**source.settings(), **_models(source)})
+    instances = configs.bls_instances(source.info)
+    _write_config(folder, configs.pipeline_model(folder.name, source, instances))
+
+
+def _models(source: Source) -> dict[str, Any]:
+    """How the BLS model asks the others."""
+    models = {"denoiser": {"batched": configs.max_batch(source.info) > 0}}
+    decoder = source.decoder_info
+    if decoder is None:
+        return {"models": models}
+    models["decoder"] = {"batched": configs.max_batch(decoder) > 0}
+    ask = {
+        "input": decoder["inputs"][0]["name"],
+        "output": decoder["outputs"][0]["name"],
+        "most": max(configs.largest(decoder), 1),
+    }
+    return {"models": models, "decoder": ask}
+
+
+def _write_config(folder: Path, config: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(configs.to_text(config))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def stand_in(repository: Path, name: str, engine: Path) -> None:
+    """Replace the model ``name`` by one that runs ``engine`` in the python backend.
+
+    The same inputs, outputs and batching, for a server whose build lacks the engine's backend.
+    """
+    folder = repository / name
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    _write_engine_model(folder, public_info(engine), [engine], native=False)

@@ -1,0 +1,223 @@
+"""config.pbtxt, written from Triton's own protobuf message.
+
+Shapes leave the batch out where the server batches (``max_batch_size`` above 0). An input of shape
+(batch,) is declared ``dims: [1] reshape: {}``: Triton has no input without dimensions, so clients
+send (batch, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diffc.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from diffc.bundle.source import Source
+
+QUEUE_DELAY_US = 100
+"""How long a request may wait for others to share a batch with; well under a denoiser's step."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A server's own backend. any_batch: whether a file serves every batch up to the largest."""
+
+    platform: str
+    file: str
+    gpu: bool
+    any_batch: bool
+
+
+BACKENDS = {
+    "ort-cpu": Backend("onnxruntime_onnx", "model.onnx", gpu=False, any_batch=True),
+    "ort-cuda": Backend("onnxruntime_onnx", "model.onnx", gpu=True, any_batch=True),
+    "trt": Backend("tensorrt_plan", "model.plan", gpu=True, any_batch=False),
+}
+_GPU_TARGETS = ("ort-cuda", "trt", "trt-rtx")
+
+
+def message() -> Any:
+    """The module that holds Triton's ModelConfig. Raises UnavailableError when it is missing."""
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        hint = "pip install 'diffc[triton]'"
+        raise UnavailableError(
+            f"a Triton model repository needs tritonclient[grpc] ({error})", hint=hint
+        ) from None
+    return model_config_pb2
+
+
+def to_text(config: Any) -> str:
+    """A ModelConfig as config.pbtxt holds it."""
+    from google.protobuf import text_format
+
+    return str(text_format.MessageToString(config))
+
+
+def ranges(info: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """(min, opt, max) batch of each profile, smallest first."""
+    items = (next(iter(profile.values())) for profile in info["profiles"])
+    return sorted((r["min"][0], r["opt"][0], r["max"][0]) for r in items)
+
+
+def largest(info: Mapping[str, Any]) -> int:
+    """The largest batch that the engine serves; 0 when it sets no limit."""
+    return max((high for _, _, high in ranges(info)), default=0)
+
+
+def max_batch(info: Mapping[str, Any]) -> int:
+    """``max_batch_size``: 0 where the server must not batch, as some sizes are not served.
+
+    A TensorRT engine with one static profile per batch serves 1, 4 and 8, say, but not 3.
+    """
+    backend = BACKENDS.get(info["target"])
+    most = largest(info)
+    if backend is not None and backend.any_batch:
+        return most or 64
+    served = {size for low, _, high in ranges(info) for size in range(low, high + 1)}
+    return most if served == set(range(1, most + 1)) else 0
+
+
+def engine_model(
+    name: str, info: Mapping[str, Any], *, native: bool, plans: Mapping[str, str]
+) -> Any:
+    """The config of a model that runs an engine. plans: compute capability -> file."""
+    pb = message()
+    backend = BACKENDS.get(info["target"])
+    most = max_batch(info)
+    config = pb.ModelConfig(name=name, max_batch_size=most)
+    if native and backend is not None:
+        config.platform = backend.platform
+        config.default_model_filename = backend.file
+    else:
+        config.backend = "python"
+    if len(plans) > 1:
+        config.cc_model_filenames.update(plans)
+    for item in info["inputs"]:
+        config.input.append(_tensor(pb.ModelInput, item, most))
+    for item in info["outputs"]:
+        config.output.append(_tensor(pb.ModelOutput, item, most))
+    config.instance_group.append(_instances(info["target"], 1, native))
+    _batch_dynamically(config, info)
+    _warm_up(config, info)
+    if native and backend is not None and backend.platform == "tensorrt_plan":
+        _capture_graphs(config, info)
+    return config
+
+
+def _tensor(kind: Any, item: Mapping[str, Any], most: int) -> Any:
+    """An input or output. Without server batching, the batch is the first of its dimensions."""
+    pb = message()
+    dims = list(item["shape"])
+    tensor = kind(name=item["name"], data_type=_data_type(item["dtype"]))
+    if most == 0:
+        tensor.dims.extend([-1, *dims])
+    elif dims:
+        tensor.dims.extend(dims)
+    else:
+        tensor.dims.append(1)
+        tensor.reshape.CopyFrom(pb.ModelTensorReshape())
+    return tensor
+
+
+def _data_type(dtype: str) -> int:
+    pb = message()
+    names = {"float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64"}
+    return int(pb.DataType.Value(names.get(dtype, f"TYPE_{dtype.upper()}")))
+
+
+def _instances(target: str, count: int, native: bool) -> Any:
+    pb = message()
+    gpu = native and target in _GPU_TARGETS
+    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+    return pb.ModelInstanceGroup(count=count, kind=kind)
+
+
+def _batch_dynamically(config: Any, info: Mapping[str, Any]) -> None:
+    """Requests of several clients in one batch, best in the sizes the engine was tuned for."""
+    if config.max_batch_size < 2:
+        return
+    sizes = sorted({opt for _, opt, _ in ranges(info) if opt > 1} | {config.max_batch_size})
+    config.dynamic_batching.preferred_batch_size.extend(sizes)
+    config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
+
+
+def _warm_up(config: Any, info: Mapping[str, Any]) -> None:
+    """Zeros at every batch size that the engine was tuned for."""
+    pb = message()
+    sizes = sorted({opt for _, opt, _ in ranges(info)}) or [1]
+    for size in sizes:
+        sample = pb.ModelWarmup(
+            name=f"batch_{size}", batch_size=size if config.max_batch_size else 0
+        )
+        for tensor in config.input:
+            entry = sample.inputs[tensor.name]
+            entry.data_type, entry.zero_data = tensor.data_type, True
+            entry.dims.extend(size if dim == -1 else dim for dim in tensor.dims)
+        config.model_warmup.append(sample)
+
+
+def _capture_graphs(config: Any, info: Mapping[str, Any]) -> None:
+    """CUDA graphs for the exact shapes that the engine was tuned for."""
+    cuda = config.optimization.cuda
+    cuda.graphs, cuda.output_copy_stream = True, True
+    for _, size, _ in ranges(info):
+        spec = cuda.graph_spec.add(batch_size=size if config.max_batch_size else 0)
+        for tensor in config.input:
+            spec.input[tensor.name].dim.extend(size if d == -1 else d for d in tensor.dims)
+
+
+# The pipeline models ------------------------------------------------------------------------------
+
+
+def bls_instances(info: Mapping[str, Any]) -> int:
+    """As many loops at once as one batch of the denoiser can hold, from 2 to 8."""
+    return min(max(largest(info), 2), 8)
+
+
+def pipeline_model(name: str, source: Source, instances: int) -> Any:
+    """The config of a model that makes images; a request may leave out all but the conditions."""
+    pb = message()
+    config = pb.ModelConfig(name=name, backend="python")
+    for field, kind in _REQUEST.items():
+        config.input.add(name=field, data_type=kind, dims=[1], optional=True)
+    for item in source.info["inputs"]:
+        if item["kind"] == "condition":
+            kind, dims = _data_type(item["dtype"]), [-1, *item["shape"]]
+            config.input.add(name=item["name"], data_type=kind, dims=dims)
+            none = f"unconditional_{item['name']}"
+            config.input.add(name=none, data_type=kind, dims=dims, optional=True)
+    channels, height, width = sample_shape(source)
+    if channels in (1, 3):
+        dims = [-1, height, width, channels]
+        config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=dims)
+    dims = [-1, channels, height, width]
+    config.output.add(name="samples", data_type=pb.TYPE_FP32, dims=dims)
+    config.instance_group.append(_instances(source.target, instances, native=False))
+    return config
+
+
+_INT32, _INT64, _FP32, _STRING = 8, 9, 11, 13
+"""DataType's numbers for TYPE_INT32, TYPE_INT64, TYPE_FP32 and TYPE_STRING."""
+_REQUEST = {
+    "seed": _INT64,
+    "steps": _INT32,
+    "n": _INT32,
+    "first": _INT64,
+    "guidance": _FP32,
+    "scheduler": _STRING,
+}
+
+
+def sample_shape(source: Source) -> tuple[int, int, int]:
+    """(C, H, W) of what the pipeline gives: the decoder's output, else the sample's."""
+    decoder = source.decoder_info
+    if decoder is not None:
+        channels, height, width = decoder["outputs"][0]["shape"]
+    else:
+        sample = next(i for i in source.info["inputs"] if i["kind"] == "sample")
+        channels, height, width = sample["shape"]
+    return int(channels), int(height), int(width)

@@ -1,0 +1,134 @@
+"""diffc compile: the whole chain."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffc.cli import options as o
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from diffc.models.source import Source
+    from diffc.recipe import Recipe
+
+
+def compile_(
+    model: o.Model,
+    ratio: o.Ratio = None,
+    target: o.Target = None,
+    precision: o.Precision = None,
+    batch: o.Batch = None,
+    gpu: o.Gpu = None,
+    data: o.Data = None,
+    steps: o.Steps = None,
+    out: o.Out = None,
+    recipe: o.RecipeName = None,
+    seed: o.Seed = None,
+    ratio_of: o.RatioOf = None,
+    allocate: o.Allocate = None,
+    rounding: o.Rounding = None,
+    importance: o.ImportanceMethod = None,
+    threshold: o.Threshold = None,
+    fit: o.Fit = None,
+    threads: o.Threads = None,
+    family: o.FamilyName = None,
+    allow_pickle: o.AllowPickle = False,
+    no_build: Annotated[
+        bool, typer.Option("--no-build", help="Stop before the engines: build them elsewhere.")
+    ] = False,
+    fresh: o.Fresh = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Prune, distil, export, build engines and measure, in one go.
+
+    \b
+      diffc compile demo --ratio 0.5
+      diffc compile ./my-ddpm --ratio 0.3 --data ./images --target ort-cpu --target openvino
+      diffc compile demo --ratio 0.5 --target trt-rtx --gpu sm86,sm89,sm120
+      diffc compile demo --recipe unet2d --steps 0 --no-build --out OUT
+
+    The same command again reuses whatever is done; killed at any moment, it goes on from there.
+    """
+    flags = o.recipe_flags(
+        ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
+        importance=importance, threshold=threshold, target=target, precision=precision,
+        batch=batch, gpu=gpu, threads=threads, data=data, fit=fit, steps=steps, seed=seed,
+    )  # fmt: skip
+    stop = "export" if no_build else "bench"
+    run_chain(
+        model, flags, stop, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle,
+        fresh=fresh, json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+def run_chain(
+    model: str,
+    flags: dict[str, Any],
+    stop: str,
+    *,
+    out: Path | None = None,
+    recipe: str | None = None,
+    family: str | None = None,
+    allow_pickle: bool = False,
+    fresh: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Run the chain for a model or an output folder up to ``stop``, and show the report."""
+    from diffc.chain.run import ParityFailed, Request, run
+    from diffc.cli.show import follow, show_report
+
+    source, chosen, folder = asked(
+        model, flags, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle
+    )
+    request = Request(source, chosen, folder, stop, fresh=fresh, command=command_line())
+    try:
+        report = follow(run(request), quiet=quiet or json)
+    except ParityFailed as failed:
+        show_report(failed.report, json=json, quiet=quiet)
+        raise
+    show_report(report, json=json, quiet=quiet)
+    if not (json or quiet):
+        print(f"\n{folder}/report.md, {folder}/samples/grid.png", file=sys.stderr)
+
+
+def asked(
+    model: str,
+    flags: dict[str, Any],
+    *,
+    out: Path | None = None,
+    recipe: str | None = None,
+    family: str | None = None,
+    allow_pickle: bool = False,
+    need_weights: bool = True,
+) -> tuple[Source, Recipe, Path]:
+    """The source, the recipe and the output folder that a command line means.
+
+    An output folder in MODEL's place stands for the model it was made from, with its recipe.
+    """
+    from pathlib import Path
+
+    from diffc.chain.output import default_out, is_output, read_lock
+    from diffc.chain.run import source_of
+    from diffc.models.source import find
+    from diffc.recipe import resolve
+
+    folder = Path(model)
+    if out is None and is_output(folder):
+        source = source_of(folder, allow_pickle)
+        held = read_lock(folder)["recipe"]
+        return source, resolve(family="", recipe=recipe, flags=flags, base=held), folder
+    source = find(model, need_weights=need_weights, allow_pickle=allow_pickle, family=family)
+    chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)
+    return source, chosen, out or default_out(model, chosen.prune.ratio)
+
+
+def command_line() -> str:
+    """This command, as it can be typed again."""
+    return shlex.join(["diffc", *sys.argv[1:]])

@@ -1,0 +1,202 @@
+"""diffc inspect and diffc plan: what can be cut, and what would be; a config.json is enough."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diffc.cli import options as o
+from diffc.cli.compile import asked, run_chain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from diffc.models.source import Source
+    from diffc.prune.plan import Plan
+    from diffc.recipe import Recipe
+
+
+def plan_(
+    model: o.ModelOrOut,
+    ratio: o.Ratio = None,
+    ratio_of: o.RatioOf = None,
+    allocate: o.Allocate = None,
+    rounding: o.Rounding = None,
+    importance: o.ImportanceMethod = None,
+    threshold: o.Threshold = None,
+    data: o.Data = None,
+    target: o.Target = None,
+    precision: o.Precision = None,
+    recipe: o.RecipeName = None,
+    family: o.FamilyName = None,
+    seed: o.Seed = None,
+    out: o.Out = None,
+    fresh: o.Fresh = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show widths, MACs and parameters before and after, without cutting anything.
+
+    With --out, importance is measured and OUT/plan.json written; otherwise the plan is made from
+    the config alone (uniform widths: nothing is ranked), on the meta device.
+
+    \b
+      diffc plan ./sdxl/unet --ratio 0.5
+      diffc plan demo --ratio 0.5 --out OUT
+      diffc plan ./ddpm-cifar10 --ratio-of channels --ratio 0.3 --rounding paper
+    """
+    flags = o.recipe_flags(
+        ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
+        importance=importance, threshold=threshold, data=data, target=target,
+        precision=precision, seed=seed,
+    )  # fmt: skip
+    if out is not None:
+        run_chain(
+            model, flags, "plan", out=out, recipe=recipe, family=family, fresh=fresh,
+            json=json, quiet=quiet,
+        )  # fmt: skip
+        return
+    source, chosen, folder = asked(model, flags, recipe=recipe, family=family, need_weights=False)
+    _show_plan(source, _plan(source, chosen, folder), json=json, quiet=quiet)
+
+
+def inspect_(
+    model: o.ModelOrOut,
+    family: o.FamilyName = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show what can be cut: every group of channels, what it costs, how important it is.
+
+    Importance is shown for an output folder in which it was measured.
+
+    \b
+      diffc inspect demo
+      diffc inspect ./sdxl/unet --json
+      diffc inspect OUT
+    """
+    from diffc.prune.planning import cost_of
+
+    source, chosen, folder = asked(model, {}, family=family, need_weights=False)
+    costs = cost_of(source, chosen.export.resolution)
+    rows = _group_rows(costs, _scores(folder))
+    total = costs.cost(costs.dense)
+    if json:
+        from diffc.cli.show import print_json
+
+        print_json(
+            {
+                "model": {"name": source.name, "class_name": source.class_name, **vars(total)},
+                "groups": rows,
+            }
+        )
+    elif not quiet:
+        _show_groups(source, rows, total)
+
+
+def _plan(source: Source, recipe: Recipe, folder: Path) -> Plan:
+    from diffc.chain.front import alignment
+    from diffc.prune.planning import make_plan
+
+    scores = _scores(folder)
+    return make_plan(source, recipe, scores, {}, alignment(recipe))
+
+
+def _scores(folder: Path) -> dict[str, Any] | None:
+    from diffc.chain.front import SCORES
+    from diffc.stages import STATE
+
+    path = folder / STATE / SCORES
+    if not path.exists():
+        return None
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _group_rows(costs: Any, scores: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Each group: its channels, what removing one saves, and its share of all importance."""
+    total = sum(float(score.sum()) for score in scores.values()) if scores else 0.0
+    rows = []
+    for i, group in enumerate(costs.groups):
+        fewer = costs.dense.copy()
+        fewer[i] -= group.blocks
+        saved = (costs.macs(costs.dense) - costs.macs(fewer)) / group.blocks
+        rows.append(
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "channels": group.size,
+                "blocks": group.blocks,
+                "macs_per_channel": saved,
+                "importance": float(scores[group.name].sum()) / total if scores and total else None,
+            }
+        )
+    return rows
+
+
+def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None:
+    from rich.table import Table
+
+    from diffc.cli.show import console
+    from diffc.report.units import count
+
+    table = Table(box=None, pad_edge=False, width=80)
+    table.add_column("group", ratio=1, overflow="fold")
+    for heading in ("kind", "channels", "in blocks", "MACs each", "importance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        importance = "-" if row["importance"] is None else f"{row['importance']:.2%}"
+        table.add_row(
+            row["name"], row["kind"], str(row["channels"]), str(row["blocks"]),
+            count(row["macs_per_channel"]), importance,
+        )  # fmt: skip
+    screen = console()
+    screen.print(table)
+    screen.print(
+        f"\n{source.name} ({source.class_name}): {count(total.params)} parameters, "
+        f"{count(total.macs)} MACs, {len(rows)} groups"
+    )
+
+
+def _show_plan(source: Source, plan: Plan, *, json: bool, quiet: bool) -> None:
+    from dataclasses import asdict
+
+    if json:
+        from diffc.cli.show import print_json
+
+        groups = [{k: v for k, v in asdict(g).items() if k != "keep"} for g in plan.groups]
+        print_json(
+            {
+                "model": asdict(plan.dense),
+                "compressed": asdict(plan.compressed),
+                "groups": groups,
+                "why": dict(plan.why),
+            }
+        )
+    elif not quiet:
+        _print_plan(source, plan)
+
+
+def _print_plan(source: Source, plan: Plan) -> None:
+    from rich.table import Table
+
+    from diffc.cli.show import console
+    from diffc.report.units import change, count
+
+    table = Table(box=None, pad_edge=False, width=80)
+    table.add_column("group", ratio=1, overflow="fold")
+    for heading in ("kind", "dense", "kept", "step"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group in plan.groups:
+        table.add_row(group.name, group.kind, str(group.size), str(group.kept), str(group.step))
+    screen = console()
+    screen.print(table)
+    for what, before, after in (
+        ("MACs", plan.dense.macs, plan.compressed.macs),
+        ("parameters", plan.dense.params, plan.compressed.params),
+    ):
+        screen.print(
+            f"{source.name}: {what} {count(before)} -> {count(after)} ({change(before, after)})"
+        )
+    if plan.why.get("importance") is None:
+        screen.print("[dim]widths alone: nothing was ranked (--out OUT measures importance)[/dim]")

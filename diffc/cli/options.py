@@ -1,0 +1,143 @@
+"""The flags that keep their name everywhere, and how they become a recipe's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffc.errors import RequestError
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A diffusers folder, a hub id, or 'demo'.")
+]
+ModelOrOut = Annotated[
+    str, typer.Argument(metavar="MODEL|OUT", help="A model, or an output folder to go on from.")
+]
+OutFolder = Annotated[
+    Path, typer.Argument(metavar="OUT", help="An output folder of diffc compile.")
+]
+Ratio = Annotated[
+    float | None, typer.Option("--ratio", help="Share to remove, between 0 and 1.  [0.5]")
+]
+RatioOf = Annotated[
+    str | None,
+    typer.Option("--ratio-of", help="Share of what: macs, params, channels.  [macs]"),
+]
+Allocate = Annotated[
+    str | None,
+    typer.Option("--allocate", help="Where it is removed: uniform, global.  [global]"),
+]
+Rounding = Annotated[
+    str | None,
+    typer.Option(
+        "--rounding", help="align: widths the target likes; paper: as published.  [align]"
+    ),
+]
+ImportanceMethod = Annotated[
+    str | None,
+    typer.Option(
+        "--importance", help="diff-pruning, reference, taylor, magnitude, random.  [diff-pruning]"
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="T: timesteps with L_t/L_max above it count.  [0.05]"),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="ort-cpu, ort-cuda, openvino, trt, trt-rtx; repeatable."),
+]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8, fp8.  [fp32]")
+]
+Batch = Annotated[
+    str | None, typer.Option("--batch", help="Batch sizes to build and measure: 1,4,8.  [1]")
+]
+Gpu = Annotated[
+    str | None,
+    typer.Option("--gpu", help="Compute capabilities built ahead of time: sm86,sm89,sm120."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads of the engines.  [all cores]")
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="An image folder, an .npz, or 'synthetic'.  [synthetic]"),
+]
+Fit = Annotated[
+    str | None, typer.Option("--fit", help="Images of another size: skip, resize.  [skip]")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Distillation steps; 0 for none.")]
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", help="A shipped recipe's name, or a YAML file.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.  [0]")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Output folder.  [diffc-out/NAME-RATIO]")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore what is cached.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Accept .bin weights from an origin you trust.")
+]
+FamilyName = Annotated[
+    str | None, typer.Option("--family", help="Treat the denoiser as this diffusers class.")
+]
+
+
+def numbers(flag: str, text: str | None) -> list[int] | None:
+    """'1,4,8' -> [1, 4, 8]; None stays None. Raises RequestError naming the flag."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(f"{flag} {text}: not a list of whole numbers such as 1,4,8") from None
+
+
+def words(text: str | None) -> list[str] | None:
+    """'sm86,sm89' -> ['sm86', 'sm89']; None stays None."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def recipe_flags(
+    *,
+    ratio: float | None = None,
+    ratio_of: str | None = None,
+    allocate: str | None = None,
+    rounding: str | None = None,
+    importance: str | None = None,
+    threshold: float | None = None,
+    target: list[str] | None = None,
+    precision: str | None = None,
+    batch: str | None = None,
+    gpu: str | None = None,
+    threads: int | None = None,
+    data: str | None = None,
+    fit: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Flags as a nested mapping like a recipe's; what was not given is None."""
+    return {
+        "prune": {
+            "ratio": ratio,
+            "ratio_of": ratio_of,
+            "allocate": allocate,
+            "rounding": rounding,
+            "importance": {"method": importance, "threshold": threshold},
+        },
+        "data": {"source": data, "fit": fit},
+        "distill": {"steps": steps},
+        "build": {
+            "target": target or None,
+            "precision": precision,
+            "batch": numbers("--batch", batch),
+            "gpu": words(gpu),
+            "threads": threads,
+        },
+        "seed": seed,
+    }

@@ -1,0 +1,115 @@
+"""How a run looks: progress on stderr while it goes, tables after, or one JSON object on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from diffc.report.model import Report
+    from diffc.stages import StageEvent
+
+T = TypeVar("T")
+
+
+def console() -> Console:
+    """People's output goes to stderr; stdout is for --json alone."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
+    """Run ``work`` to its end, showing each stage; returns its result."""
+    if quiet:
+        return _finish(work)
+    screen = console()
+    if not screen.is_terminal:
+        return _follow_plainly(work, screen)
+    with _progress(screen) as progress:
+        task = None
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            task = _shown(event, progress, task)
+
+
+def show_report(report: Report, *, json: bool, quiet: bool) -> None:
+    """The report on stdout as JSON, or as tables on stderr."""
+    if json:
+        sys.stdout.write(report.model_dump_json(indent=1) + "\n")
+    elif not quiet:
+        from diffc.report.terminal import show
+
+        show(report, console())
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    import json
+
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _finish(work: Generator[StageEvent, None, T]) -> T:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
+    """One line per stage, for logs."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if event.done is not None:
+            screen.print(_line(event))
+
+
+def _progress(screen: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=16),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=screen,
+        transient=True,
+    )
+
+
+def _shown(event: StageEvent, progress: Progress, task: Any) -> Any:
+    if event.kind == "started":
+        return progress.add_task(event.stage, total=None, note="")
+    if event.progress is not None:
+        step = event.progress
+        values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
+        note = "  ".join(part for part in (step.note, values) if part)
+        progress.update(task, completed=step.done, total=step.total, note=note[:36])
+        return task
+    progress.remove_task(task)
+    progress.console.print(_line(event))
+    return None
+
+
+def _line(event: StageEvent) -> str:
+    from diffc.report.units import seconds
+
+    assert event.done is not None
+    if event.kind == "reused":
+        return f"  [dim]{event.stage:<18} reused[/dim]"
+    return f"  {event.stage:<18} {seconds(event.done.seconds):>12}"

@@ -1,0 +1,147 @@
+"""The stage verbs: each goes on from the folder that the one before it left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffc.cli import options as o
+from diffc.cli.compile import command_line, run_chain
+
+
+def prune_(
+    model: o.ModelOrOut,
+    ratio: o.Ratio = None,
+    ratio_of: o.RatioOf = None,
+    allocate: o.Allocate = None,
+    rounding: o.Rounding = None,
+    importance: o.ImportanceMethod = None,
+    threshold: o.Threshold = None,
+    data: o.Data = None,
+    fit: o.Fit = None,
+    out: o.Out = None,
+    recipe: o.RecipeName = None,
+    seed: o.Seed = None,
+    allow_pickle: o.AllowPickle = False,
+    fresh: o.Fresh = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Cut the model: OUT/plan.json and OUT/pruned.
+
+    \b
+      diffc prune demo --ratio 0.3 --out OUT
+      diffc prune OUT --ratio 0.5
+    """
+    flags = o.recipe_flags(
+        ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
+        importance=importance, threshold=threshold, data=data, fit=fit, seed=seed,
+    )  # fmt: skip
+    run_chain(
+        model, flags, "prune", out=out, recipe=recipe, allow_pickle=allow_pickle, fresh=fresh,
+        json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+def distill_(
+    out: o.OutFolder, steps: o.Steps = None, fresh: o.Fresh = False, json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Distil the cut model from the dense one: OUT/model, and samples of both.
+
+    \b
+      diffc distill OUT --steps 2000
+    """
+    run_chain(
+        _output(out), o.recipe_flags(steps=steps), "distill", fresh=fresh, json=json, quiet=quiet
+    )
+
+
+def export_(
+    out: o.OutFolder, fresh: o.Fresh = False, json: o.Json = False, quiet: o.Quiet = False
+) -> None:
+    """Export both models to ONNX: OUT/onnx.
+
+    \b
+      diffc export OUT
+    """
+    run_chain(_output(out), o.recipe_flags(), "export", fresh=fresh, json=json, quiet=quiet)
+
+
+def build_(
+    out: o.OutFolder,
+    target: o.Target = None,
+    batch: o.Batch = None,
+    gpu: o.Gpu = None,
+    threads: o.Threads = None,
+    fresh: o.Fresh = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Build engines from OUT/onnx alone: no model, no torch needed here.
+
+    \b
+      diffc build OUT --target trt
+      diffc build OUT --target trt-rtx --gpu sm86,sm89
+    """
+    _finish(out, "build", fresh, json, quiet, target=target, batch=batch, gpu=gpu, threads=threads)
+
+
+def bench_(
+    out: o.OutFolder,
+    target: o.Target = None,
+    batch: o.Batch = None,
+    gpu: o.Gpu = None,
+    threads: o.Threads = None,
+    fresh: o.Fresh = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure OUT's engines on this machine, dense and compressed interleaved.
+
+    \b
+      diffc bench OUT
+      diffc bench OUT --target openvino --fresh
+    """
+    _finish(out, "bench", fresh, json, quiet, target=target, batch=batch, gpu=gpu, threads=threads)
+
+
+def report_(out: o.OutFolder, json: o.Json = False, quiet: o.Quiet = False) -> None:
+    """Show OUT's report.
+
+    \b
+      diffc report OUT
+      diffc report OUT --json
+    """
+    from diffc.cli.show import show_report
+    from diffc.report.model import Report
+
+    show_report(Report.read(out), json=json, quiet=quiet)
+
+
+def _output(out: Path) -> str:
+    """``out`` as the chain's argument, once it is sure to be an output folder."""
+    from diffc.chain.output import read_lock
+
+    read_lock(out)
+    return str(out)
+
+
+def _finish(
+    out: Path, stop: str, fresh: bool, json: bool, quiet: bool, *, target: list[str] | None,
+    batch: str | None, gpu: str | None, threads: int | None,
+) -> None:  # fmt: skip
+    from diffc.chain.output import read_lock
+    from diffc.chain.run import ParityFailed, finish
+    from diffc.cli.show import follow, show_report
+    from diffc.recipe import resolve
+
+    flags: dict[str, Any] = o.recipe_flags(target=target, batch=batch, gpu=gpu, threads=threads)
+    recipe = resolve(family="", flags=flags, base=read_lock(out)["recipe"])
+    work = finish(out, recipe, stop, fresh=fresh, command=command_line())
+    try:
+        report = follow(work, quiet=quiet or json)
+    except ParityFailed as failed:
+        show_report(failed.report, json=json, quiet=quiet)
+        raise
+    show_report(report, json=json, quiet=quiet)

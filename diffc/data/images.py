@@ -1,0 +1,264 @@
+"""A folder of images, or an .npz of arrays, as a CleanSet for an image denoiser.
+
+A file that cannot be read, and a picture of another size, are skipped and counted; nothing is
+resized unless the caller asks for it (``fit="resize"``: centre crop to the aspect, then Lanczos).
+Modes are converted (greyscale for one channel, RGB for three; an alpha channel is dropped). Which
+files are used under a limit depends on the seed and the sorted file names alone.
+
+    read_images   the one entry: folder or .npz -> (CleanSet, Counts)
+    Counts        what was used and what was skipped
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffc.data.clean import CleanSet
+from diffc.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+IMAGE_KEYS = ("arr_0", "images", "x")
+LABEL_KEYS = ("arr_1", "labels", "y")
+
+Fit = Literal["skip", "resize"]
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images were used, and how many were skipped and why."""
+
+    used: int = 0
+    skipped_corrupt: int = 0
+    skipped_size: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.used} images used, {self.skipped_corrupt} unreadable, "
+            f"{self.skipped_size} of another size"
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the denoiser takes: channels, height, width; what to do with other sizes."""
+
+    channels: int
+    height: int
+    width: int
+    fit: Fit = "skip"
+
+    def __str__(self) -> str:
+        colour = "greyscale" if self.channels == 1 else "RGB"
+        return f"{self.width}x{self.height} {colour}"
+
+
+def read_images(
+    source: Path,
+    shape: tuple[int, int, int],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    fit: Fit = "skip",
+    classes: int | None = None,
+) -> tuple[CleanSet, Counts]:
+    """Images from ``source`` (a folder, searched recursively, or an .npz) for a denoiser.
+
+    shape: (C, H, W) of the denoiser's input; C is 1 or 3.
+    limit: at most so many images, a subset drawn by ``seed``; None for all.
+    classes: how many classes the model knows, when it is class-conditional; labels are then the
+        positions of the folders' names in sorted order, or the .npz's ``arr_1``/``labels``/``y``.
+
+    Raises InputError when there is nothing to read, none that fits, or too many classes.
+    """
+    wanted = Wanted(*shape, fit=fit)
+    if wanted.channels not in (1, 3):
+        raise InputError(
+            f"the model's input has {wanted.channels} channels; images have 1 or 3",
+            hint="a latent model's images go through its VAE first",
+        )
+    if not source.exists():
+        raise InputError(f"no such data: {source}", hint="give a folder of images or an .npz file")
+    if source.suffix == ".npz":
+        return _read_npz(source, wanted, limit, seed, classes)
+    if not source.is_dir():
+        raise InputError(f"{source} is neither a folder nor an .npz file")
+    return _read_folder(source, wanted, limit, seed, classes)
+
+
+def _read_folder(
+    folder: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
+) -> tuple[CleanSet, Counts]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise InputError(
+            f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))} files"
+        )
+    names = class_names(folder, files, classes) if classes else []
+    counts, pixels, labels = Counts(), [], []
+    for file in shuffled(files, seed):
+        if limit is not None and counts.used >= limit:
+            break
+        counts, image = _tally(counts, lambda file=file: _read_file(file, wanted))
+        if image is not None:
+            pixels.append(image)
+            labels.append(names.index(_folder_class(folder, file)) if classes else 0)
+    conditions = {"class_labels": torch.tensor(labels)} if classes else {}
+    return _clean_set(pixels, conditions, folder, counts, wanted), counts
+
+
+def shuffled(files: list[Path], seed: int) -> Iterator[Path]:
+    """The files in an order that depends on ``seed`` and their number alone."""
+    for i in np.random.default_rng(seed).permutation(len(files)):
+        yield files[i]
+
+
+def class_names(folder: Path, files: list[Path], classes: int) -> list[str]:
+    """The class folders directly under ``folder``, sorted; raises when the model has fewer."""
+    names = sorted({_folder_class(folder, file) for file in files})
+    if "" in names:
+        raise InputError(
+            f"{folder} holds images outside of class folders, and the model is class-conditional",
+            hint="one sub-folder for each class, in the order of the model's labels",
+        )
+    if len(names) > classes:
+        raise InputError(f"{folder} has {len(names)} class folders; the model knows {classes}")
+    return names
+
+
+def _folder_class(folder: Path, file: Path) -> str:
+    parts = file.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+class _WrongSize(Exception):
+    """The picture is sound, but not of the model's size."""
+
+
+def _tally(counts: Counts, read: Any) -> tuple[Counts, Pixels | None]:
+    try:
+        image: Pixels = read()
+    except _WrongSize:
+        return replace(counts, skipped_size=counts.skipped_size + 1), None
+    except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        return replace(counts, skipped_corrupt=counts.skipped_corrupt + 1), None
+    return replace(counts, used=counts.used + 1), image
+
+
+def _read_file(file: Path, wanted: Wanted) -> Pixels:
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    return _fitted(image, wanted)
+
+
+def _fitted(image: Any, wanted: Wanted) -> Pixels:
+    """A Pillow image as float32 (C, H, W) in [-1, 1]."""
+    from PIL import Image, ImageOps
+
+    size = (wanted.width, wanted.height)
+    if image.size != size and wanted.fit == "skip":
+        raise _WrongSize
+    if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion would clip it
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().astype("uint8"))
+    image = image.convert("L" if wanted.channels == 1 else "RGB")
+    if image.size != size:
+        image = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+    array = np.asarray(image, dtype=np.float32).reshape(wanted.height, wanted.width, -1)
+    return np.ascontiguousarray(array.transpose(2, 0, 1) / 127.5 - 1.0)
+
+
+def _read_npz(
+    file: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
+) -> tuple[CleanSet, Counts]:
+    images, labels = _arrays(file, classes)
+    order = np.random.default_rng(seed).permutation(len(images))
+    counts, pixels, used = Counts(), [], []
+    for i in order:
+        if limit is not None and counts.used >= limit:
+            break
+        counts, image = _tally(counts, lambda i=i: _array_image(images[i], wanted))
+        if image is not None:
+            pixels.append(image)
+            used.append(i)
+    conditions = {} if labels is None else {"class_labels": torch.from_numpy(labels[used])}
+    return _clean_set(pixels, conditions, file, counts, wanted), counts
+
+
+def _arrays(file: Path, classes: int | None) -> tuple[Any, NDArray[np.int64] | None]:
+    """(images, labels or None) of an .npz; never unpickles."""
+    try:
+        with np.load(file, allow_pickle=False) as npz:
+            found = {name: npz[name] for name in npz.files}
+    except Exception as error:
+        raise InputError(f"{file} cannot be read as an .npz of arrays: {error}") from error
+    images = _first(found, IMAGE_KEYS)
+    if images is None or images.ndim != 4 or not len(images):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items()) or "nothing"
+        raise InputError(
+            f"{file} holds {shapes}; images of shape (N, H, W, C) or (N, C, H, W) are needed",
+            hint=f"name the array one of {', '.join(IMAGE_KEYS)}",
+        )
+    return images, _labels(file, _first(found, LABEL_KEYS), len(images), classes)
+
+
+def _first(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((found[key] for key in keys if key in found), None)
+
+
+def _labels(file: Path, labels: Any, n: int, classes: int | None) -> NDArray[np.int64] | None:
+    if not classes:
+        return None
+    if labels is None or labels.shape != (n,):
+        raise InputError(
+            f"{file} has no labels (N,), and the model is class-conditional",
+            hint=f"name them one of {', '.join(LABEL_KEYS)}",
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(f"{file} has labels outside of the model's 0..{classes - 1}")
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _array_image(array: Any, wanted: Wanted) -> Pixels:
+    """uint8 (H, W, C) in 0..255, or float (C, H, W) in [-1, 1], as float32 (C, H, W)."""
+    from PIL import Image
+
+    if array.dtype == np.uint8:
+        flat = array[..., 0] if array.shape[-1] == 1 else array
+        return _fitted(Image.fromarray(flat), wanted)
+    if array.shape != (wanted.channels, wanted.height, wanted.width):
+        raise _WrongSize
+    image = np.asarray(array, dtype=np.float32)
+    if not np.isfinite(image).all() or np.abs(image).max() > 1.0 + 1e-3:
+        raise ValueError("floats outside of [-1, 1]")
+    return image
+
+
+def _clean_set(
+    pixels: list[Pixels],
+    conditions: dict[str, torch.Tensor],
+    source: Path,
+    counts: Counts,
+    wanted: Wanted,
+) -> CleanSet:
+    if not pixels:
+        raise InputError(
+            f"no usable image in {source} for a {wanted} model: {counts}",
+            hint="--fit resize crops and resizes images of another size"
+            if counts.skipped_size
+            else None,
+        )
+    sample = torch.from_numpy(np.stack(pixels))
+    return CleanSet(sample, conditions, f"{counts.used} images from {source.name}")

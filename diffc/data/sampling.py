@@ -1,0 +1,80 @@
+"""Deterministic sampling: from noise to images with diffusers' own schedulers.
+
+deterministic_scheduler   DDIM (eta 0), or Euler for flow matching, set to a number of steps
+denoise                   the loop; yields after each step, returns x_0
+SamplerInfo               what every figure made from samples must carry
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """The sampler behind a figure: class, steps, and how timesteps are spaced."""
+
+    sampler: str
+    steps: int
+    spacing: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for reports."""
+        return asdict(self)
+
+
+def deterministic_scheduler(config: Mapping[str, Any], steps: int) -> Any:
+    """A diffusers scheduler that adds no noise on the way.
+
+    config: the model's own scheduler_config.json, with its ``_class_name``.
+    """
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    if "FlowMatch" in str(config.get("_class_name", "")):
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+        # Models that shift by resolution (Flux, SD3.5) expect mu; the base shift is their default.
+        mu = config.get("base_shift") if config.get("use_dynamic_shifting") else None
+        scheduler.set_timesteps(steps, mu=mu)
+        return scheduler
+    scheduler = DDIMScheduler.from_config(dict(config))
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def sampler_info(scheduler: Any) -> SamplerInfo:
+    """What to write beside a figure made with ``scheduler``."""
+    name = type(scheduler).__name__.removesuffix("Scheduler")
+    spacing = str(scheduler.config.get("timestep_spacing", "linspace"))
+    return SamplerInfo(name, int(scheduler.num_inference_steps), spacing)
+
+
+def denoise(model: Denoiser, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
+    """Yield x after each step of ``scheduler``; the last one is x_0.
+
+    noise: (B, ...) standard normal. The scheduler's step counter is set back first, so that one
+    scheduler serves many batches.
+    """
+    if hasattr(scheduler, "_step_index"):
+        scheduler._step_index = None
+    x = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
+    for t in scheduler.timesteps:
+        output = model(x, t.expand(len(x)).to(x.device))
+        x = scheduler.step(output.to(x.dtype), t, x, return_dict=False)[0]
+        yield x
+
+
+@torch.no_grad()
+def sample(model: Denoiser, scheduler: Any, noise: Tensor) -> Tensor:
+    """x_0 (B, ...) from ``noise`` (B, ...), without progress."""
+    x = noise
+    for x in denoise(model, scheduler, noise):  # noqa: B007
+        pass
+    return x

@@ -1,0 +1,130 @@
+"""Clean samples drawn from the dense model itself, for models that come without data.
+
+Image i depends on (seed, i) alone: not on the batch, nor on how many processes share the work.
+Under torchrun or ``accelerate launch`` each process draws its share, and every process gets all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.data.clean import CleanSet
+from diffc.data.precision import autocast, device_of, fast_dtype
+from diffc.data.processes import gather_rows, process_share
+from diffc.data.randomness import keyed_generator, keyed_noise
+from diffc.data.sampling import denoise, deterministic_scheduler
+from diffc.errors import RequestError
+from diffc.events import Progress, Work
+from diffc.models.families.base import Family, TensorSpec
+
+NOISE, LABEL = 1, 2  # streams of keys
+
+
+def synthesize(
+    model: nn.Module,
+    family: Family,
+    scheduler_config: Mapping[str, Any],
+    specs: Sequence[TensorSpec],
+    n: int,
+    *,
+    steps: int = 20,
+    seed: int = 0,
+    batch: int = 64,
+    conditions: Mapping[str, Tensor] | None = None,
+    classes: int | None = None,
+) -> Work[CleanSet]:
+    """``n`` samples of the dense model by a deterministic sampler of ``steps`` steps.
+
+    specs: the denoiser's inputs, as its family says them.
+    conditions: for each condition but class labels, rows (M, ...) to draw from; row i goes with
+        sample i modulo M, so that several conditions stay aligned.
+    classes: labels are drawn uniformly from 0..classes-1; None: the model's config says.
+
+    Raises RequestError when the model needs a condition that was not given.
+    """
+    scheduler = deterministic_scheduler(scheduler_config, steps)
+    shape = next(spec.shape for spec in specs if spec.kind == "sample")
+    rank, world = process_share()
+    share = -(-n // world)  # the last process makes a few too many, which are dropped
+    index = range(rank * share, (rank + 1) * share)
+    rows = condition_rows(index, specs, conditions or {}, classes or class_count(model), seed)
+    was_training = model.training
+    model.eval()
+    made: list[Tensor] = []
+    for start in range(0, share, batch):
+        part = index[start : start + batch]
+        given = {name: value[start : start + batch] for name, value in rows.items()}
+        noise = keyed_noise(((seed, NOISE, i) for i in part), shape)
+        made.append((yield from _batch(model, family, scheduler, noise, given, start, share)))
+    model.train(was_training)
+    sample = gather_rows(torch.cat(made), n)
+    return CleanSet(
+        sample,
+        {name: gather_rows(value, n) for name, value in rows.items()},
+        f"{n} samples of the dense model, {steps} deterministic steps, seed {seed}",
+    )
+
+
+def _batch(
+    model: nn.Module,
+    family: Family,
+    scheduler: Any,
+    noise: Tensor,
+    conditions: Mapping[str, Tensor],
+    done: int,
+    total: int,
+) -> Work[Tensor]:
+    device = device_of(model)
+    given = {name: value.to(device) for name, value in conditions.items()}
+    dtype = fast_dtype(device)
+
+    @torch.no_grad()
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return family.call(model, {"sample": x, "timestep": t, **given}).float()
+
+    start = noise.to(device)
+    if start.ndim == 4:
+        start = start.to(memory_format=torch.channels_last)
+    x, steps = start, len(scheduler.timesteps)
+    for i, x in enumerate(denoise(call, scheduler, start)):
+        yield Progress(done + len(x) * (i + 1) / steps, total, "sampling the dense model")
+    return x.float().cpu().contiguous()
+
+
+def condition_rows(
+    index: range,
+    specs: Sequence[TensorSpec],
+    conditions: Mapping[str, Tensor],
+    classes: int | None,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Each condition's rows (len(index), ...) for the samples ``index``."""
+    rows: dict[str, Tensor] = {}
+    for name in (spec.name for spec in specs if spec.kind == "condition"):
+        if name in conditions:
+            pool = conditions[name]
+            rows[name] = pool[torch.tensor(index) % len(pool)]
+        elif name == "class_labels" and classes:
+            rows[name] = torch.stack([_label(seed, i, classes) for i in index])
+        else:
+            raise RequestError(
+                f"the model takes '{name}', and none was given to sample it with",
+                hint="give prompts (--prompts FILE) or data with conditions (--data)",
+            )
+    return rows
+
+
+def _label(seed: int, i: int, classes: int) -> Tensor:
+    return torch.randint(classes, (), generator=keyed_generator(seed, LABEL, i))
+
+
+def class_count(model: nn.Module) -> int | None:
+    """How many classes a diffusers denoiser knows, or None; DiT's null class is not counted."""
+    config: Mapping[str, Any] = getattr(model, "config", {})
+    count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
+    return int(count) if count else None

@@ -1,0 +1,8 @@
+"""Distillation: the pruned student is brought back to its dense teacher in a short run.
+
+options.py     DistillOptions: everything that can be said about a run; imports no torch
+draw.py        what step i trains on: rows, timesteps, noise, all keyed by (seed, step, row)
+losses.py      output, noise and feature losses; weights over timesteps
+checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept
+train.py       the loop, on accelerate
+"""

@@ -1,0 +1,107 @@
+"""What step i trains on: rows, timesteps and noise.
+
+All of it is a function of (seed, step, row): a resumed run needs no generator's state, and P
+processes that each take their rows see together exactly what one process sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffc.data.clean import CleanSet
+from diffc.data.randomness import keyed_generator, keyed_noise
+from diffc.distill.options import DistillOptions
+
+ORDER, TIME, NOISE, NULL = range(1, 5)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's rows of one step, on the CPU.
+
+    clean, noise: (B, ...); t: int64 (B,); conditions: name -> (B, ...).
+    """
+
+    clean: Tensor
+    noise: Tensor
+    t: Tensor
+    conditions: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def pieces(self, n: int) -> list[Batch]:
+        """``n`` parts, equal but for the last ones."""
+        edges = [len(self) * k // n for k in range(n + 1)]
+        return [self._slice(a, b) for a, b in pairwise(edges) if b > a]
+
+    def _slice(self, a: int, b: int) -> Batch:
+        conditions = {name: rows[a:b] for name, rows in self.conditions.items()}
+        return Batch(self.clean[a:b], self.noise[a:b], self.t[a:b], conditions)
+
+
+def draw_batch(
+    clean: CleanSet,
+    options: DistillOptions,
+    timesteps: int,
+    step: int,
+    rows: range,
+    null: dict[str, Tensor] | None = None,
+) -> Batch:
+    """Rows ``rows`` of step ``step``'s global batch.
+
+    timesteps: how many training timesteps the process has.
+    null: a null condition (...) for each name, which replaces a share of the rows' own.
+    """
+    index = torch.tensor([_data_index(len(clean), options, step, row) for row in rows])
+    sample, conditions = clean.rows(index)
+    noise = keyed_noise(((options.seed, NOISE, step, row) for row in rows), sample.shape[1:])
+    t = _timesteps(options, timesteps, step)[rows.start : rows.stop]
+    if null:
+        conditions = _with_null(conditions, null, options, step, rows)
+    return Batch(sample, noise, t, conditions)
+
+
+def _data_index(n: int, options: DistillOptions, step: int, row: int) -> int:
+    """Samples come in epochs, each a new permutation; a batch may span several."""
+    epoch, place = divmod(step * options.batch + row, n)
+    return int(_permutation(n, options.seed, epoch)[place])
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(n)
+
+
+def _timesteps(options: DistillOptions, timesteps: int, step: int) -> Tensor:
+    """int64 (batch,): the whole batch's t, so that strata do not depend on the processes."""
+    generator = keyed_generator(options.seed, TIME, step)
+    u = torch.rand(options.batch, generator=generator, dtype=torch.float64)
+    if options.timesteps == "stratified":
+        strata = torch.randperm(options.batch, generator=generator)
+        u = (strata + u) / options.batch
+    return (u * timesteps).long().clamp_max(timesteps - 1)
+
+
+def _with_null(
+    conditions: dict[str, Tensor],
+    null: dict[str, Tensor],
+    options: DistillOptions,
+    step: int,
+    rows: Sequence[int],
+) -> dict[str, Tensor]:
+    u = torch.rand(options.batch, generator=keyed_generator(options.seed, NULL, step))
+    dropped = u[rows[0] : rows[-1] + 1] < options.null_share
+    replaced = dict(conditions)
+    for name, value in null.items():
+        mask = dropped.reshape(-1, *([1] * (conditions[name].ndim - 1)))
+        replaced[name] = torch.where(mask, value.to(conditions[name].dtype), conditions[name])
+    return replaced

@@ -1,0 +1,132 @@
+"""The losses of distillation.
+
+    timestep_weights   on a squared error in the model's own parametrisation: path, min-SNR or 1
+    step_loss          the weighted sum of the terms for one micro-batch
+    Features           block outputs caught by hooks, compared on the channels that were kept
+
+Source of min-SNR: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy":
+weight min(SNR, gamma) on the error in x_0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.distill.draw import Batch
+from diffc.distill.options import DistillOptions
+from diffc.models.diffusion import Process
+
+Kept = Mapping[str, Tensor]
+"""Module name of a block -> int64 indices of the dense block's output channels that were kept."""
+
+Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+
+
+def timestep_weights(process: Process, t: Tensor, options: DistillOptions) -> Tensor:
+    """(B,) float32 weights of a squared error in the model's own parametrisation at t (B,)."""
+    if options.weighting == "none":
+        return torch.ones(len(t), device=t.device)
+    if options.weighting == "path":
+        return path_weights(process).to(t.device)[t]
+    snr = process.snr(t)
+    # epsilon_scale / SNR turns an own error into one of x_0; SNR is 0 only where nothing is left.
+    to_clean = process.epsilon_scale(t) / snr.clamp_min(1e-8)
+    return snr.clamp_max(options.min_snr_gamma) * to_clean
+
+
+def path_weights(process: Process) -> Tensor:
+    """(T,) float32, of mean 1: how far an error at t moves the sample, squared.
+
+    A deterministic sampler follows dx/dt = (a'/a) x + (b' - b a'/a) eps, with x = a x_0 + b eps
+    (Song et al. 2021, the probability flow). An error in eps enters x with that last factor; where
+    x keeps its variance, as on a variance-preserving path, it then stays about as large.
+    """
+    between = replace(
+        process,
+        signal=(process.signal[1:] + process.signal[:-1]) / 2,
+        noise=(process.noise[1:] + process.noise[:-1]) / 2,
+    )
+    ratio = between.noise / between.signal.clamp_min(1e-8)
+    rate = process.noise.diff() - ratio * process.signal.diff()
+    own = rate.square().float() * between.epsilon_scale(torch.arange(len(between)))
+    own = torch.cat([own[:1], own])
+    return own / own.mean()
+
+
+class Features:
+    """Catches the outputs of the blocks named in ``kept`` while a model runs."""
+
+    def __init__(self, model: nn.Module, names: Kept) -> None:
+        self.caught: dict[str, Tensor] = {}
+        self.hooks = [model.get_submodule(n).register_forward_hook(self._hook(n)) for n in names]
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            self.caught[name] = output[0] if isinstance(output, tuple) else output
+
+        return catch
+
+    def take(self) -> dict[str, Tensor]:
+        """What was caught since the last call."""
+        caught, self.caught = self.caught, {}
+        return caught
+
+    def remove(self) -> None:
+        """Take the hooks out of the model."""
+        for hook in self.hooks:
+            hook.remove()
+
+
+def channel_dim(features: Tensor) -> int:
+    """Channels are dimension 1 of (B, C, H, W[, D]) maps and the last of (B, L, C) tokens."""
+    return 1 if features.ndim >= 4 else features.ndim - 1
+
+
+def feature_loss(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], kept: Kept
+) -> Tensor:
+    """(B,): over the blocks, the mean of squared error over mean square, on kept channels."""
+    terms = []
+    for name, ours in student.items():
+        theirs = teacher[name]
+        theirs = theirs.index_select(channel_dim(theirs), kept[name].to(theirs.device)).float()
+        error = (ours.float() - theirs).square().flatten(1).mean(1)
+        terms.append(error / theirs.square().mean().clamp_min(1e-8))
+    return torch.stack(terms).mean(0)
+
+
+def per_sample(error: Tensor) -> Tensor:
+    """(B, ...) -> (B,): the mean square in float32."""
+    return error.float().square().flatten(1).mean(1)
+
+
+def step_loss(
+    output: Tensor,
+    dense_output: Tensor | None,
+    batch: Batch,
+    process: Process,
+    options: DistillOptions,
+    features: Tensor | None = None,
+) -> Tensor:
+    """The mean over a micro-batch of the weighted terms; a scalar.
+
+    output, dense_output: (B, ...); ``dense_output`` may be None when its weight is 0.
+    features: (B,) from ``feature_loss``, when that term is on.
+    """
+    losses = options.losses
+    total = torch.zeros(len(batch), device=output.device)
+    if losses.output:
+        assert dense_output is not None
+        total = total + losses.output * per_sample(output - dense_output)
+    if losses.noise:
+        target = process.target(batch.clean, batch.noise, batch.t)
+        total = total + losses.noise * per_sample(output - target)
+    total = total * timestep_weights(process, batch.t, options)
+    if losses.features and features is not None:
+        total = total + losses.features * features
+    return total.mean()

@@ -1,0 +1,70 @@
+"""DistillOptions: everything that can be said about a distillation run.
+
+Imports pydantic alone: recipes embed it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Losses(_Strict):
+    """Each term's weight; 0 leaves the term out.
+
+    output: squared error to the dense model's output, in the model's own parametrisation.
+    noise: squared error to what a perfect model would say (the training loss of the paper).
+    features: squared error to the dense model's block outputs on the kept channels, each block
+        divided by the mean square of the dense model's.
+    """
+
+    output: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
+    features: float = Field(default=0.0, ge=0)
+
+
+class DistillOptions(_Strict):
+    """How to distil.
+
+    batch: samples per optimiser step, over all processes and accumulation together.
+    gradient_accumulation: pieces in which each process works its share of a batch.
+    warmup: steps of linear warm-up; the learning rate then falls as a cosine to 0.
+    ema_decay: ceiling of the moving average's decay, which starts low (diffusers' warm-up);
+        0 for none.
+    precision: ``auto`` is bf16 where the device is fast at it, else fp32.
+    weighting: over timesteps. ``path``: by how far an error at t moves the sample along the
+        sampler's path; ``min_snr``: min(SNR, min_snr_gamma) on the loss in x_0 (Hang et al. 2023);
+        ``none``: 1 in the model's own parametrisation.
+    timesteps: ``stratified`` spreads each batch evenly over t; ``uniform`` draws independently.
+    clip_grad: ceiling of the gradient's norm; 0 for none.
+    null_share: share of rows whose conditions are replaced by the null ones, where there are any,
+        so that classifier-free guidance is distilled too.
+    checkpoint_every: steps between checkpoints.
+    trackers: names that accelerate knows, such as ``tensorboard``.
+    """
+
+    steps: int = Field(default=500, ge=0)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=20, ge=0)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
+    losses: Losses = Losses()
+    weighting: Literal["path", "min_snr", "none"] = "path"
+    min_snr_gamma: float = Field(default=5.0, gt=0)
+    timesteps: Literal["stratified", "uniform"] = "stratified"
+    clip_grad: float = Field(default=1.0, ge=0)
+    null_share: float = Field(default=0.1, ge=0, le=1)
+    checkpoint_every: int = Field(default=100, ge=1)
+    trackers: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)

@@ -1,0 +1,35 @@
+"""The serving runtime: engines and samplers on numpy and one engine runtime.
+
+    schedules.py   betas, alpha_bar, timesteps, sigmas
+    schedulers.py  DDPM, DDIM, Euler, DPM-Solver++ 2M, flow-matching Euler
+    pipeline.py    seed, steps, guidance, conditions -> images
+    engines.py     an engine folder -> a call, or why it does not fit this machine
+    bundles.py     a bundle's folder -> a Pipeline
+    images.py      samples -> uint8, grids, PNG
+    __main__.py    python -m runtime generate | info
+
+Only relative imports, so that the folder works under any name, wherever it is copied.
+"""
+
+from .bundles import open_bundle
+from .engines import Engine, open_engine
+from .errors import BadRequest, UnfitEngine
+from .images import grid, to_uint8, write_png
+from .pipeline import Input, Pipeline
+from .schedulers import NAMES, Scheduler, scheduler
+
+__all__ = [
+    "NAMES",
+    "BadRequest",
+    "Engine",
+    "Input",
+    "Pipeline",
+    "Scheduler",
+    "UnfitEngine",
+    "grid",
+    "open_bundle",
+    "open_engine",
+    "scheduler",
+    "to_uint8",
+    "write_png",
+]

@@ -1,0 +1,137 @@
+"""The bundle's own program.
+
+    python -m runtime generate --n 16 --steps 50 --seed 0 --out grid.png
+    python -m runtime info
+
+Run it in the bundle's folder, or name the folder with --bundle. A wrong request ends with one line
+and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundles import open_bundle, read_bundle
+from .engines import batches, misfit
+from .errors import BadRequest, UnfitEngine
+from .images import grid, to_uint8, write_png, write_whole
+from .schedulers import NAMES, own_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; the exit code is returned."""
+    options = _parser().parse_args(arguments)
+    try:
+        {"generate": _generate, "info": _info}[options.verb](options)
+    except (BadRequest, UnfitEngine) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime", description="Generate images.")
+    home = Path(__file__).resolve().parent.parent
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    info = verbs.add_parser("info", help="what the bundle holds, and whether it fits here")
+    make = verbs.add_parser("generate", help="make images")
+    for verb in (info, make):
+        verb.add_argument("--bundle", type=Path, default=home, help="the bundle's folder")
+    make.add_argument("--n", type=int, default=1, help="images")
+    make.add_argument("--steps", type=int, default=50)
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
+    make.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    for name in ("condition", "unconditional"):
+        help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
+        make.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
+    make.add_argument("--threads", type=int, help="of a processor; default: all")
+    make.add_argument("--out", type=Path, default=Path("grid.png"), help=".png, or .npy of samples")
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> None:
+    if options.out.suffix not in (".png", ".npy"):
+        raise BadRequest(f"--out must end in .png or .npy, not '{options.out.name}'")
+    if not options.out.resolve().parent.is_dir():
+        raise BadRequest(f"--out: the folder {options.out.parent} does not exist")
+    pipeline = open_bundle(options.bundle, options.threads)
+    start = time.perf_counter()
+    samples = pipeline.generate(
+        options.n,
+        options.steps,
+        options.seed,
+        options.scheduler,
+        options.guidance,
+        _conditions(options.condition),
+        _conditions(options.unconditional),
+    )
+    seconds = time.perf_counter() - start
+    _save(samples, options.out)
+    print(f"{options.out}: {options.n} images in {seconds:.2f} s", file=sys.stderr)
+
+
+def _save(samples: Any, out: Path) -> None:
+    if out.suffix == ".npy":
+        content = io.BytesIO()
+        np.save(content, samples)
+        write_whole(out, content.getvalue())
+    else:
+        write_png(out, grid(to_uint8(samples)))
+
+
+def _conditions(given: Sequence[str]) -> dict[str, Any]:
+    """``NAME=3``, ``NAME=0.5`` or ``NAME=file.npy`` -> name -> value."""
+    values = {}
+    for item in given:
+        name, found, text = item.partition("=")
+        if not found:
+            raise BadRequest(f"a condition is NAME=NUMBER or NAME=FILE.npy, not '{item}'")
+        values[name] = _value(name, text)
+    return values
+
+
+def _value(name: str, text: str) -> Any:
+    if text.endswith(".npy"):
+        try:
+            return np.load(text, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"condition '{name}': cannot read {text}: {error}") from None
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRequest(f"condition '{name}' is neither a number nor an .npy: '{text}'") from None
+
+
+def _info(options: argparse.Namespace) -> None:
+    settings, engine = read_bundle(options.bundle)
+    reason = misfit(engine)
+    content = {
+        "model": engine["source"].get("class_name"),
+        "target": engine["target"],
+        "precision": engine["precision_found"],
+        "inputs": {item["name"]: [item["dtype"], *item["shape"]] for item in engine["inputs"]},
+        "batches": batches(engine),
+        "scheduler": settings.get("sampler") or own_name(settings["scheduler"]),
+        "schedulers": NAMES,
+        "fits_this_machine": reason is None,
+        "why_not": reason,
+    }
+    print(json.dumps(content, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""A bundle's folder -> a Pipeline.
+
+    pipeline.json   the scheduler's config, and what a request may leave out
+    engine/         the denoiser's engine folder; beside it engine-NAME/, for other GPUs
+    decoder/        the VAE decoder's, for a latent model
+
+A model repository for a server holds the same three beside its model.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .engines import Engine, batches, misfit, open_engine, read_info, specs
+from .errors import UnfitEngine
+from .pipeline import Array, Denoise, Pipeline
+
+FORMAT = 1
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """pipeline.json's content. Raises UnfitEngine when there is none that this runtime reads."""
+    path = folder / "pipeline.json"
+    try:
+        settings = json.loads(path.read_text())
+    except OSError:
+        raise UnfitEngine(f"{folder} is not a bundle: it has no pipeline.json") from None
+    except ValueError:
+        raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise UnfitEngine(f"{path} is not of format {FORMAT}, the one that this runtime reads")
+    return settings
+
+
+def open_bundle(folder: Path, threads: int | None = None) -> Pipeline:
+    """Load the bundle in ``folder``. Raises UnfitEngine when it does not fit this machine."""
+    settings = read_settings(folder)
+    engine = open_engine(fitting(folder), threads)
+    return pipeline_of(settings, engine.info, engine.run, _decoder(folder, settings, threads))
+
+
+def pipeline_of(
+    settings: Mapping[str, Any],
+    info: Mapping[str, Any],
+    denoise: Denoise,
+    decode: Callable[[Array], Array] | None = None,
+) -> Pipeline:
+    """The pipeline that pipeline.json describes, around any call that runs the denoiser."""
+    inputs = specs(info)
+    latent = settings.get("latent") or {}
+    return Pipeline(
+        denoise,
+        settings["scheduler"],
+        next(spec.shape for spec in inputs if spec.kind == "sample"),
+        inputs=inputs,
+        batches=batches(info),
+        decode=decode,
+        latent_scale=float(latent.get("scale", 1.0)),
+        latent_shift=float(latent.get("shift", 0.0)),
+        unconditional=settings.get("unconditional"),
+        scheduler=settings.get("sampler"),
+    )
+
+
+def fitting(folder: Path) -> Path:
+    """The first engine folder that fits this machine. Raises UnfitEngine saying why none does."""
+    reasons = []
+    for engine in sorted(folder.glob("engine*")):
+        reason = misfit(read_info(engine))
+        if reason is None:
+            return engine
+        reasons.append(f"{engine.name}: {reason}")
+    raise UnfitEngine("; ".join(reasons) or f"{folder} holds no engine folder")
+
+
+def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """pipeline.json's and the engine's content, with nothing loaded. Raises UnfitEngine."""
+    return read_settings(folder), read_info(folder / "engine")
+
+
+def _decoder(
+    folder: Path, settings: Mapping[str, Any], threads: int | None
+) -> Callable[[Array], Array] | None:
+    if not settings.get("latent"):
+        return None
+    return decode_with(open_engine(folder / "decoder", threads))
+
+
+def decode_with(engine: Engine) -> Callable[[Array], Array]:
+    """Latents of any batch -> samples, in batches that the decoder serves."""
+    (latent,) = engine.inputs
+    most = max((high for _, high in engine.batches), default=1)
+    least = min((low for low, _ in engine.batches), default=1)
+
+    def decode(x: Array) -> Array:
+        parts = [x[i : i + most].astype(latent.dtype) for i in range(0, len(x), most)]
+        made = [_padded(engine.run, latent.name, part, least) for part in parts]
+        return np.concatenate(made).astype(np.float32)
+
+    return decode
+
+
+def _padded(run: Denoise, name: str, part: Array, least: int) -> Array:
+    """Run at least ``least`` rows, and give back as many as came."""
+    missing = max(0, least - len(part))
+    rows = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+    return run({name: rows})[: len(part)]

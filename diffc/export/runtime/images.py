@@ -1,0 +1,62 @@
+"""From samples in [-1, 1] to pixels, grids and PNG files, with numpy and zlib alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BadRequest
+
+_COLOURS = {1: 0, 3: 2}
+"""Channels -> PNG colour type (grey, RGB). Four channels are latents, not pixels."""
+
+
+def to_uint8(samples: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """(N, C, H, W) in [-1, 1] -> (N, H, W, C) in 0..255, rounded as diffusers rounds."""
+    unit = np.clip(samples / 2 + 0.5, 0, 1)
+    pixels: NDArray[np.uint8] = np.round(unit.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
+def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
+    """(N, H, W, C) -> one picture (rows H, columns W, C), black where no image is left."""
+    n, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    canvas = np.zeros((rows * columns, height, width, channels), np.uint8)
+    canvas[:n] = images
+    tiles = canvas.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    picture: NDArray[np.uint8] = tiles.reshape(rows * height, columns * width, channels)
+    return picture
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write (H, W, C) with 1 or 3 channels; the file appears whole or not at all."""
+    height, width, channels = image.shape
+    if channels not in _COLOURS:
+        raise BadRequest(f"a picture has 1 or 3 channels, not {channels}; save these as .npy")
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOURS[channels], 0, 0, 0)
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row starts with filter 0
+    rows[:, 1:] = image.reshape(height, -1)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    check = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)

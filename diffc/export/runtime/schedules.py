@@ -1,0 +1,136 @@
+"""Noise schedules in numpy: betas, alpha_bar, the timesteps visited and their sigmas.
+
+The arithmetic follows diffusers' in float32, operation by operation: near t = 0 a beta is
+``1 - alpha_bar[t] / alpha_bar[t - 1]``, a difference of nearly equal numbers, and another order of
+rounding would show in the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BadRequest
+
+Table = NDArray[np.floating[Any]]
+Config = Mapping[str, Any]
+
+SPACINGS = ("leading", "trailing", "linspace")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "trained_betas")
+
+
+def train_steps(config: Config) -> int:
+    """The number of timesteps that the model was trained on."""
+    return int(config.get("num_train_timesteps", 1000))
+
+
+def alpha_bar(config: Config) -> Table:
+    """(T,) the share of signal variance left at each training timestep."""
+    betas = _betas(config)
+    if config.get("rescale_betas_zero_snr"):
+        betas = _zero_terminal_snr(betas)
+    return _cumulative(np.float32(1.0) - betas)
+
+
+def _betas(config: Config) -> Table:
+    steps = train_steps(config)
+    trained = config.get("trained_betas")
+    if trained is not None:
+        return np.asarray(trained, dtype=np.float32)
+    return _named_betas(config, steps)
+
+
+def _named_betas(config: Config, steps: int) -> Table:
+    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    schedule = config.get("beta_schedule", "linear")
+    if schedule == "linear":
+        return _linspace(start, end, steps)
+    if schedule == "scaled_linear":
+        return np.square(_linspace(start**0.5, end**0.5, steps))
+    if schedule == "squaredcos_cap_v2":
+        edges = np.arange(steps + 1) / steps
+        bar = np.cos((edges + 0.008) / 1.008 * np.pi / 2) ** 2
+        cosine: Table = np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
+        return cosine
+    if schedule == "sigmoid":
+        ramp = 1 / (1 + np.exp(-_linspace(-6.0, 6.0, steps).astype(np.float64)))
+        betas: Table = ramp.astype(np.float32) * np.float32(end - start) + np.float32(start)
+        return betas
+    raise BadRequest(
+        f"unknown beta_schedule '{schedule}' (known: {', '.join(BETA_SCHEDULES)})",
+    )
+
+
+def _linspace(start: float, end: float, n: int) -> Table:
+    """As torch.linspace in float32: from the start in the first half, from the end in the other."""
+    first, last = np.float32(start), np.float32(end)
+    step = np.float64((last - first) / np.float32(max(n - 1, 1)))
+    rising = np.float64(first) + step * np.arange(n)
+    falling = np.float64(last) - step * np.arange(n - 1, -1, -1)
+    both: Table = np.where(np.arange(n) < n // 2, rising, falling).astype(np.float32)
+    return both
+
+
+def _cumulative(alphas: Table) -> Table:
+    """The running product, kept in float64 between the elements, as torch does on a CPU."""
+    return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+
+
+def _zero_terminal_snr(betas: Table) -> Table:
+    """Lin et al. 2023 (2305.08891), algorithm 1: no signal is left at the last timestep."""
+    root = np.sqrt(_cumulative(np.float32(1.0) - betas))
+    first, last = root[0], root[-1]
+    bar = ((root - last) * (first / (first - last))) ** 2
+    rescaled: Table = np.float32(1.0) - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+    return rescaled
+
+
+def spaced(config: Config, steps: int, default: str) -> Table:
+    """(steps,) the timesteps visited, largest first, by the config's ``timestep_spacing``.
+
+    ``linspace`` gives fractions; the caller rounds where its sampler visits whole timesteps.
+    Table 2 of 2305.08891.
+    """
+    total, spacing = train_steps(config), config.get("timestep_spacing", default)
+    if spacing == "linspace":
+        return np.linspace(0, total - 1, steps)[::-1]
+    if spacing == "leading":
+        return (np.arange(steps) * (total // steps))[::-1] + float(config.get("steps_offset", 0))
+    if spacing == "trailing":
+        return trailing(total, total, steps)
+    raise unknown_spacing(spacing)
+
+
+def trailing(last: int, total: int, steps: int) -> Table:
+    """Timesteps counted down from ``last`` in strides of ``total / steps``.
+
+    ``np.arange`` over fractions sometimes gives one element too many, at timestep -1: it is cut.
+    """
+    down = np.round(np.arange(last, 0, -total / steps)) - 1
+    return down[down >= 0]
+
+
+def unknown_spacing(spacing: Any) -> BadRequest:
+    """The error for a spacing that does not exist."""
+    return BadRequest(f"unknown timestep_spacing '{spacing}' (known: {', '.join(SPACINGS)})")
+
+
+def sigmas_of(bar: Table) -> Table:
+    """(T,) noise over signal at each training timestep, as Karras et al. 2022 count noise."""
+    sigmas: Table = np.sqrt((np.float32(1.0) - bar) / bar)
+    return sigmas
+
+
+def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Table:
+    """(steps,) sigmas from ``high`` down to ``low``; Karras et al. 2022 (2206.00364), eq. 5."""
+    ramp = np.linspace(0, 1, steps)
+    ends = low ** (1 / rho), high ** (1 / rho)
+    return np.asarray((ends[1] + ramp * (ends[0] - ends[1])) ** rho)
+
+
+def sigma_to_timestep(sigma: Table, sigmas: Table) -> Table:
+    """The (fractional) training timesteps at which the noise is ``sigma``."""
+    return np.interp(np.log(np.maximum(sigma, 1e-10)), np.log(sigmas), np.arange(len(sigmas)))

@@ -1,0 +1,72 @@
+"""A TensorRT (or TensorRT for RTX) engine as a call on numpy arrays.
+
+One execution context for each optimisation profile; the buffers on the GPU are made once, for the
+largest batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import cuda
+from .errors import UnfitEngine
+from .pipeline import Array
+
+
+class TensorRtEngine:
+    """Called with inputs by name (B, ...), gives the first output (B, ...)."""
+
+    def __init__(self, trt: Any, plan: bytes, info: Mapping[str, Any]) -> None:
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise UnfitEngine(
+                f"TensorRT {trt.__version__} cannot load this engine here; it was built by"
+                f" {', '.join(f'{k} {v}' for k, v in info['versions'].items())}"
+            )
+        self._stream = cuda.Stream()
+        self._profiles = [next(iter(profile.values())) for profile in info["profiles"]]
+        self._contexts = [self._context(i) for i in range(len(self._profiles))]
+        self._output = info["outputs"][0]
+        self._inputs = [item["name"] for item in info["inputs"]]
+        most = max(item["max"][0] for item in self._profiles)
+        tensors = [*info["inputs"], *info["outputs"]]
+        self._buffers = {item["name"]: cuda.Buffer(most * _row_bytes(item)) for item in tensors}
+
+    def _context(self, profile: int) -> Any:
+        context = self._engine.create_execution_context()
+        context.set_optimization_profile_async(profile, self._stream.handle)
+        return context
+
+    def __call__(self, inputs: dict[str, Array]) -> Array:
+        batch = len(inputs[self._inputs[0]])
+        context = self._contexts[self._profile(batch)]
+        for name in self._inputs:
+            array = np.ascontiguousarray(inputs[name])
+            context.set_input_shape(name, array.shape)
+            self._buffers[name].write(array, self._stream)
+        for name, buffer in self._buffers.items():
+            context.set_tensor_address(name, buffer.address)
+        if not context.execute_async_v3(self._stream.handle):
+            raise UnfitEngine(f"TensorRT could not run the engine at batch {batch}")
+        output = np.empty((batch, *self._output["shape"]), self._output["dtype"])
+        self._buffers[self._output["name"]].read(output, self._stream)
+        self._stream.wait()
+        return output
+
+    def _profile(self, batch: int) -> int:
+        """The profile whose optimum is ``batch``, else the first that serves it."""
+        fits = [i for i, p in enumerate(self._profiles) if p["min"][0] <= batch <= p["max"][0]]
+        best = [i for i in fits if self._profiles[i]["opt"][0] == batch]
+        if not fits:
+            raise UnfitEngine(f"the engine was not built for batch {batch}")
+        return (best or fits)[0]
+
+
+def _row_bytes(item: Mapping[str, Any]) -> int:
+    size: int = math.prod(item["shape"]) * np.dtype(item["dtype"]).itemsize
+    return size

@@ -1,0 +1,1 @@
+"""Measuring: latency, memory, parity, the sampling loop, the machine. Nothing is estimated."""

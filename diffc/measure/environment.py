@@ -1,0 +1,128 @@
+"""The machine that figures come from: what a reader needs to judge or repeat them.
+
+Read from files, packages' metadata and nvidia-smi; no runtime is imported. What cannot be read is
+absent, never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffc.targets import machine
+
+_PACKAGES = (
+    "diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx", "onnxruntime",
+    "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-cu12",
+    "tensorrt-rtx-cu13", "nvidia-cuda-runtime",
+)  # fmt: skip
+_KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
+_NOT_COMPARED = ("diffc", "torch-pruning", "diffusers")
+
+
+class GpuInfo(BaseModel):
+    """One NVIDIA GPU; clocks in MHz."""
+
+    name: str
+    compute_capability: str
+    driver: str
+    memory_mib: int
+    clock_mhz: int | None = None
+    max_clock_mhz: int | None = None
+
+
+class Environment(BaseModel):
+    """The machine at the time of measuring.
+
+    cores: those this process may use. clock_mhz: of the first core, now. load: the load averages
+    over 1, 5 and 15 minutes; above the number of cores, others are at work here.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cpu: str
+    cores: int
+    logical_cpus: int
+    cpu_flags: list[str]
+    clock_mhz: float | None = None
+    governor: str | None = None
+    memory_bytes: int
+    container_memory_bytes: int | None = None
+    os: str
+    python: str
+    packages: dict[str, str]
+    gpus: list[GpuInfo] = Field(default_factory=list)
+    load: tuple[float, float, float] | None = None
+    fingerprint: str = ""
+
+
+def read_environment() -> Environment:
+    """This machine, now."""
+    found = Environment(
+        cpu=machine.cpu_name(),
+        cores=machine.cores(),
+        logical_cpus=os.cpu_count() or 1,
+        cpu_flags=_simd_flags(),
+        clock_mhz=_clock(),
+        governor=_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        memory_bytes=_memory(),
+        container_memory_bytes=_container_memory(),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        packages=_packages(),
+        gpus=[GpuInfo(**vars(gpu)) for gpu in machine.gpus()],
+        load=os.getloadavg() if hasattr(os, "getloadavg") else None,
+    )
+    return found.model_copy(update={"fingerprint": fingerprint(found.model_dump())})
+
+
+def fingerprint(environment: Mapping[str, Any]) -> str:
+    """A short hash of what must be equal for two runs' times to be compared.
+
+    Processor, usable cores, system, Python, GPUs with their drivers, and runtimes; neither the load
+    nor clocks at the moment, nor the packages that only make the model.
+    """
+    kept = {key: environment[key] for key in _KEYS}
+    kept["packages"] = {k: v for k, v in kept["packages"].items() if k not in _NOT_COMPARED}
+    kept["gpus"] = [{k: v for k, v in gpu.items() if k != "clock_mhz"} for gpu in kept["gpus"]]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _simd_flags() -> list[str]:
+    return machine.cpu_fingerprint()["simd"].split()
+
+
+def _packages() -> dict[str, str]:
+    found = ((name, machine.version(name)) for name in _PACKAGES)
+    return {name: number for name, number in found if number}
+
+
+def _clock() -> float | None:
+    text = machine.cpu_info().get("cpu MHz")
+    return float(text) if text else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _container_memory() -> int | None:
+    """The control group's limit, where one is set."""
+    text = _text(Path("/sys/fs/cgroup/memory.max"))
+    return int(text) if text and text.isdigit() else None

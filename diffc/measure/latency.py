@@ -1,0 +1,150 @@
+"""Latency: several calls timed in one process, in turn, so that what disturbs one disturbs all.
+
+    warm-up   every call in turn, until three windows in a row agree within 10 %, or time is up
+    rounds    each round times every call once, in a fresh random order (for two calls: AB or BA);
+              at least N rounds and S seconds
+    one time  the median of k calls in a row, k chosen so that it lasts 10 ms: the first call after
+              another engine's finds the caches cold, which a sampling loop's calls do not
+
+The first call of each (allocation, kernels, shapes) is kept apart. Raw samples are all kept.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffc.events import Progress, Work
+from diffc.measure.statistics import Ratio, Samples, paired_ratio, percentile
+
+Call = Callable[[], float]
+"""Runs once and returns its seconds."""
+
+_WINDOW_CALLS = 5
+_WINDOW_SECONDS = 0.1
+_AGREE = 1.10
+_OBSERVATION_SECONDS = 0.010
+_MOST_REPEATS = 16
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How long to measure.
+
+    rounds and seconds: at least so many rounds, and at least so long (both must be reached).
+    most_seconds: stop there, whatever has been reached (at least 3 rounds are run).
+    warmup_seconds: the longest warm-up. seed: of the order within rounds and of the bootstrap.
+    """
+
+    rounds: int = 40
+    seconds: float = 3.0
+    most_seconds: float = 120.0
+    warmup_seconds: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was measured, in seconds.
+
+    samples: call -> (rounds, k). first: call -> its first call. steady: whether the warm-up ended
+    because the times agreed.
+    """
+
+    samples: Mapping[str, NDArray[np.float64]]
+    first: Mapping[str, float]
+    warmup_seconds: float
+    steady: bool
+    seed: int
+
+    def times(self, name: str) -> Samples:
+        """Every single time of a call, in the order they were taken."""
+        return self.samples[name].ravel()
+
+    def paired(self, name: str) -> Samples:
+        """One time for each round: the median of its k calls."""
+        medians: Samples = np.median(self.samples[name], axis=1)
+        return medians
+
+    def ratio(self, numerator: str, denominator: str) -> Ratio:
+        """The paired ratio of two calls' times."""
+        return paired_ratio(self.paired(numerator), self.paired(denominator), self.seed)
+
+    def percentiles_ms(self, name: str) -> dict[str, float]:
+        """p50, p90, p95, p99 and the mean, in milliseconds, and how many times they are of."""
+        times = self.times(name)
+        found = {f"p{p}": percentile(times, p) * 1e3 for p in (50, 90, 95, 99)}
+        return {**found, "mean": float(times.mean()) * 1e3, "n": len(times)}
+
+
+def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timings]:
+    """Time ``calls`` in turn; yields the seconds done of those expected."""
+    first = {name: call() for name, call in calls.items()}
+    begin = time.perf_counter()
+    typical, steady = yield from _warm_up(calls, options)
+    warm = time.perf_counter() - begin
+    repeats = {name: _repeats(seconds) for name, seconds in typical.items()}
+    order = random.Random(options.seed)  # noqa: S311 - not for secrets
+    taken: dict[str, list[list[float]]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    rounds = 0
+    while not _enough(rounds, time.perf_counter() - start, options):
+        for name in order.sample(list(calls), len(calls)):
+            taken[name].append([calls[name]() for _ in range(repeats[name])])
+        rounds += 1
+        yield _progress(rounds, time.perf_counter() - start, options)
+    samples = {name: np.asarray(times) for name, times in taken.items()}
+    return Timings(samples, first, warm, steady, options.seed)
+
+
+def _enough(rounds: int, elapsed: float, options: LatencyOptions) -> bool:
+    if rounds >= options.rounds and elapsed >= options.seconds:
+        return True
+    return rounds >= 3 and elapsed >= options.most_seconds
+
+
+def _progress(rounds: int, elapsed: float, options: LatencyOptions) -> Progress:
+    expected = max(options.rounds * elapsed / rounds, options.seconds)
+    return Progress(elapsed, min(expected, options.most_seconds), f"round {rounds}")
+
+
+def _repeats(seconds: float) -> int:
+    return min(max(math.ceil(_OBSERVATION_SECONDS / seconds), 1), _MOST_REPEATS)
+
+
+def _warm_up(
+    calls: Mapping[str, Call], options: LatencyOptions
+) -> Work[tuple[dict[str, float], bool]]:
+    """Each call's typical seconds once warm, and whether its last three windows agreed."""
+    start = time.perf_counter()
+    size = {name: _window(call()) for name, call in calls.items()}
+    windows: dict[str, list[float]] = {name: [] for name in calls}
+    steady, elapsed = False, 0.0
+    while not steady and (elapsed < options.warmup_seconds or elapsed == 0.0):
+        for name, call in calls.items():
+            windows[name].append(float(np.median([call() for _ in range(size[name])])))
+        steady = all(_agree(times[-3:]) for times in windows.values())
+        elapsed = time.perf_counter() - start
+        yield Progress(elapsed, None, "warming up")
+    return {name: times[-1] for name, times in windows.items()}, steady
+
+
+def _window(seconds: float) -> int:
+    """Calls in one window: 5, fewer when they are long."""
+    return min(max(math.ceil(_WINDOW_SECONDS / seconds), 1), _WINDOW_CALLS)
+
+
+def _agree(windows: list[float]) -> bool:
+    return len(windows) == 3 and max(windows) <= _AGREE * min(windows)
+
+
+def against_itself(call: Call, options: LatencyOptions) -> Work[Ratio]:
+    """The paired ratio of a call with itself: how far from 1 this machine's noise takes it."""
+    timings = yield from interleaved({"A": call, "A again": call}, options)
+    return timings.ratio("A again", "A")

@@ -1,0 +1,164 @@
+"""Parity: is the engine still the model? Against what torch fp32 gave, on real noisy inputs.
+
+K noise levels (each compared alone: an error at one level must not drown in the others) and a short
+deterministic trajectory x <- a x + b f(x, t), where errors add up as they do in sampling.
+
+Tolerances, on the relative L2 error |engine - torch| / |torch|, the worst level, by the precision
+that the engine was built in (``TOLERANCE``):
+
+    fp32  1e-3    sums in another order give 1e-6 to 1e-5; a wrong operator gives far more
+    tf32  5e-3    10 bits of mantissa in products, summed in fp32
+    fp16  1e-2    10 bits of mantissa throughout: 1e-3 to 4e-3 is usual
+    bf16  6e-2    7 bits: eight times fp16's
+    fp8   0.15    3 bits, scaled by tensor
+    int8  0.15    8 bits, scaled by channel (weights) and tensor (activations)
+
+The trajectory may be off by three times as much. NaN, infinity, or an output that is constant or
+zero where torch's is not always fails, whatever the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffc.errors import InputError
+from diffc.events import Progress, Work
+from diffc.measure.inputs import fill
+from diffc.measure.results import Parity
+from diffc.targets.base import Array, Runner
+
+TOLERANCE = {
+    "fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 6e-2, "fp8": 0.15, "int8": 0.15,
+}  # fmt: skip
+TRAJECTORY_FACTOR = 3.0
+
+
+def measure_parity(runner: Runner, reference: Path) -> Work[Parity]:
+    """Run the engine on the reference's inputs and compare. The caller decides what a failure is.
+
+    Raises InputError when the reference is missing, damaged, or of another model.
+    """
+    tensors = read_reference(reference, runner)
+    yield Progress(0, 2, "noise levels")
+    expected = tensors["output"]
+    inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
+    found = run_rows(runner, inputs)
+    yield Progress(1, 2, "trajectory")
+    end = run_trajectory(runner, tensors) if "trajectory.final" in tensors else None
+    return judge(found, expected, end, tensors.get("trajectory.final"), runner.info.precision_asked)
+
+
+def read_reference(reference: Path, runner: Runner) -> dict[str, Array]:
+    """The reference's tensors, checked against the engine's inputs."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors: dict[str, Array] = dict(load_file(reference))
+    except FileNotFoundError:
+        hint = "the ONNX folder holds it; `diffc export` writes one"
+        raise InputError(f"{reference} is missing: parity has no reference", hint=hint) from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{reference} is damaged: {error}") from None
+    for name in ["output", *(f"input.{spec.name}" for spec in runner.info.inputs)]:
+        if name not in tensors:
+            raise InputError(f"{reference} has no '{name}': it is of another model")
+    return tensors
+
+
+def run_rows(runner: Runner, inputs: Mapping[str, Any]) -> Array:
+    """The engine's output for K rows, at the smallest batch size that it was built for."""
+    rows = len(next(iter(inputs.values())))
+    size = min(runner.info.batches, default=1)
+    outputs = []
+    for start in range(0, rows, size):
+        part = {name: fill(array[start : start + size], size) for name, array in inputs.items()}
+        outputs.append(_only_output(runner, part)[: min(size, rows - start)])
+    return np.concatenate(outputs)
+
+
+def _only_output(runner: Runner, inputs: Mapping[str, Array]) -> Array:
+    return runner(inputs)[runner.info.outputs[0].name]
+
+
+def run_trajectory(runner: Runner, tensors: Mapping[str, Any]) -> Array:
+    """x after the reference's steps, computed with the engine; (1, ...)."""
+    size = min(runner.info.batches, default=1)
+    x = tensors["trajectory.initial"].astype(np.float32)
+    fixed = {
+        spec.name: fill(tensors[f"input.{spec.name}"][:1], size) for spec in runner.info.inputs
+    }
+    sample, timestep = _moving(runner)
+    steps = zip(tensors["trajectory.timesteps"], tensors["trajectory.coefficients"], strict=True)
+    for t, (a, b) in steps:
+        inputs = {
+            **fixed,
+            sample.name: fill(x.astype(sample.dtype), size),
+            timestep.name: np.full((size, *timestep.shape), t, timestep.dtype),
+        }
+        found: Any = _only_output(runner, inputs)[:1, : x.shape[1]]  # not a learned variance
+        x = np.float32(a) * x + np.float32(b) * found.astype(np.float32)
+    result: Array = x
+    return result
+
+
+def _moving(runner: Runner) -> tuple[Any, Any]:
+    """The inputs that change from step to step: the sample and the timestep."""
+    kinds = {spec.kind: spec for spec in runner.info.inputs}
+    names = {spec.name: spec for spec in runner.info.inputs}
+    return kinds.get("sample") or names["sample"], kinds.get("timestep") or names["timestep"]
+
+
+def judge(
+    found: Any, expected: Any, end: Any | None, expected_end: Any | None, precision: str
+) -> Parity:
+    """Compare outputs (K, ...) level by level, and the trajectory's end; see the module's table."""
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    tolerance = TOLERANCE.get(precision, TOLERANCE["fp32"])
+    levels = [relative_l2(f, e) for f, e in zip(found, expected, strict=True)]
+    drift = None if end is None else relative_l2(end, expected_end)
+    reason = _broken(found, expected) or _off(levels, drift, tolerance)
+    return Parity(
+        max_abs=_finite(float(np.abs(found - expected).max())),
+        rel_l2=_finite(float(np.max(levels))),
+        trajectory_rel_l2=_finite(drift),
+        tolerance=tolerance,
+        passed=not reason,
+        reason=reason,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def relative_l2(found: Any, expected: Any) -> float:
+    """|found - expected| / |expected| over all elements, in float64."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    scale = float(np.linalg.norm(expected)) or 1.0
+    return float(np.linalg.norm(found - expected)) / scale
+
+
+def _broken(found: Any, expected: Any) -> str:
+    if not np.isfinite(found).all():
+        return "the output has NaN or infinity"
+    for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        if np.ptp(ours) == 0 and np.ptp(theirs) > 0:
+            kind = "zero" if not ours.any() else "constant"
+            return f"the output at noise level {index} is {kind}"
+    return ""
+
+
+def _off(levels: list[float], drift: float | None, tolerance: float) -> str:
+    worst = max(levels)
+    if not worst <= tolerance:
+        where = levels.index(worst)
+        return f"relative error {worst:.2g} at noise level {where} is above {tolerance:g}"
+    if drift is not None and not drift <= TRAJECTORY_FACTOR * tolerance:
+        most = TRAJECTORY_FACTOR * tolerance
+        return f"relative error {drift:.2g} after the trajectory is above {most:g}"
+    return ""

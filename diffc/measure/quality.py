@@ -1,0 +1,219 @@
+"""How close the compressed model's samples are to the dense one's.
+
+    sample_pair      images from the same noise through both, by the same deterministic sampler
+    compare_samples  SSIM and PSNR over such pairs (the paper's consistency), 95 % intervals
+    Samples          the pairs, with sampler, steps, spacing and seed: what every figure carries
+    grid             a PNG, dense above compressed, that people can look at
+
+Images are compared as they would be saved: clipped to [-1, 1]. SSIM is Wang et al. 2004 by
+torchmetrics: a Gaussian window of 11, sigma 1.5, data range 2, edges mirrored. Intervals are Student's t over the
+per-image values, so they cover the choice of noise and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.data.precision import device_of
+from diffc.data.randomness import keyed_noise
+from diffc.data.sampling import SamplerInfo, denoise, deterministic_scheduler, sampler_info
+from diffc.data.synthetic import class_count, condition_rows
+from diffc.errors import InputError
+from diffc.events import Progress, Work
+from diffc.models.families.base import Family, TensorSpec
+
+EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images from the same noise: ``dense`` and ``compressed`` (N, C, H, W), row by row.
+
+    sampler: how both were made. seed: image i starts from noise keyed by (seed, i).
+    """
+
+    dense: Tensor
+    compressed: Tensor
+    sampler: SamplerInfo
+    seed: int
+
+    def origin(self) -> dict[str, Any]:
+        """sampler, steps, spacing, seeds, n: what stands beside every figure."""
+        return {**self.sampler.as_dict(), "seeds": [self.seed], "n": len(self.dense)}
+
+
+def sample_pair(
+    dense: nn.Module,
+    compressed: nn.Module,
+    family: Family,
+    scheduler_config: Mapping[str, Any],
+    specs: Sequence[TensorSpec],
+    n: int,
+    *,
+    steps: int = 50,
+    seed: int = 0,
+    batch: int = 16,
+    conditions: Mapping[str, Tensor] | None = None,
+    classes: int | None = None,
+) -> Work[Samples]:
+    """``n`` images from the same noise through both models, in float32.
+
+    conditions, classes: as in ``diffc.data.synthetic.synthesize``.
+    """
+    scheduler = deterministic_scheduler(scheduler_config, steps)
+    shape = next(spec.shape for spec in specs if spec.kind == "sample")
+    made: list[list[Tensor]] = [[], []]
+    classes = classes or class_count(dense)
+    for start in range(0, n, batch):
+        index = range(start, min(n, start + batch))
+        rows = condition_rows(index, specs, conditions or {}, classes, seed)
+        noise = keyed_noise(((seed, EVALUATION, i) for i in index), shape)
+        for side, model in enumerate((dense, compressed)):
+            done = 2 * start + side * len(index)
+            images = yield from _sample(model, family, scheduler, noise, rows, done, 2 * n)
+            made[side].append(images)
+    pair = [torch.cat(parts) for parts in made]
+    return Samples(pair[0], pair[1], sampler_info(scheduler), seed)
+
+
+def _sample(
+    model: nn.Module,
+    family: Family,
+    scheduler: Any,
+    noise: Tensor,
+    conditions: Mapping[str, Tensor],
+    done: int,
+    total: int,
+) -> Work[Tensor]:
+    device = device_of(model)
+    given = {name: rows.to(device) for name, rows in conditions.items()}
+
+    @torch.no_grad()
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        return family.call(model, {"sample": x, "timestep": t, **given})
+
+    x, steps = noise, len(scheduler.timesteps)
+    for i, x in enumerate(denoise(call, scheduler, noise.to(device))):
+        yield Progress(done + len(x) * (i + 1) / steps, total, "sampling from the same noise")
+    return x.float().cpu()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images with its 95 % interval, and the per-image values."""
+
+    mean: float
+    ci95: tuple[float, float]
+    values: list[float] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for reports; the per-image ones are left out."""
+        return {"mean": self.mean, "ci95": list(self.ci95)}
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and Student's t interval; the interval of one value is infinite."""
+    from scipy import stats
+
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n < 2:
+        return Estimate(mean, (-math.inf, math.inf), list(values))
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+    return Estimate(mean, (mean - half, mean + half), list(values))
+
+
+def ssim_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
+    """SSIM of each pair; (N, C, H, W) in [-1, 1], at least 11x11."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    a, b = _comparable(dense, compressed)
+    if min(a.shape[-2:]) < 11:
+        raise InputError(f"SSIM needs images of at least 11x11; these are {tuple(a.shape[-2:])}")
+    values = ssim(b, a, data_range=2.0, reduction="none")
+    return [float(value) for value in values.reshape(-1)]
+
+
+def psnr_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
+    """PSNR of each pair in dB; (N, C, H, W) in [-1, 1]. Identical images give infinity."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
+
+    a, b = _comparable(dense, compressed)
+    values = psnr(b, a, data_range=2.0, reduction="none", dim=(1, 2, 3))
+    return [float(value) for value in values.reshape(-1)]
+
+
+def _comparable(dense: Tensor, compressed: Tensor) -> tuple[Tensor, Tensor]:
+    if dense.shape != compressed.shape or not len(dense):
+        raise InputError(
+            f"samples of shapes {tuple(dense.shape)} and {tuple(compressed.shape)} "
+            "cannot be compared pair by pair"
+        )
+    return dense.float().clamp(-1, 1), compressed.float().clamp(-1, 1)
+
+
+def compare_samples(dense: Tensor, compressed: Tensor) -> dict[str, Any]:
+    """``ssim`` and ``psnr``, each ``mean`` and ``ci95``, and ``n``, over pairs of images.
+
+    dense, compressed: (N, C, H, W) in [-1, 1], row i of both from the same noise. An infinite PSNR
+    (identical images) is left out of the mean; ``identical`` counts them.
+    """
+    finite = [value for value in psnr_per_image(dense, compressed) if math.isfinite(value)]
+    return {
+        "ssim": estimate(ssim_per_image(dense, compressed)).as_dict(),
+        "psnr": estimate(finite).as_dict() if finite else None,
+        "identical": len(dense) - len(finite),
+        "n": len(dense),
+    }
+
+
+def quality(samples: Samples) -> dict[str, Any]:
+    """``compare_samples`` with sampler, steps, spacing and seeds beside each figure."""
+    figures = compare_samples(samples.dense, samples.compressed)
+    origin = samples.origin()
+    return {
+        name: {**figures[name], **origin} if figures[name] is not None else None
+        for name in ("ssim", "psnr")
+    }
+
+
+def grid(samples: Samples, path: Path, *, columns: int = 8, side: int = 96) -> Path:
+    """Write a PNG of the first ``columns`` pairs: a row of dense, a row of compressed, labelled.
+
+    Small images are enlarged by whole factors to about ``side`` pixels, without smoothing.
+    """
+    from PIL import Image, ImageDraw
+
+    n = min(columns, len(samples.dense))
+    height, width = samples.dense.shape[-2:]
+    scale = max(1, side // max(height, width))
+    cell, margin, label = (width * scale, height * scale), 4, 84
+    rows = (("dense", samples.dense), ("compressed", samples.compressed))
+    size = (label + n * (cell[0] + margin) + margin, len(rows) * (cell[1] + margin) + margin)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, (name, images) in enumerate(rows):
+        top = margin + row * (cell[1] + margin)
+        draw.text((8, top + cell[1] // 2 - 6), name, fill="black")
+        for column in range(n):
+            picture = to_image(images[column]).resize(cell, Image.Resampling.NEAREST)
+            canvas.paste(picture, (label + column * (cell[0] + margin), top))
+    part = path.with_name(f".{path.name}.part")
+    canvas.save(part, format="PNG")
+    part.replace(path)
+    return path
+
+
+def to_image(image: Tensor) -> Any:
+    """(C, H, W) in [-1, 1] as a Pillow image: greyscale for one channel, else RGB."""
+    from PIL import Image
+
+    array = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])

@@ -1,0 +1,119 @@
+"""What measuring gives, in the form that report.json holds it. Absent is None, with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffc.measure.latency import Timings
+from diffc.measure.statistics import Ratio, spread
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Latency(_Result):
+    """Milliseconds of one engine call; percentiles by trtexec's index rule over n calls."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    n: int
+
+
+class Memory(_Result):
+    """Bytes; see diffc.measure.memory for what each figure is."""
+
+    engine_bytes: int
+    runtime_bytes: int | None = None
+    peak_bytes: int | None = None
+    device_bytes: int | None = None
+
+
+class Parity(_Result):
+    """An engine against torch fp32; see diffc.measure.parity. None where it is not a number."""
+
+    max_abs: float | None
+    rel_l2: float | None
+    passed: bool
+    trajectory_rel_l2: float | None = None
+    tolerance: float
+    reason: str = ""
+
+
+class Speedup(_Result):
+    """Median of paired time ratios dense / compressed, and its bootstrap intervals."""
+
+    median: float
+    ci95: tuple[float, float]
+    ci99: tuple[float, float]
+    pairs: int
+
+    @classmethod
+    def of(cls, ratio: Ratio) -> Speedup:
+        """From the statistics' own form."""
+        return cls(median=ratio.median, ci95=ratio.ci95, ci99=ratio.ci99, pairs=ratio.pairs)
+
+
+class EngineFigures(_Result):
+    """One engine at one batch size.
+
+    first_call_ms: the first call after loading, apart from the rest. spread: p90 / p50.
+    samples_ms: every single time, in order. absent: why latency is None.
+    """
+
+    latency_ms: Latency | None = None
+    first_call_ms: float | None = None
+    throughput_per_s: float | None = None
+    spread: float | None = None
+    memory: Memory
+    build_seconds: float
+    precision_found: str
+    parity: Parity | None = None
+    samples_ms: list[float] = Field(default_factory=list)
+    absent: str | None = None
+
+
+class TargetResult(_Result):
+    """Dense against compressed on one target at one batch size.
+
+    efficiency: the speed-up divided by the factor by which MACs fell. parity: the worse of the
+    two engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing.
+    """
+
+    target: str
+    precision: str
+    batch: int
+    dense: EngineFigures
+    compressed: EngineFigures
+    speedup: Speedup | None = None
+    efficiency: float | None = None
+    parity: Parity | None = None
+    absent: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class Row(_Result):
+    """One line of a side-by-side comparison: speed-up is over the first line."""
+
+    label: str
+    target: str
+    batch: int
+    figures: EngineFigures
+    speedup: Speedup | None = None
+
+
+def latency_figures(timings: Timings, name: str, batch: int) -> dict[str, Any]:
+    """The timing fields of EngineFigures for one call."""
+    found = timings.percentiles_ms(name)
+    return {
+        "latency_ms": Latency.model_validate(found),
+        "first_call_ms": timings.first[name] * 1e3,
+        "throughput_per_s": batch / (found["p50"] / 1e3),
+        "spread": spread(timings.times(name)),
+        "samples_ms": [round(float(t) * 1e3, 6) for t in timings.times(name)],
+    }

@@ -1,0 +1,58 @@
+"""The statistics of timings: percentiles, paired ratios, the noise of a machine.
+
+Sources: trtexec's percentile; paired ("duet") benchmarking, arXiv 2001.05811; the bootstrap of
+paired ratios as Chromium's performance bots use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float64]
+RESAMPLES = 2000
+
+
+def percentile(samples: Samples, p: float) -> float:
+    """trtexec's rule: the sorted sample at ``max(n - 1 - int((1 - p/100) n), 0)``, never between.
+
+    samples: (n,), n >= 1. The small addend keeps (1 - 0.9) * 10 from counting as 0.
+    """
+    n = len(samples)
+    above = int((100.0 - p) * n / 100.0 + 1e-9)
+    return float(np.sort(samples)[max(n - 1 - above, 0)])
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A paired ratio of times: its median and bootstrap intervals, over ``pairs`` observations."""
+
+    median: float
+    ci95: tuple[float, float]
+    ci99: tuple[float, float]
+    pairs: int
+
+
+def paired_ratio(numerator: Samples, denominator: Samples, seed: int = 0) -> Ratio:
+    """The median of numerator_i / denominator_i, both (pairs,), with seeded intervals.
+
+    The statistic is the median of the log ratio, so that a / b and b / a agree; intervals are
+    percentiles of its 2,000 bootstrap resamples.
+    """
+    logs = np.log(numerator) - np.log(denominator)
+    draws = np.random.default_rng(seed).integers(len(logs), size=(RESAMPLES, len(logs)))
+    medians = np.median(logs[draws], axis=1)
+    low99, low95, high95, high99 = np.exp(np.percentile(medians, [0.5, 2.5, 97.5, 99.5]))
+    return Ratio(
+        median=float(np.exp(np.median(logs))),
+        ci95=(float(low95), float(high95)),
+        ci99=(float(low99), float(high99)),
+        pairs=len(logs),
+    )
+
+
+def spread(samples: Samples) -> float:
+    """p90 / p50: 1.0 on a silent machine; what an engine's own timings say of the noise."""
+    return percentile(samples, 90) / percentile(samples, 50)

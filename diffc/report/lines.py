@@ -1,0 +1,158 @@
+"""The report as sections of rows, from which every rendering is made.
+
+A row is (what, dense, compressed, change); a section has a title and notes below it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffc.measure.results import EngineFigures, TargetResult
+from diffc.report.model import Report
+from diffc.report.units import change, count, interval, milliseconds, size
+
+Row = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table. notes: sentences that belong to it."""
+
+    title: str
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def sections(report: Report) -> list[Section]:
+    """Every table of the report, in reading order."""
+    found = [_model(report)]
+    found += [_target(result) for result in report.targets]
+    found += [_loop(result) for result in report.pipeline if result.speedup is not None]
+    if report.quality is not None:
+        found.append(_quality(report))
+    return found
+
+
+def headline(report: Report) -> str:
+    """One sentence: how much smaller, faster, how close."""
+    if report.compressed is None:
+        return f"{report.model.name}: {count(report.model.params)} parameters"
+    parts = [f"{change(report.model.macs, report.compressed.macs)} MACs"]
+    for result in report.targets:
+        if result.speedup is not None:
+            parts.append(
+                f"{result.speedup.median:.2f}x as fast on {result.target} "
+                f"({result.precision}, batch {result.batch})"
+            )
+    ssim = (report.quality or {}).get("ssim")
+    if ssim:
+        parts.append(f"SSIM {ssim['mean']:.3f} to dense")
+    return f"{report.model.name}: " + ", ".join(parts)
+
+
+def _model(report: Report) -> Section:
+    dense, small = report.model, report.compressed
+    rows: list[Row] = []
+    figures = (
+        ("parameters", dense.params, small.params if small else None, count),
+        ("MACs per image", dense.macs, small.macs if small else None, count),
+        ("weights on disk", dense.bytes, small.bytes if small else None, size),
+    )
+    for what, before, after, show in figures:
+        if before is not None:
+            shown = "-" if after is None else show(after)
+            rows.append((what, show(before), shown, change(before, after)))
+    return Section(f"{dense.name} ({dense.class_name})", rows)
+
+
+def _target(result: TargetResult) -> Section:
+    title = f"{result.target}, {result.precision}, batch {result.batch}"
+    dense, small = result.dense, result.compressed
+    rows: list[Row] = []
+    if dense.latency_ms and small.latency_ms and result.speedup:
+        rows += _latency_rows(result)
+    memory = (("engine file", "engine_bytes"), ("memory of the process, peak", "peak_bytes"))
+    for what, name in memory:
+        before, after = getattr(dense.memory, name), getattr(small.memory, name)
+        if before is not None:
+            rows.append((what, size(before), size(after), change(before, after)))
+    rows.append(
+        (
+            "built in",
+            f"{dense.build_seconds:.1f} s",
+            f"{small.build_seconds:.1f} s",
+            "",
+        )
+    )
+    return Section(title, rows, _target_notes(result))
+
+
+def _latency_rows(result: TargetResult) -> list[Row]:
+    dense, small, speedup = result.dense, result.compressed, result.speedup
+    assert dense.latency_ms and small.latency_ms and speedup
+    rows: list[Row] = [
+        (
+            "latency, p50",
+            milliseconds(dense.latency_ms.p50),
+            milliseconds(small.latency_ms.p50),
+            f"{speedup.median:.2f}x as fast",
+        ),
+        ("", "", "", f"95 % {interval(speedup.ci95)}"),
+        (
+            "latency, p99",
+            milliseconds(dense.latency_ms.p99),
+            milliseconds(small.latency_ms.p99),
+            "",
+        ),
+        ("images per second", _rate(dense), _rate(small), ""),
+    ]
+    return rows
+
+
+def _rate(figures: EngineFigures) -> str:
+    return "-" if figures.throughput_per_s is None else f"{figures.throughput_per_s:.1f}"
+
+
+def _target_notes(result: TargetResult) -> list[str]:
+    notes = []
+    if result.absent:
+        notes.append(f"latency not measured: {result.absent}")
+    if result.efficiency is not None:
+        notes.append(f"efficiency (speed-up / reduction of MACs): {result.efficiency:.2f}")
+    if result.parity is not None:
+        verdict = "passed" if result.parity.passed else f"FAILED ({result.parity.reason})"
+        notes.append(
+            f"parity against torch fp32: {verdict}, relative error {result.parity.rel_l2:.1e}"
+            if result.parity.rel_l2 is not None
+            else f"parity against torch fp32: {verdict}"
+        )
+    return notes
+
+
+def _loop(result: TargetResult) -> Section:
+    steps = result.details.get("steps")
+    return Section(
+        f"whole sampling loop on {result.target}, {steps} steps, batch {result.batch}",
+        _latency_rows(result)[:2],
+    )
+
+
+def _quality(report: Report) -> Section:
+    rows: list[Row] = []
+    notes = []
+    for name, digits in (("ssim", 3), ("psnr", 2)):
+        figure = (report.quality or {}).get(name)
+        if figure:
+            rows.append(
+                (
+                    name.upper(),
+                    "",
+                    f"{figure['mean']:.{digits}f}",
+                    f"95 % {interval(figure['ci95'], digits)}",
+                )
+            )
+            notes = [
+                f"{figure['n']} images from the same noise, {figure['sampler']}, "
+                f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
+            ]
+    return Section("compressed against dense samples", rows, notes)

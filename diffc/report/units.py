@@ -1,0 +1,44 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def count(value: float) -> str:
+    """4435393 -> '4.44 M'."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:g}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units; a dash when it was not measured."""
+    return "-" if value is None else f"{count(value)}B".replace(" k", " k")
+
+
+def milliseconds(value: float | None) -> str:
+    """'7.31 ms', or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.0f} ms" if value >= 1000 else f"{value:.3g} ms"
+
+
+def seconds(value: float) -> str:
+    """'12.3 s', '2 min 05 s'."""
+    if value < 60:
+        return f"{value:.1f} s"
+    return f"{int(value // 60)} min {int(value % 60):02d} s"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """'-50.1 %'; empty when one of the two is unknown."""
+    if not before or after is None:
+        return ""
+    return f"{(after / before - 1) * 100:+.1f} %"
+
+
+def interval(pair: Sequence[float], digits: int = 2) -> str:
+    """'[1.79, 1.84]'."""
+    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"

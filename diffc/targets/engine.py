@@ -1,0 +1,216 @@
+"""The engine folder: the engine's files and engine.json, written whole, checked before loading.
+
+engine.json says what was built (target, versions, device, shapes, precision asked and found), from
+what (the source's model.json, whole), and the hash of every file. Plain dataclasses: this file is
+imported by the process whose memory is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import CheckFailed, InputError, NotComparable
+from diffc.targets.base import Range
+from diffc.targets.onnx_file import InputSpec, OnnxModel, sha256
+from diffc.targets.shapes import Profile
+
+NAME = "engine.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What engine.json says.
+
+    versions: package -> version, at the build. device: what the engine was built on or for.
+    tied_to: the keys of versions and device that must be equal where it is loaded.
+    built_for: compute capabilities of an ahead-of-time build ("sm86", or "sm80+").
+    profiles: input -> (min, opt, max) shapes, one mapping per profile; empty: any batch.
+    precision_found: the precision that holds most of the weights of convolutions and matrix
+        products in the built engine; precision_shares: the share of each.
+    files: file name -> sha256. engine_bytes: their sum. build_seconds: the builder's own time.
+    source: the content of the ONNX folder's model.json.
+    details: what else the target found in the engine (layers, graph capture, options).
+    """
+
+    target: str
+    versions: Mapping[str, str]
+    device: Mapping[str, str]
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[InputSpec, ...]
+    precision_asked: str
+    precision_found: str
+    precision_shares: Mapping[str, float]
+    tied_to: tuple[str, ...] = ()
+    built_for: tuple[str, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+    threads: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    engine_bytes: int = 0
+    build_seconds: float = 0.0
+    source: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that the profiles are best at."""
+        return tuple(next(iter(profile.values())).opt[0] for profile in self.profiles)
+
+    def to_json(self) -> dict[str, Any]:
+        """As engine.json holds it."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EngineInfo:
+        """The reverse of ``to_json``. Raises KeyError, TypeError for other content."""
+        rest = {key: value for key, value in content.items() if key != "format"}
+        rest["inputs"] = tuple(_spec(item) for item in rest["inputs"])
+        rest["outputs"] = tuple(_spec(item) for item in rest["outputs"])
+        rest["profiles"] = tuple(_profile(item) for item in rest["profiles"])
+        rest["tied_to"], rest["built_for"] = tuple(rest["tied_to"]), tuple(rest["built_for"])
+        return cls(**rest)
+
+
+def _spec(item: Mapping[str, Any]) -> InputSpec:
+    return InputSpec(**{**item, "shape": tuple(item["shape"])})
+
+
+def _profile(item: Mapping[str, Any]) -> Profile:
+    return {
+        name: Range(tuple(r["min"]), tuple(r["opt"]), tuple(r["max"])) for name, r in item.items()
+    }
+
+
+@contextmanager
+def new_engine_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that takes ``out``'s place when the block ends well, and goes otherwise.
+
+    Raises InputError when ``out`` is there and is no engine folder: it is somebody else's.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
+        raise InputError(f"{out} exists and is not an engine folder: it is left as it is")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield temporary
+        _take_place(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(new: Path, out: Path) -> None:
+    """Rename ``new`` to ``out``. A kill between the two renames leaves the new one beside it."""
+    new.chmod(0o755)
+    if out.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        out.rename(old / "engine")
+        new.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.rename(out)
+
+
+def write_info(folder: Path, info: EngineInfo) -> EngineInfo:
+    """Hash the files in ``folder``, write engine.json, and return what it says."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
+    hashes = {str(p.relative_to(folder)): sha256(p) for p in files}
+    whole = replace(info, files=hashes, engine_bytes=sum(p.stat().st_size for p in files))
+    (folder / NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
+    return whole
+
+
+def read_info(folder: Path) -> EngineInfo:
+    """What ``folder``'s engine.json says. Raises InputError when it is none; checks no file."""
+    path = folder / NAME
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise InputError(f"{path} has format {content['format']}, this diffc reads {FORMAT}")
+        return EngineInfo.from_json(content)
+    except FileNotFoundError:
+        hint = "`diffc build` makes one"
+        raise InputError(f"{folder} is not an engine folder: no {NAME}", hint=hint) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
+def open_engine(folder: Path, target: str, here: Mapping[str, str]) -> EngineInfo:
+    """Read and check an engine folder before its engine is loaded.
+
+    here: this machine's versions and device, by the same keys as the engine's.
+    Raises InputError for the wrong target or a file that was cut or altered, NotComparable for
+    an engine of another version or machine.
+    """
+    info = read_info(folder)
+    if info.target != target:
+        raise InputError(f"{folder} holds an engine for '{info.target}', not '{target}'")
+    check_files(folder, info)
+    check_fingerprint(folder, info, here)
+    return info
+
+
+def check_files(folder: Path, info: EngineInfo) -> None:
+    """Raise InputError naming the first file that is missing or is not what was written."""
+    for name, expected in info.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing", hint="build the engine again")
+        if sha256(path) != expected:
+            hint = "build the engine again"
+            raise InputError(f"{path} was cut or altered since it was built", hint=hint)
+
+
+def check_fingerprint(folder: Path, info: EngineInfo, here: Mapping[str, str]) -> None:
+    """Raise NotComparable, with both fingerprints, when ``info`` is tied to another machine."""
+    there = {**info.device, **info.versions}
+    differ = [key for key in info.tied_to if there.get(key) != here.get(key)]
+    if differ:
+        built = ", ".join(f"{key} {there.get(key, 'none')}" for key in info.tied_to)
+        found = ", ".join(f"{key} {here.get(key, 'none')}" for key in info.tied_to)
+        raise NotComparable(
+            f"{folder} was built for another machine or version: built for {built}; here {found}",
+            hint=f"build it here from its ONNX folder: `diffc build OUT --target {info.target}`",
+        )
+
+
+def check_precision(asked: str, shares: Mapping[str, float], engine: str) -> str:
+    """The precision that holds most of ``shares``; raises CheckFailed when it is not ``asked``."""
+    found = max(shares, key=lambda name: shares[name]) if shares else "none"
+    if found != asked:
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
+        raise CheckFailed(
+            f"{engine}: {asked} was asked for, the built engine computes in {found} ({parts})",
+            hint="the runtime fell back silently; ask for a precision that it has here",
+        )
+    return found
+
+
+def asked_precision(model: OnnxModel, asked: str | None, hinted: Collection[str] = ()) -> str:
+    """The precision to expect in the engine. Raises InputError when the file holds another.
+
+    hinted: precisions that the target makes of an fp32 file by itself.
+    """
+    if asked in hinted and model.precision == "fp32":
+        return str(asked)
+    if asked is not None and asked != model.precision:
+        raise InputError(
+            f"{model.path} is {model.precision}, {asked} was asked for",
+            hint=f"export it with --precision {asked}: engines keep what the ONNX file says",
+        )
+    return model.precision
+
+
+def shares(elements: Sequence[tuple[str, int]]) -> dict[str, float]:
+    """(precision, weight elements) of each heavy layer -> the share of each precision."""
+    counts: dict[str, int] = {}
+    for precision, count in elements:
+        counts[precision] = counts.get(precision, 0) + count
+    total = sum(counts.values()) or 1
+    return {precision: count / total for precision, count in counts.items()}

@@ -1,0 +1,180 @@
+"""What ort-cpu and ort-cuda share: sessions, and the precision that a session computes in.
+
+The engine of both is the ONNX file itself, copied: it loads with any version of ONNX Runtime. The
+build opens it once, and reads back from the graph as optimised which precision each convolution and
+matrix product really computes in, for ONNX Runtime casts silently where a kernel is missing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import InputError, UnavailableError
+from diffc.events import Progress, Work
+from diffc.targets import engine, machine, shapes
+from diffc.targets.base import BuildOptions
+from diffc.targets.onnx_file import OnnxModel, read_onnx
+
+FILE = "model.onnx"
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+def onnxruntime(target: str, extra: str) -> Any:
+    """The module. Raises UnavailableError with the extra to install when it is missing."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        if machine.first_version(*PACKAGES):
+            raise UnavailableError(f"onnxruntime is installed but cannot load: {error}") from None
+        hint = f"pip install 'diffc[{extra}]'"
+        raise UnavailableError(f"target '{target}' needs onnxruntime", hint=hint) from None
+    ort.set_default_logger_severity(3)
+    return ort
+
+
+def build(
+    target: str,
+    folder: Path,
+    options: BuildOptions,
+    out: Path,
+    providers: list[Any],
+    facts: Mapping[str, Any],
+) -> Work[engine.EngineInfo]:
+    """Check that the file loads, read its precision back, and copy it into ``out``.
+
+    facts: the fields of EngineInfo that only the target knows (versions, device, tied_to).
+    """
+    yield Progress(0, 3, "reading the ONNX file")
+    model = read_onnx(folder)
+    asked = engine.asked_precision(model, options.precision)
+    served = shapes.profiles(model, options)
+    start = time.perf_counter()
+    yield Progress(1, 3, "optimising the graph")
+    found = weight_elements(model, providers)
+    held = engine.shares(found)
+    precision = engine.check_precision(asked, held, f"{target}, {model.path}")
+    with engine.new_engine_folder(out) as new:
+        yield Progress(2, 3, "writing the engine")
+        _copy(model, new)
+        info = engine.EngineInfo(
+            target=target,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            precision_asked=asked,
+            precision_found=precision,
+            precision_shares=held,
+            profiles=tuple(served),
+            threads=options.threads or machine.cores(),
+            build_seconds=time.perf_counter() - start,
+            source=model.content,
+            details={"heavy_layers": len(found)},
+            **facts,
+        )
+        return engine.write_info(new, info)
+
+
+def _copy(model: OnnxModel, new: Path) -> None:
+    """The graph becomes model.onnx; external data keep the path that the graph names."""
+    shutil.copyfile(model.path, new / FILE)
+    for file in model.files[1:]:
+        stored = new / file.relative_to(model.path.parent)
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, stored)
+
+
+def session_options(threads: int) -> Any:
+    """Every optimisation, a fixed number of threads, none of them spinning between runs."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
+    """An InferenceSession. Raises InputError with ONNX Runtime's own reason, one line of it."""
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its exception classes are private to the extension module
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = _STATUS.sub("", " ".join(str(error).split()))
+        raise InputError(f"ONNX Runtime refuses {path}: {reason[:400]}") from None
+
+
+def weight_elements(model: OnnxModel, providers: list[Any]) -> list[tuple[str, int]]:
+    """(precision, weight elements) of each heavy layer in the graph as ONNX Runtime optimised it.
+
+    The graph is written with its weights outside, so that only its structure is parsed.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "optimised.onnx"
+        options = session_options(1)
+        options.optimized_model_filepath = str(path)
+        key = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(key + "file_name", "weights.bin")
+        options.add_session_config_entry(key + "min_size_in_bytes", "1024")
+        open_session(model.path, options, providers)
+        return list(_heavy(onnx.load(path, load_external_data=False).graph))
+
+
+_FLOAT = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul", "FusedConv", "FusedGemm"}
+_INT8 = {
+    "QLinearConv": 3,
+    "QLinearMatMul": 3,
+    "QGemm": 3,
+    "MatMulInteger": 1,
+    "ConvInteger": 1,
+    "DynamicQuantizeMatMul": 1,
+    "MatMulIntegerToFloat": 1,
+}
+_DTYPES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8", 17: "fp8", 18: "fp8"}
+
+
+def _heavy(graph: Any) -> Iterator[tuple[str, int]]:
+    """The convolutions and products whose weights are constants, with what they compute in."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    for node in graph.node:
+        if node.op_type in _INT8:
+            tensor = weights.get(node.input[_INT8[node.op_type]])
+            if tensor is not None:
+                yield "int8", _size(tensor)
+        elif node.op_type in _FLOAT or node.op_type.startswith("NhwcFusedConv"):
+            yield from _float_weight(node, weights, casts)
+
+
+def _float_weight(
+    node: Any, weights: Mapping[str, Any], casts: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
+    """A float layer's precision: its weight's, or what the weight is cast to before it."""
+    for name in node.input[:2]:
+        cast = casts.get(name)
+        tensor = weights.get(cast.input[0] if cast is not None else name)
+        if tensor is None:
+            continue
+        kind = tensor.data_type
+        if cast is not None:
+            kind = next(a.i for a in cast.attribute if a.name == "to")
+        yield _DTYPES.get(kind, str(kind)), _size(tensor)
+
+
+def _size(tensor: Any) -> int:
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    return size

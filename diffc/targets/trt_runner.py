@@ -1,0 +1,169 @@
+"""A TensorRT engine on a GPU: device buffers, one stream, the call captured as a CUDA graph.
+
+Times are GPU events around the call alone, transfers left out, as trtexec reports since 11.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffc.errors import InputError
+from diffc.targets import cuda, machine, shapes, trt_builder
+from diffc.targets.base import Array, Arrays
+from diffc.targets.engine import EngineInfo
+from diffc.targets.trt_builder import Flavour
+
+
+def inspect(flavour: Flavour, data: Any) -> str:
+    """The inspector's JSON for a serialised engine."""
+    trt, _, _ = trt_builder.library(flavour)
+    opened = _deserialised(flavour, data, "the engine just built")
+    inspector = opened.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _deserialised(flavour: Flavour, data: Any, name: str) -> Any:
+    trt, logger, log = trt_builder.library(flavour)
+    log.errors()
+    opened = trt.Runtime(logger).deserialize_cuda_engine(data)
+    if opened is None:
+        reason = "; ".join(log.errors()) or "no reason given"
+        raise InputError(f"{flavour.target} cannot open {name}: {reason[:400]}")
+    return opened
+
+
+class TrtRunner:
+    """See diffc.targets.base.Runner."""
+
+    def __init__(self, flavour: Flavour, path: Path, info: EngineInfo) -> None:
+        cuda.device_count()
+        self.info = info
+        self._engine = _deserialised(flavour, path.read_bytes(), str(path))
+        self._cache = KernelCache(self._engine, flavour)
+        self._stream = cuda.Stream()
+        self._bound: dict[int, TrtBound] = {}
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """Run once; the context and buffers of each batch size are kept."""
+        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if batch not in self._bound:
+            self._bound[batch] = self.bind(inputs)
+        bound = self._bound[batch]
+        bound.write(inputs)
+        bound.run()
+        return bound.outputs()
+
+    def bind(self, inputs: Arrays) -> TrtBound:
+        """A context of its own with the inputs on the device, the call captured."""
+        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        profile = shapes.profile_index(self.info.profiles, batch)
+        context = self._cache.context()
+        bound = TrtBound(context, self._stream, self.info, inputs, profile)
+        self._cache.save()
+        return bound
+
+    def close(self) -> None:
+        """Free the buffers, then the engine."""
+        for bound in self._bound.values():
+            bound.free()
+        self._bound.clear()
+        self._engine = None
+
+
+class KernelCache:
+    """TensorRT for RTX compiles kernels when an engine is first used: kept for the next process.
+
+    The library checks itself that a cache is of this GPU, driver and version, and leaves it out
+    otherwise. TensorRT proper has no such cache: its engines hold their kernels.
+    """
+
+    def __init__(self, engine: Any, flavour: Flavour) -> None:
+        self._engine = engine
+        self._path = kernel_cache_path(flavour) if flavour.ahead_of_time else None
+        self._config = self._runtime_cache = None
+        if self._path is not None:
+            self._config = engine.create_runtime_config()
+            self._runtime_cache = self._config.create_runtime_cache()
+            if self._path.is_file():
+                self._runtime_cache.deserialize(self._path.read_bytes())
+            self._config.set_runtime_cache(self._runtime_cache)
+
+    def context(self) -> Any:
+        """A new execution context."""
+        if self._config is None:
+            return self._engine.create_execution_context()
+        return self._engine.create_execution_context(self._config)
+
+    def save(self) -> None:
+        """Keep what has been compiled so far."""
+        if self._path is None or self._runtime_cache is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(bytes(self._runtime_cache.serialize()))
+        temporary.replace(self._path)
+
+
+def kernel_cache_path(flavour: Flavour) -> Path:
+    """One file per library version and GPU, in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    gpu = machine.gpus()[0].sm if machine.gpus() else "none"
+    name = f"{flavour.target}-{trt_builder.version(flavour)}-{gpu}.kernels"
+    return user_cache_path("diffc") / name
+
+
+class TrtBound:
+    """One context, its buffers, and its captured call."""
+
+    def __init__(
+        self, context: Any, stream: cuda.Stream, info: EngineInfo, inputs: Arrays, profile: int
+    ) -> None:
+        self._stream = stream
+        self._context = context
+        self._context.set_optimization_profile_async(profile, stream.handle.value or 0)
+        self._inputs = {name: cuda.Buffer(array.nbytes) for name, array in inputs.items()}
+        for name, array in inputs.items():
+            self._context.set_input_shape(name, tuple(array.shape))
+            self._context.set_tensor_address(name, self._inputs[name].address)
+        self._host = {spec.name: self._output(spec.name, spec.dtype) for spec in info.outputs}
+        self._outputs = {name: cuda.Buffer(array.nbytes) for name, array in self._host.items()}
+        for name, buffer in self._outputs.items():
+            self._context.set_tensor_address(name, buffer.address)
+        self.write(inputs)
+        self._enqueue()  # the first call may allocate, which a capture forbids
+        stream.wait()
+        self._graph = cuda.Graph(stream, self._enqueue)
+
+    def _output(self, name: str, dtype: str) -> Array:
+        return np.empty(tuple(self._context.get_tensor_shape(name)), dtype)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.handle.value or 0):
+            raise InputError("TensorRT refused to run the engine on these inputs")
+
+    def write(self, inputs: Arrays) -> None:
+        """Copy new inputs of the same shapes to the device."""
+        for name, array in inputs.items():
+            self._inputs[name].write(np.ascontiguousarray(array), self._stream)
+
+    def run(self) -> float:
+        """One launch of the graph, in the GPU's own seconds."""
+        self._stream.start()
+        self._graph.launch(self._stream)
+        return self._stream.seconds()
+
+    def outputs(self) -> dict[str, Array]:
+        """What the last run gave, copied to the host."""
+        for name, array in self._host.items():
+            self._outputs[name].read(array, self._stream)
+        return {name: array.copy() for name, array in self._host.items()}
+
+    def free(self) -> None:
+        """Give the device memory back."""
+        for buffer in (*self._inputs.values(), *self._outputs.values()):
+            buffer.free()

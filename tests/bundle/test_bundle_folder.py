@@ -1,0 +1,124 @@
+"""A folder that is not empty: refused, and never robbed of what diffc did not make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffc.bundle import bundle
+from diffc.errors import DiffcError, RequestError
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def to(tmp_path) -> Path:
+    """A folder with somebody's model in it."""
+    mine = tmp_path / "repo" / "mine" / "1" / "model.onnx"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    (tmp_path / "repo" / "notes.txt").write_text("mine too")
+    return tmp_path / "repo"
+
+
+def test_refuses_without_force(out, to):
+    before = content(to)
+    with pytest.raises(RequestError, match="is not empty") as error:
+        bundle(out, to, server="none")
+    assert "--force" in error.value.hint
+    assert content(to) == before
+
+
+def test_forced_it_adds_and_touches_nothing_else(out, to):
+    before = content(to)
+    made = bundle(out, to, server="none", force=True)
+    after = content(to)
+    assert {k: after[k] for k in before} == before
+    assert set(after) == set(before) | set(made.files)
+
+
+def test_forced_again_it_replaces_what_it_made(out, to):
+    first = bundle(out, to, server="triton", force=True)
+    assert "denoiser/config.pbtxt" in first.files
+    second = bundle(out, to, server="none", force=True)
+    after = content(to)
+    assert set(after) == {"mine/1/model.onnx", "notes.txt", *second.files}
+    assert not (to / "denoiser").exists()
+    assert bundle(out, to, server="none", force=True).files == second.files
+
+
+def test_a_changed_file_is_the_users(out, to):
+    bundle(out, to, server="triton", force=True)
+    config = to / "pipeline" / "config.pbtxt"
+    config.write_text(config.read_text() + "# four instances on our machines\n")
+    before = content(to)
+    with pytest.raises(RequestError, match=r"config\.pbtxt is in the way and was changed"):
+        bundle(out, to, server="triton", force=True)
+    assert content(to) == before
+    bundle(out, to, server="none", force=True)
+    assert "four instances" in config.read_text()
+
+
+def test_a_file_of_the_same_name_is_in_the_way(out, to):
+    (to / "README.md").write_text("our repository")
+    before = content(to)
+    with pytest.raises(RequestError, match=r"README\.md is in the way and is not diffc's"):
+        bundle(out, to, server="none", force=True)
+    assert content(to) == before
+
+
+@pytest.mark.parametrize("name", ["engine", "bundle.json", "README.md"])
+def test_a_file_or_folder_of_another_kind_is_in_the_way(out, to, name):
+    if name == "engine":
+        (to / name).write_text("a file where a folder must be")
+    else:
+        (to / name).mkdir()
+    before = content(to)
+    with pytest.raises(RequestError, match="is in the way"):
+        bundle(out, to, server="none", force=True)
+    assert content(to) == before
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "not json",
+        "[]",
+        '{"format": 1, "made_by": "diffc 0.1", "files": {"../outside": "x", "/etc/passwd": "x"}}',
+        '{"format": 1, "made_by": "somebody", "files": {"notes.txt": "x"}}',
+    ],
+)
+def test_a_strange_manifest_gives_no_rights(out, to, manifest):
+    outside = to.parent / "outside"
+    outside.write_text("outside")
+    (to / "bundle.json").write_text(manifest)
+    before = content(to)
+    try:
+        bundle(out, to, server="none", force=True)
+    except DiffcError:
+        assert content(to) == before
+    else:
+        after = content(to)
+        assert all(after[k] == v for k, v in before.items() if k != "bundle.json")
+    assert outside.read_text() == "outside"
+
+
+def test_a_file_where_the_folder_should_be(out, tmp_path):
+    (tmp_path / "bundle").write_text("a file")
+    with pytest.raises(RequestError, match="is a file, not a folder"):
+        bundle(out, tmp_path / "bundle", server="none", force=True)
+
+
+def test_a_failure_leaves_nothing_behind(out, tmp_path, monkeypatch):
+    from diffc.bundle import plain
+
+    def fail(source):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(plain.readme, "plain", fail)
+    with pytest.raises(OSError, match="disk full"):
+        bundle(out, tmp_path / "bundle", server="none")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,263 @@
+"""The plain bundle: run by an interpreter that has neither diffc nor torch."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_engines
+from PIL import Image
+
+from diffc.bundle import bundle
+from diffc.errors import InputError, RequestError
+from diffc.export.runtime import open_bundle, to_uint8
+
+ALONE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"diffc", "torch", "diffusers", "onnx", "PIL", "scipy"}:
+            raise ModuleNotFoundError(f"{name} is not on the server")
+sys.meta_path.insert(0, Absent())
+sys.path.insert(0, sys.argv.pop(1))
+import runpy
+sys.argv[0] = "runtime"
+runpy.run_module("runtime", run_name="__main__")
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """``python -m runtime`` in ``folder``, where diffc and torch cannot be imported."""
+    command = [sys.executable, "-I", "-c", ALONE, str(folder), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def plain(out, tmp_path_factory) -> Path:
+    """A plain bundle."""
+    to = tmp_path_factory.mktemp("plain") / "bundle"
+    made = bundle(out, to, server="none")
+    assert (made.target, made.side, made.models) == ("ort-cpu", "compressed", ())
+    return to
+
+
+def test_generates_by_itself(plain, tmp_path):
+    picture = tmp_path / "grid.png"
+    done = run(plain, "generate", "--n", "5", "--steps", "3", "--seed", "7", "--out", str(picture))
+    assert done.returncode == 0, done.stderr
+    samples = open_bundle(plain).generate(5, 3, 7)
+    images = to_uint8(samples)
+    grid = np.asarray(Image.open(picture))
+    assert grid.shape == (16, 24, 3)
+    np.testing.assert_array_equal(grid[:8, 8:16], images[1])
+    np.testing.assert_array_equal(grid[8:, 8:16], images[4])
+    assert images.std() > 10
+
+
+def test_info_by_itself(plain):
+    done = run(plain, "info")
+    said = json.loads(done.stdout)
+    assert said["target"] == "ort-cpu"
+    assert said["model"] == "UNet2DModel"
+    assert said["batches"] == [[1, 4]]
+    assert said["scheduler"] == "ddpm"
+    assert said["fits_this_machine"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "0"], "steps must be a whole number from 1 to 1000, not 0"),
+        (["--steps", "10000"], "steps must be a whole number from 1 to 1000, not 10000"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--n", "0"], "number of images"),
+        (["--n", "100000"], "from 1 to 1024"),
+        (["--scheduler", "plms"], "unknown scheduler 'plms' (known: ddpm, ddim"),
+        (["--condition", "class_labels=1"], "unknown condition 'class_labels'"),
+        (["--condition", "class_labels"], "a condition is NAME=NUMBER or NAME=FILE.npy"),
+        (["--condition", "x=missing.npy"], "cannot read missing.npy"),
+        (["--guidance", "2"], "needs a model with conditions"),
+        (["--out", "grid.jpg"], "--out must end in .png or .npy"),
+        (["--out", "nowhere/grid.png"], "the folder nowhere does not exist"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(plain, arguments, says):
+    done = run(plain, "generate", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unfit_engine_says_what_it_was_built_for_and_what_is_here(out, tmp_path):
+    bundle(out, tmp_path / "bundle", server="none")
+    path = tmp_path / "bundle" / "engine" / "engine.json"
+    info = json.loads(path.read_text())
+    changes = {"device": {"compute_capability": "8.9"}, "tied_to": ["compute_capability"]}
+    path.write_text(json.dumps(info | changes))
+    done = run(tmp_path / "bundle", "generate")
+    assert done.returncode == 2
+    assert "built for compute_capability 8.9; here: compute_capability" in done.stderr
+    said = json.loads(run(tmp_path / "bundle", "info").stdout)
+    assert said["fits_this_machine"] is False
+    assert "built for compute_capability 8.9" in said["why_not"]
+
+
+def test_of_engines_for_several_gpus_the_fitting_one_is_opened(out, tmp_path):
+    dense = out / "engines" / "ort-cpu" / "dense"
+    bundle(out, tmp_path / "bundle", server="none", plans=[dense])
+    path = tmp_path / "bundle" / "engine" / "engine.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"tied_to": ["onnxruntime"], "versions": {}}))
+    assert open_bundle(tmp_path / "bundle").generate(1, 1, 0).shape == (1, 3, 8, 8)
+
+
+def test_import_is_quick_and_small(plain):
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); start = time.perf_counter();"
+        " import runtime; print(time.perf_counter() - start)"
+    )
+    seconds = [
+        float(subprocess.check_output([sys.executable, "-I", "-c", code, str(plain)]))
+        for _ in range(5)
+    ]
+    assert min(seconds) < 0.3
+    size = sum(p.stat().st_size for p in (plain / "runtime").rglob("*.py"))
+    assert size < 1_000_000
+
+
+def test_conditions_and_guidance(conditional_out, tmp_path):
+    bundle(conditional_out, tmp_path / "bundle", server="none")
+    text = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    np.save(tmp_path / "text.npy", text)
+    done = run(
+        tmp_path / "bundle", "generate", "--n", "3", "--steps", "4", "--guidance", "2.5",
+        "--condition", "class_labels=3",
+        "--condition", f"encoder_hidden_states={tmp_path / 'text.npy'}",
+        "--out", str(tmp_path / "samples.npy"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    given = {"class_labels": 3, "encoder_hidden_states": text}
+    none = {"class_labels": 0, "encoder_hidden_states": np.zeros((4, 5))}
+    pipeline = open_bundle(tmp_path / "bundle")
+    mine = pipeline.generate(3, 4, 0, guidance=2.5, conditions=given, unconditional=none)
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), mine)
+    without = pipeline.generate(3, 4, 0, conditions=given)
+    assert np.abs(without - mine).max() > 0.01
+
+
+def test_latents_go_through_the_decoder(latent_out, out, tmp_path):
+    bundle(latent_out, tmp_path / "latent", server="none")
+    bundle(out, tmp_path / "plain", server="none")
+    decoded = open_bundle(tmp_path / "latent").generate(3, 2, 1)
+    latents = open_bundle(tmp_path / "plain").generate(3, 2, 1)
+    oracle = (latents / 0.5).repeat(2, axis=2).repeat(2, axis=3)
+    np.testing.assert_allclose(decoded, oracle, rtol=1e-6)
+
+
+def test_names_nothing_of_this_machine(out, tmp_path):
+    plain = tmp_path / "bundle"
+    bundle(out, plain, server="none")
+    words = {
+        str(Path.home()), str(out), str(plain), socket.gethostname(), platform.node(),
+        str(Path(__file__).parents[2]), str(Path(sys.prefix)),
+    } | ({getpass.getuser()} - {"root"})  # fmt: skip
+    for path in plain.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        for word in words:
+            assert len(word) < 4 or word.encode() not in content, (path, word)
+    info = json.loads((plain / "engine" / "engine.json").read_text())
+    assert info["device"] == {}
+
+
+def test_names_only_scheduler_of_its_source(out, tmp_path):
+    """model.json may hold a path to the model; it stays behind."""
+    folder = tmp_path / "out" / "engines" / "ort-cpu" / "compressed"
+    tiny_engines.engine_folder(folder, source_path="/home/somebody/model")
+    bundle(tmp_path / "out", tmp_path / "bundle", server="none")
+    for path in (tmp_path / "bundle").rglob("*.json"):
+        assert "/home/somebody" not in path.read_text()
+
+
+# Which engine -------------------------------------------------------------------------------------
+
+
+def test_the_side_that_was_asked_for(out, tmp_path):
+    made = bundle(out, tmp_path / "bundle", server="none", side="dense", target="ort-cpu")
+    assert made.side == "dense"
+    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["side"] == "dense"
+
+
+def test_an_engine_folder_itself(out, tmp_path):
+    engine = out / "engines" / "ort-cpu" / "dense"
+    assert bundle(engine, tmp_path / "bundle", server="none").target == "ort-cpu"
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ({"server": "trition"}, RequestError, "unknown server 'trition'"),
+        ({"target": "ort-cuda"}, RequestError, "unknown target 'ort-cuda'"),
+        ({"side": "pruned"}, RequestError, "unknown side 'pruned'"),
+    ],
+)
+def test_wrong_words(out, tmp_path, asked, error, says):
+    with pytest.raises(error, match=says):
+        bundle(out, tmp_path / "bundle", **{"server": "none", **asked})
+    assert not (tmp_path / "bundle").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_without_engines(tmp_path):
+    with pytest.raises(InputError, match="holds no engines"):
+        bundle(tmp_path, tmp_path / "bundle", server="none")
+
+
+def test_a_missing_side(conditional_out, tmp_path):
+    with pytest.raises(InputError, match="holds no dense engine for 'ort-cpu'") as error:
+        bundle(conditional_out, tmp_path / "bundle", server="none", side="dense")
+    assert "compressed" in error.value.hint
+
+
+def test_several_targets_need_a_name(out, tmp_path):
+    engines = tmp_path / "out" / "engines"
+    for name in ("ort-cpu", "trt"):
+        (engines / name / "compressed").mkdir(parents=True)
+    with pytest.raises(RequestError, match="holds engines for ort-cpu, trt"):
+        bundle(tmp_path / "out", tmp_path / "bundle", server="none")
+
+
+def test_a_cut_engine(out, tmp_path):
+    copy = tmp_path / "out"
+    import shutil
+
+    shutil.copytree(out, copy)
+    (copy / "engines" / "ort-cpu" / "compressed" / "model.onnx").write_bytes(b"cut")
+    with pytest.raises(InputError, match="cut or altered"):
+        bundle(copy, tmp_path / "bundle", server="none")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_engine_without_a_scheduler(tmp_path):
+    tiny_engines.engine_folder(tmp_path / "engine", scheduler={})
+    with pytest.raises(InputError, match="without a scheduler"):
+        bundle(tmp_path / "engine", tmp_path / "bundle", server="none")
+
+
+def test_a_plan_of_another_model(out, conditional_out, tmp_path):
+    other = conditional_out / "engines" / "ort-cpu" / "compressed"
+    with pytest.raises(InputError, match="not an engine of the same model: inputs"):
+        bundle(out, tmp_path / "bundle", server="none", plans=[other])
+
+
+def test_a_decoder_without_its_scale(tmp_path):
+    made = tiny_engines.engine_folder(tmp_path / "out" / "engines" / "ort-cpu" / "compressed")
+    tiny_engines.decoder_folder(made.parent / "decoder")
+    with pytest.raises(InputError, match="no scaling_factor"):
+        bundle(made, tmp_path / "bundle", server="none")

@@ -1,0 +1,123 @@
+"""Real processes: killed ones that are resumed, and two that share a batch over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from socket import socket
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from diffc.errors import UnavailableError
+from diffc.events import drain
+
+WORKER = Path(tiny.__file__)
+
+pytestmark = pytest.mark.slow
+
+
+def start(folder: Path, result: Path, rank: int = 0, port: int = 0, **changes) -> subprocess.Popen:
+    """A worker; with a port, one of two."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if port:
+        env |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(WORKER), str(folder), str(result), json.dumps(changes)]
+    return subprocess.Popen(command, env=env)
+
+
+def start_two(folder: Path, result: Path, **changes) -> list[subprocess.Popen]:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = [result, result.with_name("second.safetensors")]
+    return [start(folder, results[rank], rank, port, **changes) for rank in range(2)]
+
+
+def wait_for(folder: Path, step: int, worker: subprocess.Popen, seconds: float = 300) -> None:
+    """Until the checkpoint of ``step`` is there; the worker must still be at work."""
+    deadline = time.monotonic() + seconds
+    while not (folder / f"step-{step:08d}.json").exists():
+        assert worker.poll() is None, "the worker ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+LONG = {"steps": 200, "checkpoint_every": 20, "batch": 4}
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    assert start(tmp_path / "a", whole, **LONG).wait(300) == 0
+    for step in (20, 80):
+        worker = start(tmp_path / "b", parts, **LONG)
+        wait_for(tmp_path / "b", step, worker)
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait(60) == -signal.SIGKILL
+    assert not parts.exists()
+    assert start(tmp_path / "b", parts, **LONG).wait(300) == 0
+    assert whole.read_bytes() == parts.read_bytes()
+    reports = [json.loads(p.with_suffix(".json").read_text()) for p in (whole, parts)]
+    assert reports[0]["losses"] == reports[1]["losses"]
+    assert reports[1]["resumed_from"] >= 80
+
+
+def test_two_processes_give_the_single_ones_losses(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    assert start(tmp_path / "a", one, steps=12).wait(300) == 0
+    workers = start_two(tmp_path / "b", two, steps=12, gradient_accumulation=2)
+    assert [worker.wait(300) for worker in workers] == [0, 0]
+    reports = [json.loads(p.with_suffix(".json").read_text()) for p in (one, two)]
+    assert [report["processes"] for report in reports] == [1, 2]
+    losses = [[loss for _, loss in report["losses"]] for report in reports]
+    assert len(losses[0]) == 12
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    shared, second = load_file(two), load_file(two.with_name("second.safetensors"))
+    assert all(torch.equal(shared[name], second[name]) for name in shared)
+
+
+def test_when_one_of_two_is_killed_the_other_ends_and_the_run_resumes(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    workers = start_two(tmp_path / "a", whole, **LONG)
+    assert [worker.wait(300) for worker in workers] == [0, 0]
+    workers = start_two(tmp_path / "b", parts, **LONG)
+    wait_for(tmp_path / "b", 40, workers[0])
+    workers[1].send_signal(signal.SIGKILL)
+    assert workers[0].wait(120) != 0  # it does not wait for ever for the other
+    workers = start_two(tmp_path / "b", parts, **LONG)
+    assert [worker.wait(300) for worker in workers] == [0, 0]
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 400 KB: one checkpoint fits, not two and a third in the making."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small file system here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    with pytest.raises(UnavailableError, match="No space left"):
+        drain(tiny.work(small_disk, steps=20))
+    left = sorted(p.name for p in small_disk.iterdir())
+    assert left and all(name.startswith("step-") for name in left)
+    freed = small_disk / "elsewhere"  # resuming needs no space until the next checkpoint
+    assert not freed.exists()
+    work = tiny.work(small_disk, steps=20)
+    assert "going on from step" in next(work).note
+    work.close()

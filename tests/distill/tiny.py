@@ -1,0 +1,75 @@
+"""Tiny models for the distillation tests; run as a script it is a worker that can be killed.
+
+    python tiny.py FOLDER RESULT '{"steps": 9}'
+
+distils in FOLDER and writes the final weights to RESULT and the losses beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+
+from diffc.data.clean import CleanSet
+from diffc.distill.options import DistillOptions
+from diffc.distill.train import DistillResult, distill
+from diffc.events import Work, drain
+from diffc.models.diffusion import process_from_scheduler
+from diffc.models.families.unet2d import FAMILY
+
+PROCESS = process_from_scheduler({"num_train_timesteps": 1000})
+
+
+def unet(width: int, seed: int) -> UNet2DModel:
+    """A U-Net of 8x8 images with ``width`` and 2 ``width`` channels."""
+    torch.manual_seed(seed)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(width, 2 * width),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+
+
+def clean(n: int = 12) -> CleanSet:
+    """``n`` random samples."""
+    sample = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    return CleanSet(sample, {}, "random")
+
+
+def options(**changes) -> DistillOptions:
+    """Few, small, exact steps."""
+    base = {"steps": 6, "batch": 4, "precision": "fp32", "checkpoint_every": 2, "warmup": 2}
+    return DistillOptions.model_validate({**base, **changes})
+
+
+def work(folder: Path, student=None, family=FAMILY, data=None, **changes) -> Work[DistillResult]:
+    """A run of the tiny teacher (width 8) on the tiny student (width 4, or the given one)."""
+    student = unet(4, seed=1) if student is None else student
+    data = clean() if data is None else data
+    return distill(unet(8, seed=0), student, family, data, PROCESS, options(**changes), folder)
+
+
+def main() -> None:
+    """See the top."""
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    folder, result, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    student = unet(4, seed=1)
+    done = drain(work(folder, student, **changes))
+    save_file({name: p.contiguous() for name, p in student.state_dict().items()}, result)
+    report = {"losses": done.losses, "resumed_from": done.resumed_from, "processes": done.processes}
+    result.with_suffix(".json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

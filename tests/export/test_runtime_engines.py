@@ -1,0 +1,119 @@
+"""Engine folders as diffc's targets write them, opened by the runtime."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from diffc.export.runtime import engines
+from diffc.export.runtime.engines import misfit, open_engine, read_info
+from diffc.export.runtime.errors import UnfitEngine
+from diffc.targets import machine, target
+
+
+def altered(engine, tmp_path, **changes):
+    copy = tmp_path / "engine"
+    shutil.copytree(engine, copy)
+    info = json.loads((copy / "engine.json").read_text())
+    (copy / "engine.json").write_text(json.dumps(info | changes))
+    return copy
+
+
+def test_runs_like_the_target_that_built_it(conditional):
+    rng = np.random.default_rng(0)
+    inputs = {
+        "sample": rng.standard_normal((2, 3, 8, 8), dtype=np.float32),
+        "timestep": np.array([10, 900]),
+        "class_labels": np.array([1, 2]),
+        "encoder_hidden_states": rng.standard_normal((2, 4, 5), dtype=np.float32),
+    }
+    theirs = target("ort-cpu").load(conditional, threads=1)(inputs)
+    engine = open_engine(conditional, threads=1)
+    np.testing.assert_array_equal(engine.run(inputs), next(iter(theirs.values())))
+    assert engine.batches == ((1, 2),)
+    assert [(i.name, i.shape, i.dtype, i.kind) for i in engine.inputs] == [
+        ("sample", (3, 8, 8), "float32", "sample"),
+        ("timestep", (), "int64", "timestep"),
+        ("class_labels", (), "int64", "condition"),
+        ("encoder_hidden_states", (4, 5), "float32", "condition"),
+    ]
+
+
+def test_knows_this_machine_in_the_words_of_the_build():
+    """Fingerprints written by diffc at the build are compared with the runtime's own."""
+    device = {**machine.cpu_fingerprint(), **machine.gpu_fingerprint()}
+    assert engines.here(list(device)) == device
+    package, version = machine.first_version("onnxruntime", "onnxruntime-gpu")
+    assert engines.here([package, "no-such-package"]) == {package: version, "no-such-package": None}
+
+
+def test_refuses_an_engine_for_another_machine(engine, tmp_path):
+    copy = altered(
+        engine,
+        tmp_path,
+        tied_to=["compute_capability", "onnxruntime"],
+        device={"compute_capability": "8.9"},
+        versions={"onnxruntime": "0.1"},
+    )
+    with pytest.raises(
+        UnfitEngine, match=r"built for compute_capability 8\.9, onnxruntime 0\.1; here: compute"
+    ):
+        open_engine(copy)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "fits"),
+    [
+        (["sm86"], "8.6", True),
+        (["sm86", "sm89"], "8.9", True),
+        (["sm86"], "8.9", False),
+        (["sm80+"], "12.0", True),
+        (["sm80+"], "7.5", False),
+        (["sm80+"], None, False),
+    ],
+)
+def test_ahead_of_time_engines_name_their_gpus(monkeypatch, built, capability, fits):
+    device = {"compute_capability": capability} if capability else {}
+    monkeypatch.setattr(engines, "_device", lambda: device)
+    info = {"target": "trt-rtx", "device": {}, "versions": {}, "tied_to": [], "built_for": built}
+    reason = misfit(info)
+    assert (reason is None) == fits
+    if not fits:
+        assert f"built for {', '.join(built)}; here: " in reason
+
+
+def test_refuses_what_it_cannot_run(engine, tmp_path):
+    with pytest.raises(UnfitEngine, match="'torch', which this runtime does not run"):
+        open_engine(altered(engine, tmp_path, target="torch"))
+
+
+@pytest.mark.parametrize("name", ["trt", "trt-rtx", "openvino"])
+def test_says_which_runtime_is_missing(engine, tmp_path, name, monkeypatch):
+    module = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx", "openvino": "openvino"}[name]
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    copy = altered(engine, tmp_path, target=name, tied_to=[], built_for=[])
+    with pytest.raises(UnfitEngine, match=f"a '{name}' engine needs {module}"):
+        open_engine(copy)
+
+
+def test_refuses_a_cut_file(engine, tmp_path):
+    copy = altered(engine, tmp_path)
+    content = (copy / "model.onnx").read_bytes()
+    (copy / "model.onnx").write_bytes(content[:-10])
+    with pytest.raises(UnfitEngine, match="cut or altered"):
+        open_engine(copy)
+    (copy / "model.onnx").unlink()
+    with pytest.raises(UnfitEngine, match=r"model\.onnx is missing"):
+        open_engine(copy)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', "{"])
+def test_refuses_another_engine_json(tmp_path, content):
+    (tmp_path / "engine.json").write_text(content)
+    with pytest.raises(UnfitEngine, match=r"engine\.json"):
+        read_info(tmp_path)
+    with pytest.raises(UnfitEngine, match="not an engine folder"):
+        read_info(tmp_path / "nowhere")

@@ -1,0 +1,41 @@
+"""An OpenVINO engine in the runtime, where openvino is installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openvino", reason="needs openvino (diffc[openvino])")
+
+import tiny_engines
+
+from diffc.events import drain
+from diffc.export.runtime.engines import open_engine
+from diffc.targets import target
+from diffc.targets.base import BuildOptions
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("openvino")
+    source = tiny_engines.onnx_folder(folder / "onnx", tiny_engines.graph(conditions=True))
+    options = BuildOptions(batch=(1, 3), one_profile=True, threads=1)
+    drain(target("openvino").build(source, options, folder / "engine"))
+    return folder / "engine"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_runs_like_the_target_that_built_it(engine, batch):
+    rng = np.random.default_rng(batch)
+    inputs = {
+        "sample": rng.standard_normal((batch, 3, 8, 8), dtype=np.float32),
+        "timestep": np.arange(batch),
+        "class_labels": np.arange(batch),
+        "encoder_hidden_states": rng.standard_normal((batch, 4, 5), dtype=np.float32),
+    }
+    theirs = target("openvino").load(engine, threads=1)(inputs)
+    ours = open_engine(engine, threads=1)
+    first = ours.run(inputs).copy()
+    np.testing.assert_array_equal(first, next(iter(theirs.values())))
+    changed = ours.run({**inputs, "sample": inputs["sample"] + 1})
+    assert np.abs(changed - first).max() > 0.01

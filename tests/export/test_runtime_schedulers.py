@@ -1,0 +1,293 @@
+"""The runtime's samplers against diffusers' own, over whole trajectories and many settings."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffc.export.runtime import schedulers
+from diffc.export.runtime.errors import BadRequest
+from diffc.export.runtime.schedulers import scheduler
+
+ORACLES = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "flow-euler": FlowMatchEulerDiscreteScheduler,
+}
+BETAS = [
+    {"beta_schedule": "linear"},
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"trained_betas": np.linspace(2e-4, 0.015, 1000).tolist()},
+]
+SPACINGS = ["leading", "trailing", "linspace"]
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+
+
+def model(x: np.ndarray, t: float) -> np.ndarray:
+    """A smooth stand-in for a denoiser: bounded, and different for every pixel and timestep."""
+    ramp = np.linspace(-1, 1, x[0].size, dtype=np.float32).reshape(x[0].shape)
+    return (0.6 * np.tanh(x * 0.5) + 0.3 * np.sin(ramp * 3 + np.float32(t / 200))).astype(
+        np.float32
+    )
+
+
+def oracle_step(name, oracle, out, t, x, noise):
+    """One step of diffusers' scheduler, fed the same noise as ours."""
+    out, x = torch.from_numpy(out), torch.from_numpy(x)
+    if name in ("ddpm", "flow-euler"):
+        with pytest.MonkeyPatch.context() as patch:
+            module = __import__(type(oracle).__module__, fromlist=["randn_tensor"])
+            patch.setattr(module, "randn_tensor", lambda *a, **k: torch.from_numpy(noise.copy()))
+            return oracle.step(out, t, x, return_dict=False)[0].numpy()
+    return oracle.step(out, t, x, return_dict=False)[0].numpy()
+
+
+def distance(name: str, config: dict, steps: int, exact: bool = False) -> float:
+    """The largest difference over a trajectory, over the size of the state where it exceeds 1.
+
+    exact: run diffusers' code in float64 from its float32 alpha_bar.
+    """
+    oracle = ORACLES[name].from_config(config)
+    oracle.set_timesteps(steps)
+    if exact:
+        oracle.alphas_cumprod = oracle.alphas_cumprod.double()
+    ours = scheduler(name, config, steps)
+    np.testing.assert_allclose(ours.timesteps, oracle.timesteps.numpy(), rtol=2e-6)
+    rng = np.random.default_rng(7)
+    sigma = getattr(oracle, "init_noise_sigma", 1.0)
+    assert ours.init_noise_sigma == pytest.approx(float(sigma), rel=1e-6)
+    x = rng.standard_normal((2, 3, 4, 4), dtype=np.float32) * np.float32(sigma)
+    theirs, worst = x.astype(np.float64 if exact else np.float32), 0.0
+    for i, t in enumerate(oracle.timesteps):
+        noise = rng.standard_normal(x.shape, dtype=np.float32)
+        scaled = theirs
+        if hasattr(oracle, "scale_model_input"):
+            scaled = oracle.scale_model_input(torch.from_numpy(theirs), t).numpy()
+        mine = model(ours.scale_input(x, i), ours.timesteps[i])
+        theirs = oracle_step(name, oracle, model(scaled, float(t)), t, theirs, noise)
+        x = ours.step(mine, i, x, noise=noise)
+        worst = max(worst, np.abs(x - theirs).max() / max(1.0, np.abs(theirs).max()))
+    return float(worst)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20, 50])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "dpm++"])
+def test_follows_diffusers(name, spacing, steps):
+    for betas, prediction in itertools.product(BETAS, PREDICTIONS):
+        config = {**betas, "prediction_type": prediction, "timestep_spacing": spacing}
+        assert distance(name, config, steps) < 1e-5, config
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("betas", BETAS[:3])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_follows_diffusers_over_a_thousand_steps(name, betas, prediction):
+    steps = 999 if name == "dpm++" else 1000
+    config = {**betas, "prediction_type": prediction, "timestep_spacing": "leading"}
+    # a thousand rotations by v add up the rounding of torch's square roots: in float32 diffusers
+    # is itself up to 1.7e-5 away from its own result in float64, and ours 7e-6
+    exact = name == "ddim" and prediction == "v_prediction"
+    assert distance(name, config, steps, exact) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("ddpm", {"variance_type": "fixed_large"}),
+        ("ddpm", {"variance_type": "fixed_small_log"}),
+        ("ddpm", {"clip_sample": False}),
+        ("ddpm", {"clip_sample_range": 0.4}),
+        ("ddpm", {"beta_schedule": "sigmoid", "beta_start": 1e-4}),
+        ("ddpm", {"thresholding": True, "sample_max_value": 1.5}),
+        ("ddim", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+        ("ddim", {"clip_sample_range": 0.4}),
+        ("ddim", {"thresholding": True, "sample_max_value": 1.5}),
+        (
+            "ddim",
+            {
+                "rescale_betas_zero_snr": True,
+                "prediction_type": "v_prediction",
+                "timestep_spacing": "trailing",
+            },
+        ),
+        ("euler", {"use_karras_sigmas": True}),
+        ("euler", {"steps_offset": 1, "timestep_spacing": "leading"}),
+        ("euler", {"final_sigmas_type": "sigma_min"}),
+        ("dpm++", {"use_karras_sigmas": True}),
+        ("dpm++", {"solver_order": 1}),
+        ("dpm++", {"solver_type": "heun"}),
+        ("dpm++", {"euler_at_final": True, "final_sigmas_type": "sigma_min"}),
+        ("dpm++", {"lower_order_final": False, "final_sigmas_type": "sigma_min"}),
+        ("dpm++", {"lambda_min_clipped": -5.1, "beta_schedule": "squaredcos_cap_v2"}),
+        ("dpm++", {"thresholding": True, "sample_max_value": 1.5}),
+        (
+            "dpm++",
+            {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0},
+        ),
+    ],
+)
+def test_follows_diffusers_in_other_settings(name, extra):
+    for steps in (3, 13, 25):
+        assert distance(name, extra, steps) < 1e-5, (steps, extra)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 28, 1000])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"shift": 3.0},
+        {"shift": 3.0, "shift_terminal": 0.1},
+        {"stochastic_sampling": True},
+        {"shift": 3.0, "use_karras_sigmas": True},
+    ],
+)
+def test_flow_follows_diffusers(extra, steps):
+    if steps == 1 and "shift_terminal" in extra:
+        pytest.skip("diffusers divides by zero here")
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **extra}
+    assert distance("flow-euler", config, steps) < 1e-5
+
+
+def test_euler_from_zero_snr():
+    """Step by step: from sigma 4096 down, float32 itself holds no 1e-5 over a whole trajectory."""
+    config = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    oracle, ours = EulerDiscreteScheduler(**config), scheduler("euler", config, 10)
+    oracle.set_timesteps(10)
+    rng = np.random.default_rng(1)
+    for i, t in enumerate(oracle.timesteps):
+        x = rng.standard_normal((1, 3, 4, 4), dtype=np.float32) * oracle.sigmas[i].numpy()
+        scaled = oracle.scale_model_input(torch.from_numpy(x), t).numpy()
+        np.testing.assert_allclose(ours.scale_input(x, i), scaled, rtol=1e-6)
+        theirs = oracle_step("euler", oracle, model(scaled, float(t)), t, x.copy(), None)
+        size = max(1.0, np.abs(x).max())
+        mine = ours.step(model(scaled, float(t)), i, x)
+        assert np.abs(mine - theirs).max() / size < 1e-6
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    name=st.sampled_from(["ddpm", "ddim", "euler", "dpm++"]),
+    schedule=st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
+    start=st.floats(5e-5, 1e-3),
+    end=st.floats(5e-3, 0.03),
+    total=st.integers(50, 1200),
+    spacing=st.sampled_from(SPACINGS),
+    prediction=st.sampled_from(PREDICTIONS),
+    clip=st.booleans(),
+    steps=st.integers(1, 40),
+)
+def test_follows_diffusers_anywhere(
+    name, schedule, start, end, total, spacing, prediction, clip, steps
+):
+    config = {
+        "num_train_timesteps": total,
+        "beta_schedule": schedule,
+        "beta_start": start,
+        "beta_end": end,
+        "timestep_spacing": spacing,
+        "prediction_type": prediction,
+        "clip_sample": clip,
+    }
+    if len(np.arange(total, 0, -total / steps)) != steps:
+        return  # diffusers visits timestep -1 here
+    assert distance(name, config, steps) < 1e-5
+
+
+def test_trailing_never_visits_timestep_minus_one():
+    """diffusers' trailing spacing gives 62 of the step counts up to 1000 one timestep too many."""
+    for steps in range(1, 1001):
+        times = scheduler("ddim", {"timestep_spacing": "trailing"}, steps).timesteps
+        assert len(times) == steps
+        assert times.min() >= 0
+
+
+@pytest.mark.parametrize("name", schedulers.NAMES)
+def test_step_works_in_place_without_new_arrays(name):
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler"} if name == "flow-euler" else {}
+    sampler = scheduler(name, config, 10)
+    x, out = np.ones((1, 3, 8, 8), np.float32), np.ones((1, 3, 8, 8), np.float32)
+    for i in range(10):
+        assert sampler.step(out, i, x, noise=np.zeros_like(x)) is x
+    assert np.all(out == 1)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 10_000, 1.5, float("nan"), "50", None, True])
+def test_steps_out_of_range(steps):
+    with pytest.raises(BadRequest, match="whole number from 1 to 1000"):
+        scheduler("ddim", {}, steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "says"),
+    [
+        ("plms", {}, "unknown scheduler 'plms' .known: ddpm, ddim, euler, dpm.., flow-euler"),
+        ("ddim", {"beta_schedule": "laplace"}, "unknown beta_schedule"),
+        ("ddim", {"timestep_spacing": "random"}, "unknown timestep_spacing"),
+        ("ddim", {"prediction_type": "score"}, "unknown prediction_type"),
+        ("ddpm", {"prediction_type": "flow_prediction"}, "unknown prediction_type"),
+        ("euler", {"prediction_type": "score"}, "has no prediction_type"),
+        ("ddpm", {"variance_type": "learned_range"}, "has no variance_type"),
+        ("dpm++", {"solver_order": 3}, "has no solver_order 3"),
+        ("ddim", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
+        ("flow-euler", {}, "flow-matching"),
+        (
+            "flow-euler",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
+            "put mu in its config",
+        ),
+    ],
+)
+def test_refuses_what_it_does_not_have(name, config, says):
+    with pytest.raises(BadRequest, match=says):
+        scheduler(name, config, 10)
+
+
+def test_refuses_an_offset_past_the_last_timestep():
+    with pytest.raises(BadRequest, match="steps_offset"):
+        scheduler("ddim", {"steps_offset": 1, "timestep_spacing": "leading"}, 1000)
+
+
+def test_noise_is_asked_for():
+    with pytest.raises(BadRequest, match="adds noise"):
+        scheduler("ddpm", {}, 10).step(np.ones((1, 2)), 0, np.ones((1, 2)))
+
+
+def test_defaults_of_another_class_are_left_behind():
+    """diffusers' ``_use_default_values``: leading was DDPM's default, not this model's choice."""
+    config = dict(DDPMScheduler().config)
+    assert "_use_default_values" in config
+    theirs = EulerDiscreteScheduler.from_config(config)
+    theirs.set_timesteps(7)
+    ours = scheduler("euler", config, 7)
+    np.testing.assert_allclose(ours.timesteps, theirs.timesteps.numpy(), rtol=1e-6)
+    assert ours.timesteps[0] == 999
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        ("DDPMScheduler", "ddpm"),
+        ("DPMSolverMultistepScheduler", "dpm++"),
+        ("FlowMatchHeunDiscreteScheduler", "flow-euler"),
+        ("PNDMScheduler", "ddim"),
+    ],
+)
+def test_own_name(cls, name):
+    assert schedulers.own_name({"_class_name": cls}) == name

@@ -1,0 +1,147 @@
+"""TensorRT in the runtime: the calls it makes, on a fake library, and a real engine's refusal."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_engines
+
+from diffc.events import drain
+from diffc.export.runtime import cuda
+from diffc.export.runtime.engines import open_engine
+from diffc.export.runtime.errors import UnfitEngine
+from diffc.export.runtime.trt import TensorRtEngine
+from diffc.targets import machine, target
+from diffc.targets.base import BuildOptions
+
+
+class HostCuda:
+    """libcudart's calls on host memory."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, ctypes.Array] = {}
+
+    def cudaStreamCreate(self, stream):
+        stream._obj.value = 7
+        return 0
+
+    def cudaStreamSynchronize(self, stream):
+        return 0
+
+    def cudaMalloc(self, pointer, size):
+        block = ctypes.create_string_buffer(size.value)
+        pointer._obj.value = ctypes.addressof(block)
+        self.memory[pointer._obj.value] = block
+        return 0
+
+    def cudaMemcpyAsync(self, to, source, size, kind, stream):
+        for pointer in (to, source):
+            block = self.memory.get(pointer.value)
+            assert block is None or size.value <= len(block)
+        ctypes.memmove(to, source, size)
+        return 0
+
+    def cudaFree(self, pointer):
+        del self.memory[pointer.value]
+        return 0
+
+
+class Context:
+    """An execution context of a network that gives sample + timestep."""
+
+    def __init__(self, log: list[tuple]) -> None:
+        self.log, self.shapes, self.addresses = log, {}, {}
+
+    def set_optimization_profile_async(self, profile, stream):
+        self.profile = profile
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def _array(self, name, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        block = (ctypes.c_char * size).from_address(self.addresses[name])
+        return np.frombuffer(block, dtype).reshape(shape)
+
+    def execute_async_v3(self, stream):
+        shape = self.shapes["sample"]
+        self.log.append((self.profile, shape[0]))
+        x = self._array("sample", shape, np.float32)
+        t = self._array("timestep", self.shapes["timestep"], np.int64)
+        self._array("output", shape, np.float32)[...] = x + t[:, None, None, None]
+        return True
+
+
+@pytest.fixture
+def library(monkeypatch):
+    fake = HostCuda()
+    monkeypatch.setattr(cuda, "library", lambda: fake)
+    return fake
+
+
+def fake_trt(log, loads=True):
+    opened = SimpleNamespace(create_execution_context=lambda: Context(log)) if loads else None
+
+    class Logger:
+        ERROR = 1
+
+        def __init__(self, level):
+            pass
+
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: opened)
+    return SimpleNamespace(Logger=Logger, Runtime=lambda logger: runtime, __version__="11.4")
+
+
+def info(*batches):
+    shape = {"min": 0, "opt": 1, "max": 2}
+    return {
+        "versions": {"tensorrt": "11.4"},
+        "profiles": [
+            {"sample": {key: [batch[i], 3, 8, 8] for key, i in shape.items()}} for batch in batches
+        ],
+        "inputs": [
+            {"name": "sample", "shape": [3, 8, 8], "dtype": "float32"},
+            {"name": "timestep", "shape": [], "dtype": "int64"},
+        ],
+        "outputs": [{"name": "output", "shape": [3, 8, 8], "dtype": "float32"}],
+    }
+
+
+def test_runs_in_the_profile_that_is_best_at_the_batch(library):
+    log: list[tuple] = []
+    engine = TensorRtEngine(fake_trt(log), b"plan", info((1, 1, 8), (1, 4, 8)))
+    for batch in (1, 4, 3, 8):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 8, 8), dtype=np.float32)
+        t = np.arange(batch)
+        out = engine({"sample": x, "timestep": t})
+        np.testing.assert_array_equal(out, (x + t[:, None, None, None]).astype(np.float32))
+    assert log == [(0, 1), (1, 4), (0, 3), (0, 8)]
+    with pytest.raises(UnfitEngine, match="not built for batch 9"):
+        engine({"sample": np.zeros((9, 3, 8, 8), np.float32), "timestep": np.zeros(9, np.int64)})
+    assert len(library.memory) == 3
+    del engine
+    assert library.memory == {}
+
+
+def test_an_engine_that_does_not_load_says_who_built_it(library):
+    with pytest.raises(
+        UnfitEngine, match=r"cannot load this engine here; it was built by tensorrt"
+    ):
+        TensorRtEngine(fake_trt([], loads=False), b"plan", info((1, 1, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(machine.gpus()), reason="for a machine without an NVIDIA GPU")
+def test_a_real_engine_without_a_gpu_is_refused(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx (diffc[rtx])")
+    source = tiny_engines.onnx_folder(tmp_path / "onnx", tiny_engines.graph(conditions=False))
+    options = BuildOptions(batch=(1,), gpu=("sm86", "sm89"))
+    drain(target("trt-rtx").build(source, options, tmp_path / "engine"))
+    with pytest.raises(UnfitEngine, match="built for sm86, sm89; here: no NVIDIA GPU"):
+        open_engine(tmp_path / "engine")

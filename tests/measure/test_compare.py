@@ -1,0 +1,151 @@
+"""Dense against compressed, and anything against anything."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffc.errors import InputError, RequestError
+from diffc.events import drain
+from diffc.measure.compare import MeasureOptions, measure_loop, measure_target, side_by_side
+from diffc.measure.latency import LatencyOptions
+from diffc.measure.loop import LoopOptions
+from diffc.measure.statistics import percentile
+
+QUICK = LatencyOptions(rounds=15, seconds=0.0, warmup_seconds=0.2)
+
+
+def options(folders, **changed):
+    references = {name: folder / "reference.safetensors" for name, folder in folders.items()}
+    return MeasureOptions(
+        **{"latency": QUICK, "memory": False, "references": references, **changed}
+    )
+
+
+def test_known_times_give_the_known_speedup(engines, folders):
+    """The fake's times are 2 : 1 with 2 % of wobble, and 4 times as long at batch 4."""
+    made = engines("fake", batch=(1, 4))
+    one, four = drain(
+        measure_target(made["dense"], made["compressed"], options(folders, references={}))
+    )
+    assert (one.batch, four.batch) == (1, 4)
+    assert one.speedup.median == pytest.approx(2.0, rel=0.02)
+    assert one.speedup.ci95[0] <= one.speedup.median <= one.speedup.ci95[1]
+    assert one.efficiency == pytest.approx(1.0, rel=0.02)
+    assert one.dense.latency_ms.p50 == pytest.approx(2.0, rel=0.02)
+    assert one.dense.first_call_ms == pytest.approx(20.0, rel=0.03)
+    assert four.dense.latency_ms.p50 == pytest.approx(8.0, rel=0.02)
+    assert four.dense.throughput_per_s == pytest.approx(4 / 8e-3, rel=0.02)
+    assert one.dense.spread < 1.05
+    assert one.parity is None
+
+
+def test_raw_samples_give_the_percentiles_again(engines, folders):
+    made = engines("fake")
+    (found,) = drain(
+        measure_target(made["dense"], made["compressed"], options(folders, references={}))
+    )
+    samples = np.array(found.dense.samples_ms)
+    assert found.dense.latency_ms.n == len(samples)
+    assert percentile(samples, 90) == pytest.approx(found.dense.latency_ms.p90, abs=1e-5)
+    assert json.loads(found.model_dump_json())["dense"]["latency_ms"]["n"] == len(samples)
+
+
+def test_real_engines_are_measured_and_checked(engines, folders):
+    pytest.importorskip("onnxruntime")
+    made = engines("ort-cpu")
+    (found,) = drain(
+        measure_target(made["dense"], made["compressed"], options(folders, memory=True))
+    )
+    assert found.parity.passed and found.dense.parity.passed
+    assert found.dense.latency_ms.p50 > 0 and found.speedup.pairs >= 15
+    assert found.dense.memory.peak_bytes > found.dense.memory.runtime_bytes > 0
+    assert found.details["threads"] >= 1
+    assert found.absent is None
+
+
+def test_failed_parity_is_in_the_result(engines, folders):
+    pytest.importorskip("onnxruntime")
+    made = engines("ort-cpu")
+    swapped = {"dense": folders["dense"] / "reference.safetensors",
+               "compressed": folders["dense"] / "reference.safetensors"}  # fmt: skip
+    (found,) = drain(
+        measure_target(made["dense"], made["compressed"], options(folders, references=swapped))
+    )
+    assert found.dense.parity.passed and not found.compressed.parity.passed
+    assert not found.parity.passed
+
+
+def test_target_that_cannot_run_here_is_absent_with_its_reason(engines, folders):
+    pytest.importorskip("tensorrt_rtx")
+    from diffc.targets import machine
+
+    if machine.gpus():
+        pytest.skip("this machine has a GPU")
+    made = engines("trt-rtx", gpu=("sm86",))
+    (found,) = drain(measure_target(made["dense"], made["compressed"], options(folders)))
+    assert found.dense.latency_ms is None and found.speedup is None and found.parity is None
+    assert "no NVIDIA GPU" in found.absent == found.dense.absent
+    assert found.dense.memory.engine_bytes > 0 and found.dense.memory.peak_bytes is None
+    assert found.dense.precision_found == "fp32" and found.dense.build_seconds > 0
+
+
+def test_different_targets_are_no_pair(engines, folders):
+    pytest.importorskip("onnxruntime")
+    fake, real = engines("fake"), engines("ort-cpu")
+    with pytest.raises(RequestError, match="different targets: fake, ort-cpu"):
+        drain(measure_target(fake["dense"], real["compressed"], options(folders)))
+
+
+def test_whole_loop_is_timed(engines, folders):
+    pytest.importorskip("onnxruntime")
+    made = engines("ort-cpu")
+    asked = options(folders, loop=LoopOptions(steps=4))
+    found = drain(measure_loop(made["dense"], made["compressed"], asked))
+    assert found.details["steps"] == 4 and found.details["scheduler"] == "DDIMScheduler"
+    one = drain(measure_target(made["dense"], made["compressed"], options(folders)))[0]
+    assert found.dense.latency_ms.p50 > 3 * min(one.dense.samples_ms)
+
+
+def test_anything_side_by_side(engines, folders, tmp_path):
+    pytest.importorskip("onnxruntime")
+    made = engines("fake")
+    rows = drain(
+        side_by_side(
+            [made["dense"], folders["dense"], folders["compressed"] / "model.onnx"],
+            ["ort-cpu"],
+            options(folders),
+        )
+    )
+    assert [row.target for row in rows] == ["fake", "ort-cpu", "ort-cpu"]
+    assert rows[0].speedup is None and rows[1].speedup.median > 0
+    assert all(row.figures.latency_ms for row in rows)
+
+
+def test_output_folder_lists_its_engines_dense_first(engines, folders, tmp_path):
+    engines("fake")
+    rows = drain(side_by_side([tmp_path / "OUT"], [], options(folders, references={})))
+    assert [row.label for row in rows] == [
+        "OUT/engines/fake/dense",
+        "OUT/engines/fake/compressed",
+    ]
+    assert rows[1].speedup.median == pytest.approx(2.0, rel=0.02)
+
+
+def test_what_cannot_run_keeps_its_line(engines, folders):
+    made = engines("fake")
+    content = json.loads((made["compressed"] / "engine.json").read_text())
+    content["versions"]["fake"] = "0.9"
+    (made["compressed"] / "engine.json").write_text(json.dumps(content))
+    rows = drain(side_by_side(list(made.values()), [], options(folders, references={})))
+    assert rows[0].figures.latency_ms and rows[1].figures.latency_ms is None
+    assert "fake 0.9" in rows[1].figures.absent
+
+
+def test_what_is_no_engine_is_named(folders, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"notes\.txt is nothing that can be measured"):
+        drain(side_by_side([tmp_path / "notes.txt"], [], options(folders)))
+    (tmp_path / "empty" / "engines").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds no engines"):
+        drain(side_by_side([tmp_path / "empty"], [], options(folders)))

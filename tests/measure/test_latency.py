@@ -1,0 +1,103 @@
+"""Interleaving: who is called when, how long, and what is kept."""
+
+from collections import Counter
+
+import pytest
+
+from diffc.events import drain
+from diffc.measure.latency import LatencyOptions, against_itself, interleaved
+
+QUICK = LatencyOptions(rounds=12, seconds=0.0, warmup_seconds=0.05)
+
+
+class Clock:
+    """Calls that note their order and give times that they are told."""
+
+    def __init__(self, **seconds):
+        self.order = []
+        self.calls = {name: self._call(name, value) for name, value in seconds.items()}
+
+    def _call(self, name, seconds):
+        def call():
+            self.order.append(name)
+            return 10 * seconds if self.order.count(name) == 1 else seconds
+
+        return call
+
+
+def test_first_call_is_kept_apart():
+    clock = Clock(a=0.2, b=0.1)
+    timings = drain(interleaved(clock.calls, QUICK))
+    assert timings.first == {"a": pytest.approx(2.0), "b": pytest.approx(1.0)}
+    assert timings.times("a").max() == 0.2
+    assert timings.ratio("a", "b").median == pytest.approx(2.0)
+
+
+def test_every_round_has_each_call_once_in_a_varying_order():
+    clock = Clock(a=0.2, b=0.1)
+    drain(interleaved(clock.calls, QUICK))
+    rounds = list(zip(clock.order[-24::2], clock.order[-23::2], strict=True))
+    assert {tuple(sorted(pair)) for pair in rounds} == {("a", "b")}
+    assert set(rounds) == {("a", "b"), ("b", "a")}
+
+
+def test_short_calls_are_repeated_and_all_times_kept():
+    clock = Clock(short=0.004, long=0.5)
+    timings = drain(interleaved(clock.calls, QUICK))
+    assert timings.samples["short"].shape == (12, 3)
+    assert timings.samples["long"].shape == (12, 1)
+    assert timings.paired("short").shape == (12,)
+    assert timings.percentiles_ms("short")["n"] == 36
+    assert timings.percentiles_ms("short")["p50"] == pytest.approx(4.0)
+
+
+def test_warm_up_waits_until_times_agree():
+    slow = iter([0.1] + [0.09] * 6 + [0.05] * 5 + [0.01] * 10_000)
+    timings = drain(interleaved({"a": lambda: next(slow)}, QUICK))
+    assert timings.steady
+    assert timings.times("a").max() == 0.01
+
+
+def test_times_that_never_agree_are_said_to_be_unsteady():
+    up = iter(1.3**i for i in range(10_000))
+    options = LatencyOptions(rounds=3, seconds=0.0, warmup_seconds=0.0)
+    assert not drain(interleaved({"a": lambda: next(up)}, options)).steady
+
+
+def test_at_least_the_seconds_asked_for():
+    import time
+
+    def call():
+        start = time.perf_counter()
+        time.sleep(0.002)
+        return time.perf_counter() - start
+
+    start = time.perf_counter()
+    options = LatencyOptions(rounds=3, seconds=0.3, warmup_seconds=0.01)
+    events = []
+    work = interleaved({"a": call}, options)
+    try:
+        while True:
+            events.append(next(work))
+    except StopIteration as end:
+        timings = end.value
+    assert time.perf_counter() - start >= 0.3
+    assert len(timings.samples["a"]) > 3
+    assert events[-1].done >= 0.3 and events[-1].total
+
+
+def test_the_cap_ends_it():
+    options = LatencyOptions(rounds=10**9, seconds=10**9, most_seconds=0.05, warmup_seconds=0.01)
+    assert len(drain(interleaved(Clock(a=1e-9).calls, options)).samples["a"]) >= 3
+
+
+def test_order_is_seeded():
+    first, second = Clock(a=1.0, b=1.0), Clock(a=1.0, b=1.0)
+    drain(interleaved(first.calls, QUICK))
+    drain(interleaved(second.calls, QUICK))
+    assert first.order[-24:] == second.order[-24:]
+    assert Counter(first.order[-24:]) == {"a": 12, "b": 12}
+
+
+def test_a_call_against_itself_is_near_one():
+    assert drain(against_itself(lambda: 1.0, QUICK)).median == 1.0

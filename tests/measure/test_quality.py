@@ -1,0 +1,167 @@
+"""Quality figures against formulas written out in numpy, and pairs from the same noise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+from scipy import ndimage, stats
+
+from diffc.data.sampling import SamplerInfo
+from diffc.errors import InputError
+from diffc.events import drain
+from diffc.measure.quality import (
+    Samples,
+    compare_samples,
+    estimate,
+    grid,
+    psnr_per_image,
+    quality,
+    sample_pair,
+    ssim_per_image,
+)
+from diffc.models.families.unet2d import FAMILY
+
+CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
+
+
+def pair(n: int = 3, channels: int = 1, size: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(n, channels, size, size, generator=generator) * 2 - 1
+    noise = torch.randn(a.shape, generator=generator) * torch.linspace(0.05, 0.5, n).view(
+        -1, 1, 1, 1
+    )
+    return a, (a + noise).clamp(-1, 1)
+
+
+def ssim_written_out(a: np.ndarray, b: np.ndarray) -> float:
+    """Wang et al. 2004, eq. 13: Gaussian window of 11, sigma 1.5, K = .01, .03, mirrored edges."""
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(x, 1.5, truncate=3.34, mode="mirror")  # radius 5
+
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    mu_a, mu_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
+    cov = blur(a * b) - mu_a * mu_b
+    value = (2 * mu_a * mu_b + c1) * (2 * cov + c2)
+    value /= (mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2)
+    return float(value.mean())
+
+
+def test_ssim_is_the_published_formula() -> None:
+    a, b = pair()
+    expected = [
+        ssim_written_out(x[0].double().numpy(), y[0].double().numpy())
+        for x, y in zip(a, b, strict=True)
+    ]
+    assert ssim_per_image(a, b) == pytest.approx(expected, abs=1e-5)
+    assert ssim_per_image(a, a) == pytest.approx([1, 1, 1])
+
+
+def test_psnr_is_the_formula() -> None:
+    a, b = pair(channels=3)
+    mse = ((a - b).double() ** 2).mean((1, 2, 3))
+    expected = [10 * math.log10(4 / value) for value in mse.tolist()]
+    assert psnr_per_image(a, b) == pytest.approx(expected, rel=1e-5)
+
+
+def test_images_are_clipped_before_they_are_compared() -> None:
+    a, b = pair()
+    assert ssim_per_image(a * 3, b * 3) == ssim_per_image(
+        (a * 3).clamp(-1, 1), (b * 3).clamp(-1, 1)
+    )
+
+
+def test_the_interval_is_students() -> None:
+    values = [0.2, 0.5, 0.4, 0.9, 0.7]
+    found = estimate(values)
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    assert found.mean == pytest.approx(0.54) and found.ci95 == pytest.approx((low, high))
+
+
+def test_identical_images_have_no_psnr() -> None:
+    a, b = pair()
+    both = compare_samples(torch.cat([a, a]), torch.cat([a, b]))
+    assert both["identical"] == 3 and both["n"] == 6 and math.isfinite(both["psnr"]["mean"])
+    assert compare_samples(a, a)["psnr"] is None
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 16, 16), (2, 1, 16, 17)])
+def test_what_cannot_be_compared(shape) -> None:
+    with pytest.raises(InputError, match="cannot be compared"):
+        compare_samples(torch.zeros(shape), torch.zeros(max(shape[0], 0), 1, 16, 16))
+
+
+def test_images_smaller_than_the_window() -> None:
+    with pytest.raises(InputError, match="11x11"):
+        ssim_per_image(*pair(size=8))
+
+
+def tiny(width: int, seed: int = 0) -> UNet2DModel:
+    torch.manual_seed(seed)
+    return UNet2DModel(
+        sample_size=16,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(width, 2 * width),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).eval()
+
+
+def samples(a, b, n: int, **options) -> Samples:
+    specs = FAMILY.specs(a.config)
+    return drain(sample_pair(a, b, FAMILY, CONFIG, specs, n, steps=3, **options))
+
+
+def test_both_start_from_the_same_noise() -> None:
+    dense = tiny(8)
+    same = samples(dense, tiny(8), 3)
+    assert torch.equal(same.dense, same.compressed)
+    other = samples(dense, tiny(4, seed=1), 3)
+    assert torch.equal(same.dense, other.dense)
+    assert not torch.allclose(other.dense, other.compressed, atol=1e-2)
+
+
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    a, b = tiny(8), tiny(4)
+    torch.testing.assert_close(
+        samples(a, b, 5, batch=5).compressed,
+        samples(a, b, 5, batch=2).compressed,
+        atol=2e-5,
+        rtol=0,
+    )
+
+
+def test_figures_say_how_they_were_made() -> None:
+    found = quality(samples(tiny(8), tiny(4), 4, seed=3))
+    for figure in found.values():
+        assert {k: figure[k] for k in ("sampler", "steps", "spacing", "seeds", "n")} == {
+            "sampler": "DDIM",
+            "steps": 3,
+            "spacing": "leading",
+            "seeds": [3],
+            "n": 4,
+        }
+        assert figure["ci95"][0] < figure["mean"] < figure["ci95"][1]
+
+
+def test_the_grid_shows_each_pixel_as_a_square(tmp_path: Path) -> None:
+    a, b = pair(n=2, size=16)
+    path = grid(Samples(a, b, SamplerInfo("DDIM", 3, "leading"), 0), tmp_path / "g.png", side=32)
+    picture = np.asarray(Image.open(path).convert("L"), dtype=int)
+    left = 84
+    for row, images in enumerate((a, b)):
+        top = 4 + row * 36
+        cell = picture[top : top + 32, left : left + 32]
+        expected = ((images[0, 0] + 1) * 127.5).round().int().numpy().repeat(2, 0).repeat(2, 1)
+        assert abs(cell - expected).max() <= 1
+    assert [p.name for p in tmp_path.iterdir()] == ["g.png"]

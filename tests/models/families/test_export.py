@@ -1,0 +1,42 @@
+"""Every family through ONNX: torch and ONNX Runtime agree, dense and cut, at batches 1 and 3."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from diffc.models.families.examples import example_inputs
+from diffc.prune.surgery import cut
+from tests.models.families.cases import CASES, case
+from tests.models.families.oracle import random_keep
+
+TOLERANCE = 2e-5  # float32, outputs of order 1; ONNX Runtime fuses attention and normalisation
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["dense", "cut"])
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_parity(name, is_cut, tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    from diffc.onnx.export import export_onnx
+
+    tiny = case(name)
+    model = copy.deepcopy(tiny.model)
+    if is_cut:
+        cut(model, tiny.groups, random_keep(tiny.groups, 3))
+    export_onnx(model, tiny.family, tiny.specs, tmp_path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(
+        str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    for batch in (1, 3):
+        generator = torch.Generator().manual_seed(batch)
+        inputs = example_inputs(tiny.specs, tiny.config, batch, generator)
+        with torch.no_grad():
+            expected = tiny.family.call(model, inputs)
+        (got,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        assert (torch.from_numpy(got) - expected).abs().max() <= TOLERANCE

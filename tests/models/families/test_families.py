@@ -1,0 +1,194 @@
+"""Every family: cut equals silenced, costs equal counted ones, reload equals saved."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffc.models.cut import load_cut, read_pruning, write_pruning
+from diffc.models.families.examples import meta_inputs
+from diffc.models.source import PRUNING_FILE
+from diffc.prune.cost import cost_model
+from diffc.prune.surgery import cut
+from tests.models.families.cases import CASES, Case, case
+from tests.models.families.oracle import least_keep, random_keep, silenced, widths
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(params=list(CASES))
+def tiny(request) -> Case:
+    return case(request.param)
+
+
+def outputs(tiny: Case, model) -> torch.Tensor:
+    with torch.no_grad():
+        return tiny.family.call(model, tiny.inputs)
+
+
+def cut_copy(tiny: Case, keep, model=None, groups=None):
+    model = copy.deepcopy(tiny.model if model is None else model)
+    cut(model, tiny.groups if groups is None else groups, keep)
+    return model
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**31))
+def test_cut_equals_silenced(tiny, seed):
+    keep = random_keep(tiny.groups, seed)
+    got = outputs(tiny, cut_copy(tiny, keep))
+    expected = outputs(tiny, silenced(tiny.model, tiny.groups, keep))
+    assert (got - expected).abs().max() <= TOLERANCE
+
+
+def test_least_widths_equal_silenced(tiny):
+    keep = least_keep(tiny.groups)
+    got = outputs(tiny, cut_copy(tiny, keep))
+    expected = outputs(tiny, silenced(tiny.model, tiny.groups, keep))
+    assert (got - expected).abs().max() <= TOLERANCE
+
+
+def test_cutting_nothing_changes_nothing(tiny):
+    keep = {group.name: np.arange(group.size) for group in tiny.groups}
+    assert torch.equal(outputs(tiny, cut_copy(tiny, keep)), outputs(tiny, tiny.model))
+
+
+def test_each_group_alone_changes_the_output(tiny):
+    """A group that nothing reads, or an oracle that compares nothing, would show here."""
+    dense = outputs(tiny, tiny.model)
+    rng = np.random.default_rng(0)
+    for group in rng.permutation(np.array(tiny.groups, dtype=object))[:6]:
+        if group.size == group.blocks:
+            continue
+        got = outputs(tiny, cut_copy(tiny, least_keep([group])))
+        assert got.shape == dense.shape
+        assert (got - dense).abs().max() > 1e-4, group.name
+
+
+def counted_macs(tiny: Case, model) -> float:
+    model = copy.deepcopy(model).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tiny.family.call(model, meta_inputs(tiny.specs))
+    return counter.get_total_flops() / 2
+
+
+def test_costs_equal_counted_ones(tiny):
+    costs = cost_model(
+        copy.deepcopy(tiny.model).to("meta"), meta_inputs(tiny.specs), tiny.family.call, tiny.groups
+    )
+    assert costs.macs(costs.dense) == pytest.approx(counted_macs(tiny, tiny.model), rel=1e-12)
+    for seed in range(3):
+        keep = random_keep(tiny.groups, seed)
+        model = cut_copy(tiny, keep)
+        kept = widths(tiny.groups, keep)
+        assert costs.macs(kept) == pytest.approx(counted_macs(tiny, model), rel=1e-12)
+        assert costs.params(kept) == sum(value.numel() for value in model.parameters())
+
+
+def test_reload_is_bit_identical_and_can_be_cut_again(tiny, tmp_path):
+    model = cut_copy(tiny, random_keep(tiny.groups, 7))
+    class_name = tiny.family.class_name
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    write_pruning(tmp_path / PRUNING_FILE, model, class_name, tiny.config, {})
+    files = (tmp_path / "model.safetensors",)
+    loaded = load_cut(class_name, tiny.config, files, read_pruning(tmp_path))
+    assert torch.equal(outputs(tiny, loaded), outputs(tiny, model))
+
+    groups = tiny.family.groups(
+        copy.deepcopy(loaded).to("meta"), meta_inputs(tiny.specs), head_dims=tiny.head_dims
+    )
+    keep = random_keep(groups, 8)
+    got = outputs(tiny, cut_copy(tiny, keep, loaded, groups))
+    expected = outputs(tiny, silenced(loaded, groups, keep))
+    assert (got - expected).abs().max() <= TOLERANCE
+
+
+def test_no_position_belongs_to_two_channels(tiny):
+    taken: dict[tuple[str, int], list[np.ndarray]] = {}
+    for group in tiny.groups:
+        for piece in group.slices:
+            taken.setdefault((piece.tensor, piece.dim), []).append(piece.index.ravel())
+    state = tiny.model.state_dict()
+    for (name, dim), parts in taken.items():
+        positions = np.concatenate(parts)
+        assert len(np.unique(positions)) == len(positions), (name, dim)
+        assert positions.min() >= 0
+        assert positions.max() < state[name].shape[dim]
+
+
+def test_every_matrix_inside_is_reached(tiny):
+    """Attention, feed-forwards and (where they are traced) convolutions can all be cut."""
+    reached = {piece.tensor for group in tiny.groups for piece in group.slices}
+    inside = ("to_q", "to_k", "to_v", "add_k_proj", "net.2", "proj_mlp", "conv1", "conv_depth")
+    for name, _ in tiny.model.named_parameters():
+        layer, _, leaf = name.rpartition(".")
+        if leaf == "weight" and layer.endswith(inside) and not layer.startswith("encoder."):
+            if "image_embedder" not in layer:
+                assert name in reached, name
+
+
+def test_names_are_unique_and_blocks_divide(tiny):
+    names = [group.name for group in tiny.groups]
+    assert len(set(names)) == len(names)
+    assert all(group.size % group.blocks == 0 for group in tiny.groups)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if "head-dims" in n and "sana" not in n])
+def test_temperature_matters(name):
+    """Without the query's factor the cut model is another one: the oracle sees it."""
+    tiny = case(name)
+    groups = [group for group in tiny.groups if group.kind == "head_dim"]
+    assert groups
+    assert all(group.temperature for group in groups)
+    plain = [copy.copy(group) for group in groups]
+    for group in plain:
+        object.__setattr__(group, "temperature", ())
+    keep = least_keep(groups)
+    expected = outputs(tiny, silenced(tiny.model, groups, keep))
+    right = outputs(tiny, cut_copy(tiny, keep, groups=groups))
+    wrong = outputs(tiny, cut_copy(tiny, keep, groups=plain))
+    assert (right - expected).abs().max() <= TOLERANCE
+    assert (wrong - expected).abs().max() > 10 * TOLERANCE
+
+
+def test_flux_single_block_columns_do_not_overlap():
+    tiny = case("flux")
+    pieces = [
+        piece
+        for group in tiny.groups
+        for piece in group.slices
+        if piece.tensor == "single_transformer_blocks.0.proj_out.weight"
+    ]
+    heads, mlp = sorted(pieces, key=lambda piece: piece.index.min())
+    assert heads.index.max() + 1 == mlp.index.min()
+    columns = tiny.model.get_parameter(heads.tensor).shape[1]
+    assert heads.index.size + mlp.index.size == columns
+
+
+@pytest.mark.parametrize("name", ["sd15", "sana"])
+def test_gates_go_with_their_values(name):
+    tiny = case(name)
+    first = next(group for group in tiny.groups if group.kind == "ffn")
+    rows = first.slices[0].index
+    assert rows.shape == (first.size, 2)
+    assert all(b - a == first.size for a, b in rows)
+    assert all(b[0] - a[0] == 1 for a, b in pairwise(rows))
+
+
+def test_head_groups_count_heads():
+    tiny = case("sdxl")
+    for group in tiny.groups:
+        if group.kind == "heads":
+            attention = tiny.model.get_submodule(group.heads_of)
+            assert group.size == attention.heads
+            assert group.size * group.unit == attention.to_q.out_features
+            assert math.prod(group.slices[0].index.shape) == attention.to_q.out_features

@@ -1,0 +1,22 @@
+"""ONNX folders for the targets' tests: a handmade one (milliseconds) and a UNet from torch."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from onnx_folder import tiny_unet, write_handmade_folder, write_onnx_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A handmade ONNX folder of this test's own."""
+    return write_handmade_folder(tmp_path / "onnx")
+
+
+@pytest.fixture(scope="session")
+def unet_folder(tmp_path_factory):
+    """A tiny UNet2DModel with attention, exported by torch."""
+    return write_onnx_folder(tiny_unet(), tmp_path_factory.mktemp("unet") / "onnx")

@@ -1,0 +1,118 @@
+"""The engine folder: a round trip, and everything that must be refused before an engine loads."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from diffc.errors import CheckFailed, InputError, NotComparable
+from diffc.events import drain
+from diffc.targets import target
+from diffc.targets.base import BuildOptions
+from diffc.targets.engine import check_precision, new_engine_folder, open_engine, read_info, shares
+
+
+@pytest.fixture
+def engine(folder, tmp_path):
+    drain(target("fake").build(folder, BuildOptions(batch=(1, 4)), tmp_path / "engine"))
+    return tmp_path / "engine"
+
+
+def test_what_is_written_is_read_back(engine, folder):
+    info = read_info(engine)
+    again = type(info).from_json(json.loads(json.dumps(info.to_json())))
+    assert again == info
+    assert info.batches == (1, 4)
+    assert info.source == json.loads((folder / "model.json").read_text())
+    assert info.engine_bytes == (engine / "scale.txt").stat().st_size
+    assert not list(engine.parent.glob(".*")), "temporary folders are left"
+
+
+def test_altered_file_is_refused(engine):
+    (engine / "scale.txt").write_text("2.0")
+    with pytest.raises(InputError, match=r"scale\.txt was cut or altered"):
+        target("fake").load(engine)
+
+
+def test_missing_file_is_refused(engine):
+    (engine / "scale.txt").unlink()
+    with pytest.raises(InputError, match=r"scale\.txt is missing"):
+        target("fake").load(engine)
+
+
+def test_another_version_is_refused_with_both_fingerprints(engine):
+    content = json.loads((engine / "engine.json").read_text())
+    content["versions"]["fake"] = "0.9"
+    (engine / "engine.json").write_text(json.dumps(content))
+    with pytest.raises(NotComparable, match=r"built for fake 0\.9; here fake 1\.0") as caught:
+        target("fake").load(engine)
+    assert caught.value.exit_code == 4
+    assert "diffc build" in caught.value.hint
+
+
+def test_another_gpu_is_refused_with_both_fingerprints(engine):
+    info = replace(read_info(engine), tied_to=("gpu",), device={"gpu": "NVIDIA L4"})
+    (engine / "engine.json").write_text(json.dumps(info.to_json()))
+    with pytest.raises(NotComparable, match="gpu NVIDIA L4; here gpu NVIDIA T4"):
+        open_engine(engine, "fake", {"gpu": "NVIDIA T4"})
+
+
+def test_engine_of_another_target_is_refused(engine):
+    with pytest.raises(InputError, match="an engine for 'fake', not 'ort-cpu'"):
+        target("ort-cpu").load(engine)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "null"])
+def test_damaged_engine_json_is_named(engine, text):
+    (engine / "engine.json").write_text(text)
+    with pytest.raises(InputError, match=r"engine\.json is damaged"):
+        read_info(engine)
+
+
+def test_engine_json_of_a_later_format_is_refused(engine):
+    (engine / "engine.json").write_text('{"format": 99}')
+    with pytest.raises(InputError, match="format 99"):
+        read_info(engine)
+
+
+def test_folder_without_engine_json_is_named(tmp_path):
+    with pytest.raises(InputError, match="not an engine folder"):
+        read_info(tmp_path)
+
+
+def test_failed_build_leaves_the_old_engine(engine):
+    before = read_info(engine)
+    with pytest.raises(RuntimeError), new_engine_folder(engine) as new:
+        (new / "half").write_text("x")
+        raise RuntimeError
+    assert read_info(engine) == before
+    assert not list(engine.parent.glob(".*"))
+
+
+def test_rebuild_replaces_the_whole_folder(engine, folder):
+    (engine / "stray").write_text("x")
+    drain(target("fake").build(folder, BuildOptions(batch=(2,)), engine))
+    assert read_info(engine).batches == (2,)
+    assert not (engine / "stray").exists()
+
+
+def test_somebody_elses_folder_is_left_alone(folder, tmp_path):
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    (mine / "cat.png").write_text("x")
+    with pytest.raises(InputError, match="not an engine folder"):
+        drain(target("fake").build(folder, BuildOptions(), mine))
+    assert (mine / "cat.png").exists()
+
+
+def test_silent_fall_back_is_an_error():
+    held = shares([("fp16", 100), ("fp32", 300)])
+    assert held == {"fp16": 0.25, "fp32": 0.75}
+    with pytest.raises(CheckFailed, match=r"fp16 was asked for.*fp32 \(fp16 25%, fp32 75%\)"):
+        check_precision("fp16", held, "engine")
+    assert check_precision("fp32", held, "engine") == "fp32"
+
+
+def test_precision_the_file_does_not_hold_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="is fp32, fp16 was asked for"):
+        drain(target("fake").build(folder, BuildOptions(precision="fp16"), tmp_path / "e"))

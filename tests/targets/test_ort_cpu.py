@@ -1,0 +1,106 @@
+"""ort-cpu on real files: what it computes, what it says of precision, what it refuses."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_folder import write_handmade_folder
+from safetensors.numpy import load_file
+
+from diffc.errors import CheckFailed, InputError
+from diffc.events import drain
+from diffc.targets import target
+from diffc.targets.base import BuildOptions
+
+pytest.importorskip("onnxruntime")
+
+
+def build(folder, out, **options):
+    return drain(target("ort-cpu").build(folder, BuildOptions(**options), out))
+
+
+def test_engine_computes_what_numpy_does(folder, tmp_path):
+    info = build(folder, tmp_path / "e", batch=(1, 4))
+    runner = target("ort-cpu").load(tmp_path / "e")
+    reference = load_file(folder / "reference.safetensors")
+    inputs = {name: reference[f"input.{name}"] for name in ("sample", "timestep")}
+    np.testing.assert_allclose(
+        runner(inputs)["out_sample"], reference["output"], rtol=1e-5, atol=1e-5
+    )
+    bound = runner.bind(inputs)
+    assert bound.run() > 0
+    np.testing.assert_array_equal(bound.outputs()["out_sample"], runner(inputs)["out_sample"])
+    assert info.precision_found == "fp32"
+    assert info.precision_shares == {"fp32": 1.0}
+    assert info.build_seconds > 0
+
+
+def test_engine_of_a_unet_computes_what_torch_did(unet_folder, tmp_path):
+    build(unet_folder, tmp_path / "e", batch=(4,))
+    runner = target("ort-cpu").load(tmp_path / "e", threads=1)
+    reference = load_file(unet_folder / "reference.safetensors")
+    inputs = {name: reference[f"input.{name}"] for name in ("sample", "timestep")}
+    np.testing.assert_allclose(runner(inputs)["out_sample"], reference["output"], atol=2e-5)
+
+
+def test_external_data_travel_with_the_engine(folder, tmp_path):
+    model = onnx.load(folder / "model.onnx")
+    (folder / "w").mkdir()
+    path, external = folder / "model.onnx", "w/weights.bin"
+    onnx.save(model, path, save_as_external_data=True, location=external, size_threshold=200)
+    (folder / "model.json").write_text((folder / "model.json").read_text().replace("sha256", "x"))
+    info = build(folder, tmp_path / "e")
+    assert set(info.files) == {"model.onnx", "w/weights.bin"}
+    target("ort-cpu").load(tmp_path / "e")
+
+
+def test_half_precision_that_falls_back_is_an_error(tmp_path):
+    """ONNX Runtime has no fp16 convolutions on this processor and computes them in fp32."""
+    folder = write_handmade_folder(tmp_path / "half", dtype=np.float16)
+    with pytest.raises(CheckFailed, match="fp16 was asked for, the built engine computes in fp32"):
+        build(folder, tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_unknown_operator_is_named(folder, tmp_path):
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[6].CopyFrom(
+        helper.make_node("Frobnicate", ["h2"], ["h3"], name="my_node", domain="nobody")
+    )
+    model.opset_import.append(helper.make_opsetid("nobody", 1))
+    (folder / "model.json").write_text((folder / "model.json").read_text().replace("sha256", "x"))
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(InputError, match="Frobnicate") as caught:
+        build(folder, tmp_path / "e")
+    assert "model.onnx" in str(caught.value)
+    assert not (tmp_path / "e").exists()
+
+
+def test_batch_it_was_not_built_for_is_refused(folder, tmp_path):
+    build(folder, tmp_path / "e", batch=(1, 4))
+    runner = target("ort-cpu").load(tmp_path / "e")
+    inputs = {"sample": np.zeros((2, 1, 8, 8), np.float32), "timestep": np.zeros(2, np.int64)}
+    with pytest.raises(InputError, match="not built for batch 2") as caught:
+        runner(inputs)
+    assert "batch 1, 4" in caught.value.hint
+
+
+def test_int8_layers_are_counted_as_int8():
+    """A QLinearConv's weights count as int8, a float MatMul's as fp32."""
+    from diffc.targets.ort import _heavy
+
+    def weight(name, kind, dims):
+        return helper.make_tensor(name, kind, dims, [0] * int(np.prod(dims)))
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["y"]),
+            helper.make_node("MatMul", ["y", "m"], ["z"]),
+            helper.make_node("MatMul", ["z", "z"], ["q"]),
+        ],
+        "g",
+        [],
+        [],
+        [weight("w", TensorProto.INT8, (2, 3)), weight("m", TensorProto.FLOAT, (4, 5))],
+    )
+    assert list(_heavy(graph)) == [("int8", 6), ("fp32", 20)]

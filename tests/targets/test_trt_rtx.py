@@ -1,0 +1,137 @@
+"""trt-rtx builds real engines here, without a GPU; nothing is said to have run."""
+
+import time
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_folder import write_handmade_folder
+
+from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
+from diffc.events import drain
+from diffc.targets import machine, target
+from diffc.targets.base import BuildOptions
+from diffc.targets.trt_target import check_built_for
+
+pytest.importorskip("tensorrt_rtx")
+
+
+def build(folder, out, **options):
+    return drain(target("trt-rtx").build(folder, BuildOptions(**options), out))
+
+
+def test_engine_for_named_gpus(folder, tmp_path):
+    info = build(folder, tmp_path / "e", batch=(1, 4), gpu=("sm86", "8.9"))
+    assert info.built_for == ("sm86", "sm89")
+    assert info.batches == (1, 4)
+    assert info.precision_found == "fp32"
+    assert info.details["precision_read_from"] == "strongly typed network"
+    assert info.details["static"] is False
+    assert info.engine_bytes == (tmp_path / "e" / "model.engine").stat().st_size > 1000
+    assert set(info.files) == {"model.engine"}
+    assert info.versions["tensorrt_rtx"].startswith("1.")
+
+
+def test_single_batch_is_static_and_default_is_open_ended(folder, tmp_path):
+    info = build(folder, tmp_path / "e")
+    assert info.details["static"] is True
+    assert info.built_for == ("sm80+",)
+
+
+def test_half_precision_network_is_half(tmp_path):
+    import numpy as np
+
+    folder = write_handmade_folder(tmp_path / "half", dtype=np.float16)
+    info = build(folder, tmp_path / "e", gpu=("sm89",))
+    assert (info.precision_asked, info.precision_found) == ("fp16", "fp16")
+
+
+@pytest.mark.slow
+def test_unet_builds_with_a_dynamic_profile(unet_folder, tmp_path):
+    info = build(unet_folder, tmp_path / "e", batch=(1, 4, 8), one_profile=True, gpu=("sm120",))
+    assert info.profiles[0]["sample"].max == (8, 1, 8, 8)
+    assert info.build_seconds > 0
+
+
+@pytest.mark.parametrize("gpu", ["sm90", "sm70", "sm999"])
+def test_gpu_it_does_not_build_for_names_those_it_does(folder, tmp_path, gpu):
+    with pytest.raises(RequestError, match=f"does not build for {gpu}") as caught:
+        build(folder, tmp_path / "e", gpu=(gpu,))
+    assert "sm86" in caught.value.hint
+    assert not (tmp_path / "e").exists()
+
+
+def test_gpu_that_is_no_compute_capability(folder, tmp_path):
+    with pytest.raises(RequestError, match="'rtx4090' is not"):
+        build(folder, tmp_path / "e", gpu=("rtx4090",))
+
+
+def test_precision_that_the_gpu_lacks(tmp_path, monkeypatch):
+    folder = write_handmade_folder(tmp_path / "f")
+    text = (folder / "model.json").read_text().replace('"fp32"', '"bf16"')
+    (folder / "model.json").write_text(text)
+    with pytest.raises(UnavailableError, match="bf16 from sm80 on, not for sm75"):
+        build(folder, tmp_path / "e", gpu=("sm86", "sm75"))
+
+
+def test_unsupported_operator_names_node_and_operator(folder, tmp_path):
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[6].CopyFrom(
+        helper.make_node("Frobnicate", ["h2"], ["h3"], name="my_node", domain="nobody")
+    )
+    model.opset_import.append(helper.make_opsetid("nobody", 1))
+    (folder / "model.json").write_text((folder / "model.json").read_text().replace("sha256", "x"))
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(InputError, match=r"does not take operator Frobnicate \(node 'my_node'\)"):
+        build(folder, tmp_path / "e")
+
+
+def test_network_that_the_builder_refuses_gives_its_reason(folder, tmp_path):
+    """A reshape to a size that cannot be: only the build finds it."""
+    model = onnx.load(folder / "model.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name == "shape":
+            tensor.CopyFrom(helper.make_tensor("shape", TensorProto.INT64, [4], [7, 1, 1, 1]))
+    (folder / "model.json").write_text((folder / "model.json").read_text().replace("sha256", "x"))
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(InputError, match=r"trt-rtx (cannot build|refuses)") as caught:
+        build(folder, tmp_path / "e", batch=(2,))
+    assert "cudaError 35" not in str(caught.value)
+    assert "no reason given" not in str(caught.value)
+
+
+def test_closing_the_build_cancels_it(unet_folder, tmp_path):
+    work = target("trt-rtx").build(unet_folder, BuildOptions(batch=(1, 4)), tmp_path / "e")
+    for event in work:
+        if event.done > 0:
+            break
+    start = time.perf_counter()
+    work.close()
+    assert time.perf_counter() - start < 20
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_without_a_gpu_says_why(folder, tmp_path):
+    if machine.gpus():
+        pytest.skip("this machine has a GPU")
+    build(folder, tmp_path / "e")
+    with pytest.raises(UnavailableError, match="no NVIDIA GPU here"):
+        target("trt-rtx").load(tmp_path / "e")
+
+
+def test_engine_for_another_gpu_is_refused(folder, tmp_path, monkeypatch):
+    info = build(folder, tmp_path / "e", gpu=("sm89",))
+    gpu = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
+    monkeypatch.setattr(machine, "gpus", lambda: (gpu,))
+    with pytest.raises(NotComparable, match="built for sm89; this machine has sm86"):
+        check_built_for(tmp_path / "e", info)
+    with pytest.raises(NotComparable):
+        target("trt-rtx").load(tmp_path / "e")
+
+
+def test_cut_engine_is_refused(folder, tmp_path):
+    build(folder, tmp_path / "e")
+    path = tmp_path / "e" / "model.engine"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.engine was cut or altered"):
+        target("trt-rtx").load(tmp_path / "e")
