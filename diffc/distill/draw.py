@@ -51,20 +51,20 @@ class Batch:
 def draw_batch(
     clean: CleanSet,
     options: DistillOptions,
-    timesteps: int,
+    density: Tensor,
     step: int,
     rows: range,
     null: dict[str, Tensor] | None = None,
 ) -> Batch:
     """Rows ``rows`` of step ``step``'s global batch.
 
-    timesteps: how many training timesteps the process has.
+    density: (T,) float64, the probability of each timestep.
     null: a null condition (...) for each name, which replaces a share of the rows' own.
     """
     index = torch.tensor([_data_index(len(clean), options, step, row) for row in rows])
     sample, conditions = clean.rows(index)
     noise = keyed_noise(((options.seed, NOISE, step, row) for row in rows), sample.shape[1:])
-    t = _timesteps(options, timesteps, step)[rows.start : rows.stop]
+    t = _timesteps(options, density, step)[rows.start : rows.stop]
     if null:
         conditions = _with_null(conditions, null, options, step, rows)
     return Batch(sample, noise, t, conditions)
@@ -81,14 +81,15 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, ORDER, epoch)).permutation(n)
 
 
-def _timesteps(options: DistillOptions, timesteps: int, step: int) -> Tensor:
+def _timesteps(options: DistillOptions, density: Tensor, step: int) -> Tensor:
     """int64 (batch,): the whole batch's t, so that strata do not depend on the processes."""
     generator = keyed_generator(options.seed, TIME, step)
     u = torch.rand(options.batch, generator=generator, dtype=torch.float64)
     if options.timesteps == "stratified":
         strata = torch.randperm(options.batch, generator=generator)
         u = (strata + u) / options.batch
-    return (u * timesteps).long().clamp_max(timesteps - 1)
+    edges = density.cumsum(0)
+    return torch.searchsorted(edges, u, right=True).clamp_max(len(density) - 1)
 
 
 def _with_null(

@@ -1,6 +1,7 @@
 """The losses of distillation.
 
     timestep_weights   on a squared error in the model's own parametrisation: path, min-SNR or 1
+    split_weights      part of them by drawing t more often, part by weighing
     step_loss          the weighted sum of the terms for one micro-batch
     Features           block outputs caught by hooks, compared on the channels that were kept
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diffc.distill.draw import Batch
-from diffc.distill.options import DistillOptions
+from diffc.distill.options import DistillOptions, Losses
 from diffc.models.diffusion import Process
 
 Kept = Mapping[str, Tensor]
@@ -27,16 +28,27 @@ Kept = Mapping[str, Tensor]
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
-def timestep_weights(process: Process, t: Tensor, options: DistillOptions) -> Tensor:
-    """(B,) float32 weights of a squared error in the model's own parametrisation at t (B,)."""
+def timestep_weights(process: Process, options: DistillOptions) -> Tensor:
+    """(T,) float32 weights of a squared error in the model's own parametrisation."""
+    t = torch.arange(len(process))
     if options.weighting == "none":
-        return torch.ones(len(t), device=t.device)
+        return torch.ones(len(process))
     if options.weighting == "path":
-        return path_weights(process).to(t.device)[t]
+        return path_weights(process)
     snr = process.snr(t)
     # epsilon_scale / SNR turns an own error into one of x_0; SNR is 0 only where nothing is left.
-    to_clean = process.epsilon_scale(t) / snr.clamp_min(1e-8)
-    return snr.clamp_max(options.min_snr_gamma) * to_clean
+    return snr.clamp_max(options.min_snr_gamma) * process.epsilon_scale(t) / snr.clamp_min(1e-8)
+
+
+def split_weights(weights: Tensor, focus: float) -> tuple[Tensor, Tensor]:
+    """(T,) density to draw t from, and (T,) weights on what is drawn; their product is ``weights``.
+
+    focus 0: t is drawn evenly and weighed; 1: t is drawn in proportion and not weighed. In between
+    fewer samples are spent where they count for little.
+    """
+    density = weights.double().clamp_min(1e-6 * float(weights.max())) ** focus
+    density = density / density.sum()
+    return density, (weights / (density * len(weights))).float()
 
 
 def path_weights(process: Process) -> Tensor:
@@ -110,15 +122,15 @@ def step_loss(
     dense_output: Tensor | None,
     batch: Batch,
     process: Process,
-    options: DistillOptions,
+    losses: Losses,
+    weights: Tensor,
     features: Tensor | None = None,
 ) -> Tensor:
     """The mean over a micro-batch of the weighted terms; a scalar.
 
     output, dense_output: (B, ...); ``dense_output`` may be None when its weight is 0.
-    features: (B,) from ``feature_loss``, when that term is on.
+    weights: (B,) of the first two terms. features: (B,) from ``feature_loss``, when that term is on.
     """
-    losses = options.losses
     total = torch.zeros(len(batch), device=output.device)
     if losses.output:
         assert dense_output is not None
@@ -126,7 +138,7 @@ def step_loss(
     if losses.noise:
         target = process.target(batch.clean, batch.noise, batch.t)
         total = total + losses.noise * per_sample(output - target)
-    total = total * timestep_weights(process, batch.t, options)
+    total = total * weights
     if losses.features and features is not None:
         total = total + losses.features * features
     return total.mean()

@@ -42,7 +42,9 @@ class DistillOptions(_Strict):
     weighting: over timesteps. ``path``: by how far an error at t moves the sample along the
         sampler's path; ``min_snr``: min(SNR, min_snr_gamma) on the loss in x_0 (Hang et al. 2023);
         ``none``: 1 in the model's own parametrisation.
-    timesteps: ``stratified`` spreads each batch evenly over t; ``uniform`` draws independently.
+    focus: the part of the weighting (as an exponent) that is done by drawing t more often where
+        the weight is high, instead of weighing the loss.
+    timesteps: ``stratified`` spreads each batch evenly over the density of t; ``uniform`` draws independently.
     clip_grad: ceiling of the gradient's norm; 0 for none.
     null_share: share of rows whose conditions are replaced by the null ones, where there are any,
         so that classifier-free guidance is distilled too.
@@ -62,6 +64,7 @@ class DistillOptions(_Strict):
     losses: Losses = Losses()
     weighting: Literal["path", "min_snr", "none"] = "path"
     min_snr_gamma: float = Field(default=5.0, gt=0)
+    focus: float = Field(default=0.5, ge=0, le=1)
     timesteps: Literal["stratified", "uniform"] = "stratified"
     clip_grad: float = Field(default=1.0, ge=0)
     null_share: float = Field(default=0.1, ge=0, le=1)

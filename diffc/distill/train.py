@@ -32,7 +32,14 @@ from diffc.data.precision import autocast, fast_dtype
 from diffc.data.processes import on_cpu
 from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.draw import Batch, draw_batch
-from diffc.distill.losses import Features, Kept, feature_loss, step_loss
+from diffc.distill.losses import (
+    Features,
+    Kept,
+    feature_loss,
+    split_weights,
+    step_loss,
+    timestep_weights,
+)
 from diffc.distill.options import DistillOptions
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, Work
@@ -120,6 +127,8 @@ class Run:
     process: Process
     options: DistillOptions
     folder: Path
+    density: Tensor  # (T,) from which t is drawn
+    weights: Tensor  # (T,) by which the losses at t are weighed
     kept: Kept
     null: dict[str, Tensor]
     accelerator: Any
@@ -156,6 +165,7 @@ class Run:
         device = accelerator.device
         key = run_key(student, clean, options)
         prepare_models(teacher, student, options, device)
+        density, weights = split_weights(timestep_weights(process, options), options.focus)
         kept = dict(kept or {}) if options.losses.features else {}
         if options.losses.features and not kept:
             raise RequestError("the feature loss needs to know which channels were kept")
@@ -168,6 +178,8 @@ class Run:
             process=process,
             options=options,
             folder=folder,
+            density=density,
+            weights=weights,
             kept=kept,
             null=dict(null or {}),
             accelerator=accelerator,
@@ -193,9 +205,7 @@ class Run:
 
     def draw(self) -> Batch:
         """This process's rows of the present step, on its device."""
-        batch = draw_batch(
-            self.clean, self.options, len(self.process), self.step, self.rows, self.null
-        )
+        batch = draw_batch(self.clean, self.options, self.density, self.step, self.rows, self.null)
         return to_device(batch, self.accelerator.device)
 
     def one_step(self) -> Iterator[Progress]:
@@ -253,7 +263,8 @@ class Run:
             output = self.family.call(self.model, inputs)
         caught = [hook.take() for hook in self.hooks]
         features = feature_loss(caught[1], caught[0], self.kept) if self.kept else None
-        return step_loss(output, dense, batch, self.process, options, features)
+        weights = self.weights.to(batch.t.device)[batch.t]
+        return step_loss(output, dense, batch, self.process, options.losses, weights, features)
 
     def _update(self, loss: float) -> None:
         """Clip, step, average; nothing is changed when loss or gradient is not finite."""

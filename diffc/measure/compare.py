@@ -138,6 +138,14 @@ def _timings(runners: Mapping[str, Runner], batch: int, options: MeasureOptions)
     return (yield from interleaved(calls, options.latency))
 
 
+def candidate_timings(
+    folders: Mapping[str, Path], batch: int, options: MeasureOptions
+) -> Work[Timings]:
+    """Load every engine folder, and time them all in turn at one batch size."""
+    with loaded(folders, options.threads) as runners:
+        return (yield from _timings(runners, batch, options))
+
+
 def _memories(folders: Mapping[str, Path], batch: int, wanted: bool) -> dict[str, Memory]:
     if wanted:
         return {name: measure_memory(folder, batch) for name, folder in folders.items()}
@@ -309,7 +317,7 @@ def side_by_side(
         build = BuildOptions(batch=options.batch or (1,), threads=options.threads)
         found = yield from candidates(things, targets, Path(scratch), build)
         infos = {c.label: read_info(c.engine) for c in found}
-        absent = {c.label: reason for c in found if (reason := _why_not(c))}
+        absent = {c.label: reason for c in found if (reason := why_not(c))}
         runnable = {c.label: c.engine for c in found if c.label not in absent}
         rows: list[Row] = []
         with loaded(runnable, options.threads) as runners:
@@ -323,7 +331,7 @@ def side_by_side(
         return rows
 
 
-def _why_not(candidate: Candidate) -> str | None:
+def why_not(candidate: Candidate) -> str | None:
     """Why a candidate cannot run here: its target, or its own fingerprint."""
     info = read_info(candidate.engine)
     reason = why_absent(info)

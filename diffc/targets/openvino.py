@@ -3,8 +3,8 @@
 The engine is OpenVINO's IR, which loads anywhere; kernels are chosen at load. Each batch size is
 compiled with static shapes when it is first used (measured: a fifth faster than one dynamic model).
 OpenVINO computes in bf16 by itself on processors that have it, so the precision is always stated
-(whoever loads the IR must state it too: ``details.settings`` in engine.json), and read back from the
-compiled model, layer by layer.
+(whoever loads the IR must state it too: ``details.settings`` in engine.json), and read back from
+the compiled model, layer by layer.
 """
 
 from __future__ import annotations

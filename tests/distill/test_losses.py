@@ -9,7 +9,7 @@ from diffusers.training_utils import compute_snr
 from torch import nn
 
 from diffc.distill.draw import Batch
-from diffc.distill.losses import Features, feature_loss, step_loss, timestep_weights
+from diffc.distill.losses import Features, feature_loss, split_weights, step_loss, timestep_weights
 from diffc.distill.options import DistillOptions, Losses
 from diffc.models.diffusion import process_from_scheduler
 
@@ -31,7 +31,7 @@ def test_min_snr_is_the_published_weight(prediction: str) -> None:
     snr = compute_snr(scheduler, T)
     divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones(len(T))}[prediction]
     expected = snr.clamp_max(5.0) / divisor
-    found = timestep_weights(process, T, MIN_SNR)
+    found = timestep_weights(process, MIN_SNR)[T]
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6)
 
 
@@ -41,7 +41,7 @@ def test_min_snr_of_flow_matching() -> None:
     t = torch.tensor([0, 99, 499, 899])
     sigma = (t + 1) / 1000
     snr = ((1 - sigma) / sigma) ** 2
-    torch.testing.assert_close(timestep_weights(process, t, MIN_SNR), snr.clamp_max(5) * sigma**2)
+    torch.testing.assert_close(timestep_weights(process, MIN_SNR)[t], snr.clamp_max(5) * sigma**2)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -57,19 +57,29 @@ def test_path_weights_are_the_effect_of_an_error(prediction: str) -> None:
         scheduler.step(x + 1, t, x).prev_sample - scheduler.step(x, t, x).prev_sample for t in ts
     ]
     effect = torch.cat(moved).flatten().square().float()
-    weights = timestep_weights(process, ts, PATH)
+    weights = timestep_weights(process, PATH)[ts]
     torch.testing.assert_close(weights / weights.mean(), effect / effect.mean(), rtol=3e-2, atol=0)
 
 
 def test_path_weights_of_flow_matching_are_even() -> None:
     """An Euler step moves x by the velocity alone, as far at every t."""
     process = process_from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler"})
-    weights = timestep_weights(process, torch.arange(0, 990, 10), PATH)
+    weights = timestep_weights(process, PATH)[0:990:10]
     torch.testing.assert_close(weights / weights.mean(), torch.ones(99), rtol=3e-2, atol=0)
 
 
+@pytest.mark.parametrize("focus", [0.0, 0.5, 1.0])
+def test_drawing_and_weighing_give_the_weights(focus: float) -> None:
+    weights = torch.tensor([0.1, 1.0, 4.0, 2.0])
+    density, weighed = split_weights(weights, focus)
+    torch.testing.assert_close(density.float() * 4 * weighed, weights)
+    assert density.sum() == pytest.approx(1)
+    drawn = density / density[1]
+    torch.testing.assert_close(drawn.float(), weights**focus)
+
+
 def test_none_is_one() -> None:
-    assert torch.equal(timestep_weights(scheduler_and_process("sample")[1], T, NONE), torch.ones(5))
+    assert torch.equal(timestep_weights(scheduler_and_process("sample")[1], NONE), torch.ones(1000))
 
 
 def batch() -> Batch:
@@ -87,10 +97,8 @@ def test_terms_are_weighted_mean_squares(prediction: str) -> None:
         "v_prediction": scheduler.get_velocity(b.clean, b.noise, T),
     }[prediction]
     losses = Losses(output=0.7, noise=0.2, features=0.1)
-    options = DistillOptions(losses=losses, weighting="min_snr")
-    features = torch.rand(5)
-    found = step_loss(output, dense, b, process, options, features)
-    weights = timestep_weights(process, T, MIN_SNR)
+    features, weights = torch.rand(5), torch.rand(5)
+    found = step_loss(output, dense, b, process, losses, weights, features)
     expected = torch.tensor(0.0)
     for i in range(5):
         own = 0.7 * ((output - dense)[i] ** 2).mean() + 0.2 * ((output - target)[i] ** 2).mean()
@@ -101,8 +109,7 @@ def test_terms_are_weighted_mean_squares(prediction: str) -> None:
 def test_the_noise_loss_needs_no_teacher() -> None:
     _, process = scheduler_and_process("epsilon")
     b = batch()
-    options = DistillOptions(losses=Losses(output=0, noise=1))
-    loss = step_loss(b.noise, None, b, process, options)
+    loss = step_loss(b.noise, None, b, process, Losses(output=0, noise=1), torch.ones(5))
     assert loss == 0
 
 

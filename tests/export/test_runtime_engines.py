@@ -8,9 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from diffc.export.runtime import engines
-from diffc.export.runtime.engines import misfit, open_engine, read_info
+from diffc.export.runtime import fit
+from diffc.export.runtime.engines import open_engine, read_info
 from diffc.export.runtime.errors import UnfitEngine
+from diffc.export.runtime.fit import misfit
 from diffc.targets import machine, target
 
 
@@ -45,9 +46,9 @@ def test_runs_like_the_target_that_built_it(conditional):
 def test_knows_this_machine_in_the_words_of_the_build():
     """Fingerprints written by diffc at the build are compared with the runtime's own."""
     device = {**machine.cpu_fingerprint(), **machine.gpu_fingerprint()}
-    assert engines.here(list(device)) == device
+    assert fit.here(list(device)) == device
     package, version = machine.first_version("onnxruntime", "onnxruntime-gpu")
-    assert engines.here([package, "no-such-package"]) == {package: version, "no-such-package": None}
+    assert fit.here([package, "no-such-package"]) == {package: version, "no-such-package": None}
 
 
 def test_refuses_an_engine_for_another_machine(engine, tmp_path):
@@ -77,7 +78,7 @@ def test_refuses_an_engine_for_another_machine(engine, tmp_path):
 )
 def test_ahead_of_time_engines_name_their_gpus(monkeypatch, built, capability, fits):
     device = {"compute_capability": capability} if capability else {}
-    monkeypatch.setattr(engines, "_device", lambda: device)
+    monkeypatch.setattr(fit, "_device", lambda: device)
     info = {"target": "trt-rtx", "device": {}, "versions": {}, "tied_to": [], "built_for": built}
     reason = misfit(info)
     assert (reason is None) == fits
@@ -110,7 +111,7 @@ def test_refuses_a_cut_file(engine, tmp_path):
         open_engine(copy)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', "{"])
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', "{", '{"format": 1}'])
 def test_refuses_another_engine_json(tmp_path, content):
     (tmp_path / "engine.json").write_text(content)
     with pytest.raises(UnfitEngine, match=r"engine\.json"):

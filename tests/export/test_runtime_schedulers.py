@@ -57,10 +57,14 @@ def oracle_step(name, oracle, out, t, x, noise):
     return oracle.step(out, t, x, return_dict=False)[0].numpy()
 
 
-def distance(name: str, config: dict, steps: int, exact: bool = False) -> float:
+def distance(
+    name: str, config: dict, steps: int, exact: bool = False, resolution: bool = False
+) -> float:
     """The largest difference over a trajectory, over the size of the state where it exceeds 1.
 
     exact: run diffusers' code in float64 from its float32 alpha_bar.
+    resolution: leave out two units in the last place of the largest state passed through, which is
+        all that float32 can hold of a difference from it.
     """
     oracle = ORACLES[name].from_config(config)
     oracle.set_timesteps(steps)
@@ -72,7 +76,7 @@ def distance(name: str, config: dict, steps: int, exact: bool = False) -> float:
     sigma = getattr(oracle, "init_noise_sigma", 1.0)
     assert ours.init_noise_sigma == pytest.approx(float(sigma), rel=1e-6)
     x = rng.standard_normal((2, 3, 4, 4), dtype=np.float32) * np.float32(sigma)
-    theirs, worst = x.astype(np.float64 if exact else np.float32), 0.0
+    theirs, worst, largest = x.astype(np.float64 if exact else np.float32), 0.0, np.abs(x).max()
     for i, t in enumerate(oracle.timesteps):
         noise = rng.standard_normal(x.shape, dtype=np.float32)
         scaled = theirs
@@ -81,7 +85,11 @@ def distance(name: str, config: dict, steps: int, exact: bool = False) -> float:
         mine = model(ours.scale_input(x, i), ours.timesteps[i])
         theirs = oracle_step(name, oracle, model(scaled, float(t)), t, theirs, noise)
         x = ours.step(mine, i, x, noise=noise)
-        worst = max(worst, np.abs(x - theirs).max() / max(1.0, np.abs(theirs).max()))
+        largest = max(largest, np.abs(theirs).max())
+        error = np.abs(x - theirs).max()
+        if resolution:
+            error = max(0.0, error - 2 * np.spacing(np.float32(largest)))
+        worst = max(worst, error / max(1.0, np.abs(theirs).max()))
     return float(worst)
 
 
@@ -207,7 +215,8 @@ def test_follows_diffusers_anywhere(
     }
     if len(np.arange(total, 0, -total / steps)) != steps:
         return  # diffusers visits timestep -1 here
-    assert distance(name, config, steps) < 1e-5
+    # Euler's state begins at the largest sigma, in the thousands for cosine schedules
+    assert distance(name, config, steps, resolution=name == "euler") < 1e-5
 
 
 def test_trailing_never_visits_timestep_minus_one():

@@ -49,13 +49,14 @@ OURS = {  # names that also hold things of diffc's own: diffc's Network, Path
 }
 CAST = {"kernel": "IConvolutionLayer"}  # of a layer after its documented cast
 RTX_ONLY = {
-    "num_compute_capabilities",
-    "set_compute_capability",
-    "ComputeCapability",
-    "create_runtime_config",
-    "create_runtime_cache",
-    "set_runtime_cache",
-    "deserialize",
+    "config.num_compute_capabilities",
+    "config.set_compute_capability",
+    "trt.ComputeCapability",
+    "engine.create_runtime_config",
+    "_config.create_runtime_cache",
+    "_config.set_runtime_cache",
+    "_runtime_cache.deserialize",
+    "_runtime_cache.serialize",
 }
 FUNCTIONS = [
     "createInferBuilder_INTERNAL",
@@ -103,7 +104,7 @@ def missing(available, allowed=frozenset()):
     """The uses that ``available`` (class -> attributes) does not have."""
     absent = []
     for held, attribute, where in used():
-        if attribute in allowed:
+        if f"{held}.{attribute}" in allowed:
             continue
         owner = CAST.get(attribute) or (held if held in ENUMS else CLASSES[held] or "")
         if attribute not in available.get(owner, []) and not attribute.startswith("__"):

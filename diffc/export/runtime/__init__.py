@@ -4,6 +4,7 @@
     schedulers.py  DDPM, DDIM, Euler, DPM-Solver++ 2M, flow-matching Euler
     pipeline.py    seed, steps, guidance, conditions -> images
     engines.py     an engine folder -> a call, or why it does not fit this machine
+    fit.py         does an engine fit this machine?
     bundles.py     a bundle's folder -> a Pipeline
     images.py      samples -> uint8, grids, PNG
     __main__.py    python -m runtime generate | info

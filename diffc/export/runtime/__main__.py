@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from .bundles import open_bundle, read_bundle
-from .engines import batches, misfit
+from .engines import batches
 from .errors import BadRequest, UnfitEngine
+from .fit import misfit
 from .images import grid, to_uint8, write_png, write_whole
 from .schedulers import NAMES, own_name
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine, batches, misfit, open_engine, read_info, specs
+from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
+from .fit import misfit
 from .pipeline import Array, Denoise, Pipeline
 
 FORMAT = 1

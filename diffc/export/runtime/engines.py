@@ -9,22 +9,31 @@ fit here is refused before anything is loaded, with both sides named.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from .errors import UnfitEngine
+from .fit import check_files, cores, misfit
 from .pipeline import Array, Denoise, Input
 
 FORMAT = 1
+_KEYS = (
+    "target",
+    "versions",
+    "device",
+    "tied_to",
+    "built_for",
+    "inputs",
+    "outputs",
+    "profiles",
+    "files",
+    "source",
+    "precision_asked",
+    "precision_found",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,9 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UnfitEngine(f"{path} is not of format {FORMAT}, the one that this runtime reads")
+    missing = [key for key in _KEYS if key not in info]
+    if missing:
+        raise UnfitEngine(f"{path} is damaged: it has no '{missing[0]}'")
     return info
 
 
@@ -82,127 +94,6 @@ def batches(info: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(smallest, largest) of each range of batch sizes that the engine serves; empty: any."""
     ranges = (next(iter(profile.values())) for profile in info["profiles"])
     return tuple(sorted((item["min"][0], item["max"][0]) for item in ranges))
-
-
-def cores() -> int:
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# Does it fit? -------------------------------------------------------------------------------------
-
-
-def misfit(info: Mapping[str, Any]) -> str | None:
-    """Why the engine cannot run here: what it was built for, and what is here; None when it can."""
-    if info["target"] not in _LOADERS:
-        known = ", ".join(_LOADERS)
-        return f"built for target '{info['target']}', which this runtime does not run ({known})"
-    there = {**info["device"], **info["versions"]}
-    tied = list(info["tied_to"])
-    found = here(tied)
-    if any(there.get(key) != found.get(key) for key in tied):
-        built = ", ".join(f"{key} {there.get(key, 'none')}" for key in tied)
-        now = ", ".join(f"{key} {found.get(key) or 'none'}" for key in tied)
-        return f"built for {built}; here: {now}"
-    capability = here(["compute_capability"]).get("compute_capability")
-    if info["built_for"] and not any(_serves(sm, capability) for sm in info["built_for"]):
-        return f"built for {', '.join(info['built_for'])}; here: {_sm(capability)}"
-    return None
-
-
-def _sm(capability: str | None) -> str:
-    return f"sm{capability.replace('.', '')}" if capability else "no NVIDIA GPU"
-
-
-def _serves(built: str, capability: str | None) -> bool:
-    """Whether an engine for ``built`` ("sm86", or "sm80+" for it and later) runs on this GPU."""
-    if capability is None:
-        return False
-    least = int(built.removeprefix("sm").rstrip("+"))
-    found = int(capability.replace(".", ""))
-    return found >= least if built.endswith("+") else found == least
-
-
-def here(keys: list[str]) -> dict[str, str | None]:
-    """What this machine has for each key: a device's property, else a package's version."""
-    found: dict[str, str | None] = {}
-    device: Mapping[str, str] | None = None
-    for key in keys:
-        if key in _DEVICE_KEYS:
-            device = _device() if device is None else device
-            found[key] = device.get(key)
-        else:
-            found[key] = _version(key)
-    return found
-
-
-_DEVICE_KEYS = ("machine", "cpu", "cpu_model", "simd", "gpu", "compute_capability", "driver")
-
-
-_DISTRIBUTIONS = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
-}
-
-
-def _version(package: str) -> str | None:
-    for name in _DISTRIBUTIONS.get(package, (package,)):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _device() -> dict[str, str]:
-    return {"machine": platform.machine(), **_cpu(), **_gpu()}
-
-
-def _cpu() -> dict[str, str]:
-    """The same properties, in the same words, as diffc writes at the build."""
-    try:
-        text = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        text = ""
-    lines = (line.partition(":") for line in text.splitlines())
-    info = {key.strip(): value.strip() for key, _, value in lines}
-    flags = sorted((info.get("flags") or info.get("Features") or "").split())
-    model = " ".join(info.get(key, "") for key in ("vendor_id", "cpu family", "model")).strip()
-    return {
-        "cpu": info.get("model name") or platform.processor() or platform.machine(),
-        "cpu_model": model,
-        "simd": " ".join(f for f in flags if f.startswith(("avx", "amx", "sve", "asimd"))),
-    }
-
-
-def _gpu() -> dict[str, str]:
-    """The first NVIDIA GPU; empty without one."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return {}
-    query = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    fields = [field.strip() for field in done.stdout.splitlines()[0].split(",")]
-    return dict(zip(("gpu", "compute_capability", "driver"), fields, strict=False))
-
-
-def check_files(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise UnfitEngine naming the first file that is missing or is not what was written."""
-    for name, expected in info["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise UnfitEngine(f"{path} is missing")
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 22):
-                digest.update(block)
-        if digest.hexdigest() != expected:
-            raise UnfitEngine(f"{path} was cut or altered since it was built")
 
 
 # Runtimes -----------------------------------------------------------------------------------------

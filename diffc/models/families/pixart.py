@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffc.models.families.base import TensorSpec
 from diffc.models.families.blocks import block_groups
+from diffc.models.families.exporting import exportable
 from diffc.models.groups import Group
 
 _ADDED = ("resolution", "aspect_ratio")
@@ -45,12 +46,11 @@ class PixArt:
         published models); else (B, C, H, W)."""
         aside = ("sample", *_ADDED)
         rest = {name: value for name, value in inputs.items() if name not in aside}
-        output: Tensor = model(
-            inputs["sample"],
-            **rest,
-            added_cond_kwargs={name: inputs.get(name) for name in _ADDED},
-            return_dict=False,
-        )[0]
+        added = {name: inputs.get(name) for name in _ADDED}
+        with exportable():  # its last layer squeezes a dimension that is not 1
+            output: Tensor = model(
+                inputs["sample"], **rest, added_cond_kwargs=added, return_dict=False
+            )[0]
         return output
 
     def groups(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffc.models.families.base import TensorSpec
 from diffc.models.families.blocks import block_groups
+from diffc.models.families.exporting import exportable
 from diffc.models.groups import Group
 
 _TOKENS = 300  # Gemma's
@@ -35,7 +36,8 @@ class Sana:
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted velocity, (B, C, H, W)."""
         rest = {name: value for name, value in inputs.items() if name != "sample"}
-        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
+        with exportable():  # linear attention divides by a sum + 1e-15
+            output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 
     def groups(

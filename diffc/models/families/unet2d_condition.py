@@ -60,7 +60,9 @@ class UNet2DCondition:
         feed-forward widths and attention by hand."""
         fixed = ["conv_out", *inner_projections(model), *first_projections(model)]
         if getattr(model.get_submodule("time_embedding"), "cond_proj", None) is not None:
-            fixed.append("time_embedding.cond_proj")  # added to the sinusoids, which keep their size
+            fixed.append(
+                "time_embedding.cond_proj"
+            )  # added to the sinusoids, which keep their size
         traced = traced_groups(model, inputs, self.call, fixed=fixed)
         return traced + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
 

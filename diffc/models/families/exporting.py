@@ -1,0 +1,44 @@
+"""Two things that ONNX exporters get wrong, said another way while a model is exported.
+
+- ``x.squeeze(d)`` where dimension d is not 1 does nothing in torch. ONNX's Squeeze demands a 1, and
+  torch's exporter (2.13, torchlib ``aten_squeeze_dim``) writes one all the same: an invalid graph.
+- ``x + 1e-15`` is dropped: onnxscript's rewriter matches every constant below 1e-8 as 0 (0.7,
+  ``rules.common._no_op.add_0``). Where the sum guards a division, 0 / 0 gives NaN.
+
+Both change no value: the squeeze was none, and for x >= 0 max(x, 1e-15) differs from x + 1e-15 by at
+most 1e-15.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_TAKEN_FOR_ZERO = 1e-8
+
+
+def exportable() -> AbstractContextManager[Any]:
+    """The context to run a forward pass in: it does something only during an export."""
+    return _SaidOtherwise() if torch.compiler.is_compiling() else nullcontext()
+
+
+class _SaidOtherwise(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "squeeze" and len(args) == 2 and _squeezes_nothing(*args):
+            return args[0]
+        if name in ("add", "__add__") and len(args) == 2 and _guards_a_division(args[1]):
+            return torch.clamp_min(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _squeezes_nothing(x: Tensor, dim: Any) -> bool:
+    return isinstance(dim, int) and isinstance(x.shape[dim], int) and x.shape[dim] != 1
+
+
+def _guards_a_division(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < _TAKEN_FOR_ZERO

@@ -1,0 +1,255 @@
+"""int8 written into the ONNX file: Q/DQ pairs before each convolution and matrix product.
+
+    calibrate    the ranges of activations, over denoising trajectories of the dense model itself:
+                 an activation's range changes tenfold from noise to image, so every timestep counts
+    quantize     Q/DQ on inputs (per tensor) and weights (per channel), symmetric, biases left alone:
+                 what TensorRT, OpenVINO and ONNX Runtime all take
+    sensitive    each layer's own effect on the output, measured; the worst stay in fp32 until the
+                 whole is within the tolerance
+
+Ranges and Q/DQ are onnxruntime.quantization's; runs are ONNX Runtime's on the CPU.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffc.errors import CheckFailed, InputError
+from diffc.events import Progress, Work
+from diffc.onnx.precision import write_folder
+from diffc.targets import ort
+from diffc.targets.base import Array
+from diffc.targets.onnx_file import OnnxModel, read_onnx
+
+Feed = Mapping[str, Array]
+_OPERATORS = ["Conv", "MatMul", "Gemm"]
+_ROWS = 8  # inputs that a layer's sensitivity is measured on
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """trajectories: seeds to calibrate on. tolerance: relative L2 error that the whole may have.
+
+    keep_most: the largest share of layers that may stay in fp32; beyond it int8 is given up.
+    """
+
+    trajectories: int = 4
+    tolerance: float = 0.1
+    keep_most: float = 0.5
+    threads: int = 1
+
+
+def quantize(
+    folder: Path, out: Path, options: QuantizeOptions, calibration: Path | None = None
+) -> Work[dict[str, Any]]:
+    """Write ``out``, an int8 ONNX folder, from the fp32 ``folder``; returns its model.json.
+
+    calibration: the ONNX folder whose trajectories are used (the dense model's); None: ``folder``.
+    ``kept_fp32`` in model.json names the layers that stay in fp32, ``int8_error`` the error left.
+    Raises CheckFailed when more than ``keep_most`` of the layers would have to stay.
+    """
+    import onnx
+
+    source = read_onnx(folder)
+    if source.precision != "fp32":
+        raise InputError(f"{source.path} is {source.precision} already, fp32 is needed")
+    feeds = yield from trajectory_feeds(read_onnx(calibration or folder), options)
+    yield Progress(0, None, "calibrating")
+    whole = _quantized(source, feeds)
+    plain = onnx.load(source.path)
+    layers = _layers(plain, whole)
+    # over the length of the trajectories, not the same step of each
+    rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
+    session = Comparison(plain, whole, rows, options.threads)
+    errors = yield from _single_errors(session, layers)
+    kept, error = yield from _kept(session, layers, errors, options)
+    facts = {"kept_fp32": kept, "int8_error": error}
+    return write_folder(session.variant(kept), out, folder, "int8", facts)
+
+
+def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Feed]]:
+    """The inputs of every step of deterministic trajectories, from noise to image, at batch 1.
+
+    Steps and coefficients are the reference's (its every timestep); conditions are its rows.
+    """
+    from safetensors.numpy import load_file
+
+    if not model.reference.is_file():
+        raise InputError(f"{model.reference} is missing: there is nothing to calibrate on")
+    tensors = load_file(model.reference)
+    session = _session(model.path, options.threads)
+    steps = list(
+        zip(tensors["trajectory.timesteps"], tensors["trajectory.coefficients"], strict=True)
+    )
+    feeds: list[Feed] = []
+    for seed in range(options.trajectories):
+        yield Progress(seed, options.trajectories, "denoising for calibration")
+        x = np.random.default_rng(seed).standard_normal(tensors["trajectory.initial"].shape)
+        x = x.astype(np.float32)
+        conditions = _conditions(model, tensors, seed)
+        for t, (a, b) in steps:
+            feed = {"sample": x, "timestep": np.array([t], tensors["input.timestep"].dtype)}
+            feeds.append({**conditions, **feed})
+            output = session.run(None, feeds[-1])[0][:, : x.shape[1]]
+            x = (a * x + b * output).astype(np.float32)
+    return feeds
+
+
+def _conditions(model: OnnxModel, tensors: Mapping[str, Any], seed: int) -> dict[str, Array]:
+    names = [s.name for s in model.inputs if s.name not in ("sample", "timestep")]
+    row = seed % len(tensors["input.sample"])
+    return {name: tensors[f"input.{name}"][row : row + 1] for name in names}
+
+
+def _session(model: Any, threads: int) -> Any:
+    """A CPU session of a path, or of a model in memory."""
+    runtime = ort.onnxruntime("ort-cpu", "cpu")
+    options = ort.session_options(threads)
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _quantized(source: OnnxModel, feeds: Sequence[Feed]) -> Any:
+    """The model with every layer quantised."""
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = iter(feeds)
+
+        def get_next(self) -> Feed | None:
+            return next(self._feeds, None)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "int8.onnx"
+        quantize_static(
+            str(source.path),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_OPERATORS,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "MatMulConstBOnly": True,
+                "DedicatedQDQPair": True,
+                "OpTypesToExcludeOutputQuantization": _OPERATORS,
+            },
+        )
+        return onnx.load(path)
+
+
+def _layers(plain: Any, whole: Any) -> list[str]:
+    """The names of the nodes that quantisation changed, in the graph's order."""
+    before = {node.name: list(node.input) for node in plain.graph.node}
+    return [
+        node.name
+        for node in whole.graph.node
+        if node.op_type in _OPERATORS and before.get(node.name) not in (None, list(node.input))
+    ]
+
+
+class Comparison:
+    """The fp32 and the quantised graph, and any mixture of the two, on the same rows."""
+
+    def __init__(self, plain: Any, whole: Any, rows: Sequence[Feed], threads: int) -> None:
+        self._plain = {node.name: list(node.input) for node in plain.graph.node}
+        self._weights = {tensor.name: tensor for tensor in plain.graph.initializer}
+        self._whole = whole
+        self._rows = rows
+        self._threads = threads
+        session = _session(plain, threads)
+        self._expected = [session.run(None, row)[0] for row in rows]
+
+    def variant(self, kept: Sequence[str]) -> Any:
+        """The quantised graph with the nodes ``kept`` in fp32: their inputs as they were."""
+        import onnx
+
+        model = onnx.ModelProto()
+        model.CopyFrom(self._whole)
+        held = {tensor.name for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.name in kept:
+                node.input[:] = self._plain[node.name]
+                missing = [n for n in node.input if n in self._weights and n not in held]
+                model.graph.initializer.extend(self._weights[name] for name in missing)
+                held.update(missing)
+        _remove_unused(model.graph)
+        return model
+
+    def error(self, kept: Sequence[str]) -> float:
+        """The worst row's relative L2 error with ``kept`` in fp32."""
+        session = _session(self.variant(kept), self._threads)
+        pairs = zip(self._rows, self._expected, strict=True)
+        return max(_relative(session.run(None, row)[0], expected) for row, expected in pairs)
+
+
+def _relative(found: Any, expected: Any) -> float:
+    error = np.linalg.norm((found - expected).astype(np.float64))
+    return float(error / (np.linalg.norm(expected.astype(np.float64)) or 1.0))
+
+
+def _remove_unused(graph: Any) -> None:
+    """Drop the Q/DQ nodes and weights that nothing reads any more."""
+    while True:
+        read = {name for node in graph.node for name in node.input}
+        read |= {value.name for value in graph.output}
+        dead = [node for node in graph.node if not read.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _single_errors(session: Comparison, layers: Sequence[str]) -> Work[dict[str, float]]:
+    """Each layer's error when it alone is in int8."""
+    errors = {}
+    for index, name in enumerate(layers):
+        yield Progress(index, len(layers), "how sensitive each layer is")
+        errors[name] = session.error([other for other in layers if other != name])
+    return errors
+
+
+def _kept(
+    session: Comparison,
+    layers: Sequence[str],
+    errors: Mapping[str, float],
+    options: QuantizeOptions,
+) -> Work[tuple[list[str], float]]:
+    """The fewest of the worst layers (by twentieths) that bring the error within the tolerance."""
+    worst = sorted(layers, key=lambda name: -errors[name])
+    error = float("inf")
+    for count in _counts(len(layers), options.keep_most):
+        yield Progress(count, len(layers), f"{count} layers in fp32", {"error": min(error, 1e9)})
+        error = session.error(worst[:count])
+        if error <= options.tolerance:
+            return sorted(worst[:count]), error
+    raise CheckFailed(
+        f"int8 leaves an error of {error:.2g} with {options.keep_most:.0%} of the layers in fp32; "
+        f"at most {options.tolerance:g} is wanted",
+        hint="use bf16 or fp16 for this model",
+    )
+
+
+def _counts(layers: int, most: float) -> Iterator[int]:
+    step = max(layers // 20, 1)
+    yield from range(0, int(layers * most) + 1, step)
