@@ -190,12 +190,10 @@ def pipeline_model(name: str, source: Source, instances: int) -> Any:
             config.input.add(name=item["name"], data_type=kind, dims=dims)
             none = f"unconditional_{item['name']}"
             config.input.add(name=none, data_type=kind, dims=dims, optional=True)
-    channels, height, width = sample_shape(source)
-    if channels in (1, 3):
-        dims = [-1, height, width, channels]
-        config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=dims)
-    dims = [-1, channels, height, width]
-    config.output.add(name="samples", data_type=pb.TYPE_FP32, dims=dims)
+    channels, *size = sample_shape(source)
+    if channels in (1, 3) and len(size) == 2:
+        config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=[-1, *size, channels])
+    config.output.add(name="samples", data_type=pb.TYPE_FP32, dims=[-1, channels, *size])
     config.instance_group.append(_instances(source.target, instances, native=False))
     return config
 
@@ -212,12 +210,10 @@ _REQUEST = {
 }
 
 
-def sample_shape(source: Source) -> tuple[int, int, int]:
+def sample_shape(source: Source) -> tuple[int, ...]:
     """(C, H, W) of what the pipeline gives: the decoder's output, else the sample's."""
     decoder = source.decoder_info
     if decoder is not None:
-        channels, height, width = decoder["outputs"][0]["shape"]
-    else:
-        sample = next(i for i in source.info["inputs"] if i["kind"] == "sample")
-        channels, height, width = sample["shape"]
-    return int(channels), int(height), int(width)
+        return tuple(decoder["outputs"][0]["shape"])
+    sample = next(item for item in source.info["inputs"] if item["kind"] == "sample")
+    return tuple(sample["shape"])

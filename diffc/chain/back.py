@@ -13,7 +13,7 @@ from typing import Any
 
 from diffc.errors import InputError, UnavailableError
 from diffc.events import Work
-from diffc.models.source import read_json
+from diffc.models.source import file_digest, read_json
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage, cache_folder
 
@@ -102,6 +102,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
     environment = read_environment()
     inputs = {
         "engines": {side: _engine_digest(folder) for side, folder in folders.items()},
+        "references": {side: file_digest(path) for side, path in measure.references.items()},
         "options": options.model_dump(mode="json"),
         "batch": recipe.build.batch,
         "fingerprint": environment.fingerprint,

@@ -129,7 +129,8 @@ def step_loss(
     """The mean over a micro-batch of the weighted terms; a scalar.
 
     output, dense_output: (B, ...); ``dense_output`` may be None when its weight is 0.
-    weights: (B,) of the first two terms. features: (B,) from ``feature_loss``, when that term is on.
+    weights: (B,) of the first two terms.
+    features: (B,) from ``feature_loss``, when that term is on.
     """
     total = torch.zeros(len(batch), device=output.device)
     if losses.output:

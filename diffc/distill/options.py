@@ -44,7 +44,8 @@ class DistillOptions(_Strict):
         ``none``: 1 in the model's own parametrisation.
     focus: the part of the weighting (as an exponent) that is done by drawing t more often where
         the weight is high, instead of weighing the loss.
-    timesteps: ``stratified`` spreads each batch evenly over the density of t; ``uniform`` draws independently.
+    timesteps: ``stratified`` spreads each batch evenly over the density of t; ``uniform``
+        draws each t independently.
     clip_grad: ceiling of the gradient's norm; 0 for none.
     null_share: share of rows whose conditions are replaced by the null ones, where there are any,
         so that classifier-free guidance is distilled too.
@@ -52,7 +53,7 @@ class DistillOptions(_Strict):
     trackers: names that accelerate knows, such as ``tensorboard``.
     """
 
-    steps: int = Field(default=500, ge=0)
+    steps: int = Field(default=400, ge=0)
     batch: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -283,7 +283,18 @@ def candidates(things: Sequence[Path], targets: Sequence[str], scratch: Path,
         else:
             hint = "give engine folders, .onnx files, ONNX folders or output folders"
             raise InputError(f"{thing} is nothing that can be measured", hint=hint)
-    return found
+    return _distinct(found)
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """The same thing given twice is measured twice, under two labels."""
+    seen: dict[str, int] = {}
+    made = []
+    for one in found:
+        seen[one.label] = count = seen.get(one.label, 0) + 1
+        label = one.label if count == 1 else f"{one.label} ({count})"
+        made.append(Candidate(label, one.engine))
+    return made
 
 
 def _of_output(out: Path, targets: Sequence[str]) -> list[Candidate]:

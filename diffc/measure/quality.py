@@ -6,8 +6,8 @@
     grid             a PNG, dense above compressed, that people can look at
 
 Images are compared as they would be saved: clipped to [-1, 1]. SSIM is Wang et al. 2004 by
-torchmetrics: a Gaussian window of 11, sigma 1.5, data range 2, edges mirrored. Intervals are Student's t over the
-per-image values, so they cover the choice of noise and nothing else.
+torchmetrics: a Gaussian window of 11, sigma 1.5, data range 2, edges mirrored. Intervals are
+Student's t over the per-image values, so they cover the choice of noise and nothing else.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from typing import Any
 from diffc.errors import InputError, RequestError
 from diffc.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
 
-KEEP = frozenset(
-    "Sin Cos Exp Log Pow Sqrt Reciprocal ReduceMean ReduceSum ReduceL2 CumSum Range "
-    "Cast CastLike ConstantOfShape RandomNormal RandomNormalLike If Loop Scan".split()
-)
+_WAVES = ("Sin", "Cos", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Range")
+_SUMS = ("ReduceMean", "ReduceSum", "ReduceL2", "CumSum")
+_TYPED = ("Cast", "CastLike", "ConstantOfShape", "RandomNormal", "RandomNormalLike")
+KEEP = frozenset((*_WAVES, *_SUMS, *_TYPED, "If", "Loop", "Scan"))
 _ALWAYS_FP32 = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that the ONNX operator itself fixes at float32."""
 LOW = {"fp16": 10, "bf16": 16}  # onnx.TensorProto.FLOAT16, BFLOAT16
@@ -151,9 +151,7 @@ class Lowering:
         inner = f"{name}/{kind}"  # a graph output keeps its name and its type
         node.output[index] = inner
         self._copies[(name, kind)] = inner
-        self._nodes.append(
-            helper.make_node("Cast", [inner], [name], to=_FLOAT, name=f"{name}/out")
-        )
+        self._nodes.append(helper.make_node("Cast", [inner], [name], to=_FLOAT, name=f"{name}/out"))
 
     def _store_weights(self) -> None:
         kept = [t for t in self._graph.initializer if t.name not in self._weights]

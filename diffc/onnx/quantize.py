@@ -2,8 +2,9 @@
 
     calibrate    the ranges of activations, over denoising trajectories of the dense model itself:
                  an activation's range changes tenfold from noise to image, so every timestep counts
-    quantize     Q/DQ on inputs (per tensor) and weights (per channel), symmetric, biases left alone:
-                 what TensorRT, OpenVINO and ONNX Runtime all take
+    quantize     Q/DQ on inputs (per tensor) and weights (per channel), symmetric; biases, outputs
+                 and every other operator stay in float: TensorRT and OpenVINO fuse these pairs,
+                 ONNX Runtime's CPU kernels do not (they want outputs in int8 too)
     sensitive    each layer's own effect on the output, measured; the worst stay in fp32 until the
                  whole is within the tolerance
 
@@ -66,7 +67,7 @@ def quantize(
     layers = _layers(plain, whole)
     # over the length of the trajectories, not the same step of each
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
-    session = Comparison(plain, whole, rows, options.threads)
+    session = Comparison(plain, whole, layers, rows, options.threads)
     errors = yield from _single_errors(session, layers)
     kept, error = yield from _kept(session, layers, errors, options)
     facts = {"kept_fp32": kept, "int8_error": error}
@@ -168,8 +169,11 @@ def _layers(plain: Any, whole: Any) -> list[str]:
 class Comparison:
     """The fp32 and the quantised graph, and any mixture of the two, on the same rows."""
 
-    def __init__(self, plain: Any, whole: Any, rows: Sequence[Feed], threads: int) -> None:
+    def __init__(
+        self, plain: Any, whole: Any, layers: Sequence[str], rows: Sequence[Feed], threads: int
+    ) -> None:
         self._plain = {node.name: list(node.input) for node in plain.graph.node}
+        self._layers = frozenset(layers)
         self._weights = {tensor.name: tensor for tensor in plain.graph.initializer}
         self._whole = whole
         self._rows = rows
@@ -178,18 +182,24 @@ class Comparison:
         self._expected = [session.run(None, row)[0] for row in rows]
 
     def variant(self, kept: Sequence[str]) -> Any:
-        """The quantised graph with the nodes ``kept`` in fp32: their inputs as they were."""
+        """The quantised graph with the nodes ``kept`` in fp32: their inputs as they were.
+
+        So are those of every node that is no layer: the quantiser puts what a layer reads through
+        int8 for its other readers as well, residual sums and norms among them.
+        """
         import onnx
 
         model = onnx.ModelProto()
         model.CopyFrom(self._whole)
         held = {tensor.name for tensor in model.graph.initializer}
         for node in model.graph.node:
-            if node.name in kept:
+            restored = node.name in kept or node.name not in self._layers
+            if restored and node.name in self._plain:
                 node.input[:] = self._plain[node.name]
-                missing = [n for n in node.input if n in self._weights and n not in held]
-                model.graph.initializer.extend(self._weights[name] for name in missing)
-                held.update(missing)
+                for name in node.input:
+                    if name in self._weights and name not in held:
+                        model.graph.initializer.append(self._weights[name])
+                        held.add(name)
         _remove_unused(model.graph)
         return model
 

@@ -30,6 +30,7 @@ Scores = Mapping[str, NDArray[np.float64]]
 Measure = Callable[[Widths], float]
 
 DEFAULT_FLOOR = 0.125
+_MOST_SWAPPED = 80  # groups: above it pairs are too many to try, and steps are fine enough
 _CLOSE_ENOUGH = 0.0025  # of the dense cost: below this a landing is not adjusted any more
 
 
@@ -124,7 +125,18 @@ def walk(
         before = widths.copy()
         widths[group] = stepped_down(int(widths[group]), int(bounds.step[group]))
     dense = measure(costs.dense)
-    return _land(before, widths, bounds, costs.dense, lambda w: abs(measure(w) - target) / dense)
+    landed = _land(before, widths, bounds, costs.dense, lambda w: abs(measure(w) - target) / dense)
+    if scores is None:
+        return landed
+    lost = _total_loss(costs.groups, scores)
+    return _improved(landed, bounds, costs.dense, measure, lost)
+
+
+def _total_loss(groups: Sequence[Group], scores: Scores) -> Measure:
+    losses = [_loss_by_width(group, scores[group.name]) for group in groups]
+    return lambda widths: sum(
+        loss(width) for loss, width in zip(losses, widths.tolist(), strict=True)
+    )
 
 
 def stepped_down(width: int, step: int) -> int:
@@ -216,15 +228,35 @@ def _land(
             break
         moves = [w for g in range(len(base)) for w in _neighbours(base, g, bounds, dense)]
         best = min([best, *moves], key=error)
-        if error(best) > _CLOSE_ENOUGH and len(base) <= 120:
-            swaps = [
-                w
-                for first in moves
-                for g in range(len(base))
-                for w in _neighbours(first, g, bounds, dense)
-            ]
-            best = min([best, *swaps], key=error)
+        if error(best) > _CLOSE_ENOUGH and len(base) <= _MOST_SWAPPED:
+            best = min([best, *_swaps(moves, bounds, dense)], key=error)
     return best
+
+
+def _improved(
+    widths: Widths, bounds: Limits, dense: Widths, measure: Measure, lost: Measure
+) -> Widths:
+    """Swaps of two groups' steps that lose less importance at no more cost, until there is none.
+
+    The walk never takes a step back, so what it gave up early can be worth more than what it gives
+    up late.
+    """
+    if len(widths) > _MOST_SWAPPED:
+        return widths
+    ceiling = measure(widths)
+    while True:
+        moves = [w for g in range(len(widths)) for w in _neighbours(widths, g, bounds, dense)]
+        cheaper = [w for w in _swaps(moves, bounds, dense) if measure(w) <= ceiling]
+        best = min([widths, *cheaper], key=lost)
+        if lost(best) >= lost(widths):
+            return widths
+        widths = best
+
+
+def _swaps(moves: Sequence[Widths], bounds: Limits, dense: Widths) -> list[Widths]:
+    return [
+        w for first in moves for g in range(len(first)) for w in _neighbours(first, g, bounds, dense)
+    ]
 
 
 def _neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> list[Widths]:

@@ -144,7 +144,7 @@ def cost_model(
     call: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
     groups: Sequence[Group],
 ) -> CostModel:
-    """The cost model of ``model`` at the shapes of ``inputs`` (batch 1; the meta device will do)."""
+    """The cost model of ``model`` at the shapes of ``inputs`` (batch 1; meta device will do)."""
     terms: list[Term] = []
     whole_heads = {group.heads_of for group in groups if group.heads_of is not None}
     with torch.no_grad(), _recording(model, terms, whole_heads):
@@ -223,7 +223,7 @@ class _AttentionProducts(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.stack and func is torch.nn.functional.scaled_dot_product_attention:
-            query, key, *_ = (*args, *(kwargs[n] for n in ("query", "key") if n in kwargs))
+            query, key = args[:2] if args else (kwargs["query"], kwargs["key"])
             name = self.stack[-1]
             products = query.shape[0] * query.shape[-2] * key.shape[-2]
             for leaf in ("to_q", "to_v"):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from diffc.data.clean import CleanSet
 from diffc.distill.draw import draw_batch
 
-
 EVEN = torch.full((1000,), 1e-3, dtype=torch.float64)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffc.export.runtime import fit
-from diffc.export.runtime.engines import open_engine, read_info
+from diffc.export.runtime.engines import batches, open_engine, read_info
 from diffc.export.runtime.errors import UnfitEngine
 from diffc.export.runtime.fit import misfit
 from diffc.targets import machine, target
@@ -41,6 +41,17 @@ def test_runs_like_the_target_that_built_it(conditional):
         ("class_labels", (), "int64", "condition"),
         ("encoder_hidden_states", (4, 5), "float32", "condition"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("target_name", "serves"),
+    [("ort-cpu", ((1, 4),)), ("openvino", ((1, 1), (4, 4))), ("trt", ((1, 1), (4, 4)))],
+)
+def test_static_profiles_bind_all_but_onnxruntime(target_name, serves):
+    shapes = [{key: [size, 3, 8, 8] for key in ("min", "opt", "max")} for size in (1, 4)]
+    info = {"target": target_name, "profiles": [{"sample": shape} for shape in shapes]}
+    assert batches(info) == serves
+    assert batches({**info, "profiles": []}) == ()
 
 
 def test_knows_this_machine_in_the_words_of_the_build():

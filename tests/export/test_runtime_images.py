@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffc.export.runtime.errors import BadRequest
-from diffc.export.runtime.images import grid, to_uint8, write_png
+from diffc.export.runtime.images import grid, is_picture, to_uint8, write_png
 
 
 @given(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
@@ -26,6 +26,14 @@ def test_png_round_trip(tmp_path_factory, channels, height, width, seed):
 def test_png_of_latents_is_refused(tmp_path):
     with pytest.raises(BadRequest, match=r"save these as \.npy"):
         write_png(tmp_path / "latents.png", np.zeros((8, 8, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "picture"),
+    [((3, 8, 8), True), ((1, 8, 8), True), ((4, 8, 8), False), ((3, 5, 8, 8), False)],
+)
+def test_is_picture(shape, picture):
+    assert is_picture(shape) == picture
 
 
 def test_uint8_as_diffusers():

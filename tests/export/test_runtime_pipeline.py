@@ -151,6 +151,24 @@ def test_drops_the_channels_of_a_learned_variance(conditional):
     assert pipeline.generate(3, 2, 0, conditions=given).shape == (3, 3, 8, 8)
 
 
+def test_half_precision_inputs_keep_the_state_in_float32():
+    inputs = (Input("sample", (3, 8, 8), "float16", "sample"), PLAIN[1])
+    seen = []
+
+    def half(given):
+        seen.append(given["sample"].dtype)
+        return denoise({**given, "sample": given["sample"].astype(np.float32)}).astype(np.float16)
+
+    # x_0 itself, as the other predictions multiply the rounding of fp16 by 157
+    config = {**CONFIG, "prediction_type": "sample", "set_alpha_to_one": False}
+    samples = Pipeline(half, config, (3, 8, 8), inputs=inputs).generate(2, 5, 0)
+    whole = Pipeline(denoise, config, (3, 8, 8)).generate(2, 5, 0)
+    assert set(seen) == {np.dtype(np.float16)}
+    assert samples.dtype == np.float32
+    np.testing.assert_allclose(samples, whole, atol=2e-3)
+    assert np.abs(samples - samples.astype(np.float16)).max() > 0
+
+
 def test_decodes_latents():
     seen = []
 

@@ -132,6 +132,13 @@ def test_output_folder_lists_its_engines_dense_first(engines, folders, tmp_path)
     assert rows[1].speedup.median == pytest.approx(2.0, rel=0.02)
 
 
+def test_the_same_engine_twice_has_two_lines(engines, folders):
+    dense = engines("fake")["dense"]
+    rows = drain(side_by_side([dense, dense], [], options(folders, references={})))
+    assert [row.label for row in rows] == [str(dense), f"{dense} (2)"]
+    assert rows[1].speedup.median == pytest.approx(1.0, rel=0.03)
+
+
 def test_what_cannot_run_keeps_its_line(engines, folders):
     made = engines("fake")
     content = json.loads((made["compressed"] / "engine.json").read_text())

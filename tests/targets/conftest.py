@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from onnx_folder import tiny_unet, write_handmade_folder, write_onnx_folder
+from onnx_folder import shared_unet_folder, write_handmade_folder
 
 
 @pytest.fixture
@@ -17,6 +17,6 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def unet_folder(tmp_path_factory):
+def unet_folder():
     """A tiny UNet2DModel with attention, exported by torch."""
-    return write_onnx_folder(tiny_unet(), tmp_path_factory.mktemp("unet") / "onnx")
+    return shared_unet_folder()

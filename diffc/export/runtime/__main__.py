@@ -24,7 +24,8 @@ from .bundles import open_bundle, read_bundle
 from .engines import batches
 from .errors import BadRequest, UnfitEngine
 from .fit import misfit
-from .images import grid, to_uint8, write_png, write_whole
+from .images import grid, is_picture, to_uint8, write_png, write_whole
+from .pipeline import Pipeline
 from .schedulers import NAMES, own_name
 
 
@@ -66,6 +67,7 @@ def _generate(options: argparse.Namespace) -> None:
     if not options.out.resolve().parent.is_dir():
         raise BadRequest(f"--out: the folder {options.out.parent} does not exist")
     pipeline = open_bundle(options.bundle, options.threads)
+    _check_picture(pipeline, options.out)
     start = time.perf_counter()
     samples = pipeline.generate(
         options.n,
@@ -79,6 +81,13 @@ def _generate(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     _save(samples, options.out)
     print(f"{options.out}: {options.n} images in {seconds:.2f} s", file=sys.stderr)
+
+
+def _check_picture(pipeline: Pipeline, out: Path) -> None:
+    """Raise BadRequest when a picture is asked of what is none: latents, or frames of a video."""
+    shape = pipeline.sample_shape
+    if out.suffix == ".png" and pipeline.decode is None and not is_picture(shape):
+        raise BadRequest(f"samples of shape {shape} are no picture: name an .npy with --out")
 
 
 def _save(samples: Any, out: Path) -> None:

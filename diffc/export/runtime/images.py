@@ -18,6 +18,11 @@ _COLOURS = {1: 0, 3: 2}
 """Channels -> PNG colour type (grey, RGB). Four channels are latents, not pixels."""
 
 
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape without the batch are grey or RGB pictures (C, H, W)."""
+    return len(shape) == 3 and shape[0] in _COLOURS
+
+
 def to_uint8(samples: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """(N, C, H, W) in [-1, 1] -> (N, H, W, C) in 0..255, rounded as diffusers rounds."""
     unit = np.clip(samples / 2 + 0.5, 0, 1)

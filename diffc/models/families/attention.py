@@ -144,7 +144,7 @@ def _slices(
 
 
 def _width(attention: nn.Module) -> int:
-    return int(attention.to_q.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    return attention.get_parameter("to_q.weight").shape[0]
 
 
 def _has(attention: nn.Module, layer: str) -> bool:

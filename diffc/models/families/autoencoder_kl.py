@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.graph import traced_groups
 from diffc.models.groups import Group
 
@@ -24,6 +24,7 @@ class AutoencoderKLDecoder:
 
     def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
         """sample, the latent (C, h, w); resolution is the latent's."""
+        config = with_defaults(self.class_name, config)
         size = resolution or config["sample_size"] // _factor(config)
         return [TensorSpec("sample", (config["latent_channels"], size, size), kind="sample")]
 

@@ -7,6 +7,7 @@ allocation, surgery, export, engines) works on these and knows no family.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +31,22 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str = "float32"
     kind: str = "condition"
+
+
+def with_defaults(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with what it leaves out, as the diffusers class fills it in.
+
+    Published configs leave keys out: FLUX.1-dev's has no ``axes_dims_rope``.
+    """
+    import diffusers
+
+    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return defaults | dict(config)
 
 
 class Family(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.groups import Group
 
@@ -20,6 +20,7 @@ class DiT:
 
     def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
         """sample (C, H, W) with H = W, timestep (), class_labels ()."""
+        config = with_defaults(self.class_name, config)
         size = resolution or config["sample_size"]
         return [
             TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),

@@ -24,7 +24,10 @@ def example_inputs(
     generator: torch.Generator | None = None,
 ) -> Inputs:
     """One value for each spec, (batch, *shape), on the CPU. config: the denoiser's."""
-    return {spec.name: _value(spec, config, batch, generator) for spec in specs}
+    inputs = {spec.name: _value(spec, config, batch, generator) for spec in specs}
+    if "img_ids" in inputs:  # Flux counts time from 0 to 1
+        inputs["timestep"] = inputs["timestep"] / 1000
+    return inputs
 
 
 def meta_inputs(specs: Sequence[TensorSpec], batch: int = 1) -> Inputs:
@@ -49,19 +52,11 @@ def _value(
         row = _CONSTANTS[spec.name](spec).to(dtype_of(spec))
         return row.expand(batch, *spec.shape).clone()
     if spec.kind == "timestep":
-        return _timesteps(spec, config, batch, generator)
+        return torch.randint(1000, (batch,), generator=generator).to(dtype_of(spec))
     if spec.name == "class_labels" and spec.dtype == "int64":
         classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 1
         return torch.randint(int(classes), (batch,), generator=generator)
     return torch.randn(batch, *spec.shape, generator=generator).to(dtype_of(spec))
-
-
-def _timesteps(
-    spec: TensorSpec, config: Mapping[str, Any], batch: int, generator: torch.Generator | None
-) -> Tensor:
-    """Timesteps of 0..999; Flux counts its own from 0 to 1."""
-    steps = torch.randint(1000, (batch,), generator=generator).to(dtype_of(spec))
-    return steps / 1000 if "axes_dims_rope" in config else steps
 
 
 def _grid(spec: TensorSpec) -> Tensor:

@@ -5,8 +5,8 @@
 - ``x + 1e-15`` is dropped: onnxscript's rewriter matches every constant below 1e-8 as 0 (0.7,
   ``rules.common._no_op.add_0``). Where the sum guards a division, 0 / 0 gives NaN.
 
-Both change no value: the squeeze was none, and for x >= 0 max(x, 1e-15) differs from x + 1e-15 by at
-most 1e-15.
+Both change no value: the squeeze was none, and for x >= 0 max(x, 1e-15) differs from x + 1e-15 by
+at most 1e-15.
 """
 
 from __future__ import annotations

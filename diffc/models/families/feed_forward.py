@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diffc.models.groups import Group, Role, Slice
+from diffc.models.sizes import tensor
 
 
 def feed_forward_groups(model: nn.Module) -> list[Group]:
@@ -48,10 +49,8 @@ def width_group(
     offset: the column of ``second`` where the channels begin (Flux's single blocks read heads
         first); they reach to the last column.
     """
-    reader = model.get_submodule(second).weight
-    made = model.get_submodule(first).weight.shape[0]  # type: ignore[union-attr, index]
-    size = reader.shape[1] - offset  # type: ignore[union-attr, index, operator]
-    index = _paired(int(made), int(size))  # type: ignore[arg-type]
+    size = tensor(model, f"{second}.weight").shape[1] - offset
+    index = _paired(tensor(model, f"{first}.weight").shape[0], size)
     layers = [first] if between is None else [first, between]
     rows = [
         Slice(f"{layer}.{leaf}", 0, Role.OUT, index)
@@ -59,10 +58,10 @@ def width_group(
         for leaf in ("weight", "bias")
         if getattr(model.get_submodule(layer), leaf, None) is not None
     ]
-    columns = np.arange(offset, offset + size, dtype=np.int64)[:, None]  # type: ignore[operator]
+    columns = np.arange(offset, offset + size, dtype=np.int64)[:, None]
     return Group(
         name=first,
-        size=int(size),  # type: ignore[arg-type]
+        size=size,
         kind="ffn",
         slices=(*rows, Slice(f"{second}.weight", 1, Role.IN, columns)),
     )
@@ -70,4 +69,5 @@ def width_group(
 
 def _paired(made: int, size: int) -> NDArray[np.int64]:
     """int64 (size, made / size): the rows of each channel, one or a value and its gate."""
-    return np.arange(made, dtype=np.int64).reshape(-1, size).T.copy()
+    rows: NDArray[np.int64] = np.arange(made, dtype=np.int64).reshape(-1, size).T.copy()
+    return rows

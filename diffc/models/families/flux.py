@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffc.models.families.attention import head_group
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups, in_order
 from diffc.models.families.feed_forward import width_group
 from diffc.models.groups import Group
@@ -34,6 +34,7 @@ class Flux:
 
         resolution: the side of the latent, 128 when not given; S = (resolution / 2)^2.
         """
+        config = with_defaults(self.class_name, config)
         tokens = ((resolution or _LATENT) // 2) ** 2
         axes = len(config["axes_dims_rope"])
         specs = [
@@ -69,7 +70,7 @@ class Flux:
 def _single_groups(model: nn.Module, block: str) -> list[Group]:
     """The heads and the MLP of a single-stream block; its proj_out reads heads, then the MLP."""
     attention = model.get_submodule(f"{block}.attn")
-    inner = int(attention.to_q.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    inner = attention.get_parameter("to_q.weight").shape[0]
     return [
         head_group(f"{block}.attn", attention, readers=[f"{block}.proj_out.weight"]),
         width_group(model, f"{block}.proj_mlp", f"{block}.proj_out", offset=inner),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.families.exporting import exportable
 from diffc.models.groups import Group
@@ -27,6 +27,7 @@ class PixArt:
         L: T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
         aspect_ratio (1,).
         """
+        config = with_defaults(self.class_name, config)
         size = resolution or config["sample_size"]
         # as the published configs tell them apart: Sigma's says false, alpha's says nothing
         tokens = 300 if config.get("use_additional_conditions") is False else 120

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.families.exporting import exportable
 from diffc.models.groups import Group
@@ -24,6 +24,7 @@ class Sana:
     def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
         (300,), and guidance () where it is distilled into the model (Sprint)."""
+        config = with_defaults(self.class_name, config)
         size = resolution or config["sample_size"]
         specs = [
             TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.groups import Group
 
@@ -23,6 +23,7 @@ class SD3:
     def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
         """sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D),
         pooled_projections (P,)."""
+        config = with_defaults(self.class_name, config)
         size = resolution or config["sample_size"]
         return [
             TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),

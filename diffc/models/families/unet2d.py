@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.graph import traced_groups
 from diffc.models.groups import Group
 
@@ -21,6 +21,7 @@ class UNet2D:
 
     def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), and class_labels () when the model has classes."""
+        config = with_defaults(self.class_name, config)
         size = resolution or config.get("sample_size") or 32
         height, width = (size, size) if isinstance(size, int) else size
         specs = [

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffc.errors import InputError
 from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.feed_forward import feed_forward_groups, first_projections
 from diffc.models.families.graph import traced_groups
 from diffc.models.groups import Group
@@ -34,6 +34,7 @@ class UNet2DCondition:
         SDXL adds text_embeds (1280,) and time_ids (6,); latent consistency models timestep_cond
         (256,); class-conditional ones class_labels.
         """
+        config = with_defaults(self.class_name, config)
         size = resolution or config.get("sample_size") or 64
         height, width = (size, size) if isinstance(size, int) else size
         context = _last(config["cross_attention_dim"])
@@ -60,9 +61,8 @@ class UNet2DCondition:
         feed-forward widths and attention by hand."""
         fixed = ["conv_out", *inner_projections(model), *first_projections(model)]
         if getattr(model.get_submodule("time_embedding"), "cond_proj", None) is not None:
-            fixed.append(
-                "time_embedding.cond_proj"
-            )  # added to the sinusoids, which keep their size
+            # added to the sinusoids, which keep their size
+            fixed.append("time_embedding.cond_proj")
         traced = traced_groups(model, inputs, self.call, fixed=fixed)
         return traced + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
 

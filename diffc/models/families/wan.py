@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.groups import Group
 
@@ -32,6 +32,7 @@ class Wan:
 
         resolution: the side of a square latent of 21 frames; None: 60 x 104.
         """
+        config = with_defaults(self.class_name, config)
         frames, height, width = _VIDEO
         if resolution:
             height = width = resolution

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -209,7 +209,7 @@ class Case:
     head_dims: bool
 
 
-@lru_cache(maxsize=None)
+@cache
 def case(name: str) -> Case:
     """The case of that name, made once."""
     torch.set_num_threads(1)

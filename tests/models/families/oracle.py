@@ -1,8 +1,8 @@
 """The oracle of every cut: the dense model with the channels silenced.
 
-Only the weights that *produce* a channel are set to zero (a group's ``Role.OUT`` slices). Nothing is
-told about who reads the channel or which normalisation it passes: those find silenced channels by
-themselves, as the ones that are zero everywhere, and leave them out of their statistics. So a
+Only the weights that *produce* a channel are set to zero (a group's ``Role.OUT`` slices). Nothing
+is told about who reads the channel or which normalisation it passes: those find silenced channels
+by themselves, as the ones that are zero everywhere, and leave them out of their statistics. So a
 forgotten reader, a norm's wrong channels or a wrong order all show as a difference.
 
 What is cut is a smaller network; kept channels split evenly, in order, into GroupNorm's groups.

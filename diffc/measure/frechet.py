@@ -1,0 +1,181 @@
+"""Distances between sets of images by the features of a network: Frechet and kernel.
+
+    Extractor          images (B, C, H, W) in [-1, 1] -> features (B, D)
+    onnx_extractor     any ONNX file that the user names
+    inception          InceptionV3 as FID defines it, by torch-fidelity, from a local weights file
+    lpips_per_pair     LPIPS between pairs, by torchmetrics, from a local weights file
+    Statistics         mean and covariance of features, with n and a hash
+    frechet_distance   FID's formula (Heusel et al. 2017); kernel_distance is KID's (Binkowski 2018)
+
+Both figures depend on the number of images: compare only at equal n. Nothing is downloaded: a
+missing weights file is told with the place it is looked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffc.errors import InputError, UnavailableError
+from diffc.events import Progress, Work
+
+Extractor = Callable[[Tensor], NDArray[np.float64]]
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of features (N, D): mean (D,), covariance (D, D), n, and the features' hash.
+
+    extractor: what made them; two Statistics compare only when it is the same.
+    """
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    n: int
+    digest: str
+    extractor: str
+
+
+def features_of(extractor: Extractor, images: Tensor, batch: int = 64) -> Work[NDArray[np.float64]]:
+    """(N, D) features of images (N, C, H, W), clipped to [-1, 1]."""
+    rows = []
+    for start in range(0, len(images), batch):
+        rows.append(extractor(images[start : start + batch].float().clamp(-1, 1)))
+        yield Progress(min(start + batch, len(images)), len(images), "extracting features")
+    return np.concatenate(rows)
+
+
+def statistics(features: NDArray[np.float64], extractor: str) -> Statistics:
+    """Mean and covariance; InputError for fewer than two images or values not finite."""
+    if len(features) < 2:
+        raise InputError(f"a covariance needs at least 2 images; there are {len(features)}")
+    if not np.isfinite(features).all():
+        raise InputError(f"the features of {extractor} are not all finite")
+    digest = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()
+    covariance = np.atleast_2d(np.cov(features, rowvar=False))
+    return Statistics(features.mean(0), covariance, len(features), digest, extractor)
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^1/2).
+
+    tr (A B)^1/2 is taken as the sum of the square roots of the eigenvalues of A^1/2 B A^1/2, which
+    is symmetric: no complex root, and singular covariances (n < D) need no padding.
+    """
+    if a.extractor != b.extractor or a.mean.shape != b.mean.shape:
+        raise InputError(f"features of {a.extractor} and of {b.extractor} cannot be compared")
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    inner = np.linalg.eigvalsh(root @ b.covariance @ root)
+    cross = np.sqrt(inner.clip(0)).sum()
+    gap = a.mean - b.mean
+    return float(gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
+
+
+def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The unbiased squared MMD of features (N, D), (M, D) with KID's kernel (x.y / D + 1)^3."""
+
+    def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        product: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
+        return product
+
+    def within(x: NDArray[np.float64]) -> float:
+        k = kernel(x, x)
+        return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+
+
+def onnx_extractor(path: Path) -> Extractor:
+    """The first output of an ONNX model, flattened per image; its one input takes the images.
+
+    Raises InputError when the file is no such model, UnavailableError without ONNX Runtime.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            "features of an ONNX model need onnxruntime", hint="pip install 'diffc[cpu]'"
+        ) from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a class of its own for each cause
+        raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        said = ", ".join(f"{i.name} {i.shape}" for i in inputs)
+        raise InputError(f"{path} takes {said}; a feature extractor takes images (N, C, H, W)")
+
+    def extract(images: Tensor) -> NDArray[np.float64]:
+        try:
+            output = session.run(None, {inputs[0].name: images.numpy()})[0]
+        except Exception as error:
+            raise InputError(
+                f"{path.name} takes {inputs[0].shape}, not images of {tuple(images.shape)}"
+            ) from error
+        return np.asarray(output, dtype=np.float64).reshape(len(images), -1)
+
+    return extract
+
+
+def inception(weights: Path | None = None) -> Extractor:
+    """InceptionV3's 2048 features by torch-fidelity, the port of FID's original network.
+
+    weights: torch-fidelity's file; None: torch hub's checkpoints folder.
+    """
+    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.exists():
+        raise UnavailableError(
+            f"FID and KID need InceptionV3's weights, and {path} does not exist",
+            hint=f"put {INCEPTION_FILE} (torch-fidelity's release v0.2.0) there, "
+            "or name an ONNX feature extractor",
+        )
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise UnavailableError(
+            "FID and KID need torch-fidelity", hint="pip install torch-fidelity"
+        ) from error
+    network: Any = FeatureExtractorInceptionV3("inception", ["2048"], str(path)).eval()
+
+    @torch.no_grad()
+    def extract(images: Tensor) -> NDArray[np.float64]:
+        rgb = images.expand(-1, 3, -1, -1)
+        pixels = ((rgb + 1) * 127.5).round().to(torch.uint8)
+        return np.asarray(network(pixels)[0].double().numpy())
+
+    return extract
+
+
+def lpips_per_pair(dense: Tensor, compressed: Tensor) -> list[float]:
+    """LPIPS (AlexNet) of each pair (N, C, H, W) in [-1, 1], by torchmetrics, weights from disk."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    if not path.exists():
+        raise UnavailableError(
+            f"LPIPS needs AlexNet's weights, and {path} does not exist",
+            hint=f"put torchvision's {path.name} there",
+        )
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        metric = LearnedPerceptualImagePatchSimilarity(net_type="alex")
+    except ImportError as error:
+        raise UnavailableError("LPIPS needs torchvision", hint="pip install torchvision") from error
+    pairs = zip(_rgb(dense), _rgb(compressed), strict=True)
+    with torch.no_grad():
+        return [float(metric(a, b)) for a, b in pairs]
+
+
+def _rgb(images: Tensor) -> Iterator[Tensor]:
+    for image in torch.split(images.float().clamp(-1, 1), 1):
+        yield image.expand(-1, 3, -1, -1)

@@ -1,0 +1,200 @@
+"""The whole chain on a tiny model: what is left in OUT, what is reused, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from quick import QUICK
+from safetensors.torch import load_file
+
+import diffc
+from diffc.errors import InputError, UnavailableError
+
+
+def compile_(model, out, cache, **options):
+    reused: dict[str, bool] = {}
+
+    def note(event):
+        if event.done is not None:
+            reused[event.stage] = event.done.cached
+
+    merged = {**QUICK, **options.pop("options", {})}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFC_CACHE", str(cache))
+        report = diffc.compile(model, out=out, options=merged, on_event=note, **options)
+    return report, reused
+
+
+def test_the_output_folder_is_as_promised(compiled):
+    out, _, _ = compiled
+    for name in (
+        "recipe.lock.yaml", "plan.json", "pruned/model_index.json", "model/pruning.json",
+        "onnx/dense/model.onnx", "onnx/compressed/reference.safetensors",
+        "engines/ort-cpu/dense/engine.json", "engines/ort-cpu/compressed/model.onnx",
+        "samples/grid.png", "report.json", "report.md",
+    ):  # fmt: skip
+        assert (out / name).is_file(), name
+    assert not list(out.rglob("*.pkl")) + list(out.rglob("*.bin")) + list(out.rglob("*.pt"))
+
+
+def test_the_report_holds_what_was_measured(compiled):
+    out, report, _ = compiled
+    assert report.compressed.macs == pytest.approx(report.model.macs * 0.6, rel=0.03)
+    (result,) = report.targets
+    assert result.target == "ort-cpu" and result.precision == "fp32" and result.batch == 1
+    assert result.parity.passed
+    assert result.dense.latency_ms.n >= 10
+    assert result.dense.memory.peak_bytes > result.dense.memory.engine_bytes > 0
+    assert report.pipeline[0].details["steps"] == 2
+    assert -1 <= report.quality["ssim"]["mean"] <= 1
+    assert report.quality["ssim"]["n"] == 4
+    assert diffc.Report.read(out) == report
+
+
+def test_report_json_follows_its_schema(compiled):
+    import jsonschema
+
+    out, _, _ = compiled
+    schema = json.loads((Path(diffc.__file__).parent / "report/report.schema.json").read_text())
+    jsonschema.validate(json.loads((out / "report.json").read_text()), schema)
+    assert schema == diffc.Report.model_json_schema()
+
+
+def test_load_gives_a_working_pipeline_back(compiled):
+    from diffusers import DiffusionPipeline
+
+    out, report, _ = compiled
+    for place in (out / "model", out):
+        pipeline = diffc.load(place)
+        assert isinstance(pipeline, DiffusionPipeline)
+        assert sum(p.numel() for p in pipeline.unet.parameters()) == report.compressed.params
+    images = pipeline(num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+    assert images[0].size == (16, 16)
+
+
+def test_a_second_run_reuses_everything_and_a_new_ratio_what_it_can(compiled, tmp_path):
+    out, report, cache = compiled
+    again, reused = compile_(report.model.name, out, cache, ratio=0.4)
+    assert all(reused.values())
+    assert again.targets == report.targets
+    _, reused = compile_(report.model.name, tmp_path / "new", cache, ratio=0.3)
+    assert reused["importance"] and reused["export-dense"] and reused["build-ort-cpu-dense"]
+    assert not reused["plan"] and not reused["distill"]
+
+
+def test_another_models_folder_is_refused_and_left_alone(compiled, other_model):
+    out, _, cache = compiled
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(InputError, match="holds a run of another model"):
+        compile_(other_model, out, cache, ratio=0.4)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+
+def test_a_folder_that_is_not_ours_is_refused(tiny_model, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run of diffc"):
+        compile_(tiny_model, tmp_path, tmp_path / "cache", ratio=0.4)
+    assert os.listdir(tmp_path) == ["precious.txt"]
+
+
+def test_a_target_that_cannot_build_is_refused_before_any_work(tiny_model, tmp_path):
+    with pytest.raises(UnavailableError, match="'ort-cuda' cannot build here"):
+        compile_(tiny_model, tmp_path / "out", tmp_path / "cache", target="ort-cuda")
+    assert not (tmp_path / "out").exists()
+
+
+def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_path):
+    """No model, no cache, and no torch: as on the target machine."""
+    out, _, _ = compiled
+    copy = tmp_path / "copied"
+    shutil.copytree(out, copy)
+    shutil.rmtree(copy / "engines")
+    shutil.rmtree(copy / "model")
+    script = (
+        "import sys, diffc.cli; sys.argv = ['diffc', 'bench', sys.argv[1], '--json'];"
+        "code = 0\n"
+        "try: diffc.cli.main()\n"
+        "except SystemExit as end: code = end.code or 0\n"
+        "bad = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {bad}' if bad else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, copy], capture_output=True, text=True,
+        env={**os.environ, "DIFFC_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["targets"][0]["parity"]["passed"]
+    assert (copy / "engines/ort-cpu/compressed/engine.json").is_file()
+
+
+def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
+    from diffc.chain.run import ParityFailed, finish
+    from diffc.events import drain
+    from diffc.recipe import Recipe
+
+    out, _, _ = compiled
+    copy = tmp_path / "copied"
+    shutil.copytree(out, copy)
+    path = copy / "onnx/compressed/reference.safetensors"
+    tensors = load_file(path)
+    tensors["output"] = tensors["output"] * 1.1
+    path.unlink()  # hard-linked to the cache
+    from safetensors.torch import save_file
+
+    save_file(tensors, path)
+    with pytest.raises(ParityFailed, match="does not compute what torch computes") as caught:
+        drain(finish(copy, Recipe.model_validate(QUICK), "bench"))
+    assert caught.value.exit_code == 1
+    assert json.loads((copy / "report.json").read_text())["targets"][0]["parity"]["passed"] is False
+
+
+def test_a_compressed_model_can_be_compressed_again(compiled, tmp_path):
+    out, report, cache = compiled
+    again, _ = compile_(out / "model", tmp_path / "again", cache, ratio=0.3, stop="distill")
+    assert again.model.params == report.compressed.params
+    assert again.compressed.params < again.model.params
+    assert diffc.load(tmp_path / "again/model").unet is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_killed_inside_distillation_ends_with_the_same_weights(tiny_model, tmp_path, how):
+    import yaml
+
+    quick = {**QUICK, "distill": {**QUICK["distill"], "steps": 60, "checkpoint_every": 5}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(quick))
+
+    def run(name, kill):
+        script = f"""
+import diffc, os, signal, yaml
+from pathlib import Path
+def stop(event):
+    if {kill} and event.stage == "distill" and event.progress and event.progress.done >= 23:
+        os.kill(os.getpid(), {int(how)})
+options = yaml.safe_load(Path({str(tmp_path / "r.yaml")!r}).read_text())
+diffc.compile({str(tiny_model)!r}, ratio=0.4, out={str(tmp_path / name)!r}, options=options,
+              stop="distill", on_event=stop)
+"""
+        env = {**os.environ, "DIFFC_CACHE": str(tmp_path / f"cache-{name}")}
+        return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True)
+
+    assert run("whole", False).returncode == 0
+    assert run("killed", True).returncode != 0
+    assert not (tmp_path / "killed/model").exists()
+    assert run("killed", False).returncode == 0
+    weights = "model/unet/diffusion_pytorch_model.safetensors"
+    whole, resumed = (
+        load_file(tmp_path / "whole" / weights),
+        load_file(tmp_path / "killed" / weights),
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    record = json.loads((tmp_path / "killed/.diffc/distill.json").read_text())
+    assert record["result"]["resumed_from"] == 20

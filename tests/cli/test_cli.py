@@ -1,0 +1,159 @@
+"""The command line: speed, codes, streams, and what a tired person reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "numpy", "pydantic", "onnxruntime", "onnx", "rich")
+
+
+def diffc(*args, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "diffc", *map(str, args)], capture_output=True, text=True,
+        env={**os.environ, **env},
+    )  # fmt: skip
+
+
+def test_help_imports_nothing_heavy():
+    script = f"""
+import sys
+sys.argv = ["diffc", "--help"]
+from diffc.cli import main
+try: main()
+except SystemExit: pass
+sys.exit(",".join(set({HEAVY!r}) & set(sys.modules)) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, f"imported {done.stderr}"
+    assert "compile" in done.stdout
+
+
+def test_help_answers_at_once():
+    def seconds():
+        start = time.perf_counter()
+        diffc("--help")
+        return time.perf_counter() - start
+
+    def bare():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        return time.perf_counter() - start
+
+    # this machine may be busy: what an empty interpreter takes now is not diffc's
+    taken = statistics.median(seconds() - bare() for _ in range(5))
+    assert taken < 0.3
+
+
+@pytest.mark.parametrize(
+    "verb", ["compile", "inspect", "plan", "prune", "distill", "export", "build", "bench",
+             "report", "doctor", "recipes"],
+)  # fmt: skip
+def test_every_verb_has_help_with_an_example(verb):
+    done = diffc(verb, "--help")
+    assert done.returncode == 0
+    assert f"diffc {verb}" in done.stdout or verb == "recipes"
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-1"])
+def test_a_ratio_out_of_range_is_one_line(tiny_model, tmp_path, ratio):
+    done = diffc("compile", tiny_model, f"--ratio={ratio}", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"diffc: ratio {ratio} is not between 0 and 1 (0.5 removes half of the MACs)\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ratio_that_is_no_number(tiny_model):
+    done = diffc("compile", tiny_model, "--ratio", "abc")
+    assert done.returncode == 2
+    assert "Invalid value for '--ratio'" in done.stderr and "valid number" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_ratio_out_of_reach_says_the_nearest(tiny_model, tmp_path):
+    done = diffc("plan", tiny_model, "--ratio", "0.999")
+    assert done.returncode == 2
+    assert "ratio 0.999 cannot be reached: at most 0." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--target", "tensorrt"], "unknown target 'tensorrt'"),
+        (["--precision", "fp12"], "got 'fp12'"),
+        (["--batch", "1,x"], "--batch 1,x: not a list of whole numbers"),
+        (["--recipe", "unet3d"], "unknown recipe 'unet3d'"),
+        (["--recipe", "nowhere.yaml"], "there is no recipe file 'nowhere.yaml'"),
+        (["--data", "nowhere"], "there is no data at 'nowhere'"),
+        (["--target", "trt"], "target 'trt' cannot build here"),
+    ],
+)
+def test_wrong_requests_are_said_in_a_line_or_two(tiny_model, tmp_path, args, said):
+    done = diffc("compile", tiny_model, *args, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
+def test_a_bad_model_is_refused(tmp_path):
+    done = diffc("compile", tmp_path)
+    assert done.returncode == 2 and "is no diffusers model" in done.stderr
+
+
+def test_json_is_alone_on_stdout(tiny_model):
+    done = diffc("plan", tiny_model, "--ratio", "0.3", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert set(plan) >= {"model", "compressed", "groups"}
+    assert set(plan["model"]) == {"params", "macs", "macs_paper"}
+
+
+def test_plan_needs_no_weights(tiny_model, tmp_path):
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
+    (copy / "unet/diffusion_pytorch_model.safetensors").unlink()
+    done = diffc("plan", copy, "--ratio", "0.3")
+    assert done.returncode == 0 and "MACs" in done.stderr and done.stdout == ""
+
+
+def test_inspect_lists_the_groups(tiny_model):
+    done = diffc("inspect", tiny_model, "--json")
+    groups = json.loads(done.stdout)["groups"]
+    assert {"conv_in", "time_embedding.linear_1"} <= {group["name"] for group in groups}
+    assert all(group["macs_per_channel"] > 0 for group in groups)
+
+
+def test_doctor_says_what_works_and_why_not():
+    done = diffc("doctor", "--json")
+    targets = json.loads(done.stdout)["targets"]
+    assert targets["ort-cpu"]["runnable"]
+    assert "pip install" in targets["trt"]["reason"] or targets["trt"]["runnable"]
+
+
+def test_recipes_are_listed_and_shown():
+    assert "unet2d" in diffc("recipes").stderr
+    shown = diffc("recipes", "show", "unet2d").stdout
+    assert "family: UNet2DModel" in shown and "threshold: 0.05" in shown
+
+
+def test_report_of_nothing(tmp_path):
+    done = diffc("report", tmp_path)
+    assert done.returncode == 2 and "there is no report" in done.stderr
+
+
+def test_the_report_fits_80_columns(compiled):
+    out, _, _ = compiled
+    done = diffc("report", out, COLUMNS="80")
+    assert done.returncode == 0 and done.stdout == ""
+    assert "as fast" in done.stderr
+    assert all(len(line) <= 80 for line in done.stderr.splitlines())

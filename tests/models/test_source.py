@@ -1,0 +1,131 @@
+"""What is accepted as a model, and how everything else is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffc.errors import InputError, UnavailableError
+from diffc.models.load import load_denoiser
+from diffc.models.source import check_safetensors, find
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of the tiny model that a test may break."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def test_a_pipeline_folder_and_its_denoiser(model):
+    pipeline, alone = find(model), find(model / "unet")
+    assert (pipeline.class_name, pipeline.component) == ("UNet2DModel", "unet")
+    assert alone.component == "" and alone.config == pipeline.config
+
+
+def test_the_demo_ships():
+    source = find("demo")
+    assert source.class_name == "UNet2DModel"
+    assert sum(p.numel() for p in load_denoiser(source).parameters()) == 4_435_393
+
+
+def test_the_digest_is_of_content(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    assert find(copy).digest == find(model).digest
+    path = copy / WEIGHTS
+    tensors = load_file(path)
+    tensors["conv_in.bias"] = tensors["conv_in.bias"] + 1e-3
+    save_file(tensors, path)
+    assert find(copy).digest != find(model).digest
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    with pytest.raises(InputError, match="is no diffusers model"):
+        find(tmp_path)
+
+
+def test_a_path_that_is_not_there():
+    with pytest.raises(InputError, match=r"there is no folder '\./nowhere'"):
+        find("./nowhere")
+
+
+def test_an_unsupported_class_names_the_supported_ones(model):
+    index = json.loads((model / "model_index.json").read_text())
+    index["unet"][1] = "UNet1DModel"
+    (model / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="UNet1DModel") as caught:
+        find(model)
+    assert "UNet2DModel" in caught.value.hint
+
+
+def test_damaged_json_names_the_file(model):
+    (model / "model_index.json").write_text('{"unet": [')
+    with pytest.raises(InputError, match=r"cannot read .*model_index\.json"):
+        find(model)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_truncated_weights(model, keep):
+    path = model / WEIGHTS
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"diffusion_pytorch_model\.safetensors is truncated"):
+        find(model)
+
+
+def test_a_header_that_is_no_json(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 4) + b"{{{{")
+    with pytest.raises(InputError, match="damaged header"):
+        check_safetensors(path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(model, bad):
+    path = model / WEIGHTS
+    tensors = load_file(path)
+    tensors["conv_out.weight"][0, 0, 0, 0] = bad
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=r"NaN or infinity in conv_out\.weight"):
+        load_denoiser(find(model))
+
+
+def test_weights_of_another_shape(model):
+    path = model / WEIGHTS
+    tensors = load_file(path)
+    tensors["conv_in.weight"] = torch.zeros(99, 1, 3, 3)
+    save_file(tensors, path)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_denoiser(find(model))
+
+
+def test_pickled_weights_need_a_flag(model):
+    state = load_file(model / WEIGHTS)
+    (model / WEIGHTS).unlink()
+    torch.save(state, model / "unet/diffusion_pytorch_model.bin")
+    with pytest.raises(InputError, match="only pickled weights") as caught:
+        find(model)
+    assert "--allow-pickle" in caught.value.hint
+    loaded = load_denoiser(find(model, allow_pickle=True)).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+def test_no_weights_will_do_for_planning(model):
+    (model / WEIGHTS).unlink()
+    assert find(model, need_weights=False).weights == ()
+    with pytest.raises(InputError, match="has no weights"):
+        find(model)
+
+
+def test_a_hub_id_without_a_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        UnavailableError, match="cannot fetch 'nobody/nothing' from the hub"
+    ) as caught:
+        find("nobody/nothing")
+    assert caught.value.exit_code == 2 and "network" in caught.value.hint

@@ -1,0 +1,137 @@
+"""Importance: against finite differences, over timesteps, and between processes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from diffc.data.clean import CleanSet
+from diffc.errors import InputError
+from diffc.events import drain
+from diffc.models.diffusion import Process, process_from_scheduler
+from diffc.models.families import family
+from diffc.models.load import load_denoiser
+from diffc.models.sizes import tensor
+from diffc.models.source import find
+from diffc.prune import importance as module
+from diffc.prune.importance import Subject, importance, loss_curve, stratified
+from diffc.recipe import ImportanceOptions
+
+QUICK = ImportanceOptions(passes=6, batch=2, grid=5, curve_images=2)
+
+
+@pytest.fixture
+def subject(tiny_model):
+    torch.set_num_threads(1)
+    source = find(tiny_model)
+    model, found = load_denoiser(source), family("UNet2DModel")
+    inputs = {"sample": torch.zeros(1, 1, 16, 16), "timestep": torch.zeros(1, dtype=torch.long)}
+    clean = CleanSet(
+        torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, {}, ""
+    )
+    groups = found.groups(model, inputs)
+    return Subject(model, found, process_from_scheduler(source.scheduler), clean, groups)
+
+
+@pytest.mark.parametrize("method", module.METHODS)
+def test_every_method_scores_every_channel(subject, method):
+    found = drain(importance(subject, QUICK.model_copy(update={"method": method}), 0))
+    assert {g.name: (g.size,) for g in subject.groups} == {
+        name: score.shape for name, score in found.scores.items()
+    }
+    assert all(np.isfinite(score).all() and (score >= 0).all() for score in found.scores.values())
+    assert found.why["method"] == method
+
+
+def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
+    """w . dL/dw over a slice equals the derivative of L along scaling that slice."""
+    batch = module._batch(subject, 300, 2, (0,))
+    module._backward(subject, batch)
+    group = subject.groups[3]
+    sums = {g.name: s for g, s in module._slice_sums(subject)}[group.name]
+    piece, channel, step = group.slices[0], 1, 1e-3
+    index = torch.from_numpy(piece.index[channel])
+    losses = []
+    for sign in (1, -1):
+        scaled = copy.deepcopy(subject.model)
+        with torch.no_grad():
+            weight = tensor(scaled, piece.tensor).double()
+            weight.index_copy_(
+                piece.dim, index, weight.index_select(piece.dim, index) * (1 + sign * step)
+            )
+            tensor(scaled, piece.tensor).copy_(weight)
+        moved = Subject(scaled, subject.family, subject.process, subject.clean, subject.groups)
+        losses.append(float(module._loss(moved, batch).detach()))
+    slope = (losses[0] - losses[1]) / (2 * step)
+    assert sums[0, channel] == pytest.approx(slope, rel=0.05, abs=2e-5)
+
+
+def test_the_seed_decides(subject):
+    first, again, other = (drain(importance(subject, QUICK, seed)) for seed in (0, 0, 1))
+    name = subject.groups[0].name
+    assert np.array_equal(first.scores[name], again.scores[name])
+    assert not np.array_equal(first.scores[name], other.scores[name])
+
+
+def test_the_curve_and_the_chosen_timesteps_are_recorded(subject):
+    found = drain(importance(subject, QUICK, 0))
+    curve = found.why["curve"]
+    assert len(curve["t"]) == len(curve["relative_loss"]) == 5
+    assert max(curve["relative_loss"]) == 1.0
+    assert found.why["passes"] == 6 and found.why["threshold"] == 0.05
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_losses_of_every_parametrisation_are_on_one_scale(prediction):
+    """The same error in the implied noise gives the same loss, whatever is predicted."""
+    process = process_from_scheduler({"prediction_type": prediction})
+    t = torch.tensor([10, 300, 700])
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, error = (torch.randn(3, 1, 8, 8, generator=generator) for _ in range(3))
+    x_t = process.noised(clean, noise, t)
+    wrong = noise + 0.1 * error  # a model that errs by this much in epsilon, at fixed x_t
+    a, b = (row[t].float().reshape(-1, 1, 1, 1) for row in (process.signal, process.noise))
+    x_0 = (x_t - b * wrong) / a
+    output = {"epsilon": wrong, "sample": x_0, "v_prediction": a * wrong - b * x_0}[prediction]
+    loss = (output - process.target(clean, noise, t)).square().flatten(1).mean(1)
+    expected = (0.1 * error).square().flatten(1).mean(1)
+    assert torch.allclose(loss * process.epsilon_scale(t), expected, rtol=2e-3)
+
+
+def test_timesteps_are_spread_over_their_cells():
+    cells = [[0, 9], [50, 59]]
+    times = stratified(cells, 10, 0)
+    assert times == sorted(times) and sum(t < 10 for t in times) == 5
+    assert all(t <= 9 or 50 <= t <= 59 for t in times)
+
+
+def test_a_loss_that_is_not_finite_is_said(subject):
+    broken = Process("epsilon", subject.process.signal * float("nan"), subject.process.noise,
+                     subject.process.model_time)  # fmt: skip
+    with pytest.raises(InputError, match="not finite"):
+        drain(loss_curve(Subject(subject.model, subject.family, broken, subject.clean,
+                                 subject.groups), QUICK, 0))  # fmt: skip
+
+
+def test_gradients_that_are_nan_are_said(subject, monkeypatch):
+    def poison(gradient):
+        return gradient * float("nan")
+
+    subject.model.conv_in.weight.register_hook(poison)
+    with pytest.raises(InputError, match=r"gradients of conv_in\.weight are not finite"):
+        drain(importance(subject, QUICK, 0))
+
+
+def test_two_processes_sum_to_one(subject, monkeypatch):
+    """Each of two ranks does its share; their sums are the single process's scores."""
+    whole = drain(importance(subject, QUICK, 0)).scores
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(module, "_rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(module, "_add_over_processes", lambda total, world: None)
+        parts.append(drain(importance(subject, QUICK, 0)).scores)
+    for name, score in whole.items():
+        assert np.allclose(parts[0][name] + parts[1][name], score, rtol=1e-9)

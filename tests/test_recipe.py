@@ -1,0 +1,82 @@
+"""Recipes: precedence, errors that name the key, and the shipped files."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffc.errors import InputError, RequestError
+from diffc.recipe import recipe_files, resolve
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_family(tmp_path):
+    path = write(tmp_path, "prune: {ratio: 0.3, align: 8}\n")
+    recipe = resolve(family="UNet2DModel", recipe=path, flags={"prune": {"ratio": 0.4}})
+    assert (recipe.prune.ratio, recipe.prune.align) == (0.4, 8)
+    assert recipe.prune.allocate == "global"
+
+
+def test_a_flag_that_was_not_given_changes_nothing(tmp_path):
+    path = write(tmp_path, "prune: {ratio: 0.3}\n")
+    flags = {"prune": {"ratio": None, "importance": {"method": None}}, "seed": None}
+    assert resolve(family="UNet2DModel", recipe=path, flags=flags).prune.ratio == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("prune: {ration: 0.3}", "unknown key 'prune.ration'", "ratio"),
+        ("prune: {importance: {treshold: 0.1}}", "prune.importance.treshold", "threshold"),
+        ("distil: {}", "unknown key 'distil'", "distill"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path, text, said, hint):
+    with pytest.raises(RequestError, match=said) as caught:
+        resolve(family="UNet2DModel", recipe=write(tmp_path, text))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -1, 1.5])
+def test_a_ratio_outside_0_1_is_refused(ratio):
+    with pytest.raises(RequestError, match=f"ratio {ratio:g} is not between 0 and 1"):
+        resolve(family="UNet2DModel", flags={"prune": {"ratio": ratio}})
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1, 2])
+def test_a_threshold_outside_0_1_is_refused(threshold):
+    with pytest.raises(RequestError, match=r"prune\.importance\.threshold"):
+        resolve(family="X", flags={"prune": {"importance": {"threshold": threshold}}})
+
+
+def test_an_unknown_target_names_the_nearest():
+    with pytest.raises(RequestError, match=r"unknown target 'trtx' \(did you mean trt"):
+        resolve(family="X", flags={"build": {"target": ["trtx"]}})
+
+
+def test_an_unknown_precision_says_which_there_are():
+    with pytest.raises(RequestError, match=r"build\.precision.*'fp32'.*got 'fp12'"):
+        resolve(family="X", flags={"build": {"precision": "fp12"}})
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RequestError, match="unknown recipe 'unet2'") as caught:
+        resolve(family="X", recipe="unet2")
+    assert "unet2d" in caught.value.hint
+
+
+def test_damaged_yaml_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"mine\.yaml"):
+        resolve(family="X", recipe=write(tmp_path, "prune: [unclosed"))
+
+
+def test_every_shipped_recipe_is_valid():
+    found = list(recipe_files())
+    assert found
+    for recipe in found:
+        resolve(family=recipe.family, recipe=recipe.path)
+        assert recipe.about, recipe.name

@@ -1,0 +1,190 @@
+"""The runner: keys, reuse, damage, kills, adoption, locks, disks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from diffc.errors import InputError, RequestError
+from diffc.events import Progress, drain
+from diffc.stages import Runner, Stage, atomic_write, disk_errors
+
+
+def make_stage(calls: list[str], value: str = "x", name: str = "demo") -> Stage:
+    def run(room):
+        calls.append(value)
+        yield Progress(0, 1)
+        (room.out / "folder").mkdir()
+        (room.out / "folder" / "file.txt").write_text(value)
+        (room.out / "one.txt").write_text(value)
+        return {"value": value}
+
+    places = {"folder": "here/folder", "one.txt": "one.txt"}
+    return Stage(name, 1, {"value": value}, run, places)
+
+
+def do(runner: Runner, stage: Stage):
+    return drain(runner.do(stage))
+
+
+def test_a_stage_is_done_once_for_a_key(tmp_path):
+    calls: list[str] = []
+    for _ in range(2):
+        runner = Runner(tmp_path / "out", tmp_path / "cache")
+        done = do(runner, make_stage(calls))
+    assert calls == ["x"]
+    assert done.cached
+    assert done.result == {"value": "x"}
+    assert (tmp_path / "out/here/folder/file.txt").read_text() == "x"
+
+
+def test_other_inputs_and_fresh_do_it_again(tmp_path):
+    calls: list[str] = []
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    do(Runner(out, cache), make_stage(calls))
+    do(Runner(out, cache), make_stage(calls, "y"))
+    do(Runner(out, cache, fresh=True), make_stage(calls, "y"))
+    assert calls == ["x", "y", "y"]
+    assert (out / "one.txt").read_text() == "y"
+
+
+def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path):
+    calls: list[str] = []
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    done = do(Runner(out, cache), make_stage(calls))
+    (done.folder / "one.txt").write_text("damage")
+    do(Runner(out, cache), make_stage(calls))
+    assert calls == ["x", "x"]
+    assert (out / "one.txt").read_text() == "x"
+
+
+def test_an_output_folder_alone_is_enough(tmp_path):
+    calls: list[str] = []
+    do(Runner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
+    shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
+    done = do(Runner(tmp_path / "elsewhere", tmp_path / "new-cache"), make_stage(calls))
+    assert calls == ["x"]
+    assert done.cached
+
+
+def test_an_altered_output_folder_is_not_trusted(tmp_path):
+    calls: list[str] = []
+    do(Runner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
+    shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/one.txt").write_text("altered")
+    do(Runner(tmp_path / "elsewhere", tmp_path / "new-cache"), make_stage(calls))
+    assert calls == ["x", "x"]
+
+
+def test_a_failed_stage_leaves_what_was_there(tmp_path):
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    do(Runner(out, cache), make_stage([]))
+
+    def broken(room):
+        (room.out / "one.txt").write_text("half")
+        yield Progress(0, 1)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        do(Runner(out, cache), Stage("demo", 2, {}, broken, {"one.txt": "one.txt"}))
+    assert (out / "one.txt").read_text() == "x"
+
+
+KILLED = """
+    import sys, time
+    from pathlib import Path
+    from diffc.events import Progress, drain
+    from diffc.stages import Runner, Stage
+
+    def run(room):
+        for i in range(40):
+            count = room.scratch / "count"
+            n = int(count.read_text()) if count.exists() else 0
+            if n >= 40:
+                break
+            count.write_text(str(n + 1))
+            yield Progress(n, 40)
+            print(n, flush=True)
+            time.sleep(0.02)
+        (room.out / "file").write_text("whole")
+        return {"steps_here": i}
+
+    runner = Runner(Path(sys.argv[1]), Path(sys.argv[2]))
+    done = drain(runner.do(Stage("slow", 1, {}, run, {"file": "file"})))
+    print("result", done.result["steps_here"], flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_scratch_survives_a_kill(tmp_path, how):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path / "out", tmp_path / "cache"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    )
+    for line in process.stdout:
+        if int(line) >= 10:
+            break
+    process.send_signal(how)
+    process.wait()
+    assert not (tmp_path / "out/file").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (tmp_path / "out/file").read_text() == "whole"
+    assert int(again.stdout.split()[-1]) < 31  # it did not start over
+
+
+def test_two_runs_of_one_key_do_not_mix(tmp_path):
+    runner = Runner(tmp_path / "out", tmp_path / "cache")
+    first = runner.do(make_stage([]))
+    next(first)
+    next(first)  # inside the stage now
+    with pytest.raises(RequestError, match="another diffc is doing"):
+        do(Runner(tmp_path / "out2", tmp_path / "cache"), make_stage([]))
+    drain(first)
+
+
+def test_a_full_disk_is_said_in_one_line(small_disk):
+    with pytest.raises(InputError, match="No space left on device"), disk_errors(small_disk):
+        atomic_write(small_disk / "big", "x" * 8_000_000)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_stage_that_fills_the_disk_leaves_out_as_it_was(small_disk, tmp_path):
+    out = small_disk / "out"
+    do(Runner(out, tmp_path / "cache"), make_stage([]))
+
+    def big(room):
+        (room.out / "one.txt").write_text("x" * 8_000_000)
+        yield Progress(0, 1)
+        return {}
+
+    with pytest.raises(InputError, match="No space left"):
+        do(Runner(out, tmp_path / "cache"), Stage("demo", 3, {}, big, {"one.txt": "one.txt"}))
+    assert (out / "one.txt").read_text() == "x"
+
+
+def test_manifests_are_plain_json(tmp_path):
+    done = do(Runner(tmp_path / "out", tmp_path / "cache"), make_stage([]))
+    record = json.loads((tmp_path / "out/.diffc/demo.json").read_text())
+    assert record["key"] == done.key
+    assert set(record["files"]) == {"folder/file.txt", "one.txt"}
+    assert time.time() > 0 and record["peak_rss_bytes"] > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB, where root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield Path(place)
+    subprocess.run(["umount", "-l", str(place)], check=True)
