@@ -184,7 +184,7 @@ def recipe_files() -> Iterator[RecipeFile]:
 
 
 def recipe_file(name: str) -> RecipeFile:
-    """The shipped recipe ``name``. Raises RequestError with the nearest names when there is none."""
+    """The shipped recipe ``name``. RequestError with the nearest names when there is none."""
     for found in recipe_files():
         if found.name == name:
             return found

@@ -246,7 +246,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         where = getattr(error, "filename", None) or out
         raise InputError(
             f"cannot write {where}: {reason}",
-            hint="free some space or choose another --out (or DIFFC_CACHE); what was finished is kept",
+            hint="free some space, or choose another --out or DIFFC_CACHE; what was done is kept",
         ) from error
 
 

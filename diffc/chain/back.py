@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc.errors import InputError, UnavailableError
-from diffc.events import Work
+from diffc.events import Progress, Work
 from diffc.models.source import file_digest, read_json
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage, cache_folder
@@ -48,21 +48,57 @@ def check_targets(names: Sequence[str]) -> None:
             )
 
 
+def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
+    """The ONNX file of one side in the precision asked for: OUT/onnx/PRECISION/SIDE."""
+    precision = recipe.build.precision
+    folder, dense = onnx_folder(out, side), onnx_folder(out, "dense")
+    inputs = {
+        "onnx": _onnx_digest(folder),
+        "calibration": _onnx_digest(dense) if precision == "int8" else None,
+        "precision": precision,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.onnx.precision import convert_precision
+        from diffc.onnx.quantize import QuantizeOptions, quantize
+
+        yield Progress(0, None, f"writing {precision} into the ONNX file")
+        if precision == "int8":
+            options = QuantizeOptions(threads=recipe.build.threads or 1)
+            made = yield from quantize(folder, room.out / side, options, calibration=dense)
+        else:
+            made = convert_precision(folder, room.out / side, precision)
+        return {key: made[key] for key in ("precision", "kept_fp32", "int8_error") if key in made}
+
+    places = {side: f"onnx/{precision}/{side}"}
+    packages = ("onnx", "onnxruntime")
+    return Stage(f"precision-{precision}-{side}", 1, inputs, run, places, packages)
+
+
+def needs_file_of_its_own(name: str, precision: str) -> bool:
+    """Whether the precision must be written into the ONNX file: the target cannot be told it."""
+    from diffc.targets import target
+
+    return precision != "fp32" and precision not in target(name).hinted
+
+
 def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     """One engine: OUT/engines/TARGET/SIDE."""
     from diffc.targets import target
     from diffc.targets.base import BuildOptions
 
-    source = onnx_folder(out, side)
     options = recipe.build
+    own_file = needs_file_of_its_own(name, options.precision)
+    source = out / "onnx" / options.precision / side if own_file else onnx_folder(out, side)
     status = target(name).status()
     build = BuildOptions(
         batch=options.batch, gpu=options.gpu, threads=options.threads,
-        cache=cache_folder() / "timing",
+        precision=options.precision, cache=cache_folder() / "timing",
     )  # fmt: skip
     inputs = {
-        "onnx": read_json(source / "model.json")["sha256"],
+        "onnx": _onnx_digest(source),
         "target": name,
+        "precision": options.precision,
         "batch": options.batch,
         "gpu": options.gpu,
         "threads": options.threads,
@@ -75,7 +111,7 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
         return {"precision_found": info.precision_found, "engine_bytes": info.engine_bytes}
 
     places = {"engine": f"engines/{name}/{side}"}
-    return Stage(f"build-{name}-{side}", 1, inputs, run, places)
+    return Stage(f"build-{name}-{side}", 2, inputs, run, places)
 
 
 def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
@@ -118,6 +154,10 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
         }
 
     return Stage(f"bench-{name}", 1, inputs, run)
+
+
+def _onnx_digest(folder: Path) -> str:
+    return str(read_json(folder / "model.json")["sha256"])
 
 
 def _engine_digest(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ LOCK = "recipe.lock.yaml"
 LOCK_FORMAT = 1
 _VERSIONS = (
     "torch", "diffusers", "accelerate", "safetensors", "torch-pruning", "onnx", "onnxscript",
-    "onnxslim", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13", "numpy",
+    "onnxslim", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13",
+    "numpy",
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def write_lock_of(
 
 
 def read_lock(out: Path) -> dict[str, Any]:
-    """recipe.lock.yaml of an output folder. Raises InputError when there is none, or a newer one."""
+    """An output folder's recipe.lock.yaml. Raises InputError when there is none, or it is newer."""
     if not is_output(out):
         raise InputError(
             f"{out} holds no run of diffc (no {LOCK})",

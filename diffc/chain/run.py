@@ -91,6 +91,8 @@ def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None
 def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, None, None]:
     for name in recipe.build.target:
         for side in back.SIDES:
+            if back.needs_file_of_its_own(name, recipe.build.precision):
+                yield from runner.do(back.precision_stage(runner.out, recipe, side))
             yield from runner.do(back.build_stage(runner.out, recipe, name, side))
         if stop == "bench":
             yield from runner.do(back.bench_stage(runner.out, recipe, name))
@@ -131,12 +133,6 @@ class ParityFailed(CheckFailed):
     """An engine failed parity; ``report`` holds what was measured all the same."""
 
     report: Report
-
-
-def with_target(recipe: Recipe, **build: object) -> Recipe:
-    """``recipe`` with some of its build options replaced."""
-    known = {key: value for key, value in build.items() if value is not None}
-    return recipe.model_copy(update={"build": recipe.build.model_copy(update=known)})
 
 
 def source_of(out: Path, allow_pickle: bool = False) -> Source:

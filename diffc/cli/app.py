@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from diffc import __version__
-from diffc.cli import compile, doctor, inspect, recipes, stages
+from diffc.cli import bundle, compile, doctor, inspect, recipes, stages
 
 app = typer.Typer(
     name="diffc",
@@ -48,5 +48,6 @@ app.command("export")(stages.export_)
 app.command("build")(stages.build_)
 app.command("bench")(stages.bench_)
 app.command("report")(stages.report_)
+app.command("bundle")(bundle.bundle_)
 app.command("doctor")(doctor.doctor_)
 app.add_typer(recipes.app, name="recipes")

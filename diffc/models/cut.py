@@ -79,7 +79,7 @@ def read_pruning(folder: Path) -> dict[str, Any]:
     value = read_json(folder / PRUNING_FILE)
     if value.get("format") != FORMAT:
         raise InputError(
-            f"{folder / PRUNING_FILE} is of format {value.get('format')}; this diffc reads {FORMAT}",
+            f"{folder / PRUNING_FILE} has format {value.get('format')}; this diffc reads {FORMAT}",
             hint="install the diffc version that made it",
         )
     return value

@@ -30,7 +30,7 @@ class Source:
     """A model that was found and looks usable.
 
     name: what the user typed. folder: the pipeline's folder, or the component's own.
-    component: the denoiser's folder inside it (``unet``), or ``""`` when ``folder`` is the denoiser.
+    component: the denoiser's folder inside it (``unet``), ``""`` when ``folder`` is the denoiser.
     config, scheduler: the denoiser's and the scheduler's config.json ({} when there is none).
     weights: the safetensors (or, when allowed, pickled) files; empty when only configs are there.
     """

@@ -63,7 +63,7 @@ def export_onnx(
     simplify: bool = True,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``folder/model.onnx`` (and model.onnx.data when large) and model.json; returns the latter.
+    """Write ``folder/model.onnx`` (model.onnx.data when large) and model.json; returns the latter.
 
     facts: what model.json carries besides (prediction, scheduler, parameters, macs).
     Raises InputError when torch cannot export the model, naming the operator.
@@ -80,7 +80,8 @@ def export_onnx(
     described = {
         "class_name": family.class_name,
         "inputs": [
-            {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "kind": s.kind} for s in specs
+            {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "kind": s.kind}
+            for s in specs
         ],
         "output": {"name": OUTPUT, "shape": list(output.shape[1:])},
         "precision": "fp32",

@@ -255,7 +255,10 @@ def _improved(
 
 def _swaps(moves: Sequence[Widths], bounds: Limits, dense: Widths) -> list[Widths]:
     return [
-        w for first in moves for g in range(len(first)) for w in _neighbours(first, g, bounds, dense)
+        w
+        for first in moves
+        for g in range(len(first))
+        for w in _neighbours(first, g, bounds, dense)
     ]
 
 

@@ -151,7 +151,7 @@ def loss_curve(subject: Subject, options: ImportanceOptions, seed: int) -> Work[
 
 
 def stratified(cells: Sequence[Sequence[int]], n: int, seed: int) -> list[int]:
-    """``n`` timesteps spread evenly over the union of ``cells``, one drawn from each of n strata."""
+    """``n`` timesteps spread evenly over the union of ``cells``, one from each of n strata."""
     union = np.concatenate([np.arange(first, last + 1) for first, last in cells])
     generator = np.random.default_rng((seed, 2))
     position = (np.arange(n) + generator.random(n)) / n * len(union)

@@ -1,0 +1,47 @@
+"""diffc bundle: the folder for an inference server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffc.cli import options as o
+
+
+def bundle_(
+    out: o.OutFolder,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the bundle goes.")],
+    server: Annotated[
+        str, typer.Option("--server", help="triton: a model repository; none: a plain folder.")
+    ] = "triton",
+    target: Annotated[
+        str | None, typer.Option("--target", help="Whose engine.  [the only one in OUT]")
+    ] = None,
+    side: Annotated[str, typer.Option("--side", help="compressed or dense.")] = "compressed",
+    force: Annotated[
+        bool, typer.Option("--force", help="Add to a folder that is not empty.")
+    ] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write what an inference server loads: engine, sampling loop, configuration, client.
+
+    The server needs neither diffc nor torch.
+
+    \b
+      diffc bundle OUT --server triton --to ./model-repository
+      diffc bundle OUT --server none --to ./service
+    """
+    from diffc.bundle import bundle
+    from diffc.cli.show import print_json
+
+    made = bundle(out, to, server=server, target=target, side=side, force=force)
+    if json:
+        print_json({"folder": str(made.folder), "server": made.server, "target": made.target,
+                    "side": made.side, "models": list(made.models)})  # fmt: skip
+    elif not quiet:
+        print(f"{made.folder}: {made.server}, {made.side} {made.target} engine; "
+              f"{made.folder}/README.md says how to run it", file=sys.stderr)  # fmt: skip
