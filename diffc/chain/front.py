@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +66,11 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         from safetensors.numpy import save_file
 
         from diffc.data.clean import CleanSet
+        from diffc.models.families.examples import example_inputs
         from diffc.prune.importance import Subject, importance
 
         model, family, specs, process = _opened(source, recipe)
-        groups = family.groups(model, _one_input(specs))
+        groups = family.groups(model, example_inputs(specs, source.config))
         clean = CleanSet.read(data.folder / CLEAN)
         found = yield from importance(
             Subject(model, family, process, clean, groups), options, recipe.seed
@@ -112,13 +113,14 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.models.families.examples import example_inputs
         from diffc.prune.plan import Plan
         from diffc.prune.surgery import cut
 
         yield Progress(0, 1, "cutting channels")
         model, family, specs, _ = _opened(source, recipe)
         chosen = Plan.read(plan.folder / "plan.json")
-        cut(model, family.groups(model, _one_input(specs)), chosen.keep())
+        cut(model, family.groups(model, example_inputs(specs, source.config)), chosen.keep())
         save_compressed(model, source, room.out / "pruned", plan_summary(chosen))
         return {"params": chosen.compressed.params}
 
@@ -346,12 +348,6 @@ def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[Ten
     found = family(source.class_name)
     specs = found.specs(source.config, recipe.export.resolution)
     return load_denoiser(source), found, specs, process_from_scheduler(source.scheduler)
-
-
-def _one_input(specs: Iterable[TensorSpec]) -> dict[str, Any]:
-    from diffc.onnx.export import example_inputs
-
-    return example_inputs(list(specs), batch=1)
 
 
 def _read_scores(importance: Done | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -58,7 +58,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
     }
     with _written(stem.with_suffix(".json")) as part:
         part.write_text(json.dumps(record), encoding="utf-8")
-    _drop_old(folder)
+    _drop_old(folder, checkpoint.key)
     return weights
 
 
@@ -128,11 +128,19 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _drop_old(folder: Path) -> None:
-    steps = sorted(folder.glob("step-*.json"))
-    for sidecar in steps[:-KEEP]:
+def _drop_old(folder: Path, key: str) -> None:
+    """Keep this run's last ``KEEP``; another run's are not touched."""
+    own = [p for p in sorted(folder.glob("step-*.json")) if _key_of(p) == key]
+    for sidecar in own[:-KEEP]:
         sidecar.unlink(missing_ok=True)
-    sound = {sidecar.stem for sidecar in steps[-KEEP:]}
     for weights in folder.glob("step-*.safetensors"):
-        if weights.stem not in sound:
+        if not weights.with_suffix(".json").exists():
             weights.unlink(missing_ok=True)
+
+
+def _key_of(sidecar: Path) -> str | None:
+    try:
+        found: str = json.loads(sidecar.read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import InputError, UnavailableError
+from diffc.errors import InputError, UnavailableError, unknown
 from diffc.models.families import component_of, family_names
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
@@ -84,6 +84,8 @@ def find(
     Raises InputError (exit code 2) with what is wrong and what would do, UnavailableError when a
     hub id cannot be fetched.
     """
+    if family is not None and family not in family_names():
+        raise unknown("family", family, family_names())
     name, folder = str(model), _folder(str(model), need_weights)
     component, config = _denoiser(folder, family)
     class_name = family or str(config["_class_name"])
@@ -193,7 +195,8 @@ def _denoiser(folder: Path, family: str | None) -> tuple[str, dict[str, Any]]:
         return _from_index(folder, read_json(index), family)
     if (folder / "config.json").exists():
         config = read_json(folder / "config.json")
-        _supported(str(config.get("_class_name", "nothing")), family, folder)
+        if family is None and config.get("_class_name") not in family_names():
+            raise _unsupported(f"{folder} holds {config.get('_class_name', 'nothing')}")
         return "", config
     raise InputError(
         f"{folder} is no diffusers model: it has neither model_index.json nor config.json",
@@ -209,26 +212,36 @@ def _from_index(
         for name, entry in index.items()
         if isinstance(entry, list) and len(entry) == 2 and not name.startswith("_")
     }
-    for name, class_name in classes.items():
-        if class_name == family or (
-            class_name in family_names() and name == component_of(class_name)
-        ):
-            config = folder / name / "config.json"
-            if not config.exists():
-                raise InputError(
-                    f"{folder / 'model_index.json'} names '{name}', but {config} is missing"
-                )
-            return name, read_json(config)
-    _supported(", ".join(map(str, classes.values())) or "no component", None, folder)
-    raise AssertionError("unreachable")
+    name = _denoiser_name(classes, family)
+    if name is None:
+        listed = ", ".join(map(str, classes.values())) or "no component"
+        raise _unsupported(f"{folder} holds {listed}")
+    config = folder / name / "config.json"
+    if not config.exists():
+        raise InputError(f"{folder / 'model_index.json'} names '{name}', but {config} is missing")
+    return name, read_json(config)
 
 
-def _supported(class_name: str, family: str | None, folder: Path) -> None:
-    if family is None and class_name not in family_names():
-        raise InputError(
-            f"{folder} holds {class_name}, which diffc cannot compress",
-            hint=f"supported: {', '.join(family_names())} (or force one with --family)",
-        )
+def _denoiser_name(classes: Mapping[str, str], family: str | None) -> str | None:
+    """The component that is the denoiser: of the forced family, or the first that diffc knows.
+
+    Families are ordered denoisers first, so that a pipeline's VAE is not taken for one.
+    """
+    if family is not None:
+        same = [name for name, class_name in classes.items() if class_name == family]
+        place = component_of(family)
+        return same[0] if same else place if place in classes else None
+    for known in family_names():
+        if classes.get(component_of(known)) == known:
+            return component_of(known)
+    return None
+
+
+def _unsupported(what: str) -> InputError:
+    return InputError(
+        f"{what}, which diffc cannot compress",
+        hint=f"supported: {', '.join(family_names())} (or force one with --family)",
+    )
 
 
 def _weights(folder: Path, need: bool, allow_pickle: bool) -> tuple[Path, ...]:

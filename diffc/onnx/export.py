@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffc.errors import InputError
 from diffc.models.families.base import Family, TensorSpec
+from diffc.models.families.examples import example_inputs
 from diffc.models.source import file_digest
 
 OUTPUT = "out_sample"
@@ -34,23 +35,8 @@ class Denoiser(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         """Inputs in the order of ``names``; the prediction (B, C, H, W)."""
         for tensor in tensors[1:]:  # one batch, so that a mask can be repeated to the sample's
-            torch._check(tensor.shape[0] == tensors[0].shape[0])
+            torch._check(tensor.shape[0] == tensors[0].shape[0])  # type: ignore[no-untyped-call]
         return self.family.call(self.model, dict(zip(self.names, tensors, strict=True)))
-
-
-def example_inputs(
-    specs: Sequence[TensorSpec], batch: int = _EXAMPLE_BATCH, seed: int = 0
-) -> dict[str, Tensor]:
-    """Random inputs that fit ``specs``: floats normal, integers small."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {}
-    for spec in specs:
-        shape = (batch, *spec.shape)
-        if spec.dtype.startswith("int"):
-            inputs[spec.name] = torch.randint(0, 2, shape, generator=generator)
-        else:
-            inputs[spec.name] = torch.randn(shape, generator=generator)
-    return inputs
 
 
 def export_onnx(
@@ -70,7 +56,8 @@ def export_onnx(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [spec.name for spec in specs]
-    inputs = example_inputs(specs)
+    generator = torch.Generator().manual_seed(0)
+    inputs = example_inputs(specs, getattr(model, "config", {}), _EXAMPLE_BATCH, generator)
     wrapped = Denoiser(model, family, names).eval()
     with torch.no_grad():
         output = wrapped(*inputs.values())

@@ -171,7 +171,7 @@ def _global_picker(
 
     def choose(now: Widths) -> int:
         while True:
-            _, group = heapq.heappop(heap)
+            group = int(heapq.heappop(heap)[1])
             if not _can_step(now, bounds)[group]:
                 continue
             current = price(group, now)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diffc.errors import InputError, RequestError
 from diffc.models.families import family
-from diffc.models.families.base import TensorSpec
+from diffc.models.families.examples import meta_inputs
 from diffc.models.groups import Group
 from diffc.models.load import meta_denoiser
 from diffc.models.source import Source
@@ -34,14 +34,6 @@ def cost_of(source: Source, resolution: int | None = None) -> CostModel:
     with torch.device("meta"):
         groups = found.groups(model, inputs)
         return cost_model(model, inputs, found.call, groups)
-
-
-def meta_inputs(specs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
-    """One example of every input on the meta device, batch 1."""
-    return {
-        spec.name: torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
-        for spec in specs
-    }
 
 
 def make_plan(
@@ -106,7 +98,8 @@ def _paper(costs: CostModel, bounds: Limits, options: PruneOptions) -> Widths:
         )
     widths = paper_widths(costs.groups, options.ratio)
     whole = bounds.least == costs.dense
-    return np.where(whole, costs.dense, np.maximum(widths, 1))
+    kept: Widths = np.where(whole, costs.dense, np.maximum(widths, 1))
+    return kept
 
 
 def _pinned(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -> Widths:

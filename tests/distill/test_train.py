@@ -114,8 +114,20 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
 
 def test_another_runs_checkpoints_are_left_alone(tmp_path: Path) -> None:
     trained(tmp_path)
-    _, result = trained(tmp_path, learning_rate=1e-4)
-    assert result.resumed_from == 0
+    work = tiny.work(tmp_path, learning_rate=1e-4)
+    for _ in range(3):
+        next(work)
+    work.close()
+    assert {p.stem for p in tmp_path.glob("*.json")} == {f"step-{i:08d}" for i in (2, 4, 6)}
+    assert trained(tmp_path)[1].resumed_from == 6
+    assert trained(tmp_path, learning_rate=1e-4)[1].resumed_from == 2
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    trained(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"step-{i:08d}.{kind}" for i in (4, 6) for kind in ("json", "safetensors")
+    ]
 
 
 def test_the_key_knows_options_data_and_start() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffc.errors import InputError, UnavailableError
+from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.load import load_denoiser
 from diffc.models.source import check_safetensors, find
 
@@ -129,3 +129,16 @@ def test_a_hub_id_without_a_network(monkeypatch):
     ) as caught:
         find("nobody/nothing")
     assert caught.value.exit_code == 2 and "network" in caught.value.hint
+
+
+def test_a_forced_family_must_exist(model):
+    with pytest.raises(RequestError, match="unknown family 'UNet2D'") as caught:
+        find(model, family="UNet2D")
+    assert "UNet2DModel" in caught.value.hint
+
+
+def test_a_pipelines_vae_is_not_its_denoiser(model):
+    index = json.loads((model / "model_index.json").read_text())
+    index = {"vae": ["diffusers", "AutoencoderKL"], **index}
+    (model / "model_index.json").write_text(json.dumps(index))
+    assert find(model).component == "unet"

@@ -24,10 +24,7 @@ def example_inputs(
     generator: torch.Generator | None = None,
 ) -> Inputs:
     """One value for each spec, (batch, *shape), on the CPU. config: the denoiser's."""
-    inputs = {spec.name: _value(spec, config, batch, generator) for spec in specs}
-    if "img_ids" in inputs:  # Flux counts time from 0 to 1
-        inputs["timestep"] = inputs["timestep"] / 1000
-    return inputs
+    return {spec.name: _value(spec, config, batch, generator) for spec in specs}
 
 
 def meta_inputs(specs: Sequence[TensorSpec], batch: int = 1) -> Inputs:

@@ -29,7 +29,7 @@ class Flux:
     component = "transformer"
 
     def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
-        """sample (S, C), timestep () in 0..1, encoder_hidden_states (512, D), pooled_projections
+        """sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
         (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.
 
         resolution: the side of the latent, 128 when not given; S = (resolution / 2)^2.
@@ -51,6 +51,7 @@ class Flux:
         """The predicted velocity, (B, S, C). Position ids are those of the batch's first row."""
         rest = {name: value for name, value in inputs.items() if name != "sample"}
         rest |= {name: inputs[name][0] for name in _UNBATCHED}
+        rest["timestep"] = rest["timestep"] / 1000  # schedulers count to 1000, this class to 1
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 
