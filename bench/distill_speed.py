@@ -153,7 +153,7 @@ def main() -> None:
             for name, loop in loops.items():
                 speeds[name].append(timed(loop, args.steps, args.batch))
     result = {
-        "model": args.model,
+        "model": source.name,
         "ratio": args.ratio,
         "batch": args.batch,
         "steps_per_round": args.steps,

@@ -421,7 +421,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/quality"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/quality")
     study = Study(parser.parse_args())
-    results: dict = {"model": study.args.model, "rows": {}, "complete": False}
+    results: dict = {"model": Path(study.args.model).name, "rows": {}, "complete": False}
     try:
         study_all(study, results)
         results["complete"] = True

@@ -29,7 +29,7 @@ def _list(ctx: typer.Context, json: o.Json = False) -> None:
     for heading in ("recipe", "family", "about"):
         table.add_column(heading)
     for recipe in found:
-        table.add_row(recipe.name, recipe.family, recipe.about)
+        table.add_row(recipe.name, recipe.family, recipe.about.partition(". ")[0].rstrip("."))
     console().print(table)
 
 

@@ -83,8 +83,8 @@ def _progress(screen: Console) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=16),
+        TextColumn("{task.description:<25}"),
+        BarColumn(bar_width=14),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", style="dim"),
         console=screen,
@@ -99,7 +99,7 @@ def _shown(event: StageEvent, progress: Progress, task: Any) -> Any:
         step = event.progress
         values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
         note = "  ".join(part for part in (step.note, values) if part)
-        progress.update(task, completed=step.done, total=step.total, note=note[:36])
+        progress.update(task, completed=step.done, total=step.total, note=note[:30])
         return task
     progress.remove_task(task)
     progress.console.print(_line(event))
@@ -111,5 +111,5 @@ def _line(event: StageEvent) -> str:
 
     assert event.done is not None
     if event.kind == "reused":
-        return f"  [dim]{event.stage:<18} reused[/dim]"
-    return f"  {event.stage:<18} {seconds(event.done.seconds):>12}"
+        return f"  [dim]{event.stage:<25} reused[/dim]"
+    return f"  {event.stage:<25} {seconds(event.done.seconds):>12}"

@@ -65,7 +65,7 @@ class DistillOptions(_Strict):
     losses: Losses = Losses()
     weighting: Literal["path", "min_snr", "none"] = "path"
     min_snr_gamma: float = Field(default=5.0, gt=0)
-    focus: float = Field(default=0.5, ge=0, le=1)
+    focus: float = Field(default=0.0, ge=0, le=1)
     timesteps: Literal["stratified", "uniform"] = "stratified"
     clip_grad: float = Field(default=1.0, ge=0)
     null_share: float = Field(default=0.1, ge=0, le=1)
