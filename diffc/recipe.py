@@ -142,7 +142,7 @@ class MeasureOptions(Options):
     runs: int = Field(default=50, ge=10)
     seconds: float = Field(default=3.0, ge=0)
     loop_steps: int = Field(default=20, ge=1)
-    loop_runs: int = Field(default=5, ge=1)
+    loop_runs: int = Field(default=15, ge=1)
 
 
 class QualityOptions(Options):
@@ -150,6 +150,25 @@ class QualityOptions(Options):
 
     images: int = Field(default=32, ge=1)
     steps: int = Field(default=50, ge=1)
+
+
+class CheckOptions(Options):
+    """What ``diffc check`` allows, as text: a share of the baseline ('5%'), or '500MB', '90s'.
+
+    None: measured and reported, not judged. pairs, most_pairs, seconds: the sequential rule's first
+    look, and where it gives up (gate/rule.py). loop_steps: of the whole loop; 0: it is not timed.
+    """
+
+    max_slowdown: str = "5%"
+    max_mean_slowdown: str | None = None
+    max_memory: str | None = "5%"
+    max_engine_size: str | None = "5%"
+    max_build_time: str | None = None
+    min_ssim: float | None = None
+    pairs: int = Field(default=20, ge=10)
+    most_pairs: int = Field(default=320, ge=10)
+    seconds: float = Field(default=60.0, gt=0)
+    loop_steps: int = Field(default=10, ge=0)
 
 
 class Recipe(Options):
@@ -162,6 +181,7 @@ class Recipe(Options):
     build: TargetOptions = TargetOptions()
     measure: MeasureOptions = MeasureOptions()
     quality: QualityOptions = QualityOptions()
+    check: CheckOptions = CheckOptions()
     seed: int = Field(default=0, ge=0)
 
 
