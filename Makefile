@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= diffc-out/demo
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all test-triton lint types clean
 
 # The environment, remade when what it is made of changes.
 $(READY): pyproject.toml constraints.txt
@@ -25,6 +25,13 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
+
+# A real Triton Inference Server, in an environment of its own
+test-triton: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
+	    'tritonclient>=2.40' 'grpcio>=1.60' 'python-rapidjson>=1.10'
+	bash scripts/triton_env.sh .venv-triton
+	DIFFC_TRITON_ENV=$(CURDIR)/.venv-triton $(BIN)/python -m pytest tests/bundle
 
 lint: $(READY)
 	$(BIN)/ruff check .

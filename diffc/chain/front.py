@@ -17,13 +17,14 @@ from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
 from diffc.recipe import Recipe
-from diffc.stages import STATE, Done, Room, Stage
+from diffc.stages import STATE, Done, Room, Stage, cache_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
     from diffc.models.diffusion import Process
     from diffc.models.families.base import Family, TensorSpec
+    from diffc.prune.bench import Bench
 
 CLEAN = "clean.safetensors"
 SCORES = "importance.safetensors"
@@ -91,13 +92,23 @@ def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage
         "align": alignment(recipe),
         "resolution": recipe.export.resolution,
     }
+    bench = latency_bench(recipe)
+    if bench is not None:
+        inputs |= {"bench": bench.facts(), "export": recipe.export.model_dump(mode="json")}
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.prune.planning import make_plan
 
         scores, why = _read_scores(importance)
         yield Progress(0, 1, "planning widths")
-        plan = make_plan(source, recipe, scores, why, alignment(recipe))
+        if bench is None:
+            plan = make_plan(source, recipe, scores, why, alignment(recipe))
+        else:
+            from diffc.prune.latency import plan_by_latency
+
+            plan = yield from plan_by_latency(
+                source, recipe, scores, why, alignment(recipe), bench, room.scratch
+            )
         plan.save(room.out / "plan.json")
         return plan_summary(plan)
 
@@ -213,6 +224,19 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
 
     places = {"samples": "samples"}
     return Stage("samples", 1, inputs, run, places, (*_MODEL_PACKAGES, "torchmetrics", "pillow"))
+
+
+def latency_bench(recipe: Recipe) -> Bench | None:
+    """Where a plan by latency takes it: the first target, at the first batch size.
+
+    None where no latency is asked for.
+    """
+    options, build = recipe.prune, recipe.build
+    if options.rounding == "paper" or "latency" not in (options.allocate, options.ratio_of):
+        return None
+    from diffc.prune.bench import Bench
+
+    return Bench(build.target[0], build.precision, build.batch[0], build.threads, cache_folder())
 
 
 def alignment(recipe: Recipe) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffc.chain import back, front
-from diffc.chain.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
+from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
 from diffc.recipe import Recipe
 from diffc.report.collect import collect
 from diffc.report.model import Report

@@ -98,6 +98,8 @@ def check_(
     }  # fmt: skip
     ours = open_subject(candidate)
     theirs = open_subject(baseline) if baseline else open_report(baseline_report or Path())
+    if baseline and not theirs.engines:
+        _figures_only(theirs)
     options = _options(ours, recipe, given)
     request = _request(ours, theirs, options, seed, target, batch, threads)
     work = check(request) if baseline else check_report(request)
@@ -123,8 +125,6 @@ def _request(
     from diffc.gate.limits import limits
     from diffc.gate.rule import RuleOptions
 
-    if theirs.kind == "baseline" and not theirs.engines:
-        _figures_only(theirs)
     found = limits(options)
     rule = RuleOptions(
         limit=found.slowdown, pairs=options.pairs, most_pairs=options.most_pairs,
@@ -203,19 +203,18 @@ def _table(result: CheckResult) -> None:
     from diffc.gate import outputs
 
     screen = console()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "baseline", "candidate", "change [99 %]", "limit", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("", "verdict") else "right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for heading in ("baseline", "candidate", "change", "99 %", "limit"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     held = ""
     for figure in result.figures:
         where = outputs.place(figure)
         if where != held:
             table.add_row(Text(where, style="bold"))
             held = where
-        cells = (f"  {figure.name}", outputs.shown(figure, figure.baseline),
-                 outputs.shown(figure, figure.candidate), outputs.changed(figure),
-                 figure.limit or "", outputs.WORDS[figure.verdict])  # fmt: skip
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, (f"  {figure.name}", *outputs.cells(figure))))
     screen.print(table)
     for note in [*map(outputs.noise_line, result.noise), *result.notes]:
         screen.print(Text(f"  {note}", style="dim"))

@@ -114,9 +114,9 @@ def asked(
     """
     from pathlib import Path
 
-    from diffc.chain.output import default_out, is_output, read_lock
     from diffc.chain.run import source_of
     from diffc.models.source import find
+    from diffc.output import default_out, is_output, read_lock
     from diffc.recipe import resolve
 
     folder = Path(model)

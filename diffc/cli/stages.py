@@ -121,7 +121,7 @@ def report_(out: o.OutFolder, json: o.Json = False, quiet: o.Quiet = False) -> N
 
 def _output(out: Path) -> str:
     """``out`` as the chain's argument, once it is sure to be an output folder."""
-    from diffc.chain.output import read_lock
+    from diffc.output import read_lock
 
     read_lock(out)
     return str(out)
@@ -131,9 +131,9 @@ def _finish(
     out: Path, stop: str, fresh: bool, json: bool, quiet: bool, *, target: list[str] | None,
     batch: str | None, gpu: str | None, threads: int | None,
 ) -> None:  # fmt: skip
-    from diffc.chain.output import read_lock
     from diffc.chain.run import ParityFailed, finish
     from diffc.cli.show import follow, show_report
+    from diffc.output import read_lock
     from diffc.recipe import resolve
 
     flags: dict[str, Any] = o.recipe_flags(target=target, batch=batch, gpu=gpu, threads=threads)

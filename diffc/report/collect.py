@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffc import __version__
-from diffc.chain.output import read_lock
 from diffc.measure.results import TargetResult
 from diffc.models.source import read_json
+from diffc.output import read_lock
 from diffc.report.model import ModelFigures, Report, StageFigures
 from diffc.stages import STATE, Done
 

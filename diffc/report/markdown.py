@@ -9,7 +9,7 @@ from diffc.report.units import seconds
 
 def to_markdown(report: Report) -> str:
     """The whole report as GitHub-flavoured Markdown."""
-    parts = [f"# {_escape(headline(report))}", ""]
+    parts = [f"# {escape(headline(report))}", ""]
     for section in sections(report):
         parts += _table(section)
     parts += _stages(report) + _environment(report)
@@ -20,10 +20,10 @@ def to_markdown(report: Report) -> str:
 
 
 def _table(section: Section) -> list[str]:
-    lines = [f"## {_escape(section.title)}", ""]
+    lines = [f"## {escape(section.title)}", ""]
     lines += ["| | dense | compressed | |", "|---|---:|---:|---|"]
-    lines += [f"| {' | '.join(map(_escape, row))} |" for row in section.rows]
-    lines += ["", *(f"{_escape(note)}  " for note in section.notes), ""]
+    lines += [f"| {' | '.join(map(escape, row))} |" for row in section.rows]
+    lines += ["", *(f"{escape(note)}  " for note in section.notes), ""]
     return lines
 
 
@@ -45,12 +45,12 @@ def _environment(report: Report) -> list[str]:
     return [
         "## Measured on",
         "",
-        _escape(f"{found['cpu']}, {found['cores']} cores, {gpus}, {found['os']}, {packages}"),
+        escape(f"{found['cpu']}, {found['cores']} cores, {gpus}, {found['os']}, {packages}"),
         "",
     ]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text from the user's side as literal Markdown inside a table."""
     for sign in "\\`*_[]<>|#":
         text = text.replace(sign, f"\\{sign}")
