@@ -33,6 +33,7 @@ from diffc.events import Progress, Work
 from diffc.models.source import file_digest
 
 STATE = ".diffc"
+_POLL_SECONDS = 0.2
 MANIFEST = "stage.json"
 
 
@@ -53,6 +54,7 @@ class Stage:
     run: writes into ``room.out`` and returns a small JSON result.
     places: file or folder in ``room.out`` -> its place in OUT.
     packages: distributions whose versions are part of the key.
+    collective: under torchrun or accelerate every process runs it; otherwise the first one does.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Stage:
     run: Callable[[Room], Work[dict[str, Any]]]
     places: Mapping[str, str] = field(default_factory=dict)
     packages: Sequence[str] = ()
+    collective: bool = False
 
     @property
     def key(self) -> str:
@@ -118,9 +121,12 @@ class Runner:
         """Do ``stage``, or reuse it; its files are in OUT when this returns."""
         yield StageEvent(stage.name, "started")
         with disk_errors(self.out):
-            found = None if self.fresh else self._reuse(stage)
-            done = found or (yield from self._run(stage))
-            self._place(stage, done)
+            if process_rank() == 0:
+                found = None if self.fresh else self._reuse(stage)
+                done = found or (yield from self._run(stage))
+                self._place(stage, done)
+            else:
+                done = yield from self._follow(stage)
         self.done.append(done)
         yield StageEvent(stage.name, "reused" if done.cached else "finished", done=done)
         return done
@@ -140,20 +146,25 @@ class Runner:
             return None
         return _done(manifest, folder, cached=True)
 
-    def _adopt(self, stage: Stage) -> None:
-        """Take a stage that OUT holds whole (copied from another machine) into the cache."""
+    def _adoptable(self, stage: Stage) -> _Manifest | None:
+        """The record of a stage that OUT holds whole (copied from another machine)."""
         manifest = _read_manifest(self.out / STATE / f"{stage.name}.json")
         if manifest is None or manifest.key != stage.key:
-            return
-        homes = {name: _home(name, manifest.places) for name in manifest.files}
-        if any(
-            home is None or _digest_or_none(self.out / home) != manifest.files[name]
-            for name, home in homes.items()
-        ):
+            return None
+        for name, sha in manifest.files.items():
+            home = _home(name, manifest.places)
+            if home is None or _digest_or_none(self.out / home) != sha:
+                return None
+        return manifest
+
+    def _adopt(self, stage: Stage) -> None:
+        """Take such a stage into the cache."""
+        manifest = self._adoptable(stage)
+        if manifest is None:
             return
         with _fresh_folder(self.cache / "done") as folder:
-            for name, home in homes.items():
-                _link_or_copy(self.out / str(home), folder / name)
+            for name in manifest.files:
+                _link_or_copy(self.out / str(_home(name, manifest.places)), folder / name)
             _write_json(folder / MANIFEST, asdict(manifest))
             _rename_folder(folder, self._folder(stage))
 
@@ -171,6 +182,26 @@ class Runner:
             _rename_folder(room.out, self._folder(stage))
             shutil.rmtree(work, ignore_errors=True)
         return _done(manifest, self._folder(stage), cached=False)
+
+    def _follow(self, stage: Stage) -> Generator[StageEvent, None, Done]:
+        """What the other processes of a launch do: take part, then wait for the first one's result.
+
+        They share its scratch (checkpoints), write nothing that is kept, and hold no lock.
+        """
+        work = self.cache / "work" / f"{stage.name}-{stage.key[:32]}"
+        mine = work.with_name(f"{work.name}.rank{process_rank()}")
+        if stage.collective and (self.fresh or not self._is_there(stage)):
+            room = Room(mine, work / "scratch")
+            for folder in (room.out, room.scratch):
+                folder.mkdir(parents=True, exist_ok=True)
+            yield from self._timed(stage, room)
+            shutil.rmtree(mine, ignore_errors=True)
+        while (manifest := _read_manifest(self._folder(stage) / MANIFEST)) is None:
+            time.sleep(_POLL_SECONDS)  # a first process that failed ends the launch, and with it us
+        return _done(manifest, self._folder(stage), cached=False)
+
+    def _is_there(self, stage: Stage) -> bool:
+        return (self._folder(stage) / MANIFEST).exists() or self._adoptable(stage) is not None
 
     def _timed(self, stage: Stage, room: Room) -> Generator[StageEvent, None, _Manifest]:
         reset_peak_rss()
@@ -213,6 +244,11 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("DIFFC_CACHE") or platformdirs.user_cache_path("diffc"))
+
+
+def process_rank() -> int:
+    """Which of the processes that torchrun or ``accelerate launch`` started this is; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def package_version(name: str) -> str | None:

@@ -49,7 +49,8 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         return (yield from _read_data(source, recipe, room))
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 1, inputs, run, places, _MODEL_PACKAGES if synthetic else ())
+    packages = _MODEL_PACKAGES if synthetic else ()
+    return Stage("data", 1, inputs, run, places, packages, collective=synthetic)
 
 
 def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
@@ -67,12 +68,14 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         from safetensors.numpy import save_file
 
         from diffc.data.clean import CleanSet
+        from diffc.data.precision import best_device
         from diffc.models.families.examples import example_inputs
         from diffc.prune.importance import Subject, importance
 
         model, family, specs, process = _opened(source, recipe)
         groups = family.groups(model, example_inputs(specs, source.config))
         clean = CleanSet.read(data.folder / CLEAN)
+        model.to(best_device())
         found = yield from importance(
             Subject(model, family, process, clean, groups), options, recipe.seed
         )
@@ -80,12 +83,13 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         return {"why": dict(found.why), "groups": len(groups)}
 
     places = {SCORES: f"{STATE}/{SCORES}"}
-    return Stage("importance", 2, inputs, run, places, (*_MODEL_PACKAGES, "torch-pruning"))
+    packages = (*_MODEL_PACKAGES, "torch-pruning")
+    return Stage("importance", 2, inputs, run, places, packages, collective=True)
 
 
 def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage:
     """The widths; ``importance`` None plans from the config alone (uniform, no ranking)."""
-    inputs = {
+    inputs: dict[str, Any] = {
         "model": source.digest,
         "importance": importance.key if importance else None,
         "options": recipe.prune.model_dump(mode="json", exclude={"importance"}),
@@ -156,7 +160,8 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, pruned: Done) -> S
         return (yield from _distill(source, recipe, data, pruned, room))
 
     places = {"model": "model"}
-    return Stage("distill", 1, inputs, run, places, (*_MODEL_PACKAGES, "accelerate"))
+    packages = (*_MODEL_PACKAGES, "accelerate")
+    return Stage("distill", 1, inputs, run, places, packages, collective=options.steps > 0)
 
 
 def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,
@@ -210,10 +215,12 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.data.precision import best_device
         from diffc.measure.quality import grid, quality, sample_pair
 
         dense, family, specs, _ = _opened(source, recipe)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
+        dense.to(best_device()), compressed.to(best_device())
         pair = yield from sample_pair(
             dense, compressed, family, source.scheduler, specs, options.images,
             steps=options.steps, seed=recipe.seed,
@@ -306,9 +313,11 @@ def save_compressed(
 
 
 def _synthesize(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
+    from diffc.data.precision import best_device
     from diffc.data.synthetic import synthesize
 
     model, family, specs, _ = _opened(source, recipe)
+    model.to(best_device())
     options = recipe.data
     clean = yield from synthesize(
         model, family, source.scheduler, specs, options.images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock
 from diffc.recipe import Recipe
 from diffc.report.collect import collect
 from diffc.report.model import Report
-from diffc.stages import Done, Runner, StageEvent, cache_folder, disk_errors
+from diffc.stages import Done, Runner, StageEvent, cache_folder, disk_errors, process_rank
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
@@ -42,17 +43,28 @@ def run(request: Request) -> RunWork:
     claim(out, source)
     if request.stop in ("build", "bench"):
         back.check_targets(recipe.build.target)
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_lock(out, source, recipe, {})
+    if process_rank() == 0:
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            write_lock(out, source, recipe, {})
     runner = Runner(out, cache_folder(), fresh=request.fresh)
     yield from _front(runner, request)
     if request.stop in ("build", "bench"):
         yield from _back(runner, recipe, request.stop)
-    with disk_errors(out):
-        write_lock(out, source, recipe, {done.name: done.key for done in runner.done})
-        report = _write_report(out, runner.done, request.command)
-    return _passed(report)
+    if process_rank() == 0:
+        with disk_errors(out):
+            write_lock(out, source, recipe, {done.name: done.key for done in runner.done})
+            _write_report(out, runner.done, request.command)
+    _meet()
+    return _passed(Report.read(out))
+
+
+def _meet() -> None:
+    """Under torchrun, the other processes wait here for the first one's report."""
+    if "RANK" in os.environ:
+        from diffc.data.processes import wait_for_all
+
+        wait_for_all()
 
 
 def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,

@@ -25,7 +25,7 @@ def console() -> Console:
 
 def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
     """Run ``work`` to its end, showing each stage; returns its result."""
-    if quiet:
+    if quiet or _is_follower():
         return _finish(work)
     screen = console()
     if not screen.is_terminal:
@@ -43,6 +43,8 @@ def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
 
 def show_report(report: Report, *, json: bool, quiet: bool) -> None:
     """The report on stdout as JSON, or as tables on stderr."""
+    if _is_follower():
+        return
     if json:
         sys.stdout.write(report.model_dump_json(indent=1) + "\n")
     elif not quiet:
@@ -56,6 +58,13 @@ def print_json(value: Any) -> None:
     import json
 
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _is_follower() -> bool:
+    """Whether another process of the same launch speaks to the user."""
+    from diffc.stages import process_rank
+
+    return process_rank() > 0
 
 
 def _finish(work: Generator[StageEvent, None, T]) -> T:

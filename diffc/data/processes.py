@@ -23,6 +23,12 @@ def process_share() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
+def wait_for_all() -> None:
+    """Return once every process has come here; at once when alone."""
+    if process_share()[1] > 1:
+        torch.distributed.barrier()
+
+
 def gather_rows(rows: Tensor, n: int) -> Tensor:
     """Every process's rows (equal shares) in rank order, cut to ``n``; the same on all."""
     world = process_share()[1]

@@ -15,7 +15,6 @@ change; running out of memory halves the pieces and repeats the same step.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -28,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
-from diffc.data.precision import autocast, fast_dtype
-from diffc.data.processes import on_cpu
+from diffc.data.precision import autocast
 from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.draw import Batch, draw_batch
 from diffc.distill.losses import (
@@ -41,13 +39,20 @@ from diffc.distill.losses import (
     timestep_weights,
 )
 from diffc.distill.options import DistillOptions
+from diffc.distill.setup import (
+    choose_dtype,
+    is_out_of_memory,
+    make_accelerator,
+    make_ema,
+    make_optimizer,
+    prepare_models,
+    run_key,
+    to_device,
+)
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ADAM_BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -413,103 +418,3 @@ class Run:
             processes=self.accelerator.num_processes,
             notes=self.notes,
         )
-
-
-def make_accelerator(options: DistillOptions, folder: Path) -> Any:
-    """An Accelerator for whatever launched this process; autocast and scaling stay ours."""
-    from accelerate import Accelerator
-
-    try:
-        accelerator = Accelerator(
-            cpu=on_cpu(),
-            mixed_precision="no",
-            log_with=list(options.trackers) or None,
-            project_dir=folder / "logs" if options.trackers else None,
-        )
-    except ValueError as error:
-        raise UnavailableError(f"trackers {', '.join(options.trackers)}: {error}") from error
-    if options.batch % accelerator.num_processes:
-        raise RequestError(
-            f"a batch of {options.batch} does not split over {accelerator.num_processes} processes",
-            hint="make the batch a multiple of the number of processes",
-        )
-    if options.trackers:
-        accelerator.init_trackers("diffc-distill")
-    return accelerator
-
-
-def prepare_models(
-    teacher: nn.Module, student: nn.Module, options: DistillOptions, device: torch.device
-) -> None:
-    """Device, layout, modes. Dropout stays off: the student imitates a deterministic function."""
-    teacher.to(device).eval().requires_grad_(False)
-    student.to(device).float().eval().requires_grad_(True)
-    # GroupNorm's backward pass is slow in channels_last on CPUs: only the teacher gains by it.
-    for model in (teacher,) if device.type == "cpu" else (teacher, student):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.gradient_checkpointing:
-        if not getattr(student, "_supports_gradient_checkpointing", False):
-            raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
-        student.enable_gradient_checkpointing()  # type: ignore[operator]
-
-
-def choose_dtype(options: DistillOptions, device: torch.device) -> torch.dtype:
-    """The forward passes' type; raises RequestError for fp16 on a CPU."""
-    if options.precision == "auto":
-        return fast_dtype(device)
-    if options.precision == "fp16" and device.type == "cpu":
-        raise RequestError("precision fp16 trains on GPUs only", hint="use auto, bf16 or fp32")
-    return DTYPES[options.precision]
-
-
-def make_optimizer(
-    student: nn.Module, options: DistillOptions, device: torch.device
-) -> torch.optim.AdamW:
-    """AdamW with its state made beforehand, so that a checkpoint can be read into it."""
-    optimizer = torch.optim.AdamW(
-        student.parameters(),
-        lr=options.learning_rate,
-        betas=ADAM_BETAS,
-        weight_decay=options.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    for parameter in student.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
-
-
-def make_ema(student: nn.Module, options: DistillOptions) -> Any:
-    """diffusers' moving average of the student's parameters, or None for decay 0."""
-    from diffusers.training_utils import EMAModel
-
-    if not options.ema_decay:
-        return None
-    return EMAModel(student.parameters(), decay=options.ema_decay, foreach=True)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``."""
-    conditions = {name: rows.to(device) for name, rows in batch.conditions.items()}
-    return Batch(batch.clean.to(device), batch.noise.to(device), batch.t.to(device), conditions)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch or Python ran out of memory, on a GPU or a CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "can't allocate memory" in str(error)
-    )
-
-
-def run_key(student: nn.Module, clean: CleanSet, options: DistillOptions) -> str:
-    """A hash of what decides a run's weights: options, data, and the weights it starts from."""
-    digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={"checkpoint_every", "trackers"})
-    digest.update(said.encode())
-    for tensor in [*student.state_dict().values(), clean.sample, *clean.conditions.values()]:
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(raw.numpy()))
-    return digest.hexdigest()

@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
+from diffc.data.precision import device_of
+from diffc.data.processes import process_share
 from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
@@ -84,7 +86,7 @@ def _diff_pruning(subject: Subject, options: ImportanceOptions, seed: int) -> Wo
     chosen = curve.above(options.threshold)
     times = stratified(chosen, options.passes, seed)
     total = {group.name: np.zeros(group.size) for group in subject.groups}
-    rank, world = _rank_and_world()
+    rank, world = process_share()
     mine = list(enumerate(times))[rank::world]
     for done, (number, t) in enumerate(mine, start=1):
         loss = _backward(subject, _batch(subject, t, options.batch, (seed, 1, number)))
@@ -218,7 +220,9 @@ def _batch(subject: Subject, t: int, n: int, key: Iterable[int]) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     clean, conditions = subject.clean.draw(n, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    return clean, noise, torch.full((n,), t), conditions
+    device = device_of(subject.model)
+    conditions = {name: value.to(device) for name, value in conditions.items()}
+    return clean.to(device), noise.to(device), torch.full((n,), t, device=device), conditions
 
 
 def _loss(subject: Subject, batch: Batch) -> Tensor:
@@ -283,7 +287,7 @@ def _by_channel(value: Tensor, piece: Slice) -> NDArray[np.float64]:
     """Sum a tensor over everything but the slice's channels: (C,)."""
     others = [d for d in range(value.ndim) if d != piece.dim]
     along = value.double().sum(dim=others) if others else value.double()
-    summed: NDArray[np.float64] = along.numpy()[piece.index].sum(axis=1)
+    summed: NDArray[np.float64] = along.cpu().numpy()[piece.index].sum(axis=1)
     return summed
 
 
@@ -292,16 +296,12 @@ def _mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def _rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
 def _add_over_processes(total: dict[str, NDArray[np.float64]], world: int) -> None:
     if world == 1:
         return
+    from accelerate import PartialState
+
     for name, value in total.items():
-        summed = torch.from_numpy(value)
+        summed = torch.from_numpy(value).to(PartialState().device)
         torch.distributed.all_reduce(summed)
-        total[name] = summed.numpy()
+        total[name] = summed.cpu().numpy()

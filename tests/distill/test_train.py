@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffc.data.clean import CleanSet
-from diffc.distill.train import is_out_of_memory, learning_rate, run_key
+from diffc.distill.setup import is_out_of_memory, run_key
+from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import drain
 from diffc.models.families.unet2d import FAMILY

@@ -130,7 +130,7 @@ def test_two_processes_sum_to_one(subject, monkeypatch):
     whole = drain(importance(subject, QUICK, 0)).scores
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(module, "_rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(module, "process_share", lambda rank=rank: (rank, 2))
         monkeypatch.setattr(module, "_add_over_processes", lambda total, world: None)
         parts.append(drain(importance(subject, QUICK, 0)).scores)
     for name, score in whole.items():
