@@ -95,7 +95,16 @@ def run_chain(
         raise
     show_report(report, json=json, quiet=quiet)
     if not (json or quiet):
-        print(f"\n{folder}/report.md, {folder}/samples/grid.png", file=sys.stderr)
+        say_where(folder)
+
+
+def say_where(folder: Path) -> None:
+    """The files that a person opens next."""
+    from diffc.stages import process_rank
+
+    files = [folder / "report.md", folder / "samples" / "grid.png"]
+    if process_rank() == 0:
+        print("\n" + ", ".join(str(path) for path in files if path.exists()), file=sys.stderr)
 
 
 def asked(
