@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffc.chain.output import default_out
 from diffc.chain.run import Request, run
 from diffc.models.source import find
+from diffc.output import default_out
 from diffc.recipe import resolve
 from diffc.report.model import Report
 from diffc.stages import StageEvent

@@ -84,7 +84,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
 
     places = {SCORES: f"{STATE}/{SCORES}"}
     packages = (*_MODEL_PACKAGES, "torch-pruning")
-    return Stage("importance", 2, inputs, run, places, packages, collective=True)
+    return Stage("importance", 3, inputs, run, places, packages, collective=True)
 
 
 def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage:
@@ -114,7 +114,8 @@ def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage
                 source, recipe, scores, why, alignment(recipe), bench, room.scratch
             )
         plan.save(room.out / "plan.json")
-        return plan_summary(plan)
+        found = {"latency": plan.why["latency"]["measured"]} if bench is not None else {}
+        return {**plan_summary(plan), **found}
 
     return Stage("plan", 1, inputs, run, {"plan.json": "plan.json"}, ("torch-pruning", "diffusers"))
 
@@ -216,7 +217,7 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.precision import best_device
-        from diffc.measure.quality import grid, quality, sample_pair
+        from diffc.measure.quality import grid, quality, sample_pair, write_pair
 
         dense, family, specs, _ = _opened(source, recipe)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
@@ -227,10 +228,11 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
         )  # fmt: skip
         (room.out / "samples").mkdir()
         grid(pair, room.out / "samples" / "grid.png")
+        write_pair(pair, room.out / "samples")
         return quality(pair)
 
     places = {"samples": "samples"}
-    return Stage("samples", 1, inputs, run, places, (*_MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 2, inputs, run, places, (*_MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
 def latency_bench(recipe: Recipe) -> Bench | None:

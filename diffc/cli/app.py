@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from diffc import __version__
-from diffc.cli import bundle, check, compile, doctor, inspect, recipes, stages
+from diffc.cli import bundle, check, compile, doctor, inspect, recipes, report, stages
 
 app = typer.Typer(
     name="diffc",
@@ -48,7 +48,7 @@ app.command("export")(stages.export_)
 app.command("build")(stages.build_)
 app.command("bench")(stages.bench_)
 app.command("check")(check.check_)
-app.command("report")(stages.report_)
+app.command("report")(report.report_)
 app.command("bundle")(bundle.bundle_)
 app.command("doctor")(doctor.doctor_)
 app.add_typer(recipes.app, name="recipes")

@@ -20,57 +20,73 @@ if TYPE_CHECKING:
 Candidate = Annotated[
     Path, typer.Argument(metavar="CANDIDATE", help="An output folder or an engine folder.")
 ]
+BaselinePath = Annotated[
+    Path | None,
+    typer.Option("--baseline", help="An output folder, an engine folder or a stored baseline."),
+]
+BaselineReport = Annotated[
+    Path | None,
+    typer.Option("--baseline-report", help="Figures alone (weaker): same machine only."),
+]
+MaxSlowdown = Annotated[
+    str | None, typer.Option("--max-slowdown", help="Of the median latency.  [5%]")
+]
+MaxMeanSlowdown = Annotated[
+    str | None, typer.Option("--max-mean-slowdown", help="Of the mean.  [reported only]")
+]
+MaxMemory = Annotated[
+    str | None, typer.Option("--max-memory", help="5% or 500MB, at the peak.  [5%]")
+]
+MaxEngineSize = Annotated[str | None, typer.Option("--max-engine-size", help="5% or 500MB.  [5%]")]
+MaxBuildTime = Annotated[
+    str | None, typer.Option("--max-build-time", help="50% or 90s.  [reported only]")
+]
+MinSsim = Annotated[
+    float | None, typer.Option("--min-ssim", help="Of compressed to dense.  [reported only]")
+]
+MostSeconds = Annotated[
+    float | None, typer.Option("--most-seconds", help="For one figure's verdict.  [60]")
+]
+LoopSteps = Annotated[
+    int | None, typer.Option("--loop-steps", help="Of the sampling loop; 0: skip it.  [10]")
+]
+Batch = Annotated[
+    str | None, typer.Option("--batch", help="Batch sizes to measure: 1,4.  [all built]")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads of both sides.  [as built]")
+]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", help="Add the result here, as Markdown.")
+]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Write the result here, as JUnit XML.")]
+Badge = Annotated[Path | None, typer.Option("--badge", help="Write an SVG badge here.")]
+History = Annotated[
+    Path | None, typer.Option("--history", help="Add a line per engine to this .jsonl.")
+]
 
 
 def check_(
     candidate: Candidate,
-    baseline: Annotated[
-        Path | None,
-        typer.Option("--baseline", help="An output folder, an engine folder or a stored baseline."),
-    ] = None,
-    baseline_report: Annotated[
-        Path | None,
-        typer.Option("--baseline-report", help="Figures alone (weaker): same machine only."),
-    ] = None,
-    max_slowdown: Annotated[
-        str | None, typer.Option("--max-slowdown", help="Of the median latency.  [5%]")
-    ] = None,
-    max_mean_slowdown: Annotated[
-        str | None, typer.Option("--max-mean-slowdown", help="Of the mean.  [reported only]")
-    ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option("--max-memory", help="5% or 500MB, at the peak.  [5%]")
-    ] = None,
-    max_engine_size: Annotated[
-        str | None, typer.Option("--max-engine-size", help="5% or 500MB.  [5%]")
-    ] = None,
-    max_build_time: Annotated[
-        str | None, typer.Option("--max-build-time", help="50% or 90s.  [reported only]")
-    ] = None,
-    min_ssim: Annotated[
-        float | None, typer.Option("--min-ssim", help="Of compressed to dense.  [reported only]")
-    ] = None,
+    baseline: BaselinePath = None,
+    baseline_report: BaselineReport = None,
+    max_slowdown: MaxSlowdown = None,
+    max_mean_slowdown: MaxMeanSlowdown = None,
+    max_memory: MaxMemory = None,
+    max_engine_size: MaxEngineSize = None,
+    max_build_time: MaxBuildTime = None,
+    min_ssim: MinSsim = None,
     target: o.Target = None,
-    batch: o.Batch = None,
-    threads: o.Threads = None,
-    most_seconds: Annotated[
-        float | None, typer.Option("--most-seconds", help="For one figure's verdict.  [60]")
-    ] = None,
-    loop_steps: Annotated[
-        int | None, typer.Option("--loop-steps", help="Of the sampling loop; 0: skip it.  [10]")
-    ] = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    most_seconds: MostSeconds = None,
+    loop_steps: LoopSteps = None,
     recipe: o.RecipeName = None,
     seed: o.Seed = None,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Add the result here, as Markdown.")
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option("--junit", help="Write the result here, as JUnit XML.")
-    ] = None,
-    badge: Annotated[Path | None, typer.Option("--badge", help="Write an SVG badge here.")] = None,
-    history: Annotated[
-        Path | None, typer.Option("--history", help="Add a line per figure to this .jsonl.")
-    ] = None,
+    markdown: Markdown = None,
+    junit: Junit = None,
+    badge: Badge = None,
+    history: History = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -191,7 +207,7 @@ def _show(result: CheckResult, *, json: bool, quiet: bool) -> None:
         sys.stdout.write(result.model_dump_json(indent=1) + "\n")
     elif not quiet:
         _table(result)
-    if github:  # the runner reads its commands from either stream
+    if lines and (github or quiet):  # GitHub reads its commands from either stream
         print("\n".join(lines), file=sys.stderr)
 
 

@@ -106,19 +106,6 @@ def bench_(
     _finish(out, "bench", fresh, json, quiet, target=target, batch=batch, gpu=gpu, threads=threads)
 
 
-def report_(out: o.OutFolder, json: o.Json = False, quiet: o.Quiet = False) -> None:
-    """Show OUT's report.
-
-    \b
-      diffc report OUT
-      diffc report OUT --json
-    """
-    from diffc.cli.show import show_report
-    from diffc.report.model import Report
-
-    show_report(Report.read(out), json=json, quiet=quiet)
-
-
 def _output(out: Path) -> str:
     """``out`` as the chain's argument, once it is sure to be an output folder."""
     from diffc.output import read_lock

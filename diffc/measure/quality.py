@@ -4,6 +4,7 @@
     compare_samples  SSIM and PSNR over such pairs (the paper's consistency), 95 % intervals
     Samples          the pairs, with sampler, steps, spacing and seed: what every figure carries
     grid             a PNG, dense above compressed, that people can look at
+    write_pair       two PNGs of one size, to lay one over the other
 
 Images are compared as they would be saved: clipped to [-1, 1]. SSIM is Wang et al. 2004 by
 torchmetrics: a Gaussian window of 11, sigma 1.5, data range 2, edges mirrored. Intervals are
@@ -209,6 +210,33 @@ def grid(samples: Samples, path: Path, *, columns: int = 8, side: int = 96) -> P
     canvas.save(part, format="PNG")
     part.replace(path)
     return path
+
+
+def write_pair(samples: Samples, folder: Path, *, columns: int = 8, rows: int = 2,
+               side: int = 96) -> tuple[Path, Path]:  # fmt: skip
+    """``dense.png`` and ``compressed.png``: the same images at the same places, no label.
+
+    Pictures to lay one over the other: up to ``columns`` x ``rows``, enlarged as in ``grid``.
+    """
+    from PIL import Image
+
+    n = min(columns * rows, len(samples.dense))
+    height, width = samples.dense.shape[-2:]
+    scale, margin = max(1, side // max(height, width)), 4
+    cell = (width * scale + margin, height * scale + margin)
+    size = (min(n, columns) * cell[0] - margin, -(-n // columns) * cell[1] - margin)
+    paths = (folder / "dense.png", folder / "compressed.png")
+    for path, images in zip(paths, (samples.dense, samples.compressed), strict=True):
+        canvas = Image.new("RGB", size, "white")
+        for i in range(n):
+            picture = to_image(images[i]).resize(
+                (width * scale, height * scale), Image.Resampling.NEAREST
+            )
+            canvas.paste(picture, (i % columns * cell[0], i // columns * cell[1]))
+        part = path.with_name(f".{path.name}.part")
+        canvas.save(part, format="PNG")
+        part.replace(path)
+    return paths
 
 
 def to_image(image: Tensor) -> Any:

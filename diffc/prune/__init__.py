@@ -2,7 +2,12 @@
 
 cost.py         what widths cost: MACs and parameters as a function of the widths
 importance.py   how much each channel matters, over the timesteps that matter
-allocate.py     widths under a budget: uniform, global, latency
+allocate.py     widths under a budget: uniform, global
+latency.py      widths by latency measured on the target; bench.py: where it is measured
+knapsack.py     the least importance lost under several budgets at once
+latency_table.py  what each width costs in time, from layers (layers.py) run one by one
+                (layer_graphs.py)
+planning.py     recipe and scores to plan
 plan.py         the plan: which channels to keep, and why; plan.json
 surgery.py      the cut itself
 checkpoint.py   pruning.json: how a cut model is loaded again, without pickle

@@ -7,6 +7,8 @@ choice:
     uniform   the group that keeps the largest share of its channels
     global    the group that loses the least importance per MAC (parameter, ...) saved
 
+``latency`` begins from the global walk and goes on in latency.py.
+
 A walk is the same for every ratio, it only stops earlier or later, so more ratio never means more
 cost. ``paper`` rounding is the published code's formula instead of a walk.
 """
@@ -30,8 +32,8 @@ Scores = Mapping[str, NDArray[np.float64]]
 Measure = Callable[[Widths], float]
 
 DEFAULT_FLOOR = 0.125
-_MOST_SWAPPED = 80  # groups: above it pairs are too many to try, and steps are fine enough
-_CLOSE_ENOUGH = 0.0025  # of the dense cost: below this a landing is not adjusted any more
+MOST_SWAPPED = 80  # groups: above it pairs are too many to try, and steps are fine enough
+CLOSE_ENOUGH = 0.0025  # of the dense cost: below this a landing is not adjusted any more
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,11 @@ def walk(
     scores: per group (C,); None walks uniformly. start: widths to begin from (default: dense).
     Raises RequestError when the target cannot be reached.
     """
-    widths = (costs.dense if start is None else start).copy()
+    ceiling = costs.dense if start is None else start
+    widths = ceiling.copy()
     least = np.minimum(bounds.least, widths)
     bounds = Limits(bounds.step, least)
-    _check_reachable(costs, bounds, measure, target)
+    check_reachable(costs, bounds, measure, target)
     pick = _uniform_picker(costs, bounds) if scores is None else None
     choose = pick or _global_picker(costs, bounds, measure, scores or {}, widths)
     before = widths.copy()
@@ -125,15 +128,16 @@ def walk(
         before = widths.copy()
         widths[group] = stepped_down(int(widths[group]), int(bounds.step[group]))
     dense = measure(costs.dense)
-    landed = _land(before, widths, bounds, costs.dense, lambda w: abs(measure(w) - target) / dense)
+    landed = _land(before, widths, bounds, ceiling, lambda w: abs(measure(w) - target) / dense)
     if scores is None:
         return landed
-    lost = _total_loss(costs.groups, scores)
-    return _improved(landed, bounds, costs.dense, measure, lost)
+    lost = total_loss(costs.groups, scores)
+    return _improved(landed, bounds, ceiling, measure, lost)
 
 
-def _total_loss(groups: Sequence[Group], scores: Scores) -> Measure:
-    losses = [_loss_by_width(group, scores[group.name]) for group in groups]
+def total_loss(groups: Sequence[Group], scores: Scores) -> Measure:
+    """The importance lost at any widths, when the best channels are kept."""
+    losses = [loss_by_width(group, scores[group.name]) for group in groups]
     return lambda widths: sum(
         loss(width) for loss, width in zip(losses, widths.tolist(), strict=True)
     )
@@ -157,7 +161,7 @@ def _global_picker(
 ) -> Callable[[Widths], int]:
     """Lazy greedy: savings only shrink as other groups shrink, so a stale price is a lower bound,
     and the cheapest group is found by repricing the top of a heap until it stays on top."""
-    losses = [_loss_by_width(group, scores[group.name]) for group in costs.groups]
+    losses = [loss_by_width(group, scores[group.name]) for group in costs.groups]
 
     def price(group: int, now: Widths) -> float:
         after = now.copy()
@@ -182,7 +186,7 @@ def _global_picker(
     return choose
 
 
-def _loss_by_width(group: Group, score: NDArray[np.float64]) -> Callable[[int], float]:
+def loss_by_width(group: Group, score: NDArray[np.float64]) -> Callable[[int], float]:
     """Importance lost when the best ``width`` channels are kept, block by block."""
     rows = -np.sort(-score.reshape(group.blocks, -1), axis=1)
     kept = np.concatenate([[0.0], np.cumsum(rows.sum(axis=0))])
@@ -196,8 +200,8 @@ def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:
     return fits
 
 
-def _check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: float) -> None:
-    least = _lowest(costs.dense, bounds)
+def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: float) -> None:
+    least = lowest(costs.dense, bounds)
     dense, floor = measure(costs.dense), measure(least)
     if floor <= target:
         return
@@ -211,10 +215,10 @@ def _check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target:
     )
 
 
-def _lowest(dense: Widths, bounds: Limits) -> Widths:
+def lowest(dense: Widths, bounds: Limits) -> Widths:
     """The widths that a walk with no end comes to."""
-    lowest = -(-bounds.least // bounds.step) * bounds.step
-    result: Widths = np.minimum(lowest, dense)
+    aligned = -(-bounds.least // bounds.step) * bounds.step
+    result: Widths = np.minimum(aligned, dense)
     return result
 
 
@@ -224,12 +228,12 @@ def _land(
     """The nearest landing around the target: the last step, another last step, or a swap of two."""
     best = min((before, after), key=error)
     for base in (before, after):
-        if error(best) <= _CLOSE_ENOUGH:
+        if error(best) <= CLOSE_ENOUGH:
             break
-        moves = [w for g in range(len(base)) for w in _neighbours(base, g, bounds, dense)]
+        moves = [w for g in range(len(base)) for w in neighbours(base, g, bounds, dense)]
         best = min([best, *moves], key=error)
-        if error(best) > _CLOSE_ENOUGH and len(base) <= _MOST_SWAPPED:
-            best = min([best, *_swaps(moves, bounds, dense)], key=error)
+        if error(best) > CLOSE_ENOUGH and len(base) <= MOST_SWAPPED:
+            best = min([best, *swaps(moves, bounds, dense)], key=error)
     return best
 
 
@@ -241,28 +245,25 @@ def _improved(
     The walk never takes a step back, so what it gave up early can be worth more than what it gives
     up late.
     """
-    if len(widths) > _MOST_SWAPPED:
+    if len(widths) > MOST_SWAPPED:
         return widths
     ceiling = measure(widths)
     while True:
-        moves = [w for g in range(len(widths)) for w in _neighbours(widths, g, bounds, dense)]
-        cheaper = [w for w in _swaps(moves, bounds, dense) if measure(w) <= ceiling]
+        moves = [w for g in range(len(widths)) for w in neighbours(widths, g, bounds, dense)]
+        cheaper = [w for w in swaps(moves, bounds, dense) if measure(w) <= ceiling]
         best = min([widths, *cheaper], key=lost)
         if lost(best) >= lost(widths):
             return widths
         widths = best
 
 
-def _swaps(moves: Sequence[Widths], bounds: Limits, dense: Widths) -> list[Widths]:
+def swaps(moves: Sequence[Widths], bounds: Limits, dense: Widths) -> list[Widths]:
     return [
-        w
-        for first in moves
-        for g in range(len(first))
-        for w in _neighbours(first, g, bounds, dense)
+        w for first in moves for g in range(len(first)) for w in neighbours(first, g, bounds, dense)
     ]
 
 
-def _neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> list[Widths]:
+def neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> list[Widths]:
     step = int(bounds.step[group])
     down = stepped_down(int(widths[group]), step)
     up = min(int(widths[group]) // step * step + step, int(dense[group]))

@@ -9,13 +9,18 @@
                    slice is scaled to zero; its square does not cancel over images and timesteps as
                    signed gradients do at the minimum of a trained model (Molchanov et al. 2019,
                    eq. 8, with Diff-Pruning's choice of timesteps, Fang et al. 2023, eq. 7).
-    reference      the published ddpm_prune.py: t = 0, 1, 2, ... with one batch and one noise until
+    reference      the published ddpm_prune.py (Taylor importance, multivariable=False): t = 0, 1,
+                   2, ... with one batch and one noise, up to and including the first t at which
                    L_t < T max_{s<=t} L_s; gradients added with their signs; then
                        I_c = mean_s  sum_{k in s(c)} | w_k sum_t dL_t/dw_k |
-    taylor         the same batch and noise at every 10th t, all of them, gradients added:
+    taylor         the same (multivariable=True) with no threshold, at every 10th t:
                        I_c = mean_s  | sum_{k in s(c)} w_k sum_t dL_t/dw_k |
     magnitude      I_c = mean_s  sum_{k in s(c)} w_k^2
     random         uniform on [0, 1), from the seed
+
+In these three s goes over weights of convolutions and linear layers alone, as torch-pruning's
+importances do: no biases, no norms. Their scores alone are repeated here, not torch-pruning's
+selection, which cuts the same offsets out of every run of a normalisation's channels.
 
 Scores are comparable between groups for diff-pruning (units of loss squared), which is what the
 ``global`` allocation relies on.
@@ -24,7 +29,7 @@ Scores are comparable between groups for diff-pruning (units of loss squared), w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +44,7 @@ from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
-from diffc.models.groups import Group, Slice
+from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
 from diffc.recipe import ImportanceOptions
 
@@ -174,7 +179,8 @@ def _reference(subject: Subject, options: ImportanceOptions, seed: int) -> Work[
         yield Progress(t + 1, steps, f"gradients at t = {t}", {"loss": loss})
         if loss < top * options.threshold:
             break
-    scores = {group.name: _mean(sums) for group, sums in _slice_sums(subject, absolute=True)}
+    sums = _slice_sums(_weights_only(subject), absolute=True)
+    scores = {group.name: _mean(rows) for group, rows in sums}
     why = {
         "threshold": options.threshold,
         "curve": {"t": list(range(len(losses))), "relative_loss": [v / top for v in losses]},
@@ -190,17 +196,29 @@ def _taylor(subject: Subject, options: ImportanceOptions, seed: int) -> Work[Imp
     for i, t in enumerate(times):
         loss = _backward(subject, _batch(subject, t, options.batch, (seed, 0)), accumulate=i > 0)
         yield Progress(i + 1, len(times), f"gradients at t = {t}", {"loss": loss})
-    scores = {g.name: _mean(np.abs(sums)) for g, sums in _slice_sums(subject)}
+    sums = _slice_sums(_weights_only(subject))
+    scores = {group.name: _mean(np.abs(rows)) for group, rows in sums}
     return Importance(scores, {"passes": len(times), "batch": options.batch})
 
 
 def _from_weights(subject: Subject, measure: Callable[[Tensor], Tensor]) -> Work[Importance]:
     scores = {}
-    for group in subject.groups:
+    for group in _weights_only(subject).groups:
         values = [_by_channel(measure(tensor(subject.model, s.tensor)), s) for s in group.slices]
         scores[group.name] = _mean(np.stack(values))
     yield Progress(1, 1, "weights")
     return Importance(scores)
+
+
+def _weights_only(subject: Subject) -> Subject:
+    """Its groups with the slices that torch-pruning's importances see; all, where it sees none."""
+    groups = []
+    for group in subject.groups:
+        seen = tuple(
+            s for s in group.slices if s.role is not Role.NORM and s.tensor.endswith(".weight")
+        )
+        groups.append(replace(group, slices=seen or group.slices))
+    return replace(subject, groups=groups)
 
 
 def _random(subject: Subject, seed: int) -> Work[Importance]:

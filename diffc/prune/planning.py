@@ -6,6 +6,7 @@ Works from configs alone on the meta device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,56 @@ from diffc.models.source import Source
 from diffc.prune.allocate import Limits, Measure, limits, matching, paper_widths, walk
 from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.plan import Plan, group_plans
-from diffc.recipe import PruneOptions, Recipe
+from diffc.recipe import ExportOptions, PruneOptions, Recipe
 
 Scores = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What widths are to be found for.
+
+    ranked: the channels' importance; None where only configs are there. start: the dense widths
+    with the recipe's own put in; bounds then hold those.
+    """
+
+    source: Source
+    options: PruneOptions
+    export: ExportOptions
+    align: int
+    costs: CostModel
+    bounds: Limits
+    start: Widths
+    ranked: Scores | None
+
+    @property
+    def walked(self) -> Scores | None:
+        """The importance that decides on widths; None for uniform ones."""
+        return None if self.options.allocate == "uniform" else self.ranked
+
+
+def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int) -> Problem:
+    """The problem that ``recipe`` poses for ``source``.
+
+    Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
+    """
+    costs, options = cost_of(source, recipe.export.resolution), recipe.prune
+    bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
+    _check_finite(scores or {})
+    start = _pinned(costs, bounds, options.widths)
+    return Problem(source, options, recipe.export, align, costs, bounds, start, scores)
+
+
+def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
+    """The plan at ``widths``. why: how the importance was found."""
+    costs, bounds = problem.costs, problem.bounds
+    ranked = problem.ranked if problem.ranked is not None else _no_scores(costs.groups)
+    return Plan(
+        groups=group_plans(costs.groups, ranked, widths, bounds.step.tolist()),
+        dense=costs.cost(costs.dense),
+        compressed=costs.cost(widths),
+        why=_why(problem.options, problem.ranked, why, problem.align),
+    )
 
 
 def cost_of(source: Source, resolution: int | None = None) -> CostModel:
@@ -44,40 +92,32 @@ def make_plan(
     scores: None plans widths alone (the first channels of each block are named in its place).
     Raises RequestError when the budget cannot be met or a layer's name matches nothing.
     """
-    costs = cost_of(source, recipe.export.resolution)
-    options = recipe.prune
-    bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
-    ranked = scores if scores is not None else _no_scores(costs.groups)
-    _check_finite(ranked)
-    by_importance = options.allocate == "global" and scores is not None
-    widths = chosen_widths(costs, bounds, options, ranked if by_importance else None)
-    return Plan(
-        groups=group_plans(costs.groups, ranked, widths, bounds.step.tolist()),
-        dense=costs.cost(costs.dense),
-        compressed=costs.cost(widths),
-        why=_why(options, scores, why, align),
-    )
+    problem = problem_of(source, recipe, scores, align)
+    return plan_of(problem, chosen_widths(problem), why)
 
 
-def chosen_widths(
-    costs: CostModel, bounds: Limits, options: PruneOptions, scores: Scores | None
-) -> Widths:
-    """The widths that ``options`` ask for; ``scores`` None allocates uniformly."""
+def chosen_widths(problem: Problem) -> Widths:
+    """The widths that the options ask for, without latencies."""
+    options, costs, bounds = problem.options, problem.costs, problem.bounds
     if options.rounding == "paper":
         return _paper(costs, bounds, options)
-    start = _pinned(costs, bounds, options.widths)
+    if by_latency(options):
+        raise RequestError(
+            "latency is not known from a config: it is measured on the target",
+            hint="use --ratio-of macs and --allocate global, or compile",
+        )
     measure = measure_of(options.ratio_of, costs)
     target = measure(costs.dense) * (1 - options.ratio)
-    return walk(costs, bounds, measure, target, scores, start)
+    return walk(costs, bounds, measure, target, problem.walked, problem.start)
+
+
+def by_latency(options: PruneOptions) -> bool:
+    """Whether the widths depend on measured latencies."""
+    return options.rounding == "align" and "latency" in (options.allocate, options.ratio_of)
 
 
 def measure_of(ratio_of: str, costs: CostModel) -> Measure:
-    """What ``--ratio-of`` counts."""
-    if ratio_of == "latency":
-        raise RequestError(
-            "--ratio-of latency needs latencies measured on the target",
-            hint="use --ratio-of macs, and --allocate global",
-        )
+    """What ``--ratio-of`` counts, latency apart (prune/latency.py)."""
     measures: dict[str, Measure] = {
         "macs": costs.macs,
         "params": costs.params,
@@ -104,7 +144,7 @@ def _paper(costs: CostModel, bounds: Limits, options: PruneOptions) -> Widths:
 
 def _pinned(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -> Widths:
     """The dense widths with the recipe's own put in, which the walk then leaves alone."""
-    start = costs.dense.copy()
+    start: Widths = costs.dense.copy()
     for pattern, width in widths.items():
         for i in matching(costs.groups, pattern):
             group = costs.groups[i]

@@ -165,3 +165,20 @@ def test_the_grid_shows_each_pixel_as_a_square(tmp_path: Path) -> None:
         expected = ((images[0, 0] + 1) * 127.5).round().int().numpy().repeat(2, 0).repeat(2, 1)
         assert abs(cell - expected).max() <= 1
     assert [p.name for p in tmp_path.iterdir()] == ["g.png"]
+
+
+def test_the_pair_holds_the_same_images_at_the_same_places(tmp_path):
+    from PIL import Image
+
+    from diffc.measure.quality import write_pair
+
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.rand(5, 1, 8, 8, generator=generator) * 2 - 1
+    made = Samples(dense, -dense, SamplerInfo("DDIM", 2, "leading"), 0)
+    paths = write_pair(made, tmp_path, columns=3, rows=2, side=16)
+    first, second = (np.asarray(Image.open(path).convert("L"), int) for path in paths)
+    assert first.shape == second.shape == (2 * 16 + 4, 3 * 16 + 2 * 4)
+    cell = first[20:36:2, 20:36:2]  # the fifth image: second row, second column
+    np.testing.assert_allclose(cell, (dense[4, 0].numpy() + 1) * 127.5, atol=0.51)
+    np.testing.assert_allclose(second[20:36:2, 20:36:2], 255 - cell, atol=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["compressed.png", "dense.png"]

@@ -1,0 +1,114 @@
+"""diffc report: one run's report on the screen or as a page, or several runs compared."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffc.cli import options as o
+from diffc.errors import RequestError
+
+if TYPE_CHECKING:
+    from diffc.report.model import Report
+
+
+def report_(
+    out: Annotated[
+        list[Path], typer.Argument(metavar="OUT...", help="Output folders of diffc compile.")
+    ],
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write the page here.  [OUT/report.html; comparison.html]"),
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option("--history", help="A .jsonl of diffc check, drawn over time.")
+    ] = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show OUT's report, or compare several: a table, and latency against quality.
+
+    \b
+      diffc report OUT
+      diffc report OUT --open
+      diffc report OUT-30 OUT-50 OUT-70 --html comparison.html
+    """
+    from diffc.report.model import Report
+
+    reports = [(str(path), Report.read(path)) for path in out]
+    if len(reports) == 1:
+        _one(out[0], reports[0][1], open_, html, history, json=json, quiet=quiet)
+        return
+    if history is not None:
+        raise RequestError("--history belongs to one report", hint="give one OUT")
+    _several(reports, open_, html, json=json, quiet=quiet)
+
+
+def _one(
+    out: Path, report: Report, open_: bool, html: Path | None, history: Path | None, *,
+    json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    from diffc.cli.show import show_report
+
+    show_report(report, json=json, quiet=quiet)
+    if not (open_ or html or history):
+        return
+    from diffc.gate.baseline import read_history
+    from diffc.report.html import NAME, to_html
+    from diffc.stages import atomic_write, disk_errors
+
+    folder = out if out.is_dir() else out.parent
+    page = html or folder / NAME
+    with disk_errors(page):
+        rows = read_history(history) if history else ()
+        atomic_write(page, to_html(report, folder, rows))
+    _tell(page, open_, quiet=quiet or json)
+
+
+def _several(
+    reports: list[tuple[str, Report]], open_: bool, html: Path | None, *, json: bool, quiet: bool
+) -> None:
+    from diffc.report.html import write_comparison
+    from diffc.stages import disk_errors
+
+    if json:
+        from diffc.cli.show import print_json
+
+        print_json({"runs": {name: report.model_dump(mode="json") for name, report in reports}})
+    elif not quiet:
+        _table(reports)
+    page = html or (Path("comparison.html") if open_ else None)
+    if page is not None:
+        with disk_errors(page):
+            write_comparison(reports, page)
+        _tell(page, open_, quiet=quiet or json)
+
+
+def _table(reports: list[tuple[str, Report]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from diffc.cli.show import console
+    from diffc.report.html_parts import comparison_rows
+
+    found = [comparison_rows(report) for _, report in reports]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name, _ in reports:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for row in dict.fromkeys(name for values in found for name in values):
+        table.add_row(Text(row), *(Text(values.get(row, "-")) for values in found))
+    console().print(table)
+
+
+def _tell(page: Path, open_: bool, *, quiet: bool) -> None:
+    if open_:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+    if not quiet:
+        print(page, file=sys.stderr)

@@ -1,0 +1,14 @@
+"""The gate: is it slower, larger or worse than before?
+
+rule.py      the sequential rule on paired times, and A against A
+limits.py    '5%', '20MB', '90s': how much worse is allowed
+subject.py   what CANDIDATE and BASELINE may be: output folders, engine folders, stored baselines
+baseline.py  stored baselines, and their history
+result.py    what a check found, in the form of its JSON
+check.py     the check
+history.py   a check as lines of a history
+outputs.py   Markdown, JUnit, annotations, a badge
+
+check.schema.json and baseline.schema.json are the JSON Schemas of what result.py and baseline.py
+write.
+"""

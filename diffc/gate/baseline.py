@@ -1,0 +1,251 @@
+"""Stored baselines: what is measured again, or rebuilt, to judge a later candidate.
+
+    FOLDER/
+      baseline.json                        what was measured, raw times included, and where
+      engines/TARGET/compressed/           the engine folder (left out with --figures-only)
+      onnx/compressed/reference.safetensors    what torch gave, for parity
+
+It can be committed, or kept as a CI artifact. ``history.jsonl`` beside the baselines has one line
+of medians for each figure that was ever saved or checked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diffc import __version__
+from diffc.errors import InputError
+from diffc.measure.results import TargetResult
+from diffc.report.model import Report
+from diffc.stages import atomic_write
+
+MANIFEST = "baseline.json"
+HISTORY = "history.jsonl"
+SCHEMA_VERSION = 1
+_COLUMNS = (
+    "created", "fingerprint", "model", "target", "precision", "batch", "p50_ms", "n", "peak_bytes",
+    "engine_bytes", "ssim", "verdict", "source",
+)  # fmt: skip
+
+
+class StoredFigures(BaseModel):
+    """One compressed engine's figures at one batch size; samples_ms: every single time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: str
+    precision: str
+    batch: int
+    p50_ms: float | None = None
+    samples_ms: list[float] = Field(default_factory=list)
+    peak_bytes: int | None = None
+    device_bytes: int | None = None
+    engine_bytes: int
+    build_seconds: float
+    onnx_sha256: str | None = None
+
+    @classmethod
+    def of(cls, result: TargetResult, onnx_sha256: str | None = None) -> StoredFigures:
+        """The compressed side of one of a report's results."""
+        side = result.compressed
+        return cls(
+            target=result.target,
+            precision=result.precision,
+            batch=result.batch,
+            p50_ms=side.latency_ms.p50 if side.latency_ms else None,
+            samples_ms=side.samples_ms,
+            peak_bytes=side.memory.peak_bytes,
+            device_bytes=side.memory.device_bytes,
+            engine_bytes=side.memory.engine_bytes,
+            build_seconds=side.build_seconds,
+            onnx_sha256=onnx_sha256,
+        )
+
+
+class Baseline(BaseModel):
+    """baseline.json.
+
+    model: its name, for people. digest: of the dense model. build: the recipe's build options.
+    engines: the engine folders kept beside it, relative.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    diffc: str
+    created: str
+    name: str
+    model: str
+    digest: str
+    build: dict[str, Any]
+    engines: list[str]
+    figures: list[StoredFigures]
+    quality: dict[str, Any] | None = None
+    environment: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Baseline:
+        """A baseline's figures. Raises InputError when it is damaged, or newer than this diffc."""
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            version = content["schema_version"]
+        except OSError:
+            raise InputError(f"{folder} holds no baseline (no {MANIFEST})") from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is damaged", hint="save the baseline again") from None
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema {version}; this diffc {__version__} reads {SCHEMA_VERSION}",
+                hint="use the diffc that wrote it, or save the baseline again",
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is damaged: {where}: {first['msg']}") from None
+
+
+def is_baseline(folder: Path) -> bool:
+    """Whether ``folder`` holds a stored baseline."""
+    return (folder / MANIFEST).is_file()
+
+
+def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
+    """Store ``out``'s compressed engines and figures as ``folder``, replaced whole.
+
+    engines: keep the engines, so that they can be measured again. Raises InputError when ``out``
+    was not measured, or when ``folder`` is somebody else's.
+    """
+    from diffc.output import read_lock
+
+    lock, report = read_lock(out), Report.read(out)
+    if not report.targets or report.environment is None:
+        raise InputError(f"{out} was not measured yet", hint=f"diffc bench {out}")
+    if folder.exists() and any(folder.iterdir()) and not is_baseline(folder):
+        raise InputError(f"{folder} is not empty and holds no baseline: it is left as it is")
+    held = Baseline(
+        diffc=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        name=folder.name,
+        model=f"{lock['model']['name']} ({lock['model']['class_name']})",
+        digest=lock["model"]["digest"],
+        build=lock["recipe"]["build"],
+        engines=_engines(out, report) if engines else [],
+        figures=[StoredFigures.of(r, _onnx_sha(out, r.target)) for r in report.targets],
+        quality=report.quality,
+        environment=report.environment,
+    )
+    _write(out, folder, held)
+    append_history(folder.parent / HISTORY, history_rows(held))
+    return held
+
+
+def _engines(out: Path, report: Report) -> list[str]:
+    names = dict.fromkeys(f"engines/{result.target}/compressed" for result in report.targets)
+    return [name for name in names if (out / name).is_dir()]
+
+
+def _onnx_sha(out: Path, target: str) -> str | None:
+    from diffc.targets.engine import NAME, read_info
+
+    folder = out / "engines" / target / "compressed"
+    if not (folder / NAME).is_file():
+        return None
+    return str(read_info(folder).source.get("sha256"))
+
+
+def _write(out: Path, folder: Path, held: Baseline) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name in held.engines:
+            shutil.copytree(out / name, temporary / name)
+        reference = Path("onnx/compressed/reference.safetensors")
+        if held.engines and (out / reference).is_file():
+            (temporary / reference).parent.mkdir(parents=True)
+            shutil.copyfile(out / reference, temporary / reference)
+        (temporary / MANIFEST).write_text(held.model_dump_json(indent=1) + "\n", "utf-8")
+        temporary.chmod(0o755)
+        _take_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        folder.rename(old / "baseline")
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.rename(folder)
+
+
+def found(root: Path) -> list[tuple[Path, Baseline]]:
+    """The baselines in ``root``, by name."""
+    return [
+        (path.parent, Baseline.read(path.parent)) for path in sorted(root.glob(f"*/{MANIFEST}"))
+    ]
+
+
+def history_rows(held: Baseline) -> list[dict[str, Any]]:
+    """One line of medians per figure of a baseline."""
+    ssim = ((held.quality or {}).get("ssim") or {}).get("mean")
+    return [
+        {
+            "created": held.created,
+            "fingerprint": held.environment["fingerprint"],
+            "model": held.model,
+            **figures.model_dump(include={"target", "precision", "batch", "p50_ms"}),
+            "n": len(figures.samples_ms),
+            "peak_bytes": figures.peak_bytes,
+            "engine_bytes": figures.engine_bytes,
+            "ssim": ssim,
+            "verdict": "saved",
+            "source": held.name,
+        }
+        for figures in held.figures
+    ]
+
+
+def append_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add lines to a history; what was there stays."""
+    before = path.read_text("utf-8") if path.is_file() else ""
+    atomic_write(path, before + "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """A history's lines. Raises InputError naming the line that is damaged."""
+    rows = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError:
+        raise InputError(f"there is no history at {path}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({name: row[name] for name in _COLUMNS})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}, line {number} is damaged") from None
+    return rows
+
+
+def history_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same as CSV, with a line of names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

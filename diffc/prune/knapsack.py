@@ -1,0 +1,196 @@
+"""The best widths under several budgets at once.
+
+    choose      one option of each group, figures that add up over groups: a multiple-choice
+                knapsack, solved by HiGHS to a stated gap
+    minimise    the real problem, whose figures are products and tables of several widths: each
+                round writes them as a sum over groups around the widths at hand (exact where one
+                group alone moves), lets no group move further than a radius that shrinks from round
+                to round, and solves the knapsack; then steps of one or two groups, at their true
+                figures, until none is better
+
+The gap is the last knapsack's, as the solver states it. For the whole the tests compare with brute
+force; there is no bound for large networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffc.prune.allocate import (
+    MOST_SWAPPED,
+    Limits,
+    Measure,
+    lowest,
+    swaps,
+)
+from diffc.prune.cost import Widths
+
+_RADII = (1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0)  # shares of a group's size
+_OVER = 1e3  # what exceeding a budget by all of it weighs, in largest objectives
+_GAP = 1e-4
+_SECONDS = 20.0
+_MOST_SWEEPS = 20
+_MOST_OPTIONS = 12  # of one group in one round
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``least`` <= measure(widths) <= ``most``."""
+
+    name: str
+    measure: Measure
+    most: float
+    least: float = -np.inf
+
+    def over(self, widths: Widths) -> float:
+        """How far outside, as a share of ``most``; 0 inside."""
+        value = self.measure(widths)
+        return max(value - self.most, self.least - value, 0.0) / self.most
+
+
+@dataclass(frozen=True)
+class Choice:
+    """chosen: an option of each group. gap: relative, between it and the best that could be."""
+
+    chosen: list[int]
+    gap: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """widths (G,). value: the objective. over: the largest excess of a budget, 0 if none.
+
+    gap: the last knapsack's.
+    """
+
+    widths: Widths
+    value: float
+    over: float
+    gap: float
+
+
+Options = Sequence[NDArray[np.float64]]
+"""For each group, a figure for each of its options."""
+
+Rank = Callable[[Widths], tuple[float, float]]
+"""Excess over the budgets, then the objective: lower is better."""
+
+
+def choose(
+    losses: Options, costs: Sequence[Options], most: Sequence[float], least: Sequence[float]
+) -> Choice:
+    """One option of each group, least summed loss, with least <= summed cost <= most.
+
+    costs: for each budget, the cost of each option. Where the budgets cannot be met, the choice
+    that exceeds them least (as shares of ``most``).
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_matrix, hstack, vstack
+
+    counts = [len(loss) for loss in losses]
+    n, budgets = sum(counts), len(costs)
+    scale = np.array([max(abs(float(value)), 1e-30) for value in most])
+    price = np.vstack([np.concatenate(list(cost)) for cost in costs]) / scale[:, None]
+    excess = csr_matrix(np.eye(budgets))
+    one = csr_matrix((np.ones(n), (np.repeat(np.arange(len(counts)), counts), np.arange(n))))
+    empty = csr_matrix((len(counts), budgets))
+    rows = vstack([hstack([one, empty]),
+                   hstack([csr_matrix(price), -excess]),
+                   hstack([csr_matrix(price), excess])])  # fmt: skip
+    low = [*np.ones(len(counts)), *np.full(budgets, -np.inf), *(np.array(least) / scale)]
+    high = [*np.ones(len(counts)), *(np.array(most) / scale), *np.full(budgets, np.inf)]
+    loss = np.concatenate(list(losses))
+    total = max(float(sum(np.abs(values).max() for values in losses)), 1e-30)
+    found = milp(
+        np.concatenate([loss / total, np.full(budgets, _OVER)]),
+        constraints=LinearConstraint(rows.tocsr(), low, high),
+        integrality=np.concatenate([np.ones(n), np.zeros(budgets)]),
+        bounds=Bounds(0, np.concatenate([np.ones(n), np.full(budgets, np.inf)])),
+        options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
+    )
+    assert found.x is not None, found.message  # the excess makes every instance feasible
+    parts = np.split(found.x[:n], np.cumsum(counts)[:-1])
+    return Choice([int(np.argmax(part)) for part in parts], float(found.mip_gap or 0.0))
+
+
+def minimise(
+    objective: Measure,
+    budgets: Sequence[Budget],
+    bounds: Limits,
+    start: Widths,
+    ceiling: Widths,
+) -> Solution:
+    """The widths of least ``objective`` within ``budgets``.
+
+    start: widths to begin from. ceiling: the widest (dense); where it is below a group's least
+    width, the group keeps it.
+    Where the budgets cannot all be met, the widths found that exceed them least.
+    """
+    allowed = [_allowed(group, bounds, ceiling) for group in range(len(start))]
+
+    def rank(widths: Widths) -> tuple[float, float]:
+        over = max(budget.over(widths) for budget in budgets)
+        return round(over, 9), objective(widths)
+
+    best = now = start.copy()
+    gap = 0.0
+    for radius in _RADII:
+        reach = np.maximum(radius * ceiling, bounds.step)
+        near = [_near(now, group, allowed[group], reach[group]) for group in range(len(now))]
+        values = _separate(objective, now, near)
+        prices = [_separate(budget.measure, now, near) for budget in budgets]
+        choice = choose(values, prices, [b.most for b in budgets], [b.least for b in budgets])
+        now = np.array([options[i] for options, i in zip(near, choice.chosen, strict=True)])
+        gap = choice.gap
+        best = min((best, now), key=rank)
+    best = _polished(best, bounds, ceiling, rank)
+    over, value = rank(best)
+    return Solution(best, value, over, gap)
+
+
+def _allowed(group: int, bounds: Limits, ceiling: Widths) -> Widths:
+    """Every width a group may have, ascending."""
+    step, most = int(bounds.step[group]), int(ceiling[group])
+    least = int(lowest(ceiling, bounds)[group])
+    return np.array(sorted({*range(least, most, step), most}), dtype=np.int64)
+
+
+def _near(now: Widths, group: int, allowed: Widths, radius: float) -> Widths:
+    """The widths within ``radius`` of the group's own; spaced out evenly where they are many."""
+    near: Widths = allowed[np.abs(allowed - now[group]) <= radius]
+    if len(near) > _MOST_OPTIONS:
+        picked = np.linspace(0, len(near) - 1, _MOST_OPTIONS).round().astype(int)
+        near = near[picked]
+    return np.unique(np.append(near, now[group]))
+
+
+def _separate(measure: Measure, now: Widths, near: Sequence[Widths]) -> list[NDArray[np.float64]]:
+    """For each group the figure of each of its widths while all others stay, so that the figures
+    of the widths at hand add up to the whole."""
+    base = measure(now)
+    figures = []
+    for group, options in enumerate(near):
+        moved = now.copy()
+        values = []
+        for width in options.tolist():
+            moved[group] = width
+            values.append(measure(moved) - base + base / len(near))
+        figures.append(np.array(values))
+    return figures
+
+
+def _polished(widths: Widths, bounds: Limits, ceiling: Widths, rank: Rank) -> Widths:
+    """Better widths by moving one or two groups by one step, until there are none."""
+    if len(widths) > MOST_SWAPPED:
+        return widths
+    for _ in range(_MOST_SWEEPS):
+        single = swaps([widths], bounds, ceiling)
+        best = min([widths, *single, *swaps(single, bounds, ceiling)], key=rank)
+        if rank(best) >= rank(widths):
+            break
+        widths = best
+    return widths

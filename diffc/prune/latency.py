@@ -1,0 +1,270 @@
+"""Plans by measured latency: --allocate latency, and --ratio-of latency.
+
+``--ratio-of latency --ratio r`` asks for an engine that takes 1 - r of the dense engine's time:
+
+    least importance lost  subject to  time(widths) <= (1 - r) time(dense)
+
+``--allocate latency`` under another budget (MACs, parameters, channels) asks that what is removed
+is also saved. The widths meet the budget, and time falls at least as far as MACs do, for a speed-up
+that is the whole of the MACs' (an efficiency of 1):
+
+    least importance lost  subject to  cost(widths) = (1 - r) cost(dense), to within 0.25 %,
+                                       time(widths) / time(dense) <= macs(widths) / macs(dense)
+
+Where that would lose more than twice the least importance that the budget allows by itself
+(small networks spend much of their time on what hardly shrinks), the fastest within it are taken:
+
+    least time  subject to  cost(widths) as above,  importance lost <= 2 x its least
+
+MACs that cost little time (wide layers) are so kept, and widths that cost time without MACs (thin
+layers at a high resolution, weights that only stream through) are given up first.
+
+The time is first the sum of the layers' tables (latency_table.py), solved by knapsack.py. Then the
+engine is built and timed against the dense one, both in turn; the ratio of what was measured to
+what the tables said corrects the budget, and the problem is solved again, until it is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from diffc.events import Progress, Work
+from diffc.measure.inputs import example_inputs
+from diffc.measure.latency import LatencyOptions, interleaved
+from diffc.models.families import family
+from diffc.models.families.examples import example_inputs as torch_inputs
+from diffc.models.families.examples import meta_inputs
+from diffc.models.groups import Group
+from diffc.models.load import load_denoiser, meta_denoiser
+from diffc.models.source import Source
+from diffc.onnx.export import export_onnx
+from diffc.prune.allocate import CLOSE_ENOUGH, Scores, check_reachable, total_loss, walk
+from diffc.prune.bench import Bench
+from diffc.prune.cost import Widths
+from diffc.prune.knapsack import Budget, Solution, minimise
+from diffc.prune.latency_table import LatencyModel, latency_model, lowered
+from diffc.prune.layers import layers_of
+from diffc.prune.plan import Plan, group_plans
+from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
+from diffc.prune.surgery import cut
+from diffc.recipe import Recipe
+from diffc.targets import target
+from diffc.targets.engine import read_info
+
+_SPENT = 1.0  # more importance lost than the budget needs, at most, for the sake of time
+_ROUNDS = 4
+_LANDED = 0.02  # of the asked latency: near enough to stop
+_TIMING = LatencyOptions(rounds=25, seconds=2.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One round: latencies as shares of the dense engine's, from the tables and measured."""
+
+    predicted: float
+    measured: float
+    ci95: tuple[float, float]
+    dense_ms: float
+    compressed_ms: float
+    importance_lost: float
+    macs_left: float
+    over: float
+    gap: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The widths chosen, and what plan.json says of how they came about."""
+
+    widths: Widths
+    why: Mapping[str, Any]
+
+
+def plan_by_latency(
+    source: Source, recipe: Recipe, scores: Scores | None, why: Mapping[str, Any], align: int,
+    bench: Bench, scratch: Path,
+) -> Work[Plan]:  # fmt: skip
+    """As ``planning.make_plan``, by latency on ``bench``; ``why`` gets ``latency``.
+
+    scratch: a folder for the engines that are tried.
+    """
+    problem = problem_of(source, recipe, scores, align)
+    found = yield from widths_by_latency(problem, bench, scratch)
+    plan = plan_of(problem, found.widths, why)
+    return replace(plan, why={**plan.why, "latency": found.why})
+
+
+def widths_by_latency(problem: Problem, bench: Bench, scratch: Path) -> Work[Timed]:
+    """The widths of ``problem`` by latency on ``bench``, measured and corrected.
+
+    scratch: a folder for the engines. Raises RequestError when the budget cannot be met,
+    UnavailableError when the target cannot run here.
+    """
+    bench.check()
+    model = yield from _tables(problem, bench)
+    lab = Lab(problem, bench, scratch)
+    yield from lab.build(problem.costs.dense, "dense")
+    asked, factor, trials = _asked(problem), 1.0, list[tuple[Widths, Trial]]()
+    for number in range(_ROUNDS):
+        yield Progress(number, _ROUNDS, "choosing widths")
+        found = _solved(problem, model, asked / factor)
+        if any((found.widths == tried).all() for tried, _ in trials):
+            break
+        yield from lab.build(found.widths, "compressed")
+        trial = yield from lab.time(model, found)
+        trials.append((found.widths, trial))
+        factor = trial.measured / trial.predicted
+        if _miss(problem, trial, asked) <= _LANDED:
+            break
+    widths, best = min(trials, key=lambda pair: _miss(problem, pair[1], asked))
+    why = {
+        "bench": dict(bench.facts()),
+        "asked": asked,
+        "measured": asdict(best),
+        "rounds": [asdict(trial) for _, trial in trials],
+    }
+    return Timed(widths, why)
+
+
+def _asked(problem: Problem) -> float:
+    """The share of the dense engine's latency to come to."""
+    if problem.options.ratio_of == "latency":
+        return 1.0 - problem.options.ratio
+    return problem.costs.macs(_by_budget(problem)) / problem.costs.macs(problem.costs.dense)
+
+
+def _miss(problem: Problem, trial: Trial, asked: float) -> float:
+    """How far from the asked latency, as a share of it; faster is no miss under another budget."""
+    off = trial.measured / asked - 1.0
+    return abs(off) if problem.options.ratio_of == "latency" else max(off, 0.0)
+
+
+def _by_budget(problem: Problem) -> Widths:
+    """The widths under the budget without a thought of time: where the search begins."""
+    costs, options = problem.costs, problem.options
+    measure = measure_of(options.ratio_of, costs)
+    aim = measure(costs.dense) * (1 - options.ratio)
+    return walk(costs, problem.bounds, measure, aim, problem.walked, problem.start)
+
+
+def _solved(problem: Problem, model: LatencyModel, share: float) -> Solution:
+    """Widths whose latency by the tables is ``share`` of the dense one's, or below."""
+    costs, bounds, options = problem.costs, problem.bounds, problem.options
+    lost = total_loss(costs.groups, problem.ranked or unranked(costs.groups))
+    fast = Budget("latency", model, share * model(costs.dense))
+    if options.ratio_of == "latency":
+        check_reachable(costs, bounds, model, fast.most)
+        start = walk(costs, bounds, model, fast.most, problem.walked, problem.start)
+        if options.allocate != "latency":
+            return Solution(start, lost(start), 0.0, 0.0)
+        return minimise(lost, [fast], bounds, start, problem.start)
+    start, budget = _by_budget(problem), _budget(problem)
+    least = minimise(lost, [budget], bounds, start, problem.start)
+    if model(least.widths) <= fast.most:
+        return least
+    whole = minimise(lost, [budget, fast], bounds, least.widths, problem.start)
+    spared = Budget("importance", lost, (1 + _SPENT) * least.value)
+    if whole.over == 0 and whole.value <= spared.most:
+        return whole
+    return minimise(model, [budget, spared], bounds, least.widths, problem.start)
+
+
+def _budget(problem: Problem) -> Budget:
+    """The cost that is asked for, to within what a walk lands on."""
+    options = problem.options
+    measure = measure_of(options.ratio_of, problem.costs)
+    dense, left = measure(problem.costs.dense), 1 - options.ratio
+    return Budget(
+        options.ratio_of, measure, (left + CLOSE_ENOUGH) * dense, (left - CLOSE_ENOUGH) * dense
+    )
+
+
+def unranked(groups: Sequence[Group]) -> Scores:
+    """Scores for want of any: cutting a share s of a group loses s^2, whichever channels go."""
+    scores = {}
+    for group in groups:
+        each = group.size // group.blocks
+        ramp = (2 * np.arange(each, 0, -1) - 1) / (each * each * group.blocks)
+        scores[group.name] = np.tile(ramp, group.blocks)
+    return scores
+
+
+def _tables(problem: Problem, bench: Bench) -> Work[LatencyModel]:
+    source = problem.source
+    found = family(source.class_name)
+    model = meta_denoiser(source)
+    inputs = meta_inputs(found.specs(source.config, problem.export.resolution))
+    layers = layers_of(model, inputs, found.call)
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    groups, bounds = problem.costs.groups, problem.bounds
+    return (yield from latency_model(layers, groups, shapes, bounds, problem.align, bench))
+
+
+class Lab:
+    """Engines of one network at several widths, and their times."""
+
+    def __init__(self, problem: Problem, bench: Bench, scratch: Path) -> None:
+        self.problem, self.bench, self.scratch = problem, bench, scratch
+
+    def build(self, widths: Widths, name: str) -> Work[None]:
+        """Cut, export and build the network at ``widths``, in place of what ``name`` was."""
+        yield Progress(0, None, f"building the {name} engine")
+        problem, folder = self.problem, self.scratch / name
+        found = family(problem.source.class_name)
+        specs = found.specs(problem.source.config, problem.export.resolution)
+        model = _filled(problem.source)
+        groups = found.groups(model, torch_inputs(specs, problem.source.config))
+        scores = problem.ranked or unranked(groups)
+        plans = group_plans(groups, scores, widths, problem.bounds.step.tolist())
+        kept = {plan.name: np.array(plan.keep) for plan in plans if plan.kept < plan.size}
+        cut(model, groups, kept)
+        export = problem.export
+        facts = {"macs": problem.costs.macs(widths)}
+        export_onnx(model, found, specs, folder / "onnx", opset=export.opset,
+                    simplify=export.simplify, facts=facts)  # fmt: skip
+        ready = lowered(folder / "onnx", self.bench.precision)
+        yield from target(self.bench.target).build(ready, self.bench.options, folder / "engine")
+
+    def time(self, model: LatencyModel, found: Solution) -> Work[Trial]:
+        """The compressed engine against the dense one, both in turn."""
+        runtime, costs = target(self.bench.target), self.problem.costs
+        places = {name: self.scratch / name / "engine" for name in ("dense", "compressed")}
+        runners = {name: runtime.load(place) for name, place in places.items()}
+        bound = {
+            name: runner.bind(example_inputs(read_info(places[name]), self.bench.batch))
+            for name, runner in runners.items()
+        }
+        timings = yield from interleaved({n: call.run for n, call in bound.items()}, _TIMING)
+        for runner in runners.values():
+            runner.close()
+        ratio = timings.ratio("compressed", "dense")
+        scores = self.problem.ranked or unranked(costs.groups)
+        everything = sum(float(score.sum()) for score in scores.values())
+        lost = total_loss(costs.groups, scores)(found.widths)
+        return Trial(
+            predicted=model(found.widths) / model(costs.dense),
+            measured=ratio.median,
+            ci95=ratio.ci95,
+            dense_ms=float(np.median(timings.paired("dense"))) * 1e3,
+            compressed_ms=float(np.median(timings.paired("compressed"))) * 1e3,
+            importance_lost=lost / everything,
+            macs_left=costs.macs(found.widths) / costs.macs(costs.dense),
+            over=found.over,
+            gap=found.gap,
+        )
+
+
+def _filled(source: Source) -> nn.Module:
+    """The network with its weights; random ones where only configs are there: time is the same."""
+    if source.weights:
+        return load_denoiser(source)
+    import diffusers
+
+    model: nn.Module = getattr(diffusers, source.class_name).from_config(dict(source.config))
+    return model.eval()

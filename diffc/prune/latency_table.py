@@ -1,0 +1,310 @@
+"""What widths cost in time: tables measured on the target, layer by layer.
+
+Layers that are alike but for their widths share one table. It is measured at a few widths along the
+aligned grid (the largest that occurs, three quarters, a half and a quarter of it, and the smallest)
+and interpolated between them, linearly in each width: on aligned widths the time of a convolution
+or a product is very nearly affine in each. Off the alignment it is a staircase, which the tables do
+not see; allocation by latency therefore only goes to aligned widths.
+
+Every layer runs alone, all of them in turn in random order, once each, so that weights come from
+memory as they do in a network larger than the caches; a call's own overhead (an identity graph's
+time, measured among them) is taken off. The sum over layers is not the network's time: additions,
+concatenations and copies are missing, and some are fused. It is used for ratios, which the caller
+corrects by measuring the built engine.
+
+Times are kept in CACHE/latency/KEY.json; the key holds target, versions, device, threads, precision
+and batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffc.events import Progress, Work, drain
+from diffc.measure.inputs import example_inputs
+from diffc.models.groups import Group
+from diffc.prune.allocate import Limits, lowest
+from diffc.prune.bench import Bench
+from diffc.prune.cost import Dim, Widths
+from diffc.prune.layer_graphs import write_layer, write_overhead
+from diffc.prune.layers import Facts, Layer
+from diffc.targets import target
+from diffc.targets.engine import read_info
+
+_SHARES = (0.75, 0.5, 0.25)
+_ROUNDS = 25
+_CHUNK_BYTES = 1_500_000_000  # weights loaded at once
+_OVERHEAD = "overhead"
+
+Times = dict[str, float]
+"""``point`` -> seconds."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Seconds over a grid of widths. anchors: per width, ascending. seconds: their grid."""
+
+    anchors: tuple[tuple[int, ...], ...]
+    seconds: NDArray[np.float64]
+
+    def at(self, sizes: Sequence[float]) -> float:
+        """Seconds at any widths inside the grid, by linear interpolation in each."""
+        values = self.seconds
+        for anchors, size in zip(self.anchors, sizes, strict=True):
+            values = _between(anchors, values, size)
+        return float(values)
+
+
+def _between(anchors: Sequence[int], values: NDArray[np.float64], at: float) -> NDArray[np.float64]:
+    """``values`` (A, ...) at ``anchors`` (A,) -> (...) at ``at``."""
+    right = min(max(int(np.searchsorted(anchors, at)), 1), len(anchors) - 1)
+    if right == 0:
+        return np.asarray(values[0])
+    low, high = anchors[right - 1], anchors[right]
+    share = (at - low) / (high - low)
+    return np.asarray((1 - share) * values[right - 1] + share * values[right])
+
+
+class LatencyModel:
+    """The summed seconds of a network's layers at any widths of its groups."""
+
+    def __init__(self, layers: Sequence[Layer], sizes: Sizes, tables: Sequence[Table]) -> None:
+        """tables: one for each layer."""
+        self._sizes = sizes
+        self._layers = list(zip(layers, tables, strict=True))
+        self._known: dict[tuple[int, tuple[float, ...]], float] = {}
+
+    def __call__(self, widths: Widths) -> float:
+        """Seconds at ``widths`` (G,)."""
+        present = self._sizes(widths)
+        return sum(
+            self._seconds(table, tuple(present[dim] for dim in layer.dims))
+            for layer, table in self._layers
+        )
+
+    def _seconds(self, table: Table, sizes: tuple[float, ...]) -> float:
+        key = (id(table), sizes)
+        if key not in self._known:
+            self._known[key] = table.at(sizes)
+        return self._known[key]
+
+
+class Sizes:
+    """The present sizes of the layers' dimensions as a function of the groups' widths."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        groups: Sequence[Group],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._dims = sorted({dim for layer in layers for dim in layer.dims})
+        place = {dim: i for i, dim in enumerate(self._dims)}
+        self._full = np.array([shapes[name][axis] for name, axis in self._dims], dtype=np.float64)
+        self._dense = np.array([group.size for group in groups], dtype=np.int64)
+        self._fan = np.zeros((len(place), len(groups)))
+        for column, group in enumerate(groups):
+            for piece in group.slices:
+                row = place.get((piece.tensor, piece.dim))
+                if row is not None:
+                    self._fan[row, column] += piece.index.shape[1]
+
+    def __call__(self, widths: Widths) -> dict[Dim, int]:
+        """Dimension -> its size."""
+        present = self._full - self._fan @ (self._dense - widths)
+        return dict(zip(self._dims, present.astype(int).tolist(), strict=True))
+
+
+def latency_model(
+    layers: Sequence[Layer],
+    groups: Sequence[Group],
+    shapes: Mapping[str, tuple[int, ...]],
+    bounds: Limits,
+    align: int,
+    bench: Bench,
+) -> Work[LatencyModel]:
+    """Measure what is not known yet of ``layers`` on ``bench``; the model of their time."""
+    sizes = Sizes(layers, groups, shapes)
+    dense = np.array([group.size for group in groups], dtype=np.int64)
+    ends = sizes(lowest(dense, bounds)), sizes(dense)
+    grids = _grids(layers, ends, align)
+    points = {_point(kind, facts, s): (kind, facts, s)
+              for (kind, facts, _), axes in grids.items()
+              for s in itertools.product(*axes)}  # fmt: skip
+    known = read_times(bench)
+    missing = {name: point for name, point in points.items() if name not in known}
+    if missing:
+        known |= yield from measured(missing, bench)
+        write_times(bench, known)
+    tables = {key: _table(key, axes, known) for key, axes in grids.items()}
+    return LatencyModel(layers, sizes, [tables[_alike(layer, ends)] for layer in layers])
+
+
+Key = tuple[str, Facts, tuple[int, ...]]
+"""Kind, facts, and the widths that cannot change (0 for those that can)."""
+Ends = tuple[Mapping[Dim, int], Mapping[Dim, int]]
+Point = tuple[str, Facts, tuple[int, ...]]
+
+
+def _alike(layer: Layer, ends: Ends) -> Key:
+    low, high = ends
+    held = tuple(high[dim] if low[dim] == high[dim] else 0 for dim in layer.dims)
+    return layer.kind, layer.facts, held
+
+
+def _grids(layers: Sequence[Layer], ends: Ends, align: int) -> dict[Key, list[tuple[int, ...]]]:
+    """For each kind of layer, the widths to measure along each of its dimensions."""
+    ranges: dict[Key, list[list[int]]] = {}
+    for layer in layers:
+        axes = ranges.setdefault(_alike(layer, ends), [[] for _ in layer.dims])
+        for axis, dim in zip(axes, layer.dims, strict=True):
+            axis += [ends[0][dim], ends[1][dim]]
+    return {key: [anchors(min(a), max(a), align) for a in axes] for key, axes in ranges.items()}
+
+
+def anchors(low: int, high: int, align: int) -> tuple[int, ...]:
+    """Widths to measure between ``low`` and ``high``: aligned shares of the largest, and both."""
+    between = (round(high * share / align) * align for share in _SHARES)
+    return tuple(sorted({low, high, *(width for width in between if low < width < high)}))
+
+
+def _table(key: Key, axes: list[tuple[int, ...]], known: Times) -> Table:
+    kind, facts, _ = key
+    seconds = [known[_point(kind, facts, sizes)] for sizes in itertools.product(*axes)]
+    grid = np.array(seconds).reshape([len(axis) for axis in axes])
+    for axis in range(grid.ndim):  # a layer slower than a wider one was disturbed
+        grid = np.flip(np.minimum.accumulate(np.flip(grid, axis), axis), axis)
+    return Table(tuple(axes), grid)
+
+
+def _point(kind: str, facts: Facts, sizes: Sequence[int]) -> str:
+    shown = ";".join(",".join(map(str, part)) for part in facts)
+    return f"{kind} {shown} {'x'.join(map(str, sizes))}"
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def measured(points: Mapping[str, Point], bench: Bench) -> Work[Times]:
+    """Seconds of each point on ``bench``; see the top of this file."""
+    times: Times = {}
+    for chunk in _chunks(points):
+        times |= yield from _measured_chunk(chunk, bench, len(times), len(points))
+    return times
+
+
+def _chunks(points: Mapping[str, Point]) -> Iterator[dict[str, Point]]:
+    chunk: dict[str, Point] = {}
+    held = 0
+    for name, point in points.items():
+        size = 4 * _weights(point)
+        if chunk and held + size > _CHUNK_BYTES:
+            yield chunk
+            chunk, held = {}, 0
+        chunk[name] = point
+        held += size
+    yield chunk
+
+
+def _weights(point: Point) -> int:
+    kind, facts, sizes = point
+    kernel = int(np.prod(facts[0])) if kind == "conv" else 1
+    return kernel * int(np.prod(sizes))
+
+
+def _measured_chunk(
+    points: Mapping[str, Point], bench: Bench, done: int, total: int
+) -> Work[Times]:
+    runtime = target(bench.target)
+    calls: dict[str, Callable[[], float]] = {}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        writers = {name: _writer(point) for name, point in points.items()}
+        for name, write in {_OVERHEAD: write_overhead, **writers}.items():
+            place = Path(scratch) / str(len(calls))
+            folder = lowered(write(place / "onnx"), bench.precision)
+            drain(runtime.build(folder, bench.options, place / "engine"))
+            runner = runtime.load(place / "engine", bench.threads)
+            stack.callback(runner.close)
+            inputs = example_inputs(read_info(place / "engine"), bench.batch)
+            calls[name] = runner.bind(inputs).run
+            yield Progress(done + len(calls) - 1, 2 * total, "building single layers")
+        taken = yield from timed(calls)
+    overhead = taken.pop(_OVERHEAD)
+    return {name: max(seconds - overhead, 1e-7) for name, seconds in taken.items()}
+
+
+def _writer(point: Point) -> Callable[[Path], Path]:
+    return lambda folder: write_layer(*point, folder)
+
+
+def lowered(folder: Path, precision: str) -> Path:
+    """The folder in ``precision``, where the ONNX file itself has to say so."""
+    if precision not in ("fp16", "bf16"):
+        return folder
+    from diffc.onnx.precision import convert_precision
+
+    out = folder.with_name(precision)
+    convert_precision(folder, out, precision)
+    return out
+
+
+def timed(calls: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) -> Work[Times]:
+    """The lower quartile of each call's seconds over ``rounds``, each in a fresh random order.
+
+    What disturbs a call only ever makes it longer.
+    """
+    order = random.Random(0)  # noqa: S311 - not for secrets
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():  # the first call of each makes its buffers
+        call()
+    start = time.perf_counter()
+    for number in range(rounds):
+        for name in order.sample(list(calls), len(calls)):
+            taken[name].append(calls[name]())
+        spent = time.perf_counter() - start
+        yield Progress(number + 1, rounds, f"timing {len(calls)} layers", {"seconds": spent})
+    return {name: float(np.quantile(seconds, 0.25)) for name, seconds in taken.items()}
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+
+def read_times(bench: Bench) -> Times:
+    """What is known of ``bench`` already; a file that cannot be read is made anew."""
+    path = _path(bench)
+    try:
+        return dict(json.loads(path.read_text("utf-8"))["seconds"]) if path else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_times(bench: Bench, times: Times) -> None:
+    """Keep ``times`` for the next run, under a temporary name first."""
+    path = _path(bench)
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".times")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump({"bench": bench.facts(), "seconds": times}, file, indent=1, default=str)
+    Path(temporary).replace(path)
+
+
+def _path(bench: Bench) -> Path | None:
+    if bench.cache is None:
+        return None
+    facts = json.dumps(bench.facts(), sort_keys=True, default=str)
+    return bench.cache / "latency" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,202 @@
+"""Charts as inline SVG, readable without colour; each is made from plain numbers.
+
+    bars        one bar, or a bar within an outline, to stand in a table's cell
+    histogram   two distributions, one row each, with their medians
+    line        a curve through points, with a level, shaded spans and a logarithmic y axis if asked
+    scatter     labelled points
+
+Sizes are in a view box of WIDTH units, which the page scales between 320 and 560 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffc.report.markup import Html, joined, tag
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 420.0, 54.0, 22.0, 26.0, 38.0
+_BINS = 48
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from low to high laid on units from start to end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Where ``value`` lies, in units."""
+        low, high, v = (self._scaled(x) for x in (self.low, self.high, value))
+        return self.start + (v - low) / ((high - low) or 1.0) * (self.end - self.start)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(max(value, 1e-300)) if self.log else value
+
+    def ticks(self) -> list[float]:
+        """Round values along the axis: powers of ten when it is logarithmic."""
+        if not self.log:
+            return round_ticks(self.low, self.high)
+        powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+        found = [10.0**p for p in powers]
+        return found if len(found) > 1 else [self.low, self.high]
+
+
+def round_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """About ``wanted`` multiples of 1, 2 or 5 times a power of ten between low and high."""
+    span = high - low
+    if not span > 0 or not math.isfinite(span):
+        return [low]
+    rough = span / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    first = math.ceil(low / step - 1e-9)
+    return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def bar(share: float, of: float = 1.0, *, second: bool = False) -> Html:
+    """A bar of ``share`` in an outline of ``of``, both parts of the full width (0 to 1).
+
+    second: in the compressed side's colour.
+    """
+    share, of = (min(max(v, 0.0), 1.0) for v in (share, of))
+    outline = tag("rect", class_="outline", x=0.0, y=1.0, width=200 * of, height=12.0)
+    filled = tag("rect", class_="second" if second else "first", x=0.0, y=1.0,
+                 width=200 * share, height=12.0)  # fmt: skip
+    return tag(
+        "svg", outline if of < 1 or of > share else None, filled, class_="bar",
+        viewBox="0 0 200 14", preserveAspectRatio="none", aria_hidden="true",
+    )  # fmt: skip
+
+
+def histogram(rows: Sequence[tuple[str, Sequence[float]]], unit: str, label: str) -> Html:
+    """One row per distribution, from the least value to the 99th percentile of all."""
+    values = sorted(v for _, row in rows for v in row)
+    low, high = values[0], values[min(len(values) - 1, int(0.99 * len(values)))]
+    if high <= low:
+        low, high = low * 0.95 - 1e-9, high * 1.05 + 1e-9
+    height = TOP + 70.0 * len(rows) + BOTTOM
+    x = Axis(low, high, LEFT + 26, WIDTH - RIGHT)
+    parts = [_x_axis(x, height - BOTTOM, unit)]
+    for index, (name, row) in enumerate(rows):
+        base = TOP + 70.0 * (index + 1) - 4
+        parts += _bins(row, x, base, "second" if index else "first")
+        parts.append(_text(name, 2, base - 20))
+    return _chart(parts, height, label)
+
+
+def _bins(row: Sequence[float], x: Axis, base: float, kind: str) -> list[Html]:
+    """The bars of one distribution and its median; what lies beyond the axis is in the last."""
+    counts = [0] * _BINS
+    for value in row:
+        place = int((value - x.low) / (x.high - x.low) * _BINS)
+        counts[min(max(place, 0), _BINS - 1)] += 1
+    most, step = max(counts), (x.end - x.start) / _BINS
+    bars = [
+        tag("rect", class_=kind, x=x.start + i * step, y=base - 46 * n / most, width=step,
+            height=46 * n / most)
+        for i, n in enumerate(counts) if n
+    ]  # fmt: skip
+    median = sorted(row)[(len(row) - 1) // 2]
+    at = min(x.at(median), x.end)
+    near_end = at > WIDTH - 90
+    words = _text(f"p50 {median:.3g}", at + (-4 if near_end else 4), base - 52,
+                  "end" if near_end else "start")  # fmt: skip
+    return [*bars, tag("line", class_="mark", x1=at, x2=at, y1=base, y2=base - 60), words]
+
+
+def line(
+    points: Points,
+    *,
+    x_name: str,
+    y_name: str,
+    label: str,
+    level: tuple[float, str] | None = None,
+    spans: Sequence[tuple[float, float]] = (),
+    log: bool = False,
+    x_range: tuple[float, float] | None = None,
+) -> Html:
+    """A curve with a dot at each of its points.
+
+    level: a horizontal line and its name. spans: shaded ranges of x. log: y by powers of ten.
+    """
+    points = [(px, py) for px, py in points if math.isfinite(py) and (py > 0 or not log)]
+    height = 220.0
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    low_x, high_x = x_range or (min(xs), max(xs))
+    x = Axis(low_x, high_x, LEFT, WIDTH - RIGHT)
+    low = min(ys) if log else min(0.0, *ys)
+    y = Axis(low, max([*ys, level[0] if level else low]) or 1.0, height - BOTTOM, TOP, log)
+    parts = [_span(s, x, y) for s in spans]
+    parts += [_x_axis(x, height - BOTTOM, x_name), *_y_axis(y, y_name)]
+    path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in points)
+    parts.append(tag("polyline", class_="curve", points=path))
+    if len(points) <= 60:
+        parts += [_dot(x.at(px), y.at(py)) for px, py in points]
+    if level is not None:
+        at = y.at(level[0])
+        parts.append(tag("line", class_="level", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at))
+        parts.append(_text(level[1], WIDTH - RIGHT - 2, at - 4, "end"))
+    return _chart(parts, height, label)
+
+
+def scatter(
+    points: Sequence[tuple[str, float, float]], *, x_name: str, y_name: str, label: str
+) -> Html:
+    """(name, x, y) as numbered dots; the names are for a table beside."""
+    height = 260.0
+    xs, ys = [p[1] for p in points], [p[2] for p in points]
+    margin = 0.08 * ((max(ys) - min(ys)) or abs(max(ys)) or 1.0)
+    x = Axis(0.0, max(xs) * 1.1, LEFT, WIDTH - RIGHT)
+    y = Axis(min(ys) - margin, max(ys) + margin, height - BOTTOM, TOP)
+    parts = [_x_axis(x, height - BOTTOM, x_name), *_y_axis(y, y_name)]
+    for number, (_, px, py) in enumerate(points, 1):
+        parts += [_dot(x.at(px), y.at(py), 5.0), _text(str(number), x.at(px) + 8, y.at(py) + 4)]
+    return _chart(parts, height, label)
+
+
+def _span(span: tuple[float, float], x: Axis, y: Axis) -> Html:
+    low, high = max(span[0], x.low), min(span[1], x.high)
+    return tag("rect", class_="span", x=x.at(low), y=y.end, width=max(x.at(high) - x.at(low), 0.0),
+               height=y.start - y.end)  # fmt: skip
+
+
+def _x_axis(x: Axis, base: float, name: str) -> Html:
+    parts = [tag("line", class_="axis", x1=x.start, x2=x.end, y1=base, y2=base)]
+    for value in x.ticks():
+        parts.append(
+            tag("line", class_="axis", x1=x.at(value), x2=x.at(value), y1=base, y2=base + 4)
+        )
+        parts.append(_text(f"{value:.4g}", x.at(value), base + 16, "middle"))
+    parts.append(_text(name, (x.start + x.end) / 2, base + 32, "middle"))
+    return joined(*parts)
+
+
+def _y_axis(y: Axis, name: str) -> list[Html]:
+    parts = [tag("line", class_="axis", x1=LEFT, x2=LEFT, y1=y.start, y2=y.end)]
+    for value in y.ticks():
+        at = y.at(value)
+        parts.append(tag("line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at))
+        parts.append(_text(f"{value:.2g}" if y.log else f"{value:.3g}", LEFT - 5, at + 4, "end"))
+    return [*parts, _text(name, 2, TOP - 13)]
+
+
+def _dot(x: float, y: float, radius: float = 3.0) -> Html:
+    return tag("circle", class_="dot", cx=x, cy=y, r=radius)
+
+
+def _text(words: str, x: float, y: float, anchor: str = "start") -> Html:
+    return tag("text", words, x=float(x), y=float(y), text_anchor=anchor)
+
+
+def _chart(parts: Sequence[Html], height: float, label: str) -> Html:
+    return tag(
+        "svg", *parts, class_="chart", role="img", aria_label=label,
+        viewBox=f"0 0 {WIDTH:g} {height:g}",
+    )  # fmt: skip

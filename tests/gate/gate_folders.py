@@ -1,0 +1,62 @@
+"""Output folders made by hand around fake engines, whose times a test knows."""
+
+import json
+from pathlib import Path
+
+from onnx_folder import write_handmade_folder
+from safetensors.numpy import load_file, save_file
+
+from diffc.events import drain
+from diffc.measure.compare import MeasureOptions, measure_target
+from diffc.measure.environment import read_environment
+from diffc.measure.latency import LatencyOptions
+from diffc.output import write_lock_of
+from diffc.recipe import Recipe
+from diffc.report.model import ModelFigures, Report
+from diffc.targets import target
+from diffc.targets.base import BuildOptions
+
+DIGEST = "d" * 64
+
+
+def make_engine(out, target_name="fake", macs=2_000_000_000, side="compressed", channels=8):
+    """OUT/onnx/SIDE and OUT/engines/TARGET/SIDE; a fake call takes 1e-12 s per MAC."""
+    onnx = write_handmade_folder(out / "onnx" / side, channels, macs=macs)
+    engine = out / "engines" / target_name / side
+    drain(target(target_name).build(onnx, BuildOptions(), engine))
+    if target_name == "fake":
+        _make_reference_of_identity(onnx / "reference.safetensors")
+    return engine
+
+
+def _make_reference_of_identity(path):
+    """What a fake engine computes: its sample."""
+    tensors = load_file(path)
+    tensors["output"] = tensors["input.sample"]
+    factors = tensors["trajectory.coefficients"].sum(axis=1)
+    tensors["trajectory.final"] = tensors["trajectory.initial"] * factors.prod()
+    save_file(tensors, path)
+
+
+def make_output(out, macs=2_000_000_000, digest=DIGEST, ssim=0.9):
+    """An output folder with one measured fake engine."""
+    engine = make_engine(out, macs=macs)
+    model = {"name": "tiny", "folder": str(out), "class_name": "UNet2DModel", "digest": digest}
+    write_lock_of(out, model, Recipe(), {})
+    timing = MeasureOptions(latency=LatencyOptions(rounds=30, seconds=0.0))
+    figures = ModelFigures(name="tiny", class_name="UNet2DModel", params=1000, macs=macs)
+    report = Report(
+        diffc="0", created="2026-01-01T00:00:00+00:00", model=figures, compressed=figures,
+        targets=drain(measure_target(engine, engine, timing)),
+        quality={"ssim": {"mean": ssim, "ci95": [ssim, ssim], "n": 4}},
+        environment=read_environment().model_dump(mode="json"),
+    )  # fmt: skip
+    (out / "report.json").write_text(report.model_dump_json())
+    return out
+
+
+def edit(path: Path, change):
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

@@ -1,0 +1,103 @@
+"""Stored baselines: round trips, history, what is damaged, newer, or somebody else's."""
+
+import csv
+import io
+import json
+
+import pytest
+from gate_folders import edit, make_output
+
+
+@pytest.fixture
+def stored(run, before, tmp_path):
+    folder = tmp_path / "baselines" / "main"
+    assert run("baseline", "save", before, "--to", folder)[0] == 0
+    return folder
+
+
+def test_what_was_saved_can_be_measured_again(run, stored, tmp_path):
+    same = make_output(tmp_path / "same")
+    slow = make_output(tmp_path / "slow", macs=2_300_000_000)
+    assert run("check", same, "--baseline", stored, "--loop-steps", "0")[0] == 0
+    assert run("check", slow, "--baseline", stored, "--loop-steps", "0")[0] == 1
+
+
+def test_show_and_list(run, stored):
+    code, out, _ = run("baseline", "show", stored, "--json")
+    held = json.loads(out)
+    assert code == 0 and held["engines"] == ["engines/fake/compressed"]
+    assert len(held["figures"][0]["samples_ms"]) >= 30 and held["figures"][0]["onnx_sha256"]
+    assert "tiny (UNet2DModel)" in run("baseline", "show", stored)[2]
+    found = json.loads(run("baseline", "list", stored.parent, "--json")[1])["baselines"]
+    assert [one["name"] for one in found] == ["main"]
+
+
+def test_saving_again_replaces_it_and_adds_to_the_history(run, stored, before):
+    assert run("baseline", "save", before, "--to", stored)[0] == 0
+    text = run("baseline", "list", stored.parent, "--csv")[1]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 2 and rows[0]["target"] == "fake" and float(rows[0]["p50_ms"]) > 0
+    assert sorted(p.name for p in stored.parent.iterdir()) == ["history.jsonl", "main"]
+
+
+def test_a_check_adds_to_a_history(run, stored, before, tmp_path):
+    history = tmp_path / "history.jsonl"
+    for _ in range(2):
+        run("check", before, "--baseline", stored, "--loop-steps", "0", "--history", history)
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    assert len(rows) == 2 and rows[0]["verdict"] == "pass" and rows[0]["engine_bytes"] > 0
+
+
+def test_figures_only(run, before, tmp_path):
+    folder = tmp_path / "small"
+    assert run("baseline", "save", before, "--to", folder, "--figures-only")[0] == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["baseline.json"]
+    code, _, err = run("check", before, "--baseline", folder)
+    assert code == 2 and "--baseline-report" in err
+    code, out, _ = run("check", before, "--baseline-report", folder, "--loop-steps", "0", "--json")
+    assert code == 0 and json.loads(out)["weaker"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "is damaged"), ("{", "is damaged"), ("[]", "is damaged"), ("{}", "is damaged"),
+     ('{"schema_version": 2}', "has schema 2; this diffc"),
+     ('{"schema_version": 1}', "is damaged: diffc")],
+)  # fmt: skip
+def test_a_damaged_or_newer_baseline(run, before, stored, text, said):
+    (stored / "baseline.json").write_text(text)
+    code, _, err = run("check", before, "--baseline", stored)
+    assert code == 2 and said in err and "Traceback" not in err
+
+
+def test_a_cut_engine_in_a_baseline(run, before, stored):
+    (stored / "engines/fake/compressed/scale.txt").write_text("")
+    code, _, err = run("check", before, "--baseline", stored)
+    assert code == 2 and "cut or altered" in err
+
+
+def test_a_baseline_of_another_machine_shows_both(run, before, stored):
+    edit(stored / "baseline.json", lambda b: b["environment"].update(cpu="Pentium"))
+    code, _, err = run("check", before, "--baseline", stored)
+    assert code == 4 and "cpu: baseline Pentium, here " in err
+
+
+def test_somebody_elses_folder_is_left_alone(run, before, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    code, _, err = run("baseline", "save", before, "--to", tmp_path / "mine")
+    assert code == 2 and "left as it is" in err
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_nothing_to_save_or_list(run, before, tmp_path):
+    (before / "report.json").unlink()
+    assert run("baseline", "save", before)[0] == 2
+    code, _, err = run("baseline", "list", tmp_path / "none")
+    assert code == 2 and "holds no baselines" in err
+
+
+def test_a_damaged_history(run, stored):
+    (stored.parent / "history.jsonl").write_text('{"created": 1}\n')
+    code, _, err = run("baseline", "list", stored.parent, "--csv")
+    assert code == 2 and "line 1 is damaged" in err

@@ -1,0 +1,178 @@
+"""diffc check on fake engines (known times) and real ones: verdicts, codes, what is refused."""
+
+import json
+import random
+import shutil
+
+import pytest
+from gate_folders import DIGEST, edit, make_engine, make_output
+
+from diffc.targets import fake
+
+
+def check(run, *args):
+    return run("check", *args, "--loop-steps", "0")
+
+
+def figures(out):
+    return {f["name"]: f for f in json.loads(out)["figures"]}
+
+
+def test_unchanged_passes(run, before, tmp_path):
+    after = make_output(tmp_path / "after")
+    code, out, _ = check(run, after, "--baseline", before, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["verdict"] == "pass" and found["exit_code"] == 0
+    rows = figures(out)
+    assert rows["latency p50"]["verdict"] == "pass"
+    assert rows["latency p50"]["ratio"] == pytest.approx(1, abs=0.03)
+    assert rows["parity"]["verdict"] == "pass"
+    assert rows["peak memory"]["verdict"] == "pass"
+    assert rows["latency mean"]["verdict"] == "reported"
+    assert found["noise"][0]["verdict"] == "pass" and not found["weaker"]
+
+
+@pytest.mark.parametrize(("macs", "code"), [(2_200_000_000, 1), (2_020_000_000, 0)])
+def test_ten_percent_slower_is_found_and_one_is_not(run, before, tmp_path, macs, code):
+    after = make_output(tmp_path / "after", macs=macs)
+    found, out, err = check(run, after, "--baseline", before, "--json")
+    assert found == code
+    assert figures(out)["latency p50"]["ratio"] == pytest.approx(macs / 2e9, rel=0.02)
+    if code:
+        assert "REGRESSED: fake fp32 batch 1, latency p50" in err
+
+
+def test_the_limit_is_the_users(run, before, tmp_path):
+    after = make_output(tmp_path / "after", macs=2_200_000_000)
+    code, out, _ = check(run, after, "--baseline", before, "--max-slowdown", "20%", "--json")
+    assert code == 0 and figures(out)["latency p50"]["limit"] == "+20%"
+
+
+def test_limits_come_from_the_recipe_too(run, before, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("check:\n  max_slowdown: 20%\n  min_ssim: 0.95\n")
+    after = make_output(tmp_path / "after", macs=2_200_000_000)
+    code, out, err = check(run, after, "--baseline", before, "--recipe", recipe, "--json")
+    assert code == 1 and "samples, SSIM" in err
+    assert figures(out)["latency p50"]["verdict"] == "pass"
+
+
+def test_just_at_the_limit_is_inconclusive(run, before, tmp_path, monkeypatch):
+    noise = random.Random(0)
+    monkeypatch.setattr(
+        fake.FakeBound, "run", lambda self: self._seconds * noise.lognormvariate(0, 0.1)
+    )
+    after = make_output(tmp_path / "after", macs=2_100_000_000)
+    code, _, err = check(run, after, "--baseline", before, "--json")
+    assert code == 3 and "inconclusive: fake fp32 batch 1, latency p50" in err
+
+
+def test_a_worse_ssim_fails(run, before, tmp_path):
+    after = make_output(tmp_path / "after", ssim=0.5)
+    assert check(run, after, "--baseline", before, "--min-ssim", "0.85")[0] == 1
+    assert check(run, after, "--baseline", before)[0] == 0
+
+
+def test_an_altered_engine_is_refused(run, before, tmp_path):
+    after = make_engine(tmp_path / "after")
+    (after / fake.FILE).write_text("2.0")
+    code, _, err = check(run, after, "--baseline", before)
+    assert code == 2 and "cut or altered" in err
+
+
+def test_parity_is_judged(run, tmp_path, monkeypatch):
+    one, two = make_engine(tmp_path / "a"), make_engine(tmp_path / "b")
+    monkeypatch.setattr(
+        fake.FakeRunner, "__call__", lambda self, x: {"out_sample": 0 * x["sample"]}
+    )
+    code, _, err = check(run, one, "--baseline", two)
+    assert code == 1 and "parity" in err and "zero" in err
+
+
+def test_an_unfit_machine_says_its_figures(run, before, tmp_path, monkeypatch):
+    wild = random.Random(0)
+    monkeypatch.setattr(fake.FakeBound, "run", lambda self: 0.02 * wild.lognormvariate(0, 2))
+    code, out, err = check(run, before, "--baseline", before, "--json")
+    assert code == 4
+    assert "too noisy to judge" in err and "over 320 pairs" in err and "p90/p50" in err
+    assert figures(out)["latency p50"]["verdict"] == "unfit"
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "other"),
+    [("device", "cpu", "Pentium"), ("device", "driver", "580.1"), ("versions", "fake", "0.9"),
+     ("source", "class_name", "DiTTransformer2DModel")],
+)  # fmt: skip
+def test_other_engines_are_not_comparable_and_both_are_shown(
+    run, before, tmp_path, part, key, other
+):
+    after = make_output(tmp_path / "after")
+    engine = before / "engines/fake/compressed/engine.json"
+    edit(engine, lambda content: content[part].update({key: other}))
+    code, _, err = check(run, after, "--baseline", before)
+    assert code == 4
+    assert f"baseline {other}" in err and ", candidate " in err
+
+
+def test_another_model_is_not_comparable(run, before, tmp_path):
+    after = make_output(tmp_path / "after", digest="e" * 64)
+    code, _, err = check(run, after, "--baseline", before)
+    assert code == 4 and "eeeeeeeeeeee" in err and DIGEST[:12] in err
+
+
+def test_engines_of_other_targets_are_not_comparable(run, before, tmp_path):
+    after = make_engine(tmp_path / "after", "ort-cpu")
+    code, _, err = check(run, after, "--baseline", before)
+    assert code == 4 and "ort-cpu fp32" in err and "fake fp32" in err
+
+
+@pytest.mark.parametrize("args", [(), ("--baseline", "x", "--baseline-report", "y")])
+def test_one_baseline_has_to_be_given(run, before, args):
+    code, _, err = check(run, before, *args)
+    assert code == 2 and "give one of --baseline and --baseline-report" in err
+
+
+def test_an_empty_folder(run, before, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = check(run, tmp_path / "empty", "--baseline", before)
+    assert code == 2 and "is empty" in err
+    code, _, err = check(run, before, "--baseline", tmp_path / "nowhere")
+    assert code == 2 and "there is nothing at" in err
+
+
+def test_an_output_folder_without_engines(run, before, tmp_path):
+    shutil.rmtree(before / "engines")
+    code, _, err = check(run, before, "--baseline", before)
+    assert code == 2 and "holds no engines" in err and "diffc build" in err
+
+
+def test_figures_alone_are_weaker(run, before, tmp_path):
+    after = make_output(tmp_path / "after")
+    code, out, _ = check(run, after, "--baseline-report", before / "report.json", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["weaker"] and "not measured again" in found["notes"][0]
+    slow = make_output(tmp_path / "slow", macs=2_200_000_000)
+    assert check(run, slow, "--baseline-report", before / "report.json")[0] == 1
+
+
+def test_figures_alone_of_another_machine_are_refused(run, before, tmp_path):
+    edit(before / "report.json", lambda r: r["environment"].update(fingerprint="0123456789abcdef"))
+    code, _, err = check(run, before, "--baseline-report", before / "report.json")
+    assert code == 4 and "0123456789abcdef" in err and "here it is" in err
+
+
+def test_a_nonsense_limit(run, before):
+    code, _, err = check(run, before, "--baseline", before, "--max-slowdown", "0%")
+    assert code == 2 and "--max-slowdown 0%" in err
+
+
+def test_real_engines(run, tmp_path):
+    """Eight channels against sixty-four: no noise hides that."""
+    small, large = (
+        make_engine(tmp_path / name, "ort-cpu", channels=channels)
+        for name, channels in (("small", 8), ("large", 512))
+    )
+    assert run("check", large, "--baseline", small, "--loop-steps", "2", "--threads", "1")[0] == 1
+    code, out, _ = check(run, small, "--baseline", large, "--threads", "1", "--json")
+    assert code in (0, 4)  # 4: this machine may be too busy now to tell anything
+    assert figures(out)["latency p50"]["ratio"] < 1

@@ -1,0 +1,206 @@
+"""Latency allocation: the knapsack against brute force, tables, and the loop on real engines."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_allocate import chain, random_scores
+
+from diffc.errors import RequestError, UnavailableError
+from diffc.events import drain
+from diffc.models.source import find
+from diffc.prune import bench as bench_module
+from diffc.prune import latency_table
+from diffc.prune.allocate import limits, total_loss, walk
+from diffc.prune.bench import Bench
+from diffc.prune.knapsack import Budget, choose, minimise
+from diffc.prune.latency import plan_by_latency, unranked
+from diffc.prune.latency_table import Table, anchors, latency_model
+from diffc.prune.layers import Layer
+from diffc.prune.plan import best_channels
+from diffc.prune.planning import make_plan, problem_of
+from diffc.recipe import resolve
+from diffc.targets.base import Status
+
+
+@given(
+    groups=st.integers(2, 4), options=st.integers(2, 4), budgets=st.integers(1, 2),
+    tight=st.floats(0.3, 0.9), seed=st.integers(0, 10_000),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_a_choice_is_the_best_of_all(groups, options, budgets, tight, seed):
+    generator = np.random.default_rng(seed)
+    losses = [generator.exponential(size=options) for _ in range(groups)]
+    costs = [[generator.uniform(1, 5, options) for _ in range(groups)] for _ in range(budgets)]
+    most = [tight * sum(c.max() for c in cost) + 1e-9 for cost in costs]
+    every = list(itertools.product(range(options), repeat=groups))
+
+    def fits(chosen):
+        return all(
+            sum(c[i] for c, i in zip(cost, chosen, strict=True)) <= top
+            for cost, top in zip(costs, most, strict=True)
+        )
+
+    def lost(chosen):
+        return sum(loss[i] for loss, i in zip(losses, chosen, strict=True))
+
+    best = min((c for c in every if fits(c)), key=lost, default=None)
+    found = choose(losses, costs, most, [-np.inf] * budgets)
+    assert len(found.chosen) == groups
+    if best is None:
+        assert not fits(found.chosen)
+    else:
+        assert lost(found.chosen) <= lost(best) * (1 + 1e-3) + 1e-9
+        assert found.gap <= 1e-3
+
+
+def test_a_choice_that_cannot_fit_exceeds_least():
+    costs = [[np.array([5.0, 9.0]), np.array([4.0, 8.0])]]
+    found = choose([np.array([1.0, 0.0])] * 2, costs, [1.0], [-np.inf])
+    assert found.chosen == [0, 0]
+
+
+@given(seed=st.integers(0, 1000), left=st.floats(0.35, 0.8))
+@settings(max_examples=15, deadline=None)
+def test_products_of_widths_are_solved_nearly_as_well_as_by_brute_force(seed, left):
+    costs = chain(16, 16, 16, 16)
+    bounds = limits(costs.groups, align=4)
+    scores = random_scores(costs, seed)
+    lost = total_loss(costs.groups, scores)
+    slow = slower_first_layer(costs)
+    budgets = [Budget("macs", costs.macs, left * costs.macs(costs.dense)),
+               Budget("time", slow, left * slow(costs.dense))]  # fmt: skip
+    found = minimise(lost, budgets, bounds, costs.dense, costs.dense)
+    every = [np.array(w) for w in itertools.product([4, 8, 12, 16], repeat=4)]
+    best = min((w for w in every if all(b.over(w) == 0 for b in budgets)), key=lost)
+    assert found.over == 0
+    assert found.value == pytest.approx(lost(found.widths))
+    assert lost(found.widths) <= 1.1 * lost(best)
+
+
+def slower_first_layer(costs):
+    """A time that is not the MACs': constant overhead, and the first layer is ten times dearer."""
+    return lambda w: float(costs.macs(w) + 10 * 8 * w[0] + 200)
+
+
+def test_a_ceiling_below_the_least_width_is_kept():
+    costs = chain(32, 32)
+    bounds = limits(costs.groups, align=8)
+    ceiling = costs.dense.copy()
+    ceiling[0] = bounds.least[0] = 20
+    lost = total_loss(costs.groups, random_scores(costs, 0))
+    budget = Budget("macs", costs.macs, 0.4 * costs.macs(costs.dense))
+    found = minimise(lost, [budget], bounds, ceiling, ceiling)
+    assert found.widths[0] == 20 and found.over == 0
+
+
+def test_recipe_widths_survive_the_walk_too():
+    costs = chain(32, 32)
+    bounds = limits(costs.groups, align=8)
+    start = costs.dense.copy()
+    start[0] = bounds.least[0] = 8
+    widths = walk(costs, bounds, costs.macs, 0.5 * costs.macs(costs.dense), None, start)
+    assert widths[0] == 8
+
+
+def test_unranked_channels_lose_the_square_of_the_share_cut():
+    costs = chain(32, 64, blocks=4)
+    scores = unranked(costs.groups)
+    for group in costs.groups:
+        keep = best_channels(scores[group.name], group.size // 4 * 3, group.blocks)
+        assert 1 - scores[group.name][keep].sum() == pytest.approx(1 / 16)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16, 32]))
+def test_anchors_hold_both_ends_and_are_aligned_between(a, b, align):
+    low, high = sorted((a * align, b * align))
+    found = anchors(low, high, align)
+    assert found[0] == low and found[-1] == high and list(found) == sorted(set(found))
+    assert all(width % align == 0 for width in found)
+
+
+@given(st.floats(16, 64), st.floats(8, 32))
+def test_a_table_of_a_bilinear_time_gives_it_everywhere(x, y):
+    axes = (16, 32, 64), (8, 32)
+    time = lambda a, b: 3.0 + 0.5 * a + 2.0 * b + 0.25 * a * b  # noqa: E731
+    table = Table(axes, np.array([[time(a, b) for b in axes[1]] for a in axes[0]]))
+    assert table.at((x, y)) == pytest.approx(time(x, y))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Times that are computed: a layer costs the product of its widths."""
+    asked = []
+
+    def measured(points, bench):
+        asked.append(set(points))
+        yield from ()
+        return {name: 1e-6 * float(np.prod(sizes)) for name, (_, _, sizes) in points.items()}
+
+    monkeypatch.setattr(latency_table, "measured", measured)
+    return asked
+
+
+def chain_layers(costs):
+    names = dict.fromkeys(dim[0] for term in costs.terms for dim in term.dims)
+    return [Layer(n, "linear", ((1,),), ((n, 1), (n, 0))) for n in names]
+
+
+def test_the_model_sums_its_layers_and_measures_nothing_twice(counted, tmp_path):
+    costs = chain(32, 64)
+    shapes = {"l0.weight": (32, 8), "l1.weight": (64, 32), "l2.weight": (8, 64)}
+    bounds = limits(costs.groups, align=8)
+    bench = Bench(cache=tmp_path)
+    for _ in range(2):
+        model = drain(latency_model(chain_layers(costs), costs.groups, shapes, bounds, 8, bench))
+        for widths in ([32, 64], [16, 40], [8, 8]):
+            assert model(np.array(widths)) == pytest.approx(1e-6 * costs.macs(np.array(widths)))
+    assert len(counted) == 1  # the second time everything was in the cache
+
+
+def test_a_layer_slower_than_a_wider_one_was_disturbed():
+    key = ("linear", ((1,),), (0,))
+    times = {latency_table._point("linear", ((1,),), (w,)): t for w, t in
+             [(8, 1.0), (16, 9.0), (32, 3.0)]}  # fmt: skip
+    assert latency_table._table(key, [(8, 16, 32)], times).seconds.tolist() == [1.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("prune", [{"allocate": "latency"}, {"ratio_of": "latency"}])
+def test_a_plan_without_a_target_says_so(tiny_model, prune):
+    recipe = resolve(family="UNet2DModel", flags={"prune": prune})
+    with pytest.raises(RequestError, match="latency is not known from a config"):
+        make_plan(find(tiny_model), recipe, None, {}, 16)
+
+
+def test_a_bench_that_cannot_run_says_so(monkeypatch):
+    with pytest.raises(RequestError, match="torch does not run"):
+        Bench("torch").check()
+    absent = SimpleNamespace(status=lambda: Status(True, True, False, "no GPU here"))
+    monkeypatch.setattr(bench_module, "target", lambda name: absent)
+    with pytest.raises(UnavailableError, match="cannot be measured here: no GPU here"):
+        Bench("trt").check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "prune",
+    [{"ratio_of": "latency", "allocate": "latency"}, {"ratio_of": "macs", "allocate": "latency"}],
+)
+def test_a_real_engine_is_planned_measured_and_recorded(tiny_model, tmp_path, prune):
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"ratio": 0.3, **prune}})
+    source, bench = find(tiny_model), Bench(threads=1, cache=tmp_path / "cache")
+    plan = drain(plan_by_latency(source, recipe, None, {}, 4, bench, tmp_path / "scratch"))
+    found = plan.why["latency"]
+    assert found["measured"] in found["rounds"] and 1 <= len(found["rounds"]) <= 4
+    assert found["measured"]["compressed_ms"] < found["measured"]["dense_ms"]
+    assert found["asked"] == pytest.approx(0.7, abs=0.05)
+    if prune["ratio_of"] == "macs":
+        assert plan.compressed.macs / plan.dense.macs == pytest.approx(0.7, abs=0.01)
+    problem = problem_of(source, recipe, None, 4)
+    assert (plan.widths % problem.bounds.step == 0).all()
+    assert list((tmp_path / "cache" / "latency").glob("*.json"))

@@ -1,0 +1,166 @@
+"""report.html: whole, without a network, escaped, and honest about what is absent."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from diffc.report.html import comparison_html, embedded, to_html, write_html
+from diffc.report.model import Report
+
+
+class Page(HTMLParser):
+    """Tags, their attributes, and the text between them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, name, attributes):
+        self.tags.append((name, dict(attributes)))
+        if name not in ("meta", "img", "input", "br"):
+            self.open.append(name)
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def titles(self):
+        return re.findall(r"<h2>(.*?)</h2>", self.raw)
+
+
+def page(text):
+    found = Page(text)
+    found.raw = text
+    assert found.open == []
+    return found
+
+
+def test_every_section_is_there(report, out):
+    titles = page(to_html(report, out)).titles()
+    assert titles == [
+        "Samples", "Where the speed-up comes from", "Latency on ort-cpu, fp32, batch 1",
+        "The whole sampling loop on ort-cpu, fp32, batch 1", "Memory", "Widths, layer by layer",
+        "Importance: which timesteps count", "Distillation", "Stages", "Measured on", "Reproduce",
+    ]  # fmt: skip
+
+
+def test_the_figures_are_the_reports(report, out):
+    text = to_html(report, out)
+    for shown in ("1.90x", "-50.0 %", "0.569", "23.9 ms", "T = 0.05", "diffc compile demo"):
+        assert shown in text
+    assert "cannot be shown" not in text
+
+
+def test_it_is_one_small_file_that_loads_nothing(report, out):
+    path = write_html(report, out)
+    assert path == out / "report.html" and path.stat().st_size < 3_000_000
+    found = page(path.read_text())
+    links = [a.get("src") or a.get("href") or "data:" for _, a in found.tags]
+    assert all(link.startswith("data:") for link in links)
+    assert not re.search(r"url\(|@import|https?:", found.raw)
+
+
+def test_the_policy_allows_this_script_alone(report, out):
+    text = to_html(report, out)
+    policy = next(a["content"] for n, a in page(text).tags if a.get("http-equiv"))
+    for kind in ("script", "style"):
+        inside = re.search(rf"<{kind}>(.*?)</{kind}>", text, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert not any("style" in a or any(k.startswith("on") for k in a) for _, a in page(text).tags)
+
+
+def test_hostile_strings_are_only_text(hostile_report, report, out):
+    text, usual = to_html(hostile_report, out), to_html(report, out)
+    attacked, before = page(text), page(usual)
+
+    def names(found):
+        return [n for n, _ in found.tags if n in ("script", "img", "title", "style")]
+
+    assert names(attacked) == names(before)
+    assert not any("onerror" in a for _, a in attacked.tags)
+    assert "cannot be shown" not in text
+    assert "window.pwned" in "".join(attacked.text)
+
+
+def test_a_hostile_history_and_comparison(hostile_report, out):
+    names = ["created", "fingerprint", "model", "target", "precision", "verdict", "source", "batch"]
+    row = dict.fromkeys(names, "<script>") | {"p50_ms": 3.0}
+    text = to_html(hostile_report, out, [row, row, {**row, "p50_ms": None}])
+    assert text.count("<script>") == 1 and "Latency over time" in text
+    text = comparison_html([("<script>", hostile_report), ("b", hostile_report)])
+    assert text.count("<script>") == 1 and "2 runs compared" in text
+
+
+@pytest.mark.parametrize("part", ["plan", "distillation", "quality", "environment"])
+def test_a_part_that_makes_no_sense_does_not_break_the_rest(content, out, part):
+    content[part] = {"groups": 3, "losses": [1], "ssim": {"mean": 0.5}, "why": {"importance": {
+        "curve": {"t": "x"}}}}  # fmt: skip
+    try:
+        text = to_html(Report.model_validate(content), out)
+    except (KeyError, TypeError):
+        pytest.fail("a part written by hand broke the page")
+    assert "cannot be shown" in text and "<h2>Stages</h2>" in text
+
+
+def test_what_is_absent_is_not_drawn(content, tmp_path):
+    for key in ("plan", "distillation", "quality", "environment", "command"):
+        content[key] = None
+    content["targets"], content["pipeline"], content["stages"] = [], [], []
+    titles = page(to_html(Report.model_validate(content), tmp_path)).titles()
+    assert titles == ["Where the speed-up comes from"]
+    content["compressed"] = None
+    assert page(to_html(Report.model_validate(content), tmp_path)).titles() == []
+
+
+def test_charts_have_a_name_and_a_table(report, out):
+    found = page(to_html(report, out))
+    charts = [a for n, a in found.tags if n == "svg" and a["class"] == "chart"]
+    assert len(charts) == 4 and all(
+        a["role"] == "img" and "table" in a["aria-label"] for a in charts
+    )
+    assert found.raw.count("<table") >= len(charts)
+    assert all("alt" in a for n, a in found.tags if n == "img")
+
+
+def test_a_large_picture_is_made_small(tmp_path):
+    import os
+
+    noise = Image.frombytes("RGB", (1500, 1500), os.urandom(1500 * 1500 * 3))
+    noise.save(tmp_path / "large.png")
+    text = embedded(tmp_path / "large.png")
+    assert text.startswith("data:image/jpeg") and len(text) < 1_300_000
+
+
+def test_the_grid_alone_is_enough(report, out):
+    Image.new("RGB", (40, 20)).save(out / "samples" / "grid.png")
+    (out / "samples" / "dense.png").unlink()
+    text = to_html(report, out)
+    assert "dense above, compressed below" in text and "data-swipe" not in text.split("<script")[0]
+
+
+def test_unlike_machines_are_said_in_a_comparison(content, report):
+    content["environment"]["fingerprint"] = "other"
+    text = comparison_html([("a", report), ("b", Report.model_validate(content))])
+    assert "their times cannot be compared" in text
+    assert "cannot be compared" not in comparison_html([("a", report), ("b", report)])
+
+
+def test_the_pareto_marks_the_unbeaten(content, report):
+    worse = json.loads(json.dumps(content))
+    worse["targets"][0]["compressed"]["latency_ms"]["p50"] *= 2
+    text = comparison_html([("good", report), ("bad", Report.model_validate(worse))])
+    rows = re.findall(r"<th scope=\"row\">(\d\. \w+).*?</tr>", text)
+    cells = {name: "yes" in row for name, row in
+             re.findall(r"<th scope=\"row\">\d\. (\w+)(.*?)</tr>", text)}  # fmt: skip
+    assert len(rows) == 2 and cells == {"good": True, "bad": False}

@@ -1,0 +1,43 @@
+"""diffc report: one run, its page, several runs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def diffc(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "diffc", *map(str, args)], capture_output=True, text=True
+    )
+
+
+def test_the_page_is_written_when_asked_for(out, tmp_path):
+    done = diffc("report", out, "--html", tmp_path / "page.html")
+    assert done.returncode == 0 and done.stdout == ""
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert not (out / "report.html").exists()
+
+
+def test_several_are_compared(out, tmp_path):
+    done = diffc("report", out, out, "--html", tmp_path / "page.html")
+    assert done.returncode == 0 and "SSIM" in done.stderr
+    assert "2 runs compared" in (tmp_path / "page.html").read_text()
+    done = diffc("report", out, out, "--json")
+    assert list(json.loads(done.stdout)["runs"]) == [str(out)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "is no report"), ("{}", "is no report"), ("[1]", "is no report")]
+)
+def test_a_damaged_report(out, text, said):
+    (out / "report.json").write_text(text)
+    done = diffc("report", out)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_history(out, tmp_path):
+    (tmp_path / "h.jsonl").write_text("{}\n")
+    done = diffc("report", out, "--history", tmp_path / "h.jsonl")
+    assert done.returncode == 2 and "line 1 is damaged" in done.stderr
