@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -54,7 +55,7 @@ from diffc.prune.latency import Lab, widths_by_latency
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
 from diffc.prune.surgery import cut
-from diffc.recipe import ImportanceOptions, resolve
+from diffc.recipe import ImportanceOptions, PruneOptions, resolve
 from diffc.targets import target
 from diffc.targets.engine import read_info
 
@@ -235,6 +236,7 @@ class Study:
         self.work = args.work
         self.source = find("demo")
         self.dense = load_denoiser(self.source)
+        self.problem = problem_of(self.source, resolve(family=self.source.class_name), None, 16)
         self.family = family_of(self.source.class_name)
         self.specs = self.family.specs(self.source.config)
         self.groups = self.family.groups(self.dense, example_inputs(self.specs, self.source.config))
@@ -280,9 +282,8 @@ class Study:
         return scores, facts["why"], facts["seconds"]
 
     def cut(self, scores, ratio: float, allocate: str) -> nn.Module:
-        recipe = resolve(family=self.source.class_name,
-                         flags={"prune": {"ratio": ratio, "allocate": allocate}})  # fmt: skip
-        problem = problem_of(self.source, recipe, scores, 16)
+        options = PruneOptions(ratio=ratio, allocate=allocate)
+        problem = replace(self.problem, options=options, ranked=scores)
         widths = chosen_widths(problem)
         plans = group_plans(self.groups, scores, widths, problem.bounds.step.tolist())
         model = copy.deepcopy(self.dense)
@@ -333,8 +334,8 @@ class Study:
 
     def stock_ratio(self, left: float) -> float:
         """The channel ratio at which stock pruning leaves this share of the MACs."""
-        dense, low, high = self.macs(self.dense), 0.0, 0.7
-        for _ in range(7):
+        dense, low, high = self.macs(self.dense), 0.0, 0.6
+        for _ in range(5):
             middle = (low + high) / 2
             if self.macs(self.stock(middle)) / dense > left:
                 low = middle
@@ -351,8 +352,10 @@ def heldout(args, found: dict) -> None:
         if str(seed) in found.get("seeds", {}) and not args.fresh:
             continue
         rows: dict[str, dict] = {}
+        print(time.strftime("%H:%M:%S"), "seed", seed, flush=True)
         scored = {m: study.scores(m, seed)[0]
                   for m in ("diff-pruning", "reference", "magnitude", "random")}  # fmt: skip
+        print(time.strftime("%H:%M:%S"), "scored", flush=True)
         study.gradients(seed)
         for ratio in CUTS:
             variants = {"ours (global)": ("diff-pruning", "global")} | {

@@ -150,6 +150,7 @@ class QualityOptions(Options):
 
     images: int = Field(default=32, ge=1)
     steps: int = Field(default=50, ge=1)
+    seed: int = Field(default=0, ge=0)
 
 
 class CheckOptions(Options):

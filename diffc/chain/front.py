@@ -212,7 +212,6 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
         "model": source.digest,
         "compressed": distilled.key,
         "options": options.model_dump(mode="json"),
-        "seed": recipe.seed,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -224,7 +223,7 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
         dense.to(best_device()), compressed.to(best_device())
         pair = yield from sample_pair(
             dense, compressed, family, source.scheduler, specs, options.images,
-            steps=options.steps, seed=recipe.seed,
+            steps=options.steps, seed=options.seed,
         )  # fmt: skip
         (room.out / "samples").mkdir()
         grid(pair, room.out / "samples" / "grid.png")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffc.cli import options as o
+from diffc.errors import RequestError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,9 @@ def compile_(
     no_build: Annotated[
         bool, typer.Option("--no-build", help="Stop before the engines: build them elsewhere.")
     ] = False,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", help="OUT/bundle for a server: triton, none.")
+    ] = None,
     fresh: o.Fresh = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -61,10 +65,17 @@ def compile_(
         batch=batch, gpu=gpu, threads=threads, data=data, fit=fit, steps=steps, seed=seed,
     )  # fmt: skip
     stop = "export" if no_build else "bench"
-    run_chain(
+    if bundle is not None and no_build:
+        raise RequestError("--bundle needs the engines that --no-build leaves out")
+    folder = run_chain(
         model, flags, stop, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle,
         fresh=fresh, json=json, quiet=quiet,
     )  # fmt: skip
+    if bundle is not None:
+        from diffc.bundle import bundle as write_bundle
+
+        first = target[0] if target else None
+        write_bundle(folder, folder / "bundle", server=bundle, target=first, force=True)
 
 
 def run_chain(
@@ -79,8 +90,8 @@ def run_chain(
     fresh: bool = False,
     json: bool = False,
     quiet: bool = False,
-) -> None:
-    """Run the chain for a model or an output folder up to ``stop``, and show the report."""
+) -> Path:
+    """Run the chain for a model or an output folder up to ``stop``, show the report; OUT."""
     from diffc.chain.run import ParityFailed, Request, run
     from diffc.cli.show import follow, show_report
 
@@ -96,6 +107,7 @@ def run_chain(
     show_report(report, json=json, quiet=quiet)
     if not (json or quiet):
         say_where(folder)
+    return folder
 
 
 def say_where(folder: Path) -> None:

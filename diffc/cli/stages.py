@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from diffc.cli import options as o
 from diffc.cli.compile import command_line, run_chain
@@ -104,6 +106,28 @@ def bench_(
       diffc bench OUT --target openvino --fresh
     """
     _finish(out, "bench", fresh, json, quiet, target=target, batch=batch, gpu=gpu, threads=threads)
+
+
+def eval_(
+    out: o.OutFolder,
+    images: Annotated[
+        int | None, typer.Option("--images", help="Images from the same noise.  [32]")
+    ] = None,
+    sampler_steps: Annotated[
+        int | None, typer.Option("--sampler-steps", help="DDIM (Euler for flow) steps.  [50]")
+    ] = None,
+    seed: o.Seed = None,
+    fresh: o.Fresh = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure how close OUT/model is to the dense one: SSIM and PSNR from the same noise.
+
+    \b
+      diffc eval OUT --images 256
+    """
+    flags = o.recipe_flags() | {"quality": {"images": images, "steps": sampler_steps, "seed": seed}}
+    run_chain(_output(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
 
 
 def _output(out: Path) -> str:

@@ -34,7 +34,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from diffc.errors import RequestError
 from diffc.events import Progress, Work
+from diffc.measure.compare import loaded
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
 from diffc.models.families import family
@@ -55,7 +57,6 @@ from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import Recipe
 from diffc.targets import target
-from diffc.targets.engine import read_info
 
 _SPENT = 1.0  # more importance lost than the budget needs, at most, for the sake of time
 _ROUNDS = 4
@@ -113,14 +114,19 @@ def widths_by_latency(problem: Problem, bench: Bench, scratch: Path) -> Work[Tim
     asked, factor, trials = _asked(problem), 1.0, list[tuple[Widths, Trial]]()
     for number in range(_ROUNDS):
         yield Progress(number, _ROUNDS, "choosing widths")
-        found = _solved(problem, model, asked / factor)
+        try:
+            found = _solved(problem, model, asked / factor)
+        except RequestError:
+            if not trials:
+                raise
+            break  # out of reach only after the correction: the nearest stands
         if any((found.widths == tried).all() for tried, _ in trials):
             break
         yield from lab.build(found.widths, "compressed")
         trial = yield from lab.time(model, found)
         trials.append((found.widths, trial))
         factor = trial.measured / trial.predicted
-        if _miss(problem, trial, asked) <= _LANDED:
+        if abs(trial.measured / asked - 1) <= _LANDED:
             break
     widths, best = min(trials, key=lambda pair: _miss(problem, pair[1], asked))
     why = {
@@ -139,10 +145,13 @@ def _asked(problem: Problem) -> float:
     return problem.costs.macs(_by_budget(problem)) / problem.costs.macs(problem.costs.dense)
 
 
-def _miss(problem: Problem, trial: Trial, asked: float) -> float:
-    """How far from the asked latency, as a share of it; faster is no miss under another budget."""
+def _miss(problem: Problem, trial: Trial, asked: float) -> tuple[float, float]:
+    """What the best trial has least of: how far it is from the asked latency; under another budget,
+    how much slower it is, and of those that are fast enough the importance lost."""
     off = trial.measured / asked - 1.0
-    return abs(off) if problem.options.ratio_of == "latency" else max(off, 0.0)
+    if problem.options.ratio_of == "latency":
+        return abs(off), 0.0
+    return max(off - _LANDED, 0.0), trial.importance_lost
 
 
 def _by_budget(problem: Problem) -> Widths:
@@ -233,16 +242,14 @@ class Lab:
 
     def time(self, model: LatencyModel, found: Solution) -> Work[Trial]:
         """The compressed engine against the dense one, both in turn."""
-        runtime, costs = target(self.bench.target), self.problem.costs
+        costs = self.problem.costs
         places = {name: self.scratch / name / "engine" for name in ("dense", "compressed")}
-        runners = {name: runtime.load(place) for name, place in places.items()}
-        bound = {
-            name: runner.bind(example_inputs(read_info(places[name]), self.bench.batch))
-            for name, runner in runners.items()
-        }
-        timings = yield from interleaved({n: call.run for n, call in bound.items()}, _TIMING)
-        for runner in runners.values():
-            runner.close()
+        with loaded(places, self.bench.threads) as runners:
+            calls = {
+                name: runner.bind(example_inputs(runner.info, self.bench.batch)).run
+                for name, runner in runners.items()
+            }
+            timings = yield from interleaved(calls, _TIMING)
         ratio = timings.ratio("compressed", "dense")
         scores = self.problem.ranked or unranked(costs.groups)
         everything = sum(float(score.sum()) for score in scores.values())

@@ -198,3 +198,29 @@ diffc.compile({str(tiny_model)!r}, ratio=0.4, out={str(tmp_path / name)!r}, opti
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     record = json.loads((tmp_path / "killed/.diffc/distill.json").read_text())
     assert record["result"]["resumed_from"] == 20
+
+
+def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
+    """Another number of images and another seed, without distilling again; then a bundle."""
+    out, _, cache = compiled
+    copy = tmp_path / "copied"
+    shutil.copytree(out, copy)
+
+    def diffc_(*args):
+        command = [sys.executable, "-m", "diffc", *map(str, args)]
+        env = {**os.environ, "DIFFC_CACHE": str(cache)}
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    done = diffc_("eval", copy, "--images", 6, "--sampler-steps", 3, "--seed", 7, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["quality"]["ssim"]["n"], found["quality"]["ssim"]["seeds"]) == (6, [7])
+    assert all(s["cached"] for s in found["stages"] if s["name"] != "samples")
+    done = diffc_("bundle", copy, "--server", "none", "--to", tmp_path / "service")
+    assert done.returncode == 0, done.stderr
+    made = subprocess.run(
+        [sys.executable, "-m", "runtime", "generate", "--n", "2", "--steps", "2", "--out", "g.png"],
+        cwd=tmp_path / "service", capture_output=True, text=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "service/g.png").stat().st_size > 100

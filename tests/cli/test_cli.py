@@ -54,7 +54,7 @@ def test_help_answers_at_once():
 
 @pytest.mark.parametrize(
     "verb", ["compile", "inspect", "plan", "prune", "distill", "export", "build", "bench",
-             "report", "doctor", "recipes"],
+             "eval", "check", "report", "bundle", "doctor", "recipes"],
 )  # fmt: skip
 def test_every_verb_has_help_with_an_example(verb):
     done = diffc(verb, "--help")
