@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -108,6 +109,7 @@ def trial(engine: Path, seed: int) -> dict:
             pairs = np.concatenate([pairs, extra])
     return {
         "seed": seed,
+        "load_average": round(os.getloadavg()[0], 2),
         "fit": same.verdict,
         "fit_pairs": same.ratio.pairs,
         "verdict": found.verdict,

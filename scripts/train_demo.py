@@ -11,6 +11,7 @@ average), prints the held-out loss as it goes, and draws a grid of samples at th
 from __future__ import annotations
 
 import argparse
+import copy
 import gzip
 import math
 import time
@@ -130,10 +131,9 @@ def save(model, ema, scheduler, held_out, out: Path, device: torch.device) -> No
     """The pipeline folder in fp16, and samples.png beside it."""
     print(f"held-out loss: {held_out_loss(model, ema, scheduler, held_out, device):.4f}")
     ema.copy_to(model.parameters())
-    pipeline = DDPMPipeline(unet=model, scheduler=scheduler)
+    half = copy.deepcopy(model).to(dtype=torch.float16)
+    DDPMPipeline(unet=half, scheduler=scheduler).save_pretrained(out)
     draw_samples(model, out.with_name(f"{out.name}-samples.png"), device)
-    pipeline.to(dtype=torch.float16)
-    pipeline.save_pretrained(out)
 
 
 @torch.no_grad()
