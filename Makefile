@@ -14,6 +14,9 @@ $(READY): pyproject.toml constraints.txt
 	# torch first and pinned, so that nothing else chooses a build of it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,rtx,openvino,dev]'
+	# tritonclient asks for an older protobuf than onnx does, and works with the newer one
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
+	    'tritonclient>=2.40' 'grpcio>=1.60' 'python-rapidjson>=1.10'
 	touch $@
 
 demo: $(READY)
@@ -28,8 +31,6 @@ test-all: $(READY)
 
 # A real Triton Inference Server, in an environment of its own
 test-triton: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
-	    'tritonclient>=2.40' 'grpcio>=1.60' 'python-rapidjson>=1.10'
 	bash scripts/triton_env.sh .venv-triton
 	DIFFC_TRITON_ENV=$(CURDIR)/.venv-triton $(BIN)/python -m pytest tests/bundle
 
