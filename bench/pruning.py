@@ -68,6 +68,7 @@ PAPER = {  # name: config, parameters (M) and MACs (G), dense and pruned, as pub
 }
 RATIOS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 CUTS = (0.3, 0.5)
+METHODS = ("diff-pruning", "reference", "stock taylor", "magnitude", "random")
 IMAGES = 256
 
 
@@ -349,44 +350,44 @@ def heldout(args, found: dict) -> None:
     dense_macs = study.macs(study.dense)
     found["dense"] = study.error(study.dense)
     for seed in args.seeds:
-        if str(seed) in found.get("seeds", {}) and not args.fresh:
-            continue
-        rows: dict[str, dict] = {}
-        print(time.strftime("%H:%M:%S"), "seed", seed, flush=True)
-        scored = {m: study.scores(m, seed)[0]
-                  for m in ("diff-pruning", "reference", "magnitude", "random")}  # fmt: skip
-        print(time.strftime("%H:%M:%S"), "scored", flush=True)
-        study.gradients(seed)
-        for ratio in CUTS:
-            variants = {"ours (global)": ("diff-pruning", "global")} | {
-                f"{'ours' if m == 'diff-pruning' else m} (uniform)": (m, "uniform") for m in scored
-            }
-            models = {n: study.cut(scored[m], ratio, a) for n, (m, a) in variants.items()}
-            ratios = found.setdefault("stock_channel_ratio", {})
-            if str(ratio) not in ratios:
-                ratios[str(ratio)] = study.stock_ratio(1 - ratio)
-            models["taylor, stock torch-pruning"] = study.stock(ratios[str(ratio)])
-            rows[str(ratio)] = {
-                name: {"error": study.error(m), "macs_left": study.macs(m) / dense_macs}
-                for name, m in models.items()
-            }
-        found.setdefault("seeds", {})[str(seed)] = rows
-        args.save()
-        print(time.strftime("%H:%M:%S"), "seed", seed, json.dumps(rows), flush=True)
+        rows = found.setdefault("seeds", {}).setdefault(str(seed), {str(r): {} for r in CUTS})
+        for method in args.methods:
+            print(time.strftime("%H:%M:%S"), "seed", seed, method, flush=True)
+            for ratio, models in heldout_models(study, found, method, seed).items():
+                for name, model in models.items():
+                    left = study.macs(model) / dense_macs
+                    rows[ratio][name] = {"error": study.error(model), "macs_left": left}
+            args.save()
+        print(json.dumps(rows), flush=True)
     summarise(found)
+
+
+def heldout_models(study: Study, found: dict, method: str, seed: int) -> dict[str, dict]:
+    """Share cut -> row -> model, for one method. Ours in its default, and uniform as the others."""
+    if method == "stock taylor":
+        study.gradients(seed)
+        ratios = found.setdefault("stock_channel_ratio", {})
+        for ratio in CUTS:
+            ratios[str(ratio)] = ratios.get(str(ratio)) or study.stock_ratio(1 - ratio)
+        return {str(r): {"taylor, stock torch-pruning": study.stock(ratios[str(r)])} for r in CUTS}
+    scores = study.scores(method, seed)[0]
+    if method == "diff-pruning":
+        rows = {"ours (global)": "global", "ours (uniform)": "uniform"}
+    else:
+        rows = {f"{method} (uniform)": "uniform"}
+    return {str(r): {name: study.cut(scores, r, a) for name, a in rows.items()} for r in CUTS}
 
 
 def summarise(found: dict) -> None:
     for ratio in map(str, CUTS):
-        names = next(iter(found["seeds"].values()))[ratio]
+        rows: dict[str, list[float]] = {}
+        for seed in found["seeds"].values():
+            for name, row in seed[ratio].items():
+                rows.setdefault(name, []).append(row["error"])
         found[f"cut {ratio}"] = {
-            name: {
-                "mean": statistics.mean(e := [s[ratio][name]["error"] for s in
-                                              found["seeds"].values()]),
-                "errors": e,
-            }
-            for name in names
-        }  # fmt: skip
+            name: {"mean": statistics.mean(errors), "errors": errors}
+            for name, errors in rows.items()
+        }
 
 
 # --- passes ---------------------------------------------------------------------------------------
@@ -465,7 +466,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--threads", type=int, default=1, help="of the engines in latency")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--fresh", action="store_true", help="repeat seeds that are there")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help="of heldout")
     parser.add_argument("--work", type=Path, default=Path("build/pruning"))
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()

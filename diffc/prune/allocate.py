@@ -95,11 +95,18 @@ def matching(groups: Sequence[Group], pattern: str) -> list[int]:
 
 
 def paper_widths(groups: Sequence[Group], ratio: float) -> Widths:
-    """C - floor((C - int(C (1 - r))) / G) G, as the published Diff-Pruning code rounds."""
-    return np.array(
-        [g.size - (g.size - int(g.size * (1 - ratio))) // g.blocks * g.blocks for g in groups],
-        dtype=np.int64,
-    )
+    """C - floor((C - int(C (1 - r))) / G) G, as the published Diff-Pruning code rounds.
+
+    A GEGLU keeps (1 - r)^2: its two halves are cut by r each, at positions of their own, and a
+    channel stays only where both stay. The published LDM-4 is smaller for it.
+    """
+    return np.array([_paper_width(group, 1 - ratio) for group in groups], dtype=np.int64)
+
+
+def _paper_width(group: Group, share: float) -> int:
+    if group.kind == "ffn" and any(piece.index.shape[1] == 2 for piece in group.slices):
+        return round(group.size * share**2)
+    return group.size - (group.size - int(group.size * share)) // group.blocks * group.blocks
 
 
 def walk(

@@ -14,7 +14,10 @@ force; there is no bound for large networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,16 +108,32 @@ def choose(
     high = [*np.ones(len(counts)), *(np.array(most) / scale), *np.full(budgets, np.inf)]
     loss = np.concatenate(list(losses))
     total = max(float(sum(np.abs(values).max() for values in losses)), 1e-30)
-    found = milp(
-        np.concatenate([loss / total, np.full(budgets, _OVER)]),
-        constraints=LinearConstraint(rows.tocsr(), low, high),
-        integrality=np.concatenate([np.ones(n), np.zeros(budgets)]),
-        bounds=Bounds(0, np.concatenate([np.ones(n), np.full(budgets, np.inf)])),
-        options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
-    )
+    with _quiet_stdout():
+        found = milp(
+            np.concatenate([loss / total, np.full(budgets, _OVER)]),
+            constraints=LinearConstraint(rows.tocsr(), low, high),
+            integrality=np.concatenate([np.ones(n), np.zeros(budgets)]),
+            bounds=Bounds(0, np.concatenate([np.ones(n), np.full(budgets, np.inf)])),
+            options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
+        )
     assert found.x is not None, found.message  # the excess makes every instance feasible
     parts = np.split(found.x[:n], np.cumsum(counts)[:-1])
     return Choice([int(np.argmax(part)) for part in parts], float(found.mip_gap or 0.0))
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """HiGHS (in SciPy 1.17) prints a line of its own to the process's stdout now and then, which
+    belongs to ``--json``."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def minimise(

@@ -29,6 +29,12 @@ LSUN = DDPM | dict(
     down_block_types=["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
     up_block_types=["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
 )  # fmt: skip
+LDM4 = dict(
+    sample_size=64, in_channels=3, out_channels=3, block_out_channels=[192, 384, 576, 960],
+    attention_head_dim=1, cross_attention_dim=512, norm_num_groups=32,
+    down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
+    up_block_types=["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -37,8 +43,9 @@ LSUN = DDPM | dict(
         (CIFAR, (35.7e6, 6.1e9), (19.8e6, 3.4e9)),
         (CELEBA, (78.7e6, 23.9e9), (43.7e6, 13.3e9)),
         (LSUN, (113.7e6, 248.7e9), (63.2e6, 138.8e9)),
+        (LDM4, (400.92e6, 99.80e9), (189.43e6, 52.71e9)),
     ],
-    ids=["cifar10", "celeba", "lsun"],
+    ids=["cifar10", "celeba", "lsun", "ldm4"],
 )
 def test_published_sizes(config, dense, published, tmp_path):
     plan = planned(config, tmp_path)
@@ -52,5 +59,6 @@ def test_published_sizes(config, dense, published, tmp_path):
 def planned(config, folder):
     flags = {"prune": {"ratio": 0.3, "ratio_of": "channels", "rounding": "paper"}}
     recipe = resolve(family="UNet2DModel", flags=flags)
-    source = Source("paper", folder, "", "UNet2DModel", config, {}, ())
+    name = "UNet2DConditionModel" if config is LDM4 else "UNet2DModel"
+    source = Source("paper", folder, "", name, config, {}, ())
     return make_plan(source, recipe, None, {}, align=1)
