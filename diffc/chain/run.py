@@ -43,6 +43,9 @@ def run(request: Request) -> RunWork:
     claim(out, source)
     if request.stop in ("build", "bench"):
         back.check_targets(recipe.build.target)
+    bench = front.latency_bench(recipe)
+    if bench is not None:
+        bench.check()  # before importance, which takes long
     if process_rank() == 0:
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)

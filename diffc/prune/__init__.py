@@ -10,5 +10,4 @@ latency_table.py  what each width costs in time, from layers (layers.py) run one
 planning.py     recipe and scores to plan
 plan.py         the plan: which channels to keep, and why; plan.json
 surgery.py      the cut itself
-checkpoint.py   pruning.json: how a cut model is loaded again, without pickle
 """
