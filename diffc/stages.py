@@ -4,8 +4,9 @@ A stage is a name, a version, the inputs that decide its outcome, and a generato
 into a folder. Its key is the hash of name, version, inputs and the versions of the packages it
 uses, so a stage is done once for a key and never again:
 
-    CACHE/done/NAME-KEY/     its files and stage.json (hashes, seconds, result), renamed into place
-    CACHE/work/NAME-KEY/     ``out`` while it runs; ``scratch`` outlives a kill (checkpoints)
+    done/NAME-KEY/           in the cache: its files and stage.json (hashes, seconds, result),
+                             renamed into place
+    work/NAME-KEY/           there too: ``out`` while it runs; ``scratch`` outlives a kill
     OUT/...                  the files a user wants, hard-linked (or copied) out of the cache
     OUT/.diffc/NAME.json     stage.json again, so that OUT alone is enough on another machine
 
