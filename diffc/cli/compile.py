@@ -90,8 +90,12 @@ def run_chain(
     fresh: bool = False,
     json: bool = False,
     quiet: bool = False,
+    show: bool = True,
 ) -> Path:
-    """Run the chain for a model or an output folder up to ``stop``, show the report; OUT."""
+    """Run the chain for a model or an output folder up to ``stop``, show the report; OUT.
+
+    show: False leaves it to the caller to show what was made.
+    """
     from diffc.chain.run import ParityFailed, Request, run
     from diffc.cli.show import follow, show_report
 
@@ -104,6 +108,8 @@ def run_chain(
     except ParityFailed as failed:
         show_report(failed.report, json=json, quiet=quiet)
         raise
+    if not show:
+        return folder
     show_report(report, json=json, quiet=quiet)
     if not (json or quiet):
         say_where(folder)

@@ -26,6 +26,7 @@ def plan_(
     data: o.Data = None,
     target: o.Target = None,
     precision: o.Precision = None,
+    threads: o.Threads = None,
     recipe: o.RecipeName = None,
     family: o.FamilyName = None,
     seed: o.Seed = None,
@@ -47,16 +48,17 @@ def plan_(
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
         importance=importance, threshold=threshold, data=data, target=target,
-        precision=precision, seed=seed,
+        precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     if out is not None:
-        run_chain(
+        folder = run_chain(
             model, flags, "plan", out=out, recipe=recipe, family=family, fresh=fresh,
-            json=json, quiet=quiet,
+            json=json, quiet=quiet, show=False,
         )  # fmt: skip
+        _show_written_plan(folder, json=json, quiet=quiet)
         return
     source, chosen, folder = asked(model, flags, recipe=recipe, family=family, need_weights=False)
-    _show_plan(source, _plan(source, chosen, folder), json=json, quiet=quiet)
+    _show_plan(source.name, _plan(source, chosen, folder), json=json, quiet=quiet)
 
 
 def inspect_(
@@ -158,7 +160,21 @@ def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None
     )
 
 
-def _show_plan(source: Source, plan: Plan, *, json: bool, quiet: bool) -> None:
+def _show_written_plan(out: Path, *, json: bool, quiet: bool) -> None:
+    from diffc.output import read_lock
+    from diffc.prune.plan import Plan
+    from diffc.stages import process_rank
+
+    if process_rank() > 0:  # of the processes of one launch, one speaks
+        return
+    name = str(read_lock(out)["model"]["name"])
+    plan = Plan.read(out / "plan.json")
+    _show_plan(name, plan, json=json, quiet=quiet)
+    if not (json or quiet):
+        print(out / "plan.json")
+
+
+def _show_plan(name: str, plan: Plan, *, json: bool, quiet: bool) -> None:
     from dataclasses import asdict
 
     if json:
@@ -174,10 +190,10 @@ def _show_plan(source: Source, plan: Plan, *, json: bool, quiet: bool) -> None:
             }
         )
     elif not quiet:
-        _print_plan(source, plan)
+        _print_plan(name, plan)
 
 
-def _print_plan(source: Source, plan: Plan) -> None:
+def _print_plan(name: str, plan: Plan) -> None:
     from rich.table import Table
 
     from diffc.cli.show import console
@@ -195,8 +211,14 @@ def _print_plan(source: Source, plan: Plan) -> None:
         ("MACs", plan.dense.macs, plan.compressed.macs),
         ("parameters", plan.dense.params, plan.compressed.params),
     ):
+        screen.print(f"{name}: {what} {count(before)} -> {count(after)} ({change(before, after)})")
+    timed = plan.why.get("latency", {}).get("measured")
+    if timed is not None:
+        low, high = (f"{share:.1%}" for share in timed["ci95"])
         screen.print(
-            f"{source.name}: {what} {count(before)} -> {count(after)} ({change(before, after)})"
+            f"{name}: latency {timed['dense_ms']:.3g} ms -> {timed['compressed_ms']:.3g} ms, "
+            f"{timed['measured']:.1%} of dense, 95 % \\[{low}, {high}], as measured; "
+            f"the cost tables expected {timed['predicted']:.1%}"
         )
     if plan.why.get("importance") is None:
         screen.print("[dim]widths alone: nothing was ranked (--out OUT measures importance)[/dim]")

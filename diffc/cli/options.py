@@ -23,11 +23,11 @@ Ratio = Annotated[
 ]
 RatioOf = Annotated[
     str | None,
-    typer.Option("--ratio-of", help="Share of what: macs, params, channels.  [macs]"),
+    typer.Option("--ratio-of", help="Share of what: macs, params, channels, latency.  [macs]"),
 ]
 Allocate = Annotated[
     str | None,
-    typer.Option("--allocate", help="Where it is removed: uniform, global.  [global]"),
+    typer.Option("--allocate", help="Where it is removed: uniform, global, latency.  [global]"),
 ]
 Rounding = Annotated[
     str | None,

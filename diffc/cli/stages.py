@@ -21,6 +21,9 @@ def prune_(
     threshold: o.Threshold = None,
     data: o.Data = None,
     fit: o.Fit = None,
+    target: o.Target = None,
+    precision: o.Precision = None,
+    threads: o.Threads = None,
     out: o.Out = None,
     recipe: o.RecipeName = None,
     seed: o.Seed = None,
@@ -34,10 +37,12 @@ def prune_(
     \b
       diffc prune demo --ratio 0.3 --out OUT
       diffc prune OUT --ratio 0.5
+      diffc prune demo --ratio 0.5 --allocate latency --target ort-cpu --out OUT
     """
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
-        importance=importance, threshold=threshold, data=data, fit=fit, seed=seed,
+        importance=importance, threshold=threshold, data=data, fit=fit, target=target,
+        precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     run_chain(
         model, flags, "prune", out=out, recipe=recipe, allow_pickle=allow_pickle, fresh=fresh,

@@ -21,6 +21,10 @@ _CLASS_EMBEDDING = 512
 
 _ADDED = ("text_embeds", "time_ids")
 
+# Their attention reshapes heads to its input's width, or normalises by the time embedding, whose
+# channels would have to be cut with it: DeepFloyd IF, Kandinsky 2, the k-diffusion upscalers.
+_UNSUPPORTED = ("SimpleCrossAttn", "KDown", "KCrossAttn", "KUp")
+
 
 class UNet2DCondition:
     """See ``base.Family``."""
@@ -58,13 +62,28 @@ class UNet2DCondition:
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """Convolution channels, the transformers' inner widths and the time embedding by tracing;
-        feed-forward widths and attention by hand."""
+        feed-forward widths and attention by hand.
+
+        Raises InputError for blocks that cannot be cut.
+        """
+        _refuse_unsupported(model)
         fixed = ["conv_out", *inner_projections(model), *first_projections(model)]
         if getattr(model.get_submodule("time_embedding"), "cond_proj", None) is not None:
             # added to the sinusoids, which keep their size
             fixed.append("time_embedding.cond_proj")
         traced = traced_groups(model, inputs, self.call, fixed=fixed)
         return traced + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
+
+
+def _refuse_unsupported(model: nn.Module) -> None:
+    config: Mapping[str, Any] = model.config  # type: ignore[assignment]
+    blocks = [*config["down_block_types"], config["mid_block_type"], *config["up_block_types"]]
+    found = sorted({b for b in blocks if b and any(kind in b for kind in _UNSUPPORTED)})
+    if found:
+        raise InputError(
+            f"a UNet2DConditionModel with {', '.join(found)} cannot be cut",
+            hint="supported: the blocks of Stable Diffusion 1, 2 and XL, LDM and LCM",
+        )
 
 
 def _last(value: Any) -> int:

@@ -199,6 +199,15 @@ def test_unknown_blocks_are_refused_in_one_line():
         found.groups(skeleton("UNet2DModel", skip), meta_inputs(found.specs(skip)))
 
 
+@pytest.mark.parametrize("block", ["SimpleCrossAttnDownBlock2D", "KDownBlock2D"])
+def test_blocks_that_cannot_be_cut_are_named(block):
+    _, config, _ = CASES["sd15"]
+    other = {**config, "down_block_types": [block] * 2}
+    found = family("UNet2DConditionModel")
+    with pytest.raises(InputError, match=f"with {block} cannot be cut"):
+        found.groups(skeleton("UNet2DConditionModel", other), meta_inputs(found.specs(other)))
+
+
 def test_specs_fill_in_what_a_config_leaves_out(tiny):
     """The same from a sparse config.json as from the one diffusers completes."""
     _, sparse, _ = CASES[tiny.name]
