@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc.chain.run import Request, run
+from diffc.events import follow
 from diffc.models.source import find
 from diffc.output import default_out
 from diffc.recipe import resolve
@@ -48,12 +49,4 @@ def compile(
         flags[section] = {**flags.get(section, {}), **value} if isinstance(value, dict) else value
     chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)
     folder = Path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
-    work = run(Request(source, chosen, folder, stop=stop, fresh=fresh))
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            report: Report = end.value
-            return report
-        if on_event is not None:
-            on_event(event)
+    return follow(run(Request(source, chosen, folder, stop=stop, fresh=fresh)), on_event)

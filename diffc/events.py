@@ -7,11 +7,12 @@ them with ``drain``.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,18 @@ Work = Generator[Progress, None, T]
 """A generator of ``Progress`` that returns a ``T``."""
 
 
-def drain(work: Work[T]) -> T:
-    """Run ``work`` to its end, ignoring its events, and return its result."""
+def follow(work: Generator[E, None, T], on_event: Callable[[E], None] | None = None) -> T:
+    """Run ``work`` to its end, telling ``on_event`` each of its events; returns its result."""
     while True:
         try:
-            next(work)
+            event = next(work)
         except StopIteration as end:
             result: T = end.value
             return result
+        if on_event is not None:
+            on_event(event)
+
+
+def drain(work: Generator[E, None, T]) -> T:
+    """Run ``work`` to its end, ignoring its events, and return its result."""
+    return follow(work)

@@ -11,6 +11,7 @@ import typer
 
 from diffc.cli import options as o
 from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, RequestError
+from diffc.events import Work, drain, follow
 
 if TYPE_CHECKING:
     from diffc.gate.result import CheckResult
@@ -159,23 +160,16 @@ def _figures_only(theirs: Subject) -> None:
     )
 
 
-def _follow(work: Any, *, quiet: bool) -> CheckResult:
+def _follow(work: Work[CheckResult], *, quiet: bool) -> CheckResult:
     from diffc.cli.show import console
 
     screen = console()
     if quiet or not screen.is_terminal:
-        from diffc.events import drain
-
-        result: CheckResult = drain(work)
-        return result
+        return drain(work)
     with screen.status("measuring") as status:
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                found: CheckResult = end.value
-                return found
-            status.update(f"{event.note or 'measuring'} ({event.done:.0f})")
+        return follow(
+            work, lambda event: status.update(f"{event.note or 'measuring'} ({event.done:.0f})")
+        )
 
 
 def _write(

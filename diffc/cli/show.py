@@ -6,6 +6,8 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from diffc import events
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -26,19 +28,18 @@ def console() -> Console:
 def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
     """Run ``work`` to its end, showing each stage; returns its result."""
     if quiet or _is_follower():
-        return _finish(work)
+        return events.drain(work)
     screen = console()
     if not screen.is_terminal:
         return _follow_plainly(work, screen)
     with _progress(screen) as progress:
         task = None
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+
+        def show(event: StageEvent) -> None:
+            nonlocal task
             task = _shown(event, progress, task)
+
+        return events.follow(work, show)
 
 
 def show_report(report: Report, *, json: bool, quiet: bool) -> None:
@@ -67,25 +68,14 @@ def _is_follower() -> bool:
     return process_rank() > 0
 
 
-def _finish(work: Generator[StageEvent, None, T]) -> T:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
 def _follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
     """One line per stage, for logs."""
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+
+    def show(event: StageEvent) -> None:
         if event.done is not None:
             screen.print(_line(event))
+
+    return events.follow(work, show)
 
 
 def _progress(screen: Console) -> Progress:
