@@ -22,6 +22,7 @@ from diffc.stages import STATE, Done, Room, Stage, cache_folder
 if TYPE_CHECKING:
     from torch import nn
 
+    from diffc.distill.losses import Kept
     from diffc.models.diffusion import Process
     from diffc.models.families.base import Family, TensorSpec
     from diffc.prune.bench import Bench
@@ -143,7 +144,7 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
     return Stage("prune", 1, inputs, run, {"pruned": "pruned"}, _MODEL_PACKAGES)
 
 
-def distill_stage(source: Source, recipe: Recipe, data: Done, pruned: Done) -> Stage:
+def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done) -> Stage:
     """Distillation from the dense model: OUT/model."""
     options = recipe.distill
     inputs = {
@@ -151,6 +152,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, pruned: Done) -> S
         "data": data.key,
         "pruned": pruned.key,
         "options": options.model_dump(mode="json"),
+        "seed": recipe.seed,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -158,11 +160,11 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, pruned: Done) -> S
             shutil.copytree(pruned.folder / "pruned", room.out / "model")
             yield Progress(1, 1, "no distillation asked for")
             return {"steps": 0, "losses": []}
-        return (yield from _distill(source, recipe, data, pruned, room))
+        return (yield from _distill(source, recipe, data, plan, pruned, room))
 
     places = {"model": "model"}
     packages = (*_MODEL_PACKAGES, "accelerate")
-    return Stage("distill", 1, inputs, run, places, packages, collective=options.steps > 0)
+    return Stage("distill", 2, inputs, run, places, packages, collective=options.steps > 0)
 
 
 def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,
@@ -345,28 +347,56 @@ def _read_data(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any
 
 
 def _distill(
-    source: Source, recipe: Recipe, data: Done, pruned: Done, room: Room
+    source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done, room: Room
 ) -> Work[dict[str, Any]]:
     from diffc.data.clean import CleanSet
     from diffc.distill.train import distill
+    from diffc.measure.quality import consistency
 
-    teacher, family, _, process = _opened(source, recipe)
+    teacher, family, specs, process = _opened(source, recipe)
     student_source = find(pruned.folder / "pruned")
     student, *_ = _opened(student_source, recipe)
     clean = CleanSet.read(data.folder / CLEAN)
-    options = recipe.distill.model_copy(update={"seed": recipe.seed})
-    result = yield from distill(teacher, student, family, clean, process, options, room.scratch)
+    options = recipe.distill
+    kept = _kept_channels(source, recipe, teacher, family, specs, plan)
+    judge = None
+    if options.quality_every:
+        judge = consistency(teacher, family, source.scheduler, specs, clean.conditions)
+    result = yield from distill(
+        teacher, student, family, clean, process, options, room.scratch,
+        kept=kept, seed=recipe.seed, judge=judge,
+    )  # fmt: skip
     summary = json.loads((pruned.folder / "pruned" / PRUNING_FILE).read_text("utf-8"))
-    kept = ("dense", "compressed", "groups", "groups_cut")
-    save_compressed(student, source, room.out / "model", {k: summary[k] for k in kept})
+    facts = ("dense", "compressed", "groups", "groups_cut")
+    save_compressed(student, source, room.out / "model", {k: summary[k] for k in facts})
     return {
         "steps": result.steps,
         "resumed_from": result.resumed_from,
         "losses": result.losses,
+        "quality": [{"step": step, "ssim": ssim} for step, ssim in result.quality],
         "images_per_second": result.images_per_second,
         "precision": result.precision,
         "notes": result.notes,
     }
+
+
+def _kept_channels(
+    source: Source,
+    recipe: Recipe,
+    teacher: nn.Module,
+    family: Family,
+    specs: list[TensorSpec],
+    plan: Done,
+) -> Kept | None:
+    """For the feature loss: which channels of each block's output are still there."""
+    if not recipe.distill.losses.features:
+        return None
+    from diffc.distill.blocks import kept_channels
+    from diffc.models.families.examples import example_inputs
+    from diffc.prune.plan import Plan
+
+    groups = family.groups(teacher, example_inputs(specs, source.config))
+    return kept_channels(teacher, groups, Plan.read(plan.folder / "plan.json").keep())
 
 
 def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[TensorSpec], Process]:

@@ -94,7 +94,7 @@ def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None
     pruned = yield from runner.do(front.prune_stage(source, recipe, plan))
     if stop < STOPS.index("distill"):
         return
-    distilled = yield from runner.do(front.distill_stage(source, recipe, data, pruned))
+    distilled = yield from runner.do(front.distill_stage(source, recipe, data, plan, pruned))
     yield from runner.do(front.samples_stage(source, recipe, distilled))
     if stop < STOPS.index("export"):
         return

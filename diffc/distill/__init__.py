@@ -2,6 +2,7 @@
 
 options.py     DistillOptions: everything that can be said about a run; imports no torch
 draw.py        what step i trains on: rows, timesteps, noise, all keyed by (seed, step, row)
+blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps
 checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept
 train.py       the loop, on accelerate

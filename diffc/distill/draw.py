@@ -55,25 +55,26 @@ def draw_batch(
     step: int,
     rows: range,
     null: dict[str, Tensor] | None = None,
+    seed: int = 0,
 ) -> Batch:
     """Rows ``rows`` of step ``step``'s global batch.
 
     density: (T,) float64, the probability of each timestep.
     null: a null condition (...) for each name, which replaces a share of the rows' own.
     """
-    index = torch.tensor([_data_index(len(clean), options, step, row) for row in rows])
+    index = torch.tensor([_data_index(len(clean), options.batch, seed, step, row) for row in rows])
     sample, conditions = clean.rows(index)
-    noise = keyed_noise(((options.seed, NOISE, step, row) for row in rows), sample.shape[1:])
-    t = _timesteps(options, density, step)[rows.start : rows.stop]
+    noise = keyed_noise(((seed, NOISE, step, row) for row in rows), sample.shape[1:])
+    t = _timesteps(options, density, seed, step)[rows.start : rows.stop]
     if null:
-        conditions = _with_null(conditions, null, options, step, rows)
+        conditions = _with_null(conditions, null, options, seed, step, rows)
     return Batch(sample, noise, t, conditions)
 
 
-def _data_index(n: int, options: DistillOptions, step: int, row: int) -> int:
+def _data_index(n: int, batch: int, seed: int, step: int, row: int) -> int:
     """Samples come in epochs, each a new permutation; a batch may span several."""
-    epoch, place = divmod(step * options.batch + row, n)
-    return int(_permutation(n, options.seed, epoch)[place])
+    epoch, place = divmod(step * batch + row, n)
+    return int(_permutation(n, seed, epoch)[place])
 
 
 @lru_cache(maxsize=8)
@@ -81,9 +82,9 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, ORDER, epoch)).permutation(n)
 
 
-def _timesteps(options: DistillOptions, density: Tensor, step: int) -> Tensor:
+def _timesteps(options: DistillOptions, density: Tensor, seed: int, step: int) -> Tensor:
     """int64 (batch,): the whole batch's t, so that strata do not depend on the processes."""
-    generator = keyed_generator(options.seed, TIME, step)
+    generator = keyed_generator(seed, TIME, step)
     u = torch.rand(options.batch, generator=generator, dtype=torch.float64)
     if options.timesteps == "stratified":
         strata = torch.randperm(options.batch, generator=generator)
@@ -96,10 +97,11 @@ def _with_null(
     conditions: dict[str, Tensor],
     null: dict[str, Tensor],
     options: DistillOptions,
+    seed: int,
     step: int,
     rows: Sequence[int],
 ) -> dict[str, Tensor]:
-    u = torch.rand(options.batch, generator=keyed_generator(options.seed, NULL, step))
+    u = torch.rand(options.batch, generator=keyed_generator(seed, NULL, step))
     dropped = u[rows[0] : rows[-1] + 1] < options.null_share
     replaced = dict(conditions)
     for name, value in null.items():

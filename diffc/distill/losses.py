@@ -22,8 +22,9 @@ from diffc.distill.draw import Batch
 from diffc.distill.options import DistillOptions, Losses
 from diffc.models.diffusion import Process
 
-Kept = Mapping[str, Tensor]
-"""Module name of a block -> int64 indices of the dense block's output channels that were kept."""
+Kept = Mapping[str, Tensor | None]
+"""Module name of a block -> int64 indices of the dense block's output channels that were kept, or
+None where the block keeps them all."""
 
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
@@ -79,7 +80,8 @@ class Features:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.caught[name] = output[0] if isinstance(output, tuple) else output
+            # of a block with two streams the image's comes last
+            self.caught[name] = output[-1] if isinstance(output, tuple) else output
 
         return catch
 
@@ -105,8 +107,9 @@ def feature_loss(
     """(B,): over the blocks, the mean of squared error over mean square, on kept channels."""
     terms = []
     for name, ours in student.items():
-        theirs = teacher[name]
-        theirs = theirs.index_select(channel_dim(theirs), kept[name].to(theirs.device)).float()
+        theirs, index = teacher[name].float(), kept[name]
+        if index is not None:
+            theirs = theirs.index_select(channel_dim(theirs), index.to(theirs.device))
         error = (ours.float() - theirs).square().flatten(1).mean(1)
         terms.append(error / theirs.square().mean().clamp_min(1e-8))
     return torch.stack(terms).mean(0)

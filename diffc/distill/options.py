@@ -50,6 +50,8 @@ class DistillOptions(_Strict):
     null_share: share of rows whose conditions are replaced by the null ones, where there are any,
         so that classifier-free guidance is distilled too.
     checkpoint_every: steps between checkpoints.
+    quality_every: steps between samples of the student beside the dense model's; 0 for none.
+    compile: torch.compile both models. The first steps wait for it; GPUs gain most.
     trackers: names that accelerate knows, such as ``tensorboard``.
     """
 
@@ -70,5 +72,6 @@ class DistillOptions(_Strict):
     clip_grad: float = Field(default=1.0, ge=0)
     null_share: float = Field(default=0.1, ge=0, le=1)
     checkpoint_every: int = Field(default=100, ge=1)
+    quality_every: int = Field(default=0, ge=0)
+    compile: bool = False
     trackers: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)

@@ -56,6 +56,9 @@ def prepare_models(
         if not getattr(student, "_supports_gradient_checkpointing", False):
             raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
         student.enable_gradient_checkpointing()  # type: ignore[operator]
+    if options.compile:
+        for model in (teacher, student):
+            model.compile()  # in place: names of parameters and modules stay
 
 
 def choose_dtype(options: DistillOptions, device: torch.device) -> torch.dtype:
@@ -109,11 +112,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def run_key(student: nn.Module, clean: CleanSet, options: DistillOptions) -> str:
-    """A hash of what decides a run's weights: options, data, and the weights it starts from."""
+def run_key(student: nn.Module, clean: CleanSet, options: DistillOptions, seed: int = 0) -> str:
+    """A hash of what decides a run's weights: options, seed, data, and the weights at the start."""
     digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={"checkpoint_every", "trackers"})
-    digest.update(said.encode())
+    said = options.model_dump_json(exclude={"checkpoint_every", "quality_every", "trackers"})
+    digest.update(f"{said} {seed}".encode())
     for tensor in [*student.state_dict().values(), clean.sample, *clean.conditions.values()]:
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(memoryview(raw.numpy()))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,9 @@ from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
 
+Judge = Callable[[nn.Module], float]
+"""A student in evaluation mode -> its samples' mean SSIM to the dense model's."""
+
 
 @dataclass(frozen=True)
 class DistillResult:
@@ -61,6 +64,7 @@ class DistillResult:
 
     steps: optimiser steps in all; resumed_from: the step this call started at.
     losses: (step, loss) at up to about 200 places, resumed runs' earlier ones included.
+    quality: (step, SSIM to the dense model) where it was asked for.
     images_per_second: over this call's steps, checkpoints left out; None when it made none.
     precision: what the forward passes ran in; processes: how many shared each batch.
     pieces: into how many pieces each process's share of a batch was worked in the end.
@@ -70,6 +74,7 @@ class DistillResult:
     steps: int
     resumed_from: int
     losses: list[tuple[int, float]]
+    quality: list[tuple[int, float]]
     images_per_second: float | None
     precision: str
     pieces: int
@@ -87,6 +92,8 @@ def distill(
     folder: Path,
     kept: Kept | None = None,
     null: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    judge: Judge | None = None,
 ) -> Work[DistillResult]:
     """Train ``student`` in place to behave as ``teacher``; returns a DistillResult.
 
@@ -94,17 +101,23 @@ def distill(
     folder: where checkpoints go, and where a killed run is resumed from.
     kept: for the feature loss, each block's kept output channels (losses.py).
     null: a null condition (...) for each condition's name, for classifier-free guidance.
+    seed: of the order of data, the timesteps and the noise.
+    judge: how alike samples of the moving average and of the teacher are, every
+        ``options.quality_every`` steps.
 
     Raises RequestError for options that cannot be (and for a loss that is not finite),
     InputError for an empty ``clean``, UnavailableError when a checkpoint cannot be written.
     """
-    run = Run.start(teacher, student, family, clean, process, options, folder, kept, null)
+    run = Run.start(teacher, student, family, clean, process, options, folder, kept, null,
+                    seed, judge)  # fmt: skip
     for note in run.resume():
         yield run.progress(note)
     try:
         yield from run.find_pieces()
         while run.step < options.steps:
             yield from run.one_step()
+            if judge is not None and run.wants_quality:
+                yield from run.measure_quality()
             if run.step % options.checkpoint_every == 0 or run.step == options.steps:
                 run.checkpoint()
     finally:
@@ -144,9 +157,12 @@ class Run:
     key: str
     pieces: int
     hooks: list[Features]
+    seed: int
+    judge: Judge | None
     step: int = 0
     resumed_from: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
+    quality: list[tuple[int, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -162,13 +178,15 @@ class Run:
         folder: Path,
         kept: Kept | None,
         null: Mapping[str, Tensor] | None,
+        seed: int,
+        judge: Judge | None,
     ) -> Run:
         """Check the request, move everything to its device, make the optimiser."""
         if not len(clean):
             raise InputError("there are no samples to distil with")
         accelerator = make_accelerator(options, folder)
         device = accelerator.device
-        key = run_key(student, clean, options)
+        key = run_key(student, clean, options, seed)
         prepare_models(teacher, student, options, device)
         density, weights = split_weights(timestep_weights(process, options), options.focus)
         kept = dict(kept or {}) if options.losses.features else {}
@@ -195,6 +213,8 @@ class Run:
             key=key,
             pieces=options.gradient_accumulation,
             hooks=[Features(teacher, kept), Features(student, kept)],
+            seed=seed,
+            judge=judge,
         )
 
     @property
@@ -210,7 +230,9 @@ class Run:
 
     def draw(self) -> Batch:
         """This process's rows of the present step, on its device."""
-        batch = draw_batch(self.clean, self.options, self.density, self.step, self.rows, self.null)
+        batch = draw_batch(
+            self.clean, self.options, self.density, self.step, self.rows, self.null, self.seed
+        )
         return to_device(batch, self.accelerator.device)
 
     def one_step(self) -> Iterator[Progress]:
@@ -232,6 +254,29 @@ class Run:
             self.losses.append((self.step, loss))
             self.accelerator.log({"loss": loss, "images_per_s": self.speed or 0}, step=self.step)
         yield self.progress(loss=loss, images_per_s=self.speed or 0.0)
+
+    @property
+    def wants_quality(self) -> bool:
+        """Whether the step just done is one to take samples at."""
+        every = self.options.quality_every
+        return bool(every) and (self.step % every == 0 or self.step == self.options.steps)
+
+    def measure_quality(self) -> Iterator[Progress]:
+        """Ask the judge about the moving average, on the first process; the others wait."""
+        if self.judge is not None and self.accelerator.is_main_process:
+            parameters = list(self.student.parameters())
+            if self.ema is not None:
+                self.ema.store(parameters)
+                self.ema.copy_to(parameters)
+            ssim = self.judge(self.student)
+            if self.ema is not None:
+                self.ema.restore(parameters)
+            for hook in self.hooks:
+                hook.take()
+            self.quality.append((self.step, ssim))
+            self.accelerator.log({"ssim": ssim}, step=self.step)
+            yield self.progress(ssim=ssim)
+        self.accelerator.wait_for_everyone()
 
     @property
     def speed(self) -> float | None:
@@ -359,7 +404,12 @@ class Run:
         if self.accelerator.is_main_process:
             scaler = {k: v for k, v in self.scaler.state_dict().items() if k != "growth_interval"}
             first = next(iter(self.optimizer.state.values()))
-            numbers = {"losses": self.losses, "scaler": scaler, "adam_step": float(first["step"])}
+            numbers = {
+                "losses": self.losses,
+                "quality": self.quality,
+                "scaler": scaler,
+                "adam_step": float(first["step"]),
+            }
             save(Checkpoint(self.step, self.key, self.tensors(), numbers), self.folder)
         self.accelerator.wait_for_everyone()
 
@@ -380,6 +430,7 @@ class Run:
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict({**self.scaler.state_dict(), **found.numbers["scaler"]})
             self.losses = [(int(step), loss) for step, loss in found.numbers["losses"]]
+            self.quality = [(int(step), ssim) for step, ssim in found.numbers["quality"]]
             numbers[:] = torch.tensor([found.step, found.numbers["adam_step"]])
         self._share(numbers)
         if self.step:
@@ -398,9 +449,11 @@ class Run:
             self.ema.optimization_step = self.step
 
     def close(self) -> None:
-        """Take the hooks out and end the trackers, whatever happened."""
+        """Take out hooks and compiled code and end the trackers, whatever happened."""
         for hook in self.hooks:
             hook.remove()
+        for model in (self.teacher, self.student):
+            model._compiled_call_impl = None
         self.accelerator.end_training()
 
     def finish(self) -> DistillResult:
@@ -412,6 +465,7 @@ class Run:
             steps=self.step,
             resumed_from=self.resumed_from,
             losses=self.losses,
+            quality=self.quality,
             images_per_second=self.speed,
             precision=str(self.dtype).removeprefix("torch."),
             pieces=self.pieces,

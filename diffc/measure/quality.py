@@ -2,6 +2,7 @@
 
     sample_pair      images from the same noise through both, by the same deterministic sampler
     compare_samples  SSIM and PSNR over such pairs (the paper's consistency), 95 % intervals
+    consistency      the mean SSIM of a few such pairs, for a curve over training
     Samples          the pairs, with sampler, steps, spacing and seed: what every figure carries
     grid             a PNG, dense above compressed, that people can look at
     write_pair       two PNGs of one size, to lay one over the other
@@ -14,7 +15,7 @@ Student's t over the per-image values, so they cover the choice of noise and not
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import SamplerInfo, denoise, deterministic_scheduler, sampler_info
 from diffc.data.synthetic import class_count, condition_rows
 from diffc.errors import InputError
-from diffc.events import Progress, Work
+from diffc.events import Progress, Work, drain
 from diffc.models.families.base import Family, TensorSpec
 
 EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
@@ -82,6 +83,39 @@ def sample_pair(
             made[side].append(images)
     pair = [torch.cat(parts) for parts in made]
     return Samples(pair[0], pair[1], sampler_info(scheduler), seed)
+
+
+def consistency(
+    dense: nn.Module,
+    family: Family,
+    scheduler_config: Mapping[str, Any],
+    specs: Sequence[TensorSpec],
+    conditions: Mapping[str, Tensor],
+    *,
+    n: int = 8,
+    steps: int = 20,
+) -> Callable[[nn.Module], float]:
+    """A function from a model to its mean SSIM to ``dense`` over ``n`` images, seed 0.
+
+    Few images and steps, to watch a training run by; ``quality`` gives figures to report. The dense
+    images are made once, on the first call.
+    """
+    scheduler = deterministic_scheduler(scheduler_config, steps)
+    shape = next(spec.shape for spec in specs if spec.kind == "sample")
+    rows = condition_rows(range(n), specs, conditions, class_count(dense), 0)
+    noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), shape)
+    made: list[Tensor] = []
+
+    def images(model: nn.Module) -> Tensor:
+        with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
+            return drain(_sample(model, family, scheduler, noise, rows, 0, n))
+
+    def ssim(model: nn.Module) -> float:
+        if not made:
+            made.append(images(dense))
+        return estimate(ssim_per_image(made[0], images(model))).mean
+
+    return ssim
 
 
 def _sample(

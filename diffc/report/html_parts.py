@@ -5,7 +5,7 @@ Every chart has its numbers in a table: in the chart's own rows, or in a table t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffc.measure.results import TargetResult
@@ -215,8 +215,25 @@ def distillation(report: Report) -> Html | None:
     rows = [(f"{step:g}", f"{loss:.4g}") for step, loss in points]
     notes = (tag("p", str(note), class_="soft") for note in found.get("notes") or ())
     return joined(
-        tag("p", said + ".", class_="soft"), behind(chart, ["step", "loss"], rows), *notes
+        tag("p", said + ".", class_="soft"),
+        behind(chart, ["step", "loss"], rows),
+        _quality_curve(found.get("quality") or ()),
+        *notes,
     )
+
+
+def _quality_curve(found: Sequence[Mapping[str, float]]) -> Html | None:
+    """SSIM to the dense model while it was distilled."""
+    points = [(float(point["step"]), float(point["ssim"])) for point in found]
+    if len(points) < 2:
+        return None
+    chart = svg.line(
+        points, x_name="step", y_name="SSIM to the dense model",
+        label="SSIM to the dense model by distillation step; its points are in the table",
+    )  # fmt: skip
+    said = "Samples of the moving average beside the dense model's, few and with few steps."
+    rows = [(f"{step:g}", f"{ssim:.3f}") for step, ssim in points]
+    return joined(tag("p", said, class_="soft"), behind(chart, ["step", "SSIM"], rows))
 
 
 def stages(report: Report) -> Html | None:

@@ -77,7 +77,7 @@ def test_uniform_timesteps_are_uniform() -> None:
 def test_steps_rows_and_seeds_have_their_own_noise() -> None:
     clean = numbered(3)
     noises = [
-        draw_batch(clean, tiny.options(seed=seed), EVEN, step, range(4)).noise.flatten()
+        draw_batch(clean, tiny.options(), EVEN, step, range(4), seed=seed).noise.flatten()
         for seed in (0, 1)
         for step in (0, 1)
     ]

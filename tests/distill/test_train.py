@@ -137,7 +137,7 @@ def test_the_key_knows_options_data_and_start() -> None:
     assert key == run_key(tiny.unet(4, seed=1), tiny.clean(), tiny.options(checkpoint_every=5))
     assert key != run_key(tiny.unet(4, seed=2), *base[1:])
     assert key != run_key(base[0], tiny.clean(11), base[2])
-    assert key != run_key(*base[:2], tiny.options(seed=1))
+    assert key != run_key(*base, seed=1)
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Tiny models for the distillation tests; run as a script it is a worker that can be killed.
 
-    python tiny.py FOLDER RESULT '{"steps": 9}'
+    python tiny.py FOLDER RESULT '{"steps": 9}' [LIMIT BYTES]
 
-distils in FOLDER and writes the final weights to RESULT and the losses beside it.
+distils in FOLDER and writes the final weights to RESULT and the losses beside it. With LIMIT, the
+process may take so many bytes more than it has when training starts; each of the student's calls
+asks for BYTES for each sample.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from diffc.models.families.unet2d import FAMILY
 PROCESS = process_from_scheduler({"num_train_timesteps": 1000})
 
 
-def unet(width: int, seed: int) -> UNet2DModel:
-    """A U-Net of 8x8 images with ``width`` and 2 ``width`` channels."""
+def unet(width: int, seed: int, size: int = 8) -> UNet2DModel:
+    """A U-Net of ``size`` x ``size`` images with ``width`` and 2 ``width`` channels."""
     torch.manual_seed(seed)
     return UNet2DModel(
-        sample_size=8,
+        sample_size=size,
         in_channels=1,
         out_channels=1,
         block_out_channels=(width, 2 * width),
@@ -51,11 +53,37 @@ def options(**changes) -> DistillOptions:
     return DistillOptions.model_validate({**base, **changes})
 
 
-def work(folder: Path, student=None, family=FAMILY, data=None, **changes) -> Work[DistillResult]:
+def work(
+    folder: Path, student=None, family=FAMILY, data=None, kept=None, judge=None, **changes
+) -> Work[DistillResult]:
     """A run of the tiny teacher (width 8) on the tiny student (width 4, or the given one)."""
     student = unet(4, seed=1) if student is None else student
     data = clean() if data is None else data
-    return distill(unet(8, seed=0), student, family, data, PROCESS, options(**changes), folder)
+    return distill(
+        unet(8, seed=0), student, family, data, PROCESS, options(**changes), folder,
+        kept=kept, judge=judge,
+    )  # fmt: skip
+
+
+class Hungry:
+    """The family, whose calls of the student take ``bytes`` of memory for each sample."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+
+    def call(self, model, inputs):
+        if model.config.block_out_channels[0] == 4:
+            torch.empty(len(inputs["sample"]) * self.wanted, dtype=torch.uint8)
+        return FAMILY.call(model, inputs)
+
+
+def limit_memory(more: int) -> None:
+    """Allow ``more`` bytes of address space beyond what is mapped now."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def main() -> None:
@@ -64,10 +92,16 @@ def main() -> None:
 
     torch.set_num_threads(1)
     folder, result, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    limit, wanted = (int(word) for word in sys.argv[4:6] or (0, 0))
     student = unet(4, seed=1)
-    done = drain(work(folder, student, **changes))
+    running = work(folder, student, family=Hungry(wanted) if wanted else FAMILY, **changes)
+    if limit:
+        drain(work(folder.with_name("warm"), steps=1))  # everything that is loaded once
+        limit_memory(limit)
+    done = drain(running)
     save_file({name: p.contiguous() for name, p in student.state_dict().items()}, result)
-    report = {"losses": done.losses, "resumed_from": done.resumed_from, "processes": done.processes}
+    report = {"losses": done.losses, "resumed_from": done.resumed_from, "processes": done.processes,
+              "notes": done.notes}  # fmt: skip
     result.with_suffix(".json").write_text(json.dumps(report))
 
 

@@ -1,0 +1,65 @@
+"""The blocks whose outputs the feature loss compares, and the channels of each that were kept.
+
+A cut knows which channels it removed, so dense and compressed features are compared channel by
+channel, with no adapter to learn. Blocks are the residual blocks of a U-Net, whose width is that of
+their last convolution, or the blocks of a transformer, whose residual stream is never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from diffc.distill.losses import Kept
+from diffc.models.groups import Group, Role
+
+_LISTS = ("transformer_blocks", "single_transformer_blocks", "blocks")
+
+
+def kept_channels(
+    model: nn.Module, groups: Sequence[Group], keep: Mapping[str, NDArray[np.int64]]
+) -> Kept:
+    """For each block of the dense ``model``, the output channels that stay.
+
+    groups: of ``model``. keep: group name -> channels kept; groups not in it stay whole.
+    """
+    residual = _residual_blocks(model)
+    if not residual:
+        return dict.fromkeys(_transformer_blocks(model))
+    rows = _kept_rows(groups, keep)
+    return {block: rows.get(last) for block, last in residual.items()}
+
+
+def _residual_blocks(model: nn.Module) -> dict[str, str]:
+    """Name of each ResNet block -> the tensor whose rows are its output channels."""
+    return {
+        name: f"{name}.conv2.weight"
+        for name, module in model.named_modules()
+        if type(module).__name__ == "ResnetBlock2D"
+    }
+
+
+def _transformer_blocks(model: nn.Module) -> list[str]:
+    return [
+        f"{name}.{place}"
+        for name, module in model.named_children()
+        if name in _LISTS and isinstance(module, nn.ModuleList)
+        for place in range(len(module))
+    ]
+
+
+def _kept_rows(
+    groups: Sequence[Group], keep: Mapping[str, NDArray[np.int64]]
+) -> dict[str, torch.Tensor]:
+    """Tensor -> its rows that stay, for every tensor that a cut group produces."""
+    return {
+        piece.tensor: torch.from_numpy(np.sort(piece.index[keep[group.name]].ravel()))
+        for group in groups
+        if group.name in keep
+        for piece in group.by_role(Role.OUT)
+        if piece.dim == 0
+    }
