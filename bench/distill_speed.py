@@ -1,10 +1,13 @@
 """Images per second of the distillation step: diffc's loop against a plain eager fp32 one.
 
     python bench/distill_speed.py [--model demo] [--ratio 0.5] [--rounds 5] [--steps 4] [--batch 16]
+                                  [--compile]    a third loop: diffc's with ``distill.compile``
 
-Both train the same pruned student from the same dense teacher on the same rows: teacher forward,
+All train the same pruned student from the same dense teacher on the same rows: teacher forward,
 student forward and backward, AdamW, moving average. The plain loop is what one writes first: fp32,
-default layouts, PyTorch's default AdamW, diffusers' default EMAModel. Rounds alternate, so that
+default layouts, PyTorch's default AdamW, diffusers' default EMAModel. On a GPU where there is
+one. Compiling happens in the warm-up and is told apart (seconds until the second step is done).
+Rounds alternate, so that
 another process's load falls on both. The result goes to bench/results/distill_speed.json with the
 machine's load average before and after, since a busy machine makes both slower.
 """
@@ -25,8 +28,10 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from diffc.data.clean import CleanSet
+from diffc.data.precision import best_device
 from diffc.distill.draw import draw_batch
 from diffc.distill.options import DistillOptions
+from diffc.distill.setup import to_device
 from diffc.distill.train import distill
 from diffc.models.diffusion import Process, process_from_scheduler
 from diffc.models.families import family as family_of
@@ -36,6 +41,7 @@ from diffc.models.source import find
 from diffc.prune.plan import best_channels
 from diffc.prune.surgery import cut
 
+COMPILED = "diffc, compiled"
 RESULT = Path(__file__).parent / "results" / "distill_speed.json"
 
 
@@ -66,13 +72,15 @@ def plain_steps(
     options: DistillOptions,
 ) -> Iterator[None]:
     """The loop one writes first; yields after each step, without end."""
-    student.requires_grad_(True)
+    device = best_device()
+    teacher.to(device)
+    student.to(device).requires_grad_(True)
     optimizer = torch.optim.AdamW(student.parameters(), lr=options.learning_rate)
     ema = EMAModel(student.parameters(), decay=options.ema_decay)
     step = 0
     even = torch.full((len(process),), 1 / len(process), dtype=torch.float64)
     while True:
-        batch = draw_batch(clean, options, even, step, range(options.batch))
+        batch = to_device(draw_batch(clean, options, even, step, range(options.batch)), device)
         x = process.noised(batch.clean, batch.noise, batch.t)
         inputs = {"sample": x, "timestep": process.time(batch.t)}
         with torch.no_grad():
@@ -107,12 +115,32 @@ def summary(speeds: dict[str, list[dict[str, float]]], clock: str) -> dict[str, 
     """Medians and the ratio of ours to the plain loop, round by round, by one clock."""
     plain, ours = ([speed[clock] for speed in speeds[name]] for name in ("plain", "diffc"))
     ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    return {
+    found = {
         "plain_images_per_s": statistics.median(plain),
         "diffc_images_per_s": statistics.median(ours),
         "speedup": statistics.median(ratios),
         "speedup_range": [min(ratios), max(ratios)],
     }
+    if COMPILED in speeds:
+        compiled = [speed[clock] for speed in speeds[COMPILED]]
+        ratios = [a / b for a, b in zip(compiled, plain, strict=True)]
+        found["compiled_images_per_s"] = statistics.median(compiled)
+        found["compiled_speedup"] = statistics.median(ratios)
+        found["compiled_speedup_range"] = [min(ratios), max(ratios)]
+    return found
+
+
+def warm_up(loop: Iterator[object]) -> float:
+    """Seconds of two steps: primitives and kernels are made, memory is taken."""
+    start = time.perf_counter()
+    for _ in range(2):
+        next(loop)
+    return time.perf_counter() - start
+
+
+def device_name() -> str:
+    """The GPU's name, or ``cpu``."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
@@ -124,6 +152,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch", type=int, default=DistillOptions().batch)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -146,9 +175,11 @@ def main() -> None:
             "plain": plain_steps(*models(), family, clean, process, options),
             "diffc": distill(*models(), family, clean, process, options, Path(folder)),
         }
+        if args.compile:
+            compiled = options.model_copy(update={"compile": True})
+            loops[COMPILED] = distill(*models(), family, clean, process, compiled, Path(folder))
         speeds: dict[str, list[dict[str, float]]] = {name: [] for name in loops}
-        for loop in loops.values():
-            timed(loop, 1, args.batch)  # warm-up: primitives are made, memory is taken
+        warmup = {name: warm_up(loop) for name, loop in loops.items()}
         for _ in range(args.rounds):
             for name, loop in loops.items():
                 speeds[name].append(timed(loop, args.steps, args.batch))
@@ -160,6 +191,8 @@ def main() -> None:
         "wall": summary(speeds, "wall"),
         "cpu": summary(speeds, "cpu"),
         "rounds": speeds,
+        "warmup_seconds": warmup,
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "load_average": [load_before, os.getloadavg()[0]],

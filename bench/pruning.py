@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from stock_taylor import add_gradients, stock, stock_at_macs
 from torch import nn
 
 from diffc.data.clean import CleanSet
@@ -47,7 +48,6 @@ from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
-from diffc.models.sizes import follow_shapes
 from diffc.models.source import Source, find
 from diffc.prune.bench import Bench
 from diffc.prune.importance import Subject, importance
@@ -296,35 +296,11 @@ class Study:
         """What stock Taylor sees: gradients added over every 10th t, one batch and one noise."""
         generator = torch.Generator().manual_seed(seed)
         clean, _ = self.clean.draw(batch, generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        self.dense.zero_grad(set_to_none=True)
-        for step in range(0, len(self.process), 10):
-            t = torch.full((batch,), step)
-            x = self.process.noised(clean, noise, t)
-            output = self.family.call(self.dense, {"sample": x, "timestep": t})
-            (output - noise).square().mean().backward()
+        add_gradients(self.dense, self.process, clean, generator)
 
     def stock(self, ratio: float) -> nn.Module:
-        """torch-pruning's own pruner and Taylor importance at a uniform channel ratio, on the
-        gradients at hand, with its own selection."""
-        import torch_pruning as tp
-
-        model = copy.deepcopy(self.dense)
-        for copied, own in zip(model.parameters(), self.dense.parameters(), strict=True):
-            copied.grad = None if own.grad is None else own.grad.clone()
-        heads = {getattr(m, leaf): m.heads for m in model.modules() if hasattr(m, "to_q")
-                 for leaf in ("to_q", "to_k", "to_v")}  # fmt: skip
-        pruner = tp.pruner.BasePruner(
-            model, {"sample": torch.randn(1, 1, 32, 32), "timestep": torch.ones(1).long()},
-            importance=tp.importance.GroupTaylorImportance(), pruning_ratio=ratio,
-            num_heads=heads, ignored_layers=[model.conv_out], channel_groups={},
-            root_module_types=[nn.Conv2d, nn.Linear], customized_pruners={}, in_channel_groups={},
-            out_channel_groups={},
-        )  # fmt: skip
-        pruner.step()
-        follow_shapes(model)
-        model.zero_grad(set_to_none=True)
-        return model
+        """torch-pruning's own pruner at a uniform channel ratio, on the gradients at hand."""
+        return stock(self.dense, torch.randn(1, 1, 32, 32), ratio)
 
     def macs(self, model: nn.Module) -> float:
         from torch.utils.flop_counter import FlopCounterMode
@@ -334,13 +310,8 @@ class Study:
         return counter.get_total_flops() / 2
 
     def stock_ratio(self, left: float) -> float:
-        """The channel ratio at which stock pruning leaves the nearest to this share of the MACs.
-
-        Its steps are whole multiples of the normalisation groups in every layer at once: coarse.
-        """
-        dense = self.macs(self.dense)
-        ratios = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
-        return min(ratios, key=lambda r: abs(self.macs(self.stock(r)) / dense - left))
+        """The channel ratio at which stock pruning leaves the nearest to this share of the MACs."""
+        return stock_at_macs(self.dense, torch.randn(1, 1, 32, 32), left)[1]
 
 
 def heldout(args, found: dict) -> None:

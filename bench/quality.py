@@ -266,7 +266,8 @@ def prune_by_diffc(study: Study, row: Row, out: Path) -> None:
 
 def prune_stock(study: Study, row: Row, out: Path) -> None:
     dense = load_denoiser(study.source)
-    add_gradients(dense, study.process, study.images.sample[:8], seed=0)
+    generator = torch.Generator().manual_seed(0)
+    add_gradients(dense, study.process, study.images.sample[:8], generator)
     example = torch.zeros(1, *study.images.sample.shape[1:])
     model, ratio = stock_at_macs(dense, example, 1 - study.args.ratio)
     save_compressed(model, study.source, out / "pruned", {"channel_ratio": ratio})

@@ -22,9 +22,10 @@ from diffc.models.sizes import follow_shapes
 RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 
-def add_gradients(model: nn.Module, process: Process, clean: Tensor, seed: int) -> None:
+def add_gradients(
+    model: nn.Module, process: Process, clean: Tensor, generator: torch.Generator
+) -> None:
     """Leave in ``model`` the gradients that stock Taylor sees, for clean images (B, C, H, W)."""
-    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(clean.shape, generator=generator)
     model.requires_grad_(True)
     model.zero_grad(set_to_none=True)
@@ -58,10 +59,13 @@ def stock(dense: nn.Module, example: Tensor, ratio: float) -> nn.Module:
 
 def stock_at_macs(dense: nn.Module, example: Tensor, left: float) -> tuple[nn.Module, float]:
     """The stock model nearest to ``left`` of the dense MACs, and its channel ratio."""
-    made = {ratio: stock(dense, example, ratio) for ratio in RATIOS}
     whole = macs(dense, example)
-    ratio = min(made, key=lambda r: abs(macs(made[r], example) / whole - left))
-    return made[ratio], ratio
+
+    def distance(ratio: float) -> float:
+        return abs(macs(stock(dense, example, ratio), example) / whole - left)
+
+    ratio = min(RATIOS, key=distance)
+    return stock(dense, example, ratio), ratio
 
 
 @torch.no_grad()
