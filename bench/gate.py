@@ -34,7 +34,7 @@ from diffc.gate.limits import limits
 from diffc.gate.outputs import sentence
 from diffc.gate.rule import RuleOptions, compare_calls, looks, same_calls, slower
 from diffc.gate.subject import open_subject
-from diffc.measure.compare import loaded
+from diffc.measure.engines import loaded
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
 from diffc.measure.statistics import paired_ratio

@@ -109,7 +109,7 @@ class TargetOptions(Options):
 
     precision: fp32, fp16, bf16, int8, fp8. batch: the batch sizes to build for and to measure.
     gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...). threads: CPU threads of the
-    engine (None: the machine's cores).
+    engine (None: the machine's cores). torch: how the torch target runs the model.
     """
 
     target: tuple[str, ...] = ("ort-cpu",)
@@ -117,6 +117,7 @@ class TargetOptions(Options):
     batch: tuple[int, ...] = (1,)
     gpu: tuple[str, ...] = ()
     threads: int | None = Field(default=None, ge=1)
+    torch: Literal["eager", "compiled", "graphs"] = "eager"
 
     @model_validator(mode="after")
     def _known(self) -> TargetOptions:
@@ -137,12 +138,15 @@ class MeasureOptions(Options):
     """How long to measure: at least ``runs`` calls and ``seconds`` of each engine, interleaved.
 
     loop_steps, loop_runs: the whole sampling loop's steps, and how often it is timed.
+    explain: where the speed-up comes from: ``on`` from torch eager to the compressed engine,
+    ``full`` with torch.compile too (which takes a minute to compile), ``off`` not at all.
     """
 
     runs: int = Field(default=50, ge=10)
     seconds: float = Field(default=3.0, ge=0)
     loop_steps: int = Field(default=20, ge=1)
     loop_runs: int = Field(default=15, ge=1)
+    explain: Literal["off", "on", "full"] = "on"
 
 
 class QualityOptions(Options):

@@ -14,6 +14,7 @@ from typing import Any
 from diffc.errors import InputError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.source import file_digest, read_json
+from diffc.output import read_lock
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage, cache_folder
 
@@ -91,9 +92,11 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     own_file = needs_file_of_its_own(name, options.precision)
     source = out / "onnx" / options.precision / side if own_file else onnx_folder(out, side)
     status = target(name).status()
+    model = torch_model(out, side) if name == "torch" else None
     build = BuildOptions(
         batch=options.batch, gpu=options.gpu, threads=options.threads,
-        precision=options.precision, cache=cache_folder() / "timing",
+        precision=options.precision, cache=cache_folder() / "timing", model=model,
+        variant=options.torch if name == "torch" else "",
     )  # fmt: skip
     inputs = {
         "onnx": _onnx_digest(source),
@@ -104,6 +107,7 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
         "threads": options.threads,
         "versions": dict(status.versions),
         "device": status.device,
+        "torch": [model, options.torch] if name == "torch" else None,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -114,9 +118,18 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     return Stage(f"build-{name}-{side}", 2, inputs, run, places)
 
 
+def torch_model(out: Path, side: str) -> str:
+    """What the torch target runs: the dense model, or OUT/model."""
+    if side == "compressed":
+        return str((out / "model").resolve())
+    model = read_lock(out)["model"]
+    return str(model["name"] if model["name"] == "demo" else model["folder"])
+
+
 def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
     """Dense against compressed on one target: engine calls, the sampling loop, memory, parity."""
-    from diffc.measure.compare import MeasureOptions, measure_loop, measure_target
+    from diffc.measure.compare import measure_loop, measure_target
+    from diffc.measure.engines import MeasureOptions
     from diffc.measure.environment import read_environment
     from diffc.measure.latency import LatencyOptions
     from diffc.measure.loop import LoopOptions
@@ -137,7 +150,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
     )
     environment = read_environment()
     inputs = {
-        "engines": {side: _engine_digest(folder) for side, folder in folders.items()},
+        "engines": {side: engine_digest(folder) for side, folder in folders.items()},
         "references": {side: file_digest(path) for side, path in measure.references.items()},
         "options": options.model_dump(mode="json"),
         "batch": recipe.build.batch,
@@ -153,14 +166,15 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
             "environment": environment.model_dump(mode="json"),
         }
 
-    return Stage(f"bench-{name}", 1, inputs, run)
+    return Stage(f"bench-{name}", 2, inputs, run)
 
 
 def _onnx_digest(folder: Path) -> str:
     return str(read_json(folder / "model.json")["sha256"])
 
 
-def _engine_digest(folder: Path) -> dict[str, Any]:
+def engine_digest(folder: Path) -> dict[str, Any]:
+    """What of an engine decides how fast it is, for a stage's key."""
     from diffc.targets.engine import read_info
 
     info = asdict(read_info(folder))

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.chain import back, front
+from diffc.chain import back, front, ladder
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
 from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
@@ -111,6 +111,9 @@ def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, No
             yield from runner.do(back.build_stage(runner.out, recipe, name, side))
         if stop == "bench":
             yield from runner.do(back.bench_stage(runner.out, recipe, name))
+            explained = ladder.explain_stage(runner.out, recipe, name)
+            if explained is not None:
+                yield from runner.do(explained)
 
 
 def _with_targets(out: Path, recipe: Recipe) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from diffc import __version__
-from diffc.cli import bundle, check, compile, doctor, inspect, recipes, report, stages
+from diffc.cli import bench, bundle, check, compile, doctor, inspect, recipes, report, stages
 
 app = typer.Typer(
     name="diffc",
@@ -46,7 +46,7 @@ app.command("prune")(stages.prune_)
 app.command("distill")(stages.distill_)
 app.command("export")(stages.export_)
 app.command("build")(stages.build_)
-app.command("bench")(stages.bench_)
+app.command("bench")(bench.bench_)
 app.command("eval")(stages.eval_)
 app.command("check")(check.check_)
 app.command("report")(report.report_)

@@ -11,7 +11,6 @@ import typer
 
 from diffc.cli import options as o
 from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, RequestError
-from diffc.events import Work, drain, follow
 
 if TYPE_CHECKING:
     from diffc.gate.result import CheckResult
@@ -102,6 +101,7 @@ def check_(
     exit code  0 pass   1 regressed   2 wrong request   3 inconclusive
                4 not comparable, or this machine is too noisy to judge
     """
+    from diffc.cli.show import follow_measuring
     from diffc.gate.check import check, check_report
     from diffc.gate.subject import open_report, open_subject
 
@@ -120,7 +120,7 @@ def check_(
     options = _options(ours, recipe, given)
     request = _request(ours, theirs, options, seed, target, batch, threads)
     work = check(request) if baseline else check_report(request)
-    result = _follow(work, quiet=quiet or json)
+    result = follow_measuring(work, quiet=quiet or json)
     _write(result, markdown, junit, badge, history)
     _show(result, json=json, quiet=quiet)
     _end(result)
@@ -158,18 +158,6 @@ def _figures_only(theirs: Subject) -> None:
         f"{theirs.path} was saved without its engines, so it cannot be measured again",
         hint=f"--baseline-report {theirs.path} compares with its figures alone (weaker)",
     )
-
-
-def _follow(work: Work[CheckResult], *, quiet: bool) -> CheckResult:
-    from diffc.cli.show import console
-
-    screen = console()
-    if quiet or not screen.is_terminal:
-        return drain(work)
-    with screen.status("measuring") as status:
-        return follow(
-            work, lambda event: status.update(f"{event.note or 'measuring'} ({event.done:.0f})")
-        )
 
 
 def _write(

@@ -37,6 +37,8 @@ def compile_(
     threshold: o.Threshold = None,
     fit: o.Fit = None,
     threads: o.Threads = None,
+    torch: o.TorchWay = None,
+    explain: o.Explain = None,
     family: o.FamilyName = None,
     allow_pickle: o.AllowPickle = False,
     no_build: Annotated[
@@ -63,6 +65,7 @@ def compile_(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
         importance=importance, threshold=threshold, target=target, precision=precision,
         batch=batch, gpu=gpu, threads=threads, data=data, fit=fit, steps=steps, seed=seed,
+        torch=torch, explain=explain,
     )  # fmt: skip
     stop = "export" if no_build else "bench"
     if bundle is not None and no_build:

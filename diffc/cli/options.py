@@ -47,7 +47,7 @@ Threshold = Annotated[
 ]
 Target = Annotated[
     list[str] | None,
-    typer.Option("--target", help="ort-cpu, ort-cuda, openvino, trt, trt-rtx; repeatable."),
+    typer.Option("--target", help="ort-cpu, ort-cuda, openvino, trt, trt-rtx, torch; repeatable."),
 ]
 Precision = Annotated[
     str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8, fp8.  [fp32]")
@@ -60,7 +60,18 @@ Gpu = Annotated[
     typer.Option("--gpu", help="Compute capabilities built ahead of time: sm86,sm89,sm120."),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads of the engines.  [all cores]")
+    int | None,
+    typer.Option("--threads", help="CPU threads of the engines, on pinned cores.  [all cores]"),
+]
+TorchWay = Annotated[
+    str | None,
+    typer.Option("--torch", help="How --target torch runs: eager, compiled, graphs.  [eager]"),
+]
+Explain = Annotated[
+    str | None,
+    typer.Option(
+        "--explain", help="Where the speed-up comes from: off, on, full (torch.compile too).  [on]"
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -119,6 +130,8 @@ def recipe_flags(
     data: str | None = None,
     fit: str | None = None,
     steps: int | None = None,
+    torch: str | None = None,
+    explain: str | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
     """Flags as a nested mapping like a recipe's; what was not given is None."""
@@ -138,6 +151,8 @@ def recipe_flags(
             "batch": numbers("--batch", batch),
             "gpu": words(gpu),
             "threads": threads,
+            "torch": torch,
         },
+        "measure": {"explain": explain},
         "seed": seed,
     }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from diffc.events import Work
     from diffc.report.model import Report
     from diffc.stages import StageEvent
 
@@ -40,6 +41,17 @@ def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
             task = _shown(event, progress, task)
 
         return events.follow(work, show)
+
+
+def follow_measuring(work: Work[T], *, quiet: bool) -> T:
+    """Run work that is no stage to its end, saying what is being done."""
+    screen = console()
+    if quiet or not screen.is_terminal:
+        return events.drain(work)
+    with screen.status("measuring") as status:
+        return events.follow(
+            work, lambda event: status.update(f"{event.note or 'measuring'} ({event.done:.0f})")
+        )
 
 
 def show_report(report: Report, *, json: bool, quiet: bool) -> None:

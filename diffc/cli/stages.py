@@ -60,7 +60,12 @@ def distill_(
       diffc distill OUT --steps 2000
     """
     run_chain(
-        _output(out), o.recipe_flags(steps=steps), "distill", fresh=fresh, json=json, quiet=quiet
+        output_folder(out),
+        o.recipe_flags(steps=steps),
+        "distill",
+        fresh=fresh,
+        json=json,
+        quiet=quiet,
     )
 
 
@@ -72,7 +77,7 @@ def export_(
     \b
       diffc export OUT
     """
-    run_chain(_output(out), o.recipe_flags(), "export", fresh=fresh, json=json, quiet=quiet)
+    run_chain(output_folder(out), o.recipe_flags(), "export", fresh=fresh, json=json, quiet=quiet)
 
 
 def build_(
@@ -81,6 +86,7 @@ def build_(
     batch: o.Batch = None,
     gpu: o.Gpu = None,
     threads: o.Threads = None,
+    torch: o.TorchWay = None,
     fresh: o.Fresh = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -91,26 +97,8 @@ def build_(
       diffc build OUT --target trt
       diffc build OUT --target trt-rtx --gpu sm86,sm89
     """
-    _finish(out, "build", fresh, json, quiet, target=target, batch=batch, gpu=gpu, threads=threads)
-
-
-def bench_(
-    out: o.OutFolder,
-    target: o.Target = None,
-    batch: o.Batch = None,
-    gpu: o.Gpu = None,
-    threads: o.Threads = None,
-    fresh: o.Fresh = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-) -> None:
-    """Measure OUT's engines on this machine, dense and compressed interleaved.
-
-    \b
-      diffc bench OUT
-      diffc bench OUT --target openvino --fresh
-    """
-    _finish(out, "bench", fresh, json, quiet, target=target, batch=batch, gpu=gpu, threads=threads)
+    flags = o.recipe_flags(target=target, batch=batch, gpu=gpu, threads=threads, torch=torch)
+    finish_folder(out, "build", flags, fresh=fresh, json=json, quiet=quiet)
 
 
 def eval_(
@@ -132,10 +120,10 @@ def eval_(
       diffc eval OUT --images 256
     """
     flags = o.recipe_flags() | {"quality": {"images": images, "steps": sampler_steps, "seed": seed}}
-    run_chain(_output(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
+    run_chain(output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
 
 
-def _output(out: Path) -> str:
+def output_folder(out: Path) -> str:
     """``out`` as the chain's argument, once it is sure to be an output folder."""
     from diffc.output import read_lock
 
@@ -143,16 +131,15 @@ def _output(out: Path) -> str:
     return str(out)
 
 
-def _finish(
-    out: Path, stop: str, fresh: bool, json: bool, quiet: bool, *, target: list[str] | None,
-    batch: str | None, gpu: str | None, threads: int | None,
-) -> None:  # fmt: skip
+def finish_folder(
+    out: Path, stop: str, flags: dict[str, Any], *, fresh: bool, json: bool, quiet: bool
+) -> None:
+    """Build (and measure) the engines of an output folder, and show its report."""
     from diffc.chain.run import ParityFailed, finish
     from diffc.cli.show import follow, show_report
     from diffc.output import read_lock
     from diffc.recipe import resolve
 
-    flags: dict[str, Any] = o.recipe_flags(target=target, batch=batch, gpu=gpu, threads=threads)
     recipe = resolve(family="", flags=flags, base=read_lock(out)["recipe"])
     work = finish(out, recipe, stop, fresh=fresh, command=command_line())
     try:

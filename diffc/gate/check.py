@@ -31,7 +31,7 @@ from diffc.gate.rule import (
     unpaired_ratio,
 )
 from diffc.gate.subject import Engine, Pair, Subject, batches, check_model, matched
-from diffc.measure.compare import loaded, why_absent
+from diffc.measure.engines import loaded, why_absent
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Call, LatencyOptions, interleaved
@@ -224,7 +224,7 @@ def _memory(pair: Pair, batch: int, limits: Limits) -> Work[Figure]:
     for attempt in range(_MEMORY_TRIES):
         for name, engine in (("baseline", pair.baseline), ("candidate", pair.candidate)):
             yield Progress(attempt, _MEMORY_TRIES, f"memory of {name}")
-            found[name].append(_peak(measure_memory(engine.folder, batch)))
+            found[name].append(_peak(measure_memory(engine.folder, batch, split=False)))
         least = {name: min(values) for name, values in found.items()}
         if limits.memory is None or limits.memory.allows(least["candidate"], least["baseline"]):
             break
@@ -334,7 +334,7 @@ def _against_stored(
         device = measured_on_device(engine)
         peak = before.device_bytes if device else before.peak_bytes
         figures.append(_within(label, "GPU memory" if device else "peak memory", "bytes",
-                               _peak(measure_memory(engine.folder, batch)), peak,
+                               _peak(measure_memory(engine.folder, batch, split=False)), peak,
                                limits.memory))  # fmt: skip
     figures.append(_within(label, "engine size", "bytes", engine.info.engine_bytes,
                            before.engine_bytes, limits.engine_size))  # fmt: skip

@@ -1,6 +1,7 @@
 """Where the speed-up comes from: a ladder of engines, each one change away from the one before.
 
-    torch, eager -> dense engine, fp32 -> dense engine, asked precision -> compressed, the same
+    torch eager -> (torch compiled) -> dense engine, fp32 -> asked precision -> graph capture
+                -> compressed, the same
 
 All rungs are timed in turn in one process, so that the factors multiply up to the whole, and nobody
 credits pruning with what fp16 did. Every factor is measured; a rung that cannot run here is left
@@ -9,16 +10,21 @@ out with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from diffc.errors import RequestError
+from diffc.errors import RequestError, UnavailableError
 from diffc.events import Work
-from diffc.measure.compare import Candidate, MeasureOptions, candidate_timings, why_not
-from diffc.measure.results import Latency, Speedup
+from diffc.measure.engines import MeasureOptions, cores_of, noise_of, opened
+from diffc.measure.inputs import example_inputs
+from diffc.measure.latency import Timings, interleaved
+from diffc.measure.results import Latency, Noise, Speedup
+from diffc.targets.base import Arrays, Bound, Runner
+from diffc.targets.engine import read_info
 
 
 class Rung(BaseModel):
@@ -38,38 +44,130 @@ class Rung(BaseModel):
     absent: str | None = None
 
 
+class Ladder(BaseModel):
+    """All rungs of one target at one batch size, timed in turn in one process."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: str
+    precision: str
+    batch: int
+    rungs: list[Rung]
+    noise: Noise | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Step:
-    """A rung to be measured: what it is, what it changes, and its engine folder."""
+    """A rung to be measured: what it is, what it changes, and its engine folder.
+
+    captured: False for the engine's calls without a CUDA graph. absent: why there is no engine.
+    """
 
     label: str
     cause: str
-    engine: Path
+    engine: Path | None
+    captured: bool = True
+    absent: str | None = None
 
 
-def explain(steps: Sequence[Step], batch: int, options: MeasureOptions) -> Work[list[Rung]]:
+def explain(
+    steps: Sequence[Step], batches: Sequence[int], options: MeasureOptions
+) -> Work[list[Ladder]]:
     """Measure every step that can run here, in turn, and the factor that each adds.
 
-    Raises RequestError when two steps have one label, or fewer than two can run here.
+    One ladder per batch size; target and precision are the last step's. Raises RequestError when
+    two steps have one label, or fewer than two can run here.
     """
     labels = [step.label for step in steps]
     if len(set(labels)) < len(labels):
         raise RequestError(f"the steps' labels are not unique: {', '.join(labels)}")
-    absent = {s.label: why for s in steps if (why := why_not(Candidate(s.label, s.engine)))}
-    running = [step for step in steps if step.label not in absent]
-    if len(running) < 2:
-        reasons = "; ".join(f"{label}: {why}" for label, why in absent.items())
-        raise RequestError(f"fewer than two of the steps can run here ({reasons})")
-    folders = {step.label: step.engine for step in running}
-    timings = yield from candidate_timings(folders, batch, options)
-    rungs, previous = [], None
+    folders = {str(step.engine): step.engine for step in steps if step.engine is not None}
+    reference = next(iter(options.references.values()), None)
+    ladders = []
+    with opened(folders, options.threads) as (runners, reasons):
+        known = [_with_reason(step, reasons) for step in steps]
+        for batch in batches:
+            bound, tried = _bound(known, runners, batch, reference)
+            calls = {label: call.run for label, call in bound.items()}
+            timings = yield from interleaved(calls, options.latency)
+            ladders.append(_ladder(tried, batch, timings, options))
+    return ladders
+
+
+def _with_reason(step: Step, reasons: Mapping[str, str]) -> Step:
+    return replace(step, absent=step.absent or reasons.get(str(step.engine)))
+
+
+def _bound(
+    steps: Sequence[Step], runners: Mapping[str, Runner], batch: int, reference: Path | None
+) -> tuple[dict[str, Bound], list[Step]]:
+    """A call for every step that really runs here, and the steps with the others' reasons."""
+    bound: dict[str, Bound] = {}
+    tried = []
     for step in steps:
-        rung = Rung(label=step.label, cause=step.cause, absent=absent.get(step.label))
-        if rung.absent is None:
+        try:
+            if step.absent is None:
+                bound[step.label] = _call(step, runners[str(step.engine)], batch, reference)
+        except UnavailableError as error:
+            step = replace(step, absent=str(error))
+        tried.append(step)
+    if len(bound) < 2:
+        why = "; ".join(f"{step.label}: {step.absent}" for step in tried if step.absent)
+        raise RequestError(f"fewer than two of the steps can run here ({why})")
+    return bound, tried
+
+
+def _call(step: Step, runner: Runner, batch: int, reference: Path | None) -> Bound:
+    """The step's call, run once: torch.compile says only now whether it works."""
+    inputs = example_inputs(runner.info, batch, reference)
+    made = runner.bind(inputs) if step.captured else _uncaptured(runner, inputs)
+    made.run()
+    return made
+
+
+def _uncaptured(runner: Runner, inputs: Arrays) -> Bound:
+    bind = getattr(runner, "bind_uncaptured", None)
+    if bind is None:
+        raise UnavailableError(f"target '{runner.info.target}' captures no graph")
+    made: Bound = bind(inputs)
+    return made
+
+
+def _ladder(steps: Sequence[Step], batch: int, timings: Timings, options: MeasureOptions) -> Ladder:
+    last = read_info(_folder(steps[-1]))
+    infos = [read_info(_folder(step)) for step in steps if step.label in timings.samples]
+    first = next(iter(timings.samples))
+    return Ladder(
+        target=last.target,
+        precision=last.precision_asked,
+        batch=batch,
+        rungs=_rungs(steps, timings),
+        noise=noise_of(timings, first),
+        details={
+            "rounds": len(timings.samples[first]),
+            "threads": options.threads or last.threads,
+            "pinned_to_cores": list(cores_of(infos, options.threads)),
+        },
+    )
+
+
+def _folder(step: Step) -> Path:
+    assert step.engine is not None
+    return step.engine
+
+
+def _rungs(steps: Sequence[Step], timings: Timings) -> list[Rung]:
+    rungs: list[Rung] = []
+    first = next(iter(timings.samples))
+    previous: str | None = None
+    for step in steps:
+        rung = Rung(label=step.label, cause=step.cause, absent=step.absent)
+        if step.absent is None:
             rung.latency_ms = Latency.model_validate(timings.percentiles_ms(step.label))
             if previous is not None:
                 rung.over_previous = Speedup.of(timings.ratio(previous, step.label))
-                rung.over_first = Speedup.of(timings.ratio(running[0].label, step.label))
+                rung.over_first = Speedup.of(timings.ratio(first, step.label))
             previous = step.label
         rungs.append(rung)
     return rungs

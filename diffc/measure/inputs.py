@@ -17,13 +17,19 @@ def example_inputs(
 ) -> dict[str, Array]:
     """Inputs (batch, ...) for an engine: rows of ``reference``, repeated to fill the batch.
 
-    Without a reference: standard normal floats, timestep 500, zeros for other integers.
+    Without a reference, or with one of other inputs (another exporter's names, another precision):
+    standard normal floats, timestep 500, zeros for other integers.
     """
     if reference is not None and reference.is_file():
         rows = reference_inputs(reference)
-        return {spec.name: fill(rows[spec.name], batch) for spec in info.inputs}
+        if all(_fits(rows.get(spec.name), spec) for spec in info.inputs):
+            return {spec.name: fill(rows[spec.name], batch) for spec in info.inputs}
     generator = np.random.default_rng(seed)
     return {spec.name: _noise(spec, batch, generator) for spec in info.inputs}
+
+
+def _fits(rows: Any, spec: InputSpec) -> bool:
+    return rows is not None and rows.shape[1:] == spec.shape and str(rows.dtype) == spec.dtype
 
 
 def reference_inputs(reference: Path) -> dict[str, Array]:

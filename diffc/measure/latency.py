@@ -12,6 +12,7 @@ The first call of each (allocation, kernels, shapes) is kept apart. Raw samples 
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +55,7 @@ class Timings:
     """What was measured, in seconds.
 
     samples: call -> (rounds, k). first: call -> its first call. steady: whether the warm-up ended
-    because the times agreed.
+    because the times agreed. load: the system's load average over a minute, as it began.
     """
 
     samples: Mapping[str, NDArray[np.float64]]
@@ -62,6 +63,7 @@ class Timings:
     warmup_seconds: float
     steady: bool
     seed: int
+    load: float | None = None
 
     def times(self, name: str) -> Samples:
         """Every single time of a call, in the order they were taken."""
@@ -76,6 +78,18 @@ class Timings:
         """The paired ratio of two calls' times."""
         return paired_ratio(self.paired(numerator), self.paired(denominator), self.seed)
 
+    def neighbours(self, name: str) -> Ratio | None:
+        """A call against itself: each round's time over the next round's; the machine's noise.
+
+        A whole round lies between the two, so it is no smaller than what a paired ratio of two
+        calls within one round suffers. None for fewer than 10 rounds.
+        """
+        times = self.paired(name)
+        even = len(times) // 2 * 2
+        if even < 10:
+            return None
+        return paired_ratio(times[0:even:2], times[1:even:2], self.seed)
+
     def percentiles_ms(self, name: str) -> dict[str, float]:
         """p50, p90, p95, p99 and the mean, in milliseconds, and how many times they are of."""
         times = self.times(name)
@@ -85,6 +99,7 @@ class Timings:
 
 def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timings]:
     """Time ``calls`` in turn; yields the seconds done of those expected."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     first = {name: call() for name, call in calls.items()}
     begin = time.perf_counter()
     typical, steady = yield from _warm_up(calls, options)
@@ -100,7 +115,7 @@ def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timi
         rounds += 1
         yield _progress(rounds, time.perf_counter() - start, options)
     samples = {name: np.asarray(times) for name, times in taken.items()}
-    return Timings(samples, first, warm, steady, options.seed)
+    return Timings(samples, first, warm, steady, options.seed, load)
 
 
 def _enough(rounds: int, elapsed: float, options: LatencyOptions) -> bool:

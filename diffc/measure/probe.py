@@ -3,7 +3,14 @@
     python -m diffc.measure.probe ENGINE_DIR --batch 1
 
 Imports what a server would have: numpy and the engine's runtime; no torch, no pydantic. Resident
-memory is read from /proc (VmRSS, VmHWM), for getrusage's peak is inherited from the parent process.
+memory is read from /proc (VmRSS, VmHWM), for getrusage's peak is inherited from the parent process;
+the peak is set back between loading and running, so that each has its own.
+
+    --trim   hand what loading freed back to the system before running
+
+A runtime frees much of what it needed to load, and the C library keeps those pages for whatever
+comes next. Without --trim the peak is what a server sees, but activations that fit into kept pages
+do not show; with it, weights and activations can be told apart.
 """
 
 from __future__ import annotations
@@ -11,20 +18,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+Reading = dict[str, Any]
 
 
 def main() -> None:
-    """Print one JSON object: bytes before, after the runtime, load and run, and the peak."""
+    """Print one JSON object: bytes at each step, and the peaks of loading and of running."""
     parser = argparse.ArgumentParser(prog="python -m diffc.measure.probe")
     parser.add_argument("engine", type=Path)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    print(json.dumps(probe(arguments.engine, arguments.batch, arguments.runs)))
+    parser.add_argument("--trim", action="store_true")
+    found = parser.parse_args()
+    print(json.dumps(probe(found.engine, found.batch, found.runs, found.trim)))
 
 
-def probe(engine: Path, batch: int, runs: int) -> dict[str, int | None]:
+def probe(engine: Path, batch: int, runs: int = 3, trim: bool = False) -> Reading:
     """Resident bytes of this process at each step; device bytes where the engine is on a GPU."""
     from diffc.measure.inputs import example_inputs
     from diffc.targets import target
@@ -33,27 +46,34 @@ def probe(engine: Path, batch: int, runs: int) -> dict[str, int | None]:
     info = read_info(engine)
     runtime = target(info.target)
     import_runtime(info.target)
-    at_start = memory_field("VmRSS")
-    free = _free_device_bytes(info.target)
+    used, how = device_meter(info.target)
     inputs = example_inputs(info, batch)
+    at_start, device_start = memory_field("VmRSS"), used()
     runner = runtime.load(engine)
-    loaded = memory_field("VmRSS")
+    loading_peak = memory_field("VmHWM")
+    if trim:
+        give_back_freed()
+    loaded, device_loaded = memory_field("VmRSS"), used()
+    reset_peak()
     for _ in range(runs):
         runner(inputs)
-    after = memory_field("VmRSS")
-    left = _free_device_bytes(info.target)
+    after, running_peak, device_run = memory_field("VmRSS"), memory_field("VmHWM"), used()
     return {
         "start": at_start,
         "loaded": loaded,
         "run": after,
-        "peak": memory_field("VmHWM"),
-        "device": free - left if free is not None and left is not None else None,
+        "running_peak": running_peak,
+        "peak": max(loading_peak, running_peak),
+        "device": [device_start, device_loaded, device_run],
+        "device_how": how,
+        "allocator": allocator_bytes(runner),
         "torch": int("torch" in sys.modules),
     }
 
 
 _LIBRARIES = {"ort-cpu": "onnxruntime", "ort-cuda": "onnxruntime", "openvino": "openvino",
               "trt": "tensorrt", "trt-rtx": "tensorrt_rtx", "torch": "torch"}  # fmt: skip
+_ON_GPU = ("trt", "trt-rtx", "ort-cuda")
 
 
 def import_runtime(target: str) -> None:
@@ -62,31 +82,89 @@ def import_runtime(target: str) -> None:
 
     if target in _LIBRARIES:
         import_module(_LIBRARIES[target])
+    if target == "torch":
+        import_module("diffc.models.load")
 
 
 def memory_field(name: str) -> int:
-    """VmRSS or VmHWM of this process in bytes, from /proc/self/status; elsewhere by getrusage."""
+    """VmRSS or VmHWM of this process in bytes, from /proc/self/status; elsewhere by the system."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        return _getrusage_peak()
+        return _resident_elsewhere(name)
     line = next(line for line in lines if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
 
 
-def _getrusage_peak() -> int:
+def _resident_elsewhere(name: str) -> int:
+    if name == "VmRSS":
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _free_device_bytes(target: str) -> int | None:
-    if target not in ("trt", "trt-rtx", "ort-cuda"):
-        return None
+def give_back_freed() -> None:
+    """Hand pages that were freed back to the system, where the C library can (glibc)."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def reset_peak() -> None:
+    """Start counting VmHWM anew, where the kernel can; elsewhere it stays the whole process's."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
+    """(a reading of device memory in use, whose it is); readings are None without a GPU.
+
+    This process's own by NVML where the driver knows it; else what is in use on the whole device,
+    which is this process's only as long as nobody else's changes.
+    """
+    from diffc.targets import nvml
+
+    if not _uses_gpu(target):
+        return (lambda: None), None
+    start_cuda()
+    if nvml.process_bytes() is not None:
+        return nvml.process_bytes, "NVML, this process"
+    return device_used, "cudaMemGetInfo, the whole device"
+
+
+def _uses_gpu(target: str) -> bool:
+    if target == "torch":
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return target in _ON_GPU
+
+
+def start_cuda() -> None:
+    """Make this process's CUDA context: hundreds of MB that no engine answers for."""
     from diffc.targets import cuda
 
-    return cuda.free_bytes()
+    cuda.free_bytes()
+
+
+def device_used() -> int | None:
+    """Bytes in use on the device, whoever's."""
+    from diffc.targets import cuda
+
+    return cuda.used_bytes()
+
+
+def allocator_bytes(runner: Any) -> int | None:
+    """What the runtime's own allocator counts, where the runner can ask it."""
+    ask = getattr(runner, "allocator_bytes", None)
+    return None if ask is None else ask()
 
 
 if __name__ == "__main__":

@@ -26,12 +26,18 @@ class Latency(_Result):
 
 
 class Memory(_Result):
-    """Bytes; see diffc.measure.memory for what each figure is."""
+    """Bytes; see diffc.measure.memory for what each figure is, and ``device_how`` for which."""
 
     engine_bytes: int
+    weights_bytes: int | None = None
+    activations_bytes: int | None = None
     runtime_bytes: int | None = None
     peak_bytes: int | None = None
     device_bytes: int | None = None
+    device_weights_bytes: int | None = None
+    device_activations_bytes: int | None = None
+    allocator_bytes: int | None = None
+    device_how: str | None = None
 
 
 class Parity(_Result):
@@ -57,6 +63,21 @@ class Speedup(_Result):
     def of(cls, ratio: Ratio) -> Speedup:
         """From the statistics' own form."""
         return cls(median=ratio.median, ci95=ratio.ci95, ci99=ratio.ci99, pairs=ratio.pairs)
+
+
+class Noise(_Result):
+    """How restless the machine was while these times were taken.
+
+    against_itself: the dense engine's time in one round over its time in the next; 1 on a silent
+    machine, and a speed-up inside its interval is none. steady: whether the warm-up ended because
+    the times agreed. load: the system's load average over a minute when the timing began; cores:
+    how many the machine has for us.
+    """
+
+    against_itself: Speedup | None = None
+    steady: bool
+    load: float | None = None
+    cores: int
 
 
 class EngineFigures(_Result):
@@ -93,6 +114,7 @@ class TargetResult(_Result):
     speedup: Speedup | None = None
     efficiency: float | None = None
     parity: Parity | None = None
+    noise: Noise | None = None
     absent: str | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
@@ -105,6 +127,20 @@ class Row(_Result):
     batch: int
     figures: EngineFigures
     speedup: Speedup | None = None
+
+
+class Comparison(_Result):
+    """Anything side by side: lines in the order given, and the noise by batch size.
+
+    cores: those that engines on a processor were pinned to. threads: None: as each was built.
+    """
+
+    rows: list[Row]
+    noise: dict[int, Noise] = Field(default_factory=dict)
+    threads: int | None = None
+    cores: list[int] = Field(default_factory=list)
+    percentile_rule: str
+    environment: dict[str, Any] | None = None
 
 
 def latency_figures(timings: Timings, name: str, batch: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from torch import nn
 
 from diffc.errors import RequestError
 from diffc.events import Progress, Work
-from diffc.measure.compare import loaded
+from diffc.measure.engines import loaded
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
 from diffc.models.families import family

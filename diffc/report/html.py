@@ -40,7 +40,7 @@ def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()
     """The page as text. out: where samples/ lies. history: rows of diffc.gate.baseline."""
     sections = [
         ("Samples", lambda: samples(report, out)),
-        ("Where the speed-up comes from", lambda: parts.factors(report)),
+        ("Where the speed-up comes from", lambda: parts.causes(report)),
         *((f"Latency on {_place(result)}", lambda r=result: parts.latency(r))
           for result in report.targets),
         *((f"The whole sampling loop on {_place(result)}", lambda r=result: parts.latency(r))

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffc.measure.results import TargetResult
+from diffc.measure.explain import Ladder
+from diffc.measure.results import Speedup, TargetResult
 from diffc.report import svg
+from diffc.report.lines import MEMORY, factor, noise_words
 from diffc.report.markup import Child, Html, joined, tag
 from diffc.report.model import Report
 from diffc.report.units import change, count, interval, milliseconds, seconds, size
@@ -59,6 +61,49 @@ def facts(report: Report) -> Html | None:
     return tag("dl", *boxes, class_="facts")
 
 
+def causes(report: Report) -> Html | None:
+    """Where the speed-up comes from: the ladder of each target, then all factors together."""
+    ladders = [found for one in report.ladders if (found := _ladder(one)) is not None]
+    together = factors(report)
+    if not ladders or together is None:
+        return joined(*ladders) if ladders else together
+    return joined(*ladders, tag("h3", "What was cut, and what came of it"), together)
+
+
+def _ladder(ladder: Ladder) -> Html | None:
+    """Picture and table of one ladder."""
+    timed = [(rung, rung.latency_ms) for rung in ladder.rungs if rung.latency_ms is not None]
+    if not timed:
+        return None
+    bars = [
+        (rung.label, latency.p50, f"{milliseconds(latency.p50)}  {factor(rung)}".strip())
+        for rung, latency in timed
+    ]
+    chart = svg.steps(
+        bars, "milliseconds, p50", "the time of one call, change by change; each bar lies in the "
+        "outline of the one before; the numbers are in the table",
+    )  # fmt: skip
+    rows = [
+        (rung.label, rung.cause or "-", milliseconds(latency.p50), _times(rung.over_previous),
+         _times(rung.over_first))
+        for rung, latency in timed
+    ]  # fmt: skip
+    heads = ["", "changed", "p50", "by", "in all"]
+    figures = tag("div", table(heads, rows, left=2))
+    said = ["All timed in turn in one process; factors are medians of paired ratios, with 95 % "
+            "intervals."]  # fmt: skip
+    if ladder.noise is not None:
+        said.append(noise_words(ladder.noise).capitalize() + ".")
+    said += [f"{rung.label}: not measured: {rung.absent}." for rung in ladder.rungs if rung.absent]
+    notes = (tag("p", words, class_="soft") for words in said)
+    title = f"{ladder.target}, {ladder.precision}, batch {ladder.batch}"
+    return joined(tag("h3", title), tag("div", chart, figures, class_="two"), *notes)
+
+
+def _times(found: Speedup | None) -> str:
+    return "-" if found is None else f"{found.median:.2f}x {interval(found.ci95)}"
+
+
 def factors(report: Report) -> Html | None:
     """By what factor everything fell: what was cut, and what came of it."""
     small = report.compressed
@@ -95,6 +140,8 @@ def latency(result: TargetResult) -> Html | None:
             rows.append(("times taken", str(before), str(after), ""))
         else:
             rows.append((name, milliseconds(before), milliseconds(after), change(before, after)))
+    rows.append(("first call", milliseconds(dense.first_call_ms),
+                 milliseconds(small.first_call_ms), ""))  # fmt: skip
     figures = table(["", "dense", "compressed", "change"], rows)
     notes = tag("p", *_latency_notes(result), class_="soft")
     if not (dense.samples_ms and small.samples_ms):
@@ -116,6 +163,20 @@ def _latency_notes(result: TargetResult) -> list[str]:
     if result.parity is not None:
         verdict = "passed" if result.parity.passed else f"FAILED ({result.parity.reason})"
         found.append(f"Parity against torch fp32: {verdict}. ")
+    if result.noise is not None:
+        found.append(f"{noise_words(result.noise).capitalize()}. ")
+    return [*found, *_how(result.details)]
+
+
+def _how(details: Mapping[str, Any]) -> list[str]:
+    """Threads, cores, and the rule of the percentiles."""
+    found = []
+    if details.get("threads"):
+        found.append(f"Threads: {details['threads']}")
+        cores = details.get("pinned_to_cores")
+        found.append(f" on cores {', '.join(map(str, cores))}. " if cores else ". ")
+    if details.get("percentile_rule"):
+        found.append(f"Percentiles: {details['percentile_rule']}.")
     return found
 
 
@@ -125,17 +186,9 @@ def memory(report: Report) -> Html | None:
     return joined(*blocks) if blocks else None
 
 
-_MEMORY = (
-    ("engine_bytes", "engine files"),
-    ("runtime_bytes", "grown by loading and running it"),
-    ("peak_bytes", "peak of the whole process"),
-    ("device_bytes", "GPU memory"),
-)
-
-
 def _memory_of(result: TargetResult) -> Html | None:
     rows: list[Sequence[Child]] = []
-    for field, name in _MEMORY:
+    for field, name in MEMORY:
         before = getattr(result.dense.memory, field)
         after = getattr(result.compressed.memory, field)
         if before is None or after is None:
@@ -147,7 +200,9 @@ def _memory_of(result: TargetResult) -> Html | None:
     if not rows:
         return None
     title = f"{result.target}, {result.precision}, batch {result.batch}"
-    return joined(tag("h3", title), table(["", "bytes", "change", ""], rows))
+    how = result.dense.memory.device_how
+    note = tag("p", f"GPU memory read by {how}.", class_="soft") if how else None
+    return joined(tag("h3", title), table(["", "bytes", "change", ""], rows), note)
 
 
 def widths(report: Report) -> Html | None:

@@ -1,26 +1,40 @@
 """The report as sections of rows, from which every rendering is made.
 
-A row is (what, dense, compressed, change); a section has a title and notes below it.
+A row is (what, dense, compressed, change), or what the section's heads say; a section has a title
+and notes below it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from diffc.measure.results import EngineFigures, TargetResult
+from diffc.measure.explain import Ladder, Rung
+from diffc.measure.results import EngineFigures, Noise, TargetResult
 from diffc.report.model import Report
 from diffc.report.units import change, count, interval, milliseconds, size
 
 Row = tuple[str, str, str, str]
 
+MEMORY = (
+    ("engine_bytes", "engine file"),
+    ("weights_bytes", "weights, in memory"),
+    ("activations_bytes", "activations, at their peak"),
+    ("peak_bytes", "peak of the whole process"),
+    ("device_weights_bytes", "GPU memory from loading"),
+    ("device_activations_bytes", "GPU memory from running"),
+    ("allocator_bytes", "by the runtime's allocator"),
+)
+"""Fields of ``Memory`` and what they are, in reading order."""
+
 
 @dataclass(frozen=True)
 class Section:
-    """One table. notes: sentences that belong to it."""
+    """One table. notes: sentences that belong to it. heads: of the three columns of figures."""
 
     title: str
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    heads: tuple[str, str, str] = ("dense", "compressed", "")
 
 
 def sections(report: Report) -> list[Section]:
@@ -28,6 +42,7 @@ def sections(report: Report) -> list[Section]:
     found = [_model(report)]
     found += [_target(result) for result in report.targets]
     found += [_loop(result) for result in report.pipeline if result.speedup is not None]
+    found += [_ladder(ladder) for ladder in report.ladders]
     if report.quality is not None:
         found.append(_quality(report))
     return found
@@ -71,8 +86,7 @@ def _target(result: TargetResult) -> Section:
     rows: list[Row] = []
     if dense.latency_ms and small.latency_ms and result.speedup:
         rows += _latency_rows(result)
-    memory = (("engine file", "engine_bytes"), ("memory of the process, peak", "peak_bytes"))
-    for what, name in memory:
+    for name, what in MEMORY:
         before, after = getattr(dense.memory, name), getattr(small.memory, name)
         if before is not None:
             rows.append((what, size(before), size(after), change(before, after)))
@@ -104,6 +118,12 @@ def _latency_rows(result: TargetResult) -> list[Row]:
             milliseconds(small.latency_ms.p99),
             "",
         ),
+        (
+            "first call",
+            milliseconds(dense.first_call_ms),
+            milliseconds(small.first_call_ms),
+            "",
+        ),
         ("images per second", _rate(dense), _rate(small), ""),
     ]
     return rows
@@ -115,6 +135,8 @@ def _rate(figures: EngineFigures) -> str:
 
 def _target_notes(result: TargetResult) -> list[str]:
     notes = []
+    if result.noise is not None:
+        notes.append(noise_words(result.noise))
     if result.absent:
         notes.append(f"latency not measured: {result.absent}")
     if result.efficiency is not None:
@@ -135,6 +157,42 @@ def _loop(result: TargetResult) -> Section:
         f"whole sampling loop on {result.target}, {steps} steps, batch {result.batch}",
         _latency_rows(result)[:2],
     )
+
+
+def _ladder(ladder: Ladder) -> Section:
+    place = f"{ladder.target}, {ladder.precision}, batch {ladder.batch}"
+    rows: list[Row] = []
+    for rung in ladder.rungs:
+        if rung.latency_ms is not None:
+            rows.append((rung.label, milliseconds(rung.latency_ms.p50), factor(rung), whole(rung)))
+    notes = [f"{r.label}: not measured: {r.absent}" for r in ladder.rungs if r.absent]
+    heads = ("p50", "by", "in all")
+    return Section(f"where the speed-up comes from: {place}", rows, notes, heads)
+
+
+def factor(rung: Rung) -> str:
+    """'1.67x pruning': what this rung's change is worth."""
+    found = rung.over_previous
+    return "" if found is None else f"{found.median:.2f}x {rung.cause}"
+
+
+def whole(rung: Rung) -> str:
+    """'4.20x [4.11, 4.32]': how much faster than the first rung."""
+    found = rung.over_first
+    return "" if found is None else f"{found.median:.2f}x {interval(found.ci95)}"
+
+
+def noise_words(noise: Noise) -> str:
+    """One sentence of how restless the machine was."""
+    parts = []
+    if noise.against_itself is not None:
+        low, high = noise.against_itself.ci95
+        parts.append(f"dense against itself 95 % {interval((low, high), 3)}")
+    if not noise.steady:
+        parts.append("times did not settle in the warm-up")
+    if noise.load is not None:
+        parts.append(f"load {noise.load:.1f} on {noise.cores} cores")
+    return "noise of the machine: " + ", ".join(parts or ["not known"])
 
 
 def _quality(report: Report) -> Section:

@@ -21,7 +21,7 @@ def to_markdown(report: Report) -> str:
 
 def _table(section: Section) -> list[str]:
     lines = [f"## {escape(section.title)}", ""]
-    lines += ["| | dense | compressed | |", "|---|---:|---:|---|"]
+    lines += [f"| | {' | '.join(section.heads)} |", "|---|---:|---:|---|"]
     lines += [f"| {' | '.join(map(escape, row))} |" for row in section.rows]
     lines += ["", *(f"{escape(note)}  " for note in section.notes), ""]
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc.errors import InputError
+from diffc.measure.explain import Ladder
 from diffc.measure.results import TargetResult
 
 SCHEMA_VERSION = 1
@@ -40,6 +41,7 @@ class Report(_Part):
     """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
 
     targets: one result per target and batch size. pipeline: the whole sampling loop per target.
+    ladders: where the speed-up comes from, per target and batch size.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -53,6 +55,7 @@ class Report(_Part):
     stages: list[StageFigures] = Field(default_factory=list)
     targets: list[TargetResult] = Field(default_factory=list)
     pipeline: list[TargetResult] = Field(default_factory=list)
+    ladders: list[Ladder] = Field(default_factory=list)
     quality: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None
 

@@ -2,6 +2,7 @@
 
     bars        one bar, or a bar within an outline, to stand in a table's cell
     histogram   two distributions, one row each, with their medians
+    steps       one bar per step, the step before as an outline, so that each drop is seen
     line        a curve through points, with a level, shaded spans and a logarithmic y axis if asked
     scatter     labelled points
 
@@ -109,6 +110,24 @@ def _bins(row: Sequence[float], x: Axis, base: float, kind: str) -> list[Html]:
     words = _text(f"p50 {median:.3g}", at + (-4 if near_end else 4), base - 52,
                   "end" if near_end else "start")  # fmt: skip
     return [*bars, tag("line", class_="mark", x1=at, x2=at, y1=base, y2=base - 60), words]
+
+
+def steps(rows: Sequence[tuple[str, float, str]], unit: str, label: str) -> Html:
+    """(name, value, words) from top to bottom: bars from zero, each in the outline of the one
+    before; words stand at the right of the name."""
+    height = 8 + 40.0 * len(rows) + BOTTOM
+    x = Axis(0.0, max(value for _, value, _ in rows) or 1.0, 2.0, WIDTH - RIGHT)
+    parts = [_x_axis(x, height - BOTTOM, unit)]
+    for index, (name, value, words) in enumerate(rows):
+        top = 8 + 40.0 * index
+        before = rows[index - 1][1] if index else value
+        outline = tag("rect", class_="outline", x=x.start, y=top + 18,
+                      width=x.at(before) - x.start, height=14.0)  # fmt: skip
+        filled = tag("rect", class_="second" if index == len(rows) - 1 else "first", x=x.start,
+                     y=top + 18, width=x.at(value) - x.start, height=14.0)  # fmt: skip
+        parts += [filled, outline, _text(name, 2, top + 12),
+                  _text(words, WIDTH - RIGHT, top + 12, "end")]  # fmt: skip
+    return _chart(parts, height, label)
 
 
 def line(

@@ -40,9 +40,10 @@ def _table(section: Section) -> object:
         pad_edge=False, width=WIDTH,
     )  # fmt: skip
     table.add_column("", ratio=1, no_wrap=True)
-    for heading in ("dense", "compressed"):
+    *middle, last = section.heads
+    for heading in middle:
         table.add_column(heading, justify="right", no_wrap=True, min_width=10)
-    table.add_column("", justify="right", no_wrap=True, min_width=19)
+    table.add_column(last, justify="right", no_wrap=True, min_width=19)
     for row in section.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

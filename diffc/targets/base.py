@@ -54,7 +54,8 @@ class BuildOptions:
     level: the builder's optimisation level; None: its default.
     cache: where timing caches are kept between builds; None: not kept.
     model: what ``diffc.load`` takes, for a target that runs the torch model itself.
-    variant: one of a target's ways of running (torch: eager, compiled); empty: its first.
+    variant: one of a target's ways of running (torch: eager, compiled, graphs); empty: its
+        first.
     """
 
     batch: tuple[int, ...] = (1,)
@@ -98,7 +99,12 @@ class Bound(Protocol):
 
 
 class Runner(Protocol):
-    """A loaded engine."""
+    """A loaded engine.
+
+    Two more methods are there where they mean something: ``bind_uncaptured(inputs)``, as ``bind``
+    without a CUDA graph, on a target that captures; ``allocator_bytes()``, what the runtime's own
+    allocator counts, on a GPU.
+    """
 
     info: EngineInfo
 

@@ -58,9 +58,19 @@ def device_count() -> int:
 
 def free_bytes() -> int:
     """Free memory of the current device."""
+    return _memory()[0]
+
+
+def used_bytes() -> int:
+    """Memory of the current device that is in use, whoever uses it."""
+    free, total = _memory()
+    return total - free
+
+
+def _memory() -> tuple[int, int]:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-    return free.value
+    return free.value, total.value
 
 
 class Buffer:

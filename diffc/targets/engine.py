@@ -35,7 +35,8 @@ class EngineInfo:
     profiles: input -> (min, opt, max) shapes, one mapping per profile; empty: any batch.
     precision_found: the precision that holds most of the weights of convolutions and matrix
         products in the built engine; precision_shares: the share of each.
-    files: file name -> sha256. engine_bytes: their sum. build_seconds: the builder's own time.
+    files: file name -> sha256. engine_bytes: their sum; of what the engine loads from elsewhere
+        where it holds no file itself (torch). build_seconds: the builder's own time.
     source: the content of the ONNX folder's model.json.
     details: what else the target found in the engine (layers, graph capture, options).
     """
@@ -121,7 +122,8 @@ def write_info(folder: Path, info: EngineInfo) -> EngineInfo:
     """Hash the files in ``folder``, write engine.json, and return what it says."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
     hashes = {str(p.relative_to(folder)): sha256(p) for p in files}
-    whole = replace(info, files=hashes, engine_bytes=sum(p.stat().st_size for p in files))
+    held = sum(p.stat().st_size for p in files) or info.engine_bytes
+    whole = replace(info, files=hashes, engine_bytes=held)
     (folder / NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
     return whole
 

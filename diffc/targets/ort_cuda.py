@@ -50,10 +50,7 @@ class OrtCuda:
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
         static = len(info.profiles) == 1 and len(set(info.batches)) == 1
-        options = ort.session_options(threads or 1)
-        providers = [(_PROVIDER, _provider_options(static))]
-        session = ort.open_session(folder / ort.FILE, options, providers)
-        return OrtCudaRunner(session, info)
+        return OrtCudaRunner(folder / ort.FILE, info, threads or 1, graph=static)
 
     def _check(self, what: str) -> None:
         module = ort.onnxruntime(NAME, "cuda")
@@ -64,6 +61,11 @@ class OrtCuda:
             raise UnavailableError(f"target '{NAME}': this onnxruntime has no {_PROVIDER}")
 
 
+def _session(path: Path, threads: int, graph: bool) -> Any:
+    providers = [(_PROVIDER, _provider_options(graph))]
+    return ort.open_session(path, ort.session_options(threads), providers)
+
+
 def _provider_options(graph: bool) -> dict[str, str]:
     return {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1" if graph else "0"}
 
@@ -71,9 +73,10 @@ def _provider_options(graph: bool) -> dict[str, str]:
 class OrtCudaRunner:
     """See diffc.targets.base.Runner."""
 
-    def __init__(self, session: Any, info: engine.EngineInfo) -> None:
-        self.session = session
+    def __init__(self, path: Path, info: engine.EngineInfo, threads: int, graph: bool) -> None:
+        self.session = _session(path, threads, graph)
         self.info = info
+        self._path, self._threads, self._graph = path, threads, graph
         self._bound: dict[int, OrtCudaBound] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
@@ -89,6 +92,15 @@ class OrtCudaRunner:
         """Inputs on the device; the same buffers that calls use, for a graph holds one set."""
         self(inputs)
         return self._bound[len(next(iter(inputs.values())))]
+
+    def bind_uncaptured(self, inputs: Arrays) -> OrtCudaBound:
+        """A session of its own without a CUDA graph: to find out what the graph is worth.
+
+        Raises UnavailableError for an engine of several batch sizes, which has no graph anyway.
+        """
+        if not self._graph:
+            raise UnavailableError("an engine of several batch sizes is not captured")
+        return OrtCudaBound(_session(self._path, self._threads, False), self.info, inputs)
 
     def close(self) -> None:
         """Free the session."""

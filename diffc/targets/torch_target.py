@@ -1,17 +1,23 @@
-"""torch: the model as people run it today, eager or compiled; the baseline of every engine.
+"""torch: the model as people run it today; the baseline of every engine.
 
-Its engine folder holds no file, only what to load: a pipeline folder, hub id or ``demo``, or the
-OUT/model folder beside the ONNX folder. Needs the training packages; the other targets do not.
-On a GPU, ``compiled`` is torch.compile's ``max-autotune``, which captures CUDA graphs.
+Its engine folder holds no file, only what to load and its hash: a pipeline folder, hub id or
+``demo``, or the OUT/model folder beside the ONNX folder. Needs the training packages; the other
+targets do not.
+
+    eager      as diffusers runs it
+    compiled   torch.compile; on a GPU its ``max-autotune``, which captures CUDA graphs itself
+    graphs     eager, captured once as a CUDA graph and replayed (needs a GPU)
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc.errors import RequestError, UnavailableError, unknown
+from diffc.errors import InputError, RequestError, UnavailableError, unknown
 from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
@@ -20,8 +26,11 @@ from diffc.targets.onnx_file import read_onnx
 if TYPE_CHECKING:
     from torch import nn
 
+    from diffc.models.source import Source
+
 NAME = "torch"
-VARIANTS = ("eager", "compiled")
+VARIANTS = ("eager", "compiled", "graphs")
+_WARM_UP = 3
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -52,6 +61,7 @@ class TorchTarget:
             raise unknown("variant of torch", variant, VARIANTS)
         served = shapes.profiles(model, options)
         yield Progress(0, 1, "nothing to build")
+        source = _source(_model(folder, options.model))
         with engine.new_engine_folder(out) as new:
             info = engine.EngineInfo(
                 target=NAME,
@@ -65,7 +75,8 @@ class TorchTarget:
                 profiles=tuple(served),
                 threads=options.threads or machine.cores(),
                 source=model.content,
-                details={"model": _model(folder, options.model), "variant": variant},
+                engine_bytes=sum(path.stat().st_size for path in source.weights),
+                details={"model": source.name, "digest": source.digest, "variant": variant},
             )
             return engine.write_info(new, info)
 
@@ -74,11 +85,25 @@ class TorchTarget:
         info = engine.open_engine(folder, NAME, {})
         if not self.status().runnable:
             raise UnavailableError(self.status().reason)
-        from diffc.models.load import load_denoiser
-        from diffc.models.source import find
+        import torch
 
-        denoiser = load_denoiser(find(info.details["model"]))
-        return TorchRunner(denoiser, info, threads or info.threads or machine.cores())
+        from diffc.models.load import load_denoiser
+
+        if info.details["variant"] == "graphs" and not torch.cuda.is_available():
+            raise UnavailableError(f"target '{NAME}': CUDA graphs need an NVIDIA GPU")
+        source = _source(info.details["model"])
+        if source.digest != info.details["digest"]:
+            raise InputError(
+                f"{source.folder} was cut or altered since {folder} was built from it",
+                hint="build the engine again",
+            )
+        return TorchRunner(load_denoiser(source), info, threads or info.threads or machine.cores())
+
+
+def _source(model: str) -> Source:
+    from diffc.models.source import find
+
+    return find(model)
 
 
 def _model(folder: Path, given: str | None) -> str:
@@ -107,14 +132,18 @@ class TorchRunner:
         self._model: Any = _cast(model, self._device, self._dtype)
         if info.details.get("variant") == "compiled":
             mode = "max-autotune" if self._device == "cuda" else "default"
-            self._model = torch.compile(self._model, mode=mode)
+            self._model = torch.compile(self._model, mode=mode, dynamic=False)
         self._family = family(str(info.source["class_name"]))
+        self._bound: dict[int, TorchBound] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; the output comes back in float32."""
-        bound = self.bind(inputs)
-        bound.run()
-        return bound.outputs()
+        """Run once; the output comes back in float32. A graph's buffers are kept by batch size."""
+        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if batch not in self._bound:
+            self._bound[batch] = self.bind(inputs)
+        self._bound[batch].write(inputs)
+        self._bound[batch].run()
+        return self._bound[batch].outputs()
 
     def bind(self, inputs: Arrays) -> TorchBound:
         """Tensors on the device, floats in the engine's precision."""
@@ -123,12 +152,24 @@ class TorchRunner:
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         tensors = {}
         for name, array in inputs.items():
-            tensor = torch.as_tensor(array, device=self._device)
+            tensor = torch.tensor(array, device=self._device)  # a copy: it is written to
             tensors[name] = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-        return TorchBound(lambda: self._family.call(self._model, tensors), self.info)
+
+        def call() -> Any:
+            return self._family.call(self._model, tensors)
+
+        captured = Captured(call) if self.info.details.get("variant") == "graphs" else None
+        return TorchBound(captured or call, tensors, self.info)
+
+    def allocator_bytes(self) -> int | None:
+        """torch's own peak on the GPU; None on a CPU, where it keeps no count."""
+        import torch
+
+        return int(torch.cuda.max_memory_allocated()) if self._device == "cuda" else None
 
     def close(self) -> None:
         """Free the model."""
+        self._bound.clear()
         del self._model
 
 
@@ -139,19 +180,53 @@ def _cast(model: nn.Module, device: str, dtype: Any) -> nn.Module:
     return nn.Module.to(model, device, dtype).eval()
 
 
+class Captured:
+    """A forward pass as one CUDA graph, after the warm-up that a capture asks for."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        import torch
+
+        cuda: Any = torch.cuda
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side), torch.inference_mode():
+            for _ in range(_WARM_UP):  # libraries choose their kernels and allocate
+                call()
+        cuda.current_stream().wait_stream(side)
+        self._graph = cuda.CUDAGraph()
+        with cuda.graph(self._graph), torch.inference_mode():
+            self._output = call()
+
+    def __call__(self) -> Any:
+        """Replay; the output is the same memory each time."""
+        self._graph.replay()
+        return self._output
+
+
 class TorchBound:
     """A forward pass; timed by GPU events on a GPU and by the clock on a CPU."""
 
-    def __init__(self, call: Any, info: engine.EngineInfo) -> None:
+    def __init__(
+        self, call: Callable[[], Any], tensors: Mapping[str, Any], info: engine.EngineInfo
+    ) -> None:
         self._call = call
+        self._tensors = tensors
         self._name = info.outputs[0].name
         self._output: Any = None
 
-    def run(self) -> float:
-        """One call, in seconds."""
+    def write(self, inputs: Arrays) -> None:
+        """Copy new inputs of the same shapes into the same tensors."""
         import torch
 
         with torch.inference_mode():
+            for name, array in inputs.items():
+                self._tensors[name].copy_(torch.as_tensor(array))
+
+    def run(self) -> float:
+        """One call, in seconds. Raises UnavailableError where torch.compile does not work."""
+        import torch
+
+        with torch.inference_mode(), _compiling():
             if not torch.cuda.is_available():
                 start = time.perf_counter()
                 self._output = self._call()
@@ -167,6 +242,21 @@ class TorchBound:
     def outputs(self) -> dict[str, Array]:
         """What the last run gave."""
         return {self._name: self._output.float().cpu().numpy()}
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """torch.compile's own failures, in one line: a C++ compiler that is missing, say."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        hint = "on a CPU it needs a C++ compiler; the eager variant needs none"
+        raise UnavailableError(f"torch.compile does not work here: {words[:200]}", hint=hint) from (
+            None
+        )
 
 
 TARGET = TorchTarget()

@@ -59,10 +59,21 @@ class TrtRunner:
 
     def bind(self, inputs: Arrays) -> TrtBound:
         """A context of its own with the inputs on the device, the call captured."""
+        return self._bind(inputs, capture=True)
+
+    def bind_uncaptured(self, inputs: Arrays) -> TrtBound:
+        """The same without a CUDA graph: to find out what the graph is worth."""
+        return self._bind(inputs, capture=False)
+
+    def allocator_bytes(self) -> int:
+        """The execution context's memory, as TensorRT plans it."""
+        return int(self._engine.device_memory_size_v2)
+
+    def _bind(self, inputs: Arrays, capture: bool) -> TrtBound:
         batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         profile = shapes.profile_index(self.info.profiles, batch)
         context = self._cache.context()
-        bound = TrtBound(context, self._stream, self.info, inputs, profile)
+        bound = TrtBound(context, self._stream, self.info, inputs, profile, capture)
         self._cache.save()
         return bound
 
@@ -121,7 +132,13 @@ class TrtBound:
     """One context, its buffers, and its captured call."""
 
     def __init__(
-        self, context: Any, stream: cuda.Stream, info: EngineInfo, inputs: Arrays, profile: int
+        self,
+        context: Any,
+        stream: cuda.Stream,
+        info: EngineInfo,
+        inputs: Arrays,
+        profile: int,
+        capture: bool = True,
     ) -> None:
         self._stream = stream
         self._context = context
@@ -137,7 +154,7 @@ class TrtBound:
         self.write(inputs)
         self._enqueue()  # the first call may allocate, which a capture forbids
         stream.wait()
-        self._graph = cuda.Graph(stream, self._enqueue)
+        self._graph = cuda.Graph(stream, self._enqueue) if capture else None
 
     def _output(self, name: str, dtype: str) -> Array:
         return np.empty(tuple(self._context.get_tensor_shape(name)), dtype)
@@ -152,9 +169,12 @@ class TrtBound:
             self._inputs[name].write(np.ascontiguousarray(array), self._stream)
 
     def run(self) -> float:
-        """One launch of the graph, in the GPU's own seconds."""
+        """One launch of the graph (or one enqueue), in the GPU's own seconds."""
         self._stream.start()
-        self._graph.launch(self._stream)
+        if self._graph is not None:
+            self._graph.launch(self._stream)
+        else:
+            self._enqueue()
         return self._stream.seconds()
 
     def outputs(self) -> dict[str, Array]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from quick import QUICK
 from safetensors.torch import load_file
 
 import diffc
+import diffc.output
 from diffc.errors import InputError, UnavailableError
 
 
@@ -111,6 +113,99 @@ def test_a_target_that_cannot_build_is_refused_before_any_work(tiny_model, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def _forget_the_dense_model(out):
+    """As on another machine: recipe.lock.yaml names a folder that is not there."""
+    lock = yaml.safe_load((out / "recipe.lock.yaml").read_text())
+    lock["model"]["folder"] = "/nowhere"
+    (out / "recipe.lock.yaml").unlink()
+    (out / "recipe.lock.yaml").write_text(yaml.safe_dump(lock))
+
+
+def test_the_speedup_is_explained(compiled):
+    out, report, _ = compiled
+    (ladder,) = report.ladders
+    assert (ladder.target, ladder.precision, ladder.batch) == ("ort-cpu", "fp32", 1)
+    assert [(r.label, r.cause) for r in ladder.rungs] == [
+        ("torch eager, fp32", ""),
+        ("dense engine, fp32", "engine"),
+        ("compressed engine, fp32", "pruning"),
+    ]
+    assert all(rung.latency_ms and rung.absent is None for rung in ladder.rungs)
+    assert "where the speed-up comes from" in (out / "report.md").read_text()
+    assert "x pruning" in (out / "report.html").read_text()
+
+
+def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_model, tmp_path):
+    from diffc.chain.ladder import explain_stage
+    from diffc.events import drain
+    from diffc.output import locked_recipe
+    from diffc.stages import Room
+
+    copy = tmp_path / "copied"
+    shutil.copytree(compiled[0], copy)
+    lock = yaml.safe_load((copy / "recipe.lock.yaml").read_text())
+    lock["model"]["folder"] = str(other_model)
+    (copy / "recipe.lock.yaml").unlink()
+    (copy / "recipe.lock.yaml").write_text(yaml.safe_dump(lock))
+    stage = explain_stage(copy, locked_recipe(copy), "ort-cpu")
+    rungs = drain(stage.run(Room(tmp_path / "o", tmp_path / "s")))["ladders"][0]["rungs"]
+    assert "is not the one that was compressed any more" in rungs[0]["absent"]
+    assert rungs[1]["latency_ms"] and rungs[2]["over_previous"]
+
+
+def test_without_torch_the_engines_are_explained_all_the_same(compiled, monkeypatch):
+    from diffc.chain.ladder import why_no_torch
+    from diffc.targets import machine
+
+    found = {"onnxruntime": "1.22"}
+    monkeypatch.setattr(machine, "version", found.get)
+    assert "torch and diffusers are not installed" in why_no_torch({"name": "demo", "folder": "x"})
+
+
+def test_nothing_is_explained_when_that_is_off(compiled):
+    from diffc.chain.ladder import explain_stage
+    from diffc.output import locked_recipe
+
+    recipe = locked_recipe(compiled[0])
+    off = recipe.model_copy(
+        update={"measure": recipe.measure.model_copy(update={"explain": "off"})}
+    )
+    assert explain_stage(compiled[0], recipe, "ort-cpu") is not None
+    assert explain_stage(compiled[0], off, "ort-cpu") is None
+    assert explain_stage(compiled[0], recipe, "torch") is None
+
+
+@pytest.mark.slow
+def test_a_precision_has_a_rung_of_its_own(compiled, tmp_path):
+    pytest.importorskip("openvino")
+    from diffc.targets import openvino
+
+    if "bf16" not in openvino.TARGET.hinted:
+        pytest.skip("no bf16")
+    out, _, cache = compiled
+    found, _ = compile_(
+        diffc.output.read_lock(out)["model"]["folder"], tmp_path / "out", cache, ratio=0.4,
+        target="openvino", options={"build": {"precision": "bf16"}},
+    )  # fmt: skip
+    (ladder,) = found.ladders
+    assert [r.cause for r in ladder.rungs] == ["", "engine", "precision", "pruning"]
+    assert ladder.rungs[2].label == "dense engine, bf16" and ladder.rungs[2].over_previous
+
+
+@pytest.mark.slow
+def test_torch_is_a_target_like_the_others(compiled, tmp_path):
+    """Dense and compressed run in torch, through parity, the loop and memory."""
+    out, _, cache = compiled
+    folder = diffc.output.read_lock(out)["model"]["folder"]
+    found, _ = compile_(folder, tmp_path / "out", cache, ratio=0.4, target="torch")
+    (result,) = found.targets
+    assert result.target == "torch" and result.parity.passed
+    assert result.parity.rel_l2 < 1e-5 and result.speedup.median > 0
+    assert found.pipeline[0].target == "torch" and found.ladders == []
+    engine = json.loads((tmp_path / "out/engines/torch/dense/engine.json").read_text())
+    assert engine["details"]["model"] == folder
+
+
 def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_path):
     """No model, no cache, and no torch: as on the target machine."""
     out, _, _ = compiled
@@ -118,6 +213,7 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
     shutil.copytree(out, copy)
     shutil.rmtree(copy / "engines")
     shutil.rmtree(copy / "model")
+    _forget_the_dense_model(copy)
     script = (
         "import sys, diffc.cli; sys.argv = ['diffc', 'bench', sys.argv[1], '--json'];"
         "code = 0\n"
@@ -131,7 +227,11 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
         env={**os.environ, "DIFFC_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["targets"][0]["parity"]["passed"]
+    report = json.loads(done.stdout)
+    assert report["targets"][0]["parity"]["passed"]
+    torch_rung, dense, pruned = report["ladders"][0]["rungs"]
+    assert "the dense model is not on this machine (/nowhere)" in torch_rung["absent"]
+    assert dense["latency_ms"]["p50"] > 0 and pruned["over_first"]["median"] > 0
     assert (copy / "engines/ort-cpu/compressed/engine.json").is_file()
 
 

@@ -7,7 +7,8 @@ from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
 from diffc.events import drain
-from diffc.measure.compare import MeasureOptions, measure_target
+from diffc.measure.compare import measure_target
+from diffc.measure.engines import MeasureOptions
 from diffc.measure.environment import read_environment
 from diffc.measure.latency import LatencyOptions
 from diffc.output import write_lock_of

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from diffc.errors import InputError, RequestError
+from diffc.errors import RequestError
 from diffc.events import drain
-from diffc.measure.compare import MeasureOptions, measure_loop, measure_target, side_by_side
+from diffc.measure.compare import measure_loop, measure_target
+from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.loop import LoopOptions
 from diffc.measure.statistics import percentile
@@ -105,54 +106,3 @@ def test_whole_loop_is_timed(engines, folders):
     assert found.details["steps"] == 4 and found.details["scheduler"] == "DDIMScheduler"
     one = drain(measure_target(made["dense"], made["compressed"], options(folders)))[0]
     assert found.dense.latency_ms.p50 > 3 * min(one.dense.samples_ms)
-
-
-def test_anything_side_by_side(engines, folders, tmp_path):
-    pytest.importorskip("onnxruntime")
-    made = engines("fake")
-    rows = drain(
-        side_by_side(
-            [made["dense"], folders["dense"], folders["compressed"] / "model.onnx"],
-            ["ort-cpu"],
-            options(folders),
-        )
-    )
-    assert [row.target for row in rows] == ["fake", "ort-cpu", "ort-cpu"]
-    assert rows[0].speedup is None and rows[1].speedup.median > 0
-    assert all(row.figures.latency_ms for row in rows)
-
-
-def test_output_folder_lists_its_engines_dense_first(engines, folders, tmp_path):
-    engines("fake")
-    rows = drain(side_by_side([tmp_path / "OUT"], [], options(folders, references={})))
-    assert [row.label for row in rows] == [
-        "OUT/engines/fake/dense",
-        "OUT/engines/fake/compressed",
-    ]
-    assert rows[1].speedup.median == pytest.approx(2.0, rel=0.02)
-
-
-def test_the_same_engine_twice_has_two_lines(engines, folders):
-    dense = engines("fake")["dense"]
-    rows = drain(side_by_side([dense, dense], [], options(folders, references={})))
-    assert [row.label for row in rows] == [str(dense), f"{dense} (2)"]
-    assert rows[1].speedup.median == pytest.approx(1.0, rel=0.03)
-
-
-def test_what_cannot_run_keeps_its_line(engines, folders):
-    made = engines("fake")
-    content = json.loads((made["compressed"] / "engine.json").read_text())
-    content["versions"]["fake"] = "0.9"
-    (made["compressed"] / "engine.json").write_text(json.dumps(content))
-    rows = drain(side_by_side(list(made.values()), [], options(folders, references={})))
-    assert rows[0].figures.latency_ms and rows[1].figures.latency_ms is None
-    assert "fake 0.9" in rows[1].figures.absent
-
-
-def test_what_is_no_engine_is_named(folders, tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"notes\.txt is nothing that can be measured"):
-        drain(side_by_side([tmp_path / "notes.txt"], [], options(folders)))
-    (tmp_path / "empty" / "engines").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds no engines"):
-        drain(side_by_side([tmp_path / "empty"], [], options(folders)))

@@ -116,7 +116,8 @@ def test_a_part_that_makes_no_sense_does_not_break_the_rest(content, out, part):
 def test_what_is_absent_is_not_drawn(content, tmp_path):
     for key in ("plan", "distillation", "quality", "environment", "command"):
         content[key] = None
-    content["targets"], content["pipeline"], content["stages"] = [], [], []
+    for key in ("targets", "pipeline", "stages", "ladders"):
+        content[key] = []
     titles = page(to_html(Report.model_validate(content), tmp_path)).titles()
     assert titles == ["Where the speed-up comes from"]
     content["compressed"] = None
@@ -126,11 +127,39 @@ def test_what_is_absent_is_not_drawn(content, tmp_path):
 def test_charts_have_a_name_and_a_table(report, out):
     found = page(to_html(report, out))
     charts = [a for n, a in found.tags if n == "svg" and a["class"] == "chart"]
-    assert len(charts) == 4 and all(
+    assert len(charts) == 5 and all(
         a["role"] == "img" and "table" in a["aria-label"] for a in charts
     )
     assert found.raw.count("<table") >= len(charts)
     assert all("alt" in a for n, a in found.tags if n == "img")
+
+
+def test_the_ladder_has_every_rung_and_its_factor(report, out):
+    ladder = report.ladders[0]
+    text = to_html(report, out).split("Where the speed-up comes from")[1].split("<section>")[0]
+    for rung in ladder.rungs:
+        assert rung.label in text
+    last = ladder.rungs[-1]
+    assert f"{last.over_previous.median:.2f}x pruning" in text
+    assert f"{last.over_first.median:.2f}x" in text
+    assert "Noise of the machine" in text and "What was cut" in text
+
+
+def test_a_rung_that_did_not_run_is_told_with_its_reason(content, out):
+    rung = content["ladders"][0]["rungs"][0]
+    rung |= {"latency_ms": None, "absent": "torch is <not> installed"}
+    text = to_html(Report.model_validate(content), out)
+    assert f"{rung['label']}: not measured: torch is &lt;not&gt; installed." in text
+    for rung in content["ladders"][0]["rungs"]:
+        rung |= {"latency_ms": None, "absent": "no"}
+    assert "cannot be shown" not in to_html(Report.model_validate(content), out)
+
+
+def test_noise_threads_and_the_percentile_rule_are_said(content, report, out):
+    assert "dense against itself 95 %" in to_html(report, out)
+    assert "sorted[max(n - 1" in to_html(report, out)
+    content["targets"][0]["details"]["pinned_to_cores"] = [0, 2]
+    assert "on cores 0, 2." in to_html(Report.model_validate(content), out)
 
 
 def test_a_large_picture_is_made_small(tmp_path):

@@ -72,3 +72,15 @@ def test_bars(share, of):
     widths = [float(r.get("width")) for r in drawn(svg.bar(share, of)).iter("rect")]
     assert widths[-1] == pytest.approx(200 * min(share, 1.0))
     assert len(widths) == 1 or widths[0] == pytest.approx(200 * of)
+
+
+@given(st.lists(finite, min_size=1, max_size=8))
+def test_steps_are_drawn_to_one_scale_each_in_the_outline_of_the_one_before(values):
+    chart = drawn(svg.steps([(str(i), v, "w") for i, v in enumerate(values)], "ms", "l"))
+    bars = list(chart.iter("rect"))
+    filled = [float(b.get("width")) for b in bars if b.get("class") != "outline"]
+    outlines = [float(b.get("width")) for b in bars if b.get("class") == "outline"]
+    room = svg.WIDTH - svg.RIGHT - 2
+    assert filled == pytest.approx([room * v / max(values) for v in values], rel=1e-3, abs=1e-3)
+    assert outlines == pytest.approx([filled[0], *filled[:-1]], rel=1e-3, abs=1e-3)
+    assert bars[-2].get("class") == "second" or len(values) == 0

@@ -1,0 +1,174 @@
+"""Engine folders, opened together and timed in turn: what every comparison stands on.
+
+loaded    engines that must all run here, on pinned cores
+opened    the same, where one that cannot run keeps its reason
+timed     all of them in turn at one batch size, on the same inputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffc.errors import NotComparable, RequestError, UnavailableError
+from diffc.events import Work
+from diffc.measure.inputs import example_inputs
+from diffc.measure.latency import LatencyOptions, Timings, interleaved
+from diffc.measure.loop import LoopOptions
+from diffc.measure.memory import measure_memory
+from diffc.measure.pinning import chosen, pinned
+from diffc.measure.results import Memory, Noise, Speedup
+from diffc.targets import machine, target
+from diffc.targets.base import Runner
+from diffc.targets.engine import EngineInfo, read_info
+
+PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
+_ON_CPU = ("ort-cpu", "openvino", "fake")
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What to measure.
+
+    batch: sizes to time; empty: those that the engines were built for.
+    threads: of the engines; None: those they were built with.
+    references: the ONNX folders' reference.safetensors, ``dense`` and ``compressed``; parity and
+    real inputs need them. memory: whether to measure it (a fresh process per engine and batch).
+    """
+
+    batch: tuple[int, ...] = ()
+    threads: int | None = None
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
+    references: Mapping[str, Path] = field(default_factory=dict)
+    memory: bool = True
+    loop: LoopOptions = field(default_factory=LoopOptions)
+
+
+def why_absent(info: EngineInfo) -> str | None:
+    """Why this engine cannot run here, or None when it can."""
+    status = target(info.target).status()
+    return None if status.runnable else status.reason
+
+
+def on_cpu(name: str) -> bool:
+    """Whether this target's engines run on the processor."""
+    return name in _ON_CPU or (name == "torch" and not machine.gpus())
+
+
+def cores_of(infos: Collection[EngineInfo], threads: int | None) -> tuple[int, ...]:
+    """The cores that these engines are pinned to; empty for engines on a GPU."""
+    return chosen(_most_threads(infos, threads)) if _all_on_cpu(infos) else ()
+
+
+def _all_on_cpu(infos: Collection[EngineInfo]) -> bool:
+    return all(on_cpu(info.target) for info in infos)
+
+
+def _most_threads(infos: Collection[EngineInfo], threads: int | None) -> int | None:
+    """The threads of the engine that has most; None where one takes every core."""
+    found = [threads or info.threads for info in infos]
+    return max((n for n in found if n), default=None) if all(found) else None
+
+
+@contextmanager
+def loaded(folders: Mapping[str, Path], threads: int | None) -> Iterator[dict[str, Runner]]:
+    """The engines, loaded together on pinned cores, closed at the end."""
+    with opened(folders, threads, strict=True) as (runners, _):
+        yield runners
+
+
+@contextmanager
+def opened(
+    folders: Mapping[str, Path], threads: int | None, *, strict: bool = False
+) -> Iterator[tuple[dict[str, Runner], dict[str, str]]]:
+    """(runners, reasons): the engines that can run here, and why the others cannot.
+
+    Engines on a processor run on as many cores as they have threads, always the same ones.
+    strict: an engine that cannot run is an error (NotComparable or UnavailableError).
+    """
+    infos = {name: read_info(folder) for name, folder in folders.items()}
+    runners: dict[str, Runner] = {}
+    reasons: dict[str, str] = {}
+    with ExitStack() as stack:
+        if _all_on_cpu(infos.values()):
+            stack.enter_context(pinned(_most_threads(infos.values(), threads)))
+        for name, folder in folders.items():
+            absent = None if strict else why_absent(infos[name])
+            try:
+                if absent is None:
+                    runners[name] = target(infos[name].target).load(folder, threads)
+                    stack.callback(runners[name].close)
+                    continue
+            except (NotComparable, UnavailableError) as error:
+                if strict:
+                    raise
+                absent = str(error)
+            reasons[name] = absent
+        yield runners, reasons
+
+
+def timed(
+    runners: Mapping[str, Runner], batch: int, latency: LatencyOptions,
+    reference: Path | None = None,
+) -> Work[Timings]:  # fmt: skip
+    """All runners in turn at one batch size, on the same numbers."""
+    calls = {
+        name: runner.bind(example_inputs(runner.info, batch, reference)).run
+        for name, runner in runners.items()
+    }
+    return (yield from interleaved(calls, latency))
+
+
+def check_same_inputs(infos: Mapping[str, EngineInfo]) -> None:
+    """Raise RequestError naming two engines whose inputs have not the same shapes.
+
+    Names and types may differ: another exporter calls things otherwise, and halves are halves.
+    """
+    first, *others = infos
+    for other in others:
+        shapes = [sorted(spec.shape for spec in infos[name].inputs) for name in (first, other)]
+        if shapes[0] != shapes[1]:
+            raise RequestError(
+                f"{first} takes {_inputs(infos[first])}; {other} takes {_inputs(infos[other])}: "
+                "they do not do the same work",
+                hint="compare engines of one model at one resolution",
+            )
+
+
+def _inputs(info: EngineInfo) -> str:
+    return ", ".join(f"{s.name} {('batch', *s.shape)}".replace("'", "") for s in info.inputs)
+
+
+def check_batch(infos: Mapping[str, EngineInfo], batch: int) -> None:
+    """Raise RequestError naming the first engine that was not built for this batch size."""
+    for name, info in infos.items():
+        spans = [next(iter(profile.values())) for profile in info.profiles]
+        if spans and not any(span.min[0] <= batch <= span.max[0] for span in spans):
+            built = ", ".join(map(str, info.batches))
+            raise RequestError(
+                f"{name} was not built for batch {batch} (it was for {built})",
+                hint="give --batch with sizes that all of them serve, or build again with --batch",
+            )
+
+
+def noise_of(timings: Timings, name: str) -> Noise:
+    """How restless the machine was, by one of its calls."""
+    itself = timings.neighbours(name)
+    return Noise(
+        against_itself=None if itself is None else Speedup.of(itself),
+        steady=timings.steady,
+        load=timings.load,
+        cores=machine.cores(),
+    )
+
+
+def memories(folders: Mapping[str, Path], batch: int, wanted: bool) -> dict[str, Memory]:
+    """Each engine's memory in a fresh process; its files' size alone where that is not wanted."""
+    if wanted:
+        return {name: measure_memory(folder, batch) for name, folder in folders.items()}
+    return {
+        name: Memory(engine_bytes=read_info(folder).engine_bytes)
+        for name, folder in folders.items()
+    }

@@ -1,0 +1,202 @@
+"""``diffc bench A B ...``: any engines, ONNX files or output folders, all in turn.
+
+Speed-up is over the first that runs here. One that cannot run here keeps its line, with the reason.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffc.errors import InputError, RequestError
+from diffc.events import Progress, Work
+from diffc.measure.engines import (
+    PERCENTILE_RULE,
+    MeasureOptions,
+    check_batch,
+    check_same_inputs,
+    cores_of,
+    memories,
+    noise_of,
+    opened,
+    timed,
+)
+from diffc.measure.environment import read_environment
+from diffc.measure.latency import Timings
+from diffc.measure.results import Comparison, EngineFigures, Memory, Row, Speedup, latency_figures
+from diffc.targets import target
+from diffc.targets.base import BuildOptions, Runner
+from diffc.targets.engine import NAME, EngineInfo, read_info
+from diffc.targets.onnx_file import REFERENCE
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to compare: its label in the table, and its engine folder."""
+
+    label: str
+    engine: Path
+
+
+def side_by_side(
+    things: Sequence[Path], targets: Sequence[str], options: MeasureOptions
+) -> Work[Comparison]:
+    """Time everything in turn, at each batch size.
+
+    things: see ``candidates``. Raises RequestError when their inputs have different shapes, or
+    when one of them does not serve a batch size.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        build = BuildOptions(batch=options.batch or (1,), threads=options.threads)
+        found = yield from candidates(things, targets, Path(scratch), build)
+        infos = {c.label: read_info(c.engine) for c in found}
+        check_same_inputs(infos)
+        batches = options.batch or _common_batches(infos)
+        for batch in batches:
+            check_batch(infos, batch)
+        reference = _reference(things)
+        rows: list[Row] = []
+        noise = {}
+        folders = {c.label: c.engine for c in found}
+        with opened(folders, options.threads) as (runners, absent):
+            for batch in batches:
+                some, timings = yield from _one_batch(
+                    runners, infos, absent, batch, options, reference
+                )
+                rows += some
+                if timings is not None:
+                    noise[batch] = noise_of(timings, next(iter(runners)))
+        running = {label: folders[label] for label in runners}
+        yield from _add_memory(rows, running, options.memory)
+    return Comparison(
+        rows=rows,
+        noise=noise,
+        threads=options.threads,
+        cores=list(cores_of([infos[label] for label in running], options.threads)),
+        percentile_rule=PERCENTILE_RULE,
+        environment=read_environment().model_dump(mode="json"),
+    )
+
+
+def candidates(things: Sequence[Path], targets: Sequence[str], scratch: Path,
+               build: BuildOptions) -> Work[list[Candidate]]:  # fmt: skip
+    """What is compared: engine folders as they are, the engines of output folders (of ``targets``
+    alone where some are named), ONNX files or folders built for each of ``targets`` (ort-cpu when
+    none is named) into ``scratch``.
+
+    Raises InputError for a path that is none of these.
+    """
+    found: list[Candidate] = []
+    for index, thing in enumerate(things):
+        if (thing / NAME).is_file():
+            found.append(Candidate(str(thing), thing))
+        elif (thing / "engines").is_dir():
+            found += _of_output(thing, targets)
+        elif thing.suffix == ".onnx" or (thing / "model.onnx").is_file():
+            found += yield from _built(thing, targets, scratch / str(index), build)
+        else:
+            what = "is nothing that can be measured" if thing.exists() else "does not exist"
+            hint = "give engine folders, .onnx files, ONNX folders or output folders"
+            raise InputError(f"{thing} {what}", hint=hint)
+    return _distinct(found)
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """The same thing given twice is measured twice, under two labels."""
+    seen: dict[str, int] = {}
+    made = []
+    for one in found:
+        seen[one.label] = count = seen.get(one.label, 0) + 1
+        label = one.label if count == 1 else f"{one.label} ({count})"
+        made.append(Candidate(label, one.engine))
+    return made
+
+
+def _of_output(out: Path, targets: Sequence[str]) -> list[Candidate]:
+    engines = sorted((out / "engines").glob(f"*/*/{NAME}"))
+    # dense before compressed: the first line is what the others are compared with
+    engines.sort(key=lambda path: path.parent.name != "dense")
+    kept = [path.parent for path in engines if not targets or path.parts[-3] in targets]
+    if not kept:
+        wanted = f" for {', '.join(targets)}" if targets else ""
+        raise InputError(f"{out} holds no engines{wanted}", hint=f"`diffc build {out}` makes them")
+    return [Candidate(str(path.relative_to(out.parent)), path) for path in kept]
+
+
+def _built(
+    thing: Path, targets: Sequence[str], scratch: Path, build: BuildOptions
+) -> Work[list[Candidate]]:
+    found = []
+    for name in targets or ("ort-cpu",):
+        yield from target(name).build(thing, build, scratch / name)
+        found.append(Candidate(f"{thing} ({name})", scratch / name))
+    return found
+
+
+def _reference(things: Sequence[Path]) -> Path | None:
+    """Real noisy inputs: those of the first ONNX or output folder that has some."""
+    places = [p for thing in things for p in (thing, thing.parent, thing / "onnx" / "dense")]
+    return next((p / REFERENCE for p in places if (p / REFERENCE).is_file()), None)
+
+
+def _common_batches(infos: Mapping[str, EngineInfo]) -> tuple[int, ...]:
+    """The batch sizes that every engine was built for."""
+    common = set.intersection(*(set(info.batches or (1,)) for info in infos.values()))
+    if not common:
+        each = "; ".join(f"{label}: {_sizes(info)}" for label, info in infos.items())
+        raise RequestError(f"no batch size that all engines were built for ({each})",
+                           hint="give --batch, or build again with --batch")  # fmt: skip
+    return tuple(sorted(common))
+
+
+def _sizes(info: EngineInfo) -> str:
+    return ", ".join(map(str, info.batches)) or "any"
+
+
+def _one_batch(
+    runners: Mapping[str, Runner],
+    infos: Mapping[str, EngineInfo],
+    absent: Mapping[str, str],
+    batch: int,
+    options: MeasureOptions,
+    reference: Path | None,
+) -> Work[tuple[list[Row], Timings | None]]:
+    """Every candidate's line at one batch size; no times where nothing can run."""
+    timings = None
+    if runners:
+        timings = yield from timed(runners, batch, options.latency, reference)
+    return [_row(label, info, batch, timings, absent) for label, info in infos.items()], timings
+
+
+def _row(
+    label: str,
+    info: EngineInfo,
+    batch: int,
+    timings: Timings | None,
+    absent: Mapping[str, str],
+) -> Row:
+    measured = timings if label not in absent else None
+    figures = EngineFigures(
+        **(latency_figures(measured, label, batch) if measured else {}),
+        memory=Memory(engine_bytes=info.engine_bytes),
+        build_seconds=info.build_seconds,
+        precision_found=info.precision_found,
+        absent=absent.get(label),
+    )
+    first = next(iter(timings.samples)) if timings else None
+    compared = measured is not None and label != first
+    speedup = Speedup.of(measured.ratio(str(first), label)) if measured and compared else None
+    return Row(label=label, target=info.target, batch=batch, figures=figures, speedup=speedup)
+
+
+def _add_memory(rows: list[Row], running: Mapping[str, Path], wanted: bool) -> Work[None]:
+    """Measured after the times, so that no other process runs beside them."""
+    for index, row in enumerate(rows):
+        if wanted and row.label in running:
+            yield Progress(index, len(rows), f"memory of {row.label}")
+            found = memories({row.label: running[row.label]}, row.batch, wanted)[row.label]
+            rows[index] = row.model_copy(
+                update={"figures": row.figures.model_copy(update={"memory": found})}
+            )
