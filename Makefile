@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= diffc-out/demo
 
-.PHONY: demo test test-all test-triton lint types clean
+.PHONY: demo test test-all docs test-triton lint types clean
 
 # The environment, remade when what it is made of changes.
 $(READY): pyproject.toml constraints.txt
@@ -34,6 +34,11 @@ test-triton: $(READY)
 	bash scripts/triton_env.sh .venv-triton
 	DIFFC_TRITON_ENV=$(CURDIR)/.venv-triton $(BIN)/python -m pytest tests/bundle
 
+# The site, in site/; a broken link or reference fails it
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +47,4 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) diffc-out
+	rm -rf $(VENV) diffc-out site

@@ -84,7 +84,8 @@ class PruneOptions(Options):
 class DataOptions(Options):
     """Clean samples for importance, distillation and parity.
 
-    source: ``synthetic`` (the dense model's own samples), an image folder or an ``.npz``.
+    source: ``synthetic`` (the dense model's own samples), an image folder, an ``.npz``, or a
+    ``.safetensors`` of the denoiser's own inputs (data/tensors.py).
     images: how many are made, or taken at most. steps: DDIM steps of the synthetic ones.
     fit: what happens to images of another size.
     """

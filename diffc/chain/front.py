@@ -36,11 +36,14 @@ _MODEL_PACKAGES = ("torch", "diffusers")
 def data_stage(source: Source, recipe: Recipe) -> Stage:
     """Clean samples: the dense model's own, or the user's images."""
     options = recipe.data
-    synthetic = options.source == "synthetic"
+    content = options.source
+    if options.source != "synthetic":
+        content = _content_digest(Path(options.source))
+    synthetic = _is_drawn(options.source)
     inputs = {
         "model": source.digest if synthetic else _input_shape(source),
         "options": options.model_dump(mode="json", exclude={"source"}),
-        "content": "synthetic" if synthetic else _content_digest(Path(options.source)),
+        "content": content,
         "seed": recipe.seed,
     }
 
@@ -207,7 +210,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
     return Stage(f"export-{side}", 1, inputs, run, {side: f"onnx/{side}"}, packages)
 
 
-def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
+def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -> Stage:
     """The same noise through both models: OUT/samples, and how alike they are."""
     options = recipe.quality
     inputs = {
@@ -215,17 +218,23 @@ def samples_stage(source: Source, recipe: Recipe, distilled: Done) -> Stage:
         "compressed": distilled.key,
         "options": options.model_dump(mode="json"),
     }
+    if data.result.get("conditions"):
+        inputs["data"] = data.key
 
     def run(room: Room) -> Work[dict[str, Any]]:
+        from diffc.data.clean import CleanSet
         from diffc.data.precision import best_device
         from diffc.measure.quality import grid, quality, sample_pair, write_pair
 
         dense, family, specs, _ = _opened(source, recipe)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
         dense.to(best_device()), compressed.to(best_device())
+        given = data.result.get("conditions", ())
+        rows = CleanSet.read(data.folder / CLEAN).conditions if given else {}
         pair = yield from sample_pair(
             dense, compressed, family, source.scheduler, specs, options.images,
             steps=options.steps, seed=options.seed,
+            conditions={name: rows[name] for name in given},
         )  # fmt: skip
         (room.out / "samples").mkdir()
         grid(pair, room.out / "samples" / "grid.png")
@@ -318,24 +327,40 @@ def save_compressed(
 def _synthesize(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
     from diffc.data.precision import best_device
     from diffc.data.synthetic import synthesize
+    from diffc.data.tensors import is_tensors, read_tensors
 
     model, family, specs, _ = _opened(source, recipe)
-    model.to(best_device())
     options = recipe.data
+    given = read_tensors(Path(options.source), specs) if is_tensors(options.source) else {}
+    model.to(best_device())
     clean = yield from synthesize(
         model, family, source.scheduler, specs, options.images,
-        steps=options.steps, seed=recipe.seed, batch=options.batch,
+        steps=options.steps, seed=recipe.seed, batch=options.batch, conditions=given,
     )  # fmt: skip
     clean.save(room.out / CLEAN)
-    return {"images": len(clean), "origin": clean.origin}
+    return {"images": len(clean), "origin": clean.origin, "conditions": sorted(given)}
+
+
+def _is_drawn(data: str) -> bool:
+    """Whether clean samples are drawn from the dense model: none were given."""
+    from diffc.data.tensors import has_samples, is_tensors
+
+    return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
 
 
 def _read_data(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
     from diffc.data.images import read_images
+    from diffc.data.tensors import clean_set, is_tensors
     from diffc.models.families import family
 
     options = recipe.data
     specs = family(source.class_name).specs(source.config, recipe.export.resolution)
+    if is_tensors(options.source):
+        yield Progress(0, 1, f"reading {options.source}")
+        clean = clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
+        clean.save(room.out / CLEAN)
+        names = sorted(clean.conditions)
+        return {"images": len(clean), "origin": clean.origin, "conditions": names}
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
     yield Progress(0, 1, f"reading {options.source}")
     clean, counts = read_images(
@@ -432,7 +457,7 @@ def _content_digest(path: Path) -> str:
     if not path.exists():
         raise InputError(
             f"there is no data at '{path}'",
-            hint="--data takes an image folder, an .npz file, or synthetic",
+            hint="--data takes an image folder, an .npz, a .safetensors, or synthetic",
         )
     if path.is_file():
         return file_digest(path)

@@ -95,7 +95,7 @@ def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None
     if stop < STOPS.index("distill"):
         return
     distilled = yield from runner.do(front.distill_stage(source, recipe, data, plan, pruned))
-    yield from runner.do(front.samples_stage(source, recipe, distilled))
+    yield from runner.do(front.samples_stage(source, recipe, data, distilled))
     if stop < STOPS.index("export"):
         return
     for side in back.SIDES:

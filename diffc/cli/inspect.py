@@ -67,7 +67,7 @@ def inspect_(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Show what can be cut: every group of channels, what it costs, how important it is.
+    """Show what can be cut (every group of channels, its cost, its importance) and the inputs.
 
     Importance is shown for an output folder in which it was measured.
 
@@ -76,11 +76,13 @@ def inspect_(
       diffc inspect ./sdxl/unet --json
       diffc inspect OUT
     """
+    from diffc.models.families import family as family_of
     from diffc.prune.planning import cost_of
 
     source, chosen, folder = asked(model, {}, family=family, need_weights=False)
     costs = cost_of(source, chosen.export.resolution)
     rows = _group_rows(costs, _scores(folder))
+    specs = family_of(source.class_name).specs(source.config, chosen.export.resolution)
     total = costs.cost(costs.dense)
     if json:
         from diffc.cli.show import print_json
@@ -88,11 +90,13 @@ def inspect_(
         print_json(
             {
                 "model": {"name": source.name, "class_name": source.class_name, **vars(total)},
+                "inputs": [vars(spec) for spec in specs],
                 "groups": rows,
             }
         )
     elif not quiet:
         _show_groups(source, rows, total)
+        _show_inputs(specs)
 
 
 def _plan(source: Source, recipe: Recipe, folder: Path) -> Plan:
@@ -158,6 +162,13 @@ def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None
         f"\n{source.name} ({source.class_name}): {count(total.params)} parameters, "
         f"{count(total.macs)} MACs, {len(rows)} groups"
     )
+
+
+def _show_inputs(specs: list[Any]) -> None:
+    from diffc.cli.show import console
+
+    takes = ", ".join(f"{spec.name} {('N', *spec.shape)}" for spec in specs)
+    console().print(f"it takes {takes}".replace("'N'", "N").replace(",)", ")"), markup=False)
 
 
 def _show_written_plan(out: Path, *, json: bool, quiet: bool) -> None:

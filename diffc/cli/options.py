@@ -75,7 +75,7 @@ Explain = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="An image folder, an .npz, or 'synthetic'.  [synthetic]"),
+    typer.Option("--data", help="Image folder, .npz, .safetensors, or 'synthetic'.  [synthetic]"),
 ]
 Fit = Annotated[
     str | None, typer.Option("--fit", help="Images of another size: skip, resize.  [skip]")

@@ -114,7 +114,7 @@ def condition_rows(
         else:
             raise RequestError(
                 f"the model takes '{name}', and none was given to sample it with",
-                hint="give prompts (--prompts FILE) or data with conditions (--data)",
+                hint=f"--data FILE.safetensors, with '{name}' (N, ...) and the other conditions",
             )
     return rows
 

@@ -1,0 +1,99 @@
+"""A safetensors file of the denoiser's own inputs: data for latent and conditioned models.
+
+sample            (N, ...)   clean samples in the denoiser's units; without them the dense model
+                             is sampled under the conditions
+each condition    (N, ...)   by its input's name, row by row; class labels may be left out where
+                             the dense model is sampled
+
+is_tensors     whether --data names such a file
+has_samples    whether it holds clean samples, from its header alone
+read_tensors   the file, checked against the denoiser's inputs
+clean_set      the file as a CleanSet
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffc.errors import InputError
+from diffc.models.source import check_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffc.data.clean import CleanSet
+    from diffc.models.families.base import TensorSpec
+
+SUFFIX = ".safetensors"
+_DRAWN = "class_labels"
+
+
+def is_tensors(source: str | Path) -> bool:
+    """Whether ``--data`` names a file of tensors."""
+    return Path(source).suffix == SUFFIX
+
+
+def has_samples(path: Path) -> bool:
+    """Whether the file holds clean samples. Raises InputError when it is damaged."""
+    return "sample" in check_safetensors(path)
+
+
+def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
+    """The file's tensors, (N, ...) each, in their inputs' dtypes.
+
+    Raises InputError naming the tensor that is unknown, missing, of another shape or length, or
+    not finite.
+    """
+    from safetensors.torch import load_file
+
+    from diffc.models.families.examples import dtype_of
+
+    check_safetensors(path)
+    found = load_file(path)
+    wanted = {spec.name: spec for spec in specs if spec.kind != "timestep"}
+    _check_names(path, found, wanted)
+    rows = {len(tensor) if tensor.ndim else 0 for tensor in found.values()}
+    if len(rows) != 1 or 0 in rows:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
+        raise InputError(f"{path}: the tensors' rows do not go together: {shapes or 'nothing'}")
+    for name, value in found.items():
+        if tuple(value.shape[1:]) != wanted[name].shape:
+            raise InputError(
+                f"{path}: '{name}' is {tuple(value.shape)}; the model takes "
+                f"{('N', *wanted[name].shape)}"
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"{path}: '{name}' holds NaN or infinity")
+    return {name: value.to(dtype_of(wanted[name])) for name, value in found.items()}
+
+
+def clean_set(
+    path: Path, specs: Sequence[TensorSpec], *, limit: int | None = None, seed: int = 0
+) -> CleanSet:
+    """The file's samples and conditions; at most ``limit`` rows, drawn by ``seed``."""
+    import torch
+
+    from diffc.data.clean import CleanSet
+
+    rows = read_tensors(path, specs)
+    n = len(rows["sample"])
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(n)[:limit].copy())
+    sample = rows.pop("sample")[chosen].float()
+    conditions = {name: value[chosen] for name, value in rows.items()}
+    return CleanSet(sample, conditions, f"{len(sample)} samples from {path.name}")
+
+
+def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, TensorSpec]) -> None:
+    optional = {"sample"} if "sample" in found else {"sample", _DRAWN}
+    unknown = sorted(set(found) - set(wanted))
+    missing = sorted(set(wanted) - set(found) - optional)
+    if not (unknown or missing):
+        return
+    said = [f"'{name}' is none of the model's inputs" for name in unknown]
+    said += [f"'{name}' is missing" for name in missing]
+    takes = ", ".join(f"{name} {('N', *spec.shape)}" for name, spec in wanted.items())
+    raise InputError(f"{path}: {'; '.join(said)}", hint=f"the model takes {takes}")

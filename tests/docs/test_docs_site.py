@@ -1,0 +1,146 @@
+"""The site's moving parts: every verb and recipe is on its page, every message is the program's."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pages
+import pytest
+
+import diffc
+from diffc.recipe import recipe_files
+
+DOCS = pages.ROOT / "docs"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, pages.ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def hook():
+    return load("site_hook")
+
+
+def test_every_verb_is_on_the_page_once(hook):
+    said = re.findall(r"<!-- verb: (.*?) -->", (DOCS / "verbs.md").read_text())
+    assert sorted(said) == sorted(hook.commands())
+
+
+def test_a_verbs_text_is_its_help(hook):
+    text = hook.verb("baseline save")
+    command = [sys.executable, "-m", "diffc", "baseline", "save", "--help"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert (
+        text.strip("`").removeprefix("text\n").strip()
+        == done.stdout.replace("python -m diffc", "diffc").strip()
+    )
+    assert "--figures-only" in text
+
+
+def test_every_recipe_of_a_model_is_on_the_page():
+    text = (DOCS / "models.md").read_text()
+    said = set(re.findall(r"<!-- recipe: (.*?) -->", text))
+    named = {recipe.name for recipe in recipe_files() if recipe.models}
+    assert named | {"pixart", "sd3", "flux", "sana"} <= said
+    for recipe in recipe_files():
+        for model in recipe.models[:1]:
+            assert f"diffc compile {model} " in text, recipe.name
+
+
+def test_every_page_can_be_filled(hook):
+    for page in pages.PAGES[1:]:
+        assert not re.search(r"<!-- (verb|recipe|planned|file)", hook.filled(page.read_text()))
+
+
+@pytest.mark.parametrize("mark", ["verb: compil", "planned: sd9", "file: no.txt", "verbs: x"])
+def test_an_unknown_mark_fails_the_build(hook, mark):
+    with pytest.raises((KeyError, OSError)):
+        hook.filled(f"<!-- {mark} -->\n")
+
+
+def test_the_site_says_why_a_command_was_not_run(hook):
+    text = hook.filled("<!-- not run: needs a GPU -->\n```bash\nx\n```\n")
+    assert text.startswith("```bash\nx\n```") and "Not run by the tests: needs a GPU." in text
+
+
+def test_planned_figures_are_the_results(hook):
+    held = json.loads((pages.ROOT / "bench" / "results" / "plans.json").read_text())["models"]
+    text = hook.planned("sdxl")
+    assert f"{held['sdxl']['dense']['params'] / 1e9:.2f} B" in text or "2.57 G" in text
+    assert set(re.findall(r"<!-- planned: (.*?) -->", (DOCS / "models.md").read_text())) <= set(
+        held
+    )
+    for name, one in held.items():
+        for ratio, cost in one["ratios"].items():
+            if "refused" not in cost:
+                share = cost["macs"] / one["dense"]["macs"]
+                assert share == pytest.approx(1 - float(ratio), abs=0.01), name
+
+
+def test_every_page_is_in_the_menu():
+    menu = (pages.ROOT / "mkdocs.yml").read_text().split("nav:")[1]
+    found = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert found == set(re.findall(r": (\S+\.md)", menu))
+
+
+# -- messages ---------------------------------------------------------------------------------
+
+
+def templates():
+    """Every string in diffc, what is filled in shown as an ellipsis."""
+    for path in Path(diffc.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                )
+
+
+def plain(text):
+    return re.sub(r"\s+", " ", text)
+
+
+MESSAGES = re.findall(r"(?m)^#### `(.*)`$", (DOCS / "troubleshooting.md").read_text())
+
+
+@pytest.fixture(scope="module")
+def said():
+    return [plain(text) for text in templates()]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_is_the_programs(said, message):
+    assert any(message in text for text in said)
+
+
+def test_a_message_that_is_not_would_be_seen(said):
+    assert len(MESSAGES) > 30
+    assert not any("ratio … is not between 1 and 2" in text for text in said)
+
+
+# -- docstrings -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # after `make docs`, which brings griffe
+def test_names_become_a_list():
+    pytest.importorskip("griffe")
+    text = "What it does.\n\nratio: the share,\nof all.\nout: the folder.\n\nRaises X: never.\n"
+    assert load("site_docstrings").listed(text).splitlines() == [
+        "What it does.", "", "- `ratio`: the share,", "  of all.", "- `out`: the folder.", "",
+        "Raises X: never.",
+    ]  # fmt: skip
