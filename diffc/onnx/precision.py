@@ -5,7 +5,9 @@ the low precision, and a Cast wherever a tensor goes from one precision to the o
 outputs of the graph keep their types.
 
 Kept in fp32 (``KEEP``): the timestep embedding's waves, whose arguments go to 1000, and sums over a
-whole tensor. What else a model needs in fp32 is found by measurement: ``sensitive``.
+whole tensor; and what stands beside a constant that the low precision cannot hold (``fragile``),
+such as the 1e-15 that guards a division. What else a model needs in fp32 is found by measurement:
+``sensitive``.
 """
 
 from __future__ import annotations
@@ -50,8 +52,58 @@ def convert_precision(
     if precision == "bf16":
         model = _with_opset(model, _BF16_OPSET)
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    Lowering(model.graph, LOW[precision], frozenset(sensitive)).run()
-    return write_folder(model, out, folder, precision, {"kept_fp32": sorted(sensitive)})
+    kept = frozenset(sensitive) | fragile(model.graph, LOW[precision])
+    Lowering(model.graph, LOW[precision], kept).run()
+    return write_folder(model, out, folder, precision, {"kept_fp32": sorted(kept)})
+
+
+_MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Identity", "Slice", "Concat")
+_DIVIDES = ("Div", "Reciprocal", "Log")
+_ROOTS = ("Sqrt", "Pow")
+
+
+def fragile(graph: Any, low: int) -> frozenset[str]:
+    """The nodes that a constant lost in the ``low`` type would break; gives every node a name.
+
+    A constant is lost when all its values lie below the type's smallest normal number (1e-15 is 0
+    in fp16, and x / (y + 0) infinite), or one above its largest. Kept are the nodes that take it,
+    and those that divide by what comes of it, however that is moved in between.
+    """
+    for index, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    lost = {name for name, array in _constants(graph) if _is_lost(array, low)}
+    kept, small = set(), set[str]()
+    for node in graph.node:
+        follows = node.op_type in (*_MOVES, *_ROOTS, *_DIVIDES) and small.intersection(node.input)
+        if lost.intersection(node.input) or follows:
+            kept.add(node.name)
+            if node.op_type not in _DIVIDES:
+                small.update(node.output)
+    return frozenset(kept)
+
+
+def _constants(graph: Any) -> Iterator[tuple[str, Any]]:
+    from onnx import numpy_helper
+
+    for tensor in graph.initializer:
+        if tensor.data_type == _FLOAT:
+            yield tensor.name, numpy_helper.to_array(tensor)
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value" and attribute.t.data_type == _FLOAT:
+                yield node.output[0], numpy_helper.to_array(attribute.t)
+
+
+def _is_lost(array: Any, low: int) -> bool:
+    import ml_dtypes
+    import numpy as np
+    from onnx import helper
+
+    limits = ml_dtypes.finfo(helper.tensor_dtype_to_np_dtype(low))
+    sizes = np.abs(array[np.isfinite(array) & (array != 0)])
+    if not sizes.size:
+        return False
+    return bool(sizes.max() < float(limits.tiny) or sizes.max() > float(limits.max))
 
 
 def _with_opset(model: Any, opset: int) -> Any:

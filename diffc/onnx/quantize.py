@@ -68,8 +68,7 @@ def quantize(
     # over the length of the trajectories, not the same step of each
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
     session = Comparison(plain, whole, layers, rows, options.threads)
-    errors = yield from _single_errors(session, layers)
-    kept, error = yield from _kept(session, layers, errors, options)
+    kept, error = yield from _kept(session, layers, options)
     facts = {"kept_fp32": kept, "int8_error": error}
     return write_folder(session.variant(kept), out, folder, "int8", facts)
 
@@ -240,14 +239,17 @@ def _single_errors(session: Comparison, layers: Sequence[str]) -> Work[dict[str,
 
 
 def _kept(
-    session: Comparison,
-    layers: Sequence[str],
-    errors: Mapping[str, float],
-    options: QuantizeOptions,
+    session: Comparison, layers: Sequence[str], options: QuantizeOptions
 ) -> Work[tuple[list[str], float]]:
-    """The fewest of the worst layers (by twentieths) that bring the error within the tolerance."""
+    """The fewest of the worst layers (by twentieths) that bring the error within the tolerance.
+
+    Layers are measured one by one only where the whole in int8 is not good enough.
+    """
+    error = session.error([])
+    if error <= options.tolerance:
+        return [], error
+    errors = yield from _single_errors(session, layers)
     worst = sorted(layers, key=lambda name: -errors[name])
-    error = float("inf")
     for count in _counts(len(layers), options.keep_most):
         yield Progress(count, len(layers), f"{count} layers in fp32", {"error": min(error, 1e9)})
         error = session.error(worst[:count])
@@ -262,4 +264,4 @@ def _kept(
 
 def _counts(layers: int, most: float) -> Iterator[int]:
     step = max(layers // 20, 1)
-    yield from range(0, int(layers * most) + 1, step)
+    yield from range(step, int(layers * most) + 1, step)

@@ -15,7 +15,7 @@ from onnx_folder import shared_unet_folder, write_handmade_folder
 
 from diffc.errors import CheckFailed, InputError, RequestError
 from diffc.events import drain
-from diffc.onnx.precision import LOW, convert_precision
+from diffc.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc.onnx.quantize import QuantizeOptions, quantize
 from diffc.targets import target
 from diffc.targets.base import BuildOptions
@@ -142,3 +142,57 @@ def test_fully_quantised_back_to_fp32_is_the_model_itself(unet):
     assert session.error(layers) == 0.0
     assert session.error([]) > 0.0
     assert json.dumps(layers)
+
+
+def guarded_graph(eps):
+    """y = x / Reshape(Max(x * x, eps)) + 1: the guard of a division as linear attention has it."""
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"], name="square"),
+        helper.make_node("Max", ["square", "eps"], ["guarded"], name="guard"),
+        helper.make_node("Reshape", ["guarded", "shape"], ["moved"], name="move"),
+        helper.make_node("Div", ["x", "moved"], ["ratio"], name="divide"),
+        helper.make_node("Add", ["ratio", "one"], ["y"], name="after"),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    constants = {"eps": np.float32(eps), "one": np.float32(1), "shape": np.array([-1], np.int64)}
+    graph = helper.make_graph(
+        nodes,
+        "guarded",
+        [value("x", 1, ["batch"])],
+        [value("y", 1, ["batch"])],
+        [numpy_helper.from_array(np.array(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("eps", "precision", "kept"),
+    [
+        (1e-15, "fp16", {"guard", "move", "divide"}),
+        (1e-3, "fp16", set()),
+        (1e6, "fp16", {"guard", "move", "divide"}),
+        (1e-15, "bf16", set()),
+    ],
+)
+def test_nodes_beside_a_constant_that_is_lost_stay_in_fp32(eps, precision, kept):
+    assert fragile(guarded_graph(eps).graph, LOW[precision]) == kept
+
+
+def test_division_guarded_by_a_tiny_constant_stays_finite(tmp_path):
+    """All in fp16, 0 / 0 is not a number: exactly what happens when nothing is kept."""
+    model = guarded_graph(1e-15)
+    x = np.array([0.0, 1.0, -2.0], np.float32)
+
+    def run_lowered(kept):
+        lowered = onnx.shape_inference.infer_shapes(model)
+        Lowering(lowered.graph, LOW["fp16"], kept).run()
+        session = ort.InferenceSession(
+            lowered.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        return session.run(None, {"x": x})[0]
+
+    assert not np.isfinite(run_lowered(frozenset())[0])
+    kept = fragile(onnx.shape_inference.infer_shapes(model).graph, LOW["fp16"])
+    np.testing.assert_allclose(run_lowered(kept), [1.0, 2.0, 0.5], rtol=1e-3)
