@@ -99,7 +99,7 @@ def _is_lost(array: Any, low: int) -> bool:
     import numpy as np
     from onnx import helper
 
-    limits = ml_dtypes.finfo(helper.tensor_dtype_to_np_dtype(low))
+    limits: Any = ml_dtypes.finfo(helper.tensor_dtype_to_np_dtype(low))  # type: ignore[no-untyped-call]
     sizes = np.abs(array[np.isfinite(array) & (array != 0)])
     if not sizes.size:
         return False

@@ -1,10 +1,11 @@
-"""int8 written into the ONNX file: Q/DQ pairs before each convolution and matrix product.
+"""int8 or fp8 written into the ONNX file: Q/DQ pairs before each convolution and matrix product.
 
     calibrate    the ranges of activations, over denoising trajectories of the dense model itself:
                  an activation's range changes tenfold from noise to image, so every timestep counts
     quantize     Q/DQ on inputs (per tensor) and weights (per channel), symmetric; biases, outputs
                  and every other operator stay in float: TensorRT and OpenVINO fuse these pairs,
                  ONNX Runtime's CPU kernels do not (they want outputs in int8 too)
+                 fp8 (E4M3, for TensorRT): the same places, every tensor with one scale
     sensitive    each layer's own effect on the output, measured; the worst stay in fp32 until the
                  whole is within the tolerance
 
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from diffc.errors import CheckFailed, InputError
+from diffc.errors import CheckFailed, InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.onnx.precision import write_folder
 from diffc.targets import ort
@@ -29,7 +30,9 @@ from diffc.targets.base import Array
 from diffc.targets.onnx_file import OnnxModel, read_onnx
 
 Feed = Mapping[str, Array]
+PRECISIONS = ("int8", "fp8")
 _OPERATORS = ["Conv", "MatMul", "Gemm"]
+_FP8_MOST = 448.0  # the largest E4M3 number
 _ROWS = 8  # inputs that a layer's sensitivity is measured on
 
 
@@ -47,30 +50,39 @@ class QuantizeOptions:
 
 
 def quantize(
-    folder: Path, out: Path, options: QuantizeOptions, calibration: Path | None = None
+    folder: Path,
+    out: Path,
+    options: QuantizeOptions,
+    calibration: Path | None = None,
+    precision: str = "int8",
 ) -> Work[dict[str, Any]]:
-    """Write ``out``, an int8 ONNX folder, from the fp32 ``folder``; returns its model.json.
+    """Write ``out``, an int8 or fp8 ONNX folder, from the fp32 ``folder``; returns its model.json.
 
     calibration: the ONNX folder whose trajectories are used (the dense model's); None: ``folder``.
-    ``kept_fp32`` in model.json names the layers that stay in fp32, ``int8_error`` the error left.
-    Raises CheckFailed when more than ``keep_most`` of the layers would have to stay.
+    ``kept_fp32`` in model.json names the layers that stay in fp32, ``int8_error`` (``fp8_error``)
+    the error left. Raises CheckFailed when more than ``keep_most`` of the layers would have to
+    stay, RequestError for another precision.
     """
     import onnx
 
+    if precision not in PRECISIONS:
+        raise RequestError(f"'{precision}' is not quantised to", hint=f"known: {list(PRECISIONS)}")
     source = read_onnx(folder)
     if source.precision != "fp32":
         raise InputError(f"{source.path} is {source.precision} already, fp32 is needed")
     feeds = yield from trajectory_feeds(read_onnx(calibration or folder), options)
     yield Progress(0, None, "calibrating")
-    whole = _quantized(source, feeds)
     plain = onnx.load(source.path)
+    whole = _quantized(source, feeds, per_channel=precision == "int8")
+    if precision == "fp8":
+        to_fp8(whole, plain)
     layers = _layers(plain, whole)
     # over the length of the trajectories, not the same step of each
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
     session = Comparison(plain, whole, layers, rows, options.threads)
     kept, error = yield from _kept(session, layers, options)
-    facts = {"kept_fp32": kept, "int8_error": error}
-    return write_folder(session.variant(kept), out, folder, "int8", facts)
+    facts = {"kept_fp32": kept, f"{precision}_error": error}
+    return write_folder(session.variant(kept), out, folder, precision, facts)
 
 
 def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Feed]]:
@@ -115,8 +127,8 @@ def _session(model: Any, threads: int) -> Any:
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _quantized(source: OnnxModel, feeds: Sequence[Feed]) -> Any:
-    """The model with every layer quantised."""
+def _quantized(source: OnnxModel, feeds: Sequence[Feed], *, per_channel: bool = True) -> Any:
+    """The model with every layer quantised to int8."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -140,7 +152,7 @@ def _quantized(source: OnnxModel, feeds: Sequence[Feed]) -> Any:
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS,
-            per_channel=True,
+            per_channel=per_channel,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             extra_options={
@@ -153,6 +165,45 @@ def _quantized(source: OnnxModel, feeds: Sequence[Feed]) -> Any:
             },
         )
         return onnx.load(path)
+
+
+def to_fp8(whole: Any, plain: Any) -> None:
+    """Turn the int8 Q/DQ of ``whole`` into E4M3, in place; ``plain`` holds the weights in fp32.
+
+    onnxruntime.quantization writes E4M3 only with scales of its own from a distribution; here the
+    largest magnitude becomes E4M3's largest number, as NVIDIA's tools have it.
+    """
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in whole.graph.initializer}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
+    scales, done = {}, set[str]()
+    for node in whole.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        value, scale, zero = node.input
+        if scale not in scales:
+            scales[scale] = numpy_helper.to_array(tensors[scale]) * np.float32(127 / _FP8_MOST)
+            _store(tensors[scale], scales[scale])
+        if zero not in done:
+            done.add(zero)
+            _store(tensors[zero], _as_e4m3(np.zeros(tuple(tensors[zero].dims), np.float32)))
+        if value in tensors and value not in done:
+            done.add(value)
+            original = weights[value.removesuffix("_quantized")]
+            _store(tensors[value], _as_e4m3(original / scales[scale]))
+
+
+def _as_e4m3(values: Any) -> Any:
+    import ml_dtypes
+
+    return np.clip(values, -_FP8_MOST, _FP8_MOST).astype(ml_dtypes.float8_e4m3fn)
+
+
+def _store(tensor: Any, array: Any) -> None:
+    from onnx import numpy_helper
+
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def _layers(plain: Any, whole: Any) -> list[str]:
