@@ -17,6 +17,7 @@ from diffc.models.source import file_digest, read_json
 from diffc.output import read_lock
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage, cache_folder
+from diffc.targets.machine import cores
 
 SIDES = ("dense", "compressed")
 
@@ -36,7 +37,7 @@ def engine_folder(out: Path, target: str, side: str) -> Path:
     return out / "engines" / target / side
 
 
-def check_targets(names: Sequence[str]) -> None:
+def check_targets(names: Sequence[str], precision: str = "fp32") -> None:
     """Raise UnavailableError for the first target that cannot build here: before the long work."""
     from diffc.targets import target
 
@@ -47,6 +48,12 @@ def check_targets(names: Sequence[str]) -> None:
                 f"target '{name}' cannot build here: {status.reason}",
                 hint="diffc doctor shows what works on this machine",
             )
+        if precision != "fp32" and precision not in target(name).precisions():
+            has = ", ".join(sorted(target(name).precisions()))
+            raise UnavailableError(
+                f"target '{name}' does not compute in {precision} here",
+                hint=f"it has {has}" + ("; fp8 is for trt, trt-rtx" if precision == "fp8" else ""),
+            )
 
 
 def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
@@ -55,25 +62,26 @@ def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
     folder, dense = onnx_folder(out, side), onnx_folder(out, "dense")
     inputs = {
         "onnx": _onnx_digest(folder),
-        "calibration": _onnx_digest(dense) if precision == "int8" else None,
+        "calibration": _onnx_digest(dense) if precision in ("int8", "fp8") else None,
         "precision": precision,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.onnx.precision import convert_precision
-        from diffc.onnx.quantize import QuantizeOptions, quantize
+        from diffc.onnx.quantize import PRECISIONS, QuantizeOptions, quantize
 
         yield Progress(0, None, f"writing {precision} into the ONNX file")
-        if precision == "int8":
-            options = QuantizeOptions(threads=recipe.build.threads or 1)
-            made = yield from quantize(folder, room.out / side, options, calibration=dense)
+        if precision in PRECISIONS:
+            options = QuantizeOptions(threads=recipe.build.threads or cores())
+            made = yield from quantize(folder, room.out / side, options, dense, precision)
         else:
             made = convert_precision(folder, room.out / side, precision)
-        return {key: made[key] for key in ("precision", "kept_fp32", "int8_error") if key in made}
+        facts = ("precision", "kept_fp32", f"{precision}_error")
+        return {key: made[key] for key in facts if key in made}
 
     places = {side: f"onnx/{precision}/{side}"}
     packages = ("onnx", "onnxruntime")
-    return Stage(f"precision-{precision}-{side}", 1, inputs, run, places, packages)
+    return Stage(f"precision-{precision}-{side}", 2, inputs, run, places, packages)
 
 
 def needs_file_of_its_own(name: str, precision: str) -> bool:

@@ -42,7 +42,7 @@ def run(request: Request) -> RunWork:
     source, recipe, out = request.source, request.recipe, request.out
     claim(out, source)
     if request.stop in ("build", "bench"):
-        back.check_targets(recipe.build.target)
+        back.check_targets(recipe.build.target, recipe.build.precision)
     bench = front.latency_bench(recipe)
     if bench is not None:
         bench.check()  # before importance, which takes long
@@ -74,7 +74,7 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
            command: str | None = None) -> RunWork:  # fmt: skip
     """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
     lock = read_lock(out)
-    back.check_targets(recipe.build.target)
+    back.check_targets(recipe.build.target, recipe.build.precision)
     runner = Runner(out, cache_folder(), fresh=fresh)
     yield from _back(runner, recipe, stop)
     stages = {**lock["stages"], **{done.name: done.key for done in runner.done}}

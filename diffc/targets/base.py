@@ -133,6 +133,10 @@ class Target(Protocol):
         """What it can do here; never raises, and loads no more than it must."""
         ...
 
+    def precisions(self) -> frozenset[str]:
+        """What its engines may compute in here; the built engine is read back all the same."""
+        ...
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[EngineInfo]:
         """Build ``out`` (an engine folder, replaced whole) from an ONNX folder.
 

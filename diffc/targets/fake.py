@@ -28,6 +28,10 @@ class Fake:
         """Always there."""
         return Status(True, True, True, "", {"fake": "1.0"}, "no device")
 
+    def precisions(self) -> frozenset[str]:
+        """Whatever is asked."""
+        return frozenset({"fp32", "fp16", "bf16", "int8", "fp8"})
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Write the number 1."""
         model = read_onnx(folder)

@@ -43,6 +43,11 @@ class OpenVino:
             return Status(False, False, False, reason, {}, device)
         return Status(True, True, True, "", {"openvino": number}, device)
 
+    def precisions(self) -> frozenset[str]:
+        """fp32, and what this processor has."""
+        has = _capabilities() if self.status().installed else []
+        return frozenset({"fp32", *(p for p, name in _CAPABILITIES.items() if name in has)})
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Convert, compile once to read the precision back, and write the IR."""
         ov = _openvino()

@@ -148,28 +148,30 @@ _DTYPES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8", 17: "fp8", 1
 def _heavy(graph: Any) -> Iterator[tuple[str, int]]:
     """The convolutions and products whose weights are constants, with what they compute in."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    makers = {n.output[0]: n for n in graph.node if n.op_type in ("Cast", "DequantizeLinear")}
     for node in graph.node:
         if node.op_type in _INT8:
             tensor = weights.get(node.input[_INT8[node.op_type]])
             if tensor is not None:
                 yield "int8", _size(tensor)
         elif node.op_type in _FLOAT or node.op_type.startswith("NhwcFusedConv"):
-            yield from _float_weight(node, weights, casts)
+            yield from _float_weight(node, weights, makers)
 
 
 def _float_weight(
-    node: Any, weights: Mapping[str, Any], casts: Mapping[str, Any]
+    node: Any, weights: Mapping[str, Any], makers: Mapping[str, Any]
 ) -> Iterator[tuple[str, int]]:
-    """A float layer's precision: its weight's, or what the weight is cast to before it."""
+    """A float layer's precision: its weight's, or what that is cast or dequantised to before."""
     for name in node.input[:2]:
-        cast = casts.get(name)
-        tensor = weights.get(cast.input[0] if cast is not None else name)
+        maker = makers.get(name)
+        tensor = weights.get(maker.input[0] if maker is not None else name)
         if tensor is None:
             continue
         kind = tensor.data_type
-        if cast is not None:
-            kind = next(a.i for a in cast.attribute if a.name == "to")
+        if maker is not None and maker.op_type == "Cast":
+            kind = next(a.i for a in maker.attribute if a.name == "to")
+        elif maker is not None:
+            kind = weights[maker.input[1]].data_type  # the scale's
         yield _DTYPES.get(kind, str(kind)), _size(tensor)
 
 

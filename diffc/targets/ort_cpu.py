@@ -39,6 +39,10 @@ class OrtCpu:
             return Status(False, False, False, reason, {}, device)
         return Status(True, True, True, "", {found[0]: found[1]}, device)
 
+    def precisions(self) -> frozenset[str]:
+        """No int8: the kernels want outputs in int8 too, which a denoiser does not stand."""
+        return frozenset({"fp32", "fp16", "bf16"})
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Check that the file loads, read its precision back, and copy it into ``out``."""
         ort.onnxruntime(NAME, "cpu")

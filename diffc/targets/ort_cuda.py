@@ -38,6 +38,10 @@ class OrtCuda:
         reason = "" if gpu else "no NVIDIA GPU here"
         return Status(True, not reason, not reason, reason, {"onnxruntime-gpu": number}, device)
 
+    def precisions(self) -> frozenset[str]:
+        """Those of its kernels."""
+        return frozenset({"fp32", "fp16", "bf16"})
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """As ort-cpu, on the GPU's provider."""
         self._check("build")

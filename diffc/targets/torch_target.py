@@ -50,6 +50,10 @@ class TorchTarget:
             return Status(False, False, False, reason, {}, device)
         return Status(True, True, True, "", {"torch": number}, device)
 
+    def precisions(self) -> frozenset[str]:
+        """Those that torch casts a model to."""
+        return frozenset(_DTYPES)
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Write down what to load; nothing is loaded yet."""
         model = read_onnx(folder)

@@ -54,6 +54,10 @@ class TrtTarget:
             return f"TensorRT for RTX does not list {gpus[0].sm} ({gpus[0].name}); use --target trt"
         return ""
 
+    def precisions(self) -> frozenset[str]:
+        """Everything; which GPU has what is checked against those asked for."""
+        return frozenset({"fp32", "fp16", "bf16", "int8", "fp8"})
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Parse, build, read the precision back, and write the engine folder."""
         self._can_build()

@@ -180,7 +180,7 @@ def test_a_precision_has_a_rung_of_its_own(compiled, tmp_path):
     pytest.importorskip("openvino")
     from diffc.targets import openvino
 
-    if "bf16" not in openvino.TARGET.hinted:
+    if "bf16" not in openvino.TARGET.precisions():
         pytest.skip("no bf16")
     out, _, cache = compiled
     found, _ = compile_(

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from onnx_folder import shared_unet_folder, write_handmade_folder
 
-from diffc.errors import CheckFailed, InputError, RequestError
+from diffc.chain.back import check_targets
+from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
 from diffc.events import drain
 from diffc.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc.onnx.quantize import QuantizeOptions, quantize
@@ -196,3 +197,49 @@ def test_division_guarded_by_a_tiny_constant_stays_finite(tmp_path):
     assert not np.isfinite(run_lowered(frozenset())[0])
     kept = fragile(onnx.shape_inference.infer_shapes(model).graph, LOW["fp16"])
     np.testing.assert_allclose(run_lowered(kept), [1.0, 2.0, 0.5], rtol=1e-3)
+
+
+def test_fp8_is_what_the_rtx_builder_finds_and_nobody_else_takes(unet, tmp_path):
+    options = QuantizeOptions(trajectories=1, tolerance=0.3)
+    described = drain(quantize(unet, tmp_path / "fp8", options, precision="fp8"))
+    assert described["precision"] == "fp8" and 1e-3 < described["fp8_error"] <= 0.3
+    graph = onnx.load(tmp_path / "fp8" / "model.onnx").graph
+    types = [t.data_type for t in graph.initializer]
+    assert types.count(onnx.TensorProto.FLOAT8E4M3FN) > 20
+    assert onnx.TensorProto.INT8 not in types
+    assert 1e-3 < run(tmp_path / "fp8", unet) < 0.3
+    with pytest.raises(CheckFailed, match=r"fp8 was asked for, the built engine computes in fp32"):
+        drain(target("ort-cpu").build(tmp_path / "fp8", BuildOptions(), tmp_path / "e"))
+    if target("trt-rtx").status().buildable:
+        for gpu in ("sm89", "sm120"):
+            build = target("trt-rtx").build(
+                tmp_path / "fp8", BuildOptions(gpu=(gpu,)), tmp_path / gpu
+            )
+            assert drain(build).precision_found == "fp8"
+        with pytest.raises(UnavailableError, match="fp8 from sm89 on, not for sm86"):
+            drain(
+                target("trt-rtx").build(
+                    tmp_path / "fp8", BuildOptions(gpu=("sm86",)), tmp_path / "x"
+                )
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("ort-cpu", "int8"), ("ort-cpu", "fp8"), ("openvino", "fp8")]
+)
+def test_precision_that_a_target_lacks_is_refused_before_the_work(name, precision):
+    if not target(name).status().buildable:
+        pytest.skip(f"no {name} here")
+    with pytest.raises(UnavailableError, match=f"'{name}' does not compute in {precision} here"):
+        check_targets([name], precision)
+
+
+def test_int8_on_onnx_runtime_is_no_silent_fall_back(folder, tmp_path):
+    drain(quantize(folder, tmp_path / "int8", QuantizeOptions(tolerance=0.5)))
+    with pytest.raises(CheckFailed, match="int8 was asked for, the built engine computes in fp32"):
+        drain(target("ort-cpu").build(tmp_path / "int8", BuildOptions(), tmp_path / "e"))
+
+
+def test_other_quantisations_are_refused(folder, tmp_path):
+    with pytest.raises(RequestError, match="'int4'"):
+        drain(quantize(folder, tmp_path / "x", QuantizeOptions(), precision="int4"))
