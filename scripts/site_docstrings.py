@@ -6,10 +6,13 @@ diffc writes arguments and fields that way, and Markdown would run them together
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from griffe import Extension
 
+# two entries on one line: "images: how many. steps: of the sampler."
+SECOND = re.compile(r"(?<=[.)]) (?=`{0,2}[a-z_]+`{0,2}: )")
 ENTRY = re.compile(r"^(`{0,2}[a-z_][\w, .|/]*`{0,2}): (?=\S)")
 
 
@@ -26,7 +29,7 @@ def listed(text: str) -> str:
     """``text`` with its runs of entries as Markdown lists; code blocks stay as they are."""
     lines: list[str] = []
     inside = False
-    for line in text.splitlines():
+    for line in _apart(text):
         entry = ENTRY.match(line)
         if entry:
             if not inside and lines and lines[-1].strip():
@@ -38,3 +41,8 @@ def listed(text: str) -> str:
             lines.append(line)
         inside = bool(entry) or (inside and bool(line.strip()))
     return "\n".join(lines)
+
+
+def _apart(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        yield from SECOND.split(line) if ENTRY.match(line) else [line]
