@@ -89,7 +89,7 @@ def _ladder(ladder: Ladder) -> Html | None:
         for rung, latency in timed
     ]  # fmt: skip
     heads = ["", "changed", "p50", "by", "in all"]
-    figures = tag("div", table(heads, rows, left=2))
+    figures = table(heads, rows, left=2)
     said = ["All timed in turn in one process; factors are medians of paired ratios, with 95 % "
             "intervals."]  # fmt: skip
     if ladder.noise is not None:
@@ -97,7 +97,7 @@ def _ladder(ladder: Ladder) -> Html | None:
     said += [f"{rung.label}: not measured: {rung.absent}." for rung in ladder.rungs if rung.absent]
     notes = (tag("p", words, class_="soft") for words in said)
     title = f"{ladder.target}, {ladder.precision}, batch {ladder.batch}"
-    return joined(tag("h3", title), tag("div", chart, figures, class_="two"), *notes)
+    return joined(tag("h3", title), chart, figures, *notes)
 
 
 def _times(found: Speedup | None) -> str:
@@ -374,7 +374,8 @@ def pareto(reports: Sequence[tuple[str, Report]]) -> Html | None:
     rows = [(f"{i}. {name}", milliseconds(x), f"{y:.3f}", "yes" if name in best else "")
             for i, (name, x, y) in enumerate(points, 1)]  # fmt: skip
     heads = ["", "latency p50", "SSIM", "unbeaten"]
-    machines = {(report.environment or {}).get("fingerprint") for _, report in reports}
+    machines = {(report.environment or {}).get("fingerprint") for _, report in reports
+                if any(r.compressed.latency_ms is not None for r in report.targets)}  # fmt: skip
     note = None
     if len(machines) > 1:
         note = tag("p", "These runs were measured on different machines or versions: their times "

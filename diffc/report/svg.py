@@ -107,7 +107,8 @@ def _bins(row: Sequence[float], x: Axis, base: float, kind: str) -> list[Html]:
     median = sorted(row)[(len(row) - 1) // 2]
     at = min(x.at(median), x.end)
     near_end = at > WIDTH - 90
-    words = _text(f"p50 {median:.3g}", at + (-4 if near_end else 4), base - 52,
+    shown = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+    words = _text(f"p50 {shown}", at + (-4 if near_end else 4), base - 52,
                   "end" if near_end else "start")  # fmt: skip
     return [*bars, tag("line", class_="mark", x1=at, x2=at, y1=base, y2=base - 60), words]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def count(value: float) -> str:
     """4435393 -> '4.44 M'."""
     for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
+        if value >= 0.9995 * factor:  # 999.6 M is 1 G, not 1e+03 M
             return f"{value / factor:.3g} {unit}"
     return f"{value:g}"
 
@@ -22,7 +22,7 @@ def milliseconds(value: float | None) -> str:
     """'7.31 ms', or a dash."""
     if value is None:
         return "-"
-    return f"{value:.0f} ms" if value >= 1000 else f"{value:.3g} ms"
+    return f"{value:.0f} ms" if value >= 999.5 else f"{value:.3g} ms"
 
 
 def seconds(value: float) -> str:

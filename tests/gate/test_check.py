@@ -67,6 +67,22 @@ def test_just_at_the_limit_is_inconclusive(run, before, tmp_path, monkeypatch):
     assert code == 3 and "inconclusive: fake fp32 batch 1, latency p50" in err
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_who_is_loaded_first_alternates_by_seed(run, before, tmp_path, monkeypatch, seed):
+    after = make_output(tmp_path / "after", macs=2_200_000_000)
+    order, load = [], fake.Fake.load
+
+    def noted(self, folder, threads=None):
+        order.append("candidate" if tmp_path / "after" in folder.parents else "baseline")
+        return load(self, folder, threads)
+
+    monkeypatch.setattr(fake.Fake, "load", noted)
+    # slower whoever comes first: the names go with their engines
+    assert check(run, after, "--baseline", before, "--seed", seed)[0] == 1
+    first = ["baseline", "candidate"] if seed % 2 else ["candidate", "baseline"]
+    assert order[:4] == ["baseline", "baseline", *first]  # the machine's fitness, then the pair
+
+
 def test_a_worse_ssim_fails(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     assert check(run, after, "--baseline", before, "--min-ssim", "0.85")[0] == 1

@@ -185,6 +185,12 @@ def test_unlike_machines_are_said_in_a_comparison(content, report):
     assert "cannot be compared" not in comparison_html([("a", report), ("b", report)])
 
 
+def test_a_run_that_was_not_measured_is_of_no_machine(content, report):
+    content["environment"], content["targets"], content["pipeline"] = None, [], []
+    other = Report.model_validate(content)
+    assert "cannot be compared" not in comparison_html([("a", report), ("b", other)])
+
+
 def test_the_pareto_marks_the_unbeaten(content, report):
     worse = json.loads(json.dumps(content))
     worse["targets"][0]["compressed"]["latency_ms"]["p50"] *= 2
