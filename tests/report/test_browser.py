@@ -1,7 +1,12 @@
 """report.html in a real browser: nothing loaded, no error, works by keyboard and on a phone."""
 
+import json
+import subprocess
+import sys
+
 import browser
 import pytest
+from attacks import ATTACK, hostile
 
 from diffc.report.html import comparison_html, write_html
 
@@ -87,6 +92,27 @@ def test_nothing_hostile_runs(chromium, hostile_report, out, tmp_path):
     page.write_text(comparison_html([("<script>window.pwned=3</script>", hostile_report)] * 2))
     chromium.open(page.as_uri())
     assert chromium.js("typeof window.pwned") == "undefined" and chromium.problems == []
+
+
+def test_a_report_json_written_by_hand_runs_nothing(chromium, content, tmp_path):
+    """From the file on disk, through the verb, to the browser: a script in every string."""
+    folder = tmp_path / "OUT"
+    folder.mkdir()
+    bad = hostile(content)
+    (folder / "report.json").write_text(json.dumps(bad))
+    row = {"created": ATTACK, "fingerprint": ATTACK, "model": ATTACK, "target": ATTACK,
+           "precision": ATTACK, "batch": 1, "p50_ms": 2.0, "n": 3, "peak_bytes": 1,
+           "engine_bytes": 1, "ssim": 0.5, "verdict": ATTACK, "source": ATTACK}  # fmt: skip
+    (folder / "history.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    for arguments in ([folder, "--history", folder / "history.jsonl"], [folder, folder]):
+        page = tmp_path / "page.html"
+        command = [sys.executable, "-m", "diffc", "report", *arguments, "--html", page]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        chromium.open(page.as_uri())
+        assert chromium.js("typeof window.pwned") == "undefined"
+        assert chromium.problems == []
+        assert "window.pwned" in chromium.js("document.body.textContent")
 
 
 def test_the_test_would_see_a_script_run(chromium, tmp_path):
