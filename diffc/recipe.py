@@ -84,13 +84,19 @@ class PruneOptions(Options):
 class DataOptions(Options):
     """Clean samples for importance, distillation and parity.
 
-    source: ``synthetic`` (the dense model's own samples), an image folder, an ``.npz``, or a
-    ``.safetensors`` of the denoiser's own inputs (data/tensors.py).
+    source: ``synthetic`` (the dense model's own samples), an image folder, an ``.npz``, the folder
+        of a Hugging Face data set, or a ``.safetensors`` of the denoiser's own inputs
+        (data/tensors.py).
+    prompts: a text file, one prompt a line, for text-conditioned models. Sample i goes with prompt
+        i modulo their number.
+    guidance: the scale of classifier-free guidance when the dense model is sampled with prompts.
     images: how many are made, or taken at most. steps: DDIM steps of the synthetic ones.
     fit: what happens to images of another size.
     """
 
     source: str = "synthetic"
+    prompts: str | None = None
+    guidance: float = Field(default=4.0, ge=1)
     images: int = Field(default=256, ge=1)
     steps: int = Field(default=20, ge=1)
     batch: int = Field(default=32, ge=1)

@@ -10,9 +10,11 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc.chain.data import CLEAN, MODEL_PACKAGES
 from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
@@ -27,34 +29,8 @@ if TYPE_CHECKING:
     from diffc.models.families.base import Family, TensorSpec
     from diffc.prune.bench import Bench
 
-CLEAN = "clean.safetensors"
 SCORES = "importance.safetensors"
 DENSE, COMPRESSED = "dense", "compressed"
-_MODEL_PACKAGES = ("torch", "diffusers")
-
-
-def data_stage(source: Source, recipe: Recipe) -> Stage:
-    """Clean samples: the dense model's own, or the user's images."""
-    options = recipe.data
-    content = options.source
-    if options.source != "synthetic":
-        content = _content_digest(Path(options.source))
-    synthetic = _is_drawn(options.source)
-    inputs = {
-        "model": source.digest if synthetic else _input_shape(source),
-        "options": options.model_dump(mode="json", exclude={"source"}),
-        "content": content,
-        "seed": recipe.seed,
-    }
-
-    def run(room: Room) -> Work[dict[str, Any]]:
-        if synthetic:
-            return (yield from _synthesize(source, recipe, room))
-        return (yield from _read_data(source, recipe, room))
-
-    places = {CLEAN: f"{STATE}/{CLEAN}"}
-    packages = _MODEL_PACKAGES if synthetic else ()
-    return Stage("data", 1, inputs, run, places, packages, collective=synthetic)
 
 
 def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
@@ -87,7 +63,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         return {"why": dict(found.why), "groups": len(groups)}
 
     places = {SCORES: f"{STATE}/{SCORES}"}
-    packages = (*_MODEL_PACKAGES, "torch-pruning")
+    packages = (*MODEL_PACKAGES, "torch-pruning")
     return Stage("importance", 3, inputs, run, places, packages, collective=True)
 
 
@@ -144,7 +120,7 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
         save_compressed(model, source, room.out / "pruned", plan_summary(chosen))
         return {"params": chosen.compressed.params}
 
-    return Stage("prune", 1, inputs, run, {"pruned": "pruned"}, _MODEL_PACKAGES)
+    return Stage("prune", 1, inputs, run, {"pruned": "pruned"}, MODEL_PACKAGES)
 
 
 def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done) -> Stage:
@@ -166,7 +142,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
         return (yield from _distill(source, recipe, data, plan, pruned, room))
 
     places = {"model": "model"}
-    packages = (*_MODEL_PACKAGES, "accelerate")
+    packages = (*MODEL_PACKAGES, "accelerate")
     return Stage("distill", 2, inputs, run, places, packages, collective=options.steps > 0)
 
 
@@ -206,7 +182,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         write_reference(reference, model, family, process, clean, recipe.seed)
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
 
-    packages = (*_MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
+    packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
     return Stage(f"export-{side}", 1, inputs, run, {side: f"onnx/{side}"}, packages)
 
 
@@ -223,6 +199,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
+        from diffc.data.latents import decode
         from diffc.data.precision import best_device
         from diffc.measure.quality import grid, quality, sample_pair, write_pair
 
@@ -236,13 +213,17 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
             steps=options.steps, seed=options.seed,
             conditions={name: rows[name] for name in given},
         )  # fmt: skip
+        made = []
+        for latents in (pair.dense, pair.compressed):
+            made.append((yield from decode(source, latents)))
+        pair = replace(pair, dense=made[0], compressed=made[1])
         (room.out / "samples").mkdir()
         grid(pair, room.out / "samples" / "grid.png")
         write_pair(pair, room.out / "samples")
         return quality(pair)
 
     places = {"samples": "samples"}
-    return Stage("samples", 2, inputs, run, places, (*_MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 3, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
 def latency_bench(recipe: Recipe) -> Bench | None:
@@ -324,53 +305,6 @@ def save_compressed(
     write_pruning(folder / PRUNING_FILE, model, source.class_name, source.config, facts)
 
 
-def _synthesize(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
-    from diffc.data.precision import best_device
-    from diffc.data.synthetic import synthesize
-    from diffc.data.tensors import is_tensors, read_tensors
-
-    model, family, specs, _ = _opened(source, recipe)
-    options = recipe.data
-    given = read_tensors(Path(options.source), specs) if is_tensors(options.source) else {}
-    model.to(best_device())
-    clean = yield from synthesize(
-        model, family, source.scheduler, specs, options.images,
-        steps=options.steps, seed=recipe.seed, batch=options.batch, conditions=given,
-    )  # fmt: skip
-    clean.save(room.out / CLEAN)
-    return {"images": len(clean), "origin": clean.origin, "conditions": sorted(given)}
-
-
-def _is_drawn(data: str) -> bool:
-    """Whether clean samples are drawn from the dense model: none were given."""
-    from diffc.data.tensors import has_samples, is_tensors
-
-    return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
-
-
-def _read_data(source: Source, recipe: Recipe, room: Room) -> Work[dict[str, Any]]:
-    from diffc.data.images import read_images
-    from diffc.data.tensors import clean_set, is_tensors
-    from diffc.models.families import family
-
-    options = recipe.data
-    specs = family(source.class_name).specs(source.config, recipe.export.resolution)
-    if is_tensors(options.source):
-        yield Progress(0, 1, f"reading {options.source}")
-        clean = clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
-        clean.save(room.out / CLEAN)
-        names = sorted(clean.conditions)
-        return {"images": len(clean), "origin": clean.origin, "conditions": names}
-    shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    yield Progress(0, 1, f"reading {options.source}")
-    clean, counts = read_images(
-        Path(options.source), (shape[0], shape[1], shape[2]), limit=options.images,
-        seed=recipe.seed, fit=options.fit, classes=source.config.get("num_class_embeds"),
-    )  # fmt: skip
-    clean.save(room.out / CLEAN)
-    return {"images": len(clean), "origin": clean.origin, "counts": str(counts)}
-
-
 def _distill(
     source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done, room: Room
 ) -> Work[dict[str, Any]]:
@@ -389,7 +323,7 @@ def _distill(
         judge = consistency(teacher, family, source.scheduler, specs, clean.conditions)
     result = yield from distill(
         teacher, student, family, clean, process, options, room.scratch,
-        kept=kept, seed=recipe.seed, judge=judge,
+        kept=kept, null=clean.null, seed=recipe.seed, judge=judge,
     )  # fmt: skip
     summary = json.loads((pruned.folder / "pruned" / PRUNING_FILE).read_text("utf-8"))
     facts = ("dense", "compressed", "groups", "groups_cut")
@@ -445,28 +379,6 @@ def _read_scores(importance: Done | None) -> tuple[dict[str, Any] | None, dict[s
     from safetensors.numpy import load_file
 
     return load_file(importance.folder / SCORES), dict(importance.result["why"])
-
-
-def _input_shape(source: Source) -> dict[str, Any]:
-    keys = ("_class_name", "in_channels", "sample_size", "num_class_embeds")
-    return {key: source.config.get(key) for key in keys}
-
-
-def _content_digest(path: Path) -> str:
-    """sha256 of a data file, or of every file's name and content in a folder."""
-    if not path.exists():
-        raise InputError(
-            f"there is no data at '{path}'",
-            hint="--data takes an image folder, an .npz, a .safetensors, or synthetic",
-        )
-    if path.is_file():
-        return file_digest(path)
-    import hashlib
-
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(str(file.relative_to(path)).encode() + file_digest(file).encode())
-    return total.hexdigest()
 
 
 def _stored_dtype(path: Path) -> Any:

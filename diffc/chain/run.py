@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.chain import back, front, ladder
+from diffc.chain import back, data, front, ladder
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
 from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
@@ -86,20 +86,20 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
 
 def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None]:
     source, recipe, stop = request.source, request.recipe, STOPS.index(request.stop)
-    data = yield from runner.do(front.data_stage(source, recipe))
-    importance = yield from runner.do(front.importance_stage(source, recipe, data))
+    clean = yield from runner.do(data.data_stage(source, recipe))
+    importance = yield from runner.do(front.importance_stage(source, recipe, clean))
     plan = yield from runner.do(front.plan_stage(source, recipe, importance))
     if stop < STOPS.index("prune"):
         return
     pruned = yield from runner.do(front.prune_stage(source, recipe, plan))
     if stop < STOPS.index("distill"):
         return
-    distilled = yield from runner.do(front.distill_stage(source, recipe, data, plan, pruned))
-    yield from runner.do(front.samples_stage(source, recipe, data, distilled))
+    distilled = yield from runner.do(front.distill_stage(source, recipe, clean, plan, pruned))
+    yield from runner.do(front.samples_stage(source, recipe, clean, distilled))
     if stop < STOPS.index("export"):
         return
     for side in back.SIDES:
-        stage = front.export_stage(source, recipe, data, plan, side, distilled)
+        stage = front.export_stage(source, recipe, clean, plan, side, distilled)
         yield from runner.do(stage)
 
 

@@ -26,6 +26,7 @@ def compile_(
     batch: o.Batch = None,
     gpu: o.Gpu = None,
     data: o.Data = None,
+    prompts: o.Prompts = None,
     steps: o.Steps = None,
     out: o.Out = None,
     recipe: o.RecipeName = None,
@@ -64,7 +65,8 @@ def compile_(
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
         importance=importance, threshold=threshold, target=target, precision=precision,
-        batch=batch, gpu=gpu, threads=threads, data=data, fit=fit, steps=steps, seed=seed,
+        batch=batch, gpu=gpu, threads=threads, data=data, prompts=prompts, fit=fit,
+        steps=steps, seed=seed,
         torch=torch, explain=explain,
     )  # fmt: skip
     stop = "export" if no_build else "bench"

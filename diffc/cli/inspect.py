@@ -24,6 +24,7 @@ def plan_(
     importance: o.ImportanceMethod = None,
     threshold: o.Threshold = None,
     data: o.Data = None,
+    prompts: o.Prompts = None,
     target: o.Target = None,
     precision: o.Precision = None,
     threads: o.Threads = None,
@@ -47,7 +48,7 @@ def plan_(
     """
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
-        importance=importance, threshold=threshold, data=data, target=target,
+        importance=importance, threshold=threshold, data=data, prompts=prompts, target=target,
         precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     if out is not None:

@@ -75,7 +75,13 @@ Explain = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="Image folder, .npz, .safetensors, or 'synthetic'.  [synthetic]"),
+    typer.Option(
+        "--data",
+        help="Image folder, .npz, .safetensors, data set folder, or 'synthetic'.  [synthetic]",
+    ),
+]
+Prompts = Annotated[
+    str | None, typer.Option("--prompts", help="A text file, one prompt a line, for text models.")
 ]
 Fit = Annotated[
     str | None, typer.Option("--fit", help="Images of another size: skip, resize.  [skip]")
@@ -128,6 +134,7 @@ def recipe_flags(
     gpu: str | None = None,
     threads: int | None = None,
     data: str | None = None,
+    prompts: str | None = None,
     fit: str | None = None,
     steps: int | None = None,
     torch: str | None = None,
@@ -143,7 +150,7 @@ def recipe_flags(
             "rounding": rounding,
             "importance": {"method": importance, "threshold": threshold},
         },
-        "data": {"source": data, "fit": fit},
+        "data": {"source": data, "prompts": prompts, "fit": fit},
         "distill": {"steps": steps},
         "build": {
             "target": target or None,

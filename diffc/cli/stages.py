@@ -20,6 +20,7 @@ def prune_(
     importance: o.ImportanceMethod = None,
     threshold: o.Threshold = None,
     data: o.Data = None,
+    prompts: o.Prompts = None,
     fit: o.Fit = None,
     target: o.Target = None,
     precision: o.Precision = None,
@@ -41,7 +42,8 @@ def prune_(
     """
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
-        importance=importance, threshold=threshold, data=data, fit=fit, target=target,
+        importance=importance, threshold=threshold, data=data, prompts=prompts, fit=fit,
+        target=target,
         precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     run_chain(

@@ -2,19 +2,21 @@
 
 On disk it is one safetensors file: ``sample`` (N, C, H, W) in the denoiser's own input range, and
 one tensor for each condition (``class_labels`` (N,), ``encoder_hidden_states`` (N, L, D), ...),
-aligned row by row.
+aligned row by row, and ``null.NAME`` (...) for each null condition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+_NULL = "null."
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class CleanSet:
     sample: float32 (N, C, H, W), in [-1, 1] for images and in latent units for latent models.
     conditions: name -> tensor with N rows.
     origin: where the samples came from, in words, for reports.
+    null: name -> (...), what stands for "no condition" in classifier-free guidance.
     """
 
     sample: Tensor
     conditions: Mapping[str, Tensor]
     origin: str
+    null: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -41,6 +45,7 @@ class CleanSet:
         """Write to ``path`` (safetensors)."""
         tensors = {"sample": self.sample.contiguous()}
         tensors |= {name: rows.contiguous() for name, rows in self.conditions.items()}
+        tensors |= {_NULL + name: value.contiguous() for name, value in self.null.items()}
         save_file(tensors, path, metadata={"origin": self.origin})
 
     @classmethod
@@ -49,7 +54,12 @@ class CleanSet:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             origin = (file.metadata() or {}).get("origin", "unknown")
-        return cls(tensors.pop("sample"), tensors, origin)
+        null = {
+            name.removeprefix(_NULL): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(_NULL)
+        }
+        return cls(tensors.pop("sample"), tensors, origin, null)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """``n`` rows drawn with replacement by ``generator``."""

@@ -1,11 +1,11 @@
-"""A folder of images, or an .npz of arrays, as a CleanSet for an image denoiser.
+"""A folder of images, an .npz of arrays, or a stored data set, as a CleanSet for a denoiser.
 
 A file that cannot be read, and a picture of another size, are skipped and counted; nothing is
 resized unless the caller asks for it (``fit="resize"``: centre crop to the aspect, then Lanczos).
 Modes are converted (greyscale for one channel, RGB for three; an alpha channel is dropped). Which
 files are used under a limit depends on the seed and the sorted file names alone.
 
-    read_images   the one entry: folder or .npz -> (CleanSet, Counts)
+    read_images   the one entry: folder, .npz or data set -> (CleanSet, Counts)
     Counts        what was used and what was skipped
 """
 
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffc.data.clean import CleanSet
+from diffc.data.hub_datasets import StoredImages, is_dataset
 from diffc.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -91,6 +92,8 @@ def read_images(
         return _read_npz(source, wanted, limit, seed, classes)
     if not source.is_dir():
         raise InputError(f"{source} is neither a folder nor an .npz file")
+    if is_dataset(source):
+        return _read_dataset(source, wanted, limit, seed, classes)
     return _read_folder(source, wanted, limit, seed, classes)
 
 
@@ -178,6 +181,23 @@ def _fitted(image: Any, wanted: Wanted) -> Pixels:
         image = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
     array = np.asarray(image, dtype=np.float32).reshape(wanted.height, wanted.width, -1)
     return np.ascontiguousarray(array.transpose(2, 0, 1) / 127.5 - 1.0)
+
+
+def _read_dataset(
+    folder: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
+) -> tuple[CleanSet, Counts]:
+    stored = StoredImages(folder)
+    labels = _labels(folder, stored.labels(), len(stored), classes)
+    counts, pixels, used = Counts(), [], []
+    for i in np.random.default_rng(seed).permutation(len(stored)):
+        if limit is not None and counts.used >= limit:
+            break
+        counts, image = _tally(counts, lambda i=i: _fitted(stored.picture(i), wanted))
+        if image is not None:
+            pixels.append(image)
+            used.append(i)
+    conditions = {} if labels is None else {"class_labels": torch.from_numpy(labels[used])}
+    return _clean_set(pixels, conditions, folder, counts, wanted), counts
 
 
 def _read_npz(

@@ -16,7 +16,7 @@ from diffc.data.clean import CleanSet
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
-from diffc.data.sampling import denoise, deterministic_scheduler
+from diffc.data.sampling import Denoiser, denoise, deterministic_scheduler
 from diffc.errors import RequestError
 from diffc.events import Progress, Work
 from diffc.models.families.base import Family, TensorSpec
@@ -36,12 +36,15 @@ def synthesize(
     batch: int = 64,
     conditions: Mapping[str, Tensor] | None = None,
     classes: int | None = None,
+    null: Mapping[str, Tensor] | None = None,
+    guidance: float = 1.0,
 ) -> Work[CleanSet]:
     """``n`` samples of the dense model by a deterministic sampler of ``steps`` steps.
 
     specs: the denoiser's inputs, as its family says them.
     conditions: for each condition but class labels, rows (M, ...) to draw from; row i goes with
         sample i modulo M, so that several conditions stay aligned.
+    null, guidance: null conditions (...), and the scale of classifier-free guidance by them.
     classes: labels are drawn uniformly from 0..classes-1; None: the model's config says.
 
     Raises RequestError when the model needs a condition that was not given.
@@ -59,34 +62,52 @@ def synthesize(
         part = index[start : start + batch]
         given = {name: value[start : start + batch] for name, value in rows.items()}
         noise = keyed_noise(((seed, NOISE, i) for i in part), shape)
-        made.append((yield from _batch(model, family, scheduler, noise, given, start, share)))
+        call = guided(model, family, given, null or {}, guidance)
+        made.append((yield from _batch(call, device_of(model), scheduler, noise, start, share)))
     model.train(was_training)
     sample = gather_rows(torch.cat(made), n)
     return CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},
         f"{n} samples of the dense model, {steps} deterministic steps, seed {seed}",
+        dict(null or {}),
     )
 
 
-def _batch(
+def guided(
     model: nn.Module,
     family: Family,
-    scheduler: Any,
-    noise: Tensor,
     conditions: Mapping[str, Tensor],
-    done: int,
-    total: int,
-) -> Work[Tensor]:
+    null: Mapping[str, Tensor],
+    scale: float,
+) -> Denoiser:
+    """``model`` at ``conditions`` as a function of (x, t), guided away from ``null``.
+
+    Ho & Salimans 2022: null + scale (conditioned - null); scale 1, or no null, is the model itself.
+    """
     device = device_of(model)
     given = {name: value.to(device) for name, value in conditions.items()}
     dtype = fast_dtype(device)
 
     @torch.no_grad()
-    def call(x: Tensor, t: Tensor) -> Tensor:
+    def at(x: Tensor, t: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
         with autocast(device, dtype):
-            return family.call(model, {"sample": x, "timestep": t, **given}).float()
+            return family.call(model, {"sample": x, "timestep": t, **rows}).float()
 
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        conditioned = at(x, t, given)
+        if scale == 1.0 or not null:
+            return conditioned
+        empty = {n: v.to(device, given[n].dtype).expand_as(given[n]) for n, v in null.items()}
+        free = at(x, t, {**given, **empty})
+        return free + scale * (conditioned - free)
+
+    return call
+
+
+def _batch(
+    call: Denoiser, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
+) -> Work[Tensor]:
     start = noise.to(device)
     if start.ndim == 4:
         start = start.to(memory_format=torch.channels_last)

@@ -1,0 +1,182 @@
+"""The data stage: clean samples and their conditions, whatever they come from.
+
+synthetic                        the dense model's own samples
+images (folder, .npz, data set)  through the VAE once, for a latent model
+a .safetensors                   the denoiser's own inputs (data/tensors.py)
+prompts                          encoded once, beside the first two
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffc.errors import InputError, RequestError
+from diffc.events import Progress, Work
+from diffc.models.source import Source, file_digest
+from diffc.recipe import Recipe
+from diffc.stages import STATE, Room, Stage
+
+if TYPE_CHECKING:
+    from diffc.data.clean import CleanSet
+    from diffc.data.prompts import Encoded
+    from diffc.models.families.base import TensorSpec
+
+CLEAN = "clean.safetensors"
+MODEL_PACKAGES = ("torch", "diffusers")
+_ENCODERS = ("text_encoder*", "tokenizer*")
+
+
+def data_stage(source: Source, recipe: Recipe) -> Stage:
+    """Clean samples and conditions."""
+    options = recipe.data
+    synthetic = _is_drawn(options.source)
+    given = options.source != "synthetic"
+    inputs: dict[str, Any] = {
+        "model": source.digest if synthetic else _input_shape(source),
+        "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
+        "content": _content_digest(Path(options.source)) if given else "synthetic",
+        "seed": recipe.seed,
+    }
+    if options.prompts is not None:
+        inputs["prompts"] = _content_digest(Path(options.prompts))
+        inputs["encoders"] = _component_digest(source, *_ENCODERS)
+        inputs["resolution"] = recipe.export.resolution
+    if not synthetic and not _is_pixels(source):
+        inputs |= {"vae": _component_digest(source, "vae", "vqvae")}
+        inputs["resolution"] = recipe.export.resolution
+    packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        specs = _specs(source, recipe)
+        conditions = yield from _conditions(source, recipe, specs)
+        make = _synthesized if synthetic else _read
+        clean, facts = yield from make(source, recipe, specs, conditions)
+        clean.save(room.out / CLEAN)
+        return {"images": len(clean), "origin": clean.origin, **facts}
+
+    places = {CLEAN: f"{STATE}/{CLEAN}"}
+    return Stage("data", 2, inputs, run, places, packages, collective=synthetic)
+
+
+def _is_drawn(data: str) -> bool:
+    """Whether clean samples are drawn from the dense model: none were given."""
+    from diffc.data.tensors import has_samples, is_tensors
+
+    return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
+
+
+def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work[Encoded]:
+    """What the user gives to condition on: prompts, or a file of tensors without samples."""
+    from diffc.data.prompts import Encoded, encode_prompts, read_prompts
+    from diffc.data.tensors import is_tensors, read_tensors
+
+    options = recipe.data
+    if options.prompts is not None:
+        if is_tensors(options.source):
+            raise RequestError(
+                f"{options.source} holds the model's conditions, and prompts were given as well",
+                hint="leave one of --data and --prompts out",
+            )
+        prompts = read_prompts(Path(options.prompts))
+        return (yield from encode_prompts(source, specs, prompts))
+    if is_tensors(options.source) and _is_drawn(options.source):
+        return Encoded(read_tensors(Path(options.source), specs), {})
+    return Encoded({}, {})
+
+
+def _synthesized(
+    source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
+) -> Work[tuple[CleanSet, dict[str, Any]]]:
+    from diffc.data.precision import best_device
+    from diffc.data.synthetic import synthesize
+    from diffc.models.families import family
+    from diffc.models.load import load_denoiser
+
+    if not source.scheduler:
+        raise InputError(
+            f"{source.folder} has no scheduler/scheduler_config.json, so its noise is unknown",
+            hint="give the pipeline's folder",
+        )
+    options = recipe.data
+    clean = yield from synthesize(
+        load_denoiser(source).to(best_device()), family(source.class_name), source.scheduler,
+        specs, options.images, steps=options.steps, seed=recipe.seed, batch=options.batch,
+        conditions=given.rows, null=given.null, guidance=options.guidance,
+    )  # fmt: skip
+    return clean, {"conditions": sorted(given.rows)}
+
+
+def _read(
+    source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
+) -> Work[tuple[CleanSet, dict[str, Any]]]:
+    from diffc.data.tensors import clean_set, is_tensors
+
+    options = recipe.data
+    yield Progress(0, 1, f"reading {options.source}")
+    if is_tensors(options.source):
+        clean = clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
+        return clean, {"conditions": sorted(clean.conditions)}
+    return (yield from _read_images(source, recipe, specs, given))
+
+
+def _read_images(
+    source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
+) -> Work[tuple[CleanSet, dict[str, Any]]]:
+    from diffc.data.clean import CleanSet
+    from diffc.data.images import read_images
+    from diffc.data.latents import encode, pixel_shape, vae_folder
+    from diffc.data.synthetic import condition_rows
+
+    options = recipe.data
+    shape = next(spec.shape for spec in specs if spec.kind == "sample")
+    classes = source.config.get("num_class_embeds") or source.config.get("num_embeds_ada_norm")
+    takes_labels = any(spec.name == "class_labels" for spec in specs)
+    clean, counts = read_images(
+        Path(options.source), pixel_shape(source, shape), limit=options.images,
+        seed=recipe.seed, fit=options.fit, classes=classes if takes_labels else None,
+    )  # fmt: skip
+    sample = clean.sample
+    if vae_folder(source) is not None:
+        sample = yield from encode(source, sample, shape)
+    pool = {**given.rows, **clean.conditions}
+    rows = condition_rows(range(len(clean)), specs, pool, None, recipe.seed)
+    facts = {"counts": str(counts), "conditions": sorted(given.rows)}
+    return CleanSet(sample, rows, clean.origin, given.null), facts
+
+
+def _specs(source: Source, recipe: Recipe) -> list[TensorSpec]:
+    from diffc.models.families import family
+
+    return family(source.class_name).specs(source.config, recipe.export.resolution)
+
+
+def _is_pixels(source: Source) -> bool:
+    return not any((source.folder / name / "config.json").exists() for name in ("vae", "vqvae"))
+
+
+def _component_digest(source: Source, *patterns: str) -> str:
+    """sha256 of the files of a pipeline's other components."""
+    folders = sorted(path for pattern in patterns for path in source.folder.glob(pattern))
+    return hashlib.sha256("".join(map(_content_digest, folders)).encode()).hexdigest()
+
+
+def _input_shape(source: Source) -> dict[str, Any]:
+    keys = ("_class_name", "in_channels", "sample_size", "num_class_embeds")
+    return {key: source.config.get(key) for key in keys}
+
+
+def _content_digest(path: Path) -> str:
+    """sha256 of a data file, or of every file's name and content in a folder."""
+    if not path.exists():
+        raise InputError(
+            f"there is no data at '{path}'",
+            hint="--data takes an image folder, an .npz, a .safetensors, a data set, or synthetic",
+        )
+    if path.is_file():
+        return file_digest(path)
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(str(file.relative_to(path)).encode() + file_digest(file).encode())
+    return total.hexdigest()

@@ -1,0 +1,80 @@
+"""A Hugging Face ``datasets`` folder, as ``save_to_disk`` leaves it, as images for a denoiser.
+
+The package is optional. Nothing is downloaded and no script of a data set runs: ``load_from_disk``
+reads Arrow files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffc.errors import InputError, UnavailableError
+
+IMAGES, LABELS = ("image", "img", "pixel_values"), ("label", "labels", "class")
+SPLIT = "train"
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether ``path`` is a folder that ``save_to_disk`` wrote."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+class StoredImages:
+    """The rows of a data set: Pillow images, and labels where there are any.
+
+    Raises UnavailableError without the package, InputError when the folder is damaged, has no
+    ``train`` split, or no column of images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from datasets import DatasetDict, load_from_disk
+        except ImportError as error:
+            raise UnavailableError(
+                f"{path} is a Hugging Face data set, and reading it needs the package 'datasets'",
+                hint="pip install 'diffc[data]'",
+            ) from error
+        try:
+            found = load_from_disk(str(path))
+        except Exception as error:  # pyarrow's and the package's own errors
+            raise InputError(f"the data set {path} cannot be read: {error}") from error
+        if isinstance(found, DatasetDict):
+            found = _split(found, path)
+        self.rows: Any = found
+        self.image = _column(found, IMAGES)
+        self.label = _column(found, LABELS)
+        if self.image is None:
+            raise InputError(
+                f"the data set {path} has columns {', '.join(found.column_names)}, none of images",
+                hint=f"name it one of {', '.join(IMAGES)}",
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def picture(self, i: int) -> Any:
+        """Row ``i``'s image, a Pillow one."""
+        from PIL import Image
+
+        value = self.rows[int(i)][self.image]
+        return value if isinstance(value, Image.Image) else Image.fromarray(np.asarray(value))
+
+    def labels(self) -> Any:
+        """int64 (N,), or None where there is no such column."""
+        return None if self.label is None else np.asarray(self.rows[self.label], dtype=np.int64)
+
+
+def _split(found: Any, path: Path) -> Any:
+    if SPLIT not in found:
+        raise InputError(
+            f"the data set {path} has splits {', '.join(found)}, and no '{SPLIT}'",
+            hint="give the folder of the split itself",
+        )
+    return found[SPLIT]
+
+
+def _column(found: Any, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in found.column_names), None)

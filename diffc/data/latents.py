@@ -1,0 +1,149 @@
+"""Images to latents and back, through the pipeline's own VAE.
+
+    scale_factor   pixels for each latent position along a side; 1 without a VAE
+    pixel_shape    the images that a latent denoiser's data are made of
+    encode         images (N, C, H, W) -> latents as the denoiser takes them, the mean of the VAE's
+                   posterior (random draws would differ between runs)
+    decode         back to images in [-1, 1], for figures and pictures
+
+A latent is (value - shift_factor) * scaling_factor of its VAE; Flux packs 2x2 positions to a token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffc.errors import InputError
+from diffc.events import Progress, Work
+from diffc.models.source import Source, read_json
+
+_BATCH = 8
+_KINDS = ("AutoencoderKL", "AutoencoderDC", "VQModel")
+
+
+def vae_folder(source: Source) -> Path | None:
+    """The folder of the pipeline's VAE, or None for a model of pixels."""
+    for name in ("vae", "vqvae"):
+        if source.is_pipeline and (source.folder / name / "config.json").exists():
+            return source.folder / name
+    return None
+
+
+def scale_factor(source: Source) -> int:
+    """Pixels for each latent position; 1 when the model works on pixels."""
+    folder = vae_folder(source)
+    if folder is None:
+        return 1
+    config = read_json(folder / "config.json")
+    widths = config.get("encoder_block_out_channels") or config.get("block_out_channels") or [0]
+    return int(2 ** (len(widths) - 1))
+
+
+def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]:
+    """(C, H, W) of the images behind a denoiser's ``sample``; InputError for video.
+
+    sample: (C, H, W), or Flux's (tokens, channels).
+    """
+    folder = vae_folder(source)
+    if folder is None:
+        if len(sample) != 3:
+            raise InputError(f"{source.name} has no VAE, and its input {sample} is no image")
+        return sample[0], sample[1], sample[2]
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") not in _KINDS or len(sample) not in (2, 3):
+        raise InputError(
+            f"images cannot be encoded by a {config.get('_class_name')} for {source.name}",
+            hint="leave --data out: the dense model's own samples need no encoder",
+        )
+    if len(sample) == 2:
+        side = 2 * round(sample[0] ** 0.5)
+        height, width = side, side
+    else:
+        height, width = sample[1:]
+    factor = scale_factor(source)
+    return int(config.get("in_channels", 3)), height * factor, width * factor
+
+
+def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
+    """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
+    vae = _vae(source)
+    shift, scale = _factors(vae)
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        with torch.no_grad():
+            found = vae.encode(images[start : start + _BATCH].to(vae.device))
+        value = (_value(found) - shift) * scale
+        parts.append(_packed(value) if len(sample) == 2 else value)
+        yield Progress(min(start + _BATCH, len(images)), len(images), "encoding images")
+    latents = torch.cat(parts).float().cpu()
+    if tuple(latents.shape[1:]) != tuple(sample):
+        raise InputError(
+            f"the VAE of {source.name} gives latents {tuple(latents.shape[1:])}; "
+            f"the denoiser takes {tuple(sample)}"
+        )
+    return latents
+
+
+def decode(source: Source, latents: Tensor) -> Work[Tensor]:
+    """Images (N, C, H, W) of latents; a model of pixels' samples are images already."""
+    if vae_folder(source) is None:
+        return latents
+    vae = _vae(source)
+    shift, scale = _factors(vae)
+    parts = []
+    for start in range(0, len(latents), _BATCH):
+        part = latents[start : start + _BATCH].to(vae.device)
+        part = (_unpacked(part) if part.ndim == 3 else part) / scale + shift
+        with torch.no_grad():
+            parts.append(vae.decode(part, return_dict=False)[0].float().cpu())
+        yield Progress(min(start + _BATCH, len(latents)), len(latents), "decoding samples")
+    return torch.cat(parts)
+
+
+def _vae(source: Source) -> Any:
+    import diffusers
+
+    from diffc.data.precision import best_device
+
+    folder = vae_folder(source)
+    assert folder is not None
+    kind = getattr(diffusers, str(read_json(folder / "config.json")["_class_name"]))
+    try:
+        vae = kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    except (ValueError, OSError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"the VAE {folder} cannot be loaded: {first}") from error
+    return vae.to(best_device()).eval()
+
+
+def _factors(vae: Any) -> tuple[float, float]:
+    shift = vae.config.get("shift_factor") or 0.0
+    return float(shift), float(vae.config.get("scaling_factor") or 1.0)
+
+
+def _value(found: Any) -> Tensor:
+    """The latent in an encoder's output: a posterior's mean, or the value itself."""
+    if hasattr(found, "latent_dist"):
+        mean: Tensor = found.latent_dist.mode()
+        return mean
+    latent: Tensor = found.latent if hasattr(found, "latent") else found.latents
+    return latent
+
+
+def _packed(latents: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H/2 W/2, 4 C), as Flux's pipeline packs."""
+    n, c, h, w = latents.shape
+    tiles = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(n, h // 2 * (w // 2), 4 * c)
+
+
+def _unpacked(tokens: Tensor) -> Tensor:
+    """The way back, for a square."""
+    n, count, c = tokens.shape
+    side = round(count**0.5)
+    tiles = tokens.reshape(n, side, side, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return tiles.reshape(n, c // 4, 2 * side, 2 * side)

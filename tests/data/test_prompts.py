@@ -1,0 +1,188 @@
+"""Prompts and latents of tiny text pipelines, against the pipeline's own components."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from quick import QUICK
+
+import diffc
+from diffc.chain.data import CLEAN
+from diffc.data.clean import CleanSet
+from diffc.data.latents import _packed as packed
+from diffc.data.latents import _unpacked as unpacked
+from diffc.data.latents import decode, encode, pixel_shape, scale_factor
+from diffc.data.prompts import encode_prompts, read_prompts
+from diffc.data.synthetic import guided
+from diffc.errors import InputError, RequestError
+from diffc.events import drain
+from diffc.models.families import family
+from diffc.models.source import find
+from tests.data.tiny_text import save_sd, save_sdxl
+
+PROMPTS = ["a red cat", "a blue house", "dog"]
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory):
+    return save_sd(tmp_path_factory.mktemp("models") / "sd")
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    return save_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+def encoded(folder, prompts, **options):
+    source = find(str(folder))
+    specs = family(source.class_name).specs(source.config)
+    return drain(encode_prompts(source, specs, prompts, **options))
+
+
+def test_stable_diffusions_conditions_are_its_text_encoders(sd) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(sd)
+    found = encoded(sd, PROMPTS, batch=2)
+
+    def by_hand(text: str) -> torch.Tensor:
+        ids = pipeline.tokenizer(text, padding="max_length", max_length=77, return_tensors="pt")
+        with torch.no_grad():
+            return pipeline.text_encoder(ids.input_ids).last_hidden_state[0]
+
+    assert set(found.rows) == {"encoder_hidden_states"} == set(found.null)
+    for i, text in enumerate(PROMPTS):
+        torch.testing.assert_close(found.rows["encoder_hidden_states"][i], by_hand(text))
+    torch.testing.assert_close(found.null["encoder_hidden_states"], by_hand(""))
+    rows = found.rows["encoder_hidden_states"]
+    assert (rows[0] - rows[1]).abs().max() > 1e-3  # the texts are told apart
+
+
+def test_sdxls_conditions_are_what_its_pipeline_calls_the_unet_with(sdxl) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl)
+    seen: dict = {}
+
+    def catch(_module, args, kwargs):
+        seen.update(kwargs, sample=args[0])
+
+    pipeline.unet.register_forward_pre_hook(catch, with_kwargs=True)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(PROMPTS[1], height=16, width=16, num_inference_steps=1, output_type="latent")
+    found = encoded(sdxl, PROMPTS)
+    theirs = {"encoder_hidden_states": seen["encoder_hidden_states"], **seen["added_cond_kwargs"]}
+    for name, (null, row) in theirs.items():  # the pipeline's batch: null, then the prompt
+        torch.testing.assert_close(found.rows[name][1], row)
+        if name in found.null:
+            torch.testing.assert_close(found.null[name], null)
+    assert set(found.rows) == set(theirs)
+    assert set(found.null) == {"encoder_hidden_states", "text_embeds"}
+
+
+def test_guidance_is_the_published_mixture(sd) -> None:
+    """And scale 1 asks the model once."""
+    source = find(str(sd))
+    kind = family(source.class_name)
+    found = encoded(sd, PROMPTS)
+    model = StableDiffusionPipeline.from_pretrained(sd).unet.eval()
+    x, t = torch.randn(3, 4, 8, 8), torch.full((3,), 500)
+
+    def at(rows):
+        with torch.no_grad():
+            return model(x, t, encoder_hidden_states=rows, return_dict=False)[0]
+
+    rows, null = found.rows["encoder_hidden_states"], found.null["encoder_hidden_states"]
+    expected = at(null.expand(3, -1, -1)) * -2 + at(rows) * 3
+    torch.testing.assert_close(
+        guided(model, kind, found.rows, found.null, 3.0)(x, t), expected, atol=2e-2, rtol=2e-2
+    )  # bf16 where the processor is fast at it
+    assert (expected - at(rows)).abs().max() > 0.01
+    calls: list = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    guided(model, kind, found.rows, found.null, 1.0)(x, t)
+    assert len(calls) == 1
+
+
+def pictures(folder, n: int = 6):
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(n):
+        Image.fromarray(random.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_latents_are_the_vaes_mean_scaled(sd) -> None:
+    source, images = find(str(sd)), torch.rand(3, 3, 16, 16) * 2 - 1
+    vae = StableDiffusionPipeline.from_pretrained(sd).vae
+    assert scale_factor(source) == 2 and pixel_shape(source, (4, 8, 8)) == (3, 16, 16)
+    with torch.no_grad():
+        expected = vae.encode(images).latent_dist.mean * 0.5
+        back = vae.decode(expected / 0.5).sample
+    latents = drain(encode(source, images, (4, 8, 8)))
+    torch.testing.assert_close(latents, expected)
+    torch.testing.assert_close(drain(decode(source, latents)), back)
+
+
+def test_flux_packs_as_its_pipeline() -> None:
+    from diffusers import FluxPipeline
+
+    latents = torch.randn(2, 16, 8, 8)
+    theirs = FluxPipeline._pack_latents(latents, 2, 16, 8, 8)
+    assert torch.equal(packed(latents), theirs)
+    assert torch.equal(unpacked(theirs), latents)
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+def test_a_text_model_is_distilled_with_prompts(sd, tmp_path, with_images) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join([*PROMPTS, "", "  "]), "utf-8")
+    data = {**QUICK["data"], "prompts": str(prompts)}
+    if with_images:
+        data["source"] = str(pictures(tmp_path / "images"))
+    options = {**QUICK, "data": data, "distill": {**QUICK["distill"], "null_share": 0.5}}
+    out = tmp_path / "out"
+    report = diffc.compile(sd, ratio=0.3, out=out, stop="distill", options=options)
+    clean = CleanSet.read(out / ".diffc" / CLEAN)
+    texts = encoded(sd, PROMPTS)
+    n = 6 if with_images else 8
+    assert clean.sample.shape == (n, 4, 8, 8)
+    for i in range(n):
+        row = clean.conditions["encoder_hidden_states"][i]
+        torch.testing.assert_close(row, texts.rows["encoder_hidden_states"][i % 3])
+    torch.testing.assert_close(
+        clean.null["encoder_hidden_states"], texts.null["encoder_hidden_states"]
+    )
+    assert report.distillation["steps"] == 4
+    assert report.quality["ssim"]["n"] == 4
+    assert Image.open(out / "samples" / "dense.png").height >= 16
+
+
+def test_changed_prompts_are_encoded_anew(sd, tmp_path) -> None:
+    prompts, digests = tmp_path / "prompts.txt", []
+    for text in ("a cat", "a dog", "a cat"):
+        prompts.write_text(text, "utf-8")
+        data = {**QUICK["data"], "prompts": str(prompts)}
+        diffc.compile(
+            sd, ratio=0.3, out=tmp_path / "out", stop="plan", options={**QUICK, "data": data}
+        )
+        digests.append(CleanSet.read(tmp_path / "out" / ".diffc" / CLEAN).sample.sum().item())
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_prompts_that_cannot_be(tmp_path, tiny_model) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    with pytest.raises(InputError, match="no prompts"):
+        read_prompts(empty)
+    with pytest.raises(InputError, match="cannot read"):
+        read_prompts(tmp_path / "missing.txt")
+    empty.write_text("a cat")
+    options = {**QUICK, "data": {**QUICK["data"], "prompts": str(empty)}}
+    with pytest.raises(RequestError, match="takes none"):
+        diffc.compile(tiny_model, ratio=0.4, out=tmp_path / "out", stop="plan", options=options)
+
+
+def test_a_text_model_without_prompts_says_what_to_give(sd, tmp_path) -> None:
+    with pytest.raises(RequestError, match="encoder_hidden_states") as caught:
+        diffc.compile(sd, ratio=0.3, out=tmp_path / "out", stop="plan", options=QUICK)
+    assert "--prompts" in caught.value.hint
