@@ -135,7 +135,8 @@ def condition_rows(
         else:
             raise RequestError(
                 f"the model takes '{name}', and none was given to sample it with",
-                hint=f"--data FILE.safetensors, with '{name}' (N, ...) and the other conditions",
+                hint="--prompts FILE for a text model, or --data FILE.safetensors, "
+                f"with '{name}' (N, ...) and the other conditions",
             )
     return rows
 
