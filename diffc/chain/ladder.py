@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from diffc.measure.explain import Step
 
 _MOST_ROUNDS, _MOST_SECONDS, _WARM_UP = 20, 2.0, 2.0
+_SETTLE = 0.02
+"""torch's idle threads spin for milliseconds after a call; 20 ms later they sleep."""
 
 
 def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
@@ -55,6 +57,7 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
             seconds=min(asked.seconds, _MOST_SECONDS),
             most_seconds=60.0,
             warmup_seconds=_WARM_UP,
+            settle=_SETTLE,
         )
         measure = MeasureOptions(
             threads=recipe.build.threads, latency=timing, references=references

@@ -137,15 +137,15 @@ def _uncaptured(runner: Runner, inputs: Arrays) -> Bound:
 def _ladder(steps: Sequence[Step], batch: int, timings: Timings, options: MeasureOptions) -> Ladder:
     last = read_info(_folder(steps[-1]))
     infos = [read_info(_folder(step)) for step in steps if step.label in timings.samples]
-    first = next(iter(timings.samples))
+    names = list(timings.samples)
     return Ladder(
         target=last.target,
         precision=last.precision_asked,
         batch=batch,
         rungs=_rungs(steps, timings),
-        noise=noise_of(timings, first),
+        noise=noise_of(timings, names[-2]),  # the dense engine, of which the reports speak
         details={
-            "rounds": len(timings.samples[first]),
+            "rounds": len(timings.samples[names[0]]),
             "threads": options.threads or last.threads,
             "pinned_to_cores": list(cores_of(infos, options.threads)),
         },

@@ -41,6 +41,8 @@ class LatencyOptions:
     rounds and seconds: at least so many rounds, and at least so long (both must be reached).
     most_seconds: stop there, whatever has been reached (at least 3 rounds are run).
     warmup_seconds: the longest warm-up. seed: of the order within rounds and of the bootstrap.
+    settle: seconds of rest before each call's turn: a thread pool that spins for milliseconds after
+    its last call (torch's does) takes the next engine's core.
     """
 
     rounds: int = 40
@@ -48,6 +50,7 @@ class LatencyOptions:
     most_seconds: float = 120.0
     warmup_seconds: float = 5.0
     seed: int = 0
+    settle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,17 @@ def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timi
     rounds = 0
     while not _enough(rounds, time.perf_counter() - start, options):
         for name in order.sample(list(calls), len(calls)):
+            _rest(options)
             taken[name].append([calls[name]() for _ in range(repeats[name])])
         rounds += 1
         yield _progress(rounds, time.perf_counter() - start, options)
     samples = {name: np.asarray(times) for name, times in taken.items()}
     return Timings(samples, first, warm, steady, options.seed, load)
+
+
+def _rest(options: LatencyOptions) -> None:
+    if options.settle:
+        time.sleep(options.settle)
 
 
 def _enough(rounds: int, elapsed: float, options: LatencyOptions) -> bool:
@@ -143,6 +152,7 @@ def _warm_up(
     steady, elapsed = False, 0.0
     while not steady and (elapsed < options.warmup_seconds or elapsed == 0.0):
         for name, call in calls.items():
+            _rest(options)
             windows[name].append(float(np.median([call() for _ in range(size[name])])))
         steady = all(_agree(times[-3:]) for times in windows.values())
         elapsed = time.perf_counter() - start

@@ -117,7 +117,7 @@ def steps(rows: Sequence[tuple[str, float, str]], unit: str, label: str) -> Html
     """(name, value, words) from top to bottom: bars from zero, each in the outline of the one
     before; words stand at the right of the name."""
     height = 8 + 40.0 * len(rows) + BOTTOM
-    x = Axis(0.0, max(value for _, value, _ in rows) or 1.0, 2.0, WIDTH - RIGHT)
+    x = Axis(0.0, max(value for _, value, _ in rows) or 1.0, 6.0, WIDTH - RIGHT)
     parts = [_x_axis(x, height - BOTTOM, unit)]
     for index, (name, value, words) in enumerate(rows):
         top = 8 + 40.0 * index
@@ -126,7 +126,7 @@ def steps(rows: Sequence[tuple[str, float, str]], unit: str, label: str) -> Html
                       width=x.at(before) - x.start, height=14.0)  # fmt: skip
         filled = tag("rect", class_="second" if index == len(rows) - 1 else "first", x=x.start,
                      y=top + 18, width=x.at(value) - x.start, height=14.0)  # fmt: skip
-        parts += [filled, outline, _text(name, 2, top + 12),
+        parts += [filled, outline, _text(name, x.start, top + 12),
                   _text(words, WIDTH - RIGHT, top + 12, "end")]  # fmt: skip
     return _chart(parts, height, label)
 

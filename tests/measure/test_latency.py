@@ -1,5 +1,7 @@
 """Interleaving: who is called when, how long, and what is kept."""
 
+import itertools
+import time
 from collections import Counter
 
 import pytest
@@ -101,3 +103,17 @@ def test_order_is_seeded():
 
 def test_a_call_against_itself_is_near_one():
     assert drain(against_itself(lambda: 1.0, QUICK)).median == 1.0
+
+
+def test_every_turn_begins_with_a_rest():
+    """A pool that spins after its calls must not meet the next engine."""
+    began = []
+
+    def call():
+        began.append(time.perf_counter())
+        return 0.02
+
+    options = LatencyOptions(rounds=4, seconds=0.0, warmup_seconds=0.0, settle=0.01)
+    drain(interleaved({"a": call, "b": call}, options))
+    turns = began[-8:]
+    assert all(after - before >= 0.01 for before, after in itertools.pairwise(turns))

@@ -80,7 +80,7 @@ def test_steps_are_drawn_to_one_scale_each_in_the_outline_of_the_one_before(valu
     bars = list(chart.iter("rect"))
     filled = [float(b.get("width")) for b in bars if b.get("class") != "outline"]
     outlines = [float(b.get("width")) for b in bars if b.get("class") == "outline"]
-    room = svg.WIDTH - svg.RIGHT - 2
+    room = svg.WIDTH - svg.RIGHT - 6
     assert filled == pytest.approx([room * v / max(values) for v in values], rel=1e-3, abs=1e-3)
     assert outlines == pytest.approx([filled[0], *filled[:-1]], rel=1e-3, abs=1e-3)
     assert bars[-2].get("class") == "second" or len(values) == 0
