@@ -11,7 +11,8 @@ steps.
     rows       dense; then, each finetuned plainly (the noise loss, evenly over t, as the paper):
                our widths from new weights ("from scratch"), random, magnitude, torch-pruning's own
                Taylor pruner, and the published Diff-Pruning (reference, also at a lower learning
-               rate); ours; ours in half of the steps; ours' pruning with plain finetuning
+               rate); ours; ours in half of the steps; ours' pruning with plain finetuning; ours
+               with the feature loss
     columns    parameters, MACs, latency (an engine call, batch 1, rows in turn), Frechet distance
                to the test images on the features of a small classifier that is trained here (its
                test accuracy is in the results), SSIM to the dense model from the same noise
@@ -42,14 +43,17 @@ from torch import Tensor, nn
 import diffc
 from diffc.chain.front import save_compressed
 from diffc.data.clean import CleanSet
+from diffc.distill.blocks import kept_channels
 from diffc.distill.options import DistillOptions, Losses
 from diffc.distill.train import distill
 from diffc.events import drain
 from diffc.measure.environment import read_environment
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
+from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find
+from diffc.prune.plan import Plan
 from diffc.stages import atomic_write
 
 PLAIN = {"losses": Losses(output=0, noise=1), "weighting": "none"}
@@ -88,6 +92,7 @@ ROWS = [  # in the order of work: what the claims need comes first
     Row("random + finetuning", "random", ranked("random", "uniform")),
     Row(SCRATCH, "ours", OUR_PRUNING),
     Row("ours + finetuning", "ours", OUR_PRUNING),
+    Row("ours, feature loss 0.1", "ours", OUR_PRUNING, {"losses": Losses(features=0.1)}),
     Row("reference + finetuning, lr 3e-4", "reference", ranked("reference", "uniform"),
         {**PLAIN, "learning_rate": 3e-4}),
 ]  # fmt: skip
@@ -223,11 +228,14 @@ def train_dense(study: Study, folder: Path) -> None:
     )
 
 
-def training(study, teacher, student, process, options, folder) -> Iterator[int]:
+def training(study, teacher, student, process, options, folder, kept=None) -> Iterator[int]:
     """Yield each step whose checkpoint has just been written; OutOfTime comes only there."""
     family = family_of(type(student).__name__)
     last, shown = None, time.monotonic()
-    for event in distill(teacher, student, family, study.images, process, options, folder):
+    work = distill(
+        teacher, student, family, study.images, process, options, folder, kept=kept
+    )  # fmt: skip
+    for event in work:
         if last is not None and last % options.checkpoint_every == 0:
             study.tick()
             yield last
@@ -286,7 +294,8 @@ def run_row(study: Study, row: Row) -> dict:
     curve = json.loads(curve_file.read_text()) if curve_file.exists() else {}
     teacher, student = load_denoiser(study.source), pruned(study, row)
     few, start = study.args.curve_samples, time.monotonic()
-    for step in training(study, teacher, student, study.process, options, folder):
+    kept = kept_by(study, row, teacher) if options.losses.features else None
+    for step in training(study, teacher, student, study.process, options, folder, kept):
         if str(step) not in curve:
             probe = averaged(pruned(study, row), folder, step)
             images = study.judge.samples(probe, few)
@@ -305,6 +314,15 @@ def run_row(study: Study, row: Row) -> dict:
     }
     atomic_write(folder / "row.json", json.dumps(found))
     return found
+
+
+def kept_by(study: Study, row: Row, dense: nn.Module):
+    """The channels of each block that the row's plan keeps, for the feature loss."""
+    family = family_of(study.source.class_name)
+    specs = family.specs(study.source.config)
+    groups = family.groups(dense, example_inputs(specs, study.source.config))
+    plan = Plan.read(study.work / "pruned" / row.cut / "plan.json")
+    return kept_channels(dense, groups, plan.keep())
 
 
 def averaged(model: nn.Module, folder: Path, step: int) -> nn.Module:
@@ -326,7 +344,7 @@ def sizes(model: nn.Module, images: Tensor) -> dict:
 
 def latencies(study: Study, results: dict) -> None:
     """An engine call of every cut model, all engines in turn, into the rows of ``results``."""
-    from diffc.measure.inputs import example_inputs
+    from diffc.measure.inputs import example_inputs as engine_inputs
     from diffc.measure.latency import LatencyOptions, interleaved
     from diffc.targets import target
     from diffc.targets.engine import read_info
@@ -337,7 +355,7 @@ def latencies(study: Study, results: dict) -> None:
             engines[row.cut] = engine(study, row.cut, lambda row=row: pruned(study, row))
     runners = {n: target(study.args.target).load(p, threads=1) for n, p in engines.items()}
     calls = {
-        name: runner.bind(example_inputs(read_info(engines[name]), 1)).run
+        name: runner.bind(engine_inputs(read_info(engines[name]), 1)).run
         for name, runner in runners.items()
     }
     environment = read_environment()
@@ -373,12 +391,13 @@ def engine(study: Study, name: str, load) -> Path:
 def claims(rows: dict) -> dict:
     """What the study is about, from the rows that are there."""
     found: dict = {}
-    plain = [rows[n] for n in rows if n not in ("dense", OURS, HALF)]
-    if OURS in rows and plain:
-        ours = rows[OURS]
+    others = [name for name in rows if name != "dense" and not name.startswith(OURS + ",")]
+    others = [name for name in others if name != OURS]
+    if OURS in rows and others:
+        ours, plain = rows[OURS], [rows[name] for name in others]
         found["best_ssim"] = ours["ssim"]["mean"] > max(r["ssim"]["mean"] for r in plain)
         found["best_frechet"] = ours["frechet"]["value"] < min(r["frechet"]["value"] for r in plain)
-        found["against"] = [n for n in rows if n not in ("dense", OURS, HALF)]
+        found["against"] = others
     if HALF in rows and REFERENCE in rows:
         half, reference = rows[HALF], rows[REFERENCE]
         found["half_the_steps_reach_the_reference"] = {

@@ -157,11 +157,20 @@ class MeasureOptions(Options):
 
 
 class QualityOptions(Options):
-    """Dense against compressed samples from the same noise."""
+    """Dense against compressed samples from the same noise.
+
+    lpips: LPIPS between the pairs as well. reference: images (as ``data.source`` names them) that
+    both sides' Frechet and kernel distances are taken to; None for neither. features: whose:
+    ``inception`` (FID and KID), or an ONNX file. reference_images: at most so many.
+    """
 
     images: int = Field(default=32, ge=1)
     steps: int = Field(default=50, ge=1)
     seed: int = Field(default=0, ge=0)
+    lpips: bool = False
+    reference: str | None = None
+    features: str = "inception"
+    reference_images: int = Field(default=10_000, ge=2)
 
 
 class CheckOptions(Options):

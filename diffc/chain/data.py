@@ -36,11 +36,11 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     inputs: dict[str, Any] = {
         "model": source.digest if synthetic else _input_shape(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
-        "content": _content_digest(Path(options.source)) if given else "synthetic",
+        "content": content_digest(Path(options.source)) if given else "synthetic",
         "seed": recipe.seed,
     }
     if options.prompts is not None:
-        inputs["prompts"] = _content_digest(Path(options.prompts))
+        inputs["prompts"] = content_digest(Path(options.prompts))
         inputs["encoders"] = _component_digest(source, *_ENCODERS)
         inputs["resolution"] = recipe.export.resolution
     if not synthetic and not _is_pixels(source):
@@ -159,7 +159,7 @@ def _is_pixels(source: Source) -> bool:
 def _component_digest(source: Source, *patterns: str) -> str:
     """sha256 of the files of a pipeline's other components."""
     folders = sorted(path for pattern in patterns for path in source.folder.glob(pattern))
-    return hashlib.sha256("".join(map(_content_digest, folders)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(content_digest, folders)).encode()).hexdigest()
 
 
 def _input_shape(source: Source) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _input_shape(source: Source) -> dict[str, Any]:
     return {key: source.config.get(key) for key in keys}
 
 
-def _content_digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
     """sha256 of a data file, or of every file's name and content in a folder."""
     if not path.exists():
         raise InputError(

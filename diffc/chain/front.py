@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc.chain.data import CLEAN, MODEL_PACKAGES
+from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
 from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
@@ -22,9 +22,10 @@ from diffc.recipe import Recipe
 from diffc.stages import STATE, Done, Room, Stage, cache_folder
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from diffc.distill.losses import Kept
+    from diffc.measure.quality import Samples
     from diffc.models.diffusion import Process
     from diffc.models.families.base import Family, TensorSpec
     from diffc.prune.bench import Bench
@@ -196,6 +197,10 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
     }
     if data.result.get("conditions"):
         inputs["data"] = data.key
+    if options.reference is not None:
+        inputs["reference"] = content_digest(Path(options.reference))
+        onnx = options.features != "inception"
+        inputs["features"] = content_digest(Path(options.features)) if onnx else "inception"
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
@@ -203,6 +208,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         from diffc.data.precision import best_device
         from diffc.measure.quality import grid, quality, sample_pair, write_pair
 
+        more = _wanted_figures(source, recipe)
         dense, family, specs, _ = _opened(source, recipe)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
         dense.to(best_device()), compressed.to(best_device())
@@ -220,10 +226,40 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         (room.out / "samples").mkdir()
         grid(pair, room.out / "samples" / "grid.png")
         write_pair(pair, room.out / "samples")
-        return quality(pair)
+        return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
     return Stage("samples", 3, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+
+
+def _wanted_figures(source: Source, recipe: Recipe) -> Callable[[Samples], Work[dict[str, Any]]]:
+    """LPIPS and distances to a reference, where asked for; what they lack is told now."""
+    from diffc.measure.distances import check_perceptual, features, perceptual, to_reference
+
+    options = recipe.quality
+    if options.lpips:
+        check_perceptual()
+    used = features(options.features) if options.reference is not None else None
+
+    def figures(pair: Samples) -> Work[dict[str, Any]]:
+        found = perceptual(pair) if options.lpips else {}
+        if used is not None:
+            images = _reference_images(source, recipe, pair.dense.shape[1:])
+            found |= yield from to_reference(pair, images, used)
+        return found
+
+    return figures
+
+
+def _reference_images(source: Source, recipe: Recipe, shape: Sequence[int]) -> Tensor:
+    from diffc.data.images import read_images
+
+    options = recipe.quality
+    clean, _ = read_images(
+        Path(str(options.reference)), (shape[0], shape[1], shape[2]),
+        limit=options.reference_images, seed=options.seed, fit=recipe.data.fit,
+    )  # fmt: skip
+    return clean.sample
 
 
 def latency_bench(recipe: Recipe) -> Bench | None:

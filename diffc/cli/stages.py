@@ -111,17 +111,31 @@ def eval_(
     sampler_steps: Annotated[
         int | None, typer.Option("--sampler-steps", help="DDIM (Euler for flow) steps.  [50]")
     ] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="LPIPS between the pairs too.")] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="Images (as for --data): FID and KID of both sides."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", help="Their features: an ONNX file.  [inception]"),
+    ] = None,
     seed: o.Seed = None,
     fresh: o.Fresh = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Measure how close OUT/model is to the dense one: SSIM and PSNR from the same noise.
+    """Measure how close OUT/model is to the dense one: SSIM and PSNR from the same noise, and more.
 
     \b
       diffc eval OUT --images 256
+      diffc eval OUT --images 10000 --reference test-images/ --features classifier.onnx
     """
-    flags = o.recipe_flags() | {"quality": {"images": images, "steps": sampler_steps, "seed": seed}}
+    quality = {
+        "images": images, "steps": sampler_steps, "seed": seed, "lpips": lpips or None,
+        "reference": reference, "features": features,
+    }  # fmt: skip
+    flags = o.recipe_flags() | {"quality": quality}
     run_chain(output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
 
 

@@ -157,14 +157,20 @@ def inception(weights: Path | None = None) -> Extractor:
     return extract
 
 
-def lpips_per_pair(dense: Tensor, compressed: Tensor) -> list[float]:
-    """LPIPS (AlexNet) of each pair (N, C, H, W) in [-1, 1], by torchmetrics, weights from disk."""
+def lpips_weights() -> Path:
+    """Where AlexNet's weights are; UnavailableError saying where to put them when they are not."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     if not path.exists():
         raise UnavailableError(
             f"LPIPS needs AlexNet's weights, and {path} does not exist",
             hint=f"put torchvision's {path.name} there",
         )
+    return path
+
+
+def lpips_per_pair(dense: Tensor, compressed: Tensor) -> list[float]:
+    """LPIPS (AlexNet) of each pair (N, C, H, W) in [-1, 1], by torchmetrics, weights from disk."""
+    lpips_weights()
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 

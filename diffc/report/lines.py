@@ -213,4 +213,22 @@ def _quality(report: Report) -> Section:
                 f"{figure['n']} images from the same noise, {figure['sampler']}, "
                 f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
             ]
-    return Section("compressed against dense samples", rows, notes)
+    return Section("compressed against dense samples", rows + _distances(report), notes)
+
+
+_DISTANCES = {"frechet": ("Frechet distance", "FID"), "kernel": ("kernel distance", "KID")}
+
+
+def _distances(report: Report) -> list[Row]:
+    """LPIPS, and each side's distance to reference images, where they were asked for."""
+    held, rows = report.quality or {}, list[Row]()
+    if figure := held.get("lpips"):
+        rows.append(("LPIPS", "", f"{figure['mean']:.3f}", f"95 % {interval(figure['ci95'], 3)}"))
+    for name, (long, short) in _DISTANCES.items():
+        if figure := held.get(name):
+            on = figure["features"]
+            said = short if on == "InceptionV3" else f"{long} on {on}"
+            against = f"to {figure['reference']['n']} images"
+            dense, compressed = (f"{figure[side]:.4g}" for side in ("dense", "compressed"))
+            rows.append((said, dense, compressed, against))
+    return rows

@@ -1,0 +1,86 @@
+"""diffc eval's further figures: what they are made of, and what is said when one cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from quick import QUICK
+from torch import nn
+
+import diffc
+from diffc.errors import InputError, UnavailableError
+from diffc.measure.frechet import frechet_distance, kernel_distance, statistics
+from diffc.report.lines import sections
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    random = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(random.integers(0, 255, (16, 16), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    """Four means of each image, as an ONNX file."""
+    path = tmp_path_factory.mktemp("onnx") / "means.onnx"
+    model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten()).eval()
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        model, (torch.zeros(2, 1, 16, 16),), path, dynamo=True, dynamic_shapes=({0: batch},)
+    )
+    return path
+
+
+def evaluated(model, out, **quality):
+    options = {**QUICK, "quality": {**QUICK["quality"], **quality}}
+    return diffc.compile(model, ratio=0.4, out=out, stop="distill", options=options)
+
+
+def test_distances_to_reference_images(tiny_model, tmp_path, images, extractor):
+    report = evaluated(tiny_model, tmp_path / "out", reference=str(images), features=str(extractor))
+    rows = {side: means(Image.open(tmp_path / "out" / "samples" / f"{side}.png"))
+            for side in ("dense", "compressed")}  # fmt: skip
+    real = np.concatenate([means(Image.open(path), gap=0) for path in sorted(images.glob("*.png"))])
+    for side, found in rows.items():
+        figures = report.quality
+        expected = frechet_distance(statistics(found, "x"), statistics(real, "x"))
+        assert figures["frechet"][side] == pytest.approx(expected, rel=0.05)
+        assert figures["kernel"][side] == pytest.approx(kernel_distance(found, real), rel=0.05)
+    assert report.quality["frechet"]["features"] == "means.onnx"
+    assert report.quality["frechet"]["reference"]["n"] == 6
+    assert {"sampler", "steps", "seeds", "n"} <= set(report.quality["kernel"])
+    shown = [row for section in sections(report) for row in section.rows]
+    assert any(row[0] == "Frechet distance on means.onnx" for row in shown)
+
+
+def means(picture, gap: int = 4) -> np.ndarray:
+    """(N, 4): the four quarters' means of each 16x16 image in a sheet, in [-1, 1]."""
+    pixels = np.asarray(picture.convert("L"), np.float64) / 127.5 - 1
+    side = pixels.shape[0]  # one row of enlarged squares
+    scale = side // 16
+    found = []
+    for left in range(0, pixels.shape[1], side + gap):
+        image = pixels[:, left : left + side][::scale, ::scale][:16, :16]
+        found.append([image[a : a + 8, b : b + 8].mean() for a in (0, 8) for b in (0, 8)])
+    return np.array(found)
+
+
+def test_missing_weights_are_told_before_the_work(tiny_model, tmp_path, images, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for quality, needs in (
+        ({"lpips": True}, "AlexNet"),
+        ({"reference": str(images)}, "InceptionV3"),
+    ):
+        with pytest.raises(UnavailableError, match=f"{needs}'s weights") as caught:
+            evaluated(tiny_model, tmp_path / "out", **quality)
+        assert str(tmp_path / "hub") in str(caught.value) and caught.value.hint
+
+
+def test_a_reference_that_is_not_there(tiny_model, tmp_path):
+    with pytest.raises(InputError, match="no data at"):
+        evaluated(tiny_model, tmp_path / "out", reference=str(tmp_path / "nothing"))
