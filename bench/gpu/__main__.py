@@ -1,0 +1,158 @@
+"""Everything that only a GPU can show, in one command; nothing is downloaded.
+
+    python -m bench.gpu --out FOLDER --seconds 600        again and again: it goes on
+    python -m bench.gpu --out FOLDER --seconds 600 --only tests latency --networks cifar sd15
+    python -m bench.gpu --out FOLDER --small              the whole on a CPU, in minutes
+
+    environment   doctor, driver, MIG slices
+    tests         the tests marked ``gpu``
+    latency       cost tables and plans, engines of every allocation on every target, batch 1 and 8
+    memory        peak memory of fresh processes
+    speed         images per second of distillation
+    study         quality at half the MACs on CIFAR-10 (--data: a folder or .npz)
+
+Every job is a process of its own: one that dies takes nothing with it, one that runs out of time is
+tried again by the next call, one that cannot be done here is recorded with the reason. Pictures and
+the index are made at the end of each call. The piece ``latency`` keeps its cost tables in
+OUT/work/tables. README.md beside this file says what must be brought along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffc.targets import target
+
+from .jobs import Job, is_done, run, skip
+from .networks import NETWORKS
+from .pictures import draw
+from .variants import ALLOCATIONS
+
+PIECES = ("environment", "tests", "latency", "memory", "speed", "study")
+TARGETS = ("torch", "ort-cuda", "trt", "trt-rtx")
+REHEARSAL = ("torch", "ort-cpu", "ort-cuda", "trt", "trt-rtx")
+
+
+def main() -> None:
+    """See the top."""
+    args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a job's process ends too
+    end = time.monotonic() + args.seconds
+    for job, reason in jobs(args):
+        if is_done(args.out, job, retry=args.retry):
+            continue
+        left = end - time.monotonic()
+        if reason:
+            skip(job, args.out, reason)
+            said = f"skipped: {reason}"
+        elif left < job.least:
+            print(f"{job.piece}/{job.name}: {left:.0f} s are left; run the command again")
+            break
+        else:
+            said = run(job, args.out, left)
+        print(f"{time.strftime('%H:%M:%S')} {job.piece}/{job.name}: {said}", flush=True)
+    draw(args.out)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=600.0, help="stop after them")
+    parser.add_argument("--only", nargs="+", choices=PIECES, default=list(PIECES))
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--targets", nargs="+", choices=REHEARSAL)
+    parser.add_argument("--batch", nargs="+", type=int)
+    parser.add_argument("--precision", nargs="+", default=["fp16"])
+    parser.add_argument("--data", type=Path, help="CIFAR-10, for the study")
+    parser.add_argument("--small", action="store_true", help="small networks, on a CPU too")
+    parser.add_argument("--retry", action="store_true", help="try failed jobs again")
+    args = parser.parse_args()
+    args.targets = args.targets or list(REHEARSAL if args.small else TARGETS)
+    args.batch = args.batch or ([2] if args.small else [8, 1])
+    if args.small:
+        args.precision = ["fp32"]
+    return args
+
+
+def jobs(args: argparse.Namespace) -> Iterator[tuple[Job, str]]:
+    """(job, why it cannot be done here or empty), in the order in which they are worth most."""
+    makers = {"environment": _environment, "tests": _tests, "latency": _latency,
+              "memory": _memory, "speed": _speed, "study": _study}  # fmt: skip
+    for piece in PIECES:
+        if piece in args.only:
+            yield from makers[piece](args)
+
+
+def _job(args, piece: str, name: str, *work: object, least: float = 5.0) -> Job:
+    always = ["--work", args.out.resolve() / "work", *(["--small"] if args.small else [])]
+    return Job(piece, name, tuple(map(str, (*work, *always))), least)
+
+
+def _environment(args) -> Iterator[tuple[Job, str]]:
+    yield _job(args, "environment", "environment", "environment"), ""
+
+
+def _tests(args) -> Iterator[tuple[Job, str]]:
+    yield _job(args, "tests", "gpu", "tests", least=60.0), ""
+
+
+def _latency(args) -> Iterator[tuple[Job, str]]:
+    for network in args.networks:
+        for precision in args.precision:
+            yield from _of_network(args, network, precision)
+
+
+def _of_network(args, network: str, precision: str) -> Iterator[tuple[Job, str]]:
+    common = ("--network", network, "--precision", precision)
+    for allocation in ALLOCATIONS:
+        yield _job(args, "latency", f"{network}-{precision}-{allocation}", "prepare", *common,
+                   "--allocation", allocation, least=20.0), ""  # fmt: skip
+    for batch in args.batch:
+        for name in args.targets:
+            timing = 0.3 if args.small else 3.0
+            yield _job(args, "latency", f"{network}-{precision}-{name}-batch{batch}", "measure",
+                       *common, "--target", name, "--batch", batch, "--timing", timing,
+                       least=20.0), _cannot_build(name)  # fmt: skip
+
+
+def _memory(args) -> Iterator[tuple[Job, str]]:
+    for network in args.networks:
+        for precision in args.precision:
+            for batch in args.batch:
+                for name in args.targets:
+                    yield _job(
+                        args, "memory", f"{network}-{precision}-{name}-batch{batch}", "memory",
+                        "--network", network, "--precision", precision, "--target", name,
+                        "--batch", batch, least=20.0,
+                    ), _cannot_run(name)  # fmt: skip
+
+
+def _speed(args) -> Iterator[tuple[Job, str]]:
+    yield _job(args, "speed", "cifar", "speed", least=60.0), ""
+
+
+def _study(args) -> Iterator[tuple[Job, str]]:
+    minutes = max(args.seconds / 60 - 1, 1.0)
+    reason = "" if args.data else "no --data: CIFAR-10 as folders or an .npz is needed"
+    yield _job(args, "study", "cifar-10", "study", "--data", args.data or "none", "--minutes",
+               minutes, least=90.0), reason  # fmt: skip
+
+
+def _cannot_build(name: str) -> str:
+    status = target(name).status()
+    return "" if status.buildable else status.reason
+
+
+def _cannot_run(name: str) -> str:
+    status = target(name).status()
+    return "" if status.runnable else status.reason
+
+
+if __name__ == "__main__":
+    main()

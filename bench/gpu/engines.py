@@ -1,0 +1,141 @@
+"""One network on one target: engines of every allocation, timed in turn with torch's own.
+
+The dense network in torch eager is in every run, so that factors over it are of one run. What
+cannot be built or run is recorded with its reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from diffc.errors import DiffcError
+from diffc.events import drain
+from diffc.measure.engines import noise_of, opened, timed
+from diffc.measure.inputs import example_inputs
+from diffc.measure.latency import LatencyOptions
+from diffc.measure.memory import measure_memory
+from diffc.measure.results import Speedup, latency_figures
+from diffc.targets import target
+from diffc.targets.base import BuildOptions
+from diffc.targets.torch_target import VARIANTS
+
+from .variants import ALLOCATIONS, onnx_folder, torch_model
+
+ANCHOR = "torch eager, dense"
+
+
+def measure(place: Path, name: str, batch: int, precision: str, seconds: float) -> dict:
+    """Build and time every allocation in ``place`` (WORK/NETWORK) on a target at one batch size."""
+    built, absent = {}, {}
+    wanted = {ANCHOR: ("torch", "dense", "eager")} | _wanted(name)
+    for label, (where, allocation, variant) in wanted.items():
+        variant_place = place / allocation
+        if not (variant_place / "plan.json").exists():
+            absent[label] = f"the {allocation} network was not made"
+            continue
+        try:
+            built[label] = _build(variant_place, where, variant, batch, precision)
+        except DiffcError as error:
+            absent[label] = str(error)
+    rows, reasons, noise = _time(built, batch, seconds)
+    return {
+        "target": name, "batch": batch, "precision": precision, "rows": rows,
+        "absent": absent | reasons, "noise": noise,
+        "build_seconds": {label: facts["build_seconds"] for label, (_, facts) in built.items()},
+        "built_as": {label: facts["built_as"] for label, (_, facts) in built.items()},
+    }  # fmt: skip
+
+
+def _wanted(name: str) -> dict[str, tuple[str, str, str]]:
+    """label -> (target, allocation, variant)."""
+    if name != "torch":
+        return {f"{name}, {a}": (name, a, "") for a in ALLOCATIONS}
+    return {
+        f"torch {variant}, {allocation}": ("torch", allocation, variant)
+        for variant in VARIANTS
+        for allocation in ("dense", "latency")
+    }
+
+
+def _build(place: Path, name: str, variant: str, batch: int, precision: str):
+    """(engine folder, facts); an engine that is there is used again."""
+    held = "fp32" if name == "ort-cpu" else precision
+    engine = place / "engines" / f"{name}{variant and '-' + variant}-{held}-{batch}"
+    onnx = onnx_folder(place, "fp32" if name == "torch" else held)
+    options = BuildOptions(
+        batch=(batch,), precision=held, variant=variant,
+        model=torch_model(place) if name == "torch" else None,
+    )  # fmt: skip
+    start = time.perf_counter()
+    info = drain(target(name).build(onnx, options, engine))
+    facts = {
+        "build_seconds": time.perf_counter() - start,
+        "built_as": {"precision_found": info.precision_found, "device": info.device,
+                     "engine_bytes": info.engine_bytes, "details": dict(info.details)},
+    }  # fmt: skip
+    return engine, facts
+
+
+def _time(built, batch: int, seconds: float):
+    """(rows, reasons, noise): every engine that loads here, in turn."""
+    folders = {label: engine for label, (engine, _) in built.items()}
+    with opened(folders, None) as (runners, reasons):
+        first_calls, refused = _first_calls(runners, batch)
+        runners = {label: runners[label] for label in first_calls}
+        if not runners:
+            return {}, {**reasons, **refused}, None
+        options = LatencyOptions(rounds=20, seconds=seconds, most_seconds=4 * seconds)
+        timings = drain(timed(runners, batch, options))
+        first = ANCHOR if ANCHOR in runners else next(iter(runners))
+        dense = {label: _dense_of(label) for label in runners}
+        rows = {
+            label: {
+                **_plain(latency_figures(timings, label, batch)),
+                "first_call_ms": first_calls[label] * 1e3,
+                "over_torch_eager": Speedup.of(timings.ratio(first, label)).model_dump(),
+                "over_dense": Speedup.of(timings.ratio(dense[label], label)).model_dump()
+                if dense[label] in runners
+                else None,
+            }
+            for label in runners
+        }
+        return rows, {**reasons, **refused}, noise_of(timings, first).model_dump()
+
+
+def _first_calls(runners, batch: int):
+    """Seconds of the first call of those that run; the others' reasons (no compiler, no memory)."""
+    seconds, reasons = {}, {}
+    for label, runner in runners.items():
+        start = time.perf_counter()
+        try:
+            runner.bind(example_inputs(runner.info, batch)).run()
+            seconds[label] = time.perf_counter() - start
+        except (DiffcError, RuntimeError) as error:
+            reasons[label] = f"{type(error).__name__}: {error}"[:500]
+    return seconds, reasons
+
+
+def _dense_of(label: str) -> str:
+    return f"{label.split(', ')[0]}, dense"
+
+
+def _plain(figures: dict) -> dict:
+    return {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in figures.items()}
+
+
+def memory(place: Path, name: str, batch: int, precision: str) -> dict:
+    """Peak memory of the dense and the ``latency`` engine, each in a fresh process."""
+    found = {}
+    for allocation in ("dense", "latency"):
+        held = "fp32" if name == "ort-cpu" else precision
+        variant = "-eager" if name == "torch" else ""
+        engine = place / allocation / "engines" / f"{name}{variant}-{held}-{batch}"
+        if not engine.exists():
+            found[allocation] = {"absent": "no engine was built"}
+            continue
+        try:
+            found[allocation] = measure_memory(engine, batch).model_dump()
+        except DiffcError as error:
+            found[allocation] = {"absent": str(error)}
+    return {"target": name, "batch": batch, "precision": precision, **found}

@@ -1,0 +1,125 @@
+"""One network at one allocation, ready for the targets: cut, saved for torch, exported to ONNX.
+
+    dense     as it is
+    latency   half the MACs, widths by measured latency on the first target that runs here
+    global    half the MACs, by importance; random weights have none, so scores are random
+              (exponential, seed 0): the widths are uneven as real ones are, and mean nothing else
+    uniform   half the MACs, the same share everywhere, unaligned: what pruning without a target is
+
+WORK/NETWORK/ALLOCATION/{model,onnx,onnx-PRECISION,plan.json}
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from diffc.chain.front import save_compressed
+from diffc.events import drain
+from diffc.models.families import family
+from diffc.models.families.examples import example_inputs
+from diffc.models.load import load_denoiser
+from diffc.models.source import Source, find
+from diffc.onnx.export import export_onnx
+from diffc.prune.bench import Bench
+from diffc.prune.latency import unranked, widths_by_latency
+from diffc.prune.latency_table import lowered
+from diffc.prune.plan import group_plans
+from diffc.prune.planning import Problem, chosen_widths, problem_of
+from diffc.prune.surgery import cut
+from diffc.recipe import resolve
+from diffc.targets import target
+
+ALLOCATIONS = ("dense", "latency", "global", "uniform")
+RATIO = 0.5
+TENSOR_CORES = 8  # what they want of fp16 and bf16 widths
+LATENCY_TARGETS = ("trt", "trt-rtx", "ort-cuda", "ort-cpu")  # the first that runs here
+
+
+def prepare(folder: Path, allocation: str, work: Path, precision: str) -> dict:
+    """Make WORK/NETWORK/ALLOCATION from the dense network in ``folder``; what was done."""
+    place = work / folder.parent.name / allocation
+    source = find(folder)
+    start = time.perf_counter()
+    align = 1 if allocation == "uniform" else TENSOR_CORES
+    problem = problem_of(source, _recipe(source, allocation), None, align)
+    widths, why = _widths(problem, allocation, work, precision)
+    planned = time.perf_counter() - start
+    _write(problem, widths, place, precision)
+    costs = problem.costs
+    return {
+        "macs": costs.macs(widths),
+        "macs_left": costs.macs(widths) / costs.macs(costs.dense),
+        "parameters": costs.cost(widths).params,
+        "plan_seconds": planned,
+        "seconds": time.perf_counter() - start,
+        "by": why,
+        "widths": widths.tolist(),
+    }
+
+
+def latency_bench(work: Path, precision: str, batch: int = 1) -> Bench:
+    """Where latencies are measured for planning; its tables stay in WORK/tables."""
+    for name in LATENCY_TARGETS:
+        status = target(name).status()
+        if status.buildable and status.runnable:
+            held = precision if name != "ort-cpu" else "fp32"
+            return Bench(name, held, batch, cache=work / "tables")
+    raise SystemExit("no target runs here")
+
+
+def _recipe(source: Source, allocation: str):
+    allocate = allocation if allocation != "dense" else "uniform"
+    prune = {"ratio": RATIO, "ratio_of": "macs", "allocate": allocate}
+    return resolve(family=source.class_name, flags={"prune": prune})
+
+
+def _widths(problem: Problem, allocation: str, work: Path, precision: str):
+    if allocation == "dense":
+        return problem.costs.dense, None
+    if allocation == "latency":
+        bench = latency_bench(work, precision)
+        timed = drain(widths_by_latency(problem, bench, work / "latency-scratch"))
+        return timed.widths, timed.why
+    if allocation == "global":
+        generator = np.random.default_rng(0)
+        scores = {g.name: generator.exponential(size=g.size) for g in problem.costs.groups}
+        problem = replace(problem, ranked=scores)
+    return chosen_widths(problem), None
+
+
+def _write(problem: Problem, widths, place: Path, precision: str) -> None:
+    """The model for torch and the ONNX folders in fp32 and ``precision``."""
+    source = problem.source
+    found = family(source.class_name)
+    specs = found.specs(source.config, problem.export.resolution)
+    model = load_denoiser(source)
+    groups = found.groups(model, example_inputs(specs, source.config))
+    plans = group_plans(groups, unranked(groups), widths, problem.bounds.step.tolist())
+    cut(model, groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
+    place.mkdir(parents=True, exist_ok=True)
+    if (widths < problem.costs.dense).any():
+        save_compressed(model, source, place / "model", {})
+    else:
+        (place / "model.txt").write_text(str(source.folder))
+    facts = {"macs": problem.costs.macs(widths)}
+    export_onnx(model, found, specs, place / "onnx", opset=problem.export.opset,
+                simplify=problem.export.simplify, facts=facts)  # fmt: skip
+    del model
+    lowered(place / "onnx", precision)  # onnx/../PRECISION
+    (place / "plan.json").write_text(json.dumps({"widths": widths.tolist()}))
+
+
+def torch_model(place: Path) -> str:
+    """What the torch target loads for this variant."""
+    note = place / "model.txt"
+    return note.read_text() if note.exists() else str(place / "model")
+
+
+def onnx_folder(place: Path, precision: str) -> Path:
+    """The variant's ONNX folder in a precision."""
+    return place / ("onnx" if precision == "fp32" else precision)

@@ -1,0 +1,130 @@
+"""What a job does, in a process of its own: ``python -m bench.gpu.work WHAT ... --answer FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+BENCH, ROOT = HERE.parents[1], HERE.parents[2]
+
+
+def environment(_args) -> dict:
+    """``diffc doctor``, and what the driver says."""
+    said = _output([sys.executable, "-m", "diffc", "doctor", "--json"])
+    return {"doctor": json.loads(said), "nvidia_smi": _driver()}
+
+
+def _driver() -> str:
+    """nvidia-smi's own table, MIG slices included; or why there is none."""
+    try:
+        return _output(["nvidia-smi", "-L"]) + _output(["nvidia-smi"])
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def tests(args) -> dict:
+    """The tests marked ``gpu``: counts, and each skip's and failure's reason."""
+    report = args.work / "gpu-tests.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}"]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code not in (0, 1, 5) or not report.exists():  # passed, failed, none collected
+        return {"failed": f"pytest ended with {code}"}
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    reasons = {}
+    for case in suite.iter("testcase"):
+        for what in ("skipped", "failure", "error"):
+            for found in case.iter(what):
+                reasons[case.get("name")] = f"{what}: {found.get('message', '')[:300]}"
+    return {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")} | {
+        "reasons": reasons
+    }
+
+
+def prepare(args) -> dict:
+    """One network at one allocation: planned, cut, exported."""
+    from .networks import network_folder
+    from .variants import prepare as make
+
+    folder = network_folder(args.network, args.work, small=args.small)
+    return make(folder, args.allocation, args.work, args.precision)
+
+
+def measure(args) -> dict:
+    """Every allocation's engine on one target, in turn with dense torch eager."""
+    from .engines import measure as take
+
+    return take(args.work / args.network, args.target, args.batch, args.precision, args.timing)
+
+
+def memory(args) -> dict:
+    """The dense and the ``latency`` engine's peak memory."""
+    from .engines import memory as take
+
+    return take(args.work / args.network, args.target, args.batch, args.precision)
+
+
+def speed(args) -> dict:
+    """Distillation's images per second on CIFAR's UNet, teacher included."""
+    from .networks import network_folder
+
+    result = args.work / "distill-speed.json"
+    rounds, steps, batch = (2, 1, 4) if args.small else (5, 20, 128)
+    folder = network_folder("cifar", args.work, small=args.small)
+    _bench("distill_speed.py", "--model", folder, "--rounds", rounds, "--steps", steps,
+           "--batch", batch, "--out", result)  # fmt: skip
+    return {"distillation": json.loads(result.read_text())}
+
+
+def study(args) -> dict:
+    """The quality study on CIFAR-10 (bench/quality.py): goes on from where it stopped."""
+    out = args.work / "quality"
+    sizes = _SMALL_STUDY if args.small else []
+    _bench("quality.py", "--model", "cifar" if not args.small else "demo", "--data", args.data,
+           "--minutes", args.minutes, "--work", args.work / "study", "--out", out,
+           *sizes)  # fmt: skip
+    return {"study": json.loads(out.with_suffix(".json").read_text())}
+
+
+_SMALL_STUDY = ["--steps", 2, "--batch", 4, "--samples", 8, "--curve-samples", 4,
+                "--sampling-steps", 3, "--train-images", 256, "--test-images", 128,
+                "--classifier-epochs", 1]  # fmt: skip
+
+
+def _bench(script: str, *arguments) -> None:
+    command = [sys.executable, str(BENCH / script), *map(str, arguments)]
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+WORK = {f.__name__: f for f in (environment, tests, prepare, measure, memory, speed, study)}
+
+
+def main() -> None:
+    """Do one piece of work and write its answer."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=list(WORK))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--answer", type=Path, required=True)
+    parser.add_argument("--small", action="store_true")
+    for name in ("network", "allocation", "target", "precision"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--timing", type=float, default=3.0, help="seconds of timing, at least")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--data", type=Path)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    found = WORK[args.what](args)
+    args.answer.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

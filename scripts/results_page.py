@@ -1,0 +1,388 @@
+"""docs/results.md from the committed results: nobody types a figure there.
+
+    python scripts/results_page.py            writes the page and copies its pictures
+    python scripts/results_page.py --check    fails when the page is not what this script makes
+
+One function per file of bench/results; a file that is not there is a section that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
+PICTURES = ROOT / "docs" / "images" / "results"
+
+HEAD = """# Results
+
+Made by `scripts/results_page.py` from the files in `bench/results/`, which the scripts in `bench/`
+wrote; nothing here was typed by hand. Speed-ups are medians of paired ratios, engines timed in turn
+in one process; intervals are 95 % bootstraps. Each section says on what machine and when.
+"""
+
+
+def main() -> None:
+    """See the top."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    text = page(copy=not args.check)
+    if not args.check:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        sys.exit("docs/results.md is not what bench/results give: run scripts/results_page.py")
+
+
+def page(*, copy: bool = False) -> str:
+    """The whole page. copy: put the pictures where the page finds them."""
+    parts = [HEAD]
+    for file, title, made in SECTIONS:
+        path = RESULTS / file
+        parts.append(f"## {title}\n")
+        if path.exists():
+            parts += [*made(json.loads(path.read_text())), ""]
+        else:
+            parts.append(f"Not measured yet: there is no `bench/results/{file}`.\n")
+    parts += gpus(copy)
+    if copy and (RESULTS / "quality.png").exists():
+        _copy(RESULTS / "quality.png", "quality.png")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def machine(environment: dict[str, Any] | None, when: str = "") -> str:
+    """Device, versions and date, in one line."""
+    if not environment:
+        return f"*{when}*\n"
+    gpus_ = [str(gpu.get("name", gpu)) for gpu in environment.get("gpus") or []]
+    device = ", ".join(gpus_) or f"{environment['cpu']}, {environment['cores']} cores, no GPU"
+    versions = environment.get("packages") or {}
+    kept = ("torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+            "tensorrt-rtx-cu13")  # fmt: skip
+    said = ", ".join(f"{name} {versions[name]}" for name in kept if name in versions)
+    return f"*{'; '.join(part for part in (device, said, when) if part)}*\n"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """Markdown; everything but the first column to the right."""
+    heads = list(heads)
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def ratio(found: dict[str, Any] | None) -> str:
+    """1.76 [1.75, 1.77]"""
+    if not found:
+        return "-"
+    low, high = found["ci95"]
+    return f"{found['median']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
+
+
+# --- one function per file ------------------------------------------------------------------------
+
+
+def demo(found: dict[str, Any]) -> list[str]:
+    ssim = found["quality"]["ssim"]
+    return [
+        machine(found["environment"], found["date"][:10]),
+        f"`{found['command']}`, by `bench/demo.py`:\n",
+        *table(["", ""], [
+            ["whole job", f"{found['seconds']:.0f} s"],
+            ["peak memory", f"{found['peak_memory_bytes'] / 1e9:.2f} GB"],
+            ["the same command again", f"{found['cached_seconds']['median']:.2f} s"],
+            ["MACs left", percent(found["macs_left"])],
+            ["speed-up of an engine call", ratio(found["speedup"])],
+            ["speed-up of the sampling loop", ratio(found["loop_speedup"])],
+            [f"SSIM to dense, {ssim['n']} images, {ssim['sampler']}, {ssim['steps']} steps",
+             f"{ssim['mean']:.3f} [{ssim['ci95'][0]:.3f}, {ssim['ci95'][1]:.3f}]"],
+        ]),
+    ]  # fmt: skip
+
+
+def pruning(found: dict[str, Any]) -> list[str]:
+    sections = found["sections"]
+    makers: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+        "sizes": _sizes, "budget": _budget, "sdxl": _sdxl, "latency": _latency,
+        "heldout": _heldout, "passes": _passes,
+    }  # fmt: skip
+    lines = []
+    for name, make in makers.items():
+        if name in sections:
+            section = sections[name]
+            lines += [*make(section), machine(section["environment"], section["date"])]
+    return lines
+
+
+def _sizes(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, row in found.items():
+        if not isinstance(row, dict) or "published" not in row:
+            continue
+        published, got, off = row["published"]["pruned"], row["pruned"], row["off"]
+        rows.append([name, f"{published[0]} M, {published[1]} G", f"{got[0]:.2f} M, {got[1]:.2f} G",
+                     f"{off[0]:+.2%}, {off[1]:+.2%}"])  # fmt: skip
+    return ["### The paper's sizes\n",
+            "`--ratio-of channels --ratio 0.3 --rounding paper`: parameters, MACs.\n",
+            *table(["", "published", "planned", "off"], rows)]  # fmt: skip
+
+
+def _budget(found: dict[str, Any]) -> list[str]:
+    rows = [[name, f"{row['asked'][0]} to {row['asked'][-1]}", f"{row['worst']:.2%}",
+             "yes" if row["monotone"] else "no"]
+            for name, row in found.items() if isinstance(row, dict) and "asked" in row]  # fmt: skip
+    heads = ["", "ratios", "worst miss, of dense MACs", "monotone"]
+    return ["### Budgets\n", *table(heads, rows)]
+
+
+def _sdxl(found: dict[str, Any]) -> list[str]:
+    return [f"SDXL's UNet ({found['groups']:.0f} groups) is planned in {found['seconds']:.1f} s "
+            f"and {found['peak_rss_bytes'] / 1e9:.2f} GB.\n"]  # fmt: skip
+
+
+def _latency(found: dict[str, Any]) -> list[str]:
+    timed = {k: row for k, row in found.items() if isinstance(row, dict) and "efficiency" in row}
+    rows = [[name, percent(row["macs_left"]), f"{row['ms']:.1f}",
+             ratio({"median": row["speedup"], "ci95": row["ci95"]}), f"{row['efficiency']:.3f}"]
+            for name, row in timed.items()]  # fmt: skip
+    heads = ["CIFAR's UNet on ort-cpu", "MACs left", "ms", "speed-up", "efficiency"]
+    return ["### Widths that turn into time\n",
+            f"{found['threads']} thread(s), random weights; efficiency is the speed-up times the "
+            "MACs left. `own` is the network as published: its 32 normalisation groups make every "
+            "width a multiple of 32. `one group` has one, so that other widths can be cut.\n",
+            *table(heads, rows)]  # fmt: skip
+
+
+def _heldout(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "### Held-out error without finetuning\n",
+        "The demo's mean squared noise error on Fashion-MNIST's test images, "
+        f"{len(found['seeds'])} seed(s), mean (each); dense: {found['dense']:.4f}.\n",
+    ]
+    cuts = [key for key in found if key.startswith("cut ")]
+    names = list(found[cuts[0]])
+    rows = []
+    for name in names:
+        each = [found[cut][name] for cut in cuts if name in found[cut]]
+        rows.append([name, *(f"{row['mean']:.4f} ({', '.join(f'{e:.3f}' for e in row['errors'])})"
+                             for row in each)])  # fmt: skip
+    heads = ["", *(f"{float(cut.split()[1]):.0%} of the MACs cut".replace("%", " %")
+                   for cut in cuts)]  # fmt: skip
+    return [*lines, *table(heads, rows)]
+
+
+def _passes(found: dict[str, Any]) -> list[str]:
+    rows = [[row["passes"], f"{row['all']:.3f}", f"{row['per_group']:.3f}", f"{row['seconds']:.0f}"]
+            for row in found.values() if isinstance(row, dict) and "per_group" in row]  # fmt: skip
+    full, reference = found["full"], found.get("reference")
+    lines = ["### Importance in fewer passes\n",
+             f"Spearman's correlation with the full pass ({full['passes']} timesteps, "
+             f"{full['seconds']:.0f} s).\n",
+             *table(["passes", "all channels", "mean of groups", "seconds"], rows)]  # fmt: skip
+    if reference:
+        lines.append(f"The published rule: {reference['passes']} passes, "
+                     f"{reference['seconds']:.0f} s.\n")  # fmt: skip
+    return lines
+
+
+def distillation(found: dict[str, Any]) -> list[str]:
+    wall = found["wall"]
+    rows = [[name.removesuffix("_images_per_s"), f"{value:.1f}"]
+            for name, value in wall.items() if name.endswith("_images_per_s")]  # fmt: skip
+    threads, torch, batch = found["threads"], found["torch"], found["batch"]
+    return [
+        f"*torch {torch}, {found.get('device', 'cpu')}, {threads} thread(s), batch {batch}*\n",
+        *table(["loop", "images per second"], rows),
+        f"diffc over the plain loop: {wall['speedup']:.2f} times.\n",
+    ]
+
+
+def quality(found: dict[str, Any]) -> list[str]:
+    how = found["how"]
+    lines = [machine(how.get("environment"))]
+    markdown = RESULTS / "quality.md"
+    if markdown.exists():
+        lines.append(markdown.read_text())
+    if not found.get("complete"):
+        lines.append("Not all rows are there yet.\n")
+    if (RESULTS / "quality.png").exists():
+        lines.append("![quality against steps](images/results/quality.png)\n")
+    return lines
+
+
+def peers(found: dict[str, Any]) -> list[str]:
+    lines = [machine(found["environment"])]
+    for key, section in found["sections"].items():
+        lines += [
+            f"### {key}\n",
+            f"Weights: {section['weights']}; {section['threads']} threads; "
+            f"{percent(section['macs_left'])} of the MACs left; {section['date'][:10]}.\n",
+        ]
+        rows = []
+        for name, row in section["candidates"].items():
+            if "absent" in row:
+                rows.append([name, row["precision"], "-", row["absent"]])
+            else:
+                over = next((v for k, v in row.items() if k.startswith("over_")), None)
+                rows.append(
+                    [
+                        name,
+                        row["precision"],
+                        f"{row['ms']:.2f}",
+                        ratio(over) if isinstance(over, dict) else over or "",
+                    ]
+                )
+        lines += table(["", "precision", "ms", "over torch eager"], rows)
+        rows = [
+            [name, row["ours"], row["theirs"], ratio(row)]
+            for name, row in section["figures"].items()
+        ]
+        lines += table(["figure", "ours", "theirs", "ratio"], rows)
+    return lines  # fmt: skip
+
+
+def gate(found: dict[str, Any]) -> list[str]:
+    lines = [machine(found["environment"]), f"{found['engine']}; limit {found['limit']}.\n"]
+    for trials in found["trials"]:
+        rows = []
+        for name, row in trials.items():
+            if isinstance(row, dict) and "regressed" in row:
+                rates = [percent(row[v]) for v in ("pass", "regressed", "inconclusive")]
+                rows.append([name, *rates])
+        lines += [f"{trials['trials']} trials with {trials['other_processes_computing']} other "
+                  f"process(es) computing; median time to a verdict "
+                  f"{trials['seconds_to_verdict']['median']:.1f} s.\n",
+                  *table(["", "pass", "regressed", "inconclusive"], rows)]  # fmt: skip
+    if found["slowdowns"]:
+        rows = [
+            [row["case"], f"{row['ratio']:.3f}", row["verdict"], f"{row['seconds']} s"]
+            for row in found["slowdowns"]
+        ]
+        lines += table(["real slowdown, whole check", "ratio", "verdict", "took"], rows)
+    return lines  # fmt: skip
+
+
+def serving(found: dict[str, Any]) -> list[str]:
+    environment = found["environment"]
+    lines = [
+        f"*{environment['cpu']}, {environment['threads']} thread(s), onnxruntime "
+        f"{environment['onnxruntime']}, load {environment['load_average']:.1f}*\n"
+    ]
+    per_step = ", ".join(f"{n} {ms:.3f} ms" for n, ms in found["runtime_ms_per_step"].items())
+    lines += [
+        f"The runtime's own cost per step: {per_step}. Import: "
+        f"{found['import_seconds']:.2f} s. In process, the pipeline's time per image over "
+        f"the engine's own time x steps: {found['pipeline_over_engine']:.3f}.\n"
+    ]
+    rows = []
+    for model, row in (found.get("served") or {}).items():
+        for level in row.get("levels", []) if isinstance(row, dict) else []:
+            rows.append(
+                [
+                    model,
+                    level["concurrency"],
+                    f"{level['latency_ms']['p50']:.0f}",
+                    f"{level['throughput_per_s']:.2f}",
+                    level["errors"],
+                ]
+            )
+    heads = ["through Triton", "concurrency", "p50, ms", "images per second", "errors"]
+    return [*lines, *(table(heads, rows) if rows else [])]  # fmt: skip
+
+
+def figures(found: dict[str, Any]) -> list[str]:
+    """A small result as it is: every number at its top level, or one level down."""
+    flat = {}
+    for key, value in found.items():
+        inner = value.items() if isinstance(value, dict) and key != "environment" else ()
+        flat |= {f"{key}: {k}": v for k, v in inner if isinstance(v, int | float)}
+        if isinstance(value, int | float):
+            flat[key] = value
+    rows = [[key, f"{value:.4g}" if isinstance(value, float) else value]
+            for key, value in flat.items()]  # fmt: skip
+    return [
+        machine(found.get("environment"), str(found.get("date", ""))[:10]),
+        *table(["", ""], rows),
+    ]
+
+
+SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
+    ("demo.json", "The whole job", demo),
+    ("help.json", "`diffc --help`", figures),
+    ("overhead.json", "What building and measuring add", figures),
+    ("pruning.json", "Pruning", pruning),
+    ("peers.json", "Beside other tools", peers),
+    ("quality.json", "Quality at half the MACs", quality),
+    ("distill_speed.json", "Distillation's speed", distillation),
+    ("serving.json", "Serving", serving),
+    ("gate.json", "The gate", gate),
+]
+
+
+# --- GPUs -----------------------------------------------------------------------------------------
+
+
+def gpus(copy: bool) -> list[str]:
+    """One section per device in bench/results/gpu/DEVICE, as ``bench.gpu`` leaves it."""
+    folders = sorted(path.parent for path in (RESULTS / "gpu").glob("*/index.json"))
+    if not folders:
+        return [
+            "## GPUs\n",
+            "Nothing was measured on a GPU yet: none could be had. "
+            "`python -m bench.gpu --out FOLDER` measures it all where there is one.\n",
+        ]
+    return [line for folder in folders for line in device(folder, copy)]
+
+
+def device(folder: Path, copy: bool) -> list[str]:
+    """Everything that one run of ``bench.gpu`` found."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
+    lines = [f"## {folder.name}\n"]
+    if found:
+        lines.append(machine(found[0]["environment"], found[0]["date"][:10]))
+    left = {f"{r['name']}": r["macs_left"] for r in found if "macs_left" in r}
+    for row in found:
+        if row["piece"] == "latency" and row.get("rows"):
+            lines += _engines(row, left)
+    lines += [f"- {r['piece']}/{r['name']}: {what}: {r[what]}" for r in found
+              for what in ("skipped", "failed") if what in r]  # fmt: skip
+    for picture in sorted(folder.glob("*/*.png")):
+        name = f"{folder.name}-{picture.name}".replace(" ", "-")
+        lines.append(f"\n![{picture.stem}](images/results/{name})")
+        if copy:
+            _copy(picture, name)
+    return [*lines, ""]
+
+
+def _engines(row: dict[str, Any], left: dict[str, float]) -> list[str]:
+    """One target's engines, and what each change brought: the gain split into its causes."""
+    rows = []
+    for label, figures_ in row["rows"].items():
+        allocation = label.split(", ")[1]
+        network = row["name"].removesuffix(f"-{row['target']}-batch{row['batch']}")
+        over = figures_["over_dense"]
+        share = left.get(f"{network}-{allocation}")
+        efficiency = f"{over['median'] * share:.3f}" if over and share else ""
+        rows.append([label, f"{figures_['latency_ms']['p50']:.3f}",
+                     ratio(figures_["over_torch_eager"]), ratio(over), efficiency])  # fmt: skip
+    heads = [row["name"], "p50, ms", "over torch eager", "over dense", "efficiency"]
+    absent = [f"- {label}: {reason}" for label, reason in row["absent"].items()]
+    return [*table(heads, rows), *absent, ""]
+
+
+def _copy(picture: Path, name: str) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(picture, PICTURES / name)
+
+
+if __name__ == "__main__":
+    main()
