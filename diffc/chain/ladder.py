@@ -6,7 +6,7 @@ target machine that OUT was copied to, they are left out with the reason; the en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +88,11 @@ def _steps(
     out: Path, recipe: Recipe, name: str, no_torch: str | None, scratch: Path
 ) -> Work[list[Step]]:
     """Every rung in order; engines that OUT does not hold are built into ``scratch``."""
-    from diffc.measure.engines import on_cpu
     from diffc.measure.explain import Step
 
     precision = recipe.build.precision
     dense, small = (engine_folder(out, name, side) for side in SIDES)
-    graphs = not on_cpu(name)
+    graphs = captures(name, recipe.build.batch)
     steps = yield from _torch_steps(out, recipe, no_torch, scratch)
     plain = dense
     if precision != "fp32":
@@ -107,6 +106,13 @@ def _steps(
         steps.append(Step(f"dense engine, {precision}{captured}", "graph capture", dense))
     steps.append(Step(f"compressed engine, {precision}{captured}", "pruning", small))
     return steps
+
+
+def captures(name: str, batch: Sequence[int]) -> bool:
+    """Whether this target's engines run as CUDA graphs: ort-cuda's only at one batch size."""
+    from diffc.measure.engines import on_cpu
+
+    return not on_cpu(name) and (name != "ort-cuda" or len(set(batch)) == 1)
 
 
 def _torch_steps(

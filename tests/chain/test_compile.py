@@ -175,6 +175,29 @@ def test_nothing_is_explained_when_that_is_off(compiled):
     assert explain_stage(compiled[0], recipe, "torch") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "batch", "causes"),
+    [
+        ("trt", (1, 4), ["", "engine", "graph capture", "pruning"]),
+        ("ort-cuda", (1,), ["", "engine", "graph capture", "pruning"]),
+        ("ort-cuda", (1, 4), ["", "engine", "pruning"]),
+        ("ort-cpu", (1,), ["", "engine", "pruning"]),
+    ],
+)
+def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes):
+    from diffc.chain.ladder import _steps
+    from diffc.events import drain
+    from diffc.recipe import Recipe
+
+    recipe = Recipe.model_validate({"build": {"batch": batch}})
+    steps = drain(_steps(tmp_path, recipe, name, "no torch here", tmp_path / "s"))
+    assert [step.cause for step in steps] == causes
+    plain = next(step for step in steps if step.cause == "engine")
+    assert plain.captured == ("graph capture" not in causes)
+    assert steps[-1].captured and steps[-1].label.endswith("captured") == (not plain.captured)
+    assert steps[0].absent == "no torch here"
+
+
 @pytest.mark.slow
 def test_a_precision_has_a_rung_of_its_own(compiled, tmp_path):
     pytest.importorskip("openvino")
