@@ -176,6 +176,9 @@ def _from_hub(model: str, need_weights: bool) -> Path:
     patterns = [
         "*.json",
         "*/*.json",
+        "*/merges.txt",  # tokenizers, for prompts
+        "*/vocab.txt",
+        "*/*.model",
         *(["*/*.safetensors", "*.safetensors"] if need_weights else []),
     ]
     try:
