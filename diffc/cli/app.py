@@ -39,18 +39,30 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app.command("compile")(compile.compile_)
-app.command("inspect")(inspect.inspect_)
-app.command("plan")(inspect.plan_)
-app.command("prune")(stages.prune_)
-app.command("distill")(stages.distill_)
-app.command("export")(stages.export_)
-app.command("build")(stages.build_)
-app.command("bench")(bench.bench_)
-app.command("eval")(stages.eval_)
-app.command("check")(check.check_)
-app.command("report")(report.report_)
-app.command("bundle")(bundle.bundle_)
-app.command("doctor")(doctor.doctor_)
+app.command("compile", short_help="Prune, distil, export, build engines and measure, in one go.")(
+    compile.compile_
+)
+app.command("inspect", short_help="Show what can be cut, what it costs, and the inputs.")(
+    inspect.inspect_
+)
+app.command("plan", short_help="Show widths, MACs and parameters before and after.")(inspect.plan_)
+app.command("prune", short_help="Cut the model: OUT/plan.json and OUT/pruned.")(stages.prune_)
+app.command("distill", short_help="Distil the cut model from the dense one: OUT/model.")(
+    stages.distill_
+)
+app.command("export", short_help="Export both models to ONNX: OUT/onnx.")(stages.export_)
+app.command("build", short_help="Build engines from OUT/onnx alone: no model, no torch.")(
+    stages.build_
+)
+app.command("bench", short_help="Measure OUT's engines on this machine, in turn.")(bench.bench_)
+app.command("eval", short_help="Measure how close OUT/model is to the dense one.")(stages.eval_)
+app.command("check", short_help="Is CANDIDATE slower, larger or worse than a baseline?")(
+    check.check_
+)
+app.command("report", short_help="Show OUT's report, or compare several.")(report.report_)
+app.command("bundle", short_help="Write what an inference server loads.")(bundle.bundle_)
+app.command("doctor", short_help="Show what works on this machine, and why the rest does not.")(
+    doctor.doctor_
+)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(check.baseline_app, name="baseline")

@@ -147,21 +147,23 @@ def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None
     from diffc.cli.show import console
     from diffc.report.units import count
 
+    ranked = any(row["importance"] is not None for row in rows)
     table = Table(box=None, pad_edge=False, width=80)
     table.add_column("group", ratio=1, overflow="fold")
-    for heading in ("kind", "channels", "in blocks", "MACs each", "importance"):
+    for heading in ("kind", "size", "blocks", "MACs each", *(["share"] if ranked else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        importance = "-" if row["importance"] is None else f"{row['importance']:.2%}"
+        shares = [f"{row['importance']:.2%}"] if ranked else []
         table.add_row(
             row["name"], row["kind"], str(row["channels"]), str(row["blocks"]),
-            count(row["macs_per_channel"]), importance,
+            count(row["macs_per_channel"]), *shares,
         )  # fmt: skip
     screen = console()
     screen.print(table)
     screen.print(
         f"\n{source.name} ({source.class_name}): {count(total.params)} parameters, "
         f"{count(total.macs)} MACs, {len(rows)} groups"
+        + ("; share: of all importance" if ranked else "")
     )
 
 

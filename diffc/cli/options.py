@@ -47,7 +47,11 @@ Threshold = Annotated[
 ]
 Target = Annotated[
     list[str] | None,
-    typer.Option("--target", help="ort-cpu, ort-cuda, openvino, trt, trt-rtx, torch; repeatable."),
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="ort-cpu, ort-cuda, openvino, trt, trt-rtx, torch; repeatable.",
+    ),
 ]
 Precision = Annotated[
     str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8, fp8.  [fp32]")

@@ -66,7 +66,8 @@ class Report(_Part):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise InputError(f"there is no report at {path}") from error
+            hint = "diffc compile writes one into its output folder"
+            raise InputError(f"there is no report at {path}", hint=hint) from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
