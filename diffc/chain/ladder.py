@@ -21,7 +21,7 @@ from diffc.stages import Room, Stage
 if TYPE_CHECKING:
     from diffc.measure.explain import Step
 
-_MOST_ROUNDS, _MOST_SECONDS, _WARM_UP = 20, 2.0, 2.0
+_MOST_ROUNDS, _MOST_SECONDS, _WARM_UP = 15, 2.0, 1.0
 _SETTLE = 0.02
 """torch's idle threads spin for milliseconds after a call; 20 ms later they sleep."""
 
