@@ -19,6 +19,8 @@ from diffc.recipe import Recipe
 from diffc.stages import STATE, Room, Stage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diffc.data.clean import CleanSet
     from diffc.data.prompts import Encoded
     from diffc.models.families.base import TensorSpec
@@ -57,7 +59,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         return {"images": len(clean), "origin": clean.origin, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 2, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 3, inputs, run, places, packages, collective=synthetic)
 
 
 def _is_drawn(data: str) -> bool:
@@ -83,7 +85,16 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
         return (yield from encode_prompts(source, specs, prompts))
     if is_tensors(options.source) and _is_drawn(options.source):
         return Encoded(read_tensors(Path(options.source), specs), {})
-    return Encoded({}, {})
+    return Encoded({}, _null_label(source))
+
+
+def _null_label(source: Source) -> dict[str, Tensor]:
+    """DiT's label for "no class": the one after its last class, which its pipeline guides with."""
+    if source.class_name != "DiTTransformer2DModel":
+        return {}
+    import torch
+
+    return {"class_labels": torch.tensor(int(source.config["num_embeds_ada_norm"]))}
 
 
 def _synthesized(

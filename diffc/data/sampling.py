@@ -67,6 +67,7 @@ def denoise(model: Denoiser, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
     x = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
     for t in scheduler.timesteps:
         output = model(x, t.expand(len(x)).to(x.device))
+        output = output[:, : x.shape[1]]  # where the variance is learned it comes after the noise
         x = scheduler.step(output.to(x.dtype), t, x, return_dict=False)[0]
         yield x
 

@@ -141,7 +141,8 @@ def step_loss(
         total = total + losses.output * per_sample(output - dense_output)
     if losses.noise:
         target = process.target(batch.clean, batch.noise, batch.t)
-        total = total + losses.noise * per_sample(output - target)
+        predicted = output[:, : target.shape[1]]  # a learned variance comes after it
+        total = total + losses.noise * per_sample(predicted - target)
     total = total * weights
     if losses.features and features is not None:
         total = total + losses.features * features

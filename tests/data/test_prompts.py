@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from quick import QUICK
 
@@ -21,7 +27,7 @@ from diffc.errors import InputError, RequestError
 from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.source import find
-from tests.data.tiny_text import save_sd, save_sdxl
+from tests.data.tiny_text import save_sd, save_sdxl, vae
 
 PROMPTS = ["a red cat", "a blue house", "dog"]
 
@@ -113,11 +119,11 @@ def pictures(folder, n: int = 6):
 
 def test_latents_are_the_vaes_mean_scaled(sd) -> None:
     source, images = find(str(sd)), torch.rand(3, 3, 16, 16) * 2 - 1
-    vae = StableDiffusionPipeline.from_pretrained(sd).vae
+    own = StableDiffusionPipeline.from_pretrained(sd).vae
     assert scale_factor(source) == 2 and pixel_shape(source, (4, 8, 8)) == (3, 16, 16)
     with torch.no_grad():
-        expected = vae.encode(images).latent_dist.mean * 0.5
-        back = vae.decode(expected / 0.5).sample
+        expected = own.encode(images).latent_dist.mean * 0.5
+        back = own.decode(expected / 0.5).sample
     latents = drain(encode(source, images, (4, 8, 8)))
     torch.testing.assert_close(latents, expected)
     torch.testing.assert_close(drain(decode(source, latents)), back)
@@ -167,6 +173,28 @@ def test_changed_prompts_are_encoded_anew(sd, tmp_path) -> None:
         )
         digests.append(CleanSet.read(tmp_path / "out" / ".diffc" / CLEAN).sample.sum().item())
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_dits_null_label_is_the_one_after_the_last(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
+        sample_size=8, patch_size=2, num_embeds_ada_norm=10,
+    )  # fmt: skip
+    with torch.no_grad():
+        for value in model.parameters():  # published ones start from zeros: no label would matter
+            value.add_(0.2 * torch.randn_like(value))
+    pipeline = DiTPipeline(model, vae(), DDIMScheduler(clip_sample=False))
+    pipeline.save_pretrained(tmp_path / "dit")
+    clean = {}
+    for guidance in (1.0, 4.0):
+        options = {**QUICK, "data": {**QUICK["data"], "guidance": guidance}}
+        out = tmp_path / f"out-{guidance}"
+        diffc.compile(tmp_path / "dit", ratio=0.3, out=out, stop="distill", options=options)
+        clean[guidance] = CleanSet.read(out / ".diffc" / CLEAN)
+    assert int(clean[4.0].null["class_labels"]) == 10 == model.config.num_embeds_ada_norm
+    assert not torch.equal(clean[1.0].sample, clean[4.0].sample)
+    assert torch.equal(clean[1.0].conditions["class_labels"], clean[4.0].conditions["class_labels"])
 
 
 def test_prompts_that_cannot_be(tmp_path, tiny_model) -> None:

@@ -155,3 +155,12 @@ def test_hooks_are_taken_out() -> None:
     net = Net(3)
     caught(net, {"block": None}, torch.randn(1, 1, 4, 4))
     assert not net.block._forward_hooks
+
+
+def test_the_noise_loss_leaves_a_learned_variance_alone() -> None:
+    """DiT and PixArt give the noise and then the variance, which has no target."""
+    _, process = scheduler_and_process("epsilon")
+    b = batch()
+    output = torch.cat([b.noise + 1, torch.randn_like(b.noise)], dim=1)
+    found = step_loss(output, None, b, process, Losses(output=0, noise=1), torch.ones(5))
+    assert found.item() == pytest.approx(1.0)
