@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
-from diffc.errors import CheckFailed, DiffcError
+from diffc.errors import CheckFailed, DiffcError, UnavailableError
 from diffc.events import drain
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import fill, reference_inputs
@@ -311,6 +311,8 @@ def ours(subject: Subject, batch: int) -> list[Candidate]:
         for side in SIDES:
             one = Candidate(f"diffc {runtime} {kind} {side}", "diffc", runtime, side, kind)
             try:
+                if kind not in target(runtime).precisions():
+                    raise UnavailableError(f"{runtime} does not compute in {kind} here")
                 out = our_engine(subject, runtime, kind, side, batch)
                 if not subject.args.prepare:
                     _load_ours(one, subject, out, batch)
