@@ -115,13 +115,15 @@ class TargetOptions(Options):
     """What to build.
 
     precision: fp32, fp16, bf16, int8, fp8. batch: the batch sizes to build for and to measure.
-    gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...). threads: CPU threads of the
-    engine (None: the machine's cores). torch: how the torch target runs the model.
+    one_profile: one range of batch sizes from the smallest to the largest, in place of one profile
+    for each. gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...). threads: CPU
+    threads of the engine (None: the machine's cores). torch: how the torch target runs the model.
     """
 
     target: tuple[str, ...] = ("ort-cpu",)
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32"
     batch: tuple[int, ...] = (1,)
+    one_profile: bool = False
     gpu: tuple[str, ...] = ()
     threads: int | None = Field(default=None, ge=1)
     torch: Literal["eager", "compiled", "graphs"] = "eager"

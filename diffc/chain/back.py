@@ -81,7 +81,7 @@ def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
 
     places = {side: f"onnx/{precision}/{side}"}
     packages = ("onnx", "onnxruntime")
-    return Stage(f"precision-{precision}-{side}", 2, inputs, run, places, packages)
+    return Stage(f"precision-{precision}-{side}", 3, inputs, run, places, packages)
 
 
 def needs_file_of_its_own(name: str, precision: str) -> bool:
@@ -104,13 +104,14 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     build = BuildOptions(
         batch=options.batch, gpu=options.gpu, threads=options.threads,
         precision=options.precision, cache=cache_folder() / "timing", model=model,
-        variant=options.torch if name == "torch" else "",
+        variant=options.torch if name == "torch" else "", one_profile=options.one_profile,
     )  # fmt: skip
     inputs = {
         "onnx": _onnx_digest(source),
         "target": name,
         "precision": options.precision,
         "batch": options.batch,
+        "one_profile": options.one_profile,
         "gpu": options.gpu,
         "threads": options.threads,
         "versions": dict(status.versions),

@@ -24,6 +24,8 @@ def compile_(
     target: o.Target = None,
     precision: o.Precision = None,
     batch: o.Batch = None,
+    one_profile: o.OneProfile = None,
+    resolution: o.Resolution = None,
     gpu: o.Gpu = None,
     data: o.Data = None,
     prompts: o.Prompts = None,
@@ -65,7 +67,8 @@ def compile_(
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
         importance=importance, threshold=threshold, target=target, precision=precision,
-        batch=batch, gpu=gpu, threads=threads, data=data, prompts=prompts, fit=fit,
+        batch=batch, one_profile=one_profile, resolution=resolution, gpu=gpu, threads=threads,
+        data=data, prompts=prompts, fit=fit,
         steps=steps, seed=seed,
         torch=torch, explain=explain,
     )  # fmt: skip

@@ -59,6 +59,17 @@ Precision = Annotated[
 Batch = Annotated[
     str | None, typer.Option("--batch", help="Batch sizes to build and measure: 1,4,8.  [1]")
 ]
+OneProfile = Annotated[
+    bool | None,
+    typer.Option(
+        "--one-profile/--profile-each",
+        help="One engine profile over all of --batch, or one each.  [each]",
+    ),
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option("--resolution", help="Side of the (latent) images, in pixels.  [the model's]"),
+]
 Gpu = Annotated[
     str | None,
     typer.Option("--gpu", help="Compute capabilities built ahead of time: sm86,sm89,sm120."),
@@ -135,6 +146,8 @@ def recipe_flags(
     target: list[str] | None = None,
     precision: str | None = None,
     batch: str | None = None,
+    one_profile: bool | None = None,
+    resolution: int | None = None,
     gpu: str | None = None,
     threads: int | None = None,
     data: str | None = None,
@@ -156,10 +169,12 @@ def recipe_flags(
         },
         "data": {"source": data, "prompts": prompts, "fit": fit},
         "distill": {"steps": steps},
+        "export": {"resolution": resolution},
         "build": {
             "target": target or None,
             "precision": precision,
             "batch": numbers("--batch", batch),
+            "one_profile": one_profile,
             "gpu": words(gpu),
             "threads": threads,
             "torch": torch,

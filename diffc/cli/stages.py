@@ -86,6 +86,7 @@ def build_(
     out: o.OutFolder,
     target: o.Target = None,
     batch: o.Batch = None,
+    one_profile: o.OneProfile = None,
     gpu: o.Gpu = None,
     threads: o.Threads = None,
     torch: o.TorchWay = None,
@@ -99,7 +100,9 @@ def build_(
       diffc build OUT --target trt
       diffc build OUT --target trt-rtx --gpu sm86,sm89
     """
-    flags = o.recipe_flags(target=target, batch=batch, gpu=gpu, threads=threads, torch=torch)
+    flags = o.recipe_flags(
+        target=target, batch=batch, one_profile=one_profile, gpu=gpu, threads=threads, torch=torch
+    )
     finish_folder(out, "build", flags, fresh=fresh, json=json, quiet=quiet)
 
 

@@ -33,7 +33,7 @@ Feed = Mapping[str, Array]
 PRECISIONS = ("int8", "fp8")
 _OPERATORS = ["Conv", "MatMul", "Gemm"]
 _FP8_MOST = 448.0  # the largest E4M3 number
-_ROWS = 8  # inputs that a layer's sensitivity is measured on
+_ROWS = 6  # steps of the trajectories that errors are measured on, beside the noise levels
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def quantize(
     layers = _layers(plain, whole)
     # over the length of the trajectories, not the same step of each
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
+    rows += noise_levels(source)
     session = Comparison(plain, whole, layers, rows, options.threads)
     kept, error = yield from _kept(session, layers, options)
     facts = {"kept_fp32": kept, f"{precision}_error": error}
@@ -110,7 +111,20 @@ def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Fe
             feeds.append({**conditions, **feed})
             output = session.run(None, feeds[-1])[0][:, : x.shape[1]]
             x = (a * x + b * output).astype(np.float32)
+        # the last step starts well before t = 0, where the model's work is the finest
+        end = {"sample": x, "timestep": np.zeros(1, tensors["input.timestep"].dtype)}
+        feeds.append({**conditions, **end})
     return feeds
+
+
+def noise_levels(model: OnnxModel) -> list[Feed]:
+    """The reference's inputs one by one: real samples from nearly clean to nearly noise."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(model.reference) if model.reference.is_file() else {}
+    rows = len(tensors.get("input.sample", ()))
+    names = [spec.name for spec in model.inputs]
+    return [{n: tensors[f"input.{n}"][i : i + 1] for n in names} for i in range(rows)]
 
 
 def _conditions(model: OnnxModel, tensors: Mapping[str, Any], seed: int) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
 from diffc.events import drain
 from diffc.onnx.precision import LOW, Lowering, convert_precision, fragile
-from diffc.onnx.quantize import QuantizeOptions, quantize
+from diffc.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
 from diffc.targets import target
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import read_onnx
@@ -132,7 +132,7 @@ def test_missing_reference_is_named(folder, tmp_path):
 
 def test_fully_quantised_back_to_fp32_is_the_model_itself(unet):
     """Keeping every layer gives the fp32 model bit for bit: nothing else went through int8."""
-    from diffc.onnx.quantize import Comparison, _layers, _quantized, trajectory_feeds
+    from diffc.onnx.quantize import Comparison, _layers, _quantized
 
     source = read_onnx(unet)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
@@ -243,3 +243,19 @@ def test_int8_on_onnx_runtime_is_no_silent_fall_back(folder, tmp_path):
 def test_other_quantisations_are_refused(folder, tmp_path):
     with pytest.raises(RequestError, match="'int4'"):
         drain(quantize(folder, tmp_path / "x", QuantizeOptions(), precision="int4"))
+
+
+def test_error_is_measured_at_every_noise_level(folder, tmp_path):
+    """Trajectories never come near t = 0: what is promised holds at the reference's levels too."""
+    model = read_onnx(folder)
+    reference = load_file(folder / "reference.safetensors")
+    levels = noise_levels(model)
+    assert [int(row["timestep"][0]) for row in levels] == reference["input.timestep"].tolist()
+    feeds = drain(trajectory_feeds(model, QuantizeOptions(trajectories=2)))
+    steps = reference["trajectory.timesteps"].tolist()
+    assert [int(row["timestep"][0]) for row in feeds] == [*steps, 0] * 2
+    described = drain(quantize(folder, tmp_path / "int8", QuantizeOptions(tolerance=0.5)))
+    session = ort.InferenceSession(tmp_path / "int8" / "model.onnx")
+    for row, expected in zip(levels, reference["output"], strict=True):
+        error = np.linalg.norm(session.run(None, row)[0][0] - expected) / np.linalg.norm(expected)
+        assert error <= described["int8_error"] * 1.001
