@@ -4,7 +4,7 @@
     python -m bench.peers --work DIR                times what is prepared: leave the machine alone
 
     [--models cifar demo sd] [--batch 1 8] [--rounds N] [--seconds S] [--limit MINUTES] [--again]
-    [--cifar FOLDER] [--allocate latency|uniform] [--threads N]
+    [--cifar FOLDER] [--allocate uniform|latency] [--threads N]
 
 Models: CIFAR's 35.7 M UNet, the demo, and a small UNet2DConditionModel as Stable Diffusion's. The
 first and last have random weights unless --cifar names a trained pipeline; their last convolution
@@ -614,7 +614,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--cifar", type=Path, help="a trained pipeline of CIFAR's UNet")
-    parser.add_argument("--allocate", choices=["uniform", "latency"], default="latency")
+    parser.add_argument("--allocate", choices=["uniform", "latency"], default="uniform")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=5.0)
