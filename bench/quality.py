@@ -420,10 +420,10 @@ def steps_to(ours: dict, reference: dict) -> int | None:
 
 def table(results: dict) -> str:
     """Markdown."""
-    said = results["how"]
+    said, sampling = results["how"], results["how"]["sampling"]
     lines = [
-        f"{said['samples']} samples, {said['sampler']} of {said['steps']} steps, seed "
-        f"{said['seed']}; batch {said['batch']}; classifier: "
+        f"{said['samples']} samples, {sampling['sampler']} of {sampling['steps']} steps, seed "
+        f"{sampling['seed']}; {said['steps']} training steps of {said['batch']}; classifier: "
         f"{100 * said['classifier_accuracy']:.1f} % of the test images right.",
         "",
         "| row | steps | parameters | MACs | latency ms | Frechet (se) | SSIM to dense (95 %) |",
@@ -479,14 +479,16 @@ def write(study: Study, results: dict) -> None:
 
 def study_all(study: Study, results: dict) -> None:
     judge, dense = study.judge, load_denoiser(study.source)
-    results["how"] |= {**judge.facts(), "train_steps": study.args.steps}
+    results["how"]["sampling"] = judge.facts()
     results["how"]["classifier_accuracy"] = accuracy(judge.network, study.test_set, study.device)
     results["how"]["environment"] = read_environment().model_dump(mode="json")
     samples = study.dense_samples
-    results["rows"]["dense"] = {**sizes(dense, samples), **judge.figures(samples, None)}
+    found = {**sizes(dense, samples), **judge.figures(samples, None)}
+    results["rows"]["dense"] = results["rows"].get("dense", {}) | found
     for row in wanted(study):
         print(f"{time.strftime('%H:%M:%S')}  {row.name}", flush=True)
-        results["rows"][row.name] = run_row(study, row)
+        latency = results["rows"].get(row.name, {})  # from an earlier --only latency
+        results["rows"][row.name] = latency | run_row(study, row)
         write(study, results)
     results["complete"] = len(results["rows"]) == len(ROWS) + 1
 
@@ -528,11 +530,12 @@ def main() -> None:
     study = Study(arguments())
     path = study.args.out.with_suffix(".json")
     results: dict = {"how": {**study.settings}, "rows": {}, "complete": False}
-    if (
-        path.exists()
-        and (old := json.loads(path.read_text()))["how"].items() >= results["how"].items()
-    ):
-        results = old
+    if path.exists():
+        old = json.loads(path.read_text())
+        if all(old["how"].get(name) == value for name, value in study.settings.items()):
+            results = old
+    if study.args.only and not results["rows"]:
+        raise SystemExit(f"{path} has no rows of these settings: run without --only first")
     try:
         if study.args.only == "latency":
             latencies(study, results)
