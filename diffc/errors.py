@@ -4,6 +4,7 @@
     ├── RequestError        2   the request is wrong: a flag, a recipe key, a ratio out of reach
     ├── InputError          2   what was given is wrong: a model, weights, a data folder, an engine
     ├── UnavailableError    2   something that is not installed, or that this machine does not have
+    │   └── OutOfMemory      2   a device, or the machine, has not the memory that was asked for
     ├── CheckFailed         1   a check ran and failed: parity, quality, a regression
     ├── Inconclusive        3   a check ran and could not decide
     └── NotComparable       4   two runs that cannot be compared, or a machine unfit to judge
@@ -45,6 +46,17 @@ class InputError(DiffcError):
 
 class UnavailableError(DiffcError):
     """Something needed is not installed, or this machine does not have it."""
+
+
+class OutOfMemory(UnavailableError):
+    """Memory ran out. asked, free: bytes of the allocation that failed, and free after; or None."""
+
+    def __init__(
+        self, message: str, *, asked: int | None, free: int | None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.asked = asked
+        self.free = free
 
 
 class CheckFailed(DiffcError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffc.cli import options as o
 
 
@@ -34,6 +36,7 @@ def _show(statuses: dict[str, dict[str, object]], environment: dict[str, object]
     from rich.text import Text
 
     from diffc.cli.show import console
+    from diffc.targets.driver import no_gpu
 
     screen = console()
     table = Table(box=None, pad_edge=False, width=80)
@@ -45,13 +48,32 @@ def _show(statuses: dict[str, dict[str, object]], environment: dict[str, object]
         said = str(status["reason"]) or ", ".join(f"{k} {v}" for k, v in versions.items())
         table.add_row(name, _mark(status["buildable"]), _mark(status["runnable"]), Text(said))
     screen.print(table)
-    gpus = environment["gpus"]
     screen.print(f"\n{environment['cpu']}, {environment['cores']} cores; "
-                 f"{len(gpus) if isinstance(gpus, list) else 0} GPUs; Python "
-                 f"{environment['python']}")  # fmt: skip
+                 f"Python {environment['python']}")  # fmt: skip
+    gpus = environment["gpus"]
+    assert isinstance(gpus, list)
+    for line in gpu_lines(gpus) or [no_gpu()]:
+        screen.print(Text(line))
     packages = environment["packages"]
     assert isinstance(packages, dict)
     screen.print(Text(", ".join(f"{k} {v}" for k, v in packages.items()), style="dim"))
+
+
+def gpu_lines(gpus: list[dict[str, Any]]) -> list[str]:
+    """One line for each GPU; under it its MIG slices, and a warning when somebody uses it."""
+    lines = []
+    for gpu in gpus:
+        cuda = f", CUDA {gpu['cuda']}" if gpu["cuda"] else ""
+        lines.append(f"{gpu['name']}, compute capability {gpu['compute_capability']}, "
+                     f"{gpu['memory_mib']} MiB, driver {gpu['driver']}{cuda}")  # fmt: skip
+        if gpu["mig"] is not None:
+            cut = "; ".join(gpu["mig"]) or "none yet, so no program can use it"
+            lines.append(f"  cut into slices (MIG), a program sees the first: {cut}")
+        if gpu["busy"]:
+            lines.append(
+                f"  warning: somebody else is using it, times will not hold: {gpu['busy']}"
+            )
+    return lines
 
 
 def _mark(works: object) -> str:

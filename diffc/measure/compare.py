@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import RequestError
+from diffc.errors import OutOfMemory, RequestError
 from diffc.events import Progress, Work
 from diffc.measure.engines import (
     PERCENTILE_RULE,
@@ -45,6 +45,7 @@ def measure_target(
 ) -> Work[list[TargetResult]]:
     """Measure two engine folders of one target: parity once, times and memory at each batch size.
 
+    A batch size that memory does not suffice for is absent, with what was asked for and free.
     Raises RequestError when the folders are of different targets; what parity finds is in the
     result, and the caller decides.
     """
@@ -58,15 +59,21 @@ def measure_target(
     reference = next(iter(options.references.values()), None)
     with loaded(folders, options.threads) as runners:
         # times before parity: the first call must be the engine's first
-        timings = []
+        timings, reasons = {}, {}
         for batch in batches:
-            timings.append((yield from timed(runners, batch, options.latency, reference)))
+            try:
+                timings[batch] = yield from timed(runners, batch, options.latency, reference)
+            except OutOfMemory as error:  # the other batch sizes still count
+                reasons[batch] = str(error)
         parities = yield from _parities(runners, options.references)
     results = []
-    for batch, timing in zip(batches, timings, strict=True):
+    for batch in batches:
+        if batch in reasons:
+            results.append(_absent_result(infos, batch, reasons[batch]))
+            continue
         yield Progress(0, None, f"memory, batch {batch}")
         found = memories(folders, batch, options.memory)
-        results.append(_result(infos, batch, timing, found, parities, options))
+        results.append(_result(infos, batch, timings[batch], found, parities, options))
     return results
 
 
@@ -122,7 +129,7 @@ def _result(
         speedup=speedup,
         efficiency=_efficiency(speedup.median, infos),
         parity=_worse(parities),
-        noise=noise_of(timings, "dense"),
+        noise=noise_of(timings, "dense", infos.values()),
         details=_details(infos, timings, options),
     )
 

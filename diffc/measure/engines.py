@@ -20,7 +20,7 @@ from diffc.measure.loop import LoopOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.pinning import chosen, pinned
 from diffc.measure.results import Memory, Noise, Speedup
-from diffc.targets import machine, target
+from diffc.targets import driver, machine, nvml, target
 from diffc.targets.base import Runner
 from diffc.targets.engine import EngineInfo, read_info
 
@@ -54,7 +54,7 @@ def why_absent(info: EngineInfo) -> str | None:
 
 def on_cpu(name: str) -> bool:
     """Whether this target's engines run on the processor."""
-    return name in _ON_CPU or (name == "torch" and not machine.gpus())
+    return name in _ON_CPU or (name == "torch" and not driver.torch_on_gpu())
 
 
 def cores_of(infos: Collection[EngineInfo], threads: int | None) -> tuple[int, ...]:
@@ -153,14 +153,15 @@ def check_batch(infos: Mapping[str, EngineInfo], batch: int) -> None:
             )
 
 
-def noise_of(timings: Timings, name: str) -> Noise:
-    """How restless the machine was, by one of its calls."""
+def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Noise:
+    """How restless the machine was, by one of its calls; infos: the engines that were timed."""
     itself = timings.neighbours(name)
     return Noise(
         against_itself=None if itself is None else Speedup.of(itself),
         steady=timings.steady,
         load=timings.load,
         cores=machine.cores(),
+        gpu_busy=None if _all_on_cpu(infos) else nvml.busy(),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffc.targets import machine
+from diffc.targets import machine, nvml
 
 _PACKAGES = (
     "diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx", "onnxruntime",
@@ -25,10 +25,15 @@ _PACKAGES = (
 )  # fmt: skip
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
 _NOT_COMPARED = ("diffc", "torch-pruning", "diffusers")
+_OF_THE_MOMENT = ("clock_mhz", "busy")
 
 
 class GpuInfo(BaseModel):
-    """One NVIDIA GPU; clocks in MHz."""
+    """One NVIDIA GPU; clocks in MHz.
+
+    cuda: the CUDA version that its driver is for. mig: the slices that it is cut into, of which a
+    program sees the first only; None where it is whole. busy: who else was at work on it.
+    """
 
     name: str
     compute_capability: str
@@ -36,6 +41,9 @@ class GpuInfo(BaseModel):
     memory_mib: int
     clock_mhz: int | None = None
     max_clock_mhz: int | None = None
+    cuda: str | None = None
+    mig: list[str] | None = None
+    busy: str | None = None
 
 
 class Environment(BaseModel):
@@ -77,7 +85,7 @@ def read_environment() -> Environment:
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         packages=_packages(),
-        gpus=[GpuInfo(**vars(gpu)) for gpu in machine.gpus()],
+        gpus=_gpus(),
         load=os.getloadavg() if hasattr(os, "getloadavg") else None,
     )
     return found.model_copy(update={"fingerprint": fingerprint(found.model_dump())})
@@ -91,8 +99,22 @@ def fingerprint(environment: Mapping[str, Any]) -> str:
     """
     kept = {key: environment[key] for key in _KEYS}
     kept["packages"] = {k: v for k, v in kept["packages"].items() if k not in _NOT_COMPARED}
-    kept["gpus"] = [{k: v for k, v in gpu.items() if k != "clock_mhz"} for gpu in kept["gpus"]]
+    kept["gpus"] = [
+        {k: v for k, v in gpu.items() if k not in _OF_THE_MOMENT} for gpu in kept["gpus"]
+    ]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _gpus() -> list[GpuInfo]:
+    driver = nvml.driver_cuda()
+    cuda = ".".join(map(str, driver)) if driver else None
+    found = []
+    for gpu in machine.gpus():
+        cut = nvml.slices(gpu.index)
+        names = None if cut is None else [f"{part.name}, {part.total >> 20} MiB" for part in cut]
+        facts = {key: value for key, value in vars(gpu).items() if key != "index"}
+        found.append(GpuInfo(**facts, cuda=cuda, mig=names, busy=nvml.busy(gpu.index)))
+    return found
 
 
 def _simd_flags() -> list[str]:

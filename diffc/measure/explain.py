@@ -143,7 +143,7 @@ def _ladder(steps: Sequence[Step], batch: int, timings: Timings, options: Measur
         precision=last.precision_asked,
         batch=batch,
         rungs=_rungs(steps, timings),
-        noise=noise_of(timings, names[-2]),  # the dense engine, of which the reports speak
+        noise=noise_of(timings, names[-2], infos),  # of the dense engine, as the reports say
         details={
             "rounds": len(timings.samples[names[0]]),
             "threads": options.threads or last.threads,

@@ -71,13 +71,14 @@ class Noise(_Result):
     against_itself: the dense engine's time in one round over its time in the next; 1 on a silent
     machine, and a speed-up inside its interval is none. steady: whether the warm-up ended because
     the times agreed. load: the system's load average over a minute when the timing began; cores:
-    how many the machine has for us.
+    how many the machine has for us. gpu_busy: who else was at work on the GPU, for engines on one.
     """
 
     against_itself: Speedup | None = None
     steady: bool
     load: float | None = None
     cores: int
+    gpu_busy: str | None = None
 
 
 class EngineFigures(_Result):

@@ -67,7 +67,7 @@ def side_by_side(
                 )
                 rows += some
                 if timings is not None:
-                    noise[batch] = noise_of(timings, next(iter(runners)))
+                    noise[batch] = noise_of(timings, next(iter(runners)), infos.values())
         running = {label: folders[label] for label in runners}
         yield from _add_memory(rows, running, options.memory)
     return Comparison(

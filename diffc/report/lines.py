@@ -192,6 +192,8 @@ def noise_words(noise: Noise) -> str:
         parts.append("times did not settle in the warm-up")
     if noise.load is not None:
         parts.append(f"load {noise.load:.1f} on {noise.cores} cores")
+    if noise.gpu_busy is not None:
+        parts.append(f"the GPU was shared: {noise.gpu_busy}")
     return "noise of the machine: " + ", ".join(parts or ["not known"])
 
 

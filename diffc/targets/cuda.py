@@ -2,7 +2,8 @@
 
 No package between diffc and libcudart, so that a target machine needs the runtime's library alone
 (it comes with ``diffc[rtx]``, with a CUDA installation, or with the driver's containers).
-Every call's status is checked: a failure is an UnavailableError with CUDA's own words.
+Every call's status is checked: a failure is an UnavailableError with CUDA's own words, and with
+ours for the three that people meet: no memory, no driver, a driver too old for the runtime.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sys
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from diffc.errors import UnavailableError
+from diffc.targets import nvml, out_of_memory
 
 _TO_DEVICE, _TO_HOST = 1, 2
 _NON_BLOCKING = 1
 _THREAD_LOCAL_CAPTURE = 1
+_NO_MEMORY, _DRIVER_TOO_OLD, _BUSY = 2, 35, 46
 
 
 @cache
@@ -41,12 +45,44 @@ def _packaged() -> list[Path]:
     return [file for root in roots for file in sorted(root.glob("*/lib/libcudart.so.*"))]
 
 
-def _call(name: str, *arguments: Any) -> None:
+def _call(name: str, *arguments: Any, asked: int | None = None) -> None:
     library = _runtime()
     status = getattr(library, name)(*arguments)
     if status != 0:
-        words = library.cudaGetErrorString(status).decode()
-        raise UnavailableError(f"CUDA: {name} failed: {words} (error {status})")
+        library.cudaGetLastError()  # else the next library in this process takes it for its own
+        raise _failure(library, name, status, asked)
+
+
+def _failure(library: Any, name: str, status: int, asked: int | None) -> UnavailableError:
+    if status == _NO_MEMORY:
+        if name == "cudaMemGetInfo":  # no room for a context: CUDA cannot be asked again
+            return out_of_memory.error("starting CUDA", None, True, nvml.device_memory() or (0, 0))
+        doing = "making a buffer" if name == "cudaMalloc" else f"calling {name}"
+        return out_of_memory.error(doing, asked, on_gpu=True)
+    words = library.cudaGetErrorString(status).decode()
+    message = f"CUDA: {name} failed: {words} (error {status})"
+    if status == _DRIVER_TOO_OLD:
+        driver, runtime = _versions(library)
+        if driver is None:
+            return UnavailableError(message, hint="there is no NVIDIA driver on this machine")
+        hint = f"the driver is for CUDA {driver}, the runtime is {runtime}: update the driver"
+        return UnavailableError(message, hint=hint)
+    if status == _BUSY:
+        hint = "another process may hold the GPU for itself: `nvidia-smi` shows who uses it"
+        return UnavailableError(message, hint=hint)
+    return UnavailableError(message)
+
+
+def _versions(library: Any) -> tuple[str | None, str]:
+    """(what CUDA the driver is for, the runtime's version); None without a driver."""
+    driver, runtime = ctypes.c_int(), ctypes.c_int()
+    library.cudaDriverGetVersion(ctypes.byref(driver))
+    library.cudaRuntimeGetVersion(ctypes.byref(runtime))
+    return _dotted(driver.value) if driver.value else None, _dotted(runtime.value)
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def device_count() -> int:
@@ -58,27 +94,32 @@ def device_count() -> int:
 
 def free_bytes() -> int:
     """Free memory of the current device."""
-    return _memory()[0]
+    return memory()[0]
 
 
 def used_bytes() -> int:
     """Memory of the current device that is in use, whoever uses it."""
-    free, total = _memory()
+    free, total = memory()
     return total - free
 
 
-def _memory() -> tuple[int, int]:
+def memory() -> tuple[int, int]:
+    """(free, total) bytes of the current device; of the slice, under MIG."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
     return free.value, total.value
 
 
 class Buffer:
-    """Device memory of a fixed size."""
+    """Device memory of a fixed size, given back at the latest when nothing holds it any more."""
 
     def __init__(self, size: int) -> None:
         self._pointer = ctypes.c_void_p()
-        _call("cudaMalloc", ctypes.byref(self._pointer), ctypes.c_size_t(max(size, 1)))
+        size = max(size, 1)
+        _call("cudaMalloc", ctypes.byref(self._pointer), ctypes.c_size_t(size), asked=size)
+        # several buffers are made in a row: when one fails, those before it must not stay
+        self._free = weakref.finalize(self, _call, "cudaFree", self._pointer)
+        self._free.atexit = False
 
     @property
     def address(self) -> int:
@@ -99,7 +140,7 @@ class Buffer:
 
     def free(self) -> None:
         """Give the memory back."""
-        _call("cudaFree", self._pointer)
+        self._free()
 
 
 class Stream:

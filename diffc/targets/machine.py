@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,10 @@ _GPU_FIELDS = "name,compute_cap,driver_version,memory.total,clocks.sm,clocks.max
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU. memory_mib is its total; clocks are in MHz, now and at most."""
+    """One NVIDIA GPU. memory_mib is its total; clocks are in MHz, now and at most.
+
+    index: the driver's number of it, which CUDA_VISIBLE_DEVICES does not change.
+    """
 
     name: str
     compute_capability: str
@@ -27,6 +30,7 @@ class Gpu:
     memory_mib: int
     clock_mhz: int | None
     max_clock_mhz: int | None
+    index: int = 0
 
     @property
     def sm(self) -> str:
@@ -91,18 +95,50 @@ def cpu_fingerprint() -> dict[str, str]:
     }
 
 
-@cache
 def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that ``nvidia-smi`` lists; empty when there is none or no driver."""
+    """The NVIDIA GPUs that this process may use, by nvidia-smi and CUDA_VISIBLE_DEVICES.
+
+    Empty when there is none or no driver.
+    """
+    said, failure = nvidia_smi()
+    lines = [] if failure else [line for line in said.splitlines() if line.strip()]
+    found = tuple(replace(parse_gpu(line), index=i) for i, line in enumerate(lines))
+    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(found: tuple[Gpu, ...], chosen: str | None) -> tuple[Gpu, ...]:
+    """Those of ``found`` that CUDA_VISIBLE_DEVICES leaves, in its order; all when it names UUIDs.
+
+    As CUDA reads it: the list ends at the first entry that is no device.
+    """
+    if chosen is None or chosen.startswith(("GPU-", "MIG-")):
+        return found
+    kept = []
+    for entry in chosen.split(","):
+        if not entry.strip().isdigit() or int(entry) >= len(found):
+            break
+        kept.append(found[int(entry)])
+    return tuple(kept)
+
+
+NO_TOOL = "no nvidia-smi"
+
+
+@cache
+def nvidia_smi() -> tuple[str, str]:
+    """(one line for each GPU, why there are none): one of the two is empty."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return ()
+        return "", NO_TOOL
     query = [tool, f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(parse_gpu(line) for line in done.stdout.splitlines() if line.strip())
+    except subprocess.CalledProcessError as failed:
+        said = " ".join(f"{failed.stdout or ''} {failed.stderr or ''}".split())
+        return "", f"nvidia-smi says: {said[:160] or f'exit status {failed.returncode}'}"
+    except (OSError, subprocess.SubprocessError) as failed:
+        return "", f"nvidia-smi does not answer ({type(failed).__name__})"
+    return done.stdout, ""
 
 
 def parse_gpu(line: str) -> Gpu:

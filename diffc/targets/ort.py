@@ -20,6 +20,7 @@ from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import OnnxModel, read_onnx
+from diffc.targets.out_of_memory import out_of_memory
 
 FILE = "model.onnx"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
@@ -102,16 +103,27 @@ def session_options(threads: int) -> Any:
 
 
 def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
-    """An InferenceSession. Raises InputError with ONNX Runtime's own reason, one line of it."""
+    """An InferenceSession on the first of ``providers``.
+
+    Raises InputError with ONNX Runtime's own reason, one line of it; OutOfMemory; UnavailableError
+    when the provider's libraries do not load: ONNX Runtime then takes the processor, silently.
+    """
     import onnxruntime as ort
 
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        with out_of_memory(f"opening {path}", on_gpu=wanted != "CPUExecutionProvider"):
+            session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exception classes are private to the extension module
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         reason = _STATUS.sub("", " ".join(str(error).split()))
         raise InputError(f"ONNX Runtime refuses {path}: {reason[:400]}") from None
+    if session.get_providers()[0] != wanted:
+        hint = "its libraries (CUDA, cuDNN) are missing or of another version: pip install " \
+               "'onnxruntime-gpu[cuda,cudnn]'"  # fmt: skip
+        raise UnavailableError(f"ONNX Runtime cannot load its {wanted}", hint=hint)
+    return session
 
 
 def weight_elements(model: OnnxModel, providers: list[Any]) -> list[tuple[str, int]]:

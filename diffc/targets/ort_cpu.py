@@ -19,6 +19,7 @@ from typing import Any
 from diffc.events import Work
 from diffc.targets import engine, machine, ort, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
+from diffc.targets.out_of_memory import out_of_memory
 
 NAME = "ort-cpu"
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -68,7 +69,8 @@ class OrtRunner:
         """Run once."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         names = [spec.name for spec in self.info.outputs]
-        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+        with out_of_memory(shapes.call_words(NAME, inputs), on_gpu=False):
+            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
     def bind(self, inputs: Arrays) -> OrtBound:
         """Inputs and outputs stay in the session's own memory from run to run."""
@@ -91,13 +93,15 @@ class OrtBound:
             self._binding.bind_cpu_input(name, array)
         for name in self._names:
             self._binding.bind_output(name, "cpu")
+        self._doing = shapes.call_words(NAME, inputs)
         self._inputs = dict(inputs)  # the binding points into these arrays
 
     def run(self) -> float:
         """One call, in seconds."""
-        start = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        return time.perf_counter() - start
+        with out_of_memory(self._doing, on_gpu=False):
+            start = time.perf_counter()
+            self._session.run_with_iobinding(self._binding)
+            return time.perf_counter() - start
 
     def outputs(self) -> dict[str, Array]:
         """What the last run gave."""

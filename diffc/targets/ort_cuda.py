@@ -12,8 +12,9 @@ from typing import Any
 
 from diffc.errors import UnavailableError
 from diffc.events import Work
-from diffc.targets import engine, machine, ort, shapes
+from diffc.targets import driver, engine, machine, ort, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
+from diffc.targets.out_of_memory import out_of_memory
 
 NAME = "ort-cuda"
 _PROVIDER = "CUDAExecutionProvider"
@@ -35,7 +36,7 @@ class OrtCuda:
             if machine.version("onnxruntime"):
                 reason += " (uninstall onnxruntime first: both are one Python package)"
             return Status(False, False, False, reason, {}, device)
-        reason = "" if gpu else "no NVIDIA GPU here"
+        reason = driver.no_gpu() or driver.old_driver("onnxruntime-gpu")
         return Status(True, not reason, not reason, reason, {"onnxruntime-gpu": number}, device)
 
     def precisions(self) -> frozenset[str]:
@@ -119,14 +120,19 @@ class OrtCudaBound:
         from onnxruntime import OrtValue
 
         self._session = session
-        self._inputs = {k: OrtValue.ortvalue_from_numpy(v, "cuda", 0) for k, v in inputs.items()}
+        self._doing = shapes.call_words(NAME, inputs)
         batch = len(next(iter(inputs.values())))
-        self._outputs = {
-            spec.name: OrtValue.ortvalue_from_shape_and_type(
-                [batch, *spec.shape], spec.dtype, "cuda", 0
-            )
-            for spec in info.outputs
-        }
+        with out_of_memory(self._doing, on_gpu=True):
+            self._inputs = {
+                name: OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+                for name, array in inputs.items()
+            }
+            self._outputs = {
+                spec.name: OrtValue.ortvalue_from_shape_and_type(
+                    [batch, *spec.shape], spec.dtype, "cuda", 0
+                )
+                for spec in info.outputs
+            }
         self._binding = session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -140,10 +146,11 @@ class OrtCudaBound:
 
     def run(self) -> float:
         """One call, in seconds until the device is done."""
-        start = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
-        return time.perf_counter() - start
+        with out_of_memory(self._doing, on_gpu=True):
+            start = time.perf_counter()
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+            return time.perf_counter() - start
 
     def outputs(self) -> dict[str, Array]:
         """What the last run gave, on the host."""

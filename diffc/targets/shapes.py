@@ -7,7 +7,9 @@ that differ between inputs with a compiler error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from diffc.errors import InputError, RequestError, unknown
 from diffc.targets.base import Arrays, BuildOptions, Range
@@ -115,3 +117,9 @@ def profile_index(served: Sequence[Profile], batch: int) -> int:
     fitting = [i for i, profile in enumerate(served) if _serves(profile, batch)]
     best = [i for i in fitting if next(iter(served[i].values())).opt[0] == batch]
     return (best or fitting)[0]
+
+
+def call_words(target: str, inputs: Mapping[str, Any]) -> str:
+    """What a call does, for messages: 'running ort-cpu on sample 8x3x32x32'."""
+    name, array = max(inputs.items(), key=lambda item: math.prod(item[1].shape))
+    return f"running {target} on {name} {'x'.join(map(str, array.shape))}"

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.errors import InputError, RequestError, UnavailableError, unknown
 from diffc.events import Progress, Work
-from diffc.targets import engine, machine, shapes
+from diffc.targets import driver, engine, machine, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
 from diffc.targets.onnx_file import read_onnx
+from diffc.targets.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,12 +44,14 @@ class TorchTarget:
     def status(self) -> Status:
         """Runs wherever torch and diffusers are installed."""
         number = machine.version("torch")
-        gpu = next(iter(machine.gpus()), None)
-        device = gpu.name if gpu else f"{machine.cpu_name()}, {machine.cores()} cores"
+        on_gpu = driver.torch_on_gpu()
+        cpu = f"{machine.cpu_name()}, {machine.cores()} cores"
+        device = machine.gpus()[0].name if on_gpu else cpu
         if number is None or machine.version("diffusers") is None:
             reason = "torch and diffusers are not installed: pip install diffc"
             return Status(False, False, False, reason, {}, device)
-        return Status(True, True, True, "", {"torch": number}, device)
+        reason = driver.old_driver("torch") if on_gpu else ""  # torch would take the CPU, silently
+        return Status(True, True, not reason, reason, {"torch": number}, device)
 
     def precisions(self) -> frozenset[str]:
         """Those that torch casts a model to."""
@@ -70,7 +73,7 @@ class TorchTarget:
             info = engine.EngineInfo(
                 target=NAME,
                 versions=dict(self.status().versions),
-                device=machine.gpu_fingerprint() or machine.cpu_fingerprint(),
+                device=_device(),
                 inputs=model.inputs,
                 outputs=model.outputs,
                 precision_asked=asked,
@@ -88,7 +91,7 @@ class TorchTarget:
         """The denoiser in the engine's precision, on the GPU where there is one."""
         info = engine.open_engine(folder, NAME, {})
         if not self.status().runnable:
-            raise UnavailableError(self.status().reason)
+            raise UnavailableError(f"target '{NAME}' cannot run here: {self.status().reason}")
         import torch
 
         from diffc.models.load import load_denoiser
@@ -102,6 +105,10 @@ class TorchTarget:
                 hint="build the engine again",
             )
         return TorchRunner(load_denoiser(source), info, threads or info.threads or machine.cores())
+
+
+def _device() -> dict[str, str]:
+    return machine.gpu_fingerprint() if driver.torch_on_gpu() else machine.cpu_fingerprint()
 
 
 def _source(model: str) -> Source:
@@ -133,7 +140,9 @@ class TorchRunner:
         self.info = info
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = getattr(torch, _DTYPES[info.precision_asked])
-        self._model: Any = _cast(model, self._device, self._dtype)
+        self._on_gpu = self._device == "cuda"
+        with out_of_memory(f"loading a {type(model).__name__} into torch", self._on_gpu):
+            self._model: Any = _cast(model, self._device, self._dtype)
         if info.details.get("variant") == "compiled":
             mode = "max-autotune" if self._device == "cuda" else "default"
             self._model = torch.compile(self._model, mode=mode, dynamic=False)
@@ -154,15 +163,16 @@ class TorchRunner:
         import torch
 
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        tensors = {}
-        for name, array in inputs.items():
-            tensor = torch.tensor(array, device=self._device)  # a copy: it is written to
-            tensors[name] = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        tensors: dict[str, Any] = {}
 
         def call() -> Any:
             return self._family.call(self._model, tensors)
 
-        captured = Captured(call) if self.info.details.get("variant") == "graphs" else None
+        with out_of_memory(shapes.call_words(NAME, inputs), self._on_gpu):
+            for name, array in inputs.items():
+                tensor = torch.tensor(array, device=self._device)  # a copy: it is written to
+                tensors[name] = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+            captured = Captured(call) if self.info.details.get("variant") == "graphs" else None
         return TorchBound(captured or call, tensors, self.info)
 
     def allocator_bytes(self) -> int | None:
@@ -172,9 +182,13 @@ class TorchRunner:
         return int(torch.cuda.max_memory_allocated()) if self._device == "cuda" else None
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model, and on a GPU what torch keeps of it for itself."""
+        import torch
+
         self._bound.clear()
         del self._model
+        if self._on_gpu:
+            torch.cuda.empty_cache()
 
 
 def _cast(model: nn.Module, device: str, dtype: Any) -> nn.Module:
@@ -215,6 +229,7 @@ class TorchBound:
     ) -> None:
         self._call = call
         self._tensors = tensors
+        self._doing = shapes.call_words(NAME, tensors)
         self._name = info.outputs[0].name
         self._output: Any = None
 
@@ -230,8 +245,9 @@ class TorchBound:
         """One call, in seconds. Raises UnavailableError where torch.compile does not work."""
         import torch
 
-        with torch.inference_mode(), _compiling():
-            if not torch.cuda.is_available():
+        on_gpu = torch.cuda.is_available()
+        with out_of_memory(self._doing, on_gpu), torch.inference_mode(), _compiling():
+            if not on_gpu:
                 start = time.perf_counter()
                 self._output = self._call()
                 return time.perf_counter() - start

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import InputError, RequestError, UnavailableError
+from diffc.errors import InputError, OutOfMemory, RequestError, UnavailableError
 from diffc.events import Progress, Work
-from diffc.targets import machine
+from diffc.targets import machine, out_of_memory
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import OnnxModel
+from diffc.targets.out_of_memory import bytes_asked, says_so
 from diffc.targets.shapes import Profile
 
 
@@ -60,9 +61,25 @@ class Log:
 
     def errors(self) -> list[str]:
         """The errors since the last call, without the noise of a machine that has no driver."""
-        taken = [line for severity, line in self._lines if severity <= 1]
+        return [line for severity, line in self._taken() if severity <= 1]
+
+    def failure(self, message: str, doing: str) -> InputError | OutOfMemory:
+        """The error for a call that failed: out of memory, or ``message`` and the first error.
+
+        An error says that memory ran out; how much was asked for may be in a warning.
+        """
+        taken = self._taken()
+        errors = [line for severity, line in taken if severity <= 1]
+        if says_so(" ".join(errors)):
+            asked = bytes_asked("\n".join(line for _, line in taken))
+            return out_of_memory.error(doing, asked, on_gpu=True)
+        reason = " ".join(errors[0].split())[:400] if errors else "no reason given"
+        return InputError(f"{message}: {reason}")
+
+    def _taken(self) -> list[tuple[int, str]]:
+        taken = [(severity, line) for severity, line in self._lines if "cudaError 35" not in line]
         self._lines.clear()
-        return [line for line in taken if "cudaError 35" not in line]
+        return taken
 
 
 _LIBRARIES: dict[str, tuple[Any, Any, Log]] = {}
@@ -301,7 +318,7 @@ def serialized(network: Network, config: Any) -> Work[Any]:
 
     The build runs in a thread, for it releases the interpreter's lock. Closing this generator, or
     an interrupt while it waits, cancels the build and waits for it to end.
-    Raises InputError with the library's own last error when there is no engine.
+    Raises OutOfMemory, or InputError with the library's own first error, when there is no engine.
     """
     cancel, result = Cancel(), dict[str, Any]()
     config.progress_monitor = _monitor(network.trt, cancel)
@@ -321,11 +338,6 @@ def serialized(network: Network, config: Any) -> Work[Any]:
         cancel.wanted.set()
         thread.join()
     if result.get("engine") is None:
-        raise InputError(_build_reason(network))
+        name, path = network.flavour.target, network.model.path
+        raise network.log.failure(f"{name} cannot build {path}", f"{name} builds {path}")
     return result["engine"]
-
-
-def _build_reason(network: Network) -> str:
-    lines = network.log.errors()
-    reason = " ".join(lines[0].split())[:400] if lines else "no reason given"
-    return f"{network.flavour.target} cannot build {network.model.path}: {reason}"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from diffc.errors import InputError
 from diffc.targets import cuda, machine, shapes, trt_builder
 from diffc.targets.base import Array, Arrays
 from diffc.targets.engine import EngineInfo
@@ -31,8 +30,7 @@ def _deserialised(flavour: Flavour, data: Any, name: str) -> Any:
     log.errors()
     opened = trt.Runtime(logger).deserialize_cuda_engine(data)
     if opened is None:
-        reason = "; ".join(log.errors()) or "no reason given"
-        raise InputError(f"{flavour.target} cannot open {name}: {reason[:400]}")
+        raise log.failure(f"{flavour.target} cannot open {name}", f"{flavour.target} opens {name}")
     return opened
 
 
@@ -42,6 +40,7 @@ class TrtRunner:
     def __init__(self, flavour: Flavour, path: Path, info: EngineInfo) -> None:
         cuda.device_count()
         self.info = info
+        self._flavour = flavour
         self._engine = _deserialised(flavour, path.read_bytes(), str(path))
         self._cache = KernelCache(self._engine, flavour)
         self._stream = cuda.Stream()
@@ -73,7 +72,8 @@ class TrtRunner:
         batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         profile = shapes.profile_index(self.info.profiles, batch)
         context = self._cache.context()
-        bound = TrtBound(context, self._stream, self.info, inputs, profile, capture)
+        log = trt_builder.library(self._flavour)[2]
+        bound = TrtBound(context, self._stream, self.info, inputs, profile, log, capture)
         self._cache.save()
         return bound
 
@@ -94,6 +94,7 @@ class KernelCache:
 
     def __init__(self, engine: Any, flavour: Flavour) -> None:
         self._engine = engine
+        self._log = trt_builder.library(flavour)[2]
         self._path = kernel_cache_path(flavour) if flavour.ahead_of_time else None
         self._config = self._runtime_cache = None
         if self._path is not None:
@@ -104,10 +105,14 @@ class KernelCache:
             self._config.set_runtime_cache(self._runtime_cache)
 
     def context(self) -> Any:
-        """A new execution context."""
-        if self._config is None:
-            return self._engine.create_execution_context()
-        return self._engine.create_execution_context(self._config)
+        """A new execution context. Raises OutOfMemory where there is no room for it."""
+        asked = () if self._config is None else (self._config,)
+        made = self._engine.create_execution_context(*asked)
+        if made is None:
+            raise self._log.failure(
+                "TensorRT cannot make an execution context", "making an execution context"
+            )
+        return made
 
     def save(self) -> None:
         """Keep what has been compiled so far."""
@@ -138,9 +143,11 @@ class TrtBound:
         info: EngineInfo,
         inputs: Arrays,
         profile: int,
+        log: trt_builder.Log,
         capture: bool = True,
     ) -> None:
         self._stream = stream
+        self._log, self._doing = log, shapes.call_words(info.target, inputs)
         self._context = context
         self._context.set_optimization_profile_async(profile, stream.handle.value or 0)
         self._inputs = {name: cuda.Buffer(array.nbytes) for name, array in inputs.items()}
@@ -161,7 +168,7 @@ class TrtBound:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle.value or 0):
-            raise InputError("TensorRT refused to run the engine on these inputs")
+            raise self._log.failure("TensorRT refused to run the engine", self._doing)
 
     def write(self, inputs: Arrays) -> None:
         """Copy new inputs of the same shapes to the device."""

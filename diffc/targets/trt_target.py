@@ -10,7 +10,7 @@ from typing import Any
 
 from diffc.errors import NotComparable, UnavailableError
 from diffc.events import Progress, Work
-from diffc.targets import engine, machine, shapes, trt_builder, trt_precision
+from diffc.targets import driver, engine, machine, shapes, trt_builder, trt_precision
 from diffc.targets.base import BuildOptions, Runner, Status
 from diffc.targets.onnx_file import OnnxModel, read_onnx
 from diffc.targets.trt_builder import Flavour
@@ -41,18 +41,18 @@ class TrtTarget:
             reason = f"needs {flavour.module} >= {least}, found {found}"
             return Status(True, False, False, reason, versions, device)
         reason = self._no_run_reason()
-        return Status(True, flavour.ahead_of_time or gpu is not None, not reason, reason,
-                      versions, device)  # fmt: skip
+        buildable = flavour.ahead_of_time or not reason
+        return Status(True, buildable, not reason, reason, versions, device)
 
     def _no_run_reason(self) -> str:
         gpus = machine.gpus()
         if not gpus:
             if self.flavour.ahead_of_time:
-                return "no NVIDIA GPU here: engines are built ahead of time and cannot run"
-            return "no NVIDIA GPU here: trt builds and runs on the GPU (trt-rtx builds without)"
+                return f"{driver.no_gpu()}: engines are built ahead of time and cannot run"
+            return f"{driver.no_gpu()}: trt builds and runs on the GPU (trt-rtx builds without)"
         if self.flavour.ahead_of_time and trt_builder.capability(gpus[0].sm) not in RTX_RUNS:
             return f"TensorRT for RTX does not list {gpus[0].sm} ({gpus[0].name}); use --target trt"
-        return ""
+        return driver.old_driver(*self.flavour.packages)
 
     def precisions(self) -> frozenset[str]:
         """Everything; which GPU has what is checked against those asked for."""

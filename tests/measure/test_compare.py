@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diffc.errors import RequestError
+from diffc.errors import OutOfMemory, RequestError
 from diffc.events import drain
 from diffc.measure.compare import measure_loop, measure_target
 from diffc.measure.engines import MeasureOptions
@@ -39,6 +39,40 @@ def test_known_times_give_the_known_speedup(engines, folders):
     assert four.dense.throughput_per_s == pytest.approx(4 / 8e-3, rel=0.02)
     assert one.dense.spread < 1.05
     assert one.parity is None
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, monkeypatch):
+    from diffc.targets.fake import FakeRunner
+
+    bind = FakeRunner.bind
+
+    def limited(self, inputs):
+        if len(inputs["sample"]) > 1:
+            raise OutOfMemory("out of GPU memory: 9.0 GiB asked for", asked=9 << 30, free=1)
+        return bind(self, inputs)
+
+    monkeypatch.setattr(FakeRunner, "bind", limited)
+    made = engines("fake", batch=(1, 4))
+    one, four = drain(
+        measure_target(made["dense"], made["compressed"], options(folders, references={}))
+    )
+    assert one.absent is None and one.speedup.median == pytest.approx(2.0, rel=0.02)
+    assert (four.batch, four.absent) == (4, "out of GPU memory: 9.0 GiB asked for")
+    assert four.dense.latency_ms is None
+
+
+def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
+    from diffc.measure import engines as measured
+    from diffc.report.lines import noise_words
+    from diffc.targets import nvml
+
+    monkeypatch.setattr(nvml, "busy", lambda: "process 3 holds 10.0 GiB of it")
+    made = engines("fake", batch=(1,))
+    call = (made["dense"], made["compressed"], options(folders, references={}))
+    assert drain(measure_target(*call))[0].noise.gpu_busy is None  # engines on the processor
+    monkeypatch.setattr(measured, "on_cpu", lambda name: False)
+    noise = drain(measure_target(*call))[0].noise
+    assert "the GPU was shared: process 3 holds 10.0 GiB of it" in noise_words(noise)
 
 
 def test_raw_samples_give_the_percentiles_again(engines, folders):
