@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.chain import back, data, front, ladder
+from diffc.chain import back, data, decoder, front, ladder
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
 from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
@@ -101,6 +101,9 @@ def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None
     for side in back.SIDES:
         stage = front.export_stage(source, recipe, clean, plan, side, distilled)
         yield from runner.do(stage)
+    decoded = decoder.export_stage(source, recipe)
+    if decoded is not None:
+        yield from runner.do(decoded)
 
 
 def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, None, None]:
@@ -109,6 +112,9 @@ def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, No
             if back.needs_file_of_its_own(name, recipe.build.precision):
                 yield from runner.do(back.precision_stage(runner.out, recipe, side))
             yield from runner.do(back.build_stage(runner.out, recipe, name, side))
+        decoded = decoder.build_stage(runner.out, recipe, name)
+        if decoded is not None:
+            yield from runner.do(decoded)
         if stop == "bench":
             yield from runner.do(back.bench_stage(runner.out, recipe, name))
             explained = ladder.explain_stage(runner.out, recipe, name)

@@ -70,7 +70,7 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
 
 def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
     """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
-    vae = _vae(source)
+    vae = load_vae(source)
     shift, scale = _factors(vae)
     parts = []
     for start in range(0, len(images), _BATCH):
@@ -92,7 +92,7 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
     """Images (N, C, H, W) of latents; a model of pixels' samples are images already."""
     if vae_folder(source) is None:
         return latents
-    vae = _vae(source)
+    vae = load_vae(source)
     shift, scale = _factors(vae)
     parts = []
     for start in range(0, len(latents), _BATCH):
@@ -104,7 +104,8 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
     return torch.cat(parts)
 
 
-def _vae(source: Source) -> Any:
+def load_vae(source: Source) -> Any:
+    """The pipeline's VAE in float32, on the best device. Raises InputError."""
     import diffusers
 
     from diffc.data.precision import best_device

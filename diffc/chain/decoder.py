@@ -1,0 +1,99 @@
+"""The VAE decoder of a latent pipeline: exported and built once, beside the two denoisers.
+
+A server that makes images needs it; it is neither cut nor lowered, since a decoder in half
+precision overflows in some published VAEs, and takes one call where the denoiser takes fifty.
+
+    OUT/onnx/decoder    OUT/engines/TARGET/decoder
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffc.chain.data import MODEL_PACKAGES
+from diffc.events import Progress, Work
+from diffc.models.source import Source, file_digest, read_json
+from diffc.recipe import Recipe
+from diffc.stages import Room, Stage, cache_folder
+
+DECODER = "decoder"
+_CLASS = "AutoencoderKL"
+_NOT_BUILT_FOR = ("torch", "fake")  # nothing serves these
+
+
+def export_stage(source: Source, recipe: Recipe) -> Stage | None:
+    """OUT/onnx/decoder, or None where the pipeline has no AutoencoderKL to export."""
+    folder = source.folder / "vae"
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if not source.is_pipeline or config.get("_class_name") != _CLASS:
+        return None
+    inputs = {
+        "vae": {path.name: file_digest(path) for path in sorted(folder.glob("*.*"))},
+        "denoiser": source.digest,
+        "options": recipe.export.model_dump(mode="json"),
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        yield Progress(0, 1, "exporting the VAE's decoder")
+        described = _export(source, recipe, room.out / DECODER)
+        return {"sha256": described["sha256"], "parameters": described["parameters"]}
+
+    packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
+    return Stage(f"export-{DECODER}", 1, inputs, run, {DECODER: f"onnx/{DECODER}"}, packages)
+
+
+def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from diffc.data.latents import load_vae
+    from diffc.models.families import family
+    from diffc.onnx.export import export_onnx
+
+    denoiser = family(source.class_name).specs(source.config, recipe.export.resolution)
+    latent = next(spec for spec in denoiser if spec.kind == "sample").shape
+    vae, found = load_vae(source).cpu(), family(_CLASS)
+    specs = found.specs(dict(vae.config), latent[-1])
+    if len(latent) == 3 and latent[0] == specs[0].shape[0]:  # Flux packs its latents to tokens
+        specs = [replace(specs[0], shape=latent)]
+    facts = {
+        "scaling_factor": float(vae.config.get("scaling_factor") or 1.0),
+        "shift_factor": float(vae.config.get("shift_factor") or 0.0),
+        "parameters": sum(p.numel() for p in vae.decoder.parameters()),
+    }
+    options = recipe.export
+    return export_onnx(
+        vae, found, specs, folder, opset=options.opset, simplify=options.simplify, facts=facts
+    )
+
+
+def build_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
+    """OUT/engines/TARGET/decoder in fp32; None without OUT/onnx/decoder or a use for it."""
+    from diffc.targets import target
+    from diffc.targets.base import BuildOptions
+
+    folder = out / "onnx" / DECODER
+    if name in _NOT_BUILT_FOR or not (folder / "model.json").is_file():
+        return None
+    options, status = recipe.build, target(name).status()
+    build = BuildOptions(
+        batch=options.batch, gpu=options.gpu, threads=options.threads, precision="fp32",
+        cache=cache_folder() / "timing", one_profile=options.one_profile,
+    )  # fmt: skip
+    inputs = {
+        "onnx": read_json(folder / "model.json")["sha256"],
+        "target": name,
+        "batch": options.batch,
+        "one_profile": options.one_profile,
+        "gpu": options.gpu,
+        "threads": options.threads,
+        "versions": dict(status.versions),
+        "device": status.device,
+    }
+
+    def run(room: Room) -> Work[dict[str, Any]]:
+        info = yield from target(name).build(folder, build, room.out / "engine")
+        return {"precision_found": info.precision_found, "engine_bytes": info.engine_bytes}
+
+    places = {"engine": f"engines/{name}/{DECODER}"}
+    return Stage(f"build-{name}-{DECODER}", 1, inputs, run, places)

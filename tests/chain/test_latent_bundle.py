@@ -1,0 +1,68 @@
+"""A latent pipeline to the end: the decoder is exported and built beside the denoisers, and the
+images of a bundle are those of diffusers for the same noise and prompt."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from quick import QUICK
+
+import diffc
+from diffc.bundle import bundle
+from diffc.export.runtime import open_bundle
+from diffc.export.runtime.pipeline import _draw, _streams
+from tests.data.tiny_text import save_sd
+
+STEPS, SEED, GUIDANCE = 4, 3, 3.0
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latent")
+    (folder / "prompts.txt").write_text("a red cat\na blue house\n")
+    prompts = {**QUICK["data"], "prompts": str(folder / "prompts.txt")}
+    options = {**QUICK, "data": prompts, "build": {"batch": (1, 2)}}
+    diffc.compile(
+        save_sd(folder / "sd"), ratio=0.3, out=folder / "out", target="ort-cpu", options=options
+    )
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_the_decoder_stands_beside_the_engines(out):
+    info = json.loads((out / "engines/ort-cpu/decoder/engine.json").read_text())
+    assert info["source"]["class_name"] == "AutoencoderKL"
+    assert info["source"]["scaling_factor"] == 0.5
+    assert info["outputs"][0]["shape"] == [3, 16, 16]
+    stages = {stage["name"] for stage in json.loads((out / "report.json").read_text())["stages"]}
+    assert {"export-decoder", "build-ort-cpu-decoder"} <= stages
+
+
+@pytest.mark.slow
+def test_a_bundles_images_are_diffusers_own(out, tmp_path):
+    bundle(out, tmp_path / "bundle", server="none")
+    served = open_bundle(tmp_path / "bundle")
+    pipeline = diffc.load(out / "model")
+    with torch.no_grad():
+        rows, null = pipeline.encode_prompt("a red cat", "cpu", 1, True)
+    images = served.generate(
+        1, STEPS, SEED, scheduler="ddim", guidance=GUIDANCE,
+        conditions={"encoder_hidden_states": rows.numpy()},
+        unconditional={"encoder_hidden_states": null.numpy()},
+    )  # fmt: skip
+    noise = np.empty((1, *served.sample_shape), np.float32)
+    _draw(_streams(SEED, 0, 1), noise)
+    expected = pipeline(
+        prompt_embeds=rows, negative_prompt_embeds=null, latents=torch.from_numpy(noise),
+        num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np",
+    ).images  # fmt: skip
+    shown = np.clip(images / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+    assert expected.std() > 0.01
+    assert np.abs(shown - expected).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_a_model_repository_holds_the_decoder(out, tmp_path):
+    made = bundle(out, tmp_path / "models", server="triton")
+    assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
