@@ -1,0 +1,66 @@
+"""What only a GPU can show. Every test here has the marker ``gpu``; without one it is skipped.
+
+    pytest -m gpu
+
+A test of one target asks for it with ``needs(name)``, which skips with the target's own reason.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from gpu_targets import needs
+from onnx_folder import shared_unet_folder, tiny_unet
+
+from diffc.events import drain
+from diffc.targets import machine
+from diffc.targets.base import BuildOptions
+from diffc.targets.driver import no_gpu
+
+
+def pytest_collection_modifyitems(items):
+    reason = None if machine.gpus() else (no_gpu() or "no NVIDIA GPU here")
+    for item in items:
+        if Path(__file__).parent in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.gpu)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def unet_folder():
+    """A tiny UNet2DModel with attention, exported by torch."""
+    return shared_unet_folder()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The same UNet as a diffusers folder."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_unet().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def engine(unet_folder, model, tmp_path):
+    """A function: target, precision, options -> an engine folder of the tiny UNet."""
+
+    def build(name, precision="fp32", **options):
+        found = needs(name)
+        folder = unet_folder
+        if precision != "fp32" and precision not in found.hinted:
+            from diffc.onnx.precision import convert_precision
+
+            folder = tmp_path / f"onnx-{precision}"
+            if not folder.exists():
+                convert_precision(unet_folder, folder, precision)
+        out = tmp_path / "-".join([name, precision, *map(str, options.values())])
+        wanted = {"batch": (4,), "precision": precision, "model": model, **options}
+        drain(found.build(folder, BuildOptions(**wanted), out))
+        return out
+
+    return build

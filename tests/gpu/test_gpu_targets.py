@@ -1,0 +1,137 @@
+"""Every target on a GPU: builds, computes what torch fp32 did, again with other inputs, in time."""
+
+import time
+
+import numpy as np
+import pytest
+from gpu_targets import needs
+from quick import QUICK
+from safetensors.numpy import load_file
+
+from diffc.targets import target
+from diffc.targets.engine import read_info
+
+WAYS = {
+    "torch eager": ("torch", {"variant": "eager"}),
+    "torch graphs": ("torch", {"variant": "graphs"}),
+    "ort-cuda": ("ort-cuda", {}),
+    "trt": ("trt", {}),
+    "trt-rtx": ("trt-rtx", {}),
+}
+# relative L2; fp32 leaves room for TF32 in torch's convolutions
+CLOSE = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 4e-2}
+
+
+def rows(unet_folder):
+    """(inputs, outputs): four rows that torch computed in fp32 on the processor."""
+    reference = load_file(unet_folder / "reference.safetensors")
+    inputs = {name: reference[f"input.{name}"] for name in ("sample", "timestep")}
+    return inputs, reference["output"]
+
+
+def turned(inputs):
+    """The same rows in the opposite order."""
+    return {name: rows[::-1].copy() for name, rows in inputs.items()}
+
+
+def assert_close(found, expected, precision):
+    found = np.asarray(found, np.float64)
+    assert np.isfinite(found).all()
+    assert np.linalg.norm(found - expected) <= CLOSE[precision] * np.linalg.norm(expected)
+
+
+def check_parity(runner, unet_folder, precision):
+    """Right, right with other inputs (a graph reads its buffers anew), and right again."""
+    inputs, expected = rows(unet_folder)
+    for given, wanted in ((inputs, expected), (turned(inputs), expected[::-1]), (inputs, expected)):
+        assert_close(runner(given)["out_sample"], wanted, precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("way", WAYS)
+def test_it_computes_what_torch_did(engine, unet_folder, way, precision):
+    name, options = WAYS[way]
+    folder = engine(name, precision, **options)
+    assert read_info(folder).precision_found == precision
+    runner = target(name).load(folder)
+    check_parity(runner, unet_folder, precision)
+    runner.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_torch_compiled_computes_the_same(engine, unet_folder, precision):
+    runner = target("torch").load(engine("torch", precision, variant="compiled"))
+    check_parity(runner, unet_folder, precision)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bound_call_is_timed_on_the_device(engine, unet_folder, way):
+    """A call's seconds are no more than passed by the clock, and the outputs are there."""
+    name, options = WAYS[way]
+    runner = target(name).load(engine(name, **options))
+    inputs, expected = rows(unet_folder)
+    bound = runner.bind(inputs)
+    bound.run()
+    for _ in range(5):
+        start = time.perf_counter()
+        seconds = bound.run()
+        assert 0 < seconds <= time.perf_counter() - start
+    assert_close(bound.outputs()["out_sample"], expected, "fp32")
+
+
+@pytest.mark.parametrize("name", ["ort-cuda", "trt", "trt-rtx"])
+def test_without_a_graph_it_computes_the_same(engine, unet_folder, name):
+    runner = target(name).load(engine(name))
+    inputs, expected = rows(unet_folder)
+    for bound in (runner.bind(inputs), runner.bind_uncaptured(inputs)):
+        bound.run()
+        assert_close(bound.outputs()["out_sample"], expected, "fp32")
+
+
+@pytest.mark.parametrize("name", ["torch", "ort-cuda", "trt", "trt-rtx"])
+def test_several_batch_sizes_in_turn(engine, unet_folder, name):
+    runner = target(name).load(engine(name, batch=(1, 4)))
+    inputs, expected = rows(unet_folder)
+    for size in (1, 4, 1):
+        found = runner({key: value[:size] for key, value in inputs.items()})["out_sample"]
+        assert_close(found, expected[:size], "fp32")
+
+
+@pytest.mark.parametrize("name", ["trt", "trt-rtx"])
+def test_the_built_engine_is_read_back(engine, name):
+    details = read_info(engine(name, "fp16")).details
+    assert details["precision_read_from"] == "engine inspector"
+
+
+def test_timings_and_kernels_are_kept_for_the_next_time(engine, tmp_path, monkeypatch):
+    from diffc.targets import trt_runner
+    from diffc.targets.tensorrt import TARGET as trt
+
+    if trt.status().runnable:
+        engine("trt", cache=tmp_path / "timings")
+        assert [file.suffix for file in (tmp_path / "timings").iterdir()] == [".timing"]
+    kept = tmp_path / "rtx.kernels"
+    monkeypatch.setattr(
+        trt_runner, "kernel_cache_path", lambda flavour: kept if flavour.ahead_of_time else None
+    )
+    runner = target("trt-rtx").load(engine("trt-rtx"))
+    runner.bind({"sample": np.ones((4, 1, 8, 8), np.float32), "timestep": np.arange(4)})
+    assert kept.stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ort-cuda", "trt", "trt-rtx"])
+def test_a_latency_plan_is_timed_on_this_gpu(tiny_model, tmp_path, name):
+    """The tables of `--allocate latency` come from this GPU, and the plan says so."""
+    import json
+
+    import diffc
+
+    device = needs(name).status().device
+    prune = {**QUICK["prune"], "allocate": "latency"}
+    diffc.compile(tiny_model, ratio=0.4, target=name, out=tmp_path / "out", stop="plan",
+                  options={**QUICK, "prune": prune})  # fmt: skip
+    said = json.loads((tmp_path / "out" / "plan.json").read_text())["why"]["latency"]
+    assert said["bench"]["target"] == name and said["bench"]["device"] == device
+    assert said["measured"]["compressed_ms"] > 0 and said["measured"]["dense_ms"] > 0
