@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffc.bundle import bundle, triton
+from diffc.bundle import bundle, server, triton
 from diffc.bundle.served import served
 from diffc.events import drain
 from diffc.export.runtime import Pipeline, open_bundle
@@ -172,18 +172,16 @@ def import_seconds(folder: Path) -> float:
 
 def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     """A real server: latency and throughput, and the overhead over the engine's own time."""
-    os.environ["DIFFC_TRITON_ENV"] = str(options.triton)
-    sys.path.insert(0, str(ROOT / "tests" / "bundle"))
-    import triton_server
-
+    os.environ[server.VARIABLE] = str(options.triton)
+    parts = server.installed()
+    assert parts is not None, f"{options.triton} holds no server"
     bundle(engine, folder / "repo", server="triton")
-    native = triton_server.has_backend("onnxruntime")
+    native = parts.has_backend("onnxruntime")
     if not native:
         triton.stand_in(folder / "repo", "denoiser", engine)
-    limit_threads(folder / "repo", options.threads)
-    server = triton_server.Server(folder / "repo").start()
-    try:
-        url = f"127.0.0.1:{server.grpc}"
+    triton.limit_threads(folder / "repo", options.threads)
+    with server.running(folder / "repo") as running:
+        url = f"127.0.0.1:{running.grpc}"
         found = {
             model: {
                 "latency_over_engine_at_1": over_engine(url, model, folder / "bundle", options),
@@ -191,8 +189,6 @@ def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> d
             }
             for model in ("pipeline", "pipeline_bls")
         }
-    finally:
-        server.stop()
     return {**found, "denoiser": "onnxruntime backend" if native else "python stand-in"}
 
 
@@ -215,13 +211,6 @@ def over_engine(url: str, model: str, folder: Path, options: argparse.Namespace)
             channel.infer(model, [n, steps])
             ratios.append((time.perf_counter() - middle) / (middle - start))
     return statistics.median(ratios)
-
-
-def limit_threads(repository: Path, threads: int) -> None:
-    """The server's engines use as many threads as the engine measured beside them."""
-    parameter = f'parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}\n'
-    for path in repository.rglob("config.pbtxt"):
-        path.write_text(path.read_text() + parameter)
 
 
 if __name__ == "__main__":

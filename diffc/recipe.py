@@ -149,6 +149,7 @@ class MeasureOptions(Options):
     loop_steps, loop_runs: the whole sampling loop's steps, and how often it is timed.
     explain: where the speed-up comes from: ``on`` from torch eager to the compressed engine,
     ``full`` with torch.compile too (which takes a minute to compile), ``off`` not at all.
+    server: an inference server to measure the loop through, besides; None for none.
     """
 
     runs: int = Field(default=50, ge=10)
@@ -156,6 +157,7 @@ class MeasureOptions(Options):
     loop_steps: int = Field(default=20, ge=1)
     loop_runs: int = Field(default=15, ge=1)
     explain: Literal["off", "on", "full"] = "on"
+    server: Literal["triton"] | None = None
 
 
 class QualityOptions(Options):

@@ -131,3 +131,10 @@ def stand_in(repository: Path, name: str, engine: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     _write_engine_model(folder, public_info(engine), [engine], native=False)
+
+
+def limit_threads(repository: Path, threads: int) -> None:
+    """Engines that the server runs in Python on a processor take so many threads."""
+    parameter = f'parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}\n'
+    for path in repository.rglob("config.pbtxt"):
+        path.write_text(path.read_text() + parameter)

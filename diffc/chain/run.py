@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.chain import back, data, decoder, front, ladder
+from diffc.chain import back, data, decoder, front, ladder, serve
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
 from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
@@ -120,6 +120,9 @@ def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, No
             explained = ladder.explain_stage(runner.out, recipe, name)
             if explained is not None:
                 yield from runner.do(explained)
+            served = serve.serve_stage(runner.out, recipe, name)
+            if served is not None:
+                yield from runner.do(served)
 
 
 def _with_targets(out: Path, recipe: Recipe) -> Recipe:

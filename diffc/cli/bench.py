@@ -29,6 +29,10 @@ def bench_(
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="Measure at least so long.  [3]")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", help="triton: through a server started here, too.  [none]"),
+    ] = None,
     fresh: o.Fresh = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -38,6 +42,7 @@ def bench_(
     \b
       diffc bench OUT
       diffc bench OUT --target openvino --fresh
+      diffc bench OUT --server triton
       diffc bench OUT-30 OUT-50 --target ort-cpu
       diffc bench theirs.onnx OUT/engines/ort-cpu/compressed --batch 1 --json
 
@@ -51,11 +56,11 @@ def bench_(
     if len(things) == 1 and (is_output(things[0]) or not things[0].exists()):
         from diffc.cli.stages import finish_folder
 
-        flags["measure"]["seconds"] = seconds
+        flags["measure"] |= {"seconds": seconds, "server": server}
         finish_folder(things[0], "bench", flags, fresh=fresh, json=json, quiet=quiet)
         return
-    if explain or gpu or fresh:
-        raise RequestError("--explain, --gpu and --fresh belong to one output folder",
+    if explain or gpu or fresh or server:
+        raise RequestError("--explain, --gpu, --server and --fresh belong to one output folder",
                            hint="side by side, engines are measured as they are")  # fmt: skip
     result = _compare(things, flags["build"], seconds, quiet=quiet or json)
     if json:

@@ -51,6 +51,35 @@ class Parity(_Result):
     reason: str = ""
 
 
+class ServedLevel(_Result):
+    """What ``concurrency`` clients got, one image a request; latency by the client's clock."""
+
+    concurrency: int
+    requests: int
+    errors: int
+    seconds: float
+    throughput_per_s: float
+    latency_ms: Latency | None
+
+
+class Served(_Result):
+    """One side's sampling loop through an inference server.
+
+    in_process_ms: the same loop in this process, per image, median. overhead: the latency of one
+    client over that. absent: why nothing was measured.
+    """
+
+    target: str
+    side: str
+    server: str
+    client: str | None = None
+    steps: int
+    in_process_ms: float | None = None
+    levels: list[ServedLevel] = Field(default_factory=list)
+    overhead: float | None = None
+    absent: str | None = None
+
+
 class Speedup(_Result):
     """Median of paired time ratios dense / compressed, and its bootstrap intervals."""
 

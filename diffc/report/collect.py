@@ -10,7 +10,7 @@ from typing import Any
 
 from diffc import __version__
 from diffc.measure.explain import Ladder
-from diffc.measure.results import TargetResult
+from diffc.measure.results import Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock
 from diffc.report.model import ModelFigures, Report, StageFigures
@@ -24,6 +24,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
     found = {name: record for name, record in records.items() if record is not None}
     fresh = {stage.name for stage in done if not stage.cached}
     benches = [record["result"] for name, record in found.items() if name.startswith("bench-")]
+    serves = [record["result"] for name, record in found.items() if name.startswith("serve-")]
     climbs = [record["result"] for name, record in found.items() if name.startswith("explain-")]
     return Report(
         diffc=__version__,
@@ -37,6 +38,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
         pipeline=[TargetResult(**bench["pipeline"]) for bench in benches],
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
+        served=[Served(**row) for serve in serves for row in serve["served"]],
         quality=_result(found, "samples"),
         environment=benches[-1]["environment"] if benches else None,
     )

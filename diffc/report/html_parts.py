@@ -10,7 +10,7 @@ from typing import Any
 
 from diffc.measure.explain import Ladder
 from diffc.measure.results import Speedup, TargetResult
-from diffc.report import svg
+from diffc.report import served, svg
 from diffc.report.lines import MEMORY, factor, noise_words
 from diffc.report.markup import Child, Html, joined, tag
 from diffc.report.model import Report
@@ -289,6 +289,16 @@ def _quality_curve(found: Sequence[Mapping[str, float]]) -> Html | None:
     said = "Samples of the moving average beside the dense model's, few and with few steps."
     rows = [(f"{step:g}", f"{ssim:.3f}") for step, ssim in points]
     return joined(tag("p", said, class_="soft"), behind(chart, ["step", "SSIM"], rows))
+
+
+def serving(report: Report) -> Html | None:
+    """The loop through an inference server."""
+    parts = []
+    for name, sides in served.by_target(report.served).items():
+        figures = table(["", "dense", "compressed", ""], served.rows(sides))
+        said = (tag("p", words, class_="soft") for words in served.notes(sides))
+        parts.append(joined(tag("h3", served.title(name, sides)), figures, *said))
+    return joined(*parts) if parts else None
 
 
 def stages(report: Report) -> Html | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from diffc.measure.explain import Ladder, Rung
 from diffc.measure.results import EngineFigures, Noise, TargetResult
+from diffc.report import served
 from diffc.report.model import Report
 from diffc.report.units import change, count, interval, milliseconds, size
 
@@ -43,6 +44,10 @@ def sections(report: Report) -> list[Section]:
     found += [_target(result) for result in report.targets]
     found += [_loop(result) for result in report.pipeline if result.speedup is not None]
     found += [_ladder(ladder) for ladder in report.ladders]
+    found += [
+        Section(served.title(name, sides), served.rows(sides), served.notes(sides))
+        for name, sides in served.by_target(report.served).items()
+    ]
     if report.quality is not None:
         found.append(_quality(report))
     return found

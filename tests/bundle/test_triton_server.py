@@ -26,6 +26,7 @@ import tritonclient.grpc as client
 
 from diffc.bundle import bundle, triton, triton_check
 from diffc.bundle.served import served
+from diffc.errors import UnavailableError
 from diffc.export.runtime import open_bundle, to_uint8
 
 pytestmark = [
@@ -120,7 +121,7 @@ def test_another_scheduler(server, local, model):
 def test_the_bundled_client(server, local, tmp_path):
     parts = triton_server.environment()
     command = [
-        f"{parts['TRITON_PATH']}/python", str(server.repository / "client.py"),
+        f"{parts.path}/python", str(server.repository / "client.py"),
         "--url", f"127.0.0.1:{server.http}", "--n", "3", "--steps", "4", "--seed", "9",
         "--out", "images.npy",
     ]  # fmt: skip
@@ -285,7 +286,7 @@ def test_a_broken_repository_does_not_start(out, tmp_path):
     path = to / "pipeline" / "config.pbtxt"
     path.write_text(path.read_text().replace('name: "pipeline"', 'name: "other"', 1))
     assert triton_check.problems(to) != []
-    with pytest.raises(RuntimeError, match="tritonserver ended"):
+    with pytest.raises(UnavailableError, match="tritonserver ended"):
         Server(to).start()
 
 

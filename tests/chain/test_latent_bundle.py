@@ -10,8 +10,12 @@ from quick import QUICK
 
 import diffc
 from diffc.bundle import bundle
+from diffc.bundle.server import why_none
+from diffc.chain.run import finish
+from diffc.events import drain
 from diffc.export.runtime import open_bundle
 from diffc.export.runtime.pipeline import _draw, _streams
+from diffc.output import locked_recipe
 from tests.data.tiny_text import save_sd
 
 STEPS, SEED, GUIDANCE = 4, 3, 3.0
@@ -66,3 +70,32 @@ def test_a_bundles_images_are_diffusers_own(out, tmp_path):
 def test_a_model_repository_holds_the_decoder(out, tmp_path):
     made = bundle(out, tmp_path / "models", server="triton")
     assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
+
+
+@pytest.mark.slow
+def test_without_a_server_the_served_figures_say_so(out, monkeypatch):
+    monkeypatch.delenv("DIFFC_TRITON_ENV", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert [row.absent for row in served(out).served] == [
+        "no tritonserver here: it is not on PATH, and DIFFC_TRITON_ENV names no folder with one"
+    ] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_none() is not None, reason="no tritonserver (scripts/triton_env.sh)")
+def test_a_real_server_is_measured_with_conditions(out):
+    """Both sides, through a real tritonserver, with a text condition and the decoder."""
+    rows = served(out).served
+    assert [row.side for row in rows] == ["dense", "compressed"]
+    for row in rows:
+        assert row.absent is None and row.in_process_ms > 0
+        assert [level.concurrency for level in row.levels] == [1, 4, 16]
+        assert all(level.requests > 0 and level.errors == 0 for level in row.levels)
+        first = row.levels[0].latency_ms
+        assert row.overhead == pytest.approx(first.p50 / row.in_process_ms)
+
+
+def served(out):
+    recipe = locked_recipe(out)
+    measure = recipe.measure.model_copy(update={"server": "triton"})
+    return drain(finish(out, recipe.model_copy(update={"measure": measure}), "bench"))

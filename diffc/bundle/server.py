@@ -1,0 +1,159 @@
+"""A tritonserver of this machine, started over a model repository and stopped again.
+
+Found through DIFFC_TRITON_ENV, a folder that scripts/triton_env.sh made (nvidia-pytriton's server),
+or as ``tritonserver`` on PATH with its backends beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffc.errors import UnavailableError
+
+VARIABLE = "DIFFC_TRITON_ENV"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """Where a server's parts lie. path: what goes before PATH for its Python models."""
+
+    program: Path
+    backends: Path
+    path: str = ""
+    libraries: str = ""
+
+    def has_backend(self, name: str) -> bool:
+        """Whether the server's build carries the backend."""
+        return (self.backends / name).is_dir()
+
+
+def installed() -> Installed | None:
+    """The server of this machine, or None."""
+    folder = os.environ.get(VARIABLE)
+    if folder and (Path(folder) / "env.sh").is_file():
+        lines = (Path(folder) / "env.sh").read_text("utf-8").splitlines()
+        found = dict(line.split("=", 1) for line in lines if "=" in line)
+        return Installed(
+            Path(found["TRITON_SERVER"]), Path(found["TRITON_BACKENDS"]), found["TRITON_PATH"],
+            found["TRITON_LIBRARIES"],
+        )  # fmt: skip
+    program = shutil.which("tritonserver")
+    if program is None:
+        return None
+    return Installed(Path(program), Path(program).resolve().parents[1] / "backends")
+
+
+def why_none() -> str | None:
+    """Why no server can be started here, in one line; None when one can."""
+    if installed() is not None:
+        return None
+    return f"no tritonserver here: it is not on PATH, and {VARIABLE} names no folder with one"
+
+
+class Server:
+    """One tritonserver process over ``repository``, on ports of its own."""
+
+    def __init__(self, repository: Path, *arguments: str) -> None:
+        self.repository, self.arguments = repository, arguments
+        self.log = repository.parent / f"{repository.name}.log"
+        self.http, self.grpc = _free_port(), _free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The HTTP address."""
+        return f"http://127.0.0.1:{self.http}"
+
+    def start(self, wait: bool = True, seconds: float = 120) -> Server:
+        """Start it, and wait until it is ready. Raises UnavailableError with the log's end."""
+        parts = installed()
+        if parts is None:
+            raise UnavailableError(str(why_none()))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command(parts), env=_variables(parts), stdout=log, stderr=log
+            )
+        if wait:
+            self.wait_until_ready(seconds)
+        return self
+
+    def _command(self, parts: Installed) -> Sequence[str]:
+        return [
+            str(parts.program),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={parts.backends}",
+            "--http-address=127.0.0.1", f"--http-port={self.http}",
+            "--grpc-address=127.0.0.1", f"--grpc-port={self.grpc}",
+            "--allow-metrics=false",
+            *self.arguments,
+        ]  # fmt: skip
+
+    def wait_until_ready(self, seconds: float = 120) -> None:
+        """Return when every model is loaded. Raises UnavailableError with the log's end."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.process is None or self.process.poll() is not None:
+                raise UnavailableError(f"tritonserver ended:\n{self._said()}")
+            if self.ready():
+                return
+            time.sleep(0.2)
+        self.stop()
+        raise UnavailableError(f"tritonserver was not ready in {seconds:.0f} s:\n{self._said()}")
+
+    def _said(self) -> str:
+        return self.log.read_text("utf-8", "replace")[-3000:]
+
+    def ready(self) -> bool:
+        """Whether it says so."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def stop(self) -> int:
+        """Ask it to end, as Ctrl-C does; after a minute it is killed. Returns its exit status."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+@contextmanager
+def running(repository: Path, *arguments: str) -> Iterator[Server]:
+    """A server that is ready inside the block and gone after it."""
+    server = Server(repository, *arguments)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def _variables(parts: Installed) -> dict[str, str]:
+    found = dict(os.environ)
+    if parts.path:
+        found["PATH"] = os.pathsep.join([parts.path, os.environ.get("PATH", "")])
+    if parts.libraries:
+        found["LD_LIBRARY_PATH"] = parts.libraries
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
