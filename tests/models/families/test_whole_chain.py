@@ -1,0 +1,53 @@
+"""A scaled-down random model of each family through ``diffc.compile``, to a measured engine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cases import CASES, random_model
+from quick import QUICK
+from safetensors.torch import save_file
+
+import diffc
+from diffc.models.families import family
+from diffc.models.families.examples import example_inputs
+
+SIDE = 16
+FLOW = ("sd3", "sana")
+
+
+def save_pipeline(folder, name):
+    """A pipeline folder of the case; its inputs' specs and its config."""
+    import diffusers
+
+    class_name, config, _ = CASES[name]
+    found = family(class_name)
+    model = random_model(class_name, config | {"sample_size": SIDE})
+    model.save_pretrained(folder / found.component)
+    scheduler = (
+        diffusers.FlowMatchEulerDiscreteScheduler if name in FLOW else diffusers.DDPMScheduler
+    )
+    scheduler().save_pretrained(folder / "scheduler")
+    parts = {found.component: class_name, "scheduler": scheduler.__name__}
+    index = {part: ["diffusers", kind] for part, kind in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    plain = json.loads(json.dumps(dict(model.config)))
+    return found.specs(plain), plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdxl", "ldm4", "dit", "pixart", "sd3", "sana"])
+def test_a_small_model_becomes_a_measured_engine(tmp_path, name):
+    specs, config = save_pipeline(tmp_path / "model", name)
+    rows = example_inputs(specs, config, 6)
+    conditions = {spec.name: rows[spec.name] for spec in specs if spec.kind == "condition"}
+    save_file({k: v.contiguous() for k, v in conditions.items()}, tmp_path / "data.safetensors")
+    options = {
+        **QUICK,
+        "data": {**QUICK["data"], "source": str(tmp_path / "data.safetensors")},
+    }
+    report = diffc.compile(tmp_path / "model", ratio=0.25, out=tmp_path / "out", options=options)
+    assert report.targets[0].parity.passed and report.targets[0].speedup is not None
+    assert report.compressed.macs == pytest.approx(0.75 * report.model.macs, rel=0.15)
+    assert report.quality["ssim"]["n"] == QUICK["quality"]["images"]
