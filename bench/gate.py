@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from diffc.events import drain
-from diffc.gate.check import CheckRequest, check
+from diffc.gate.check import CheckRequest, check, in_turn
 from diffc.gate.limits import limits
 from diffc.gate.outputs import sentence
 from diffc.gate.rule import RuleOptions, compare_calls, looks, same_calls, slower
@@ -55,10 +55,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where engines are kept between runs")
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--busy", type=int, default=1, help="other processes that compute")
+    parser.add_argument(
+        "--by", default="", help="what they are, where they run already: none are started here"
+    )
     options = parser.parse_args()
     if options.what == "trials":
-        with busy_cores(options.busy):
-            trials(options.work, options.seconds, options.busy)
+        with busy_cores(0 if options.by else options.busy):
+            trials(options.work, options.seconds, options.busy, options.by)
     elif options.what == "slowdowns":
         slowdowns(options.work)
     summary()
@@ -78,13 +81,13 @@ def busy_cores(number: int):
             process.wait()
 
 
-def trials(work: Path, seconds: float, busy: int) -> None:
+def trials(work: Path, seconds: float, busy: int, by: str = "") -> None:
     """Add trials to the record until ``seconds`` have passed."""
     engine = built(work, "base", threads=1)
     end = time.perf_counter() + seconds
     number = len(read_trials())
     while time.perf_counter() < end:
-        row = {"busy": busy, **trial(engine, number)}
+        row = {"busy": busy, "by": by or "matrix products", **trial(engine, number)}
         with TRIALS.open("a") as file:
             file.write(json.dumps(row) + "\n")
         number += 1
@@ -95,10 +98,10 @@ def trial(engine: Path, seed: int) -> dict:
     """One: the verdict as the gate gives it, then the pairs that the slower ones would ask for."""
     rule = RuleOptions(seed=seed)
     start = time.perf_counter()
-    with loaded({"candidate": engine, "baseline": engine}, None) as runners:
+    with loaded(in_turn({"candidate": engine, "baseline": engine}, seed), None) as runners:
         calls = {n: r.bind(example_inputs(r.info, 1)).run for n, r in runners.items()}
         same = drain(same_calls(calls["baseline"], calls["candidate"], rule))
-    with loaded({"candidate": engine, "baseline": engine}, None) as runners:
+    with loaded(in_turn({"candidate": engine, "baseline": engine}, seed), None) as runners:
         calls = {n: r.bind(example_inputs(r.info, 1)).run for n, r in runners.items()}
         found = drain(compare_calls(calls["candidate"], calls["baseline"], rule))
         taken = time.perf_counter() - start
@@ -260,6 +263,7 @@ def _of_load(busy: int, rows: list[dict]) -> dict:
     changed = {f"+{p} %": [replayed(row, 1 + p / 100) for row in rows] for p in SLOWER}
     return {
         "other_processes_computing": busy,
+        "by": sorted({row["by"] for row in rows}),
         "trials": len(rows),
         "p50_ms": round(float(np.median([np.median(r["us"], axis=0)[1] for r in rows])) / 1e3, 3),
         "p90_over_p50_median": statistics.median(row["p90_over_p50"] for row in rows),

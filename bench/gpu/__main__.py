@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffc.targets import target
+from diffc.targets import machine, target
 
 from .jobs import Job, is_done, run, skip
 from .networks import NETWORKS
@@ -106,6 +106,12 @@ def _latency(args) -> Iterator[tuple[Job, str]]:
     for network in args.networks:
         for precision in args.precision:
             yield from _of_network(args, network, precision)
+    yield _job(args, "latency", "trt-rtx-anyway", "anyway", "--network", args.networks[0],
+               "--precision", args.precision[0]), _no_gpu()  # fmt: skip
+
+
+def _no_gpu() -> str:
+    return "" if machine.gpus() else "no NVIDIA GPU here"
 
 
 def _of_network(args, network: str, precision: str) -> Iterator[tuple[Job, str]]:

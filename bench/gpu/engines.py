@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+
 from diffc.errors import DiffcError
 from diffc.events import drain
 from diffc.measure.engines import noise_of, opened, timed
@@ -139,3 +141,27 @@ def memory(place: Path, name: str, batch: int, precision: str) -> dict:
         except DiffcError as error:
             found[allocation] = {"absent": str(error)}
     return {"target": name, "batch": batch, "precision": precision, **found}
+
+
+def open_anyway(place: Path, precision: str) -> dict:
+    """What happens when the engine for "8.0 and later" is opened on this GPU, whatever it is.
+
+    The target itself refuses GPUs that TensorRT-RTX does not list; here the runner is asked
+    directly, and its own words are recorded.
+    """
+    from diffc.targets.engine import read_info
+    from diffc.targets.trt_rtx import TARGET
+    from diffc.targets.trt_runner import TrtRunner
+
+    engine, facts = _build(place, "trt-rtx", "", 1, precision)
+    info = read_info(engine)
+    said = {"status": TARGET.status().reason, "built_as": facts["built_as"]}
+    file = next(engine / name for name in info.files if not name.endswith(".json"))
+    try:
+        runner = TrtRunner(TARGET.flavour, file, info)
+        bound = runner.bind(example_inputs(info, 1))
+        times = [bound.run() for _ in range(20)]
+        finite = bool(np.isfinite(next(iter(bound.outputs().values()))).all())
+        return {**said, "opened": True, "ms": float(np.median(times)) * 1e3, "finite": finite}
+    except (DiffcError, RuntimeError) as error:
+        return {**said, "opened": False, "error": f"{type(error).__name__}: {error}"[:2000]}

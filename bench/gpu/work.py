@@ -65,6 +65,13 @@ def measure(args) -> dict:
     return take(args.work / args.network, args.target, args.batch, args.precision, args.timing)
 
 
+def anyway(args) -> dict:
+    """TensorRT-RTX's portable engine on this GPU, listed or not."""
+    from .engines import open_anyway
+
+    return open_anyway(args.work / args.network / "dense", args.precision)
+
+
 def memory(args) -> dict:
     """The dense and the ``latency`` engine's peak memory."""
     from .engines import memory as take
@@ -104,7 +111,7 @@ def _bench(script: str, *arguments) -> None:
     subprocess.run(command, check=True, cwd=ROOT)
 
 
-WORK = {f.__name__: f for f in (environment, tests, prepare, measure, memory, speed, study)}
+WORK = {f.__name__: f for f in (environment, tests, prepare, measure, anyway, memory, speed, study)}
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def _timed(pair: Pair, batch: int, request: CheckRequest) -> Work[tuple[list[Fig
     same = yield from _fitness(baseline, batch, request)
     noise = _noise(label, same)
     folders = {"candidate": pair.candidate.folder, "baseline": baseline.folder}
-    with loaded(_in_turn(folders, request.rule.seed), request.threads) as runners:
+    with loaded(in_turn(folders, request.rule.seed), request.threads) as runners:
         calls = {name: _call(runner, baseline, batch) for name, runner in runners.items()}
         decision = yield from compare_calls(calls["candidate"], calls["baseline"], request.rule)
         figures = list(_latency(label, decision, same, request))
@@ -149,7 +149,7 @@ def _timed(pair: Pair, batch: int, request: CheckRequest) -> Work[tuple[list[Fig
     return figures, noise
 
 
-def _in_turn(folders: dict[str, Path], seed: int) -> dict[str, Path]:
+def in_turn(folders: dict[str, Path], seed: int) -> dict[str, Path]:
     """The engines in the order in which they are loaded: an odd seed loads the baseline first.
 
     Which one comes first to memory can make it a little faster or slower for good, which no order

@@ -98,6 +98,7 @@ def test_the_whole_runs_small_on_a_cpu(tmp_path):
     subprocess.run(command, cwd=ROOT, env=env, check=True)
     index = json.loads((tmp_path / "index.json").read_text())
     assert not [state for state in index.values() if state.startswith("failed")], index
+    assert index["latency/trt-rtx-anyway"] == "skipped: no NVIDIA GPU here"
     for name in ("torch", "ort-cpu"):
         held = json.loads((tmp_path / f"latency/cifar-fp32-{name}-batch2.json").read_text())
         assert f"{name}, latency" in held["rows"] or "torch eager, latency" in held["rows"]
