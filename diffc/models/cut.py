@@ -22,6 +22,7 @@ from diffc.models.sizes import follow_shapes, replace_tensor
 from diffc.models.source import PRUNING_FILE, read_json
 
 FORMAT = 1
+_OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of the model
 
 
 def skeleton(
@@ -51,7 +52,7 @@ def attribute_changes(model: nn.Module, from_shapes: nn.Module) -> dict[str, dic
             for key, value in vars(module).items()
             if not key.startswith("_")
             and isinstance(value, int | float | tuple)
-            and key != "training"
+            and key not in _OF_TRAINING
             and before.get(key) != value
         }
         if changed:

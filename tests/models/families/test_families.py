@@ -199,6 +199,22 @@ def test_unknown_blocks_are_refused_in_one_line():
         found.groups(skeleton("UNet2DModel", skip), meta_inputs(found.specs(skip)))
 
 
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_a_model_saved_while_it_trains_runs_when_loaded(name, tmp_path):
+    """Gradient checkpointing is a state of the training run; loaded without its function, it
+    would stop every forward pass that records gradients, an export's among them."""
+    tiny = case(name)
+    model = cut_copy(tiny, least_keep(tiny.groups))
+    expected = outputs(tiny, model)
+    model.enable_gradient_checkpointing()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    write_pruning(tmp_path / "pruning.json", model, tiny.family.class_name, tiny.config, {})
+    pruning = read_pruning(tmp_path)
+    weights = (tmp_path / "model.safetensors",)
+    again = load_cut(tiny.family.class_name, tiny.config, weights, pruning)
+    assert torch.equal(tiny.family.call(again, tiny.inputs).detach(), expected)
+
+
 @pytest.mark.parametrize("block", ["SimpleCrossAttnDownBlock2D", "KDownBlock2D"])
 def test_blocks_that_cannot_be_cut_are_named(block):
     _, config, _ = CASES["sd15"]

@@ -14,7 +14,7 @@ from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 
 SIDE = 16
-FLOW = ("sd3", "sana")
+FLOW = ("sd3", "sana", "flux")
 
 
 def save_pipeline(folder, name):
@@ -23,21 +23,27 @@ def save_pipeline(folder, name):
 
     class_name, config, _ = CASES[name]
     found = family(class_name)
-    model = random_model(class_name, config | {"sample_size": SIDE})
+    model = random_model(class_name, config | ({} if name == "flux" else {"sample_size": SIDE}))
     model.save_pretrained(folder / found.component)
     scheduler = (
         diffusers.FlowMatchEulerDiscreteScheduler if name in FLOW else diffusers.DDPMScheduler
     )
     scheduler().save_pretrained(folder / "scheduler")
     parts = {found.component: class_name, "scheduler": scheduler.__name__}
+    if name == "flux":  # its latents are packed by what its VAE's config says
+        parts["vae"] = "AutoencoderKL"
+        diffusers.AutoencoderKL(
+            latent_channels=2, block_out_channels=(8, 8), norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        ).save_pretrained(folder / "vae")  # fmt: skip
     index = {part: ["diffusers", kind] for part, kind in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index))
     plain = json.loads(json.dumps(dict(model.config)))
-    return found.specs(plain), plain
+    return found.specs(plain, SIDE if name == "flux" else None), plain
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "ldm4", "dit", "pixart", "sd3", "sana"])
+@pytest.mark.parametrize("name", ["sdxl", "ldm4", "dit", "pixart", "sd3", "sana", "flux"])
 def test_a_small_model_becomes_a_measured_engine(tmp_path, name):
     specs, config = save_pipeline(tmp_path / "model", name)
     rows = example_inputs(specs, config, 6)
@@ -47,6 +53,8 @@ def test_a_small_model_becomes_a_measured_engine(tmp_path, name):
         **QUICK,
         "data": {**QUICK["data"], "source": str(tmp_path / "data.safetensors")},
     }
+    if name == "flux":
+        options["export"] = {"resolution": SIDE}
     report = diffc.compile(tmp_path / "model", ratio=0.25, out=tmp_path / "out", options=options)
     assert report.targets[0].parity.passed and report.targets[0].speedup is not None
     assert report.compressed.macs == pytest.approx(0.75 * report.model.macs, rel=0.15)
