@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffc.bundle import folder as folders
-from diffc.bundle import plain, triton
+from diffc.bundle import ovms, plain, triton
 from diffc.bundle.source import find
 from diffc.errors import unknown
 
-SERVERS = {"triton": triton.write, "none": plain.write}
+SERVERS = {"triton": triton.write, "ovms": ovms.write, "none": plain.write}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def bundle(
     """Write ``to``: everything that a server needs to make images with an engine.
 
     out: an output folder (its engines/TARGET/SIDE is taken), or an engine folder itself.
-    server: ``triton`` for a model repository, ``none`` for a service of one's own.
+    server: ``triton`` for a model repository, ``ovms`` for OpenVINO Model Server, ``none`` for a
+        service of one's own.
     target: which of the output folder's targets; may be left out when there is one.
     plans: engine folders of the same model for other GPUs, picked by compute capability.
     force: write into a folder that is not empty. Files that diffc did not make are never touched,

@@ -97,6 +97,39 @@ other.
 """
 
 
+def ovms(source: Source) -> str:
+    """README.md of a folder for OpenVINO Model Server."""
+    decoder = "- `decoder/`: the VAE's decoder, likewise\n" if source.decoder else ""
+    return f"""# {_title(source)}: for OpenVINO Model Server
+
+{_about(source)}
+
+## What is here
+- `config.json`: the models, for `--config_path`
+- `denoiser/`: one step of the network
+{decoder}- `client/`: the sampling loop; it needs `numpy`, and asks the server for every step
+
+## Run it
+```bash
+docker run --rm -p 8000:8000 -v $PWD:/models:ro openvino/model_server:latest \\
+    --config_path /models/config.json --rest_port 8000
+```
+
+## Ask it
+```bash
+cd client
+python client.py --url http://localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+```
+
+```python
+from client import open_server
+
+pipeline = open_server("http://localhost:8000")
+samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
+```
+"""
+
+
 def _title(source: Source) -> str:
     return f"{source.info['source'].get('class_name', 'A diffusion model')} for {source.target}"
 

@@ -32,6 +32,7 @@ _SOURCE_KEYS = (
     "parameters",
     "macs",
 )
+_DETAILS = ("settings",)  # what an OpenVINO engine was measured with, and is loaded with
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def public_info(engine: Path) -> dict[str, Any]:
         for k, v in scheduler.items()
         if k != "_name_or_path" and not k.startswith("_diffusers")
     }
-    return {**content, "threads": None, "details": {}}
+    details = {key: value for key, value in content["details"].items() if key in _DETAILS}
+    return {**content, "threads": None, "details": details}
 
 
 def _check_same_model(info: Mapping[str, Any], other: Mapping[str, Any], plan: Path) -> None:

@@ -15,7 +15,11 @@ def bundle_(
     out: o.OutFolder,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the bundle goes.")],
     server: Annotated[
-        str, typer.Option("--server", help="triton: a model repository; none: a plain folder.")
+        str,
+        typer.Option(
+            "--server",
+            help="triton: a model repository; ovms: OpenVINO Model Server's; none: a plain folder.",
+        ),
     ] = "triton",
     target: Annotated[
         str | None, typer.Option("--target", help="Whose engine.  [the only one in OUT]")
@@ -33,6 +37,7 @@ def bundle_(
 
     \b
       diffc bundle OUT --server triton --to ./model-repository
+      diffc bundle OUT --server ovms --target openvino --to ./models
       diffc bundle OUT --server none --to ./service
     """
     from diffc.bundle import bundle

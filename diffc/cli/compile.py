@@ -48,7 +48,7 @@ def compile_(
         bool, typer.Option("--no-build", help="Stop before the engines: build them elsewhere.")
     ] = False,
     bundle: Annotated[
-        str | None, typer.Option("--bundle", help="OUT/bundle for a server: triton, none.")
+        str | None, typer.Option("--bundle", help="OUT/bundle for a server: triton, ovms, none.")
     ] = None,
     fresh: o.Fresh = False,
     json: o.Json = False,

@@ -1,0 +1,68 @@
+"""``--server ovms``: a folder for OpenVINO Model Server, and the sampling loop as its client.
+
+    config.json       the models, as ``--config_path`` takes it
+    denoiser/1/       OpenVINO's model.xml and model.bin
+    decoder/1/        the VAE decoder's, of a latent model
+    client/           the loop: numpy alone, every step a request
+
+Source: OpenVINO Model Server's documentation, "Preparing a Model Repository" and "Serving multiple
+models".
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffc.bundle import readme
+from diffc.bundle.folder import copy_file, copy_package
+from diffc.bundle.plain import EXPORT
+from diffc.bundle.source import Source, public_info, write_info
+from diffc.errors import RequestError
+
+TARGET, ROOT, VERSION = "openvino", "/models", "1"
+
+
+def write(source: Source, to: Path) -> tuple[str, ...]:
+    """Write the folder. Raises RequestError for another target's engine."""
+    if source.target != TARGET:
+        raise RequestError(
+            f"OpenVINO Model Server runs OpenVINO's models, not an engine for '{source.target}'",
+            hint="diffc build OUT --target openvino, then --target openvino here",
+        )
+    models = {"denoiser": source.engine} | ({"decoder": source.decoder} if source.decoder else {})
+    for name, engine in models.items():
+        for file in public_info(engine)["files"]:
+            copy_file(engine / file, to / name / VERSION / file)
+    _write_client(source, to / "client")
+    served = [{"config": {"name": name, "base_path": f"{ROOT}/{name}"}} for name in models]
+    _write_json(to / "config.json", {"model_config_list": served})
+    (to / "README.md").write_text(readme.ovms(source))
+    return tuple(models)
+
+
+def _write_client(source: Source, folder: Path) -> None:
+    copy_package(EXPORT / "runtime", folder / "runtime")
+    copy_file(EXPORT / "ovms" / "client.py", folder / "client.py")
+    write_info(source.info, folder / "engine")
+    _write_json(folder / "pipeline.json", {**source.settings(), **_decoder(source)})
+
+
+def _decoder(source: Source) -> dict[str, Any]:
+    """How the client asks the decoder; without one, the latents are its images."""
+    from diffc.bundle.triton_config import largest
+
+    info = source.decoder_info
+    if info is None:
+        return {}
+    ask = {
+        "input": info["inputs"][0]["name"],
+        "output": info["outputs"][0]["name"],
+        "most": max(largest(info), 1),
+    }
+    return {"decoder": ask}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

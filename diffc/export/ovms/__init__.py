@@ -1,0 +1,1 @@
+"""What goes into a bundle for OpenVINO Model Server beside its models."""

@@ -1,0 +1,112 @@
+"""The folder for OpenVINO Model Server: what the server reads, and the client's loop against a
+stand-in that speaks its protocol with the folder's own models. The real server is not here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_engines
+
+from diffc.bundle import bundle
+from diffc.errors import RequestError
+from diffc.events import drain
+from diffc.export.runtime import open_bundle, to_uint8
+from diffc.targets import target
+from diffc.targets.base import BuildOptions
+
+ov = pytest.importorskip("openvino", reason="needs openvino (diffc[openvino])")
+
+
+@pytest.fixture(scope="module")
+def openvino_out(tmp_path_factory) -> Path:
+    """OUT of a latent model with openvino engines."""
+    out = tmp_path_factory.mktemp("ovms") / "out"
+    engines = out / "engines" / "openvino"
+    for name, graph, more in (
+        ("compressed", tiny_engines.graph(conditions=False), {}),
+        ("decoder", tiny_engines.decoder_graph(), {"scaling_factor": 0.5}),
+    ):
+        source = tiny_engines.onnx_folder(out / "onnx" / name, graph, **more)
+        options = BuildOptions(batch=(1, 2), one_profile=True, threads=1)
+        drain(target("openvino").build(source, options, engines / name))
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(openvino_out, tmp_path_factory) -> Path:
+    to = tmp_path_factory.mktemp("served") / "models"
+    made = bundle(openvino_out, to, server="ovms")
+    assert made.models == ("denoiser", "decoder")
+    return to
+
+
+@pytest.fixture
+def url(folder):
+    """What OpenVINO Model Server does with config.json: each model's newest version, asked for by
+    the KServe protocol."""
+    config = json.loads((folder / "config.json").read_text())
+    models = {}
+    for entry in config["model_config_list"]:
+        base = folder / Path(entry["config"]["base_path"]).relative_to("/models")
+        newest = max(base.iterdir(), key=lambda path: int(path.name))
+        models[entry["config"]["name"]] = ov.Core().compile_model(newest / "model.xml", "CPU")
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            model = models[self.path.split("/")[3]]
+            kinds = {"FP32": np.float32, "INT64": np.int64}
+            given = {i["name"]: np.array(i["data"], kinds[i["datatype"]]).reshape(i["shape"])
+                     for i in body["inputs"]}  # fmt: skip
+            array = model(given)[body["outputs"][0]["name"]]
+            found = {"name": "x", "shape": array.shape, "data": array.ravel().tolist()}
+            content = json.dumps({"outputs": [found]}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def asked(folder: Path, url: str, out: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "client.py", "--url", url, "--out", str(out), *more]
+    return subprocess.run(command, cwd=folder / "client", capture_output=True, text=True)
+
+
+def test_the_clients_images_are_the_bundles_own(folder, url, openvino_out, tmp_path):
+    done = asked(folder, url, tmp_path / "images.npy", "--n", "3", "--steps", "4", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    bundle(openvino_out, tmp_path / "plain", server="none")
+    expected = to_uint8(open_bundle(tmp_path / "plain", threads=1).generate(3, 4, 7))
+    found = np.load(tmp_path / "images.npy")
+    assert found.shape == expected.shape and expected.std() > 1
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_server_that_is_not_there_and_a_wrong_request_are_one_line(folder, url, tmp_path):
+    gone = asked(folder, "http://127.0.0.1:9", tmp_path / "x.npy")
+    assert gone.returncode == 1 and gone.stderr.startswith(
+        "no server answers at http://127.0.0.1:9"
+    )
+    wrong = asked(folder, url, tmp_path / "x.npy", "--steps", "0")
+    assert wrong.returncode == 1 and wrong.stderr.startswith("steps must be")
+    assert len(gone.stderr.splitlines()) == len(wrong.stderr.splitlines()) == 1
+
+
+def test_another_targets_engine_is_refused(out, tmp_path):
+    with pytest.raises(RequestError, match="not an engine for 'ort-cpu'"):
+        bundle(out, tmp_path / "models", server="ovms")
+    assert not (tmp_path / "models").exists()
