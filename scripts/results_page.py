@@ -258,8 +258,9 @@ def gate(found: dict[str, Any]) -> list[str]:
             if isinstance(row, dict) and "regressed" in row:
                 rates = [percent(row[v]) for v in ("pass", "regressed", "inconclusive")]
                 rows.append([name, *rates])
-        lines += [f"{trials['trials']} trials with {trials['other_processes_computing']} other "
-                  f"process(es) computing; median time to a verdict "
+        others = f"{trials['other_processes_computing']} ({', '.join(trials.get('by', []))})"
+        lines += [f"{trials['trials']} trials, other processes computing: {others}; median time to a "
+                  "verdict "
                   f"{trials['seconds_to_verdict']['median']:.1f} s.\n",
                   *table(["", "pass", "regressed", "inconclusive"], rows)]  # fmt: skip
     if found["slowdowns"]:
