@@ -259,8 +259,8 @@ def gate(found: dict[str, Any]) -> list[str]:
                 rates = [percent(row[v]) for v in ("pass", "regressed", "inconclusive")]
                 rows.append([name, *rates])
         others = f"{trials['other_processes_computing']} ({', '.join(trials.get('by', []))})"
-        lines += [f"{trials['trials']} trials, other processes computing: {others}; median time to a "
-                  "verdict "
+        lines += [f"{trials['trials']} trials, other processes computing: {others}; median time "
+                  "to a verdict "
                   f"{trials['seconds_to_verdict']['median']:.1f} s.\n",
                   *table(["", "pass", "regressed", "inconclusive"], rows)]  # fmt: skip
     if found["slowdowns"]:
