@@ -58,8 +58,8 @@ def asking(url: str, model: str, output: str) -> Callable[[dict[str, Any]], np.n
             "outputs": [{"name": output}],
         }  # fmt: skip
         found = _post(address, body)["outputs"][0]
-        array = np.array(found["data"], np.float32)
-        return array.reshape(found["shape"])
+        array: np.ndarray = np.array(found["data"], np.float32).reshape(found["shape"])
+        return array
 
     return call
 
