@@ -91,18 +91,21 @@ def test_what_cannot_be_done_is_recorded(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_whole_runs_small_on_a_cpu(tmp_path):
+    """Without torch.compile, which takes minutes of C++ for each network."""
     command = [sys.executable, "-m", "bench.gpu", "--out", str(tmp_path), "--small",
-               "--seconds", "1100", "--networks", "cifar",
+               "--seconds", "1100", "--networks", "cifar", "--targets", "ort-cpu", "trt-rtx",
                "--only", "environment", "latency", "memory"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=ROOT, env=env, check=True)
     index = json.loads((tmp_path / "index.json").read_text())
     assert not [state for state in index.values() if state.startswith("failed")], index
     assert index["latency/trt-rtx-anyway"] == "skipped: no NVIDIA GPU here"
-    for name in ("torch", "ort-cpu"):
-        held = json.loads((tmp_path / f"latency/cifar-fp32-{name}-batch2.json").read_text())
-        assert f"{name}, latency" in held["rows"] or "torch eager, latency" in held["rows"]
-        assert held["rows"]["torch eager, dense"]["over_torch_eager"]["median"] == 1.0
+    held = json.loads((tmp_path / "latency/cifar-fp32-ort-cpu-batch2.json").read_text())
+    allocations = ("dense", "latency", "global", "uniform")
+    assert set(held["rows"]) == {"torch eager, dense", *(f"ort-cpu, {a}" for a in allocations)}
+    assert held["rows"]["torch eager, dense"]["over_torch_eager"]["median"] == 1.0
+    ahead = json.loads((tmp_path / "latency/cifar-fp32-trt-rtx-batch2.json").read_text())
+    assert set(ahead["absent"]) == {f"trt-rtx, {a}" for a in allocations}
     again = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
     assert again.stdout == "", "nothing is done twice"
     assert (tmp_path / "latency/cifar-fp32-batch2.png").exists()
