@@ -87,6 +87,7 @@ def _time(built, batch: int, seconds: float):
         runners = {label: runners[label] for label in first_calls}
         if not runners:
             return {}, {**reasons, **refused}, None
+        infos = [runner.info for runner in runners.values()]
         options = LatencyOptions(rounds=20, seconds=seconds, most_seconds=4 * seconds)
         timings = drain(timed(runners, batch, options))
         first = ANCHOR if ANCHOR in runners else next(iter(runners))
@@ -102,7 +103,7 @@ def _time(built, batch: int, seconds: float):
             }
             for label in runners
         }
-        return rows, {**reasons, **refused}, noise_of(timings, first).model_dump()
+        return rows, {**reasons, **refused}, noise_of(timings, first, infos).model_dump()
 
 
 def _first_calls(runners, batch: int):
