@@ -245,11 +245,13 @@ def summary() -> None:
     rows = read_trials()
     if not rows:
         return
-    loads = sorted({row["busy"] for row in rows})
+    loads = sorted({(row["busy"], row["by"]) for row in rows})
     found = {
         "engine": "random UNet2DModel, 32x32x3, ort-cpu, 1 thread",
         "limit": "5 %",
-        "trials": [_of_load(busy, [r for r in rows if r["busy"] == busy]) for busy in loads],
+        "trials": [
+            _of_load(load, [r for r in rows if (r["busy"], r["by"]) == load]) for load in loads
+        ],
         "slowdowns": json.loads(SLOWDOWNS.read_text()) if SLOWDOWNS.exists() else None,
         "environment": read_environment().model_dump(mode="json"),
     }
@@ -258,12 +260,13 @@ def summary() -> None:
     print(json.dumps(shown, indent=1))
 
 
-def _of_load(busy: int, rows: list[dict]) -> dict:
-    """The rates under one load."""
+def _of_load(rows: list[dict], busy: int, by: str) -> dict:
+    """The rates of the trials under one load."""
+    rows = [row for row in rows if (row["busy"], row["by"]) == (busy, by)]
     changed = {f"+{p} %": [replayed(row, 1 + p / 100) for row in rows] for p in SLOWER}
     return {
         "other_processes_computing": busy,
-        "by": sorted({row["by"] for row in rows}),
+        "by": by,
         "trials": len(rows),
         "p50_ms": round(float(np.median([np.median(r["us"], axis=0)[1] for r in rows])) / 1e3, 3),
         "p90_over_p50_median": statistics.median(row["p90_over_p50"] for row in rows),

@@ -258,7 +258,7 @@ def gate(found: dict[str, Any]) -> list[str]:
             if isinstance(row, dict) and "regressed" in row:
                 rates = [percent(row[v]) for v in ("pass", "regressed", "inconclusive")]
                 rows.append([name, *rates])
-        others = f"{trials['other_processes_computing']} ({', '.join(trials.get('by', []))})"
+        others = f"{trials['other_processes_computing']} ({trials['by']})"
         lines += [f"{trials['trials']} trials, other processes computing: {others}; median time "
                   "to a verdict "
                   f"{trials['seconds_to_verdict']['median']:.1f} s.\n",

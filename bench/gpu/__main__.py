@@ -14,7 +14,7 @@
 Every job is a process of its own: one that dies takes nothing with it, one that runs out of time is
 tried again by the next call, one that cannot be done here is recorded with the reason. Pictures and
 the index are made at the end of each call. The piece ``latency`` keeps its cost tables in
-OUT/work/tables. README.md beside this file says what must be brought along.
+OUT/work/tables. README.md beside this file lists the packages.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _of_network(args, network: str, precision: str) -> Iterator[tuple[Job, str]]
     common = ("--network", network, "--precision", precision)
     for allocation in ALLOCATIONS:
         yield _job(args, "latency", f"{network}-{precision}-{allocation}", "prepare", *common,
-                   "--allocation", allocation, least=20.0), ""  # fmt: skip
+                   "--allocation", allocation, "--batch", max(args.batch),
+                   least=20.0), ""  # fmt: skip
     for batch in args.batch:
         for name in args.targets:
             timing = 0.3 if args.small else 3.0

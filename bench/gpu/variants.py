@@ -12,6 +12,7 @@ WORK/NETWORK/ALLOCATION/{model,onnx,onnx-PRECISION,plan.json}
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -40,14 +41,18 @@ TENSOR_CORES = 8  # what they want of fp16 and bf16 widths
 LATENCY_TARGETS = ("trt", "trt-rtx", "ort-cuda", "ort-cpu")  # the first that runs here
 
 
-def prepare(folder: Path, allocation: str, work: Path, precision: str) -> dict:
-    """Make WORK/NETWORK/ALLOCATION from the dense network in ``folder``; what was done."""
+def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: int) -> dict:
+    """Make WORK/NETWORK/ALLOCATION from the dense network in ``folder``; what was done.
+
+    batch: the size at which ``latency`` measures.
+    """
     place = work / folder.parent.name / allocation
     source = find(folder)
     start = time.perf_counter()
+    bench = latency_bench(work, precision, batch) if allocation == "latency" else None
     align = 1 if allocation == "uniform" else TENSOR_CORES
     problem = problem_of(source, _recipe(source, allocation), None, align)
-    widths, why = _widths(problem, allocation, work, precision)
+    widths, why = _widths(problem, allocation, bench)
     planned = time.perf_counter() - start
     _write(problem, widths, place, precision)
     costs = problem.costs
@@ -62,7 +67,7 @@ def prepare(folder: Path, allocation: str, work: Path, precision: str) -> dict:
     }
 
 
-def latency_bench(work: Path, precision: str, batch: int = 1) -> Bench:
+def latency_bench(work: Path, precision: str, batch: int) -> Bench:
     """Where latencies are measured for planning; its tables stay in WORK/tables."""
     for name in LATENCY_TARGETS:
         status = target(name).status()
@@ -78,12 +83,12 @@ def _recipe(source: Source, allocation: str):
     return resolve(family=source.class_name, flags={"prune": prune})
 
 
-def _widths(problem: Problem, allocation: str, work: Path, precision: str):
+def _widths(problem: Problem, allocation: str, bench: Bench | None):
     if allocation == "dense":
         return problem.costs.dense, None
-    if allocation == "latency":
-        bench = latency_bench(work, precision)
-        timed = drain(widths_by_latency(problem, bench, work / "latency-scratch"))
+    if bench is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            timed = drain(widths_by_latency(problem, bench, Path(scratch)))
         return timed.widths, timed.why
     if allocation == "global":
         generator = np.random.default_rng(0)

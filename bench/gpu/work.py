@@ -55,7 +55,7 @@ def prepare(args) -> dict:
     from .variants import prepare as make
 
     folder = network_folder(args.network, args.work, small=args.small)
-    return make(folder, args.allocation, args.work, args.precision)
+    return make(folder, args.allocation, args.work, args.precision, args.batch)
 
 
 def measure(args) -> dict:

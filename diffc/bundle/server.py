@@ -76,7 +76,7 @@ class Server:
         return f"http://127.0.0.1:{self.http}"
 
     def start(self, wait: bool = True, seconds: float = 120) -> Server:
-        """Start it, and wait until it is ready. Raises UnavailableError with the log's end."""
+        """Start it and wait until it is ready. UnavailableError has the log's end as its hint."""
         parts = installed()
         if parts is None:
             raise UnavailableError(str(why_none()))
@@ -100,19 +100,22 @@ class Server:
         ]  # fmt: skip
 
     def wait_until_ready(self, seconds: float = 120) -> None:
-        """Return when every model is loaded. Raises UnavailableError with the log's end."""
+        """Return when every model is loaded. Raises UnavailableError; its hint is the log's end."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process is None or self.process.poll() is not None:
-                raise UnavailableError(f"tritonserver ended:\n{self._said()}")
+                raise self._failed("ended")
             if self.ready():
                 return
             time.sleep(0.2)
         self.stop()
-        raise UnavailableError(f"tritonserver was not ready in {seconds:.0f} s:\n{self._said()}")
+        raise self._failed(f"was not ready in {seconds:.0f} s")
 
-    def _said(self) -> str:
-        return self.log.read_text("utf-8", "replace")[-3000:]
+    def _failed(self, how: str) -> UnavailableError:
+        """One line, and the log's end as the hint."""
+        said = self.log.read_text("utf-8", "replace")[-3000:].strip()
+        last = said.splitlines()[-1][:200] if said else "its log is empty"
+        return UnavailableError(f"tritonserver {how}: {last}", hint=said or None)
 
     def ready(self) -> bool:
         """Whether it says so."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffc.chain import back
 from diffc.chain.data import MODEL_PACKAGES
 from diffc.events import Progress, Work
 from diffc.models.source import Source, file_digest, read_json
 from diffc.recipe import Recipe
-from diffc.stages import Room, Stage, cache_folder
+from diffc.stages import Room, Stage
 
 DECODER = "decoder"
 _CLASS = "AutoencoderKL"
@@ -69,31 +70,7 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 def build_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
     """OUT/engines/TARGET/decoder in fp32; None without OUT/onnx/decoder or a use for it."""
-    from diffc.targets import target
-    from diffc.targets.base import BuildOptions
-
-    folder = out / "onnx" / DECODER
-    if name in _NOT_BUILT_FOR or not (folder / "model.json").is_file():
+    if name in _NOT_BUILT_FOR or not (out / "onnx" / DECODER / "model.json").is_file():
         return None
-    options, status = recipe.build, target(name).status()
-    build = BuildOptions(
-        batch=options.batch, gpu=options.gpu, threads=options.threads, precision="fp32",
-        cache=cache_folder() / "timing", one_profile=options.one_profile,
-    )  # fmt: skip
-    inputs = {
-        "onnx": read_json(folder / "model.json")["sha256"],
-        "target": name,
-        "batch": options.batch,
-        "one_profile": options.one_profile,
-        "gpu": options.gpu,
-        "threads": options.threads,
-        "versions": dict(status.versions),
-        "device": status.device,
-    }
-
-    def run(room: Room) -> Work[dict[str, Any]]:
-        info = yield from target(name).build(folder, build, room.out / "engine")
-        return {"precision_found": info.precision_found, "engine_bytes": info.engine_bytes}
-
-    places = {"engine": f"engines/{name}/{DECODER}"}
-    return Stage(f"build-{name}-{DECODER}", 1, inputs, run, places)
+    whole = recipe.build.model_copy(update={"precision": "fp32"})
+    return back.build_stage(out, recipe.model_copy(update={"build": whole}), name, DECODER)

@@ -43,8 +43,7 @@ def prune_(
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
         importance=importance, threshold=threshold, data=data, prompts=prompts, fit=fit,
-        target=target,
-        precision=precision, threads=threads, seed=seed,
+        target=target, precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     run_chain(
         model, flags, "prune", out=out, recipe=recipe, allow_pickle=allow_pickle, fresh=fresh,
@@ -61,14 +60,8 @@ def distill_(
     \b
       diffc distill OUT --steps 2000
     """
-    run_chain(
-        output_folder(out),
-        o.recipe_flags(steps=steps),
-        "distill",
-        fresh=fresh,
-        json=json,
-        quiet=quiet,
-    )
+    flags = o.recipe_flags(steps=steps)
+    run_chain(output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
 
 
 def export_(
