@@ -249,9 +249,7 @@ def summary() -> None:
     found = {
         "engine": "random UNet2DModel, 32x32x3, ort-cpu, 1 thread",
         "limit": "5 %",
-        "trials": [
-            _of_load(load, [r for r in rows if (r["busy"], r["by"]) == load]) for load in loads
-        ],
+        "trials": [_of_load(rows, *load) for load in loads],
         "slowdowns": json.loads(SLOWDOWNS.read_text()) if SLOWDOWNS.exists() else None,
         "environment": read_environment().model_dump(mode="json"),
     }
