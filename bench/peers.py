@@ -12,13 +12,14 @@ is fitted by least squares so that they denoise, for int8 is calibrated on denoi
 
 Candidates, each dense and at half the MACs where its maker can cut:
 
-    torch eager, torch.compile
+    torch eager, torch.compile (both under bf16 autocast too)
     onnxruntime    a plain torch.onnx.export of the module at the batch's shape (torch-pruning's
                    own pruned model goes the same way); and optimum's exporter's, by tracing
-    openvino       ov.convert_model of the module; int8 by nncf where it is installed
-    diffc          ort-cpu and openvino in fp32; bf16 and int8 where the machine has them
+    openvino       ov.convert_model of the module, in bf16 too; int8 by nncf where it is installed
+    diffc          ort-cpu and openvino in fp32, bf16 and int8
 
-Same threads, and fp32 stated to OpenVINO, which takes bf16 by itself where there is any. Every
+bf16 is measured where the processor has it. Same threads, and fp32 stated to OpenVINO, which takes
+bf16 by itself where there is any. Every
 candidate is run on the same noisy inputs; diffc's say whether parity held. One section of
 bench/results/peers.json for each model and batch, written when done and kept by the next run.
 """
@@ -384,27 +385,22 @@ def peers(subject: Subject, batch: int) -> list[Candidate]:
     except Exception:
         models["compressed"] = pruned.read_text(errors="replace")[:300]
     for side, model in models.items():
-        makers = (eager, compiled, plain_export, traced_export, own_conversion, nncf_int8)
-        for maker in makers if side == "dense" else (eager, plain_export, own_conversion):
+        for maker in DENSE if side == "dense" else PRUNED:
             who = "peer" if side == "dense" else "torch-pruning"
             name = f"{who}: {maker.__name__.replace('_', ' ')} {side}"
-            kind = "int8" if maker is nncf_int8 else "fp32"
-            one = Candidate(name, who, RUNTIME[maker.__name__], side, kind)
+            runtime, kind = MAKERS[maker]
+            one = Candidate(name, who, runtime, side, kind)
             try:
                 if isinstance(model, str):
                     raise RuntimeError(model)
+                if kind == "bf16" and "bf16" not in target("openvino").precisions():
+                    raise UnavailableError("the processor has no bf16")
                 one.facts["macs_left"] = macs_of(subject, model) / subject.macs["dense"]
                 one.call = maker(subject, model, batch, subject.work / f"{side}-{batch}")
             except Exception as error:
                 one.reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
             found.append(one)
     return found
-
-
-RUNTIME = {
-    "eager": "torch", "compiled": "torch", "plain_export": "ort-cpu", "traced_export": "ort-cpu",
-    "own_conversion": "openvino", "nncf_int8": "openvino",
-}  # fmt: skip
 
 
 def eager(subject: Subject, model: nn.Module, batch: int, _place: Path) -> Call:
@@ -417,9 +413,25 @@ def eager(subject: Subject, model: nn.Module, batch: int, _place: Path) -> Call:
     return timed(run)
 
 
+def eager_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+    run = eager(subject, model, batch, place)
+
+    def autocast() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            return run()
+
+    return autocast
+
+
 def compiled(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
     run = eager(subject, torch.compile(model), batch, place)
     run()  # the compilation, or what stops it
+    return run
+
+
+def compiled_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+    run = eager_bf16(subject, torch.compile(model), batch, place)
+    run()
     return run
 
 
@@ -477,11 +489,16 @@ def own_conversion(subject: Subject, model: nn.Module, batch: int, place: Path) 
     return _request(subject, batch, path)
 
 
-def _request(subject: Subject, batch: int, path: Path) -> Call:
+def own_conversion_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+    own_conversion(subject, model, batch, place)
+    return _request(subject, batch, place.with_name(f"{place.name}-ov.xml"), "bf16")
+
+
+def _request(subject: Subject, batch: int, path: Path, precision: str = "f32") -> Call:
     import openvino as ov
 
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": subject.args.threads,
-                "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
+                "INFERENCE_PRECISION_HINT": precision}  # fmt: skip
     request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
     arrays = [value.numpy() for value in subject.inputs(batch).values()]
     return timed(lambda: request.infer(arrays, share_inputs=True, share_outputs=True))
@@ -502,6 +519,19 @@ def nncf_int8(subject: Subject, model: nn.Module, batch: int, place: Path) -> Ca
         quantized = nncf.quantize(graph, nncf.Dataset(rows), subset_size=len(rows))
         ov.save_model(quantized, path, compress_to_fp16=False)
     return _request(subject, batch, path)
+
+
+DENSE = (eager, eager_bf16, compiled, compiled_bf16, plain_export, traced_export, own_conversion,
+         own_conversion_bf16, nncf_int8)  # fmt: skip
+PRUNED = (eager, eager_bf16, plain_export, own_conversion, own_conversion_bf16)
+MAKERS = {
+    eager: ("torch", "fp32"), eager_bf16: ("torch", "bf16"),
+    compiled: ("torch", "fp32"), compiled_bf16: ("torch", "bf16"),
+    plain_export: ("ort-cpu", "fp32"), traced_export: ("ort-cpu", "fp32"),
+    own_conversion: ("openvino", "fp32"), own_conversion_bf16: ("openvino", "bf16"),
+    nncf_int8: ("openvino", "int8"),
+}  # fmt: skip
+"""Maker -> its runtime and precision."""
 
 
 # --- figures --------------------------------------------------------------------------------------
