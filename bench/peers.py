@@ -20,7 +20,8 @@ Candidates, each dense and at half the MACs where its maker can cut:
 
 bf16 is measured where the processor has it. Same threads, and fp32 stated to OpenVINO, which takes
 bf16 by itself where there is any. Every
-candidate is run on the same noisy inputs; diffc's say whether parity held. One section of
+candidate is run on the same noisy inputs; diffc's and the dense peers' say whether parity held, and
+one that fails it is never the fastest. One section of
 bench/results/peers.json for each model and batch, written when done and kept by the next run.
 """
 
@@ -42,6 +43,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file as load_numpy
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
@@ -50,8 +52,7 @@ from diffc.events import drain
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import fill, reference_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
-from diffc.measure.parity import measure_parity
-from diffc.measure.quality import ssim_per_image
+from diffc.measure.parity import closeness, judge, measure_parity
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
@@ -94,6 +95,8 @@ SD = {
 }  # fmt: skip
 MODELS = {"cifar": ("UNet2DModel", CIFAR), "demo": None, "sd": ("UNet2DConditionModel", SD)}
 Call = Callable[[], Any]
+Bind = Callable[[Mapping[str, Tensor]], Call]
+"""Inputs -> a call that returns the output."""
 
 
 @dataclass
@@ -333,27 +336,11 @@ def _load_ours(one: Candidate, subject: Subject, out: Path, batch: int) -> None:
                  "kept_fp32": len(runner.info.source.get("kept_fp32", ())),
                  "build_seconds": runner.info.build_seconds}  # fmt: skip
     if one.kind != "fp32":
-        one.facts["ssim_to_fp32"] = _ssim(subject, one, runner, batch)
+        exact = target(one.runtime).load(our_engine(subject, one.runtime, "fp32", one.side, batch))
+        found = closeness(runner, exact, reference)
+        one.facts["ssim_to_fp32"] = None if found is None else found.model_dump()
+        exact.close()
     one.call = runner.bind(inputs).run
-
-
-def _ssim(subject: Subject, one: Candidate, runner: Any, batch: int, seeds: int = 4) -> float:
-    """Samples of the engine against those of its own fp32 engine: 10 steps from the same noise."""
-    from safetensors.numpy import load_file
-
-    from diffc.measure.parity import run_trajectory
-
-    exact = target(one.runtime).load(our_engine(subject, one.runtime, "fp32", one.side, batch))
-    tensors = load_file(subject.onnx(one.side) / "reference.safetensors")
-    images: list[list[Any]] = [[], []]
-    for seed in range(seeds):
-        noise = np.random.default_rng(seed).standard_normal(tensors["trajectory.initial"].shape)
-        given = {**tensors, "trajectory.initial": noise.astype(np.float32)}
-        for made, engine in zip(images, (exact, runner), strict=True):
-            made.append(run_trajectory(engine, given)[:, :3])
-    exact.close()
-    pair = [torch.from_numpy(np.concatenate(made)).clamp(-1, 1) for made in images]
-    return float(np.mean(ssim_per_image(*pair)))
 
 
 # --- peers ----------------------------------------------------------------------------------------
@@ -396,53 +383,76 @@ def peers(subject: Subject, batch: int) -> list[Candidate]:
                 if kind == "bf16" and "bf16" not in target("openvino").precisions():
                     raise UnavailableError("the processor has no bf16")
                 one.facts["macs_left"] = macs_of(subject, model) / subject.macs["dense"]
-                one.call = maker(subject, model, batch, subject.work / f"{side}-{batch}")
+                bind = maker(subject, model, batch, subject.work / f"{side}-{batch}")
+                one.call = timed(bind(subject.inputs(batch)))
+                if side == "dense" and not subject.args.prepare:
+                    one.facts["parity"] = peer_parity(subject, bind, kind, batch)
             except Exception as error:
                 one.reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
             found.append(one)
     return found
 
 
-def eager(subject: Subject, model: nn.Module, batch: int, _place: Path) -> Call:
-    inputs = subject.inputs(batch)
-
-    def run() -> None:
-        with torch.inference_mode():
-            subject.family.call(model, inputs)
-
-    return timed(run)
-
-
-def eager_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
-    run = eager(subject, model, batch, place)
-
-    def autocast() -> float:
-        with torch.autocast("cpu", torch.bfloat16):
-            return run()
-
-    return autocast
+def peer_parity(subject: Subject, bind: Bind, kind: str, batch: int) -> dict[str, Any]:
+    """Of the reference's noise levels, one by one, by the rule for diffc's own engines."""
+    folder = subject.onnx("dense") / "reference.safetensors"
+    rows = reference_inputs(folder)
+    expected, found = load_numpy(folder)["output"], []
+    for i in range(len(expected)):
+        one = {
+            s.name: torch.from_numpy(fill(rows[s.name][i : i + 1], batch)) for s in subject.specs
+        }
+        found.append(np.array(bind(one)())[:1])
+    verdict = judge(np.concatenate(found), expected, None, None, kind)
+    return verdict.model_dump(mode="json")
 
 
-def compiled(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
-    run = eager(subject, torch.compile(model), batch, place)
-    run()  # the compilation, or what stops it
-    return run
+def eager(subject: Subject, model: nn.Module, batch: int, _place: Path) -> Bind:
+    def bind(inputs: Mapping[str, Tensor]) -> Call:
+        def run() -> Tensor:
+            with torch.inference_mode():
+                return subject.family.call(model, inputs)
+
+        return run
+
+    return bind
 
 
-def compiled_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
-    run = eager_bf16(subject, torch.compile(model), batch, place)
-    run()
-    return run
+def eager_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
+    exact = eager(subject, model, batch, place)
+
+    def bind(inputs: Mapping[str, Tensor]) -> Call:
+        run = exact(inputs)
+
+        def autocast() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return run().float()
+
+        return autocast
+
+    return bind
 
 
-def plain_export(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+def compiled(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
+    bind = eager(subject, torch.compile(model), batch, place)
+    bind(subject.inputs(batch))()  # the compilation, or what stops it
+    return bind
+
+
+def compiled_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
+    bind = eager_bf16(subject, torch.compile(model), batch, place)
+    bind(subject.inputs(batch))()
+    return bind
+
+
+def plain_export(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
     """torch.onnx.export as its documentation shows it, at the shape that is measured."""
-    return _session(subject, batch, _exported(subject, model, batch, place, dynamo=True))
+    return _session(subject, _exported(subject, model, batch, place, dynamo=True))
 
 
-def traced_export(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+def traced_export(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
     """By tracing, which is how optimum's exporter calls torch (opset 18)."""
-    return _session(subject, batch, _exported(subject, model, batch, place, dynamo=False))
+    return _session(subject, _exported(subject, model, batch, place, dynamo=False))
 
 
 def _exported(subject: Subject, model: nn.Module, batch: int, place: Path, *, dynamo: bool) -> Path:
@@ -459,7 +469,7 @@ def _exported(subject: Subject, model: nn.Module, batch: int, place: Path, *, dy
     return path
 
 
-def _session(subject: Subject, batch: int, path: Path) -> Call:
+def _session(subject: Subject, path: Path) -> Bind:
     """Default options but for the threads, and for spinning, which would disturb the others."""
     import onnxruntime as ort
 
@@ -467,11 +477,15 @@ def _session(subject: Subject, batch: int, path: Path) -> Call:
     options.intra_op_num_threads = subject.args.threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {name: value.numpy() for name, value in subject.inputs(batch).items()}
-    return timed(lambda: session.run(None, feed))
+
+    def bind(inputs: Mapping[str, Tensor]) -> Call:
+        feed = {name: value.numpy() for name, value in inputs.items()}
+        return lambda: session.run(None, feed)[0]
+
+    return bind
 
 
-def own_conversion(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+def own_conversion(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
     """ov.convert_model of the torch module, for low latency."""
     import openvino as ov
 
@@ -486,25 +500,29 @@ def own_conversion(subject: Subject, model: nn.Module, batch: int, place: Path) 
                 input=[list(value.shape) for value in inputs],
             )  # fmt: skip
         ov.save_model(graph, path, compress_to_fp16=False)
-    return _request(subject, batch, path)
+    return _request(subject, path)
 
 
-def own_conversion_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+def own_conversion_bf16(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
     own_conversion(subject, model, batch, place)
-    return _request(subject, batch, place.with_name(f"{place.name}-ov.xml"), "bf16")
+    return _request(subject, place.with_name(f"{place.name}-ov.xml"), "bf16")
 
 
-def _request(subject: Subject, batch: int, path: Path, precision: str = "f32") -> Call:
+def _request(subject: Subject, path: Path, precision: str = "f32") -> Bind:
     import openvino as ov
 
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": subject.args.threads,
                 "INFERENCE_PRECISION_HINT": precision}  # fmt: skip
     request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
-    arrays = [value.numpy() for value in subject.inputs(batch).values()]
-    return timed(lambda: request.infer(arrays, share_inputs=True, share_outputs=True))
+
+    def bind(inputs: Mapping[str, Tensor]) -> Call:
+        arrays = [value.numpy() for value in inputs.values()]
+        return lambda: request.infer(arrays, share_inputs=True, share_outputs=True)[0]
+
+    return bind
 
 
-def nncf_int8(subject: Subject, model: nn.Module, batch: int, place: Path) -> Call:
+def nncf_int8(subject: Subject, model: nn.Module, batch: int, place: Path) -> Bind:
     """nncf's default post-training quantisation of OpenVINO's own conversion."""
     path = place.with_name(f"{place.name}-nncf.xml")
     if not path.exists():
@@ -518,7 +536,7 @@ def nncf_int8(subject: Subject, model: nn.Module, batch: int, place: Path) -> Ca
         rows = [[a[i : i + batch] for a in arrays] for i in range(0, len(arrays[0]), batch)]
         quantized = nncf.quantize(graph, nncf.Dataset(rows), subset_size=len(rows))
         ov.save_model(quantized, path, compress_to_fp16=False)
-    return _request(subject, batch, path)
+    return _request(subject, path)
 
 
 DENSE = (eager, eager_bf16, compiled, compiled_bf16, plain_export, traced_export, own_conversion,

@@ -111,26 +111,44 @@ class ExportOptions(Options):
     resolution: int | None = Field(default=None, ge=1)
 
 
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
+TorchWay = Literal["eager", "compiled", "graphs"]
+
+
+class OwnOptions(Options):
+    """What one target has of its own; None: as for every target."""
+
+    precision: Precision | None = None
+    batch: tuple[int, ...] | None = None
+    one_profile: bool | None = None
+    gpu: tuple[str, ...] | None = None
+    threads: int | None = Field(default=None, ge=1)
+    torch: TorchWay | None = None
+
+
 class TargetOptions(Options):
     """What to build.
 
-    precision: fp32, fp16, bf16, int8, fp8. batch: the batch sizes to build for and to measure.
-    one_profile: one range of batch sizes from the smallest to the largest, in place of one profile
-    for each. gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...). threads: CPU
-    threads of the engine (None: the machine's cores). torch: how the torch target runs the model.
+    precision: fp32, fp16, bf16, int8, fp8; auto: the fastest that passes parity, found by measuring
+    (chain/choose.py). batch: the batch sizes to build for and to measure. one_profile: one range of
+    batch sizes from the smallest to the largest, in place of one profile for each. gpu: compute
+    capabilities of ahead-of-time builds (sm86, sm89, ...). threads: CPU threads of the engine
+    (None: the machine's cores). torch: how the torch target runs the model. each: target -> what
+    it has of its own of all these.
     """
 
     target: tuple[str, ...] = ("ort-cpu",)
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32"
+    precision: Precision = "fp32"
     batch: tuple[int, ...] = (1,)
     one_profile: bool = False
     gpu: tuple[str, ...] = ()
     threads: int | None = Field(default=None, ge=1)
-    torch: Literal["eager", "compiled", "graphs"] = "eager"
+    torch: TorchWay = "eager"
+    each: dict[str, OwnOptions] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> TargetOptions:
-        for name in self.target:
+        for name in (*self.target, *self.each):
             if name not in TARGETS:
                 close = nearest(name, TARGETS)
                 raise ValueError(
@@ -138,9 +156,26 @@ class TargetOptions(Options):
                     + (f"did you mean {close[0]}?" if close else f"known: {', '.join(TARGETS)}")
                     + ")"
                 )
-        if not self.batch or min(self.batch) < 1:
-            raise ValueError(f"batch: {list(self.batch)} holds a size below 1")
+        for batch in (self.batch, *(own.batch for own in self.each.values())):
+            if batch is not None and (not batch or min(batch) < 1):
+                raise ValueError(f"batch: {list(batch)} holds a size below 1")
         return self
+
+    def of(self, name: str) -> TargetOptions:
+        """The options of one target, its own in place of everyone's."""
+        held = self.each.get(name, OwnOptions()).model_dump(exclude_none=True)
+        return self.model_copy(update={**held, "target": (name,), "each": {}})
+
+
+def with_own(build: TargetOptions, given: Mapping[str, Any], where: str) -> TargetOptions:
+    """``given`` (fields of OwnOptions) for the targets of ``build`` alone, whatever they had.
+
+    Raises RequestError, blaming ``where``, as ``validate`` does.
+    """
+    given = validate(OwnOptions, given, where).model_dump(exclude_none=True)
+    held = build.model_dump()
+    own = {name: {**held["each"].get(name, {}), **given} for name in build.target}
+    return validate(TargetOptions, {**held, "each": {**held["each"], **own}}, where)
 
 
 class MeasureOptions(Options):
@@ -209,6 +244,10 @@ class Recipe(Options):
     check: CheckOptions = CheckOptions()
     seed: int = Field(default=0, ge=0)
 
+    def for_target(self, name: str) -> Recipe:
+        """The recipe with ``build`` as that target has it."""
+        return self.model_copy(update={"build": self.build.of(name)})
+
 
 @dataclass(frozen=True)
 class RecipeFile:
@@ -259,7 +298,20 @@ def resolve(
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = _merge(merged, layer)
+    _clear_own(merged.get("build"), layers[-1].get("build"))
     return validate(Recipe, merged, where)
+
+
+def _clear_own(build: Any, flags: Any) -> None:
+    """A flag is for every target: drop what single targets have of their own of it."""
+    if not isinstance(build, dict) or not isinstance(build.get("each"), Mapping):
+        return
+    given = set(flags or {}) - {"each"}
+    build["each"] = {
+        name: {key: value for key, value in own.items() if key not in given}
+        for name, own in build["each"].items()
+        if isinstance(own, Mapping)
+    }
 
 
 def validate(kind: type[M], value: Mapping[str, Any], where: str) -> M:

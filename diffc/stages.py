@@ -123,7 +123,8 @@ class Runner:
         yield StageEvent(stage.name, "started")
         with disk_errors(self.out):
             if process_rank() == 0:
-                found = None if self.fresh else self._reuse(stage)
+                done_now = stage.key in {done.key for done in self.done}
+                found = None if self.fresh and not done_now else self._reuse(stage)
                 done = found or (yield from self._run(stage))
                 self._place(stage, done)
             else:

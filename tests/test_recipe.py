@@ -80,3 +80,29 @@ def test_every_shipped_recipe_is_valid():
     for recipe in found:
         resolve(family=recipe.family, recipe=recipe.path)
         assert recipe.about, recipe.name
+
+
+def test_a_target_has_its_own_options(tmp_path):
+    text = "build: {target: [ort-cpu, trt], each: {trt: {precision: fp16, batch: [1, 8]}}}\n"
+    recipe = resolve(family="UNet2DModel", recipe=write(tmp_path, text))
+    assert recipe.build.of("trt").precision == "fp16" and recipe.build.of("trt").batch == (1, 8)
+    assert recipe.build.of("ort-cpu").precision == "fp32"
+    assert recipe.for_target("trt").build.target == ("trt",)
+
+
+def test_a_flag_is_for_every_target(tmp_path):
+    text = "build: {each: {trt: {precision: fp16, batch: [1, 8]}}}\n"
+    flags = {"build": {"precision": "bf16", "batch": None}}
+    recipe = resolve(family="UNet2DModel", recipe=write(tmp_path, text), flags=flags)
+    assert recipe.build.of("trt").precision == "bf16"
+    assert recipe.build.of("trt").batch == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("each", "said"),
+    [("{tensorrt: {precision: fp16}}", "unknown target 'tensorrt'"),
+     ("{trt: {precison: fp16}}", "precison"), ("{trt: {batch: [0]}}", "below 1")],
+)  # fmt: skip
+def test_bad_options_of_one_target_are_named(tmp_path, each, said):
+    with pytest.raises(RequestError, match=said):
+        resolve(family="UNet2DModel", recipe=write(tmp_path, f"build: {{each: {each}}}\n"))

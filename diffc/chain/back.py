@@ -6,7 +6,7 @@ another with diffc and the runtime only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from diffc.errors import InputError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.source import file_digest, read_json
 from diffc.output import read_lock
-from diffc.recipe import Recipe
-from diffc.stages import Room, Stage, cache_folder
+from diffc.recipe import Recipe, TargetOptions
+from diffc.stages import Room, Runner, Stage, StageEvent, cache_folder
 from diffc.targets.machine import cores
 
 SIDES = ("dense", "compressed")
@@ -37,18 +37,26 @@ def engine_folder(out: Path, target: str, side: str) -> Path:
     return out / "engines" / target / side
 
 
-def check_targets(names: Sequence[str], precision: str = "fp32") -> None:
+def check_targets(build: TargetOptions) -> None:
     """Raise UnavailableError for the first target that cannot build here: before the long work."""
     from diffc.targets import target
 
-    for name in names:
-        status = target(name).status()
+    for name in build.target:
+        status, precision = target(name).status(), build.of(name).precision
         if not status.buildable:
             raise UnavailableError(
                 f"target '{name}' cannot build here: {status.reason}",
                 hint="diffc doctor shows what works on this machine",
             )
-        if precision != "fp32" and precision not in target(name).precisions():
+        if precision == "auto":
+            if not status.runnable:
+                raise UnavailableError(
+                    f"--precision auto measures engines, and '{name}' does not run here: "
+                    f"{status.reason}",
+                    hint="name a precision, or choose on the machine that will serve: "
+                    f"diffc build OUT --target {name} --precision auto",
+                )
+        elif precision != "fp32" and precision not in target(name).precisions():
             has = ", ".join(sorted(target(name).precisions()))
             raise UnavailableError(
                 f"target '{name}' does not compute in {precision} here",
@@ -125,6 +133,22 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
 
     places = {"engine": f"engines/{name}/{side}"}
     return Stage(f"build-{name}-{side}", 2, inputs, run, places)
+
+
+def engine_stages(
+    runner: Runner, recipe: Recipe, name: str
+) -> Generator[StageEvent, None, dict[str, Path]]:
+    """Both sides' engines, from an ONNX file in their precision; returns where the cache has them.
+
+    recipe: as ``for_target`` gives it.
+    """
+    folders = {}
+    for side in SIDES:
+        if needs_file_of_its_own(name, recipe.build.precision):
+            yield from runner.do(precision_stage(runner.out, recipe, side))
+        done = yield from runner.do(build_stage(runner.out, recipe, name, side))
+        folders[side] = done.folder / "engine"
+    return folders
 
 
 def torch_model(out: Path, side: str) -> str:

@@ -265,14 +265,15 @@ def _reference_images(source: Source, recipe: Recipe, shape: Sequence[int]) -> T
 def latency_bench(recipe: Recipe) -> Bench | None:
     """Where a plan by latency takes it: the first target, at the first batch size.
 
-    None where no latency is asked for.
+    None where no latency is asked for. In fp32 while the precision is still to be chosen.
     """
-    options, build = recipe.prune, recipe.build
+    options, build = recipe.prune, recipe.build.of(recipe.build.target[0])
     if options.rounding == "paper" or "latency" not in (options.allocate, options.ratio_of):
         return None
     from diffc.prune.bench import Bench
 
-    return Bench(build.target[0], build.precision, build.batch[0], build.threads, cache_folder())
+    precision = "fp32" if build.precision == "auto" else build.precision
+    return Bench(build.target[0], precision, build.batch[0], build.threads, cache_folder())
 
 
 def alignment(recipe: Recipe) -> int:
@@ -284,7 +285,8 @@ def alignment(recipe: Recipe) -> int:
     """
     if recipe.prune.align is not None:
         return recipe.prune.align
-    wants = [_ALIGNMENT.get((name, recipe.build.precision), 16) for name in recipe.build.target]
+    build = recipe.build
+    wants = [_ALIGNMENT.get((name, build.of(name).precision), 16) for name in build.target]
     return math.lcm(*wants) if wants else 16
 
 

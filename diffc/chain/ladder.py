@@ -42,7 +42,7 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         "model": model["digest"],
         "no_torch": no_torch,
         "options": recipe.measure.model_dump(mode="json"),
-        "build": recipe.build.model_dump(mode="json", exclude={"target"}),
+        "build": recipe.build.model_dump(mode="json", exclude={"target", "each"}),
         "fingerprint": read_environment().fingerprint,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.chain import back, data, decoder, front, ladder, serve
+from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
 from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
@@ -42,7 +42,7 @@ def run(request: Request) -> RunWork:
     source, recipe, out = request.source, request.recipe, request.out
     claim(out, source)
     if request.stop in ("build", "bench"):
-        back.check_targets(recipe.build.target, recipe.build.precision)
+        back.check_targets(recipe.build)
     bench = front.latency_bench(recipe)
     if bench is not None:
         bench.check()  # before importance, which takes long
@@ -74,7 +74,7 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
            command: str | None = None) -> RunWork:  # fmt: skip
     """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
     lock = read_lock(out)
-    back.check_targets(recipe.build.target, recipe.build.precision)
+    back.check_targets(recipe.build)
     runner = Runner(out, cache_folder(), fresh=fresh)
     yield from _back(runner, recipe, stop)
     stages = {**lock["stages"], **{done.name: done.key for done in runner.done}}
@@ -106,12 +106,12 @@ def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None
         yield from runner.do(decoded)
 
 
-def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, None, None]:
-    for name in recipe.build.target:
-        for side in back.SIDES:
-            if back.needs_file_of_its_own(name, recipe.build.precision):
-                yield from runner.do(back.precision_stage(runner.out, recipe, side))
-            yield from runner.do(back.build_stage(runner.out, recipe, name, side))
+def _back(runner: Runner, whole: Recipe, stop: str) -> Generator[StageEvent, None, None]:
+    for name in whole.build.target:
+        recipe = whole.for_target(name)
+        if recipe.build.precision == "auto":
+            recipe = yield from choose.choose_precision(runner, recipe, name)
+        yield from back.engine_stages(runner, recipe, name)
         decoded = decoder.build_stage(runner.out, recipe, name)
         if decoded is not None:
             yield from runner.do(decoded)
@@ -126,10 +126,10 @@ def _back(runner: Runner, recipe: Recipe, stop: str) -> Generator[StageEvent, No
 
 
 def _with_targets(out: Path, recipe: Recipe) -> Recipe:
-    """The folder's own recipe, its targets joined by those that were added."""
+    """The folder's own recipe, its targets joined by those that were added, each with its own."""
     held = locked_recipe(out)
     targets = tuple(dict.fromkeys((*held.build.target, *recipe.build.target)))
-    build = recipe.build.model_copy(update={"target": targets})
+    build = held.build.model_copy(update={"target": targets, "each": recipe.build.each})
     return held.model_copy(update={"build": build, "measure": recipe.measure})
 
 

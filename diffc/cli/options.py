@@ -54,7 +54,8 @@ Target = Annotated[
     ),
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8, fp8.  [fp32]")
+    str | None,
+    typer.Option("--precision", help="fp32, fp16, bf16, int8, fp8, or auto: measured.  [fp32]"),
 ]
 Batch = Annotated[
     str | None, typer.Option("--batch", help="Batch sizes to build and measure: 1,4,8.  [1]")

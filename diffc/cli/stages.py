@@ -78,6 +78,7 @@ def export_(
 def build_(
     out: o.OutFolder,
     target: o.Target = None,
+    precision: o.Precision = None,
     batch: o.Batch = None,
     one_profile: o.OneProfile = None,
     gpu: o.Gpu = None,
@@ -92,10 +93,14 @@ def build_(
     \b
       diffc build OUT --target trt
       diffc build OUT --target trt-rtx --gpu sm86,sm89
+      diffc build OUT --target openvino --precision auto
+
+    What is said here is kept for the targets that it was said of.
     """
     flags = o.recipe_flags(
-        target=target, batch=batch, one_profile=one_profile, gpu=gpu, threads=threads, torch=torch
-    )
+        target=target, precision=precision, batch=batch, one_profile=one_profile, gpu=gpu,
+        threads=threads, torch=torch,
+    )  # fmt: skip
     finish_folder(out, "build", flags, fresh=fresh, json=json, quiet=quiet)
 
 
@@ -150,9 +155,13 @@ def finish_folder(
     from diffc.chain.run import ParityFailed, finish
     from diffc.cli.show import follow, show_report
     from diffc.output import read_lock
-    from diffc.recipe import resolve
+    from diffc.recipe import resolve, with_own
 
+    build = flags.pop("build")
+    flags["build"] = {"target": build.pop("target")}
     recipe = resolve(family="", flags=flags, base=read_lock(out)["recipe"])
+    own = with_own(recipe.build, build, "the flags")
+    recipe = recipe.model_copy(update={"build": own})
     work = finish(out, recipe, stop, fresh=fresh, command=command_line())
     try:
         report = follow(work, quiet=quiet or json)

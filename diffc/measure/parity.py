@@ -28,7 +28,8 @@ import numpy as np
 from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.measure.inputs import fill
-from diffc.measure.results import Parity
+from diffc.measure.results import Closeness, Parity
+from diffc.measure.ssim import is_image, ssim
 from diffc.targets.base import Array, Runner
 
 TOLERANCE = {
@@ -106,6 +107,25 @@ def run_trajectory(runner: Runner, tensors: Mapping[str, Any]) -> Array:
     return result
 
 
+def closeness(runner: Runner, exact: Runner, reference: Path, seeds: int = 8) -> Closeness | None:
+    """SSIM of the engine's images to those of ``exact``, over trajectories from the same noise.
+
+    The steps are the reference's. None for anything but images: latents have no SSIM.
+    """
+    tensors = read_reference(reference, runner)
+    first = tensors.get("trajectory.initial")
+    if first is None or not is_image(first.shape[1:]):
+        return None
+    values = []
+    for seed in range(seeds):
+        noise = np.random.default_rng(seed).standard_normal(first.shape).astype(np.float32)
+        given = {**tensors, "trajectory.initial": noise}
+        ours, theirs = (run_trajectory(engine, given)[0] for engine in (runner, exact))
+        values.append(ssim(ours, theirs))
+    steps = len(tensors["trajectory.timesteps"])
+    return Closeness(mean=float(np.mean(values)), least=min(values), n=seeds, steps=steps)
+
+
 def _moving(runner: Runner) -> tuple[Any, Any]:
     """The inputs that change from step to step: the sample and the timestep."""
     kinds = {spec.kind: spec for spec in runner.info.inputs}
@@ -126,10 +146,17 @@ def judge(
         max_abs=_finite(float(np.abs(found - expected).max())),
         rel_l2=_finite(float(np.max(levels))),
         trajectory_rel_l2=_finite(drift),
+        trajectory_ssim=_image_ssim(end, expected_end),
         tolerance=tolerance,
         passed=not reason,
         reason=reason,
     )
+
+
+def _image_ssim(end: Any | None, expected: Any | None) -> float | None:
+    if end is None or expected is None or not is_image(end.shape[1:]):
+        return None
+    return _finite(ssim(end[0], expected[0]))
 
 
 def _finite(value: float | None) -> float | None:

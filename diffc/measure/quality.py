@@ -166,13 +166,17 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def ssim_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
-    """SSIM of each pair; (N, C, H, W) in [-1, 1], at least 11x11."""
+    """SSIM of each pair; (N, C, H, W) in [-1, 1], at least 11x11.
+
+    Taken on intensities in [0, 1]: its luminance term compares means as light, and means of either
+    sign make an image resemble its own negative.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     a, b = _comparable(dense, compressed)
     if min(a.shape[-2:]) < 11:
         raise InputError(f"SSIM needs images of at least 11x11; these are {tuple(a.shape[-2:])}")
-    values = ssim(b, a, data_range=2.0, reduction="none")
+    values = ssim((b + 1) / 2, (a + 1) / 2, data_range=1.0, reduction="none")
     return [float(value) for value in values.reshape(-1)]
 
 

@@ -41,14 +41,64 @@ class Memory(_Result):
 
 
 class Parity(_Result):
-    """An engine against torch fp32; see diffc.measure.parity. None where it is not a number."""
+    """An engine against torch fp32; see diffc.measure.parity. None where it is not a number.
+
+    trajectory_ssim: of the one image that the short trajectory ends in; None for latents.
+    """
 
     max_abs: float | None
     rel_l2: float | None
     passed: bool
     trajectory_rel_l2: float | None = None
+    trajectory_ssim: float | None = None
     tolerance: float
     reason: str = ""
+
+
+class Speedup(_Result):
+    """Median of paired time ratios dense / compressed, and its bootstrap intervals."""
+
+    median: float
+    ci95: tuple[float, float]
+    ci99: tuple[float, float]
+    pairs: int
+
+    @classmethod
+    def of(cls, ratio: Ratio) -> Speedup:
+        """From the statistics' own form."""
+        return cls(median=ratio.median, ci95=ratio.ci95, ci99=ratio.ci99, pairs=ratio.pairs)
+
+
+class Closeness(_Result):
+    """SSIM between an engine's images and the fp32 engine's: n trajectories of ``steps`` steps."""
+
+    mean: float
+    least: float
+    n: int
+    steps: int
+
+
+class PrecisionTry(_Result):
+    """One precision of a choice. over_fp32: the fp32 engine's time over this one's, compressed.
+
+    parity, ssim: dense and compressed. absent: why it was not tried, or cannot be had.
+    """
+
+    precision: str
+    latency_ms: Latency | None = None
+    over_fp32: Speedup | None = None
+    parity: dict[str, Parity] = Field(default_factory=dict)
+    ssim: dict[str, Closeness] = Field(default_factory=dict)
+    absent: str | None = None
+
+
+class PrecisionChoice(_Result):
+    """Which precision one target got when it was asked to choose, and what it was chosen from."""
+
+    target: str
+    batch: int
+    chosen: str
+    tries: list[PrecisionTry]
 
 
 class ServedLevel(_Result):
@@ -78,20 +128,6 @@ class Served(_Result):
     levels: list[ServedLevel] = Field(default_factory=list)
     overhead: float | None = None
     absent: str | None = None
-
-
-class Speedup(_Result):
-    """Median of paired time ratios dense / compressed, and its bootstrap intervals."""
-
-    median: float
-    ci95: tuple[float, float]
-    ci99: tuple[float, float]
-    pairs: int
-
-    @classmethod
-    def of(cls, ratio: Ratio) -> Speedup:
-        """From the statistics' own form."""
-        return cls(median=ratio.median, ci95=ratio.ci95, ci99=ratio.ci99, pairs=ratio.pairs)
 
 
 class Noise(_Result):

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffc import __version__
 from diffc.measure.explain import Ladder
-from diffc.measure.results import Served, TargetResult
+from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock
 from diffc.report.model import ModelFigures, Report, StageFigures
@@ -23,9 +23,10 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
     records = {name: _record(out, name, key) for name, key in lock["stages"].items()}
     found = {name: record for name, record in records.items() if record is not None}
     fresh = {stage.name for stage in done if not stage.cached}
-    benches = [record["result"] for name, record in found.items() if name.startswith("bench-")]
-    serves = [record["result"] for name, record in found.items() if name.startswith("serve-")]
-    climbs = [record["result"] for name, record in found.items() if name.startswith("explain-")]
+    benches, serves, climbs, choices = (
+        [record["result"] for name, record in found.items() if name.startswith(f"{kind}-")]
+        for kind in ("bench", "serve", "explain", "choose")
+    )
     return Report(
         diffc=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -37,6 +38,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         stages=[_stage(record, fresh) for record in found.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
         pipeline=[TargetResult(**bench["pipeline"]) for bench in benches],
+        choices=[PrecisionChoice(**one["choice"]) for one in choices],
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
         quality=_result(found, "samples"),

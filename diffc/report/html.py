@@ -45,6 +45,7 @@ def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()
           for result in report.targets),
         *((f"The whole sampling loop on {_place(result)}", lambda r=result: parts.latency(r))
           for result in report.pipeline),
+        ("Precision, chosen by measuring", lambda: parts.choices(report)),
         ("Through an inference server", lambda: parts.serving(report)),
         ("Memory", lambda: parts.memory(report)),
         ("Latency over time", lambda: parts.drift(history)),

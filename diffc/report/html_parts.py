@@ -11,7 +11,7 @@ from typing import Any
 from diffc.measure.explain import Ladder
 from diffc.measure.results import Speedup, TargetResult
 from diffc.report import served, svg
-from diffc.report.lines import MEMORY, factor, noise_words
+from diffc.report.lines import MEMORY, choice_section, factor, noise_words
 from diffc.report.markup import Child, Html, joined, tag
 from diffc.report.model import Report
 from diffc.report.units import change, count, interval, milliseconds, seconds, size
@@ -289,6 +289,18 @@ def _quality_curve(found: Sequence[Mapping[str, float]]) -> Html | None:
     said = "Samples of the moving average beside the dense model's, few and with few steps."
     rows = [(f"{step:g}", f"{ssim:.3f}") for step, ssim in points]
     return joined(tag("p", said, class_="soft"), behind(chart, ["step", "SSIM"], rows))
+
+
+def choices(report: Report) -> Html | None:
+    """Every precision that was tried, per target that was asked to choose."""
+    parts: list[Html] = []
+    for choice in report.choices:
+        section = choice_section(choice)
+        said = (tag("p", words, class_="soft") for words in section.notes)
+        parts.append(
+            joined(tag("h3", section.title), table(["", *section.heads], section.rows), *said)
+        )
+    return joined(*parts) if parts else None
 
 
 def serving(report: Report) -> Html | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import EngineFigures, Noise, TargetResult
+from diffc.measure.results import EngineFigures, Noise, PrecisionChoice, PrecisionTry, TargetResult
 from diffc.report import served
 from diffc.report.model import Report
 from diffc.report.units import change, count, interval, milliseconds, size
@@ -41,6 +41,7 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """Every table of the report, in reading order."""
     found = [_model(report)]
+    found += [choice_section(choice) for choice in report.choices]
     found += [_target(result) for result in report.targets]
     found += [_loop(result) for result in report.pipeline if result.speedup is not None]
     found += [_ladder(ladder) for ladder in report.ladders]
@@ -106,6 +107,37 @@ def _target(result: TargetResult) -> Section:
     return Section(title, rows, _target_notes(result))
 
 
+def choice_section(choice: PrecisionChoice) -> Section:
+    """Every precision that was tried on one target, and the one that was taken."""
+    rows: list[Row] = []
+    notes = [f"{choice.chosen} is taken: the fastest that passes parity on both sides"]
+    for one in choice.tries:
+        if one.latency_ms is None or one.over_fp32 is None:
+            notes.append(f"{one.precision} is not to be had: {one.absent}")
+            continue
+        taken = " (taken)" if one.precision == choice.chosen else ""
+        shown = milliseconds(one.latency_ms.p50)
+        rows.append((f"compressed, {one.precision}{taken}", shown, _over(one), _closest(one)))
+        for side, parity in one.parity.items():
+            if not parity.passed:
+                notes.append(f"{one.precision} fails parity ({side}): {parity.reason}")
+    rest = next((c for one in choice.tries for c in one.ssim.values()), None)
+    if rest is not None:
+        notes.append(f"SSIM: engine's images to the fp32 engine's, {rest.n} of {rest.steps} steps")
+    title = f"precision on {choice.target}, batch {choice.batch}"
+    return Section(title, rows, notes, ("p50", "than fp32", "SSIM"))
+
+
+def _over(one: PrecisionTry) -> str:
+    exact = one.precision == "fp32" or one.over_fp32 is None
+    return "" if exact or one.over_fp32 is None else f"{one.over_fp32.median:.2f}x as fast"
+
+
+def _closest(one: PrecisionTry) -> str:
+    found = one.ssim.get("compressed")
+    return "" if found is None else f"{found.mean:.4f}, least {found.least:.4f}"
+
+
 def _latency_rows(result: TargetResult) -> list[Row]:
     dense, small, speedup = result.dense, result.compressed, result.speedup
     assert dense.latency_ms and small.latency_ms and speedup
@@ -148,11 +180,12 @@ def _target_notes(result: TargetResult) -> list[str]:
         notes.append(f"efficiency (speed-up / reduction of MACs): {result.efficiency:.2f}")
     if result.parity is not None:
         verdict = "passed" if result.parity.passed else f"FAILED ({result.parity.reason})"
-        notes.append(
-            f"parity against torch fp32: {verdict}, relative error {result.parity.rel_l2:.1e}"
-            if result.parity.rel_l2 is not None
-            else f"parity against torch fp32: {verdict}"
-        )
+        said = f"parity against torch fp32: {verdict}"
+        if result.parity.rel_l2 is not None:
+            said += f", relative error {result.parity.rel_l2:.1e}"
+        if result.parity.trajectory_ssim is not None and result.precision != "fp32":
+            said += f", SSIM {result.parity.trajectory_ssim:.4f} after a short trajectory"
+        notes.append(said)
     return notes
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc.errors import InputError
 from diffc.measure.explain import Ladder
-from diffc.measure.results import Served, TargetResult
+from diffc.measure.results import PrecisionChoice, Served, TargetResult
 
 SCHEMA_VERSION = 1
 
@@ -41,8 +41,9 @@ class Report(_Part):
     """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
 
     targets: one result per target and batch size. pipeline: the whole sampling loop per target.
-    ladders: where the speed-up comes from, per target and batch size. served: the loop through an
-    inference server, per target and side.
+    choices: of the precision, per target that was asked to choose. ladders: where the speed-up
+    comes from, per target and batch size. served: the loop through an inference server, per target
+    and side.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -56,6 +57,7 @@ class Report(_Part):
     stages: list[StageFigures] = Field(default_factory=list)
     targets: list[TargetResult] = Field(default_factory=list)
     pipeline: list[TargetResult] = Field(default_factory=list)
+    choices: list[PrecisionChoice] = Field(default_factory=list)
     ladders: list[Ladder] = Field(default_factory=list)
     served: list[Served] = Field(default_factory=list)
     quality: dict[str, Any] | None = None

@@ -40,12 +40,16 @@ def pair(n: int = 3, channels: int = 1, size: int = 24) -> tuple[torch.Tensor, t
 
 
 def ssim_written_out(a: np.ndarray, b: np.ndarray) -> float:
-    """Wang et al. 2004, eq. 13: Gaussian window of 11, sigma 1.5, K = .01, .03, mirrored edges."""
+    """Wang et al. 2004, eq. 13: Gaussian window of 11, sigma 1.5, K = .01, .03, mirrored edges.
+
+    On [0, 1], which images in [-1, 1] are moved to first.
+    """
+    a, b = (a + 1) / 2, (b + 1) / 2
 
     def blur(x: np.ndarray) -> np.ndarray:
         return ndimage.gaussian_filter(x, 1.5, truncate=3.34, mode="mirror")  # radius 5
 
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    c1, c2 = 0.01**2, 0.03**2
     mu_a, mu_b = blur(a), blur(b)
     var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
     cov = blur(a * b) - mu_a * mu_b
@@ -62,6 +66,11 @@ def test_ssim_is_the_published_formula() -> None:
     ]
     assert ssim_per_image(a, b) == pytest.approx(expected, abs=1e-5)
     assert ssim_per_image(a, a) == pytest.approx([1, 1, 1])
+
+
+def test_an_image_does_not_resemble_its_negative() -> None:
+    a, _ = pair()
+    assert max(ssim_per_image(a, -a)) < 0
 
 
 def test_psnr_is_the_formula() -> None:

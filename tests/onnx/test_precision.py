@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from onnx_folder import shared_unet_folder, write_handmade_folder
+from onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
 
 from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
 from diffc.events import drain
 from diffc.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
+from diffc.recipe import TargetOptions
 from diffc.targets import target
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import read_onnx
@@ -231,7 +235,7 @@ def test_precision_that_a_target_lacks_is_refused_before_the_work(name, precisio
     if not target(name).status().buildable:
         pytest.skip(f"no {name} here")
     with pytest.raises(UnavailableError, match=f"'{name}' does not compute in {precision} here"):
-        check_targets([name], precision)
+        check_targets(TargetOptions(target=(name,), precision=precision))
 
 
 def test_int8_on_onnx_runtime_is_no_silent_fall_back(folder, tmp_path):
@@ -259,3 +263,55 @@ def test_error_is_measured_at_every_noise_level(folder, tmp_path):
     for row, expected in zip(levels, reference["output"], strict=True):
         error = np.linalg.norm(session.run(None, row)[0][0] - expected) / np.linalg.norm(expected)
         assert error <= described["int8_error"] * 1.001
+
+
+def test_a_layers_work_is_what_torch_counts(unet):
+    """Convolutions and linear layers of the exported graph against torch's own FLOP counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from diffc.onnx.quantize import layer_macs
+
+    found = layer_macs(onnx.load(read_onnx(unet).path))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tiny_unet()(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.long))
+    counts = counter.get_flop_counts()["Global"]
+    layers = [n for op, n in counts.items() if str(op) in ("aten.convolution", "aten.addmm")]
+    assert sum(found.values()) == sum(layers) / 2
+
+
+class Additive:
+    """A session whose layers' squared errors add up."""
+
+    def __init__(self, errors):
+        self.errors = errors
+
+    def error(self, kept):
+        rest = [e * e for name, e in self.errors.items() if name not in kept]
+        return float(np.sqrt(sum(rest)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1), st.floats(1, 1e6)), min_size=2, max_size=12),
+    st.floats(0.05, 0.9),
+)
+def test_no_layer_stays_that_need_not(layers, tolerance):
+    """Within the tolerance, and none of them could go back to int8."""
+    from diffc.onnx.quantize import _kept
+
+    errors = {f"layer {i}": error for i, (error, _) in enumerate(layers)}
+    work = {f"layer {i}": macs for i, (_, macs) in enumerate(layers)}
+    session, options = Additive(errors), QuantizeOptions(tolerance=tolerance, keep_most=1.0)
+    kept, error = drain(_kept(session, list(errors), options, work))
+    assert error == session.error(kept) <= tolerance
+    for name in kept:
+        assert session.error([other for other in kept if other != name]) > tolerance
+
+
+def test_of_two_equally_bad_layers_the_cheap_one_stays():
+    from diffc.onnx.quantize import _kept
+
+    errors = {"dear": 0.5, "cheap": 0.5, **{f"fine {i}": 0.001 for i in range(18)}}
+    work = dict.fromkeys(errors, 10.0) | {"dear": 1e6}
+    options = QuantizeOptions(tolerance=0.6)
+    assert drain(_kept(Additive(errors), list(errors), options, work))[0] == ["cheap"]

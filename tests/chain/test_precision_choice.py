@@ -1,0 +1,124 @@
+"""--precision auto, and what each target has of its own."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import diffc
+from diffc.chain.choose import chosen
+from diffc.cli.app import app
+from diffc.errors import CheckFailed, RequestError, UnavailableError
+from diffc.measure.results import Parity, PrecisionTry
+from diffc.measure.statistics import Ratio
+from diffc.report.lines import choice_section
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def out(compiled, tmp_path):
+    """The compiled tiny model's folder, as if copied to a machine that only finishes it."""
+    return shutil.copytree(compiled[0], tmp_path / "out")
+
+
+def lock(out):
+    return yaml.safe_load((out / "recipe.lock.yaml").read_text())["recipe"]["build"]
+
+
+def tried(precision, passed=True):
+    verdict = Parity(max_abs=0, rel_l2=0, passed=passed, tolerance=1, reason="" if passed else "no")
+    return PrecisionTry(precision=precision, parity={"dense": verdict, "compressed": verdict})
+
+
+def ratios(seconds, noise=0.02):
+    """Ratios as if measured: the interval is ``noise`` to both sides."""
+
+    def of(numerator, denominator):
+        found = seconds[numerator] / seconds[denominator]
+        span = (found * (1 - noise), found * (1 + noise))
+        return Ratio(found, span, span, 30)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("seconds", "failing", "expected"),
+    [
+        ({"fp32": 1.0, "bf16": 0.5, "int8": 0.4}, (), "int8"),
+        ({"fp32": 1.0, "bf16": 0.5, "int8": 0.495}, (), "bf16"),  # within the noise of bf16
+        ({"fp32": 1.0, "bf16": 0.5, "int8": 0.4}, ("int8",), "bf16"),
+        ({"fp32": 1.0, "bf16": 1.2, "int8": 1.1}, (), "fp32"),  # slower is never offered
+        ({"fp32": 1.0, "bf16": 0.99, "int8": 1.5}, (), "fp32"),
+        ({"fp32": 1.0, "bf16": 0.5}, ("fp32",), "bf16"),
+    ],
+)
+def test_the_rule(seconds, failing, expected):
+    tries = [tried(precision, precision not in failing) for precision in seconds]
+    assert chosen(tries, ratios(seconds)) == expected
+
+
+def test_nothing_that_fails_parity_is_chosen():
+    with pytest.raises(CheckFailed, match="no precision passes parity"):
+        chosen([tried("fp32", False)], ratios({"fp32": 1.0}))
+
+
+def test_what_was_measured_decides(out):
+    done = run("build", out, "--target", "openvino", "--precision", "auto", "--quiet")
+    assert done.exit_code == 0, done.output
+    report = diffc.Report.read(out)
+    (choice,) = report.choices
+    tries = {one.precision: one for one in choice.tries}
+    assert tries["fp32"].over_fp32.median == 1
+    assert {"bf16", "int8"} & set(tries)
+    for one in tries.values():
+        assert (one.latency_ms is None) == (one.absent is not None)
+        if one.absent is None and one.precision != "fp32":
+            assert 0.5 < one.ssim["compressed"].mean <= 1 and one.ssim["dense"].n == 8
+    faster = [p for p, one in tries.items() if one.over_fp32 and one.over_fp32.ci95[0] > 1]
+    assert choice.chosen in (*faster, "fp32")
+    engine = (out / "engines/openvino/compressed/engine.json").read_text()
+    assert f'"precision_asked": "{choice.chosen}"' in engine
+    assert any("(taken)" in row[0] for row in choice_section(choice).rows)
+    assert "precision on openvino" in (out / "report.md").read_text()
+    assert "Precision, chosen by measuring" in (out / "report.html").read_text()
+
+
+def test_a_target_that_does_not_run_here_cannot_be_measured(out, monkeypatch):
+    from diffc.targets import target
+    from diffc.targets.base import Status
+
+    found = type(target("trt-rtx"))
+    status = Status(True, True, False, "no NVIDIA driver here")
+    monkeypatch.setattr(found, "status", lambda _self: status)
+    done = run("build", out, "--target", "trt-rtx", "--precision", "auto")
+    assert isinstance(done.exception, UnavailableError)
+    assert "--precision auto measures engines" in str(done.exception)
+
+
+def test_each_target_keeps_what_it_was_built_with(out):
+    done = run("build", out, "--target", "openvino", "--batch", "1,2", "--threads", "1", "-q")
+    assert done.exit_code == 0, done.output
+    assert lock(out)["target"] == ["ort-cpu", "openvino"]
+    assert lock(out)["batch"] == [1]
+    assert lock(out)["each"]["openvino"]["batch"] == [1, 2]
+    assert run("bench", out, "--explain", "off", "-q").exit_code == 0
+    report = diffc.Report.read(out)
+    assert [(t.target, t.batch) for t in report.targets] == [
+        ("ort-cpu", 1), ("openvino", 1), ("openvino", 2)
+    ]  # fmt: skip
+    stages = {stage.name: stage.cached for stage in report.stages}
+    assert stages["build-openvino-dense"] and stages["build-ort-cpu-dense"]
+
+
+def test_a_bad_value_for_one_target_is_refused(out):
+    before = lock(out)
+    done = run("build", out, "--target", "openvino", "--batch", "0")
+    assert isinstance(done.exception, RequestError)
+    assert "holds a size below 1" in str(done.exception)
+    assert lock(out) == before
