@@ -227,27 +227,34 @@ def peers(found: dict[str, Any]) -> list[str]:
             f"Weights: {section['weights']}; {section['threads']} threads; "
             f"{percent(section['macs_left'])} of the MACs left; {section['date'][:10]}.\n",
         ]
-        rows = []
-        for name, row in section["candidates"].items():
-            if "absent" in row:
-                rows.append([name, row["precision"], "-", row["absent"]])
-            else:
-                over = next((v for k, v in row.items() if k.startswith("over_")), None)
-                rows.append(
-                    [
-                        name,
-                        row["precision"],
-                        f"{row['ms']:.2f}",
-                        ratio(over) if isinstance(over, dict) else over or "",
-                    ]
-                )
-        lines += table(["", "precision", "ms", "over torch eager"], rows)
+        rows = [candidate(name, row) for name, row in section["candidates"].items()]
+        heads = [
+            "",
+            "precision",
+            "ms",
+            "over torch eager",
+            "parity: relative error",
+            "SSIM to fp32",
+        ]
+        lines += table(heads, rows)
         rows = [
             [name, row["ours"], row["theirs"], ratio(row)]
             for name, row in section["figures"].items()
         ]
         lines += table(["figure", "ours", "theirs", "ratio"], rows)
     return lines  # fmt: skip
+
+
+def candidate(name: str, row: dict[str, Any]) -> list[str]:
+    if "absent" in row:
+        return [name, row["precision"], "-", row["absent"], "", ""]
+    parity, ssim = row.get("parity"), row.get("ssim_to_fp32")
+    error = f"{parity['rel_l2']:.1e}" if parity else ""
+    return [
+        name, row["precision"], f"{row['ms']:.2f}", ratio(row["over_eager"]),
+        error if not parity or parity["passed"] else f"{error}, FAILED",
+        f"{ssim['mean']:.3f} ({ssim['n']} images)" if ssim else "",
+    ]  # fmt: skip
 
 
 def gate(found: dict[str, Any]) -> list[str]:

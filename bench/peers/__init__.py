@@ -1,0 +1,1 @@
+"""diffc's engines beside what people use today; ``python -m bench.peers``."""

@@ -1,0 +1,136 @@
+"""One model and what is made of it: dense, ours at half the MACs, torch-pruning's; on disk."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.peers.candidate import say
+from bench.peers.models import smooth_images, source_of
+from diffc.data.clean import CleanSet
+from diffc.errors import CheckFailed
+from diffc.events import drain
+from diffc.measure.inputs import fill, reference_inputs
+from diffc.models.diffusion import process_from_scheduler
+from diffc.models.families import family as family_of
+from diffc.models.families.examples import example_inputs
+from diffc.models.load import load_denoiser
+from diffc.models.sizes import follow_shapes
+from diffc.onnx.export import export_onnx
+from diffc.onnx.quantize import QuantizeOptions, quantize
+from diffc.onnx.reference import write_reference
+from diffc.prune.bench import Bench
+from diffc.prune.latency import unranked, widths_by_latency
+from diffc.prune.plan import group_plans
+from diffc.prune.planning import chosen_widths, problem_of
+from diffc.prune.surgery import cut
+from diffc.recipe import resolve
+
+
+class Subject:
+    """One model: dense, ours at half the MACs, torch-pruning's; kept in the work folder."""
+
+    def __init__(self, args, name: str) -> None:
+        self.args, self.name, self.work = args, name, args.work / name
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.source = source_of(args, name)
+        self.family = family_of(self.source.class_name)
+        self.specs = self.family.specs(self.source.config)
+        self.dense = load_denoiser(self.source)
+        self.macs = {"dense": macs_of(self, self.dense)}
+
+    def onnx(self, side: str) -> Path:
+        """Our ONNX folder of one side, with its reference."""
+        folder = self.work / "onnx" / side
+        if not (folder / "reference.safetensors").exists():
+            say(f"{self.name}: exporting ours, {side}")
+            model = self.dense if side == "dense" else self.ours()
+            process = process_from_scheduler(self.source.scheduler)
+            facts = {"prediction": process.prediction, "scheduler": dict(self.source.scheduler),
+                     "macs": macs_of(self, model)}  # fmt: skip
+            export_onnx(model, self.family, self.specs, folder, facts=facts)
+            write_reference(folder / "reference.safetensors", model, self.family, process,
+                            self.clean(), 0)  # fmt: skip
+        return folder
+
+    def clean(self) -> CleanSet:
+        generator = torch.Generator().manual_seed(2)
+        inputs = example_inputs(self.specs, self.source.config, 16, generator)
+        conditions = {k: v for k, v in inputs.items() if k not in ("sample", "timestep")}
+        return CleanSet(smooth_images(16, self.specs[0].shape, generator), conditions, "low-pass")
+
+    def ours(self) -> nn.Module:
+        """Half the MACs removed; without a ranking, the same for every allocation."""
+        prune = {"ratio": 0.5, "ratio_of": "macs", "allocate": self.args.allocate}
+        problem = problem_of(
+            self.source, resolve(family=self.source.class_name, flags={"prune": prune}), None, 16
+        )
+        if self.args.allocate == "latency":
+            bench = Bench("ort-cpu", cache=self.args.work / "tables", threads=self.args.threads)
+            scratch = self.work / "tries"
+            widths = drain(widths_by_latency(problem, bench, scratch)).widths
+        else:
+            widths = chosen_widths(problem)
+        model = copy.deepcopy(self.dense)
+        groups = self.family.groups(model, example_inputs(self.specs, self.source.config))
+        plans = group_plans(groups, unranked(groups), widths, problem.bounds.step.tolist())
+        cut(model, groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
+        return model
+
+    def int8(self, side: str) -> Path:
+        """Ours in int8. Raises CheckFailed when the tolerance cannot be met."""
+        folder, failed = self.work / "int8" / side, self.work / f"int8-{side}.failed"
+        if failed.exists():
+            raise CheckFailed(failed.read_text())
+        if not (folder / "reference.safetensors").exists():
+            say(f"{self.name}: int8, {side}")
+            options = QuantizeOptions(threads=self.args.threads)
+            try:
+                drain(quantize(self.onnx(side), folder, options, self.onnx("dense")))
+            except CheckFailed as error:
+                failed.write_text(str(error))
+                raise
+        return folder
+
+    def stock(self) -> nn.Module:
+        """torch-pruning's own pruner, uniform, at the channel ratio nearest to half the MACs."""
+        half = self.macs["dense"] / 2
+        tried = [(abs(self._stock_macs(r) - half), r) for r in (0.25, 0.3, 0.35)]
+        return self._stock(min(tried)[1])
+
+    def _stock_macs(self, ratio: float) -> float:
+        return macs_of(self, self._stock(ratio))
+
+    def _stock(self, ratio: float) -> nn.Module:
+        import torch_pruning as tp
+
+        model = copy.deepcopy(self.dense)
+        leaves = ("to_q", "to_k", "to_v")
+        heads = {getattr(m, leaf): m.heads for m in model.modules() if hasattr(m, "to_q")
+                 for leaf in leaves}  # fmt: skip
+        example = example_inputs(self.specs, self.source.config)
+        tp.pruner.BasePruner(
+            model, example, importance=tp.importance.MagnitudeImportance(), pruning_ratio=ratio,
+            num_heads=heads, ignored_layers=[model.conv_out], channel_groups={},
+            root_module_types=[nn.Conv2d, nn.Linear], customized_pruners={}, in_channel_groups={},
+            out_channel_groups={},
+        ).step()  # fmt: skip
+        follow_shapes(model)
+        return model
+
+    def inputs(self, batch: int) -> dict[str, Tensor]:
+        rows = reference_inputs(self.onnx("dense") / "reference.safetensors")
+        return {s.name: torch.from_numpy(fill(rows[s.name], batch)) for s in self.specs}
+
+
+def macs_of(subject: Subject, model: nn.Module) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = example_inputs(subject.specs, subject.source.config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        subject.family.call(model, inputs)
+    return counter.get_total_flops() / 2
