@@ -42,7 +42,8 @@ class LatencyOptions:
     most_seconds: stop there, whatever has been reached (at least 3 rounds are run).
     warmup_seconds: the longest warm-up. seed: of the order within rounds and of the bootstrap.
     settle: seconds of rest before each call's turn: a thread pool that spins for milliseconds after
-    its last call (torch's does) takes the next engine's core.
+    its last call (torch's does) takes the next engine's core. One call that is not timed follows,
+    for a rest leaves caches cold.
     """
 
     rounds: int = 40
@@ -114,7 +115,7 @@ def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timi
     rounds = 0
     while not _enough(rounds, time.perf_counter() - start, options):
         for name in order.sample(list(calls), len(calls)):
-            _rest(options)
+            _rest(calls[name], options)
             taken[name].append([calls[name]() for _ in range(repeats[name])])
         rounds += 1
         yield _progress(rounds, time.perf_counter() - start, options)
@@ -122,9 +123,11 @@ def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timi
     return Timings(samples, first, warm, steady, options.seed, load)
 
 
-def _rest(options: LatencyOptions) -> None:
+def _rest(call: Call, options: LatencyOptions) -> None:
+    """Let the other calls' threads fall asleep, then warm the caches by a call that is not timed."""
     if options.settle:
         time.sleep(options.settle)
+        call()
 
 
 def _enough(rounds: int, elapsed: float, options: LatencyOptions) -> bool:
@@ -152,7 +155,7 @@ def _warm_up(
     steady, elapsed = False, 0.0
     while not steady and (elapsed < options.warmup_seconds or elapsed == 0.0):
         for name, call in calls.items():
-            _rest(options)
+            _rest(call, options)
             windows[name].append(float(np.median([call() for _ in range(size[name])])))
         steady = all(_agree(times[-3:]) for times in windows.values())
         elapsed = time.perf_counter() - start

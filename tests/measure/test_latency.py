@@ -105,15 +105,17 @@ def test_a_call_against_itself_is_near_one():
     assert drain(against_itself(lambda: 1.0, QUICK)).median == 1.0
 
 
-def test_every_turn_begins_with_a_rest():
-    """A pool that spins after its calls must not meet the next engine."""
+def test_every_turn_begins_with_a_rest_and_a_call_that_does_not_count():
+    """A pool that spins after its calls must not meet the next engine, nor a cold cache count."""
     began = []
 
     def call():
         began.append(time.perf_counter())
-        return 0.02
+        return 0.02 if len(began) % 2 else 9.0  # every second call of a turn is the one that counts
 
     options = LatencyOptions(rounds=4, seconds=0.0, warmup_seconds=0.0, settle=0.01)
-    drain(interleaved({"a": call, "b": call}, options))
-    turns = began[-8:]
+    timings = drain(interleaved({"a": call, "b": call}, options))
+    turns = began[-16::2]
     assert all(after - before >= 0.01 for before, after in itertools.pairwise(turns))
+    counted = {name: set(timings.times(name)) for name in ("a", "b")}
+    assert len({value for values in counted.values() for value in values}) == 1
