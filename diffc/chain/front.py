@@ -184,7 +184,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
 
     packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
-    return Stage(f"export-{side}", 1, inputs, run, {side: f"onnx/{side}"}, packages)
+    return Stage(f"export-{side}", 2, inputs, run, {side: f"onnx/{side}"}, packages)
 
 
 def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -> Stage:

@@ -33,7 +33,8 @@ class Process:
 
     signal, noise: float64 tensors (T,). For flow matching t indexes sigma = (t + 1) / T (after the
     model's own shift), so that a larger t is always more noise.
-    model_time: (T,) what the model is given as its timestep for each t.
+    model_time: float32 (T,), what the model is given as its timestep for each t: not a whole number
+        for all of them, nor for samplers that step between the trained ones.
     """
 
     prediction: Prediction
@@ -105,7 +106,7 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Process:
         prediction=prediction,  # type: ignore[arg-type]
         signal=alpha_bar.sqrt(),
         noise=(1.0 - alpha_bar).sqrt(),
-        model_time=torch.arange(steps),
+        model_time=torch.arange(steps, dtype=torch.float32),
     )
 
 

@@ -24,7 +24,7 @@ class DiT:
         size = resolution or config["sample_size"]
         return [
             TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
-            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("timestep", (), kind="timestep"),
             TensorSpec("class_labels", (), "int64"),
         ]
 

@@ -34,7 +34,7 @@ class PixArt:
         width = config.get("caption_channels") or config["cross_attention_dim"]
         specs = [
             TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
-            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("timestep", (), kind="timestep"),
             TensorSpec("encoder_hidden_states", (tokens, width)),
             TensorSpec("encoder_attention_mask", (tokens,), "int64"),
         ]

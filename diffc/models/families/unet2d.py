@@ -26,7 +26,7 @@ class UNet2D:
         height, width = (size, size) if isinstance(size, int) else size
         specs = [
             TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("timestep", (), kind="timestep"),
         ]
         if config.get("class_embed_type") == "timestep":
             specs.append(TensorSpec("class_labels", ()))

@@ -45,7 +45,7 @@ class UNet2DCondition:
         tokens = 1 if context == _CLASS_EMBEDDING else _CLIP_TOKENS
         return [
             TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("timestep", (), kind="timestep"),
             TensorSpec("encoder_hidden_states", (tokens, context)),
             *_class_specs(config),
             *_added_specs(config),

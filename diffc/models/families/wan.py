@@ -39,7 +39,7 @@ class Wan:
         sample = (config["in_channels"], frames, height, width)
         specs = [
             TensorSpec("sample", sample, kind="sample"),
-            TensorSpec("timestep", (), "int64", kind="timestep"),
+            TensorSpec("timestep", (), kind="timestep"),
             TensorSpec("encoder_hidden_states", (_TOKENS, config["text_dim"])),
         ]
         if config.get("image_dim") is not None:
