@@ -11,8 +11,8 @@ steps.
     rows       dense; then, each finetuned plainly (the noise loss, evenly over t, as the paper):
                our widths from new weights ("from scratch"), random, magnitude, torch-pruning's own
                Taylor pruner, and the published Diff-Pruning (reference, also at a lower learning
-               rate); ours, with the losses of the family's recipe; ours in half of the steps; ours'
-               pruning with plain finetuning; ours without the feature loss
+               rate); ours; ours in half of the steps; ours' pruning with plain finetuning; ours
+               with the feature loss
     columns    parameters, MACs, latency (an engine call, batch 1, rows in turn), Frechet distance
                to the test images on the features of a small classifier that is trained here (its
                test accuracy is in the results), SSIM to the dense model from the same noise
@@ -83,18 +83,16 @@ def ranked(method: str, allocate: str) -> dict:
 
 
 OUR_PRUNING = ranked("diff-pruning", "global")
-OUR_LOSSES = {"losses": Losses(features=0.1)}
-"""As recipes/unet2d.yaml has them (a test compares)."""
 ROWS = [  # in the order of work: what the claims need comes first
     Row(REFERENCE, "reference", ranked("reference", "uniform")),
-    Row(OURS, "ours", OUR_PRUNING, OUR_LOSSES),
-    Row(HALF, "ours", OUR_PRUNING, OUR_LOSSES, share=0.5),
+    Row(OURS, "ours", OUR_PRUNING, {}),
+    Row(HALF, "ours", OUR_PRUNING, {}, share=0.5),
     Row(f"{STOCK} + finetuning", "stock", None),
     Row("magnitude + finetuning", "magnitude", ranked("magnitude", "uniform")),
     Row("random + finetuning", "random", ranked("random", "uniform")),
     Row(SCRATCH, "ours", OUR_PRUNING),
     Row("ours + finetuning", "ours", OUR_PRUNING),
-    Row("ours, no feature loss", "ours", OUR_PRUNING, {}),
+    Row("ours, feature loss 0.1", "ours", OUR_PRUNING, {"losses": Losses(features=0.1)}),
     Row("reference + finetuning, lr 3e-4", "reference", ranked("reference", "uniform"),
         {**PLAIN, "learning_rate": 3e-4}),
 ]  # fmt: skip

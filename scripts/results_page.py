@@ -212,6 +212,7 @@ def quality(found: dict[str, Any]) -> list[str]:
     markdown = RESULTS / "quality.md"
     if markdown.exists():
         lines.append(markdown.read_text())
+    lines.append("SSIM here was taken on intensities in [-1, 1]; diffc takes it on [0, 1] since.\n")
     if not found.get("complete"):
         lines.append("Not all rows are there yet.\n")
     if (RESULTS / "quality.png").exists():
@@ -225,7 +226,7 @@ def peers(found: dict[str, Any]) -> list[str]:
         lines += [
             f"### {key}\n",
             f"Weights: {section['weights']}; {section['threads']} threads; "
-            f"{percent(section['macs_left'])} of the MACs left; {section['date'][:10]}.\n",
+            f"{percent(section['macs_left']['compressed'])} of the MACs left; {section['date'][:10]}.\n",
         ]
         rows = [candidate(name, row) for name, row in section["candidates"].items()]
         heads = [

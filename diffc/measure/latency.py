@@ -124,7 +124,7 @@ def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timi
 
 
 def _rest(call: Call, options: LatencyOptions) -> None:
-    """Let the other calls' threads fall asleep, then warm the caches by a call that is not timed."""
+    """Let the other calls' threads fall asleep, then warm the caches by an untimed call."""
     if options.settle:
         time.sleep(options.settle)
         call()

@@ -312,18 +312,20 @@ def _kept(
     Layers are measured one by one only where the whole in int8 is not good enough. Squared errors
     of single layers nearly add up, so those go first that spoil most for the work they save, by
     twentieths of the layers until the error is within the tolerance; then each of them, the most
-    expensive first, goes back to int8 if the error allows it.
+    expensive first, goes back to int8 if the error allows it. Where too many would have to stay so,
+    the worst go first whatever they cost.
     """
     error = session.error([])
     if error <= options.tolerance:
         return [], error
     errors = yield from _single_errors(session, layers)
-    worst = sorted(layers, key=lambda name: -(errors[name] ** 2) / work.get(name, 1.0))
-    for count in _counts(len(layers), options.keep_most):
-        yield Progress(count, len(layers), f"{count} layers in fp32", {"error": min(error, 1e9)})
-        error = session.error(worst[:count])
-        if error <= options.tolerance:
-            return (yield from _given_back(session, worst[:count], error, options, work))
+    per_work = sorted(layers, key=lambda name: -(errors[name] ** 2) / work.get(name, 1.0))
+    for order in (per_work, sorted(layers, key=lambda name: -errors[name])):
+        for count in _counts(len(layers), options.keep_most):
+            yield Progress(count, len(layers), f"{count} layers in fp32")
+            error = session.error(order[:count])
+            if error <= options.tolerance:
+                return (yield from _given_back(session, order[:count], error, options, work))
     raise CheckFailed(
         f"int8 leaves an error of {error:.2g} with {options.keep_most:.0%} of the layers in fp32; "
         f"at most {options.tolerance:g} is wanted",
