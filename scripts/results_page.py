@@ -226,7 +226,8 @@ def peers(found: dict[str, Any]) -> list[str]:
         lines += [
             f"### {key}\n",
             f"Weights: {section['weights']}; {section['threads']} threads; "
-            f"{percent(section['macs_left']['compressed'])} of the MACs left; {section['date'][:10]}.\n",
+            f"{percent(section['macs_left']['compressed'])} of the MACs left; "
+            f"{section['date'][:10]}.\n",
         ]
         rows = [candidate(name, row) for name, row in section["candidates"].items()]
         heads = [
