@@ -48,6 +48,7 @@ from diffc.distill.options import DistillOptions, Losses
 from diffc.distill.train import distill
 from diffc.events import drain
 from diffc.measure.environment import read_environment
+from diffc.measure.quality import INTENSITIES
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
@@ -111,6 +112,7 @@ class Study:
         self.work.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = {name: getattr(args, name) for name in KEPT}
+        self.settings["ssim_on"] = list(INTENSITIES)  # rows of another scale are not to be mixed
         self._same_settings()
 
     def _same_settings(self) -> None:

@@ -173,6 +173,8 @@ def with_own(build: TargetOptions, given: Mapping[str, Any], where: str) -> Targ
     Raises RequestError, blaming ``where``, as ``validate`` does.
     """
     given = validate(OwnOptions, given, where).model_dump(exclude_none=True)
+    if not given:
+        return build
     held = build.model_dump()
     own = {name: {**held["each"].get(name, {}), **given} for name in build.target}
     return validate(TargetOptions, {**held, "each": {**held["each"], **own}}, where)

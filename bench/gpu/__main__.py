@@ -13,8 +13,8 @@
 
 Every job is a process of its own: one that dies takes nothing with it, one that runs out of time is
 tried again by the next call, one that cannot be done here is recorded with the reason. Pictures and
-the index are made at the end of each call. The piece ``latency`` keeps its cost tables in
-OUT/work/tables. README.md beside this file lists the packages.
+the index are made at the end of each call. The piece ``latency`` keeps its cost tables among the
+jobs' files. README.md beside this file lists the packages.
 """
 
 from __future__ import annotations

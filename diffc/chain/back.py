@@ -89,7 +89,7 @@ def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
 
     places = {side: f"onnx/{precision}/{side}"}
     packages = ("onnx", "onnxruntime")
-    return Stage(f"precision-{precision}-{side}", 3, inputs, run, places, packages)
+    return Stage(f"precision-{precision}-{side}", 4, inputs, run, places, packages)
 
 
 def needs_file_of_its_own(name: str, precision: str) -> bool:
@@ -199,7 +199,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
             "environment": environment.model_dump(mode="json"),
         }
 
-    return Stage(f"bench-{name}", 2, inputs, run)
+    return Stage(f"bench-{name}", 3, inputs, run)
 
 
 def _onnx_digest(folder: Path) -> str:

@@ -145,8 +145,14 @@ def chosen(tries: Sequence[PrecisionTry], ratio: RatioOf) -> str:
     passing = [one.precision for one in tries
                if one.absent is None and all(p.passed for p in one.parity.values())]  # fmt: skip
     if not passing:
-        reasons = {one.precision: [p.reason for p in one.parity.values()] for one in tries}
-        raise CheckFailed(f"no precision passes parity: {reasons}")
+        reasons = "; ".join(
+            f"{one.precision}, {side}: {parity.reason}"
+            for one in tries for side, parity in one.parity.items() if not parity.passed
+        )  # fmt: skip
+        raise CheckFailed(
+            f"no precision passes parity: {reasons}",
+            hint="the runtime or the export is at fault: try another target",
+        )
     held = passing[0]
     for precision in passing[1:]:
         if ratio(held, precision).ci95[0] > 1:

@@ -144,7 +144,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
 
     places = {"model": "model"}
     packages = (*MODEL_PACKAGES, "accelerate")
-    return Stage("distill", 2, inputs, run, places, packages, collective=options.steps > 0)
+    return Stage("distill", 3, inputs, run, places, packages, collective=options.steps > 0)
 
 
 def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,
@@ -229,7 +229,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
-    return Stage("samples", 3, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 4, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
 def _wanted_figures(source: Source, recipe: Recipe) -> Callable[[Samples], Work[dict[str, Any]]]:

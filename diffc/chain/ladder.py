@@ -66,7 +66,7 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         ladders = yield from explain(steps, recipe.build.batch, measure)
         return {"ladders": [ladder.model_dump(mode="json") for ladder in ladders]}
 
-    return Stage(f"explain-{name}", 1, inputs, run, packages=("torch", "diffusers"))
+    return Stage(f"explain-{name}", 2, inputs, run, packages=("torch", "diffusers"))
 
 
 def why_no_torch(model: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
     back.check_targets(recipe.build)
     runner = Runner(out, cache_folder(), fresh=fresh)
     yield from _back(runner, recipe, stop)
-    stages = {**lock["stages"], **{done.name: done.key for done in runner.done}}
+    stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     with disk_errors(out):
         write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
         report = _write_report(out, runner.done, command)
@@ -123,6 +123,12 @@ def _back(runner: Runner, whole: Recipe, stop: str) -> Generator[StageEvent, Non
             served = serve.serve_stage(runner.out, recipe, name)
             if served is not None:
                 yield from runner.do(served)
+
+
+def _still_true(stages: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
+    """Earlier stages without the choices of a precision for targets that are built anew."""
+    choices = {f"choose-{name}" for name in recipe.build.target}
+    return {name: key for name, key in stages.items() if name not in choices}
 
 
 def _with_targets(out: Path, recipe: Recipe) -> Recipe:

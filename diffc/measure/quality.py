@@ -165,6 +165,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, (mean - half, mean + half), list(values))
 
 
+INTENSITIES = (0.0, 1.0)
+"""What SSIM is taken on, and says so in its figure: before, it was [-1, 1]."""
+
+
 def ssim_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
     """SSIM of each pair; (N, C, H, W) in [-1, 1], at least 11x11.
 
@@ -206,11 +210,12 @@ def compare_samples(dense: Tensor, compressed: Tensor) -> dict[str, Any]:
     """
     finite = [value for value in psnr_per_image(dense, compressed) if math.isfinite(value)]
     return {
-        "ssim": estimate(ssim_per_image(dense, compressed)).as_dict(),
+        "ssim": {**estimate(ssim_per_image(dense, compressed)).as_dict(),
+                 "intensities": list(INTENSITIES)},
         "psnr": estimate(finite).as_dict() if finite else None,
         "identical": len(dense) - len(finite),
         "n": len(dense),
-    }
+    }  # fmt: skip
 
 
 def quality(samples: Samples) -> dict[str, Any]:

@@ -322,7 +322,8 @@ def _kept(
     per_work = sorted(layers, key=lambda name: -(errors[name] ** 2) / work.get(name, 1.0))
     for order in (per_work, sorted(layers, key=lambda name: -errors[name])):
         for count in _counts(len(layers), options.keep_most):
-            yield Progress(count, len(layers), f"{count} layers in fp32")
+            values = {"error": min(error, 1e9)}
+            yield Progress(count, len(layers), f"{count} layers in fp32", values)
             error = session.error(order[:count])
             if error <= options.tolerance:
                 return (yield from _given_back(session, order[:count], error, options, work))

@@ -129,8 +129,9 @@ def choice_section(choice: PrecisionChoice) -> Section:
 
 
 def _over(one: PrecisionTry) -> str:
-    exact = one.precision == "fp32" or one.over_fp32 is None
-    return "" if exact or one.over_fp32 is None else f"{one.over_fp32.median:.2f}x as fast"
+    if one.precision == "fp32" or one.over_fp32 is None:
+        return ""
+    return f"{one.over_fp32.median:.2f}x as fast"
 
 
 def _closest(one: PrecisionTry) -> str:

@@ -89,6 +89,12 @@ def test_what_was_measured_decides(out):
     assert "Precision, chosen by measuring" in (out / "report.html").read_text()
 
 
+def test_a_choice_is_forgotten_when_a_precision_is_named(out):
+    assert run("build", out, "--target", "openvino", "--precision", "auto", "-q").exit_code == 0
+    assert run("build", out, "--target", "openvino", "--precision", "fp32", "-q").exit_code == 0
+    assert diffc.Report.read(out).choices == []
+
+
 def test_a_target_that_does_not_run_here_cannot_be_measured(out, monkeypatch):
     from diffc.targets import target
     from diffc.targets.base import Status

@@ -309,6 +309,15 @@ def test_no_layer_stays_that_need_not(layers, tolerance):
         assert session.error([other for other in kept if other != name]) > tolerance
 
 
+def test_a_dear_layer_stays_where_the_cheap_ones_are_not_enough():
+    from diffc.onnx.quantize import _kept
+
+    errors = {"dear": 0.5, "cheap 1": 0.2, "cheap 2": 0.2, "cheap 3": 0.2}
+    work = dict.fromkeys(errors, 1.0) | {"dear": 1e9}
+    options = QuantizeOptions(tolerance=0.4, keep_most=0.5)
+    assert drain(_kept(Additive(errors), list(errors), options, work))[0] == ["dear"]
+
+
 def test_of_two_equally_bad_layers_the_cheap_one_stays():
     from diffc.onnx.quantize import _kept
 
