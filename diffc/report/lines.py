@@ -123,7 +123,7 @@ def choice_section(choice: PrecisionChoice) -> Section:
                 notes.append(f"{one.precision} fails parity ({side}): {parity.reason}")
     rest = next((c for one in choice.tries for c in one.ssim.values()), None)
     if rest is not None:
-        notes.append(f"SSIM: engine's images to the fp32 engine's, {rest.n} of {rest.steps} steps")
+        notes.append(f"SSIM to the fp32 engine's images: {rest.n} trajectories, {rest.steps} steps")
     title = f"precision on {choice.target}, batch {choice.batch}"
     return Section(title, rows, notes, ("p50", "than fp32", "SSIM"))
 
