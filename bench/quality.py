@@ -11,8 +11,8 @@ steps.
     rows       dense; then, each finetuned plainly (the noise loss, evenly over t, as the paper):
                our widths from new weights ("from scratch"), random, magnitude, torch-pruning's own
                Taylor pruner, and the published Diff-Pruning (reference, also at a lower learning
-               rate); ours; ours in half of the steps; ours' pruning with plain finetuning; ours
-               with the feature loss
+               rate); ours, with the losses of the recipe unet2d; ours in half of the steps; ours
+               without the feature loss; ours' pruning with plain finetuning
     columns    parameters, MACs, latency (an engine call, batch 1, rows in turn), Frechet distance
                to the test images on the features of a small classifier that is trained here (its
                test accuracy is in the results), SSIM to the dense model from the same noise
@@ -55,10 +55,12 @@ from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find
 from diffc.prune.plan import Plan
+from diffc.recipe import recipe_file
 from diffc.stages import atomic_write
 
 PLAIN = {"losses": Losses(output=0, noise=1), "weighting": "none"}
 SCRATCH, STOCK = "from scratch", "taylor, stock torch-pruning"
+DISTILLED = {"losses": recipe_file("unet2d").options["distill"]["losses"]}
 OURS, HALF, REFERENCE = "ours", "ours, half the steps", "reference + finetuning"
 CALIBRATION = 256
 KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "samples", "curve_samples",
@@ -86,14 +88,14 @@ def ranked(method: str, allocate: str) -> dict:
 OUR_PRUNING = ranked("diff-pruning", "global")
 ROWS = [  # in the order of work: what the claims need comes first
     Row(REFERENCE, "reference", ranked("reference", "uniform")),
-    Row(OURS, "ours", OUR_PRUNING, {}),
-    Row(HALF, "ours", OUR_PRUNING, {}, share=0.5),
+    Row(OURS, "ours", OUR_PRUNING, DISTILLED),
+    Row(HALF, "ours", OUR_PRUNING, DISTILLED, share=0.5),
     Row(f"{STOCK} + finetuning", "stock", None),
     Row("magnitude + finetuning", "magnitude", ranked("magnitude", "uniform")),
     Row("random + finetuning", "random", ranked("random", "uniform")),
     Row(SCRATCH, "ours", OUR_PRUNING),
     Row("ours + finetuning", "ours", OUR_PRUNING),
-    Row("ours, feature loss 0.1", "ours", OUR_PRUNING, {"losses": Losses(features=0.1)}),
+    Row("ours, no feature loss", "ours", OUR_PRUNING, {}),
     Row("reference + finetuning, lr 3e-4", "reference", ranked("reference", "uniform"),
         {**PLAIN, "learning_rate": 3e-4}),
 ]  # fmt: skip

@@ -22,8 +22,8 @@ class Losses(_Strict):
     output: squared error to the dense model's output, in the model's own parametrisation.
     noise: squared error to what a perfect model would say (the training loss of the paper).
     features: squared error to the dense model's block outputs on the kept channels, each block
-        divided by the mean square of the dense model's. Off by default: distill/blocks.py says what
-        is compared, and bench/quality.py has a row with it.
+        divided by the mean square of the dense model's (distill/blocks.py says which). On in the
+        recipe ``unet2d``, where it was measured (bench/quality.py).
     """
 
     output: float = Field(default=1.0, ge=0)
