@@ -1,15 +1,16 @@
 """Images per second of the distillation step: diffc's loop against a plain eager fp32 one.
 
     python bench/distill_speed.py [--model demo] [--ratio 0.5] [--rounds 5] [--steps 4] [--batch 16]
-                                  [--compile]    a third loop: diffc's with ``distill.compile``
+                                  [--compile]    one loop more: with ``distill.compile``
 
 All train the same pruned student from the same dense teacher on the same rows: teacher forward,
 student forward and backward, AdamW, moving average. The plain loop is what one writes first: fp32,
-default layouts, PyTorch's default AdamW, diffusers' default EMAModel. On a GPU where there is
-one. Compiling happens in the warm-up and is told apart (seconds until the second step is done).
-Rounds alternate, so that
-another process's load falls on both. The result goes to bench/results/distill_speed.json with the
-machine's load average before and after, since a busy machine makes both slower.
+the output loss, default layouts, PyTorch's default AdamW, diffusers' default EMAModel. diffc's loop
+has the same loss; a further one has the recipe's, features included, which is more work. On a GPU
+where there is one. Compiling happens in the warm-up and is told apart (seconds until the second
+step is done). Rounds alternate, so that another process's load falls on both. The result goes to
+bench/results/distill_speed.json with the machine's load average before and after, since a busy
+machine makes both slower.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -29,10 +31,13 @@ from torch import nn
 
 from diffc.data.clean import CleanSet
 from diffc.data.precision import best_device
+from diffc.distill.blocks import kept_channels
 from diffc.distill.draw import draw_batch
-from diffc.distill.options import DistillOptions
+from diffc.distill.losses import Kept
+from diffc.distill.options import DistillOptions, Losses
 from diffc.distill.setup import to_device
 from diffc.distill.train import distill
+from diffc.measure.environment import read_environment
 from diffc.models.diffusion import Process, process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.base import Family
@@ -40,13 +45,20 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import find
 from diffc.prune.plan import best_channels
 from diffc.prune.surgery import cut
+from diffc.recipe import recipe_file
 
-COMPILED = "diffc, compiled"
+COMPILED, RECIPE = "diffc, compiled", "diffc, the recipe's losses"
+LOSSES = Losses(**recipe_file("unet2d").options["distill"]["losses"])
 RESULT = Path(__file__).parent / "results" / "distill_speed.json"
 
 
-def uniform_student(teacher: nn.Module, family: Family, config, ratio: float) -> nn.Module:
-    """Every group of channels cut by the same share, so that about ``ratio`` of the MACs goes."""
+def uniform_student(
+    teacher: nn.Module, family: Family, config, ratio: float
+) -> tuple[nn.Module, Kept]:
+    """Every group of channels cut by the same share, so that about ``ratio`` of the MACs goes.
+
+    Also which channels of each block are left, for the feature loss.
+    """
     import copy
 
     import numpy as np
@@ -60,7 +72,7 @@ def uniform_student(teacher: nn.Module, family: Family, config, ratio: float) ->
         if group.kind == "channels" and kept:
             keep[group.name] = best_channels(np.arange(group.size, 0.0, -1), kept, group.blocks)
     cut(student, family.groups(student, inputs), keep)
-    return student
+    return student, kept_channels(teacher, family.groups(teacher, inputs), keep)
 
 
 def plain_steps(
@@ -112,21 +124,17 @@ def timed(work: Iterator[object], steps: int, batch: int) -> dict[str, float]:
 
 
 def summary(speeds: dict[str, list[dict[str, float]]], clock: str) -> dict[str, object]:
-    """Medians and the ratio of ours to the plain loop, round by round, by one clock."""
-    plain, ours = ([speed[clock] for speed in speeds[name]] for name in ("plain", "diffc"))
-    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    found = {
-        "plain_images_per_s": statistics.median(plain),
-        "diffc_images_per_s": statistics.median(ours),
-        "speedup": statistics.median(ratios),
-        "speedup_range": [min(ratios), max(ratios)],
-    }
-    if COMPILED in speeds:
-        compiled = [speed[clock] for speed in speeds[COMPILED]]
-        ratios = [a / b for a, b in zip(compiled, plain, strict=True)]
-        found["compiled_images_per_s"] = statistics.median(compiled)
-        found["compiled_speedup"] = statistics.median(ratios)
-        found["compiled_speedup_range"] = [min(ratios), max(ratios)]
+    """Of each loop, the median; of all but the plain one, its ratio to that, round by round."""
+    plain = [speed[clock] for speed in speeds["plain"]]
+    found: dict[str, object] = {"plain": {"images_per_s": statistics.median(plain)}}
+    for name, rounds in speeds.items():
+        if name != "plain":
+            ratios = [speed[clock] / base for speed, base in zip(rounds, plain, strict=True)]
+            found[name] = {
+                "images_per_s": statistics.median(speed[clock] for speed in rounds),
+                "speedup": statistics.median(ratios),
+                "speedup_range": [min(ratios), max(ratios)],
+            }
     return found
 
 
@@ -166,18 +174,22 @@ def main() -> None:
     clean = CleanSet(torch.rand(64, *shape) * 2 - 1, {}, "random")
     load_before = os.getloadavg()[0]
 
-    def models() -> tuple[nn.Module, nn.Module]:
+    def diffcs(**changes: object) -> Iterator[object]:
         teacher = load_denoiser(source).requires_grad_(False)
-        return teacher, uniform_student(teacher, family, source.config, args.ratio)
+        student, kept = uniform_student(teacher, family, source.config, args.ratio)
+        own = options.model_copy(update=changes)
+        return distill(teacher, student, family, clean, process, own, Path(folder), kept=kept)
 
     with tempfile.TemporaryDirectory() as folder:
+        teacher = load_denoiser(source).requires_grad_(False)
+        student, _ = uniform_student(teacher, family, source.config, args.ratio)
         loops = {
-            "plain": plain_steps(*models(), family, clean, process, options),
-            "diffc": distill(*models(), family, clean, process, options, Path(folder)),
+            "plain": plain_steps(teacher, student, family, clean, process, options),
+            "diffc": diffcs(),
+            RECIPE: diffcs(losses=LOSSES),
         }
         if args.compile:
-            compiled = options.model_copy(update={"compile": True})
-            loops[COMPILED] = distill(*models(), family, clean, process, compiled, Path(folder))
+            loops[COMPILED] = diffcs(compile=True)
         speeds: dict[str, list[dict[str, float]]] = {name: [] for name in loops}
         warmup = {name: warm_up(loop) for name, loop in loops.items()}
         for _ in range(args.rounds):
@@ -192,6 +204,8 @@ def main() -> None:
         "cpu": summary(speeds, "cpu"),
         "rounds": speeds,
         "warmup_seconds": warmup,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": read_environment().model_dump(mode="json"),
         "device": device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -202,14 +202,17 @@ def _passes(found: dict[str, Any]) -> list[str]:
 
 
 def distillation(found: dict[str, Any]) -> list[str]:
-    wall = found["wall"]
-    rows = [[name.removesuffix("_images_per_s"), f"{value:.1f}"]
-            for name, value in wall.items() if name.endswith("_images_per_s")]  # fmt: skip
+    rows = []
+    for name, row in found["wall"].items():
+        low, high = row.get("speedup_range", (1, 1))
+        over = f"{row['speedup']:.2f} [{low:.2f}, {high:.2f}]" if "speedup" in row else ""
+        rows.append([name, f"{row['images_per_s']:.1f}", over])
     threads, torch, batch = found["threads"], found["torch"], found["batch"]
     return [
-        f"*torch {torch}, {found.get('device', 'cpu')}, {threads} thread(s), batch {batch}*\n",
-        *table(["loop", "images per second"], rows),
-        f"diffc over the plain loop: {wall['speedup']:.2f} times.\n",
+        machine(found["environment"], found["date"][:10]),
+        f"*torch {torch}, {found.get('device', 'cpu')}, {threads} thread(s), batch {batch}, load "
+        f"{found['load_average'][0]:.1f} before*\n",
+        *table(["loop", "images per second", "over the plain loop [least, most]"], rows),
     ]
 
 
