@@ -106,14 +106,7 @@ def demo(found: dict[str, Any]) -> list[str]:
             [f"SSIM to dense, {ssim['n']} images, {ssim['sampler']}, {ssim['steps']} steps",
              f"{ssim['mean']:.3f} [{ssim['ci95'][0]:.3f}, {ssim['ci95'][1]:.3f}]"],
         ]),
-        *old_scale([ssim]),
     ]  # fmt: skip
-
-
-def old_scale(figures: list[dict[str, Any]]) -> list[str]:
-    if all("intensities" in figure for figure in figures):
-        return []
-    return ["SSIM here was taken on intensities in [-1, 1]; diffc takes it on [0, 1] since.\n"]
 
 
 def pruning(found: dict[str, Any]) -> list[str]:
@@ -222,7 +215,6 @@ def quality(found: dict[str, Any]) -> list[str]:
     markdown = RESULTS / "quality.md"
     if markdown.exists():
         lines.append(markdown.read_text())
-    lines += old_scale([row["ssim"] for row in found["rows"].values() if "ssim" in row])
     if not found.get("complete"):
         lines.append("Not all rows are there yet.\n")
     if (RESULTS / "quality.png").exists():
