@@ -175,8 +175,8 @@ def watch(clock: Clock) -> None:
 
 
 def _interleaved(clock: Clock, original: Callable[..., Any]) -> Callable[..., Any]:
-    def interleaved(calls: dict[str, Callable[[], float]], options: Any) -> Any:
-        return original({k: clock.timed("calls", call) for k, call in calls.items()}, options)
+    def interleaved(calls: dict[str, Callable[[], float]], *more: Any) -> Any:
+        return original({k: clock.timed("calls", call) for k, call in calls.items()}, *more)
 
     return interleaved
 

@@ -15,6 +15,7 @@ from bench.peers.subject import Subject
 from bench.peers.theirs import peers
 from diffc.events import drain
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
+from diffc.targets.torch_target import SPINNING
 
 
 def section(args, name: str, batch: int) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def section(args, name: str, batch: int) -> dict[str, Any]:
     calls = {one.name: one.call for one in found if one.call is not None}
     load = os.getloadavg()
     options = LatencyOptions(rounds=args.rounds, seconds=args.seconds, most_seconds=args.most)
-    timings = drain(interleaved(calls, options))
+    settle = {one.name: SPINNING for one in found if one.runtime == "torch"}
+    timings = drain(interleaved(calls, options, settle))
     left = {side: _macs(subject, side) / _macs(subject, "dense") for side in SIDES}
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from diffc.measure.explain import Step
 
 _MOST_ROUNDS, _MOST_SECONDS, _WARM_UP = 15, 2.0, 1.0
-_SETTLE = 0.02
-"""torch's idle threads spin for milliseconds after a call; 20 ms later they sleep."""
 
 
 def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
@@ -57,7 +55,6 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
             seconds=min(asked.seconds, _MOST_SECONDS),
             most_seconds=60.0,
             warmup_seconds=_WARM_UP,
-            settle=_SETTLE,
         )
         measure = MeasureOptions(
             threads=recipe.build.threads, latency=timing, references=references
@@ -66,7 +63,7 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         ladders = yield from explain(steps, recipe.build.batch, measure)
         return {"ladders": [ladder.model_dump(mode="json") for ladder in ladders]}
 
-    return Stage(f"explain-{name}", 2, inputs, run, packages=("torch", "diffusers"))
+    return Stage(f"explain-{name}", 3, inputs, run, packages=("torch", "diffusers"))
 
 
 def why_no_torch(model: Mapping[str, Any]) -> str | None:

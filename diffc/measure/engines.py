@@ -118,7 +118,13 @@ def timed(
         name: runner.bind(example_inputs(runner.info, batch, reference)).run
         for name, runner in runners.items()
     }
-    return (yield from interleaved(calls, latency))
+    return (yield from interleaved(calls, latency, settle_times(runners)))
+
+
+def settle_times(runners: Mapping[str, Runner]) -> dict[str, float]:
+    """How long the threads of each runner spin after a call, of those that do."""
+    found = {name: float(getattr(runner, "settle", 0.0)) for name, runner in runners.items()}
+    return {name: seconds for name, seconds in found.items() if seconds}
 
 
 def check_same_inputs(infos: Mapping[str, EngineInfo]) -> None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.errors import RequestError, UnavailableError
 from diffc.events import Work
-from diffc.measure.engines import MeasureOptions, cores_of, noise_of, opened
+from diffc.measure.engines import MeasureOptions, cores_of, noise_of, opened, settle_times
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings, interleaved
 from diffc.measure.results import Latency, Noise, Speedup
@@ -90,7 +90,9 @@ def explain(
         for batch in batches:
             bound, tried = _bound(known, runners, batch, reference)
             calls = {label: call.run for label, call in bound.items()}
-            timings = yield from interleaved(calls, options.latency)
+            of_steps = {s.label: runners[str(s.engine)] for s in tried if s.label in bound}
+            settle = settle_times(of_steps)
+            timings = yield from interleaved(calls, options.latency, settle)
             ladders.append(_ladder(tried, batch, timings, options))
     return ladders
 

@@ -41,9 +41,6 @@ class LatencyOptions:
     rounds and seconds: at least so many rounds, and at least so long (both must be reached).
     most_seconds: stop there, whatever has been reached (at least 3 rounds are run).
     warmup_seconds: the longest warm-up. seed: of the order within rounds and of the bootstrap.
-    settle: seconds of rest before each call's turn: a thread pool that spins for milliseconds after
-    its last call (torch's does) takes the next engine's core. One call that is not timed follows,
-    for a rest leaves caches cold.
     """
 
     rounds: int = 40
@@ -51,7 +48,6 @@ class LatencyOptions:
     most_seconds: float = 120.0
     warmup_seconds: float = 5.0
     seed: int = 0
-    settle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,12 +97,19 @@ class Timings:
         return {**found, "mean": float(times.mean()) * 1e3, "n": len(times)}
 
 
-def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timings]:
-    """Time ``calls`` in turn; yields the seconds done of those expected."""
+def interleaved(
+    calls: Mapping[str, Call], options: LatencyOptions, settle: Mapping[str, float] | None = None
+) -> Work[Timings]:
+    """Time ``calls`` in turn; yields the seconds done of those expected.
+
+    settle: call -> seconds of rest after its turn: a thread pool that spins on for milliseconds
+    takes the next engine's core. One call that is not timed follows, for a rest leaves caches cold.
+    """
+    turns = _Turns(calls, settle or {})
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     first = {name: call() for name, call in calls.items()}
     begin = time.perf_counter()
-    typical, steady = yield from _warm_up(calls, options)
+    typical, steady = yield from _warm_up(calls, turns, options)
     warm = time.perf_counter() - begin
     repeats = {name: _repeats(seconds) for name, seconds in typical.items()}
     order = random.Random(options.seed)  # noqa: S311 - not for secrets
@@ -115,19 +118,28 @@ def interleaved(calls: Mapping[str, Call], options: LatencyOptions) -> Work[Timi
     rounds = 0
     while not _enough(rounds, time.perf_counter() - start, options):
         for name in order.sample(list(calls), len(calls)):
-            _rest(calls[name], options)
-            taken[name].append([calls[name]() for _ in range(repeats[name])])
+            taken[name].append(turns.take(name, repeats[name]))
         rounds += 1
         yield _progress(rounds, time.perf_counter() - start, options)
     samples = {name: np.asarray(times) for name, times in taken.items()}
     return Timings(samples, first, warm, steady, options.seed, load)
 
 
-def _rest(call: Call, options: LatencyOptions) -> None:
-    """Let the other calls' threads fall asleep, then warm the caches by an untimed call."""
-    if options.settle:
-        time.sleep(options.settle)
-        call()
+class _Turns:
+    """Whose turn it is: each begins when the threads of the one before have come to rest."""
+
+    def __init__(self, calls: Mapping[str, Call], settle: Mapping[str, float]) -> None:
+        self._calls, self._settle = calls, settle
+        self._before: str | None = None
+
+    def take(self, name: str, repeats: int) -> list[float]:
+        """The seconds of ``repeats`` calls in a row."""
+        rest = self._settle.get(self._before, 0.0) if self._before not in (None, name) else 0.0
+        if rest:
+            time.sleep(rest)
+            self._calls[name]()
+        self._before = name
+        return [self._calls[name]() for _ in range(repeats)]
 
 
 def _enough(rounds: int, elapsed: float, options: LatencyOptions) -> bool:
@@ -146,7 +158,7 @@ def _repeats(seconds: float) -> int:
 
 
 def _warm_up(
-    calls: Mapping[str, Call], options: LatencyOptions
+    calls: Mapping[str, Call], turns: _Turns, options: LatencyOptions
 ) -> Work[tuple[dict[str, float], bool]]:
     """Each call's typical seconds once warm, and whether its last three windows agreed."""
     start = time.perf_counter()
@@ -154,9 +166,8 @@ def _warm_up(
     windows: dict[str, list[float]] = {name: [] for name in calls}
     steady, elapsed = False, 0.0
     while not steady and (elapsed < options.warmup_seconds or elapsed == 0.0):
-        for name, call in calls.items():
-            _rest(call, options)
-            windows[name].append(float(np.median([call() for _ in range(size[name])])))
+        for name in calls:
+            windows[name].append(float(np.median(turns.take(name, size[name]))))
         steady = all(_agree(times[-3:]) for times in windows.values())
         elapsed = time.perf_counter() - start
         yield Progress(elapsed, None, "warming up")

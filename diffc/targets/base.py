@@ -101,9 +101,9 @@ class Bound(Protocol):
 class Runner(Protocol):
     """A loaded engine.
 
-    Two more methods are there where they mean something: ``bind_uncaptured(inputs)``, as ``bind``
+    Three more things are there where they mean something: ``bind_uncaptured(inputs)``, as ``bind``
     without a CUDA graph, on a target that captures; ``allocator_bytes()``, what the runtime's own
-    allocator counts, on a GPU.
+    allocator counts, on a GPU; ``settle``, the seconds that its idle threads spin after a call.
     """
 
     info: EngineInfo

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 NAME = "torch"
 VARIANTS = ("eager", "compiled", "graphs")
 _WARM_UP = 3
+SPINNING = 0.02
+"""Seconds after which torch's idle threads sleep: on a CPU they spin for milliseconds first."""
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -141,6 +143,7 @@ class TorchRunner:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = getattr(torch, _DTYPES[info.precision_asked])
         self._on_gpu = self._device == "cuda"
+        self.settle = 0.0 if self._on_gpu else SPINNING
         with out_of_memory(f"loading a {type(model).__name__} into torch", self._on_gpu):
             self._model: Any = _cast(model, self._device, self._dtype)
         if info.details.get("variant") == "compiled":

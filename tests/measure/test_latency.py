@@ -105,17 +105,27 @@ def test_a_call_against_itself_is_near_one():
     assert drain(against_itself(lambda: 1.0, QUICK)).median == 1.0
 
 
-def test_every_turn_begins_with_a_rest_and_a_call_that_does_not_count():
+def test_after_a_call_that_spins_comes_a_rest_and_a_call_that_does_not_count():
     """A pool that spins after its calls must not meet the next engine, nor a cold cache count."""
-    began = []
+    began: list[tuple[str, float]] = []
 
-    def call():
-        began.append(time.perf_counter())
-        return 0.02 if len(began) % 2 else 9.0  # every second call of a turn is the one that counts
+    def call(name: str):
+        def run() -> float:
+            began.append((name, time.perf_counter()))
+            return float(len(began))  # which call it was; long enough for one call a turn
 
-    options = LatencyOptions(rounds=4, seconds=0.0, warmup_seconds=0.0, settle=0.01)
-    timings = drain(interleaved({"a": call, "b": call}, options))
-    turns = began[-16::2]
-    assert all(after - before >= 0.01 for before, after in itertools.pairwise(turns))
-    counted = {name: set(timings.times(name)) for name in ("a", "b")}
-    assert len({value for values in counted.values() for value in values}) == 1
+        return run
+
+    options = LatencyOptions(rounds=6, seconds=0.0, warmup_seconds=0.0)
+    calls = {name: call(name) for name in ("spins", "b", "c")}
+    timings = drain(interleaved(calls, options, {"spins": 0.01}))
+    counted = {int(number) - 1 for name in calls for number in timings.times(name)}
+    rested = 0
+    for i, ((before, then), (now, at)) in enumerate(itertools.pairwise(began), 1):
+        if i >= min(counted) and before == "spins" != now:
+            assert at - then >= 0.01
+            assert i not in counted and i + 1 in counted and began[i + 1][0] == now
+            rested += 1
+    assert rested >= 5 and len(counted) == 18
+    others = [i for i in range(min(counted), len(began)) if i not in counted]
+    assert len(others) == rested  # no call is wasted where nothing spun

@@ -1,7 +1,9 @@
 """The serving runtime: engines and samplers on numpy and one engine runtime.
 
     schedules.py   betas, alpha_bar, timesteps, sigmas
-    schedulers.py  DDPM, DDIM, Euler, DPM-Solver++ 2M, flow-matching Euler
+    schedulers.py  a sampler by name, from a scheduler's config
+    stepping.py    what every sampler is made of; clean.py: the x_0 that an output implies
+    discrete.py    DDPM, DDIM; euler.py: Euler, flow-matching Euler; dpm.py: DPM-Solver++ 2M
     pipeline.py    seed, steps, guidance, conditions -> images
     engines.py     an engine folder -> a call, or why it does not fit this machine
     fit.py         does an engine fit this machine?

@@ -134,3 +134,24 @@ def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Table:
 def sigma_to_timestep(sigma: Table, sigmas: Table) -> Table:
     """The (fractional) training timesteps at which the noise is ``sigma``."""
     return np.interp(np.log(np.maximum(sigma, 1e-10)), np.log(sigmas), np.arange(len(sigmas)))
+
+
+def sigma_bar(config: Config) -> Table:
+    """alpha_bar with its last value kept above zero, so that the first sigma is finite."""
+    bar = alpha_bar(config)
+    if config.get("rescale_betas_zero_snr"):
+        bar[-1] = np.float32(2.0**-24)
+    return bar
+
+
+def sigma_path(config: Config, times: Table, steps: int) -> tuple[Table, Table]:
+    """Timesteps (S,) and sigmas (S + 1,), the last of them where the trajectory ends."""
+    every = sigmas_of(sigma_bar(config))
+    sigmas: Table = np.interp(times, np.arange(len(every)), every)
+    if config.get("use_karras_sigmas"):
+        low = config.get("sigma_min") or float(every[0])
+        high = config.get("sigma_max") or float(every[-1])
+        sigmas = karras(low, high, steps)
+        times = sigma_to_timestep(sigmas, every)
+    end = every[0] if config.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
+    return times, np.append(sigmas, end).astype(np.float32)

@@ -1,0 +1,77 @@
+"""The x_0 that a model's output implies, by the config's prediction type, kept in range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from .errors import BadRequest
+from .schedules import Config, Table
+from .stepping import Array
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The predicted x_0 at each step: (from_x x + from_output out) / divisor, then its limits."""
+
+    from_x: list[float]
+    from_output: list[float]
+    divisor: list[float]
+    limit: Callable[[Array], None] | None
+
+    def __call__(self, i: int, x: Array, output: Array, clean: Array, work: Array) -> Array:
+        """Written to ``clean``; ``work`` is scratch."""
+        np.multiply(output, self.from_output[i], out=clean)
+        if self.from_x[i]:
+            np.multiply(x, self.from_x[i], out=work)
+            clean += work
+        if self.divisor[i] != 1.0:
+            clean /= self.divisor[i]
+        if self.limit is not None:
+            self.limit(clean)
+        return clean
+
+
+def predicted_clean(config: Config, signal: Table, noise: Table, clips: bool) -> Clean:
+    """x_0 from the model's output, by the config's prediction type; signal and noise (S,)."""
+    prediction = config.get("prediction_type", "epsilon")
+    one, zero = np.ones_like(signal), np.zeros_like(signal)
+    known = {
+        "epsilon": (one, -noise, signal),
+        "v_prediction": (signal, -noise, one),
+        "sample": (zero, one, one),
+    }
+    if config.get("use_flow_sigmas"):
+        known["flow_prediction"] = (one, -noise, one)
+    if prediction not in known:
+        raise BadRequest(f"unknown prediction_type '{prediction}' (known: {', '.join(known)})")
+    from_x, from_output, divisor = known[prediction]
+    limit = _limit(config, clips)
+    return Clean(from_x.tolist(), from_output.tolist(), divisor.tolist(), limit)
+
+
+def _limit(config: Config, clips: bool) -> Callable[[Array], None] | None:
+    """What keeps x_0 in range, in place: thresholding before clipping, None for neither."""
+    if config.get("thresholding"):
+        ratio = float(config.get("dynamic_thresholding_ratio", 0.995))
+        return partial(_threshold, ratio=ratio, top=float(config.get("sample_max_value", 1.0)))
+    if clips and config.get("clip_sample", True):
+        bound = float(config.get("clip_sample_range", 1.0))
+        return partial(_clip, bound=bound)
+    return None
+
+
+def _clip(clean: Array, bound: float) -> None:
+    np.clip(clean, -bound, bound, out=clean)
+
+
+def _threshold(clean: Array, ratio: float, top: float) -> None:
+    """Dynamic thresholding, Saharia et al. 2022 (2205.11487), section 2.3."""
+    flat = clean.reshape(len(clean), -1)
+    bound = np.quantile(np.abs(flat), ratio, axis=1, keepdims=True).astype(np.float32)
+    bound = np.clip(bound, 1, max(top, 1.0))
+    np.clip(flat, -bound, bound, out=flat)
+    flat /= bound

@@ -1,0 +1,122 @@
+"""DPM-Solver++ 2M: Lu et al. 2022 (2211.01095)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import schedules
+from .clean import predicted_clean
+from .schedules import Config, Table
+from .stepping import Array, Scheduler, Scratch, refuse, whole_timesteps
+
+
+def dpm_solver(config: Config, steps: int) -> Scheduler:
+    refuse(
+        "dpm++",
+        config,
+        algorithm_type=("dpmsolver++",),
+        solver_type=("midpoint", "heun"),
+        solver_order=(1, 2),
+        variance_type=(None, "fixed_small", "fixed_small_log", "fixed_large"),
+        use_exponential_sigmas=(False, None),
+        use_beta_sigmas=(False, None),
+        use_lu_lambdas=(False, None),
+        final_sigmas_type=("zero", "sigma_min"),
+    )
+    times, sigmas = _dpm_path(config, steps)
+    flow = bool(config.get("use_flow_sigmas"))
+    signal = 1 - sigmas if flow else 1 / np.sqrt(sigmas**2 + 1)
+    noise = sigmas if flow else sigmas * signal
+    clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
+    from_x, from_clean, from_slope, ratio = _dpm_tables(config, signal, noise)
+    scratch = Scratch(3)
+
+    def advance(i: int, x: Array, output: Array) -> None:
+        *history, work = scratch(x)
+        x_0, before = history[i % 2], history[1 - i % 2]
+        clean(i, x, output, x_0, work)
+        x *= from_x[i]
+        np.multiply(x_0, from_clean[i], out=work)
+        x -= work
+        if from_slope[i]:
+            np.subtract(x_0, before, out=work)
+            work *= ratio[i]
+            work *= from_slope[i]
+            x += work
+
+    return Scheduler("dpm++", times.astype(np.float64), advance)
+
+
+def _dpm_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:
+    """Timesteps (S,) and sigmas (S + 1,), as DPM-Solver++ places them."""
+    if config.get("use_flow_sigmas"):
+        return _dpm_flow_path(config, steps)
+    times = _dpm_times(config, steps)
+    fractions, sigmas = schedules.sigma_path(config, times.astype(np.float64), steps)
+    if config.get("use_karras_sigmas") and config.get("beta_schedule") != "squaredcos_cap_v2":
+        fractions = np.round(fractions)
+    return fractions.astype(np.int64), sigmas
+
+
+def _dpm_times(config: Config, steps: int) -> NDArray[np.int64]:
+    bar = schedules.sigma_bar(config)
+    # (T,) half the log signal-to-noise ratio; cosine schedules cut its unstable lower end
+    lambdas = np.log(np.sqrt(bar)) - np.log(np.sqrt(np.float32(1.0) - bar))
+    floor = float(config.get("lambda_min_clipped", -np.inf))
+    last = len(bar) - int(np.searchsorted(lambdas[::-1], floor))
+    spacing = config.get("timestep_spacing", "linspace")
+    if spacing == "linspace":
+        times: Table = np.linspace(0, last - 1, steps + 1)[::-1][:-1]
+    elif spacing == "leading":
+        stride = last // (steps + 1)
+        times = (np.arange(steps + 1) * stride)[::-1][:-1] + float(config.get("steps_offset", 0))
+    elif spacing == "trailing":
+        times = schedules.trailing(last, len(bar), steps)
+    else:
+        raise schedules.unknown_spacing(spacing)
+    return whole_timesteps("dpm++", times, len(bar))
+
+
+def _dpm_flow_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:
+    total, shift = schedules.train_steps(config), float(config.get("flow_shift", 1.0))
+    sigmas: Table = 1.0 - np.linspace(1, 1 / total, steps + 1)
+    sigmas = (shift * sigmas / (1 + (shift - 1) * sigmas))[::-1][:-1]
+    if config.get("final_sigmas_type", "zero") == "sigma_min":
+        end = float(schedules.sigmas_of(schedules.sigma_bar(config))[0])
+    else:
+        end = 0.0
+    return (sigmas * total).astype(np.int64), np.append(sigmas, end).astype(np.float32)
+
+
+def _dpm_tables(
+    config: Config, signal: Table, noise: Table
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """The coefficients of x, x_0, x_0's slope, and the slope's own divisor, each (S,).
+
+    signal, noise: (S + 1,). The last step is of first order where the noise ends at zero.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lambdas = np.log(signal) - np.log(noise)
+        h = np.diff(lambdas)
+        ratio = np.append(np.float32(0.0), h[1:] / h[:-1])
+        ends = signal[1:] * (np.exp(-h) - np.float32(1.0))
+        heun = config.get("solver_type") == "heun"
+        slope = signal[1:] * ((np.exp(-h) - 1) / h + 1) if heun else np.float32(-0.5) * ends
+    second = _second_order(config, len(h))
+    slope = np.where(second, slope, np.float32(0.0))
+    ratio = np.where(second, ratio, np.float32(0.0))
+    return (noise[1:] / noise[:-1]).tolist(), ends.tolist(), slope.tolist(), ratio.tolist()
+
+
+def _second_order(config: Config, steps: int) -> NDArray[np.bool_]:
+    """(S,) which steps use the step before: not the first, and mostly not the last."""
+    second = np.full(steps, config.get("solver_order", 2) == 2)
+    second[0] = False
+    if (
+        config.get("final_sigmas_type", "zero") == "zero"
+        or config.get("euler_at_final", False)
+        or (config.get("lower_order_final", True) and steps < 15)
+    ):
+        second[-1] = False
+    return second

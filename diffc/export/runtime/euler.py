@@ -1,0 +1,123 @@
+"""Euler's method over sigmas: of a beta schedule, and of flow matching.
+
+euler       Karras et al. 2022 (2206.00364), algorithm 2 without churn
+flow-euler  rectified flow, as in Esser et al. 2024 (2403.03206)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import schedules
+from .clean import Clean
+from .errors import BadRequest
+from .schedules import Config, Table
+from .stepping import Array, Scheduler, Scratch, refuse
+
+
+def euler(config: Config, steps: int) -> Scheduler:
+    refuse(
+        "euler",
+        config,
+        interpolation_type=("linear",),
+        timestep_type=("discrete",),
+        use_exponential_sigmas=(False, None),
+        use_beta_sigmas=(False, None),
+        final_sigmas_type=("zero", "sigma_min"),
+        prediction_type=("epsilon", "v_prediction", "sample"),
+    )
+    times = schedules.spaced(config, steps, "linspace").astype(np.float32)
+    times, sigmas = schedules.sigma_path(config, times.astype(np.float64), steps)
+    now = sigmas[:-1]
+    total = np.sqrt(now**2 + 1)
+    clean = _euler_clean(config, now, total)
+    divisor, stride = now.tolist(), np.diff(sigmas).tolist()
+    scratch = Scratch(2)
+
+    def advance(i: int, x: Array, output: Array) -> None:
+        x_0, work = scratch(x)
+        clean(i, x, output, x_0, work)
+        np.subtract(x, x_0, out=work)
+        work /= divisor[i]
+        work *= stride[i]
+        x += work
+
+    wide = config.get("timestep_spacing", "linspace") in ("linspace", "trailing")
+    top = float(sigmas.max())
+    return Scheduler(
+        "euler",
+        times.astype(np.float32).astype(np.float64),
+        advance,
+        init_noise_sigma=top if wide else (top**2 + 1) ** 0.5,
+        input_divisor=total.tolist(),
+    )
+
+
+def _euler_clean(config: Config, sigma: Table, total: Table) -> Clean:
+    """x_0 in the sigma parametrisation, where x = x_0 + sigma eps; never clipped."""
+    one, zero = np.ones_like(sigma), np.zeros_like(sigma)
+    from_x, from_output = {
+        "epsilon": (one, -sigma),
+        "v_prediction": (1 / (sigma**2 + 1), -sigma / total),
+        "sample": (zero, one),
+    }[config.get("prediction_type", "epsilon")]
+    return Clean(from_x.tolist(), from_output.tolist(), one.tolist(), None)
+
+
+def flow_euler(config: Config, steps: int) -> Scheduler:
+    refuse(
+        "flow-euler",
+        config,
+        invert_sigmas=(False, None),
+        use_exponential_sigmas=(False, None),
+        use_beta_sigmas=(False, None),
+        time_shift_type=("exponential", "linear"),
+    )
+    now = _flow_sigmas(config, steps)
+    sigmas = np.append(now, 0.0).astype(np.float32)
+    times = sigmas[:-1] * np.float32(schedules.train_steps(config))
+    stochastic = bool(config.get("stochastic_sampling"))
+    sigma, then = sigmas[:-1].tolist(), sigmas[1:].tolist()
+    stride = np.diff(sigmas).tolist()
+    scratch = Scratch(1)
+
+    def advance(i: int, x: Array, output: Array) -> None:
+        (work,) = scratch(x)
+        np.multiply(output, sigma[i] if stochastic else stride[i], out=work)
+        if stochastic:
+            x -= work
+            x *= 1.0 - then[i]
+        else:
+            x += work
+
+    noise = then if stochastic else []
+    return Scheduler("flow-euler", times.astype(np.float64), advance, noise_scale=noise)
+
+
+def _flow_sigmas(config: Config, steps: int) -> Table:
+    """(steps,) from the noisiest level down, shifted as the config says."""
+    total, shift = schedules.train_steps(config), float(config.get("shift") or 1.0)
+    dynamic = bool(config.get("use_dynamic_shifting"))
+    ends = np.array([total, 1], dtype=np.float32) / np.float32(total)
+    if not dynamic:
+        ends = shift * ends / (1 + (shift - 1) * ends)
+    sigmas: Table = np.linspace(float(ends[0]) * total, float(ends[1]) * total, steps) / total
+    if dynamic:
+        sigmas = _dynamic_shift(config, sigmas)
+    else:
+        sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
+    if config.get("shift_terminal"):
+        rest = 1 - sigmas
+        sigmas = 1 - rest / (rest[-1] / (1 - float(config["shift_terminal"])))
+    if config.get("use_karras_sigmas"):
+        return schedules.karras(float(sigmas[-1]), float(sigmas[0]), steps)
+    return sigmas
+
+
+def _dynamic_shift(config: Config, sigmas: Table) -> Table:
+    """The shift that depends on the image's size: ``mu`` in the config, else its base shift."""
+    mu = config.get("mu", config.get("base_shift"))
+    if mu is None:
+        raise BadRequest("the scheduler shifts by the image's size: put mu in its config")
+    scale = np.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+    return np.asarray(scale / (scale + (1 / sigmas - 1)))

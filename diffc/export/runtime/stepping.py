@@ -1,0 +1,96 @@
+"""What every sampler is made of: the steps of one trajectory, and the arrays they work in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BadRequest
+from .schedules import Config, Table
+
+Array = NDArray[np.floating[Any]]
+Advance = Callable[[int, Array, Array], None]
+"""(i, x, model output): moves x one step in place, but for the noise added at its end."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """One trajectory of a sampler. Not to be shared: it holds the trajectory's scratch arrays.
+
+    timesteps: (S,) what the model is given, first step first.
+    init_noise_sigma: the standard deviation of the initial noise.
+    input_divisor: (S,) what x is divided by before the model sees it.
+    noise_scale: (S,) the standard deviation of the noise added at a step's end; 0 for none.
+    """
+
+    name: str
+    timesteps: Table
+    advance: Advance
+    init_noise_sigma: float = 1.0
+    input_divisor: list[float] = field(default_factory=list)
+    noise_scale: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any step adds noise."""
+        return any(self.noise_scale)
+
+    def scale_input(self, x: Array, i: int, out: Array | None = None) -> Array:
+        """What the model is given for x (B, ...) at step i; written to ``out`` when given."""
+        if self.input_divisor:
+            return np.divide(x, self.input_divisor[i], out=out)
+        if out is None:
+            return x
+        np.copyto(out, x)
+        return out
+
+    def step(self, model_output: Array, i: int, x: Array, noise: Array | None = None) -> Array:
+        """x (B, ...) one step on. ``x`` is overwritten and returned; so is ``noise``.
+
+        noise: (B, ...) standard normal, for the steps at which ``noise_scale[i]`` is not zero.
+        """
+        self.advance(i, x, model_output)
+        if self.noise_scale and self.noise_scale[i]:
+            if noise is None:
+                raise BadRequest(f"step {i} of '{self.name}' adds noise, and none was given")
+            noise *= self.noise_scale[i]
+            x += noise
+        return x
+
+
+class Scratch:
+    """``count`` arrays shaped like x, made when x's shape first comes by."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.arrays: list[Array] = []
+
+    def __call__(self, x: Array) -> list[Array]:
+        if not self.arrays or self.arrays[0].shape != x.shape:
+            self.arrays = [np.empty_like(x) for _ in range(self.count)]
+        return self.arrays
+
+
+def refuse(name: str, config: Config, **accepted: tuple[Any, ...]) -> None:
+    """Raise BadRequest for a setting whose value is none of the accepted ones."""
+    for key, values in accepted.items():
+        if key in config and config[key] not in values:
+            known = ", ".join(repr(value) for value in values)
+            raise BadRequest(f"scheduler '{name}' has no {key} {config[key]!r} (known: {known})")
+
+
+def whole_timesteps(name: str, timesteps: Table, limit: int) -> NDArray[np.int64]:
+    whole = np.round(timesteps).astype(np.int64)
+    if whole[0] >= limit:
+        raise BadRequest(
+            f"scheduler '{name}' would start at timestep {whole[0]} of {limit} (steps_offset);"
+            " take fewer steps"
+        )
+    return whole
