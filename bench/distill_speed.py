@@ -1,6 +1,7 @@
 """Images per second of the distillation step: diffc's loop against a plain eager fp32 one.
 
-    python bench/distill_speed.py [--model demo] [--ratio 0.5] [--rounds 5] [--steps 4] [--batch 16]
+    python -m bench.distill_speed [--model demo] [--ratio 0.5] [--rounds 5] [--steps 4]
+                                  [--batch 16]
                                   [--compile]    one loop more: with ``distill.compile``
 
 All train the same pruned student from the same dense teacher on the same rows: teacher forward,

@@ -1,6 +1,6 @@
 """The pruning engine's figures: sizes, budgets, planning at scale, latency, quality, importance.
 
-    python bench/pruning.py [--only sizes budget sdxl latency heldout passes] [--seeds 0 1 2 3 4]
+    python -m bench.pruning [--only sizes budget sdxl latency heldout passes] [--seeds 0 1 2 3 4]
                             [--configs ../shared/configs] [--fashion FOLDER]
 
     sizes     the paper's four rows (Fang et al. 2023, tables 1-4), planned on the meta device
@@ -35,9 +35,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from stock_taylor import add_gradients, stock, stock_at_macs
 from torch import nn
 
+from bench.stock_taylor import add_gradients, stock, stock_at_macs
 from diffc.data.clean import CleanSet
 from diffc.data.synthetic import synthesize
 from diffc.events import drain

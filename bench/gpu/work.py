@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-BENCH, ROOT = HERE.parents[1], HERE.parents[2]
+ROOT = HERE.parents[2]
 
 
 def environment(_args) -> dict:
@@ -86,16 +86,16 @@ def speed(args) -> dict:
     result = args.work / "distill-speed.json"
     rounds, steps, batch = (2, 1, 4) if args.small else (5, 20, 128)
     folder = network_folder("cifar", args.work, small=args.small)
-    _bench("distill_speed.py", "--model", folder, "--rounds", rounds, "--steps", steps,
+    _bench("distill_speed", "--model", folder, "--rounds", rounds, "--steps", steps,
            "--batch", batch, "--out", result)  # fmt: skip
     return {"distillation": json.loads(result.read_text())}
 
 
 def study(args) -> dict:
-    """The quality study on CIFAR-10 (bench/quality.py): goes on from where it stopped."""
+    """The quality study on CIFAR-10 (bench/quality): goes on from where it stopped."""
     out = args.work / "quality"
     sizes = _SMALL_STUDY if args.small else []
-    _bench("quality.py", "--model", "cifar" if not args.small else "demo", "--data", args.data,
+    _bench("quality", "--model", "cifar" if not args.small else "demo", "--data", args.data,
            "--minutes", args.minutes, "--work", args.work / "study", "--out", out,
            *sizes)  # fmt: skip
     return {"study": json.loads(out.with_suffix(".json").read_text())}
@@ -106,8 +106,8 @@ _SMALL_STUDY = ["--steps", 2, "--batch", 4, "--samples", 8, "--curve-samples", 4
                 "--classifier-epochs", 1]  # fmt: skip
 
 
-def _bench(script: str, *arguments) -> None:
-    command = [sys.executable, str(BENCH / script), *map(str, arguments)]
+def _bench(name: str, *arguments) -> None:
+    command = [sys.executable, "-m", f"bench.{name}", *map(str, arguments)]
     subprocess.run(command, check=True, cwd=ROOT)
 
 

@@ -23,7 +23,7 @@ class Losses(_Strict):
     noise: squared error to what a perfect model would say (the training loss of the paper).
     features: squared error to the dense model's block outputs on the kept channels, each block
         divided by the mean square of the dense model's (distill/blocks.py says which). On in the
-        recipe ``unet2d``, where it was measured (bench/quality.py).
+        recipe ``unet2d``, where it was measured (bench/quality).
     """
 
     output: float = Field(default=1.0, ge=0)

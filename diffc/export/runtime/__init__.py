@@ -19,7 +19,8 @@ from .engines import Engine, open_engine
 from .errors import BadRequest, UnfitEngine
 from .images import grid, to_uint8, write_png
 from .pipeline import Input, Pipeline
-from .schedulers import NAMES, Scheduler, scheduler
+from .schedulers import NAMES, scheduler
+from .stepping import Scheduler
 
 __all__ = [
     "NAMES",

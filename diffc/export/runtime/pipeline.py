@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from . import schedules
 from .errors import BadRequest, UnfitEngine
-from .schedulers import Scheduler, own_name, scheduler
+from .schedulers import own_name, scheduler
+from .stepping import Scheduler
 
 Array = NDArray[Any]
 Denoise = Callable[[dict[str, Array]], Array]

@@ -1,0 +1,1 @@
+"""Which pruning and which training keep quality; ``python -m bench.quality``."""

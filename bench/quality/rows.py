@@ -1,0 +1,47 @@
+"""The rows of the study: how channels are chosen, and how the rest is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffc.distill.options import Losses
+from diffc.recipe import recipe_file
+
+PLAIN = {"losses": Losses(output=0, noise=1), "weighting": "none"}
+SCRATCH, STOCK = "from scratch", "taylor, stock torch-pruning"
+DISTILLED = {"losses": recipe_file("unet2d").options["distill"]["losses"]}
+OURS, HALF, REFERENCE = "ours", "ours, half the steps", "reference + finetuning"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: how channels are chosen, and how the rest is trained.
+
+    prune: the recipe's part, or None for torch-pruning's own. cut: rows of one name share a model.
+    """
+
+    name: str
+    cut: str
+    prune: dict | None
+    train: dict = field(default_factory=lambda: dict(PLAIN))
+    share: float = 1.0  # of the steps
+
+
+def ranked(method: str, allocate: str) -> dict:
+    return {"importance": {"method": method}, "allocate": allocate}
+
+
+OUR_PRUNING = ranked("diff-pruning", "global")
+ROWS = [  # in the order of work: what the claims need comes first
+    Row(REFERENCE, "reference", ranked("reference", "uniform")),
+    Row(OURS, "ours", OUR_PRUNING, DISTILLED),
+    Row(HALF, "ours", OUR_PRUNING, DISTILLED, share=0.5),
+    Row(f"{STOCK} + finetuning", "stock", None),
+    Row("magnitude + finetuning", "magnitude", ranked("magnitude", "uniform")),
+    Row("random + finetuning", "random", ranked("random", "uniform")),
+    Row(SCRATCH, "ours", OUR_PRUNING),
+    Row("ours + finetuning", "ours", OUR_PRUNING),
+    Row("ours, no feature loss", "ours", OUR_PRUNING, {}),
+    Row("reference + finetuning, lr 3e-4", "reference", ranked("reference", "uniform"),
+        {**PLAIN, "learning_rate": 3e-4}),
+]  # fmt: skip
