@@ -144,7 +144,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
 
     places = {"model": "model"}
     packages = (*MODEL_PACKAGES, "accelerate")
-    return Stage("distill", 3, inputs, run, places, packages, collective=options.steps > 0)
+    return Stage("distill", 4, inputs, run, places, packages, collective=options.steps > 0)
 
 
 def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,

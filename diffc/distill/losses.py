@@ -104,14 +104,17 @@ def channel_dim(features: Tensor) -> int:
 def feature_loss(
     student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], kept: Kept
 ) -> Tensor:
-    """(B,): over the blocks, the mean of squared error over mean square, on kept channels."""
+    """(B,): over the blocks, the mean of squared error over mean square, on kept channels.
+
+    The mean square is each sample's own, so that no loss depends on what shares its micro-batch.
+    """
     terms = []
     for name, ours in student.items():
         theirs, index = teacher[name].float(), kept[name]
         if index is not None:
             theirs = theirs.index_select(channel_dim(theirs), index.to(theirs.device))
-        error = (ours.float() - theirs).square().flatten(1).mean(1)
-        terms.append(error / theirs.square().mean().clamp_min(1e-8))
+        error = per_sample(ours.float() - theirs)
+        terms.append(error / per_sample(theirs).clamp_min(1e-8))
     return torch.stack(terms).mean(0)
 
 

@@ -22,7 +22,7 @@ class Losses(_Strict):
     output: squared error to the dense model's output, in the model's own parametrisation.
     noise: squared error to what a perfect model would say (the training loss of the paper).
     features: squared error to the dense model's block outputs on the kept channels, each block
-        divided by the mean square of the dense model's (distill/blocks.py says which). On in the
+        divided by the dense model's own mean square (distill/blocks.py says which). On in the
         recipe ``unet2d``, where it was measured (bench/quality).
     """
 
@@ -36,7 +36,8 @@ class DistillOptions(_Strict):
 
     batch: samples per optimiser step, over all processes and accumulation together.
     gradient_accumulation: pieces in which each process works its share of a batch.
-    warmup: steps of linear warm-up; the learning rate then falls as a cosine to 0.
+    warmup: steps of linear warm-up, a quarter of the steps at most; the learning rate then falls as
+        a cosine to 0.
     ema_decay: ceiling of the moving average's decay, which starts low (diffusers' warm-up);
         0 for none.
     precision: ``auto`` is bf16 where the device is fast at it, else fp32.

@@ -127,9 +127,10 @@ def distill(
 
 def learning_rate(step: int, options: DistillOptions) -> float:
     """The rate of step ``step`` (from 0): linear warm-up, then a cosine to 0 at ``steps``."""
-    if step < options.warmup:
-        return options.learning_rate * (step + 1) / options.warmup
-    share = (step - options.warmup) / max(1, options.steps - options.warmup)
+    warmup = min(options.warmup, options.steps // 4)
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / max(1, options.steps - warmup)
     return options.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
 

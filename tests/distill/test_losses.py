@@ -151,6 +151,18 @@ def test_features_are_compared_on_the_kept_channels() -> None:
     torch.testing.assert_close(mean, torch.tensor(0.5))  # all of one block of two is lost
 
 
+def test_no_samples_feature_loss_depends_on_its_micro_batch() -> None:
+    """Else halving a micro-batch, or a second process, would change the objective."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([0.1, 1.0, 5.0, 20.0]).reshape(4, 1, 1, 1)  # unlike magnitudes
+    theirs = torch.randn(4, 6, 5, 5, generator=generator) * scale
+    ours = theirs + 0.3 * torch.randn(4, 6, 5, 5, generator=generator)
+    whole = feature_loss({"b": ours}, {"b": theirs}, {"b": None})
+    pieces = [feature_loss({"b": o}, {"b": t}, {"b": None})
+              for o, t in zip(ours.split(1), theirs.split(1), strict=True)]  # fmt: skip
+    torch.testing.assert_close(torch.cat(pieces), whole)
+
+
 def test_hooks_are_taken_out() -> None:
     net = Net(3)
     caught(net, {"block": None}, torch.randn(1, 1, 4, 4))

@@ -94,6 +94,12 @@ def test_the_schedule_is_diffusers_cosine() -> None:
     )
 
 
+def test_a_run_shorter_than_its_warm_up_reaches_its_rate_and_ends_at_none() -> None:
+    options = tiny.options(steps=40, warmup=500, learning_rate=0.1)
+    rates = [learning_rate(step, options) for step in range(40)]
+    assert max(rates) == pytest.approx(0.1) and rates[9] == max(rates) and rates[-1] < 0.001
+
+
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"gradient_accumulation": 2}])
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, changes, stop: int) -> None:
