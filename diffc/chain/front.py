@@ -22,9 +22,10 @@ from diffc.recipe import Recipe
 from diffc.stages import STATE, Done, Room, Stage, cache_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from diffc.distill.losses import Kept
+    from diffc.measure.distances import Reference
     from diffc.measure.quality import Samples
     from diffc.models.diffusion import Process
     from diffc.models.families.base import Family, TensorSpec
@@ -198,9 +199,9 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
     if data.result.get("conditions"):
         inputs["data"] = data.key
     if options.reference is not None:
-        inputs["reference"] = content_digest(Path(options.reference))
-        onnx = options.features != "inception"
-        inputs["features"] = content_digest(Path(options.features)) if onnx else "inception"
+        inputs["reference"] = content_digest(_existing(options.reference, "--reference"))
+        if options.features != "inception":
+            inputs["features"] = content_digest(_existing(options.features, "--features"))
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
@@ -208,8 +209,8 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         from diffc.data.precision import best_device
         from diffc.measure.quality import grid, quality, sample_pair, write_pair
 
-        more = _wanted_figures(source, recipe)
         dense, family, specs, _ = _opened(source, recipe)
+        more = yield from _wanted_figures(source, recipe, specs)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
         dense.to(best_device()), compressed.to(best_device())
         given = data.result.get("conditions", ())
@@ -229,37 +230,54 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
-    return Stage("samples", 4, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 5, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
-def _wanted_figures(source: Source, recipe: Recipe) -> Callable[[Samples], Work[dict[str, Any]]]:
-    """LPIPS and distances to a reference, where asked for; what they lack is told now."""
-    from diffc.measure.distances import check_perceptual, features, perceptual, to_reference
+def _wanted_figures(
+    source: Source, recipe: Recipe, specs: Sequence[TensorSpec]
+) -> Work[Callable[[Samples], Work[dict[str, Any]]]]:
+    """LPIPS and distances to a reference, where asked for.
 
-    options = recipe.quality
-    if options.lpips:
+    What they lack is told now, and the reference's features are taken now: making samples is long.
+    """
+    from diffc.measure.distances import check_perceptual, perceptual, to_reference
+
+    if recipe.quality.lpips:
         check_perceptual()
-    used = features(options.features) if options.reference is not None else None
+    reference = None
+    if recipe.quality.reference is not None:
+        reference = yield from _reference(source, recipe, specs)
 
     def figures(pair: Samples) -> Work[dict[str, Any]]:
-        found = perceptual(pair) if options.lpips else {}
-        if used is not None:
-            images = _reference_images(source, recipe, pair.dense.shape[1:])
-            found |= yield from to_reference(pair, images, used)
+        found = perceptual(pair) if recipe.quality.lpips else {}
+        if reference is not None:
+            found |= yield from to_reference(pair, reference)
         return found
 
     return figures
 
 
-def _reference_images(source: Source, recipe: Recipe, shape: Sequence[int]) -> Tensor:
+def _reference(source: Source, recipe: Recipe, specs: Sequence[TensorSpec]) -> Work[Reference]:
+    """The features of the reference images, at the size of the decoded samples."""
     from diffc.data.images import read_images
+    from diffc.data.latents import pixel_shape
+    from diffc.measure.distances import features, reference_features
 
     options = recipe.quality
+    used = features(options.features)
+    shape = pixel_shape(source, next(spec.shape for spec in specs if spec.kind == "sample"))
     clean, _ = read_images(
-        Path(str(options.reference)), (shape[0], shape[1], shape[2]),
-        limit=options.reference_images, seed=options.seed, fit=recipe.data.fit,
+        Path(str(options.reference)), shape, limit=options.reference_images, seed=options.seed,
+        fit=recipe.data.fit,
     )  # fmt: skip
-    return clean.sample
+    return (yield from reference_features(clean.sample, used))
+
+
+def _existing(path: str, flag: str) -> Path:
+    """The path. Raises InputError naming the flag that gave it."""
+    if not Path(path).exists():
+        raise InputError(f"{flag}: there is nothing at '{path}'")
+    return Path(path)
 
 
 def latency_bench(recipe: Recipe) -> Bench | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
-from diffc.output import claim, locked_recipe, read_lock, write_lock, write_lock_of
+from diffc.output import claim, is_output, locked_recipe, read_lock, write_lock, write_lock_of
 from diffc.recipe import Recipe
-from diffc.report.collect import collect
+from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
 from diffc.stages import Done, Runner, StageEvent, cache_folder, disk_errors, process_rank
 
@@ -46,8 +46,8 @@ def run(request: Request) -> RunWork:
     bench = front.latency_bench(recipe)
     if bench is not None:
         bench.check()  # before importance, which takes long
-    if process_rank() == 0:
-        with disk_errors(out):
+    if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
+        with disk_errors(out):  # followed by another whole one
             out.mkdir(parents=True, exist_ok=True)
             write_lock(out, source, recipe, {})
     runner = Runner(out, cache_folder(), fresh=request.fresh)
@@ -56,10 +56,21 @@ def run(request: Request) -> RunWork:
         yield from _back(runner, recipe, request.stop)
     if process_rank() == 0:
         with disk_errors(out):
-            write_lock(out, source, recipe, {done.name: done.key for done in runner.done})
+            write_lock(out, source, recipe, _stages(out, runner.done, request.stop))
             _write_report(out, runner.done, request.command)
     _meet()
     return _passed(Report.read(out))
+
+
+def _stages(out: Path, done: Sequence[Done], stop: str) -> dict[str, str]:
+    """The keys of this run's stages, and of earlier ones beyond ``stop`` that still follow from it.
+
+    Nothing but the pictures follows from ``samples``.
+    """
+    now = {stage.name: stage.key for stage in done}
+    held = read_lock(out)["stages"]
+    same = all(held.get(name) == key for name, key in now.items() if name != "samples")
+    return {**held, **now} if same and stop not in ("build", "bench") else now
 
 
 def _meet() -> None:
@@ -74,6 +85,7 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
            command: str | None = None) -> RunWork:  # fmt: skip
     """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
     lock = read_lock(out)
+    stage_records(out, lock["stages"])
     back.check_targets(recipe.build)
     runner = Runner(out, cache_folder(), fresh=fresh)
     yield from _back(runner, recipe, stop)

@@ -12,6 +12,7 @@ from diffc.cli import options as o
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from diffc.models.source import Source
@@ -99,17 +100,19 @@ def run_chain(
     json: bool = False,
     quiet: bool = False,
     show: bool = True,
+    forget: Mapping[str, Collection[str]] | None = None,
 ) -> Path:
     """Run the chain for a model or an output folder up to ``stop``, show the report; OUT.
 
-    show: False leaves it to the caller to show what was made.
+    show: False leaves it to the caller to show what was made. forget: see ``asked``.
     """
     from diffc.chain.run import ParityFailed, Request, run
     from diffc.cli.show import follow, show_report
 
     source, chosen, folder = asked(
-        model, flags, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle
-    )
+        model, flags, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle,
+        forget=forget,
+    )  # fmt: skip
     request = Request(source, chosen, folder, stop, fresh=fresh, command=command_line())
     try:
         report = follow(run(request), quiet=quiet or json)
@@ -142,10 +145,12 @@ def asked(
     family: str | None = None,
     allow_pickle: bool = False,
     need_weights: bool = True,
+    forget: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[Source, Recipe, Path]:
     """The source, the recipe and the output folder that a command line means.
 
     An output folder in MODEL's place stands for the model it was made from, with its recipe.
+    forget: a recipe's part -> its options that a folder's recipe does not hand on.
     """
     from pathlib import Path
 
@@ -158,6 +163,8 @@ def asked(
     if out is None and is_output(folder):
         source = source_of(folder, allow_pickle)
         held = read_lock(folder)["recipe"]
+        for part, names in (forget or {}).items():
+            held[part] = {key: kept for key, kept in held[part].items() if key not in names}
         return source, resolve(family="", recipe=recipe, flags=flags, base=held), folder
     source = find(model, need_weights=need_weights, allow_pickle=allow_pickle, family=family)
     chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)

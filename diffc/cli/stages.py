@@ -137,7 +137,10 @@ def eval_(
         "reference": reference, "features": features,
     }  # fmt: skip
     flags = o.recipe_flags() | {"quality": quality}
-    run_chain(output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
+    run_chain(
+        output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet,
+        forget={"quality": ("lpips", "reference", "features")},
+    )  # fmt: skip
 
 
 def output_folder(out: Path) -> str:

@@ -6,9 +6,11 @@
     lpips_per_pair     LPIPS between pairs, by torchmetrics, from a local weights file
     Statistics         mean and covariance of features, with n and a hash
     frechet_distance   FID's formula (Heusel et al. 2017); kernel_distance is KID's (Binkowski 2018)
+    frechet_error      their standard errors over the sampled images, the reference being given
+    kernel_error
 
-Both figures depend on the number of images: compare only at equal n. Nothing is downloaded: a
-missing weights file is told with the place it is looked for.
+The Frechet distance is biased upwards, the more the fewer the images: compare only at equal n.
+Nothing is downloaded: a missing weights file is told with the place it is looked for.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 class Statistics:
     """Of features (N, D): mean (D,), covariance (D, D), n, and the features' hash.
 
+    digest: of the rows as a set, in float32: their order does not count.
     extractor: what made them; two Statistics compare only when it is the same.
     """
 
@@ -61,7 +64,8 @@ def statistics(features: NDArray[np.float64], extractor: str) -> Statistics:
         raise InputError(f"a covariance needs at least 2 images; there are {len(features)}")
     if not np.isfinite(features).all():
         raise InputError(f"the features of {extractor} are not all finite")
-    digest = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()
+    rows = features.astype(np.float32)
+    digest = hashlib.sha256(rows[np.lexsort(rows.T)].tobytes()).hexdigest()
     covariance = np.atleast_2d(np.cov(features, rowvar=False))
     return Statistics(features.mean(0), covariance, len(features), digest, extractor)
 
@@ -74,26 +78,66 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """
     if a.extractor != b.extractor or a.mean.shape != b.mean.shape:
         raise InputError(f"features of {a.extractor} and of {b.extractor} cannot be compared")
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    root = _root(a.covariance)
     inner = np.linalg.eigvalsh(root @ b.covariance @ root)
     cross = np.sqrt(inner.clip(0)).sum()
     gap = a.mean - b.mean
     return float(gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
+def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The symmetric square root of a covariance (D, D)."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: NDArray[np.float64] = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    return root
+
+
+def frechet_error(features: NDArray[np.float64], held: Statistics, resamples: int = 0) -> float:
+    """The standard error of the distance of features (N, D) to ``held``, by the bootstrap.
+
+    resamples: 0 chooses 200, or 20 where each costs a large decomposition. With X the centred
+    rows / sqrt(N - 1), tr (A B)^1/2 is the sum of the singular values of X B^1/2: no covariance of
+    a resample is ever made.
+    """
+    count = resamples or (200 if min(features.shape) <= 256 else 20)
+    root, generator = _root(held.covariance), np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        rows = features[generator.integers(len(features), size=len(features))]
+        centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
+        cross = np.linalg.svd(centred @ root, compute_uv=False).sum()
+        gap = rows.mean(0) - held.mean
+        found.append(gap @ gap + np.square(centred).sum() - 2 * cross)
+    return float(np.std(found, ddof=1))
+
+
 def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """The unbiased squared MMD of features (N, D), (M, D) with KID's kernel (x.y / D + 1)^3."""
 
-    def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        product: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
-        return product
-
     def within(x: NDArray[np.float64]) -> float:
-        k = kernel(x, x)
+        k = _kernel(x, x)
         return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
 
-    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+    return within(a) + within(b) - 2 * float(_kernel(a, b).mean())
+
+
+def kernel_error(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The standard error of ``kernel_distance`` over the images of ``a`` (N, D), N >= 3.
+
+    The jackknife; leaving one row out of sums that are there already costs nothing.
+    """
+    n, own, across = len(a), _kernel(a, a), _kernel(a, b)
+    rows = own.sum(1) - np.diag(own)
+    within = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
+    between = (across.sum() - across.sum(1)) / ((n - 1) * len(b))
+    left_out = within - 2 * between
+    return float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()))
+
+
+def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KID's kernel between all rows of (N, D) and (M, D)."""
+    product: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
+    return product
 
 
 def onnx_extractor(path: Path) -> Extractor:
@@ -107,6 +151,8 @@ def onnx_extractor(path: Path) -> Extractor:
         raise UnavailableError(
             "features of an ONNX model need onnxruntime", hint="pip install 'diffc[cpu]'"
         ) from error
+    if not path.is_file():
+        raise InputError(f"there is no feature extractor {path}", hint="--features takes ONNX")
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each cause
@@ -128,12 +174,17 @@ def onnx_extractor(path: Path) -> Extractor:
     return extract
 
 
+def inception_weights() -> Path:
+    """Where InceptionV3's weights are looked for: torch hub's checkpoints folder."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+
+
 def inception(weights: Path | None = None) -> Extractor:
     """InceptionV3's 2048 features by torch-fidelity, the port of FID's original network.
 
-    weights: torch-fidelity's file; None: torch hub's checkpoints folder.
+    weights: torch-fidelity's file; None: where ``inception_weights`` says.
     """
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    path = weights or inception_weights()
     if not path.exists():
         raise UnavailableError(
             f"FID and KID need InceptionV3's weights, and {path} does not exist",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc import __version__
+from diffc.errors import InputError
 from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
@@ -20,8 +21,7 @@ from diffc.stages import STATE, Done
 def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) -> Report:
     """The report of ``out``. done: the stages of the present run, to tell what was reused."""
     lock = read_lock(out)
-    records = {name: _record(out, name, key) for name, key in lock["stages"].items()}
-    found = {name: record for name, record in records.items() if record is not None}
+    found = stage_records(out, lock["stages"])
     fresh = {stage.name for stage in done if not stage.cached}
     benches, serves, climbs, choices = (
         [record["result"] for name, record in found.items() if name.startswith(f"{kind}-")]
@@ -33,7 +33,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         command=command,
         model=_figures(out, lock, found, "dense"),
         compressed=_figures(out, lock, found, "compressed"),
-        plan=_plan(out, found),
+        plan=_plan(out),
         distillation=_result(found, "distill"),
         stages=[_stage(record, fresh) for record in found.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
@@ -46,12 +46,20 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
     )
 
 
-def _record(out: Path, name: str, key: str) -> dict[str, Any] | None:
-    path = out / STATE / f"{name}.json"
-    if not path.exists():
-        return None
-    record = read_json(path)
-    return record if record.get("key") == key else None
+def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Each stage's record. Raises InputError for a folder whose making was interrupted.
+
+    stages: name -> key, as recipe.lock.yaml has them.
+    """
+    paths = {name: out / STATE / f"{name}.json" for name in stages}
+    found = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    other = [name for name, record in found.items() if record.get("key") != stages[name]]
+    if other or "plan" not in found:
+        raise InputError(
+            f"{out} is unfinished: the run that was making it was interrupted",
+            hint="run that command again: it goes on from the last finished piece",
+        )
+    return found
 
 
 def _result(found: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -89,9 +97,9 @@ def _weight_bytes(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in files) or None
 
 
-def _plan(out: Path, found: Mapping[str, Any]) -> dict[str, Any] | None:
+def _plan(out: Path) -> dict[str, Any] | None:
     path = out / "plan.json"
-    if "plan" not in found or not path.exists():
+    if not path.exists():
         return None
     plan: dict[str, Any] = json.loads(path.read_text("utf-8"))
     for group in plan["groups"]:

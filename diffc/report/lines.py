@@ -254,7 +254,10 @@ def _quality(report: Report) -> Section:
                 f"{figure['n']} images from the same noise, {figure['sampler']}, "
                 f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
             ]
-    return Section("compressed against dense samples", rows + _distances(report), notes)
+    distances = _distances(report)
+    if any(name in (report.quality or {}) for name in _DISTANCES):
+        notes.append("distances: ± one standard error; fewer images give a larger Frechet distance")
+    return Section("compressed against dense samples", rows + distances, notes)
 
 
 _DISTANCES = {"frechet": ("Frechet distance", "FID"), "kernel": ("kernel distance", "KID")}
@@ -270,6 +273,10 @@ def _distances(report: Report) -> list[Row]:
             on = figure["features"]
             said = short if on == "InceptionV3" else f"{long} on {on}"
             against = f"to {figure['reference']['n']} images"
-            dense, compressed = (f"{figure[side]:.4g}" for side in ("dense", "compressed"))
+            errors = figure.get("se", {})
+            dense, compressed = (
+                f"{figure[side]:.4g}" + (f" ± {errors[side]:.2g}" if side in errors else "")
+                for side in ("dense", "compressed")
+            )
             rows.append((said, dense, compressed, against))
     return rows

@@ -346,6 +346,13 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
     found = json.loads(done.stdout)
     assert (found["quality"]["ssim"]["n"], found["quality"]["ssim"]["seeds"]) == (6, [7])
     assert all(s["cached"] for s in found["stages"] if s["name"] != "samples")
+    before = json.loads((out / "report.json").read_text())
+    assert found["targets"] == before["targets"]  # nothing that was measured is forgotten
+    assert {s["name"] for s in found["stages"]} == {s["name"] for s in before["stages"]}
+    lock = (copy / "recipe.lock.yaml").read_bytes()
+    done = diffc_("eval", copy, "--reference", tmp_path / "nothing")
+    assert done.returncode == 2 and "--reference" in done.stderr
+    assert (copy / "recipe.lock.yaml").read_bytes() == lock
     done = diffc_("bundle", copy, "--server", "none", "--to", tmp_path / "service")
     assert done.returncode == 0, done.stderr
     made = subprocess.run(

@@ -11,7 +11,14 @@ from torch import nn
 
 import diffc
 from diffc.errors import InputError, UnavailableError
-from diffc.measure.frechet import frechet_distance, kernel_distance, statistics
+from diffc.measure.frechet import (
+    frechet_distance,
+    frechet_error,
+    kernel_distance,
+    onnx_extractor,
+    statistics,
+)
+from diffc.models.source import file_digest
 from diffc.report.lines import sections
 
 
@@ -51,8 +58,16 @@ def test_distances_to_reference_images(tiny_model, tmp_path, images, extractor):
         expected = frechet_distance(statistics(found, "x"), statistics(real, "x"))
         assert figures["frechet"][side] == pytest.approx(expected, rel=0.05)
         assert figures["kernel"][side] == pytest.approx(kernel_distance(found, real), rel=0.05)
+        assert figures["frechet"]["se"][side] == pytest.approx(
+            frechet_error(found, statistics(real, "x")), rel=0.05
+        )
+        assert figures["kernel"]["se"][side] > 0
     assert report.quality["frechet"]["features"] == "means.onnx"
-    assert report.quality["frechet"]["reference"]["n"] == 6
+    about = report.quality["frechet"]
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in images.glob("*.png")])
+    rows = onnx_extractor(extractor)(torch.from_numpy(pixels / 127.5 - 1)[:, None])
+    assert about["reference"] == {"n": 6, "sha256": statistics(rows, "x").digest}
+    assert about["features_sha256"] == file_digest(extractor)
     assert {"sampler", "steps", "seeds", "n"} <= set(report.quality["kernel"])
     shown = [row for section in sections(report) for row in section.rows]
     assert any(row[0] == "Frechet distance on means.onnx" for row in shown)
@@ -82,5 +97,19 @@ def test_missing_weights_are_told_before_the_work(tiny_model, tmp_path, images, 
 
 
 def test_a_reference_that_is_not_there(tiny_model, tmp_path):
-    with pytest.raises(InputError, match="no data at"):
+    with pytest.raises(InputError, match="--reference: there is nothing at"):
         evaluated(tiny_model, tmp_path / "out", reference=str(tmp_path / "nothing"))
+
+
+def test_a_reference_that_does_not_fit_is_told_before_samples_are_made(
+    tiny_model, tmp_path, images, monkeypatch
+):
+    """An extractor for another size: nothing is sampled first."""
+    path = tmp_path / "large.onnx"
+    torch.onnx.export(
+        nn.Sequential(nn.AvgPool2d(56), nn.Flatten()).eval(), (torch.zeros(1, 3, 224, 224),), path,
+        dynamo=True,
+    )  # fmt: skip
+    monkeypatch.setattr("diffc.measure.quality.sample_pair", lambda *_args, **_more: 1 / 0)
+    with pytest.raises(InputError, match=r"large\.onnx takes .*224"):
+        evaluated(tiny_model, tmp_path / "out", reference=str(images), features=str(path))

@@ -16,8 +16,10 @@ from diffc.events import drain
 from diffc.measure.frechet import (
     features_of,
     frechet_distance,
+    frechet_error,
     inception,
     kernel_distance,
+    kernel_error,
     lpips_per_pair,
     onnx_extractor,
     statistics,
@@ -58,6 +60,44 @@ def test_kernel_distance_is_the_double_sum() -> None:
     yy = np.mean([k(y[i], y[j]) for i in range(5) for j in range(5) if i != j])
     xy = np.mean([k(u, v) for u in x for v in y])
     assert kernel_distance(x, y) == pytest.approx(xx + yy - 2 * xy)
+
+
+def test_the_standard_errors_are_those_of_fresh_draws() -> None:
+    """Against the spread over many independent draws, and the bootstrap by whole covariances."""
+    real = draw(100, 600)
+    held = statistics(real, "e")
+    many = [draw(seed, 200, shift=0.4) for seed in range(120)]
+    spread = np.std([frechet_distance(statistics(x, "e"), held) for x in many])
+    found = np.median([frechet_error(x, held) for x in many[:15]])
+    assert found == pytest.approx(spread, rel=0.35)
+    real, many = 0.3 * real, [0.3 * x for x in many]  # whose cubes have no long tails
+    spread = np.std([kernel_distance(x, real) for x in many])
+    found = np.median([kernel_error(x, real) for x in many[:15]])
+    assert found == pytest.approx(spread, rel=0.35)
+
+
+@pytest.mark.parametrize("n", [60, 4])  # 4 images in 6 dimensions: singular
+def test_a_resamples_distance_is_the_matrix_formula(n: int) -> None:
+    x, held = draw(3, n), statistics(draw(1, 500, shift=0.5), "e")
+    generator, by_hand = np.random.default_rng(0), []
+    for _ in range(8):
+        rows = x[generator.integers(n, size=n)]
+        by_hand.append(frechet_distance(statistics(rows, "e"), held))
+    assert frechet_error(x, held, resamples=8) == pytest.approx(np.std(by_hand, ddof=1), rel=1e-6)
+
+
+def test_the_jackknife_leaves_each_row_out() -> None:
+    x, y = draw(0, 9), draw(1, 12, shift=0.3)
+    out = np.array([kernel_distance(np.delete(x, i, 0), y) for i in range(9)])
+    expected = np.sqrt(8 / 9 * ((out - out.mean()) ** 2).sum())
+    assert kernel_error(x, y) == pytest.approx(expected)
+
+
+def test_the_hash_of_statistics_knows_no_order() -> None:
+    x = draw(0, 20)
+    shuffled = x[np.random.default_rng(1).permutation(20)]
+    assert statistics(shuffled, "e").digest == statistics(x, "e").digest
+    assert statistics(x[1:], "e").digest != statistics(x, "e").digest
 
 
 def write_model(path: Path, channels: int = 1) -> np.ndarray:
