@@ -87,14 +87,33 @@ class Process:
         return row.reshape(-1, *([1] * (like.ndim - 1)))
 
 
+_OTHER_PROCESSES = ("EDM", "ScoreSde", "KarrasVe", "CMStochastic", "VQDiffusion", "Wuerstchen")
+"""In the names of schedulers whose noise is no beta schedule's: exploding variance, discrete."""
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's config is of rectified flow: by its class, or by its settings.
+
+    Sana and Wan ship solvers of beta schedules that are told to take flow's sigmas.
+    """
+    told = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return bool(told) or "FlowMatch" in str(config.get("_class_name", ""))
+
+
 def process_from_scheduler(config: Mapping[str, Any]) -> Process:
     """The process that a diffusers scheduler's config describes.
 
     Raises InputError when the config describes none that diffc knows.
     """
     steps = int(config.get("num_train_timesteps", 1000))
-    if "FlowMatch" in str(config.get("_class_name", "")):
+    if is_flow(config):
         return _flow_process(config, steps)
+    class_name = str(config.get("_class_name", ""))
+    if any(name in class_name for name in _OTHER_PROCESSES):
+        raise InputError(
+            f"the noise of {class_name} is of no beta schedule, and diffc knows no other",
+            hint="known: DDPM, DDIM, Euler, DPM-Solver and their kin, and flow matching",
+        )
     prediction = str(config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction", "sample"):
         raise InputError(
@@ -102,6 +121,8 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Process:
             hint="known: epsilon, v_prediction, sample, and flow-matching schedulers",
         )
     alpha_bar = torch.cumprod(1.0 - _betas(config, steps), dim=0)
+    if config.get("rescale_betas_zero_snr"):
+        alpha_bar = _zero_terminal_snr(alpha_bar)
     return Process(
         prediction=prediction,  # type: ignore[arg-type]
         signal=alpha_bar.sqrt(),
@@ -134,9 +155,19 @@ def _betas(config: Mapping[str, Any], steps: int) -> Tensor:
     )
 
 
+def _zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
+    """Lin et al. 2023 (2305.08891), algorithm 1: no signal is left at the last timestep.
+
+    What is divided by keeps the trace of it that diffusers' own Euler sampler keeps.
+    """
+    root = alpha_bar.sqrt()
+    scaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return scaled.square().clamp_min(2.0**-24)
+
+
 def _flow_process(config: Mapping[str, Any], steps: int) -> Process:
     sigma = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    shift = float(config.get("shift", 1.0) or 1.0)
+    shift = float(config.get("shift") or config.get("flow_shift") or 1.0)
     if not config.get("use_dynamic_shifting", False):
         sigma = shift * sigma / (1 + (shift - 1) * sigma)
     return Process(

@@ -1,0 +1,45 @@
+"""The noising process of a scheduler's config, held to diffusers' own tables."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
+from diffc.errors import InputError
+from diffc.models.diffusion import process_from_scheduler
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_signal_and_noise_are_diffusers(schedule: str, zero_snr: bool) -> None:
+    scheduler = DDIMScheduler(
+        beta_schedule=schedule, rescale_betas_zero_snr=zero_snr, prediction_type="v_prediction"
+    )
+    process = process_from_scheduler({**scheduler.config})
+    bar = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(process.signal**2, bar, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(process.noise**2, 1 - bar, atol=1e-6, rtol=1e-4)
+    assert (process.signal > 0).all()  # it is divided by
+
+
+def test_a_solver_that_is_told_to_take_flows_sigmas_is_of_flow() -> None:
+    """As Sana and Wan ship: the same process as flow matching's own class, by the same shift."""
+    told = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    ours, theirs = (
+        process_from_scheduler({**s.config, "_class_name": type(s).__name__}) for s in (told, own)
+    )
+    assert ours.prediction == theirs.prediction == "flow"
+    torch.testing.assert_close(ours.noise, theirs.noise)
+    torch.testing.assert_close(ours.model_time, theirs.model_time)
+    told.set_timesteps(10)  # the solver's own levels lie on the same line of timesteps
+    torch.testing.assert_close(told.timesteps.float(), 1000 * told.sigmas[:-1], atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "EDMEulerScheduler", "KarrasVeScheduler"])
+def test_noise_of_no_beta_schedule_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        process_from_scheduler({"_class_name": name, "num_train_timesteps": 1000})
