@@ -1,12 +1,14 @@
 """Latency: several calls timed in one process, in turn, so that what disturbs one disturbs all.
 
-    warm-up   every call in turn, until three windows in a row agree within 10 %, or time is up
+    warm-up   every call in turn, for 0.2 s at least (as trtexec: clocks rise), until three windows
+              in a row agree within 10 %, or time is up
     rounds    each round times every call once, in a fresh random order (for two calls: AB or BA);
               at least N rounds and S seconds
     one time  the median of k calls in a row, k chosen so that it lasts 10 ms: the first call after
               another engine's finds the caches cold, which a sampling loop's calls do not
 
-The first call of each (allocation, kernels, shapes) is kept apart. Raw samples are all kept.
+The first call of each (allocation, kernels, shapes) is kept apart: whoever bound the engine says
+how long that and its first run took. Raw samples are all kept.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from diffc.measure.statistics import Ratio, Samples, paired_ratio, percentile
 Call = Callable[[], float]
 """Runs once and returns its seconds."""
 
+_WARM_UP_SECONDS = 0.2
 _WINDOW_CALLS = 5
-_WINDOW_SECONDS = 0.1
+_WINDOW_SECONDS = (0.02, 0.1)  # at least and, of long calls, at most
+_MOST_WINDOW_CALLS = 100
 _AGREE = 1.10
 _OBSERVATION_SECONDS = 0.010
 _MOST_REPEATS = 16
@@ -98,16 +102,19 @@ class Timings:
 
 
 def interleaved(
-    calls: Mapping[str, Call], options: LatencyOptions, settle: Mapping[str, float] | None = None
+    calls: Mapping[str, Call],
+    options: LatencyOptions,
+    settle: Mapping[str, float] | None = None,
+    first: Mapping[str, float] | None = None,
 ) -> Work[Timings]:
     """Time ``calls`` in turn; yields the seconds done of those expected.
 
-    settle: call -> seconds of rest after its turn: a thread pool that spins on for milliseconds
+    first: call -> the seconds that its first run took, where it has run already. settle: call -> seconds of rest after its turn: a thread pool that spins on for milliseconds
     takes the next engine's core. One call that is not timed follows, for a rest leaves caches cold.
     """
     turns = _Turns(calls, settle or {})
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    first = {name: call() for name, call in calls.items()}
+    begun = dict(first) if first else {name: call() for name, call in calls.items()}
     begin = time.perf_counter()
     typical, steady = yield from _warm_up(calls, turns, options)
     warm = time.perf_counter() - begin
@@ -122,7 +129,7 @@ def interleaved(
         rounds += 1
         yield _progress(rounds, time.perf_counter() - start, options)
     samples = {name: np.asarray(times) for name, times in taken.items()}
-    return Timings(samples, first, warm, steady, options.seed, load)
+    return Timings(samples, begun, warm, steady, options.seed, load)
 
 
 class _Turns:
@@ -154,7 +161,12 @@ def _progress(rounds: int, elapsed: float, options: LatencyOptions) -> Progress:
 
 
 def _repeats(seconds: float) -> int:
-    return min(max(math.ceil(_OBSERVATION_SECONDS / seconds), 1), _MOST_REPEATS)
+    return min(_calls_in(_OBSERVATION_SECONDS, seconds), _MOST_REPEATS)
+
+
+def _calls_in(span: float, seconds: float) -> int:
+    """How many calls of ``seconds`` fill ``span``; a clock may read 0 for a short one."""
+    return max(math.ceil(span / max(seconds, 1e-7)), 1)
 
 
 def _warm_up(
@@ -165,7 +177,9 @@ def _warm_up(
     size = {name: _window(call()) for name, call in calls.items()}
     windows: dict[str, list[float]] = {name: [] for name in calls}
     steady, elapsed = False, 0.0
-    while not steady and (elapsed < options.warmup_seconds or elapsed == 0.0):
+    while elapsed == 0.0 or (
+        elapsed < options.warmup_seconds and not (steady and elapsed >= _WARM_UP_SECONDS)
+    ):
         for name in calls:
             windows[name].append(float(np.median(turns.take(name, size[name]))))
         steady = all(_agree(times[-3:]) for times in windows.values())
@@ -175,8 +189,9 @@ def _warm_up(
 
 
 def _window(seconds: float) -> int:
-    """Calls in one window: 5, fewer when they are long."""
-    return min(max(math.ceil(_WINDOW_SECONDS / seconds), 1), _WINDOW_CALLS)
+    """Calls in one window: 5, fewer when they are long, more when they are short."""
+    least, most = (_calls_in(span, seconds) for span in _WINDOW_SECONDS)
+    return min(max(min(most, _WINDOW_CALLS), least), _MOST_WINDOW_CALLS)
 
 
 def _agree(windows: list[float]) -> bool:
