@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from diffc.distill.options import DistillOptions
 from diffc.errors import InputError, RequestError, nearest, unknown
@@ -104,11 +112,48 @@ class DataOptions(Options):
 
 
 class ExportOptions(Options):
-    """ONNX: the opset, and whether onnxslim simplifies the graph."""
+    """ONNX: the opset, and whether onnxslim simplifies the graph.
+
+    resolution: sides of the denoiser's own input; one, or several that one file serves. The first
+    is the one that the model is compressed at; None: the config's. A file may say one as a number.
+    """
 
     opset: int = Field(default=20, ge=17, le=23)
     simplify: bool = True
-    resolution: int | None = Field(default=None, ge=1)
+    resolution: tuple[int, ...] | None = None
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _sides(self) -> ExportOptions:
+        sides = self.resolution
+        if sides is None:
+            return self
+        if not sides or min(sides) < 1:
+            raise ValueError(f"resolution: {list(sides)} holds no side, or one below 1")
+        twice = [side for side in sides if sides.count(side) > 1]
+        if twice:
+            raise ValueError(f"resolution: {list(sides)} names {twice[0]} twice")
+        return self
+
+    @field_serializer("resolution")
+    def _as_told(self, sides: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        """One side stays a number, so that what was cached and locked for it stays valid."""
+        return sides[0] if sides and len(sides) == 1 else sides
+
+    @property
+    def side(self) -> int | None:
+        """The working side, that the model is compressed, sampled and checked at."""
+        return self.resolution[0] if self.resolution else None
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(H, W) of everything that one file serves, the working one first; empty for one alone."""
+        sides = self.resolution or ()
+        return tuple((side, side) for side in sides) if len(sides) > 1 else ()
 
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]

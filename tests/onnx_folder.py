@@ -136,11 +136,13 @@ def _write_model_json(model, folder, shape, scheduler):
     (folder / "model.json").write_text(json.dumps(content, indent=2))
 
 
-def write_handmade_folder(folder, channels=8, size=8, seed=0, macs=1_000_000, dtype=np.float32):
+def write_handmade_folder(
+    folder, channels=8, size=8, seed=0, macs=1_000_000, dtype=np.float32, others=()
+):
     """An ONNX folder of two convolutions and a timestep, made without torch in milliseconds.
 
     y = conv(relu(conv(x) + t / 1000)) with weights in ``dtype``; the inputs and output stay
-    float32. Its reference is computed with numpy.
+    float32. Its reference is computed with numpy. others: (H, W) that it serves beside its own.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -169,7 +171,7 @@ def write_handmade_folder(folder, channels=8, size=8, seed=0, macs=1_000_000, dt
         "scale": np.array([1e-3], dtype),
         "shape": np.array([-1, 1, 1, 1], np.int64),
     }
-    image = ["batch", 1, size, size]
+    image = ["batch", 1, "height", "width"] if others else ["batch", 1, size, size]
     graph = helper.make_graph(
         nodes,
         "handmade",
@@ -183,18 +185,19 @@ def write_handmade_folder(folder, channels=8, size=8, seed=0, macs=1_000_000, dt
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
     precision = {"float32": "fp32", "float16": "fp16"}[np.dtype(dtype).name]
-    describe_folder(folder, (1, size, size), precision=precision, macs=macs)
-    _write_numpy_reference(folder, first, second, size)
+    describe_folder(folder, (1, size, size), precision=precision, macs=macs, others=others)
+    _write_numpy_reference(folder, first, second, size, others=others)
     return folder
 
 
-def describe_folder(folder, shape, precision="fp32", macs=1_000_000):
+def describe_folder(folder, shape, precision="fp32", macs=1_000_000, others=()):
     """Write model.json for the model.onnx in ``folder``, with its true hash."""
+    sizes = {"sizes": [list(shape[-2:]), *map(list, others)]} if others else {}
     digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
     content = {
         "class_name": "UNet2DModel",
         "inputs": [
-            {"name": "sample", "shape": list(shape), "dtype": "float32", "kind": "sample"},
+            {"name": "sample", "shape": list(shape), "dtype": "float32", "kind": "sample", **sizes},
             {"name": "timestep", "shape": [], "dtype": "int64", "kind": "timestep"},
         ],
         "output": {"name": "out_sample", "shape": list(shape)},
@@ -215,7 +218,7 @@ def _convolved(x, weight):
     return np.einsum("bchwij,ocij->bohw", windows, weight)
 
 
-def _write_numpy_reference(folder, first, second, size, levels=4):
+def _write_numpy_reference(folder, first, second, size, levels=4, others=()):
     first, second = first.astype(np.float64), second.astype(np.float64)
 
     def call(x, t):
@@ -239,4 +242,8 @@ def _write_numpy_reference(folder, first, second, size, levels=4):
         "trajectory.coefficients": coefficients,
         "trajectory.final": x.astype(np.float32),
     }
+    for height, width in others:
+        sample = generator.standard_normal((levels, 1, height, width)).astype(np.float32)
+        at = {"input.sample": sample, "input.timestep": timestep, "output": call(sample, timestep)}
+        arrays |= {f"at.{height}x{width}.{name}": value for name, value in at.items()}
     save_file(arrays, folder / "reference.safetensors")

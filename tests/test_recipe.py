@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffc.errors import InputError, RequestError
-from diffc.recipe import recipe_files, resolve
+from diffc.recipe import Recipe, recipe_files, resolve
 
 
 def write(tmp_path, text):
@@ -106,3 +106,34 @@ def test_a_flag_is_for_every_target(tmp_path):
 def test_bad_options_of_one_target_are_named(tmp_path, each, said):
     with pytest.raises(RequestError, match=said):
         resolve(family="UNet2DModel", recipe=write(tmp_path, f"build: {{each: {each}}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("told", "sides", "stored"),
+    [("32", (32,), 32), ("[32]", (32,), 32), ("[32, 16, 64]", (32, 16, 64), [32, 16, 64])],
+)
+def test_resolution_is_one_side_or_several(tmp_path, told, sides, stored):
+    path = write(tmp_path, f"export: {{resolution: {told}}}\n")
+    recipe = resolve(family="UNet2DModel", recipe=path)
+    assert recipe.export.resolution == sides
+    assert recipe.export.side == 32  # the first is the working one
+    assert recipe.export.sizes == (() if len(sides) == 1 else ((32, 32), (16, 16), (64, 64)))
+    held = recipe.model_dump(mode="json")
+    assert held["export"]["resolution"] == stored  # one side: as locks and keys always had it
+    assert Recipe.model_validate(held) == recipe
+
+
+def test_no_resolution_is_the_models_own():
+    export = resolve(family="UNet2DModel").export
+    assert (export.resolution, export.side, export.sizes) == (None, None, ())
+    assert export.model_dump(mode="json")["resolution"] is None
+
+
+@pytest.mark.parametrize(
+    ("sides", "words"),
+    [([], "no side"), ([0], "below 1"), ([16, -8], "below 1"), ([16, 24, 16], "names 16 twice"),
+     ([16, "x"], "resolution"), ("big", "resolution")],
+)  # fmt: skip
+def test_sides_that_cannot_be_are_refused(sides, words):
+    with pytest.raises(RequestError, match=words):
+        resolve(family="UNet2DModel", flags={"export": {"resolution": sides}})

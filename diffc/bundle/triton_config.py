@@ -58,8 +58,10 @@ def to_text(config: Any) -> str:
 
 
 def ranges(info: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """(min, opt, max) batch of each profile, smallest first."""
-    items = (next(iter(profile.values())) for profile in info["profiles"])
+    """(min, opt, max) batch of each profile at the engine's own resolution, smallest first."""
+    from diffc.export.runtime.engines import serves
+
+    items = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))
     return sorted((r["min"][0], r["opt"][0], r["max"][0]) for r in items)
 
 

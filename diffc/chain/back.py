@@ -203,7 +203,10 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
 
 
 def _onnx_digest(folder: Path) -> str:
-    return str(read_json(folder / "model.json")["sha256"])
+    """What an ONNX folder is, for a stage's key: its file, and the sizes that it is to serve."""
+    described = read_json(folder / "model.json")
+    sizes = [item["sizes"] for item in described["inputs"] if "sizes" in item]
+    return f"{described['sha256']} at {sizes}" if sizes else str(described["sha256"])
 
 
 def engine_digest(folder: Path) -> dict[str, Any]:

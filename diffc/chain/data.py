@@ -44,10 +44,12 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     if options.prompts is not None:
         inputs["prompts"] = content_digest(Path(options.prompts))
         inputs["encoders"] = _component_digest(source, *_ENCODERS)
-        inputs["resolution"] = recipe.export.resolution
+        inputs["resolution"] = recipe.export.side
     if not synthetic and not _is_pixels(source):
         inputs |= {"vae": _component_digest(source, "vae", "vqvae")}
-        inputs["resolution"] = recipe.export.resolution
+        inputs["resolution"] = recipe.export.side
+    if recipe.export.side is not None:  # samples are drawn, and images read, at that size
+        inputs["resolution"] = recipe.export.side
     packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -160,7 +162,7 @@ def _read_images(
 def _specs(source: Source, recipe: Recipe) -> list[TensorSpec]:
     from diffc.models.families import family
 
-    return family(source.class_name).specs(source.config, recipe.export.resolution)
+    return family(source.class_name).specs(source.config, recipe.export.side)
 
 
 def _is_pixels(source: Source) -> bool:

@@ -51,7 +51,7 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     from diffc.models.families import family
     from diffc.onnx.export import export_onnx
 
-    denoiser = family(source.class_name).specs(source.config, recipe.export.resolution)
+    denoiser = family(source.class_name).specs(source.config, recipe.export.side)
     latent = next(spec for spec in denoiser if spec.kind == "sample").shape
     vae, found = load_vae(source).cpu(), family(_CLASS)
     specs = found.specs(dict(vae.config), latent[-1])
@@ -64,8 +64,9 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
     options = recipe.export
     return export_onnx(
-        vae, found, specs, folder, opset=options.opset, simplify=options.simplify, facts=facts
-    )
+        vae, found, specs, folder, opset=options.opset, simplify=options.simplify, facts=facts,
+        sizes=options.sizes,
+    )  # fmt: skip
 
 
 def build_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:

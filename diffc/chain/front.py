@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
 from diffc.errors import InputError
 from diffc.events import Progress, Work
+from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Done, Room, Stage, cache_folder
@@ -42,7 +43,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         "model": source.digest,
         "data": data.key,
         "options": options.model_dump(mode="json"),
-        "resolution": recipe.export.resolution,
+        "resolution": recipe.export.side,
         "seed": recipe.seed,
     }
 
@@ -76,7 +77,7 @@ def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage
         "importance": importance.key if importance else None,
         "options": recipe.prune.model_dump(mode="json", exclude={"importance"}),
         "align": alignment(recipe),
-        "resolution": recipe.export.resolution,
+        "resolution": recipe.export.side,
     }
     bench = latency_bench(recipe)
     if bench is not None:
@@ -176,12 +177,13 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         options = recipe.export
         described = export_onnx(
             model, family, specs, room.out / side, opset=options.opset,
-            simplify=options.simplify, facts=facts,
+            simplify=options.simplify, facts=facts, sizes=options.sizes,
+            multiple=multiple_of(source.class_name, source.config) or 1,
         )  # fmt: skip
         yield Progress(1, 2, f"running the {side} model at reference inputs")
         clean = CleanSet.read(data.folder / CLEAN)
         reference = room.out / side / "reference.safetensors"
-        write_reference(reference, model, family, process, clean, recipe.seed)
+        write_reference(reference, model, family, process, clean, recipe.seed, options.sizes[1:])
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
 
     packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
@@ -425,7 +427,7 @@ def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[Ten
             hint="give the pipeline's folder",
         )
     found = family(source.class_name)
-    specs = found.specs(source.config, recipe.export.resolution)
+    specs = found.specs(source.config, recipe.export.side)
     return load_denoiser(source), found, specs, process_from_scheduler(source.scheduler)
 
 

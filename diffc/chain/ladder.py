@@ -6,7 +6,7 @@ target machine that OUT was copied to, they are left out with the reason; the en
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ def _steps(
 
     precision = recipe.build.precision
     dense, small = (engine_folder(out, name, side) for side in SIDES)
-    graphs = captures(name, recipe.build.batch)
+    graphs = captures(name, recipe)
     steps = yield from _torch_steps(out, recipe, no_torch, scratch)
     plain = dense
     if precision != "fp32":
@@ -105,11 +105,12 @@ def _steps(
     return steps
 
 
-def captures(name: str, batch: Sequence[int]) -> bool:
-    """Whether this target's engines run as CUDA graphs: ort-cuda's only at one batch size."""
+def captures(name: str, recipe: Recipe) -> bool:
+    """Whether this target's engines run as CUDA graphs: ort-cuda's only with a single shape."""
     from diffc.measure.engines import on_cpu
 
-    return not on_cpu(name) and (name != "ort-cuda" or len(set(batch)) == 1)
+    single = len(set(recipe.build.batch)) == 1 and not recipe.export.sizes
+    return not on_cpu(name) and (name != "ort-cuda" or single)
 
 
 def _torch_steps(

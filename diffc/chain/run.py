@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.errors import CheckFailed, InputError
+from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import claim, is_output, locked_recipe, read_lock, write_lock, write_lock_of
 from diffc.recipe import Recipe
@@ -40,6 +41,7 @@ def run(request: Request) -> RunWork:
     Raises CheckFailed, after the report is written, when an engine fails parity.
     """
     source, recipe, out = request.source, request.recipe, request.out
+    check_resolution(source.class_name, source.config, recipe.export.resolution or ())
     claim(out, source)
     if request.stop in ("build", "bench"):
         back.check_targets(recipe.build)

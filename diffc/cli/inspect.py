@@ -81,9 +81,9 @@ def inspect_(
     from diffc.prune.planning import cost_of
 
     source, chosen, folder = asked(model, {}, family=family, need_weights=False)
-    costs = cost_of(source, chosen.export.resolution)
+    costs = cost_of(source, chosen.export.side)
     rows = _group_rows(costs, _scores(folder))
-    specs = family_of(source.class_name).specs(source.config, chosen.export.resolution)
+    specs = family_of(source.class_name).specs(source.config, chosen.export.side)
     total = costs.cost(costs.dense)
     if json:
         from diffc.cli.show import print_json

@@ -64,12 +64,16 @@ OneProfile = Annotated[
     bool | None,
     typer.Option(
         "--one-profile/--profile-each",
-        help="One engine profile over all of --batch, or one each.  [each]",
+        help="One engine profile over all of --batch and --resolution, or one each.  [each]",
     ),
 ]
 Resolution = Annotated[
-    int | None,
-    typer.Option("--resolution", help="Side of the (latent) images, in pixels.  [the model's]"),
+    str | None,
+    typer.Option(
+        "--resolution",
+        help="Sides of the (latent) images that engines serve: 64, or 32,48,64; compressed at the "
+        "first.  [the model's]",
+    ),
 ]
 Gpu = Annotated[
     str | None,
@@ -148,7 +152,7 @@ def recipe_flags(
     precision: str | None = None,
     batch: str | None = None,
     one_profile: bool | None = None,
-    resolution: int | None = None,
+    resolution: str | None = None,
     gpu: str | None = None,
     threads: int | None = None,
     data: str | None = None,
@@ -170,7 +174,7 @@ def recipe_flags(
         },
         "data": {"source": data, "prompts": prompts, "fit": fit},
         "distill": {"steps": steps},
-        "export": {"resolution": resolution},
+        "export": {"resolution": numbers("--resolution", resolution)},
         "build": {
             "target": target or None,
             "precision": precision,

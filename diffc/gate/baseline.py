@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc import __version__
 from diffc.errors import InputError
-from diffc.measure.results import TargetResult
+from diffc.measure.results import TargetResult, at_working
 from diffc.report.model import Report
 from diffc.stages import atomic_write
 
@@ -143,7 +143,7 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
         digest=lock["model"]["digest"],
         build=lock["recipe"]["build"],
         engines=_engines(out, report) if engines else [],
-        figures=[StoredFigures.of(r, _onnx_sha(out, r.target)) for r in report.targets],
+        figures=[StoredFigures.of(r, _onnx_sha(out, r.target)) for r in at_working(report.targets)],
         quality=report.quality,
         environment=report.environment,
     )

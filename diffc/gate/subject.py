@@ -14,6 +14,7 @@ from typing import Any
 from diffc.errors import InputError, NotComparable
 from diffc.gate.baseline import MANIFEST, Baseline, StoredFigures, is_baseline
 from diffc.measure.environment import read_environment
+from diffc.measure.results import at_working
 from diffc.output import LOCK, is_output, locked_recipe, read_lock
 from diffc.recipe import CheckOptions
 from diffc.report.model import Report
@@ -92,7 +93,7 @@ def open_report(path: Path) -> Subject:
         model=report.model.name,
         environment=report.environment,
         quality=report.quality,
-        figures=tuple(StoredFigures.of(result) for result in report.targets),
+        figures=tuple(StoredFigures.of(result) for result in at_working(report.targets)),
     )
 
 

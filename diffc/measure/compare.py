@@ -1,6 +1,6 @@
 """Dense against compressed: the table that the whole compiler is for.
 
-    measure_target   one call, on one target, one result per batch size
+    measure_target   one call, on one target, one result per resolution and batch size
     measure_loop     the same for the whole sampling loop
 
 Where a target cannot run here, latency is absent with the reason; memory then is the engine's size
@@ -10,6 +10,7 @@ alone. Nothing is estimated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from diffc.measure.engines import (
     timed,
     why_absent,
 )
+from diffc.measure.inputs import other_than_working
 from diffc.measure.latency import Timings
 from diffc.measure.loop import measure_loops
-from diffc.measure.parity import measure_parity
+from diffc.measure.parity import parities, worse
 from diffc.measure.results import (
     EngineFigures,
     Memory,
@@ -38,43 +40,60 @@ from diffc.measure.results import (
 )
 from diffc.targets.base import Runner
 from diffc.targets.engine import EngineInfo, read_info
+from diffc.targets.onnx_file import Size, size_words
 
 
 def measure_target(
     dense: Path, compressed: Path, options: MeasureOptions
 ) -> Work[list[TargetResult]]:
-    """Measure two engine folders of one target: parity once, times and memory at each batch size.
+    """Measure two engine folders of one target: parity at each resolution that they serve, times
+    and memory at each resolution and batch size.
 
-    A batch size that memory does not suffice for is absent, with what was asked for and free.
+    One that memory does not suffice for is absent, with what was asked for and free.
     Raises RequestError when the folders are of different targets; what parity finds is in the
     result, and the caller decides.
     """
     infos = {"dense": read_info(dense), "compressed": read_info(compressed)}
     folders = {"dense": dense, "compressed": compressed}
     _check_same(infos)
+    places = _places(infos, options)
     absent = why_absent(infos["dense"])
     if absent:
-        return [_absent_result(infos, batch, absent) for batch in _batches(infos, options)]
-    batches = _batches(infos, options)
+        return [_absent_result(infos, place, absent) for place in places]
     reference = next(iter(options.references.values()), None)
     with loaded(folders, options.threads) as runners:
         # times before parity: the first call must be the engine's first
         timings, reasons = {}, {}
-        for batch in batches:
+        for place in places:
             try:
-                timings[batch] = yield from timed(runners, batch, options.latency, reference)
-            except OutOfMemory as error:  # the other batch sizes still count
-                reasons[batch] = str(error)
-        parities = yield from _parities(runners, options.references)
+                timings[place] = yield from timed(
+                    runners, place.batch, options.latency, reference, place.size
+                )
+            except OutOfMemory as error:  # the others still count
+                reasons[place] = str(error)
+        judged = yield from _parities(runners, options.references)
     results = []
-    for batch in batches:
-        if batch in reasons:
-            results.append(_absent_result(infos, batch, reasons[batch]))
+    for place in places:
+        if place in reasons:
+            results.append(_absent_result(infos, place, reasons[place]))
             continue
-        yield Progress(0, None, f"memory, batch {batch}")
-        found = memories(folders, batch, options.memory)
-        results.append(_result(infos, batch, timings[batch], found, parities, options))
+        yield Progress(0, None, f"memory, {place}")
+        found = memories(folders, place.batch, options.memory, place.size)
+        at = other_than_working(infos["dense"].sizes, place.size)
+        held = {name: each[at] for name, each in judged.items() if at in each}
+        results.append(_result(infos, place, timings[place], found, held, options))
     return results
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What one result is of. size: None where the engines serve one alone."""
+
+    size: Size | None
+    batch: int
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}" + (f", {size_words(self.size)}" if self.size else "")
 
 
 def _check_same(infos: Mapping[str, EngineInfo]) -> None:
@@ -86,49 +105,54 @@ def _check_same(infos: Mapping[str, EngineInfo]) -> None:
         )
 
 
-def _batches(infos: Mapping[str, EngineInfo], options: MeasureOptions) -> tuple[int, ...]:
-    return options.batch or infos["dense"].batches or (1,)
+def _places(infos: Mapping[str, EngineInfo], options: MeasureOptions) -> list[_Place]:
+    """Every batch size at the working resolution, then at each of the others."""
+    batches = options.batch or infos["dense"].batches or (1,)
+    sizes: tuple[Size | None, ...] = infos["dense"].sizes or (None,)
+    return [_Place(size, batch) for size in sizes for batch in batches]
 
 
 def _parities(
     runners: Mapping[str, Runner], references: Mapping[str, Path]
-) -> Work[dict[str, Parity]]:
+) -> Work[dict[str, dict[Size | None, Parity]]]:
     found = {}
     for name, runner in runners.items():
         if name in references:
             yield Progress(0, None, f"parity of {name}")
-            found[name] = yield from measure_parity(runner, references[name])
+            found[name] = yield from parities(runner, references[name])
     return found
 
 
 def _result(
     infos: Mapping[str, EngineInfo],
-    batch: int,
+    place: _Place,
     timings: Timings,
     memory: Mapping[str, Memory],
-    parities: Mapping[str, Parity],
+    held: Mapping[str, Parity],
     options: MeasureOptions,
 ) -> TargetResult:
     figures = {
         name: EngineFigures(
-            **latency_figures(timings, name, batch),
+            **latency_figures(timings, name, place.batch),
             memory=memory[name],
             build_seconds=info.build_seconds,
             precision_found=info.precision_found,
-            parity=parities.get(name),
+            parity=held.get(name),
         )
         for name, info in infos.items()
     }
     speedup = Speedup.of(timings.ratio("dense", "compressed"))
+    elsewhere = other_than_working(infos["dense"].sizes, place.size) is not None
     return TargetResult(
         target=infos["dense"].target,
         precision=infos["dense"].precision_asked,
-        batch=batch,
+        batch=place.batch,
+        resolution=place.size,
         dense=figures["dense"],
         compressed=figures["compressed"],
         speedup=speedup,
-        efficiency=_efficiency(speedup.median, infos),
-        parity=_worse(parities),
+        efficiency=None if elsewhere else _efficiency(speedup.median, infos),
+        parity=worse(held.values()) if held else None,
         noise=noise_of(timings, "dense", infos.values()),
         details=_details(infos, timings, options),
     )
@@ -157,18 +181,7 @@ def _efficiency(speedup: float, infos: Mapping[str, EngineInfo]) -> float | None
     return speedup / (float(dense) / float(compressed))
 
 
-def _worse(parities: Mapping[str, Parity]) -> Parity | None:
-    """The one that failed, else the one with the larger error; not a number counts as largest."""
-    if not parities:
-        return None
-    infinite = float("inf")
-    return max(
-        parities.values(),
-        key=lambda p: (not p.passed, infinite if p.rel_l2 is None else p.rel_l2),
-    )
-
-
-def _absent_result(infos: Mapping[str, EngineInfo], batch: int, reason: str) -> TargetResult:
+def _absent_result(infos: Mapping[str, EngineInfo], place: _Place, reason: str) -> TargetResult:
     figures = {
         name: EngineFigures(
             memory=Memory(engine_bytes=info.engine_bytes),
@@ -181,7 +194,8 @@ def _absent_result(infos: Mapping[str, EngineInfo], batch: int, reason: str) -> 
     return TargetResult(
         target=infos["dense"].target,
         precision=infos["dense"].precision_asked,
-        batch=batch,
+        batch=place.batch,
+        resolution=place.size,
         dense=figures["dense"],
         compressed=figures["compressed"],
         absent=reason,
@@ -193,15 +207,16 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
     folders = {"dense": dense, "compressed": compressed}
     infos = {name: read_info(folder) for name, folder in folders.items()}
     _check_same(infos)
+    place = _Place(None, options.loop.batch)
     absent = why_absent(infos["dense"])
     if absent:
-        return _absent_result(infos, options.loop.batch, absent)
+        return _absent_result(infos, place, absent)
     with loaded(folders, options.threads) as runners:
         timings = yield from measure_loops(
             runners["dense"], runners["compressed"], options.loop, options.latency
         )
     found = memories(folders, options.loop.batch, wanted=False)
-    result = _result(infos, options.loop.batch, timings, found, {}, options)
+    result = _result(infos, place, timings, found, {}, options)
     scheduler = options.loop.scheduler or infos["dense"].source["scheduler"].get("_class_name")
     extra = {"steps": options.loop.steps, "scheduler": scheduler}
     return result.model_copy(update={"details": {**result.details, **extra}})

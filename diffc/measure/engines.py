@@ -7,6 +7,7 @@ timed     all of them in turn at one batch size, on the same inputs
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from diffc.measure.results import Memory, Noise, Speedup
 from diffc.targets import driver, machine, nvml, target
 from diffc.targets.base import Runner
 from diffc.targets.engine import EngineInfo, read_info
+from diffc.targets.onnx_file import Size
 
 PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
 _ON_CPU = ("ort-cpu", "openvino", "fake")
@@ -111,14 +113,20 @@ def opened(
 
 def timed(
     runners: Mapping[str, Runner], batch: int, latency: LatencyOptions,
-    reference: Path | None = None,
+    reference: Path | None = None, size: Size | None = None,
 ) -> Work[Timings]:  # fmt: skip
-    """All runners in turn at one batch size, on the same numbers."""
-    calls = {
-        name: runner.bind(example_inputs(runner.info, batch, reference)).run
-        for name, runner in runners.items()
-    }
-    return (yield from interleaved(calls, latency, settle_times(runners)))
+    """All runners in turn at one batch size (and size of the sample), on the same numbers.
+
+    The first call counts from inputs in hand: binding them may compile, allocate and capture.
+    """
+    calls, first = {}, {}
+    for name, runner in runners.items():
+        inputs = example_inputs(runner.info, batch, reference, size=size)
+        start = time.perf_counter()
+        calls[name] = runner.bind(inputs).run
+        calls[name]()
+        first[name] = time.perf_counter() - start
+    return (yield from interleaved(calls, latency, settle_times(runners), first))
 
 
 def settle_times(runners: Mapping[str, Runner]) -> dict[str, float]:
@@ -171,10 +179,12 @@ def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Nois
     )
 
 
-def memories(folders: Mapping[str, Path], batch: int, wanted: bool) -> dict[str, Memory]:
+def memories(
+    folders: Mapping[str, Path], batch: int, wanted: bool, size: Size | None = None
+) -> dict[str, Memory]:
     """Each engine's memory in a fresh process; its files' size alone where that is not wanted."""
     if wanted:
-        return {name: measure_memory(folder, batch) for name, folder in folders.items()}
+        return {name: measure_memory(folder, batch, size=size) for name, folder in folders.items()}
     return {
         name: Memory(engine_bytes=read_info(folder).engine_bytes)
         for name, folder in folders.items()

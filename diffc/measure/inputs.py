@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +10,51 @@ import numpy as np
 
 from diffc.targets.base import Array
 from diffc.targets.engine import EngineInfo
-from diffc.targets.onnx_file import InputSpec
+from diffc.targets.onnx_file import InputSpec, Size, reference_prefix
 
 
 def example_inputs(
-    info: EngineInfo, batch: int, reference: Path | None = None, seed: int = 0
+    info: EngineInfo,
+    batch: int,
+    reference: Path | None = None,
+    seed: int = 0,
+    size: Size | None = None,
 ) -> dict[str, Array]:
     """Inputs (batch, ...) for an engine: rows of ``reference``, repeated to fill the batch.
 
+    size: of the sample, where the engine serves several; None: the working one.
     Without a reference, or with one of other inputs (another exporter's names, another precision):
     standard normal floats, timestep 500, zeros for other integers.
     """
     if reference is not None and reference.is_file():
-        rows = reference_inputs(reference)
-        if all(_fits(rows.get(spec.name), spec) for spec in info.inputs):
+        rows = reference_inputs(reference, other_than_working(info.sizes, size))
+        if all(_fits(rows.get(spec.name), spec, size) for spec in info.inputs):
             return {spec.name: fill(rows[spec.name], batch) for spec in info.inputs}
     generator = np.random.default_rng(seed)
-    return {spec.name: _noise(spec, batch, generator) for spec in info.inputs}
+    return {spec.name: _noise(spec, batch, generator, size) for spec in info.inputs}
 
 
-def _fits(rows: Any, spec: InputSpec) -> bool:
-    return rows is not None and rows.shape[1:] == spec.shape and str(rows.dtype) == spec.dtype
+def _fits(rows: Any, spec: InputSpec, size: Size | None) -> bool:
+    return (
+        rows is not None and rows.shape[1:] == spec.shape_at(size) and str(rows.dtype) == spec.dtype
+    )
 
 
-def reference_inputs(reference: Path) -> dict[str, Array]:
-    """``input.NAME`` of a reference file, by NAME, each (K, ...)."""
+def other_than_working(sizes: Sequence[Size], size: Size | None) -> Size | None:
+    """``size``, or None where it is the working one, which ``sizes`` name first."""
+    return None if sizes and size == sizes[0] else size
+
+
+def reference_inputs(reference: Path, size: Size | None = None) -> dict[str, Array]:
+    """``input.NAME`` of a reference file, by NAME, each (K, ...); size: of another than the
+    working one."""
     from safetensors.numpy import load_file
 
+    begin = f"{reference_prefix(size)}input."
     tensors = load_file(reference)
-    return {key[6:]: value for key, value in tensors.items() if key.startswith("input.")}
+    return {
+        key.removeprefix(begin): value for key, value in tensors.items() if key.startswith(begin)
+    }
 
 
 def fill(rows: Any, batch: int) -> Array:
@@ -46,8 +63,8 @@ def fill(rows: Any, batch: int) -> Array:
     return filled
 
 
-def _noise(spec: InputSpec, batch: int, generator: np.random.Generator) -> Array:
-    shape = (batch, *spec.shape)
+def _noise(spec: InputSpec, batch: int, generator: np.random.Generator, size: Size | None) -> Array:
+    shape = (batch, *spec.shape_at(size))
     if spec.kind == "timestep" or spec.name == "timestep":
         return np.full(shape, 500, spec.dtype)
     if np.issubdtype(np.dtype(spec.dtype), np.floating):

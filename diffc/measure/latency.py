@@ -109,7 +109,8 @@ def interleaved(
 ) -> Work[Timings]:
     """Time ``calls`` in turn; yields the seconds done of those expected.
 
-    first: call -> the seconds that its first run took, where it has run already. settle: call -> seconds of rest after its turn: a thread pool that spins on for milliseconds
+    first: call -> the seconds that its first run took, where it has run already.
+    settle: call -> seconds of rest after its turn: a thread pool that spins on for milliseconds
     takes the next engine's core. One call that is not timed follows, for a rest leaves caches cold.
     """
     turns = _Turns(calls, settle or {})

@@ -43,7 +43,7 @@ def sampling_pipeline(runner: Runner) -> Any:
         info.source["scheduler"],
         sample.shape,
         inputs=inputs,
-        batches=[(span.min[0], span.max[0]) for span in spans],
+        batches=sorted({(span.min[0], span.max[0]) for span in spans}),
     )
 
 

@@ -29,18 +29,23 @@ from typing import Any
 from diffc.errors import UnavailableError
 from diffc.measure.results import Memory
 from diffc.targets.engine import read_info
+from diffc.targets.onnx_file import Size
 
 _MOST_SECONDS = 600
 
 
-def measure_memory(engine: Path, batch: int, *, split: bool = True) -> Memory:
+def measure_memory(
+    engine: Path, batch: int, *, split: bool = True, size: Size | None = None
+) -> Memory:
     """Load and run ``engine`` at ``batch`` in a fresh process.
 
+    size: of the sample, where the engine serves several; None: the working one.
     split: tell weights and activations apart, which takes a second process.
     Raises UnavailableError with the process's last line when it cannot.
     """
-    whole = _probed(engine, batch)
-    apart = _probed(engine, batch, "--trim") if split else None
+    at = () if size is None else ("--size", *map(str, size))
+    whole = _probed(engine, batch, *at)
+    apart = _probed(engine, batch, *at, "--trim") if split else None
     return from_readings(whole, apart, read_info(engine).engine_bytes)
 
 

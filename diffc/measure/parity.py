@@ -14,12 +14,13 @@ that the engine was built in (``TOLERANCE``):
     int8  0.15    8 bits, scaled by channel (weights) and tensor (activations)
 
 The trajectory may be off by three times as much. NaN, infinity, or an output that is constant or
-zero where torch's is not always fails, whatever the tolerance.
+zero where torch's is not always fails, whatever the tolerance. At every other size that an engine
+serves, a few noise levels are compared, without a trajectory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from diffc.measure.inputs import fill
 from diffc.measure.results import Closeness, Parity
 from diffc.measure.ssim import is_image, ssim
 from diffc.targets.base import Array, Runner
+from diffc.targets.onnx_file import Size, reference_prefix, size_words
 
 TOLERANCE = {
     "fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 6e-2, "fp8": 0.15, "int8": 0.15,
@@ -39,11 +41,45 @@ TRAJECTORY_FACTOR = 3.0
 
 
 def measure_parity(runner: Runner, reference: Path) -> Work[Parity]:
-    """Run the engine on the reference's inputs and compare. The caller decides what a failure is.
+    """The worst of ``parities``: an engine is the model at every size, or it is not."""
+    found = yield from parities(runner, reference)
+    return worse(found.values())
 
-    Raises InputError when the reference is missing, damaged, or of another model.
+
+def parities(runner: Runner, reference: Path) -> Work[dict[Size | None, Parity]]:
+    """Parity at each of the engine's sizes that the reference has; None: the working one.
+
+    The caller decides what a failure is. Raises InputError when the reference is missing, damaged,
+    or of another model.
     """
     tensors = read_reference(reference, runner)
+    found: dict[Size | None, Parity] = {None: (yield from _working(runner, tensors))}
+    for size in runner.info.sizes[1:]:
+        prefix = reference_prefix(size)
+        at = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+        if "output" in at:
+            yield Progress(0, None, f"noise levels at {size_words(size)}")
+            found[size] = _elsewhere(runner, at, size)
+    return found
+
+
+def worse(found: Collection[Parity]) -> Parity:
+    """The one that failed, else the one with the larger error; not a number counts as largest."""
+    infinite = float("inf")
+    return max(found, key=lambda p: (not p.passed, infinite if p.rel_l2 is None else p.rel_l2))
+
+
+def _elsewhere(runner: Runner, tensors: Mapping[str, Array], size: Size) -> Parity:
+    """At another size than the working one; a reason says which."""
+    inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
+    found = run_rows(runner, inputs)
+    made = judge(found, tensors["output"], None, None, runner.info.precision_asked)
+    if made.passed:
+        return made
+    return made.model_copy(update={"reason": f"at {size_words(size)}: {made.reason}"})
+
+
+def _working(runner: Runner, tensors: Mapping[str, Array]) -> Work[Parity]:
     yield Progress(0, 2, "noise levels")
     expected = tensors["output"]
     inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}

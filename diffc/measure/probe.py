@@ -31,13 +31,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m diffc.measure.probe")
     parser.add_argument("engine", type=Path)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--trim", action="store_true")
     found = parser.parse_args()
-    print(json.dumps(probe(found.engine, found.batch, found.runs, found.trim)))
+    size = (found.size[0], found.size[1]) if found.size else None
+    print(json.dumps(probe(found.engine, found.batch, found.runs, found.trim, size)))
 
 
-def probe(engine: Path, batch: int, runs: int = 3, trim: bool = False) -> Reading:
+def probe(
+    engine: Path,
+    batch: int,
+    runs: int = 3,
+    trim: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Reading:
     """Resident bytes of this process at each step; device bytes where the engine is on a GPU."""
     from diffc.measure.inputs import example_inputs
     from diffc.targets import target
@@ -47,7 +55,7 @@ def probe(engine: Path, batch: int, runs: int = 3, trim: bool = False) -> Readin
     runtime = target(info.target)
     import_runtime(info.target)
     used, how = device_meter(info.target)
-    inputs = example_inputs(info, batch)
+    inputs = example_inputs(info, batch, size=size)
     at_start, device_start = memory_field("VmRSS"), used()
     runner = runtime.load(engine)
     loading_peak = memory_field("VmHWM")

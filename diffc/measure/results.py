@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.measure.latency import Timings
 from diffc.measure.statistics import Ratio, spread
+from diffc.targets.onnx_file import size_words
 
 
 class _Result(BaseModel):
@@ -168,13 +170,16 @@ class EngineFigures(_Result):
 class TargetResult(_Result):
     """Dense against compressed on one target at one batch size.
 
-    efficiency: the speed-up divided by the factor by which MACs fell. parity: the worse of the
-    two engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing.
+    resolution: (H, W) of the sample where the engines serve several, the working one first; None
+    where they serve one. efficiency: the speed-up divided by the factor by which MACs fell; None at
+    another resolution than the working one, whose MACs those are. parity: the worse of the two
+    engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing.
     """
 
     target: str
     precision: str
     batch: int
+    resolution: tuple[int, int] | None = None
     dense: EngineFigures
     compressed: EngineFigures
     speedup: Speedup | None = None
@@ -183,6 +188,20 @@ class TargetResult(_Result):
     noise: Noise | None = None
     absent: str | None = None
     details: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def shape_words(self) -> str:
+        """'batch 1', and where the engines serve several resolutions 'batch 1, 24x24'."""
+        at = "" if self.resolution is None else f", {size_words(self.resolution)}"
+        return f"batch {self.batch}{at}"
+
+
+def at_working(results: Iterable[TargetResult]) -> list[TargetResult]:
+    """Those at the working resolution, which is each target's first."""
+    first: dict[str, tuple[int, int] | None] = {}
+    return [
+        one for one in results if first.setdefault(one.target, one.resolution) == one.resolution
+    ]
 
 
 class Row(_Result):

@@ -1,4 +1,7 @@
-"""Denoiser -> model.onnx: dynamic batch, named inputs, checked, with model.json beside it."""
+"""Denoiser -> model.onnx: dynamic batch, named inputs, checked, with model.json beside it.
+
+Where several sizes are to be served, the sample's height and width are dynamic as well.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,9 +23,12 @@ from diffc.errors import InputError
 from diffc.models.families.base import Family, TensorSpec
 from diffc.models.families.examples import example_inputs
 from diffc.models.source import file_digest
+from diffc.targets.onnx_file import Size
 
 OUTPUT = "out_sample"
 _EXAMPLE_BATCH = 2  # 1 would be baked into the graph as a constant
+_MOST_SIDE = 8192
+_SIDES = ("height", "width")
 _LARGEST_SINGLE_FILE = 1_900_000_000  # bytes; protobuf stops at 2 GiB
 
 
@@ -48,28 +55,35 @@ def export_onnx(
     opset: int = 20,
     simplify: bool = True,
     facts: Mapping[str, Any] | None = None,
+    sizes: Sequence[Size] = (),
+    multiple: int = 1,
 ) -> dict[str, Any]:
     """Write ``folder/model.onnx`` (model.onnx.data when large) and model.json; returns the latter.
 
     facts: what model.json carries besides (prediction, scheduler, parameters, macs).
+    sizes: every (H, W) of the sample that the file must serve, that of ``specs`` first; empty for
+    that one alone, which is then fixed. multiple: what their sides are multiples of.
     Raises InputError when torch cannot export the model, naming the operator.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [spec.name for spec in specs]
     generator = torch.Generator().manual_seed(0)
-    inputs = example_inputs(specs, getattr(model, "config", {}), _EXAMPLE_BATCH, generator)
+    config = getattr(model, "config", {})
+    inputs = example_inputs(specs, config, _EXAMPLE_BATCH, generator)
     wrapped = Denoiser(model, family, names).eval()
     with torch.no_grad():
         output = wrapped(*inputs.values())
-    proto = _exported(wrapped, inputs, opset)
+    if sizes:  # traced at the largest: a level of a single pixel would be fixed in the graph
+        largest = [_at(spec, max(sizes)) for spec in specs]
+        inputs = example_inputs(largest, config, _EXAMPLE_BATCH, generator)
+    proto = _exported(wrapped, inputs, opset, _dynamic(specs, multiple if sizes else None))
+    if sizes:
+        _name_sides(proto, multiple)
     _save(_simplified(proto) if simplify else proto, folder)
     _check(folder / "model.onnx", names)
     described = {
         "class_name": family.class_name,
-        "inputs": [
-            {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "kind": s.kind}
-            for s in specs
-        ],
+        "inputs": [_described(spec, sizes) for spec in specs],
         "output": {"name": OUTPUT, "shape": list(output.shape[1:])},
         "precision": "fp32",
         "opset": opset,
@@ -88,8 +102,42 @@ def onnx_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _exported(wrapped: Denoiser, inputs: Mapping[str, Tensor], opset: int) -> Any:
-    batch = torch.export.Dim("batch", min=1, max=4096)
+def _at(spec: TensorSpec, size: Size) -> TensorSpec:
+    return replace(spec, shape=(*spec.shape[:-2], *size)) if spec.kind == "sample" else spec
+
+
+def _described(spec: TensorSpec, sizes: Sequence[Size]) -> dict[str, Any]:
+    """An input as model.json has it."""
+    held = {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "kind": spec.kind}
+    served = {"sizes": [list(size) for size in sizes]} if sizes and spec.kind == "sample" else {}
+    return {**held, **served}
+
+
+def _dynamic(specs: Sequence[TensorSpec], multiple: int | None) -> tuple[dict[int, Any], ...]:
+    """The dynamic dimensions of each input: the batch; multiple: and the sample's sides, its
+    multiples, which torch has to know (it must see that a level halves and doubles back)."""
+    dim = torch.export.Dim
+    batch, sides = dim("batch", min=1, max=4096), dict[int, Any]()
+    if multiple is not None:
+        for index, name in enumerate(_SIDES):
+            side = dim(f"_{name}", min=1, max=_MOST_SIDE // multiple)
+            sides[index + 2] = multiple * side if multiple > 1 else dim(name, min=1, max=_MOST_SIDE)
+    return tuple({0: batch, **(sides if spec.kind == "sample" else {})} for spec in specs)
+
+
+def _name_sides(proto: Any, multiple: int) -> None:
+    """Call a side ``height``, not ``8*_height``, wherever the graph speaks of it."""
+    graph = proto.graph
+    whole = {f"{multiple}*_{name}": name for name in _SIDES}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in whole:
+                dim.dim_param = whole[dim.dim_param]
+
+
+def _exported(
+    wrapped: Denoiser, inputs: Mapping[str, Tensor], opset: int, dynamic: tuple[dict[int, Any], ...]
+) -> Any:
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -99,7 +147,7 @@ def _exported(wrapped: Denoiser, inputs: Mapping[str, Tensor], opset: int) -> An
                 opset_version=opset,
                 input_names=list(inputs),
                 output_names=[OUTPUT],
-                dynamic_shapes=(tuple({0: batch} for _ in inputs),),  # one entry: *tensors
+                dynamic_shapes=(dynamic,),  # one entry: *tensors
                 external_data=False,
                 verbose=False,
             )

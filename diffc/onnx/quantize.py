@@ -82,7 +82,9 @@ def quantize(
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
     rows += noise_levels(source)
     session = Comparison(plain, whole, layers, rows, options.threads)
-    kept, error = yield from _kept(session, layers, options, layer_macs(plain))
+    kept, error = yield from _kept(
+        session, layers, options, layer_macs(plain, rows[0] if source.sizes else None)
+    )
     facts = {"kept_fp32": kept, f"{precision}_error": error}
     return write_folder(session.variant(kept), out, folder, precision, facts)
 
@@ -349,26 +351,51 @@ def _given_back(
     return sorted(kept), error
 
 
-def layer_macs(model: Any) -> dict[str, float]:
+def layer_macs(model: Any, feed: Feed | None = None) -> dict[str, float]:
     """Multiply-accumulates of each convolution and product with a constant, at batch 1.
 
-    A dimension that the graph does not fix counts as 1.
+    feed: inputs at batch 1 to find shapes with by running, where the graph leaves height and width
+    open; without it, a dimension that the graph does not fix counts as 1.
     """
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    layers = [
+        node for node in model.graph.node
+        if node.op_type in _OPERATORS and node.input[1] in weights
+    ]  # fmt: skip
+    names = [node.output[0] for node in layers]
+    shapes = _inferred(model) if feed is None else _run_shapes(model, names, feed)
+    found = {}
+    for node in layers:
+        out = shapes.get(node.output[0], [])
+        positions = out[2:] if node.op_type == "Conv" else out[1:-1]
+        found[node.name] = float(weights[node.input[1]] * math.prod(positions))
+    return found
+
+
+def _inferred(model: Any) -> dict[str, list[int]]:
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
-    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    shapes = {
+    return {
         value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output)
     }
-    found = {}
-    for node in graph.node:
-        if node.op_type in _OPERATORS and node.input[1] in weights:
-            out = shapes.get(node.output[0], [])
-            positions = out[2:] if node.op_type == "Conv" else out[1:-1]
-            found[node.name] = float(weights[node.input[1]] * math.prod(positions))
-    return found
+
+
+def _run_shapes(model: Any, names: Sequence[str], feed: Feed) -> dict[str, list[int]]:
+    """The shapes that tensors have in a run."""
+    import onnx
+    from onnx import helper
+
+    asked = onnx.ModelProto()
+    asked.CopyFrom(model)
+    del asked.graph.output[:]
+    for name in names:
+        asked.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
+        value = helper.make_tensor_value_info(f"{name}/shape", onnx.TensorProto.INT64, None)
+        asked.graph.output.append(value)
+    found = _session(asked, 1).run(None, dict(feed))
+    return {name: shape.tolist() for name, shape in zip(names, found, strict=True)}
 
 
 def _counts(layers: int, most: float) -> Iterator[int]:

@@ -2,45 +2,72 @@
 
 An engine is checked against these on whatever machine it runs, without torch: K noise levels, and a
 short deterministic (DDIM, eta = 0; Euler for flow matching) trajectory whose every step is
-x <- a x + b f(x, t), so that only two numbers per step need to be stored.
+x <- a x + b f(x, t), so that only two numbers per step need to be stored. For every other size that
+the file serves, a few noise levels of the same samples, scaled to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffc.data.clean import CleanSet
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+from diffc.targets.onnx_file import Size, reference_prefix
 
 LEVELS = 8
+LEVELS_ELSEWHERE = 3
 TRAJECTORY_STEPS = 10
 
 
 def write_reference(
-    path: Path, model: nn.Module, family: Family, process: Process, clean: CleanSet, seed: int
+    path: Path,
+    model: nn.Module,
+    family: Family,
+    process: Process,
+    clean: CleanSet,
+    seed: int,
+    others: Sequence[Size] = (),
 ) -> None:
-    """Write ``input.NAME``, ``output`` and ``trajectory.*`` (see docs/architecture.md)."""
+    """Write ``input.NAME``, ``output`` and ``trajectory.*`` (see docs/architecture.md).
+
+    others: sizes of the sample beside its own; ``at.HxW.input.NAME`` and ``at.HxW.output``.
+    """
     generator = torch.Generator().manual_seed(seed)
     inputs = _noisy_inputs(process, clean, generator)
     with torch.no_grad():
-        output = family.call(model, inputs)
-        tensors = {f"input.{name}": value for name, value in inputs.items()} | {"output": output}
+        tensors = _levels(model, family, inputs)
         tensors |= _trajectory(model, family, process, inputs, generator)
+        for size in others:
+            scaled = _noisy_inputs(process, clean, generator, LEVELS_ELSEWHERE, size)
+            held, prefix = _levels(model, family, scaled), reference_prefix(size)
+            tensors |= {f"{prefix}{name}": value for name, value in held.items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
+def _levels(model: nn.Module, family: Family, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    held = {f"input.{name}": value for name, value in inputs.items()}
+    return held | {"output": family.call(model, inputs)}
+
+
 def _noisy_inputs(
-    process: Process, clean: CleanSet, generator: torch.Generator
+    process: Process,
+    clean: CleanSet,
+    generator: torch.Generator,
+    levels: int = LEVELS,
+    size: Size | None = None,
 ) -> dict[str, Tensor]:
-    """K samples noised to K levels, from nearly clean to nearly noise."""
-    sample, conditions = clean.draw(LEVELS, generator)
-    t = torch.linspace(0, len(process) - 1, LEVELS).round().long()
+    """K samples noised to K levels, from nearly clean to nearly noise; scaled to ``size`` first."""
+    sample, conditions = clean.draw(levels, generator)
+    if size is not None:
+        sample = functional.interpolate(sample, size, mode="bilinear", align_corners=False)
+    t = torch.linspace(0, len(process) - 1, levels).round().long()
     noise = torch.randn(sample.shape, generator=generator)
     return {
         "sample": process.noised(sample, noise, t),

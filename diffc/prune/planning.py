@@ -55,7 +55,7 @@ def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int
 
     Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
     """
-    costs, options = cost_of(source, recipe.export.resolution), recipe.prune
+    costs, options = cost_of(source, recipe.export.side), recipe.prune
     bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
     _check_finite(scores or {})
     start = _pinned(costs, bounds, options.widths)

@@ -178,7 +178,7 @@ def _hash(text: str) -> str:
 
 
 def _place(result: Any) -> str:
-    return f"{result.target}, {result.precision}, batch {result.batch}"
+    return f"{result.target}, {result.precision}, {result.shape_words}"
 
 
 def _about(report: Report) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffc.measure.explain import Ladder
-from diffc.measure.results import Speedup, TargetResult
+from diffc.measure.results import Speedup, TargetResult, at_working
 from diffc.report import served, svg
 from diffc.report.lines import MEMORY, choice_section, factor, noise_words
 from diffc.report.markup import Child, Html, joined, tag
@@ -47,9 +47,9 @@ def facts(report: Report) -> Html | None:
     if small is None:
         return None
     found = [
-        (f"as fast on {r.target}, batch {r.batch}", f"{r.speedup.median:.2f}x",
+        (f"as fast on {r.target}, {r.shape_words}", f"{r.speedup.median:.2f}x",
          f"95 % {interval(r.speedup.ci95)}")
-        for r in report.targets if r.speedup is not None
+        for r in at_working(report.targets) if r.speedup is not None
     ]  # fmt: skip
     found.append(("MACs", change(report.model.macs, small.macs), ""))
     found.append(("parameters", change(report.model.params, small.params), ""))
@@ -113,15 +113,16 @@ def factors(report: Report) -> Html | None:
         ("parameters", report.model.params / small.params),
         ("MACs", report.model.macs / small.macs),
     ]
-    for kind, results in (("one call", report.targets), ("sampling loop", report.pipeline)):
+    calls = at_working(report.targets)
+    for kind, results in (("one call", calls), ("sampling loop", report.pipeline)):
         rows += [
-            (f"time of {kind}: {r.target} {r.precision}, batch {r.batch}", r.speedup.median)
+            (f"time of {kind}: {r.target} {r.precision}, {r.shape_words}", r.speedup.median)
             for r in results if r.speedup is not None
         ]  # fmt: skip
     most = max([1.0, *(value for _, value in rows)])
     shown = [(name, f"{value:.2f}x", svg.bar(value / most, second=True)) for name, value in rows]
     notes = [
-        f"{r.target}, batch {r.batch}: the speed-up is {r.efficiency:.2f} of the fall in MACs."
+        f"{r.target}, {r.shape_words}: the speed-up is {r.efficiency:.2f} of the fall in MACs."
         for r in report.targets if r.efficiency is not None
     ]  # fmt: skip
     said = (tag("p", note, class_="soft") for note in notes)
@@ -199,7 +200,7 @@ def _memory_of(result: TargetResult) -> Html | None:
                      svg.bar(after / most, second=True)))  # fmt: skip
     if not rows:
         return None
-    title = f"{result.target}, {result.precision}, batch {result.batch}"
+    title = f"{result.target}, {result.precision}, {result.shape_words}"
     how = result.dense.memory.device_how
     note = tag("p", f"GPU memory read by {how}.", class_="soft") if how else None
     return joined(tag("h3", title), table(["", "bytes", "change", ""], rows), note)
@@ -376,11 +377,11 @@ def drift(history: Sequence[dict[str, Any]]) -> Html | None:
 def pareto(reports: Sequence[tuple[str, Report]]) -> Html | None:
     """Latency against SSIM, compressed engines of every run."""
     points = [
-        (f"{name}: {r.target} {r.precision}, batch {r.batch}", r.compressed.latency_ms.p50,
+        (f"{name}: {r.target} {r.precision}, {r.shape_words}", r.compressed.latency_ms.p50,
          float(ssim))
         for name, report in reports
         if (ssim := ((report.quality or {}).get("ssim") or {}).get("mean")) is not None
-        for r in report.targets
+        for r in at_working(report.targets)
         if r.compressed.latency_ms is not None
     ]  # fmt: skip
     if not points:
@@ -427,7 +428,7 @@ def comparison_rows(report: Report) -> dict[str, str]:
         "weights": size(small.bytes),
     }
     for r in report.targets:
-        place = f"{r.target} {r.precision}, batch {r.batch}"
+        place = f"{r.target} {r.precision}, {r.shape_words}"
         if r.compressed.latency_ms is not None:
             rows[f"latency p50, {place}"] = milliseconds(r.compressed.latency_ms.p50)
         if r.speedup is not None:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import EngineFigures, Noise, PrecisionChoice, PrecisionTry, TargetResult
+from diffc.measure.results import (
+    EngineFigures,
+    Noise,
+    PrecisionChoice,
+    PrecisionTry,
+    TargetResult,
+    at_working,
+)
 from diffc.report import served
 from diffc.report.model import Report
 from diffc.report.units import change, count, interval, milliseconds, size
@@ -59,11 +66,11 @@ def headline(report: Report) -> str:
     if report.compressed is None:
         return f"{report.model.name}: {count(report.model.params)} parameters"
     parts = [f"{change(report.model.macs, report.compressed.macs)} MACs"]
-    for result in report.targets:
+    for result in at_working(report.targets):
         if result.speedup is not None:
             parts.append(
                 f"{result.speedup.median:.2f}x as fast on {result.target} "
-                f"({result.precision}, batch {result.batch})"
+                f"({result.precision}, {result.shape_words})"
             )
     ssim = (report.quality or {}).get("ssim")
     if ssim:
@@ -87,7 +94,7 @@ def _model(report: Report) -> Section:
 
 
 def _target(result: TargetResult) -> Section:
-    title = f"{result.target}, {result.precision}, batch {result.batch}"
+    title = f"{result.target}, {result.precision}, {result.shape_words}"
     dense, small = result.dense, result.compressed
     rows: list[Row] = []
     if dense.latency_ms and small.latency_ms and result.speedup:

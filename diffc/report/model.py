@@ -40,7 +40,8 @@ class StageFigures(_Part):
 class Report(_Part):
     """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
 
-    targets: one result per target and batch size. pipeline: the whole sampling loop per target.
+    targets: one result per target, resolution and batch size. pipeline: the whole sampling loop per
+    target.
     choices: of the precision, per target that was asked to choose. ladders: where the speed-up
     comes from, per target and batch size. served: the loop through an inference server, per target
     and side.

@@ -18,7 +18,7 @@ from typing import Any
 
 from diffc.errors import CheckFailed, InputError, NotComparable
 from diffc.targets.base import Range
-from diffc.targets.onnx_file import InputSpec, OnnxModel, sha256
+from diffc.targets.onnx_file import InputSpec, OnnxModel, Size, sha256, sizes_of
 from diffc.targets.shapes import Profile
 
 NAME = "engine.json"
@@ -62,7 +62,13 @@ class EngineInfo:
     @property
     def batches(self) -> tuple[int, ...]:
         """The batch sizes that the profiles are best at."""
-        return tuple(next(iter(profile.values())).opt[0] for profile in self.profiles)
+        sizes = (next(iter(profile.values())).opt[0] for profile in self.profiles)
+        return tuple(dict.fromkeys(sizes))
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(H, W) that the sample was built for, the working one first; empty: it is fixed."""
+        return sizes_of(self.inputs)
 
     def to_json(self) -> dict[str, Any]:
         """As engine.json holds it."""
@@ -80,7 +86,8 @@ class EngineInfo:
 
 
 def _spec(item: Mapping[str, Any]) -> InputSpec:
-    return InputSpec(**{**item, "shape": tuple(item["shape"])})
+    sizes = tuple((height, width) for height, width in item.get("sizes", ()))
+    return InputSpec(**{**item, "shape": tuple(item["shape"]), "sizes": sizes})
 
 
 def _profile(item: Mapping[str, Any]) -> Profile:

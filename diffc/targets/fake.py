@@ -7,6 +7,7 @@ statistics must find. Its name is not listed by ``names()``.
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -76,9 +77,9 @@ class FakeRunner:
 
     def bind(self, inputs: Arrays) -> FakeBound:
         """A call whose seconds are computed."""
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        seconds = 1e-12 * float(self.info.source.get("macs") or 1e9) * batch
-        return FakeBound(seconds, self(inputs))
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        seconds = 1e-12 * float(self.info.source.get("macs") or 1e9) * shapes.batch_of(call)
+        return FakeBound(seconds * _scale(self.info, call), self(inputs))
 
     def bind_uncaptured(self, inputs: Arrays) -> FakeBound:
         """A quarter slower, as if the calls were not captured as a graph."""
@@ -88,6 +89,12 @@ class FakeRunner:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _scale(info: engine.EngineInfo, call: shapes.Call) -> float:
+    """By how much a call's samples are larger than the working size."""
+    found = shapes.output_shape(info.inputs, info.outputs[0], call)[1:]
+    return math.prod(found) / math.prod(info.outputs[0].shape)
 
 
 class FakeBound:

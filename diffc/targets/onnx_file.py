@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,41 @@ DESCRIPTION = "model.json"
 REFERENCE = "reference.safetensors"
 
 
+Size = tuple[int, int]
+"""(H, W)."""
+
+
+def size_words(size: Sequence[int]) -> str:
+    """'24x24', of (H, W)."""
+    return "x".join(map(str, size))
+
+
+def reference_prefix(size: Size | None) -> str:
+    """What a reference's tensors at a size begin with: 'at.24x24.'; '' at the working one, None."""
+    return "" if size is None else f"at.{size_words(size)}."
+
+
 @dataclass(frozen=True)
 class InputSpec:
-    """A graph's input or output: its shape without the batch, and its numpy dtype's name."""
+    """A graph's input or output: its shape without the batch, and its numpy dtype's name.
+
+    sizes: what the last two dimensions are built for, those of ``shape`` first; empty: fixed.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     kind: str = "condition"
+    sizes: tuple[Size, ...] = ()
+
+    def shape_at(self, size: Size | None) -> tuple[int, ...]:
+        """The shape where the sample has ``size``; None, and a fixed input: ``shape``."""
+        return (*self.shape[:-2], *size) if self.sizes and size is not None else self.shape
+
+
+def sizes_of(specs: Iterable[InputSpec]) -> tuple[Size, ...]:
+    """What the sample among ``specs`` is built for; empty where it is fixed."""
+    return next((spec.sizes for spec in specs if spec.sizes), ())
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,11 @@ class OnnxModel:
     outputs: tuple[InputSpec, ...]
     content: Mapping[str, Any]
     files: tuple[Path, ...]
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(H, W) that the sample may have, the working one first; empty: its shape is fixed."""
+        return sizes_of(self.inputs)
 
     @property
     def precision(self) -> str:
@@ -66,9 +98,39 @@ def read_onnx(source: Path) -> OnnxModel:
     files = (path, *_external_files(model, path))
     _check_hashes(path.parent, content)
     _check_types(model, path)
-    inputs = tuple(_graph_spec(value, path) for value in _real_inputs(model))
-    outputs = tuple(_graph_spec(value, path) for value in model.graph.output)
+    described = _by_name(content, path)
+    inputs = tuple(_graph_spec(v, path, described.get(v.name)) for v in _real_inputs(model))
+    moving = _output(content) if sizes_of(inputs) else {}
+    outputs = tuple(
+        replace(_graph_spec(v, path, moving.get(v.name)), sizes=()) for v in model.graph.output
+    )
     return OnnxModel(path, _described(inputs, content, path), outputs, content, files)
+
+
+def _by_name(content: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:
+    """model.json's inputs by name. Raises InputError for sizes that are none."""
+    described = {item["name"]: item for item in content.get("inputs", ())}
+    for name, item in described.items():
+        sizes = item.get("sizes", [])
+        good = isinstance(sizes, list) and all(_is_size(size) for size in sizes)
+        if not good or (sizes and sizes[0] != list(item["shape"])[-2:]):
+            raise InputError(
+                f"{path.parent / DESCRIPTION}: the sizes of input '{name}' are {sizes}",
+                hint="they are [height, width] each, that of its shape first",
+            )
+    return described
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(
+        isinstance(side, int) and side > 0 for side in value
+    )  # fmt: skip
+
+
+def _output(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """model.json's output by name, as one of the sample's sizes: at others it grows with it."""
+    item = content.get("output")
+    return {item["name"]: {**item, "sizes": [item["shape"][-2:]]}} if item else {}
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -179,18 +241,29 @@ def _real_inputs(model: Any) -> list[Any]:
     return [value for value in model.graph.input if value.name not in weights]
 
 
-def _graph_spec(value: Any, path: Path) -> InputSpec:
+def _graph_spec(value: Any, path: Path, item: Mapping[str, Any] | None) -> InputSpec:
+    """A graph's input or output; item: what model.json says of it.
+
+    Where that lists sizes, the last two dimensions are dynamic, and no others but the batch.
+    """
     from onnx import helper
 
     tensor = value.type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+    sizes = tuple((h, w) for h, w in item.get("sizes", ())) if item else ()
+    if sizes and item and dims[-2:] == [-1, -1]:
+        dims[-2:] = item["shape"][-2:]
+    elif sizes:
+        found = f"'{value.name}' is fixed at {dims[1:]}, {DESCRIPTION} lists {len(sizes)} sizes"
+        raise InputError(f"{path}: {found}")
     if not dims or -1 in dims[1:]:
         shape = [d.dim_param or d.dim_value for d in tensor.shape.dim]
         reason = f"'{value.name}' has shape {shape}"
         hint = "every dimension but a leading batch must be fixed"
+        hint += f", or have its sizes in {DESCRIPTION}"
         raise InputError(f"{path}: {reason}", hint=hint)
     dtype = str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return InputSpec(value.name, tuple(dims[1:]), dtype)
+    return InputSpec(value.name, tuple(dims[1:]), dtype, sizes=sizes)
 
 
 def _described(
@@ -210,4 +283,4 @@ def _described(
             found = f"{spec.dtype} {spec.shape}, {DESCRIPTION} says {item['dtype']} {item['shape']}"
             raise InputError(f"{path}: input '{spec.name}' is {found}")
     kinds = {name: str(item.get("kind", "condition")) for name, item in described.items()}
-    return tuple(InputSpec(s.name, s.shape, s.dtype, kinds[s.name]) for s in inputs)
+    return tuple(replace(spec, kind=kinds[spec.name]) for spec in inputs)

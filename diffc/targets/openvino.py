@@ -1,7 +1,8 @@
 """openvino: OpenVINO on the processor; f32, bf16 where the processor has it, int8 from the file.
 
-The engine is OpenVINO's IR, which loads anywhere; kernels are chosen at load. Each batch size is
-compiled with static shapes when it is first used (measured: a fifth faster than one dynamic model).
+The engine is OpenVINO's IR, which loads anywhere; kernels are chosen at load. Each batch size
+(and resolution) is compiled with static shapes when it is first used (measured: a fifth faster than
+one dynamic model).
 OpenVINO computes in bf16 by itself on processors that have it, so the precision is always stated
 (whoever loads the IR must state it too: ``details.settings`` in engine.json), and read back from
 the compiled model, layer by layer.
@@ -86,7 +87,7 @@ class OpenVino:
             return engine.write_info(new, info)
 
     def load(self, folder: Path, threads: int | None = None) -> Runner:
-        """The IR, compiled for the batch sizes that are asked of it."""
+        """The IR, compiled for the shapes that are asked of it."""
         _openvino()
         info = engine.open_engine(folder, NAME, {})
         check_capability(info.precision_asked)
@@ -135,8 +136,8 @@ def _make_static(graph: Any, profile: shapes.Profile) -> None:
     partial = _openvino().PartialShape
     shaped = {}
     for name, span in profile.items():
-        low, high = span.min[0], span.max[0]
-        shaped[name] = partial([low if low == high else (low, high), *span.opt[1:]])
+        ends = zip(span.min, span.max, strict=True)
+        shaped[name] = partial([low if low == high else (low, high) for low, high in ends])
     graph.reshape(shaped)
 
 
@@ -198,31 +199,31 @@ class OpenVinoRunner:
         self.info = info
         self._path = path
         self._threads = threads
-        self._compiled: dict[int, Any] = {}
-        self._requests: dict[int, Any] = {}
+        self._compiled: dict[shapes.Call, Any] = {}
+        self._requests: dict[shapes.Call, Any] = {}
         for batch in info.batches[:1]:  # the first engine's compilation belongs to loading
-            self._model(batch)
+            self._model(shapes.call_of(info.inputs, batch))
 
-    def _model(self, batch: int) -> Any:
-        if batch not in self._compiled:
+    def _model(self, call: shapes.Call) -> Any:
+        if call not in self._compiled:
             graph = _openvino().Core().read_model(self._path)
-            fixed = {spec.name: Range(*[(batch, *spec.shape)] * 3) for spec in self.info.inputs}
+            fixed = {name: Range(shape, shape, shape) for name, shape in call}
             precision = self.info.precision_asked
-            self._compiled[batch] = _compiled(graph, fixed, precision, self._threads)
-        return self._compiled[batch]
+            self._compiled[call] = _compiled(graph, fixed, precision, self._threads)
+        return self._compiled[call]
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once."""
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        if batch not in self._requests:
-            self._requests[batch] = self._model(batch).create_infer_request()
-        found = self._requests[batch].infer(dict(inputs), share_inputs=True)
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if call not in self._requests:
+            self._requests[call] = self._model(call).create_infer_request()
+        found = self._requests[call].infer(dict(inputs), share_inputs=True)
         return {spec.name: found[spec.name] for spec in self.info.outputs}
 
     def bind(self, inputs: Arrays) -> OpenVinoBound:
         """A request of its own whose input tensors are these arrays."""
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        return OpenVinoBound(self._model(batch), self.info, inputs)
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        return OpenVinoBound(self._model(call), self.info, inputs)
 
     def close(self) -> None:
         """Free the compiled models."""

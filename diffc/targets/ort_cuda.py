@@ -54,8 +54,8 @@ class OrtCuda:
         """A session on the first GPU; ``threads`` are the host's."""
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
-        static = len(info.profiles) == 1 and len(set(info.batches)) == 1
-        return OrtCudaRunner(folder / ort.FILE, info, threads or 1, graph=static)
+        graph = shapes.is_static(info.profiles)
+        return OrtCudaRunner(folder / ort.FILE, info, threads or 1, graph=graph)
 
     def _check(self, what: str) -> None:
         module = ort.onnxruntime(NAME, "cuda")
@@ -82,29 +82,35 @@ class OrtCudaRunner:
         self.session = _session(path, threads, graph)
         self.info = info
         self._path, self._threads, self._graph = path, threads, graph
-        self._bound: dict[int, OrtCudaBound] = {}
+        self._bound: dict[shapes.Call, OrtCudaBound] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; the device's buffers of each batch size are kept, as a graph needs them."""
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        if batch not in self._bound:
-            self._bound[batch] = OrtCudaBound(self.session, self.info, inputs)
-        self._bound[batch].write(inputs)
-        self._bound[batch].run()
-        return self._bound[batch].outputs()
+        """Run once; the device's buffers of each set of shapes are kept, as a graph needs them."""
+        bound = self._kept(inputs)
+        bound.write(inputs)
+        bound.run()
+        return bound.outputs()
+
+    def _kept(self, inputs: Arrays) -> OrtCudaBound:
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if call not in self._bound:
+            self._bound[call] = OrtCudaBound(self.session, self.info, inputs)
+        return self._bound[call]
 
     def bind(self, inputs: Arrays) -> OrtCudaBound:
         """Inputs on the device; the same buffers that calls use, for a graph holds one set."""
         self(inputs)
-        return self._bound[len(next(iter(inputs.values())))]
+        return self._kept(inputs)
 
     def bind_uncaptured(self, inputs: Arrays) -> OrtCudaBound:
         """A session of its own without a CUDA graph: to find out what the graph is worth.
 
-        Raises UnavailableError for an engine of several batch sizes, which has no graph anyway.
+        Raises UnavailableError for an engine of several shapes, which has no graph anyway.
         """
         if not self._graph:
-            raise UnavailableError("an engine of several batch sizes is not captured")
+            raise UnavailableError(
+                "an engine of several batch sizes or resolutions is not captured"
+            )
         return OrtCudaBound(_session(self._path, self._threads, False), self.info, inputs)
 
     def close(self) -> None:
@@ -121,7 +127,7 @@ class OrtCudaBound:
 
         self._session = session
         self._doing = shapes.call_words(NAME, inputs)
-        batch = len(next(iter(inputs.values())))
+        call = shapes.check_inputs(info.inputs, info.profiles, inputs)
         with out_of_memory(self._doing, on_gpu=True):
             self._inputs = {
                 name: OrtValue.ortvalue_from_numpy(array, "cuda", 0)
@@ -129,7 +135,7 @@ class OrtCudaBound:
             }
             self._outputs = {
                 spec.name: OrtValue.ortvalue_from_shape_and_type(
-                    [batch, *spec.shape], spec.dtype, "cuda", 0
+                    list(shapes.output_shape(info.inputs, spec, call)), spec.dtype, "cuda", 0
                 )
                 for spec in info.outputs
             }

@@ -150,16 +150,16 @@ class TorchRunner:
             mode = "max-autotune" if self._device == "cuda" else "default"
             self._model = torch.compile(self._model, mode=mode, dynamic=False)
         self._family = family(str(info.source["class_name"]))
-        self._bound: dict[int, TorchBound] = {}
+        self._bound: dict[shapes.Call, TorchBound] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; the output comes back in float32. A graph's buffers are kept by batch size."""
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        if batch not in self._bound:
-            self._bound[batch] = self.bind(inputs)
-        self._bound[batch].write(inputs)
-        self._bound[batch].run()
-        return self._bound[batch].outputs()
+        """Run once; the output comes back in float32. A graph's buffers are kept by shape."""
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if call not in self._bound:
+            self._bound[call] = self.bind(inputs)
+        self._bound[call].write(inputs)
+        self._bound[call].run()
+        return self._bound[call].outputs()
 
     def bind(self, inputs: Arrays) -> TorchBound:
         """Tensors on the device, floats in the engine's precision."""

@@ -24,7 +24,7 @@ from typing import Any
 
 from diffc.errors import InputError, OutOfMemory, RequestError, UnavailableError
 from diffc.events import Progress, Work
-from diffc.targets import machine, out_of_memory
+from diffc.targets import machine, out_of_memory, shapes
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import OnnxModel
 from diffc.targets.out_of_memory import bytes_asked, says_so
@@ -192,18 +192,13 @@ def configured(network: Network, options: BuildOptions, served: list[Profile]) -
     if network.model.precision == "fp32":
         config.clear_flag(network.trt.BuilderFlag.TF32)  # on by default, and not fp32
     _set_gpus(network, config, options.gpu)
-    if is_static(served):
+    if shapes.is_static(served):
         _make_static(network, served[0])
     for profile in served:
         _add_profile(network, config, profile)
     if options.cache is not None and not network.flavour.ahead_of_time:
         _use_timing_cache(network, config, timing_cache_path(network, options.cache))
     return config
-
-
-def is_static(served: list[Profile]) -> bool:
-    """Whether one single shape is asked for."""
-    return len(served) == 1 and all(r.min == r.opt == r.max for r in served[0].values())
 
 
 def _make_static(network: Network, profile: Profile) -> None:

@@ -44,14 +44,14 @@ class TrtRunner:
         self._engine = _deserialised(flavour, path.read_bytes(), str(path))
         self._cache = KernelCache(self._engine, flavour)
         self._stream = cuda.Stream()
-        self._bound: dict[int, TrtBound] = {}
+        self._bound: dict[shapes.Call, TrtBound] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; the context and buffers of each batch size are kept."""
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        if batch not in self._bound:
-            self._bound[batch] = self.bind(inputs)
-        bound = self._bound[batch]
+        """Run once; the context and buffers for each set of shapes are kept."""
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if call not in self._bound:
+            self._bound[call] = self.bind(inputs)
+        bound = self._bound[call]
         bound.write(inputs)
         bound.run()
         return bound.outputs()
@@ -69,8 +69,8 @@ class TrtRunner:
         return int(self._engine.device_memory_size_v2)
 
     def _bind(self, inputs: Arrays, capture: bool) -> TrtBound:
-        batch = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        profile = shapes.profile_index(self.info.profiles, batch)
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        profile = shapes.profile_index(self.info.profiles, call)
         context = self._cache.context()
         log = trt_builder.library(self._flavour)[2]
         bound = TrtBound(context, self._stream, self.info, inputs, profile, log, capture)

@@ -82,7 +82,7 @@ class TrtTarget:
             info = self._info(model, options, served, asked, found, held)
             details = {
                 "precision_read_from": read_from,
-                "static": trt_builder.is_static(served),
+                "static": shapes.is_static(served),
                 "layers": network.network.num_layers,
             }
             return engine.write_info(new, _with(info, seconds, details))

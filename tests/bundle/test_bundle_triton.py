@@ -164,6 +164,20 @@ def test_tensorrt_with_gaps_leaves_batching_to_the_client(source, tmp_path, rang
     assert settings["models"] == {"denoiser": {"batched": False}}
 
 
+def test_several_resolutions_are_declared_at_the_working_one(source, tmp_path):
+    engine = plan_folder(tmp_path / "engine", source, [(1, 1, 1), (1, 1, 1)])
+    info = json.loads((engine / "engine.json").read_text())
+    for end in ("min", "opt", "max"):
+        info["profiles"][1]["sample"][end][2:] = [16, 16]
+    info["inputs"][0]["sizes"] = [[8, 8], [16, 16]]
+    (engine / "engine.json").write_text(json.dumps(info))
+    bundle(engine, tmp_path / "repo", server="triton")
+    found = config(tmp_path / "repo", "denoiser")
+    assert list(found.input[0].dims)[-3:] == [3, 8, 8]
+    assert [warm.name for warm in found.model_warmup] == ["batch_1"]
+    assert triton_check.problems(tmp_path / "repo") == []
+
+
 def test_plans_for_several_gpus(source, tmp_path):
     engine = plan_folder(tmp_path / "a", source, [(1, 4, 8)])
     other = plan_folder(tmp_path / "b", source, [(1, 4, 8)], "8.9")

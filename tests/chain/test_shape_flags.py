@@ -2,13 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from onnx_folder import write_handmade_folder
+from onnx_folder import describe_folder, write_handmade_folder
+from quick import QUICK
 
 from diffc.chain.back import build_stage
 from diffc.cli.options import recipe_flags
@@ -48,9 +50,127 @@ def test_batches_share_a_profile_when_asked_for(tmp_path, target):
 def test_resolution_reaches_the_inputs():
     from diffc.models.families import family
 
-    recipe = resolve(family="UNet2DModel", flags=recipe_flags(resolution=64))
+    recipe = resolve(family="UNet2DModel", flags=recipe_flags(resolution="64"))
     config = {"in_channels": 3, "sample_size": 32}
-    sample = family("UNet2DModel").specs(config, recipe.export.resolution)[0]
+    sample = family("UNet2DModel").specs(config, recipe.export.side)[0]
     assert sample.shape == (3, 64, 64)
     with pytest.raises(RequestError, match=r"resolution.*0"):
-        resolve(family="UNet2DModel", flags=recipe_flags(resolution=0))
+        resolve(family="UNet2DModel", flags=recipe_flags(resolution="0"))
+
+
+def test_an_engine_of_other_sizes_is_another(tmp_path):
+    """The same ONNX file, to serve 16x16 as well or 24x24: nothing is taken from the cache."""
+    keys = []
+    folder = write_handmade_folder(tmp_path / "out" / "onnx" / "dense", others=((16, 16),))
+    for others in (((16, 16),), ((24, 24),), ((16, 16), (24, 24))):
+        describe_folder(folder, (1, 8, 8), others=others)
+        recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=["ort-cpu"]))
+        stage = build_stage(tmp_path / "out", recipe, "ort-cpu", "dense")
+        keys.append(stage.inputs["onnx"])
+    assert len(set(keys)) == 3
+    write_handmade_folder(folder)
+    digest = json.loads((folder / "model.json").read_text())["sha256"]
+    recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=["ort-cpu"]))
+    assert build_stage(tmp_path / "out", recipe, "ort-cpu", "dense").inputs["onnx"] == digest
+
+
+@pytest.mark.parametrize("told", ["16,16", "16,0", "16,x", "16,", ""])
+def test_sides_that_are_none_are_refused(told):
+    with pytest.raises(RequestError, match="resolution"):
+        resolve(family="UNet2DModel", flags=recipe_flags(resolution=told))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "sides", "words"),
+    [
+        ("UNet2DModel", [16, 15], "15 is not a multiple of 2"),
+        ("DiTTransformer2DModel", [16, 32], "DiTTransformer2DModel serves one resolution"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_made(
+    tiny_model, tmp_path, class_name, sides, words
+):
+    from diffc.chain.run import Request, run
+    from diffc.models.source import find
+
+    source = replace(find(str(tiny_model)), class_name=class_name)
+    recipe = resolve(family=class_name, flags={"export": {"resolution": sides}})
+    with pytest.raises(RequestError, match=words):
+        next(run(Request(source, recipe, tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_front_works_at_the_first_side(tiny_model):
+    """Importance is the same stage whatever else is served; one side alone keeps its old key."""
+    from diffc.chain.data import data_stage
+    from diffc.chain.front import importance_stage
+    from diffc.models.source import find
+    from diffc.stages import Done
+
+    source = find(str(tiny_model))
+    stages = []
+    for sides in (16, [16], [16, 24], [24, 16]):
+        recipe = resolve(family="UNet2DModel", flags={"export": {"resolution": sides}})
+        data = Done("data", data_stage(source, recipe).key, Path(), {}, 0.0, 0, True)
+        stages.append(importance_stage(source, recipe, data).inputs)
+    assert stages[0] == stages[1] == stages[2] != stages[3]
+    assert (stages[0]["resolution"], stages[3]["resolution"]) == (16, 24)
+    assert stages[0]["data"] != stages[3]["data"]  # samples of another size are others
+
+
+@pytest.mark.parametrize(
+    ("flags", "captured"),
+    [({}, True), ({"batch": "1,4"}, False), ({"resolution": "16,24"}, False)],
+)
+def test_the_ladder_knows_what_is_captured(flags, captured):
+    """ONNX Runtime's graphs hold one shape; TensorRT's are one for each."""
+    from diffc.chain.ladder import captures
+
+    recipe = resolve(family="UNet2DModel", flags=recipe_flags(**flags))
+    assert captures("ort-cuda", recipe) is captured
+    assert captures("trt", recipe) and not captures("ort-cpu", recipe)
+
+
+@pytest.mark.slow
+def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
+    """The whole chain: one file, engines that serve both, each measured and held to torch."""
+    import diffc
+    from diffc.bundle import bundle
+    from diffc.export.runtime import open_bundle
+
+    options = {**QUICK, "export": {"resolution": [16, 24]}, "build": {"batch": [1, 2]}}
+    options["measure"] = {**QUICK["measure"], "explain": "off"}
+    out = tmp_path / "out"
+    report = diffc.compile(tiny_model, ratio=0.4, out=out, target="ort-cpu", options=options)
+    assert [(r.resolution, r.batch) for r in report.targets] == [
+        ((16, 16), 1), ((16, 16), 2), ((24, 24), 1), ((24, 24), 2),
+    ]  # fmt: skip
+    for result in report.targets:
+        assert result.parity.passed and result.dense.parity.rel_l2 < 1e-4
+        assert result.dense.latency_ms.n >= 10 and result.dense.memory.peak_bytes > 0
+    assert len(report.pipeline) == 1 and report.pipeline[0].speedup is not None
+    macs = json.loads((out / "onnx" / "dense" / "model.json").read_text())["macs"]
+    assert macs == report.model.macs
+    again = diffc.compile(tiny_model, ratio=0.4, out=out, target="ort-cpu", options=options)
+    assert all(stage.cached for stage in again.stages)
+    bundle(out, tmp_path / "bundle", server="none")
+    assert open_bundle(tmp_path / "bundle").generate(1, 2, 0).shape == (1, 1, 16, 16)
+    _wrong_elsewhere_fails(out)
+
+
+def _wrong_elsewhere_fails(out):
+    """An engine that another size's reference does not bear out ends the run as failed."""
+    from safetensors.numpy import load_file, save_file
+
+    from diffc.chain.run import ParityFailed, finish
+    from diffc.events import follow
+    from diffc.output import locked_recipe
+
+    path = out / "onnx" / "compressed" / "reference.safetensors"
+    tensors = load_file(path)
+    tensors["at.24x24.output"] = tensors["at.24x24.output"] + 1
+    path.unlink()  # OUT's file is the cache's own
+    save_file(tensors, path)
+    with pytest.raises(ParityFailed, match="at 24x24: relative error") as failed:
+        follow(finish(out, locked_recipe(out), "bench"), None)
+    assert failed.value.exit_code == 1

@@ -129,3 +129,22 @@ def test_refuses_another_engine_json(tmp_path, content):
         read_info(tmp_path)
     with pytest.raises(UnfitEngine, match="not an engine folder"):
         read_info(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("target_name", "serves"),
+    [("ort-cpu", ((1, 4),)), ("openvino", ((1, 1), (4, 4))), ("trt", ((1, 1), (4, 4)))],
+)
+def test_several_resolutions_are_served_at_the_engines_own(target_name, serves):
+    """Profiles for 8x8 and 16x16; the inputs say 8x8, and the larger batch is 16x16's alone."""
+    shapes = [(1, 8), (4, 8), (1, 16), (4, 16), (9, 16)]
+    profiles = [
+        {"sample": {key: [rows, 3, side, side] for key in ("min", "opt", "max")}}
+        for rows, side in shapes
+    ]
+    info = {
+        "target": target_name,
+        "profiles": profiles,
+        "inputs": [{"name": "sample", "shape": [3, 8, 8]}],
+    }
+    assert batches(info) == serves

@@ -129,6 +129,17 @@ def test_runs_in_the_profile_that_is_best_at_the_batch(library):
     assert library.memory == {}
 
 
+def test_profiles_of_other_resolutions_are_left_alone(library):
+    """Profile 0 is 16x16's: what runs at 8x8 is profile 1, and no context is made for the other."""
+    log: list[tuple] = []
+    engine_info = info((2, 2, 2), (2, 2, 2))
+    for key in ("min", "opt", "max"):
+        engine_info["profiles"][0]["sample"][key][2:] = [16, 16]
+    engine = TensorRtEngine(fake_trt(log), b"plan", engine_info)
+    engine({"sample": np.zeros((2, 3, 8, 8), np.float32), "timestep": np.arange(2)})
+    assert log == [(1, 2)]
+
+
 def test_an_engine_that_does_not_load_says_who_built_it(library):
     with pytest.raises(
         UnfitEngine, match=r"cannot load this engine here; it was built by tensorrt"

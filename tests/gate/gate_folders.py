@@ -20,9 +20,11 @@ from diffc.targets.base import BuildOptions
 DIGEST = "d" * 64
 
 
-def make_engine(out, target_name="fake", macs=2_000_000_000, side="compressed", channels=8):
+def make_engine(
+    out, target_name="fake", macs=2_000_000_000, side="compressed", channels=8, others=()
+):
     """OUT/onnx/SIDE and OUT/engines/TARGET/SIDE; a fake call takes 1e-12 s per MAC."""
-    onnx = write_handmade_folder(out / "onnx" / side, channels, macs=macs)
+    onnx = write_handmade_folder(out / "onnx" / side, channels, macs=macs, others=others)
     engine = out / "engines" / target_name / side
     drain(target(target_name).build(onnx, BuildOptions(), engine))
     if target_name == "fake":
@@ -33,15 +35,16 @@ def make_engine(out, target_name="fake", macs=2_000_000_000, side="compressed", 
 def _make_reference_of_identity(path):
     """What a fake engine computes: its sample."""
     tensors = load_file(path)
-    tensors["output"] = tensors["input.sample"]
+    for name in [name for name in tensors if name.endswith("output")]:
+        tensors[name] = tensors[f"{name.removesuffix('output')}input.sample"]
     factors = tensors["trajectory.coefficients"].sum(axis=1)
     tensors["trajectory.final"] = tensors["trajectory.initial"] * factors.prod()
     save_file(tensors, path)
 
 
-def make_output(out, macs=2_000_000_000, digest=DIGEST, ssim=0.9):
+def make_output(out, macs=2_000_000_000, digest=DIGEST, ssim=0.9, others=()):
     """An output folder with one measured fake engine."""
-    engine = make_engine(out, macs=macs)
+    engine = make_engine(out, macs=macs, others=others)
     model = {"name": "tiny", "folder": str(out), "class_name": "UNet2DModel", "digest": digest}
     write_lock_of(out, model, Recipe(), {})
     timing = MeasureOptions(latency=LatencyOptions(rounds=30, seconds=0.0))

@@ -22,6 +22,18 @@ def test_what_was_saved_can_be_measured_again(run, stored, tmp_path):
     assert run("check", slow, "--baseline", stored, "--loop-steps", "0")[0] == 1
 
 
+def test_several_resolutions_are_judged_at_the_working_one(run, tmp_path):
+    sized = make_output(tmp_path / "sized", others=((16, 16),))
+    assert len(json.loads((sized / "report.json").read_text())["targets"]) == 2
+    folder = tmp_path / "baselines" / "sized"
+    assert run("baseline", "save", sized, "--to", folder)[0] == 0
+    held = json.loads(run("baseline", "show", folder, "--json")[1])
+    (figure,) = held["figures"]
+    assert figure["p50_ms"] == pytest.approx(2.0, rel=0.05)  # at 16x16 it takes 8
+    for asked in ("--baseline", "--baseline-report"):
+        assert run("check", sized, asked, folder, "--loop-steps", "0")[0] == 0
+
+
 def test_show_and_list(run, stored):
     code, out, _ = run("baseline", "show", stored, "--json")
     held = json.loads(out)

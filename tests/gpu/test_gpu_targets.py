@@ -5,10 +5,13 @@ import time
 import numpy as np
 import pytest
 from gpu_targets import needs
+from onnx_folder import write_handmade_folder
 from quick import QUICK
 from safetensors.numpy import load_file
 
+from diffc.events import drain
 from diffc.targets import target
+from diffc.targets.base import BuildOptions
 from diffc.targets.engine import read_info
 
 WAYS = {
@@ -96,6 +99,25 @@ def test_several_batch_sizes_in_turn(engine, unet_folder, name):
     for size in (1, 4, 1):
         found = runner({key: value[:size] for key, value in inputs.items()})["out_sample"]
         assert_close(found, expected[:size], "fp32")
+
+
+@pytest.mark.parametrize("one_profile", [False, True])
+@pytest.mark.parametrize("name", ["ort-cuda", "trt", "trt-rtx"])
+def test_several_resolutions_in_turn(name, one_profile, tmp_path):
+    """Each against what numpy computed at it; a graph or a buffer of one is no other's."""
+    sizes = ((8, 8), (16, 16), (8, 24))
+    folder = write_handmade_folder(tmp_path / "onnx", others=sizes[1:])
+    options = BuildOptions(batch=(1, 4), one_profile=one_profile)
+    drain(needs(name).build(folder, options, tmp_path / "engine"))
+    runner = target(name).load(tmp_path / "engine")
+    tensors = load_file(folder / "reference.safetensors")
+    for height, width in (*sizes, *sizes):
+        at = "" if (height, width) == sizes[0] else f"at.{height}x{width}."
+        for batch in (1, 4):
+            inputs = {key: tensors[f"{at}input.{key}"][:batch] for key in ("sample", "timestep")}
+            found = runner(inputs)["out_sample"]
+            assert_close(found, tensors[f"{at}output"][:batch], "fp32")
+    runner.close()
 
 
 @pytest.mark.parametrize("name", ["trt", "trt-rtx"])

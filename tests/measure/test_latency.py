@@ -4,7 +4,6 @@ import itertools
 import time
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from diffc.events import drain
@@ -66,13 +65,11 @@ def test_warm_up_outlasts_a_clock_that_rises_late():
     begin = time.perf_counter()
 
     def call() -> float:
-        start = time.perf_counter()
-        time.sleep(0.002 if start - begin < 0.1 else 0.001)
-        return time.perf_counter() - start
+        return 0.002 if time.perf_counter() - begin < 0.15 else 0.001
 
     timings = drain(interleaved({"a": call}, LatencyOptions(rounds=20, seconds=0.0)))
     assert timings.warmup_seconds >= 0.2 and timings.steady
-    assert np.percentile(timings.times("a"), 80) < 0.002
+    assert timings.times("a").max() == 0.001
 
 
 def test_a_clock_that_reads_nothing_is_no_error():

@@ -199,3 +199,22 @@ def test_the_pareto_marks_the_unbeaten(content, report):
     cells = {name: "yes" in row for name, row in
              re.findall(r"<th scope=\"row\">\d\. (\w+)(.*?)</tr>", text)}  # fmt: skip
     assert len(rows) == 2 and cells == {"good": True, "bad": False}
+
+
+def test_resolutions_are_in_the_titles_where_there_are_several(report):
+    from diffc.report.lines import headline, sections
+    from diffc.report.markdown import to_markdown
+
+    one = report.targets[0]
+    place = f"{one.target}, {one.precision}, batch {one.batch}"
+    assert place in [section.title for section in sections(report)]
+    sized = [one.model_copy(update={"resolution": size}) for size in ((16, 16), (24, 32))]
+    several = report.model_copy(update={"targets": sized})
+    titles = [section.title for section in sections(several)]
+    assert [f"{place}, 16x16", f"{place}, 24x32"] == [t for t in titles if t.startswith(place)]
+    assert f"## {place}, 24x32" in to_markdown(several)
+    text = to_html(several)
+    for title in (f"Latency on {place}, 16x16", f"Latency on {place}, 24x32"):
+        assert f"<h2>{title}</h2>" in text
+    assert "24x32" not in headline(several) and "16x16" in headline(several)
+    assert Report.model_validate_json(several.model_dump_json()) == several

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_folder import describe_folder
+from onnx_folder import describe_folder, write_handmade_folder
 
 from diffc.errors import InputError
 from diffc.targets.onnx_file import onnx_digest, read_onnx
@@ -191,3 +191,44 @@ def test_operator_nobody_knows_is_still_readable_here(folder):
     )
     onnx.save(model, folder / "model.onnx")
     assert read_onnx(folder / "model.onnx").inputs[0].name == "sample"
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """A folder whose file leaves height and width open, with the sizes that it serves."""
+    return write_handmade_folder(tmp_path / "sized", others=((16, 16), (8, 24)))
+
+
+def test_described_sizes_are_read(sized):
+    model = read_onnx(sized)
+    assert model.sizes == ((8, 8), (16, 16), (8, 24))
+    sample, timestep = model.inputs
+    assert sample.shape == (1, 8, 8) and sample.shape_at((8, 24)) == (1, 8, 24)
+    assert sample.kind == "sample" and timestep.sizes == ()
+    assert [s.shape for s in model.outputs] == [(1, 8, 8)]
+
+
+def test_open_sides_without_a_description_are_refused(sized):
+    with pytest.raises(InputError, match=r"'sample' has shape .*height"):
+        read_onnx(sized / "model.onnx")
+    describe_folder(sized, (1, 8, 8))
+    with pytest.raises(InputError, match=r"'sample' has shape .*height") as caught:
+        read_onnx(sized)
+    assert "model.json" in caught.value.hint
+
+
+def test_sizes_of_a_fixed_graph_are_refused(folder):
+    describe_folder(folder, (1, 8, 8), others=((16, 16),))
+    with pytest.raises(InputError, match=r"'sample' is fixed at \[1, 8, 8\].*2 sizes"):
+        read_onnx(folder)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[[16, 16], [8, 8]], [[8, 8], [0, 8]], [[8, 8], [8]], [[8, 8], ["8", 8]], "8x8", [8]]
+)
+def test_sizes_that_are_none_are_named(sized, sizes):
+    content = json.loads((sized / "model.json").read_text())
+    content["inputs"][0]["sizes"] = sizes
+    (sized / "model.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="sizes of input 'sample' are"):
+        read_onnx(sized)

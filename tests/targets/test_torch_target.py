@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from onnx_folder import tiny_unet
+from onnx_folder import tiny_unet, write_handmade_folder
 from safetensors.numpy import load_file
 
 from diffc.errors import InputError, RequestError, UnavailableError
@@ -54,6 +54,23 @@ def test_it_computes_the_reference(unet_folder, model, tmp_path):
     assert runner.bind(inputs).run() > 0
     assert info.engine_bytes == Path(model, "diffusion_pytorch_model.safetensors").stat().st_size
     assert runner.allocator_bytes() is None or torch.cuda.is_available()
+
+
+def test_several_resolutions_in_turn(model, tmp_path):
+    """What a size's buffers hold is no other's; the shapes are those of the ONNX folder."""
+    folder = write_handmade_folder(tmp_path / "onnx", others=((16, 16),))
+    built(folder, model, tmp_path / "e", batch=(2,))
+    runner, network = target("torch").load(tmp_path / "e"), tiny_unet()
+    generator = torch.Generator().manual_seed(0)
+    for side in (8, 16, 8, 16):
+        sample, timestep = torch.randn(2, 1, side, side, generator=generator), torch.tensor([9, 99])
+        with torch.no_grad():
+            expected = network(sample, timestep).sample.numpy()
+        found = runner({"sample": sample.numpy(), "timestep": timestep.numpy()})
+        np.testing.assert_allclose(found["out_sample"], expected, atol=1e-6)
+    with pytest.raises(InputError, match="not built for batch 2 at 12x12"):
+        sample = np.zeros((2, 1, 12, 12), np.float32)
+        runner({"sample": sample, "timestep": timestep.numpy()})
 
 
 def test_half_precision_is_half(unet_folder, model, tmp_path):

@@ -93,13 +93,26 @@ def specs(info: Mapping[str, Any]) -> tuple[Input, ...]:
 def batches(info: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(smallest, largest) of each range of batch sizes that the engine serves; empty: any.
 
+    An engine of several resolutions is served at the one that its inputs' shapes say.
     ONNX Runtime takes every batch up to the largest, whichever the engine was measured at.
     """
-    profiles = (next(iter(profile.values())) for profile in info["profiles"])
-    ranges = sorted((item["min"][0], item["max"][0]) for item in profiles)
+    profiles = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))
+    ranges = sorted({(item["min"][0], item["max"][0]) for item in profiles})
     if ranges and info["target"].startswith("ort-"):
         return ((1, max(high for _, high in ranges)),)
     return tuple(ranges)
+
+
+def serves(profile: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
+    """Whether a profile takes the shapes that the engine's inputs have, whatever the batch."""
+    shapes = {item["name"]: item["shape"] for item in info.get("inputs", ())}
+    return all(
+        low <= found <= high
+        for name, span in profile.items()
+        for low, found, high in zip(
+            span["min"][1:], shapes.get(name, ()), span["max"][1:], strict=False
+        )
+    )
 
 
 # Runtimes -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A TensorRT (or TensorRT for RTX) engine as a call on numpy arrays.
 
-One execution context for each optimisation profile; the buffers on the GPU are made once, for the
-largest batch.
+One execution context for each optimisation profile that serves the resolution of the engine's
+inputs; the buffers on the GPU are made once, for the largest batch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import cuda
+from .engines import serves
 from .errors import UnfitEngine
 from .pipeline import Array
 
@@ -29,11 +30,15 @@ class TensorRtEngine:
                 f" {', '.join(f'{k} {v}' for k, v in info['versions'].items())}"
             )
         self._stream = cuda.Stream()
-        self._profiles = [next(iter(profile.values())) for profile in info["profiles"]]
-        self._contexts = [self._context(i) for i in range(len(self._profiles))]
+        self._profiles = {
+            index: next(iter(profile.values()))
+            for index, profile in enumerate(info["profiles"])
+            if serves(profile, info)
+        }
+        self._contexts = {index: self._context(index) for index in self._profiles}
         self._output = info["outputs"][0]
         self._inputs = [item["name"] for item in info["inputs"]]
-        most = max(item["max"][0] for item in self._profiles)
+        most = max(item["max"][0] for item in self._profiles.values())
         tensors = [*info["inputs"], *info["outputs"]]
         self._buffers = {item["name"]: cuda.Buffer(most * _row_bytes(item)) for item in tensors}
 
@@ -60,7 +65,8 @@ class TensorRtEngine:
 
     def _profile(self, batch: int) -> int:
         """The profile whose optimum is ``batch``, else the first that serves it."""
-        fits = [i for i, p in enumerate(self._profiles) if p["min"][0] <= batch <= p["max"][0]]
+        profiles = self._profiles.items()
+        fits = [i for i, p in profiles if p["min"][0] <= batch <= p["max"][0]]
         best = [i for i in fits if self._profiles[i]["opt"][0] == batch]
         if not fits:
             raise UnfitEngine(f"the engine was not built for batch {batch}")
