@@ -18,6 +18,7 @@ from diffc.output import read_lock
 from diffc.recipe import Recipe, TargetOptions
 from diffc.stages import Room, Runner, Stage, StageEvent, cache_folder
 from diffc.targets.machine import cores
+from diffc.targets.onnx_file import REFERENCE
 
 SIDES = ("dense", "compressed")
 
@@ -30,6 +31,17 @@ def onnx_folder(out: Path, side: str) -> Path:
             f"{folder} holds no exported model", hint=f"diffc export {out} makes it (needs torch)"
         )
     return folder
+
+
+def reference_file(out: Path, side: str) -> Path:
+    """What torch gave, beside OUT/onnx/SIDE. Raises InputError when it is not there."""
+    path = onnx_folder(out, side) / REFERENCE
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing: parity has no reference",
+            hint=f"diffc export {out} --fresh writes it (needs torch)",
+        )
+    return path
 
 
 def engine_folder(out: Path, target: str, side: str) -> Path:
@@ -173,13 +185,13 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
         batch=recipe.build.batch,
         threads=recipe.build.threads,
         latency=LatencyOptions(rounds=options.runs, seconds=options.seconds),
-        references={side: onnx_folder(out, side) / "reference.safetensors" for side in SIDES},
-        loop=LoopOptions(steps=options.loop_steps),
+        references={side: reference_file(out, side) for side in SIDES},
     )
     loop = MeasureOptions(
         threads=recipe.build.threads,
         latency=LatencyOptions(rounds=options.loop_runs, seconds=0.0),
-        loop=LoopOptions(steps=options.loop_steps),
+        # a smaller batch than the engine's would be padded to it
+        loop=LoopOptions(steps=options.loop_steps, batch=min(recipe.build.batch)),
     )
     environment = read_environment()
     inputs = {

@@ -69,7 +69,7 @@ def choice_stage(
     """Times, parity and SSIM of every precision of one target, and the one that is taken."""
     from diffc.measure.environment import read_environment
 
-    references = {side: back.onnx_folder(out, side) / "reference.safetensors"
+    references = {side: back.reference_file(out, side)
                   for side in back.SIDES}  # fmt: skip
     inputs = {
         "engines": {precision: {side: back.engine_digest(path) for side, path in sides.items()}

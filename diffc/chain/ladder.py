@@ -10,13 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc.chain.back import SIDES, engine_digest, engine_folder, onnx_folder, torch_model
+from diffc.chain.back import (
+    SIDES,
+    engine_digest,
+    engine_folder,
+    onnx_folder,
+    reference_file,
+    torch_model,
+)
 from diffc.errors import InputError
 from diffc.events import Work
 from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe
-from diffc.stages import Room, Stage
+from diffc.stages import Room, Stage, cache_folder
 
 if TYPE_CHECKING:
     from diffc.measure.explain import Step
@@ -33,7 +40,7 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         return None
     model = read_lock(out)["model"]
     no_torch = why_no_torch(model)
-    references = {side: onnx_folder(out, side) / "reference.safetensors" for side in SIDES}
+    references = {side: reference_file(out, side) for side in SIDES}
     inputs = {
         "engines": {side: engine_digest(engine_folder(out, name, side)) for side in SIDES},
         "references": {side: file_digest(path) for side, path in references.items()},
@@ -156,6 +163,9 @@ def _plain_engine(out: Path, recipe: Recipe, name: str, scratch: Path) -> Work[P
     from diffc.targets import target
     from diffc.targets.base import BuildOptions
 
-    options = BuildOptions(batch=recipe.build.batch, threads=recipe.build.threads, precision="fp32")
+    options = BuildOptions(
+        batch=recipe.build.batch, one_profile=recipe.build.one_profile,
+        threads=recipe.build.threads, precision="fp32", cache=cache_folder() / "timing",
+    )  # fmt: skip
     yield from target(name).build(onnx_folder(out, "dense"), options, scratch / "fp32")
     return scratch / "fp32"

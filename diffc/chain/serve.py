@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffc.chain.back import SIDES, engine_digest, engine_folder, onnx_folder
+from diffc.chain.back import SIDES, engine_digest, engine_folder, reference_file
 from diffc.errors import UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.source import file_digest
@@ -37,7 +37,7 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         return None
     absent = why_none() if status.runnable else status.reason
     found = installed()
-    references = {side: onnx_folder(out, side) / "reference.safetensors" for side in SIDES}
+    references = {side: reference_file(out, side) for side in SIDES}
     inputs = {
         "engines": {side: engine_digest(engine_folder(out, name, side)) for side in SIDES},
         "references": {side: file_digest(path) for side, path in references.items()},

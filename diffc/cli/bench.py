@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffc.cli import options as o
-from diffc.errors import RequestError
+from diffc.errors import CheckFailed, RequestError
 
 if TYPE_CHECKING:
     from diffc.measure.results import Comparison
@@ -70,6 +70,11 @@ def bench_(
         from diffc.report.side_by_side import show
 
         show(result, console())
+    dead = [row for row in result.rows if row.fault]
+    if dead:
+        raise CheckFailed(
+            f"{dead[0].label}: {dead[0].fault}", hint="it computes nothing: see how it was made"
+        )
 
 
 def _compare(

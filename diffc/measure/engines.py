@@ -182,10 +182,15 @@ def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Nois
 def memories(
     folders: Mapping[str, Path], batch: int, wanted: bool, size: Size | None = None
 ) -> dict[str, Memory]:
-    """Each engine's memory in a fresh process; its files' size alone where that is not wanted."""
-    if wanted:
-        return {name: measure_memory(folder, batch, size=size) for name, folder in folders.items()}
-    return {
-        name: Memory(engine_bytes=read_info(folder).engine_bytes)
-        for name, folder in folders.items()
-    }
+    """Each engine's memory in a fresh process; its files' size alone where that is not wanted.
+
+    Where the process fails the figures are absent with the reason: times that were taken stay.
+    """
+    found = {}
+    for name, folder in folders.items():
+        held = Memory(engine_bytes=read_info(folder).engine_bytes)
+        try:
+            found[name] = measure_memory(folder, batch, size=size) if wanted else held
+        except UnavailableError as error:
+            found[name] = held.model_copy(update={"absent": str(error)})
+    return found

@@ -53,14 +53,18 @@ def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "diffc.measure.probe", str(engine), "--batch", str(batch)]
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [*command, *flags],
-        capture_output=True,
-        text=True,
-        timeout=_MOST_SECONDS,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*command, *flags],
+            capture_output=True,
+            text=True,
+            timeout=_MOST_SECONDS,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        reason = f"it did not end within {_MOST_SECONDS} s"
+        raise UnavailableError(f"the memory of {engine} cannot be measured: {reason}") from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UnavailableError(f"the memory of {engine} cannot be measured: {reason}")

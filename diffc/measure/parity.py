@@ -14,8 +14,9 @@ that the engine was built in (``TOLERANCE``):
     int8  0.15    8 bits, scaled by channel (weights) and tensor (activations)
 
 The trajectory may be off by three times as much. NaN, infinity, or an output that is constant or
-zero where torch's is not always fails, whatever the tolerance. At every other size that an engine
-serves, a few noise levels are compared, without a trajectory.
+zero where torch's is not always fails, whatever the tolerance. Every batch size that an engine was
+built for is compared (each may have kernels of its own), the trajectory at the smallest; at every
+other size of the sample a few noise levels are, without a trajectory.
 """
 
 from __future__ import annotations
@@ -71,22 +72,42 @@ def worse(found: Collection[Parity]) -> Parity:
 
 def _elsewhere(runner: Runner, tensors: Mapping[str, Array], size: Size) -> Parity:
     """At another size than the working one; a reason says which."""
-    inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
-    found = run_rows(runner, inputs)
-    made = judge(found, tensors["output"], None, None, runner.info.precision_asked)
-    if made.passed:
-        return made
-    return made.model_copy(update={"reason": f"at {size_words(size)}: {made.reason}"})
+    made = worse([_at_batch(runner, tensors, batch, None) for batch in _batches(runner)])
+    return made if made.passed else _where(made, size_words(size))
 
 
 def _working(runner: Runner, tensors: Mapping[str, Array]) -> Work[Parity]:
-    yield Progress(0, 2, "noise levels")
-    expected = tensors["output"]
-    inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
-    found = run_rows(runner, inputs)
-    yield Progress(1, 2, "trajectory")
+    yield Progress(0, 2, "trajectory")
     end = run_trajectory(runner, tensors) if "trajectory.final" in tensors else None
-    return judge(found, expected, end, tensors.get("trajectory.final"), runner.info.precision_asked)
+    yield Progress(1, 2, "noise levels")
+    smallest, *others = _batches(runner)
+    found = [_at_batch(runner, tensors, smallest, end)]
+    for batch in others:
+        made = _at_batch(runner, tensors, batch, None)
+        drift = {"trajectory_rel_l2": found[0].trajectory_rel_l2,
+                 "trajectory_ssim": found[0].trajectory_ssim}  # fmt: skip
+        found.append(made.model_copy(update=drift))
+    return worse(found)
+
+
+def _batches(runner: Runner) -> list[int]:
+    """The batch sizes that the engine was built for; 1 where it serves any."""
+    return sorted(set(runner.info.batches)) or [1]
+
+
+def _at_batch(
+    runner: Runner, tensors: Mapping[str, Array], batch: int, end: Array | None
+) -> Parity:
+    """The noise levels, ``batch`` rows at a time, and the trajectory's end where it is given."""
+    inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
+    found = run_rows(runner, inputs, batch)
+    expected_end = None if end is None else tensors.get("trajectory.final")
+    made = judge(found, tensors["output"], end, expected_end, runner.info.precision_asked)
+    return made if made.passed or len(_batches(runner)) == 1 else _where(made, f"batch {batch}")
+
+
+def _where(made: Parity, place: str) -> Parity:
+    return made.model_copy(update={"reason": f"at {place}: {made.reason}"})
 
 
 def read_reference(reference: Path, runner: Runner) -> dict[str, Array]:
@@ -107,10 +128,10 @@ def read_reference(reference: Path, runner: Runner) -> dict[str, Array]:
     return tensors
 
 
-def run_rows(runner: Runner, inputs: Mapping[str, Any]) -> Array:
-    """The engine's output for K rows, at the smallest batch size that it was built for."""
+def run_rows(runner: Runner, inputs: Mapping[str, Any], size: int | None = None) -> Array:
+    """The engine's output for K rows, ``size`` at a time; None: the smallest size built for."""
     rows = len(next(iter(inputs.values())))
-    size = min(runner.info.batches, default=1)
+    size = size or min(runner.info.batches, default=1)
     outputs = []
     for start in range(0, rows, size):
         part = {name: fill(array[start : start + size], size) for name, array in inputs.items()}
@@ -207,12 +228,19 @@ def relative_l2(found: Any, expected: Any) -> float:
 
 
 def _broken(found: Any, expected: Any) -> str:
-    if not np.isfinite(found).all():
-        return "the output has NaN or infinity"
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        if np.ptp(ours) == 0 and np.ptp(theirs) > 0:
-            kind = "zero" if not ours.any() else "constant"
-            return f"the output at noise level {index} is {kind}"
+        fault = dead_output(ours)
+        if fault.startswith("has") or (fault and np.ptp(theirs) > 0):
+            return f"the output at noise level {index} {fault}"
+    return ""
+
+
+def dead_output(output: Any) -> str:
+    """What no working denoiser gives: 'has NaN or infinity', 'is zero', 'is constant'; else ''."""
+    if not np.isfinite(output).all():
+        return "has NaN or infinity"
+    if np.ptp(output) == 0:
+        return "is constant" if output.any() else "is zero"
     return ""
 
 

@@ -28,7 +28,10 @@ class Latency(_Result):
 
 
 class Memory(_Result):
-    """Bytes; see diffc.measure.memory for what each figure is, and ``device_how`` for which."""
+    """Bytes; see diffc.measure.memory for what each figure is, and ``device_how`` for which.
+
+    absent: why all but the engine's own size could not be measured.
+    """
 
     engine_bytes: int
     weights_bytes: int | None = None
@@ -40,6 +43,7 @@ class Memory(_Result):
     device_activations_bytes: int | None = None
     allocator_bytes: int | None = None
     device_how: str | None = None
+    absent: str | None = None
 
 
 class Parity(_Result):
@@ -205,13 +209,17 @@ def at_working(results: Iterable[TargetResult]) -> list[TargetResult]:
 
 
 class Row(_Result):
-    """One line of a side-by-side comparison: speed-up is over the first line."""
+    """One line of a side-by-side comparison: speed-up is over the first line.
+
+    fault: what its output cannot be (NaN, zero, constant), or None; its times then mean nothing.
+    """
 
     label: str
     target: str
     batch: int
     figures: EngineFigures
     speedup: Speedup | None = None
+    fault: str | None = None
 
 
 class Comparison(_Result):

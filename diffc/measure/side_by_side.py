@@ -1,6 +1,7 @@
 """``diffc bench A B ...``: any engines, ONNX files or output folders, all in turn.
 
-Speed-up is over the first that runs here. One that cannot run here keeps its line, with the reason.
+Speed-up is over the first that runs here. One that cannot run here keeps its line, with the reason;
+so does one whose output is NaN, zero or constant, however fast it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from diffc.measure.engines import (
     timed,
 )
 from diffc.measure.environment import read_environment
+from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings
+from diffc.measure.parity import dead_output
 from diffc.measure.results import Comparison, EngineFigures, Memory, Row, Speedup, latency_figures
 from diffc.targets import target
 from diffc.targets.base import BuildOptions, Runner
@@ -164,10 +167,20 @@ def _one_batch(
     reference: Path | None,
 ) -> Work[tuple[list[Row], Timings | None]]:
     """Every candidate's line at one batch size; no times where nothing can run."""
-    timings = None
+    timings, faults = None, dict[str, str]()
     if runners:
         timings = yield from timed(runners, batch, options.latency, reference)
-    return [_row(label, info, batch, timings, absent) for label, info in infos.items()], timings
+        faults = {label: _fault(runner, batch, reference) for label, runner in runners.items()}
+    rows = [_row(label, info, batch, timings, absent) for label, info in infos.items()]
+    rows = [row.model_copy(update={"fault": faults.get(row.label) or None}) for row in rows]
+    return rows, timings
+
+
+def _fault(runner: Runner, batch: int, reference: Path | None) -> str:
+    """What is dead about its first output, or ''."""
+    found = runner(example_inputs(runner.info, batch, reference))[runner.info.outputs[0].name]
+    fault = dead_output(found)
+    return fault and f"the output {fault}"
 
 
 def _row(

@@ -56,6 +56,9 @@ def notes(result: Comparison) -> Iterator[str]:
     absent = {row.label: row.figures.absent for row in result.rows if row.figures.absent}
     for label, reason in absent.items():
         yield f"{label}: not measured: {reason}"
+    for row in result.rows:
+        if row.fault:
+            yield f"{row.label}, batch {row.batch}: {row.fault}: how fast it is means nothing"
     for batch, noise in result.noise.items():
         yield f"batch {batch}: {noise_words(noise)}"
     if any(row.speedup for row in result.rows):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from diffc.chain.back import reference_file
 from diffc.chain.run import _stages
 from diffc.errors import InputError
 from diffc.output import write_lock_of
@@ -67,3 +68,10 @@ def test_a_first_run_that_was_cut_off_is_told(out):
     write_lock_of(out, {"name": "demo", "folder": str(out)}, Recipe(), {})
     with pytest.raises(InputError, match="is unfinished"):
         collect(out)
+
+
+def test_a_reference_that_is_missing_is_told(out):
+    (out / "onnx" / "dense").mkdir(parents=True)
+    (out / "onnx" / "dense" / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"reference\.safetensors is missing"):
+        reference_file(out, "dense")

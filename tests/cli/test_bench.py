@@ -31,6 +31,23 @@ def files(tmp_path):
             for name, channels in (("wide", 16), ("narrow", 8))]  # fmt: skip
 
 
+@pytest.mark.parametrize(("value", "words"), [(float("nan"), "NaN"), (0.0, "zero")])
+def test_an_engine_that_computes_nothing_is_never_a_winner(files, value, words):
+    import numpy as np
+    import onnx
+
+    model = onnx.load(files[1])
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    shape = onnx.numpy_helper.to_array(weight).shape
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(shape, value, np.float32), "w2"))
+    dead = files[1].parent.with_name("dead.onnx")
+    onnx.save(model, dead)
+    done = bench(files[0], dead, *QUICK, "--batch", "1")
+    assert done.returncode == 1
+    assert words in done.stderr and "dead.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_json_is_alone_on_stdout(files):
     done = bench(*files, *QUICK, "--batch", "1,4", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from diffc.errors import OutOfMemory, RequestError
+from diffc.errors import OutOfMemory, RequestError, UnavailableError
 from diffc.events import drain
 from diffc.measure.compare import measure_loop, measure_target
 from diffc.measure.engines import MeasureOptions
@@ -58,6 +58,19 @@ def test_the_first_call_counts_from_inputs_in_hand(engines, folders, monkeypatch
     )
     assert one.dense.first_call_ms >= 50 and one.compressed.first_call_ms >= 50
     assert one.dense.latency_ms.p50 == pytest.approx(2.0, rel=0.02)
+
+
+def test_times_outlive_a_memory_probe_that_fails(engines, folders, monkeypatch):
+    def killed(*_command):
+        raise UnavailableError("the memory of it cannot be measured: exit status -9")
+
+    monkeypatch.setattr("diffc.measure.memory._probed", killed)
+    made = engines("fake")
+    asked = options(folders, references={}, memory=True)
+    (one,) = drain(measure_target(made["dense"], made["compressed"], asked))
+    assert one.speedup.median == pytest.approx(2.0, rel=0.02)
+    assert one.dense.memory.peak_bytes is None and one.dense.memory.engine_bytes > 0
+    assert "exit status -9" in one.dense.memory.absent
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, monkeypatch):

@@ -28,6 +28,24 @@ def test_right_engine_passes_whatever_its_batch(runner, reference):
     assert found.rel_l2 < 1e-5 and found.trajectory_rel_l2 < 1e-5 and found.max_abs < 1e-4
 
 
+def test_every_batch_that_was_built_for_is_compared(engines, reference):
+    """Each may have kernels of its own: one that is wrong alone is found, and named."""
+    pytest.importorskip("onnxruntime")
+    made = target("ort-cpu").load(engines("ort-cpu", batch=(1, 4))["dense"])
+    assert drain(measure_parity(made, reference)).passed
+
+    class WrongAtFour:
+        info = made.info
+
+        def __call__(self, inputs):
+            factor = np.float32(1.0 if len(inputs["sample"]) == 1 else 1.1)
+            return {name: array * factor for name, array in made(inputs).items()}
+
+    found = drain(measure_parity(WrongAtFour(), reference))
+    assert not found.passed and found.reason.startswith("at batch 4: relative error")
+    assert found.trajectory_rel_l2 < 1e-5  # which is run at the smallest
+
+
 def test_another_models_engine_fails(runner, tmp_path):
     other = write_handmade_folder(tmp_path / "other", channels=16, seed=9)
     found = drain(measure_parity(runner, other / "reference.safetensors"))
