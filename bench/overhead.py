@@ -9,6 +9,7 @@ to its end, is taken apart:
     build      the runtime's own builder, as engine.json has it
     load       loading the engines (and torch with its model), the hashes of their files left out
     calls      engine calls and sampling loops: warm-up, timed rounds, parity
+    rests      between torch's calls and the next engine's, while torch's threads spin down
     processes  the fresh processes whose memory is measured
     own        everything else: imports, keys, hashes, statistics, records, the report
 
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
@@ -154,19 +156,21 @@ def child(folder: Path) -> None:
     except SystemExit as end:
         if end.code:
             raise
-    kept = {name: clock.seconds[name] for name in ("load", "calls", "processes")}
+    kept = {name: clock.seconds[name] for name in ("load", "calls", "rests", "processes")}
     print(json.dumps(kept))
 
 
 def watch(clock: Clock) -> None:
     """Put the clock around what the measurements need."""
-    from diffc.measure import compare, engines, explain, loop, memory
+    from diffc.measure import compare, engines, explain, latency, loop, memory
     from diffc.targets import engine, names, target
 
     for name in names():
         found: Any = target(name)
         found.load = clock.timed("load", found.load)
     engine.check_files = clock.timed("hashes", engine.check_files)
+    rest = clock.timed("rests", time.sleep)
+    latency.time = SimpleNamespace(perf_counter=time.perf_counter, sleep=rest)
     memory._probed = clock.timed("processes", memory._probed)
     explain._call = clock.timed("load", explain._call)
     for module in (engines, loop, explain):

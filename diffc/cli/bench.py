@@ -27,7 +27,7 @@ def bench_(
     threads: o.Threads = None,
     explain: o.Explain = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", help="Measure at least so long.  [3]")
+        float | None, typer.Option("--seconds", min=0.0, help="Measure at least so long.  [3]")
     ] = None,
     server: Annotated[
         str | None,
