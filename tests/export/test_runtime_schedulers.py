@@ -14,7 +14,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffc.export.runtime import schedulers
@@ -199,10 +199,15 @@ def test_euler_from_zero_snr():
     spacing=st.sampled_from(SPACINGS),
     prediction=st.sampled_from(PREDICTIONS),
     clip=st.booleans(),
+    karras=st.booleans(),
     steps=st.integers(1, 40),
 )
+@example("euler", "scaled_linear", 85e-5, 0.012, 1000, "leading", "epsilon", True, True, 1)
+@example("euler", "scaled_linear", 85e-5, 0.012, 1000, "leading", "epsilon", True, True, 20)
+@example("euler", "scaled_linear", 85e-5, 0.012, 1000, "trailing", "epsilon", True, True, 20)
+@example("dpm++", "scaled_linear", 85e-5, 0.012, 1000, "leading", "epsilon", True, True, 20)
 def test_follows_diffusers_anywhere(
-    name, schedule, start, end, total, spacing, prediction, clip, steps
+    name, schedule, start, end, total, spacing, prediction, clip, karras, steps
 ):
     config = {
         "num_train_timesteps": total,
@@ -212,6 +217,7 @@ def test_follows_diffusers_anywhere(
         "timestep_spacing": spacing,
         "prediction_type": prediction,
         "clip_sample": clip,
+        "use_karras_sigmas": karras,
     }
     if len(np.arange(total, 0, -total / steps)) != steps:
         return  # diffusers visits timestep -1 here
