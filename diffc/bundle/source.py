@@ -14,6 +14,7 @@ from typing import Any
 
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
+from diffc.models.noise_levels import flow_levels
 from diffc.targets.engine import NAME, check_files, read_info
 
 SIDES = ("dense", "compressed")
@@ -70,9 +71,10 @@ class Source:
         from diffc.export.runtime.schedulers import own_name
 
         scheduler = self.info["source"]["scheduler"]
+        sample = next(item for item in self.info["inputs"] if item["kind"] == "sample")
         return {
             "format": 1,
-            "scheduler": scheduler,
+            "scheduler": {**scheduler, **flow_levels(scheduler, sample["shape"])},
             "sampler": own_name(scheduler),
             "unconditional": self.info["source"].get("unconditional"),
             "latent": self._latent(),

@@ -1,18 +1,22 @@
 """Deterministic sampling: from noise to images with diffusers' own schedulers.
 
 deterministic_scheduler   DDIM (eta 0), or Euler for flow matching, set to a number of steps
+place_levels              flow matching's noise levels, for samples of one size
 denoise                   the loop; yields after each step, returns x_0
 SamplerInfo               what every figure made from samples must carry
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from diffc.models.noise_levels import flow_levels
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
@@ -40,9 +44,8 @@ def deterministic_scheduler(config: Mapping[str, Any], steps: int) -> Any:
 
     if "FlowMatch" in str(config.get("_class_name", "")):
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
-        # Models that shift by resolution (Flux, SD3.5) expect mu; the base shift is their default.
-        mu = config.get("base_shift") if config.get("use_dynamic_shifting") else None
-        scheduler.set_timesteps(steps, mu=mu)
+        # mu stands in until ``denoise`` sees how large the samples are
+        scheduler.set_timesteps(steps, mu=config.get("base_shift", 0.5))
         return scheduler
     scheduler = DDIMScheduler.from_config(dict(config))
     scheduler.set_timesteps(steps)
@@ -56,12 +59,24 @@ def sampler_info(scheduler: Any) -> SamplerInfo:
     return SamplerInfo(name, int(scheduler.num_inference_steps), spacing)
 
 
+def place_levels(scheduler: Any, shape: Sequence[int]) -> None:
+    """Set a flow scheduler's steps as the model's own pipeline does for samples of ``shape``."""
+    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    levels = flow_levels(config, shape)
+    if not levels:
+        return
+    steps = int(scheduler.num_inference_steps)
+    sigmas = np.linspace(1.0, 1 / steps, steps) if "sigmas_end" in levels else None
+    scheduler.set_timesteps(steps, sigmas=sigmas, mu=levels.get("mu"))
+
+
 def denoise(model: Denoiser, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
     """Yield x after each step of ``scheduler``; the last one is x_0.
 
     noise: (B, ...) standard normal. The scheduler's step counter is set back first, so that one
-    scheduler serves many batches.
+    scheduler serves many batches; flow matching's noise levels may depend on the noise's shape.
     """
+    place_levels(scheduler, noise.shape[1:])
     if hasattr(scheduler, "_step_index"):
         scheduler._step_index = None
     x = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_engines
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 
 from diffc.bundle import bundle
@@ -183,6 +184,15 @@ def test_names_only_scheduler_of_its_source(out, tmp_path):
     bundle(tmp_path / "out", tmp_path / "bundle", server="none")
     for path in (tmp_path / "bundle").rglob("*.json"):
         assert "/home/somebody" not in path.read_text()
+
+
+def test_a_flow_models_shift_is_that_of_its_size(tmp_path):
+    """(3, 8, 8) is 16 tokens of SD3."""
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    engine = tiny_engines.engine_folder(tmp_path / "engine", scheduler=config)
+    bundle(engine, tmp_path / "bundle", server="none")
+    written = json.loads((tmp_path / "bundle" / "pipeline.json").read_text())["scheduler"]
+    assert written["mu"] == pytest.approx(calculate_shift(16))
 
 
 # Which engine -------------------------------------------------------------------------------------

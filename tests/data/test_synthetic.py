@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_noise
@@ -88,6 +89,20 @@ def test_flow_matching_integrates_a_known_velocity() -> None:
     )
     noise, x0 = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     torch.testing.assert_close(sample(lambda x, t: noise - x0, scheduler, noise), x0)
+
+
+def test_flow_matching_visits_the_levels_of_fluxs_pipeline() -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    scheduler, visited = deterministic_scheduler(config, 4), []
+
+    def model(x, t):
+        visited.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    sample(model, scheduler, torch.randn(1, 1024, 4))
+    oracle = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    oracle.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=calculate_shift(1024))
+    assert visited == oracle.timesteps.tolist()
 
 
 def test_labels_are_drawn_over_all_classes() -> None:

@@ -14,12 +14,15 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from diffc.data.sampling import deterministic_scheduler, place_levels
 from diffc.export.runtime import schedulers
 from diffc.export.runtime.errors import BadRequest
 from diffc.export.runtime.schedulers import scheduler
+from diffc.models.noise_levels import flow_levels
 
 ORACLES = {
     "ddpm": DDPMScheduler,
@@ -171,6 +174,43 @@ def test_flow_follows_diffusers(extra, steps):
         pytest.skip("diffusers divides by zero here")
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **extra}
     assert distance("flow-euler", config, steps) < 1e-5
+
+
+FLUX = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+
+
+@pytest.mark.parametrize("steps", [1, 4, 28])
+@pytest.mark.parametrize(
+    ("extra", "shape"),
+    [
+        (FLUX, (4096, 64)),
+        (FLUX, (1024, 64)),
+        (FLUX | {"shift_terminal": 0.1, "time_shift_type": "linear"}, (64, 4)),
+        ({"shift": 1.0}, (4096, 64)),
+        ({"shift": 3.0}, (16, 64, 64)),
+        (FLUX, (16, 128, 96)),
+    ],
+)
+def test_flow_visits_the_levels_of_the_models_own_pipeline(extra, shape, steps):
+    """Flux (tokens, channels) and SD3 (C, H, W), as their pipelines call set_timesteps."""
+    if steps == 1 and "shift_terminal" in extra:
+        pytest.skip("diffusers divides by zero here")
+    oracle = FlowMatchEulerDiscreteScheduler(**extra)
+    tokens = shape[0] if len(shape) == 2 else shape[1] // 2 * (shape[2] // 2)
+    config = oracle.config
+    mu = calculate_shift(
+        tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift,
+        config.max_shift,
+    )  # fmt: skip
+    sigmas = np.linspace(1.0, 1 / steps, steps) if len(shape) == 2 else None
+    oracle.set_timesteps(steps, sigmas=sigmas, mu=mu)
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **extra}
+    ours = scheduler("flow-euler", {**config, **flow_levels(config, shape)}, steps)
+    np.testing.assert_allclose(ours.timesteps, oracle.timesteps.numpy(), rtol=2e-6)
+    theirs = deterministic_scheduler(config, steps)
+    place_levels(theirs, shape)
+    np.testing.assert_array_equal(theirs.timesteps, oracle.timesteps)
+    np.testing.assert_array_equal(theirs.sigmas, oracle.sigmas)
 
 
 def test_euler_from_zero_snr():

@@ -96,12 +96,8 @@ def flow_euler(config: Config, steps: int) -> Scheduler:
 
 def _flow_sigmas(config: Config, steps: int) -> Table:
     """(steps,) from the noisiest level down, shifted as the config says."""
-    total, shift = schedules.train_steps(config), float(config.get("shift") or 1.0)
-    dynamic = bool(config.get("use_dynamic_shifting"))
-    ends = np.array([total, 1], dtype=np.float32) / np.float32(total)
-    if not dynamic:
-        ends = shift * ends / (1 + (shift - 1) * ends)
-    sigmas: Table = np.linspace(float(ends[0]) * total, float(ends[1]) * total, steps) / total
+    shift, dynamic = float(config.get("shift") or 1.0), bool(config.get("use_dynamic_shifting"))
+    sigmas = _unshifted_sigmas(config, steps, 1.0 if dynamic else shift)
     if dynamic:
         sigmas = _dynamic_shift(config, sigmas)
     else:
@@ -112,6 +108,17 @@ def _flow_sigmas(config: Config, steps: int) -> Table:
     if config.get("use_karras_sigmas"):
         return schedules.karras(float(sigmas[-1]), float(sigmas[0]), steps)
     return sigmas
+
+
+def _unshifted_sigmas(config: Config, steps: int, shift: float) -> Table:
+    """(steps,) linear, down to 1 / steps where the pipeline says so (Flux), else to the level of
+    the first training timestep, which diffusers has ``shift``ed once already."""
+    if config.get("sigmas_end") == "1/steps":
+        return np.linspace(1.0, 1 / steps, steps).astype(np.float32)
+    total = schedules.train_steps(config)
+    ends = np.array([total, 1], dtype=np.float32) / np.float32(total)
+    ends = shift * ends / (1 + (shift - 1) * ends)
+    return np.linspace(float(ends[0]) * total, float(ends[1]) * total, steps) / total
 
 
 def _dynamic_shift(config: Config, sigmas: Table) -> Table:
