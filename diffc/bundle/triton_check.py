@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffc.bundle.triton_config import message
+from diffc.bundle.triton_config import TENSORRT, backend_shape, message
 
 _PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 _BACKENDS = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
@@ -104,6 +104,22 @@ def _instances(config: Any) -> Iterator[str]:
     for group in config.instance_group:
         if group.count < 1:
             yield f"instance_group has count {group.count}"
+        if config.platform == TENSORRT:
+            yield from _profiles(config, list(group.profile))
+        elif group.profile:
+            yield "optimisation profiles belong to the TensorRT backend alone"
+
+
+def _profiles(config: Any, opened: list[str]) -> Iterator[str]:
+    """The profiles that the backend opens; each one's best batch is warmed up."""
+    wrong = [name for name in opened if not name.isdigit()]
+    if wrong:
+        yield f"instance_group has profile '{wrong[0]}', which is no index"
+    if len(set(opened)) != len(opened):
+        yield f"instance_group has a profile twice: {', '.join(opened)}"
+    sizes = len(config.model_warmup)
+    if max(len(opened), 1) < sizes:
+        yield f"instance_group opens {len(opened) or 'no'} profiles for {sizes} tuned batch sizes"
 
 
 def _warm_up(config: Any) -> Iterator[str]:
@@ -137,5 +153,5 @@ def _graphs(config: Any) -> Iterator[str]:
         if spec.batch_size > config.max_batch_size:
             yield f"graph_spec has batch_size {spec.batch_size} of {config.max_batch_size}"
         for name, shape in spec.input.items():
-            if name not in inputs or not _fits(shape.dim, inputs[name].dims):
+            if name not in inputs or not _fits(shape.dim, backend_shape(inputs[name])):
                 yield f"graph_spec: input '{name}' has dims {list(shape.dim)}"

@@ -30,10 +30,11 @@ class Backend:
     any_batch: bool
 
 
+TENSORRT = "tensorrt_plan"
 BACKENDS = {
     "ort-cpu": Backend("onnxruntime_onnx", "model.onnx", gpu=False, any_batch=True),
     "ort-cuda": Backend("onnxruntime_onnx", "model.onnx", gpu=True, any_batch=True),
-    "trt": Backend("tensorrt_plan", "model.plan", gpu=True, any_batch=False),
+    "trt": Backend(TENSORRT, "model.plan", gpu=True, any_batch=False),
 }
 _GPU_TARGETS = ("ort-cuda", "trt", "trt-rtx")
 
@@ -105,9 +106,16 @@ def engine_model(
     config.instance_group.append(_instances(info["target"], 1, native))
     _batch_dynamically(config, info)
     _warm_up(config, info)
-    if native and backend is not None and backend.platform == "tensorrt_plan":
+    if native and backend is not None and backend.platform == TENSORRT:
+        # without names the backend opens the engine's first profile alone; each name is an index
+        config.instance_group[0].profile.extend(str(i) for i in range(len(info["profiles"])))
         _capture_graphs(config, info)
     return config
+
+
+def backend_shape(tensor: Any) -> list[int]:
+    """The shape that the backend sees, without the server's batch: the reshape's where one is."""
+    return list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
 def _tensor(kind: Any, item: Mapping[str, Any], most: int) -> Any:
@@ -163,13 +171,15 @@ def _warm_up(config: Any, info: Mapping[str, Any]) -> None:
 
 
 def _capture_graphs(config: Any, info: Mapping[str, Any]) -> None:
-    """CUDA graphs for the exact shapes that the engine was tuned for."""
+    """CUDA graphs for the exact shapes that the engine was tuned for, and for full batches."""
     cuda = config.optimization.cuda
     cuda.graphs, cuda.output_copy_stream = True, True
-    for _, size, _ in ranges(info):
+    for size in sorted({opt for _, opt, _ in ranges(info)} | {largest(info)}):
         spec = cuda.graph_spec.add(batch_size=size if config.max_batch_size else 0)
         for tensor in config.input:
-            spec.input[tensor.name].dim.extend(size if d == -1 else d for d in tensor.dims)
+            # the backend puts the batch before these dims, and looks at no reshape
+            dims = (size if d == -1 else d for d in backend_shape(tensor))
+            spec.input[tensor.name].dim.extend(dims)
 
 
 # The pipeline models ------------------------------------------------------------------------------

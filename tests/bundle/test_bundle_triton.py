@@ -141,9 +141,12 @@ def test_tensorrt_with_one_range(source, tmp_path):
     assert (tmp_path / "repo/denoiser/1/model.plan").read_bytes() == b"8.6"
     assert found.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
     assert found.optimization.cuda.graphs
-    (spec,) = found.optimization.cuda.graph_spec
-    assert spec.batch_size == 4
-    assert list(spec.input["sample"].dim) == [3, 8, 8]
+    assert list(found.instance_group[0].profile) == ["0"]
+    specs = found.optimization.cuda.graph_spec
+    assert [spec.batch_size for spec in specs] == [4, 8]
+    for spec in specs:  # as TensorRT's backend builds a shape: [batch] + dim
+        engine = {name: [spec.batch_size, *spec.input[name].dim] for name in spec.input}
+        assert engine == {"sample": [spec.batch_size, 3, 8, 8], "timestep": [spec.batch_size]}
     assert triton_check.problems(tmp_path / "repo") == []
     device = json.loads((tmp_path / "repo/pipeline/1/engine/engine.json").read_text())["device"]
     assert device == {"gpu": "A GPU", "compute_capability": "8.6"}
@@ -157,8 +160,10 @@ def test_tensorrt_with_gaps_leaves_batching_to_the_client(source, tmp_path, rang
     assert found.max_batch_size == 0
     assert not found.HasField("dynamic_batching")
     assert [list(t.dims) for t in found.input] == [[-1, 3, 8, 8], [-1]]
+    assert list(found.instance_group[0].profile) == [str(i) for i in range(len(ranges))]
     specs = found.optimization.cuda.graph_spec
     assert [list(s.input["sample"].dim) for s in specs] == [[r[1], 3, 8, 8] for r in ranges]
+    assert [list(s.input["timestep"].dim) for s in specs] == [[r[1]] for r in ranges]
     assert triton_check.problems(tmp_path / "repo") == []
     settings = json.loads((tmp_path / "repo/pipeline_bls/1/pipeline.json").read_text())
     assert settings["models"] == {"denoiser": {"batched": False}}
@@ -272,6 +277,10 @@ def no_instance(c):
     c.instance_group[0].count = 0
 
 
+def profile_elsewhere(c):
+    c.instance_group[0].profile.append("0")
+
+
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
@@ -290,6 +299,7 @@ def no_instance(c):
         (cold_input, "model_warmup 'batch_2' gives"),
         (warm_shape, "input 'sample' has dims [4, 8, 8]"),
         (no_instance, "instance_group has count 0"),
+        (profile_elsewhere, "optimisation profiles belong to the TensorRT backend alone"),
     ],
 )
 def test_the_check_finds(repository, break_it, says):
@@ -297,6 +307,45 @@ def test_the_check_finds(repository, break_it, says):
     break_it(broken)
     (repository / "denoiser" / "config.pbtxt").write_text(triton_config.to_text(broken))
     assert any(says in problem for problem in triton_check.problems(repository))
+
+
+def one_profile(c):
+    del c.instance_group[0].profile[:]
+
+
+def named_profile(c):
+    c.instance_group[0].profile[0] = "small"
+
+
+def same_profile(c):
+    c.instance_group[0].profile[0] = "2"
+
+
+def graph_of_the_requests_shape(c):
+    c.max_batch_size = 8
+    for spec in c.optimization.cuda.graph_spec:
+        spec.input["timestep"].dim[:] = [1]
+    c.input[1].dims[:] = [1]
+    c.input[1].reshape.CopyFrom(pb.ModelTensorReshape())
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (one_profile, "instance_group opens no profiles for 3 tuned batch sizes"),
+        (named_profile, "instance_group has profile 'small', which is no index"),
+        (same_profile, "instance_group has a profile twice: 2, 1, 2"),
+        (graph_of_the_requests_shape, "graph_spec: input 'timestep' has dims [1]"),
+    ],
+)
+def test_the_check_finds_in_tensorrts_config(source, tmp_path, break_it, says):
+    engine = plan_folder(tmp_path / "engine", source, [(1, 1, 1), (4, 4, 4), (8, 8, 8)])
+    bundle(engine, tmp_path / "repo", server="triton")
+    broken = config(tmp_path / "repo", "denoiser")
+    break_it(broken)
+    path = tmp_path / "repo" / "denoiser" / "config.pbtxt"
+    path.write_text(triton_config.to_text(broken))
+    assert any(says in problem for problem in triton_check.problems(tmp_path / "repo"))
 
 
 @pytest.mark.parametrize(
