@@ -46,22 +46,8 @@ def _write_client(source: Source, folder: Path) -> None:
     copy_package(EXPORT / "runtime", folder / "runtime")
     copy_file(EXPORT / "ovms" / "client.py", folder / "client.py")
     write_info(source.info, folder / "engine")
-    _write_json(folder / "pipeline.json", {**source.settings(), **_decoder(source)})
-
-
-def _decoder(source: Source) -> dict[str, Any]:
-    """How the client asks the decoder; without one, the latents are its images."""
-    from diffc.bundle.triton_config import largest
-
-    info = source.decoder_info
-    if info is None:
-        return {}
-    ask = {
-        "input": info["inputs"][0]["name"],
-        "output": info["outputs"][0]["name"],
-        "most": max(largest(info), 1),
-    }
-    return {"decoder": ask}
+    settings = {**source.settings(), "decoder": source.decoder_request()}
+    _write_json(folder / "pipeline.json", settings)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -80,6 +80,21 @@ class Source:
             "latent": self._latent(),
         }
 
+    def decoder_request(self) -> dict[str, Any] | None:
+        """How a client asks a server for the decoder; None where there is none."""
+        from diffc.export.runtime.engines import batches
+
+        info = self.decoder_info
+        if info is None:
+            return None
+        latent, sample = info["inputs"][0], info["outputs"][0]
+        return {
+            "input": latent["name"],
+            "output": sample["name"],
+            "dtype": latent["dtype"],
+            "batches": [list(both) for both in batches(info)],
+        }
+
     def _latent(self) -> dict[str, float] | None:
         info = self.decoder_info
         if info is None:

@@ -101,16 +101,9 @@ def _write_bls(source: Source, folder: Path) -> None:
 def _models(source: Source) -> dict[str, Any]:
     """How the BLS model asks the others."""
     models = {"denoiser": {"batched": configs.max_batch(source.info) > 0}}
-    decoder = source.decoder_info
-    if decoder is None:
-        return {"models": models}
-    models["decoder"] = {"batched": configs.max_batch(decoder) > 0}
-    ask = {
-        "input": decoder["inputs"][0]["name"],
-        "output": decoder["outputs"][0]["name"],
-        "most": max(configs.largest(decoder), 1),
-    }
-    return {"models": models, "decoder": ask}
+    if source.decoder_info:
+        models["decoder"] = {"batched": configs.max_batch(source.decoder_info) > 0}
+    return {"models": models, "decoder": source.decoder_request()}
 
 
 def _write_config(folder: Path, config: Any) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 QUEUE_DELAY_US = 100
 """How long a request may wait for others to share a batch with; well under a denoiser's step."""
 
+LEAST_SHARED = 8
+"""The rows that a batch of steps has room for, at least, where the backend serves any batch."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -74,12 +77,15 @@ def largest(info: Mapping[str, Any]) -> int:
 def max_batch(info: Mapping[str, Any]) -> int:
     """``max_batch_size``: 0 where the server must not batch, as some sizes are not served.
 
-    A TensorRT engine with one static profile per batch serves 1, 4 and 8, say, but not 3.
+    A TensorRT engine with one static profile per batch serves 1, 4 and 8, say, but not 3. ONNX
+    Runtime serves more than it was measured at, so that the steps of several requests can always
+    share a batch; a decoder, whose images are large, keeps to what it was measured at.
     """
     backend = BACKENDS.get(info["target"])
     most = largest(info)
     if backend is not None and backend.any_batch:
-        return most or 64
+        steps = any(item["kind"] == "timestep" for item in info["inputs"])
+        return max(most, LEAST_SHARED if steps else 0) or 64
     served = {size for low, _, high in ranges(info) for size in range(low, high + 1)}
     return most if served == set(range(1, most + 1)) else 0
 
@@ -187,7 +193,7 @@ def _capture_graphs(config: Any, info: Mapping[str, Any]) -> None:
 
 def bls_instances(info: Mapping[str, Any]) -> int:
     """As many loops at once as one batch of the denoiser can hold, from 2 to 8."""
-    return min(max(largest(info), 2), 8)
+    return min(max(max_batch(info), largest(info), 2), 8)
 
 
 def pipeline_model(name: str, source: Source, instances: int) -> Any:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
 
 import onnxruntime
+import tiny_engines
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -56,8 +57,8 @@ def test_the_denoiser_is_declared_as_its_onnx_file_is(conditional_out, tmp_path)
 
 def test_the_denoiser_batches(repository):
     found = config(repository, "denoiser")
-    assert found.max_batch_size == 4
-    assert list(found.dynamic_batching.preferred_batch_size) == [2, 4]
+    assert found.max_batch_size == 8
+    assert list(found.dynamic_batching.preferred_batch_size) == [2, 8]
     assert found.dynamic_batching.max_queue_delay_microseconds == 100
     assert [g.kind for g in found.instance_group] == [pb.ModelInstanceGroup.KIND_CPU]
     (warm,) = found.model_warmup
@@ -79,7 +80,17 @@ def test_the_pipeline_takes_what_the_issue_says(conditional_out, tmp_path):
         assert inputs["unconditional_class_labels"].optional
         assert [t.name for t in found.output] == ["images", "samples"]
         assert list(found.output[0].dims) == [-1, 8, 8, 3]
-    assert config(tmp_path / "repo", "pipeline_bls").instance_group[0].count == 2
+    assert config(tmp_path / "repo", "pipeline_bls").instance_group[0].count == 8
+
+
+def test_steps_share_a_batch_where_the_backend_serves_any(tmp_path):
+    """The default --batch 1 is what was measured, not what ONNX Runtime serves."""
+    engine = tiny_engines.engine_folder(tmp_path / "engine", batch=(1,))
+    bundle(engine, tmp_path / "repo", server="triton")
+    found = config(tmp_path / "repo", "denoiser")
+    assert found.max_batch_size == 8
+    assert list(found.dynamic_batching.preferred_batch_size) == [8]
+    assert config(tmp_path / "repo", "pipeline_bls").instance_group[0].count == 8
 
 
 def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
@@ -87,7 +98,10 @@ def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
     assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
     assert list(config(tmp_path / "repo", "pipeline").output[0].dims) == [-1, 16, 16, 3]
     settings = json.loads((tmp_path / "repo/pipeline_bls/1/pipeline.json").read_text())
-    assert settings["decoder"] == {"input": "latent", "output": "sample", "most": 2}
+    assert settings["decoder"] == {
+        "input": "latent", "output": "sample", "dtype": "float32", "batches": [[1, 2]],
+    }  # fmt: skip
+    assert config(tmp_path / "repo", "decoder").max_batch_size == 2
 
 
 def test_without_tritonclient_it_says_what_to_install(out, tmp_path, monkeypatch):
@@ -288,7 +302,7 @@ def profile_elsewhere(c):
         (empty_dims, "input 'sample' has no dims"),
         (zero_dim, "input 'sample' has dims"),
         (twice, "input 'sample' is there 2 times"),
-        (too_large, "preferred_batch_size 99 is outside 1..4"),
+        (too_large, "preferred_batch_size 99 is outside 1..8"),
         (no_batching, "dynamic_batching needs a max_batch_size above 0"),
         (no_type, "input 'sample' has no data_type"),
         (no_output, "no output"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
+from diffc.export.runtime.bundles import decoding
 from diffc.export.runtime.engines import open_engine
 from diffc.export.runtime.errors import BadRequest, UnfitEngine
 from diffc.export.runtime.pipeline import Input, Pipeline
@@ -182,6 +183,31 @@ def test_decodes_latents():
     )
     assert pipeline.generate(2, 3, 0).shape == (2, 3, 16, 16)
     np.testing.assert_allclose(seen[0], plain / 0.5 + 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batches", "n", "called"),
+    [
+        ([(1, 1), (8, 8)], 3, [8]),
+        ([(1, 1), (8, 8)], 17, [8, 8, 1]),
+        ([(4, 4)], 5, [4, 4]),
+        ([(1, 4)], 6, [4, 2]),
+        ([], 2, [1, 1]),
+    ],
+)
+def test_the_decoder_is_called_with_batches_that_it_serves(batches, n, called):
+    seen = []
+
+    def run(inputs):
+        latents = inputs["latent"]
+        assert latents.dtype == np.float16
+        seen.append(len(latents))
+        return latents * 2
+
+    latents = np.random.default_rng(0).standard_normal((n, 3, 2, 2), dtype=np.float32)
+    found = decoding(run, "latent", "float16", batches)(latents)
+    assert seen == called
+    np.testing.assert_array_equal(found, (latents.astype(np.float16) * 2).astype(np.float32))
 
 
 WRONG = [

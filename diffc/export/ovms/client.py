@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from runtime import to_uint8  # noqa: E402
-from runtime.bundles import pipeline_of, read_bundle  # noqa: E402
+from runtime.bundles import decoding, pipeline_of, read_bundle  # noqa: E402
 from runtime.errors import BadRequest, UnfitEngine  # noqa: E402
 
 KINDS = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32"}
@@ -36,11 +36,7 @@ def open_server(url: str) -> Any:
     if decoder is None:
         return pipeline_of(settings, info, denoise)
     ask = asking(url, "decoder", decoder["output"])
-
-    def decode(x: np.ndarray) -> np.ndarray:
-        parts = (x[i : i + decoder["most"]] for i in range(0, len(x), decoder["most"]))
-        return np.concatenate([ask({decoder["input"]: part}) for part in parts])
-
+    decode = decoding(ask, decoder["input"], decoder["dtype"], decoder["batches"])
     return pipeline_of(settings, info, denoise, decode)
 
 

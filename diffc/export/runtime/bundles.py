@@ -10,7 +10,7 @@ A model repository for a server holds the same three beside its model.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
-from .pipeline import Array, Denoise, Pipeline
+from .pipeline import Array, Denoise, Pipeline, smallest_batch
 
 FORMAT = 1
 
@@ -95,19 +95,29 @@ def _decoder(
 def decode_with(engine: Engine) -> Callable[[Array], Array]:
     """Latents of any batch -> samples, in batches that the decoder serves."""
     (latent,) = engine.inputs
-    most = max((high for _, high in engine.batches), default=1)
-    least = min((low for low, _ in engine.batches), default=1)
+    return decoding(engine.run, latent.name, latent.dtype, engine.batches)
+
+
+def decoding(
+    run: Denoise, name: str, dtype: str, batches: Sequence[Sequence[int]]
+) -> Callable[[Array], Array]:
+    """``decode_with`` around any call of the decoder: input ``name`` (B, ...) -> samples (B, ...).
+
+    Latents are split to the largest batch, and each part is padded to the smallest that serves it.
+    """
+    served = [(low, high) for low, high in batches] or [(1, 1)]
+    most = max(high for _, high in served)
 
     def decode(x: Array) -> Array:
-        parts = [x[i : i + most].astype(latent.dtype) for i in range(0, len(x), most)]
-        made = [_padded(engine.run, latent.name, part, least) for part in parts]
+        parts = [x[i : i + most].astype(dtype) for i in range(0, len(x), most)]
+        made = [_padded(run, name, part, smallest_batch(served, len(part))) for part in parts]
         return np.concatenate(made).astype(np.float32)
 
     return decode
 
 
-def _padded(run: Denoise, name: str, part: Array, least: int) -> Array:
-    """Run at least ``least`` rows, and give back as many as came."""
-    missing = max(0, least - len(part))
-    rows = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+def _padded(run: Denoise, name: str, part: Array, size: int) -> Array:
+    """Run ``size`` rows, and give back as many as came."""
+    rows = np.zeros((size, *part.shape[1:]), part.dtype)
+    rows[: len(part)] = part
     return run({name: rows})[: len(part)]

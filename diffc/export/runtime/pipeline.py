@@ -184,10 +184,7 @@ class Pipeline:
 
     def fit(self, rows: int) -> int:
         """The batch size to call the denoiser with for ``rows`` rows: the smallest that serves."""
-        sizes = [max(low, rows) for low, high in self.batches if high >= rows]
-        if not sizes:
-            raise BadRequest(f"the engine's largest batch is {self.largest_batch}, not {rows}")
-        return min(sizes)
+        return smallest_batch(self.batches, rows)
 
     # Checks ---------------------------------------------------------------------------------------
 
@@ -283,6 +280,15 @@ class _Call:
     def _output(self, output: Array) -> Array:
         """float32, without the channels of a learned variance."""
         return output[:, : self._channels].astype(np.float32, copy=False)
+
+
+def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
+    """The smallest size in ``batches`` (ranges, both ends in them) of at least ``rows`` rows."""
+    sizes = [max(low, rows) for low, high in batches if high >= rows]
+    if not sizes:
+        most = max(high for _, high in batches)
+        raise BadRequest(f"the engine's largest batch is {most}, not {rows}")
+    return min(sizes)
 
 
 def _one(inputs: Sequence[Input], kind: str) -> Input:

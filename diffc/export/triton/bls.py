@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import serving
 import triton_python_backend_utils as pb_utils
 
@@ -20,7 +19,7 @@ class TritonPythonModel:
     def initialize(self, arguments: dict[str, str]) -> None:
         """Read what the bundle holds; the engine is the denoiser model's matter."""
         folder = serving.home(arguments)
-        from runtime.bundles import pipeline_of, read_bundle
+        from runtime.bundles import decoding, pipeline_of, read_bundle
 
         settings, info = read_bundle(folder)
         models = settings["models"]
@@ -28,9 +27,8 @@ class TritonPythonModel:
         denoise = _call("denoiser", info["outputs"][0]["name"], models["denoiser"]["batched"])
         decode = None
         if decoder:
-            batched = models["decoder"]["batched"]
-            ask = _call("decoder", decoder["output"], batched)
-            decode = _in_parts(ask, decoder["input"], decoder["most"])
+            ask = _call("decoder", decoder["output"], models["decoder"]["batched"])
+            decode = decoding(ask, decoder["input"], decoder["dtype"], decoder["batches"])
         self.pipeline = pipeline_of(settings, info, denoise, decode)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -61,10 +59,3 @@ def _call(model: str, output: str, batched: bool) -> Callable[[dict[str, Any]], 
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
 
     return call
-
-
-def _in_parts(ask: Callable[[dict[str, Any]], Any], name: str, most: int) -> Callable[[Any], Any]:
-    def decode(x: Any) -> Any:
-        return np.concatenate([ask({name: x[i : i + most]}) for i in range(0, len(x), most)])
-
-    return decode
