@@ -114,8 +114,7 @@ def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -
     if not info["source"].get("scheduler"):
         hint = "export the model again, from a pipeline folder"
         raise InputError(f"{engine}: its model came without a scheduler's config", hint=hint)
-    for plan in plans:
-        _check_same_model(info, public_info(plan), plan)
+    _check_plans(engine, info, plans)
     decoder = engine.parent / "decoder"
     return Source(engine, info, tuple(plans), decoder if (decoder / NAME).is_file() else None)
 
@@ -159,11 +158,41 @@ def public_info(engine: Path) -> dict[str, Any]:
     return {**content, "threads": None, "details": details}
 
 
+def _check_plans(engine: Path, info: Mapping[str, Any], plans: Sequence[Path]) -> None:
+    """Raise InputError for another model's plan, RequestError for two that nothing tells apart."""
+    places = {_fits_where(info): engine}
+    for plan in plans:
+        other = public_info(plan)
+        _check_same_model(info, other, plan)
+        where = _fits_where(other)
+        if where in places:
+            raise RequestError(
+                f"{places[where]} and {plan} are both for {where}: only one would ever be loaded",
+                hint="--plan takes engines that were built on, or for, other GPUs",
+            )
+        places[where] = plan
+
+
+def _fits_where(info: Mapping[str, Any]) -> str:
+    """The GPUs that an engine is for, in a few words."""
+    if info["built_for"]:
+        return ", ".join(info["built_for"])
+    capability = info["device"].get("compute_capability")
+    return f"compute capability {capability}" if capability else "any GPU"
+
+
 def _check_same_model(info: Mapping[str, Any], other: Mapping[str, Any], plan: Path) -> None:
-    for key in ("target", "inputs", "outputs", "precision_found"):
+    for key in ("target", "inputs", "outputs", "precision_found", "profiles"):
         if info[key] != other[key]:
-            found = f"{key} {other[key]}, not {info[key]}"
+            found = f"{key} {_said(other[key])}, not {_said(info[key])}"
             raise InputError(f"{plan} is not an engine of the same model: {found}")
+
+
+def _said(value: Any) -> str:
+    """A value of engine.json; of inputs and profiles, their names and shapes."""
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(" ".join(str(part) for part in item.values()) for item in value) or "none"
 
 
 def copy_engine(engine: Path, to: Path) -> None:

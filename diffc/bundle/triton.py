@@ -20,7 +20,7 @@ from diffc.bundle import triton_config as configs
 from diffc.bundle.folder import copy_file, copy_package
 from diffc.bundle.plain import EXPORT
 from diffc.bundle.source import Source, copy_engine, public_info, write_info
-from diffc.errors import CheckFailed
+from diffc.errors import CheckFailed, RequestError
 
 VERSION = "1"
 
@@ -59,10 +59,15 @@ def _write_engine_model(
 
 def _copy_native(to: Path, engines: list[Path], backend: configs.Backend) -> dict[str, str]:
     """The engine's files under the backend's names; compute capability -> file of each plan."""
-    plans = {}
+    plans: dict[str, str] = {}
     for i, engine in enumerate(engines):
         info = public_info(engine)
         capability = info["device"].get("compute_capability")
+        if len(engines) > 1 and not capability:
+            raise RequestError(
+                f"{engine} names no compute capability, by which Triton picks one of several plans",
+                hint="build it for `trt` on the GPU that it is for, or leave --plan out",
+            )
         suffix = f"_sm{capability.replace('.', '')}" if i and capability else ""
         name = f"{Path(backend.file).stem}{suffix}{Path(backend.file).suffix}"
         if capability:

@@ -25,6 +25,14 @@ def bundle_(
         str | None, typer.Option("--target", help="Whose engine.  [the only one in OUT]")
     ] = None,
     side: Annotated[str, typer.Option("--side", help="compressed or dense.")] = "compressed",
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plan",
+            metavar="ENGINE",
+            help="An engine folder of the same model for another GPU; repeatable.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Add to a folder that is not empty.")
     ] = False,
@@ -39,11 +47,12 @@ def bundle_(
       diffc bundle OUT --server triton --to ./model-repository
       diffc bundle OUT --server ovms --target openvino --to ./models
       diffc bundle OUT --server none --to ./service
+      diffc bundle OUT --plan ./built-on-a100/engines/trt/compressed --to ./model-repository
     """
     from diffc.bundle import bundle
     from diffc.cli.show import print_json
 
-    made = bundle(out, to, server=server, target=target, side=side, force=force)
+    made = bundle(out, to, server=server, target=target, side=side, plans=plan or (), force=force)
     if json:
         print_json({"folder": str(made.folder), "server": made.server, "target": made.target,
                     "side": made.side, "models": list(made.models)})  # fmt: skip

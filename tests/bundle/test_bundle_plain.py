@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -110,13 +111,48 @@ def test_unfit_engine_says_what_it_was_built_for_and_what_is_here(out, tmp_path)
     assert "built for compute_capability 8.9" in said["why_not"]
 
 
+def tied(engine: Path, to: Path, capability: str, **changes) -> Path:
+    """The engine, as if it were for one kind of GPU."""
+    shutil.copytree(engine, to)
+    info = json.loads((to / "engine.json").read_text())
+    device = {"device": {"compute_capability": capability}, "tied_to": ["compute_capability"]}
+    (to / "engine.json").write_text(json.dumps(info | device | changes))
+    return to
+
+
 def test_of_engines_for_several_gpus_the_fitting_one_is_opened(out, tmp_path):
     dense = out / "engines" / "ort-cpu" / "dense"
-    bundle(out, tmp_path / "bundle", server="none", plans=[dense])
-    path = tmp_path / "bundle" / "engine" / "engine.json"
-    info = json.loads(path.read_text())
-    path.write_text(json.dumps(info | {"tied_to": ["onnxruntime"], "versions": {}}))
+    other = tied(dense, tmp_path / "other", "8.9")
+    bundle(other, tmp_path / "bundle", server="none", plans=[dense])
     assert open_bundle(tmp_path / "bundle").generate(1, 1, 0).shape == (1, 3, 8, 8)
+    said = json.loads(run(tmp_path / "bundle", "info").stdout)
+    assert (said["engine"], said["fits_this_machine"], said["why_not"]) == ("engine-1", True, None)
+
+
+def test_plans_that_nothing_tells_apart_are_refused(out, tmp_path):
+    engine = out / "engines" / "ort-cpu" / "dense"
+    ampere = tied(engine, tmp_path / "ampere", "8.6")
+    again = tied(engine, tmp_path / "again", "8.6")
+    with pytest.raises(RequestError, match=r"are both for compute capability 8\.6"):
+        bundle(engine, tmp_path / "bundle", server="none", plans=[ampere, again])
+    with pytest.raises(RequestError, match="are both for any GPU"):
+        bundle(engine, tmp_path / "bundle", server="none", plans=[engine])
+    profile = {"sample": {"min": [1, 3, 8, 8], "opt": [1, 3, 8, 8], "max": [9, 3, 8, 8]}}
+    wider = tied(engine, tmp_path / "wider", "8.9", profiles=[profile])
+    with pytest.raises(InputError, match="not an engine of the same model: profiles"):
+        bundle(engine, tmp_path / "bundle", server="none", plans=[wider])
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_plans_on_the_command_line(out, tmp_path):
+    engine = out / "engines" / "ort-cpu" / "dense"
+    plans = [tied(engine, tmp_path / name, name) for name in ("8.6", "8.9")]
+    command = [sys.executable, "-m", "diffc", "bundle", out, "--server", "none"]
+    more = ["--plan", plans[0], "--plan", plans[1], "--to", tmp_path / "bundle"]
+    subprocess.run([*command, *more], check=True)
+    assert {p.name for p in (tmp_path / "bundle").glob("engine*")} == {
+        "engine", "engine-1", "engine-2",
+    }  # fmt: skip
 
 
 def test_import_is_quick_and_small(plain):
@@ -245,8 +281,6 @@ def test_several_targets_need_a_name(out, tmp_path):
 
 def test_a_cut_engine(out, tmp_path):
     copy = tmp_path / "out"
-    import shutil
-
     shutil.copytree(out, copy)
     (copy / "engines" / "ort-cpu" / "compressed" / "model.onnx").write_bytes(b"cut")
     with pytest.raises(InputError, match="cut or altered"):

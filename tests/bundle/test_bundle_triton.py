@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from diffc.bundle import bundle, triton, triton_check, triton_config
-from diffc.errors import UnavailableError
+from diffc.errors import RequestError, UnavailableError
 
 
 def config(repository: Path, model: str) -> pb.ModelConfig:
@@ -205,6 +205,16 @@ def test_plans_for_several_gpus(source, tmp_path):
     assert dict(found.cc_model_filenames) == {"8.6": "model.plan", "8.9": "model_sm89.plan"}
     assert (tmp_path / "repo/denoiser/1/model_sm89.plan").read_bytes() == b"8.9"
     assert (tmp_path / "repo/pipeline/1/engine-1/engine.json").is_file()
+
+
+def test_plans_for_triton_need_a_compute_capability(source, tmp_path):
+    engine = plan_folder(tmp_path / "a", source, [(1, 4, 8)])
+    other = plan_folder(tmp_path / "b", source, [(1, 4, 8)])
+    info = json.loads((other / "engine.json").read_text())
+    (other / "engine.json").write_text(json.dumps(info | {"device": {}, "tied_to": []}))
+    with pytest.raises(RequestError, match="names no compute capability"):
+        bundle(engine, tmp_path / "repo", server="triton", plans=[other])
+    assert not (tmp_path / "repo").exists()
 
 
 def test_a_target_without_a_backend_runs_in_python(source, tmp_path):

@@ -62,6 +62,25 @@ def test_knows_this_machine_in_the_words_of_the_build():
     assert fit.here([package, "no-such-package"]) == {package: version, "no-such-package": None}
 
 
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        (None, "8.0"), ("0", "8.0"), ("1", "9.0"), ("1,0", "9.0"), ("GPU-bb", "9.0"),
+        ("MIG-aa", "8.0"), ("", None), ("-1", None), ("7", None), ("GPU-cc", None),
+    ],
+)  # fmt: skip
+def test_the_gpu_is_the_one_that_cuda_counts_first(monkeypatch, tmp_path, chosen, found):
+    tool = tmp_path / "nvidia-smi"
+    rows = "GPU-aa11, NVIDIA A100, 8.0, 580.1\nGPU-bb22, NVIDIA H100, 9.0, 580.1"
+    tool.write_text(f"#!/bin/sh\necho '{rows}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert fit.here(["compute_capability"]) == {"compute_capability": found}
+
+
 def test_refuses_an_engine_for_another_machine(engine, tmp_path):
     copy = altered(
         engine,

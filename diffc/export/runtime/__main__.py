@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .bundles import open_bundle, read_bundle
-from .engines import batches
+from .bundles import misfits, open_bundle, read_settings
+from .engines import batches, read_info
 from .errors import BadRequest, UnfitEngine
-from .fit import misfit
 from .images import grid, is_picture, to_uint8, write_png, write_whole
 from .pipeline import Pipeline
 from .schedulers import NAMES, own_name
@@ -127,9 +126,11 @@ def _value(name: str, text: str) -> Any:
 
 
 def _info(options: argparse.Namespace) -> None:
-    settings, engine = read_bundle(options.bundle)
-    reason = misfit(engine)
+    settings, reasons = read_settings(options.bundle), misfits(options.bundle)
+    fit = [folder for folder, reason in reasons.items() if reason is None]
+    engine = read_info(fit[0] if fit else options.bundle / "engine")
     content = {
+        "engine": fit[0].name if fit else None,
         "model": engine["source"].get("class_name"),
         "target": engine["target"],
         "precision": engine["precision_found"],
@@ -137,8 +138,8 @@ def _info(options: argparse.Namespace) -> None:
         "batches": batches(engine),
         "scheduler": settings.get("sampler") or own_name(settings["scheduler"]),
         "schedulers": NAMES,
-        "fits_this_machine": reason is None,
-        "why_not": reason,
+        "fits_this_machine": bool(fit),
+        "why_not": "; ".join(str(reason) for reason in reasons.values()) if not fit else None,
     }
     print(json.dumps(content, indent=2))
 

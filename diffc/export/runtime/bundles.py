@@ -70,13 +70,17 @@ def pipeline_of(
 
 def fitting(folder: Path) -> Path:
     """The first engine folder that fits this machine. Raises UnfitEngine saying why none does."""
-    reasons = []
-    for engine in sorted(folder.glob("engine*")):
-        reason = misfit(read_info(engine))
+    reasons = misfits(folder)
+    for engine, reason in reasons.items():
         if reason is None:
             return engine
-        reasons.append(f"{engine.name}: {reason}")
-    raise UnfitEngine("; ".join(reasons) or f"{folder} holds no engine folder")
+    said = "; ".join(f"{engine.name}: {reason}" for engine, reason in reasons.items())
+    raise UnfitEngine(said or f"{folder} holds no engine folder")
+
+
+def misfits(folder: Path) -> dict[Path, str | None]:
+    """Each engine folder, and why it does not fit this machine; None where it does."""
+    return {engine: misfit(read_info(engine)) for engine in sorted(folder.glob("engine*"))}
 
 
 def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

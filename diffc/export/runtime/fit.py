@@ -111,20 +111,33 @@ def _cpu() -> dict[str, str]:
 
 
 def _gpu() -> dict[str, str]:
-    """The first NVIDIA GPU; empty without one."""
+    """The NVIDIA GPU that this process uses; empty without one."""
     import shutil
     import subprocess
 
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}
-    query = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    query = [tool, "--query-gpu=uuid,name,compute_cap,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
-    fields = [field.strip() for field in done.stdout.splitlines()[0].split(",")]
-    return dict(zip(("gpu", "compute_capability", "driver"), fields, strict=False))
+    rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines()]
+    row = _first_visible(rows, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return dict(zip(("gpu", "compute_capability", "driver"), row[1:], strict=False))
+
+
+def _first_visible(rows: list[list[str]], chosen: str | None) -> list[str]:
+    """The row that CUDA counts first: CUDA_VISIBLE_DEVICES names an index, or the start of a UUID.
+
+    [] where it leaves none. A part of a GPU (MIG-...) has the properties of the first.
+    """
+    first = "0" if chosen is None else chosen.split(",")[0].strip()
+    if first.startswith("GPU-"):
+        return next((row for row in rows if row[0].startswith(first)), [])
+    index = 0 if first.startswith("MIG-") else int(first) if first.isdigit() else len(rows)
+    return rows[index] if index < len(rows) else []
 
 
 def check_files(folder: Path, info: Mapping[str, Any]) -> None:
