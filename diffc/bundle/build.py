@@ -16,7 +16,11 @@ SERVERS = {"triton": triton.write, "ovms": ovms.write, "none": plain.write}
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written. files: paths relative to ``folder``; models: a server's model names."""
+    """What was written.
+
+    files: paths relative to ``folder``; models: a server's model names; notes: what whoever serves
+    it should know first, as in the bundle's README.
+    """
 
     folder: Path
     server: str
@@ -25,6 +29,7 @@ class Bundle:
     files: tuple[str, ...]
     models: tuple[str, ...]
     engine_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def bundle(
@@ -47,16 +52,18 @@ def bundle(
     force: write into a folder that is not empty. Files that diffc did not make are never touched,
         forced or not.
     Raises RequestError for an unknown server, target or side and a folder that is not empty,
-    InputError for a damaged engine folder, UnavailableError without the package that a server's
+    InputError for a damaged engine folder and a scheduler that the runtime cannot stand in for,
+    UnavailableError without the package that a server's
     config needs.
     """
     if server not in SERVERS:
         raise unknown("server", server, SERVERS)
     folders.check_free(to, force)
     source = find(out, target, side, plans)
+    notes = source.notes()
     with folders.staged(to) as new:
         models = SERVERS[server](source, new)
         about = {"server": server, "target": source.target, "side": side, "models": list(models)}
         files = folders.place(new, to, about)
     size = int(source.info["engine_bytes"])
-    return Bundle(to, server, source.target, side, tuple(files), tuple(models), size)
+    return Bundle(to, server, source.target, side, tuple(files), tuple(models), size, tuple(notes))

@@ -145,7 +145,7 @@ def _about(source: Source) -> str:
         f"- built by: {_pairs(info['versions'])}",
         f"- tied to: {_pairs({**info['device'], **_tied(info)}) or 'no machine'}",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"- {note}" for note in source.notes())])
 
 
 def _tied(info: Mapping[str, Any]) -> dict[str, str]:

@@ -66,16 +66,32 @@ class Source:
         if self.decoder:
             yield "decoder", self.decoder
 
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        """The scheduler's config, with what the model's own pipeline adds to it."""
+        config = self.info["source"]["scheduler"]
+        sample = next(item for item in self.info["inputs"] if item["kind"] == "sample")
+        return {**config, **flow_levels(config, sample["shape"])}
+
+    @property
+    def sampler(self) -> tuple[str, str | None]:
+        """The runtime's sampler for the model, and why it is not the scheduler's own, or None.
+
+        Raises InputError where the runtime has none that fits.
+        """
+        return find_sampler(self.scheduler, self.info["inputs"])
+
+    def notes(self) -> list[str]:
+        """What whoever serves the model should know first, a line each."""
+        name, reason = self.sampler
+        return [f"sampled with '{name}': {reason}"] if reason else []
+
     def settings(self) -> dict[str, Any]:
         """pipeline.json's content."""
-        from diffc.export.runtime.schedulers import own_name
-
-        scheduler = self.info["source"]["scheduler"]
-        sample = next(item for item in self.info["inputs"] if item["kind"] == "sample")
         return {
             "format": 1,
-            "scheduler": {**scheduler, **flow_levels(scheduler, sample["shape"])},
-            "sampler": own_name(scheduler),
+            "scheduler": self.scheduler,
+            "sampler": self.sampler[0],
             "unconditional": self.info["source"].get("unconditional"),
             "latent": self._latent(),
         }
@@ -103,6 +119,21 @@ class Source:
         if scale is None:
             raise InputError(f"{self.decoder}: its model.json gives no scaling_factor")
         return {"scale": float(scale), "shift": float(shift or 0.0)}
+
+
+def find_sampler(
+    scheduler: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
+) -> tuple[str, str | None]:
+    """``Source.sampler`` for a scheduler's config and a denoiser's inputs."""
+    from diffc.export.runtime.errors import BadRequest
+    from diffc.export.runtime.schedulers import NAMES, substitute
+
+    dtype = next(item["dtype"] for item in inputs if item["kind"] == "timestep")
+    try:
+        return substitute(scheduler, whole=dtype.startswith(("int", "uint")))
+    except BadRequest as error:
+        hint = f"the runtime samples with {', '.join(NAMES)}; export from a pipeline with one"
+        raise InputError(f"this model cannot be served: {error}", hint=hint) from None
 
 
 def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -53,9 +54,17 @@ def bundle_(
     from diffc.cli.show import print_json
 
     made = bundle(out, to, server=server, target=target, side=side, plans=plan or (), force=force)
+    say_notes(made.notes)
     if json:
         print_json({"folder": str(made.folder), "server": made.server, "target": made.target,
-                    "side": made.side, "models": list(made.models)})  # fmt: skip
+                    "side": made.side, "models": list(made.models),
+                    "notes": list(made.notes)})  # fmt: skip
     elif not quiet:
         print(f"{made.folder}: {made.server}, {made.side} {made.target} engine; "
               f"{made.folder}/README.md says how to run it", file=sys.stderr)  # fmt: skip
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """What whoever serves a bundle should know, on stderr, --quiet or not."""
+    for note in notes:
+        print(f"diffc: note: {note}", file=sys.stderr)

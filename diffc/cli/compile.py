@@ -82,9 +82,11 @@ def compile_(
     )  # fmt: skip
     if bundle is not None:
         from diffc.bundle import bundle as write_bundle
+        from diffc.cli.bundle import say_notes
 
         first = target[0] if target else None
-        write_bundle(folder, folder / "bundle", server=bundle, target=first, force=True)
+        made = write_bundle(folder, folder / "bundle", server=bundle, target=first, force=True)
+        say_notes(made.notes)
 
 
 def run_chain(

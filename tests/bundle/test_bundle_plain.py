@@ -18,6 +18,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 
 from diffc.bundle import bundle
+from diffc.bundle.source import Source
 from diffc.errors import InputError, RequestError
 from diffc.export.runtime import open_bundle, to_uint8
 
@@ -222,13 +223,41 @@ def test_names_only_scheduler_of_its_source(out, tmp_path):
         assert "/home/somebody" not in path.read_text()
 
 
-def test_a_flow_models_shift_is_that_of_its_size(tmp_path):
-    """(3, 8, 8) is 16 tokens of SD3."""
+@pytest.mark.parametrize(("shape", "tokens"), [([3, 8, 8], 16), ([1024, 64], 1024)])
+def test_a_flow_models_shift_is_that_of_its_size(shape, tokens):
+    """SD3's (C, H, W), and Flux's (tokens, channels)."""
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    inputs = [
+        {"name": "sample", "shape": shape, "dtype": "float32", "kind": "sample"},
+        {"name": "timestep", "shape": [], "dtype": "float32", "kind": "timestep"},
+    ]
+    source = Source(Path("engine"), {"inputs": inputs, "source": {"scheduler": config}})
+    written = source.settings()
+    assert written["sampler"] == "flow-euler"
+    assert written["scheduler"]["mu"] == pytest.approx(calculate_shift(tokens))
+    assert ("sigmas_end" in written["scheduler"]) == (len(shape) == 2)
+
+
+def test_a_sampler_that_stands_in_is_said(tmp_path):
+    config = {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}
     engine = tiny_engines.engine_folder(tmp_path / "engine", scheduler=config)
-    bundle(engine, tmp_path / "bundle", server="none")
-    written = json.loads((tmp_path / "bundle" / "pipeline.json").read_text())["scheduler"]
-    assert written["mu"] == pytest.approx(calculate_shift(16))
+    command = [sys.executable, "-m", "diffc", "bundle", engine, "--server", "none", "--quiet"]
+    done = subprocess.run(
+        [*command, "--to", tmp_path / "bundle"], check=True, capture_output=True, text=True
+    )
+    said = "sampled with 'ddim': scheduler 'dpm++' has no solver_order 3"
+    assert said in done.stderr
+    assert said in (tmp_path / "bundle" / "README.md").read_text()
+    assert open_bundle(tmp_path / "bundle").generate(1, 3, 0).shape == (1, 3, 8, 8)
+
+
+def test_a_model_for_another_sampler_is_refused(tmp_path):
+    engine = tiny_engines.engine_folder(
+        tmp_path / "engine", scheduler={"_class_name": "LCMScheduler"}
+    )
+    with pytest.raises(InputError, match="cannot be served: the runtime has no sampler for LCM"):
+        bundle(engine, tmp_path / "bundle", server="none")
+    assert not (tmp_path / "bundle").exists()
 
 
 # Which engine -------------------------------------------------------------------------------------

@@ -346,3 +346,54 @@ def test_defaults_of_another_class_are_left_behind():
 )
 def test_own_name(cls, name):
     assert schedulers.own_name({"_class_name": cls}) == name
+
+
+FLOW_OVER_BETAS = {
+    "use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "because"),
+    [
+        ({"_class_name": "DDIMScheduler"}, "ddim", None),
+        ({}, "ddim", None),
+        ({"_class_name": "PNDMScheduler"}, "ddim", "the runtime has no PNDMScheduler"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "ddim", "order 3"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+            "ddim",
+            "sde-dpmsolver",
+        ),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned_range"}, "ddim", "learned"),
+        ({"_class_name": "UniPCMultistepScheduler", **FLOW_OVER_BETAS}, "dpm++", "no UniPC"),
+    ],
+)
+def test_another_sampler_stands_in(config, name, because):
+    found, reason = schedulers.substitute(config)
+    assert found == schedulers.own_name(config) == name
+    assert (reason is None) if because is None else because in reason
+    assert len(scheduler(found, config, 20)) == 20
+
+
+def test_an_engine_of_whole_timesteps_gets_a_sampler_of_whole_timesteps():
+    config = {"_class_name": "EulerDiscreteScheduler"}
+    assert schedulers.substitute(config) == ("euler", None)
+    found, reason = schedulers.substitute(config, whole=True)
+    assert found == "ddim" and "fractions" in reason
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "EDMEulerScheduler"},
+        {"_class_name": "LCMScheduler"},
+        {"_class_name": "ScoreSdeVeScheduler"},
+        {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True},
+        {"_class_name": "DDPMScheduler", "beta_schedule": "laplace"},
+    ],
+)
+def test_no_sampler_stands_in_for_another_process(config):
+    with pytest.raises(BadRequest, match=r"has no|unknown beta_schedule"):
+        schedulers.substitute(config)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import schedules
 from .errors import BadRequest, UnfitEngine
-from .schedulers import own_name, scheduler
+from .schedulers import check_whole, own_name, scheduler
 from .stepping import Scheduler
 
 Array = NDArray[Any]
@@ -151,12 +151,7 @@ class Pipeline:
     def sampler(self, steps: int, name: str | None = None) -> Scheduler:
         """The sampler of a request. Raises BadRequest."""
         sampler = scheduler(name or self.scheduler_name, self.scheduler_config, steps)
-        whole = np.issubdtype(self._timestep.dtype, np.integer)
-        if whole and np.any(sampler.timesteps % 1):
-            raise BadRequest(
-                f"scheduler '{sampler.name}' visits fractions of timesteps,"
-                f" and this engine takes whole ones; use ddim or dpm++"
-            )
+        check_whole(sampler, np.issubdtype(self._timestep.dtype, np.integer))
         return sampler
 
     # One batch ------------------------------------------------------------------------------------

@@ -35,6 +35,15 @@ _CLASSES = {
     "DPMSolverMultistepScheduler": "dpm++",
     "FlowMatchEulerDiscreteScheduler": "flow-euler",
 }
+_STOOD_IN_FOR = (
+    "", "PNDMScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "SASolverScheduler",
+    "HeunDiscreteScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DDIMParallelScheduler",
+    "DDPMParallelScheduler", "FlowMatchHeunDiscreteScheduler",
+)  # fmt: skip
+"""Other classes over the same noising processes. The rest have another process (EDM, score SDEs),
+or models that were distilled for one sampler (LCM, TCD)."""
 _BUILDERS: dict[str, Callable[[Config, int], Scheduler]] = {
     "ddpm": ddpm,
     "ddim": ddim,
@@ -62,13 +71,58 @@ def scheduler(name: str, config: Config, steps: int) -> Scheduler:
 
 
 def own_name(config: Config) -> str:
-    """The sampler that the config was made for; ``ddim`` where the runtime lacks that class.
+    """The sampler that stands for the config's own class; see ``substitute``."""
+    try:
+        return substitute(config)[0]
+    except BadRequest:
+        return "flow-euler" if _is_flow(config) else "ddim"
 
-    DDIM visits the same noise levels as every sampler of a beta schedule, so it fits any of them.
+
+def substitute(config: Config, whole: bool = False) -> tuple[str, str | None]:
+    """The sampler for a config, and, where it is not the config's own, why.
+
+    DDIM visits the same noise levels as every sampler of a beta schedule, so it takes the place of
+    those that the runtime lacks; dpm++ does where a beta schedule's sampler follows a flow.
+    whole: the model takes whole timesteps alone.
+    Raises BadRequest where none fits: another noising process, or a model for another sampler.
     """
+    cls = str(config.get("_class_name", ""))
+    if cls not in _CLASSES and cls not in _STOOD_IN_FOR:
+        raise BadRequest(f"the runtime has no sampler for {cls}, and no other stands in for it")
+    if config.get("timestep_type", "discrete") != "discrete":
+        kind = config["timestep_type"]
+        raise BadRequest(f"the runtime has no sampler for a model of {kind} timesteps ({cls})")
+    reason = None if cls in _CLASSES or not cls else f"the runtime has no {cls}"
+    for name in _candidates(config, cls):
+        try:
+            made = scheduler(name, config, min(_TRIED, schedules.train_steps(config)))
+            check_whole(made, whole)
+        except BadRequest as refused:
+            reason = reason or str(refused)
+        else:
+            return name, reason
+    raise BadRequest(reason or f"the runtime has no sampler for {cls}")
+
+
+_TRIED = 7
+"""Steps of a trial: few enough for any model, and linspace over 1000 visits fractions."""
+
+
+def _candidates(config: Config, cls: str) -> list[str]:
+    """The samplers to try, the config's own class first."""
     if _is_flow(config):
-        return "flow-euler"
-    return _CLASSES.get(str(config.get("_class_name", "")), "ddim")
+        return ["flow-euler"]
+    own = [_CLASSES[cls]] if cls in _CLASSES else []
+    return [*own, "dpm++" if config.get("use_flow_sigmas") else "ddim"]
+
+
+def check_whole(sampler: Scheduler, whole: bool) -> None:
+    """Raise BadRequest when ``whole`` timesteps are needed and the sampler visits fractions."""
+    if whole and np.any(sampler.timesteps % 1):
+        raise BadRequest(
+            f"scheduler '{sampler.name}' visits fractions of timesteps,"
+            f" and this engine takes whole ones; use ddim or dpm++"
+        )
 
 
 def check_steps(steps: Any, limit: int) -> None:
