@@ -8,6 +8,7 @@ is made beside the folder first, so that a failure leaves it as it was.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,9 +25,13 @@ FORMAT = 1
 
 
 def check_free(to: Path, force: bool) -> None:
-    """Raise RequestError when ``to`` is a file, or holds something and ``force`` is not given."""
-    if to.exists() and not to.is_dir():
-        raise RequestError(f"{to} is a file, not a folder")
+    """Raise RequestError when ``to`` is a file or cannot be written, or holds something and
+    ``force`` is not given."""
+    there = next((path for path in (to, *to.absolute().parents) if path.exists()), to)
+    if not there.is_dir():
+        raise RequestError(f"{there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"{there} cannot be written into by this user")
     if not force and to.is_dir() and any(to.iterdir()):
         hint = "name a new folder, or --force to write into it; nothing else in it is touched"
         raise RequestError(f"{to} is not empty", hint=hint)
@@ -34,9 +39,12 @@ def check_free(to: Path, force: bool) -> None:
 
 @contextmanager
 def staged(to: Path) -> Iterator[Path]:
-    """A temporary folder beside ``to``, removed at the end."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    """A temporary folder beside ``to``, removed at the end. RequestError where none can be made."""
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    except OSError as error:
+        raise RequestError(f"cannot write beside {to}: {error.strerror}") from None
     try:
         yield new
     finally:

@@ -112,6 +112,21 @@ def test_a_file_where_the_folder_should_be(out, tmp_path):
         bundle(out, tmp_path / "bundle", server="none", force=True)
 
 
+def test_a_file_above_the_folder_and_a_place_that_takes_nothing(out, tmp_path):
+    (tmp_path / "file.txt").write_text("a file")
+    with pytest.raises(RequestError, match=r"file\.txt is a file, not a folder"):
+        bundle(out, tmp_path / "file.txt" / "sub" / "folder", server="none")
+    with pytest.raises(RequestError, match=r"cannot write beside /proc/bundle|cannot be written"):
+        bundle(out, Path("/proc/bundle"), server="none")
+
+
+def test_a_folder_of_somebody_elses(out, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(RequestError, match="cannot be written into"):
+        bundle(out, tmp_path / "bundle", server="none")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failure_leaves_nothing_behind(out, tmp_path, monkeypatch):
     from diffc.bundle import plain
 

@@ -89,13 +89,20 @@ def test_info_by_itself(plain):
         (["--guidance", "2"], "needs a model with conditions"),
         (["--out", "grid.jpg"], "--out must end in .png or .npy"),
         (["--out", "nowhere/grid.png"], "the folder nowhere does not exist"),
+        (["--out", "folder.png"], "folder.png is a folder, not a file"),
+        (["--steps", "1", "--out", "/proc/grid.png"], "cannot write /proc/grid.png"),
+        (["--threads", "0"], "threads must be 1 or more, not 0"),
+        (["--threads", "-1"], "threads must be 1 or more, not -1"),
+        (["--unconditional", "x=1"], "--unconditional has no effect without a --guidance"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(plain, arguments, says):
+    (plain / "folder.png").mkdir(exist_ok=True)
     done = run(plain, "generate", *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(plain.glob(".*png*"))
 
 
 def test_unfit_engine_says_what_it_was_built_for_and_what_is_here(out, tmp_path):
@@ -188,6 +195,19 @@ def test_conditions_and_guidance(conditional_out, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), mine)
     without = pipeline.generate(3, 4, 0, conditions=given)
     assert np.abs(without - mine).max() > 0.01
+
+
+def test_a_label_that_is_no_class_is_one_line(conditional_out, tmp_path):
+    bundle(conditional_out, tmp_path / "bundle", server="none")
+    np.save(tmp_path / "text.npy", np.zeros((4, 5), np.float32))
+    text = f"encoder_hidden_states={tmp_path / 'text.npy'}"
+    done = run(
+        tmp_path / "bundle", "generate", "--condition", "class_labels=5000", "--condition", text
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the engine could not run: indices element out of data bounds")
+    assert str(tmp_path) not in line
 
 
 def test_latents_go_through_the_decoder(latent_out, out, tmp_path):

@@ -216,6 +216,11 @@ def test_conditions_and_guidance(conditional_out, tmp_path, model):
         assert "must have shape (3,) or ()" in error
         status, error = running.ask(model, n=3, steps=4, class_labels=given["class_labels"])
         assert status >= 400
+        no_class = {**given, "class_labels": np.array([4, 5000, 6])}
+        status, error = running.ask(model, n=3, steps=4, seed=2, **no_class)
+        assert status >= 400
+        assert "idx=5000" in error and "Traceback" not in error and str(tmp_path) not in error
+        assert running.ask(model, n=3, steps=4, seed=2, **given)[0] == 200
     finally:
         assert running.stop() == 0
 

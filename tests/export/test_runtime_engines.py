@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 
 from diffc.export.runtime import fit
 from diffc.export.runtime.engines import batches, open_engine, read_info
-from diffc.export.runtime.errors import UnfitEngine
+from diffc.export.runtime.errors import BadRequest, UnfitEngine
 from diffc.export.runtime.fit import misfit
 from diffc.targets import machine, target
 
@@ -167,3 +168,23 @@ def test_several_resolutions_are_served_at_the_engines_own(target_name, serves):
         "inputs": [{"name": "sample", "shape": [3, 8, 8]}],
     }
     assert batches(info) == serves
+
+
+def test_what_a_runtime_raises_is_one_line_without_paths(engine, conditional, tmp_path):
+    wrong = {"sample": np.zeros((1, 3, 9), np.float32), "timestep": np.zeros(1, np.int64)}
+    with pytest.raises(UnfitEngine, match=r"the engine could not run: .*(rank|dimensions)"):
+        open_engine(engine, threads=1).run(wrong)
+    copy = altered(engine, tmp_path)
+    (copy / "model.onnx").write_bytes(b"no model")
+    info = json.loads((copy / "engine.json").read_text())
+    digest = hashlib.sha256(b"no model").hexdigest()
+    (copy / "engine.json").write_text(json.dumps(info | {"files": {"model.onnx": digest}}))
+    with pytest.raises(UnfitEngine, match="cannot load the engine: ") as error:
+        open_engine(copy)
+    assert str(tmp_path) not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_refuses_threads_below_one(engine, threads):
+    with pytest.raises(BadRequest, match="threads must be 1 or more"):
+        open_engine(engine, threads)

@@ -230,8 +230,9 @@ WRONG = [
     ({"conditions": {"class_labels": [1, 2, 3]}}, r"must have shape \(2,\) or \(\), not \(3,\)"),
     ({"conditions": {"class_labels": [[1], [2]]}}, "must have shape"),
     ({"conditions": {"class_labels": 1.5}}, "must be whole numbers"),
-    ({"conditions": {"class_labels": "cat"}}, "not an array of numbers"),
-    ({"conditions": {"class_labels": [[1], [2, 3]]}}, "not an array of numbers"),
+    ({"conditions": {"class_labels": "cat"}}, "not an array of real numbers"),
+    ({"conditions": {"class_labels": [[1], [2, 3]]}}, "not an array of real numbers"),
+    ({"conditions": {"class_labels": [1j, 2j]}}, "not an array of real numbers"),
     ({"conditions": {"label": 1}}, r"unknown condition 'label' .the model takes: class_labels"),
 ]
 

@@ -147,6 +147,13 @@ def test_an_engine_that_does_not_load_says_who_built_it(library):
         TensorRtEngine(fake_trt([], loads=False), b"plan", info((1, 1, 1)))
 
 
+def test_a_context_that_cannot_be_made_is_said(library):
+    trt = fake_trt([])
+    trt.Runtime(None).deserialize_cuda_engine(b"").create_execution_context = lambda: None
+    with pytest.raises(UnfitEngine, match="could not make an execution context for profile 0"):
+        TensorRtEngine(trt, b"plan", info((1, 1, 1)))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(machine.gpus()), reason="for a machine without an NVIDIA GPU")
 def test_a_real_engine_without_a_gpu_is_refused(tmp_path):

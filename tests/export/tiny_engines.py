@@ -27,7 +27,10 @@ def _value(name, dtype, shape):
 
 
 def graph(conditions: bool) -> onnx.ModelProto:
-    """out = tanh(w * sample + t / 1000 [+ label / 10 + mean(text)]), w a 1x1 convolution."""
+    """out = tanh(w * sample + t / 1000 [+ label / 10 + mean(text)]), w a 1x1 convolution.
+
+    There are ten labels.
+    """
     outputs = 6 if conditions else 3
     rng = np.random.default_rng(3)
     weight = (rng.standard_normal((outputs, 3, 1, 1)) * 0.5).astype(np.float32)
@@ -35,7 +38,7 @@ def graph(conditions: bool) -> onnx.ModelProto:
         "weight": weight,
         "axes": np.array([1, 2, 3], np.int64),
         "scale": np.array(1e-3, np.float32),
-        "tenth": np.array(0.1, np.float32),
+        "labels": np.arange(10, dtype=np.float32) / 10,
         "text_axes": np.array([1, 2], np.int64),
     }
     nodes = [
@@ -53,8 +56,7 @@ def graph(conditions: bool) -> onnx.ModelProto:
             _value("encoder_hidden_states", TensorProto.FLOAT, (4, 5)),
         ]
         nodes += [
-            helper.make_node("Cast", ["class_labels"], ["label"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["label", "tenth"], ["label_scaled"]),
+            helper.make_node("Gather", ["labels", "class_labels"], ["label_scaled"]),
             helper.make_node(
                 "ReduceMean", ["encoder_hidden_states", "text_axes"], ["text"], keepdims=0
             ),

@@ -65,6 +65,10 @@ def _generate(options: argparse.Namespace) -> None:
         raise BadRequest(f"--out must end in .png or .npy, not '{options.out.name}'")
     if not options.out.resolve().parent.is_dir():
         raise BadRequest(f"--out: the folder {options.out.parent} does not exist")
+    if options.out.is_dir():
+        raise BadRequest(f"--out: {options.out} is a folder, not a file")
+    if options.unconditional and options.guidance == 1:
+        raise BadRequest("--unconditional has no effect without a --guidance other than 1")
     pipeline = open_bundle(options.bundle, options.threads)
     _check_picture(pipeline, options.out)
     start = time.perf_counter()

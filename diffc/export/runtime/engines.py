@@ -10,12 +10,14 @@ fit here is refused before anything is loaded, with both sides named.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UnfitEngine
+from .errors import BadRequest, UnfitEngine
 from .fit import check_files, cores, misfit
 from .pipeline import Array, Denoise, Input
 
@@ -71,15 +73,18 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
     """Load the engine in ``folder``; ``threads`` is for engines on a processor.
 
     Raises UnfitEngine when it was built for another machine or version, when its runtime is not
-    installed, or when a file was cut or altered.
+    installed or cannot load it, or when a file was cut or altered; BadRequest for threads below 1.
     """
+    if threads is not None and threads < 1:
+        raise BadRequest(f"threads must be 1 or more, not {threads}")
     info = read_info(folder)
     reason = misfit(info)
     if reason:
         raise UnfitEngine(f"{folder}: {reason}")
     check_files(folder, info)
-    run = _LOADERS[info["target"]](folder, info, threads or cores())
-    return Engine(info, specs(info), batches(info), run)
+    with _in_one_line("cannot load the engine"):
+        run = _LOADERS[info["target"]](folder, info, threads or cores())
+    return Engine(info, specs(info), batches(info), _said_in_one_line(run))
 
 
 def specs(info: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -115,6 +120,29 @@ def serves(profile: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
     )
 
 
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Turn whatever a runtime raises into UnfitEngine, without the paths of its files."""
+    try:
+        yield
+    except (UnfitEngine, BadRequest):
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split()).rpartition("Status Message: ")[2]
+        message = re.sub(r"\S*/\S+\.\w+(:\d+)?", "", message).strip()
+        raise UnfitEngine(f"{what}: {message[:300] or type(error).__name__}") from None
+
+
+def _said_in_one_line(run: Denoise) -> Denoise:
+    """``run``, whose errors (a label that is no class, memory that ran out) are one line each."""
+
+    def call(inputs: dict[str, Array]) -> Array:
+        with _in_one_line("the engine could not run"):
+            return run(inputs)
+
+    return call
+
+
 # Runtimes -----------------------------------------------------------------------------------------
 
 
@@ -146,7 +174,7 @@ def _onnxruntime(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and said once
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=providers)
     names = [info["outputs"][0]["name"]]
 

@@ -56,10 +56,14 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
+    """Write a file under a temporary name, then rename it. Raises BadRequest where it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BadRequest(f"cannot write {path}: {error.strerror}") from None
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -318,11 +318,11 @@ def _rows(spec: Input, value: Any, n: int) -> Array:
     """A condition as (n, ...) in the input's dtype."""
     try:
         array = np.asarray(value)
-        number = np.issubdtype(array.dtype, np.number)
+        number = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
     except ValueError:  # rows of different lengths
         number = False
     if not number:
-        raise BadRequest(f"condition '{spec.name}' is not an array of numbers")
+        raise BadRequest(f"condition '{spec.name}' is not an array of real numbers")
     if array.shape == spec.shape:
         array = np.broadcast_to(array, (n, *spec.shape))
     if array.shape != (n, *spec.shape):

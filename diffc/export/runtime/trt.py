@@ -44,6 +44,11 @@ class TensorRtEngine:
 
     def _context(self, profile: int) -> Any:
         context = self._engine.create_execution_context()
+        if context is None:  # TensorRT says why on stderr alone
+            raise UnfitEngine(
+                f"TensorRT could not make an execution context for profile {profile}: mostly, the"
+                " GPU's memory does not suffice"
+            )
         context.set_optimization_profile_async(profile, self._stream.handle)
         return context
 

@@ -25,7 +25,21 @@ class TritonPythonModel:
         self.output = self.engine.info["outputs"][0]["name"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run the requests that the server put into one batch as one batch."""
+        """Run the requests that the server put into one batch as one batch.
+
+        Where the engine cannot, each runs alone: a wrong request has an error of its own.
+        """
+        from runtime import UnfitEngine
+
+        try:
+            return self._together(requests)
+        except UnfitEngine as error:
+            if len(requests) == 1:
+                message = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
+                return [pb_utils.InferenceResponse(error=message)]
+            return [response for request in requests for response in self.execute([request])]
+
+    def _together(self, requests: list[Any]) -> list[Any]:
         parts = [self._inputs(request) for request in requests]
         names = [spec.name for spec in self.engine.inputs]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in names}
