@@ -22,6 +22,7 @@ from diffc.bundle.source import Source, public_info, write_info
 from diffc.errors import RequestError
 
 TARGET, ROOT, VERSION = "openvino", "/models", "1"
+_PRECISION = "INFERENCE_PRECISION_HINT"
 
 
 def write(source: Source, to: Path) -> tuple[str, ...]:
@@ -36,10 +37,17 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
         for file in public_info(engine)["files"]:
             copy_file(engine / file, to / name / VERSION / file)
     _write_client(source, to / "client")
-    served = [{"config": {"name": name, "base_path": f"{ROOT}/{name}"}} for name in models]
+    served = [{"config": _config(name, engine)} for name, engine in models.items()]
     _write_json(to / "config.json", {"model_config_list": served})
     (to / "README.md").write_text(readme.ovms(source))
     return tuple(models)
+
+
+def _config(name: str, engine: Path) -> dict[str, Any]:
+    """A model's entry. Without its precision, OpenVINO takes bf16 by itself where that is fast."""
+    precision = public_info(engine)["details"].get("settings", {}).get(_PRECISION)
+    plugin = {"plugin_config": {_PRECISION: precision}} if precision else {}
+    return {"name": name, "base_path": f"{ROOT}/{name}", **plugin}
 
 
 def _write_client(source: Source, folder: Path) -> None:

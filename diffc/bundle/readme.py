@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffc.bundle.triton_config import BACKENDS, ranges
+from diffc.bundle.triton_config import BACKENDS, ranges, sample_shape
+from diffc.export.runtime.images import is_picture
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source
 
 _NEEDS = {
-    "ort-cpu": "onnxruntime",
-    "ort-cuda": "onnxruntime-gpu",
-    "openvino": "openvino",
-    "trt": "tensorrt",
-    "trt-rtx": "tensorrt-rtx-cu13",
+    "ort-cpu": ("onnxruntime",),
+    "ort-cuda": ("onnxruntime-gpu",),
+    "openvino": ("openvino",),
+    "trt": ("tensorrt",),
+    "trt-rtx": ("tensorrt-rtx-cu13", "nvidia-cuda-runtime"),
 }
+"""The packages that run an engine, the one whose version it may be tied to first."""
 
 
 def plain(source: Source) -> str:
     """README.md of a plain bundle."""
+    out = "grid.png" if _is_picture(source) else "samples.npy"
     return f"""# {_title(source)}
 
 {_about(source)}
@@ -34,22 +37,30 @@ def plain(source: Source) -> str:
 ```bash
 pip install numpy {_package(source)}
 python -m runtime info
-python -m runtime generate --n 16 --steps 50 --seed 0 --out grid.png{_condition_flags(source)}
+{_placeholders(source)}{_generate(source, out)}
 ```
-
+{_about_files(source)}
 ## Use it
 ```python
 from pathlib import Path
-from runtime import open_bundle, to_uint8
+{_imports(source)}from runtime import open_bundle, to_uint8
 
 pipeline = open_bundle(Path("."))
 samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
-images = to_uint8(samples)  # (4, H, W, C)
-```
+{_to_images(source)}```
 
 An image is named by its seed and its index: `generate(1, ..., first=3)` makes the fourth image of
 `generate(4, ...)` again. Requests larger than the engine's largest batch are split.
 """
+
+
+def _generate(source: Source, out: str) -> str:
+    asked = f"--n 16 --steps 50 --seed 0 --out {out}"
+    return f"python -m runtime generate {asked}{_condition_flags(source)}"
+
+
+def _to_images(source: Source) -> str:
+    return "images = to_uint8(samples)  # (4, H, W, C)\n" if _is_picture(source) else ""
 
 
 def triton(source: Source) -> str:
@@ -83,9 +94,9 @@ A model that runs its engine in Python on a processor takes every core; to leave
 ## Ask it
 ```bash
 pip install "tritonclient[http]" numpy
-python client.py --url localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+{_placeholders(source)}{_ask("localhost:8000", source)}
 ```
-
+{_about_files(source)}
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
 `steps` (INT32, 50), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, 1), `scheduler` (STRING).
 {_conditions(source)}
@@ -118,11 +129,11 @@ docker run --rm -p 8000:8000 -v $PWD:/models:ro openvino/model_server:latest \\
 ## Ask it
 ```bash
 cd client
-python client.py --url http://localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+{_placeholders(source)}{_ask("http://localhost:8000", source)}
 ```
-
+{_about_files(source)}
 ```python
-from client import open_server
+{_imports(source)}from client import open_server
 
 pipeline = open_server("http://localhost:8000")
 samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
@@ -157,11 +168,26 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _package(source: Source) -> str:
-    return f"`{_NEEDS.get(source.target, source.target)}`".replace("`", "")
+    """What pip is asked for; of one version where the engine is tied to that."""
+    first, *more = _NEEDS.get(source.target, (source.target,))
+    tied = list(_tied(source.info).values())
+    return " ".join([f"{first}=={tied[0]}" if tied else first, *more])
+
+
+def _is_picture(source: Source) -> bool:
+    return is_picture(sample_shape(source))
+
+
+# Conditions ---------------------------------------------------------------------------------------
 
 
 def _condition_specs(source: Source) -> list[Mapping[str, Any]]:
     return [item for item in source.info["inputs"] if item["kind"] == "condition"]
+
+
+def _arrays(source: Source) -> list[Mapping[str, Any]]:
+    """The conditions that are more than one number: they come from files."""
+    return [item for item in _condition_specs(source) if item["shape"]]
 
 
 def _conditions(source: Source) -> str:
@@ -173,10 +199,48 @@ def _conditions(source: Source) -> str:
     return "\n".join(["Conditions:", *lines]) if lines else "The model has no conditions."
 
 
+def _placeholders(source: Source) -> str:
+    """Commands that write a file of zeros for each condition that is an array."""
+    lines = [
+        f"np.save('{item['name']}.npy', np.zeros({tuple(item['shape'])}, '{item['dtype']}'))"
+        for item in _arrays(source)
+    ]
+    return "".join(f'python -c "import numpy as np; {line}"\n' for line in lines)
+
+
+def _about_files(source: Source) -> str:
+    """What belongs into the files that the commands read."""
+    lines = [
+        f"- `{item['name']}.npy`: {item['dtype']}, shape {tuple(item['shape'])} for all images,"
+        f" or (N, {str(tuple(item['shape']))[1:]} for each its own"
+        for item in _arrays(source)
+    ]
+    if not lines:
+        return ""
+    why = "The zeros only show that it runs: put there what the model's text encoders give."
+    return "\n".join(["", *lines, "", why, ""])
+
+
 def _condition_flags(source: Source) -> str:
-    return "".join(f" --condition {item['name']}=0.npy" for item in _condition_specs(source))
+    given = [
+        f"{item['name']}={item['name']}.npy" if item["shape"] else f"{item['name']}=0"
+        for item in _condition_specs(source)
+    ]
+    return "".join(f" --condition {item}" for item in given)
+
+
+def _ask(url: str, source: Source) -> str:
+    asked = f"--n 4 --steps 50 --seed 0 --out images.npy{_condition_flags(source)}"
+    return f"python client.py --url {url} {asked}"
+
+
+def _imports(source: Source) -> str:
+    return "import numpy as np\n" if _arrays(source) else ""
 
 
 def _condition_arguments(source: Source) -> str:
-    names = ", ".join(f'"{item["name"]}": ...' for item in _condition_specs(source))
-    return f", conditions={{{names}}}" if names else ""
+    given = [
+        f'"{item["name"]}": ' + (f'np.load("{item["name"]}.npy")' if item["shape"] else "0")
+        for item in _condition_specs(source)
+    ]
+    return f", conditions={{{', '.join(given)}}}" if given else ""

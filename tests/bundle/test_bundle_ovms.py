@@ -4,9 +4,12 @@ stand-in that speaks its protocol with the folder's own models. The real server 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -49,6 +52,12 @@ def folder(openvino_out, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def url(folder):
+    with serving(folder) as address:
+        yield address
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
     """What OpenVINO Model Server does with config.json: each model's newest version, asked for by
     the KServe protocol."""
     config = json.loads((folder / "config.json").read_text())
@@ -56,7 +65,9 @@ def url(folder):
     for entry in config["model_config_list"]:
         base = folder / Path(entry["config"]["base_path"]).relative_to("/models")
         newest = max(base.iterdir(), key=lambda path: int(path.name))
-        models[entry["config"]["name"]] = ov.Core().compile_model(newest / "model.xml", "CPU")
+        models[entry["config"]["name"]] = ov.Core().compile_model(
+            newest / "model.xml", "CPU", entry["config"]["plugin_config"]
+        )
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -77,8 +88,10 @@ def url(folder):
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
 
 
 def asked(folder: Path, url: str, out: Path, *more: str) -> subprocess.CompletedProcess:
@@ -94,6 +107,28 @@ def test_the_clients_images_are_the_bundles_own(folder, url, openvino_out, tmp_p
     found = np.load(tmp_path / "images.npy")
     assert found.shape == expected.shape and expected.std() > 1
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_readmes_command_works_for_a_conditional_model(tmp_path):
+    source = tiny_engines.onnx_folder(tmp_path / "onnx", tiny_engines.graph(conditions=True))
+    options = BuildOptions(batch=(1, 2), one_profile=True, threads=1)
+    drain(target("openvino").build(source, options, tmp_path / "engine"))
+    bundle(tmp_path / "engine", tmp_path / "models", server="ovms")
+    (shell,) = re.findall(
+        r"```bash\n(cd client.*?)```", (tmp_path / "models/README.md").read_text(), re.S
+    )
+    with serving(tmp_path / "models") as url:
+        none = " --guidance 2 --unconditional class_labels=1"
+        none += " --unconditional encoder_hidden_states=encoder_hidden_states.npy"
+        script = shell.rstrip().replace("http://localhost:8000", url) + none
+        script = "set -e\n" + script.replace("python ", f"{sys.executable} ")
+        subprocess.run(["bash", "-c", script], cwd=tmp_path / "models", check=True)
+        assert np.load(tmp_path / "models/client/images.npy").shape == (4, 8, 8, 3)
+        wrong = asked(tmp_path / "models", url, tmp_path / "x.npy", "--condition", "class_labels=x")
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines() == [
+        "condition 'class_labels' is neither a number nor an .npy: 'x'"
+    ]
 
 
 def test_a_server_that_is_not_there_and_a_wrong_request_are_one_line(folder, url, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -195,6 +196,42 @@ def test_conditions_and_guidance(conditional_out, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), mine)
     without = pipeline.generate(3, 4, 0, conditions=given)
     assert np.abs(without - mine).max() > 0.01
+
+
+def blocks(readme: Path, language: str) -> list[str]:
+    """The code in a README."""
+    return re.findall(rf"```{language}\n(.*?)```", readme.read_text(), re.S)
+
+
+@pytest.mark.parametrize("which", ["out", "conditional_out", "latent_out"])
+def test_the_readmes_commands_work_as_printed(which, request, tmp_path):
+    to = tmp_path / "bundle"
+    bundle(request.getfixturevalue(which), to, server="none")
+    (shell,) = blocks(to / "README.md", "bash")
+    lines = [line for line in shell.splitlines() if not line.startswith("pip install")]
+    script = "set -e\n" + "\n".join(lines).replace("python ", f"{sys.executable} ")
+    subprocess.run(["bash", "-c", script], cwd=to, check=True)
+    assert Image.open(to / "grid.png").size[0] > 8
+    (python,) = blocks(to / "README.md", "python")
+    code = python + "\nassert images.shape[0] == 4 and images.dtype.name == 'uint8'\n"
+    subprocess.run([sys.executable, "-c", code], cwd=to, check=True)
+
+
+def test_a_readme_names_the_version_that_the_engine_is_tied_to(out, tmp_path):
+    engine = out / "engines" / "ort-cpu" / "dense"
+    said = {
+        "trt": ("tensorrt", "pip install numpy tensorrt==11.4.0\n"),
+        "trt-rtx": (
+            "tensorrt_rtx",
+            "pip install numpy tensorrt-rtx-cu13==11.4.0 nvidia-cuda-runtime\n",
+        ),
+        "ort-cuda": ("", "pip install numpy onnxruntime-gpu\n"),
+    }
+    for name, (package, command) in said.items():
+        changes = {"target": name, "versions": {package: "11.4.0"}, "tied_to": [package]}
+        made = tied(engine, tmp_path / name, "8.6", **(changes if package else {"target": name}))
+        bundle(made, tmp_path / f"{name}-bundle", server="none")
+        assert command in (tmp_path / f"{name}-bundle" / "README.md").read_text()
 
 
 def test_a_label_that_is_no_class_is_one_line(conditional_out, tmp_path):

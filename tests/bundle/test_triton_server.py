@@ -9,6 +9,7 @@ offline; the report's header says which it was.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 import time
@@ -197,6 +198,29 @@ def test_64_clients_for_30_seconds(server, local, model):
     print(f"{model}: {sum(counts)} answers for 64 clients in 30 s")
 
 
+def assert_the_readmes_command_works(running: Server, tmp_path: Path, *more: str) -> None:
+    """Its client line, conditions and all, and a wrong request in one line."""
+    (shell,) = re.findall(
+        r"```bash\n(pip install .*?)```", (running.repository / "README.md").read_text(), re.S
+    )
+    python = f"{triton_server.environment().path}/python"
+    url = f"127.0.0.1:{running.http}"
+    lines = [line.replace("localhost:8000", url) for line in shell.splitlines()[1:]]
+    lines[-1] += " --guidance 2 " + " ".join(more)
+    script = "set -e\n" + "\n".join(lines).replace("python ", f"{python} ").replace(
+        "client.py", str(running.repository / "client.py")
+    )
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, timeout=120)
+    assert np.load(tmp_path / "images.npy").shape == (4, 8, 8, 3)
+    wrong = subprocess.run(
+        [python, running.repository / "client.py", "--url", url, *more],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert wrong.returncode == 1
+    (line,) = wrong.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_conditions_and_guidance(conditional_out, tmp_path, model):
     bundle(conditional_out, tmp_path / "local", server="none")
@@ -216,6 +240,7 @@ def test_conditions_and_guidance(conditional_out, tmp_path, model):
         assert "must have shape (3,) or ()" in error
         status, error = running.ask(model, n=3, steps=4, class_labels=given["class_labels"])
         assert status >= 400
+        assert_the_readmes_command_works(running, tmp_path, *(["--bls"] * (model != "pipeline")))
         no_class = {**given, "class_labels": np.array([4, 5000, 6])}
         status, error = running.ask(model, n=3, steps=4, seed=2, **no_class)
         assert status >= 400

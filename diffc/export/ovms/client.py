@@ -22,8 +22,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from runtime import to_uint8  # noqa: E402
+from runtime.arguments import named_values  # noqa: E402
 from runtime.bundles import decoding, pipeline_of, read_bundle  # noqa: E402
 from runtime.errors import BadRequest, UnfitEngine  # noqa: E402
+from runtime.images import is_picture  # noqa: E402
 
 KINDS = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32"}
 
@@ -81,14 +83,32 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    for name in ("condition", "unconditional"):
+        help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
+        parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
     parser.add_argument("--out", type=Path, default=Path("images.npy"))
     options = parser.parse_args()
     try:
-        samples = open_server(options.url).generate(options.n, options.steps, options.seed)
-    except (BadRequest, UnfitEngine) as error:
+        made = _generate(options)
+        np.save(options.out, made)
+    except (BadRequest, UnfitEngine, OSError) as error:
         sys.exit(str(error))
-    np.save(options.out, to_uint8(samples))
-    print(f"{options.out}: {samples.shape}")
+    print(f"{options.out}: {made.shape} {made.dtype}")
+
+
+def _generate(options: argparse.Namespace) -> np.ndarray:
+    """Pixels; latents, where no decoder makes a picture of them, as they are."""
+    pipeline = open_server(options.url)
+    samples: np.ndarray = pipeline.generate(
+        options.n,
+        options.steps,
+        options.seed,
+        guidance=options.guidance,
+        conditions=named_values(options.condition),
+        unconditional=named_values(options.unconditional),
+    )
+    return to_uint8(samples) if is_picture(samples.shape[1:]) else samples
 
 
 if __name__ == "__main__":

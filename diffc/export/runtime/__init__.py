@@ -9,6 +9,7 @@
     fit.py         does an engine fit this machine?
     bundles.py     a bundle's folder -> a Pipeline
     images.py      samples -> uint8, grids, PNG
+    arguments.py   conditions on a command line
     __main__.py    python -m runtime generate | info
 
 Only relative imports, so that the folder works under any name, wherever it is copied.

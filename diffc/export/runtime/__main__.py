@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
 from .engines import batches, read_info
 from .errors import BadRequest, UnfitEngine
@@ -78,8 +79,8 @@ def _generate(options: argparse.Namespace) -> None:
         options.seed,
         options.scheduler,
         options.guidance,
-        _conditions(options.condition),
-        _conditions(options.unconditional),
+        named_values(options.condition),
+        named_values(options.unconditional),
     )
     seconds = time.perf_counter() - start
     _save(samples, options.out)
@@ -100,33 +101,6 @@ def _save(samples: Any, out: Path) -> None:
         write_whole(out, content.getvalue())
     else:
         write_png(out, grid(to_uint8(samples)))
-
-
-def _conditions(given: Sequence[str]) -> dict[str, Any]:
-    """``NAME=3``, ``NAME=0.5`` or ``NAME=file.npy`` -> name -> value."""
-    values = {}
-    for item in given:
-        name, found, text = item.partition("=")
-        if not found:
-            raise BadRequest(f"a condition is NAME=NUMBER or NAME=FILE.npy, not '{item}'")
-        values[name] = _value(name, text)
-    return values
-
-
-def _value(name: str, text: str) -> Any:
-    if text.endswith(".npy"):
-        try:
-            return np.load(text, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BadRequest(f"condition '{name}': cannot read {text}: {error}") from None
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise BadRequest(f"condition '{name}' is neither a number nor an .npy: '{text}'") from None
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -3,12 +3,14 @@
     pip install "tritonclient[http]" numpy
     python client.py --url localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
 
-``--bls`` asks the model that runs every step on the denoiser model.
+``--bls`` asks the model that runs every step on the denoiser model. ``--condition NAME=VALUE``, or
+``NAME=FILE.npy``, for each of the model's conditions; ``--guidance`` for classifier-free guidance.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,42 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
-    """(N, H, W, C) uint8 images."""
+    """(N, H, W, C) uint8 images; of a model that makes none, its samples (N, ...) in float32."""
     client = triton.InferenceServerClient(url, network_timeout=600, connection_timeout=600)
-    outputs = [triton.InferRequestedOutput("images")]
-    images: np.ndarray = client.infer(model, inputs(**values), outputs=outputs).as_numpy("images")
+    name = client.get_model_metadata(model)["outputs"][0]["name"]
+    asked = inputs(**as_declared(client, model, values))
+    outputs = [triton.InferRequestedOutput(name)]
+    images: np.ndarray = client.infer(model, asked, outputs=outputs).as_numpy(name)
     return images
+
+
+def as_declared(client: Any, model: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The conditions among ``values`` as the model declares them: its type, rows first."""
+    known = {item["name"]: item for item in client.get_model_metadata(model)["inputs"]}
+    rows = {name for name in values if name in known and known[name]["shape"][0] == -1}
+    return {name: _rows(known[name], v) if name in rows else v for name, v in values.items()}
+
+
+def _rows(declared: dict[str, Any], value: Any) -> np.ndarray:
+    """One row for all images where ``value`` has no rows of its own."""
+    dtype = triton.triton_to_np_dtype(declared["datatype"])
+    array = np.asarray(value)
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ValueError(f"condition '{declared['name']}' must be {np.dtype(dtype)}")
+    array = array.astype(dtype)
+    return array[None] if array.ndim < len(declared["shape"]) else array
+
+
+def named(given: list[str], prefix: str = "") -> dict[str, Any]:
+    """``NAME=3``, ``NAME=0.5`` or ``NAME=file.npy`` -> name -> value."""
+    found: dict[str, Any] = {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if text.endswith(".npy"):
+            found[prefix + name] = np.load(text, allow_pickle=False)
+        else:
+            found[prefix + name] = int(text) if text.lstrip("+-").isdigit() else float(text)
+    return found
 
 
 def main() -> None:
@@ -53,13 +86,32 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    for name in ("condition", "unconditional"):
+        help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
+        parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
     parser.add_argument("--bls", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("images.npy"))
     options = parser.parse_args()
-    model = "pipeline_bls" if options.bls else "pipeline"
-    images = generate(options.url, model, n=options.n, steps=options.steps, seed=options.seed)
-    np.save(options.out, images)
+    try:
+        images = _asked(options)
+        np.save(options.out, images)
+    except (triton.InferenceServerException, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
     print(f"{options.out}: {images.shape} {images.dtype}")
+
+
+def _asked(options: argparse.Namespace) -> np.ndarray:
+    return generate(
+        options.url,
+        "pipeline_bls" if options.bls else "pipeline",
+        n=options.n,
+        steps=options.steps,
+        seed=options.seed,
+        guidance=options.guidance,
+        **named(options.condition),
+        **named(options.unconditional, "unconditional_"),
+    )
 
 
 if __name__ == "__main__":

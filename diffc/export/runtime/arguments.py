@@ -1,0 +1,37 @@
+"""Conditions on a command line: numbers, and arrays from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import BadRequest
+
+
+def named_values(given: Sequence[str]) -> dict[str, Any]:
+    """``NAME=3``, ``NAME=0.5`` or ``NAME=file.npy`` -> name -> value. Raises BadRequest."""
+    values = {}
+    for item in given:
+        name, found, text = item.partition("=")
+        if not found:
+            raise BadRequest(f"a condition is NAME=NUMBER or NAME=FILE.npy, not '{item}'")
+        values[name] = _value(name, text)
+    return values
+
+
+def _value(name: str, text: str) -> Any:
+    if text.endswith(".npy"):
+        try:
+            return np.load(text, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"condition '{name}': cannot read {text}: {error}") from None
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRequest(f"condition '{name}' is neither a number nor an .npy: '{text}'") from None
