@@ -1,6 +1,7 @@
 """The inference server's folder: what diffc leaves behind, ready to serve.
 
     build.py          bundle(): the one way in
+    ahead.py          what would make it fail, before there are engines
     source.py         which engines go into it, and what is said of them
     folder.py         writing into a folder that may hold other people's files
     plain.py          engine, runtime, README, for a service of one's own

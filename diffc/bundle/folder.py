@@ -37,6 +37,17 @@ def check_free(to: Path, force: bool) -> None:
         raise RequestError(f"{to} is not empty", hint=hint)
 
 
+def check_replaceable(to: Path) -> None:
+    """Raise RequestError unless ``to`` is free, or holds a bundle as diffc wrote it."""
+    check_free(to, force=True)
+    if not to.is_dir() or not any(to.iterdir()):
+        return
+    earlier = _earlier(to)
+    if not earlier:
+        raise RequestError(f"{to} is not empty, and diffc did not make it: move it")
+    _check_in_the_way(to, [name for name in earlier if (to / name).exists()], earlier)
+
+
 @contextmanager
 def staged(to: Path) -> Iterator[Path]:
     """A temporary folder beside ``to``, removed at the end. RequestError where none can be made."""

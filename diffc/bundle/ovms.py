@@ -27,11 +27,7 @@ _PRECISION = "INFERENCE_PRECISION_HINT"
 
 def write(source: Source, to: Path) -> tuple[str, ...]:
     """Write the folder. Raises RequestError for another target's engine."""
-    if source.target != TARGET:
-        raise RequestError(
-            f"OpenVINO Model Server runs OpenVINO's models, not an engine for '{source.target}'",
-            hint="diffc build OUT --target openvino, then --target openvino here",
-        )
+    check_target(source.target)
     models = {"denoiser": source.engine} | ({"decoder": source.decoder} if source.decoder else {})
     for name, engine in models.items():
         for file in public_info(engine)["files"]:
@@ -41,6 +37,15 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
     _write_json(to / "config.json", {"model_config_list": served})
     (to / "README.md").write_text(readme.ovms(source))
     return tuple(models)
+
+
+def check_target(target: str) -> None:
+    """Raise RequestError for another target's engine."""
+    if target != TARGET:
+        raise RequestError(
+            f"OpenVINO Model Server runs OpenVINO's models, not an engine for '{target}'",
+            hint="diffc build OUT --target openvino, then --target openvino here",
+        )
 
 
 def _config(name: str, engine: Path) -> dict[str, Any]:

@@ -142,12 +142,22 @@ def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -
     info = public_info(engine)
     if target is not None and info["target"] != target:
         raise RequestError(f"{engine} is an engine for '{info['target']}', not '{target}'")
+    check_servable(info["target"])
     if not info["source"].get("scheduler"):
         hint = "export the model again, from a pipeline folder"
         raise InputError(f"{engine}: its model came without a scheduler's config", hint=hint)
     _check_plans(engine, info, plans)
     decoder = engine.parent / "decoder"
     return Source(engine, info, tuple(plans), decoder if (decoder / NAME).is_file() else None)
+
+
+def check_servable(target: str) -> None:
+    """Raise RequestError for a target whose engines the serving runtime does not run."""
+    from diffc.export.runtime.fit import TARGETS
+
+    if target not in TARGETS:
+        hint = f"bundles run engines for {', '.join(TARGETS)}"
+        raise RequestError(f"an engine for '{target}' cannot be bundled", hint=hint)
 
 
 def _in_output(out: Path, target: str | None, side: str) -> Path:

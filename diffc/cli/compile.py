@@ -12,7 +12,7 @@ from diffc.cli import options as o
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from diffc.models.source import Source
@@ -76,16 +76,24 @@ def compile_(
     stop = "export" if no_build else "bench"
     if bundle is not None and no_build:
         raise RequestError("--bundle needs the engines that --no-build leaves out")
+    engine: list[str] = []
+
+    def ahead(source: Source, chosen: Recipe, folder: Path) -> None:
+        from diffc.bundle.ahead import check_ahead
+
+        if bundle is not None:
+            built, to = chosen.build.target, folder / "bundle"
+            engine.append(check_ahead(bundle, built, bool(target), source.scheduler, to))
+
     folder = run_chain(
         model, flags, stop, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle,
-        fresh=fresh, json=json, quiet=quiet,
+        fresh=fresh, json=json, quiet=quiet, ahead=ahead,
     )  # fmt: skip
     if bundle is not None:
         from diffc.bundle import bundle as write_bundle
         from diffc.cli.bundle import say_notes
 
-        first = target[0] if target else None
-        made = write_bundle(folder, folder / "bundle", server=bundle, target=first, force=True)
+        made = write_bundle(folder, folder / "bundle", server=bundle, target=engine[0], force=True)
         say_notes(made.notes)
 
 
@@ -103,10 +111,13 @@ def run_chain(
     quiet: bool = False,
     show: bool = True,
     forget: Mapping[str, Collection[str]] | None = None,
+    ahead: Callable[[Source, Recipe, Path], None] | None = None,
 ) -> Path:
     """Run the chain for a model or an output folder up to ``stop``, show the report; OUT.
 
     show: False leaves it to the caller to show what was made. forget: see ``asked``.
+    ahead: called with the source, the recipe and OUT before anything is run, to refuse what could
+        not be done afterwards.
     """
     from diffc.chain.run import ParityFailed, Request, run
     from diffc.cli.show import follow, show_report
@@ -115,6 +126,8 @@ def run_chain(
         model, flags, out=out, recipe=recipe, family=family, allow_pickle=allow_pickle,
         forget=forget,
     )  # fmt: skip
+    if ahead is not None:
+        ahead(source, chosen, folder)
     request = Request(source, chosen, folder, stop, fresh=fresh, command=command_line())
     try:
         report = follow(run(request), quiet=quiet or json)

@@ -16,6 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from diffc.bundle import bundle, triton, triton_check, triton_config
+from diffc.bundle.ahead import check_ahead
 from diffc.errors import RequestError, UnavailableError
 
 
@@ -110,6 +111,8 @@ def test_without_tritonclient_it_says_what_to_install(out, tmp_path, monkeypatch
         bundle(out, tmp_path / "repo", server="triton")
     assert error.value.hint == "pip install 'diffc[triton]'"
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UnavailableError, match=r"needs tritonclient\[grpc\]"):
+        check_ahead("triton", ["ort-cpu"], True, {}, tmp_path / "repo")
 
 
 # TensorRT, without a GPU: engine folders as its target writes them, with made-up bytes ------------

@@ -106,6 +106,40 @@ def test_wrong_requests_are_said_in_a_line_or_two(tiny_model, tmp_path, args, sa
     assert len(done.stderr.splitlines()) <= 3
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--bundle", "trition"], "unknown server 'trition'"),
+        (["--bundle", "ovms"], "not an engine for 'ort-cpu'"),
+        (["--bundle", "none", "--target", "torch"], "an engine for 'torch' cannot be bundled"),
+        (["--bundle", "none", "--recipe", "two.yaml"], "the recipe builds ort-cpu, openvino"),
+        (["--bundle", "none"], "bundle is not empty, and diffc did not make it"),
+    ],
+)
+def test_a_bundle_that_cannot_be_is_refused_before_anything_is_run(
+    tiny_model, tmp_path, monkeypatch, args, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text("build: {target: [ort-cpu, openvino]}\n")
+    mine = tmp_path / "out" / "bundle" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    done = diffc("compile", tiny_model, *args, "--out", "out")
+    assert done.returncode == 2
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [mine]
+
+
+def test_a_model_that_no_sampler_serves_is_refused_before_anything_is_run(tiny_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    path = model / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "LCMScheduler"}))
+    done = diffc("compile", model, "--bundle", "none", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "no sampler for LCMScheduler" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bad_model_is_refused(tmp_path):
     done = diffc("compile", tmp_path)
     assert done.returncode == 2 and "is no diffusers model" in done.stderr
