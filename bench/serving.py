@@ -11,6 +11,11 @@ served     one image through a real Triton server at concurrency 1, 4, 16, where
 
 Without --engine, a random UNet2DModel (32x32x3) is exported and built for ort-cpu. Engine and
 pipeline runs are interleaved, so that a change of the machine's speed meets both.
+
+On a machine that is not quiet (a load of 1 or more before the start) nothing is measured, unless
+--busy says that it shall be: beside other work, a loop of many short bursts in several processes
+(``pipeline_bls``) gets more of the processor than one long run, and seems quicker than its own
+engine. ``processor_over_engine_at_1`` counts processor time instead, which does not depend on that.
 """
 
 from __future__ import annotations
@@ -23,6 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +53,36 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each concurrency")
+    parser.add_argument("--busy", action="store_true", help="measure beside other work as well")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serving.json")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
+    check_quiet(load, options.busy)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         engine = options.engine or random_engine(folder, options.threads)
-        results = measure(engine, folder, options)
+        results = {**about(load, options.threads), **measure(engine, folder, options)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
+
+
+def check_quiet(load: float, busy: bool) -> None:
+    """End with a line when the machine has other work and ``busy`` does not allow it."""
+    if load >= 1 and not busy:
+        sys.exit(
+            f"this machine is not quiet (load {load:.1f}, below 1 needed): nothing was measured;"
+            " wait, or measure beside the other work with --busy, which the result will say"
+        )
+
+
+def about(load: float, threads: int) -> dict:
+    """When the figures were taken, and on what. load: before the start."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(load, threads),
+    }
 
 
 def random_engine(folder: Path, threads: int) -> Path:
@@ -83,7 +112,6 @@ def measure(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     """Every figure."""
     bundle(engine, folder / "bundle", server="none")
     results = {
-        "environment": environment(options.threads),
         "engine_parameters": json.loads((engine / "engine.json").read_text())["source"].get(
             "parameters"
         ),
@@ -97,7 +125,7 @@ def measure(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     return results
 
 
-def environment(threads: int) -> dict:
+def environment(load: float, threads: int) -> dict:
     """What the figures were taken on."""
     return {
         "cpu": machine.cpu_name(),
@@ -106,8 +134,8 @@ def environment(threads: int) -> dict:
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         "onnxruntime": machine.version("onnxruntime"),
-        "load_average": os.getloadavg()[0],
-        "quiet": os.getloadavg()[0] < 1,  # other work makes figures across processes meaningless
+        "load_average": load,
+        "quiet": load < 1,  # other work makes figures across processes meaningless
     }
 
 
@@ -181,36 +209,70 @@ def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> d
         triton.stand_in(folder / "repo", "denoiser", engine)
     triton.limit_threads(folder / "repo", options.threads)
     with server.running(folder / "repo") as running:
-        url = f"127.0.0.1:{running.grpc}"
+        assert running.process is not None
+        url, process = f"127.0.0.1:{running.grpc}", running.process.pid
         found = {
             model: {
-                "latency_over_engine_at_1": over_engine(url, model, folder / "bundle", options),
-                **served(url, model, steps=options.steps),
+                **over_engine(url, process, model, folder / "bundle", options),
+                **served(url, model, steps=options.steps, seconds=options.seconds),
             }
             for model in ("pipeline", "pipeline_bls")
         }
     return {**found, "denoiser": "onnxruntime backend" if native else "python stand-in"}
 
 
-def over_engine(url: str, model: str, folder: Path, options: argparse.Namespace) -> float:
-    """A request's latency at concurrency 1 over the engine's time x steps, in turn with it."""
-    import tritonclient.grpc as client
+def over_engine(
+    url: str, process: int, model: str, folder: Path, options: argparse.Namespace
+) -> dict[str, float]:
+    """A request at concurrency 1 over the engine's steps in this process, in turn with them.
 
-    n, steps = (client.InferInput(name, [1], "INT32") for name in ("n", "steps"))
-    n.set_data_from_numpy(np.array([1], np.int32))
-    steps.set_data_from_numpy(np.array([options.steps], np.int32))
+    By the clock, the median of the pairs; and in processor time, the server's over this process's.
+    """
     call, inputs = engine_call(folder, options.threads)
-    ratios = []
-    with client.InferenceServerClient(url) as channel:
-        channel.infer(model, [n, steps])
+    ratios, mine, theirs = [], 0.0, 0.0
+    with asking(url, model, options.steps) as ask:
         for _ in range(options.repeats):
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             for _ in range(options.steps):
                 call(inputs)
-            middle = time.perf_counter()
-            channel.infer(model, [n, steps])
+            middle, mine = time.perf_counter(), mine + time.process_time() - before
+            before = processor_seconds(process)
+            ask()
             ratios.append((time.perf_counter() - middle) / (middle - start))
-    return statistics.median(ratios)
+            theirs += processor_seconds(process) - before
+    return {
+        "latency_over_engine_at_1": statistics.median(ratios),
+        "processor_over_engine_at_1": theirs / mine,
+    }
+
+
+@contextmanager
+def asking(url: str, model: str, steps: int) -> Iterator[Callable[[], object]]:
+    """A call that asks ``model`` for one image; asked once already."""
+    import tritonclient.grpc as client
+
+    inputs = []
+    for name, value in {"n": 1, "steps": steps}.items():
+        inputs.append(client.InferInput(name, [1], "INT32"))
+        inputs[-1].set_data_from_numpy(np.array([value], np.int32))
+    with client.InferenceServerClient(url) as channel:
+        channel.infer(model, inputs)
+        yield lambda: channel.infer(model, inputs)
+
+
+def processor_seconds(process: int) -> float:
+    """The processor time so far of a process and of all that it started (Linux)."""
+    fields = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+    family = {process}
+    while more := {pid for pid, found in fields.items() if int(found[1]) in family} - family:
+        family |= more
+    ticks = sum(int(fields[pid][11]) + int(fields[pid][12]) for pid in family if pid in fields)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
