@@ -60,7 +60,7 @@ def bundle(
         raise unknown("server", server, SERVERS)
     folders.check_free(to, force)
     source = find(out, target, side, plans)
-    notes = source.notes()
+    notes = source.notes() + (triton.notes(source) if server == "triton" else [])
     with folders.staged(to) as new:
         models = SERVERS[server](source, new)
         about = {"server": server, "target": source.target, "side": side, "models": list(models)}

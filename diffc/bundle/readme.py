@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffc.bundle.triton_config import BACKENDS, ranges, sample_shape
+from diffc.bundle.triton_config import BACKENDS, alone, ranges, sample_shape
 from diffc.export.runtime.images import is_picture
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def triton(source: Source) -> str:
     native = f"`{backend.platform}`" if backend else "in Python, as Triton has no backend for it"
     return f"""# {_title(source)}: a Triton model repository
 
-{_about(source)}
+{_about(source)}{_alone(source)}
 
 ## The models
 - `denoiser`: one step of the network, {native}
@@ -106,6 +106,11 @@ without a decoder come as `samples` alone.
 `bundle.json` lists the files that diffc wrote here; a later `diffc bundle --force` replaces no
 other.
 """
+
+
+def _alone(source: Source) -> str:
+    line = alone(source.info)
+    return f"\n- {line}" if line else ""
 
 
 def ovms(source: Source) -> str:

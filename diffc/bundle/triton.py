@@ -43,6 +43,11 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
     return tuple(models)
 
 
+def notes(source: Source) -> list[str]:
+    """What whoever serves the repository should know first, a line each."""
+    return [line for line in (configs.alone(source.info),) if line]
+
+
 def _write_engine_model(
     folder: Path, info: Mapping[str, Any], engines: list[Path], native: bool = True
 ) -> None:

@@ -90,6 +90,17 @@ def max_batch(info: Mapping[str, Any]) -> int:
     return most if served == set(range(1, most + 1)) else 0
 
 
+def alone(info: Mapping[str, Any]) -> str | None:
+    """A line for an engine whose steps cannot share a batch; None where they can."""
+    if max_batch(info) > 1:
+        return None
+    sizes = ", ".join(str(size) for size in sorted({high for _, _, high in ranges(info)}))
+    return (
+        f"`denoiser` serves batches of {sizes} alone, so the server cannot put the steps of different"
+        " requests together: for `pipeline_bls` build with --batch 1,4,8 --one-profile"
+    )
+
+
 def engine_model(
     name: str, info: Mapping[str, Any], *, native: bool, plans: Mapping[str, str]
 ) -> Any:

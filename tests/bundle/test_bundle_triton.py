@@ -28,7 +28,7 @@ def config(repository: Path, model: str) -> pb.ModelConfig:
 @pytest.fixture
 def repository(out, tmp_path) -> Path:
     made = bundle(out, tmp_path / "repo", server="triton")
-    assert made.models == ("denoiser", "pipeline", "pipeline_bls")
+    assert made.models == ("denoiser", "pipeline", "pipeline_bls") and made.notes == ()
     return tmp_path / "repo"
 
 
@@ -172,7 +172,11 @@ def test_tensorrt_with_one_range(source, tmp_path):
 @pytest.mark.parametrize("ranges", [[(4, 4, 4)], [(1, 1, 1), (4, 4, 4), (8, 8, 8)]])
 def test_tensorrt_with_gaps_leaves_batching_to_the_client(source, tmp_path, ranges):
     """Batch 3 is not served, so the server must not make it."""
-    bundle(plan_folder(tmp_path / "engine", source, ranges), tmp_path / "repo", server="triton")
+    engine = plan_folder(tmp_path / "engine", source, ranges)
+    (note,) = bundle(engine, tmp_path / "repo", server="triton").notes
+    assert "cannot put the steps of different requests together" in note
+    assert note in (tmp_path / "repo" / "README.md").read_text()
+    assert bundle(engine, tmp_path / "plain", server="none").notes == ()
     found = config(tmp_path / "repo", "denoiser")
     assert found.max_batch_size == 0
     assert not found.HasField("dynamic_batching")
