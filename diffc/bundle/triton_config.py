@@ -96,8 +96,8 @@ def alone(info: Mapping[str, Any]) -> str | None:
         return None
     sizes = ", ".join(str(size) for size in sorted({high for _, _, high in ranges(info)}))
     return (
-        f"`denoiser` serves batches of {sizes} alone, so the server cannot put the steps of different"
-        " requests together: for `pipeline_bls` build with --batch 1,4,8 --one-profile"
+        f"`denoiser` serves batches of {sizes} alone, so the server cannot put the steps of"
+        " different requests together: for `pipeline_bls` build with --batch 1,4,8 --one-profile"
     )
 
 
@@ -124,10 +124,19 @@ def engine_model(
     _batch_dynamically(config, info)
     _warm_up(config, info)
     if native and backend is not None and backend.platform == TENSORRT:
-        # without names the backend opens the engine's first profile alone; each name is an index
-        config.instance_group[0].profile.extend(str(i) for i in range(len(info["profiles"])))
+        config.instance_group[0].profile.extend(_profile_names(info))
         _capture_graphs(config, info)
     return config
+
+
+def _profile_names(info: Mapping[str, Any]) -> list[str]:
+    """The profiles at the engine's own resolution, by their index in the engine.
+
+    Where none is named the backend opens the engine's first alone.
+    """
+    from diffc.export.runtime.engines import serves
+
+    return [str(i) for i, profile in enumerate(info["profiles"]) if serves(profile, info)]
 
 
 def backend_shape(tensor: Any) -> list[int]:

@@ -202,6 +202,7 @@ def test_several_resolutions_are_declared_at_the_working_one(source, tmp_path):
     assert list(found.input[0].dims)[-3:] == [3, 8, 8]
     assert [warm.name for warm in found.model_warmup] == ["batch_1"]
     assert triton_check.problems(tmp_path / "repo") == []
+    assert list(found.instance_group[0].profile) == ["0"]
 
 
 def test_plans_for_several_gpus(source, tmp_path):
