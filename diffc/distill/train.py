@@ -455,7 +455,8 @@ class Run:
             hook.remove()
         for model in (self.teacher, self.student):
             model._compiled_call_impl = None
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # end_training would end the process group too
+            tracker.finish()
 
     def finish(self) -> DistillResult:
         """Give the student the moving average."""
