@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
 from diffc.errors import InputError
+from diffc.distill.options import WATCHING
 from diffc.events import Progress, Work
 from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
@@ -133,7 +134,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
         "model": source.digest,
         "data": data.key,
         "pruned": pruned.key,
-        "options": options.model_dump(mode="json"),
+        "options": options.model_dump(mode="json", exclude=set(WATCHING)),
         "seed": recipe.seed,
     }
 
@@ -381,7 +382,7 @@ def _distill(
         judge = consistency(teacher, family, source.scheduler, specs, clean.conditions)
     result = yield from distill(
         teacher, student, family, clean, process, options, room.scratch,
-        kept=kept, null=clean.null, seed=recipe.seed, judge=judge,
+        kept=kept, null=clean.null, seed=recipe.seed, judge=judge, logs=room.logs,
     )  # fmt: skip
     summary = json.loads((pruned.folder / "pruned" / PRUNING_FILE).read_text("utf-8"))
     facts = ("dense", "compressed", "groups", "groups_cut")
