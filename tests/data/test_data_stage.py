@@ -37,7 +37,7 @@ def test_another_resolution_is_another_key(tiny_model, tmp_path, given) -> None:
     source = find(str(tiny_model))
     keys = {
         data_stage(source, resolve(family="", flags={
-            "data": {"source": given}, "export": {"resolution": side},
+            "data": {"source": given}, "export": {"resolution": side and [side]},
         })).key
         for side in (None, 16, 32)
     }  # fmt: skip
