@@ -22,6 +22,7 @@ import os
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -34,16 +35,21 @@ from diffc.events import Progress, Work
 from diffc.models.source import file_digest
 
 STATE = ".diffc"
-_POLL_SECONDS = 0.2
+LOGS = "logs"
+_POLL_SECONDS, _SILENCE_SECONDS = 0.2, 600.0
 MANIFEST = "stage.json"
 
 
 @dataclass(frozen=True)
 class Room:
-    """Where a stage works. out: becomes its result. scratch: survives a kill, then is removed."""
+    """Where a stage works. out: becomes its result. scratch: survives a kill, then is removed.
+
+    logs: OUT/logs, for what is watched while the stage runs and is no part of its result.
+    """
 
     out: Path
     scratch: Path
+    logs: Path
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class Runner:
         with _locked(work):
             if self.fresh:
                 shutil.rmtree(work, ignore_errors=True)
-            room = Room(work / "out", work / "scratch")
+            room = Room(work / "out", work / "scratch", self.out / LOGS)
             shutil.rmtree(room.out, ignore_errors=True)
             room.out.mkdir(parents=True)
             room.scratch.mkdir(parents=True, exist_ok=True)
@@ -193,14 +199,28 @@ class Runner:
         work = self.cache / "work" / f"{stage.name}-{stage.key[:32]}"
         mine = work.with_name(f"{work.name}.rank{process_rank()}")
         if stage.collective and (self.fresh or not self._is_there(stage)):
-            room = Room(mine, work / "scratch")
+            room = Room(mine, work / "scratch", self.out / LOGS)
             for folder in (room.out, room.scratch):
                 folder.mkdir(parents=True, exist_ok=True)
             yield from self._timed(stage, room)
             shutil.rmtree(mine, ignore_errors=True)
-        while (manifest := _read_manifest(self._folder(stage) / MANIFEST)) is None:
-            time.sleep(_POLL_SECONDS)  # a first process that failed ends the launch, and with it us
+        manifest = self._awaited(stage, work.parent / f"{work.name}.lock")
         return _done(manifest, self._folder(stage), cached=False)
+
+    def _awaited(self, stage: Stage, lock: Path) -> _Manifest:
+        """The first process's result; when it fails, the launch ends, and with it this process."""
+        started, told = time.monotonic(), False
+        while (manifest := _read_manifest(self._folder(stage) / MANIFEST)) is None:
+            time.sleep(_POLL_SECONDS)
+            if told or lock.exists() or time.monotonic() - started < _SILENCE_SECONDS:
+                continue
+            told = True  # its lock is not to be seen either
+            warnings.warn(
+                f"process {process_rank()} waits for the first one's '{stage.name}' and sees no "
+                f"sign of it in {self.cache}: all nodes must share that folder (DIFFC_CACHE)",
+                stacklevel=2,
+            )
+        return manifest
 
     def _is_there(self, stage: Stage) -> bool:
         return (self._folder(stage) / MANIFEST).exists() or self._adoptable(stage) is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from diffc import stages
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, drain
 from diffc.stages import Runner, Stage, atomic_write, disk_errors
@@ -54,6 +55,26 @@ def test_other_inputs_and_fresh_do_it_again(tmp_path):
     do(Runner(out, cache, fresh=True), make_stage(calls, "y"))
     assert calls == ["x", "y", "y"]
     assert (out / "one.txt").read_text() == "y"
+
+
+def test_a_cache_that_the_nodes_do_not_share_is_told_once(tmp_path, monkeypatch):
+    """The others of a launch see neither the first process's lock nor its result."""
+    stage, naps = make_stage([]), []
+    out, cache = tmp_path / "out", tmp_path / "cache"
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 3:
+            monkeypatch.delenv("RANK")
+            do(Runner(out, cache), stage)
+            monkeypatch.setenv("RANK", "1")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stages, "_SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(stages.time, "sleep", sleep)
+    with pytest.warns(UserWarning, match="'demo' and sees no sign of it.*DIFFC_CACHE") as told:
+        assert do(Runner(out, cache), stage).result == {"value": "x"}
+    assert len(told) == 1 and len(naps) == 3
 
 
 def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path):

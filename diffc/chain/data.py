@@ -9,6 +9,7 @@ prompts                          encoded once, beside the first two
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +40,14 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         "model": source.digest if synthetic else _input_shape(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
         "content": content_digest(Path(options.source)) if given else "synthetic",
+        "resolution": recipe.export.side,
         "seed": recipe.seed,
     }
     if options.prompts is not None:
         inputs["prompts"] = content_digest(Path(options.prompts))
         inputs["encoders"] = _component_digest(source, *_ENCODERS)
-        inputs["resolution"] = recipe.export.side
     if not synthetic and not _is_pixels(source):
-        inputs |= {"vae": _component_digest(source, "vae", "vqvae")}
-        inputs["resolution"] = recipe.export.side
-    if recipe.export.side is not None:  # samples are drawn, and images read, at that size
-        inputs["resolution"] = recipe.export.side
+        inputs["vae"] = _component_digest(source, "vae", "vqvae")
     packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -58,10 +56,11 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         make = _synthesized if synthetic else _read
         clean, facts = yield from make(source, recipe, specs, conditions)
         clean.save(room.out / CLEAN)
-        return {"images": len(clean), "origin": clean.origin, **facts}
+        notes = [*facts.pop("notes", ()), *_guidance_notes(clean, specs)]
+        return {"images": len(clean), "origin": clean.origin, "notes": notes, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 3, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 4, inputs, run, places, packages, collective=synthetic)
 
 
 def _is_drawn(data: str) -> bool:
@@ -74,7 +73,7 @@ def _is_drawn(data: str) -> bool:
 def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work[Encoded]:
     """What the user gives to condition on: prompts, or a file of tensors without samples."""
     from diffc.data.prompts import Encoded, encode_prompts, read_prompts
-    from diffc.data.tensors import is_tensors, read_tensors
+    from diffc.data.tensors import is_tensors, read_null, read_tensors
 
     options = recipe.data
     if options.prompts is not None:
@@ -85,9 +84,22 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
             )
         prompts = read_prompts(Path(options.prompts))
         return (yield from encode_prompts(source, specs, prompts))
-    if is_tensors(options.source) and _is_drawn(options.source):
-        return Encoded(read_tensors(Path(options.source), specs), {})
-    return Encoded({}, _null_label(source))
+    if not is_tensors(options.source):
+        return Encoded({}, _null_label(source))
+    path = Path(options.source)
+    rows = read_tensors(path, specs) if _is_drawn(options.source) else {}
+    return Encoded(rows, {**_null_label(source), **read_null(path, specs)})
+
+
+def _guidance_notes(clean: CleanSet, specs: list[TensorSpec]) -> list[str]:
+    """What to say of a text-conditioned model whose guidance cannot be distilled."""
+    names = {spec.name for spec in specs}
+    if "encoder_hidden_states" not in names or "guidance" in names or clean.null:
+        return []
+    return [
+        "no null conditions were given: the difference that classifier-free guidance takes is not "
+        "distilled (--prompts has them; a .safetensors may hold null.NAME)"
+    ]
 
 
 def _null_label(source: Source) -> dict[str, Tensor]:
@@ -130,7 +142,7 @@ def _read(
     yield Progress(0, 1, f"reading {options.source}")
     if is_tensors(options.source):
         clean = clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
-        return clean, {"conditions": sorted(clean.conditions)}
+        return replace(clean, null=given.null), {"conditions": sorted(clean.conditions)}
     return (yield from _read_images(source, recipe, specs, given))
 
 
@@ -155,7 +167,8 @@ def _read_images(
         sample = yield from encode(source, sample, shape)
     pool = {**given.rows, **clean.conditions}
     rows = condition_rows(range(len(clean)), specs, pool, None, recipe.seed)
-    facts = {"counts": str(counts), "conditions": sorted(given.rows)}
+    notes = [*counts.notes, *([str(counts)] if counts.skipped else [])]
+    facts = {"counts": str(counts), "conditions": sorted(given.rows), "notes": notes}
     return CleanSet(sample, rows, clean.origin, given.null), facts
 
 

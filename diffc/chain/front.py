@@ -11,10 +11,12 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
+from diffc.distill.options import WATCHING
 from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.resolutions import multiple_of
@@ -25,7 +27,9 @@ from diffc.stages import STATE, Done, Room, Stage, cache_folder
 if TYPE_CHECKING:
     from torch import nn
 
+    from diffc.data.clean import CleanSet
     from diffc.distill.losses import Kept
+    from diffc.distill.train import Judge
     from diffc.measure.distances import Reference
     from diffc.measure.quality import Samples
     from diffc.models.diffusion import Process
@@ -133,7 +137,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
         "model": source.digest,
         "data": data.key,
         "pruned": pruned.key,
-        "options": options.model_dump(mode="json"),
+        "options": options.model_dump(mode="json", exclude=set(WATCHING)),
         "seed": recipe.seed,
     }
 
@@ -368,7 +372,6 @@ def _distill(
 ) -> Work[dict[str, Any]]:
     from diffc.data.clean import CleanSet
     from diffc.distill.train import distill
-    from diffc.measure.quality import consistency
 
     teacher, family, specs, process = _opened(source, recipe)
     student_source = find(pruned.folder / "pruned")
@@ -376,12 +379,10 @@ def _distill(
     clean = CleanSet.read(data.folder / CLEAN)
     options = recipe.distill
     kept = _kept_channels(source, recipe, teacher, family, specs, plan)
-    judge = None
-    if options.quality_every:
-        judge = consistency(teacher, family, source.scheduler, specs, clean.conditions)
+    judge, notes = _judge(source, recipe, teacher, family, specs, clean)
     result = yield from distill(
         teacher, student, family, clean, process, options, room.scratch,
-        kept=kept, null=clean.null, seed=recipe.seed, judge=judge,
+        kept=kept, null=clean.null, seed=recipe.seed, judge=judge, logs=room.logs,
     )  # fmt: skip
     summary = json.loads((pruned.folder / "pruned" / PRUNING_FILE).read_text("utf-8"))
     facts = ("dense", "compressed", "groups", "groups_cut")
@@ -393,8 +394,35 @@ def _distill(
         "quality": [{"step": step, "ssim": ssim} for step, ssim in result.quality],
         "images_per_second": result.images_per_second,
         "precision": result.precision,
-        "notes": result.notes,
+        "notes": [*notes, *result.notes],
     }
+
+
+def _judge(
+    source: Source,
+    recipe: Recipe,
+    teacher: nn.Module,
+    family: Family,
+    specs: list[TensorSpec],
+    clean: CleanSet,
+) -> tuple[Judge | None, list[str]]:
+    """Who takes the curve of quality, on images; None, and why, where samples are none."""
+    from diffc.data.latents import decode, pixel_shape, vae_folder
+    from diffc.measure.quality import SMALLEST, consistency
+
+    if not recipe.distill.quality_every:
+        return None, []
+    try:
+        shape = pixel_shape(source, next(spec.shape for spec in specs if spec.kind == "sample"))
+    except InputError as error:
+        return None, [f"no curve of quality: {error}"]
+    if shape[0] not in (1, 3) or min(shape[1:]) < SMALLEST:
+        least = f"{SMALLEST}x{SMALLEST}"
+        return None, [f"no curve of quality: samples of {shape} are no images of at least {least}"]
+    through = partial(decode, source) if vae_folder(source) is not None else None
+    return consistency(
+        teacher, family, source.scheduler, specs, clean.conditions, decode=through
+    ), []
 
 
 def _kept_channels(

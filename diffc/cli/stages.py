@@ -52,27 +52,34 @@ def prune_(
 
 
 def distill_(
-    out: o.OutFolder, steps: o.Steps = None, fresh: o.Fresh = False, json: o.Json = False,
-    quiet: o.Quiet = False,
+    out: o.OutFolder, steps: o.Steps = None, recipe: o.RecipeName = None, fresh: o.Fresh = False,
+    json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Distil the cut model from the dense one: OUT/model, and samples of both.
 
     \b
       diffc distill OUT --steps 2000
+      diffc distill OUT --recipe gentler.yaml
     """
     flags = o.recipe_flags(steps=steps)
-    run_chain(output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet)
+    run_chain(
+        output_folder(out), flags, "distill", recipe=recipe, fresh=fresh, json=json, quiet=quiet
+    )
 
 
 def export_(
-    out: o.OutFolder, fresh: o.Fresh = False, json: o.Json = False, quiet: o.Quiet = False
-) -> None:
+    out: o.OutFolder, recipe: o.RecipeName = None, fresh: o.Fresh = False, json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:  # fmt: skip
     """Export both models to ONNX: OUT/onnx.
 
     \b
       diffc export OUT
     """
-    run_chain(output_folder(out), o.recipe_flags(), "export", fresh=fresh, json=json, quiet=quiet)
+    run_chain(
+        output_folder(out), o.recipe_flags(), "export", recipe=recipe, fresh=fresh, json=json,
+        quiet=quiet,
+    )  # fmt: skip
 
 
 def build_(

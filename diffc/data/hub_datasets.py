@@ -29,6 +29,8 @@ class StoredImages:
     ``train`` split, or no column of images.
     """
 
+    rows: Any
+
     def __init__(self, path: Path) -> None:
         try:
             from datasets import DatasetDict, load_from_disk
@@ -43,7 +45,7 @@ class StoredImages:
             raise InputError(f"the data set {path} cannot be read: {error}") from error
         if isinstance(found, DatasetDict):
             found = _split(found, path)
-        self.rows: Any = found
+        self.path, self.rows = path, found
         self.image = _column(found, IMAGES)
         self.label = _column(found, LABELS)
         if self.image is None:
@@ -63,8 +65,21 @@ class StoredImages:
         return value if isinstance(value, Image.Image) else Image.fromarray(np.asarray(value))
 
     def labels(self) -> Any:
-        """int64 (N,), or None where there is no such column."""
-        return None if self.label is None else np.asarray(self.rows[self.label], dtype=np.int64)
+        """int64 (N,), or None where there is no such column; names count in their sorted order.
+
+        Raises InputError for a column of anything else.
+        """
+        if self.label is None:
+            return None
+        values = np.asarray(self.rows[self.label])
+        if values.ndim == 1 and values.dtype.kind == "U":
+            return np.unique(values, return_inverse=True)[1].astype(np.int64)
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            raise InputError(
+                f"the data set {self.path} has labels '{self.label}' that are neither whole "
+                "numbers nor names"
+            )
+        return values.astype(np.int64)
 
 
 def _split(found: Any, path: Path) -> Any:

@@ -35,11 +35,20 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images were used, and how many were skipped and why."""
+    """How many images were used, and how many were skipped and why.
+
+    notes: how the data were taken, where they can be taken in more than one way.
+    """
 
     used: int = 0
     skipped_corrupt: int = 0
     skipped_size: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> int:
+        """How many were not used."""
+        return self.skipped_corrupt + self.skipped_size
 
     def __str__(self) -> str:
         return (
@@ -76,7 +85,8 @@ def read_images(
     shape: (C, H, W) of the denoiser's input; C is 1 or 3.
     limit: at most so many images, a subset drawn by ``seed``; None for all.
     classes: how many classes the model knows, when it is class-conditional; labels are then the
-        positions of the folders' names in sorted order, or the .npz's ``arr_1``/``labels``/``y``.
+        positions of the folders' names in sorted order (of numbers, where all are), or the .npz's
+        ``arr_1``/``labels``/``y``.
 
     Raises InputError when there is nothing to read, none that fits, or too many classes.
     """
@@ -106,7 +116,7 @@ def _read_folder(
             f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))} files"
         )
     names = class_names(folder, files, classes) if classes else []
-    counts, pixels, labels = Counts(), [], []
+    counts, pixels, labels = Counts(notes=_few(names, classes)), [], []
     for file in shuffled(files, seed):
         if limit is not None and counts.used >= limit:
             break
@@ -125,8 +135,13 @@ def shuffled(files: list[Path], seed: int) -> Iterator[Path]:
 
 
 def class_names(folder: Path, files: list[Path], classes: int) -> list[str]:
-    """The class folders directly under ``folder``, sorted; raises when the model has fewer."""
+    """The class folders directly under ``folder``, in order; raises when the model has fewer.
+
+    The order is of numbers where all are numbers ('2' before '10'), else of names.
+    """
     names = sorted({_folder_class(folder, file) for file in files})
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
     if "" in names:
         raise InputError(
             f"{folder} holds images outside of class folders, and the model is class-conditional",
@@ -135,6 +150,16 @@ def class_names(folder: Path, files: list[Path], classes: int) -> list[str]:
     if len(names) > classes:
         raise InputError(f"{folder} has {len(names)} class folders; the model knows {classes}")
     return names
+
+
+def _few(names: list[str], classes: int | None) -> tuple[str, ...]:
+    if not classes or len(names) == classes:
+        return ()
+    last = len(names) - 1
+    return (
+        f"{len(names)} class folders, and the model knows {classes} classes: '{names[0]}' was "
+        f"taken as class 0, '{names[last]}' as class {last}",
+    )
 
 
 def _folder_class(folder: Path, file: Path) -> str:
@@ -187,7 +212,7 @@ def _read_dataset(
     folder: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
 ) -> tuple[CleanSet, Counts]:
     stored = StoredImages(folder)
-    labels = _labels(folder, stored.labels(), len(stored), classes)
+    labels = _labels(folder, stored.labels() if classes else None, len(stored), classes)
     counts, pixels, used = Counts(), [], []
     for i in np.random.default_rng(seed).permutation(len(stored)):
         if limit is not None and counts.used >= limit:
@@ -204,8 +229,9 @@ def _read_npz(
     file: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
 ) -> tuple[CleanSet, Counts]:
     images, labels = _arrays(file, classes)
+    images, notes = _laid_out(file, images)
     order = np.random.default_rng(seed).permutation(len(images))
-    counts, pixels, used = Counts(), [], []
+    counts, pixels, used = Counts(notes=notes), [], []
     for i in order:
         if limit is not None and counts.used >= limit:
             break
@@ -232,6 +258,25 @@ def _arrays(file: Path, classes: int | None) -> tuple[Any, NDArray[np.int64] | N
             hint=f"name the array one of {', '.join(IMAGE_KEYS)}",
         )
     return images, _labels(file, _first(found, LABEL_KEYS), len(images), classes)
+
+
+def _laid_out(file: Path, images: Any) -> tuple[Any, tuple[str, ...]]:
+    """uint8 (N, H, W, C) or float32 (N, C, H, W) in [-1, 1], and what to say about it."""
+    first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+    if images.dtype == np.uint8:
+        return (images.transpose(0, 2, 3, 1) if first and not last else images), ()
+    images = images.transpose(0, 3, 1, 2) if last and not first else images
+    images = np.asarray(images, dtype=np.float32)
+    sound = [image for image in images if np.isfinite(image).all() and np.abs(image).max() < 1.001]
+    if not sound and np.nanmax(np.abs(images)) > 1:
+        raise InputError(
+            f"{file} holds floats from {np.nanmin(images):g} to {np.nanmax(images):g}",
+            hint="floats are in [-1, 1] or [0, 1]; save 0..255 as uint8",
+        )
+    if not sound or min(float(image.min()) for image in sound) < 0:
+        return images, ()
+    note = f"{file.name} has no float below 0: taken as [0, 1] and scaled to [-1, 1]"
+    return images * 2 - 1, (note,)
 
 
 def _first(found: dict[str, Any], keys: tuple[str, ...]) -> Any:

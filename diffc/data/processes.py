@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from torch import Tensor
+
+from diffc.errors import RequestError
+
+PATIENCE = timedelta(hours=12)
+"""How long the others wait where the first process saves or samples alone; when one dies, the
+launcher ends them all, long before."""
+_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+             "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}  # fmt: skip
 
 
 def on_cpu() -> bool:
@@ -14,13 +23,28 @@ def on_cpu() -> bool:
 
 
 def process_share() -> tuple[int, int]:
-    """(rank, number of processes), joining the group on the first call; (0, 1) when alone."""
+    """(rank, number of processes), joining the group on the first call; (0, 1) when alone.
+
+    Raises RequestError under a launcher that wants the model sharded.
+    """
+    refuse_sharding()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     from accelerate import PartialState
 
-    state = PartialState(cpu=on_cpu())
+    state = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     return state.process_index, state.num_processes
+
+
+def refuse_sharding() -> None:
+    """Raise RequestError where ``accelerate launch`` was told to shard: nothing here is."""
+    for variable, name in _SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise RequestError(
+                f"accelerate was configured for {name}, and diffc shards nothing: every process "
+                "holds the whole student, its average and the teacher",
+                hint="launch with --multi_gpu, or with torchrun",
+            )
 
 
 def wait_for_all() -> None:

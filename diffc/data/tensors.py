@@ -4,10 +4,12 @@ sample            (N, ...)   clean samples in the denoiser's units; without them
                              is sampled under the conditions
 each condition    (N, ...)   by its input's name, row by row; class labels may be left out where
                              the dense model is sampled
+null.NAME         (...)      optional: what stands for "no condition" NAME in guidance
 
 is_tensors     whether --data names such a file
 has_samples    whether it holds clean samples, from its header alone
-read_tensors   the file, checked against the denoiser's inputs
+read_tensors   the file's rows, checked against the denoiser's inputs
+read_null      its null conditions, checked likewise
 clean_set      the file as a CleanSet
 """
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from diffc.models.families.base import TensorSpec
 
 SUFFIX = ".safetensors"
+_NULL = "null."
 _DRAWN = "class_labels"
 
 
@@ -53,7 +56,7 @@ def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
     from diffc.models.families.examples import dtype_of
 
     check_safetensors(path)
-    found = load_file(path)
+    found = {k: v for k, v in load_file(path).items() if not k.startswith(_NULL)}
     wanted = {spec.name: spec for spec in specs if spec.kind != "timestep"}
     _check_names(path, found, wanted)
     rows = {len(tensor) if tensor.ndim else 0 for tensor in found.values()}
@@ -66,15 +69,40 @@ def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
                 f"{path}: '{name}' is {tuple(value.shape)}; the model takes "
                 f"{('N', *wanted[name].shape)}"
             )
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"{path}: '{name}' holds NaN or infinity")
+        _check_finite(path, name, value)
     return {name: value.to(dtype_of(wanted[name])) for name, value in found.items()}
+
+
+def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
+    """Condition -> (...), from the file's ``null.NAME``; empty where it has none.
+
+    Raises InputError naming what is no condition, or of another shape, or not finite.
+    """
+    from safetensors import safe_open
+
+    from diffc.models.families.examples import dtype_of
+
+    names = [name for name in check_safetensors(path) if name.startswith(_NULL)]
+    conditions = {_NULL + spec.name: spec for spec in specs if spec.kind == "condition"}
+    found = {}
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            value, spec = file.get_tensor(name), conditions.get(name)
+            if spec is None or tuple(value.shape) != spec.shape:
+                takes = ", ".join(f"{name} {spec.shape}" for name, spec in conditions.items())
+                raise InputError(
+                    f"{path}: '{name}' {tuple(value.shape)} is no null condition of the model",
+                    hint=f"it has {takes or 'no conditions'}",
+                )
+            _check_finite(path, name, value)
+            found[spec.name] = value.to(dtype_of(spec))
+    return found
 
 
 def clean_set(
     path: Path, specs: Sequence[TensorSpec], *, limit: int | None = None, seed: int = 0
 ) -> CleanSet:
-    """The file's samples and conditions; at most ``limit`` rows, drawn by ``seed``."""
+    """The file's samples and conditions, but no null ones; at most ``limit`` rows, by ``seed``."""
     import torch
 
     from diffc.data.clean import CleanSet
@@ -85,6 +113,11 @@ def clean_set(
     sample = rows.pop("sample")[chosen].float()
     conditions = {name: value[chosen] for name, value in rows.items()}
     return CleanSet(sample, conditions, f"{len(sample)} samples from {path.name}")
+
+
+def _check_finite(path: Path, name: str, value: Tensor) -> None:
+    if value.is_floating_point() and not value.isfinite().all():
+        raise InputError(f"{path}: '{name}' holds NaN or infinity")
 
 
 def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, TensorSpec]) -> None:

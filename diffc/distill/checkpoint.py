@@ -116,7 +116,8 @@ def _written(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         raise UnavailableError(
             f"a checkpoint cannot be written to {path.parent}: {error}",
-            hint="make room or choose another --out; the same command goes on from the last one",
+            hint="checkpoints lie in DIFFC_CACHE: make room there, and the same command goes on "
+            "from the last one",
         ) from error
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+WATCHING = ("checkpoint_every", "trackers")
+"""Options that decide nothing of a run's result: another value of them trains nothing anew."""
 
 
 class _Strict(BaseModel):
@@ -54,7 +56,8 @@ class DistillOptions(_Strict):
     checkpoint_every: steps between checkpoints.
     quality_every: steps between samples of the student beside the dense model's; 0 for none.
     compile: torch.compile both models. The first steps wait for it; GPUs gain most.
-    trackers: names that accelerate knows, such as ``tensorboard``.
+    trackers: names that accelerate knows, such as ``tensorboard``; those that write files do so in
+        OUT/logs.
     """
 
     steps: int = Field(default=400, ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,31 @@ from torch import nn
 
 from diffc.data.clean import CleanSet
 from diffc.data.precision import fast_dtype
-from diffc.data.processes import on_cpu
+from diffc.data.processes import on_cpu, process_share
 from diffc.distill.draw import Batch
-from diffc.distill.options import DistillOptions
+from diffc.distill.options import WATCHING, DistillOptions
 from diffc.errors import RequestError, UnavailableError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
 
 
-def make_accelerator(options: DistillOptions, folder: Path) -> Any:
-    """An Accelerator for whatever launched this process; autocast and scaling stay ours."""
+def make_accelerator(options: DistillOptions, logs: Path) -> Any:
+    """An Accelerator for whatever launched this process; autocast and scaling stay ours.
+
+    logs: the folder of trackers that write files. Raises UnavailableError for a tracker that is
+    unknown or not installed, RequestError for a batch that does not split.
+    """
     from accelerate import Accelerator
 
-    try:
-        accelerator = Accelerator(
-            cpu=on_cpu(),
-            mixed_precision="no",
-            log_with=list(options.trackers) or None,
-            project_dir=folder / "logs" if options.trackers else None,
-        )
-    except ValueError as error:
-        raise UnavailableError(f"trackers {', '.join(options.trackers)}: {error}") from error
+    check_trackers(options.trackers)
+    process_share()  # joins the group, with the timeout that this work needs
+    accelerator = Accelerator(
+        cpu=on_cpu(),
+        mixed_precision="no",
+        log_with=list(options.trackers) or None,
+        project_dir=logs if options.trackers else None,
+    )
     if options.batch % accelerator.num_processes:
         raise RequestError(
             f"a batch of {options.batch} does not split over {accelerator.num_processes} processes",
@@ -41,6 +45,27 @@ def make_accelerator(options: DistillOptions, folder: Path) -> Any:
     if options.trackers:
         accelerator.init_trackers("diffc-distill")
     return accelerator
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UnavailableError for one that accelerate would leave out without a word."""
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    ready = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+    known = sorted({str(getattr(kind, "value", kind)) for kind in LOGGER_TYPE_TO_CLASS})
+    for name in names:
+        if name not in known:
+            raise UnavailableError(
+                f"accelerate knows no tracker '{name}'", hint=f"known: {', '.join(known)}"
+            )
+        if name not in ready:
+            package = "'diffc[trackers]'" if name == "tensorboard" else name.replace("_", "-")
+            raise UnavailableError(
+                f"the tracker '{name}' needs a package that is not installed",
+                hint=f"pip install {package}",
+            )
 
 
 def prepare_models(
@@ -112,10 +137,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def lost_peer(error: BaseException) -> bool:
+    """Whether another process of the launch went away in the middle of a collective."""
+    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, torch.distributed.DistError) or any(s in str(error) for s in said)
+
+
 def run_key(student: nn.Module, clean: CleanSet, options: DistillOptions, seed: int = 0) -> str:
     """A hash of what decides a run's weights: options, seed, data, and the weights at the start."""
     digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={"checkpoint_every", "quality_every", "trackers"})
+    said = options.model_dump_json(exclude={*WATCHING, "quality_every"})
     digest.update(f"{said} {seed}".encode())
     for tensor in [*student.state_dict().values(), clean.sample, *clean.conditions.values()]:
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

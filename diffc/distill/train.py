@@ -10,7 +10,8 @@ moving average.
     learning_rate   warm-up and cosine
 
 What goes wrong on the way: a loss or gradient that is not finite stops the run before the weights
-change; running out of memory halves the pieces and repeats the same step.
+change (under fp16, gradients of ``SKIPS`` steps in a row); running out of memory halves the pieces
+and repeats the same step, or, where several processes share it, stops the run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from diffc.distill.options import DistillOptions
 from diffc.distill.setup import (
     choose_dtype,
     is_out_of_memory,
+    lost_peer,
     make_accelerator,
     make_ema,
     make_optimizer,
@@ -53,6 +55,9 @@ from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+
+SKIPS = 20
+"""Steps in a row that fp16's overflow may take: the scale has then fallen a million times."""
 
 Judge = Callable[[nn.Module], float]
 """A student in evaluation mode -> its samples' mean SSIM to the dense model's."""
@@ -94,6 +99,7 @@ def distill(
     null: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     judge: Judge | None = None,
+    logs: Path | None = None,
 ) -> Work[DistillResult]:
     """Train ``student`` in place to behave as ``teacher``; returns a DistillResult.
 
@@ -104,22 +110,25 @@ def distill(
     seed: of the order of data, the timesteps and the noise.
     judge: how alike samples of the moving average and of the teacher are, every
         ``options.quality_every`` steps.
+    logs: where trackers write; None: ``folder``/logs.
 
     Raises RequestError for options that cannot be (and for a loss that is not finite),
-    InputError for an empty ``clean``, UnavailableError when a checkpoint cannot be written.
+    InputError for an empty ``clean``, UnavailableError when a checkpoint cannot be written, or
+    several processes run out of memory or lose one another.
     """
     run = Run.start(teacher, student, family, clean, process, options, folder, kept, null,
-                    seed, judge)  # fmt: skip
+                    seed, judge, logs or folder / "logs")  # fmt: skip
     for note in run.resume():
         yield run.progress(note)
     try:
-        yield from run.find_pieces()
-        while run.step < options.steps:
-            yield from run.one_step()
-            if judge is not None and run.wants_quality:
-                yield from run.measure_quality()
-            if run.step % options.checkpoint_every == 0 or run.step == options.steps:
-                run.checkpoint()
+        with _faults_of_several(run.accelerator.num_processes):
+            yield from run.find_pieces()
+            while run.step < options.steps:
+                yield from run.one_step()
+                if judge is not None and run.wants_quality:
+                    yield from run.measure_quality()
+                if run.step % options.checkpoint_every == 0 or run.step == options.steps:
+                    run.checkpoint()
     finally:
         run.close()
     return run.finish()
@@ -132,6 +141,26 @@ def learning_rate(step: int, options: DistillOptions) -> float:
         return options.learning_rate * (step + 1) / warmup
     share = (step - warmup) / max(1, options.steps - warmup)
     return options.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+@contextmanager
+def _faults_of_several(processes: int) -> Iterator[None]:
+    """Say plainly what ends one of several processes, and what the others see of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if processes > 1 and is_out_of_memory(error):
+            raise UnavailableError(
+                f"out of memory while {processes} processes shared a step",
+                hint="try a higher gradient_accumulation, gradient_checkpointing, or precision "
+                "bf16; the same command goes on from the last checkpoint",
+            ) from error
+        if processes > 1 and lost_peer(error):
+            raise UnavailableError(
+                "another process of this launch ended, and training with it",
+                hint="its own message says why; the same command goes on from the last checkpoint",
+            ) from error
+        raise
 
 
 @dataclass
@@ -162,6 +191,7 @@ class Run:
     judge: Judge | None
     step: int = 0
     resumed_from: int = 0
+    skipped: int = 0  # steps in a row that fp16's overflow left out
     losses: list[tuple[int, float]] = field(default_factory=list)
     quality: list[tuple[int, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -181,11 +211,12 @@ class Run:
         null: Mapping[str, Tensor] | None,
         seed: int,
         judge: Judge | None,
+        logs: Path,
     ) -> Run:
         """Check the request, move everything to its device, make the optimiser."""
         if not len(clean):
             raise InputError("there are no samples to distil with")
-        accelerator = make_accelerator(options, folder)
+        accelerator = make_accelerator(options, logs)
         device = accelerator.device
         key = run_key(student, clean, options, seed)
         prepare_models(teacher, student, options, device)
@@ -323,8 +354,9 @@ class Run:
         self.scaler.unscale_(self.optimizer)
         ceiling = self.options.clip_grad or math.inf
         norm = float(nn.utils.clip_grad_norm_(parameters, ceiling))
-        overflow_is_normal = self.scaler.is_enabled()
-        if not math.isfinite(loss) or not (overflow_is_normal or math.isfinite(norm)):
+        self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
+        allowed = SKIPS - 1 if self.scaler.is_enabled() else 0
+        if not math.isfinite(loss) or self.skipped > allowed:
             raise self._not_finite(loss, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.options)
@@ -344,7 +376,8 @@ class Run:
         precision = "" if self.dtype == torch.float32 else ", or precision fp32"
         return RequestError(
             f"distillation stopped at step {self.step + 1} of {self.options.steps}: {what}; {kept}",
-            hint=f"try learning_rate {lower:.1e}{precision}, or a longer warmup",
+            hint=f"try learning_rate {lower:.1e}{precision}, or a longer warmup, under distill in "
+            "a recipe: diffc distill OUT --recipe FILE.yaml",
         )
 
     def _halve(self, rows: int, error: BaseException) -> None:
@@ -423,7 +456,7 @@ class Run:
         notes: list[str] = []
         if self.accelerator.is_main_process:
             found, notes = newest(self.folder, self.key)
-        numbers = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        step, adam_step = 0, 0.0
         if found is not None:
             own = self.tensors()
             for name, tensor in found.tensors.items():
@@ -432,18 +465,27 @@ class Run:
                 self.scaler.load_state_dict({**self.scaler.state_dict(), **found.numbers["scaler"]})
             self.losses = [(int(step), loss) for step, loss in found.numbers["losses"]]
             self.quality = [(int(step), ssim) for step, ssim in found.numbers["quality"]]
-            numbers[:] = torch.tensor([found.step, found.numbers["adam_step"]])
-        self._share(numbers)
+            step, adam_step = found.step, float(found.numbers["adam_step"])
+        self._share(step, adam_step)
         if self.step:
             notes.append(f"going on from step {self.step}")
         self.notes += notes
         return notes
 
-    def _share(self, numbers: Tensor) -> None:
+    def _share(self, step: int, adam_step: float) -> None:
+        """Give every process the first one's state, fp16's scale included."""
+        scaler = self.scaler.state_dict() or {"scale": 0.0, "_growth_tracker": 0}
+        numbers = torch.tensor(
+            [step, adam_step, scaler["scale"], scaler["_growth_tracker"]],
+            dtype=torch.float64, device=self.accelerator.device,
+        )  # fmt: skip
         if self.accelerator.num_processes > 1:
             for tensor in [numbers, *self.tensors().values()]:
                 torch.distributed.broadcast(tensor, src=0)
         self.step = self.resumed_from = int(numbers[0])
+        if self.scaler.is_enabled():
+            shared = {"scale": float(numbers[2]), "_growth_tracker": int(numbers[3])}
+            self.scaler.load_state_dict({**scaler, **shared})
         for state in self.optimizer.state.values():
             state["step"].fill_(float(numbers[1]))
         if self.ema is not None:

@@ -94,26 +94,30 @@ def consistency(
     *,
     n: int = 8,
     steps: int = 20,
+    decode: Callable[[Tensor], Work[Tensor]] | None = None,
 ) -> Callable[[nn.Module], float]:
     """A function from a model to its mean SSIM to ``dense`` over ``n`` images, seed 0.
 
     Few images and steps, to watch a training run by; ``quality`` gives figures to report. The dense
     images are made once, on the first call.
+
+    decode: from the denoiser's samples to images, for latent models.
     """
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
     rows = condition_rows(range(n), specs, conditions, class_count(dense), 0)
     noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), shape)
-    made: list[Tensor] = []
+    dense_images: list[Tensor] = []
 
     def images(model: nn.Module) -> Tensor:
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
-            return drain(_sample(model, family, scheduler, noise, rows, 0, n))
+            made = drain(_sample(model, family, scheduler, noise, rows, 0, n))
+        return made if decode is None else drain(decode(made))
 
     def ssim(model: nn.Module) -> float:
-        if not made:
-            made.append(images(dense))
-        return estimate(ssim_per_image(made[0], images(model))).mean
+        if not dense_images:
+            dense_images.append(images(dense))
+        return estimate(ssim_per_image(dense_images[0], images(model))).mean
 
     return ssim
 
@@ -165,6 +169,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, (mean - half, mean + half), list(values))
 
 
+SMALLEST = 11
+"""The least side of an image that SSIM's window fits in."""
 INTENSITIES = (0.0, 1.0)
 """What SSIM is taken on, and says so in its figure: before, it was [-1, 1]."""
 
@@ -178,8 +184,10 @@ def ssim_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     a, b = _comparable(dense, compressed)
-    if min(a.shape[-2:]) < 11:
-        raise InputError(f"SSIM needs images of at least 11x11; these are {tuple(a.shape[-2:])}")
+    if min(a.shape[-2:]) < SMALLEST:
+        raise InputError(
+            f"SSIM needs images of at least {SMALLEST}x{SMALLEST}; these are {tuple(a.shape[-2:])}"
+        )
     values = ssim((b + 1) / 2, (a + 1) / 2, data_range=1.0, reduction="none")
     return [float(value) for value in values.reshape(-1)]
 

@@ -34,6 +34,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         model=_figures(out, lock, found, "dense"),
         compressed=_figures(out, lock, found, "compressed"),
         plan=_plan(out),
+        data=_result(found, "data"),
         distillation=_result(found, "distill"),
         stages=[_stage(record, fresh) for record in found.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],

@@ -90,7 +90,14 @@ def _model(report: Report) -> Section:
         if before is not None:
             shown = "-" if after is None else show(after)
             rows.append((what, show(before), shown, change(before, after)))
-    return Section(f"{dense.name} ({dense.class_name})", rows)
+    return Section(f"{dense.name} ({dense.class_name})", rows, _told(report))
+
+
+def _told(report: Report) -> list[str]:
+    """What the data were, and what was said on the way to the compressed model."""
+    data, distilled = report.data or {}, report.distillation or {}
+    origin = [f"data: {data['origin']}"] if data.get("notes") else []
+    return [*origin, *data.get("notes", ()), *distilled.get("notes", ())]
 
 
 def _target(result: TargetResult) -> Section:

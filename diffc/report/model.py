@@ -40,6 +40,7 @@ class StageFigures(_Part):
 class Report(_Part):
     """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
 
+    data: what the clean samples are, and notes on how they were taken.
     targets: one result per target, resolution and batch size. pipeline: the whole sampling loop per
     target.
     choices: of the precision, per target that was asked to choose. ladders: where the speed-up
@@ -54,6 +55,7 @@ class Report(_Part):
     model: ModelFigures
     compressed: ModelFigures | None = None
     plan: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
     distillation: dict[str, Any] | None = None
     stages: list[StageFigures] = Field(default_factory=list)
     targets: list[TargetResult] = Field(default_factory=list)

@@ -148,7 +148,9 @@ def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_mo
     (copy / "recipe.lock.yaml").unlink()
     (copy / "recipe.lock.yaml").write_text(yaml.safe_dump(lock))
     stage = explain_stage(copy, locked_recipe(copy), "ort-cpu")
-    rungs = drain(stage.run(Room(tmp_path / "o", tmp_path / "s")))["ladders"][0]["rungs"]
+    rungs = drain(stage.run(Room(tmp_path / "o", tmp_path / "s", tmp_path / "l")))["ladders"][0][
+        "rungs"
+    ]
     assert "is not the one that was compressed any more" in rungs[0]["absent"]
     assert rungs[1]["latency_ms"] and rungs[2]["over_previous"]
 

@@ -50,3 +50,13 @@ def test_the_recipes_one_seed_is_distillations_too(tiny_model, tmp_path):
     options = {"distill": {"seed": 3}}
     with pytest.raises(RequestError, match=r"unknown key 'distill\.seed'"):
         diffc.compile(tiny_model, ratio=0.4, out=tmp_path / "out", options=options)
+
+
+def test_what_a_tracker_wrote_is_left_in_out(tiny_model, tmp_path):
+    watched = {"trackers": ["tensorboard"], "checkpoint_every": 1}
+    _, first = distilled(tiny_model, tmp_path / "a", **watched)
+    (log,) = (tmp_path / "a" / "logs").rglob("events.out.tfevents.*")
+    assert log.stat().st_size > 200
+    report, second = distilled(tiny_model, tmp_path / "b")  # watching decides nothing
+    assert next(stage.cached for stage in report.stages if stage.name == "distill")
+    assert not differ(first, second) and not (tmp_path / "b" / "logs").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,16 @@ import pytest
 import yaml
 from quick import QUICK
 
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541", "-m"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+
+def launch(launcher, *arguments, cache):
+    """One command line, which must end well."""
+    command = [sys.executable, *launcher, "diffc", *map(str, arguments)]
+    env = {**os.environ, "DIFFC_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.mark.slow
@@ -20,13 +30,10 @@ def test_two_processes_make_the_plan_of_one(tiny_model, tmp_path):
     recipe.write_text(yaml.safe_dump(QUICK))
 
     def run(name, launcher):
-        command = [
-            sys.executable, *launcher, "diffc", "prune", tiny_model, "--recipe", recipe,
-            "--ratio", "0.4", "--out", tmp_path / name,
-        ]  # fmt: skip
-        env = {**os.environ, "DIFFC_CACHE": str(tmp_path / f"cache-{name}"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        done = launch(
+            launcher, "prune", tiny_model, "--recipe", recipe, "--ratio", "0.4",
+            "--out", tmp_path / name, cache=tmp_path / f"cache-{name}",
+        )  # fmt: skip
         return json.loads((tmp_path / name / "plan.json").read_text()), done
 
     one, _ = run("one", ["-m"])
@@ -36,3 +43,26 @@ def test_two_processes_make_the_plan_of_one(tiny_model, tmp_path):
     assert done.stderr.count("importance") == 1  # one process speaks
     again, done = run("two", TORCHRUN)
     assert again == two and done.stderr.count(" reused\n") == 5  # four stages, and the sum
+
+
+def test_two_processes_distil_and_end_well(compiled, tmp_path):
+    """Rank 0 writes the report after training, and the others wait for it: the group must stand."""
+    out, _, cache = compiled
+    shutil.copytree(out, tmp_path / "out")
+    shutil.copytree(cache, tmp_path / "cache")
+    launch(TORCHRUN, "distill", tmp_path / "out", "--steps", "6", cache=tmp_path / "cache")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["distillation"]["steps"] == 6
+    assert (tmp_path / "out" / "model" / "pruning.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_compile(tiny_model, tmp_path):
+    recipe = tmp_path / "quick.yaml"
+    recipe.write_text(yaml.safe_dump(QUICK))
+    launch(
+        TORCHRUN, "compile", tiny_model, "--recipe", recipe, "--ratio", "0.4",
+        "--out", tmp_path / "out", cache=tmp_path / "cache",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["targets"][0]["parity"]["passed"] and report["distillation"]["steps"] == 4

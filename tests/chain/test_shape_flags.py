@@ -26,7 +26,7 @@ def built(tmp_path, target, **flags):
     recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=[target], **flags))
     stage = build_stage(tmp_path / "out", recipe, target, "dense")
     place = tmp_path / f"room-{len(list(tmp_path.iterdir()))}"
-    room = Room(out=place / "out", scratch=place / "scratch")
+    room = Room(out=place / "out", scratch=place / "scratch", logs=place / "logs")
     room.out.mkdir(parents=True)
     drain(stage.run(room))
     profiles = json.loads((room.out / "engine" / "engine.json").read_text())["profiles"]

@@ -191,3 +191,18 @@ def test_the_report_fits_80_columns(compiled):
     assert done.returncode == 0 and done.stdout == ""
     assert "as fast" in done.stderr
     assert all(len(line) <= 80 for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("verb", ["distill", "export"])
+def test_a_stage_goes_on_by_another_recipe(verb, compiled, tmp_path, monkeypatch):
+    """What an error's hint says to try, in a recipe, can be tried from the output folder."""
+    from typer.testing import CliRunner
+
+    from diffc.cli import stages
+    from diffc.cli.app import app
+
+    asked = []
+    monkeypatch.setattr(stages, "run_chain", lambda *_, **said: asked.append(said))
+    out, _, _ = compiled
+    CliRunner().invoke(app, [verb, str(out), "--recipe", "gentler.yaml"], catch_exceptions=False)
+    assert asked[0]["recipe"] == "gentler.yaml"

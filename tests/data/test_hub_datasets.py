@@ -46,6 +46,24 @@ def test_images_and_labels_come_back(tmp_path: Path, split) -> None:
         torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float32))
 
 
+def test_labels_that_are_names_count_in_their_order(tmp_path: Path) -> None:
+    images = pictures(3)
+    folder = saved(tmp_path / "set", {"image": images, "class": ["dog", "cat", "dog"]})
+    clean, _ = read_images(folder, SHAPE, classes=2)
+    assert sorted(clean.conditions["class_labels"].tolist()) == [0, 1, 1]
+    assert "class_labels" not in read_images(folder, SHAPE)[0].conditions
+
+
+def test_labels_that_are_neither_numbers_nor_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("float64")})
+    made = {"image": pictures(2), "label": [0.5, 1.5]}
+    datasets.Dataset.from_dict(made, features=features).save_to_disk(str(tmp_path / "set"))
+    assert read_images(tmp_path / "set", SHAPE)[1].used == 2  # an unconditional model needs none
+    with pytest.raises(InputError, match="neither whole numbers nor names"):
+        read_images(tmp_path / "set", SHAPE, classes=2)
+
+
 def test_other_sizes_are_skipped_and_a_limit_is_kept(tmp_path: Path) -> None:
     folder = saved(tmp_path / "set", {"img": pictures(4) + pictures(3, size=9)})
     _, counts = read_images(folder, SHAPE)

@@ -148,11 +148,50 @@ def test_npz_greyscale_with_labels_and_broken_rows(tmp_path: Path) -> None:
     images[1, 0, 0, 0] = np.nan
     images[2] = 7.0
     images[3] = 0.5
+    images[0, 0, 0, 0] = -0.25
     np.savez(tmp_path / "x.npz", x=images, y=np.array([0, 1, 2, 3]))
     clean, counts = read_images(tmp_path / "x.npz", GREY, classes=4)
     assert (counts.used, counts.skipped_corrupt) == (2, 2)
     by_label = dict(zip(clean.conditions["class_labels"].tolist(), clean.sample, strict=True))
-    assert by_label[3].mean() == 0.5 and by_label[0].abs().sum() == 0
+    assert by_label[3].mean() == 0.5 and by_label[0].sum() == -0.25
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [GREY, RGB])
+def test_npz_of_either_layout(tmp_path: Path, kind, shape) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
+    pixels[0].reshape(-1)[0] = 0
+    values = pixels if kind == np.uint8 else pixels.astype(np.float32) / 127.5 - 1
+    for name, array in (("first", values), ("last", values.transpose(0, 2, 3, 1))):
+        np.savez(tmp_path / f"{name}.npz", x=array)
+        clean, counts = read_images(tmp_path / f"{name}.npz", shape)
+        assert counts.used == 4 and not counts.notes
+        both = sorted(clean.sample[i].sum().item() for i in range(4))
+        assert both == pytest.approx(sorted((p / 127.5 - 1).sum() for p in pixels), abs=1e-2)
+
+
+def test_floats_without_a_negative_are_scaled_and_it_is_said(tmp_path: Path) -> None:
+    floats = np.random.default_rng(0).random((3, 3, 8, 8), dtype=np.float32)
+    floats[2] = np.nan  # what is refused has no say
+    np.savez(tmp_path / "x.npz", x=floats)
+    clean, counts = read_images(tmp_path / "x.npz", RGB)
+    assert clean.sample.min() < -0.9 and counts.used == 2
+    assert counts.notes == ("x.npz has no float below 0: taken as [0, 1] and scaled to [-1, 1]",)
+    np.savez(tmp_path / "y.npz", x=np.full((3, 3, 8, 8), 200.0))
+    with pytest.raises(InputError, match="floats from 200 to 200"):
+        read_images(tmp_path / "y.npz", RGB)
+
+
+def test_class_folders_of_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    for i, name in enumerate(("2", "10", "1")):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), 50 * i).save(tmp_path / name / "x.png")
+    clean, counts = read_images(tmp_path, GREY, classes=12)
+    labels = dict(zip(clean.sample[:, 0, 0, 0].tolist(), clean.conditions["class_labels"].tolist(),
+                      strict=True))  # fmt: skip
+    assert [labels[key] for key in sorted(labels)] == [1, 2, 0]
+    assert counts.notes == ("3 class folders, and the model knows 12 classes: '1' was taken as "
+                            "class 0, '10' as class 2",)  # fmt: skip
 
 
 def test_npz_with_objects_is_not_unpickled(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from quick import QUICK
 from safetensors.torch import load_file, save_file
 
 import diffc
-from diffc.data.tensors import clean_set, has_samples, read_tensors
+from diffc.data.tensors import clean_set, has_samples, read_null, read_tensors
 from diffc.errors import InputError, RequestError
 from diffc.models.families.base import TensorSpec
 
@@ -71,6 +71,18 @@ def test_what_does_not_fit_is_named(tmp_path, change, said):
     with pytest.raises(InputError) as caught:
         read_tensors(write(tmp_path, **tensors), SPECS)
     assert said in str(caught.value)
+
+
+def test_null_conditions_are_read_and_checked(tmp_path):
+    path = write(tmp_path, **rows(), **{"null.text": torch.ones(3, 5).double()})
+    assert set(read_tensors(path, SPECS)) == set(rows())
+    null = read_null(path, SPECS)
+    assert set(null) == {"text"} and null["text"].dtype == torch.float32
+    for name, value in (("null.text", torch.ones(2, 5)), ("null.sample", torch.ones(4, 8, 8))):
+        with pytest.raises(InputError, match=f"'{name}' .* is no null condition"):
+            read_null(write(tmp_path, **rows(), **{name: value}), SPECS)
+    with pytest.raises(InputError, match="NaN"):
+        read_null(write(tmp_path, **rows(), **{"null.text": torch.full((3, 5), torch.nan)}), SPECS)
 
 
 def test_a_cut_file_is_refused(tmp_path):

@@ -35,7 +35,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, tmp_path: Path) -> None:
     whole, _ = trained(tmp_path / "whole")
     with pytest.raises(UnavailableError, match="No space left") as caught:
         trained(small_disk)
-    assert "make room" in caught.value.hint
+    assert "DIFFC_CACHE: make room there" in caught.value.hint
     left = {path.name for path in small_disk.iterdir()}
     assert left == {"step-00000002.json", "step-00000002.safetensors"}
     roomier = tmp_path / "roomier"

@@ -255,6 +255,13 @@ def test_unknown_trackers_are_named(tmp_path: Path) -> None:
         drain(tiny.work(tmp_path, trackers=("nonsense",)))
 
 
+def test_a_tracker_that_is_not_installed_is_not_left_out_in_silence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with pytest.raises(UnavailableError, match="'tensorboard' needs a package") as caught:
+        drain(tiny.work(tmp_path, trackers=("tensorboard",)))
+    assert caught.value.hint == "pip install 'diffc[trackers]'"
+
+
 def test_the_teacher_runs_once_a_batch(tmp_path: Path) -> None:
     class Counting:
         calls: dict[int, int] = {}  # noqa: RUF012

@@ -4,12 +4,14 @@
 
 distils in FOLDER and writes the final weights to RESULT and the losses beside it. With LIMIT, the
 process may take so many bytes more than it has when training starts; each of the student's calls
-asks for BYTES for each sample.
+asks for BYTES for each sample. TINY_OOM=RANK:CALL runs one process out of memory in that call of
+its student.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -77,6 +79,34 @@ class Hungry:
         return FAMILY.call(model, inputs)
 
 
+class Starved:
+    """The family, which runs out of memory in the student's call number ``last`` and after."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.calls = last, 0
+
+    def call(self, model, inputs):
+        if next(model.parameters()).requires_grad:  # the student, wrapped or not
+            self.calls += 1
+            if self.calls >= self.last:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return FAMILY.call(model, inputs)
+
+
+def family_of(wanted: int):
+    """The worker's family: FAMILY, or what its arguments and environment make of it."""
+    rank, _, last = os.environ.get("TINY_OOM", "-1:0").partition(":")
+    if rank == os.environ.get("RANK", "0"):
+        return Starved(int(last))
+    return Hungry(wanted) if wanted else FAMILY
+
+
+def kept_halves() -> dict[str, torch.Tensor]:
+    """For the feature loss: the student's width 4 stands for the teacher's first channels of 8."""
+    blocks = {name: m for name, m in unet(8, seed=0).named_modules() if hasattr(m, "conv2")}
+    return {name: torch.arange(m.conv2.out_channels // 2) for name, m in blocks.items()}
+
+
 def limit_memory(more: int) -> None:
     """Allow ``more`` bytes of address space beyond what is mapped now."""
     import resource
@@ -94,7 +124,7 @@ def main() -> None:
     folder, result, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     limit, wanted = (int(word) for word in sys.argv[4:6] or (0, 0))
     student = unet(4, seed=1)
-    running = work(folder, student, family=Hungry(wanted) if wanted else FAMILY, **changes)
+    running = work(folder, student, family=family_of(wanted), kept=kept_halves(), **changes)
     if limit:
         drain(work(folder.with_name("warm"), steps=1))  # everything that is loaded once
         limit_memory(limit)
