@@ -58,6 +58,10 @@ class TrtTarget:
         """Everything; which GPU has what is checked against those asked for."""
         return frozenset({"fp32", "fp16", "bf16", "int8", "fp8"})
 
+    def check_gpus(self, gpus: tuple[str, ...], precision: str) -> None:
+        """See diffc.targets.check_gpus."""
+        trt_builder.check_gpus(self.flavour, gpus, precision)
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Parse, build, read the precision back, and write the engine folder."""
         self._can_build()
