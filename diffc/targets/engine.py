@@ -32,6 +32,7 @@ class EngineInfo:
     versions: package -> version, at the build. device: what the engine was built on or for.
     tied_to: the keys of versions and device that must be equal where it is loaded.
     built_for: compute capabilities of an ahead-of-time build ("sm86", or "sm80+").
+    threads: what was asked for; None: every core of the machine that it is loaded on.
     profiles: input -> (min, opt, max) shapes, one mapping per profile; empty: any batch.
     precision_found: the precision that holds most of the weights of convolutions and matrix
         products in the built engine; precision_shares: the share of each.

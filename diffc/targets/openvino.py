@@ -57,7 +57,7 @@ class OpenVino:
         asked = engine.asked_precision(model, options.precision, self.hinted)
         check_capability(asked)
         served = shapes.profiles(model, options)
-        threads = options.threads or machine.cores()
+        threads = machine.threads(options.threads)
         start = time.perf_counter()
         yield Progress(1, 3, "converting")
         graph = _converted(model)
@@ -79,10 +79,10 @@ class OpenVino:
                 precision_found=precision,
                 precision_shares=held,
                 profiles=tuple(served),
-                threads=threads,
+                threads=options.threads,
                 build_seconds=time.perf_counter() - start,
                 source=model.content,
-                details={"heavy_layers": len(found), "settings": _settings(asked, threads)},
+                details={"heavy_layers": len(found), "settings": _settings(asked, options.threads)},
             )
             return engine.write_info(new, info)
 
@@ -91,7 +91,7 @@ class OpenVino:
         _openvino()
         info = engine.open_engine(folder, NAME, {})
         check_capability(info.precision_asked)
-        return OpenVinoRunner(folder / FILE, info, threads or info.threads or machine.cores())
+        return OpenVinoRunner(folder / FILE, info, machine.threads(threads, info.threads))
 
 
 def _openvino() -> Any:
@@ -145,17 +145,18 @@ def _capabilities() -> list[str]:
     return list(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _settings(precision: str, threads: int) -> dict[str, Any]:
+def _settings(precision: str, threads: int | None) -> dict[str, Any]:
     """What the model is compiled with; around int8 layers bf16, where there is any, else f32.
 
+    threads: None leaves their number out, for whoever loads the engine to say.
     (Measured on a UNet: int8 with f32 around it is slower than bf16 alone, with bf16 it is not.)
     """
     around_int8 = "bf16" if "BF16" in _capabilities() else "f32"
     return {
         "INFERENCE_PRECISION_HINT": _HINTS.get(precision, around_int8),
-        "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
     }
 
 

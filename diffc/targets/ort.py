@@ -52,6 +52,7 @@ def build(
 
     facts: the fields of EngineInfo that only the target knows (versions, device, tied_to).
     """
+    machine.check_threads(options.threads)
     yield Progress(0, 3, "reading the ONNX file")
     model = read_onnx(folder)
     asked = engine.asked_precision(model, options.precision)
@@ -72,7 +73,7 @@ def build(
             precision_found=precision,
             precision_shares=held,
             profiles=tuple(served),
-            threads=options.threads or machine.cores(),
+            threads=options.threads,
             build_seconds=time.perf_counter() - start,
             source=model.content,
             details={"heavy_layers": len(found)},

@@ -54,7 +54,7 @@ class OrtCpu:
         """A session on the CPU provider."""
         ort.onnxruntime(NAME, "cpu")
         info = engine.open_engine(folder, NAME, {})
-        options = ort.session_options(threads or info.threads or machine.cores())
+        options = ort.session_options(machine.threads(threads, info.threads))
         return OrtRunner(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
 
 

@@ -55,7 +55,7 @@ class OrtCuda:
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
         graph = shapes.is_static(info.profiles)
-        return OrtCudaRunner(folder / ort.FILE, info, threads or 1, graph=graph)
+        return OrtCudaRunner(folder / ort.FILE, info, machine.threads(threads, 1), graph=graph)
 
     def _check(self, what: str) -> None:
         module = ort.onnxruntime(NAME, "cuda")

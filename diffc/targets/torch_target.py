@@ -68,6 +68,7 @@ class TorchTarget:
         variant = options.variant or VARIANTS[0]
         if variant not in VARIANTS:
             raise unknown("variant of torch", variant, VARIANTS)
+        machine.check_threads(options.threads)
         served = shapes.profiles(model, options)
         yield Progress(0, 1, "nothing to build")
         source = _source(_model(folder, options.model))
@@ -82,7 +83,7 @@ class TorchTarget:
                 precision_found=asked,
                 precision_shares={asked: 1.0},
                 profiles=tuple(served),
-                threads=options.threads or machine.cores(),
+                threads=options.threads,
                 source=model.content,
                 engine_bytes=sum(path.stat().st_size for path in source.weights),
                 details={"model": source.name, "digest": source.digest, "variant": variant},
@@ -106,7 +107,7 @@ class TorchTarget:
                 f"{source.folder} was cut or altered since {folder} was built from it",
                 hint="build the engine again",
             )
-        return TorchRunner(load_denoiser(source), info, threads or info.threads or machine.cores())
+        return TorchRunner(load_denoiser(source), info, machine.threads(threads, info.threads))
 
 
 def _device() -> dict[str, str]:
