@@ -20,6 +20,7 @@ from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import OnnxModel, read_onnx
+from diffc.targets.onnx_precision import NAMES, shares
 from diffc.targets.out_of_memory import out_of_memory
 
 FILE = "model.onnx"
@@ -60,8 +61,9 @@ def build(
     start = time.perf_counter()
     yield Progress(1, 3, "optimising the graph")
     found = weight_elements(model, providers)
-    held = engine.shares(found)
-    precision = engine.check_precision(asked, held, f"{target}, {model.path}")
+    held, strict = shares(found), engine.is_promised(model, options.precision)
+    name = f"{target}, {model.path}"
+    precision = engine.check_precision(asked, held, model, name, strict=strict)
     with engine.new_engine_folder(out) as new:
         yield Progress(2, 3, "writing the engine")
         _copy(model, new)
@@ -155,7 +157,6 @@ _INT8 = {
     "DynamicQuantizeMatMul": 1,
     "MatMulIntegerToFloat": 1,
 }
-_DTYPES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8", 17: "fp8", 18: "fp8"}
 
 
 def _heavy(graph: Any) -> Iterator[tuple[str, int]]:
@@ -185,7 +186,7 @@ def _float_weight(
             kind = next(a.i for a in maker.attribute if a.name == "to")
         elif maker is not None:
             kind = weights[maker.input[1]].data_type  # the scale's
-        yield _DTYPES.get(kind, str(kind)), _size(tensor)
+        yield NAMES.get(kind, str(kind)), _size(tensor)
 
 
 def _size(tensor: Any) -> int:
