@@ -60,7 +60,7 @@ def build(
     served = shapes.profiles(model, options)
     start = time.perf_counter()
     yield Progress(1, 3, "optimising the graph")
-    found = weight_elements(model, providers)
+    found = weight_elements(model.path, providers)
     held, strict = shares(found), engine.is_promised(model, options.precision)
     name = f"{target}, {model.path}"
     precision = engine.check_precision(asked, held, model, name, strict=strict)
@@ -129,7 +129,7 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     return session
 
 
-def weight_elements(model: OnnxModel, providers: list[Any]) -> list[tuple[str, int]]:
+def weight_elements(file: Path, providers: list[Any]) -> list[tuple[str, int]]:
     """(precision, weight elements) of each heavy layer in the graph as ONNX Runtime optimised it.
 
     The graph is written with its weights outside, so that only its structure is parsed.
@@ -143,7 +143,7 @@ def weight_elements(model: OnnxModel, providers: list[Any]) -> list[tuple[str, i
         key = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(key + "file_name", "weights.bin")
         options.add_session_config_entry(key + "min_size_in_bytes", "1024")
-        open_session(model.path, options, providers)
+        open_session(file, options, providers)
         return list(_heavy(onnx.load(path, load_external_data=False).graph))
 
 
