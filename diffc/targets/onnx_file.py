@@ -64,7 +64,8 @@ class OnnxModel:
     """A checked ONNX file. content: what model.json says, kept whole for engine.json.
 
     files: the ONNX file first, then its external data. shares: of the weights of convolutions and
-    matrix products, by the precision that the file has them in.
+    matrix products, by the precision that the file has them in. fixed: input -> its batch size,
+    where the graph allows only one (another exporter's; diffc's files take any).
     """
 
     path: Path
@@ -73,6 +74,7 @@ class OnnxModel:
     content: Mapping[str, Any]
     files: tuple[Path, ...]
     shares: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -107,8 +109,9 @@ def read_onnx(source: Path) -> OnnxModel:
     outputs = tuple(
         replace(_graph_spec(v, path, moving.get(v.name)), sizes=()) for v in model.graph.output
     )
-    held = shares(file_elements(model.graph))
-    return OnnxModel(path, _described(inputs, content, path), outputs, content, files, held)
+    inputs = _described(inputs, content, path)
+    held, fixed = shares(file_elements(model.graph)), _fixed_batch(model)
+    return OnnxModel(path, inputs, outputs, content, files, held, fixed)
 
 
 def _by_name(content: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:
@@ -243,6 +246,16 @@ def _check_types(model: Any, path: Path) -> None:
 def _real_inputs(model: Any) -> list[Any]:
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
+
+
+def _fixed_batch(model: Any) -> dict[str, int]:
+    """The inputs that take one batch size only, and which."""
+    first = {v.name: next(iter(v.type.tensor_type.shape.dim), None) for v in _real_inputs(model)}
+    return {
+        name: int(dim.dim_value)
+        for name, dim in first.items()
+        if dim is not None and dim.HasField("dim_value")
+    }
 
 
 def _graph_spec(value: Any, path: Path, item: Mapping[str, Any] | None) -> InputSpec:
