@@ -41,7 +41,9 @@ class EngineInfo:
     files: file name -> sha256. engine_bytes: their sum; of what the engine loads from elsewhere
         where it holds no file itself (torch). build_seconds: the builder's own time.
     source: the content of the ONNX folder's model.json.
-    details: what else the target found in the engine (layers, graph capture, options).
+    details: what else the target found in the engine (layers, options). A runner's adds what came
+        of loading it: ``timed_by`` ("GPU events" or "clock"), and where there are CUDA graphs
+        ``captured``, with ``not_captured`` why it is not.
     """
 
     target: str
@@ -72,6 +74,10 @@ class EngineInfo:
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) that the sample was built for, the working one first; empty: it is fixed."""
         return sizes_of(self.inputs)
+
+    def with_details(self, **facts: Any) -> EngineInfo:
+        """The same with more in ``details``."""
+        return replace(self, details={**self.details, **facts})
 
     def to_json(self) -> dict[str, Any]:
         """As engine.json holds it."""
