@@ -105,6 +105,16 @@ def session_options(threads: int) -> Any:
     return options
 
 
+def is_own(error: Exception) -> bool:
+    """Whether it is ONNX Runtime's: its classes are private to the extension module."""
+    return type(error).__module__.startswith("onnxruntime")
+
+
+def reason(error: Exception) -> str:
+    """What one of ONNX Runtime's errors says, in one line, without its status."""
+    return _STATUS.sub("", " ".join(str(error).split()))[:400]
+
+
 def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     """An InferenceSession on the first of ``providers``.
 
@@ -117,11 +127,10 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     try:
         with out_of_memory(f"opening {path}", on_gpu=wanted != "CPUExecutionProvider"):
             session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # its exception classes are private to the extension module
-        if not type(error).__module__.startswith("onnxruntime"):
+    except Exception as error:
+        if not is_own(error):
             raise
-        reason = _STATUS.sub("", " ".join(str(error).split()))
-        raise InputError(f"ONNX Runtime refuses {path}: {reason[:400]}") from None
+        raise InputError(f"ONNX Runtime refuses {path}: {reason(error)}") from None
     if session.get_providers()[0] != wanted:
         hint = "its libraries (CUDA, cuDNN) are missing or of another version: pip install " \
                "'onnxruntime-gpu[cuda,cudnn]'"  # fmt: skip
