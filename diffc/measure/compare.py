@@ -23,6 +23,7 @@ from diffc.measure.engines import (
     loaded,
     memories,
     noise_of,
+    threads_of,
     timed,
     why_absent,
 )
@@ -162,7 +163,7 @@ def _details(
     infos: Mapping[str, EngineInfo], timings: Timings, options: MeasureOptions
 ) -> dict[str, Any]:
     return {
-        "threads": options.threads or infos["dense"].threads,
+        "threads": threads_of(infos["dense"], options.threads),
         "pinned_to_cores": list(cores_of(infos.values(), options.threads)),
         "rounds": len(next(iter(timings.samples.values()))),
         "interleaved": True,

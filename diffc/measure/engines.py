@@ -74,6 +74,11 @@ def _most_threads(infos: Collection[EngineInfo], threads: int | None) -> int | N
     return max((n for n in found if n), default=None) if all(found) else None
 
 
+def threads_of(info: EngineInfo, asked: int | None) -> int | None:
+    """The threads that an engine runs on here; None for one on a GPU."""
+    return machine.threads(asked, info.threads) if on_cpu(info.target) else None
+
+
 @contextmanager
 def loaded(folders: Mapping[str, Path], threads: int | None) -> Iterator[dict[str, Runner]]:
     """The engines, loaded together on pinned cores, closed at the end."""

@@ -19,7 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.errors import RequestError, UnavailableError
 from diffc.events import Work
-from diffc.measure.engines import MeasureOptions, cores_of, noise_of, opened, settle_times
+from diffc.measure.engines import (
+    MeasureOptions,
+    cores_of,
+    noise_of,
+    opened,
+    settle_times,
+    threads_of,
+)
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings, interleaved
 from diffc.measure.results import Latency, Noise, Speedup
@@ -148,7 +155,7 @@ def _ladder(steps: Sequence[Step], batch: int, timings: Timings, options: Measur
         noise=noise_of(timings, names[-2], infos),  # of the dense engine, as the reports say
         details={
             "rounds": len(timings.samples[names[0]]),
-            "threads": options.threads or last.threads,
+            "threads": threads_of(last, options.threads),
             "pinned_to_cores": list(cores_of(infos, options.threads)),
         },
     )

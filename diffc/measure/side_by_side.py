@@ -32,7 +32,7 @@ from diffc.measure.results import Comparison, EngineFigures, Memory, Row, Speedu
 from diffc.targets import target
 from diffc.targets.base import BuildOptions, Runner
 from diffc.targets.engine import NAME, EngineInfo, read_info
-from diffc.targets.onnx_file import REFERENCE
+from diffc.targets.onnx_file import REFERENCE, read_onnx
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def side_by_side(
     when one of them does not serve a batch size.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        build = BuildOptions(batch=options.batch or (1,), threads=options.threads)
+        sizes = options.batch or (_fixed_batch(things) or 1,)
+        build = BuildOptions(batch=sizes, threads=options.threads)
         found = yield from candidates(things, targets, Path(scratch), build)
         infos = {c.label: read_info(c.engine) for c in found}
         check_same_inputs(infos)
@@ -81,6 +82,12 @@ def side_by_side(
         percentile_rule=PERCENTILE_RULE,
         environment=read_environment().model_dump(mode="json"),
     )
+
+
+def _fixed_batch(things: Sequence[Path]) -> int | None:
+    """The batch size that the first plain ONNX file with a fixed one was exported at."""
+    files = (read_onnx(thing) for thing in things if thing.suffix == ".onnx" and thing.is_file())
+    return next((batch for file in files for batch in file.fixed.values()), None)
 
 
 def candidates(things: Sequence[Path], targets: Sequence[str], scratch: Path,

@@ -1,6 +1,7 @@
 """Targets: the runtimes that engines are built for, by name.
 
-``target(name)`` imports one target's file and nothing else; ``names()`` is their order in tables.
+``target(name)`` imports one target's file and nothing else; ``names()`` is their order in tables;
+``check_gpus`` says before the long work what only the build would find out.
 """
 
 from __future__ import annotations
@@ -36,3 +37,14 @@ def target(name: str) -> Target:
         raise unknown("target", name, names())
     found: Target = import_module(f"diffc.targets.{module}").TARGET
     return found
+
+
+def check_gpus(name: str, gpus: tuple[str, ...], precision: str) -> None:
+    """Raise what building target ``name`` for ``gpus`` in ``precision`` would, building nothing.
+
+    RequestError for a GPU that it cannot build for, UnavailableError for one that lacks the
+    precision. A target that builds for no GPU in particular takes no notice of ``gpus``.
+    """
+    check = getattr(target(name), "check_gpus", None)
+    if check is not None:
+        check(gpus, precision)

@@ -12,6 +12,7 @@ import ctypes
 import ctypes.util
 import sys
 import weakref
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from diffc.errors import UnavailableError
 from diffc.targets import nvml, out_of_memory
 
+EVENTS, CLOCK = "GPU events", "clock"
+"""What a call's seconds are told by, in the words of ``details.timed_by``."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _NON_BLOCKING = 1
 _THREAD_LOCAL_CAPTURE = 1
@@ -83,6 +86,13 @@ def _versions(library: Any) -> tuple[str | None, str]:
 
 def _dotted(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def installed() -> bool:
+    """Whether the CUDA runtime's library is here; a GPU may be absent all the same."""
+    with suppress(UnavailableError):
+        return _runtime() is not None
+    return False
 
 
 def device_count() -> int:
@@ -153,6 +163,11 @@ class Stream:
         _call("cudaEventCreate", ctypes.byref(self._start))
         _call("cudaEventCreate", ctypes.byref(self._end))
 
+    @property
+    def address(self) -> int:
+        """The handle as libraries take it."""
+        return int(self.handle.value or 0)
+
     def wait(self) -> None:
         """Until everything on it is done."""
         _call("cudaStreamSynchronize", self.handle)
@@ -171,15 +186,22 @@ class Stream:
 
 
 class Graph:
-    """What ``work`` put on ``stream``, captured once and launched as one."""
+    """What ``work`` put on ``stream``, captured once and launched as one.
+
+    When it cannot be captured, the stream is usable again; the error raised is the first one, which
+    says what went wrong: that the capture then does not end well follows from it.
+    """
 
     def __init__(self, stream: Stream, work: Any) -> None:
         graph, self._launch = ctypes.c_void_p(), ctypes.c_void_p()
         _call("cudaStreamBeginCapture", stream.handle, _THREAD_LOCAL_CAPTURE)
         try:
             work()
-        finally:
-            _call("cudaStreamEndCapture", stream.handle, ctypes.byref(graph))
+        except BaseException:
+            with suppress(UnavailableError):
+                _call("cudaStreamEndCapture", stream.handle, ctypes.byref(graph))
+            raise
+        _call("cudaStreamEndCapture", stream.handle, ctypes.byref(graph))
         _call("cudaGraphInstantiate", ctypes.byref(self._launch), graph, ctypes.c_ulonglong(0))
         _call("cudaGraphDestroy", graph)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from diffc.errors import CheckFailed, InputError, NotComparable
 from diffc.targets.base import Range
 from diffc.targets.onnx_file import InputSpec, OnnxModel, Size, sha256, sizes_of
+from diffc.targets.onnx_precision import FLOATS, file_precision
 from diffc.targets.shapes import Profile
 
 NAME = "engine.json"
@@ -32,13 +33,17 @@ class EngineInfo:
     versions: package -> version, at the build. device: what the engine was built on or for.
     tied_to: the keys of versions and device that must be equal where it is loaded.
     built_for: compute capabilities of an ahead-of-time build ("sm86", or "sm80+").
+    threads: what was asked for; None: every core of the machine that it is loaded on.
     profiles: input -> (min, opt, max) shapes, one mapping per profile; empty: any batch.
-    precision_found: the precision that holds most of the weights of convolutions and matrix
-        products in the built engine; precision_shares: the share of each.
+    precision_found: the one asked for, once the engine was seen to compute in it what the ONNX
+        file has in it; precision_shares: the share of the weights of convolutions and matrix
+        products that the engine computes in each.
     files: file name -> sha256. engine_bytes: their sum; of what the engine loads from elsewhere
         where it holds no file itself (torch). build_seconds: the builder's own time.
     source: the content of the ONNX folder's model.json.
-    details: what else the target found in the engine (layers, graph capture, options).
+    details: what else the target found in the engine (layers, options). A runner's adds what came
+        of loading it: ``timed_by`` ("GPU events" or "clock"), and where there are CUDA graphs
+        ``captured``, with ``not_captured`` why it is not.
     """
 
     target: str
@@ -69,6 +74,10 @@ class EngineInfo:
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) that the sample was built for, the working one first; empty: it is fixed."""
         return sizes_of(self.inputs)
+
+    def with_details(self, **facts: Any) -> EngineInfo:
+        """The same with more in ``details``."""
+        return replace(self, details={**self.details, **facts})
 
     def to_json(self) -> dict[str, Any]:
         """As engine.json holds it."""
@@ -189,16 +198,51 @@ def check_fingerprint(folder: Path, info: EngineInfo, here: Mapping[str, str]) -
         )
 
 
-def check_precision(asked: str, shares: Mapping[str, float], engine: str) -> str:
-    """The precision that holds most of ``shares``; raises CheckFailed when it is not ``asked``."""
-    found = max(shares, key=lambda name: shares[name]) if shares else "none"
-    if found != asked:
-        parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
+_LEEWAY = 0.02  # of the weights: builders count a folded or padded layer in another way
+
+
+def check_precision(
+    asked: str,
+    held: Mapping[str, float],
+    model: OnnxModel,
+    engine: str,
+    hinted: Collection[str] = (),
+    strict: bool = True,
+) -> str:
+    """``asked``, when the engine computes in it whatever the ONNX file has in it.
+
+    held: the engine's shares. The file says how much is to be expected: a quantised one keeps its
+    sensitive layers in floats on purpose. hinted: precisions that the target computes float layers
+    in whatever the file has them in; then every float layer is to be in the one asked for.
+    strict: see ``is_promised``; if not, the answer is whatever the engine computes in.
+    Raises CheckFailed, with both sides' shares, when layers fell back.
+    """
+    if not strict:
+        return file_precision(held)
+    reach = FLOATS if asked in hinted else (asked,)
+    wanted = sum(model.shares.get(name, 0.0) for name in reach)
+    found = held.get(asked, 0.0)
+    if (model.shares or held) and (found == 0 or found < wanted - _LEEWAY):
         raise CheckFailed(
-            f"{engine}: {asked} was asked for, the built engine computes in {found} ({parts})",
+            f"{engine}: {asked} was asked for, the built engine computes in {share_words(held)}; "
+            f"by the ONNX file ({share_words(model.shares)}) {wanted:.0%} were to be in {asked}",
             hint="the runtime fell back silently; ask for a precision that it has here",
         )
-    return found
+    return asked
+
+
+def share_words(held: Mapping[str, float]) -> str:
+    """'fp32 75%, fp16 25%', the largest first."""
+    ranked = sorted(held, key=lambda name: -held[name])
+    return ", ".join(f"{name} {held[name]:.0%}" for name in ranked) or "no known precision"
+
+
+def is_promised(model: OnnxModel, asked: str | None) -> bool:
+    """Whether anybody said what is to be computed in: whoever builds, or the file's model.json.
+
+    Of a plain .onnx file nobody did: its own precision is known, but an engine may do as it does.
+    """
+    return asked is not None or bool(model.content)
 
 
 def asked_precision(model: OnnxModel, asked: str | None, hinted: Collection[str] = ()) -> str:
@@ -214,12 +258,3 @@ def asked_precision(model: OnnxModel, asked: str | None, hinted: Collection[str]
             hint=f"export it with --precision {asked}: engines keep what the ONNX file says",
         )
     return model.precision
-
-
-def shares(elements: Sequence[tuple[str, int]]) -> dict[str, float]:
-    """(precision, weight elements) of each heavy layer -> the share of each precision."""
-    counts: dict[str, int] = {}
-    for precision, count in elements:
-        counts[precision] = counts.get(precision, 0) + count
-    total = sum(counts.values()) or 1
-    return {precision: count / total for precision, count in counts.items()}

@@ -5,14 +5,18 @@ Reads files and runs ``nvidia-smi``; imports no runtime, so that it is cheap and
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from diffc.errors import RequestError
 
 _GPU_FIELDS = "name,compute_cap,driver_version,memory.total,clocks.sm,clocks.max.sm"
 
@@ -54,10 +58,83 @@ def first_version(*packages: str) -> tuple[str, str] | None:
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """How many processor cores this process may use: by its affinity and by its cgroup's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    return min(allowed, cpu_quota() or allowed)
+
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> int | None:
+    """The cores' worth of time that this process's cgroups leave it, rounded up; None: no limit.
+
+    Containers are limited this way (``docker --cpus 2``): every core is there, for part of the
+    time, and a thread for each is stopped in the middle of its work. Both versions are read.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    found = [quota for line in lines for quota in _quotas(line, root)]
+    return min(found, default=None)
+
+
+def _quotas(line: str, root: Path) -> Iterator[int]:
+    """The limits of one line's group and of all above it: the tightest holds.
+
+    Inside a container a group may go by its name outside, and lie at the root.
+    """
+    _, controllers, path = line.split(":", 2)
+    if controllers and "cpu" not in controllers.split(","):
+        return
+    base = root / "cpu" if controllers else root
+    group = base / path.lstrip("/")
+    for folder in (group, *group.parents):
+        quota = _quota_v1(folder) if controllers else _quota_v2(folder)
+        if quota is not None:
+            yield quota
+        if folder == base:
+            return
+
+
+def _quota_v2(group: Path) -> int | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else math.ceil(int(quota) / int(period))
+
+
+def _quota_v1(group: Path) -> int | None:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if quota < 0 else math.ceil(quota / period)
+
+
+def threads(asked: int | None, built: int | None = None) -> int:
+    """The threads of an engine here: those asked for, else those it was built with, else all.
+
+    An engine that was built on a larger machine gets no more than this one has; asking for more
+    than there are raises RequestError.
+    """
+    check_threads(asked)
+    return min(asked or built or cores(), cores())
+
+
+def check_threads(asked: int | None) -> None:
+    """Raise RequestError for more threads than cores: they would only wait for one another."""
+    if asked is not None and asked > cores():
+        raise RequestError(
+            f"{asked} threads were asked for, this process may use {cores()} cores",
+            hint=f"give --threads {cores()} or fewer; without it an engine uses every core",
+        )
 
 
 @cache

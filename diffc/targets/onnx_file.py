@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from diffc.errors import InputError
+from diffc.targets.onnx_precision import file_elements, file_precision, shares
 
 MODEL = "model.onnx"
 DESCRIPTION = "model.json"
@@ -62,7 +63,9 @@ def sizes_of(specs: Iterable[InputSpec]) -> tuple[Size, ...]:
 class OnnxModel:
     """A checked ONNX file. content: what model.json says, kept whole for engine.json.
 
-    files: the ONNX file first, then its external data.
+    files: the ONNX file first, then its external data. shares: of the weights of convolutions and
+    matrix products, by the precision that the file has them in. fixed: input -> its batch size,
+    where the graph allows only one (another exporter's; diffc's files take any).
     """
 
     path: Path
@@ -70,6 +73,8 @@ class OnnxModel:
     outputs: tuple[InputSpec, ...]
     content: Mapping[str, Any]
     files: tuple[Path, ...]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -78,8 +83,8 @@ class OnnxModel:
 
     @property
     def precision(self) -> str:
-        """What the file holds: fp32 unless model.json says otherwise."""
-        return str(self.content.get("precision", "fp32"))
+        """What the file holds, by model.json, else by its weights."""
+        return str(self.content.get("precision") or file_precision(self.shares))
 
     @property
     def reference(self) -> Path:
@@ -104,7 +109,9 @@ def read_onnx(source: Path) -> OnnxModel:
     outputs = tuple(
         replace(_graph_spec(v, path, moving.get(v.name)), sizes=()) for v in model.graph.output
     )
-    return OnnxModel(path, _described(inputs, content, path), outputs, content, files)
+    inputs = _described(inputs, content, path)
+    held, fixed = shares(file_elements(model.graph)), _fixed_batch(model)
+    return OnnxModel(path, inputs, outputs, content, files, held, fixed)
 
 
 def _by_name(content: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:
@@ -239,6 +246,16 @@ def _check_types(model: Any, path: Path) -> None:
 def _real_inputs(model: Any) -> list[Any]:
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
+
+
+def _fixed_batch(model: Any) -> dict[str, int]:
+    """The inputs that take one batch size only, and which."""
+    first = {v.name: next(iter(v.type.tensor_type.shape.dim), None) for v in _real_inputs(model)}
+    return {
+        name: int(dim.dim_value)
+        for name, dim in first.items()
+        if dim is not None and dim.HasField("dim_value")
+    }
 
 
 def _graph_spec(value: Any, path: Path, item: Mapping[str, Any] | None) -> InputSpec:

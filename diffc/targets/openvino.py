@@ -20,6 +20,7 @@ from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Range, Runner, Status
 from diffc.targets.onnx_file import OnnxModel, read_onnx
+from diffc.targets.onnx_precision import shares
 
 NAME = "openvino"
 FILE = "model.xml"
@@ -27,6 +28,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
+_PASSES = ("Transpose", "Reorder", "Reshape")  # on the way from a constant to its layer
 
 
 class OpenVino:
@@ -55,9 +57,12 @@ class OpenVino:
         yield Progress(0, 3, "reading the ONNX file")
         model = read_onnx(folder)
         asked = engine.asked_precision(model, options.precision, self.hinted)
+        strict = engine.is_promised(model, options.precision)
+        if not strict and asked not in self.precisions():
+            asked = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here
         check_capability(asked)
         served = shapes.profiles(model, options)
-        threads = options.threads or machine.cores()
+        threads = machine.threads(options.threads)
         start = time.perf_counter()
         yield Progress(1, 3, "converting")
         graph = _converted(model)
@@ -65,8 +70,9 @@ class OpenVino:
             _make_static(graph, served[0])
         yield Progress(2, 3, "compiling")
         found = list(_elements(_compiled(graph.clone(), served[0], asked, threads)))
-        held = engine.shares(found)
-        precision = engine.check_precision(asked, held, f"{NAME}, {model.path}")
+        held = shares(found)
+        name = f"{NAME}, {model.path}"
+        precision = engine.check_precision(asked, held, model, name, tuple(_HINTS), strict)
         with engine.new_engine_folder(out) as new:
             ov.save_model(graph, new / FILE, compress_to_fp16=False)
             info = engine.EngineInfo(
@@ -79,10 +85,10 @@ class OpenVino:
                 precision_found=precision,
                 precision_shares=held,
                 profiles=tuple(served),
-                threads=threads,
+                threads=options.threads,
                 build_seconds=time.perf_counter() - start,
                 source=model.content,
-                details={"heavy_layers": len(found), "settings": _settings(asked, threads)},
+                details={"heavy_layers": len(found), "settings": _settings(asked, options.threads)},
             )
             return engine.write_info(new, info)
 
@@ -91,7 +97,7 @@ class OpenVino:
         _openvino()
         info = engine.open_engine(folder, NAME, {})
         check_capability(info.precision_asked)
-        return OpenVinoRunner(folder / FILE, info, threads or info.threads or machine.cores())
+        return OpenVinoRunner(folder / FILE, info, machine.threads(threads, info.threads))
 
 
 def _openvino() -> Any:
@@ -145,17 +151,18 @@ def _capabilities() -> list[str]:
     return list(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _settings(precision: str, threads: int) -> dict[str, Any]:
+def _settings(precision: str, threads: int | None) -> dict[str, Any]:
     """What the model is compiled with; around int8 layers bf16, where there is any, else f32.
 
+    threads: None leaves their number out, for whoever loads the engine to say.
     (Measured on a UNet: int8 with f32 around it is slower than bf16 alone, with bf16 it is not.)
     """
     around_int8 = "bf16" if "BF16" in _capabilities() else "f32"
     return {
         "INFERENCE_PRECISION_HINT": _HINTS.get(precision, around_int8),
-        "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
     }
 
 
@@ -170,9 +177,8 @@ def _compiled(graph: Any, profile: shapes.Profile, precision: str, threads: int)
 def _elements(compiled: Any) -> Iterator[tuple[str, int]]:
     """(precision, weight elements) of each heavy layer of the compiled model."""
     for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        if str(info["layerType"].astype(str)) in _HEAVY:
-            found = str(info["runtimePrecision"].astype(str))
+        if _kind(node) in _HEAVY:
+            found = str(node.get_rt_info()["runtimePrecision"].astype(str))
             if size := _weight_size(node):
                 yield _NAMES.get(found, found), size
 
@@ -182,14 +188,19 @@ def _weight_size(node: Any) -> int:
     if len(node.inputs()) < 2:
         return 0
     source = node.inputs()[1].get_source_output().get_node()
-    kind = str(source.get_rt_info()["layerType"].astype(str))
+    while _kind(source) in _PASSES:
+        source = source.inputs()[0].get_source_output().get_node()
     shape = node.inputs()[1].get_partial_shape()
-    if kind != "Const" or not shape.is_static:
+    if _kind(source) != "Const" or not shape.is_static:
         return 0
     size = 1
     for dim in shape.to_shape():
         size *= dim
     return size
+
+
+def _kind(node: Any) -> str:
+    return str(node.get_rt_info()["layerType"].astype(str))
 
 
 class OpenVinoRunner:

@@ -20,6 +20,7 @@ from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
 from diffc.targets.base import BuildOptions
 from diffc.targets.onnx_file import OnnxModel, read_onnx
+from diffc.targets.onnx_precision import NAMES, shares
 from diffc.targets.out_of_memory import out_of_memory
 
 FILE = "model.onnx"
@@ -52,15 +53,17 @@ def build(
 
     facts: the fields of EngineInfo that only the target knows (versions, device, tied_to).
     """
+    machine.check_threads(options.threads)
     yield Progress(0, 3, "reading the ONNX file")
     model = read_onnx(folder)
     asked = engine.asked_precision(model, options.precision)
     served = shapes.profiles(model, options)
     start = time.perf_counter()
     yield Progress(1, 3, "optimising the graph")
-    found = weight_elements(model, providers)
-    held = engine.shares(found)
-    precision = engine.check_precision(asked, held, f"{target}, {model.path}")
+    found = weight_elements(model.path, providers)
+    held, strict = shares(found), engine.is_promised(model, options.precision)
+    name = f"{target}, {model.path}"
+    precision = engine.check_precision(asked, held, model, name, strict=strict)
     with engine.new_engine_folder(out) as new:
         yield Progress(2, 3, "writing the engine")
         _copy(model, new)
@@ -72,7 +75,7 @@ def build(
             precision_found=precision,
             precision_shares=held,
             profiles=tuple(served),
-            threads=options.threads or machine.cores(),
+            threads=options.threads,
             build_seconds=time.perf_counter() - start,
             source=model.content,
             details={"heavy_layers": len(found)},
@@ -102,6 +105,16 @@ def session_options(threads: int) -> Any:
     return options
 
 
+def is_own(error: Exception) -> bool:
+    """Whether it is ONNX Runtime's: its classes are private to the extension module."""
+    return type(error).__module__.startswith("onnxruntime")
+
+
+def reason(error: Exception) -> str:
+    """What one of ONNX Runtime's errors says, in one line, without its status."""
+    return _STATUS.sub("", " ".join(str(error).split()))[:400]
+
+
 def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     """An InferenceSession on the first of ``providers``.
 
@@ -114,11 +127,10 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     try:
         with out_of_memory(f"opening {path}", on_gpu=wanted != "CPUExecutionProvider"):
             session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # its exception classes are private to the extension module
-        if not type(error).__module__.startswith("onnxruntime"):
+    except Exception as error:
+        if not is_own(error):
             raise
-        reason = _STATUS.sub("", " ".join(str(error).split()))
-        raise InputError(f"ONNX Runtime refuses {path}: {reason[:400]}") from None
+        raise InputError(f"ONNX Runtime refuses {path}: {reason(error)}") from None
     if session.get_providers()[0] != wanted:
         hint = "its libraries (CUDA, cuDNN) are missing or of another version: pip install " \
                "'onnxruntime-gpu[cuda,cudnn]'"  # fmt: skip
@@ -126,7 +138,7 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     return session
 
 
-def weight_elements(model: OnnxModel, providers: list[Any]) -> list[tuple[str, int]]:
+def weight_elements(file: Path, providers: list[Any]) -> list[tuple[str, int]]:
     """(precision, weight elements) of each heavy layer in the graph as ONNX Runtime optimised it.
 
     The graph is written with its weights outside, so that only its structure is parsed.
@@ -140,7 +152,7 @@ def weight_elements(model: OnnxModel, providers: list[Any]) -> list[tuple[str, i
         key = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(key + "file_name", "weights.bin")
         options.add_session_config_entry(key + "min_size_in_bytes", "1024")
-        open_session(model.path, options, providers)
+        open_session(file, options, providers)
         return list(_heavy(onnx.load(path, load_external_data=False).graph))
 
 
@@ -154,7 +166,6 @@ _INT8 = {
     "DynamicQuantizeMatMul": 1,
     "MatMulIntegerToFloat": 1,
 }
-_DTYPES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8", 17: "fp8", 18: "fp8"}
 
 
 def _heavy(graph: Any) -> Iterator[tuple[str, int]]:
@@ -184,7 +195,7 @@ def _float_weight(
             kind = next(a.i for a in maker.attribute if a.name == "to")
         elif maker is not None:
             kind = weights[maker.input[1]].data_type  # the scale's
-        yield _DTYPES.get(kind, str(kind)), _size(tensor)
+        yield NAMES.get(kind, str(kind)), _size(tensor)
 
 
 def _size(tensor: Any) -> int:

@@ -12,10 +12,13 @@ Session options, chosen by measurement on two cores:
 
 from __future__ import annotations
 
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from diffc.errors import InputError
 from diffc.events import Work
 from diffc.targets import engine, machine, ort, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
@@ -41,8 +44,12 @@ class OrtCpu:
         return Status(True, True, True, "", {found[0]: found[1]}, device)
 
     def precisions(self) -> frozenset[str]:
-        """No int8: the kernels want outputs in int8 too, which a denoiser does not stand."""
-        return frozenset({"fp32", "fp16", "bf16"})
+        """fp32, and the halves that it has convolutions in on this processor, which is tried.
+
+        No int8: the kernels want outputs in int8 too, which a denoiser does not stand.
+        """
+        installed = self.status().installed
+        return frozenset({"fp32", *(name for name in ("fp16", "bf16") if installed and _has(name))})
 
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Check that the file loads, read its precision back, and copy it into ``out``."""
@@ -54,8 +61,32 @@ class OrtCpu:
         """A session on the CPU provider."""
         ort.onnxruntime(NAME, "cpu")
         info = engine.open_engine(folder, NAME, {})
-        options = ort.session_options(threads or info.threads or machine.cores())
+        options = ort.session_options(machine.threads(threads, info.threads))
         return OrtRunner(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
+
+
+@cache
+def _has(precision: str) -> bool:
+    """Whether a convolution in ``precision`` is computed in it: where there is no kernel, ONNX
+    Runtime casts to fp32 or refuses the file, and which kernels there are depends on the processor.
+    """
+    from onnx import TensorProto, helper, save
+
+    ort.onnxruntime(NAME, "cpu")
+    kind = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
+    shaped = [helper.make_tensor_value_info(name, kind, [1, 1, 3, 3]) for name in ("x", "y")]
+    weight = helper.make_tensor("w", kind, [1, 1, 3, 3], [0.0] * 9)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "probe", shaped[:1], shaped[1:], [weight])
+    opsets = [helper.make_opsetid("", 22)]  # the first with convolutions in bf16
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        try:
+            found = ort.weight_elements(path, _PROVIDERS)
+        except InputError:  # it has no kernel and no way round
+            return False
+    return [name for name, _ in found] == [precision]
 
 
 class OrtRunner:

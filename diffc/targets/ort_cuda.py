@@ -1,7 +1,8 @@
 """ort-cuda: ONNX Runtime on an NVIDIA GPU, inputs and outputs bound on the device.
 
-A static engine is captured as a CUDA graph. fp32 means fp32: TF32 is switched off. ONNX Runtime
-gives no GPU events, so a call is timed by the clock from its start until the device is done.
+A static engine is captured as a CUDA graph. fp32 means fp32: TF32 is switched off. The session
+computes on a stream of ours, so that a call is timed by GPU events, as with the other runtimes;
+where CUDA's runtime library is not to be found, by the clock until the device is done.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import UnavailableError
+from diffc.errors import CheckFailed, InputError, UnavailableError
 from diffc.events import Work
-from diffc.targets import driver, engine, machine, ort, shapes
+from diffc.targets import cuda, driver, engine, machine, ort, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
 from diffc.targets.out_of_memory import out_of_memory
 
@@ -44,18 +45,31 @@ class OrtCuda:
         return frozenset({"fp32", "fp16", "bf16"})
 
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
-        """As ort-cpu, on the GPU's provider."""
+        """As ort-cpu, on the GPU's provider.
+
+        Opened as for a CUDA graph, which ONNX Runtime refuses where a layer would be computed on
+        the processor (the arithmetic of shapes may be); without one it would not say so.
+        Raises CheckFailed then.
+        """
         self._check("build")
         facts = {"versions": self.status().versions, "device": machine.gpu_fingerprint()}
-        providers = [(_PROVIDER, _provider_options(False))]
-        return (yield from ort.build(NAME, folder, options, out, providers, facts))
+        providers = [(_PROVIDER, _provider_options(True))]
+        try:
+            return (yield from ort.build(NAME, folder, options, out, providers, facts))
+        except InputError as error:
+            if "graph capture" not in str(error):
+                raise
+            raise CheckFailed(
+                f"{NAME} cannot compute all of {folder} on the GPU: {error}",
+                hint="layers that ONNX Runtime has no CUDA kernel for; another target may have it",
+            ) from None
 
     def load(self, folder: Path, threads: int | None = None) -> Runner:
         """A session on the first GPU; ``threads`` are the host's."""
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
         graph = shapes.is_static(info.profiles)
-        return OrtCudaRunner(folder / ort.FILE, info, threads or 1, graph=graph)
+        return OrtCudaRunner(folder / ort.FILE, info, machine.threads(threads, 1), graph=graph)
 
     def _check(self, what: str) -> None:
         module = ort.onnxruntime(NAME, "cuda")
@@ -66,23 +80,37 @@ class OrtCuda:
             raise UnavailableError(f"target '{NAME}': this onnxruntime has no {_PROVIDER}")
 
 
-def _session(path: Path, threads: int, graph: bool) -> Any:
-    providers = [(_PROVIDER, _provider_options(graph))]
-    return ort.open_session(path, ort.session_options(threads), providers)
-
-
-def _provider_options(graph: bool) -> dict[str, str]:
-    return {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1" if graph else "0"}
+def _provider_options(graph: bool, stream: cuda.Stream | None = None) -> dict[str, str]:
+    chosen = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1" if graph else "0"}
+    return chosen if stream is None else {**chosen, "user_compute_stream": str(stream.address)}
 
 
 class OrtCudaRunner:
     """See diffc.targets.base.Runner."""
 
     def __init__(self, path: Path, info: engine.EngineInfo, threads: int, graph: bool) -> None:
-        self.session = _session(path, threads, graph)
-        self.info = info
         self._path, self._threads, self._graph = path, threads, graph
         self._bound: dict[shapes.Call, OrtCudaBound] = {}
+        self._stream = cuda.Stream() if cuda.installed() else None
+        timed_by = cuda.CLOCK if self._stream is None else cuda.EVENTS
+        self.info = info.with_details(timed_by=timed_by, captured=graph)
+        try:
+            self.session = self._session(graph)
+        except InputError as error:
+            if not graph:
+                raise
+            self._uncaptured(str(error))
+
+    def _session(self, graph: bool) -> Any:
+        providers = [(_PROVIDER, _provider_options(graph, self._stream))]
+        return ort.open_session(self._path, ort.session_options(self._threads), providers)
+
+    def _uncaptured(self, why: str) -> None:
+        """Go on without a graph, on a stream of its own: a capture may still be open on the old."""
+        self._graph = False
+        self._stream = cuda.Stream() if cuda.installed() else None
+        self.session = self._session(False)
+        self.info = self.info.with_details(captured=False, not_captured=why)
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once; the device's buffers of each set of shapes are kept, as a graph needs them."""
@@ -94,8 +122,22 @@ class OrtCudaRunner:
     def _kept(self, inputs: Arrays) -> OrtCudaBound:
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         if call not in self._bound:
-            self._bound[call] = OrtCudaBound(self.session, self.info, inputs)
+            self._bound[call] = self._made(inputs)
         return self._bound[call]
+
+    def _made(self, inputs: Arrays) -> OrtCudaBound:
+        """A call with buffers of its own; where there is to be a graph, its first run captures."""
+        bound = OrtCudaBound(self.session, self.info, inputs, self._stream)
+        if not self._graph:
+            return bound
+        try:
+            bound.run()
+        except Exception as error:
+            if not ort.is_own(error):
+                raise
+            self._uncaptured(ort.reason(error))
+            bound = OrtCudaBound(self.session, self.info, inputs, self._stream)
+        return bound
 
     def bind(self, inputs: Arrays) -> OrtCudaBound:
         """Inputs on the device; the same buffers that calls use, for a graph holds one set."""
@@ -108,10 +150,9 @@ class OrtCudaRunner:
         Raises UnavailableError for an engine of several shapes, which has no graph anyway.
         """
         if not self._graph:
-            raise UnavailableError(
-                "an engine of several batch sizes or resolutions is not captured"
-            )
-        return OrtCudaBound(_session(self._path, self._threads, False), self.info, inputs)
+            reason = "an engine of several batch sizes or resolutions is not captured"
+            raise UnavailableError(self.info.details.get("not_captured") or reason)
+        return OrtCudaBound(self._session(False), self.info, inputs, self._stream)
 
     def close(self) -> None:
         """Free the session."""
@@ -120,12 +161,20 @@ class OrtCudaRunner:
 
 
 class OrtCudaBound:
-    """A session whose inputs and outputs stay on the device."""
+    """A session whose inputs and outputs stay on the device.
 
-    def __init__(self, session: Any, info: engine.EngineInfo, inputs: Arrays) -> None:
-        from onnxruntime import OrtValue
+    stream: what the session computes on; its events time the calls. None: the clock does.
+    """
 
-        self._session = session
+    def __init__(
+        self, session: Any, info: engine.EngineInfo, inputs: Arrays, stream: cuda.Stream | None
+    ) -> None:
+        from onnxruntime import OrtValue, RunOptions
+
+        self._session, self._stream = session, stream
+        self._options = RunOptions()
+        if stream is not None:  # else the host's wait at the end of a run lies between the events
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._doing = shapes.call_words(NAME, inputs)
         call = shapes.check_inputs(info.inputs, info.profiles, inputs)
         with out_of_memory(self._doing, on_gpu=True):
@@ -151,10 +200,14 @@ class OrtCudaBound:
             self._inputs[name].update_inplace(array)
 
     def run(self) -> float:
-        """One call, in seconds until the device is done."""
+        """One call, in the GPU's own seconds; without a stream until the device is done."""
         with out_of_memory(self._doing, on_gpu=True):
+            if self._stream is not None:
+                self._stream.start()
+                self._session.run_with_iobinding(self._binding, self._options)
+                return self._stream.seconds()
             start = time.perf_counter()
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, self._options)
             self._binding.synchronize_outputs()
             return time.perf_counter() - start
 

@@ -25,6 +25,13 @@ models and captured graphs are kept by."""
 
 def profiles(model: OnnxModel, options: BuildOptions) -> list[Profile]:
     """One mapping input -> range per optimisation profile. Raises RequestError, see ``check``."""
+    found = _profiles(model, options)
+    for profile in found:
+        _check_fixed(model, profile)
+    return found
+
+
+def _profiles(model: OnnxModel, options: BuildOptions) -> list[Profile]:
     if options.ranges:
         for profile in options.ranges:
             check(model, profile)
@@ -34,6 +41,18 @@ def profiles(model: OnnxModel, options: BuildOptions) -> list[Profile]:
         return [_spanning(model, batch)]
     sizes: Sequence[Size | None] = model.sizes or (None,)
     return [_static(call_of(model.inputs, count, size)) for size in sizes for count in batch]
+
+
+def _check_fixed(model: OnnxModel, profile: Profile) -> None:
+    """Raise RequestError for a batch size that the graph does not take."""
+    for name, batch in model.fixed.items():
+        asked = {profile[name].min[0], profile[name].max[0]}
+        if asked != {batch}:
+            raise RequestError(
+                f"{model.path}: input '{name}' is fixed at batch {batch}, not "
+                f"{'-'.join(map(str, sorted(asked)))}",
+                hint=f"give --batch {batch}, or export it with a dynamic leading batch dimension",
+            )
 
 
 def _checked_batch(batch: Iterable[int]) -> list[int]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.errors import InputError, RequestError, UnavailableError, unknown
 from diffc.events import Progress, Work
-from diffc.targets import driver, engine, machine, shapes
+from diffc.targets import cuda, driver, engine, machine, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
 from diffc.targets.onnx_file import read_onnx
 from diffc.targets.out_of_memory import out_of_memory
@@ -68,6 +68,7 @@ class TorchTarget:
         variant = options.variant or VARIANTS[0]
         if variant not in VARIANTS:
             raise unknown("variant of torch", variant, VARIANTS)
+        machine.check_threads(options.threads)
         served = shapes.profiles(model, options)
         yield Progress(0, 1, "nothing to build")
         source = _source(_model(folder, options.model))
@@ -82,7 +83,7 @@ class TorchTarget:
                 precision_found=asked,
                 precision_shares={asked: 1.0},
                 profiles=tuple(served),
-                threads=options.threads or machine.cores(),
+                threads=options.threads,
                 source=model.content,
                 engine_bytes=sum(path.stat().st_size for path in source.weights),
                 details={"model": source.name, "digest": source.digest, "variant": variant},
@@ -106,7 +107,7 @@ class TorchTarget:
                 f"{source.folder} was cut or altered since {folder} was built from it",
                 hint="build the engine again",
             )
-        return TorchRunner(load_denoiser(source), info, threads or info.threads or machine.cores())
+        return TorchRunner(load_denoiser(source), info, machine.threads(threads, info.threads))
 
 
 def _device() -> dict[str, str]:
@@ -139,10 +140,12 @@ class TorchRunner:
         from diffc.models.families import family
 
         torch.set_num_threads(threads)
-        self.info = info
+        if info.precision_asked == "fp32":
+            _forbid_tf32()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = getattr(torch, _DTYPES[info.precision_asked])
         self._on_gpu = self._device == "cuda"
+        self.info = info.with_details(timed_by=cuda.EVENTS if self._on_gpu else cuda.CLOCK)
         self.settle = 0.0 if self._on_gpu else SPINNING
         with out_of_memory(f"loading a {type(model).__name__} into torch", self._on_gpu):
             self._model: Any = _cast(model, self._device, self._dtype)
@@ -192,6 +195,14 @@ class TorchRunner:
         del self._model
         if self._on_gpu:
             torch.cuda.empty_cache()
+
+
+def _forbid_tf32() -> None:
+    """fp32 means fp32, as in every other target: torch's convolutions are in TF32 by default."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _cast(model: nn.Module, device: str, dtype: Any) -> nn.Module:

@@ -228,37 +228,59 @@ def capability(gpu: str) -> int:
 
 def _set_gpus(network: Network, config: Any, gpus: tuple[str, ...]) -> None:
     flavour = network.flavour
-    check_gpus(flavour, network.model.precision, gpus)
+    check_gpus(flavour, gpus, network.model.precision)
     if not gpus or not flavour.ahead_of_time:
         return
-    known = network.trt.ComputeCapability
     config.num_compute_capabilities = len(gpus)
     for index, gpu in enumerate(gpus):
-        wanted = getattr(known, f"SM{capability(gpu)}", None)
-        if wanted is None or not config.set_compute_capability(wanted, index):
-            listed = [name.lower() for name in known.__members__ if name.startswith("SM")]
-            raise RequestError(
-                f"target '{flavour.target}' does not build for {gpu}",
-                hint=f"it builds for {', '.join(listed)}; data-centre GPUs are trt's",
-            )
+        wanted = getattr(network.trt.ComputeCapability, f"SM{capability(gpu)}")
+        if not config.set_compute_capability(wanted, index):
+            raise _not_built_for(network.trt, flavour, gpu)
 
 
-def check_gpus(flavour: Flavour, precision: str, gpus: tuple[str, ...]) -> None:
-    """Raise when the GPUs asked for cannot be built for, or lack the precision."""
+def check_gpus(flavour: Flavour, gpus: tuple[str, ...], precision: str) -> None:
+    """Raise when the GPUs asked for cannot be built for, or lack the precision.
+
+    RequestError for a GPU, UnavailableError for a precision. Builds nothing: cheap enough to be
+    asked before hours of work. A precision that no GPU lacks (auto) is no reason.
+    """
     here = machine.gpus()
-    if not flavour.ahead_of_time:
-        for gpu in gpus:
-            if not here or capability(gpu) != capability(here[0].sm):
-                found = here[0].sm if here else "no GPU"
-                reason = (
-                    f"target '{flavour.target}' builds for the GPU at hand ({found}), not {gpu}"
-                )
-                raise RequestError(reason, hint="build there, or use --target trt-rtx")
+    if flavour.ahead_of_time:
+        _check_known(flavour, gpus)
+    else:
+        _check_at_hand(flavour, gpus, here[0].sm if here else "no GPU")
     needed = flavour.minimum_sm.get(precision, 0)
     for gpu in gpus or tuple(g.sm for g in here[:1] if not flavour.ahead_of_time):
         if capability(gpu) < needed:
             reason = f"{flavour.target} has {precision} from sm{needed} on, not for {gpu}"
             raise UnavailableError(reason, hint="choose another --precision or --gpu")
+
+
+def _check_known(flavour: Flavour, gpus: tuple[str, ...]) -> None:
+    """Each of ``gpus`` is among those that the library names; it is imported only for some."""
+    wanted = [(gpu, f"SM{capability(gpu)}") for gpu in gpus]
+    trt: Any = library(flavour)[0] if wanted else None
+    for gpu, name in wanted:
+        if not hasattr(trt.ComputeCapability, name):
+            raise _not_built_for(trt, flavour, gpu)
+
+
+def _not_built_for(trt: Any, flavour: Flavour, gpu: str) -> RequestError:
+    names = trt.ComputeCapability.__members__
+    listed = ", ".join(name.lower() for name in names if name.startswith("SM"))
+    return RequestError(
+        f"target '{flavour.target}' does not build for {gpu}",
+        hint=f"it builds for {listed}; data-centre GPUs are trt's",
+    )
+
+
+def _check_at_hand(flavour: Flavour, gpus: tuple[str, ...], found: str) -> None:
+    for gpu in gpus:
+        if f"sm{capability(gpu)}" != found:
+            raise RequestError(
+                f"target '{flavour.target}' builds for the GPU at hand ({found}), not {gpu}",
+                hint="build there, or use --target trt-rtx",
+            )
 
 
 def timing_cache_path(network: Network, cache: Path) -> Path:

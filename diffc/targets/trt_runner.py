@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffc.errors import DiffcError, OutOfMemory
 from diffc.targets import cuda, machine, shapes, trt_builder
 from diffc.targets.base import Array, Arrays
 from diffc.targets.engine import EngineInfo
@@ -39,9 +40,9 @@ class TrtRunner:
 
     def __init__(self, flavour: Flavour, path: Path, info: EngineInfo) -> None:
         cuda.device_count()
-        self.info = info
         self._flavour = flavour
         self._engine = _deserialised(flavour, path.read_bytes(), str(path))
+        self.info = info.with_details(timed_by=cuda.EVENTS)
         self._cache = KernelCache(self._engine, flavour)
         self._stream = cuda.Stream()
         self._bound: dict[shapes.Call, TrtBound] = {}
@@ -74,6 +75,9 @@ class TrtRunner:
         context = self._cache.context()
         log = trt_builder.library(self._flavour)[2]
         bound = TrtBound(context, self._stream, self.info, inputs, profile, log, capture)
+        if capture:
+            why = {} if bound.captured else {"not_captured": bound.not_captured}
+            self.info = self.info.with_details(captured=bound.captured, **why)
         self._cache.save()
         return bound
 
@@ -134,7 +138,10 @@ def kernel_cache_path(flavour: Flavour) -> Path:
 
 
 class TrtBound:
-    """One context, its buffers, and its captured call."""
+    """One context, its buffers, and its captured call.
+
+    not_captured: why a call that was to be captured is not, and is enqueued each time instead.
+    """
 
     def __init__(
         self,
@@ -149,25 +156,53 @@ class TrtBound:
         self._stream = stream
         self._log, self._doing = log, shapes.call_words(info.target, inputs)
         self._context = context
-        self._context.set_optimization_profile_async(profile, stream.handle.value or 0)
+        self._taken(
+            self._context.set_optimization_profile_async(profile, stream.address),
+            f"profile {profile}",
+        )
         self._inputs = {name: cuda.Buffer(array.nbytes) for name, array in inputs.items()}
         for name, array in inputs.items():
-            self._context.set_input_shape(name, tuple(array.shape))
-            self._context.set_tensor_address(name, self._inputs[name].address)
+            shape = tuple(array.shape)
+            self._taken(self._context.set_input_shape(name, shape), f"{name} of shape {shape}")
+            self._place(name, self._inputs[name])
         self._host = {spec.name: self._output(spec.name, spec.dtype) for spec in info.outputs}
         self._outputs = {name: cuda.Buffer(array.nbytes) for name, array in self._host.items()}
         for name, buffer in self._outputs.items():
-            self._context.set_tensor_address(name, buffer.address)
+            self._place(name, buffer)
         self.write(inputs)
         self._enqueue()  # the first call may allocate, which a capture forbids
         stream.wait()
-        self._graph = cuda.Graph(stream, self._enqueue) if capture else None
+        self.not_captured = ""
+        self._graph = self._capture() if capture else None
+
+    @property
+    def captured(self) -> bool:
+        """Whether ``run`` launches a CUDA graph."""
+        return self._graph is not None
+
+    def _capture(self) -> cuda.Graph | None:
+        try:
+            return cuda.Graph(self._stream, self._enqueue)
+        except OutOfMemory:
+            raise
+        except DiffcError as error:  # some layers cannot be captured: the call itself has just run
+            self.not_captured = str(error)
+            return None
+
+    def _taken(self, accepted: bool, what: str) -> None:
+        """Raise InputError with the library's reason when it did not accept something."""
+        if not accepted:
+            raise self._log.failure(f"TensorRT does not take {what}", self._doing)
+
+    def _place(self, name: str, buffer: cuda.Buffer) -> None:
+        accepted = self._context.set_tensor_address(name, buffer.address)
+        self._taken(accepted, f"a buffer for '{name}'")
 
     def _output(self, name: str, dtype: str) -> Array:
         return np.empty(tuple(self._context.get_tensor_shape(name)), dtype)
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream.handle.value or 0):
+        if not self._context.execute_async_v3(self._stream.address):
             raise self._log.failure("TensorRT refused to run the engine", self._doing)
 
     def write(self, inputs: Arrays) -> None:

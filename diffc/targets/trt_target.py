@@ -13,6 +13,7 @@ from diffc.events import Progress, Work
 from diffc.targets import driver, engine, machine, shapes, trt_builder, trt_precision
 from diffc.targets.base import BuildOptions, Runner, Status
 from diffc.targets.onnx_file import OnnxModel, read_onnx
+from diffc.targets.onnx_precision import shares
 from diffc.targets.trt_builder import Flavour
 
 FILE = "model.engine"
@@ -58,6 +59,10 @@ class TrtTarget:
         """Everything; which GPU has what is checked against those asked for."""
         return frozenset({"fp32", "fp16", "bf16", "int8", "fp8"})
 
+    def check_gpus(self, gpus: tuple[str, ...], precision: str) -> None:
+        """See diffc.targets.check_gpus."""
+        trt_builder.check_gpus(self.flavour, gpus, precision)
+
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Parse, build, read the precision back, and write the engine folder."""
         self._can_build()
@@ -75,7 +80,9 @@ class TrtTarget:
             path = trt_builder.timing_cache_path(network, options.cache)
             trt_builder.save_timing_cache(config, path)
         held, read_from = self._held(network.trt, data, typed)
-        found = engine.check_precision(asked, held, f"{self.name}, {model.path}")
+        strict = engine.is_promised(model, options.precision)
+        name = f"{self.name}, {model.path}"
+        found = engine.check_precision(asked, held, model, name, strict=strict)
         with engine.new_engine_folder(out) as new:
             with (new / FILE).open("wb") as file:
                 file.write(memoryview(data))
@@ -102,8 +109,8 @@ class TrtTarget:
 
             inspected = trt_precision.engine_elements(inspect(self.flavour, data))
             if inspected:
-                return engine.shares(inspected), "engine inspector"
-        return engine.shares(typed), "strongly typed network"
+                return shares(inspected), "engine inspector"
+        return shares(typed), "strongly typed network"
 
     def _info(
         self,

@@ -120,7 +120,12 @@ def test_the_front_works_at_the_first_side(tiny_model):
 
 @pytest.mark.parametrize(
     ("flags", "captured"),
-    [({}, True), ({"batch": "1,4"}, False), ({"resolution": "16,24"}, False)],
+    [
+        ({}, True),
+        ({"batch": "1,4"}, False),
+        ({"resolution": "16,24"}, False),
+        ({"batch": "1,4", "one_profile": True}, False),
+    ],
 )
 def test_the_ladder_knows_what_is_captured(flags, captured):
     """ONNX Runtime's graphs hold one shape; TensorRT's are one for each."""

@@ -34,6 +34,30 @@ def test_engines_folders_and_files_together(engines, folders):
     assert "trtexec" in found.percentile_rule and found.environment["fingerprint"]
 
 
+@pytest.fixture
+def file_at_batch_4(folders):
+    """A plain ONNX file that another exporter fixed at batch 4."""
+    import onnx
+
+    path = folders["compressed"] / "model.onnx"
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, path)
+    return path
+
+
+def test_a_file_with_a_fixed_batch_sets_it_for_all(folders, file_at_batch_4):
+    pytest.importorskip("onnxruntime")
+    found = compare(folders["dense"] / "model.onnx", file_at_batch_4)
+    assert [row.batch for row in found.rows] == [4, 4]
+    assert all(row.figures.latency_ms for row in found.rows)
+    with pytest.raises(
+        RequestError, match=r"model\.onnx: input 'sample' is fixed at batch 4, not 1"
+    ):
+        compare(file_at_batch_4, batch=(1,))
+
+
 def test_output_folder_lists_its_engines_dense_first(engines, tmp_path):
     engines("fake")
     rows = compare(tmp_path / "OUT").rows

@@ -9,7 +9,15 @@ from diffc.errors import CheckFailed, InputError, NotComparable
 from diffc.events import drain
 from diffc.targets import target
 from diffc.targets.base import BuildOptions
-from diffc.targets.engine import check_precision, new_engine_folder, open_engine, read_info, shares
+from diffc.targets.engine import (
+    check_precision,
+    is_promised,
+    new_engine_folder,
+    open_engine,
+    read_info,
+)
+from diffc.targets.onnx_file import OnnxModel
+from diffc.targets.onnx_precision import shares
 
 
 @pytest.fixture
@@ -105,12 +113,54 @@ def test_somebody_elses_folder_is_left_alone(folder, tmp_path):
     assert (mine / "cat.png").exists()
 
 
+def holding(content=(("precision", "fp32"),), **held):
+    """A checked ONNX file with these shares."""
+    return OnnxModel("model.onnx", (), (), dict(content), (), held)
+
+
 def test_silent_fall_back_is_an_error():
     held = shares([("fp16", 100), ("fp32", 300)])
     assert held == {"fp16": 0.25, "fp32": 0.75}
-    with pytest.raises(CheckFailed, match=r"fp16 was asked for.*fp32 \(fp16 25%, fp32 75%\)"):
-        check_precision("fp16", held, "engine")
-    assert check_precision("fp32", held, "engine") == "fp32"
+    words = r"fp16 was asked for.*in fp32 75%, fp16 25%; by the ONNX file \(fp16 100%\) 100%"
+    with pytest.raises(CheckFailed, match=words):
+        check_precision("fp16", held, holding(fp16=1.0), "engine")
+
+
+def test_layers_that_fell_back_are_an_error_also_where_they_are_fewer():
+    held = {"fp16": 0.51, "fp32": 0.49}
+    with pytest.raises(CheckFailed, match="fp16 51%, fp32 49%"):
+        check_precision("fp16", held, holding(fp16=1.0), "engine")
+    with pytest.raises(CheckFailed):
+        check_precision("fp16", held, holding(fp16=0.55, fp32=0.45), "engine")
+    assert check_precision("fp16", held, holding(fp16=0.52, fp32=0.48), "engine") == "fp16"
+
+
+def test_layers_that_the_file_keeps_exact_are_no_fall_back():
+    held = {"int8": 0.45, "fp32": 0.55}
+    assert check_precision("int8", held, holding(int8=0.45, fp32=0.55), "engine") == "int8"
+    around = {"int8": 0.45, "bf16": 0.55}
+    assert check_precision("int8", around, holding(int8=0.45, fp32=0.55), "engine") == "int8"
+
+
+def test_a_hint_reaches_every_float_layer():
+    file = holding(fp32=0.6, fp16=0.4)
+    hints = ("fp32", "bf16")
+    assert check_precision("bf16", {"bf16": 1.0}, file, "engine", hints) == "bf16"
+    with pytest.raises(CheckFailed, match=r"bf16 80%, fp32 20%.* 100% were to be in bf16"):
+        check_precision("bf16", {"bf16": 0.8, "fp32": 0.2}, file, "engine", hints)
+
+
+def test_a_file_that_is_not_what_its_description_says():
+    with pytest.raises(CheckFailed, match=r"computes in fp32 100%; by the ONNX file \(fp32 100%\)"):
+        check_precision("fp16", {"fp32": 1.0}, holding(fp32=1.0), "engine")
+
+
+def test_of_a_plain_file_nothing_was_promised():
+    plain = holding((), fp16=1.0)
+    assert plain.precision == "fp16"
+    assert not is_promised(plain, None) and is_promised(plain, "fp16")
+    assert is_promised(holding(fp32=1.0), None)
+    assert check_precision("fp16", {"fp32": 1.0}, plain, "engine", strict=False) == "fp32"
 
 
 def test_precision_the_file_does_not_hold_is_refused(folder, tmp_path):

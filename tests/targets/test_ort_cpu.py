@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from diffc.errors import CheckFailed, InputError
 from diffc.events import drain
-from diffc.targets import target
+from diffc.targets import ort, ort_cpu, target
 from diffc.targets.base import BuildOptions
 
 pytest.importorskip("onnxruntime")
@@ -60,6 +60,36 @@ def test_half_precision_that_falls_back_is_an_error(tmp_path):
     with pytest.raises(CheckFailed, match="fp16 was asked for, the built engine computes in fp32"):
         build(folder, tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", np.float16)])
+def test_a_precision_is_listed_where_its_engines_can_be_built(tmp_path, precision, dtype):
+    folder = write_handmade_folder(tmp_path / "half", dtype=dtype)
+    try:
+        build(folder, tmp_path / "e")
+        builds = True
+    except CheckFailed:
+        builds = False
+    assert (precision in target("ort-cpu").precisions()) == builds
+    assert "fp32" in target("ort-cpu").precisions()
+
+
+def test_halves_are_listed_where_a_convolution_is_computed_in_them(monkeypatch):
+    for found, listed in (
+        ("fp16", {"fp32", "fp16"}),
+        ("fp32", {"fp32"}),
+        (None, {"fp32"}),
+    ):
+
+        def elements(path, providers, found=found):
+            if found is None:
+                raise InputError("no kernel")
+            return [(found, 9)]
+
+        ort_cpu._has.cache_clear()
+        monkeypatch.setattr(ort, "weight_elements", elements)
+        assert target("ort-cpu").precisions() == listed
+    ort_cpu._has.cache_clear()
 
 
 def test_unknown_operator_is_named(folder, tmp_path):

@@ -69,6 +69,21 @@ def test_ranges_that_no_builder_takes_name_the_input(options, words):
         profiles(MODEL, options)
 
 
+FIXED = OnnxModel("model.onnx", SPECS, (), {}, (), fixed={"sample": 4, "timestep": 4})
+
+
+def test_a_batch_that_the_graph_fixes_is_the_only_one():
+    (found,) = profiles(FIXED, BuildOptions(batch=(4,)))
+    assert found["sample"].opt[0] == 4
+    with pytest.raises(RequestError, match="input 'sample' is fixed at batch 4, not 1") as caught:
+        profiles(FIXED, BuildOptions(batch=(1, 4)))
+    assert "--batch 4" in caught.value.hint
+    with pytest.raises(RequestError, match="fixed at batch 4, not 1-8"):
+        profiles(FIXED, BuildOptions(batch=(1, 8), one_profile=True))
+    with pytest.raises(RequestError, match="fixed at batch 4, not 1-4"):
+        profiles(FIXED, ranges(1, 2, 4))
+
+
 def test_missing_range_names_the_input():
     options = BuildOptions(ranges=({"timestep": Range((1,), (1,), (1,))},))
     with pytest.raises(RequestError, match="'sample' is missing"):

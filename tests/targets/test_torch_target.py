@@ -82,6 +82,26 @@ def test_half_precision_is_half(unet_folder, model, tmp_path):
     assert 1e-4 < error / np.linalg.norm(reference["output"]) < 5e-2
 
 
+@pytest.fixture
+def tf32():
+    """TF32 is allowed, and afterwards as it was."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = True
+    yield
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+def test_fp32_is_not_tf32(unet_folder, model, tmp_path, tf32):
+    built(unet_folder, model, tmp_path / "e")
+    runner = target("torch").load(tmp_path / "e")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    timed_by = "GPU events" if torch.cuda.is_available() else "clock"
+    assert runner.info.details["timed_by"] == timed_by
+
+
 def test_a_model_that_was_altered_is_refused(unet_folder, tmp_path):
     folder = tmp_path / "model"
     tiny_unet().save_pretrained(folder)

@@ -9,7 +9,7 @@ from onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc.events import drain
-from diffc.targets import machine, target
+from diffc.targets import check_gpus, machine, target, trt_builder
 from diffc.targets.base import BuildOptions
 from diffc.targets.trt_target import check_built_for
 
@@ -72,6 +72,35 @@ def test_precision_that_the_gpu_lacks(tmp_path, monkeypatch):
     (folder / "model.json").write_text(text)
     with pytest.raises(UnavailableError, match="bf16 from sm80 on, not for sm75"):
         build(folder, tmp_path / "e", gpu=("sm86", "sm75"))
+
+
+def test_gpus_and_precision_are_checked_without_a_build(monkeypatch):
+    """What the build would refuse, before the hours that come before it."""
+    monkeypatch.setattr(trt_builder, "parsed", None)
+    check_gpus("trt-rtx", ("sm86", "8.9"), "fp16")
+    check_gpus("trt-rtx", (), "fp8")
+    check_gpus("trt-rtx", ("sm75",), "auto")
+    check_gpus("ort-cpu", ("sm75",), "fp32")
+    with pytest.raises(RequestError, match="does not build for sm90") as caught:
+        check_gpus("trt-rtx", ("sm86", "sm90"), "fp32")
+    assert "sm75, sm80, sm86" in caught.value.hint
+    with pytest.raises(RequestError, match="'rtx4090' is not"):
+        check_gpus("trt-rtx", ("rtx4090",), "fp32")
+    with pytest.raises(UnavailableError, match="fp8 from sm89 on, not for sm86"):
+        check_gpus("trt-rtx", ("sm86",), "fp8")
+
+
+def test_trt_builds_for_the_gpu_at_hand_only(monkeypatch):
+    gpu = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
+    monkeypatch.setattr(machine, "gpus", lambda: (gpu,))
+    check_gpus("trt", ("8.6",), "fp16")
+    with pytest.raises(RequestError, match=r"the GPU at hand \(sm86\), not sm89"):
+        check_gpus("trt", ("sm89",), "fp16")
+    with pytest.raises(UnavailableError, match="fp8 from sm89 on, not for sm86"):
+        check_gpus("trt", (), "fp8")
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    with pytest.raises(RequestError, match=r"\(no GPU\), not sm86"):
+        check_gpus("trt", ("sm86",), "fp16")
 
 
 def test_unsupported_operator_names_node_and_operator(folder, tmp_path):
