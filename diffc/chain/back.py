@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import InputError, UnavailableError
+from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.source import file_digest, read_json
 from diffc.output import read_lock
@@ -21,6 +21,7 @@ from diffc.targets.machine import cores
 from diffc.targets.onnx_file import REFERENCE
 
 SIDES = ("dense", "compressed")
+_FOR_GPUS = frozenset({"trt", "trt-rtx"})
 
 
 def onnx_folder(out: Path, side: str) -> Path:
@@ -50,11 +51,23 @@ def engine_folder(out: Path, target: str, side: str) -> Path:
 
 
 def check_targets(build: TargetOptions) -> None:
-    """Raise UnavailableError for the first target that cannot build here: before the long work."""
-    from diffc.targets import target
+    """Raise for the first thing that cannot be built here: before the long work.
 
+    UnavailableError for a target or a precision, RequestError for GPUs and threads.
+    """
+    from diffc.targets import check_gpus, target
+    from diffc.targets.machine import check_threads
+
+    if build.gpu and not _FOR_GPUS.intersection(build.target):
+        raise RequestError(
+            f"--gpu {','.join(build.gpu)} is for engines built ahead of time, and none of "
+            f"{', '.join(build.target)} is",
+            hint="add --target trt-rtx, or leave --gpu out",
+        )
     for name in build.target:
-        status, precision = target(name).status(), build.of(name).precision
+        own = build.of(name)
+        status, precision = target(name).status(), own.precision
+        check_threads(own.threads)
         if not status.buildable:
             raise UnavailableError(
                 f"target '{name}' cannot build here: {status.reason}",
@@ -74,6 +87,7 @@ def check_targets(build: TargetOptions) -> None:
                 f"target '{name}' does not compute in {precision} here",
                 hint=f"it has {has}" + ("; fp8 is for trt, trt-rtx" if precision == "fp8" else ""),
             )
+        check_gpus(name, own.gpu, "fp32" if precision == "auto" else precision)
 
 
 def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
