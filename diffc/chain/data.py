@@ -57,7 +57,8 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         clean, facts = yield from make(source, recipe, specs, conditions)
         clean.save(room.out / CLEAN)
         notes = [*facts.pop("notes", ()), *_guidance_notes(clean, specs)]
-        return {"images": len(clean), "origin": clean.origin, "notes": notes, **facts}
+        about = {"origin": clean.origin, "null": sorted(clean.null), "notes": notes}
+        return {"images": len(clean), **about, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
     return Stage("data", 4, inputs, run, places, packages, collective=synthetic)

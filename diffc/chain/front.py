@@ -197,13 +197,13 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
 def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -> Stage:
     """The same noise through both models: OUT/samples, and how alike they are."""
     options = recipe.quality
-    inputs = {
+    inputs: dict[str, Any] = {
         "model": source.digest,
         "compressed": distilled.key,
         "options": options.model_dump(mode="json"),
     }
-    if data.result.get("conditions"):
-        inputs["data"] = data.key
+    if data.result.get("conditions") or data.result.get("null"):
+        inputs |= {"data": data.key, "guidance": recipe.data.guidance}
     if options.reference is not None:
         inputs["reference"] = content_digest(_existing(options.reference, "--reference"))
         if options.features != "inception":
@@ -219,12 +219,12 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         more = yield from _wanted_figures(source, recipe, specs)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
         dense.to(best_device()), compressed.to(best_device())
-        given = data.result.get("conditions", ())
-        rows = CleanSet.read(data.folder / CLEAN).conditions if given else {}
+        clean = CleanSet.read(data.folder / CLEAN)
         pair = yield from sample_pair(
             dense, compressed, family, source.scheduler, specs, options.images,
             steps=options.steps, seed=options.seed,
-            conditions={name: rows[name] for name in given},
+            conditions={n: clean.conditions[n] for n in data.result.get("conditions", ())},
+            null=clean.null, guidance=recipe.data.guidance,
         )  # fmt: skip
         made = []
         for latents in (pair.dense, pair.compressed):
@@ -236,7 +236,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
-    return Stage("samples", 5, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 6, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
 def _wanted_figures(

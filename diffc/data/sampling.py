@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffc.models.diffusion import is_flow
 from diffc.models.noise_levels import flow_levels
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -42,8 +43,14 @@ def deterministic_scheduler(config: Mapping[str, Any], steps: int) -> Any:
     """
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-    if "FlowMatch" in str(config.get("_class_name", "")):
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+    if is_flow(config):
+        given = dict(config)
+        if "FlowMatch" not in str(
+            config.get("_class_name", "")
+        ):  # a solver told to take its sigmas
+            given = {"num_train_timesteps": config.get("num_train_timesteps", 1000),
+                     "shift": config.get("flow_shift", 1.0)}  # fmt: skip
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(given)
         # mu stands in until ``denoise`` sees how large the samples are
         scheduler.set_timesteps(steps, mu=config.get("base_shift", 0.5))
         return scheduler

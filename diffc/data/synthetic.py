@@ -80,14 +80,16 @@ def guided(
     conditions: Mapping[str, Tensor],
     null: Mapping[str, Tensor],
     scale: float,
+    dtype: torch.dtype | None = None,
 ) -> Denoiser:
     """``model`` at ``conditions`` as a function of (x, t), guided away from ``null``.
 
     Ho & Salimans 2022: null + scale (conditioned - null); scale 1, or no null, is the model itself.
+    dtype: of the forward passes; None: what the device is fast at.
     """
     device = device_of(model)
     given = {name: value.to(device) for name, value in conditions.items()}
-    dtype = fast_dtype(device)
+    dtype = dtype or fast_dtype(device)
 
     @torch.no_grad()
     def at(x: Tensor, t: Tensor, rows: Mapping[str, Tensor]) -> Tensor:

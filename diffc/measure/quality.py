@@ -25,8 +25,14 @@ from torch import Tensor, nn
 
 from diffc.data.precision import device_of
 from diffc.data.randomness import keyed_noise
-from diffc.data.sampling import SamplerInfo, denoise, deterministic_scheduler, sampler_info
-from diffc.data.synthetic import class_count, condition_rows
+from diffc.data.sampling import (
+    Denoiser,
+    SamplerInfo,
+    denoise,
+    deterministic_scheduler,
+    sampler_info,
+)
+from diffc.data.synthetic import class_count, condition_rows, guided
 from diffc.errors import InputError
 from diffc.events import Progress, Work, drain
 from diffc.models.families.base import Family, TensorSpec
@@ -39,16 +45,19 @@ class Samples:
     """Images from the same noise: ``dense`` and ``compressed`` (N, C, H, W), row by row.
 
     sampler: how both were made. seed: image i starts from noise keyed by (seed, i).
+    guidance: the scale of classifier-free guidance; 1 for none.
     """
 
     dense: Tensor
     compressed: Tensor
     sampler: SamplerInfo
     seed: int
+    guidance: float = 1.0
 
     def origin(self) -> dict[str, Any]:
-        """sampler, steps, spacing, seeds, n: what stands beside every figure."""
-        return {**self.sampler.as_dict(), "seeds": [self.seed], "n": len(self.dense)}
+        """sampler, steps, spacing, seeds, guidance, n: what stands beside every figure."""
+        how = {**self.sampler.as_dict(), "seeds": [self.seed], "guidance": self.guidance}
+        return {**how, "n": len(self.dense)}
 
 
 def sample_pair(
@@ -64,11 +73,15 @@ def sample_pair(
     batch: int = 16,
     conditions: Mapping[str, Tensor] | None = None,
     classes: int | None = None,
+    null: Mapping[str, Tensor] | None = None,
+    guidance: float = 1.0,
 ) -> Work[Samples]:
     """``n`` images from the same noise through both models, in float32.
 
-    conditions, classes: as in ``diffc.data.synthetic.synthesize``.
+    conditions, classes, null, guidance: as in ``diffc.data.synthetic.synthesize``; without null
+    conditions there is no guidance.
     """
+    guidance = guidance if null else 1.0
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
     made: list[list[Tensor]] = [[], []]
@@ -79,10 +92,11 @@ def sample_pair(
         noise = keyed_noise(((seed, EVALUATION, i) for i in index), shape)
         for side, model in enumerate((dense, compressed)):
             done = 2 * start + side * len(index)
-            images = yield from _sample(model, family, scheduler, noise, rows, done, 2 * n)
+            call = guided(model, family, rows, null or {}, guidance, torch.float32)
+            images = yield from _sample(call, device_of(model), scheduler, noise, done, 2 * n)
             made[side].append(images)
     pair = [torch.cat(parts) for parts in made]
-    return Samples(pair[0], pair[1], sampler_info(scheduler), seed)
+    return Samples(pair[0], pair[1], sampler_info(scheduler), seed, guidance)
 
 
 def consistency(
@@ -111,7 +125,8 @@ def consistency(
 
     def images(model: nn.Module) -> Tensor:
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
-            made = drain(_sample(model, family, scheduler, noise, rows, 0, n))
+            call = guided(model, family, rows, {}, 1.0, torch.float32)
+            made = drain(_sample(call, device_of(model), scheduler, noise, 0, n))
         return made if decode is None else drain(decode(made))
 
     def ssim(model: nn.Module) -> float:
@@ -123,21 +138,8 @@ def consistency(
 
 
 def _sample(
-    model: nn.Module,
-    family: Family,
-    scheduler: Any,
-    noise: Tensor,
-    conditions: Mapping[str, Tensor],
-    done: int,
-    total: int,
+    call: Denoiser, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
 ) -> Work[Tensor]:
-    device = device_of(model)
-    given = {name: rows.to(device) for name, rows in conditions.items()}
-
-    @torch.no_grad()
-    def call(x: Tensor, t: Tensor) -> Tensor:
-        return family.call(model, {"sample": x, "timestep": t, **given})
-
     x, steps = noise, len(scheduler.timesteps)
     for i, x in enumerate(denoise(call, scheduler, noise.to(device))):
         yield Progress(done + len(x) * (i + 1) / steps, total, "sampling from the same noise")

@@ -267,6 +267,7 @@ def _quality(report: Report) -> Section:
             notes = [
                 f"{figure['n']} images from the same noise, {figure['sampler']}, "
                 f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
+                + (f", guidance {scale:g}" if (scale := figure.get("guidance", 1)) != 1 else "")
             ]
     distances = _distances(report)
     if any(name in (report.quality or {}) for name in _DISTANCES):

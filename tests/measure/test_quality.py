@@ -25,6 +25,7 @@ from diffc.measure.quality import (
     sample_pair,
     ssim_per_image,
 )
+from diffc.models.families.base import TensorSpec
 from diffc.models.families.unet2d import FAMILY
 
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
@@ -191,3 +192,34 @@ def test_the_pair_holds_the_same_images_at_the_same_places(tmp_path):
     np.testing.assert_allclose(cell, (dense[4, 0].numpy() + 1) * 127.5, atol=0.51)
     np.testing.assert_allclose(second[20:36:2, 20:36:2], 255 - cell, atol=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["compressed.png", "dense.png"]
+
+
+def test_conditioned_models_are_compared_as_they_are_sampled() -> None:
+    """With classifier-free guidance, on both sides, and the figures say so."""
+    seen: list[float] = []
+
+    class Spy:
+        def call(self, model, inputs):
+            seen.extend(inputs["label"].tolist())
+            return inputs["sample"] * inputs["label"].reshape(-1, 1, 1, 1)
+
+    specs = [
+        TensorSpec("sample", (1, 16, 16), kind="sample"),
+        TensorSpec("timestep", (), kind="timestep"),
+        TensorSpec("label", ()),
+    ]
+    model, rows = torch.nn.Linear(1, 1), {"label": torch.tensor([0.5, 0.25])}
+    model.config = {}
+
+    def made(**options):
+        seen.clear()
+        return drain(sample_pair(model, model, Spy(), CONFIG, specs, 2, steps=2, conditions=rows,
+                                 **options))  # fmt: skip
+
+    plain = made(guidance=3.0)
+    assert plain.origin()["guidance"] == 1.0 and set(seen) == {0.5, 0.25}
+    guided = made(guidance=3.0, null={"label": torch.tensor(0.1)})
+    assert guided.origin()["guidance"] == 3.0
+    assert {round(value, 4) for value in seen} == {0.5, 0.25, 0.1}
+    assert not torch.allclose(plain.dense, guided.dense)
+    assert torch.equal(guided.dense, guided.compressed)

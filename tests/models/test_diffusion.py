@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
+from diffc.data.sampling import deterministic_scheduler
 from diffc.errors import InputError
 from diffc.models.diffusion import process_from_scheduler
 
@@ -43,3 +44,13 @@ def test_a_solver_that_is_told_to_take_flows_sigmas_is_of_flow() -> None:
 def test_noise_of_no_beta_schedule_is_refused_by_name(name: str) -> None:
     with pytest.raises(InputError, match=name):
         process_from_scheduler({"_class_name": name, "num_train_timesteps": 1000})
+
+
+def test_flow_by_settings_is_sampled_by_flows_own_euler() -> None:
+    told = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    made = deterministic_scheduler({**told.config, "_class_name": type(told).__name__}, 8)
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    own.set_timesteps(8)
+    torch.testing.assert_close(made.sigmas, own.sigmas)
