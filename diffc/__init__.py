@@ -11,6 +11,7 @@ The public names are few and flat; everything heavy is imported when it is first
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from diffc.models.load import load
     from diffc.recipe import Recipe
     from diffc.report.model import Report
+
+# CUDA numbers GPUs the fastest first, nvidia-smi by their place on the bus: without this the first
+# GPU of an engine's fingerprint need not be the one that it runs on. CUDA reads it when it starts.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 __version__ = "0.1.0"
 __all__ = ["DiffcError", "Recipe", "Report", "__version__", "compile", "load"]

@@ -18,14 +18,15 @@ from pathlib import Path
 
 from diffc.errors import RequestError
 
-_GPU_FIELDS = "name,compute_cap,driver_version,memory.total,clocks.sm,clocks.max.sm"
+_GPU_FIELDS = "name,compute_cap,driver_version,memory.total,clocks.sm,clocks.max.sm,uuid"
 
 
 @dataclass(frozen=True)
 class Gpu:
     """One NVIDIA GPU. memory_mib is its total; clocks are in MHz, now and at most.
 
-    index: the driver's number of it, which CUDA_VISIBLE_DEVICES does not change.
+    index: the driver's number of it, which CUDA_VISIBLE_DEVICES does not change. uuid: the driver's
+    name of it ("GPU-..."), which CUDA_VISIBLE_DEVICES may give in place of a number.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Gpu:
     clock_mhz: int | None
     max_clock_mhz: int | None
     index: int = 0
+    uuid: str = ""
 
     @property
     def sm(self) -> str:
@@ -184,18 +186,29 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def visible(found: tuple[Gpu, ...], chosen: str | None) -> tuple[Gpu, ...]:
-    """Those of ``found`` that CUDA_VISIBLE_DEVICES leaves, in its order; all when it names UUIDs.
+    """Those of ``found`` that CUDA_VISIBLE_DEVICES leaves, in its order.
 
-    As CUDA reads it: the list ends at the first entry that is no device.
+    As CUDA reads it: numbers, or the beginnings of UUIDs; the list ends at the first entry that is
+    no device. All when it names a slice (MIG-...), for whose slice that is nvidia-smi's list does
+    not say.
     """
-    if chosen is None or chosen.startswith(("GPU-", "MIG-")):
+    if chosen is None or chosen.startswith("MIG-"):
         return found
     kept = []
     for entry in chosen.split(","):
-        if not entry.strip().isdigit() or int(entry) >= len(found):
+        gpu = _named(found, entry.strip())
+        if gpu is None:
             break
-        kept.append(found[int(entry)])
+        kept.append(gpu)
     return tuple(kept)
+
+
+def _named(found: tuple[Gpu, ...], entry: str) -> Gpu | None:
+    """The GPU of one entry; None when it is no device, or begins more than one UUID."""
+    if entry.startswith("GPU-"):
+        fitting = [gpu for gpu in found if gpu.uuid.startswith(entry)]
+        return fitting[0] if len(fitting) == 1 else None
+    return found[int(entry)] if entry.isdigit() and int(entry) < len(found) else None
 
 
 NO_TOOL = "no nvidia-smi"
@@ -220,8 +233,9 @@ def nvidia_smi() -> tuple[str, str]:
 
 def parse_gpu(line: str) -> Gpu:
     """One line of nvidia-smi's CSV; a figure it cannot read (``[N/A]``) becomes None or 0."""
-    name, capability, driver, memory, clock, most = (part.strip() for part in line.split(","))
-    return Gpu(name, capability, driver, _int(memory) or 0, _int(clock), _int(most))
+    name, capability, driver, memory, clock, most, *rest = map(str.strip, line.split(","))
+    uuid = rest[0] if rest else ""
+    return Gpu(name, capability, driver, _int(memory) or 0, _int(clock), _int(most), uuid=uuid)
 
 
 def _int(text: str) -> int | None:

@@ -141,6 +141,10 @@ def _handle(nvml: Any, device: int | None) -> ctypes.c_void_p | None:
 def _first_visible() -> int:
     """The driver's number of the GPU that this process uses: it knows no CUDA_VISIBLE_DEVICES."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.startswith("GPU-"):
+        from diffc.targets import machine
+
+        return next((gpu.index for gpu in machine.gpus()), 0)
     return int(first) if first.isdigit() else 0
 
 

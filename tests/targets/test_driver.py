@@ -1,5 +1,8 @@
 """The driver: missing, out of order, too old; told from fakes of what it is told from."""
 
+import os
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -69,22 +72,37 @@ def test_nvidia_smi_that_fails_gives_its_words(tmp_path, monkeypatch):
 
 def test_gpus_are_those_that_are_visible(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    rows = [f"NVIDIA {name}, 8.6, 580.1, 1000, 210, 1710" for name in "ABC"]
+    rows = [f"NVIDIA {name}, 8.6, 580.1, 1000, 210, 1710, GPU-12{name}4-5" for name in "ABC"]
     tool.write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     machine.nvidia_smi.cache_clear()
     seen = {}
     try:
-        for chosen in ("2,0", "1", "", "-1", "0,9,1", "GPU-1234"):
+        for chosen in ("2,0", "1", "", "-1", "0,9,1", "MIG-1234", "GPU-12C4-5,GPU-12B", "GPU-12"):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
             seen[chosen] = [(gpu.name[-1], gpu.index) for gpu in machine.gpus()]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-12B")
+        assert nvml._first_visible() == 1
     finally:
         machine.nvidia_smi.cache_clear()
     assert seen == {
         "2,0": [("C", 2), ("A", 0)], "1": [("B", 1)], "": [], "-1": [], "0,9,1": [("A", 0)],
-        "GPU-1234": [("A", 0), ("B", 1), ("C", 2)],
+        "MIG-1234": [("A", 0), ("B", 1), ("C", 2)],
+        "GPU-12C4-5,GPU-12B": [("C", 2), ("B", 1)], "GPU-12": [],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST",) * 2])
+def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, given, used):
+    """From the import on, so before any runtime starts CUDA; what somebody set is kept."""
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_DEVICE_ORDER"}
+    script = "import os, diffc; print(os.environ['CUDA_DEVICE_ORDER'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        env=environment | ({"CUDA_DEVICE_ORDER": given} if given else {}),
+    )  # fmt: skip
+    assert done.stdout.strip() == used
 
 
 def test_a_device_on_the_bus_is_seen_without_a_driver(tmp_path):
