@@ -14,10 +14,12 @@ left is turned here from the library's log into one line.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,12 +299,23 @@ def _use_timing_cache(network: Network, config: Any, path: Path) -> None:
 def save_timing_cache(config: Any, path: Path) -> None:
     """Keep the timings of this build for the next one."""
     cache = config.get_timing_cache()
-    if cache is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(bytes(cache.serialize()))
-    temporary.replace(path)
+    if cache is not None:
+        keep(path, bytes(cache.serialize()))
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a cache's file whole or not at all, beside whoever else writes it.
+
+    A cache that cannot be kept (a full disk, a folder of somebody else's) is no reason to fail.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class Cancel:

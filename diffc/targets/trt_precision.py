@@ -10,7 +10,7 @@ Two readings of the same thing:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NAMES = {
@@ -97,6 +97,18 @@ def engine_elements(inspected: str) -> list[tuple[str, int]]:
             name = str(weights.get("Type", "")).upper()
             found.append((_NAMES.get(name, name.lower()), int(weights["Count"])))
     return found
+
+
+def coverage(inspected: Sequence[tuple[str, int]], typed: Sequence[tuple[str, int]]) -> float:
+    """How much of the typed network's weights the inspector tells of.
+
+    0 where it names a type that is not known here: its words have changed, and the others too may
+    mean something else.
+    """
+    if any(name not in _NAMES.values() for name, _ in inspected):
+        return 0.0
+    total = sum(count for _, count in typed)
+    return sum(count for _, count in inspected) / total if total else 0.0
 
 
 def engine_tensors(inspected: str) -> list[str]:

@@ -5,7 +5,6 @@ Times are GPU events around the call alone, transfers left out, as trtexec repor
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +119,17 @@ class KernelCache:
 
     def save(self) -> None:
         """Keep what has been compiled so far."""
-        if self._path is None or self._runtime_cache is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(bytes(self._runtime_cache.serialize()))
-        temporary.replace(self._path)
+        if self._path is not None and self._runtime_cache is not None:
+            trt_builder.keep(self._path, bytes(self._runtime_cache.serialize()))
 
 
 def kernel_cache_path(flavour: Flavour) -> Path:
-    """One file per library version and GPU, in the user's cache folder."""
-    from platformdirs import user_cache_path
+    """One file per library version and GPU, in diffc's cache folder."""
+    from diffc.stages import cache_folder
 
     gpu = machine.gpus()[0].sm if machine.gpus() else "none"
     name = f"{flavour.target}-{trt_builder.version(flavour)}-{gpu}.kernels"
-    return user_cache_path("diffc") / name
+    return cache_folder() / name
 
 
 class TrtBound:

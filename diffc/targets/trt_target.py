@@ -76,10 +76,7 @@ class TrtTarget:
         start = time.perf_counter()
         data = yield from trt_builder.serialized(network, config)
         seconds = time.perf_counter() - start
-        if options.cache is not None and not self.flavour.ahead_of_time:
-            path = trt_builder.timing_cache_path(network, options.cache)
-            trt_builder.save_timing_cache(config, path)
-        held, read_from = self._held(network.trt, data, typed)
+        held, read = self._held(network.trt, data, typed)
         strict = engine.is_promised(model, options.precision)
         name = f"{self.name}, {model.path}"
         found = engine.check_precision(asked, held, model, name, strict=strict)
@@ -88,11 +85,15 @@ class TrtTarget:
                 file.write(memoryview(data))
             info = self._info(model, options, served, asked, found, held)
             details = {
-                "precision_read_from": read_from,
+                **read,
                 "static": shapes.is_static(served),
                 "layers": network.network.num_layers,
             }
-            return engine.write_info(new, _with(info, seconds, details))
+            whole = engine.write_info(new, _with(info, seconds, details))
+        if options.cache is not None and not self.flavour.ahead_of_time:
+            path = trt_builder.timing_cache_path(network, options.cache)
+            trt_builder.save_timing_cache(config, path)
+        return whole
 
     def _can_build(self) -> None:
         trt_builder.library(self.flavour)
@@ -102,15 +103,22 @@ class TrtTarget:
 
     def _held(
         self, trt: Any, data: Any, typed: list[tuple[str, int]]
-    ) -> tuple[dict[str, float], str]:
-        """The precision's shares, from the engine where it can be opened, and where from."""
-        if not self._no_run_reason():
-            from diffc.targets.trt_runner import inspect
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """The precision's shares, and for ``details`` where they were read from.
 
-            inspected = trt_precision.engine_elements(inspect(self.flavour, data))
-            if inspected:
-                return shares(inspected), "engine inspector"
-        return shares(typed), "strongly typed network"
+        From the engine where it can be opened and tells of most of the network's weights;
+        ``inspected`` is of how much it tells.
+        """
+        details: dict[str, Any] = {"precision_read_from": "strongly typed network"}
+        if self._no_run_reason():
+            return shares(typed), details
+        from diffc.targets.trt_runner import inspect
+
+        inspected = trt_precision.engine_elements(inspect(self.flavour, data))
+        details["inspected"] = trt_precision.coverage(inspected, typed)
+        if details["inspected"] < _MOST:
+            return shares(typed), details
+        return shares(inspected), {**details, "precision_read_from": "engine inspector"}
 
     def _info(
         self,
@@ -128,7 +136,7 @@ class TrtTarget:
             versions={self.flavour.module: trt_builder.version(self.flavour) or ""},
             device={} if ahead else machine.gpu_fingerprint(),
             tied_to=(self.flavour.module,) if ahead else (self.flavour.module, *_TIED),
-            built_for=(gpus or ("sm80+",)) if ahead else (),
+            built_for=(gpus or (self._default_gpus(asked),)) if ahead else (),
             inputs=model.inputs,
             outputs=model.outputs,
             precision_asked=asked,
@@ -137,6 +145,10 @@ class TrtTarget:
             profiles=tuple(served),
             source=model.content,
         )
+
+    def _default_gpus(self, precision: str) -> str:
+        """What an ahead-of-time build is for by default: 8.0 and later, as far as they have it."""
+        return f"sm{max(80, self.flavour.minimum_sm.get(precision, 0))}+"
 
     def load(self, folder: Path, threads: int | None = None) -> Runner:
         """Check the folder, then open the engine on the first GPU; ``threads`` has no meaning."""
@@ -152,6 +164,7 @@ class TrtTarget:
 
 
 _TIED = ("gpu", "compute_capability")
+_MOST = 0.5  # of the weights: an inspector that tells of less is not believed
 RTX_RUNS = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT for RTX 1.7 lists; 90 (H100, H200) is not among them."""
 

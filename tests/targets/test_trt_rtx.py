@@ -46,6 +46,14 @@ def test_half_precision_network_is_half(tmp_path):
     assert (info.precision_asked, info.precision_found) == ("fp16", "fp16")
 
 
+@pytest.mark.parametrize(
+    ("precision", "gpus"),
+    [("fp32", "sm80+"), ("bf16", "sm80+"), ("int8", "sm86+"), ("fp8", "sm89+")],
+)
+def test_by_default_it_is_for_the_gpus_that_have_the_precision(precision, gpus):
+    assert target("trt-rtx")._default_gpus(precision) == gpus
+
+
 @pytest.mark.slow
 def test_unet_builds_with_a_dynamic_profile(unet_folder, tmp_path):
     info = build(unet_folder, tmp_path / "e", batch=(1, 4, 8), one_profile=True, gpu=("sm120",))
