@@ -6,23 +6,34 @@ run here, and nothing says so.
 
 What is used is read from diffc's own source: each attribute taken of a variable that holds an
 object of the library (``config.progress_monitor``, ``trt.Runtime``) must exist on that object's
-class. So a line added to the builder is checked without a line added here.
+class; each keyword must be in the method's signature, which the bindings have in ``__doc__``; each
+name that a layer's kind or type is compared with must be a member of that enumeration. So a line
+added to the builder is checked without a line added here.
 """
 
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-import diffc.targets
+import diffc
+from diffc.targets import trt_precision
 
-SOURCES = ("trt_builder.py", "trt_precision.py", "trt_runner.py")
+SOURCES = (
+    "targets/trt_builder.py",
+    "targets/trt_precision.py",
+    "targets/trt_runner.py",
+    "export/runtime/trt.py",
+)
+INSPECTORS_OWN = {"BFLOAT16"}  # what it calls a type that the enumeration calls otherwise
 CLASSES = {  # what a variable or attribute of this name holds
     "trt": None,
     "builder": "Builder",
@@ -41,6 +52,8 @@ CLASSES = {  # what a variable or attribute of this name holds
     "_config": "IRuntimeConfig",
     "_runtime_cache": "IRuntimeCache",
     "_context": "IExecutionContext",
+    "context": "IExecutionContext",
+    "_runtime": "Runtime",
     "cache": "ITimingCache",
 }
 OURS = {  # names that also hold things of diffc's own: diffc's Network, Path
@@ -72,24 +85,62 @@ FUNCTIONS = [
 LIST = """
 import json, sys
 module = __import__(sys.argv[1])
-print(json.dumps({"": dir(module)} | {n: dir(getattr(module, n)) for n in dir(module)}))
+listed = {"": dir(module)} | {n: dir(getattr(module, n)) for n in dir(module)}
+for name in sys.argv[2:]:
+    owner, _, method = name.rpartition(".")
+    listed[name] = getattr(getattr(getattr(module, owner, None), method, None), "__doc__", "")
+print(json.dumps(listed))
 """
+
+
+def nodes():
+    """(where, node) of everything in the sources."""
+    for name in SOURCES:
+        path = Path(diffc.__file__).parent / name
+        for node in ast.walk(ast.parse(path.read_text())):
+            yield f"{name}:{getattr(node, 'lineno', 0)}", node
+
+
+def holder(node):
+    """The name of the variable or attribute that an attribute is taken of."""
+    return getattr(node.value, "id", None) or getattr(node.value, "attr", None)
 
 
 def used():
     """(variable, attribute, where) of every use in the sources."""
     found = []
-    for name in SOURCES:
-        path = Path(diffc.targets.__file__).parent / name
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                owner = node.value
-                held = getattr(owner, "id", None) or getattr(owner, "attr", None)
-                if held in CLASSES and node.attr not in OURS.get(held, set()):
-                    found.append((held, node.attr, f"{name}:{node.lineno}"))
-                if getattr(owner, "attr", None) in ENUMS:
-                    found.append((owner.attr, node.attr, f"{name}:{node.lineno}"))
+    for where, node in nodes():
+        if isinstance(node, ast.Attribute):
+            held = holder(node)
+            if held in CLASSES and node.attr not in OURS.get(held, set()):
+                found.append((held, node.attr, where))
+            if getattr(node.value, "attr", None) in ENUMS:
+                found.append((node.value.attr, node.attr, where))
     return found
+
+
+def keywords():
+    """(Class.method, keyword, where) of every call with one."""
+    return [
+        (f"{CLASSES[holder(node.func)]}.{node.func.attr}", keyword.arg, where)
+        for where, node in nodes()
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if CLASSES.get(holder(node.func))
+        for keyword in node.keywords
+    ]
+
+
+def compared():
+    """(enumeration, member) of every name that a layer's kind or type is compared with."""
+    path = Path(trt_precision.__file__)
+    words = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and re.fullmatch("[A-Z][A-Z0-9_]+", str(node.value))
+    }
+    types = set(trt_precision._NAMES) - INSPECTORS_OWN
+    kinds = words - set(trt_precision._NAMES)
+    return [*(("DataType", name) for name in types), *(("LayerType", name) for name in kinds)]
 
 
 ENUMS = (
@@ -97,6 +148,7 @@ ENUMS = (
     "NetworkDefinitionCreationFlag",
     "ProfilingVerbosity",
     "LayerInformationFormat",
+    "Logger",
 )
 
 
@@ -109,7 +161,11 @@ def missing(available, allowed=frozenset()):
         owner = CAST.get(attribute) or (held if held in ENUMS else CLASSES[held] or "")
         if attribute not in available.get(owner, []) and not attribute.startswith("__"):
             absent.append(f"{where}: {held}.{attribute}")
-    return absent
+    for method, keyword, where in keywords():
+        if f"{keyword}:" not in available[method]:
+            absent.append(f"{where}: {method}({keyword}=)")
+    names = (f"{owner}.{name}" for owner, name in compared() if name not in available[owner])
+    return absent + [name for name in names if name not in allowed]
 
 
 def test_enough_is_read_from_the_sources():
@@ -126,17 +182,30 @@ def test_enough_is_read_from_the_sources():
         ("tensor", "dtype"),
     } <= pairs
     assert len(pairs) > 40
+    assert any(where.startswith("export/runtime/trt.py") for _, _, where in used())
+    assert ("IBuilderConfig.set_timing_cache", "ignore_mismatch") in {k[:2] for k in keywords()}
+    assert {
+        ("LayerType", "MATRIX_MULTIPLY"),
+        ("LayerType", "SHUFFLE"),
+        ("DataType", "HALF"),
+    } <= set(compared())
 
 
 def listed(module, environment):
-    command = [sys.executable, "-c", LIST, module]
+    methods = sorted({method for method, _, _ in keywords()})
+    command = [sys.executable, "-c", LIST, module, *methods]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return json.loads(done.stdout)
 
 
+@cache
+def _rtx():
+    return listed("tensorrt_rtx", dict(os.environ))
+
+
 def test_rtx_has_all_of_it():
     pytest.importorskip("tensorrt_rtx")
-    assert missing(listed("tensorrt_rtx", dict(os.environ))) == []
+    assert missing(_rtx()) == []
 
 
 @pytest.fixture(scope="module", params=["cu12-bindings==10.9.*", "cu13-bindings==10.16.*",
@@ -152,6 +221,8 @@ def bindings(request, tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
+        if os.environ.get("DIFFC_CI"):  # a contract that nobody holds diffc to is none
+            pytest.fail(f"tensorrt-{request.param} was not downloaded: {done.stderr[-500:]}")
         pytest.skip(f"tensorrt-{request.param} cannot be downloaded here")
     zipfile.ZipFile(wheels[0]).extractall(folder)
     major = request.param.split("==")[1].split(".")[0]
@@ -174,3 +245,16 @@ def test_tensorrt_has_all_of_it(bindings):
 def test_the_contract_can_fail(bindings):
     """TensorRT has no compute capabilities: without the exception they are found missing."""
     assert any("set_compute_capability" in line for line in missing(bindings))
+
+
+def test_a_name_that_is_no_member_is_found(monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setitem(trt_precision._NAMES, "FP12", "fp12")
+    assert missing(_rtx()) == ["DataType.FP12"]
+
+
+def test_a_keyword_that_is_not_in_the_signature_is_found():
+    pytest.importorskip("tensorrt_rtx")
+    signature = "set_timing_cache(self, cache: ITimingCache)"
+    listing = {**_rtx(), "IBuilderConfig.set_timing_cache": signature}
+    assert any("ignore_mismatch=" in line for line in missing(listing))
