@@ -79,7 +79,7 @@ def measure_target(
             results.append(_absent_result(infos, place, reasons[place]))
             continue
         yield Progress(0, None, f"memory, {place}")
-        found = memories(folders, place.batch, options.memory, place.size)
+        found = memories(folders, place.batch, options.memory, place.size, options.threads)
         at = other_than_working(infos["dense"].sizes, place.size)
         held = {name: each[at] for name, each in judged.items() if at in each}
         results.append(_result(infos, place, timings[place], found, held, options))

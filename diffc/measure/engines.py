@@ -185,7 +185,11 @@ def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Nois
 
 
 def memories(
-    folders: Mapping[str, Path], batch: int, wanted: bool, size: Size | None = None
+    folders: Mapping[str, Path],
+    batch: int,
+    wanted: bool,
+    size: Size | None = None,
+    threads: int | None = None,
 ) -> dict[str, Memory]:
     """Each engine's memory in a fresh process; its files' size alone where that is not wanted.
 
@@ -195,7 +199,9 @@ def memories(
     for name, folder in folders.items():
         held = Memory(engine_bytes=read_info(folder).engine_bytes)
         try:
-            found[name] = measure_memory(folder, batch, size=size) if wanted else held
+            if wanted:
+                held = measure_memory(folder, batch, size=size, threads=threads)
+            found[name] = held
         except UnavailableError as error:
             found[name] = held.model_copy(update={"absent": str(error)})
     return found

@@ -35,15 +35,23 @@ _MOST_SECONDS = 600
 
 
 def measure_memory(
-    engine: Path, batch: int, *, split: bool = True, size: Size | None = None
+    engine: Path,
+    batch: int,
+    *,
+    split: bool = True,
+    size: Size | None = None,
+    threads: int | None = None,
 ) -> Memory:
     """Load and run ``engine`` at ``batch`` in a fresh process.
 
-    size: of the sample, where the engine serves several; None: the working one.
+    size: of the sample, where the engine serves several; None: the working one. threads: of the
+    engine, each with scratch memory of its own; None: those it was built with.
     split: tell weights and activations apart, which takes a second process.
     Raises UnavailableError with the process's last line when it cannot.
     """
     at = () if size is None else ("--size", *map(str, size))
+    if threads is not None:
+        at = (*at, "--threads", str(threads))
     whole = _probed(engine, batch, *at)
     apart = _probed(engine, batch, *at, "--trim") if split else None
     return from_readings(whole, apart, read_info(engine).engine_bytes)

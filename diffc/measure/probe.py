@@ -32,11 +32,13 @@ def main() -> None:
     parser.add_argument("engine", type=Path)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--trim", action="store_true")
     found = parser.parse_args()
     size = (found.size[0], found.size[1]) if found.size else None
-    print(json.dumps(probe(found.engine, found.batch, found.runs, found.trim, size)))
+    made = probe(found.engine, found.batch, found.runs, found.trim, size, found.threads)
+    print(json.dumps(made))
 
 
 def probe(
@@ -45,6 +47,7 @@ def probe(
     runs: int = 3,
     trim: bool = False,
     size: tuple[int, int] | None = None,
+    threads: int | None = None,
 ) -> Reading:
     """Resident bytes of this process at each step; device bytes where the engine is on a GPU."""
     from diffc.measure.inputs import example_inputs
@@ -57,7 +60,7 @@ def probe(
     used, how = device_meter(info.target)
     inputs = example_inputs(info, batch, size=size)
     at_start, device_start = memory_field("VmRSS"), used()
-    runner = runtime.load(engine)
+    runner = runtime.load(engine, threads)
     loading_peak = memory_field("VmHWM")
     if trim:
         give_back_freed()

@@ -73,7 +73,7 @@ def side_by_side(
                 if timings is not None:
                     noise[batch] = noise_of(timings, next(iter(runners)), infos.values())
         running = {label: folders[label] for label in runners}
-        yield from _add_memory(rows, running, options.memory)
+        yield from _add_memory(rows, running, options.memory, options.threads)
     return Comparison(
         rows=rows,
         noise=noise,
@@ -211,12 +211,15 @@ def _row(
     return Row(label=label, target=info.target, batch=batch, figures=figures, speedup=speedup)
 
 
-def _add_memory(rows: list[Row], running: Mapping[str, Path], wanted: bool) -> Work[None]:
+def _add_memory(
+    rows: list[Row], running: Mapping[str, Path], wanted: bool, threads: int | None
+) -> Work[None]:
     """Measured after the times, so that no other process runs beside them."""
     for index, row in enumerate(rows):
         if wanted and row.label in running:
             yield Progress(index, len(rows), f"memory of {row.label}")
-            found = memories({row.label: running[row.label]}, row.batch, wanted)[row.label]
+            folder = {row.label: running[row.label]}
+            found = memories(folder, row.batch, wanted, threads=threads)[row.label]
             rows[index] = row.model_copy(
                 update={"figures": row.figures.model_copy(update={"memory": found})}
             )

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from diffc.errors import UnavailableError
+from diffc.measure import memory
 from diffc.measure.memory import from_readings, measure_memory
-from diffc.measure.probe import memory_field
+from diffc.measure.probe import memory_field, probe
+from diffc.targets import target
 from diffc.targets.engine import read_info
 
 pytest.importorskip("onnxruntime")
@@ -32,6 +34,28 @@ def test_the_process_has_no_torch(engine):
     command = [sys.executable, "-m", "diffc.measure.probe", str(engine)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["torch"] == 0
+
+
+def test_the_engine_has_the_threads_that_it_is_timed_with(engine, monkeypatch):
+    given = []
+    monkeypatch.setattr(memory, "_probed", lambda *args: given.append(args))
+    monkeypatch.setattr(memory, "from_readings", lambda *_: None)
+    memory.measure_memory(engine, 2, threads=1)
+    memory.measure_memory(engine, 2, split=False)
+    assert given == [
+        (engine, 2, "--threads", "1"), (engine, 2, "--threads", "1", "--trim"), (engine, 2)
+    ]  # fmt: skip
+
+
+def test_the_process_loads_it_with_those_threads(engine, monkeypatch):
+    seen = []
+    runtime = target("ort-cpu")
+    load = type(runtime).load
+    monkeypatch.setattr(
+        type(runtime), "load", lambda self, folder, n=None: seen.append(n) or load(self, folder, n)
+    )
+    probe(engine, 1, runs=1, threads=1)
+    assert seen == [1]
 
 
 def test_peak_is_at_least_what_was_touched():
