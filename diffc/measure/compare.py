@@ -9,7 +9,7 @@ alone. Nothing is estimated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def measure_target(
             except OutOfMemory as error:  # the others still count
                 reasons[place] = str(error)
         judged = yield from _parities(runners, options.references)
+    infos = {name: runner.info for name, runner in runners.items()}
     results = []
     for place in places:
         if place in reasons:
@@ -171,7 +172,24 @@ def _details(
         "steady": timings.steady,
         "seed": timings.seed,
         "percentile_rule": PERCENTILE_RULE,
+        **_how_run(infos.values()),
     }
+
+
+def _how_run(infos: Collection[EngineInfo]) -> dict[str, Any]:
+    """What the runners say of their calls: told by which clock, captured, and if not, why."""
+    found: dict[str, Any] = {}
+    if timed_by := next(iter(_said(infos, "timed_by")), None):
+        found["timed_by"] = timed_by
+    if captured := _said(infos, "captured"):
+        found["captured"] = all(captured)
+    if reasons := _said(infos, "not_captured"):
+        found["not_captured"] = reasons[0]
+    return found
+
+
+def _said(infos: Collection[EngineInfo], fact: str) -> list[Any]:
+    return [info.details[fact] for info in infos if fact in info.details]
 
 
 def _efficiency(speedup: float, infos: Mapping[str, EngineInfo]) -> float | None:
@@ -216,6 +234,7 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
         timings = yield from measure_loops(
             runners["dense"], runners["compressed"], options.loop, options.latency
         )
+    infos = {name: runner.info for name, runner in runners.items()}
     found = memories(folders, options.loop.batch, wanted=False)
     result = _result(infos, place, timings, found, {}, options)
     scheduler = options.loop.scheduler or infos["dense"].source["scheduler"].get("_class_name")

@@ -104,6 +104,8 @@ class Runner(Protocol):
     Three more things are there where they mean something: ``bind_uncaptured(inputs)``, as ``bind``
     without a CUDA graph, on a target that captures; ``allocator_bytes()``, what the runtime's own
     allocator counts, on a GPU; ``settle``, the seconds that its idle threads spin after a call.
+
+    ``info`` is engine.json's, with what came of loading and binding in ``details``.
     """
 
     info: EngineInfo

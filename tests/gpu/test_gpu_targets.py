@@ -120,6 +120,25 @@ def test_several_resolutions_in_turn(name, one_profile, tmp_path):
     runner.close()
 
 
+@pytest.mark.parametrize("name", ["ort-cuda", "trt", "trt-rtx"])
+def test_one_profile_over_several_batch_sizes(engine, unet_folder, name):
+    """A graph of ONNX Runtime's would hold the buffers of the first of them."""
+    runner = target(name).load(engine(name, batch=(1, 4), one_profile=True))
+    inputs, expected = rows(unet_folder)
+    for size in (4, 2, 1, 4):
+        found = runner({key: value[:size] for key, value in inputs.items()})["out_sample"]
+        assert_close(found, expected[:size], "fp32")
+
+
+@pytest.mark.parametrize("name", ["ort-cuda", "trt", "trt-rtx"])
+def test_the_runner_says_how_it_runs(engine, unet_folder, name):
+    runner = target(name).load(engine(name))
+    runner.bind(rows(unet_folder)[0])
+    details = runner.info.details
+    assert (details["timed_by"], details["captured"]) == ("GPU events", True)
+    assert "not_captured" not in details
+
+
 @pytest.mark.parametrize("name", ["trt", "trt-rtx"])
 def test_the_built_engine_is_read_back(engine, name):
     details = read_info(engine(name, "fp16")).details

@@ -93,6 +93,28 @@ def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, mo
     assert four.dense.latency_ms is None
 
 
+def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
+    """What only the loaded engine knows: the clock, and whether its graph could be captured."""
+    from diffc.targets.fake import FakeRunner
+
+    made = engines("fake", batch=(1,))
+    call = (made["dense"], made["compressed"], options(folders, references={}))
+    (plain,) = drain(measure_target(*call))
+    assert not {"timed_by", "captured", "not_captured"} & set(plain.details)
+    bind = FakeRunner.bind
+
+    def captured(self, inputs):
+        small = self.info.source["macs"] < 2e9
+        facts = {"captured": False, "not_captured": "a loop"} if small else {"captured": True}
+        self.info = self.info.with_details(timed_by="GPU events", **facts)
+        return bind(self, inputs)
+
+    monkeypatch.setattr(FakeRunner, "bind", captured)
+    (found,) = drain(measure_target(*call))
+    said = {key: found.details[key] for key in ("timed_by", "captured", "not_captured")}
+    assert said == {"timed_by": "GPU events", "captured": False, "not_captured": "a loop"}
+
+
 def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
     from diffc.measure import engines as measured
     from diffc.report.lines import noise_words
