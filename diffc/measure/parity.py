@@ -72,8 +72,8 @@ def worse(found: Collection[Parity]) -> Parity:
 
 def _elsewhere(runner: Runner, tensors: Mapping[str, Array], size: Size) -> Parity:
     """At another size than the working one; a reason says which."""
-    made = worse([_at_batch(runner, tensors, batch, None) for batch in _batches(runner)])
-    return made if made.passed else _where(made, size_words(size))
+    at = size_words(size)
+    return worse([_at_batch(runner, tensors, batch, None, at) for batch in _batches(runner)])
 
 
 def _working(runner: Runner, tensors: Mapping[str, Array]) -> Work[Parity]:
@@ -96,17 +96,20 @@ def _batches(runner: Runner) -> list[int]:
 
 
 def _at_batch(
-    runner: Runner, tensors: Mapping[str, Array], batch: int, end: Array | None
+    runner: Runner, tensors: Mapping[str, Array], batch: int, end: Array | None, size: str = ""
 ) -> Parity:
-    """The noise levels, ``batch`` rows at a time, and the trajectory's end where it is given."""
+    """The noise levels, ``batch`` rows at a time, and the trajectory's end where it is given.
+
+    The reason of a failure names the size, and the batch where several were built for.
+    """
     inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
     found = run_rows(runner, inputs, batch)
     expected_end = None if end is None else tensors.get("trajectory.final")
     made = judge(found, tensors["output"], end, expected_end, runner.info.precision_asked)
-    return made if made.passed or len(_batches(runner)) == 1 else _where(made, f"batch {batch}")
-
-
-def _where(made: Parity, place: str) -> Parity:
+    several = len(_batches(runner)) > 1
+    place = ", ".join(filter(None, [size, f"batch {batch}" if several else ""]))
+    if made.passed or not place:
+        return made
     return made.model_copy(update={"reason": f"at {place}: {made.reason}"})
 
 
