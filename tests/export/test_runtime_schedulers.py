@@ -71,6 +71,9 @@ def distance(
     """
     oracle = ORACLES[name].from_config(config)
     oracle.set_timesteps(steps)
+    if hasattr(oracle, "set_begin_index"):
+        # otherwise it looks its first step up by the timestep, which Karras' may visit twice
+        oracle.set_begin_index(0)
     if exact:
         oracle.alphas_cumprod = oracle.alphas_cumprod.double()
     ours = scheduler(name, config, steps)

@@ -53,7 +53,7 @@ def _dpm_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:
     if config.get("use_flow_sigmas"):
         return _dpm_flow_path(config, steps)
     times = _dpm_times(config, steps)
-    fractions, sigmas = schedules.sigma_path(config, times.astype(np.float64), steps)
+    fractions, sigmas = schedules.sigma_path(config, times.astype(np.float64), steps, True)
     if config.get("use_karras_sigmas") and config.get("beta_schedule") != "squaredcos_cap_v2":
         fractions = np.round(fractions)
     return fractions.astype(np.int64), sigmas

@@ -144,13 +144,19 @@ def sigma_bar(config: Config) -> Table:
     return bar
 
 
-def sigma_path(config: Config, times: Table, steps: int) -> tuple[Table, Table]:
-    """Timesteps (S,) and sigmas (S + 1,), the last of them where the trajectory ends."""
+def sigma_path(
+    config: Config, times: Table, steps: int, whole_range: bool = False
+) -> tuple[Table, Table]:
+    """Timesteps (S,) and sigmas (S + 1,), the last of them where the trajectory ends.
+
+    whole_range: Karras' sigmas span all training timesteps (DPM-Solver++), not just ``times``.
+    """
     every = sigmas_of(sigma_bar(config))
     sigmas: Table = np.interp(times, np.arange(len(every)), every)
     if config.get("use_karras_sigmas"):
-        low = config.get("sigma_min") or float(every[0])
-        high = config.get("sigma_max") or float(every[-1])
+        first, last = (every[-1], every[0]) if whole_range else (sigmas[0], sigmas[-1])
+        low = config.get("sigma_min") or float(last)
+        high = config.get("sigma_max") or float(first)
         sigmas = karras(low, high, steps)
         times = sigma_to_timestep(sigmas, every)
     end = every[0] if config.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
