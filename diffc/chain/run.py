@@ -45,6 +45,10 @@ def run(request: Request) -> RunWork:
     claim(out, source)
     if request.stop in ("build", "bench"):
         back.check_targets(recipe.build)
+    if recipe.distill.trackers and request.stop != "plan":
+        from diffc.distill.setup import check_trackers
+
+        check_trackers(recipe.distill.trackers)
     bench = front.latency_bench(recipe)
     if bench is not None:
         bench.check()  # before importance, which takes long

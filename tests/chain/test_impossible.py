@@ -28,3 +28,10 @@ def test_an_impossible_request_costs_no_training(tmp_path, build, error, words):
         diffc.compile("demo", ratio=0.5, out=tmp_path / "out", options={"build": build})
     assert type(caught.value) is error and words in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_tracker_costs_no_training(tmp_path):
+    options = {"distill": {"trackers": ["no-such-tracker"]}}
+    with pytest.raises(UnavailableError, match="no tracker 'no-such-tracker'"):
+        diffc.compile("demo", ratio=0.5, out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
