@@ -3,7 +3,8 @@
     python scripts/results_page.py            writes the page and copies its pictures
     python scripts/results_page.py --check    fails when the page is not what this script makes
 
-One function per file of bench/results; a file that is not there is a section that says so.
+One function per file of bench/results; a file that is not there is a section that says so. GPUs are
+page_gpu.py's; page_parts.py holds what both write with.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import page_gpu
+from page_parts import day, loops, machine, percent, ratio, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -24,7 +28,8 @@ HEAD = """# Results
 
 Made by `scripts/results_page.py` from the files in `bench/results/`, which the scripts in `bench/`
 wrote; nothing here was typed by hand. Speed-ups are medians of paired ratios, engines timed in turn
-in one process; intervals are 95 % bootstraps. Each section says on what machine and when.
+in one process; intervals are 95 % bootstraps. Each section says on what machine and when, as far as
+its file does.
 """
 
 
@@ -56,45 +61,13 @@ def page(*, copy: bool = False) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def machine(environment: dict[str, Any] | None, when: str = "") -> str:
-    """Device, versions and date, in one line."""
-    if not environment:
-        return f"*{when}*\n"
-    gpus_ = [str(gpu.get("name", gpu)) for gpu in environment.get("gpus") or []]
-    device = ", ".join(gpus_) or f"{environment['cpu']}, {environment['cores']} cores, no GPU"
-    versions = environment.get("packages") or {}
-    kept = ("torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-            "tensorrt-rtx-cu13")  # fmt: skip
-    said = ", ".join(f"{name} {versions[name]}" for name in kept if name in versions)
-    return f"*{'; '.join(part for part in (device, said, when) if part)}*\n"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    """Markdown; everything but the first column to the right."""
-    heads = list(heads)
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
-
-
-def ratio(found: dict[str, Any] | None) -> str:
-    """1.76 [1.75, 1.77]"""
-    if not found:
-        return "-"
-    low, high = found["ci95"]
-    return f"{found['median']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")
-
-
 # --- one function per file ------------------------------------------------------------------------
 
 
 def demo(found: dict[str, Any]) -> list[str]:
     ssim = found["quality"]["ssim"]
     return [
-        machine(found["environment"], found["date"][:10]),
+        machine(found["environment"], day(found)),
         f"`{found['command']}`, by `bench/demo.py`:\n",
         *table(["", ""], [
             ["whole job", f"{found['seconds']:.0f} s"],
@@ -119,7 +92,7 @@ def pruning(found: dict[str, Any]) -> list[str]:
     for name, make in makers.items():
         if name in sections:
             section = sections[name]
-            lines += [*make(section), machine(section["environment"], section["date"])]
+            lines += [*make(section), machine(section["environment"], day(section))]
     return lines
 
 
@@ -195,23 +168,11 @@ def _passes(found: dict[str, Any]) -> list[str]:
 
 
 def distillation(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for name, row in found["wall"].items():
-        low, high = row.get("speedup_range", (1, 1))
-        over = f"{row['speedup']:.2f} [{low:.2f}, {high:.2f}]" if "speedup" in row else ""
-        rows.append([name, f"{row['images_per_s']:.1f}", over])
-    threads, torch, batch = found["threads"], found["torch"], found["batch"]
-    return [
-        machine(found["environment"], found["date"][:10]),
-        f"*torch {torch}, {found.get('device', 'cpu')}, {threads} thread(s), batch {batch}, load "
-        f"{found['load_average'][0]:.1f} before*\n",
-        *table(["loop", "images per second", "over the plain loop [least, most]"], rows),
-    ]
+    return [machine(found["environment"], day(found)), *loops(found)]
 
 
 def quality(found: dict[str, Any]) -> list[str]:
-    how = found["how"]
-    lines = [machine(how.get("environment"))]
+    lines = [machine(found["how"].get("environment"), day(found))]
     markdown = RESULTS / "quality.md"
     if markdown.exists():
         lines.append(markdown.read_text())
@@ -223,7 +184,7 @@ def quality(found: dict[str, Any]) -> list[str]:
 
 
 def peers(found: dict[str, Any]) -> list[str]:
-    lines = [machine(found["environment"])]
+    lines = [machine(found["environment"], day(found) if found.get("date") else "")]
     for key, section in found["sections"].items():
         lines += [
             f"### {key}\n",
@@ -262,7 +223,10 @@ def candidate(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def gate(found: dict[str, Any]) -> list[str]:
-    lines = [machine(found["environment"]), f"{found['engine']}; limit {found['limit']}.\n"]
+    lines = [
+        machine(found["environment"], day(found)),
+        f"{found['engine']}; limit {found['limit']}.\n",
+    ]
     for trials in found["trials"]:
         rows = []
         for name, row in trials.items():
@@ -287,7 +251,7 @@ def serving(found: dict[str, Any]) -> list[str]:
     environment = found["environment"]
     lines = [
         f"*{environment['cpu']}, {environment['threads']} thread(s), onnxruntime "
-        f"{environment['onnxruntime']}, load {environment['load_average']:.1f}*\n"
+        f"{environment['onnxruntime']}, load {environment['load_average']:.1f}; {day(found)}*\n"
     ]
     per_step = ", ".join(f"{n} {ms:.3f} ms" for n, ms in found["runtime_ms_per_step"].items())
     lines += [
@@ -322,7 +286,7 @@ def figures(found: dict[str, Any]) -> list[str]:
     rows = [[key, f"{value:.4g}" if isinstance(value, float) else value]
             for key, value in flat.items()]  # fmt: skip
     return [
-        machine(found.get("environment"), str(found.get("date", ""))[:10]),
+        machine(found.get("environment"), day(found)),
         *table(["", ""], rows),
     ]
 
@@ -351,44 +315,22 @@ def gpus(copy: bool) -> list[str]:
             "## GPUs\n",
             "Nothing was measured on a GPU yet: none could be had. "
             "`python -m bench.gpu --out FOLDER` measures it all where there is one.\n",
+            *page_gpu.rehearsed(RESULTS / "gpu-rehearsal.json"),
         ]
-    return [line for folder in folders for line in device(folder, copy)]
+    return [line for folder in folders for line in page_gpu.section(folder, shown_by(copy))]
 
 
-def device(folder: Path, copy: bool) -> list[str]:
-    """Everything that one run of ``bench.gpu`` found."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
-    lines = [f"## {folder.name}\n"]
-    if found:
-        lines.append(machine(found[0]["environment"], found[0]["date"][:10]))
-    left = {f"{r['name']}": r["macs_left"] for r in found if "macs_left" in r}
-    for row in found:
-        if row["piece"] == "latency" and row.get("rows"):
-            lines += _engines(row, left)
-    lines += [f"- {r['piece']}/{r['name']}: {what}: {r[what]}" for r in found
-              for what in ("skipped", "failed") if what in r]  # fmt: skip
-    for picture in sorted(folder.glob("*/*.png")):
-        name = f"{folder.name}-{picture.name}".replace(" ", "-")
-        lines.append(f"\n![{picture.stem}](images/results/{name})")
+def shown_by(copy: bool) -> Callable[[Path], str]:
+    """A device's picture -> its line on the page. copy: put it where the page finds it."""
+
+    def show(picture: Path) -> str:
+        device = picture.parents[1].name
+        name = f"{device}-{picture.parent.name}-{picture.name}".replace(" ", "-")
         if copy:
             _copy(picture, name)
-    return [*lines, ""]
+        return f"![{picture.stem}](images/results/{name})"
 
-
-def _engines(row: dict[str, Any], left: dict[str, float]) -> list[str]:
-    """One target's engines, and what each change brought: the gain split into its causes."""
-    rows = []
-    for label, figures_ in row["rows"].items():
-        allocation = label.split(", ")[1]
-        network = row["name"].removesuffix(f"-{row['target']}-batch{row['batch']}")
-        over = figures_["over_dense"]
-        share = left.get(f"{network}-{allocation}")
-        efficiency = f"{over['median'] * share:.3f}" if over and share else ""
-        rows.append([label, f"{figures_['latency_ms']['p50']:.3f}",
-                     ratio(figures_["over_torch_eager"]), ratio(over), efficiency])  # fmt: skip
-    heads = [row["name"], "p50, ms", "over torch eager", "over dense", "efficiency"]
-    absent = [f"- {label}: {reason}" for label, reason in row["absent"].items()]
-    return [*table(heads, rows), *absent, ""]
+    return show
 
 
 def _copy(picture: Path, name: str) -> None:

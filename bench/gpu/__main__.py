@@ -12,9 +12,10 @@
     study         quality at half the MACs on CIFAR-10 (--data: a folder or .npz)
 
 Every job is a process of its own: one that dies takes nothing with it, one that runs out of time is
-tried again by the next call, one that cannot be done here is recorded with the reason. Pictures and
-the index are made at the end of each call. The piece ``latency`` keeps its cost tables among the
-jobs' files. README.md beside this file lists the packages.
+tried again by the next call (after the others, once it has done so twice), one that cannot be done
+here is recorded with the reason, and is done once the reason is gone. Pictures and the index are
+made at the end of each call. A summary of the cost tables is in the results of the ``latency``
+plans. README.md beside this file lists the packages.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from pathlib import Path
 
 from diffc.targets import machine, target
 
-from .jobs import Job, is_done, run, skip
+from .jobs import Job, gives_way, is_done, run, skip
 from .networks import NETWORKS
 from .pictures import draw
 from .variants import ALLOCATIONS
 
 PIECES = ("environment", "tests", "latency", "memory", "speed", "study")
 TARGETS = ("torch", "ort-cuda", "trt", "trt-rtx")
+PRECISIONS = ("fp16", "bf16", "fp32")
 REHEARSAL = ("torch", "ort-cpu", "ort-cuda", "trt", "trt-rtx")
 
 
@@ -43,20 +45,24 @@ def main() -> None:
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a job's process ends too
     end = time.monotonic() + args.seconds
-    for job, reason in jobs(args):
-        if is_done(args.out, job, retry=args.retry):
+    wanted = sorted(jobs(args), key=lambda pair: gives_way(args.out, pair[0]))
+    for job, reason in wanted:
+        if is_done(args.out, job, retry=args.retry, reason=reason):
             continue
         left = end - time.monotonic()
         if reason:
             skip(job, args.out, reason)
             said = f"skipped: {reason}"
         elif left < job.least:
-            print(f"{job.piece}/{job.name}: {left:.0f} s are left; run the command again")
             break
         else:
             said = run(job, args.out, left)
         print(f"{time.strftime('%H:%M:%S')} {job.piece}/{job.name}: {said}", flush=True)
     draw(args.out)
+    # retry is not asked again: what failed just now would be left for ever
+    left_over = [job for job, reason in wanted if not is_done(args.out, job, reason=reason)]
+    print(f"{len(left_over)} jobs are left: run the command again" if left_over
+          else "nothing is left")  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
@@ -68,25 +74,35 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--targets", nargs="+", choices=REHEARSAL)
     parser.add_argument("--batch", nargs="+", type=int)
-    parser.add_argument("--precision", nargs="+", default=["fp16"])
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="in this order")
     parser.add_argument("--data", type=Path, help="CIFAR-10, for the study")
     parser.add_argument("--small", action="store_true", help="small networks, on a CPU too")
     parser.add_argument("--retry", action="store_true", help="try failed jobs again")
     args = parser.parse_args()
     args.targets = args.targets or list(REHEARSAL if args.small else TARGETS)
     args.batch = args.batch or ([2] if args.small else [8, 1])
-    if args.small:
-        args.precision = ["fp32"]
+    args.precision = args.precision or (["fp32"] if args.small else ["fp16", "bf16"])
     return args
 
 
 def jobs(args: argparse.Namespace) -> Iterator[tuple[Job, str]]:
-    """(job, why it cannot be done here or empty), in the order in which they are worth most."""
-    makers = {"environment": _environment, "tests": _tests, "latency": _latency,
-              "memory": _memory, "speed": _speed, "study": _study}  # fmt: skip
-    for piece in PIECES:
+    """(job, why it cannot be done here or empty), in the order in which they are worth most: all
+    of the first precision before the next one, and the study, which takes what is left, last."""
+    first, *others = args.precision
+    order = [
+        ("environment", _environment(args)),
+        ("tests", _tests(args)),
+        ("latency", _latency(args, first)),
+        ("latency", _anyway(args, first)),
+        ("memory", _memory(args, first)),
+        ("speed", _speed(args)),
+        *(pair for p in others for pair in (("latency", _latency(args, p)),
+                                            ("memory", _memory(args, p)))),
+        ("study", _study(args)),
+    ]  # fmt: skip
+    for piece, found in order:
         if piece in args.only:
-            yield from makers[piece](args)
+            yield from found
 
 
 def _job(args, piece: str, name: str, *work: object, least: float = 5.0) -> Job:
@@ -102,16 +118,15 @@ def _tests(args) -> Iterator[tuple[Job, str]]:
     yield _job(args, "tests", "gpu", "tests", least=60.0), ""
 
 
-def _latency(args) -> Iterator[tuple[Job, str]]:
+def _latency(args, precision: str) -> Iterator[tuple[Job, str]]:
     for network in args.networks:
-        for precision in args.precision:
-            yield from _of_network(args, network, precision)
+        yield from _of_network(args, network, precision)
+
+
+def _anyway(args, precision: str) -> Iterator[tuple[Job, str]]:
+    reason = _cannot_build("trt-rtx") if machine.gpus() else "no NVIDIA GPU here"
     yield _job(args, "latency", "trt-rtx-anyway", "anyway", "--network", args.networks[0],
-               "--precision", args.precision[0]), _no_gpu()  # fmt: skip
-
-
-def _no_gpu() -> str:
-    return "" if machine.gpus() else "no NVIDIA GPU here"
+               "--precision", precision, least=20.0), reason  # fmt: skip
 
 
 def _of_network(args, network: str, precision: str) -> Iterator[tuple[Job, str]]:
@@ -128,16 +143,15 @@ def _of_network(args, network: str, precision: str) -> Iterator[tuple[Job, str]]
                        least=20.0), _cannot_build(name)  # fmt: skip
 
 
-def _memory(args) -> Iterator[tuple[Job, str]]:
+def _memory(args, precision: str) -> Iterator[tuple[Job, str]]:
     for network in args.networks:
-        for precision in args.precision:
-            for batch in args.batch:
-                for name in args.targets:
-                    yield _job(
-                        args, "memory", f"{network}-{precision}-{name}-batch{batch}", "memory",
-                        "--network", network, "--precision", precision, "--target", name,
-                        "--batch", batch, least=20.0,
-                    ), _cannot_run(name)  # fmt: skip
+        for batch in args.batch:
+            for name in args.targets:
+                yield _job(
+                    args, "memory", f"{network}-{precision}-{name}-batch{batch}", "memory",
+                    "--network", network, "--precision", precision, "--target", name,
+                    "--batch", batch, least=20.0,
+                ), _cannot_run(name)  # fmt: skip
 
 
 def _speed(args) -> Iterator[tuple[Job, str]]:
@@ -145,10 +159,9 @@ def _speed(args) -> Iterator[tuple[Job, str]]:
 
 
 def _study(args) -> Iterator[tuple[Job, str]]:
-    minutes = max(args.seconds / 60 - 1, 1.0)
     reason = "" if args.data else "no --data: CIFAR-10 as folders or an .npz is needed"
-    yield _job(args, "study", "cifar-10", "study", "--data", args.data or "none", "--minutes",
-               minutes, least=90.0), reason  # fmt: skip
+    data = args.data.resolve() if args.data else "none"
+    yield _job(args, "study", "cifar-10", "study", "--data", data, least=90.0), reason
 
 
 def _cannot_build(name: str) -> str:

@@ -29,12 +29,13 @@ ANCHOR = "torch eager, dense"
 
 def measure(place: Path, name: str, batch: int, precision: str, seconds: float) -> dict:
     """Build and time every allocation in ``place`` (WORK/NETWORK) on a target at one batch size."""
-    built, absent = {}, {}
+    built, absent, lacking = {}, {}, set()
     wanted = {ANCHOR: ("torch", "dense", "eager")} | _wanted(name)
     for label, (where, allocation, variant) in wanted.items():
         variant_place = place / allocation
         if not (variant_place / "plan.json").exists():
             absent[label] = f"the {allocation} network was not made"
+            lacking.add(result_of(place, precision, allocation))
             continue
         try:
             built[label] = _build(variant_place, where, variant, batch, precision)
@@ -43,10 +44,15 @@ def measure(place: Path, name: str, batch: int, precision: str, seconds: float) 
     rows, reasons, noise = _time(built, batch, seconds)
     return {
         "target": name, "batch": batch, "precision": precision, "rows": rows,
-        "absent": absent | reasons, "noise": noise,
+        "absent": absent | reasons, "lacking": sorted(lacking), "noise": noise,
         "build_seconds": {label: facts["build_seconds"] for label, (_, facts) in built.items()},
         "built_as": {label: facts["built_as"] for label, (_, facts) in built.items()},
     }  # fmt: skip
+
+
+def result_of(place: Path, precision: str, allocation: str) -> str:
+    """The result, as a path in OUT, of the job that makes an allocation's network."""
+    return f"latency/{place.name}-{precision}-{allocation}"
 
 
 def _wanted(name: str) -> dict[str, tuple[str, str, str]]:
@@ -129,13 +135,15 @@ def _plain(figures: dict) -> dict:
 
 def memory(place: Path, name: str, batch: int, precision: str) -> dict:
     """Peak memory of the dense and the ``latency`` engine, each in a fresh process."""
-    found = {}
+    found: dict = {"lacking": []}
     for allocation in ("dense", "latency"):
         held = "fp32" if name == "ort-cpu" else precision
         variant = "-eager" if name == "torch" else ""
         engine = place / allocation / "engines" / f"{name}{variant}-{held}-{batch}"
         if not engine.exists():
             found[allocation] = {"absent": "no engine was built"}
+            if not (place / allocation / "plan.json").exists():
+                found["lacking"].append(result_of(place, precision, allocation))
             continue
         try:
             found[allocation] = measure_memory(engine, batch).model_dump()

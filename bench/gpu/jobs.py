@@ -1,8 +1,13 @@
 """A job: one process with a time limit, whose result is a file; done once, found again.
 
-OUT/PIECE/NAME.json holds what the job found, when, how long it took and on what; a job that failed
-leaves the same file with ``failed`` and its last lines. One that ran out of time leaves none, and
-is tried again by the next run.
+OUT/PIECE/NAME.json holds what the job found, when, how long it took and on what. Besides, there
+may be in it
+
+    failed       why, with the last lines that it said; done all the same, unless ``retry``
+    skipped      why it cannot be done here; tried again as soon as there is no reason any more
+    unfinished   "out of time"; ``tries`` and ``seconds_given``: how often, and how long at most.
+                 Tried again by the next run; what it found so far stays in the file
+    lacking      results that it would have used and that were not there; done again once they are
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ from pathlib import Path
 from diffc.measure.environment import read_environment
 from diffc.stages import atomic_write
 
+TRIES = 2
+"""After so many that ran out of time a job gives way to all others."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -38,10 +46,28 @@ def result_file(out: Path, job: Job) -> Path:
     return out / job.piece / f"{job.name}.json"
 
 
-def is_done(out: Path, job: Job, *, retry: bool = False) -> bool:
-    """Whether it was done; ``retry``: a failure does not count."""
-    path = result_file(out, job)
-    return path.exists() and not (retry and "failed" in json.loads(path.read_text()))
+def is_done(out: Path, job: Job, *, retry: bool = False, reason: str = "") -> bool:
+    """Whether there is nothing more to do. retry: a failure does not count; reason: why it cannot
+    be done here now, for a skip counts only as long as there is one."""
+    found = _read(result_file(out, job))
+    if found is None or "unfinished" in found:
+        return False
+    if "skipped" in found:
+        return bool(reason)
+    if any(is_whole(out / f"{name}.json") for name in found.get("lacking", [])):
+        return False
+    return not (retry and "failed" in found)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a result is there, and not one of a job that failed, was skipped or goes on."""
+    found = _read(path)
+    return found is not None and not {"failed", "skipped", "unfinished"} & set(found)
+
+
+def gives_way(out: Path, job: Job) -> bool:
+    """Whether it ran out of time so often that all others come first."""
+    return ((_read(result_file(out, job)) or {}).get("tries") or 0) >= TRIES
 
 
 def run(job: Job, out: Path, seconds: float) -> str:
@@ -50,7 +76,8 @@ def run(job: Job, out: Path, seconds: float) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     answer = log.with_suffix(".answer")
     answer.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "bench.gpu.work", *job.arguments, "--answer", str(answer)]
+    limit = ["--seconds", str(int(seconds)), "--answer", str(answer)]
+    command = [sys.executable, "-m", "bench.gpu.work", *job.arguments, *limit]
     start = time.perf_counter()
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
@@ -62,15 +89,34 @@ def run(job: Job, out: Path, seconds: float) -> str:
             _end(process)
     taken = time.perf_counter() - start
     if code is None:
-        return "out of time"
-    found = json.loads(answer.read_text()) if answer.exists() else _failure(code, log)
+        found = _out_of_time(result_file(out, job), {}, seconds)
+    elif not answer.exists():
+        found = _failure(code, log)
+    else:
+        found = json.loads(answer.read_text())
+        if "unfinished" in found:
+            found = _out_of_time(result_file(out, job), found, seconds)
     _write(job, out, found, taken)
-    return "failed" if "failed" in found else "done"
+    return next((said for what, said in _SAID.items() if what in found), "done")
+
+
+_SAID = {"failed": "failed", "unfinished": "out of time"}
+_OF_ONE_CALL = {"piece", "name", "date", "seconds", "environment",
+                "failed", "last_lines", "skipped"}  # fmt: skip
 
 
 def skip(job: Job, out: Path, reason: str) -> None:
     """Record that it cannot be done here, and why."""
     _write(job, out, {"skipped": reason}, 0.0)
+
+
+def _out_of_time(path: Path, found: dict, seconds: float) -> dict:
+    """The partial result, newly ``found`` or from the call before, and how often it was tried."""
+    old = _read(path) or {}
+    kept = {k: v for k, v in old.items() if k not in _OF_ONE_CALL}
+    given = max(int(seconds), old.get("seconds_given", 0))
+    again = {"unfinished": "out of time", "tries": old.get("tries", 0) + 1, "seconds_given": given}
+    return {**kept, **found, **again}
 
 
 def _write(job: Job, out: Path, found: dict, taken: float) -> None:
@@ -85,6 +131,10 @@ def _write(job: Job, out: Path, found: dict, taken: float) -> None:
         "environment": environment,
     }
     atomic_write(path, json.dumps({**about, **found}, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _failure(code: int, log: Path) -> dict:

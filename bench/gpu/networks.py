@@ -7,6 +7,7 @@ milliseconds, to rehearse the whole.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,17 @@ class Network:
     small: dict[str, Any] = field(default_factory=dict)
 
 
-_SMALL_UNET = {"sample_size": 8, "norm_num_groups": 8}
+# widths of 16 alone: the fewer widths there are, the fewer points a cost table has
+_SMALL = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": [16, 16, 16, 16]}
+_SMALL_UNET = {**_SMALL, "norm_num_groups": 8}
 
 NETWORKS = {
     "cifar": Network(
-        "UNet2DModel", 35.7, _CIFAR, {**_SMALL_UNET, "block_out_channels": [32, 64, 64, 64]}
+        "UNet2DModel", 35.7, _CIFAR, _SMALL_UNET
     ),
     # 32 normalisation groups make every width a multiple of 32; here unaligned ones can be cut
     "cifar-one-group": Network(
-        "UNet2DModel", 35.7, {**_CIFAR, "norm_num_groups": 1},
-        {"sample_size": 8, "block_out_channels": [32, 64, 64, 64]},
+        "UNet2DModel", 35.7, {**_CIFAR, "norm_num_groups": 1}, _SMALL
     ),
     "lsun-256": Network(
         "UNet2DModel", 113.7,
@@ -55,7 +57,7 @@ NETWORKS = {
             "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
             "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
         },
-        {**_SMALL_UNET, "sample_size": 32, "block_out_channels": [32, 32, 32, 64, 64, 64]},
+        {**_SMALL_UNET, "sample_size": 32, "block_out_channels": [16] * 6},
     ),
     "sd15": Network(
         "UNet2DConditionModel", 859.5,
@@ -65,8 +67,7 @@ NETWORKS = {
             "down_block_types": [*_CROSS, "DownBlock2D"],
             "up_block_types": ["UpBlock2D", *_CROSS_UP],
         },
-        {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": 4,
-         "block_out_channels": [32, 64, 64, 64]},
+        {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": 4},
     ),
     "sdxl": Network(
         "UNet2DConditionModel", 2567.5,
@@ -84,7 +85,7 @@ NETWORKS = {
             "up_block_types": [*_CROSS_UP[:2], "UpBlock2D"],
         },
         {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": [2, 4, 4],
-         "block_out_channels": [32, 64, 64], "transformer_layers_per_block": [1, 1, 2],
+         "block_out_channels": [16, 16, 16], "transformer_layers_per_block": [1, 1, 2],
          "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 34},
     ),
     "dit-xl-2": Network(
@@ -100,15 +101,35 @@ NETWORKS = {
 
 def network_folder(name: str, work: Path, *, small: bool) -> Path:
     """The folder of a network with random weights (fp16), made once."""
-    folder = work / name / "dense"
+    network = NETWORKS[name]
+    config = {**network.config, **(network.small if small else {})}
+    return _made(work / name / "dense", network.class_name, config)
+
+
+def small_study_folder(work: Path) -> Path:
+    """What a rehearsal of the study takes for CIFAR's trained network: two blocks, random weights.
+
+    Its widths are as large as the recipe's alignment wants them. Of timesteps it has few, since the
+    published pruning makes a pass at every one.
+    """
+    config = {**_CIFAR, "block_out_channels": [32, 64], "layers_per_block": 1}
+    for way in ("down", "up"):
+        config[f"{way}_block_types"] = _CIFAR[f"{way}_block_types"][-2:]
+    return _made(work / "small-study", "UNet2DModel", config, timesteps=50)
+
+
+def _made(folder: Path, class_name: str, config: dict[str, Any], timesteps: int = 1000) -> Path:
+    """``folder`` with a network in it; it appears whole, since SDXL's takes a while to write."""
     if not (folder / "diffusion_pytorch_model.safetensors").exists():
         import diffusers
         import torch
 
-        network = NETWORKS[name]
-        config = {**network.config, **(network.small if small else {})}
         torch.manual_seed(0)
-        model = getattr(diffusers, network.class_name).from_config(config)
-        diffusers.DDPMScheduler().save_pretrained(folder / "scheduler")
-        model.half().save_pretrained(folder, max_shard_size="100GB")
+        model = getattr(diffusers, class_name).from_config(config)
+        aside = folder.with_name(f"{folder.name}.part")
+        for left in (aside, folder):
+            shutil.rmtree(left, ignore_errors=True)
+        diffusers.DDPMScheduler(timesteps).save_pretrained(aside / "scheduler")
+        model.half().save_pretrained(aside, max_shard_size="100GB")
+        aside.rename(folder)
     return folder

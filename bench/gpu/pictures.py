@@ -1,4 +1,8 @@
-"""The pictures of a run, made from its JSON files: one per network, precision and batch."""
+"""The pictures of a run, made from its JSON files, and its index.
+
+Engines: one picture per network, precision and batch. Memory, and distillation's speed: one each.
+The study leaves its own.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,15 @@ def results(out: Path, piece: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((out / piece).glob("*.json"))]
 
 
+def everything(out: Path) -> list[dict]:
+    """Every job's result in OUT; what else lies in OUT/work is none."""
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("*/*.json"))]
+    return [row for row in found if isinstance(row, dict) and "piece" in row]
+
+
 def draw(out: Path) -> None:
     """Every picture that the results so far allow, and index.json: what was done, what was not."""
-    everything = [row for path in sorted(out.glob("*/*.json")) if path.parent.name != "work"
-                  for row in [json.loads(path.read_text())] if "piece" in row]  # fmt: skip
-    index = {f"{r['piece']}/{r['name']}": _state(r) for r in everything}
+    index = {f"{r['piece']}/{r['name']}": state(r) for r in everything(out)}
     atomic_write(out / "index.json", json.dumps(index, indent=1) + "\n")
     pairs: dict[str, list[dict]] = {}
     for row in results(out, "latency"):
@@ -32,12 +40,20 @@ def draw(out: Path) -> None:
     for name, rows in pairs.items():
         _bars(name, rows, out / "latency" / f"{name}.png")
     _memory_bars(results(out, "memory"), out / "memory" / "memory.png")
+    for row in results(out, "speed"):
+        if "distillation" in row:
+            _speed_bars(row, out / "speed" / f"{row['name']}.png")
 
 
-def _state(row: dict) -> str:
+def state(row: dict) -> str:
+    """How a job ended, in a line."""
     for what in ("skipped", "failed"):
         if what in row:
             return f"{what}: {row[what]}"
+    if "unfinished" in row:
+        return f"unfinished: {row['unfinished']} ({row['tries']} tries)"
+    if "counts" in row:
+        return "done: " + ", ".join(f"{number} {what}" for what, number in row["counts"].items())
     return "done"
 
 
@@ -75,6 +91,20 @@ def _memory_bars(rows: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(found) + 1.2))
     axes.barh(list(found), list(found.values()), color="#c7e9c0", edgecolor="#00441b")
     axes.set(xlabel="peak memory, MB")
+    figure.savefig(path, bbox_inches="tight", dpi=120)
+    plt.close(figure)
+
+
+def _speed_bars(row: dict, path: Path) -> None:
+    """Distillation's images per second, loop by loop."""
+    wall = row["distillation"]["wall"]
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(wall) + 1.2))
+    drawn = axes.barh(list(wall), [loop["images_per_s"] for loop in wall.values()],
+                      color="#dadaeb", edgecolor="#3f007d")  # fmt: skip
+    axes.bar_label(drawn, fmt="%.1f", padding=3)
+    axes.set(xlabel="images per second, teacher included")
+    axes.set_title(f"distillation of {row['name']}'s student on {_device(row)}")
+    axes.margins(x=0.15)
     figure.savefig(path, bbox_inches="tight", dpi=120)
     plt.close(figure)
 

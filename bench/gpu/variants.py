@@ -6,7 +6,7 @@
               (exponential, seed 0): the widths are uneven as real ones are, and mean nothing else
     uniform   half the MACs, the same share everywhere, unaligned: what pruning without a target is
 
-WORK/NETWORK/ALLOCATION/{model,onnx,onnx-PRECISION,plan.json}
+WORK/NETWORK/ALLOCATION/{model,onnx,PRECISION,plan.json}
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from diffc.models.source import Source, find
 from diffc.onnx.export import export_onnx
 from diffc.prune.bench import Bench
 from diffc.prune.latency import unranked, widths_by_latency
-from diffc.prune.latency_table import lowered
+from diffc.prune.latency_table import lowered, read_times
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
+from diffc.stages import atomic_write
 from diffc.targets import target
 
 ALLOCATIONS = ("dense", "latency", "global", "uniform")
@@ -44,27 +45,46 @@ LATENCY_TARGETS = ("trt", "trt-rtx", "ort-cuda", "ort-cpu")  # the first that ru
 def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: int) -> dict:
     """Make WORK/NETWORK/ALLOCATION from the dense network in ``folder``; what was done.
 
-    batch: the size at which ``latency`` measures.
+    batch: the size at which ``latency`` measures. A second precision takes the first one's network.
     """
     place = work / folder.parent.name / allocation
-    source = find(folder)
     start = time.perf_counter()
+    if (place / "plan.json").exists():
+        lowered(place / "onnx", precision)
+        made = json.loads((place / "plan.json").read_text())
+        return {**made, "seconds": time.perf_counter() - start}
+    source = find(folder)
     bench = latency_bench(work, precision, batch) if allocation == "latency" else None
     align = 1 if allocation == "uniform" else TENSOR_CORES
     problem = problem_of(source, _recipe(source, allocation), None, align)
     widths, why = _widths(problem, allocation, bench)
-    planned = time.perf_counter() - start
-    _write(problem, widths, place, precision)
     costs = problem.costs
-    return {
+    made = {
         "macs": costs.macs(widths),
         "macs_left": costs.macs(widths) / costs.macs(costs.dense),
         "parameters": costs.cost(widths).params,
-        "plan_seconds": planned,
-        "seconds": time.perf_counter() - start,
+        "plan_seconds": time.perf_counter() - start,
+        "planned_for": precision,
         "by": why,
         "widths": widths.tolist(),
+        **({"cost_tables": table_summary(bench)} if bench else {}),
     }
+    _write(problem, widths, place, precision)
+    atomic_write(place / "plan.json", json.dumps(made))  # last: a plan says that all is there
+    return {**made, "seconds": time.perf_counter() - start}
+
+
+def table_summary(bench: Bench) -> dict:
+    """What the cost tables hold so far: where they were measured, and per kind of layer how many
+    points, and the least, median and greatest milliseconds."""
+    kinds: dict[str, list[float]] = {}
+    for point, seconds in read_times(bench).items():
+        kinds.setdefault(point.split()[0], []).append(1e3 * seconds)
+    facts = {key: bench.facts()[key] for key in ("target", "precision", "batch", "device")}
+    return {**facts, "kinds": {
+        kind: {"points": len(ms), "ms": [min(ms), float(np.median(ms)), max(ms)]}
+        for kind, ms in sorted(kinds.items())
+    }}  # fmt: skip
 
 
 def latency_bench(work: Path, precision: str, batch: int) -> Bench:
@@ -116,7 +136,6 @@ def _write(problem: Problem, widths, place: Path, precision: str) -> None:
                 simplify=problem.export.simplify, facts=facts)  # fmt: skip
     del model
     lowered(place / "onnx", precision)  # onnx/../PRECISION
-    (place / "plan.json").write_text(json.dumps({"widths": widths.tolist()}))
 
 
 def torch_model(place: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -35,18 +37,26 @@ def tests(args) -> dict:
     """The tests marked ``gpu``: counts, and each skip's and failure's reason."""
     report = args.work / "gpu-tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}"]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    env = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}  # another run's
+    code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
     if code not in (0, 1, 5) or not report.exists():  # passed, failed, none collected
         return {"failed": f"pytest ended with {code}"}
+    return read_report(report)
+
+
+def read_report(report: Path) -> dict:
+    """pytest's own report: how many passed, failed and were skipped, and the reasons."""
     suite = ElementTree.parse(report).getroot().find("testsuite")
+    count = {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")}
+    bad = count["failures"] + count["errors"]
     reasons = {}
     for case in suite.iter("testcase"):
         for what in ("skipped", "failure", "error"):
             for found in case.iter(what):
                 reasons[case.get("name")] = f"{what}: {found.get('message', '')[:300]}"
-    return {key: int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")} | {
-        "reasons": reasons
-    }
+    counts = {"passed": count["tests"] - bad - count["skipped"], "failed": bad,
+              "skipped": count["skipped"]}  # fmt: skip
+    return {"counts": counts, "reasons": reasons}
 
 
 def prepare(args) -> dict:
@@ -93,16 +103,27 @@ def speed(args) -> dict:
 
 def study(args) -> dict:
     """The quality study on CIFAR-10 (bench/quality): goes on from where it stopped."""
+    from .networks import small_study_folder
+
     out = args.work / "quality"
-    sizes = _SMALL_STUDY if args.small else []
-    _bench("quality", "--model", "cifar" if not args.small else "demo", "--data", args.data,
-           "--minutes", args.minutes, "--work", args.work / "study", "--out", out,
-           *sizes)  # fmt: skip
-    return {"study": json.loads(out.with_suffix(".json").read_text())}
+    model, sizes = (small_study_folder(args.work), _SMALL_STUDY) if args.small else ("cifar", [])
+    minutes = max(args.seconds - _STUDY_ENDS, 0.5 * args.seconds) / 60
+    _bench("quality", "--model", model, "--data", args.data, "--minutes", minutes,
+           "--work", args.work / "study", "--out", out, *sizes)  # fmt: skip
+    result = out.with_suffix(".json")
+    if not result.exists():
+        return {"unfinished": "no row is done yet"}
+    found = json.loads(result.read_text())
+    picture = args.work.parent / "study" / "cifar-10.png"
+    picture.parent.mkdir(exist_ok=True)
+    shutil.copyfile(out.with_suffix(".png"), picture)
+    answer = {"study": found, "table": out.with_suffix(".md").read_text()}
+    return answer if found["complete"] else {**answer, "unfinished": "rows are missing"}
 
 
+_STUDY_ENDS = 45.0  # seconds that starting it, its last checkpoint and its pictures may take
 _SMALL_STUDY = ["--steps", 2, "--batch", 4, "--samples", 8, "--curve-samples", 4,
-                "--sampling-steps", 3, "--train-images", 256, "--test-images", 128,
+                "--sampling-steps", 3, "--train-images", 8, "--test-images", 32,
                 "--classifier-epochs", 1]  # fmt: skip
 
 
@@ -125,7 +146,7 @@ def main() -> None:
         parser.add_argument(f"--{name}")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--timing", type=float, default=3.0, help="seconds of timing, at least")
-    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long it may take")
     parser.add_argument("--data", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

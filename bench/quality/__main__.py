@@ -19,8 +19,8 @@ steps.
     curves     both figures at a quarter, a half, three quarters and all of the steps
 
 Everything lives in --work: stop or kill it at any moment, run the same command, and it goes on from
-the last checkpoint of the row at hand. After --minutes it stops by itself. Results are written
-after every row.
+the last checkpoint of the row at hand, which is no older than three minutes. After --minutes it
+stops by itself, at the step at hand. Results are written after every row.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def main() -> None:
     results: dict = {"how": {**study.settings}, "rows": {}, "complete": False}
     if path.exists():
         old = json.loads(path.read_text())
-        if all(old["how"].get(name) == value for name, value in study.settings.items()):
-            results = old
+        if study.is_mine(old["how"]):
+            results = {**old, "how": {**old["how"], **study.settings}}
     if study.args.only and not results["rows"]:
         raise SystemExit(f"{path} has no rows of these settings: run without --only first")
     try:

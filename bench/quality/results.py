@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.quality.rows import HALF, OURS, REFERENCE
@@ -94,6 +95,7 @@ def plot(results: dict, path: Path) -> None:
 def write(study: Study, results: dict) -> None:
     out = study.args.out
     results["claims"] = claims(results["rows"])
+    results["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     atomic_write(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
     atomic_write(out.with_suffix(".md"), table(results))
     plot(results, out.with_suffix(".png"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +22,10 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find
 from diffc.stages import atomic_write
 
-KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "samples", "curve_samples",
-        "sampling_steps", "train_images", "test_images", "classifier_epochs")  # fmt: skip
+KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "dense_batch", "samples",
+        "curve_samples", "sampling_steps", "train_images", "test_images",
+        "classifier_epochs")  # fmt: skip
+SINCE = ("dense_batch", "data")  # studies that began before these were kept may go on
 
 
 class OutOfTime(Exception):
@@ -37,17 +41,28 @@ class Study:
         self.work.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = {name: getattr(args, name) for name in KEPT}
+        self.settings["data"] = fingerprint(args.data)
         self.settings["ssim_on"] = list(INTENSITIES)  # rows of another scale are not to be mixed
         self._same_settings()
 
     def _same_settings(self) -> None:
         path = self.work / "settings.json"
-        if path.exists() and json.loads(path.read_text()) != self.settings:
+        if path.exists() and not self.is_mine(json.loads(path.read_text())):
             raise SystemExit(f"{path} holds another study's settings: give another --work")
         atomic_write(path, json.dumps(self.settings, indent=1))
 
+    def is_mine(self, settings: Mapping) -> bool:
+        """Whether what was made with ``settings`` belongs to this study."""
+        names = set(self.settings) - {name for name in SINCE if name not in settings}
+        return all(settings.get(name) == self.settings[name] for name in names)
+
+    def is_over(self) -> bool:
+        """Whether the time given has passed."""
+        return time.monotonic() > self.deadline
+
     def tick(self) -> None:
-        if time.monotonic() > self.deadline:
+        """Raise OutOfTime at the end of the time given."""
+        if self.is_over():
             raise OutOfTime
 
     @cached_property
@@ -111,6 +126,17 @@ class Study:
             made = self.judge.samples(load_denoiser(self.source), self.args.samples)
             save_whole({"samples": made}, path)
         return load_file(path)["samples"]
+
+
+def fingerprint(data: Path) -> str:
+    """Tells data sets apart, wherever they lie: a file's hash; of a folder, its names and sizes."""
+    digest = hashlib.sha256()
+    if data.is_file():
+        digest.update(data.read_bytes())
+    for path in sorted(data.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(data)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def save_whole(tensors: dict[str, Tensor], path: Path) -> None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import diffc
 from bench.quality.rows import PLAIN, SCRATCH, Row
-from bench.quality.study import Study
+from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
 from diffc.chain.front import save_compressed
 from diffc.distill.blocks import kept_channels
 from diffc.distill.options import DistillOptions
-from diffc.distill.train import distill
+from diffc.distill.train import Run
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
@@ -29,6 +29,7 @@ from diffc.prune.plan import Plan
 from diffc.stages import atomic_write
 
 CALIBRATION = 256
+CHECKPOINT_SECONDS = 180.0  # of training are lost at most when the study is killed
 
 
 def cifar_unet() -> nn.Module:
@@ -54,7 +55,6 @@ def train_dense(study: Study, folder: Path) -> None:
     options = DistillOptions(
         steps=steps, batch=study.args.dense_batch, learning_rate=4e-4,
         warmup=min(1000, steps // 10), ema_decay=0.9995, timesteps="uniform",
-        checkpoint_every=min(500, max(1, steps // 4)),
         **PLAIN,
     )  # fmt: skip
     config = {**scheduler.config, "_class_name": "DDPMScheduler"}
@@ -66,22 +66,52 @@ def train_dense(study: Study, folder: Path) -> None:
     )
 
 
-def training(study, teacher, student, process, options, folder, kept=None) -> Iterator[int]:
-    """Yield each step whose checkpoint has just been written; OutOfTime comes only there."""
+def training(
+    study: Study,
+    teacher,
+    student,
+    process,
+    options: DistillOptions,
+    folder: Path,
+    kept=None,
+    points: int = 4,
+) -> Iterator[int]:
+    """Train ``student``; yields each of ``points`` - 1 steps on the way, evenly spread, whose
+    checkpoint is on disk. At the end of the time a checkpoint is written, then OutOfTime raised."""
     family = family_of(type(student).__name__)
-    last, shown = None, time.monotonic()
-    work = distill(
-        teacher, student, family, study.images, process, options, folder, kept=kept
-    )  # fmt: skip
-    for event in work:
-        if last is not None and last % options.checkpoint_every == 0:
-            study.tick()
-            yield last
-        last = int(event.done)
-        if time.monotonic() - shown > 30:
-            shown = time.monotonic()
-            said = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-            print(f"{time.strftime('%H:%M:%S')}    step {last}: {said}", flush=True)
+    run = Run.start(teacher, student, family, study.images, process, options, folder, kept,
+                    null=None, seed=0, judge=None, logs=folder / "logs")  # fmt: skip
+    every = max(1, options.steps // points)
+    try:
+        for note in run.resume():
+            print(f"{time.strftime('%H:%M:%S')}    {note}", flush=True)
+        if run.step and run.step % every == 0 and run.step < options.steps:
+            yield run.step  # stopped before what is done at this point was done
+        yield from _steps(study, run, every)
+    finally:
+        run.close()
+    run.finish()
+
+
+def _steps(study: Study, run: Run, every: int) -> Iterator[int]:
+    """Until all are done. The clock decides when a checkpoint is due: steps take milliseconds on
+    one machine and a minute on another."""
+    saved = shown = time.monotonic()
+    while run.step < run.options.steps:
+        for event in run.one_step():
+            if time.monotonic() - shown > 30:
+                shown = time.monotonic()
+                said = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+                print(f"{time.strftime('%H:%M:%S')}    step {run.step}: {said}", flush=True)
+        at_point = run.step % every == 0 or run.step == run.options.steps
+        is_over = study.is_over()  # asked once: no stop without its checkpoint
+        if at_point or is_over or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            run.checkpoint()
+            saved = time.monotonic()
+        if is_over:
+            raise OutOfTime
+        if at_point and run.step < run.options.steps:
+            yield run.step
 
 
 def pruned(study: Study, row: Row) -> nn.Module:
@@ -125,9 +155,7 @@ def run_row(study: Study, row: Row) -> dict:
     if (folder / "row.json").exists():
         return json.loads((folder / "row.json").read_text())
     steps = max(4, int(study.args.steps * row.share) // 4 * 4)
-    options = DistillOptions(
-        **{"steps": steps, "batch": study.args.batch, "checkpoint_every": steps // 4, **row.train}
-    )
+    options = DistillOptions(**{"steps": steps, "batch": study.args.batch, **row.train})
     curve_file = folder / "curve.json"
     curve = json.loads(curve_file.read_text()) if curve_file.exists() else {}
     teacher, student = load_denoiser(study.source), pruned(study, row)
