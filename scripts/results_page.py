@@ -184,13 +184,14 @@ def quality(found: dict[str, Any]) -> list[str]:
 
 
 def peers(found: dict[str, Any]) -> list[str]:
-    lines = [machine(found["environment"], day(found) if found.get("date") else "")]
+    lines = []
     for key, section in found["sections"].items():
         lines += [
             f"### {key}\n",
+            machine(section["environment"], day(section)),
             f"Weights: {section['weights']}; {section['threads']} threads; "
-            f"{percent(section['macs_left']['compressed'])} of the MACs left; "
-            f"{section['date'][:10]}.\n",
+            f"{percent(section['macs_left']['compressed'])} of the MACs left; load "
+            f"{section['load'][0][0]:.1f} before.\n",
         ]
         rows = [candidate(name, row) for name, row in section["candidates"].items()]
         heads = [

@@ -101,12 +101,9 @@ def main() -> None:
                 ours(subject, batch)
                 continue
             sections[key] = section(args, name, batch)
-            whole = {
-                "environment": read_environment().model_dump(mode="json"),
-                "versions": {p: _version(p) for p in PACKAGES},
-                "optimum": optimum_reason(),
-                "sections": sections,
-            }
+            sections[key]["environment"] = read_environment().model_dump(mode="json")
+            sections[key]["versions"] = {p: _version(p) for p in PACKAGES}
+            whole = {"optimum": optimum_reason(), "sections": sections}
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(whole, indent=1) + "\n")
             print(json.dumps({key: sections[key]["figures"]}, indent=1), flush=True)
