@@ -266,15 +266,18 @@ def test_an_engine_that_gives_nan_is_named():
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++"])
 def test_own_cost_per_step_and_allocation(scheduler):
-    """Everything but the engine: under 0.2 ms a step at 32x32x3, and no memory that grows."""
+    """Everything but the engine: under 0.2 ms a step at 32x32x3, and no memory that grows.
+
+    In processor time, which other processes do not change; bench/serving.py has it by the clock.
+    """
     output = np.zeros((1, 3, 32, 32), np.float32)
     pipeline = Pipeline(lambda inputs: output, CONFIG, (3, 32, 32))
     pipeline.generate(1, 2, 0, scheduler)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         pipeline.generate(1, 100, 0, scheduler)
-        times.append((time.perf_counter() - start) / 100)
+        times.append((time.thread_time() - start) / 100)
     assert min(times) < 0.2e-3
     peaks = []
     for steps in (10, 400):
