@@ -175,7 +175,7 @@ def watch(clock: Clock) -> None:
     explain._call = clock.timed("load", explain._call)
     for module in (engines, loop, explain):
         module.interleaved = _interleaved(clock, module.interleaved)
-    compare.measure_parity = _parity(clock, compare.measure_parity)
+    compare.parities = _parity(clock, compare.parities)
 
 
 def _interleaved(clock: Clock, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,10 +196,10 @@ def _parity(clock: Clock, original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(self, inputs: Any) -> Any:
             return self._call(inputs)
 
-    def measure_parity(runner: Any, reference: Path) -> Any:
+    def parities(runner: Any, reference: Path) -> Any:
         return original(Timed(runner), reference)
 
-    return measure_parity
+    return parities
 
 
 if __name__ == "__main__":

@@ -176,6 +176,6 @@ def _wrong_elsewhere_fails(out):
     tensors["at.24x24.output"] = tensors["at.24x24.output"] + 1
     path.unlink()  # OUT's file is the cache's own
     save_file(tensors, path)
-    with pytest.raises(ParityFailed, match="at 24x24: relative error") as failed:
+    with pytest.raises(ParityFailed, match="at 24x24, batch 1: relative error") as failed:
         follow(finish(out, locked_recipe(out), "bench"), None)
     assert failed.value.exit_code == 1
