@@ -36,8 +36,9 @@ class Network:
     small: dict[str, Any] = field(default_factory=dict)
 
 
-# widths of 16 alone: the fewer widths there are, the fewer points a cost table has
-_SMALL = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": [16, 16, 16, 16]}
+# widths of 16 alone: the fewer widths there are, the fewer points a cost table has. 2x2 pixels at
+# the lowest level: TensorRT-RTX builds no normalisation of one element, which no real network has
+_SMALL = {"sample_size": 16, "layers_per_block": 1, "block_out_channels": [16, 16, 16, 16]}
 _SMALL_UNET = {**_SMALL, "norm_num_groups": 8}
 
 NETWORKS = {
@@ -57,7 +58,7 @@ NETWORKS = {
             "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
             "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
         },
-        {**_SMALL_UNET, "sample_size": 32, "block_out_channels": [16] * 6},
+        {**_SMALL_UNET, "sample_size": 64, "block_out_channels": [16] * 6},
     ),
     "sd15": Network(
         "UNet2DConditionModel", 859.5,
@@ -67,7 +68,7 @@ NETWORKS = {
             "down_block_types": [*_CROSS, "DownBlock2D"],
             "up_block_types": ["UpBlock2D", *_CROSS_UP],
         },
-        {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": 4},
+        {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": 2},
     ),
     "sdxl": Network(
         "UNet2DConditionModel", 2567.5,
@@ -84,7 +85,7 @@ NETWORKS = {
             "down_block_types": ["DownBlock2D", *_CROSS[:2]],
             "up_block_types": [*_CROSS_UP[:2], "UpBlock2D"],
         },
-        {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": [2, 4, 4],
+        {**_SMALL_UNET, "cross_attention_dim": 24, "attention_head_dim": [2, 2, 2],
          "block_out_channels": [16, 16, 16], "transformer_layers_per_block": [1, 1, 2],
          "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 34},
     ),
