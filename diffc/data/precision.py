@@ -1,7 +1,9 @@
 """The fast floating-point type of a device, and forward passes in it.
 
-bf16 is chosen on a CPU only where the instructions exist (AVX-512 BF16 or AMX): emulated bf16 is
-slower than fp32.
+bf16 is chosen on a CPU only where it is fast: with AMX, and with AVX-512 BF16 on AMD's processors
+(measured: a training step 1.65 times as fast as in fp32 on an EPYC). Intel's without AMX have the
+instructions at no gain (measured: a forward pass of CIFAR's U-Net takes 1.5 times as long), and
+emulated bf16 is slower still.
 """
 
 from __future__ import annotations
@@ -9,15 +11,30 @@ from __future__ import annotations
 import contextlib
 import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import nn
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively (AVX-512 BF16 or AMX)."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    """Whether this CPU multiplies bf16 faster than fp32."""
+    if _supports("_is_amx_tile_supported"):
+        return True
+    return _supports("_is_avx512_bf16_supported") and cpu_vendor() == "AuthenticAMD"
+
+
+def _supports(check: str) -> bool:
+    return bool(getattr(torch.cpu, check, lambda: False)())
+
+
+def cpu_vendor() -> str:
+    """As the processor names it, ``AuthenticAMD`` or ``GenuineIntel``; empty where none is told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if "vendor_id" in line), "")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
