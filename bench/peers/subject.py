@@ -88,7 +88,7 @@ class Subject:
             raise CheckFailed(failed.read_text())
         if not (folder / "reference.safetensors").exists():
             say(f"{self.name}: int8, {side}")
-            options = QuantizeOptions(threads=self.args.threads)
+            options = QuantizeOptions(threads=self.args.threads, asymmetric=True)  # OpenVINO
             try:
                 drain(quantize(self.onnx(side), folder, options, self.onnx("dense")))
             except CheckFailed as error:

@@ -90,14 +90,14 @@ def check_targets(build: TargetOptions) -> None:
         check_gpus(name, own.gpu, "fp32" if precision == "auto" else precision)
 
 
-def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
-    """The ONNX file of one side in the precision asked for: OUT/onnx/PRECISION/SIDE."""
-    precision = recipe.build.precision
+def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
+    """The ONNX file of one side in the precision asked for, as target ``name`` wants it."""
+    precision, written = recipe.build.precision, precision_folder(name, recipe.build.precision)
     folder, dense = onnx_folder(out, side), onnx_folder(out, "dense")
     inputs = {
         "onnx": _onnx_digest(folder),
         "calibration": _onnx_digest(dense) if precision in ("int8", "fp8") else None,
-        "precision": precision,
+        "precision": written,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -106,16 +106,26 @@ def precision_stage(out: Path, recipe: Recipe, side: str) -> Stage:
 
         yield Progress(0, None, f"writing {precision} into the ONNX file")
         if precision in PRECISIONS:
-            options = QuantizeOptions(threads=recipe.build.threads or cores())
+            options = QuantizeOptions(
+                threads=recipe.build.threads or cores(), asymmetric=written != precision
+            )
             made = yield from quantize(folder, room.out / side, options, dense, precision)
         else:
             made = convert_precision(folder, room.out / side, precision)
         facts = ("precision", "kept_fp32", f"{precision}_error")
         return {key: made[key] for key in facts if key in made}
 
-    places = {side: f"onnx/{precision}/{side}"}
+    places = {side: f"onnx/{written}/{side}"}
     packages = ("onnx", "onnxruntime")
-    return Stage(f"precision-{precision}-{side}", 4, inputs, run, places, packages)
+    return Stage(f"precision-{written}-{side}", 5, inputs, run, places, packages)
+
+
+def precision_folder(name: str, precision: str) -> str:
+    """OUT/onnx/THIS/SIDE is the file for target ``name``: ``int8-asymmetric`` where it takes zero
+    points, else the precision itself."""
+    from diffc.targets import target
+
+    return "int8-asymmetric" if precision == "int8" and target(name).asymmetric else precision
 
 
 def needs_file_of_its_own(name: str, precision: str) -> bool:
@@ -132,7 +142,8 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
 
     options = recipe.build
     own_file = needs_file_of_its_own(name, options.precision)
-    source = out / "onnx" / options.precision / side if own_file else onnx_folder(out, side)
+    written = precision_folder(name, options.precision)
+    source = out / "onnx" / written / side if own_file else onnx_folder(out, side)
     status = target(name).status()
     model = torch_model(out, side) if name == "torch" else None
     build = BuildOptions(
@@ -171,7 +182,7 @@ def engine_stages(
     folders = {}
     for side in SIDES:
         if needs_file_of_its_own(name, recipe.build.precision):
-            yield from runner.do(precision_stage(runner.out, recipe, side))
+            yield from runner.do(precision_stage(runner.out, recipe, name, side))
         done = yield from runner.do(build_stage(runner.out, recipe, name, side))
         folders[side] = done.folder / "engine"
     return folders

@@ -5,6 +5,8 @@ Nothing here imports torch, numpy or pydantic at the top: ``diffc --help`` has t
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -18,6 +20,8 @@ def main() -> None:
     from diffc.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)
+    # the interpreter's last collections walk through all that torch imported, for about a second
+    atexit.register(gc.freeze)
     try:
         app()
     except DiffcError as error:

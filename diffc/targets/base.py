@@ -130,6 +130,8 @@ class Target(Protocol):
     hinted: frozenset[str]
     """Precisions that it computes in by a hint at the build, from an fp32 ONNX file; every other
     precision must be in the file."""
+    asymmetric: bool
+    """Whether int8 inputs of layers may have zero points in its ONNX files."""
 
     def status(self) -> Status:
         """What it can do here; never raises, and loads no more than it must."""

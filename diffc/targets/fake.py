@@ -24,6 +24,7 @@ class Fake:
 
     name = "fake"
     hinted: frozenset[str] = frozenset()
+    asymmetric = False
 
     def status(self) -> Status:
         """Always there."""

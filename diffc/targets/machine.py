@@ -161,6 +161,18 @@ def cpu_flags() -> frozenset[str]:
     return frozenset((info.get("flags") or info.get("Features") or "").split())
 
 
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bf16 faster than fp32.
+
+    With AMX, and with AVX-512 BF16 on AMD's (measured: a training step 1.65 times as fast on an
+    EPYC). Intel's without AMX have the instructions at no gain (measured: a forward pass of CIFAR's
+    U-Net takes 1.5 times as long), and emulated bf16 is slower still.
+    """
+    flags = cpu_flags()
+    amd = cpu_info().get("vendor_id") == "AuthenticAMD"
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and amd)
+
+
 def cpu_fingerprint() -> dict[str, str]:
     """What an engine tuned for a processor depends on."""
     info = cpu_info()

@@ -33,6 +33,7 @@ class OrtCpu:
 
     name = NAME
     hinted: frozenset[str] = frozenset()
+    asymmetric = False
 
     def status(self) -> Status:
         """Runs wherever onnxruntime is installed."""

@@ -26,6 +26,7 @@ class OrtCuda:
 
     name = NAME
     hinted: frozenset[str] = frozenset()
+    asymmetric = False
 
     def status(self) -> Status:
         """Needs the GPU flavour of onnxruntime, and a GPU to build and to run."""

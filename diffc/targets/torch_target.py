@@ -42,6 +42,7 @@ class TorchTarget:
 
     name = NAME
     hinted = frozenset({"fp16", "bf16"})
+    asymmetric = False
 
     def status(self) -> Status:
         """Runs wherever torch and diffusers are installed."""

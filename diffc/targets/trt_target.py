@@ -23,6 +23,7 @@ class TrtTarget:
     """See diffc.targets.base.Target."""
 
     hinted: frozenset[str] = frozenset()
+    asymmetric = False
 
     def __init__(self, flavour: Flavour) -> None:
         self.flavour = flavour

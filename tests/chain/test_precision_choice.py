@@ -9,12 +9,15 @@ import yaml
 from typer.testing import CliRunner
 
 import diffc
+from diffc.chain.back import precision_folder, precision_stage
 from diffc.chain.choose import chosen
 from diffc.cli.app import app
 from diffc.errors import CheckFailed, RequestError, UnavailableError
 from diffc.measure.results import Parity, PrecisionTry
 from diffc.measure.statistics import Ratio
+from diffc.recipe import Recipe
 from diffc.report.lines import choice_section
+from diffc.targets import target
 
 
 def run(*args):
@@ -93,6 +96,30 @@ def test_a_choice_is_forgotten_when_a_precision_is_named(out):
     assert run("build", out, "--target", "openvino", "--precision", "auto", "-q").exit_code == 0
     assert run("build", out, "--target", "openvino", "--precision", "fp32", "-q").exit_code == 0
     assert diffc.Report.read(out).choices == []
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "expected"),
+    [
+        ("openvino", "int8", "int8-asymmetric"),
+        ("openvino", "fp32", "fp32"),
+        ("trt", "int8", "int8"),
+        ("trt-rtx", "int8", "int8"),
+        ("trt", "fp8", "fp8"),
+    ],
+)
+def test_each_target_gets_the_file_that_it_takes(name, precision, expected):
+    assert precision_folder(name, precision) == expected
+
+
+def test_int8_for_two_targets_is_two_files(out):
+    for name, folder in (("openvino", "int8-asymmetric"), ("trt-rtx", "int8")):
+        if not target(name).status().buildable:
+            pytest.skip(f"no {name} here")
+        recipe = Recipe(build={"target": [name], "precision": "int8", "threads": 2})
+        stage = precision_stage(out, recipe, name, "dense")
+        assert stage.places == {"dense": f"onnx/{folder}/dense"}
+        assert stage.name == f"precision-{folder}-dense"
 
 
 def test_a_target_that_does_not_run_here_cannot_be_measured(out, monkeypatch):

@@ -6,23 +6,21 @@ import pytest
 import torch
 
 from diffc.data import precision
+from diffc.targets import machine
+
+XEON = "avx512f avx512_bf16"
 
 
 @pytest.mark.parametrize(
-    ("amx", "avx512", "vendor", "expected"),
+    ("flags", "vendor", "expected"),
     [
-        (True, True, "GenuineIntel", torch.bfloat16),
-        (False, True, "AuthenticAMD", torch.bfloat16),
-        (False, True, "GenuineIntel", torch.float32),  # measured: half again as slow as fp32
-        (False, False, "AuthenticAMD", torch.float32),
+        (f"{XEON} amx_tile amx_bf16", "GenuineIntel", torch.bfloat16),
+        (XEON, "AuthenticAMD", torch.bfloat16),
+        (XEON, "GenuineIntel", torch.float32),  # measured: half again as slow as fp32
+        ("avx512f", "AuthenticAMD", torch.float32),
+        ("", "", torch.float32),
     ],
 )
-def test_the_fast_type_of_a_processor(monkeypatch, amx, avx512, vendor, expected) -> None:
-    has = {"_is_amx_tile_supported": amx, "_is_avx512_bf16_supported": avx512}
-    monkeypatch.setattr(precision, "_supports", has.__getitem__)
-    monkeypatch.setattr(precision, "cpu_vendor", lambda: vendor)
+def test_the_fast_type_of_a_processor(monkeypatch, flags, vendor, expected) -> None:
+    monkeypatch.setattr(machine, "cpu_info", lambda: {"flags": flags, "vendor_id": vendor})
     assert precision.fast_dtype(torch.device("cpu")) == expected
-
-
-def test_the_vendor_is_the_processors_own_word() -> None:
-    assert precision.cpu_vendor() in ("AuthenticAMD", "GenuineIntel", "")

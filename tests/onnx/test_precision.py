@@ -108,6 +108,61 @@ def test_int8_is_found_by_builders_and_stays_close(folder, tmp_path):
             assert drain(build).precision_found == "int8"
 
 
+def test_a_zero_point_is_finer_for_what_a_silu_gives(unet):
+    """Between -0.28 and its largest value: nearly half of the symmetric steps lie idle."""
+    from diffc.onnx.quantize import Comparison, _layers, _quantized
+
+    source = read_onnx(unet)
+    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
+    plain = onnx.load(source.path)
+    makers = {name: node for node in plain.graph.node for name in node.output}
+    first = {node.name: node.input[0] for node in plain.graph.node if node.input}
+    errors = {}
+    for asymmetric in (False, True):
+        whole = _quantized(source, feeds, asymmetric=asymmetric)
+        layers = _layers(plain, whole)
+        after_silu = [
+            name for name in layers
+            if first[name] in makers and makers[first[name]].op_type == "Mul"
+        ]  # fmt: skip
+        assert len(after_silu) > 8
+        rest = [name for name in layers if name not in after_silu]
+        errors[asymmetric] = Comparison(plain, whole, layers, feeds, 1).error(rest)
+    assert 0 < errors[True] < 0.8 * errors[False]
+
+
+def test_openvino_computes_with_zero_points(folder, tmp_path):
+    pytest.importorskip("openvino")
+    options = QuantizeOptions(trajectories=1, tolerance=9.0, asymmetric=True)
+    drain(quantize(folder, tmp_path / "int8", options))
+    info = drain(
+        target("openvino").build(tmp_path / "int8", BuildOptions(batch=(4,)), tmp_path / "e")
+    )
+    assert info.precision_found == "int8" and info.precision_shares == {"int8": 1.0}
+    tensors = load_file(folder / "reference.safetensors")
+    inputs = {name: tensors[f"input.{name}"] for name in ("sample", "timestep")}
+    session = ort.InferenceSession(tmp_path / "int8" / "model.onnx")
+    expected = session.run(None, inputs)[0]
+    (output,) = target("openvino").load(tmp_path / "e")(inputs).values()
+    assert np.linalg.norm(output - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_zero_points_are_zero_where_the_runtime_wants_that(folder, tmp_path):
+    """TensorRT refuses any other."""
+    from onnx import numpy_helper
+
+    kinds = {}
+    for kind in (False, True):
+        options = QuantizeOptions(trajectories=1, tolerance=9.0, asymmetric=kind)
+        drain(quantize(folder, tmp_path / str(kind), options))
+        graph = onnx.load(tmp_path / str(kind) / "model.onnx").graph
+        held = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        points = [held[n.input[2]] for n in graph.node if n.op_type == "DequantizeLinear"]
+        kinds[kind] = {(p.dtype.name, bool(p.any())) for p in points}
+    assert kinds[False] == {("int8", False)}
+    assert ("uint8", True) in kinds[True]
+
+
 def test_worst_layer_is_the_one_kept(tmp_path):
     """A first convolution whose channels differ a thousandfold in what they are fed loses most."""
     folder = write_handmade_folder(tmp_path / "onnx", channels=8)
