@@ -128,9 +128,12 @@ class Subject:
 
 
 def macs_of(subject: Subject, model: nn.Module) -> float:
+    """By torch's own counter; attention as plain products, since it counts no fused one on a CPU."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = example_inputs(subject.specs, subject.source.config)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
         subject.family.call(model, inputs)
     return counter.get_total_flops() / 2

@@ -51,6 +51,7 @@ def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()
         ("Latency over time", lambda: parts.drift(history)),
         ("Widths, layer by layer", lambda: parts.widths(report)),
         ("Importance: which timesteps count", lambda: parts.importance(report)),
+        ("Data", lambda: parts.data(report)),
         ("Distillation", lambda: parts.distillation(report)),
         ("Stages", lambda: parts.stages(report)),
         ("Measured on", lambda: parts.environment(report)),

@@ -170,8 +170,14 @@ def _latency_notes(result: TargetResult) -> list[str]:
 
 
 def _how(details: Mapping[str, Any]) -> list[str]:
-    """Threads, cores, and the rule of the percentiles."""
+    """The clock, CUDA graphs, threads, cores, and the rule of the percentiles."""
     found = []
+    if details.get("timed_by"):
+        found.append(f"Timed by {details['timed_by']}. ")
+    if details.get("captured"):
+        found.append("The calls are CUDA graphs. ")
+    elif details.get("not_captured"):
+        found.append(f"No CUDA graph was captured: {details['not_captured']}. ")
     if details.get("threads"):
         found.append(f"Threads: {details['threads']}")
         cores = details.get("pinned_to_cores")
@@ -253,6 +259,15 @@ def importance(report: Report) -> Html | None:
 
 def _within(t: float, spans: Sequence[tuple[float, float]]) -> bool:
     return any(low <= t <= high for low, high in spans)
+
+
+def data(report: Report) -> Html | None:
+    """What was trained on, where there is something to say about it."""
+    found = report.data or {}
+    if not found.get("notes"):
+        return None
+    said = [f"Clean samples: {found['origin']}.", *map(str, found["notes"])]
+    return joined(*(tag("p", words, class_="soft") for words in said))
 
 
 def distillation(report: Report) -> Html | None:

@@ -162,6 +162,28 @@ def test_noise_threads_and_the_percentile_rule_are_said(content, report, out):
     assert "on cores 0, 2." in to_html(Report.model_validate(content), out)
 
 
+def test_the_clock_and_cuda_graphs_are_said(content, out):
+    def told(**details):
+        content["targets"][0]["details"] = details
+        return to_html(Report.model_validate(content), out)
+
+    assert "Timed by GPU events. The calls are CUDA graphs." in told(
+        timed_by="GPU events", captured=True
+    )
+    assert "No CUDA graph was captured: shapes vary. " in told(
+        captured=False, not_captured="shapes vary"
+    )
+
+
+def test_what_was_said_of_the_data_is_there_as_text(content, out):
+    content["data"] = {"origin": "images of a folder", "notes": ["3 files skipped: <b>.txt"]}
+    page = to_html(Report.model_validate(content), out)
+    assert "Clean samples: images of a folder." in page
+    assert "3 files skipped: &lt;b&gt;.txt" in page
+    content["data"]["notes"] = []
+    assert "Clean samples" not in to_html(Report.model_validate(content), out)
+
+
 def test_a_large_picture_is_made_small(tmp_path):
     import os
 
