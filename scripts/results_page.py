@@ -276,6 +276,27 @@ def serving(found: dict[str, Any]) -> list[str]:
     return [*lines, *(table(heads, rows) if rows else [])]  # fmt: skip
 
 
+def full_size(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, steps in found["networks"].items():
+        spent = [
+            f"{steps[step]['seconds']:.0f} s, {steps[step]['peak_bytes'] / 1e9:.1f} GB"
+            for step in ("export", "convert")
+        ]
+        files = [f"{steps[step]['bytes'] / 1e9:.2f} GB" for step in ("export", "convert")]
+        errors = [f"{error:.1e}" for error in steps["run"]["error"].values()]
+        count = f"{steps['export']['parameters'] / 1e6:.0f} M"
+        rows.append([name, count, *files, *spent, *errors])
+    heads = ["", "parameters", "fp32 file", "fp16 file", "export", "to fp16", "fp32 error",
+             "fp16 error"]  # fmt: skip
+    return [
+        machine(found["environment"], day(found)),
+        f"The published configurations with {found['weights']} weights; seconds and peak memory of "
+        "the step's whole process; errors are relative, of ONNX Runtime to torch fp32.\n",
+        *table(heads, rows),
+    ]
+
+
 def figures(found: dict[str, Any]) -> list[str]:
     """A small result as it is: every number at its top level, or one level down."""
     flat = {}
@@ -297,6 +318,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("help.json", "`diffc --help`", figures),
     ("overhead.json", "What building and measuring add", figures),
     ("pruning.json", "Pruning", pruning),
+    ("full_size.json", "Networks at their full size", full_size),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
     ("distill_speed.json", "Distillation's speed", distillation),

@@ -15,10 +15,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffc.errors import InputError, RequestError
+from diffc.onnx.weights import on_skeleton, save
 from diffc.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
 
 _WAVES = ("Sin", "Cos", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Range")
@@ -30,7 +32,6 @@ _ALWAYS_FP32 = {"Resize": (1, 2), "Upsample": (1,)}
 LOW = {"fp16": 10, "bf16": 16}  # onnx.TensorProto.FLOAT16, BFLOAT16
 _FLOAT = 1
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
-_LARGEST_SINGLE_FILE = 1_900_000_000  # bytes; protobuf stops at 2 GiB
 
 
 def convert_precision(
@@ -50,8 +51,8 @@ def convert_precision(
         raise InputError(f"{source.path} is {source.precision} already, fp32 is needed")
     model = onnx.load(source.path)
     if precision == "bf16":
-        model = _with_opset(model, _BF16_OPSET)
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        on_skeleton(model, partial(_with_opset, opset=_BF16_OPSET))
+    on_skeleton(model, partial(onnx.shape_inference.infer_shapes, data_prop=True))
     kept = frozenset(sensitive) | fragile(model.graph, LOW[precision])
     Lowering(model.graph, LOW[precision], kept).run()
     return write_folder(model, out, folder, precision, {"kept_fp32": sorted(kept)})
@@ -120,8 +121,7 @@ def write_folder(
     import onnx
 
     out.mkdir(parents=True, exist_ok=True)
-    large = model.ByteSize() > _LARGEST_SINGLE_FILE
-    onnx.save(model, out / MODEL, save_as_external_data=large, location=f"{MODEL}.data")
+    save(model, out / MODEL)
     onnx.checker.check_model(str(out / MODEL))
     if (folder / REFERENCE).is_file():
         shutil.copyfile(folder / REFERENCE, out / REFERENCE)
@@ -206,10 +206,14 @@ class Lowering:
         self._nodes.append(helper.make_node("Cast", [inner], [name], to=_FLOAT, name=f"{name}/out"))
 
     def _store_weights(self) -> None:
-        kept = [t for t in self._graph.initializer if t.name not in self._weights]
-        made = list(self._converted())
-        del self._graph.initializer[:]
-        self._graph.initializer.extend([*kept, *made])
+        """Converted one by one: a large network's weights are in memory once in each type."""
+        held = self._graph.initializer
+        before = len(held)
+        for tensor in self._converted():
+            held.append(tensor)
+        for index in reversed(range(before)):
+            if held[index].name in self._weights:
+                del held[index]
 
     def _converted(self) -> Iterator[Any]:
         """Each weight, once for each type that some node takes it in."""

@@ -29,6 +29,7 @@ import numpy as np
 from diffc.errors import CheckFailed, InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.onnx.precision import write_folder
+from diffc.onnx.weights import LARGEST_SINGLE_FILE, bring_back, set_aside, skeleton
 from diffc.targets import ort
 from diffc.targets.base import Array
 from diffc.targets.onnx_file import OnnxModel, read_onnx
@@ -88,12 +89,13 @@ def quantize(
     # over the length of the trajectories, not the same step of each
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
     rows += noise_levels(source)
-    session = Comparison(plain, whole, layers, rows, options.threads)
-    kept, error = yield from _kept(
-        session, layers, options, layer_macs(plain, rows[0] if source.sizes else None)
-    )
-    facts = {"kept_fp32": kept, f"{precision}_error": error}
-    return write_folder(session.variant(kept), out, folder, precision, facts)
+    work = layer_macs(plain, rows[0] if source.sizes else None)
+    with tempfile.TemporaryDirectory() as scratch:
+        session = Comparison(plain, whole, layers, rows, options.threads, Path(scratch))
+        kept, error = yield from _kept(session, layers, options, work)
+        facts = {"kept_fp32": kept, f"{precision}_error": error}
+        made = bring_back(session.variant(kept), Path(scratch))
+        return write_folder(made, out, folder, precision, facts)
 
 
 def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Feed]]:
@@ -143,12 +145,10 @@ def _conditions(model: OnnxModel, tensors: Mapping[str, Any], seed: int) -> dict
     return {name: tensors[f"input.{name}"][row : row + 1] for name in names}
 
 
-def _session(model: Any, threads: int) -> Any:
-    """A CPU session of a path, or of a model in memory."""
+def _session(path: Path, threads: int) -> Any:
     runtime = ort.onnxruntime("ort-cpu", "cpu")
     options = ort.session_options(threads)
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _quantized(
@@ -181,6 +181,7 @@ def _quantized(
             per_channel=per_channel,
             activation_type=QuantType.QUInt8 if asymmetric else QuantType.QInt8,
             weight_type=QuantType.QInt8,
+            use_external_data_format=_is_large(source),
             extra_options={
                 "ActivationSymmetric": not asymmetric,
                 "WeightSymmetric": True,
@@ -191,6 +192,10 @@ def _quantized(
             },
         )
         return onnx.load(path)
+
+
+def _is_large(source: OnnxModel) -> bool:
+    return sum(file.stat().st_size for file in source.files) > LARGEST_SINGLE_FILE
 
 
 def to_fp8(whole: Any, plain: Any) -> None:
@@ -243,22 +248,37 @@ def _layers(plain: Any, whole: Any) -> list[str]:
 
 
 class Comparison:
-    """The fp32 and the quantised graph, and any mixture of the two, on the same rows."""
+    """The fp32 and the quantised graph, and any mixture of the two, on the same rows.
+
+    The weights of ``plain`` and ``whole`` go to the folder ``scratch``, which every variant reads.
+    """
 
     def __init__(
-        self, plain: Any, whole: Any, layers: Sequence[str], rows: Sequence[Feed], threads: int
-    ) -> None:
+        self, plain: Any, whole: Any, layers: Sequence[str], rows: Sequence[Feed], threads: int,
+        scratch: Path,
+    ) -> None:  # fmt: skip
+        set_aside(plain, scratch, "plain.data")
+        set_aside(whole, scratch, "whole.data")
+        self._scratch = scratch
         self._plain = {node.name: list(node.input) for node in plain.graph.node}
         self._layers = frozenset(layers)
         self._weights = {tensor.name: tensor for tensor in plain.graph.initializer}
         self._whole = whole
         self._rows = rows
         self._threads = threads
-        session = _session(plain, threads)
+        session = self._session(plain)
         self._expected = [session.run(None, row)[0] for row in rows]
 
+    def _session(self, model: Any) -> Any:
+        import onnx
+
+        onnx.save(model, self._scratch / "variant.onnx")
+        return _session(self._scratch / "variant.onnx", self._threads)
+
     def variant(self, kept: Sequence[str]) -> Any:
-        """The quantised graph with the nodes ``kept`` in fp32: their inputs as they were.
+        """The quantised graph with the nodes ``kept`` in fp32, its weights in ``scratch``.
+
+        Their inputs are as they were.
 
         So are those of every node that is no layer: the quantiser puts what a layer reads through
         int8 for its other readers as well, residual sums and norms among them.
@@ -281,7 +301,7 @@ class Comparison:
 
     def error(self, kept: Sequence[str]) -> float:
         """The worst row's relative L2 error with ``kept`` in fp32."""
-        session = _session(self.variant(kept), self._threads)
+        session = self._session(self.variant(kept))
         pairs = zip(self._rows, self._expected, strict=True)
         return max(_relative(session.run(None, row)[0], expected) for row, expected in pairs)
 
@@ -384,7 +404,7 @@ def layer_macs(model: Any, feed: Feed | None = None) -> dict[str, float]:
 def _inferred(model: Any) -> dict[str, list[int]]:
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
     return {
         value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output)
@@ -396,14 +416,17 @@ def _run_shapes(model: Any, names: Sequence[str], feed: Feed) -> dict[str, list[
     import onnx
     from onnx import helper
 
-    asked = onnx.ModelProto()
-    asked.CopyFrom(model)
-    del asked.graph.output[:]
-    for name in names:
-        asked.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
-        value = helper.make_tensor_value_info(f"{name}/shape", onnx.TensorProto.INT64, None)
-        asked.graph.output.append(value)
-    found = _session(asked, 1).run(None, dict(feed))
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = onnx.ModelProto()
+        asked.CopyFrom(model)
+        set_aside(asked, Path(scratch), "model.data")
+        del asked.graph.output[:]
+        for name in names:
+            asked.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
+            value = helper.make_tensor_value_info(f"{name}/shape", onnx.TensorProto.INT64, None)
+            asked.graph.output.append(value)
+        onnx.save(asked, Path(scratch) / "model.onnx")
+        found = _session(Path(scratch) / "model.onnx", 1).run(None, dict(feed))
     return {name: shape.tolist() for name, shape in zip(names, found, strict=True)}
 
 

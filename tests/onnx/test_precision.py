@@ -108,18 +108,18 @@ def test_int8_is_found_by_builders_and_stays_close(folder, tmp_path):
             assert drain(build).precision_found == "int8"
 
 
-def test_a_zero_point_is_finer_for_what_a_silu_gives(unet):
+def test_a_zero_point_is_finer_for_what_a_silu_gives(unet, tmp_path_factory):
     """Between -0.28 and its largest value: nearly half of the symmetric steps lie idle."""
     from diffc.onnx.quantize import Comparison, _layers, _quantized
 
     source = read_onnx(unet)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
-    plain = onnx.load(source.path)
-    makers = {name: node for node in plain.graph.node for name in node.output}
-    first = {node.name: node.input[0] for node in plain.graph.node if node.input}
+    graph = onnx.load(source.path).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    first = {node.name: node.input[0] for node in graph.node if node.input}
     errors = {}
     for asymmetric in (False, True):
-        whole = _quantized(source, feeds, asymmetric=asymmetric)
+        plain, whole = onnx.load(source.path), _quantized(source, feeds, asymmetric=asymmetric)
         layers = _layers(plain, whole)
         after_silu = [
             name for name in layers
@@ -127,7 +127,9 @@ def test_a_zero_point_is_finer_for_what_a_silu_gives(unet):
         ]  # fmt: skip
         assert len(after_silu) > 8
         rest = [name for name in layers if name not in after_silu]
-        errors[asymmetric] = Comparison(plain, whole, layers, feeds, 1).error(rest)
+        errors[asymmetric] = Comparison(
+            plain, whole, layers, feeds, 1, tmp_path_factory.mktemp("q")
+        ).error(rest)
     assert 0 < errors[True] < 0.8 * errors[False]
 
 
@@ -189,7 +191,7 @@ def test_missing_reference_is_named(folder, tmp_path):
         drain(quantize(folder, tmp_path / "x", QuantizeOptions()))
 
 
-def test_fully_quantised_back_to_fp32_is_the_model_itself(unet):
+def test_fully_quantised_back_to_fp32_is_the_model_itself(unet, tmp_path):
     """Keeping every layer gives the fp32 model bit for bit: nothing else went through int8."""
     from diffc.onnx.quantize import Comparison, _layers, _quantized
 
@@ -198,7 +200,7 @@ def test_fully_quantised_back_to_fp32_is_the_model_itself(unet):
     plain, whole = onnx.load(source.path), _quantized(source, feeds)
     layers = _layers(plain, whole)
     assert len(layers) > 20
-    session = Comparison(plain, whole, layers, feeds[:2], 1)
+    session = Comparison(plain, whole, layers, feeds[:2], 1, tmp_path)
     assert session.error(layers) == 0.0
     assert session.error([]) > 0.0
     assert json.dumps(layers)

@@ -1,0 +1,42 @@
+"""The steps of bench.full_size, on a small network."""
+
+from dataclasses import replace
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bench import full_size
+from bench.gpu.networks import NETWORKS
+
+NAME = "dit-xl-2"
+
+
+@pytest.fixture
+def exported(monkeypatch, tmp_path):
+    network = NETWORKS[NAME]
+    small = replace(network, config={**network.config, **network.small})
+    monkeypatch.setitem(NETWORKS, NAME, small)
+    said = full_size.child("export", NAME, tmp_path)
+    assert said["parameters"] > 1000 and said["bytes"] > 4 * said["parameters"]
+    assert said["seconds"] > 0 and said["peak_bytes"] > 10_000_000
+    return tmp_path
+
+
+def test_every_step_goes_through(exported):
+    half = full_size.child("convert", NAME, exported)
+    assert half["bytes"] < 0.9 * full_size.size_of(exported / "fp32")
+    error = full_size.child("run", NAME, exported)["error"]
+    assert error["fp32"] < 1e-4 < error["fp16"] < 1e-2
+
+
+def test_a_file_that_computes_something_else_ends_it(exported):
+    full_size.child("convert", NAME, exported)
+    path = exported / "fp16" / "model.onnx"
+    model = onnx.load(path)
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    changed = numpy_helper.to_array(largest) * 1.5
+    largest.CopyFrom(numpy_helper.from_array(changed.astype("float16"), largest.name))
+    onnx.save(model, path)
+    with pytest.raises(SystemExit, match=r"fp16 is .* from torch"):
+        full_size.child("run", NAME, exported)
