@@ -128,7 +128,7 @@ class Subject:
 
 
 def macs_of(subject: Subject, model: nn.Module) -> float:
-    """By torch's own counter; attention as plain products, since it counts no fused one on a CPU."""
+    """By torch's own counter; attention as plain products, for it counts no fused ones here."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
