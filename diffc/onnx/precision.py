@@ -5,9 +5,10 @@ the low precision, and a Cast wherever a tensor goes from one precision to the o
 outputs of the graph keep their types.
 
 Kept in fp32 (``KEEP``): the timestep embedding's waves, whose arguments go to 1000, and sums over a
-whole tensor; and what stands beside a constant that the low precision cannot hold (``fragile``),
-such as the 1e-15 that guards a division. What else a model needs in fp32 is found by measurement:
-``sensitive``.
+whole tensor; what stands beside a constant that the low precision cannot hold (``fragile``), such
+as the 1e-15 that guards a division; and the nodes that the caller names (``sensitive``). int8's and
+fp8's sensitive layers are found by measuring (quantize.py); fp16's and bf16's are not, and what
+they cost shows in parity.
 """
 
 from __future__ import annotations
