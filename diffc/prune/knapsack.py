@@ -5,8 +5,9 @@
     minimise    the real problem, whose figures are products and tables of several widths: each
                 round writes them as a sum over groups around the widths at hand (exact where one
                 group alone moves), lets no group move further than a radius that shrinks from round
-                to round, and solves the knapsack; then steps of one or two groups, at their true
-                figures, until none is better
+                to round, and solves the knapsack; then steps of one or two groups (three in a small
+                network), at their true figures, until none is better. Twice, from the widths given
+                and from the least ones: sums made at other widths lead elsewhere
 
 The gap is the last knapsack's, as the solver states it. For the whole the tests compare with brute
 force; there is no bound for large networks.
@@ -37,6 +38,7 @@ _OVER = 1e3  # what exceeding a budget by all of it weighs, in largest objective
 _GAP = 1e-4
 _SECONDS = 20.0
 _MOST_SWEEPS = 20
+_MOST_TRIPLED = 8  # groups: in a network of so few three may move at once
 _MOST_OPTIONS = 12  # of one group in one round
 
 
@@ -145,16 +147,30 @@ def minimise(
 ) -> Solution:
     """The widths of least ``objective`` within ``budgets``.
 
-    start: widths to begin from. ceiling: the widest (dense); where it is below a group's least
-    width, the group keeps it.
+    start: widths to begin from, beside the least ones. ceiling: the widest (dense); where it is
+    below a group's least width, the group keeps it.
     Where the budgets cannot all be met, the widths found that exceed them least.
     """
-    allowed = [_allowed(group, bounds, ceiling) for group in range(len(start))]
 
     def rank(widths: Widths) -> tuple[float, float]:
         over = max(budget.over(widths) for budget in budgets)
         return round(over, 9), objective(widths)
 
+    ends = []
+    for begin in (start, lowest(ceiling, bounds).astype(start.dtype)):
+        best, gap = _rounds(objective, budgets, bounds, begin, ceiling, rank)
+        ends.append((_polished(best, bounds, ceiling, rank), gap))
+    best, gap = min(ends, key=lambda end: rank(end[0]))
+    over, value = rank(best)
+    return Solution(best, value, over, gap)
+
+
+def _rounds(
+    objective: Measure, budgets: Sequence[Budget], bounds: Limits, start: Widths, ceiling: Widths,
+    rank: Rank,
+) -> tuple[Widths, float]:  # fmt: skip
+    """The best widths of all rounds from ``start``, and the last knapsack's gap."""
+    allowed = [_allowed(group, bounds, ceiling) for group in range(len(start))]
     best = now = start.copy()
     gap = 0.0
     for radius in _RADII:
@@ -166,9 +182,7 @@ def minimise(
         now = np.array([options[i] for options, i in zip(near, choice.chosen, strict=True)])
         gap = choice.gap
         best = min((best, now), key=rank)
-    best = _polished(best, bounds, ceiling, rank)
-    over, value = rank(best)
-    return Solution(best, value, over, gap)
+    return best, gap
 
 
 def _allowed(group: int, bounds: Limits, ceiling: Widths) -> Widths:
@@ -203,12 +217,15 @@ def _separate(measure: Measure, now: Widths, near: Sequence[Widths]) -> list[NDA
 
 
 def _polished(widths: Widths, bounds: Limits, ceiling: Widths, rank: Rank) -> Widths:
-    """Better widths by moving one or two groups by one step, until there are none."""
+    """Better widths by moving a few groups by one step each, until there are none."""
     if len(widths) > MOST_SWAPPED:
         return widths
     for _ in range(_MOST_SWEEPS):
-        single = swaps([widths], bounds, ceiling)
-        best = min([widths, *single, *swaps(single, bounds, ceiling)], key=rank)
+        tried = moved = [widths]
+        for _ in range(3 if len(widths) <= _MOST_TRIPLED else 2):
+            moved = swaps(moved, bounds, ceiling)
+            tried = [*tried, *moved]
+        best = min(tried, key=rank)
         if rank(best) >= rank(widths):
             break
         widths = best
