@@ -5,9 +5,9 @@
     minimise    the real problem, whose figures are products and tables of several widths: each
                 round writes them as a sum over groups around the widths at hand (exact where one
                 group alone moves), lets no group move further than a radius that shrinks from round
-                to round, and solves the knapsack; then steps of one or two groups (three in a small
-                network), at their true figures, until none is better. Twice, from the widths given
-                and from the least ones: sums made at other widths lead elsewhere
+                to round, and solves the knapsack; then steps of one or two groups, at their true
+                figures, until none is better. A network of few groups is small enough to do more:
+                the rounds begin at the least widths too, and three groups step at once
 
 The gap is the last knapsack's, as the solver states it. For the whole the tests compare with brute
 force; there is no bound for large networks.
@@ -38,7 +38,7 @@ _OVER = 1e3  # what exceeding a budget by all of it weighs, in largest objective
 _GAP = 1e-4
 _SECONDS = 20.0
 _MOST_SWEEPS = 20
-_MOST_TRIPLED = 8  # groups: in a network of so few three may move at once
+_FEW = 8  # groups
 _MOST_OPTIONS = 12  # of one group in one round
 
 
@@ -147,8 +147,8 @@ def minimise(
 ) -> Solution:
     """The widths of least ``objective`` within ``budgets``.
 
-    start: widths to begin from, beside the least ones. ceiling: the widest (dense); where it is
-    below a group's least width, the group keeps it.
+    start: widths to begin from. ceiling: the widest (dense); where it is below a group's least
+    width, the group keeps it.
     Where the budgets cannot all be met, the widths found that exceed them least.
     """
 
@@ -157,7 +157,10 @@ def minimise(
         return round(over, 9), objective(widths)
 
     ends = []
-    for begin in (start, lowest(ceiling, bounds).astype(start.dtype)):
+    begins = [start]
+    if len(start) <= _FEW:
+        begins.append(lowest(ceiling, bounds).astype(start.dtype))
+    for begin in begins:
         best, gap = _rounds(objective, budgets, bounds, begin, ceiling, rank)
         ends.append((_polished(best, bounds, ceiling, rank), gap))
     best, gap = min(ends, key=lambda end: rank(end[0]))
@@ -222,7 +225,7 @@ def _polished(widths: Widths, bounds: Limits, ceiling: Widths, rank: Rank) -> Wi
         return widths
     for _ in range(_MOST_SWEEPS):
         tried = moved = [widths]
-        for _ in range(3 if len(widths) <= _MOST_TRIPLED else 2):
+        for _ in range(3 if len(widths) <= _FEW else 2):
             moved = swaps(moved, bounds, ceiling)
             tried = [*tried, *moved]
         best = min(tried, key=rank)
