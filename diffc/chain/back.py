@@ -103,11 +103,12 @@ def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.onnx.precision import convert_precision
         from diffc.onnx.quantize import PRECISIONS, QuantizeOptions, quantize
+        from diffc.targets import target
 
         yield Progress(0, None, f"writing {precision} into the ONNX file")
         if precision in PRECISIONS:
             options = QuantizeOptions(
-                threads=recipe.build.threads or cores(), asymmetric=written != precision
+                threads=recipe.build.threads or cores(), asymmetric=target(name).asymmetric
             )
             made = yield from quantize(folder, room.out / side, options, dense, precision)
         else:

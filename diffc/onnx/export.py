@@ -5,7 +5,6 @@ Where several sizes are to be served, the sample's height and width are dynamic 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import warnings
@@ -22,9 +21,8 @@ from torch import Tensor, nn
 from diffc.errors import InputError
 from diffc.models.families.base import Family, TensorSpec
 from diffc.models.families.examples import example_inputs
-from diffc.models.source import file_digest
 from diffc.onnx.weights import on_skeleton, save
-from diffc.targets.onnx_file import Size
+from diffc.targets.onnx_file import Size, onnx_digest
 
 OUTPUT = "out_sample"
 _EXAMPLE_BATCH = 2  # 1 would be baked into the graph as a constant
@@ -94,14 +92,6 @@ def export_onnx(
     }
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
     return described
-
-
-def onnx_digest(folder: Path) -> str:
-    """sha256 over model.onnx and its external data."""
-    total = hashlib.sha256()
-    for path in sorted(folder.glob("model.onnx*")):
-        total.update(path.name.encode() + file_digest(path).encode())
-    return total.hexdigest()
 
 
 def _at(spec: TensorSpec, size: Size) -> TensorSpec:

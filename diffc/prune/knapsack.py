@@ -38,7 +38,7 @@ _OVER = 1e3  # what exceeding a budget by all of it weighs, in largest objective
 _GAP = 1e-4
 _SECONDS = 20.0
 _MOST_SWEEPS = 20
-_FEW = 8  # groups
+_FEW = 8  # groups: every move of three is still cheap to try
 _MOST_OPTIONS = 12  # of one group in one round
 
 

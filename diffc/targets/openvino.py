@@ -157,7 +157,7 @@ def _settings(precision: str, threads: int | None) -> dict[str, Any]:
 
     threads: None leaves their number out, for whoever loads the engine to say.
     (Measured on a UNet: with AMX, int8 with f32 around it is slower than bf16 alone, with bf16 it
-    is not; without AMX, int8 with bf16 around it takes a quarter longer than with f32.)
+    is not; without AMX, int8 with bf16 around it is the slower.)
     """
     fast = "BF16" in _capabilities() and machine.fast_bf16()
     around_int8 = "bf16" if fast else "f32"
