@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
+from diffc.chain.preflight import preflight
 from diffc.errors import CheckFailed, InputError
-from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
-from diffc.output import claim, is_output, locked_recipe, read_lock, write_lock, write_lock_of
+from diffc.output import is_output, locked_recipe, read_lock, write_lock, write_lock_of
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
@@ -41,17 +41,7 @@ def run(request: Request) -> RunWork:
     Raises CheckFailed, after the report is written, when an engine fails parity.
     """
     source, recipe, out = request.source, request.recipe, request.out
-    check_resolution(source.class_name, source.config, recipe.export.resolution or ())
-    claim(out, source)
-    if request.stop in ("build", "bench"):
-        back.check_targets(recipe.build)
-    if recipe.distill.trackers and request.stop != "plan":
-        from diffc.distill.setup import check_trackers
-
-        check_trackers(recipe.distill.trackers)
-    bench = front.latency_bench(recipe)
-    if bench is not None:
-        bench.check()  # before importance, which takes long
+    preflight(source, recipe, out, request.stop)
     if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
         with disk_errors(out):  # followed by another whole one
             out.mkdir(parents=True, exist_ok=True)

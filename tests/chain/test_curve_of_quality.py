@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.tiny_text import save_sd
 
 from diffc.chain import front
 from diffc.data.clean import CleanSet
 from diffc.distill.options import DistillOptions
 from diffc.models.source import find
 from diffc.recipe import Recipe, resolve
-from tests.data.tiny_text import save_sd
 
 
 def judge(source, **flags):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from quick import QUICK
+from support.tiny_text import save_sd
 
 import diffc
 from diffc.bundle import bundle
@@ -16,7 +17,6 @@ from diffc.events import drain
 from diffc.export.runtime import open_bundle
 from diffc.export.runtime.pipeline import _draw, _streams
 from diffc.output import locked_recipe
-from tests.data.tiny_text import save_sd
 
 STEPS, SEED, GUIDANCE = 4, 3, 3.0
 

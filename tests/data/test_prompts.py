@@ -14,6 +14,7 @@ from diffusers import (
 )
 from PIL import Image
 from quick import QUICK
+from support.tiny_text import save_sd, save_sdxl, vae
 
 import diffc
 from diffc.chain.data import CLEAN
@@ -27,7 +28,6 @@ from diffc.errors import InputError, RequestError
 from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.source import find
-from tests.data.tiny_text import save_sd, save_sdxl, vae
 
 PROMPTS = ["a red cat", "a blue house", "dog"]
 
