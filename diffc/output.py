@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from diffc import __version__
 from diffc.errors import InputError
 from diffc.models.source import Source
 from diffc.recipe import Recipe, read_yaml, validate
-from diffc.stages import atomic_write, package_version
+from diffc.stages import STATE, atomic_write, package_version
 
 LOCK = "recipe.lock.yaml"
 LOCK_FORMAT = 1
+NOTES = f"{STATE}/preflight.json"
+"""What the checks before the first stage had to say of the run that the folder holds."""
+
 _VERSIONS = (
     "torch", "diffusers", "accelerate", "safetensors", "torch-pruning", "onnx", "onnxscript",
     "onnxslim", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13",
@@ -106,3 +110,14 @@ def read_lock(out: Path) -> dict[str, Any]:
 def locked_recipe(out: Path) -> Recipe:
     """The recipe that an output folder was made with."""
     return validate(Recipe, read_lock(out)["recipe"], str(out / LOCK))
+
+
+def write_notes(out: Path, notes: Sequence[str]) -> None:
+    """Keep a run's notes in OUT, for its report."""
+    atomic_write(out / NOTES, json.dumps(list(notes), indent=1) + "\n")
+
+
+def read_notes(out: Path) -> list[str]:
+    """The notes of the run that OUT holds; none for a folder of an older diffc."""
+    path = out / NOTES
+    return list(json.loads(path.read_text("utf-8"))) if path.is_file() else []

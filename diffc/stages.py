@@ -95,12 +95,16 @@ class Done:
 
 @dataclass(frozen=True)
 class StageEvent:
-    """What a run tells while it goes."""
+    """What a run tells while it goes.
+
+    kind: ``note`` and ``passed`` are of the checks before the first stage alone.
+    """
 
     stage: str
-    kind: Literal["started", "progress", "finished", "reused"]
+    kind: Literal["started", "progress", "finished", "reused", "note", "passed"]
     progress: Progress | None = None
     done: Done | None = None
+    note: str = ""
 
 
 StageWork = Generator[StageEvent, None, Done]

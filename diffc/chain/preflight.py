@@ -10,17 +10,25 @@ these belongs here, so that nothing is refused after hours of work. ``plan``, ``
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
+from diffc import __version__
 from diffc.chain import back, front
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import claim
 from diffc.recipe import Recipe
+from diffc.stages import atomic_write, cache_folder, package_version
+
+_VERSION = 1
+"""Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
 
 def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]:
-    """Refuse what a run up to ``stop`` could not do; nothing is written.
+    """Refuse what a run up to ``stop`` could not do; OUT is not touched.
 
     Returns:
         What the user should know of the run that follows, one sentence each.
@@ -28,13 +36,15 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     Raises:
         RequestError, InputError, UnavailableError: with what is wrong and what would do.
     """
-    return [*quick_checks(source, recipe, out, stop), *model_checks(source, recipe)]
+    notes = quick_checks(source, recipe, stop)
+    notes += _once(_model_key(source, recipe), lambda: model_checks(source, recipe))
+    claim(out, source)  # last: it reads every weight, to tell one model from another
+    return list(dict.fromkeys(notes))
 
 
-def quick_checks(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]:
+def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
     check_resolution(source.class_name, source.config, recipe.export.resolution or ())
-    claim(out, source)
     if stop in ("build", "bench"):
         back.check_targets(recipe.build)
     if recipe.distill.trackers and stop != "plan":
@@ -50,3 +60,27 @@ def quick_checks(source: Source, recipe: Recipe, out: Path, stop: str) -> list[s
 def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
     return []
+
+
+def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
+    """The notes of ``check``, from the cache where it has passed before.
+
+    A run in which every stage is reused then imports no torch.
+    """
+    path = cache_folder() / "preflight" / f"{key}.json"
+    try:
+        return list(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError):
+        notes = check()
+        atomic_write(path, json.dumps(notes) + "\n")
+        return notes
+
+
+def _model_key(source: Source, recipe: Recipe) -> str:
+    """A hash of all that ``model_checks`` reads; weights by size and time, not by content."""
+    files = sorted(path for path in source.folder.rglob("*") if path.is_file())
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    packages = ("torch", "diffusers", "transformers", "torch-pruning")
+    versions = [__version__, *map(package_version, packages)]
+    value = [_VERSION, versions, source.class_name, stats, recipe.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

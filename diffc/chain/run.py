@@ -11,7 +11,14 @@ from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.chain.preflight import preflight
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import Source
-from diffc.output import is_output, locked_recipe, read_lock, write_lock, write_lock_of
+from diffc.output import (
+    is_output,
+    locked_recipe,
+    read_lock,
+    write_lock,
+    write_lock_of,
+    write_notes,
+)
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
@@ -19,6 +26,9 @@ from diffc.stages import Done, Runner, StageEvent, cache_folder, disk_errors, pr
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
+
+PREFLIGHT = "preflight"
+"""The name of the checks before the first stage, in events."""
 
 RunWork = Generator[StageEvent, None, Report]
 
@@ -41,7 +51,11 @@ def run(request: Request) -> RunWork:
     Raises CheckFailed, after the report is written, when an engine fails parity.
     """
     source, recipe, out = request.source, request.recipe, request.out
-    preflight(source, recipe, out, request.stop)
+    yield StageEvent(PREFLIGHT, "started")
+    notes = preflight(source, recipe, out, request.stop)
+    for note in notes:
+        yield StageEvent(PREFLIGHT, "note", note=note)
+    yield StageEvent(PREFLIGHT, "passed")
     if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
         with disk_errors(out):  # followed by another whole one
             out.mkdir(parents=True, exist_ok=True)
@@ -53,6 +67,7 @@ def run(request: Request) -> RunWork:
     if process_rank() == 0:
         with disk_errors(out):
             write_lock(out, source, recipe, _stages(out, runner.done, request.stop))
+            write_notes(out, notes)
             _write_report(out, runner.done, request.command)
     _meet()
     return _passed(Report.read(out))

@@ -86,6 +86,8 @@ def _follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
     def show(event: StageEvent) -> None:
         if event.done is not None:
             screen.print(_line(event))
+        elif event.kind == "note":
+            screen.print(_note(event))
 
     return events.follow(work, show)
 
@@ -112,9 +114,19 @@ def _shown(event: StageEvent, progress: Progress, task: Any) -> Any:
         note = "  ".join(part for part in (step.note, values) if part)
         progress.update(task, completed=step.done, total=step.total, note=note[:30])
         return task
+    if event.kind == "note":
+        progress.console.print(_note(event))
+        return task
     progress.remove_task(task)
-    progress.console.print(_line(event))
+    if event.done is not None:
+        progress.console.print(_line(event))
     return None
+
+
+def _note(event: StageEvent) -> str:
+    from rich.markup import escape
+
+    return f"  note: {escape(event.note)}"
 
 
 def _line(event: StageEvent) -> str:

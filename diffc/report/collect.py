@@ -13,7 +13,7 @@ from diffc.errors import InputError
 from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
-from diffc.output import read_lock
+from diffc.output import read_lock, read_notes
 from diffc.report.model import ModelFigures, Report, StageFigures
 from diffc.stages import STATE, Done
 
@@ -31,6 +31,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         diffc=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
+        notes=read_notes(out),
         model=_figures(out, lock, found, "dense"),
         compressed=_figures(out, lock, found, "compressed"),
         plan=_plan(out),

@@ -97,7 +97,7 @@ def _told(report: Report) -> list[str]:
     """What the data were, and what was said on the way to the compressed model."""
     data, distilled = report.data or {}, report.distillation or {}
     origin = [f"data: {data['origin']}"] if data.get("notes") else []
-    return [*origin, *data.get("notes", ()), *distilled.get("notes", ())]
+    return [*report.notes, *origin, *data.get("notes", ()), *distilled.get("notes", ())]
 
 
 def _target(result: TargetResult) -> Section:

@@ -40,6 +40,7 @@ class StageFigures(_Part):
 class Report(_Part):
     """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
 
+    notes: what the checks before the first stage had to say of the run.
     data: what the clean samples are, and notes on how they were taken.
     targets: one result per target, resolution and batch size. pipeline: the whole sampling loop per
     target.
@@ -52,6 +53,7 @@ class Report(_Part):
     diffc: str
     created: str
     command: str | None = None
+    notes: list[str] = Field(default_factory=list)
     model: ModelFigures
     compressed: ModelFigures | None = None
     plan: dict[str, Any] | None = None
