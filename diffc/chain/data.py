@@ -13,9 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc.data.image_folders import (
+    SOURCES,
+    check_images,
+    check_readable,
+    images_digest,
+    is_dataset,
+)
+from diffc.data.prompt_file import read_prompts
+from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, Work
-from diffc.models.source import Source, file_digest
+from diffc.models.source import Source, check_safetensors, file_digest
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Room, Stage
 
@@ -39,7 +48,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     inputs: dict[str, Any] = {
         "model": source.digest if synthetic else _input_shape(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
-        "content": content_digest(Path(options.source)) if given else "synthetic",
+        "content": _data_digest(Path(options.source)) if given else "synthetic",
         "resolution": recipe.export.side,
         "seed": recipe.seed,
     }
@@ -61,28 +70,21 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         return {"images": len(clean), **about, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 4, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 5, inputs, run, places, packages, collective=synthetic)
 
 
 def _is_drawn(data: str) -> bool:
     """Whether clean samples are drawn from the dense model: none were given."""
-    from diffc.data.tensors import has_samples, is_tensors
-
     return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
 
 
 def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work[Encoded]:
     """What the user gives to condition on: prompts, or a file of tensors without samples."""
-    from diffc.data.prompts import Encoded, encode_prompts, read_prompts
-    from diffc.data.tensors import is_tensors, read_null, read_tensors
+    from diffc.data.prompts import Encoded, encode_prompts
+    from diffc.data.tensors import read_null, read_tensors
 
     options = recipe.data
     if options.prompts is not None:
-        if is_tensors(options.source):
-            raise RequestError(
-                f"{options.source} holds the model's conditions, and prompts were given as well",
-                hint="leave one of --data and --prompts out",
-            )
         prompts = read_prompts(Path(options.prompts))
         return (yield from encode_prompts(source, specs, prompts))
     if not is_tensors(options.source):
@@ -137,7 +139,7 @@ def _synthesized(
 def _read(
     source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
-    from diffc.data.tensors import clean_set, is_tensors
+    from diffc.data.tensors import clean_set
 
     options = recipe.data
     yield Progress(0, 1, f"reading {options.source}")
@@ -157,11 +159,10 @@ def _read_images(
 
     options = recipe.data
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    classes = source.config.get("num_class_embeds") or source.config.get("num_embeds_ada_norm")
     takes_labels = any(spec.name == "class_labels" for spec in specs)
     clean, counts = read_images(
         Path(options.source), pixel_shape(source, shape), limit=options.images,
-        seed=recipe.seed, fit=options.fit, classes=classes if takes_labels else None,
+        seed=recipe.seed, fit=options.fit, classes=_classes(source) if takes_labels else None,
     )  # fmt: skip
     sample = clean.sample
     if vae_folder(source) is not None:
@@ -194,16 +195,55 @@ def _input_shape(source: Source) -> dict[str, Any]:
     return {key: source.config.get(key) for key in keys}
 
 
+def _data_digest(path: Path) -> str:
+    """sha256 of what is read: of a folder of images no leftovers and no other files."""
+    is_images = path.is_dir() and not is_dataset(path)
+    return images_digest(path) if is_images else content_digest(path)
+
+
 def content_digest(path: Path) -> str:
-    """sha256 of a data file, or of every file's name and content in a folder."""
-    if not path.exists():
-        raise InputError(
-            f"there is no data at '{path}'",
-            hint="--data takes an image folder, an .npz, a .safetensors, a data set, or synthetic",
-        )
+    """sha256 of a file, or of every file's name and content in a folder."""
     if path.is_file():
         return file_digest(path)
     total = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         total.update(str(file.relative_to(path)).encode() + file_digest(file).encode())
     return total.hexdigest()
+
+
+def check_data(source: Source, recipe: Recipe) -> None:
+    """Refuse data, prompts and reference images that cannot be read; from names and headers alone.
+
+    Raises:
+        InputError, RequestError, UnavailableError: naming the flag and what is there.
+    """
+    options, quality = recipe.data, recipe.quality
+    if options.source != "synthetic":
+        _check_source(source, Path(options.source))
+    if options.prompts is not None:
+        if is_tensors(options.source):
+            raise RequestError(
+                f"{options.source} holds the model's conditions, and prompts were given as well",
+                hint="leave one of --data and --prompts out",
+            )
+        read_prompts(Path(options.prompts))
+    if quality.reference is None:
+        return
+    check_images(Path(quality.reference), "--reference")
+    if quality.features != "inception":
+        check_readable(Path(quality.features), "--features", "an ONNX file, or inception")
+
+
+def _check_source(source: Source, path: Path) -> None:
+    if not is_tensors(path):
+        check_images(path, "--data", _classes(source))
+        return
+    check_readable(path, "--data", f"{SOURCES}, a .safetensors, or synthetic")
+    check_safetensors(path)
+
+
+def _classes(source: Source) -> int | None:
+    """How many classes the model knows; None for a model that takes no labels of classes."""
+    if source.class_name == "DiTTransformer2DModel":
+        return int(source.config.get("num_embeds_ada_norm") or 0) or None
+    return int(source.config.get("num_class_embeds") or 0) or None

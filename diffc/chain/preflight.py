@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffc import __version__
-from diffc.chain import back, front
+from diffc.chain import back, data, front
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import claim
@@ -45,6 +45,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
 def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
     check_resolution(source.class_name, source.config, recipe.export.resolution or ())
+    data.check_data(source, recipe)
     if stop in ("build", "bench"):
         back.check_targets(recipe.build)
     if recipe.distill.trackers and stop != "plan":

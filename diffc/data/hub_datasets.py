@@ -17,11 +17,6 @@ IMAGES, LABELS = ("image", "img", "pixel_values"), ("label", "labels", "class")
 SPLIT = "train"
 
 
-def is_dataset(path: Path) -> bool:
-    """Whether ``path`` is a folder that ``save_to_disk`` wrote."""
-    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
 class StoredImages:
     """The rows of a data set: Pillow images, and labels where there are any.
 
@@ -72,7 +67,7 @@ class StoredImages:
         if self.label is None:
             return None
         values = np.asarray(self.rows[self.label])
-        if values.ndim == 1 and values.dtype.kind == "U":
+        if self.label_names():
             return np.unique(values, return_inverse=True)[1].astype(np.int64)
         if values.ndim != 1 or values.dtype.kind not in "iu":
             raise InputError(
@@ -80,6 +75,14 @@ class StoredImages:
                 "numbers nor names"
             )
         return values.astype(np.int64)
+
+    def label_names(self) -> list[str]:
+        """The classes' names in the order of their labels; empty where labels are numbers."""
+        if self.label is None:
+            return []
+        values = np.asarray(self.rows[self.label])
+        is_text = values.ndim == 1 and values.dtype.kind == "U"
+        return [str(name) for name in np.unique(values)] if is_text else []
 
 
 def _split(found: Any, path: Path) -> Any:

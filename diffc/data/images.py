@@ -22,12 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from diffc.data.clean import CleanSet
-from diffc.data.hub_datasets import StoredImages, is_dataset
+from diffc.data.hub_datasets import StoredImages
+from diffc.data.image_folders import (
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    SUFFIXES,
+    check_count,
+    class_folders,
+    class_of,
+    image_files,
+    is_dataset,
+)
 from diffc.errors import InputError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-IMAGE_KEYS = ("arr_0", "images", "x")
-LABEL_KEYS = ("arr_1", "labels", "y")
 
 Fit = Literal["skip", "resize"]
 Pixels = NDArray[np.float32]
@@ -80,15 +86,14 @@ def read_images(
     fit: Fit = "skip",
     classes: int | None = None,
 ) -> tuple[CleanSet, Counts]:
-    """Images from ``source`` (a folder, searched recursively, or an .npz) for a denoiser.
+    """Images from ``source`` (a folder with all below it, or an .npz) for a denoiser.
 
     shape: (C, H, W) of the denoiser's input; C is 1 or 3.
     limit: at most so many images, a subset drawn by ``seed``; None for all.
     classes: how many classes the model knows, when it is class-conditional; labels are then the
-        positions of the folders' names in sorted order (of numbers, where all are), or the .npz's
-        ``arr_1``/``labels``/``y``.
+        positions of the class folders (image_folders.py), or the .npz's ``arr_1``/``labels``/``y``.
 
-    Raises InputError when there is nothing to read, none that fits, or too many classes.
+    Raises InputError when there is nothing to read, none that fits, or another number of classes.
     """
     wanted = Wanted(*shape, fit=fit)
     if wanted.channels not in (1, 3):
@@ -110,20 +115,20 @@ def read_images(
 def _read_folder(
     folder: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
 ) -> tuple[CleanSet, Counts]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = image_files(folder)
     if not files:
         raise InputError(
             f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))} files"
         )
-    names = class_names(folder, files, classes) if classes else []
-    counts, pixels, labels = Counts(notes=_few(names, classes)), [], []
+    names, notes = class_folders(folder, classes) if classes else ([], ())
+    counts, pixels, labels = Counts(notes=notes), [], []
     for file in shuffled(files, seed):
         if limit is not None and counts.used >= limit:
             break
         counts, image = _tally(counts, lambda file=file: _read_file(file, wanted))
         if image is not None:
             pixels.append(image)
-            labels.append(names.index(_folder_class(folder, file)) if classes else 0)
+            labels.append(names.index(class_of(folder, file)) if classes else 0)
     conditions = {"class_labels": torch.tensor(labels)} if classes else {}
     return _clean_set(pixels, conditions, folder, counts, wanted), counts
 
@@ -132,39 +137,6 @@ def shuffled(files: list[Path], seed: int) -> Iterator[Path]:
     """The files in an order that depends on ``seed`` and their number alone."""
     for i in np.random.default_rng(seed).permutation(len(files)):
         yield files[i]
-
-
-def class_names(folder: Path, files: list[Path], classes: int) -> list[str]:
-    """The class folders directly under ``folder``, in order; raises when the model has fewer.
-
-    The order is of numbers where all are numbers ('2' before '10'), else of names.
-    """
-    names = sorted({_folder_class(folder, file) for file in files})
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    if "" in names:
-        raise InputError(
-            f"{folder} holds images outside of class folders, and the model is class-conditional",
-            hint="one sub-folder for each class, in the order of the model's labels",
-        )
-    if len(names) > classes:
-        raise InputError(f"{folder} has {len(names)} class folders; the model knows {classes}")
-    return names
-
-
-def _few(names: list[str], classes: int | None) -> tuple[str, ...]:
-    if not classes or len(names) == classes:
-        return ()
-    last = len(names) - 1
-    return (
-        f"{len(names)} class folders, and the model knows {classes} classes: '{names[0]}' was "
-        f"taken as class 0, '{names[last]}' as class {last}",
-    )
-
-
-def _folder_class(folder: Path, file: Path) -> str:
-    parts = file.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else ""
 
 
 class _WrongSize(Exception):
@@ -213,7 +185,9 @@ def _read_dataset(
 ) -> tuple[CleanSet, Counts]:
     stored = StoredImages(folder)
     labels = _labels(folder, stored.labels() if classes else None, len(stored), classes)
-    counts, pixels, used = Counts(), [], []
+    names = stored.label_names() if classes else []
+    notes = check_count(names, classes or 0, f"{folder} has", "names of classes") if names else ()
+    counts, pixels, used = Counts(notes=notes), [], []
     for i in np.random.default_rng(seed).permutation(len(stored)):
         if limit is not None and counts.used >= limit:
             break

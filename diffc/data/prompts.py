@@ -4,7 +4,7 @@ The pipeline's own ``encode_prompt`` encodes them, once; the denoiser and the VA
 it. The empty prompt gives the null conditions of classifier-free guidance, which training puts in
 the place of a share of the others, so that the guided difference is distilled as well.
 
-    read_prompts     a text file -> its lines
+    read_prompts     a text file -> its lines (prompt_file.py)
     encode_prompts   lines -> Encoded: rows for each condition, and the null row
 """
 
@@ -13,12 +13,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffc.data.prompt_file import read_prompts
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.models.families.base import TensorSpec
@@ -34,6 +34,7 @@ _TAKEN: Mapping[str, Mapping[str, int]] = {  # condition -> its place in what en
     "WanTransformer3DModel": {"encoder_hidden_states": 0},
 }
 _CLIP_TOKENS = 77  # SD3 puts CLIP's before T5's; only T5's length is an argument
+__all__ = ["ENCODERS", "Encoded", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -46,18 +47,6 @@ class Encoded:
 
     rows: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that are not empty. InputError when there are none."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the prompts {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise InputError(f"there are no prompts in {path}", hint="one prompt a line")
-    return prompts
 
 
 def encode_prompts(

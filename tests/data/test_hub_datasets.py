@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffc.data.hub_datasets import is_dataset
+from diffc.data.image_folders import is_dataset
 from diffc.data.images import read_images
 from diffc.errors import InputError, UnavailableError
 

@@ -203,7 +203,7 @@ def test_prompts_that_cannot_be(tmp_path, tiny_model) -> None:
     empty.write_text("\n \n")
     with pytest.raises(InputError, match="no prompts"):
         read_prompts(empty)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="--prompts: there is nothing at"):
         read_prompts(tmp_path / "missing.txt")
     empty.write_text("a cat")
     options = {**QUICK, "data": {**QUICK["data"], "prompts": str(empty)}}
