@@ -10,7 +10,8 @@
     └── NotComparable       4   two runs that cannot be compared, or a machine unfit to judge
 
 Each is a user's matter: one line (what was asked for, what exists, what to do) and an exit code,
-never a traceback. Anything else that is raised is a bug in diffc and shows its traceback.
+never a traceback. Anything else that is raised is a bug in diffc: it shows its traceback and ends
+with exit code 70, so that no caller takes it for a check that failed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import difflib
 from collections.abc import Iterable
 
 EXIT_OK = 0
+EXIT_BUG = 70
+"""As sysexits.h's EX_SOFTWARE: an error inside the program itself."""
 EXIT_INTERRUPTED = 130
 
 

@@ -82,7 +82,11 @@ class Server:
             raise UnavailableError(str(why_none()))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command(parts), env=_variables(parts), stdout=log, stderr=log
+                self._command(parts),
+                env=_variables(parts),
+                cwd=self.repository,  # its Python models import nothing of the user's folder
+                stdout=log,
+                stderr=log,
             )
         if wait:
             self.wait_until_ready(seconds)
@@ -91,7 +95,7 @@ class Server:
     def _command(self, parts: Installed) -> Sequence[str]:
         return [
             str(parts.program),
-            f"--model-repository={self.repository}",
+            f"--model-repository={self.repository.resolve()}",
             f"--backend-directory={parts.backends}",
             "--http-address=127.0.0.1", f"--http-port={self.http}",
             "--grpc-address=127.0.0.1", f"--grpc-port={self.grpc}",

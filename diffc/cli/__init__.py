@@ -6,17 +6,48 @@ Nothing here imports torch, numpy or pydantic at the top: ``diffc --help`` has t
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
+from typing import NoReturn
 
-from diffc.errors import EXIT_INTERRUPTED, DiffcError
+from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full or read-only: the user's matter, whichever verb meets it."""
 
 
 def main() -> None:
-    """The entry point ``diffc``: run a verb, turn what a user did wrong into a line and a code."""
+    """The entry point ``diffc``: run a verb, turn what a user did wrong into a line and a code.
+
+    Everything else that is raised is a bug: its traceback is shown, and the exit code is not 1,
+    which says that a check failed.
+    """
+    try:
+        _run_verb()
+    except SystemExit:
+        raise
+    except DiffcError as error:
+        _end_with_line(error)
+    except KeyboardInterrupt:
+        _interrupted()
+    except BrokenPipeError:  # the reader of our output went away
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _DISK:
+            _end_with_traceback()
+        where = error.filename or "the answer to stdout, or a file"
+        hint = "free some space there, or write elsewhere"
+        _end_with_line(InputError(f"cannot write {where}: {error.strerror}", hint=hint))
+    except BaseException:  # libraries in Rust panic with exceptions of their own
+        _end_with_traceback()
+
+
+def _run_verb() -> None:
     from diffc.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -24,23 +55,50 @@ def main() -> None:
     atexit.register(gc.freeze)
     try:
         app()
-    except DiffcError as error:
-        print(f"diffc: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _interrupted()
-    except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer would end with 1
+            raise end.__context__ from None
+        raise
+    finally:
+        _flush_stdout()
+
+
+def _flush_stdout() -> None:
+    """Write what is buffered while a failure can still be said and given a code."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _forget_stdout()
+        raise
+
+
+def _forget_stdout() -> None:
+    """Let the interpreter's own flush at its end succeed: it has nowhere to write to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_with_line(error: DiffcError) -> NoReturn:
+    print(f"diffc: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _end_with_traceback() -> NoReturn:
+    traceback.print_exc()
+    print(
+        f"diffc: this is a bug in diffc (exit code {EXIT_BUG}): please report the lines above",
+        file=sys.stderr,
+    )
+    sys.exit(EXIT_BUG)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _interrupted() -> None:
+def _interrupted() -> NoReturn:
     print("diffc: interrupted; the same command goes on from here", file=sys.stderr)
     sys.stderr.flush()
     sys.exit(EXIT_INTERRUPTED)

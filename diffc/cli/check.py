@@ -165,8 +165,7 @@ def _write(
     history: Path | None,
 ) -> None:  # fmt: skip
     from diffc.gate import outputs
-    from diffc.gate.baseline import append_history
-    from diffc.gate.history import rows_of
+    from diffc.gate.history import append_history, rows_of
     from diffc.stages import atomic_write
 
     if markdown is not None:  # added to, for a summary page has other steps' text already
@@ -282,10 +281,14 @@ def list_(
       diffc baseline list baselines --csv
     """
     from diffc.cli.show import print_json
-    from diffc.gate.baseline import HISTORY, found, history_csv, read_history
+    from diffc.gate.baseline import HISTORY, found
+    from diffc.gate.history import history_csv, read_history
 
     if csv:
-        sys.stdout.write(history_csv(read_history(root / HISTORY)))
+        history = read_history(root / HISTORY)
+        for note in history.notes:
+            print(f"diffc: {note}", file=sys.stderr)
+        sys.stdout.write(history_csv(history.rows))
         return
     held = found(root)
     if not held:

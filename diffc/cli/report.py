@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,37 +53,52 @@ def _one(
     json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     from diffc.cli.show import show_report
-
-    show_report(report, json=json, quiet=quiet)
-    if not (open_ or html or history):
-        return
-    from diffc.gate.baseline import read_history
-    from diffc.report.html import NAME, to_html
-    from diffc.stages import atomic_write, disk_errors
+    from diffc.report.html import NAME
+    from diffc.result_files import check_outputs
 
     folder = out if out.is_dir() else out.parent
-    page = html or folder / NAME
-    with disk_errors(page):
-        rows = read_history(history) if history else ()
-        atomic_write(page, to_html(report, folder, rows))
+    page = (html or folder / NAME) if open_ or html or history else None
+    past = _read_history(history)
+    check_outputs({"--html": page})
+    show_report(report, json=json, quiet=quiet)
+    if page is None:
+        return
+    from diffc.report.html import to_html
+    from diffc.result_files import write_whole, writing
+
+    with writing(page, "--html"):
+        write_whole(page, to_html(report, folder, past))
     _tell(page, open_, quiet=quiet or json)
+
+
+def _read_history(path: Path | None) -> list[dict[str, Any]]:
+    """The history's rows; a line that cannot be read is named, and the others are kept."""
+    if path is None:
+        return []
+    from diffc.gate.history import read_history
+
+    past = read_history(path)
+    for note in past.notes:
+        print(f"diffc: {note}", file=sys.stderr)
+    return past.rows
 
 
 def _several(
     reports: list[tuple[str, Report]], open_: bool, html: Path | None, *, json: bool, quiet: bool
 ) -> None:
     from diffc.report.html import write_comparison
-    from diffc.stages import disk_errors
+    from diffc.result_files import check_outputs, writing
 
+    page = html or (Path("comparison.html") if open_ else None)
+    check_outputs({"--html": page})
     if json:
         from diffc.cli.show import print_json
 
         print_json({"runs": {name: report.model_dump(mode="json") for name, report in reports}})
     elif not quiet:
         _table(reports)
-    page = html or (Path("comparison.html") if open_ else None)
     if page is not None:
-        with disk_errors(page):
+        with writing(page, "--html"):
             write_comparison(reports, page)
         _tell(page, open_, quiet=quiet or json)
 

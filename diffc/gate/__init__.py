@@ -3,10 +3,10 @@
 rule.py      the sequential rule on paired times, and A against A
 limits.py    '5%', '20MB', '90s': how much worse is allowed
 subject.py   what CANDIDATE and BASELINE may be: output folders, engine folders, stored baselines
-baseline.py  stored baselines, and their history
+baseline.py  stored baselines
 result.py    what a check found, in the form of its JSON
 check.py     the check
-history.py   a check as lines of a history
+history.py   the history: a line of medians for each figure that was saved or checked
 outputs.py   Markdown, JUnit, annotations, a badge
 
 check.schema.json and baseline.schema.json are the JSON Schemas of what result.py and baseline.py

@@ -5,18 +5,15 @@
       engines/TARGET/compressed/           the engine folder (left out with --figures-only)
       onnx/compressed/reference.safetensors    what torch gave, for parity
 
-It can be committed, or kept as a CI artifact. ``history.jsonl`` beside the baselines has one line
-of medians for each figure that was ever saved or checked.
+It can be committed, or kept as a CI artifact. ``history.jsonl`` beside the baselines (history.py)
+has one line of medians for each figure that was saved.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,17 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc import __version__
 from diffc.errors import InputError
+from diffc.gate.history import append_history, rows_of_baseline
 from diffc.measure.results import TargetResult, at_working
 from diffc.report.model import Report
-from diffc.stages import atomic_write
+from diffc.result_files import check_folder, check_outputs, writing
 
 MANIFEST = "baseline.json"
 HISTORY = "history.jsonl"
 SCHEMA_VERSION = 1
-_COLUMNS = (
-    "created", "fingerprint", "model", "target", "precision", "batch", "p50_ms", "n", "peak_bytes",
-    "engine_bytes", "ssim", "verdict", "source",
-)  # fmt: skip
 
 
 class StoredFigures(BaseModel):
@@ -126,16 +120,19 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
     """Store ``out``'s compressed engines and figures as ``folder``, replaced whole.
 
     engines: keep the engines, so that they can be measured again. Raises InputError when ``out``
-    was not measured, or when ``folder`` is somebody else's.
+    was not measured, when ``folder`` is somebody else's, or when the disk takes no files there.
     """
     from diffc.output import read_lock
 
     lock, report = read_lock(out), Report.read(out)
     if not report.targets or report.environment is None:
         raise InputError(f"{out} was not measured yet", hint=f"diffc bench {out}")
+    check_folder(folder, "--to")
     if folder.exists() and any(folder.iterdir()) and not is_baseline(folder):
         raise InputError(f"{folder} is not empty and holds no baseline: it is left as it is")
-    held = Baseline(
+    history = folder.parent / HISTORY
+    check_outputs({"the history": history})
+    baseline = Baseline(
         diffc=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         name=folder.name,
@@ -147,9 +144,11 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
         quality=report.quality,
         environment=report.environment,
     )
-    _write(out, folder, held)
-    append_history(folder.parent / HISTORY, history_rows(held))
-    return held
+    with writing(folder, "--to"):
+        _write(out, folder, baseline)
+    with writing(history, "the history"):
+        append_history(history, rows_of_baseline(baseline))
+    return baseline
 
 
 def _engines(out: Path, report: Report) -> list[str]:
@@ -166,17 +165,17 @@ def _onnx_sha(out: Path, target: str) -> str | None:
     return str(read_info(folder).source.get("sha256"))
 
 
-def _write(out: Path, folder: Path, held: Baseline) -> None:
+def _write(out: Path, folder: Path, baseline: Baseline) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        for name in held.engines:
+        for name in baseline.engines:
             shutil.copytree(out / name, temporary / name)
         reference = Path("onnx/compressed/reference.safetensors")
-        if held.engines and (out / reference).is_file():
+        if baseline.engines and (out / reference).is_file():
             (temporary / reference).parent.mkdir(parents=True)
             shutil.copyfile(out / reference, temporary / reference)
-        (temporary / MANIFEST).write_text(held.model_dump_json(indent=1) + "\n", "utf-8")
+        (temporary / MANIFEST).write_text(baseline.model_dump_json(indent=1) + "\n", "utf-8")
         temporary.chmod(0o755)
         _take_place(temporary, folder)
     finally:
@@ -198,54 +197,3 @@ def found(root: Path) -> list[tuple[Path, Baseline]]:
     return [
         (path.parent, Baseline.read(path.parent)) for path in sorted(root.glob(f"*/{MANIFEST}"))
     ]
-
-
-def history_rows(held: Baseline) -> list[dict[str, Any]]:
-    """One line of medians per figure of a baseline."""
-    ssim = ((held.quality or {}).get("ssim") or {}).get("mean")
-    return [
-        {
-            "created": held.created,
-            "fingerprint": held.environment["fingerprint"],
-            "model": held.model,
-            **figures.model_dump(include={"target", "precision", "batch", "p50_ms"}),
-            "n": len(figures.samples_ms),
-            "peak_bytes": figures.peak_bytes,
-            "engine_bytes": figures.engine_bytes,
-            "ssim": ssim,
-            "verdict": "saved",
-            "source": held.name,
-        }
-        for figures in held.figures
-    ]
-
-
-def append_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add lines to a history; what was there stays."""
-    before = path.read_text("utf-8") if path.is_file() else ""
-    atomic_write(path, before + "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """A history's lines. Raises InputError naming the line that is damaged."""
-    rows = []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError:
-        raise InputError(f"there is no history at {path}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows.append({name: row[name] for name in _COLUMNS})
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number} is damaged") from None
-    return rows
-
-
-def history_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same as CSV, with a line of names."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

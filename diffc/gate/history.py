@@ -1,10 +1,118 @@
-"""A check's figures as lines of a history (diffc.gate.baseline)."""
+"""A history: a .jsonl of medians, a line for each figure that was ever saved or checked.
+
+rows_of           a check's figures as lines       rows_of_baseline   a stored baseline's
+append_history    add lines, whole or not at all   read_history       the lines that can be read
+history_csv       the same as CSV
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from diffc.errors import InputError
 from diffc.gate.result import CheckResult, Figure
+
+if TYPE_CHECKING:
+    from diffc.gate.baseline import Baseline
+
+COLUMNS = (
+    "created", "fingerprint", "model", "target", "precision", "batch", "p50_ms", "n", "peak_bytes",
+    "engine_bytes", "ssim", "verdict", "source",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """What a history's file holds. damaged: the numbers of the lines that cannot be read."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    damaged: tuple[int, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each line that is left out."""
+        return [f"{self.path}, line {number} is damaged: it is left out" for number in self.damaged]
+
+
+def read_history(path: Path) -> History:
+    """A history's rows; a damaged line hides no other one.
+
+    Two objects on one line, which a file without a newline at its end led to, are two rows.
+    Raises InputError when there is no file, or when no line of it can be read.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a history", hint="give a .jsonl of diffc check")
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        raise InputError(f"there is no history at {path}") from None
+    rows: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows += _rows_in(line.decode("utf-8"))
+        except (ValueError, KeyError, TypeError):
+            damaged.append(number)
+    if damaged and not rows:
+        raise InputError(
+            f"{path}, line {damaged[0]} is damaged, and no other line can be read",
+            hint="give the .jsonl that diffc check --history or diffc baseline save wrote",
+        )
+    return History(path, rows, tuple(damaged))
+
+
+def _rows_in(line: str) -> list[dict[str, Any]]:
+    """The rows of one line; none of an empty one. Raises ValueError, KeyError, TypeError."""
+    rows, decoder, rest = [], json.JSONDecoder(), line.strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        rows.append({name: value[name] for name in COLUMNS})
+        rest = rest[end:].lstrip()
+    return rows
+
+
+def append_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add ``rows`` as whole lines at the end; what was there stays as it is.
+
+    Raises OSError when the disk refuses; the file is then as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    # unbuffered: one write is one line of ours whole, whoever else appends
+    with path.open("a+b", buffering=0) as file, _locked(file):
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            text = text if file.read(1) == b"\n" else b"\n" + text
+        try:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+@contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """One process at a time adds lines, where the file system has locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        yield
+        return
+    yield  # closing the file unlocks it
 
 
 def rows_of(result: CheckResult) -> list[dict[str, Any]]:
@@ -27,17 +135,47 @@ def rows_of(result: CheckResult) -> list[dict[str, Any]]:
             "source": result.candidate.path,
         }
         for figure in result.figures
-        if figure.name == "latency p50"
+        if figure.name == "latency p50" and figure.candidate is not None
     ]
 
 
+def rows_of_baseline(baseline: Baseline) -> list[dict[str, Any]]:
+    """One line of medians per figure of a stored baseline."""
+    ssim = ((baseline.quality or {}).get("ssim") or {}).get("mean")
+    return [
+        {
+            "created": baseline.created,
+            "fingerprint": baseline.environment["fingerprint"],
+            "model": baseline.model,
+            **figures.model_dump(include={"target", "precision", "batch", "p50_ms"}),
+            "n": len(figures.samples_ms),
+            "peak_bytes": figures.peak_bytes,
+            "engine_bytes": figures.engine_bytes,
+            "ssim": ssim,
+            "verdict": "saved",
+            "source": baseline.name,
+        }
+        for figures in baseline.figures
+    ]
+
+
+def history_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same as CSV, with a line of names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def _memory(result: CheckResult, figure: Figure) -> float | None:
-    mine = (figure.target, figure.precision, figure.batch)
-    found = (
-        f for f in result.figures
-        if "memory" in f.name and (f.target, f.precision, f.batch) == mine
-    )  # fmt: skip
-    return next((f.candidate for f in found), None)
+    place = (figure.target, figure.precision, figure.batch)
+    peaks = (
+        one.candidate
+        for one in result.figures
+        if "memory" in one.name and (one.target, one.precision, one.batch) == place
+    )
+    return next(peaks, None)
 
 
 def _value(result: CheckResult, name: str, target: str, precision: str | None) -> float | None:

@@ -57,17 +57,37 @@ def measure_memory(
     return from_readings(whole, apart, read_info(engine).engine_bytes)
 
 
+_START = """\
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import importlib.util, os, runpy
+package = sys.argv.pop(1)
+spec = importlib.util.spec_from_file_location(
+    "diffc", os.path.join(package, "__init__.py"), submodule_search_locations=[package]
+)
+sys.modules["diffc"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["diffc"])
+runpy.run_module("diffc.measure.probe", run_name="__main__", alter_sys=True)
+"""
+"""What the process runs: this very diffc, wherever it lies, and nothing of the working directory.
+
+``python -m`` and ``python -c`` put the working directory first on the path, where a folder
+``onnxruntime`` or a script ``numpy.py`` of the user's would be imported in the package's place;
+Python 3.10 has no ``-P`` against it.
+"""
+
+
 def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "diffc.measure.probe", str(engine), "--batch", str(batch)]
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    package = str(Path(__file__).resolve().parents[1])
+    command = [sys.executable, "-c", _START, package, str(engine.resolve()), "--batch"]
     try:
         done = subprocess.run(
-            [*command, *flags],
+            [*command, str(batch), *flags],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_MOST_SECONDS,
-            env={**os.environ, "PYTHONPATH": path},
+            env=_environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -76,7 +96,21 @@ def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UnavailableError(f"the memory of {engine} cannot be measured: {reason}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        readings: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        raise UnavailableError(
+            f"the memory of {engine} cannot be measured: its process printed no figures"
+        ) from None
+    return readings
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables, PYTHONPATH without the entries that mean the working directory."""
+    found = dict(os.environ)
+    places = found.pop("PYTHONPATH", "").split(os.pathsep)
+    if kept := [place for place in places if place not in ("", ".")]:
+        found["PYTHONPATH"] = os.pathsep.join(kept)
     return found
 
 

@@ -37,7 +37,7 @@ def write_html(report: Report, out: Path) -> Path:
 
 
 def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()) -> str:
-    """The page as text. out: where samples/ lies. history: rows of diffc.gate.baseline."""
+    """The page as text. out: where samples/ lies. history: rows of diffc.gate.history."""
     sections = [
         ("Samples", lambda: samples(report, out)),
         ("Where the speed-up comes from", lambda: parts.causes(report)),

@@ -120,6 +120,24 @@ def test_unfit_engine_says_what_it_was_built_for_and_what_is_here(out, tmp_path)
     assert "built for compute_capability 8.9" in said["why_not"]
 
 
+def test_a_file_that_is_gone_is_said_before_anything_is_loaded(out, tmp_path):
+    bundle(out, tmp_path / "bundle", server="none")
+    (tmp_path / "bundle" / "engine" / "model.onnx").unlink()
+    said = json.loads(run(tmp_path / "bundle", "info").stdout)
+    assert said["fits_this_machine"] is False
+    assert said["why_not"].endswith("engine/model.onnx is missing")
+    done = run(tmp_path / "bundle", "generate")
+    assert done.returncode == 2 and "model.onnx is missing" in done.stderr
+
+
+def test_so_is_a_file_of_the_decoder(latent_out, tmp_path):
+    bundle(latent_out, tmp_path / "bundle", server="none")
+    next((tmp_path / "bundle" / "decoder").glob("*.onnx")).unlink()
+    said = json.loads(run(tmp_path / "bundle", "info").stdout)
+    assert said["fits_this_machine"] is False
+    assert "decoder" in said["why_not"] and said["why_not"].endswith("is missing")
+
+
 def tied(engine: Path, to: Path, capability: str, **changes) -> Path:
     """The engine, as if it were for one kind of GPU."""
     shutil.copytree(engine, to)

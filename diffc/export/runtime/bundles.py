@@ -79,8 +79,22 @@ def fitting(folder: Path) -> Path:
 
 
 def misfits(folder: Path) -> dict[Path, str | None]:
-    """Each engine folder, and why it does not fit this machine; None where it does."""
-    return {engine: misfit(read_info(engine)) for engine in sorted(folder.glob("engine*"))}
+    """Each engine folder, and why it cannot be opened here; None where it can.
+
+    It does not fit this machine, or a file of it or of the decoder is missing.
+    """
+    decoder = [folder / "decoder"] if read_settings(folder).get("latent") else []
+    return {
+        engine: misfit(read_info(engine)) or missing_file([engine, *decoder])
+        for engine in sorted(folder.glob("engine*"))
+    }
+
+
+def missing_file(engines: Sequence[Path]) -> str | None:
+    """Which file of these engine folders is missing, in words; None where all are there."""
+    paths = (engine / name for engine in engines for name in read_info(engine)["files"])
+    missing = next((path for path in paths if not path.is_file()), None)
+    return None if missing is None else f"{missing} is missing"
 
 
 def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

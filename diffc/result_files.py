@@ -1,0 +1,103 @@
+"""The files that a user names for a result: tried before anything is measured, written after.
+
+A measurement takes minutes; what its result would be lost by (a folder that is not there, a full
+or read-only disk, a folder where a file is wanted) is said before it begins.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffc.errors import InputError, RequestError
+from diffc.stages import atomic_write
+
+_TRIED_BYTES = 1 << 16
+
+
+def check_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """Make the folders of ``outputs`` and try to write there; no file is left behind.
+
+    Args:
+        outputs: flag -> file, None where it was not given.
+
+    Raises:
+        RequestError: two flags name one file.
+        InputError: a file cannot be written, with the flag and the system's reason.
+    """
+    given = {flag: path for flag, path in outputs.items() if path is not None}
+    flags: dict[Path, str] = {}
+    for flag, path in given.items():
+        place = path.resolve()
+        if place in flags and not _is_device(path):
+            raise RequestError(f"{flags[place]} and {flag} are the same file: {path}")
+        flags[place] = flag
+    for flag, path in given.items():
+        with writing(path, flag):
+            _try_file(path)
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Make the folder's parent and try to write there. Raises InputError."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{flag} {folder} is a file", hint="give a folder")
+    with writing(folder, flag):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _try_in(folder.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace ``path`` whole; a device or a pipe (/dev/null, /dev/stderr) is written to."""
+    if _is_device(path):
+        path.write_text(text, "utf-8")
+    else:
+        atomic_write(path, text)
+
+
+@contextmanager
+def writing(path: Path, flag: str) -> Iterator[None]:
+    """Turn what the system says of a path inside the block into one InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{flag} {path}".strip()
+        raise InputError(
+            f"cannot write {where}: {_reason(error)}",
+            hint="free some space there, or give another path",
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; of shutil.Error, which has many and no number, the first file's."""
+    if error.strerror:
+        return error.strerror
+    if error.args and isinstance(error.args[0], list) and error.args[0]:
+        return str(error.args[0][0][-1])
+    return str(error) or type(error).__name__
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _try_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(None, "it is a folder", str(path))
+    if _is_device(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(None, "it cannot be written to", str(path))
+        return
+    if path.exists():
+        path.open("ab").close()
+    _try_in(path.parent)
+
+
+def _try_in(folder: Path) -> None:
+    """Write a file of some size in ``folder``, and remove it."""
+    with tempfile.NamedTemporaryFile(prefix=".diffc-tried-", dir=folder) as file:
+        file.write(b"\0" * _TRIED_BYTES)
+        file.flush()
