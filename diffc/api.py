@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc.chain.run import Request, run
+from diffc.disks import user_path
 from diffc.events import follow
 from diffc.models.source import find
 from diffc.output import default_out
@@ -44,10 +45,9 @@ def compile(
     UnavailableError for a target that cannot build here, CheckFailed when an engine fails parity.
     """
     source = find(model, allow_pickle=allow_pickle)
-    targets = [target] if isinstance(target, str) else target
-    flags: dict[str, Any] = {"prune": {"ratio": ratio}, "build": {"target": targets}}
+    flags: dict[str, Any] = {"prune": {"ratio": ratio}, "build": {"target": target}}
     for section, value in (options or {}).items():
         flags[section] = {**flags.get(section, {}), **value} if isinstance(value, dict) else value
     chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)
-    folder = Path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
+    folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
     return follow(run(Request(source, chosen, folder, stop=stop, fresh=fresh)), on_event)

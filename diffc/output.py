@@ -12,8 +12,9 @@ import yaml
 from diffc import __version__
 from diffc.errors import InputError
 from diffc.models.source import Source
-from diffc.recipe import Recipe, read_yaml, validate
+from diffc.recipe import Recipe, validate
 from diffc.stages import STATE, atomic_write, package_version
+from diffc.yaml_file import read_yaml
 
 LOCK = "recipe.lock.yaml"
 LOCK_FORMAT = 1

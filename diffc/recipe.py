@@ -12,21 +12,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     field_serializer,
-    field_validator,
     model_validator,
 )
 
+from diffc.disks import user_path
 from diffc.distill.options import DistillOptions
-from diffc.errors import InputError, RequestError, nearest, unknown
+from diffc.errors import RequestError, nearest, unknown
+from diffc.recipe_words import (
+    Limit,
+    NoneWord,
+    Numbers,
+    OnOff,
+    PathText,
+    Seed,
+    Share,
+    Words,
+)
+from diffc.yaml_file import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 TARGETS = ("ort-cpu", "ort-cuda", "openvino", "trt", "trt-rtx", "torch")
@@ -36,7 +46,7 @@ M = TypeVar("M", bound=BaseModel)
 class Options(BaseModel):
     """Base of every part of a recipe: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ImportanceOptions(Options):
@@ -71,7 +81,7 @@ class PruneOptions(Options):
     allocate: Literal["uniform", "global", "latency"] = "global"
     rounding: Literal["align", "paper"] = "align"
     align: int | None = Field(default=None, ge=1)
-    fixed: tuple[str, ...] = ()
+    fixed: Words = ()
     floors: dict[str, float] = Field(default_factory=dict)
     widths: dict[str, int] = Field(default_factory=dict)
     importance: ImportanceOptions = ImportanceOptions()
@@ -102,8 +112,8 @@ class DataOptions(Options):
     fit: what happens to images of another size.
     """
 
-    source: str = "synthetic"
-    prompts: str | None = None
+    source: PathText = "synthetic"
+    prompts: PathText | None = None
     guidance: float = Field(default=4.0, ge=1)
     images: int = Field(default=256, ge=1)
     steps: int = Field(default=20, ge=1)
@@ -120,12 +130,7 @@ class ExportOptions(Options):
 
     opset: int = Field(default=20, ge=17, le=23)
     simplify: bool = True
-    resolution: tuple[int, ...] | None = None
-
-    @field_validator("resolution", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
+    resolution: Numbers | None = None
 
     @model_validator(mode="after")
     def _sides(self) -> ExportOptions:
@@ -164,9 +169,9 @@ class OwnOptions(Options):
     """What one target has of its own; None: as for every target."""
 
     precision: Precision | None = None
-    batch: tuple[int, ...] | None = None
+    batch: Numbers | None = None
     one_profile: bool | None = None
-    gpu: tuple[str, ...] | None = None
+    gpu: Words | None = None
     threads: int | None = Field(default=None, ge=1)
     torch: TorchWay | None = None
 
@@ -182,17 +187,19 @@ class TargetOptions(Options):
     it has of its own of all these.
     """
 
-    target: tuple[str, ...] = ("ort-cpu",)
+    target: Words = ("ort-cpu",)
     precision: Precision = "fp32"
-    batch: tuple[int, ...] = (1,)
+    batch: Numbers = (1,)
     one_profile: bool = False
-    gpu: tuple[str, ...] = ()
+    gpu: Words = ()
     threads: int | None = Field(default=None, ge=1)
     torch: TorchWay = "eager"
     each: dict[str, OwnOptions] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> TargetOptions:
+        if not self.target:
+            raise ValueError(f"build.target names no target (known: {', '.join(TARGETS)})")
         for name in (*self.target, *self.each):
             if name not in TARGETS:
                 close = nearest(name, TARGETS)
@@ -238,8 +245,8 @@ class MeasureOptions(Options):
     seconds: float = Field(default=3.0, ge=0)
     loop_steps: int = Field(default=20, ge=1)
     loop_runs: int = Field(default=15, ge=1)
-    explain: Literal["off", "on", "full"] = "on"
-    server: Literal["triton"] | None = None
+    explain: Annotated[Literal["off", "on", "full"], OnOff] = "on"
+    server: Annotated[Literal["triton"] | None, NoneWord] = None
 
 
 class QualityOptions(Options):
@@ -252,10 +259,10 @@ class QualityOptions(Options):
 
     images: int = Field(default=32, ge=1)
     steps: int = Field(default=50, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     lpips: bool = False
-    reference: str | None = None
-    features: str = "inception"
+    reference: PathText | None = None
+    features: PathText = "inception"
     reference_images: int = Field(default=10_000, ge=2)
 
 
@@ -266,11 +273,11 @@ class CheckOptions(Options):
     look, and where it gives up (gate/rule.py). loop_steps: of the whole loop; 0: it is not timed.
     """
 
-    max_slowdown: str = "5%"
-    max_mean_slowdown: str | None = None
-    max_memory: str | None = "5%"
-    max_engine_size: str | None = "5%"
-    max_build_time: str | None = None
+    max_slowdown: Share = "5%"
+    max_mean_slowdown: Share | None = None
+    max_memory: Limit | None = "5%"
+    max_engine_size: Limit | None = "5%"
+    max_build_time: Limit | None = None
     min_ssim: float | None = None
     pairs: int = Field(default=20, ge=10)
     most_pairs: int = Field(default=320, ge=10)
@@ -289,7 +296,7 @@ class Recipe(Options):
     measure: MeasureOptions = MeasureOptions()
     quality: QualityOptions = QualityOptions()
     check: CheckOptions = CheckOptions()
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     def for_target(self, name: str) -> Recipe:
         """The recipe with ``build`` as that target has it."""
@@ -369,19 +376,6 @@ def validate(kind: type[M], value: Mapping[str, Any], where: str) -> M:
         raise _explained(kind, error, where) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file; InputError when it cannot be read or is no mapping."""
-    try:
-        value = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no mapping of options")
-    return value
-
-
 def _recipe_file(path: Path) -> RecipeFile:
     value = read_yaml(path)
     header = {key: value.pop(key, None) for key in ("family", "models", "about")}
@@ -406,11 +400,12 @@ def _family_options(family: str, model: str) -> Mapping[str, Any]:
 
 
 def _asked(recipe: str | Path) -> tuple[Mapping[str, Any], str]:
-    path = Path(recipe)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    path = user_path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise RequestError(f"there is no recipe file '{path}'")
-        return _recipe_file(path).options, str(path)
+        given = _recipe_file(path).options
+        return {part: value for part, value in given.items() if value is not None}, str(path)
     return recipe_file(str(recipe)).options, f"recipe {recipe}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.chain.preflight import preflight
-from diffc.errors import CheckFailed, InputError
+from diffc.errors import CheckFailed, InputError, unknown
 from diffc.models.source import Source
 from diffc.output import (
     is_output,
@@ -43,6 +43,10 @@ class Request:
     stop: str = "bench"
     fresh: bool = False
     command: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop not in STOPS:
+            raise unknown("stage", self.stop, STOPS)
 
 
 def run(request: Request) -> RunWork:

@@ -19,7 +19,7 @@ def bench_(
     things: Annotated[
         list[Path],
         typer.Argument(metavar="OUT|A B...", help="An output folder; or engines, ONNX files, "
-                       "output folders to compare."),
+                       "output folders to compare.", parser=o.user_path),
     ],
     target: o.Target = None,
     batch: o.Batch = None,

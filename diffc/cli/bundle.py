@@ -14,7 +14,10 @@ from diffc.cli import options as o
 
 def bundle_(
     out: o.OutFolder,
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the bundle goes.")],
+    to: Annotated[
+        Path,
+        typer.Option("--to", metavar="FOLDER", help="Where the bundle goes.", parser=o.user_path),
+    ],
     server: Annotated[
         str,
         typer.Option(
@@ -31,6 +34,7 @@ def bundle_(
         typer.Option(
             "--plan",
             metavar="ENGINE",
+            parser=o.user_path,
             help="An engine folder of the same model for another GPU; repeatable.",
         ),
     ] = None,

@@ -167,14 +167,12 @@ def asked(
     An output folder in MODEL's place stands for the model it was made from, with its recipe.
     forget: a recipe's part -> its options that a folder's recipe does not hand on.
     """
-    from pathlib import Path
-
     from diffc.chain.run import source_of
     from diffc.models.source import find
     from diffc.output import default_out, is_output, read_lock
     from diffc.recipe import resolve
 
-    folder = Path(model)
+    folder = o.user_path(model)
     if out is None and is_output(folder):
         source = source_of(folder, allow_pickle)
         held = read_lock(folder)["recipe"]

@@ -9,6 +9,21 @@ import typer
 
 from diffc.errors import RequestError
 
+
+def user_path(text: str) -> Path:
+    """A path as it was typed: a shell leaves the ``~`` of ``--out=~/runs`` to us."""
+    from diffc.disks import user_path
+
+    return user_path(text)
+
+
+def checked_seed(value: int | None) -> int | None:
+    """The seed. Raises RequestError for one that no generator takes."""
+    if value is not None and not 0 <= value < 2**63:
+        raise RequestError(f"--seed {value}: a seed is a whole number from 0 to 2^63 - 1")
+    return value
+
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A diffusers folder, a hub id, or 'demo'.")
 ]
@@ -16,7 +31,8 @@ ModelOrOut = Annotated[
     str, typer.Argument(metavar="MODEL|OUT", help="A model, or an output folder to go on from.")
 ]
 OutFolder = Annotated[
-    Path, typer.Argument(metavar="OUT", help="An output folder of diffc compile.")
+    Path,
+    typer.Argument(metavar="OUT", help="An output folder of diffc compile.", parser=user_path),
 ]
 Ratio = Annotated[
     float | None, typer.Option("--ratio", help="Share to remove, between 0 and 1.  [0.5]")
@@ -110,9 +126,19 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Distillation steps; 
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="A shipped recipe's name, or a YAML file.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.  [0]")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of everything random.  [0]", callback=checked_seed),
+]
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Output folder.  [diffc-out/NAME-RATIO]")
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Output folder.  [diffc-out/NAME-RATIO]",
+        parser=user_path,
+        metavar="PATH",
+    ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore what is cached.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]

@@ -1,13 +1,15 @@
 """DistillOptions: everything that can be said about a distillation run.
 
-Imports pydantic alone: recipes embed it.
+Imports pydantic and no torch: recipes embed it.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from diffc.recipe_words import Words
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 WATCHING = ("checkpoint_every", "trackers")
@@ -15,7 +17,7 @@ WATCHING = ("checkpoint_every", "trackers")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Losses(_Strict):
@@ -31,6 +33,12 @@ class Losses(_Strict):
     output: float = Field(default=1.0, ge=0)
     noise: float = Field(default=0.0, ge=0)
     features: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some(self) -> Losses:
+        if not (self.output or self.noise or self.features):
+            raise ValueError("distill.losses: every weight is 0, so that nothing would be learned")
+        return self
 
 
 class DistillOptions(_Strict):
@@ -79,4 +87,4 @@ class DistillOptions(_Strict):
     checkpoint_every: int = Field(default=100, ge=1)
     quality_every: int = Field(default=0, ge=0)
     compile: bool = False
-    trackers: tuple[str, ...] = ()
+    trackers: Words = ()

@@ -1,0 +1,171 @@
+"""The folders that diffc writes to, and what is said when a disk cannot take or give a file.
+
+user_path     a path as a person writes it, ``~`` included
+check_place   refuse a folder that cannot be made or written; nothing is made
+disk_errors   an error of a disk as one line that names the place
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffc.errors import DiffcError, InputError, RequestError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (*_FULL, errno.EROFS)
+_NO_DISK = (ConnectionError, TimeoutError, InterruptedError, ChildProcessError, BlockingIOError)
+_BUGS = (TypeError, AttributeError, LookupError, AssertionError, NameError)
+_LEAST_FREE = 64 * 1024
+"""Bytes: a disk with less free is taken for full when a library fails without a reason."""
+_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")
+"""The names that ``tempfile`` gives."""
+
+
+def user_path(text: str | Path) -> Path:
+    """``text`` as a path, with the home folder in the place of a leading ``~``.
+
+    Raises:
+        RequestError: where nobody knows the home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise RequestError(
+            f"'{text}' begins with a home folder, and nothing here says where that is",
+            hint="write the path in full, or set HOME; a name that begins with ~ is written ./~NAME",
+        ) from None
+
+
+def check_place(folder: Path, name: str) -> None:
+    """Refuse a folder that cannot be made or written; nothing is made.
+
+    Args:
+        folder: where something is to be written later.
+        name: the flag or variable that it comes from.
+
+    Raises:
+        InputError: naming the part of the path that is in the way.
+    """
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
+    hint = f"choose another folder with {name}"
+    if not there.is_dir():
+        raise InputError(f"cannot write {folder} ({name}): '{there}' is not a folder", hint=hint)
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise InputError(f"cannot write {folder} ({name}): {reason}", hint=hint)
+
+
+@contextmanager
+def disk_errors(*places: Path) -> Iterator[None]:
+    """Turn an error of a disk into an InputError that says where; what was done is kept.
+
+    Args:
+        places: where the work inside writes, the likeliest first.
+    """
+    try:
+        yield
+    except DiffcError:
+        raise
+    except Exception as error:
+        line = disk_error(error, places)
+        if line is None:
+            raise
+        raise line from error
+
+
+def disk_error(error: Exception, places: Sequence[Path] = ()) -> InputError | None:
+    """The line for an error of a disk; None for every other error."""
+    if isinstance(error, shutil.Error):
+        return _copy_error(error)
+    if isinstance(error, _NO_DISK):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return _system_error(error, error.errno, places)
+    # libraries in other languages carry the system's words in their own exceptions
+    code = next((c for c in _UNWRITABLE if os.strerror(c) in str(error)), None)
+    if code is not None:
+        return _line(_fullest(places), code)
+    full = _fullest(places)
+    if not isinstance(error, _BUGS) and _free(full) < _LEAST_FREE:
+        return _line(full, errno.ENOSPC)
+    return None
+
+
+def _system_error(error: OSError, code: int, places: Sequence[Path]) -> InputError | None:
+    if "temporary directory" in str(error.strerror):
+        return InputError(
+            "there is no folder for temporary files: none of TMPDIR, /tmp, ... can be written",
+            hint="set TMPDIR to a folder with room",
+        )
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    if path is None:
+        return _line(_fullest(places), code) if code in _UNWRITABLE else None
+    if code == errno.ENOENT and not _is_below(path, places):
+        return None  # a file of ours that is missing is a bug, and shows its traceback
+    return _line(path, code, places)
+
+
+def _line(path: Path, code: int, places: Sequence[Path] = ()) -> InputError:
+    reason = os.strerror(code)
+    temporary = Path(tempfile.gettempdir())
+    if code in _FULL and _is_temporary(path, temporary):
+        return InputError(
+            f"cannot write to the folder for temporary files {temporary} (TMPDIR): {reason}",
+            hint="set TMPDIR to a folder with more room; what was done is kept",
+        )
+    writes = code in _UNWRITABLE or _is_below(path, places)
+    verb = "write" if writes else "read or write"
+    cure = "free some space" if code in _FULL else "change the rights, or what is in the way"
+    return InputError(
+        f"cannot {verb} {path}: {reason}",
+        hint=f"{cure}, or choose another --out or DIFFC_CACHE; what was done is kept",
+    )
+
+
+def _copy_error(error: shutil.Error) -> InputError:
+    """shutil's has one (source, goal, reason) for every file that could not be copied."""
+    first = error.args[0][0] if isinstance(error.args[0], list) else error.args
+    if len(first) != 3:
+        return InputError(f"cannot copy: {str(error).splitlines()[0]}")
+    source, goal, reason = first
+    words = re.sub(r"^\[Errno \d+\] |: '.*$", "", str(reason))
+    return InputError(
+        f"cannot copy {source} to {goal}: {words}",
+        hint="free some space, or choose another --out or DIFFC_CACHE; what was done is kept",
+    )
+
+
+def _is_temporary(path: Path, temporary: Path) -> bool:
+    """Whether ``path`` is the folder for temporary files, or one that ``tempfile`` made in it."""
+    if path == temporary:
+        return True
+    inside = path.parts[len(temporary.parts) :] if path.is_relative_to(temporary) else ()
+    return bool(inside) and _TEMPORARY.fullmatch(inside[0]) is not None
+
+
+def _is_below(path: Path, places: Sequence[Path]) -> bool:
+    absolute = path.absolute()
+    return any(absolute.is_relative_to(place.absolute()) for place in places)
+
+
+def _fullest(places: Sequence[Path]) -> Path:
+    """The one of ``places`` and the folder for temporary files that has the least room."""
+    return min((*places, Path(tempfile.gettempdir())), key=_free)
+
+
+def _free(place: Path) -> int:
+    """Free bytes of the disk that ``place`` is on, or will be."""
+    for path in (place, *place.parents):
+        try:
+            return shutil.disk_usage(path).free
+        except OSError:
+            continue
+    return 1 << 62
