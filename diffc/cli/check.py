@@ -193,30 +193,26 @@ def _show(result: CheckResult, *, json: bool, quiet: bool) -> None:
 
 
 def _table(result: CheckResult) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from diffc.cli.show import console
     from diffc.gate import outputs
+    from diffc.report.tables import Column, print_table, print_whole
 
     screen = console()
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", overflow="fold")
-    for heading in ("baseline", "candidate", "change", "99 %", "limit"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    heads = ("baseline", "candidate", "change", "99 %", "limit")
+    columns = [Column(text=True), *map(Column, heads), Column("verdict", left=True)]
+    rows: list[tuple[str, ...]] = []
     held = ""
     for figure in result.figures:
         where = outputs.place(figure)
         if where != held:
-            table.add_row(Text(where, style="bold"))
+            rows.append((where, *("" for _ in columns[1:])))
             held = where
-        table.add_row(*map(Text, (f"  {figure.name}", *outputs.cells(figure))))
-    screen.print(table)
+        rows.append((f"  {figure.name}", *outputs.cells(figure)))
+    print_table(screen, columns, rows)
     for note in [*map(outputs.noise_line, result.noise), *result.notes]:
-        screen.print(Text(f"  {note}", style="dim"))
+        print_whole(screen, f"  {note}", style="dim")
     if result.verdict == "pass":
-        screen.print(Text(outputs.headline(result), style="bold"))
+        print_whole(screen, outputs.headline(result), style="bold")
 
 
 def _end(result: CheckResult) -> None:

@@ -32,31 +32,30 @@ def doctor_(json: o.Json = False) -> None:
 
 
 def _show(statuses: dict[str, dict[str, object]], environment: dict[str, object]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from diffc.cli.show import console
+    from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.targets.driver import no_gpu
 
     screen = console()
-    table = Table(box=None, pad_edge=False, width=80)
-    for heading, ratio in (("target", None), ("builds", None), ("runs", None), ("", 1)):
-        table.add_column(heading, ratio=ratio, no_wrap=ratio is None)
+    columns = [Column("target", left=True), Column("builds", left=True), Column("runs", left=True),
+               Column(text=True)]  # fmt: skip
+    rows = []
     for name, status in statuses.items():
         versions = status["versions"]
         assert isinstance(versions, dict)
         said = str(status["reason"]) or ", ".join(f"{k} {v}" for k, v in versions.items())
-        table.add_row(name, _mark(status["buildable"]), _mark(status["runnable"]), Text(said))
-    screen.print(table)
-    screen.print(f"\n{environment['cpu']}, {environment['cores']} cores; "
-                 f"Python {environment['python']}")  # fmt: skip
+        rows.append((name, _mark(status["buildable"]), _mark(status["runnable"]), said))
+    print_table(screen, columns, rows, widest=WIDEST)
+    screen.print()
+    print_whole(screen, f"{environment['cpu']}, {environment['cores']} cores; "
+                        f"Python {environment['python']}")  # fmt: skip
     gpus = environment["gpus"]
     assert isinstance(gpus, list)
     for line in gpu_lines(gpus) or [no_gpu()]:
-        screen.print(Text(line))
+        print_whole(screen, line)
     packages = environment["packages"]
     assert isinstance(packages, dict)
-    screen.print(Text(", ".join(f"{k} {v}" for k, v in packages.items()), style="dim"))
+    print_whole(screen, ", ".join(f"{k} {v}" for k, v in packages.items()), style="dim")
 
 
 def gpu_lines(gpus: list[dict[str, Any]]) -> list[str]:

@@ -142,36 +142,35 @@ def _group_rows(costs: Any, scores: dict[str, Any] | None) -> list[dict[str, Any
 
 
 def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None:
-    from rich.table import Table
-
     from diffc.cli.show import console
+    from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import count
 
     ranked = any(row["importance"] is not None for row in rows)
-    table = Table(box=None, pad_edge=False, width=80)
-    table.add_column("group", ratio=1, overflow="fold")
-    for heading in ("kind", "size", "blocks", "MACs each", *(["share"] if ranked else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        shares = [f"{row['importance']:.2%}"] if ranked else []
-        table.add_row(
-            row["name"], row["kind"], str(row["channels"]), str(row["blocks"]),
-            count(row["macs_per_channel"]), *shares,
-        )  # fmt: skip
+    heads = ("kind", "size", "blocks", "MACs each", *(["share"] if ranked else []))
+    cells = [
+        (row["name"], row["kind"], str(row["channels"]), str(row["blocks"]),
+         count(row["macs_per_channel"]), *([f"{row['importance']:.2%}"] if ranked else []))
+        for row in rows
+    ]  # fmt: skip
     screen = console()
-    screen.print(table)
-    screen.print(
-        f"\n{source.name} ({source.class_name}): {count(total.params)} parameters, "
+    columns = [Column("group", text=True), *map(Column, heads)]
+    print_table(screen, columns, cells, widest=WIDEST)
+    screen.print()
+    print_whole(
+        screen,
+        f"{source.name} ({source.class_name}): {count(total.params)} parameters, "
         f"{count(total.macs)} MACs, {len(rows)} groups"
-        + ("; share: of all importance" if ranked else "")
+        + ("; share: of all importance" if ranked else ""),
     )
 
 
 def _show_inputs(specs: list[Any]) -> None:
     from diffc.cli.show import console
+    from diffc.report.tables import print_whole
 
     takes = ", ".join(f"{spec.name} {('N', *spec.shape)}" for spec in specs)
-    console().print(f"it takes {takes}".replace("'N'", "N").replace(",)", ")"), markup=False)
+    print_whole(console(), f"it takes {takes}".replace("'N'", "N").replace(",)", ")"))
 
 
 def _show_written_plan(out: Path, *, json: bool, quiet: bool) -> None:
@@ -208,31 +207,29 @@ def _show_plan(name: str, plan: Plan, *, json: bool, quiet: bool) -> None:
 
 
 def _print_plan(name: str, plan: Plan) -> None:
-    from rich.table import Table
-
     from diffc.cli.show import console
+    from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import change, count
 
-    table = Table(box=None, pad_edge=False, width=80)
-    table.add_column("group", ratio=1, overflow="fold")
-    for heading in ("kind", "dense", "kept", "step"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for group in plan.groups:
-        table.add_row(group.name, group.kind, str(group.size), str(group.kept), str(group.step))
     screen = console()
-    screen.print(table)
+    columns = [Column("group", text=True), *map(Column, ("kind", "dense", "kept", "step"))]
+    rows = [(g.name, g.kind, str(g.size), str(g.kept), str(g.step)) for g in plan.groups]
+    print_table(screen, columns, rows, widest=WIDEST)
     for what, before, after in (
         ("MACs", plan.dense.macs, plan.compressed.macs),
         ("parameters", plan.dense.params, plan.compressed.params),
     ):
-        screen.print(f"{name}: {what} {count(before)} -> {count(after)} ({change(before, after)})")
+        changed = f"{count(before)} -> {count(after)} ({change(before, after)})"
+        print_whole(screen, f"{name}: {what} {changed}")
     timed = plan.why.get("latency", {}).get("measured")
     if timed is not None:
         low, high = (f"{share:.1%}" for share in timed["ci95"])
-        screen.print(
+        print_whole(
+            screen,
             f"{name}: latency {timed['dense_ms']:.3g} ms -> {timed['compressed_ms']:.3g} ms, "
-            f"{timed['measured']:.1%} of dense, 95 % \\[{low}, {high}], as measured; "
-            f"the cost tables expected {timed['predicted']:.1%}"
+            f"{timed['measured']:.1%} of dense, 95 % [{low}, {high}], as measured; "
+            f"the cost tables expected {timed['predicted']:.1%}",
         )
     if plan.why.get("importance") is None:
-        screen.print("[dim]widths alone: nothing was ranked (--out OUT measures importance)[/dim]")
+        said = "widths alone: nothing was ranked (--out OUT measures importance)"
+        print_whole(screen, said, style="dim")

@@ -104,20 +104,15 @@ def _several(
 
 
 def _table(reports: list[tuple[str, Report]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from diffc.cli.show import console
     from diffc.report.html_parts import comparison_rows
+    from diffc.report.tables import Column, print_table
 
     found = [comparison_rows(report) for _, report in reports]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name, _ in reports:
-        table.add_column(Text(name), justify="right", overflow="fold")
-    for row in dict.fromkeys(name for values in found for name in values):
-        table.add_row(Text(row), *(Text(values.get(row, "-")) for values in found))
-    console().print(table)
+    names = dict.fromkeys(name for values in found for name in values)
+    rows = [(name, *(values.get(name, "-") for values in found)) for name in names]
+    columns = [Column(text=True), *(Column(name) for name, _ in reports)]
+    print_table(console(), columns, rows)
 
 
 def _tell(page: Path, open_: bool, *, quiet: bool) -> None:

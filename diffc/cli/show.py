@@ -85,7 +85,7 @@ def _follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
 
     def show(event: StageEvent) -> None:
         if event.done is not None:
-            screen.print(_line(event))
+            screen.print(_line(event), soft_wrap=True)
         elif event.kind == "note":
             screen.print(_note(event))
 
@@ -112,14 +112,14 @@ def _shown(event: StageEvent, progress: Progress, task: Any) -> Any:
         step = event.progress
         values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
         note = "  ".join(part for part in (step.note, values) if part)
-        progress.update(task, completed=step.done, total=step.total, note=note[:30])
+        progress.update(task, completed=step.done, total=step.total, note=shortened(note))
         return task
     if event.kind == "note":
         progress.console.print(_note(event))
         return task
     progress.remove_task(task)
     if event.done is not None:
-        progress.console.print(_line(event))
+        progress.console.print(_line(event), soft_wrap=True)
     return None
 
 
@@ -127,6 +127,13 @@ def _note(event: StageEvent) -> str:
     from rich.markup import escape
 
     return f"  note: {escape(event.note)}"
+
+
+def shortened(note: str, most: int = 30) -> str:
+    """``note`` in at most ``most`` characters, whole words alone: half a figure is another one."""
+    import textwrap
+
+    return textwrap.shorten(note, most, placeholder=" ...") if len(note) > most else note
 
 
 def _line(event: StageEvent) -> str:

@@ -11,6 +11,9 @@ from diffc.measure.latency import Timings
 from diffc.measure.statistics import Ratio, spread
 from diffc.targets.onnx_file import size_words
 
+_CROWDED = 1.5
+"""A load of so many times the cores is more than an engine on all of them makes by itself."""
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -68,6 +71,11 @@ class Speedup(_Result):
     ci95: tuple[float, float]
     ci99: tuple[float, float]
     pairs: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: the 95 % interval does not hold 1."""
+        return not self.ci95[0] <= 1 <= self.ci95[1]
 
     @classmethod
     def of(cls, ratio: Ratio) -> Speedup:
@@ -151,16 +159,26 @@ class Noise(_Result):
     cores: int
     gpu_busy: str | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether others were at work, or times never settled: figures may be far off then."""
+        crowded = self.load is not None and self.load > _CROWDED * self.cores
+        return crowded or not self.steady or self.gpu_busy is not None
+
 
 class EngineFigures(_Result):
-    """One engine at one batch size.
+    """One engine at one batch size: of one call, or of the whole loop (``Report.pipeline``).
 
-    first_call_ms: the first call after loading, apart from the rest. spread: p90 / p50.
+    first_call_ms: the first call after loading, apart from the rest. calls_per_s: calls of the
+    network, whatever their batch. images_per_s: images, of the whole loop alone. throughput_per_s:
+    the batch size over the median time: rows of calls, or images of the loop. spread: p90 / p50.
     samples_ms: every single time, in order. absent: why latency is None.
     """
 
     latency_ms: Latency | None = None
     first_call_ms: float | None = None
+    calls_per_s: float | None = None
+    images_per_s: float | None = None
     throughput_per_s: float | None = None
     spread: float | None = None
     memory: Memory
@@ -177,7 +195,9 @@ class TargetResult(_Result):
     resolution: (H, W) of the sample where the engines serve several, the working one first; None
     where they serve one. efficiency: the speed-up divided by the factor by which MACs fell; None at
     another resolution than the working one, whose MACs those are. parity: the worse of the two
-    engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing.
+    engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing; of the
+    whole loop also what it did: steps, scheduler (the model's), sampler, guidance, calls_per_step
+    and rows_per_call, decoded (None: its samples are images), notes on what it leaves out.
     """
 
     target: str
@@ -236,13 +256,17 @@ class Comparison(_Result):
     environment: dict[str, Any] | None = None
 
 
-def latency_figures(timings: Timings, name: str, batch: int) -> dict[str, Any]:
-    """The timing fields of EngineFigures for one call."""
+def latency_figures(
+    timings: Timings, name: str, batch: int, *, images: bool = False
+) -> dict[str, Any]:
+    """The timing fields of EngineFigures. images: each time is of ``batch`` images, not a call."""
     found = timings.percentiles_ms(name)
+    a_second = 1e3 / found["p50"]
     return {
         "latency_ms": Latency.model_validate(found),
         "first_call_ms": timings.first[name] * 1e3,
-        "throughput_per_s": batch / (found["p50"] / 1e3),
+        "images_per_s" if images else "calls_per_s": batch * a_second if images else a_second,
+        "throughput_per_s": batch * a_second,
         "spread": spread(timings.times(name)),
         "samples_ms": [round(float(t) * 1e3, 6) for t in timings.times(name)],
     }

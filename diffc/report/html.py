@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from diffc.report import html_parts as parts
-from diffc.report.lines import headline
+from diffc.report import html_speed
+from diffc.report.lines import headline, shown_loops
 from diffc.report.markup import Html, joined, tag
 from diffc.report.model import Report
+from diffc.report.speed import image_title
 from diffc.report.units import count, size
 from diffc.stages import atomic_write
 
@@ -40,11 +42,11 @@ def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()
     """The page as text. out: where samples/ lies. history: rows of diffc.gate.history."""
     sections = [
         ("Samples", lambda: samples(report, out)),
-        ("Where the speed-up comes from", lambda: parts.causes(report)),
-        *((f"Latency on {_place(result)}", lambda r=result: parts.latency(r))
+        ("Where the speed-up comes from", lambda: html_speed.causes(report)),
+        *((f"One call on {_place(result)}", lambda r=result: html_speed.latency(r))
           for result in report.targets),
-        *((f"The whole sampling loop on {_place(result)}", lambda r=result: parts.latency(r))
-          for result in report.pipeline),
+        *((_capital(image_title(result)), lambda r=result: html_speed.images(r))
+          for result in shown_loops(report)),
         ("Precision, chosen by measuring", lambda: parts.choices(report)),
         ("Through an inference server", lambda: parts.serving(report)),
         ("Memory", lambda: parts.memory(report)),
@@ -59,7 +61,7 @@ def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()
     ]  # fmt: skip
     body = [
         tag("header", tag("h1", headline(report)), tag("p", _about(report), class_="soft"),
-            parts.facts(report)),
+            html_speed.facts(report)),
         tag("main", *(found for title, make in sections if (found := _section(title, make)))),
     ]  # fmt: skip
     return page(report.model.name, joined(*body), report)
@@ -180,6 +182,10 @@ def _hash(text: str) -> str:
 
 def _place(result: Any) -> str:
     return f"{result.target}, {result.precision}, {result.shape_words}"
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 def _about(report: Report) -> str:

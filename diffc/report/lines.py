@@ -9,17 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import (
-    EngineFigures,
-    Noise,
-    PrecisionChoice,
-    PrecisionTry,
-    TargetResult,
-    at_working,
-)
-from diffc.report import served
+from diffc.measure.results import Noise, PrecisionChoice, PrecisionTry, TargetResult
+from diffc.report import served, speed
 from diffc.report.model import Report
-from diffc.report.units import change, count, interval, milliseconds, size
+from diffc.report.units import change, count, interval, milliseconds, rate, size
 
 Row = tuple[str, str, str, str]
 
@@ -50,7 +43,7 @@ def sections(report: Report) -> list[Section]:
     found = [_model(report)]
     found += [choice_section(choice) for choice in report.choices]
     found += [_target(result) for result in report.targets]
-    found += [_loop(result) for result in report.pipeline if result.speedup is not None]
+    found += [loop_section(result) for result in shown_loops(report)]
     found += [_ladder(ladder) for ladder in report.ladders]
     found += [
         Section(served.title(name, sides), served.rows(sides), served.notes(sides))
@@ -66,12 +59,7 @@ def headline(report: Report) -> str:
     if report.compressed is None:
         return f"{report.model.name}: {count(report.model.params)} parameters"
     parts = [f"{change(report.model.macs, report.compressed.macs)} MACs"]
-    for result in at_working(report.targets):
-        if result.speedup is not None:
-            parts.append(
-                f"{result.speedup.median:.2f}x as fast on {result.target} "
-                f"({result.precision}, {result.shape_words})"
-            )
+    parts += speed.headline_parts(report.targets, report.pipeline)
     ssim = (report.quality or {}).get("ssim")
     if ssim:
         parts.append(f"SSIM {ssim['mean']:.3f} to dense")
@@ -145,7 +133,8 @@ def choice_section(choice: PrecisionChoice) -> Section:
 def _over(one: PrecisionTry) -> str:
     if one.precision == "fp32" or one.over_fp32 is None:
         return ""
-    return f"{one.over_fp32.median:.2f}x as fast"
+    faster = f"{one.over_fp32.median:.2f}x"
+    return f"{faster} as fast" if one.over_fp32.shown else f"{faster}, not shown"
 
 
 def _closest(one: PrecisionTry) -> str:
@@ -154,35 +143,27 @@ def _closest(one: PrecisionTry) -> str:
 
 
 def _latency_rows(result: TargetResult) -> list[Row]:
-    dense, small, speedup = result.dense, result.compressed, result.speedup
-    assert dense.latency_ms and small.latency_ms and speedup
-    rows: list[Row] = [
-        (
-            "latency, p50",
-            milliseconds(dense.latency_ms.p50),
-            milliseconds(small.latency_ms.p50),
-            f"{speedup.median:.2f}x as fast",
-        ),
-        ("", "", "", f"95 % {interval(speedup.ci95)}"),
-        (
-            "latency, p99",
-            milliseconds(dense.latency_ms.p99),
-            milliseconds(small.latency_ms.p99),
-            "",
-        ),
-        (
-            "first call",
-            milliseconds(dense.first_call_ms),
-            milliseconds(small.first_call_ms),
-            "",
-        ),
-        ("images per second", _rate(dense), _rate(small), ""),
-    ]
+    """One call of the network: a sampling loop makes one or two of them at each step."""
+    dense, small = result.dense, result.compressed
+    rows = _times_rows(result, "one call")
+    rows.append(
+        ("first call", milliseconds(dense.first_call_ms), milliseconds(small.first_call_ms), "")
+    )
+    each = [rate(speed.calls_per_s(side, result.batch)) for side in (dense, small)]
+    rows.append(("calls per second", each[0], each[1], ""))
     return rows
 
 
-def _rate(figures: EngineFigures) -> str:
-    return "-" if figures.throughput_per_s is None else f"{figures.throughput_per_s:.1f}"
+def _times_rows(result: TargetResult, what: str) -> list[Row]:
+    """Median and tail of ``what``, and its speed-up with the interval below it."""
+    dense, small, speedup = result.dense.latency_ms, result.compressed.latency_ms, result.speedup
+    assert dense and small and speedup
+    faster, within = speed.cells(speedup)
+    return [
+        (f"{what}, p50", milliseconds(dense.p50), milliseconds(small.p50), faster),
+        ("", "", "", within),
+        (f"{what}, p99", milliseconds(dense.p99), milliseconds(small.p99), ""),
+    ]
 
 
 def _target_notes(result: TargetResult) -> list[str]:
@@ -192,7 +173,10 @@ def _target_notes(result: TargetResult) -> list[str]:
     if result.absent:
         notes.append(f"latency not measured: {result.absent}")
     if result.efficiency is not None:
-        notes.append(f"efficiency (speed-up / reduction of MACs): {result.efficiency:.2f}")
+        unsure = result.speedup is not None and not result.speedup.shown
+        of_none = f", of {speed.NOT_SHOWN}" if unsure else ""
+        said = f"efficiency (speed-up / reduction of MACs): {result.efficiency:.2f}"
+        notes.append(said + of_none)
     if result.parity is not None:
         verdict = "passed" if result.parity.passed else f"FAILED ({result.parity.reason})"
         said = f"parity against torch fp32: {verdict}"
@@ -204,12 +188,20 @@ def _target_notes(result: TargetResult) -> list[str]:
     return notes
 
 
-def _loop(result: TargetResult) -> Section:
-    steps = result.details.get("steps")
-    return Section(
-        f"whole sampling loop on {result.target}, {steps} steps, batch {result.batch}",
-        _latency_rows(result)[:2],
-    )
+def shown_loops(report: Report) -> list[TargetResult]:
+    """The results of the sampling loop, without those whose reason a call's result has already."""
+    said = {(result.target, result.absent) for result in report.targets}
+    return [r for r in report.pipeline if not r.absent or (r.target, r.absent) not in said]
+
+
+def loop_section(result: TargetResult) -> Section:
+    """Whole images: the sampling loop with all that belongs to it, as its title says."""
+    rows: list[Row] = []
+    if result.dense.latency_ms and result.compressed.latency_ms and result.speedup:
+        rows = _times_rows(result, speed.images(result))
+        each = [rate(speed.images_per_s(side)) for side in (result.dense, result.compressed)]
+        rows.append(("images per second", each[0], each[1], ""))
+    return Section(speed.image_title(result), rows, speed.loop_notes(result))
 
 
 def _ladder(ladder: Ladder) -> Section:
@@ -217,8 +209,12 @@ def _ladder(ladder: Ladder) -> Section:
     rows: list[Row] = []
     for rung in ladder.rungs:
         if rung.latency_ms is not None:
-            rows.append((rung.label, milliseconds(rung.latency_ms.p50), factor(rung), whole(rung)))
+            time = milliseconds(rung.latency_ms.p50)
+            rows.append((speed.label(ladder, rung), time, factor(rung), whole(rung)))
     notes = [f"{r.label}: not measured: {r.absent}" for r in ladder.rungs if r.absent]
+    marked = speed.busy_note(ladder)
+    if marked is not None:
+        notes = [marked, *([noise_words(ladder.noise)] if ladder.noise else []), *notes]
     heads = ("p50", "by", "in all")
     return Section(f"where the speed-up comes from: {place}", rows, notes, heads)
 

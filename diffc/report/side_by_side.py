@@ -7,32 +7,26 @@ from typing import TYPE_CHECKING
 
 from diffc.measure.results import Comparison, Row
 from diffc.report.lines import noise_words
+from diffc.report.tables import Column, print_table, print_whole
 from diffc.report.units import interval, milliseconds, size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 HEADS = ("p50", "p99", "first", "peak", "as fast", "95 %")
+UNSURE = " ?"
+"""Stands behind a ratio whose interval holds 1."""
 
 
 def show(result: Comparison, console: Console) -> None:
     """Print the tables to ``console``."""
-    from rich.table import Table
-    from rich.text import Text
-
     for batch in dict.fromkeys(row.batch for row in result.rows):
-        table = Table(title=Text(f"batch {batch}"), title_justify="left", title_style="bold",
-                      box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
-        table.add_column("", overflow="fold")
-        for head in HEADS:
-            table.add_column(head, justify="right", no_wrap=True)
-        for row in result.rows:
-            if row.batch == batch:
-                table.add_row(Text(row.label), *map(Text, cells(row)))
+        rows = [(row.label, *cells(row)) for row in result.rows if row.batch == batch]
+        columns = [Column(text=True), *(Column(head) for head in HEADS)]
         console.print()
-        console.print(table)
+        print_table(console, columns, rows, title=f"batch {batch}, one call of the network")
     for note in notes(result):
-        console.print(Text(f"  {note}", style="dim"))
+        print_whole(console, f"  {note}", style="dim")
 
 
 def cells(row: Row) -> Sequence[str]:
@@ -46,7 +40,7 @@ def cells(row: Row) -> Sequence[str]:
         milliseconds(found.latency_ms.p99),
         milliseconds(found.first_call_ms),
         size(found.memory.peak_bytes),
-        "1" if ratio is None else f"{ratio.median:.2f}x",
+        "1" if ratio is None else f"{ratio.median:.2f}x" + ("" if ratio.shown else UNSURE),
         "" if ratio is None else interval(ratio.ci95),
     )
 
@@ -63,6 +57,8 @@ def notes(result: Comparison) -> Iterator[str]:
         yield f"batch {batch}: {noise_words(noise)}"
     if any(row.speedup for row in result.rows):
         yield "measured in turn in one process; as fast: median of paired ratios, over the first"
+    if any(row.speedup is not None and not row.speedup.shown for row in result.rows):
+        yield "?: the interval holds 1, so no difference is shown"
     if result.cores:
         yield f"on cores {', '.join(map(str, result.cores))}"
     yield f"percentiles: {result.percentile_rule}"

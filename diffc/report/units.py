@@ -42,3 +42,10 @@ def change(before: float | None, after: float | None) -> str:
 def interval(pair: Sequence[float], digits: int = 2) -> str:
     """'[1.79, 1.84]'."""
     return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"
+
+
+def rate(value: float | None) -> str:
+    """'177.6', '0.043': how many a second; a dash where it was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.3g}"

@@ -47,8 +47,8 @@ def page(text):
 def test_every_section_is_there(report, out):
     titles = page(to_html(report, out)).titles()
     assert titles == [
-        "Samples", "Where the speed-up comes from", "Latency on ort-cpu, fp32, batch 1",
-        "The whole sampling loop on ort-cpu, fp32, batch 1", "Memory", "Widths, layer by layer",
+        "Samples", "Where the speed-up comes from", "One call on ort-cpu, fp32, batch 1",
+        "One image on ort-cpu, fp32: 2 steps, DDPMScheduler", "Memory", "Widths, layer by layer",
         "Importance: which timesteps count", "Distillation", "Stages", "Measured on", "Reproduce",
     ]  # fmt: skip
 
@@ -236,7 +236,7 @@ def test_resolutions_are_in_the_titles_where_there_are_several(report):
     assert [f"{place}, 16x16", f"{place}, 24x32"] == [t for t in titles if t.startswith(place)]
     assert f"## {place}, 24x32" in to_markdown(several)
     text = to_html(several)
-    for title in (f"Latency on {place}, 16x16", f"Latency on {place}, 24x32"):
+    for title in (f"One call on {place}, 16x16", f"One call on {place}, 24x32"):
         assert f"<h2>{title}</h2>" in text
     assert "24x32" not in headline(several) and "16x16" in headline(several)
     assert Report.model_validate_json(several.model_dump_json()) == several

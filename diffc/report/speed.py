@@ -1,0 +1,126 @@
+"""Speed-ups in words: of one call, of one image, and whether the noise leaves anything of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffc.measure.explain import Ladder, Rung
+from diffc.measure.results import EngineFigures, Speedup, TargetResult, at_working
+from diffc.report.units import interval
+
+NOT_SHOWN = "no speed-up shown"
+BUSY_MARK = "* "
+_SCATTERED = 1.5  # p90 / p50 of a call above which other work was in between
+
+
+def words(speedup: Speedup) -> str:
+    """'1.76x as fast', or that none is shown, with the figure that says so."""
+    if speedup.shown:
+        return f"{speedup.median:.2f}x as fast"
+    return f"{NOT_SHOWN}: {with_interval(speedup)}"
+
+
+def with_interval(speedup: Speedup) -> str:
+    """'0.39x, 95 % [0.27, 1.22]'."""
+    return f"{speedup.median:.2f}x, 95 % {interval(speedup.ci95)}"
+
+
+def cells(speedup: Speedup) -> tuple[str, str]:
+    """The last cells of a table's two rows: the speed-up, and its interval below."""
+    if speedup.shown:
+        return f"{speedup.median:.2f}x as fast", f"95 % {interval(speedup.ci95)}"
+    return NOT_SHOWN, with_interval(speedup)
+
+
+def calls_per_s(figures: EngineFigures, batch: int) -> float | None:
+    """Calls of the network a second; an older report has rows a second alone."""
+    if figures.calls_per_s is not None or figures.throughput_per_s is None:
+        return figures.calls_per_s
+    return figures.throughput_per_s / batch
+
+
+def images_per_s(figures: EngineFigures) -> float | None:
+    """Images a second of a result of the sampling loop, in older reports too."""
+    return figures.throughput_per_s if figures.images_per_s is None else figures.images_per_s
+
+
+def headline_parts(targets: Sequence[TargetResult], loops: Sequence[TargetResult]) -> list[str]:
+    """For each target at its working resolution: one call, and one image where it was measured."""
+    images = {loop.target: loop for loop in loops if loop.speedup is not None}
+    parts = []
+    for result in at_working(targets):
+        if result.speedup is None:
+            continue
+        place = f"{result.target} ({result.precision}, {result.shape_words})"
+        parts.append(_on("a call", result.speedup, place))
+        image = images.pop(result.target, None)
+        if image is not None and image.speedup is not None:
+            parts.append(_on("an image", image.speedup))
+    return parts
+
+
+def _on(what: str, speedup: Speedup, place: str = "") -> str:
+    on = f" on {place}" if place else ""
+    if speedup.shown:
+        return f"{what} {speedup.median:.2f}x as fast{on}"
+    return f"{what}{on}: {NOT_SHOWN}: {with_interval(speedup)}"
+
+
+def image_title(result: TargetResult) -> str:
+    """'one image on ort-cpu, fp32: 20 steps, ddim, guidance 7, decoded'."""
+    said = loop_words(result.details)
+    return f"{images(result)} on {result.target}, {result.precision}" + (
+        f": {said}" if said else ""
+    )
+
+
+def images(result: TargetResult) -> str:
+    """'one image', or '4 images at once'."""
+    return "one image" if result.batch == 1 else f"{result.batch} images at once"
+
+
+def loop_words(details: Mapping[str, Any]) -> str:
+    """What the loop did that was timed: steps, sampler, guidance, decoding; '' where not known."""
+    parts = [f"{details['steps']} steps"] if "steps" in details else []
+    parts += [str(details.get("sampler") or details.get("scheduler") or "")]
+    if details.get("guidance", 1) != 1:
+        parts.append(f"guidance {details['guidance']:g}")
+    if details.get("decoded") is not None:
+        parts.append("decoded" if details["decoded"] else "without decoding")
+    return ", ".join(part for part in parts if part)
+
+
+def loop_notes(result: TargetResult) -> list[str]:
+    """What the time of an image leaves out, and what its calls were."""
+    details = result.details
+    if result.absent:
+        return [f"not measured: {result.absent}"]
+    if "guidance" not in details:
+        return ["an older report: the loop had no guidance, conditions of zeros and no decoder"]
+    notes = [str(note) for note in details.get("notes", ())]
+    calls, rows = details.get("calls_per_step"), details.get("rows_per_call")
+    if calls and rows and (calls, rows) != (1, result.batch):
+        notes.append(f"each step: {calls} call{'s' if calls > 1 else ''} of batch {rows}")
+    return notes
+
+
+def is_busy(ladder: Ladder, rung: Rung) -> bool:
+    """Whether a rung was timed beside other work, by the machine's noise or by its own times."""
+    scattered = rung.latency_ms is not None and (
+        rung.latency_ms.p90 > _SCATTERED * rung.latency_ms.p50
+    )
+    return scattered or (ladder.noise is not None and ladder.noise.busy)
+
+
+def label(ladder: Ladder, rung: Rung) -> str:
+    """The rung's name, with a mark where its time was taken on a busy machine."""
+    return (BUSY_MARK if is_busy(ladder, rung) else "") + rung.label
+
+
+def busy_note(ladder: Ladder) -> str | None:
+    """What the mark means; None where no rung has one."""
+    timed = [rung for rung in ladder.rungs if rung.latency_ms is not None]
+    if not any(is_busy(ladder, rung) for rung in timed):
+        return None
+    return f"{BUSY_MARK}timed on a busy machine: its factors may be far off"

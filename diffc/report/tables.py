@@ -1,0 +1,181 @@
+"""Tables of text for a terminal of any width, in which nothing is ever cut.
+
+Where the columns fit they stand side by side. Where they do not, each row becomes a few lines, one
+figure on each, under the row's name: a figure that is cut short reads as another figure.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDEST = 80
+"""The width of a table with a column that takes what room there is."""
+_GAP = 2
+_LEAST_TEXT = 14  # columns of text narrower than this are hard to read
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. head: its heading. left: aligned to the left. least: its smallest width.
+
+    text: names and sentences, which may be wrapped, a long name anywhere; such columns share the
+    room that figures leave.
+    """
+
+    head: str = ""
+    left: bool = False
+    least: int = 0
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table as it is printed."""
+
+    text: str
+    bold: bool = False
+
+
+def print_table(
+    screen: Console,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    widest: int | None = None,
+) -> None:
+    """Print a table to ``screen`` at its width, or at ``widest`` where that is less.
+
+    Raises ValueError for a row of another length than ``columns``.
+    """
+    from rich.text import Text
+
+    if title:
+        print_whole(screen, title, style="bold")
+    width = screen.width if widest is None else min(screen.width, widest)
+    for line in lines(columns, rows, width, fill=widest is not None):
+        screen.print(Text(line.text, style="bold" if line.bold else ""), soft_wrap=True)
+
+
+def print_whole(screen: Console, words: str, *, style: str = "") -> None:
+    """Print a sentence, wrapped between words alone: a long word stays in one piece."""
+    from rich.text import Text
+
+    for line in wrapped(words, screen.width):
+        screen.print(Text(line, style=style), soft_wrap=True)
+
+
+def lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, *, fill: bool = False
+) -> list[Line]:
+    """The table in lines of at most ``width`` characters, longer only where one word is.
+
+    fill: text columns take the whole width, so that tables below each other are aligned.
+    """
+    if any(len(row) != len(columns) for row in rows):
+        raise ValueError("a row has not as many cells as there are columns")
+    widths = _widths(columns, rows, width, fill)
+    return _stacked(columns, rows, width) if widths is None else _side(columns, rows, widths)
+
+
+def _widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, fill: bool
+) -> list[int] | None:
+    """Each column's width, or None where they do not fit side by side."""
+    longest = [
+        max([len(column.head), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)
+    ]
+    texts = [i for i, column in enumerate(columns) if column.text]
+    gaps = _GAP * (len(columns) - 1)
+    wanted = [max(size, column.least) for size, column in zip(longest, columns, strict=True)]
+    for sizes in (wanted, longest):  # the smallest widths are given up first
+        room = width - gaps - sum(size for i, size in enumerate(sizes) if i not in texts)
+        needed = sum(sizes[i] for i in texts)
+        if needed <= room:
+            if texts and fill:
+                sizes[texts[0]] += room - needed
+            return sizes
+    found = list(longest)
+    for index in reversed(texts):
+        others = sum(min(longest[i], _LEAST_TEXT) for i in texts if i < index)
+        found[index] = min(longest[index], room - others)
+        if found[index] < min(longest[index], _LEAST_TEXT):
+            return None
+        room -= found[index]
+    return found if texts else None
+
+
+def _side(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]
+) -> list[Line]:
+    heads = [column.head for column in columns]
+    made = [Line(text, bold=True) for text in _row(columns, heads, widths)] if any(heads) else []
+    for row in rows:
+        alone = bool(row[0]) and not any(row[1:])
+        made += [Line(text, bold=alone) for text in _row(columns, row, widths)]
+    return made
+
+
+def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """A row's lines: one, or as many as its longest text takes."""
+    parts = [
+        wrapped(cell, size, anywhere=True) if column.text else [cell]
+        for column, cell, size in zip(columns, cells, widths, strict=True)
+    ]
+    made = []
+    for number in range(max(map(len, parts))):
+        shown = [part[number] if number < len(part) else "" for part in parts]
+        padded = [
+            text.ljust(size) if column.left or column.text else text.rjust(size)
+            for column, text, size in zip(columns, shown, widths, strict=True)
+        ]
+        made.append((" " * _GAP).join(padded).rstrip())
+    return made
+
+
+def _stacked(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
+    """Every row as a line with its name and one line for each of its figures."""
+    made = []
+    for row in rows:
+        if row[0]:
+            made += [Line(text, bold=True) for text in wrapped(row[0], width)]
+        for column, cell in zip(columns[1:], row[1:], strict=True):
+            if cell:
+                made += [Line(text) for text in _named(column.head, cell, width)]
+    return made
+
+
+def _named(head: str, cell: str, width: int) -> list[str]:
+    """'  head: cell' in one line where it fits, else the cell in lines of its own."""
+    whole = f"  {head}: {cell}" if head else f"  {cell}"
+    if len(whole) <= width:
+        return [whole]
+    below = [f"    {cell}"] if len(cell) + 4 <= width else _indented(cell, width)
+    return [f"  {head}:", *below] if head else below
+
+
+def _indented(words: str, width: int) -> list[str]:
+    return [f"    {line}" for line in wrapped(words, width - 4)]
+
+
+def wrapped(words: str, width: int, *, anywhere: bool = False) -> list[str]:
+    """Lines of at most ``width`` characters, broken between words alone; what stands in front of
+    the first word stays there.
+
+    anywhere: a word that is longer than a line is broken too.
+    """
+    if len(words) <= width:
+        return [words]
+    before = words[: len(words) - len(words.lstrip())]
+    found = textwrap.wrap(
+        words.strip(), max(width, len(before) + 1), initial_indent=before,
+        subsequent_indent=before if anywhere else "", break_long_words=anywhere,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return found or [words]
