@@ -1,8 +1,9 @@
 """MODEL on the command line -> a checked folder, without importing torch.
 
 MODEL is ``demo``, a diffusers folder (a pipeline, or one component of it), or a hub id. Everything
-that can be refused cheaply is refused here: no diffusers model, an unsupported class, pickled
-weights, truncated safetensors. Weights are hashed, because the hash is part of every cache key.
+that can be refused cheaply is refused here: no diffusers model, an unsupported or quantised class,
+pickled weights, truncated safetensors. Weights are hashed, because the hash is part of every cache
+key.
 """
 
 from __future__ import annotations
@@ -10,18 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import InputError, UnavailableError, unknown
+from diffc.errors import InputError, unknown
+from diffc.models import reasons
+from diffc.models.class_names import current_class
+from diffc.models.components import (
+    DENOISERS,
+    INDEX,
+    SCHEDULER_CONFIG,
+    VAE_NAMES,
+    Component,
+    pipeline_components,
+)
 from diffc.models.families import component_of, family_names
+from diffc.models.files import check_safetensors, file_digest, read_json, tensor_entries
+
+__all__ = ["Source", "check_safetensors", "file_digest", "find", "read_json"]
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 PRUNING_FILE = "pruning.json"
-_WEIGHTS = "diffusion_pytorch_model"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -30,9 +43,11 @@ class Source:
     """A model that was found and looks usable.
 
     name: what the user typed. folder: the pipeline's folder, or the component's own.
-    component: the denoiser's folder inside it (``unet``), ``""`` when ``folder`` is the denoiser.
+    component: the denoiser's name in the pipeline (``unet``), ``""`` when ``folder`` is the
+        denoiser.
     config, scheduler: the denoiser's and the scheduler's config.json ({} when there is none).
     weights: the safetensors (or, when allowed, pickled) files; empty when only configs are there.
+    allow_pickle: whether pickled weights may be read, of any component.
     """
 
     name: str
@@ -42,16 +57,58 @@ class Source:
     config: Mapping[str, Any] = field(repr=False)
     scheduler: Mapping[str, Any] = field(repr=False)
     weights: tuple[Path, ...] = field(repr=False)
+    allow_pickle: bool = field(default=False, repr=False)
+
+    @property
+    def denoiser(self) -> Component:
+        """The denoiser as a component."""
+        known = self.find_component(self.component) if self.component else None
+        if known is not None:
+            return known
+        return Component(
+            self.component, "diffusers", self.class_name, self.denoiser_folder,
+            allow_pickle=self.allow_pickle,
+        )  # fmt: skip
 
     @property
     def denoiser_folder(self) -> Path:
-        """Where the denoiser's config.json lies."""
-        return self.folder / self.component
+        """Where the denoiser's config.json lies: a folder of its own, or the pipeline's."""
+        nested = self.folder / self.component
+        return nested if nested.is_dir() else self.folder
 
     @property
     def is_pipeline(self) -> bool:
         """Whether there is a pipeline around the denoiser (model_index.json)."""
-        return (self.folder / "model_index.json").exists()
+        return (self.folder / INDEX).exists()
+
+    @cached_property
+    def index(self) -> Mapping[str, Any]:
+        """model_index.json; {} without one."""
+        return read_json(self.folder / INDEX) if self.is_pipeline else {}
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """What model_index.json names, the denoiser among it; for a component alone, itself."""
+        if not self.is_pipeline:
+            return (
+                Component(
+                    "", "diffusers", self.class_name, self.folder, allow_pickle=self.allow_pickle
+                ),
+            )
+        named = pipeline_components(self.folder, self.index, allow_pickle=self.allow_pickle)
+        return tuple(
+            replace(part, class_name=self.class_name) if part.name == self.component else part
+            for part in named
+        )
+
+    @property
+    def vae(self) -> Component | None:
+        """The pipeline's VAE, whether or not its folder is there; None for a model of pixels."""
+        return next((part for part in self.components if part.name in VAE_NAMES), None)
+
+    def find_component(self, name: str) -> Component | None:
+        """The component of that name; None where the pipeline has none."""
+        return next((part for part in self.components if part.name == name), None)
 
     @property
     def pruning(self) -> Path | None:
@@ -74,79 +131,49 @@ def find(
     need_weights: bool = True,
     allow_pickle: bool = False,
     family: str | None = None,
+    whole: bool = False,
 ) -> Source:
     """The ``Source`` that ``model`` names.
 
-    need_weights: False for planning, which is content with config files.
-    allow_pickle: accept ``.bin`` weights (they are still read with ``weights_only=True``).
-    family: treat the denoiser as this class whatever its config says.
+    Args:
+        model: ``demo``, a folder, or a hub id.
+        need_weights: False for planning, which is content with config files.
+        allow_pickle: accept ``.bin`` weights (they are still read with ``weights_only=True``).
+        family: treat the denoiser as this class whatever its config says.
+        whole: fetch every component of a hub id, not only those that a run uses.
 
-    Raises InputError (exit code 2) with what is wrong and what would do, UnavailableError when a
-    hub id cannot be fetched.
+    Raises:
+        InputError: with what is wrong and what would do.
+        UnavailableError: a hub id cannot be fetched.
     """
     if family is not None and family not in family_names():
         raise unknown("family", family, family_names())
-    name, folder = str(model), _folder(str(model), need_weights)
-    component, config = _denoiser(folder, family)
-    class_name = family or str(config["_class_name"])
-    weights = _weights(folder / component, need_weights, allow_pickle)
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    return Source(
+    fetch = _Fetch(need_weights, allow_pickle, whole)
+    name, folder = str(model), _folder(str(model), fetch)
+    component, class_name, config = _denoiser(folder, family)
+    source = Source(
         name=name,
         folder=folder,
         component=component,
         class_name=class_name,
         config=config,
-        scheduler=read_json(scheduler) if scheduler.exists() else {},
-        weights=weights,
+        scheduler=_scheduler_config(folder),
+        weights=(),
+        allow_pickle=allow_pickle,
     )
+    return replace(source, weights=_weights(source.denoiser, need_weights))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from ``path``; InputError naming the file when it is none."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return value
+@dataclass(frozen=True)
+class _Fetch:
+    """What is wanted of a hub id."""
+
+    need_weights: bool
+    allow_pickle: bool
+    whole: bool
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()
-
-
-def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors file's header; InputError when the file is cut or no such file.
-
-    Only the header is read: 8 bytes of length, then JSON, whose largest offset must be the size.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
-            raise InputError(f"{path} is truncated or no safetensors file ({size:,} bytes)")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise InputError(f"{path} has a damaged header: {error}") from error
-    header.pop("__metadata__", None)
-    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if end != size:
-        raise InputError(
-            f"{path} is truncated: its header promises {end:,} bytes, the file has {size:,}",
-            hint="download or copy the file again",
-        )
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
-
-
-def _folder(model: str, need_weights: bool) -> Path:
+def _folder(model: str, fetch: _Fetch) -> Path:
     if model == "demo":
         return DEMO
     path = Path(model).expanduser()
@@ -155,7 +182,12 @@ def _folder(model: str, need_weights: bool) -> Path:
     if path.exists():
         raise InputError(f"{model} is a file; a diffusers model is a folder")
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~")):
-        return _from_hub(model, need_weights)
+        from diffc.models.hub import fetch_model
+
+        return fetch_model(
+            model, need_weights=fetch.need_weights, allow_pickle=fetch.allow_pickle,
+            whole=fetch.whole,
+        )  # fmt: skip
     raise InputError(
         f"there is no folder '{model}'",
         hint="MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo",
@@ -164,123 +196,111 @@ def _folder(model: str, need_weights: bool) -> Path:
 
 def _inside_output(path: Path) -> Path:
     """An output folder of diffc stands for the compressed model inside it."""
-    if (path / "recipe.lock.yaml").exists() and (path / "model" / "model_index.json").exists():
+    if (path / "recipe.lock.yaml").exists() and (path / "model" / INDEX).exists():
         return path / "model"
     return path
 
 
-def _from_hub(model: str, need_weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repo, _, revision = model.partition("@")
-    patterns = [
-        "*.json",
-        "*/*.json",
-        "*/merges.txt",  # tokenizers, for prompts
-        "*/vocab.txt",
-        "*/*.model",
-        *(["*/*.safetensors", "*.safetensors"] if need_weights else []),
-    ]
-    try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises many kinds, of several libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnavailableError(
-            f"cannot fetch '{model}' from the hub: {reason[:160]}",
-            hint="check the id and the network, or download the model and give its folder",
-        ) from error
-
-
-def _denoiser(folder: Path, family: str | None) -> tuple[str, dict[str, Any]]:
-    """The component's folder name and config."""
-    index = folder / "model_index.json"
-    if index.exists():
-        return _from_index(folder, read_json(index), family)
-    if (folder / "config.json").exists():
-        config = read_json(folder / "config.json")
-        if family is None and config.get("_class_name") not in family_names():
-            raise _unsupported(f"{folder} holds {config.get('_class_name', 'nothing')}")
-        return "", config
-    raise InputError(
-        f"{folder} is no diffusers model: it has neither model_index.json nor config.json",
-        hint="give the folder that DiffusionPipeline.save_pretrained wrote",
-    )
+def _denoiser(folder: Path, family: str | None) -> tuple[str, str, dict[str, Any]]:
+    """The denoiser's name in the pipeline, its class and its config."""
+    if (folder / INDEX).exists():
+        name, class_name, config = _from_index(folder, read_json(folder / INDEX), family)
+    elif (folder / "config.json").exists():
+        name, config = "", read_json(folder / "config.json")
+        class_name = family or current_class(str(config.get("_class_name", "")), config)
+    else:
+        raise reasons.no_model(folder)
+    nested = folder / name
+    reasons.check_not_quantised(nested if nested.is_dir() else folder, config)
+    if class_name not in family_names():
+        raise reasons.unsupported_class(folder, class_name, config)
+    return name, class_name, {"_class_name": class_name, **config}
 
 
 def _from_index(
     folder: Path, index: Mapping[str, Any], family: str | None
-) -> tuple[str, dict[str, Any]]:
-    classes = {
-        name: entry[1]
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and not name.startswith("_")
-    }
-    name = _denoiser_name(classes, family)
+) -> tuple[str, str, dict[str, Any]]:
+    exported = reasons.exported_pipeline(folder, str(index.get("_class_name", "")))
+    if exported is not None:
+        raise exported
+    parts = {part.name: part for part in pipeline_components(folder, index)}
+    name = _denoiser_name(parts, family)
     if name is None:
-        listed = ", ".join(map(str, classes.values())) or "no component"
-        raise _unsupported(f"{folder} holds {listed}")
-    config = folder / name / "config.json"
-    if not config.exists():
-        raise InputError(f"{folder / 'model_index.json'} names '{name}', but {config} is missing")
-    return name, read_json(config)
+        raise _no_denoiser(folder, parts, family)
+    part = parts[name]
+    if part.config_path is None:
+        raise reasons.missing_config(folder, name, part.class_name)
+    config = dict(part.config)
+    named = current_class(part.class_name, config)
+    inside = current_class(str(config.get("_class_name", named)), config)
+    if family is None and inside != named and {inside, named} <= set(family_names()):
+        raise InputError(
+            f"{folder / INDEX} says that '{name}' is a {named}, {part.config_path} a {inside}",
+            hint="correct the one that is wrong, or say which with --family",
+        )
+    return name, family or (named if named in family_names() else inside), config
 
 
-def _denoiser_name(classes: Mapping[str, str], family: str | None) -> str | None:
+def _denoiser_name(parts: Mapping[str, Component], family: str | None) -> str | None:
     """The component that is the denoiser: of the forced family, or the first that diffc knows.
 
-    Families are ordered denoisers first, so that a pipeline's VAE is not taken for one.
+    A part of the pipeline, such as its VAE, is never taken in the denoiser's place.
     """
     if family is not None:
-        same = [name for name, class_name in classes.items() if class_name == family]
+        same = [name for name, part in parts.items() if _class_of(part) == family]
         place = component_of(family)
-        return same[0] if same else place if place in classes else None
+        return same[0] if same else place if place in parts else None
     for known in family_names():
-        if classes.get(component_of(known)) == known:
-            return component_of(known)
+        place = component_of(known)
+        if place in DENOISERS and place in parts and _class_of(parts[place]) == known:
+            return place
     return None
 
 
-def _unsupported(what: str) -> InputError:
-    return InputError(
-        f"{what}, which diffc cannot compress",
-        hint=f"supported: {', '.join(family_names())} (or force one with --family)",
-    )
+def _class_of(part: Component) -> str:
+    """The class of today that an index's entry means; a repository's own class stays unknown."""
+    if part.library != "diffusers":
+        return f"{part.library}.{part.class_name}"
+    needs_config = part.class_name not in family_names() and part.config_path is not None
+    return current_class(part.class_name, part.config if needs_config else {})
 
 
-def _weights(folder: Path, need: bool, allow_pickle: bool) -> tuple[Path, ...]:
-    for stem in (_WEIGHTS, f"{_WEIGHTS}.fp16"):
-        found = _shards(folder, stem)
-        for path in found:
-            check_safetensors(path)
-        if found:
-            return found
-    pickles = tuple(sorted(folder.glob(f"{_WEIGHTS}*.bin")))
-    if pickles and allow_pickle:
-        return pickles
-    if pickles and need:
-        raise InputError(
-            f"{folder} has only pickled weights ({pickles[0].name}), which can run code when read",
-            hint="convert them to safetensors, or pass --allow-pickle if you trust their origin",
-        )
-    if need:
-        raise InputError(
-            f"{folder} has no weights ({_WEIGHTS}.safetensors)",
-            hint="plan and inspect work from the config alone; everything else needs weights",
-        )
-    return ()
+def _no_denoiser(folder: Path, parts: Mapping[str, Component], family: str | None) -> InputError:
+    if family is not None:
+        return reasons.unsupported(f"{folder} has no {family} and no '{component_of(family)}'")
+    likely = [part for name, part in parts.items() if _is_like_a_denoiser(name, part)]
+    if likely:
+        part = likely[0]
+        own = part.library != "diffusers"
+        kind = f" of the repository's own code ({part.library})" if own else ""
+        return reasons.unsupported(f"{part.class_name}{kind} in {folder / part.name}")
+    listed = ", ".join(part.class_name for part in parts.values()) or "no component"
+    return reasons.unsupported(f"{folder} holds {listed}, and none of these")
 
 
-def _shards(folder: Path, stem: str) -> tuple[Path, ...]:
-    index = folder / f"{stem}.safetensors.index.json"
-    if not index.exists():
-        single = folder / f"{stem}.safetensors"
-        return (single,) if single.exists() else ()
-    names: Iterable[str] = sorted(set(read_json(index).get("weight_map", {}).values()))
-    shards = tuple(folder / Path(name).name for name in names)
-    for shard in shards:
-        if not shard.exists():
-            raise InputError(f"{index.name} names {shard.name}, which is missing in {folder}")
-    return shards
+def _is_like_a_denoiser(name: str, part: Component) -> bool:
+    if name in (*DENOISERS, "prior", "decoder"):
+        return True
+    words = ("UNet", "Unet", "Transformer", "DiT", "MMDiT")
+    return any(word in part.class_name for word in words) and part.library == "diffusers"
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    """The scheduler's config, from its own folder or from beside the denoiser's; {} without."""
+    for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
+        if path.exists():
+            return read_json(path)
+    return {}
+
+
+def _weights(denoiser: Component, need: bool) -> tuple[Path, ...]:
+    weights = denoiser.need_weights() if need else denoiser.weights
+    if weights is None or (weights.is_pickled and not denoiser.allow_pickle):
+        return ()
+    if not weights.is_pickled:
+        for path in weights.paths:
+            tensor_entries(path)
+    return weights.paths
 
 
 def _canonical(value: Any) -> bytes:

@@ -1,0 +1,193 @@
+"""The components of a model: what model_index.json names, where each lies, and its files.
+
+A component lies in a folder of its own name; in a flat repository in the pipeline's folder itself.
+Nothing here imports torch: class names, configs, headers and hashes are enough to plan, to key the
+stages and to copy a component.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import InputError
+from diffc.models.class_names import current_class
+from diffc.models.files import TensorEntry, files_digest, read_json, tensor_entries
+from diffc.models.layout import (
+    DIFFUSERS_STEMS,
+    TRANSFORMERS_STEMS,
+    WeightFiles,
+    is_weight_file,
+    other_weights,
+    weight_files,
+)
+
+INDEX = "model_index.json"
+SCHEDULER_CONFIG = "scheduler_config.json"
+DENOISERS = ("unet", "transformer")
+VAE_NAMES = ("vae", "vqvae")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+_CONFIGS = ("config.json", SCHEDULER_CONFIG, "preprocessor_config.json", "tokenizer_config.json")
+_NO_NETWORKS = ("scheduler", "tokenizer", "processor", "feature_extractor", "featureextractor")
+_TOKENIZER_FILES = ("vocab", "merges", "tokenizer", "special_tokens_map", "added_tokens", "spiece")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a model.
+
+    name: its name in model_index.json; ``""`` for a folder that is one component alone.
+    library, class_name: as model_index.json says, with the class of today for an older name.
+    folder: where its files lie. is_flat: whether that folder is the pipeline's own.
+    allow_pickle: whether pickled weights may be taken.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    folder: Path
+    is_flat: bool = False
+    allow_pickle: bool = field(default=False, compare=False)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything of it: a partial download lacks whole folders."""
+        return self.folder.is_dir() and (not self.is_flat or self.config_path is not None)
+
+    @cached_property
+    def config_path(self) -> Path | None:
+        """Its config file; None where there is none."""
+        if self.is_flat:
+            name = SCHEDULER_CONFIG if "scheduler" in self.name else "config.json"
+            path = self.folder / name
+            return path if path.is_file() and self._is_described_by(read_json(path)) else None
+        return next((self.folder / n for n in _CONFIGS if (self.folder / n).is_file()), None)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Its config.json; {} where there is none."""
+        return read_json(self.config_path) if self.config_path is not None else {}
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """How the component's library names the files of its weights."""
+        return DIFFUSERS_STEMS if self.library == "diffusers" else TRANSFORMERS_STEMS
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it has weights: schedulers, tokenizers and image processors have none."""
+        return not any(word in f"{self.name}.{self.class_name}".lower() for word in _NO_NETWORKS)
+
+    @cached_property
+    def weights(self) -> WeightFiles | None:
+        """Its whole weights, of one variant; None where there are none. Raises InputError."""
+        if not (self.is_network and self.exists):
+            return None
+        return weight_files(self.folder, self.stems, need=False)
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that it is loaded from: configs, vocabularies, the weights of one variant."""
+        weights = self.weights
+        own = (*weights.paths, weights.index) if weights is not None else ()
+        kept = [path for path in own if path is not None]
+        if not self.folder.is_dir():
+            return ()
+        others = [p for p in sorted(self.folder.iterdir()) if p.is_file() and self._is_own(p)]
+        return (*others, *kept)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of its class and of every file that it is loaded from."""
+        text = f"{self.library}.{self.class_name}:{files_digest(self.files)}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def need_weights(self) -> WeightFiles:
+        """Its weights. Raises InputError when there are none, or pickles that are not allowed."""
+        self._need_folder()
+        weights = weight_files(self.folder, self.stems)
+        if weights is None:
+            others = other_weights(self.folder)
+            found = f"; it holds {', '.join(others[:3])}" if others else ""
+            raise InputError(
+                f"{self.folder} has no weights ({self.stems[0]}.safetensors){found}",
+                hint="plan and inspect work from the config alone; everything else needs weights",
+            )
+        if weights.is_pickled and not self.allow_pickle:
+            raise InputError(
+                f"{self.folder} has only pickled weights ({weights.paths[0].name}), "
+                "which can run code when read",
+                hint="convert them to safetensors, or pass --allow-pickle if you trust them",
+            )
+        return weights
+
+    def tensors(self) -> dict[str, TensorEntry]:
+        """name -> dtype and shape of every tensor in its safetensors; {} for pickles."""
+        weights = self.weights
+        if weights is None or weights.is_pickled:
+            return {}
+        entries: dict[str, TensorEntry] = {}
+        for path in weights.paths:
+            entries |= tensor_entries(path)
+        return entries
+
+    def _is_described_by(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config in the pipeline's own folder is this component's, and not another's."""
+        named = config.get("_class_name")
+        if "scheduler" in self.name or (named is None and self.name in DENOISERS):
+            return True
+        if named is None:
+            return self.class_name in (config.get("architectures") or ())
+        return current_class(str(named), config) == current_class(self.class_name, config)
+
+    def _need_folder(self) -> None:
+        if not self.exists:
+            where = self.folder.parent if not self.is_flat else self.folder
+            raise InputError(
+                f"{where / INDEX} names '{self.name}' ({self.class_name}), "
+                f"but {self.folder / 'config.json'} is missing",
+                hint="download the folder whole, or make the entry [null, null] to go without",
+            )
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file in the folder is read with the component, its weights aside."""
+        if path.name.startswith(".") or is_weight_file(path):
+            return False
+        if not self.is_flat:
+            return True
+        if "tokenizer" in self.name:
+            return path.name.startswith(_TOKENIZER_FILES)
+        return path == self.config_path
+
+
+def pipeline_components(
+    folder: Path, index: Mapping[str, Any], *, allow_pickle: bool = False
+) -> tuple[Component, ...]:
+    """The components that a pipeline's model_index.json names; those of null are left out."""
+    components = []
+    for name, entry in index.items():
+        if not is_component(name, entry):
+            continue
+        is_flat = not (folder / name).is_dir()
+        components.append(
+            Component(
+                name, str(entry[0]), str(entry[1]), folder if is_flat else folder / name,
+                is_flat=is_flat, allow_pickle=allow_pickle,
+            )
+        )  # fmt: skip
+    return tuple(components)
+
+
+def is_component(name: str, entry: Any) -> bool:
+    """Whether an entry of model_index.json names a component that is there: [library, class]."""
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and not name.startswith("_")
+        and all(isinstance(part, str) for part in entry)
+    )

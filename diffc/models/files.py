@@ -1,0 +1,167 @@
+"""The files of a model folder, read and checked without torch: JSON and safetensors headers.
+
+A file that cannot be read is refused with what it is instead: a git-lfs pointer, a web page, a
+pickle with another name, JSON that is not UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import InputError
+
+_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_LFS = b"version https://git-lfs"
+_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+_OTHER_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file. dtype: as safetensors writes it (F32, BF16, F8_E4M3, I64)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers the tensor holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from ``path``; InputError naming the file when it is none."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    _refuse_other_content(path, raw[:512])
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"cannot read {path}: {str(error)[:120]}", hint="it has to be JSON; copy it again"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """sha256 of several files' names and bytes; the order of ``paths`` does not count."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.name.encode() + file_digest(path).encode())
+    return total.hexdigest()
+
+
+def tensor_entries(path: Path) -> dict[str, TensorEntry]:
+    """name -> dtype and shape, from a safetensors file's header; InputError when it is damaged.
+
+    Only the header is read: 8 bytes of length, then JSON, whose largest offset must be the size.
+    """
+    header, data_start = _header(path)
+    try:
+        entries = {
+            name: TensorEntry(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+            for name, entry in header.items()
+        }
+        end = data_start + max((int(e["data_offsets"][1]) for e in header.values()), default=0)
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{path} has a damaged header", hint="copy the file again") from error
+    size = path.stat().st_size
+    if end != size:
+        raise InputError(
+            f"{path} is truncated: its header promises {end:,} bytes, the file has {size:,}",
+            hint="download or copy the file again",
+        )
+    _check_by_library(path)
+    return entries
+
+
+def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in a safetensors file's header; InputError when the file is damaged."""
+    return {name: entry.shape for name, entry in tensor_entries(path).items()}
+
+
+def _header(path: Path) -> tuple[Mapping[str, Any], int]:
+    """The header without its metadata, and where the tensors' bytes begin."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            _refuse_other_content(path, file.read(512))
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+                raise InputError(f"{path} is truncated or no safetensors file ({size:,} bytes)")
+            header = json.loads(file.read(length).decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} has a damaged header: {str(error)[:120]}") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path} has a damaged header: it is no JSON object")
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def _check_by_library(path: Path) -> None:
+    """What the library itself refuses: unknown dtypes, offsets that do not fit the shapes."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise InputError(f"{path} is damaged: {reason}", hint="copy the file again") from error
+
+
+def _refuse_other_content(path: Path, start: bytes) -> None:
+    """Refuse a file whose first bytes show that it is something else than its name says."""
+    if start.startswith(_LFS):
+        raise InputError(
+            f"{path} is a git-lfs pointer, not the file itself",
+            hint="run `git lfs pull` in the model's folder, or download the file again",
+        )
+    if start.lstrip().lower().startswith(_PAGES):
+        raise InputError(
+            f"{path} is a web page, not the file itself",
+            hint="the download got a login or an error page: download the file again",
+        )
+    if path.suffix == ".safetensors" and start.startswith(_PICKLES):
+        raise InputError(
+            f"{path} is a pickle under the name of a safetensors file",
+            hint="convert it to safetensors, or rename it to .bin and pass --allow-pickle",
+        )
+    if path.suffix == ".json" and start.startswith(_OTHER_TEXT):
+        kind = "UTF-8 with a byte order mark" if start[:3] == codecs.BOM_UTF8 else "UTF-16"
+        raise InputError(
+            f"{path} is {kind}, not plain UTF-8, and no library reads it",
+            hint=f"write it again as UTF-8 without a byte order mark ({_conversion(kind, path)})",
+        )
+
+
+def _conversion(kind: str, path: Path) -> str:
+    if kind == "UTF-16":
+        return f"iconv -f UTF-16 -t UTF-8 {path.name}"
+    return f"sed -i '1s/^\\xEF\\xBB\\xBF//' {path.name}"

@@ -1,0 +1,154 @@
+"""Which files of a folder are one component's weights: variants, shards, safetensors or pickles.
+
+The names that diffusers and transformers write, of today and of earlier versions:
+
+    X.safetensors                               X.fp16.safetensors
+    X-00001-of-00002.safetensors                X.safetensors.index.json
+    X.fp16-00001-of-00002.safetensors           X.safetensors.index.fp16.json
+    X-00001-of-00002.fp16.safetensors           X.fp16.safetensors.index.json, X.safetensors.fp16...
+
+One variant is taken for each component: the plain one, else the most exact that there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffc.errors import InputError
+from diffc.models.files import read_json
+
+DIFFUSERS_STEMS = ("diffusion_pytorch_model",)
+TRANSFORMERS_STEMS = ("model", "pytorch_model")
+SAFE, PICKLED = "safetensors", "bin"
+
+_VARIANTS = ("", "fp32", "fp16", "bf16", "ema")
+"""The best first; others follow by name, and weights without averaging come last."""
+_LAST = "non_ema"
+
+_WEIGHTS = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
+    r"(?:\.(?P<before>\w+))?(?:-(?P<part>\d{5})-of-(?P<parts>\d{5}))?(?:\.(?P<after>\w+))?"
+    r"\.(?P<kind>safetensors|bin)"
+)
+_INDEX = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
+    r"(?:\.(?P<before>\w+))?\.(?P<kind>safetensors|bin)(?:\.(?P<between>\w+))?"
+    r"\.index(?:\.(?P<after>\w+))?\.json"
+)
+_OF_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """One whole set of weights. variant: ``""``, ``fp16``, ... index: the shards' index."""
+
+    paths: tuple[Path, ...]
+    variant: str
+    kind: str
+    index: Path | None = None
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether reading the files means unpickling."""
+        return self.kind == PICKLED
+
+
+@dataclass
+class _Set:
+    """The files of one variant and kind, before it is known whether they are whole."""
+
+    single: Path | None = None
+    shards: list[Path] = field(default_factory=list)
+    count: int = 0
+    index: Path | None = None
+
+
+def weight_files(folder: Path, stems: Sequence[str], *, need: bool = True) -> WeightFiles | None:
+    """The weights that ``folder`` holds: safetensors before pickles, the best variant first.
+
+    stems: how the library calls its files. need: False ignores sets of which files are missing,
+    as planning is content with configs.
+
+    Raises InputError when an index names a file that is missing.
+    """
+    sets = _sets(folder, stems)
+    for kind, variant in sorted(sets, key=_rank):
+        files = _whole_set(folder, sets[kind, variant], need)
+        if files:
+            return WeightFiles(files, variant, kind, _index_of(sets[kind, variant], files))
+    return None
+
+
+def other_weights(folder: Path) -> list[str]:
+    """Names of files in ``folder`` that look like weights; what a message can say there is."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.suffix in _OF_WEIGHTS and p.is_file())
+
+
+def is_weight_file(path: Path) -> bool:
+    """Whether a file holds weights, or is an index of such files."""
+    return path.suffix in _OF_WEIGHTS or _INDEX.fullmatch(path.name) is not None
+
+
+def _sets(folder: Path, stems: Sequence[str]) -> Mapping[tuple[str, str], _Set]:
+    sets: dict[tuple[str, str], _Set] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        index, weights = _INDEX.fullmatch(path.name), _WEIGHTS.fullmatch(path.name)
+        match = index or weights
+        if match is None or match["stem"] not in stems:
+            continue
+        names = ("before", "between", "after") if index else ("before", "after")
+        variant = next((match[name] for name in names if match[name]), "")
+        entry = sets.setdefault((match["kind"], variant), _Set())
+        if index:
+            entry.index = path
+        elif match["part"] is None:
+            entry.single = path
+        else:
+            entry.shards.append(path)
+            entry.count = int(match["parts"])
+    return sets
+
+
+def _rank(key: tuple[str, str]) -> tuple[bool, bool, int, str]:
+    kind, variant = key
+    place = _VARIANTS.index(variant) if variant in _VARIANTS else len(_VARIANTS)
+    return kind == PICKLED, variant == _LAST, place, variant
+
+
+def _whole_set(folder: Path, entry: _Set, need: bool) -> tuple[Path, ...]:
+    if entry.index is not None:
+        shards = _indexed(entry.index)
+        missing = [path.name for path in shards if not path.exists()]
+        if shards and not missing:
+            return shards
+        if missing and need:
+            raise InputError(
+                f"{entry.index.name} names {missing[0]}, which is missing in {folder}",
+                hint="download or copy the folder again",
+            )
+    if entry.single is not None:
+        return (entry.single,)
+    if entry.shards and len(entry.shards) == entry.count:
+        return tuple(entry.shards)
+    if entry.shards and need:
+        raise InputError(
+            f"{folder} holds {len(entry.shards)} of {entry.count} parts of its weights",
+            hint="download or copy the folder again",
+        )
+    return ()
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    names = read_json(index).get("weight_map", {})
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index} has no map of weights to files", hint="copy the file again")
+    return tuple(index.parent / Path(name).name for name in sorted(set(names.values())))
+
+
+def _index_of(entry: _Set, files: tuple[Path, ...]) -> Path | None:
+    return entry.index if entry.index is not None and files != (entry.single,) else None

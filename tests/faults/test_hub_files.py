@@ -1,0 +1,156 @@
+"""Of a repository on the hub, the files that a run uses are fetched, and no others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+
+from diffc.errors import InputError
+from diffc.models.source import find
+
+STEM = "diffusion_pytorch_model"
+LARGE = (".safetensors", ".bin", ".ckpt")
+
+
+class Hub:
+    """A repository in a folder; ``fetched`` are the files that were asked for, pickles aside."""
+
+    def __init__(self, repo: Path, snapshot: Path) -> None:
+        self.repo, self.snapshot = repo, snapshot
+
+    def download(self, repo, revision=None, allow_patterns=None, dry_run=False):
+        names = [str(p.relative_to(self.repo)) for p in self.repo.rglob("*") if p.is_file()]
+        wanted = list(filter_repo_objects(names, allow_patterns=allow_patterns))
+        if dry_run:
+            return [SimpleNamespace(filename=name) for name in wanted]
+        for name in wanted:
+            (self.snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.repo / name, self.snapshot / name)
+        return str(self.snapshot)
+
+    @property
+    def weights(self) -> set[str]:
+        files = (p for p in self.snapshot.rglob("*") if p.is_file())
+        return {str(p.relative_to(self.snapshot)) for p in files if p.suffix in LARGE}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    made = Hub(tmp_path / "repo", tmp_path / "snapshot")
+    made.repo.mkdir()
+    made.snapshot.mkdir()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.download)
+    return made
+
+
+def save(path: Path, value=None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if value is None:
+        header = json.dumps({}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+    else:
+        path.write_text(json.dumps(value))
+
+
+def save_repo(repo: Path, weights: list[str], flat: bool = False) -> None:
+    """The files of a Stable Diffusion repository, with empty weights."""
+    parts = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+    }
+    if flat:
+        parts = {"unet": parts["unet"]}
+    save(repo / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
+    for name, (_, class_name) in parts.items():
+        place = repo if flat else repo / name
+        file = "scheduler_config.json" if name == "scheduler" else "config.json"
+        if name != "tokenizer":
+            save(place / file, {"_class_name": class_name})
+    if not flat:
+        save(repo / "tokenizer" / "vocab.json", {})
+        save(repo / "tokenizer" / "merges.txt", {})
+    for name in weights:
+        save(repo / name)
+
+
+PLAIN = [f"unet/{STEM}.safetensors", f"vae/{STEM}.safetensors", "text_encoder/model.safetensors"]
+OTHERS = [
+    "v1-5-pruned.safetensors", "v1-5-pruned.ckpt", f"unet/{STEM}.fp16.safetensors",
+    f"unet/{STEM}.non_ema.safetensors", f"unet/{STEM}.bin", f"vae_1_0/{STEM}.safetensors",
+    "safety_checker/model.safetensors", "text_encoder/model.fp16.safetensors",
+    "text_encoder/pytorch_model.bin",
+]  # fmt: skip
+
+
+def test_one_variant_of_what_a_run_uses(hub):
+    save_repo(hub.repo, [*PLAIN, *OTHERS])
+    find("owner/name")
+    assert hub.weights == set(PLAIN)
+    assert (hub.snapshot / "tokenizer" / "merges.txt").exists()
+
+
+def test_every_component_where_the_whole_pipeline_is_wanted(hub):
+    save_repo(hub.repo, [*PLAIN, *OTHERS])
+    find("owner/name", whole=True)
+    assert hub.weights == {*PLAIN, "safety_checker/model.safetensors"}
+
+
+def test_no_weights_for_planning(hub):
+    save_repo(hub.repo, [*PLAIN, *OTHERS])
+    find("owner/name", need_weights=False)
+    assert hub.weights == set()
+
+
+def test_variants_where_there_are_no_plain_weights(hub):
+    fp16 = [name.replace(".safetensors", ".fp16.safetensors") for name in PLAIN]
+    save_repo(hub.repo, [*fp16, *OTHERS])
+    find("owner/name")
+    assert hub.weights == set(fp16)
+
+
+def test_shards_are_fetched_with_their_index(hub):
+    shards = [f"unet/{STEM}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    save_repo(hub.repo, [*PLAIN[1:], *shards])
+    names = {str(i): Path(shard).name for i, shard in enumerate(shards)}
+    save(hub.repo / "unet" / f"{STEM}.safetensors.index.json", {"weight_map": names})
+    assert len(find("owner/name").weights) == 2
+    assert hub.weights == {*PLAIN[1:], *shards}
+
+
+def test_a_flat_repository(hub):
+    save_repo(hub.repo, [f"{STEM}.safetensors", f"{STEM}.bin"], flat=True)
+    save(hub.repo / "scheduler_config.json", {"_class_name": "DDPMScheduler"})
+    source = find("owner/name")
+    assert hub.weights == {f"{STEM}.safetensors"} and source.scheduler
+
+
+def test_a_lone_component(hub):
+    save(hub.repo / "config.json", {"_class_name": "UNet2DModel"})
+    save(hub.repo / f"{STEM}.safetensors")
+    assert len(find("owner/name").weights) == 1
+
+
+def test_pickles_are_fetched_under_the_flag_alone(hub):
+    pickles = [f"unet/{STEM}.bin", f"vae/{STEM}.bin", "text_encoder/pytorch_model.bin"]
+    save_repo(hub.repo, pickles)
+    with pytest.raises(InputError, match="only pickled weights") as caught:
+        find("owner/name")
+    assert "--allow-pickle" in caught.value.hint and hub.weights == set()
+    assert [path.name for path in find("owner/name", allow_pickle=True).weights] == [f"{STEM}.bin"]
+    assert hub.weights == set(pickles)
+
+
+def test_safetensors_come_before_pickles_under_the_flag(hub):
+    save_repo(hub.repo, [*PLAIN, f"unet/{STEM}.bin", "text_encoder/pytorch_model.bin"])
+    find("owner/name", allow_pickle=True)
+    assert hub.weights == set(PLAIN)
