@@ -22,7 +22,7 @@ from diffc.data.image_folders import (
 )
 from diffc.data.prompt_file import read_prompts
 from diffc.data.tensors import has_samples, is_tensors
-from diffc.errors import InputError, RequestError
+from diffc.errors import RequestError
 from diffc.events import Progress, Work
 from diffc.models.source import Source, check_safetensors, file_digest
 from diffc.recipe import Recipe
@@ -43,7 +43,7 @@ _ENCODERS = ("text_encoder*", "tokenizer*")
 def data_stage(source: Source, recipe: Recipe) -> Stage:
     """Clean samples and conditions."""
     options = recipe.data
-    synthetic = _is_drawn(options.source)
+    synthetic = is_drawn(options.source)
     given = options.source != "synthetic"
     inputs: dict[str, Any] = {
         "model": source.digest if synthetic else _input_shape(source),
@@ -70,10 +70,10 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         return {"images": len(clean), **about, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 5, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 6, inputs, run, places, packages, collective=synthetic)
 
 
-def _is_drawn(data: str) -> bool:
+def is_drawn(data: str) -> bool:
     """Whether clean samples are drawn from the dense model: none were given."""
     return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
 
@@ -90,7 +90,7 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
     if not is_tensors(options.source):
         return Encoded({}, _null_label(source))
     path = Path(options.source)
-    rows = read_tensors(path, specs) if _is_drawn(options.source) else {}
+    rows = read_tensors(path, specs) if is_drawn(options.source) else {}
     return Encoded(rows, {**_null_label(source), **read_null(path, specs)})
 
 
@@ -122,11 +122,6 @@ def _synthesized(
     from diffc.models.families import family
     from diffc.models.load import load_denoiser
 
-    if not source.scheduler:
-        raise InputError(
-            f"{source.folder} has no scheduler/scheduler_config.json, so its noise is unknown",
-            hint="give the pipeline's folder",
-        )
     options = recipe.data
     clean = yield from synthesize(
         load_denoiser(source).to(best_device()), family(source.class_name), source.scheduler,

@@ -71,7 +71,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
 
     places = {SCORES: f"{STATE}/{SCORES}"}
     packages = (*MODEL_PACKAGES, "torch-pruning")
-    return Stage("importance", 3, inputs, run, places, packages, collective=True)
+    return Stage("importance", 4, inputs, run, places, packages, collective=True)
 
 
 def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage:
@@ -150,7 +150,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
 
     places = {"model": "model"}
     packages = (*MODEL_PACKAGES, "accelerate")
-    return Stage("distill", 4, inputs, run, places, packages, collective=options.steps > 0)
+    return Stage("distill", 5, inputs, run, places, packages, collective=options.steps > 0)
 
 
 def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,
@@ -166,6 +166,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
+        from diffc.models.diffusion import served_settings
         from diffc.onnx.export import export_onnx
         from diffc.onnx.reference import write_reference
 
@@ -174,7 +175,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         yield Progress(0, 2, f"exporting the {side} model")
         facts = {
             "prediction": process.prediction,
-            "scheduler": dict(source.scheduler),
+            "scheduler": served_settings(source.scheduler),
             "parameters": sum(p.numel() for p in model.parameters()),
             "macs": plan.result[side]["macs"],
         }
@@ -191,7 +192,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
 
     packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
-    return Stage(f"export-{side}", 2, inputs, run, {side: f"onnx/{side}"}, packages)
+    return Stage(f"export-{side}", 3, inputs, run, {side: f"onnx/{side}"}, packages)
 
 
 def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -> Stage:
@@ -236,7 +237,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
-    return Stage("samples", 6, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 7, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
 def _wanted_figures(
@@ -449,11 +450,6 @@ def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[Ten
     from diffc.models.families import family
     from diffc.models.load import load_denoiser
 
-    if not source.scheduler:
-        raise InputError(
-            f"{source.folder} has no scheduler/scheduler_config.json, so its noise is unknown",
-            hint="give the pipeline's folder",
-        )
     found = family(source.class_name)
     specs = found.specs(source.config, recipe.export.side)
     return load_denoiser(source), found, specs, process_from_scheduler(source.scheduler)

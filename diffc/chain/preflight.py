@@ -17,6 +17,7 @@ from pathlib import Path
 
 from diffc import __version__
 from diffc.chain import back, data, front
+from diffc.chain.noise import noise_checks, process_checks
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import claim
@@ -46,6 +47,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
     check_resolution(source.class_name, source.config, recipe.export.resolution or ())
     data.check_data(source, recipe)
+    notes = noise_checks(source, recipe)
     if stop in ("build", "bench"):
         back.check_targets(recipe.build)
     if recipe.distill.trackers and stop != "plan":
@@ -55,11 +57,12 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     bench = front.latency_bench(recipe)
     if bench is not None:
         bench.check()
-    return []
+    return notes
 
 
 def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
+    process_checks(source)
     return []
 
 

@@ -8,6 +8,7 @@ SamplerInfo               what every figure made from samples must carry
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffc.models.diffusion import is_flow
+from diffc.models.diffusion import LEAST_SIGNAL, scheduler_betas
 from diffc.models.noise_levels import flow_levels
+from diffc.models.schedulers import fitting_steps, is_flow, settings, train_steps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
@@ -37,26 +39,51 @@ class SamplerInfo:
 
 
 def deterministic_scheduler(config: Mapping[str, Any], steps: int) -> Any:
-    """A diffusers scheduler that adds no noise on the way.
+    """A diffusers scheduler that adds no noise on the way: DDIM, or Euler along a flow.
 
-    config: the model's own scheduler_config.json, with its ``_class_name``.
+    Betas, prediction, clipping and spacing are those of the config's own class; DDIM brings no
+    defaults of its own.
+
+    Args:
+        config: the model's own scheduler_config.json, with its ``_class_name``.
+        steps: at most so many; fewer where the model has fewer timesteps
+            (``diffc.models.schedulers.fitting_steps``).
     """
-    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+    own = settings(config)
+    steps = fitting_steps(own, steps)
+    return _flow_euler(own, steps) if is_flow(own) else _ddim(own, steps)
 
-    if is_flow(config):
-        given = dict(config)
-        if "FlowMatch" not in str(
-            config.get("_class_name", "")
-        ):  # a solver told to take its sigmas
-            given = {"num_train_timesteps": config.get("num_train_timesteps", 1000),
-                     "shift": config.get("flow_shift", 1.0)}  # fmt: skip
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(given)
-        # mu stands in until ``denoise`` sees how large the samples are
-        scheduler.set_timesteps(steps, mu=config.get("base_shift", 0.5))
-        return scheduler
-    scheduler = DDIMScheduler.from_config(dict(config))
-    scheduler.set_timesteps(steps)
+
+def _flow_euler(own: Mapping[str, Any], steps: int) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    given = {**own, "stochastic_sampling": False}
+    if "FlowMatch" not in own["_class_name"]:  # a solver that is told to take its sigmas
+        given = {"num_train_timesteps": train_steps(own), "shift": own.get("flow_shift", 1.0)}
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(given)
+    # mu stands in until ``denoise`` sees how large the samples are
+    scheduler.set_timesteps(steps, mu=own.get("base_shift") or 0.5)
     return scheduler
+
+
+def _ddim(own: Mapping[str, Any], steps: int) -> Any:
+    from diffusers import DDIMScheduler
+
+    taken = inspect.signature(DDIMScheduler.__init__).parameters
+    given = {key: value for key, value in own.items() if key in taken}
+    if given["trained_betas"] is None and given["beta_schedule"] not in _DDIM_BETAS:
+        given |= {"trained_betas": scheduler_betas(own).tolist(), "beta_schedule": "linear"}
+    scheduler = DDIMScheduler(**given)
+    if own["rescale_betas_zero_snr"] and own["prediction_type"] == "epsilon":
+        scheduler.alphas_cumprod[-1] = LEAST_SIGNAL  # x_0 is divided by its root
+    scheduler.set_timesteps(steps)
+    # over some numbers of steps, trailing spacing counts on to -1
+    scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+    return scheduler
+
+
+_DDIM_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""The beta schedules that DDIM knows by name; every other is handed over as its betas."""
 
 
 def sampler_info(scheduler: Any) -> SamplerInfo:

@@ -69,7 +69,8 @@ def synthesize(
     return CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},
-        f"{n} samples of the dense model, {steps} deterministic steps, seed {seed}",
+        f"{n} samples of the dense model, {scheduler.num_inference_steps} deterministic steps, "
+        f"seed {seed}",
         dict(null or {}),
     )
 

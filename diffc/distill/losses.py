@@ -32,7 +32,7 @@ Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 def timestep_weights(process: Process, options: DistillOptions) -> Tensor:
     """(T,) float32 weights of a squared error in the model's own parametrisation."""
     t = torch.arange(len(process))
-    if options.weighting == "none":
+    if options.weighting == "none" or len(process) == 1:  # one timestep has no path
         return torch.ones(len(process))
     if options.weighting == "path":
         return path_weights(process)

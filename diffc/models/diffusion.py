@@ -15,16 +15,22 @@ Lipman et al. 2023 (flow matching), as parametrised by Esser et al. 2024 (SD3), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diffc.errors import InputError
+from diffc.export.runtime.schedules import BETA_SCHEDULES as BY_NAME
+from diffc.models.schedulers import check_scheduler, is_flow, settings, train_steps
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+LEAST_SIGNAL = 2.0**-24
+"""alpha_bar where a schedule leaves no signal: what diffusers' Euler keeps, to be divided by."""
 
 
 @dataclass(frozen=True)
@@ -87,82 +93,80 @@ class Process:
         return row.reshape(-1, *([1] * (like.ndim - 1)))
 
 
-_OTHER_PROCESSES = ("EDM", "ScoreSde", "KarrasVe", "CMStochastic", "VQDiffusion", "Wuerstchen")
-"""In the names of schedulers whose noise is no beta schedule's: exploding variance, discrete."""
-
-
-def is_flow(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler's config is of rectified flow: by its class, or by its settings.
-
-    Sana and Wan ship solvers of beta schedules that are told to take flow's sigmas.
-    """
-    told = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return bool(told) or "FlowMatch" in str(config.get("_class_name", ""))
-
-
 def process_from_scheduler(config: Mapping[str, Any]) -> Process:
-    """The process that a diffusers scheduler's config describes.
+    """The process that a diffusers scheduler's config describes, read as its own class reads it.
 
     Raises InputError when the config describes none that diffc knows.
     """
-    steps = int(config.get("num_train_timesteps", 1000))
-    if is_flow(config):
-        return _flow_process(config, steps)
-    class_name = str(config.get("_class_name", ""))
-    if any(name in class_name for name in _OTHER_PROCESSES):
-        raise InputError(
-            f"the noise of {class_name} is of no beta schedule, and diffc knows no other",
-            hint="known: DDPM, DDIM, Euler, DPM-Solver and their kin, and flow matching",
-        )
-    prediction = str(config.get("prediction_type", "epsilon"))
-    if prediction not in ("epsilon", "v_prediction", "sample"):
-        raise InputError(
-            f"the scheduler predicts '{prediction}', which diffc does not know",
-            hint="known: epsilon, v_prediction, sample, and flow-matching schedulers",
-        )
-    alpha_bar = torch.cumprod(1.0 - _betas(config, steps), dim=0)
-    if config.get("rescale_betas_zero_snr"):
+    if config.get("_class_name"):
+        check_scheduler(config)
+    own = settings(config)
+    steps = train_steps(own)
+    if is_flow(own):
+        return _flow_process(own, steps)
+    alpha_bar = torch.cumprod(1.0 - scheduler_betas(own), dim=0)
+    if own.get("rescale_betas_zero_snr"):
         alpha_bar = _zero_terminal_snr(alpha_bar)
     return Process(
-        prediction=prediction,  # type: ignore[arg-type]
+        prediction=own["prediction_type"],
         signal=alpha_bar.sqrt(),
         noise=(1.0 - alpha_bar).sqrt(),
         model_time=torch.arange(steps, dtype=torch.float32),
     )
 
 
-def _betas(config: Mapping[str, Any], steps: int) -> Tensor:
-    """float64 (T,), by the same rules as diffusers' DDPMScheduler."""
-    trained = config.get("trained_betas")
+def served_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's ``settings`` for a runtime without diffusers, as plain JSON.
+
+    Schedules that the runtime does not know by name are given as their betas.
+    """
+    own = settings(config)
+    if not is_flow(own) and own["trained_betas"] is None and own["beta_schedule"] not in BY_NAME:
+        own |= {"trained_betas": scheduler_betas(own).tolist(), "beta_schedule": "trained_betas"}
+    return {k: v for k, v in own.items() if not isinstance(v, float) or math.isfinite(v)}
+
+
+def scheduler_betas(config: Mapping[str, Any]) -> Tensor:
+    """float64 (T,) of a config's ``settings``, by the same rules as diffusers' schedulers."""
+    trained, steps = config.get("trained_betas"), train_steps(config)
     if trained is not None:
         return torch.tensor(trained, dtype=torch.float64)
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    schedule = config.get("beta_schedule", "linear")
+    start, end = float(config["beta_start"]), float(config["beta_end"])
+    schedule = config["beta_schedule"]
     if schedule == "linear":
         return torch.linspace(start, end, steps, dtype=torch.float64)
     if schedule == "scaled_linear":
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    if schedule == "squaredcos_cap_v2":
-        edges = torch.arange(steps + 1, dtype=torch.float64) / steps
-        bar = torch.cos((edges + 0.008) / 1.008 * torch.pi / 2) ** 2
-        return (1 - bar[1:] / bar[:-1]).clamp_max(0.999)
     if schedule == "sigmoid":
         ramp = torch.linspace(-6, 6, steps, dtype=torch.float64)
         return torch.sigmoid(ramp) * (end - start) + start
-    raise InputError(
-        f"the scheduler's beta_schedule '{schedule}' is unknown",
-        hint="known: linear, scaled_linear, squaredcos_cap_v2, sigmoid, or trained_betas",
-    )
+    edges = torch.arange(steps + 1, dtype=torch.float64) / steps
+    bar = _SIGNAL_LEFT[schedule](edges)
+    return (1 - bar[1:] / bar[:-1]).clamp_max(0.999)
+
+
+def _laplace(t: Tensor) -> Tensor:
+    """sqrt(alpha_bar) of Hang et al. 2024 (2407.03297), as diffusers has it."""
+    away = (0.5 - t).abs()
+    half_log_snr = -0.5 * torch.where(t <= 0.5, 1.0, -1.0) * torch.log(1 - 2 * away + 1e-6)
+    return torch.sigmoid(half_log_snr).sqrt()
+
+
+_SIGNAL_LEFT: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "squaredcos_cap_v2": lambda t: torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2,
+    "laplace": _laplace,
+    "exp": lambda t: torch.exp(-12 * t),
+}
 
 
 def _zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
     """Lin et al. 2023 (2305.08891), algorithm 1: no signal is left at the last timestep.
 
-    What is divided by keeps the trace of it that diffusers' own Euler sampler keeps.
+    ``LEAST_SIGNAL`` of it is kept all the same.
     """
     root = alpha_bar.sqrt()
     scaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return scaled.square().clamp_min(2.0**-24)
+    return scaled.square().clamp_min(LEAST_SIGNAL)
 
 
 def _flow_process(config: Mapping[str, Any], steps: int) -> Process:

@@ -30,6 +30,7 @@ from diffc.models.components import (
 )
 from diffc.models.families import component_of, family_names
 from diffc.models.files import check_safetensors, file_digest, read_json, tensor_entries
+from diffc.models.schedulers import as_pipeline_sets
 
 __all__ = ["Source", "check_safetensors", "file_digest", "find", "read_json"]
 
@@ -286,10 +287,14 @@ def _is_like_a_denoiser(name: str, part: Component) -> bool:
 
 
 def _scheduler_config(folder: Path) -> dict[str, Any]:
-    """The scheduler's config, from its own folder or from beside the denoiser's; {} without."""
+    """The scheduler's config as the pipeline opens it; {} without.
+
+    It lies in its own folder, or beside the denoiser's.
+    """
+    index = folder / INDEX
     for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
         if path.exists():
-            return read_json(path)
+            return as_pipeline_sets(read_json(path), read_json(index) if index.exists() else {})
     return {}
 
 

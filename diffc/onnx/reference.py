@@ -83,7 +83,8 @@ def _trajectory(
     inputs: Mapping[str, Tensor],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    t = torch.linspace(len(process) - 1, 0, TRAJECTORY_STEPS + 1).round().long()
+    steps = max(1, min(TRAJECTORY_STEPS, len(process) - 1))
+    t = torch.linspace(len(process) - 1, 0, steps + 1).round().long()
     times, coefficients = process.time(t[:-1]), ddim_coefficients(process, t)
     x = torch.randn(inputs["sample"][:1].shape, generator=generator)
     first = x.clone()

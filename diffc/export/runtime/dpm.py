@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from . import schedules
 from .clean import predicted_clean
+from .errors import BadRequest
 from .schedules import Config, Table
 from .stepping import Array, Scheduler, Scratch, refuse, whole_timesteps
 
@@ -75,7 +76,13 @@ def _dpm_times(config: Config, steps: int) -> NDArray[np.int64]:
         times = schedules.trailing(last, len(bar), steps)
     else:
         raise schedules.unknown_spacing(spacing)
-    return whole_timesteps("dpm++", times, len(bar))
+    whole = whole_timesteps("dpm++", times, len(bar))
+    if not config.get("use_karras_sigmas") and len(np.unique(whole)) < len(whole):
+        raise BadRequest(
+            f"scheduler 'dpm++' would visit a timestep twice in {steps} steps of {len(bar)};"
+            " take fewer steps"
+        )
+    return whole
 
 
 def _dpm_flow_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:

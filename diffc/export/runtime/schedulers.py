@@ -132,10 +132,31 @@ def check_steps(steps: Any, limit: int) -> None:
         raise BadRequest(f"steps must be a whole number from 1 to {limit}, not {steps!r}")
 
 
+_CLIPPING = ("", "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
+_CLIPS_WHEN_TOLD = (*_CLIPPING, "HeunDiscreteScheduler")
+_PROCESS = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
+    "prediction_type", "rescale_betas_zero_snr", "clip_sample", "clip_sample_range", "thresholding",
+)  # fmt: skip
+"""What the model was trained with: its own class's defaults count, whichever sampler runs."""
+
+
 def _shared(config: Config) -> dict[str, Any]:
-    """The config without the keys that only held its own class's defaults."""
-    defaults = set(config.get("_use_default_values", ()))
-    return {key: value for key, value in config.items() if key not in defaults}
+    """The config without the sampler's keys that only held its own class's defaults.
+
+    A class that never clips x_0 does not because DDPM and DDIM do unless they are told not to.
+    """
+    defaults = set(config.get("_use_default_values", ())) - set(_PROCESS)
+    shared = {key: value for key, value in config.items() if key not in defaults}
+    name = str(config.get("_class_name", ""))
+    if name not in _CLIPS_WHEN_TOLD:
+        shared["clip_sample"] = False
+    elif name not in _CLIPPING:
+        shared.setdefault("clip_sample", False)
+    if name and not name.startswith("DPMSolver"):  # UniPC and others mean other things by them
+        for key in ("algorithm_type", "solver_type", "solver_order"):
+            shared.pop(key, None)
+    return shared
 
 
 def _is_flow(config: Config) -> bool:

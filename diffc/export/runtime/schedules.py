@@ -18,6 +18,8 @@ from .errors import BadRequest
 Table = NDArray[np.floating[Any]]
 Config = Mapping[str, Any]
 
+LEAST_SIGNAL = np.float32(2.0**-24)
+"""alpha_bar where a schedule leaves no signal, as diffusers' Euler has it."""
 SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "trained_betas")
 
@@ -30,9 +32,13 @@ def train_steps(config: Config) -> int:
 def alpha_bar(config: Config) -> Table:
     """(T,) the share of signal variance left at each training timestep."""
     betas = _betas(config)
-    if config.get("rescale_betas_zero_snr"):
+    rescaled = bool(config.get("rescale_betas_zero_snr"))
+    if rescaled:
         betas = _zero_terminal_snr(betas)
-    return _cumulative(np.float32(1.0) - betas)
+    bar = _cumulative(np.float32(1.0) - betas)
+    if rescaled and config.get("prediction_type", "epsilon") == "epsilon":
+        bar[-1] = LEAST_SIGNAL  # x_0 is divided by its root
+    return bar
 
 
 def _betas(config: Config) -> Table:
@@ -140,7 +146,7 @@ def sigma_bar(config: Config) -> Table:
     """alpha_bar with its last value kept above zero, so that the first sigma is finite."""
     bar = alpha_bar(config)
     if config.get("rescale_betas_zero_snr"):
-        bar[-1] = np.float32(2.0**-24)
+        bar[-1] = LEAST_SIGNAL
     return bar
 
 
