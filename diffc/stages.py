@@ -25,7 +25,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,12 @@ class Stage:
     places: Mapping[str, str] = field(default_factory=dict)
     packages: Sequence[str] = ()
     collective: bool = False
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """``inputs`` as JSON has them: what the outcome follows from, for diffc/follows.py."""
+        value: dict[str, Any] = json.loads(json.dumps(self.inputs, default=str))
+        return value
 
     @property
     def key(self) -> str:
@@ -119,6 +125,7 @@ class _Manifest:
     result: dict[str, Any]
     seconds: float
     peak_rss_bytes: int
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 class Runner:
@@ -156,6 +163,8 @@ class Runner:
         if any(_digest_or_none(folder / name) != sha for name, sha in manifest.files.items()):
             shutil.rmtree(folder, ignore_errors=True)  # damaged: it is made anew
             return None
+        if manifest.inputs != stage.recorded:  # written by an older diffc; the key is the same
+            _write_json(folder / MANIFEST, asdict(replace(manifest, inputs=stage.recorded)))
         return _done(manifest, folder, cached=True)
 
     def _adoptable(self, stage: Stage) -> _Manifest | None:
@@ -164,7 +173,7 @@ class Runner:
         if manifest is None or manifest.key != stage.key:
             return None
         for name, sha in manifest.files.items():
-            home = _home(name, manifest.places)
+            home = place_of(name, manifest.places)
             if home is None or _digest_or_none(self.out / home) != sha:
                 return None
         return manifest
@@ -176,7 +185,7 @@ class Runner:
             return
         with _fresh_folder(self.cache / "done") as folder:
             for name in manifest.files:
-                _link_or_copy(self.out / str(_home(name, manifest.places)), folder / name)
+                _link_or_copy(self.out / str(place_of(name, manifest.places)), folder / name)
             _write_json(folder / MANIFEST, asdict(manifest))
             _rename_folder(folder, self._folder(stage))
 
@@ -247,8 +256,9 @@ class Runner:
             if path.is_file()
         }
         return _Manifest(
-            stage.name, stage.key, files, dict(stage.places), result, seconds, peak_rss()
-        )
+            stage.name, stage.key, files, dict(stage.places), result, seconds, peak_rss(),
+            stage.recorded,
+        )  # fmt: skip
 
     def _place(self, stage: Stage, done: Done) -> None:
         for source, place in stage.places.items():
@@ -368,8 +378,8 @@ def _digest_or_none(path: Path) -> str | None:
     return file_digest(path) if path.is_file() else None
 
 
-def _home(name: str, places: Mapping[str, str]) -> str | None:
-    """Where in OUT a stage's file lies."""
+def place_of(name: str, places: Mapping[str, str]) -> str | None:
+    """Where in OUT a file of a stage lies; None where it is kept in the cache alone."""
     for source, place in places.items():
         if name == source:
             return place

@@ -14,8 +14,9 @@ from typing import Any
 
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
+from diffc.follows import check_engine
 from diffc.models.noise_levels import flow_levels
-from diffc.targets.engine import NAME, check_files, read_info
+from diffc.targets.engine import NAME, check_files, exported_file, read_info
 
 SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (
@@ -25,6 +26,7 @@ _SOURCE_KEYS = (
     "precision",
     "opset",
     "sha256",
+    "made_from",
     "prediction",
     "scheduler",
     "unconditional",
@@ -143,12 +145,16 @@ def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -
     if target is not None and info["target"] != target:
         raise RequestError(f"{engine} is an engine for '{info['target']}', not '{target}'")
     check_servable(info["target"])
+    check_engine(engine)
     if not info["source"].get("scheduler"):
         hint = "export the model again, from a pipeline folder"
         raise InputError(f"{engine}: its model came without a scheduler's config", hint=hint)
     _check_plans(engine, info, plans)
     decoder = engine.parent / "decoder"
-    return Source(engine, info, tuple(plans), decoder if (decoder / NAME).is_file() else None)
+    has_decoder = (decoder / NAME).is_file()
+    if has_decoder:
+        check_engine(decoder)
+    return Source(engine, info, tuple(plans), decoder if has_decoder else None)
 
 
 def check_servable(target: str) -> None:
@@ -204,6 +210,7 @@ def _check_plans(engine: Path, info: Mapping[str, Any], plans: Sequence[Path]) -
     places = {_fits_where(info): engine}
     for plan in plans:
         other = public_info(plan)
+        check_engine(plan)
         _check_same_model(info, other, plan)
         where = _fits_where(other)
         if where in places:
@@ -227,6 +234,12 @@ def _check_same_model(info: Mapping[str, Any], other: Mapping[str, Any], plan: P
         if info[key] != other[key]:
             found = f"{key} {_said(other[key])}, not {_said(info[key])}"
             raise InputError(f"{plan} is not an engine of the same model: {found}")
+    ours, theirs = exported_file(info["source"]), exported_file(other["source"])
+    if None not in (ours, theirs) and ours != theirs:
+        raise InputError(
+            f"{plan} is not an engine of the same model: it was built from another ONNX file",
+            hint="build every plan from the same OUT/onnx",
+        )
 
 
 def _said(value: Any) -> str:

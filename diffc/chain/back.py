@@ -7,7 +7,6 @@ another with diffc and the runtime only.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from diffc.models.source import file_digest, read_json
 from diffc.output import read_lock
 from diffc.recipe import Recipe, TargetOptions
 from diffc.stages import Room, Runner, Stage, StageEvent, cache_folder
+from diffc.targets.engine import engine_digest
 from diffc.targets.machine import cores
 from diffc.targets.onnx_file import REFERENCE
 
@@ -118,7 +118,7 @@ def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
 
     places = {side: f"onnx/{written}/{side}"}
     packages = ("onnx", "onnxruntime")
-    return Stage(f"precision-{written}-{side}", 5, inputs, run, places, packages)
+    return Stage(f"precision-{written}-{side}", 6, inputs, run, places, packages)
 
 
 def precision_folder(name: str, precision: str) -> str:
@@ -245,11 +245,3 @@ def _onnx_digest(folder: Path) -> str:
     described = read_json(folder / "model.json")
     sizes = [item["sizes"] for item in described["inputs"] if "sizes" in item]
     return f"{described['sha256']} at {sizes}" if sizes else str(described["sha256"])
-
-
-def engine_digest(folder: Path) -> dict[str, Any]:
-    """What of an engine decides how fast it is, for a stage's key."""
-    from diffc.targets.engine import read_info
-
-    info = asdict(read_info(folder))
-    return {key: info[key] for key in ("target", "files", "threads", "profiles")}

@@ -26,6 +26,7 @@ from diffc.measure.statistics import Ratio
 from diffc.models.source import file_digest
 from diffc.recipe import Recipe
 from diffc.stages import Room, Runner, Stage, StageEvent
+from diffc.targets.engine import engine_digest
 
 EXACT = "fp32"
 ORDER = (EXACT, "fp16", "bf16", "fp8", "int8")
@@ -72,7 +73,7 @@ def choice_stage(
     references = {side: back.reference_file(out, side)
                   for side in back.SIDES}  # fmt: skip
     inputs = {
-        "engines": {precision: {side: back.engine_digest(path) for side, path in sides.items()}
+        "engines": {precision: {side: engine_digest(path) for side, path in sides.items()}
                     for precision, sides in engines.items()},
         "absent": dict(absent),
         "references": {side: file_digest(path) for side, path in references.items()},

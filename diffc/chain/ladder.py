@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.chain.back import (
     SIDES,
-    engine_digest,
     engine_folder,
     onnx_folder,
     reference_file,
@@ -24,6 +23,7 @@ from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage, cache_folder
+from diffc.targets.engine import engine_digest
 
 if TYPE_CHECKING:
     from diffc.measure.explain import Step

@@ -18,9 +18,10 @@ from pathlib import Path
 from diffc import __version__
 from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
+from diffc.follows import check_untouched
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
-from diffc.output import claim
+from diffc.output import claim, is_output
 from diffc.recipe import Recipe
 from diffc.stages import atomic_write, cache_folder, package_version
 
@@ -40,6 +41,8 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     notes = quick_checks(source, recipe, stop)
     notes += _once(_model_key(source, recipe), lambda: model_checks(source, recipe))
     claim(out, source)  # last: it reads every weight, to tell one model from another
+    if is_output(out) and stop != "plan":
+        check_untouched(out)
     return list(dict.fromkeys(notes))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.chain.preflight import preflight
 from diffc.errors import CheckFailed, InputError, unknown
+from diffc.follows import check_onnx, still_follows
 from diffc.models.source import Source
 from diffc.output import (
     is_output,
@@ -85,7 +86,12 @@ def _stages(out: Path, done: Sequence[Done], stop: str) -> dict[str, str]:
     now = {stage.name: stage.key for stage in done}
     held = read_lock(out)["stages"]
     same = all(held.get(name) == key for name, key in now.items() if name != "samples")
-    return {**held, **now} if same and stop not in ("build", "bench") else now
+    return _following(out, {**held, **now}) if same and stop not in ("build", "bench") else now
+
+
+def _following(out: Path, stages: Mapping[str, str]) -> dict[str, str]:
+    """Those of ``stages`` whose outcome is of what OUT holds now."""
+    return {name: stages[name] for name in still_follows(out, stages)}
 
 
 def _meet() -> None:
@@ -101,10 +107,12 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
     """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
     lock = read_lock(out)
     stage_records(out, lock["stages"])
+    check_onnx(out)
     back.check_targets(recipe.build)
     runner = Runner(out, cache_folder(), fresh=fresh)
     yield from _back(runner, recipe, stop)
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
+    stages = _following(out, stages)
     with disk_errors(out):
         write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
         report = _write_report(out, runner.done, command)

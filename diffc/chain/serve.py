@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffc.chain.back import SIDES, engine_digest, engine_folder, reference_file
+from diffc.chain.back import SIDES, engine_folder, reference_file
 from diffc.errors import UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.source import file_digest
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
+from diffc.targets.engine import engine_digest
 
 CONCURRENCY = (1, 4, 16)
 _SECONDS, _REPEATS = 5.0, 5

@@ -37,9 +37,14 @@ def report_(
       diffc report OUT --open
       diffc report OUT-30 OUT-50 OUT-70 --html comparison.html
     """
-    from diffc.report.model import Report
+    from diffc.report.current import current_report
 
-    reports = [(str(path), Report.read(path)) for path in out]
+    reports = []
+    for path in out:
+        report, notes = current_report(path)
+        reports.append((str(path), report))
+        for note in notes:
+            print(f"diffc: note: {note}", file=sys.stderr)
     if len(reports) == 1:
         _one(out[0], reports[0][1], open_, html, history, json=json, quiet=quiet)
         return

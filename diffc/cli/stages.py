@@ -143,7 +143,11 @@ def eval_(
         "images": images, "steps": sampler_steps, "seed": seed, "lpips": lpips or None,
         "reference": reference, "features": features,
     }  # fmt: skip
+    from diffc.follows import check_model
+
     flags = o.recipe_flags() | {"quality": quality}
+    output_folder(out)
+    check_model(out)
     run_chain(
         output_folder(out), flags, "distill", fresh=fresh, json=json, quiet=quiet,
         forget={"quality": ("lpips", "reference", "features")},

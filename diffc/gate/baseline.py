@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc import __version__
 from diffc.errors import InputError
+from diffc.follows import check_measured
 from diffc.gate.history import append_history, rows_of_baseline
 from diffc.measure.results import TargetResult, at_working
 from diffc.report.model import Report
@@ -125,6 +126,7 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
     from diffc.output import read_lock
 
     lock, report = read_lock(out), Report.read(out)
+    check_measured(out)
     if not report.targets or report.environment is None:
         raise InputError(f"{out} was not measured yet", hint=f"diffc bench {out}")
     check_folder(folder, "--to")

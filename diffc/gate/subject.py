@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from diffc.errors import InputError, NotComparable
+from diffc.follows import check_engine
 from diffc.gate.baseline import MANIFEST, Baseline, StoredFigures, is_baseline
 from diffc.measure.environment import read_environment
 from diffc.measure.results import at_working
 from diffc.output import LOCK, is_output, locked_recipe, read_lock
 from diffc.recipe import CheckOptions
+from diffc.report.current import current_report
 from diffc.report.model import Report
 from diffc.targets.engine import NAME, EngineInfo, check_files, read_info
 
@@ -150,7 +152,7 @@ def _of_output(out: Path) -> Subject:
     folders = sorted((out / "engines").glob(f"*/compressed/{NAME}"))
     if not folders:
         raise InputError(f"{out} holds no engines", hint=f"diffc build {out} makes them")
-    report = Report.read(out) if (out / "report.json").is_file() else None
+    report = current_report(out)[0] if (out / "report.json").is_file() else None
     return Subject(
         path=out,
         kind="output",
@@ -183,7 +185,11 @@ def _of_baseline(folder: Path) -> Subject:
 
 
 def _engine(path: Path) -> Engine:
-    """An engine folder, its files checked, with the reference that lies beside its ONNX."""
+    """An engine folder, its files checked, with the reference that lies beside its ONNX.
+
+    Raises InputError for one that is damaged, or is not of what its output folder holds now.
+    """
+    check_engine(path)
     folder = path.resolve()
     info = read_info(folder)
     check_files(folder, info)

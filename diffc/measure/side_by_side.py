@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, Work
+from diffc.follows import check_engine
 from diffc.measure.engines import (
     PERCENTILE_RULE,
     MeasureOptions,
@@ -101,6 +102,7 @@ def candidates(things: Sequence[Path], targets: Sequence[str], scratch: Path,
     found: list[Candidate] = []
     for index, thing in enumerate(things):
         if (thing / NAME).is_file():
+            check_engine(thing)
             found.append(Candidate(str(thing), thing))
         elif (thing / "engines").is_dir():
             found += _of_output(thing, targets)
@@ -132,6 +134,8 @@ def _of_output(out: Path, targets: Sequence[str]) -> list[Candidate]:
     if not kept:
         wanted = f" for {', '.join(targets)}" if targets else ""
         raise InputError(f"{out} holds no engines{wanted}", hint=f"`diffc build {out}` makes them")
+    for path in kept:
+        check_engine(path)
     return [Candidate(str(path.relative_to(out.parent)), path) for path in kept]
 
 

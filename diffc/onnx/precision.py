@@ -128,7 +128,9 @@ def write_folder(
         shutil.copyfile(folder / REFERENCE, out / REFERENCE)
     described: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    exported = described["sha256"] if "sha256" in described else onnx_digest(folder)
     described |= {"precision": precision, "opset": opset, "sha256": onnx_digest(out), **facts}
+    described["made_from"] = exported
     (out / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n")
     return described
 

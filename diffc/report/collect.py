@@ -82,12 +82,14 @@ def _figures(
 ) -> ModelFigures:
     plan = found["plan"]["result"][side]
     folder = Path(lock["model"]["folder"]) if side == "dense" else out / "model"
+    # after ``diffc prune OUT`` the plan is newer than OUT/model, whose size then is not its own
+    of_plan = side == "dense" or "distill" in found
     return ModelFigures(
         name=lock["model"]["name"],
         class_name=lock["model"]["class_name"],
         params=plan["params"],
         macs=plan["macs"],
-        bytes=_weight_bytes(folder),
+        bytes=_weight_bytes(folder) if of_plan else None,
     )
 
 

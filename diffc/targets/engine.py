@@ -159,6 +159,27 @@ def read_info(folder: Path) -> EngineInfo:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
+def engine_digest(folder: Path) -> dict[str, Any]:
+    """What of an engine decides how fast it is, as JSON has it; figures are kept by it."""
+    info = read_info(folder).to_json()
+    facts = {key: info[key] for key in ("target", "files", "threads", "profiles")}
+    value: dict[str, Any] = json.loads(json.dumps(facts))
+    return value
+
+
+def exported_file(source: Mapping[str, Any]) -> str | None:
+    """sha256 of the fp32 ONNX file that an engine comes from, whatever its own precision.
+
+    Args:
+        source: The content of the model.json that the engine was built from.
+
+    Returns:
+        None where it does not say: a file in a lower precision that an older diffc wrote.
+    """
+    key = "sha256" if source.get("precision", "fp32") == "fp32" else "made_from"
+    return str(source[key]) if key in source else None
+
+
 def open_engine(folder: Path, target: str, here: Mapping[str, str]) -> EngineInfo:
     """Read and check an engine folder before its engine is loaded.
 

@@ -1,0 +1,286 @@
+"""What in an output folder follows from what: one question, asked by every verb.
+
+A stage can be done again on its own (``diffc prune OUT``), and files can be swapped by hand. What
+was made from the older files then lies beside the newer ones. Each stage's record in OUT/.diffc
+says what the stage read (``inputs``) and what it wrote (``files``), and each engine.json says which
+ONNX file its engine was built from; so the files themselves tell whether they belong together:
+
+    plan.json <- pruned <- model <- onnx/compressed <- engines/TARGET/compressed <- figures
+                  the dense model <- onnx/dense      <- engines/TARGET/dense     <-
+
+What no record speaks of (a folder made by hand, or by an older diffc) is not doubted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import InputError
+from diffc.models.source import file_digest, read_json
+from diffc.output import is_output, read_lock
+from diffc.stages import STATE, place_of
+from diffc.targets.engine import NAME, engine_digest, exported_file, read_info
+from diffc.targets.onnx_file import DESCRIPTION, REFERENCE
+
+SIDES = ("dense", "compressed")
+DECODER = "decoder"
+_MEASURING = ("bench", "explain", "serve")
+_VERBS = {"plan": "prune", "prune": "prune", "distill": "distill", "samples": "eval"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why something does not follow. hint: what to do, where the verb that asks knows nothing
+    better."""
+
+    reason: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A stage holds the key of the stage that it follows from, as one of its inputs."""
+
+    input: str
+    maker: str
+    older: str
+
+
+_LINKS = {
+    "prune": _Link("plan", "plan", "the plan before the last one"),
+    "distill": _Link("pruned", "prune", "the plan before the last pruning"),
+    "samples": _Link("compressed", "distill", "the model before the last distillation"),
+    "export-compressed": _Link("model", "distill", "the model before the last distillation"),
+}
+
+
+def check_model(out: Path) -> None:
+    """OUT/model is of plan.json, and neither was changed by hand. Raises InputError if not."""
+    _raise(_Folder(out).fault("distill"), f"diffc distill {out}")
+
+
+def check_untouched(out: Path) -> None:
+    """What diffc would write over is as diffc left it. Raises InputError if not.
+
+    plan.json and OUT/model are what people edit, or train on: their work is not replaced unasked.
+    """
+    folder = _Folder(out)
+    for name in ("plan", "prune", "distill"):
+        _raise(folder.changed(name, missing=False), f"diffc export {out}")
+
+
+def check_onnx(out: Path) -> None:
+    """OUT/onnx is of OUT/model and of the dense model. Raises InputError if not."""
+    folder = _Folder(out)
+    for side in (*SIDES, DECODER):
+        _raise(folder.fault(f"export-{side}"), f"diffc export {out}")
+
+
+def check_engine(engine: Path) -> None:
+    """An engine of an output folder was built from what that folder holds now.
+
+    Args:
+        engine: OUT/engines/TARGET/SIDE. An engine folder elsewhere has nothing to follow from.
+
+    Raises:
+        InputError: It was not.
+    """
+    place = engine if len(engine.parents) > 2 else engine.resolve()
+    if len(place.parents) < 3 or place.parents[1].name != "engines":
+        return
+    out = place.parents[2]
+    if is_output(out):
+        fault = _Folder(out).engine_fault(place.parent.name, place.name)
+        _raise(fault, f"diffc export {out}, then diffc build {out}")
+
+
+def check_measured(out: Path) -> None:
+    """The figures of OUT are of the engines and the model that it holds. Raises InputError if not.
+
+    Engines that were never measured (built for another machine) are left aside.
+    """
+    folder = _Folder(out)
+    for target in sorted(path.name for path in (out / "engines").glob("*")):
+        for name in (f"build-{target}-{side}" for side in SIDES):
+            _raise(folder.fault(name), f"diffc export {out}, then diffc bench {out}")
+        _raise(folder.fault(f"bench-{target}"), f"diffc bench {out} --target {target}")
+    _raise(folder.fault("samples"), f"diffc eval {out}")
+
+
+def still_follows(out: Path, names: Iterable[str]) -> list[str]:
+    """Those of the stages ``names`` whose outcome is of what OUT holds now, in the same order."""
+    folder = _Folder(out)
+    return [name for name in names if folder.fault(name) is None]
+
+
+def _raise(fault: Fault | None, hint: str) -> None:
+    if fault is not None:
+        raise InputError(fault.reason, hint=fault.hint or hint)
+
+
+class _Folder:
+    """The records of one output folder, each read and judged once."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._faults: dict[str, Fault | None] = {}
+
+    @cached_property
+    def _dense(self) -> str:
+        """The digest of the dense model that OUT is of."""
+        return str(read_lock(self.out)["model"]["digest"])
+
+    def fault(self, name: str) -> Fault | None:
+        """Why the outcome of stage ``name`` does not follow; None where it does."""
+        if name not in self._faults:
+            self._faults[name] = self._judged(name)
+        return self._faults[name]
+
+    def _judged(self, name: str) -> Fault | None:
+        kind, _, rest = name.partition("-")
+        if kind == "build":
+            target, _, side = rest.rpartition("-")
+            return self.engine_fault(target, side)
+        if kind in _MEASURING:
+            return self._figures_fault(name, rest)
+        if kind == "choose":
+            return self._choice_fault(name, rest)
+        return self._link_fault(name) or (None if name == "prune" else self.changed(name))
+
+    def changed(
+        self, name: str, *, only: Collection[str] = (), missing: bool = True
+    ) -> Fault | None:
+        """A file that the stage wrote, and that is another or gone.
+
+        A place that is not there at all says nothing wrong: people remove what they do not need.
+
+        Args:
+            name: The stage's.
+            only: The names of the files to look at; empty: every one.
+            missing: Whether a file that is gone counts.
+        """
+        again = f"diffc {_VERBS.get(name, 'export')} {self.out}"
+        for path, digest in self._written(name):
+            if only and path.name not in only:
+                continue
+            there = path.is_file()
+            if missing and not there:
+                return Fault(f"{path} is missing", f"{again} writes it again")
+            if there and _digest(path) != digest:
+                return Fault(
+                    f"{path} was changed since diffc wrote it",
+                    f"move it away, and {again} writes its own again; "
+                    "or compile the changed model into another --out",
+                )
+        return None
+
+    def _written(self, name: str) -> Iterator[tuple[Path, str]]:
+        """The stage's files in OUT and their sha256, in those of its places that are there."""
+        record = self._record(name)
+        for file, digest in record.get("files", {}).items():
+            place = place_of(file, record["places"])
+            if place is not None and (self.out / record["places"][file.split("/")[0]]).exists():
+                yield self.out / place, digest
+
+    def engine_fault(self, target: str, side: str) -> Fault | None:
+        """Why OUT/engines/TARGET/SIDE does not follow; one that is not there is no fault."""
+        engine = self.out / "engines" / target / side
+        if not (engine / NAME).is_file():
+            return None
+        export, built_from = f"export-{side}", exported_file(read_info(engine).source)
+        there = self._onnx_digest(side)
+        older = self._link_fault(export)
+        if older is None and None not in (there, built_from) and built_from != there:
+            return Fault(
+                f"{engine} was built from another ONNX file than {self.out / 'onnx' / side}",
+                f"diffc build {self.out} --target {target}",
+            )
+        return older or self.changed(export, only=(DESCRIPTION, REFERENCE))
+
+    def _link_fault(self, name: str) -> Fault | None:
+        """Why what the stage was made from is not what OUT holds now."""
+        inputs, link = self._record(name).get("inputs", {}), _LINKS.get(name)
+        if link is None:
+            of_another = name == "export-dense" and inputs and inputs["model"] != self._dense
+            return Fault(f"{self.out / 'onnx/dense'} is of another model") if of_another else None
+        fault, maker = self.fault(link.maker), self._record(link.maker)
+        if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
+            place = next(iter(self._record(name)["places"].values()), name)
+            return Fault(f"{self.out / place} is of {link.older}")
+        return fault
+
+    def _figures_fault(self, name: str, target: str) -> Fault | None:
+        """Why the figures of a stage that measured are not of the engines that are there."""
+        inputs = self._record(name).get("inputs", {})
+        for side, engine in inputs.get("engines", {}).items():
+            fault = self._engine_changed(target, side, engine) or self.fault(
+                f"build-{target}-{side}"
+            )
+            if fault is not None:
+                return fault
+        for side, digest in inputs.get("references", {}).items():
+            path = self.out / "onnx" / side / REFERENCE
+            if path.is_file() and _digest(path) != digest:
+                return Fault(f"{target} was measured against another {path}")
+        return None
+
+    def _choice_fault(self, name: str, target: str) -> Fault | None:
+        """Why the choice of a precision is not that of the engine that is there."""
+        record = self._record(name)
+        tried = record.get("inputs", {}).get("engines", {})
+        chosen = record.get("result", {}).get("choice", {}).get("chosen")
+        for side, engine in tried.get(chosen, {}).items():
+            fault = self._engine_changed(target, side, engine)
+            if fault is not None:
+                return fault
+        return None
+
+    def _engine_changed(self, target: str, side: str, measured: Mapping[str, Any]) -> Fault | None:
+        engine = self.out / "engines" / target / side
+        if not (engine / NAME).is_file():
+            return Fault(f"{engine} is not there any more", f"diffc bench {self.out}")
+        if engine_digest(engine) != measured:
+            return Fault(f"{target} was built again since it was measured")
+        return None
+
+    def _onnx_digest(self, side: str) -> str | None:
+        """sha256 of the fp32 ONNX file of one side, as exported; None where nothing tells."""
+        recorded = self._record(f"export-{side}").get("result", {}).get("sha256")
+        path = self.out / "onnx" / side / DESCRIPTION
+        if recorded is None and path.is_file():
+            recorded = read_json(path).get("sha256")
+        return None if recorded is None else str(recorded)
+
+    def _record(self, name: str) -> Mapping[str, Any]:
+        return self._records.get(name, {})
+
+    @cached_property
+    def _records(self) -> dict[str, Mapping[str, Any]]:
+        return dict(_read_records(self.out))
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, taken once in a process while the file stays as it is."""
+    stat = path.stat()
+    return _digest_of(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: Path, *_stat: int) -> str:
+    return file_digest(path)
+
+
+def _read_records(out: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The records in OUT/.diffc; one that is damaged is as good as none."""
+    for path in sorted((out / STATE).glob("*.json")):
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("places", {}), dict):
+            yield path.stem, {"places": {}, "files": {}, **record}

@@ -1,0 +1,54 @@
+"""An output folder's report.json without what is not of the folder's files any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffc.follows import check_untouched, still_follows
+from diffc.output import is_output
+from diffc.report.model import Report
+
+
+def current_report(out: Path) -> tuple[Report, list[str]]:
+    """report.json of ``out`` as far as its figures are still of what ``out`` holds.
+
+    Args:
+        out: An output folder, or a report.json (elsewhere than in one: shown as it is).
+
+    Returns:
+        The report, and a sentence for each stage whose figures were left out.
+
+    Raises:
+        InputError: There is no report, or the plan or the model was changed by hand.
+    """
+    report, folder = Report.read(out), out if out.is_dir() else out.parent
+    if not is_output(folder):
+        return report, []
+    check_untouched(folder)
+    names = [stage.name for stage in report.stages]
+    gone = sorted(set(names) - set(still_follows(folder, names)))
+    notes = [
+        f"what {folder} holds is newer than the figures of {name}: they are left out"
+        for name in gone
+    ]
+    return _without(report, gone), notes
+
+
+def _without(report: Report, gone: list[str]) -> Report:
+    """The report without the figures of the stages ``gone``."""
+
+    def kept(kind: str, target: str) -> bool:
+        return f"{kind}-{target}" not in gone
+
+    return report.model_copy(
+        update={
+            "stages": [stage for stage in report.stages if stage.name not in gone],
+            "targets": [row for row in report.targets if kept("bench", row.target)],
+            "pipeline": [row for row in report.pipeline if kept("bench", row.target)],
+            "choices": [row for row in report.choices if kept("choose", row.target)],
+            "ladders": [row for row in report.ladders if kept("explain", row.target)],
+            "served": [row for row in report.served if kept("serve", row.target)],
+            "quality": None if "samples" in gone else report.quality,
+            "distillation": None if "distill" in gone else report.distillation,
+        }
+    )
