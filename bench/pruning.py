@@ -66,6 +66,7 @@ PAPER = {  # name: config, parameters (M) and MACs (G), dense and pruned, as pub
     "LSUN 256": ("ddpm-lsun-256", (113.7, 248.7), (63.2, 138.8)),
     "LDM-4 ImageNet": ("ldm4-imagenet-256", (400.92, 99.80), (189.43, 52.71)),
 }
+CLASS_CONDITIONAL = "ldm4-imagenet-256"
 RATIOS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 CUTS = (0.3, 0.5)
 METHODS = ("diff-pruning", "reference", "stock taylor", "magnitude", "random")
@@ -75,6 +76,14 @@ IMAGES = 256
 def planned(source: Source, scores=None, *, align: int = 16, **prune):
     recipe = resolve(family=source.class_name, flags={"prune": prune})
     return make_plan(source, recipe, scores, {}, align)
+
+
+def _class_conditional(source: Source, work: Path) -> Source:
+    """The source as a pipeline without a tokenizer: one class embedding in a text's place."""
+    folder = work / CLASS_CONDITIONAL
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "LDMPipeline"}))
+    return replace(source, folder=folder)
 
 
 def config_of(args, name: str) -> Source:
@@ -87,8 +96,10 @@ def config_of(args, name: str) -> Source:
 def sizes(args, found: dict) -> None:
     start = time.perf_counter()
     for name, (config, dense, pruned) in PAPER.items():
-        plan = planned(config_of(args, config), ratio=0.3, ratio_of="channels", rounding="paper",
-                       align=1)  # fmt: skip
+        source = config_of(args, config)
+        if config == CLASS_CONDITIONAL:
+            source = _class_conditional(source, args.work)
+        plan = planned(source, ratio=0.3, ratio_of="channels", rounding="paper", align=1)
         got = plan.compressed.params / 1e6, plan.compressed.macs_paper / 1e9
         found[name] = {
             "published": {"dense": dense, "pruned": pruned},

@@ -26,6 +26,7 @@ from pydantic import (
 from diffc.disks import user_path
 from diffc.distill.options import DistillOptions
 from diffc.errors import RequestError, nearest, unknown
+from diffc.models.resolutions import Side, as_pair, read_side
 from diffc.recipe_words import (
     Limit,
     NoneWord,
@@ -34,6 +35,7 @@ from diffc.recipe_words import (
     PathText,
     Seed,
     Share,
+    Sides,
     Words,
 )
 from diffc.yaml_file import read_yaml
@@ -124,20 +126,21 @@ class DataOptions(Options):
 class ExportOptions(Options):
     """ONNX: the opset, and whether onnxslim simplifies the graph.
 
-    resolution: sides of the denoiser's own input; one, or several that one file serves. The first
-    is the one that the model is compressed at; None: the config's. A file may say one as a number.
+    resolution: sides of the denoiser's own input, 64 or "64x96" (height x width); one, or several
+    that one file serves. The first is the one that the model is compressed at; None: the config's.
+    A file may say one without a list.
     """
 
     opset: int = Field(default=20, ge=17, le=23)
     simplify: bool = True
-    resolution: Numbers | None = None
+    resolution: Sides | None = None
 
     @model_validator(mode="after")
     def _sides(self) -> ExportOptions:
         sides = self.resolution
         if sides is None:
             return self
-        if not sides or min(sides) < 1:
+        if not sides or min(min(as_pair(read_side(side))) for side in sides) < 1:
             raise ValueError(f"resolution: {list(sides)} holds no side, or one below 1")
         twice = [side for side in sides if sides.count(side) > 1]
         if twice:
@@ -145,20 +148,26 @@ class ExportOptions(Options):
         return self
 
     @field_serializer("resolution")
-    def _as_told(self, sides: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+    def _as_told(
+        self, sides: tuple[int | str, ...] | None
+    ) -> int | str | tuple[int | str, ...] | None:
         """One side stays a number, so that what was cached and locked for it stays valid."""
         return sides[0] if sides and len(sides) == 1 else sides
 
     @property
-    def side(self) -> int | None:
+    def sides(self) -> tuple[Side, ...]:
+        """Every side that was given, as numbers; empty for the config's own."""
+        return tuple(read_side(word) for word in self.resolution or ())
+
+    @property
+    def side(self) -> Side | None:
         """The working side, that the model is compressed, sampled and checked at."""
-        return self.resolution[0] if self.resolution else None
+        return self.sides[0] if self.resolution else None
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(H, W) of everything that one file serves, the working one first; empty for one alone."""
-        sides = self.resolution or ()
-        return tuple((side, side) for side in sides) if len(sides) > 1 else ()
+        return tuple(as_pair(side) for side in self.sides) if len(self.sides) > 1 else ()
 
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from diffc.disks import user_path
+from diffc.models.resolutions import as_word, read_side
 
 MOST_SEED = 2**63 - 1
 """What PyTorch's generators take."""
@@ -20,6 +21,18 @@ def _several(value: Any) -> Any:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int | float) else value
+
+
+def _sides(value: Any) -> Any:
+    """Sides as recipes have them: 64, or '48x64' where a height and a width differ."""
+    sides = _several(value)
+    return tuple(map(_side, sides)) if isinstance(sides, list | tuple) else sides
+
+
+def _side(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is no side such as 64, and no height x width such as 64x96")
+    return as_word(read_side(value))
 
 
 def _on_off(value: Any) -> Any:
@@ -52,6 +65,7 @@ def _expanded(value: Any) -> Any:
 
 
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_several)]
+Sides = Annotated[tuple[int | str, ...], BeforeValidator(_sides)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_several)]
 OnOff = BeforeValidator(_on_off)
 NoneWord = BeforeValidator(_none)

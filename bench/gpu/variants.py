@@ -121,7 +121,7 @@ def _write(problem: Problem, widths, place: Path, precision: str) -> None:
     """The model for torch and the ONNX folders in fp32 and ``precision``."""
     source = problem.source
     found = family(source.class_name)
-    specs = found.specs(source.config, problem.export.side)
+    specs = problem.specs
     model = load_denoiser(source)
     groups = found.groups(model, example_inputs(specs, source.config))
     plans = group_plans(groups, unranked(groups), widths, problem.bounds.step.tolist())

@@ -60,7 +60,9 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
 
     def run(room: Room) -> Work[dict[str, Any]]:
-        specs = _specs(source, recipe)
+        from diffc.data.inputs import denoiser_specs
+
+        specs = denoiser_specs(source, recipe)
         conditions = yield from _conditions(source, recipe, specs)
         make = _synthesized if synthetic else _read
         clean, facts = yield from make(source, recipe, specs, conditions)
@@ -70,7 +72,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         return {"images": len(clean), **about, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 6, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 7, inputs, run, places, packages, collective=synthetic)
 
 
 def is_drawn(data: str) -> bool:
@@ -149,12 +151,13 @@ def _read_images(
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
     from diffc.data.clean import CleanSet
     from diffc.data.images import read_images
+    from diffc.data.inputs import LABELS
     from diffc.data.latents import encode, pixel_shape, vae_folder
     from diffc.data.synthetic import condition_rows
 
     options = recipe.data
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    takes_labels = any(spec.name == "class_labels" for spec in specs)
+    takes_labels = any(spec.name == LABELS for spec in specs)
     clean, counts = read_images(
         Path(options.source), pixel_shape(source, shape), limit=options.images,
         seed=recipe.seed, fit=options.fit, classes=_classes(source) if takes_labels else None,
@@ -167,12 +170,6 @@ def _read_images(
     notes = [*counts.notes, *([str(counts)] if counts.skipped else [])]
     facts = {"counts": str(counts), "conditions": sorted(given.rows), "notes": notes}
     return CleanSet(sample, rows, clean.origin, given.null), facts
-
-
-def _specs(source: Source, recipe: Recipe) -> list[TensorSpec]:
-    from diffc.models.families import family
-
-    return family(source.class_name).specs(source.config, recipe.export.side)
 
 
 def _is_pixels(source: Source) -> bool:

@@ -8,6 +8,7 @@ precision overflows in some published VAEs, and takes one call where the denoise
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,18 @@ def export_stage(source: Source, recipe: Recipe) -> Stage | None:
 def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     from dataclasses import replace
 
+    from diffc.data.inputs import denoiser_specs
     from diffc.data.latents import load_vae
     from diffc.models.families import family
     from diffc.onnx.export import export_onnx
 
-    denoiser = family(source.class_name).specs(source.config, recipe.export.side)
+    denoiser = denoiser_specs(source, recipe)
     latent = next(spec for spec in denoiser if spec.kind == "sample").shape
     vae, found = load_vae(source).cpu(), family(_CLASS)
-    specs = found.specs(dict(vae.config), latent[-1])
-    if len(latent) == 3 and latent[0] == specs[0].shape[0]:  # Flux packs its latents to tokens
+    if len(latent) == 2:  # Flux packs its latents to tokens, of a square
+        latent = (latent[1] // 4, 2 * math.isqrt(latent[0]), 2 * math.isqrt(latent[0]))
+    specs = found.specs(dict(vae.config), (latent[-2], latent[-1]))
+    if len(latent) == 3 and latent[0] == specs[0].shape[0]:
         specs = [replace(specs[0], shape=latent)]
     facts = {
         "scaling_factor": float(vae.config.get("scaling_factor") or 1.0),

@@ -446,13 +446,14 @@ def _kept_channels(
 
 
 def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[TensorSpec], Process]:
+    from diffc.data.inputs import denoiser_specs
     from diffc.models.diffusion import process_from_scheduler
     from diffc.models.families import family
     from diffc.models.load import load_denoiser
 
-    found = family(source.class_name)
-    specs = found.specs(source.config, recipe.export.side)
-    return load_denoiser(source), found, specs, process_from_scheduler(source.scheduler)
+    specs = denoiser_specs(source, recipe)
+    process = process_from_scheduler(source.scheduler)
+    return load_denoiser(source), family(source.class_name), specs, process
 
 
 def _read_scores(importance: Done | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:

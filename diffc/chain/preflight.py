@@ -48,7 +48,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
 
 def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
-    check_resolution(source.class_name, source.config, recipe.export.resolution or ())
+    check_resolution(source.class_name, source.config, recipe.export.sides)
     data.check_data(source, recipe)
     notes = noise_checks(source, recipe)
     if stop in ("build", "bench"):
@@ -65,8 +65,12 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
 
 def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
+    from diffc.data.inputs import check_conditions, given_tokens
+    from diffc.models.dry_run import dry_run
+
     process_checks(source)
-    return []
+    notes = check_conditions(source, recipe)
+    return notes + dry_run(source, recipe.export.side, given_tokens(recipe))
 
 
 def _once(key: str, check: Callable[[], list[str]]) -> list[str]:

@@ -77,13 +77,13 @@ def inspect_(
       diffc inspect ./sdxl/unet --json
       diffc inspect OUT
     """
-    from diffc.models.families import family as family_of
+    from diffc.data.inputs import denoiser_specs, given_tokens
     from diffc.prune.planning import cost_of
 
     source, chosen, folder = asked(model, {}, family=family, need_weights=False)
-    costs = cost_of(source, chosen.export.side)
+    costs = cost_of(source, chosen.export.side, given_tokens(chosen))
     rows = _group_rows(costs, _scores(folder))
-    specs = family_of(source.class_name).specs(source.config, chosen.export.side)
+    specs = denoiser_specs(source, chosen)
     total = costs.cost(costs.dense)
     if json:
         from diffc.cli.show import print_json

@@ -87,8 +87,8 @@ Resolution = Annotated[
     str | None,
     typer.Option(
         "--resolution",
-        help="Sides of the (latent) images that engines serve: 64, or 32,48,64; compressed at the "
-        "first.  [the model's]",
+        help="Sides of the (latent) images that engines serve: 64, 64x96 (height x width), or "
+        "32,48,64; compressed at the first.  [the model's]",
     ),
 ]
 Gpu = Annotated[
@@ -161,6 +161,21 @@ def numbers(flag: str, text: str | None) -> list[int] | None:
         raise RequestError(f"{flag} {text}: not a list of whole numbers such as 1,4,8") from None
 
 
+def sides(text: str | None) -> list[int | str] | None:
+    """'32,48x64' -> [32, '48x64']; None stays None. Raises RequestError."""
+    from diffc.models.resolutions import as_word, read_side
+
+    if text is None:
+        return None
+    try:
+        return [as_word(read_side(part)) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(
+            f"--resolution {text}: not a list of sides",
+            hint="a side is 64, or 64x96 (height x width); several are 32,48,64",
+        ) from None
+
+
 def words(text: str | None) -> list[str] | None:
     """'sm86,sm89' -> ['sm86', 'sm89']; None stays None."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
@@ -200,7 +215,7 @@ def recipe_flags(
         },
         "data": {"source": data, "prompts": prompts, "fit": fit},
         "distill": {"steps": steps},
-        "export": {"resolution": numbers("--resolution", resolution)},
+        "export": {"resolution": sides(resolution)},
         "build": {
             "target": target or None,
             "precision": precision,

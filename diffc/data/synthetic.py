@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
+from diffc.data.inputs import LABELS, class_count
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
@@ -20,6 +21,7 @@ from diffc.data.sampling import Denoiser, denoise, deterministic_scheduler
 from diffc.errors import RequestError
 from diffc.events import Progress, Work
 from diffc.models.families.base import Family, TensorSpec
+from diffc.models.families.examples import dtype_of
 
 NOISE, LABEL = 1, 2  # streams of keys
 
@@ -54,7 +56,7 @@ def synthesize(
     rank, world = process_share()
     share = -(-n // world)  # the last process makes a few too many, which are dropped
     index = range(rank * share, (rank + 1) * share)
-    rows = condition_rows(index, specs, conditions or {}, classes or class_count(model), seed)
+    rows = condition_rows(index, specs, conditions or {}, classes or model_classes(model), seed)
     was_training = model.training
     model.eval()
     made: list[Tensor] = []
@@ -127,14 +129,15 @@ def condition_rows(
     classes: int | None,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Each condition's rows (len(index), ...) for the samples ``index``."""
+    """Each condition's rows (len(index), ...) for the samples ``index``, in its input's dtype."""
     rows: dict[str, Tensor] = {}
-    for name in (spec.name for spec in specs if spec.kind == "condition"):
+    for spec in (spec for spec in specs if spec.kind == "condition"):
+        name, dtype = spec.name, dtype_of(spec)
         if name in conditions:
             pool = conditions[name]
-            rows[name] = pool[torch.tensor(index) % len(pool)]
-        elif name == "class_labels" and classes:
-            rows[name] = torch.stack([_label(seed, i, classes) for i in index])
+            rows[name] = pool[torch.tensor(index) % len(pool)].to(dtype)
+        elif name == LABELS and spec.shape == () and classes:
+            rows[name] = torch.stack([_label(seed, i, classes) for i in index]).to(dtype)
         else:
             raise RequestError(
                 f"the model takes '{name}', and none was given to sample it with",
@@ -144,12 +147,10 @@ def condition_rows(
     return rows
 
 
+def model_classes(model: nn.Module) -> int | None:
+    """How many classes a diffusers denoiser knows, or None."""
+    return class_count(getattr(model, "config", {}))
+
+
 def _label(seed: int, i: int, classes: int) -> Tensor:
     return torch.randint(classes, (), generator=keyed_generator(seed, LABEL, i))
-
-
-def class_count(model: nn.Module) -> int | None:
-    """How many classes a diffusers denoiser knows, or None; DiT's null class is not counted."""
-    config: Mapping[str, Any] = getattr(model, "config", {})
-    count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
-    return int(count) if count else None

@@ -32,7 +32,7 @@ from diffc.data.sampling import (
     deterministic_scheduler,
     sampler_info,
 )
-from diffc.data.synthetic import class_count, condition_rows, guided
+from diffc.data.synthetic import condition_rows, guided, model_classes
 from diffc.errors import InputError
 from diffc.events import Progress, Work, drain
 from diffc.models.families.base import Family, TensorSpec
@@ -85,7 +85,7 @@ def sample_pair(
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
     made: list[list[Tensor]] = [[], []]
-    classes = classes or class_count(dense)
+    classes = classes or model_classes(dense)
     for start in range(0, n, batch):
         index = range(start, min(n, start + batch))
         rows = condition_rows(index, specs, conditions or {}, classes, seed)
@@ -119,7 +119,7 @@ def consistency(
     """
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    rows = condition_rows(range(n), specs, conditions, class_count(dense), 0)
+    rows = condition_rows(range(n), specs, conditions, model_classes(dense), 0)
     noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), shape)
     dense_images: list[Tensor] = []
 

@@ -31,13 +31,22 @@ def skeleton(
     """A denoiser of ``class_name`` on the meta device: shapes without memory.
 
     real_buffers: compute buffers on the CPU. Position embeddings are buffers that no file holds.
+
+    Raises InputError when the class refuses the config.
     """
     import diffusers
     from accelerate import init_empty_weights
 
     empty = init_empty_weights(include_buffers=False) if real_buffers else torch.device("meta")
-    with empty:
-        model: nn.Module = getattr(diffusers, class_name).from_config(dict(config))
+    try:
+        with empty:
+            model: nn.Module = getattr(diffusers, class_name).from_config(dict(config))
+    except Exception as error:  # the class's own code: any kind, of a config that is the user's
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"a {class_name} cannot be made from its config: {lines[0].rstrip(':')[:160]}",
+            hint="check its config.json",
+        ) from error
     return model.eval()
 
 

@@ -208,7 +208,7 @@ def _tables(problem: Problem, bench: Bench) -> Work[LatencyModel]:
     source = problem.source
     found = family(source.class_name)
     model = meta_denoiser(source)
-    inputs = meta_inputs(found.specs(source.config, problem.export.side))
+    inputs = meta_inputs(problem.specs)
     layers = layers_of(model, inputs, found.call)
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
     groups, bounds = problem.costs.groups, problem.bounds
@@ -226,7 +226,7 @@ class Lab:
         yield Progress(0, None, f"building the {name} engine")
         problem, folder = self.problem, self.scratch / name
         found = family(problem.source.class_name)
-        specs = found.specs(problem.source.config, problem.export.side)
+        specs = problem.specs
         model = _filled(problem.source)
         groups = found.groups(model, torch_inputs(specs, problem.source.config))
         scores = problem.ranked or unranked(groups)

@@ -13,11 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffc.data.inputs import given_tokens
 from diffc.errors import InputError, RequestError
+from diffc.models.dry_run import dry_call
 from diffc.models.families import family
+from diffc.models.families.base import TensorSpec
 from diffc.models.families.examples import meta_inputs
 from diffc.models.groups import Group
+from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
+from diffc.models.resolutions import Side, check_resolution
 from diffc.models.source import Source
 from diffc.prune.allocate import Limits, Measure, limits, matching, paper_widths, walk
 from diffc.prune.cost import CostModel, Widths, cost_model
@@ -32,7 +37,8 @@ class Problem:
     """What widths are to be found for.
 
     ranked: the channels' importance; None where only configs are there. start: the dense widths
-    with the recipe's own put in; bounds then hold those.
+    with the recipe's own put in; bounds then hold those. tokens: the length of the data's texts;
+    None: the pipeline's own.
     """
 
     source: Source
@@ -43,6 +49,12 @@ class Problem:
     bounds: Limits
     start: Widths
     ranked: Scores | None
+    tokens: int | None = None
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """The denoiser's inputs."""
+        return input_specs(self.source, self.export.side, self.tokens)
 
     @property
     def walked(self) -> Scores | None:
@@ -55,11 +67,12 @@ def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int
 
     Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
     """
-    costs, options = cost_of(source, recipe.export.side), recipe.prune
+    tokens = given_tokens(recipe)
+    costs, options = cost_of(source, recipe.export.side, tokens), recipe.prune
     bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
     _check_finite(scores or {})
     start = _pinned(costs, bounds, options.widths)
-    return Problem(source, options, recipe.export, align, costs, bounds, start, scores)
+    return Problem(source, options, recipe.export, align, costs, bounds, start, scores, tokens)
 
 
 def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
@@ -74,11 +87,21 @@ def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
     )
 
 
-def cost_of(source: Source, resolution: int | None = None) -> CostModel:
-    """The cost model of a model, traced on the meta device; its ``groups`` are what can be cut."""
+def cost_of(source: Source, resolution: Side | None = None, tokens: int | None = None) -> CostModel:
+    """The cost model of a model, traced on the meta device; its ``groups`` are what can be cut.
+
+    Args:
+        resolution, tokens: as in ``diffc.models.inputs.input_specs``.
+
+    Raises:
+        InputError: when the class cannot be made from its config, or cannot be called.
+    """
     found = family(source.class_name)
+    check_resolution(source.class_name, source.config, () if resolution is None else (resolution,))
+    specs = input_specs(source, resolution, tokens)
     model = meta_denoiser(source)
-    inputs = meta_inputs(found.specs(source.config, resolution))
+    dry_call(model, found, specs)
+    inputs = meta_inputs(specs)
     with torch.device("meta"):
         groups = found.groups(model, inputs)
         return cost_model(model, inputs, found.call, groups)

@@ -60,5 +60,7 @@ def planned(config, folder):
     flags = {"prune": {"ratio": 0.3, "ratio_of": "channels", "rounding": "paper"}}
     recipe = resolve(family="UNet2DModel", flags=flags)
     name = "UNet2DConditionModel" if config is LDM4 else "UNet2DModel"
+    if config is LDM4:  # a pipeline without a tokenizer: one class embedding in a text's place
+        (folder / "model_index.json").write_text('{"_class_name": "LDMPipeline"}')
     source = Source("paper", folder, "", name, config, {}, ())
     return make_plan(source, recipe, None, {}, align=1)

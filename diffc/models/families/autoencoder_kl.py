@@ -11,9 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
 from diffc.models.families.graph import traced_groups
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side
 
 
 class AutoencoderKLDecoder:
@@ -22,11 +24,18 @@ class AutoencoderKLDecoder:
     class_name = "AutoencoderKL"
     component = "vae"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,  # it has no text
+    ) -> list[TensorSpec]:
         """sample, the latent (C, h, w); resolution is the latent's."""
         config = with_defaults(self.class_name, config)
-        size = resolution or config["sample_size"] // _factor(config)
-        return [TensorSpec("sample", (config["latent_channels"], size, size), kind="sample")]
+        height, width = sample_sides(self.class_name, config, resolution)
+        if resolution is None:  # the config's is of the image
+            height, width = height // _factor(config), width // _factor(config)
+        return [TensorSpec("sample", (config["latent_channels"], height, width), kind="sample")]
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The decoded image, (B, 3, H, W) with H = 8 h for four levels."""
@@ -45,7 +54,8 @@ class AutoencoderKLDecoder:
             for group in attention_groups(model, head_dims=head_dims)
             if group.name.startswith("decoder.")
         ]
-        return traced_groups(model, inputs, self.call, fixed=fixed) + attention
+        groups = traced_groups(model, inputs, self.call, fixed=fixed) + attention
+        return reached_groups(groups, model, inputs, self.call)
 
 
 def _factor(config: Mapping[str, Any]) -> int:

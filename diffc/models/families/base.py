@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from diffc.errors import InputError
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side, as_pair
 
 Inputs = dict[str, Tensor]
 """The denoiser's inputs by name, ``sample`` and ``timestep`` first, in the order of its call."""
@@ -49,6 +51,29 @@ def with_defaults(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return defaults | dict(config)
 
 
+def sample_sides(
+    class_name: str, config: Mapping[str, Any], resolution: Side | None, default: int | None = None
+) -> tuple[int, int]:
+    """(height, width) of a sample: ``resolution``, or else the config's ``sample_size``.
+
+    Args:
+        default: the side where the config has no ``sample_size``.
+
+    Raises:
+        InputError: when the config has no size that can be used.
+    """
+    if resolution is not None:
+        return as_pair(resolution)
+    size = config.get("sample_size") or default
+    whole = [size] if isinstance(size, int) else size
+    if not isinstance(whole, list | tuple) or not all(isinstance(side, int) for side in whole):
+        raise InputError(
+            f"the config of this {class_name} has sample_size {size!r}, which is no size",
+            hint="give one with --resolution, such as 64 or 64x96",
+        )
+    return as_pair(whole[0] if len(whole) == 1 else (whole[0], whole[1]))
+
+
 class Family(Protocol):
     """A denoiser class that diffc can compress."""
 
@@ -58,8 +83,21 @@ class Family(Protocol):
     component: str
     """The pipeline's folder that holds it: ``unet``, ``transformer``, ``vae``."""
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
-        """The inputs at ``resolution`` (of the denoiser's own input; None: the config's)."""
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
+        """The inputs of a call.
+
+        Args:
+            resolution: of the denoiser's own input; None: the config's.
+            tokens: the length of the text condition; None: what the class's own pipeline gives.
+
+        Raises:
+            InputError: naming the option of the config that diffc does not know.
+        """
         ...
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -70,6 +108,8 @@ class Family(Protocol):
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """Every group of channels that can be cut; model and inputs may be on the meta device.
+
+        Modules that a call with ``inputs`` never reaches are left whole.
 
         head_dims: offer the dimensions of attention's heads in place of whole heads, where the
             family can cut them.

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
 from diffc.models.families.blocks import block_groups
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side
 
 
 class DiT:
@@ -18,12 +20,17 @@ class DiT:
     class_name = "DiTTransformer2DModel"
     component = "transformer"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,  # it has no text
+    ) -> list[TensorSpec]:
         """sample (C, H, W) with H = W, timestep (), class_labels ()."""
         config = with_defaults(self.class_name, config)
-        size = resolution or config["sample_size"]
+        height, width = sample_sides(self.class_name, config, resolution)
         return [
-            TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
+            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
             TensorSpec("class_labels", (), "int64"),
         ]
@@ -39,7 +46,8 @@ class DiT:
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """Feed-forward widths and attention, block by block."""
-        return block_groups(model, head_dims=head_dims)
+        groups = block_groups(model, head_dims=head_dims)
+        return reached_groups(groups, model, inputs, self.call)
 
 
 FAMILY = DiT()

@@ -15,7 +15,9 @@ from diffc.models.families.attention import head_group
 from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups, in_order
 from diffc.models.families.feed_forward import width_group
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side, as_pair
 
 _TOKENS = 512  # T5's
 _LATENT = 128  # 1024 pixels
@@ -28,22 +30,28 @@ class Flux:
     class_name = "FluxTransformer2DModel"
     component = "transformer"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
         """sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
         (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.
 
         resolution: the side of the latent, 128 when not given; S = (resolution / 2)^2.
         """
         config = with_defaults(self.class_name, config)
-        tokens = ((resolution or _LATENT) // 2) ** 2
+        height, width = as_pair(resolution or _LATENT)
+        places, length = (height // 2) * (width // 2), tokens or _TOKENS
         axes = len(config["axes_dims_rope"])
         specs = [
-            TensorSpec("sample", (tokens, config["in_channels"]), kind="sample"),
+            TensorSpec("sample", (places, config["in_channels"]), kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (_TOKENS, config["joint_attention_dim"])),
+            TensorSpec("encoder_hidden_states", (length, config["joint_attention_dim"])),
             TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
-            TensorSpec("img_ids", (tokens, axes)),
-            TensorSpec("txt_ids", (_TOKENS, axes)),
+            TensorSpec("img_ids", (places, axes)),
+            TensorSpec("txt_ids", (length, axes)),
         ]
         return [*specs, TensorSpec("guidance", ())] if config["guidance_embeds"] else specs
 
@@ -65,7 +73,8 @@ class Flux:
             for name, _ in blocks.named_children()
             for group in _single_groups(model, f"single_transformer_blocks.{name}")
         ]
-        return in_order(model, [*block_groups(model), *single])
+        groups = in_order(model, [*block_groups(model), *single])
+        return reached_groups(groups, model, inputs, self.call)
 
 
 def _single_groups(model: nn.Module, block: str) -> list[Group]:

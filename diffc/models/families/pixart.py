@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.families.exporting import exportable
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side
 
 _ADDED = ("resolution", "aspect_ratio")
 
@@ -21,22 +23,27 @@ class PixArt:
     class_name = "PixArtTransformer2DModel"
     component = "transformer"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,).
 
         L: T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
         aspect_ratio (1,).
         """
         config = with_defaults(self.class_name, config)
-        size = resolution or config["sample_size"]
+        height, width = sample_sides(self.class_name, config, resolution)
         # as the published configs tell them apart: Sigma's says false, alpha's says nothing
-        tokens = 300 if config.get("use_additional_conditions") is False else 120
-        width = config.get("caption_channels") or config["cross_attention_dim"]
+        length = tokens or (300 if config.get("use_additional_conditions") is False else 120)
+        caption = config.get("caption_channels") or config["cross_attention_dim"]
         specs = [
-            TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
+            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (tokens, width)),
-            TensorSpec("encoder_attention_mask", (tokens,), "int64"),
+            TensorSpec("encoder_hidden_states", (length, caption)),
+            TensorSpec("encoder_attention_mask", (length,), "int64"),
         ]
         if _has_sizes(config):
             specs += [TensorSpec("resolution", (2,)), TensorSpec("aspect_ratio", (1,))]
@@ -58,7 +65,8 @@ class PixArt:
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """Feed-forward widths and both attentions, block by block."""
-        return block_groups(model, head_dims=head_dims)
+        groups = block_groups(model, head_dims=head_dims)
+        return reached_groups(groups, model, inputs, self.call)
 
 
 def _has_sizes(config: Mapping[str, Any]) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.families.exporting import exportable
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side
 
 _TOKENS = 300  # Gemma's
 
@@ -21,16 +23,21 @@ class Sana:
     class_name = "SanaTransformer2DModel"
     component = "transformer"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
         (300,), and guidance () where it is distilled into the model (Sprint)."""
         config = with_defaults(self.class_name, config)
-        size = resolution or config["sample_size"]
+        height, width = sample_sides(self.class_name, config, resolution)
         specs = [
-            TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
+            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (_TOKENS, config["caption_channels"])),
-            TensorSpec("encoder_attention_mask", (_TOKENS,), "int64"),
+            TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["caption_channels"])),
+            TensorSpec("encoder_attention_mask", (tokens or _TOKENS,), "int64"),
         ]
         return [*specs, TensorSpec("guidance", ())] if config.get("guidance_embeds") else specs
 
@@ -45,7 +52,8 @@ class Sana:
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """GLUMBConv widths (with their depthwise convolution) and both attentions."""
-        return block_groups(model, head_dims=head_dims)
+        groups = block_groups(model, head_dims=head_dims)
+        return reached_groups(groups, model, inputs, self.call)
 
 
 FAMILY = Sana()

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
 from diffc.models.families.blocks import block_groups
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side
 
 _TOKENS = 333  # CLIP's 77 and T5's 256, one after the other
 
@@ -20,15 +22,20 @@ class SD3:
     class_name = "SD3Transformer2DModel"
     component = "transformer"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
         """sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D),
         pooled_projections (P,)."""
         config = with_defaults(self.class_name, config)
-        size = resolution or config["sample_size"]
+        height, width = sample_sides(self.class_name, config, resolution)
         return [
-            TensorSpec("sample", (config["in_channels"], size, size), kind="sample"),
+            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (_TOKENS, config["joint_attention_dim"])),
+            TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["joint_attention_dim"])),
             TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
         ]
 
@@ -42,7 +49,8 @@ class SD3:
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """Feed-forward widths of both streams, and the heads that text and image share."""
-        return block_groups(model, head_dims=head_dims)
+        groups = block_groups(model, head_dims=head_dims)
+        return reached_groups(groups, model, inputs, self.call)
 
 
 FAMILY = SD3()

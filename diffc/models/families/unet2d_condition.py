@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from diffc.errors import InputError
 from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
 from diffc.models.families.feed_forward import feed_forward_groups, first_projections
 from diffc.models.families.graph import traced_groups
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side
 
-# CLIP's text encoders give 77 tokens. The class-conditional LDM gives one, its class embedding,
-# whose width of 512 no text encoder has.
+_SIZE = 64
+"""The side where a config has none."""
 _CLIP_TOKENS = 77
-_CLASS_EMBEDDING = 512
+"""The length of CLIP's texts. What a pipeline gives instead is in ``models/inputs.py``."""
 
 _ADDED = ("text_embeds", "time_ids")
 
@@ -32,28 +34,32 @@ class UNet2DCondition:
     class_name = "UNet2DConditionModel"
     component = "unet"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), and what the config adds.
 
         SDXL adds text_embeds (1280,) and time_ids (6,); latent consistency models timestep_cond
-        (256,); class-conditional ones class_labels.
+        (256,); class-conditional ones class_labels. Without cross-attention to a text (AudioLDM)
+        there are no encoder_hidden_states.
         """
         config = with_defaults(self.class_name, config)
-        size = resolution or config.get("sample_size") or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        context = _last(config["cross_attention_dim"])
-        tokens = 1 if context == _CLASS_EMBEDDING else _CLIP_TOKENS
+        height, width = sample_sides(self.class_name, config, resolution, _SIZE)
         return [
             TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (tokens, context)),
+            *_text_specs(config, tokens or _CLIP_TOKENS),
             *_class_specs(config),
             *_added_specs(config),
         ]
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted noise (or v, or x_0), (B, C, H, W)."""
-        direct = {name: value for name, value in inputs.items() if name not in _ADDED}
+        direct: dict[str, Tensor | None] = {"encoder_hidden_states": None}
+        direct |= {name: value for name, value in inputs.items() if name not in _ADDED}
         added = {name: inputs[name] for name in _ADDED if name in inputs}
         output: Tensor = model(**direct, added_cond_kwargs=added or None, return_dict=False)[0]
         return output
@@ -71,8 +77,11 @@ class UNet2DCondition:
         if getattr(model.get_submodule("time_embedding"), "cond_proj", None) is not None:
             # added to the sinusoids, which keep their size
             fixed.append("time_embedding.cond_proj")
-        traced = traced_groups(model, inputs, self.call, fixed=fixed)
-        return traced + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
+        if isinstance(getattr(model, "class_embedding", None), nn.Identity):
+            fixed.append("time_embedding.linear_2")  # as wide as the labels that are added to it
+        groups = traced_groups(model, inputs, self.call, fixed=fixed)
+        groups += feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
+        return reached_groups(groups, model, inputs, self.call)
 
 
 def _refuse_unsupported(model: nn.Module) -> None:
@@ -86,8 +95,43 @@ def _refuse_unsupported(model: nn.Module) -> None:
         )
 
 
-def _last(value: Any) -> int:
-    return int(value if isinstance(value, int) else value[-1])
+def _text_specs(config: Mapping[str, Any], tokens: int) -> list[TensorSpec]:
+    width = _context_width(config)
+    return [] if width is None else [TensorSpec("encoder_hidden_states", (tokens, width))]
+
+
+def _context_width(config: Mapping[str, Any]) -> int | None:
+    """The width of encoder_hidden_states; None where no block attends to a text."""
+    kind = config.get("encoder_hid_dim_type")
+    if kind not in (None, "text_proj"):
+        raise InputError(
+            f"a UNet2DConditionModel with encoder_hid_dim_type '{kind}' is not supported",
+            hint="supported: text_proj; the others take pictures beside the text",
+        )
+    blocks = [*config["down_block_types"], config["mid_block_type"], *config["up_block_types"]]
+    if not any("CrossAttn" in str(block) for block in blocks):
+        return None
+    if config.get("encoder_hid_dim"):
+        return int(config["encoder_hid_dim"])
+    return _cross_attention_width(config)
+
+
+def _cross_attention_width(config: Mapping[str, Any]) -> int | None:
+    """The width that every level attends to; None where each attends to its own (AudioLDM)."""
+    width = config["cross_attention_dim"]
+    if isinstance(width, list | tuple):
+        if list(width) == list(config["block_out_channels"]):
+            return None
+        types = config["down_block_types"]
+        levels = [w for w, kind in zip(width, types, strict=False) if "CrossAttn" in kind]
+        widths = {*levels, width[-1]} if "CrossAttn" in str(config["mid_block_type"]) else {*levels}
+        width = widths.pop() if len(widths) == 1 else width
+    if not isinstance(width, int):
+        raise InputError(
+            f"a UNet2DConditionModel with cross_attention_dim {width} is not supported",
+            hint="supported: one width for the text, or a list equal to block_out_channels",
+        )
+    return width
 
 
 def _class_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
@@ -97,8 +141,25 @@ def _class_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
     if kind == "timestep":
         return [TensorSpec("class_labels", ())]
     if kind in ("projection", "simple_projection"):
-        return [TensorSpec("class_labels", (config["projection_class_embeddings_input_dim"],))]
-    raise InputError(f"a UNet2DConditionModel with class_embed_type '{kind}' is not supported")
+        width = config.get("projection_class_embeddings_input_dim")
+        if width is None:
+            raise InputError(
+                f"a UNet2DConditionModel with class_embed_type '{kind}' needs "
+                "projection_class_embeddings_input_dim, and its config has none"
+            )
+        return [TensorSpec("class_labels", (width,))]
+    if kind == "identity":
+        return [TensorSpec("class_labels", (_time_width(config),))]
+    raise InputError(
+        f"a UNet2DConditionModel with class_embed_type '{kind}' is not supported",
+        hint="supported: none, timestep, identity, projection, simple_projection",
+    )
+
+
+def _time_width(config: Mapping[str, Any]) -> int:
+    """The width of the time embedding, as the class works it out."""
+    factor = 2 if config.get("time_embedding_type") == "fourier" else 4
+    return int(config.get("time_embedding_dim") or factor * config["block_out_channels"][0])
 
 
 def _added_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
@@ -110,7 +171,8 @@ def _added_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
         return specs
     if kind != "text_time":
         raise InputError(
-            f"a UNet2DConditionModel with addition_embed_type '{kind}' is not supported"
+            f"a UNet2DConditionModel with addition_embed_type '{kind}' is not supported",
+            hint="supported: none, text_time",
         )
     total, each = (
         config["projection_class_embeddings_input_dim"],

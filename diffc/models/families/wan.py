@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from diffc.models.families.base import TensorSpec, with_defaults
 from diffc.models.families.blocks import block_groups
+from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group
+from diffc.models.resolutions import Side, as_pair
 
 _TOKENS = 512  # T5's; the image-to-video attention has this number written into its code
 _IMAGE_TOKENS = 257  # CLIP's
@@ -26,30 +28,42 @@ class Wan:
     class_name = "WanTransformer3DModel"
     component = "transformer"
 
-    def specs(self, config: Mapping[str, Any], resolution: int | None = None) -> list[TensorSpec]:
+    def specs(
+        self,
+        config: Mapping[str, Any],
+        resolution: Side | None = None,
+        tokens: int | None = None,
+    ) -> list[TensorSpec]:
         """sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and
-        encoder_hidden_states_image (257, I) for image-to-video.
+        encoder_hidden_states_image (257, I) for image-to-video; (514, I) for a first and a last
+        picture.
 
         resolution: the side of a square latent of 21 frames; None: 60 x 104.
         """
         config = with_defaults(self.class_name, config)
         frames, height, width = _VIDEO
         if resolution:
-            height = width = resolution
+            height, width = as_pair(resolution)
         sample = (config["in_channels"], frames, height, width)
         specs = [
             TensorSpec("sample", sample, kind="sample"),
             TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (_TOKENS, config["text_dim"])),
+            TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["text_dim"])),
         ]
         if config.get("image_dim") is not None:
-            image = (_IMAGE_TOKENS, config["image_dim"])
-            specs.append(TensorSpec("encoder_hidden_states_image", image))
+            specs[-1] = TensorSpec("encoder_hidden_states", (_TOKENS, config["text_dim"]))
+            pictures = (config.get("pos_embed_seq_len") or _IMAGE_TOKENS, config["image_dim"])
+            specs.append(TensorSpec("encoder_hidden_states_image", pictures))
         return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted velocity, (B, C, F, H, W)."""
         rest = {name: value for name, value in inputs.items() if name != "sample"}
+        if self._takes_two_pictures(model):  # the class folds them into one row again
+            pictures = rest["encoder_hidden_states_image"]
+            rest["encoder_hidden_states_image"] = pictures.reshape(
+                2 * pictures.shape[0], pictures.shape[1] // 2, pictures.shape[2]
+            )
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 
@@ -57,7 +71,12 @@ class Wan:
         self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
     ) -> list[Group]:
         """Feed-forward widths and whole heads, whatever ``head_dims``."""
-        return block_groups(model)
+        return reached_groups(block_groups(model), model, inputs, self.call)
+
+    @staticmethod
+    def _takes_two_pictures(model: nn.Module) -> bool:
+        config: Mapping[str, Any] = model.config  # type: ignore[assignment]
+        return bool(config.get("image_dim") and config.get("pos_embed_seq_len"))
 
 
 FAMILY = Wan()

@@ -146,6 +146,24 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
         False,
     ),
     "lcm": ("UNet2DConditionModel", {**_CONDITION, "time_cond_proj_dim": 12}, False),
+    "audioldm": (
+        "UNet2DConditionModel",
+        {
+            **_CONDITION,
+            "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+            "cross_attention_dim": [16, 32],
+            "class_embed_type": "simple_projection",
+            "projection_class_embeddings_input_dim": 12,
+            "class_embeddings_concat": True,
+        },
+        False,
+    ),
+    "text-proj-identity": (
+        "UNet2DConditionModel",
+        {**_CONDITION, "encoder_hid_dim": 20, "class_embed_type": "identity"},
+        False,
+    ),
     "dit": ("DiTTransformer2DModel", _DIT, False),
     "dit-head-dims": ("DiTTransformer2DModel", _DIT, True),
     "pixart": ("PixArtTransformer2DModel", _PIXART, False),
@@ -176,6 +194,17 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "wan-image": (
         "WanTransformer3DModel",
         {**_WAN, "image_dim": 16, "added_kv_proj_dim": 36, "num_layers": 1},
+        False,
+    ),
+    "wan-two-pictures": (
+        "WanTransformer3DModel",
+        {
+            **_WAN,
+            "image_dim": 16,
+            "added_kv_proj_dim": 36,
+            "num_layers": 1,
+            "pos_embed_seq_len": 514,
+        },
         False,
     ),
     "vae": (

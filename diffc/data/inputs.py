@@ -1,0 +1,91 @@
+"""The denoiser's inputs in one run: its own, at the length of text that the data have.
+
+denoiser_specs     the inputs that the run works with and exports
+given_tokens       the length of the text conditions in a file of tensors
+check_conditions   refuses a run in which a condition would have no value; notes on the rest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffc.data.tensors import is_tensors
+from diffc.errors import RequestError
+from diffc.models.source import Source, check_safetensors
+from diffc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from diffc.models.families.base import TensorSpec
+
+TEXT = "encoder_hidden_states"
+LABELS = "class_labels"
+
+
+def denoiser_specs(source: Source, recipe: Recipe) -> list[TensorSpec]:
+    """The inputs of ``source``'s denoiser in a run of ``recipe``."""
+    from diffc.models.inputs import input_specs
+
+    return input_specs(source, recipe.export.side, given_tokens(recipe))
+
+
+def given_tokens(recipe: Recipe) -> int | None:
+    """How many tokens the texts of the recipe's data have; None where they hold no texts."""
+    path = Path(recipe.data.source)
+    if not is_tensors(path) or not path.is_file():
+        return None
+    shape = check_safetensors(path).get(TEXT, ())
+    return shape[1] if len(shape) == 3 and shape[1] else None
+
+
+def class_count(config: Mapping[str, Any]) -> int | None:
+    """How many classes a denoiser of this config knows; DiT's null class is not counted."""
+    count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
+    return int(count) if count else None
+
+
+def check_conditions(source: Source, recipe: Recipe) -> list[str]:
+    """Refuse a run in which the denoiser would lack a condition.
+
+    Returns:
+        A note where the data's texts have another length than the pipeline's.
+
+    Raises:
+        RequestError: for prompts that the denoiser does not take, and for labels that neither the
+            data nor the model can give.
+    """
+    from diffc.models.inputs import input_specs
+
+    specs = denoiser_specs(source, recipe)
+    names = {spec.name for spec in specs}
+    if recipe.data.prompts is not None and TEXT not in names:
+        raise RequestError(
+            f"prompts were given, and this {source.class_name} attends to no text",
+            hint="leave the prompts out"
+            + ("" if names <= {"sample", "timestep"} else "; --data FILE.safetensors gives the "
+               f"conditions {', '.join(sorted(names - {'sample', 'timestep'}))}"),
+        )  # fmt: skip
+    labels = next((spec for spec in specs if spec.name == LABELS), None)
+    if labels is not None and not is_tensors(recipe.data.source):
+        _check_labels(source, labels)
+    usual = {spec.name: spec for spec in input_specs(source, recipe.export.side)}
+    text = next((spec for spec in specs if spec.name == TEXT), None)
+    if text is None or text.shape == usual[TEXT].shape:
+        return []
+    return [
+        f"the texts in {recipe.data.source} have {text.shape[0]} tokens, not the usual "
+        f"{usual[TEXT].shape[0]}: engines are made for {text.shape[0]}"
+    ]
+
+
+def _check_labels(source: Source, labels: TensorSpec) -> None:
+    """Labels are drawn, or are the numbers of image folders: both need the number of classes."""
+    if labels.shape == () and class_count(source.config):
+        return
+    kind = source.config.get("class_embed_type")
+    raise RequestError(
+        f"this {source.class_name} takes '{LABELS}' {('N', *labels.shape)} (class_embed_type "
+        f"'{kind}'), and nothing says which",
+        hint=f"--data FILE.safetensors, with '{LABELS}' and the other inputs",
+    )

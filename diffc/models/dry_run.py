@@ -1,0 +1,117 @@
+"""One call of the denoiser on the meta device, from its configs alone: shapes without memory.
+
+What a family says of its class's inputs is tried here before any work. Whatever the class does not
+take becomes one line that names the class and the shapes.
+
+    dry_run    a source -> what the user should know of it
+    dry_call   the same of a model that is at hand
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from diffc.errors import InputError
+from diffc.models.families import family
+from diffc.models.families.base import Family, TensorSpec
+from diffc.models.families.examples import meta_inputs
+from diffc.models.families.reach import Reach, left_whole, reach
+from diffc.models.inputs import input_specs
+from diffc.models.load import meta_denoiser
+from diffc.models.resolutions import Side
+from diffc.models.source import Source
+
+_FAILURES = (
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
+"""What the classes of diffusers and torch raise of inputs or configs that they do not take."""
+_NAMED = 4
+"""At most so many kinds of modules are named in a note."""
+
+
+def dry_run(source: Source, resolution: Side | None = None, tokens: int | None = None) -> list[str]:
+    """Build ``source``'s denoiser and call it once, both on the meta device.
+
+    Args:
+        resolution: of the denoiser's own input; None: the config's.
+        tokens: the length of the text condition; None: the pipeline's own.
+
+    Returns:
+        Notes: the modules that no call reaches, which stay whole.
+
+    Raises:
+        InputError: when the class cannot be made from its config, or cannot be called.
+    """
+    specs = input_specs(source, resolution, tokens)
+    return dry_call(meta_denoiser(source), family(source.class_name), specs)
+
+
+def dry_call(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> list[str]:
+    """Call ``model`` once on the meta device; returns and raises as ``dry_run``."""
+    result = _called(model, family, specs)
+    _check_output(result.output, family, specs)
+    unused = [spec.name for spec in specs if spec.name not in result.inputs]
+    if unused:
+        raise InputError(
+            f"the output of this {family.class_name} does not depend on its input "
+            f"'{unused[0]}', so that an exported graph would not have it",
+            hint="check the config: the blocks that use this input are missing",
+        )
+    idle = left_whole(model, result.modules)
+    return [f"left whole, since no call reaches them: {_kinds(idle)}"] if idle else []
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """Modules by their own names, which blocks repeat: 'fuser (16), position_net'."""
+    leaves = (name.rpartition(".")[2] for name in names)
+    counts = Counter(
+        name if leaf.isdigit() else leaf for name, leaf in zip(names, leaves, strict=True)
+    )
+    words = [leaf if count == 1 else f"{leaf} ({count})" for leaf, count in counts.items()]
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(words[:_NAMED]) + more
+
+
+def _called(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> Reach:
+    try:
+        return reach(model, meta_inputs(specs), family.call)
+    except InputError:
+        raise
+    except _FAILURES as error:
+        shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
+        raise InputError(
+            f"this {family.class_name} does not take {_short(shapes)}: {_reason(error)}",
+            hint="its config asks for something that diffc does not know; check its sizes and "
+            "embedding options",
+        ) from error
+
+
+def _check_output(output: torch.Tensor, family: Family, specs: Sequence[TensorSpec]) -> None:
+    """The output has the sample's shape, but for its channels. A decoder's has another one."""
+    sample = next(spec for spec in specs if spec.kind == "sample")
+    if not any(spec.kind == "timestep" for spec in specs):
+        return
+    channels = -1 if len(sample.shape) == 2 else 0  # Flux's tokens have theirs last
+    shape, expected = list(output.shape[1:]), list(sample.shape)
+    expected[channels] = shape[channels] if len(shape) == len(expected) else expected[channels]
+    if shape != expected:
+        raise InputError(
+            f"this {family.class_name} turns a sample {sample.shape} into {tuple(shape)}",
+            hint="give a side with --resolution that its config's patches or levels divide",
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of a foreign error; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0].rstrip(":") if lines else ""
+    return _short(said, 110) if said else type(error).__name__
+
+
+def _short(text: str, most: int = 150) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,133 @@
+"""What one call reaches: which modules run, and which inputs the output depends on.
+
+A class may hold modules that its call uses only on request: GLIGEN's ``fuser`` blocks, a position
+network. They have no share in importance, costs or training, so they must stay whole. Both
+questions are answered on the meta device, without memory and without the weights' values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from diffc.models.groups import Group
+
+Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One call on the meta device.
+
+    output: what the call returned, without values. modules: the names of those that ran.
+    inputs: the names of those that the output depends on.
+    """
+
+    output: Tensor
+    modules: frozenset[str]
+    inputs: frozenset[str]
+
+
+def reach(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Reach:
+    """Call ``model`` with inputs of the shapes of ``inputs`` on the meta device."""
+    tensors = {name: torch.empty_like(value, device="meta") for name, value in inputs.items()}
+    wrapped = _Called(model, call)
+    values = [*wrapped.named_parameters(), *wrapped.named_buffers()]
+    shadows = {name: value.detach().to("meta") for name, value in values}
+    sources = _Sources(tensors)
+    with torch.no_grad(), torch.device("meta"), _ran(model) as modules, sources:
+        output = torch.func.functional_call(wrapped, shadows, (tensors,))
+    return Reach(output, frozenset(modules), sources.of(output))
+
+
+def reached_groups(
+    groups: Iterable[Group], model: nn.Module, inputs: Mapping[str, Tensor], call: Call
+) -> list[Group]:
+    """The groups whose layers a call runs."""
+    modules = reach(model, inputs, call).modules
+    return [group for group in groups if group.slices[0].module in modules]
+
+
+def left_whole(model: nn.Module, modules: frozenset[str]) -> list[str]:
+    """The outermost modules with weights that did not run, where nothing inside ran either.
+
+    modules: the names of those that ran.
+    """
+    alive = {"", *modules}
+    for name in modules:
+        parts = name.split(".")
+        alive.update(".".join(parts[:depth]) for depth in range(1, len(parts)))
+    idle = [
+        name
+        for name, module in model.named_modules()
+        if name not in alive and next(module.parameters(), None) is not None
+    ]
+    inside = set(idle)
+    return [name for name in idle if name.rpartition(".")[0] not in inside]
+
+
+class _Called(nn.Module):
+    """A family's call as a module's, so that its weights can be exchanged for the call."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.model, self._call = model, call
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self._call(self.model, inputs)
+
+
+@contextmanager
+def _ran(model: nn.Module) -> Iterator[set[str]]:
+    """The names of the modules that run inside the block."""
+    names: set[str] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: names.add(name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        yield names
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Sources(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every tensor back to the inputs that it was computed from."""
+
+    def __init__(self, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names: MutableMapping[Tensor, frozenset[str]] = WeakIdKeyDictionary()
+        for name, value in inputs.items():
+            self._names[value] = frozenset([name])
+
+    def of(self, *values: Any) -> frozenset[str]:
+        """The inputs behind the tensors among ``values``."""
+        tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+        return frozenset().union(*(self._names.get(value, frozenset()) for value in tensors))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        names = frozenset() if _takes_shape_alone(func) else self.of(args, kwargs)
+        if names:
+            written = args[:1] if func._schema.is_mutable else ()
+            for leaf in tree_leaves((result, written)):
+                if isinstance(leaf, Tensor):
+                    self._names[leaf] = names | self._names.get(leaf, frozenset())
+        return result
+
+
+def _takes_shape_alone(func: Any) -> bool:
+    """Whether an operator reads its tensors' shapes and none of their values."""
+    name = str(func.overloadpacket.__name__)
+    return name.endswith("_like") or name.startswith("new_")
