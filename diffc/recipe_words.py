@@ -26,7 +26,10 @@ def _several(value: Any) -> Any:
 def _sides(value: Any) -> Any:
     """Sides as recipes have them: 64, or '48x64' where a height and a width differ."""
     sides = _several(value)
-    return tuple(map(_side, sides)) if isinstance(sides, list | tuple) else sides
+    try:
+        return tuple(map(_side, sides)) if isinstance(sides, list | tuple) else sides
+    except ValueError as error:
+        raise ValueError(f"resolution: {error}") from None
 
 
 def _side(value: Any) -> int | str:
