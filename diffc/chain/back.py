@@ -198,12 +198,12 @@ def torch_model(out: Path, side: str) -> str:
 
 
 def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
-    """Dense against compressed on one target: engine calls, the sampling loop, memory, parity."""
+    """Dense against compressed on one target: engine calls, whole images, memory, parity."""
+    from diffc.chain.images import loop_digest, loop_options
     from diffc.measure.compare import measure_loop, measure_target
     from diffc.measure.engines import MeasureOptions
     from diffc.measure.environment import read_environment
     from diffc.measure.latency import LatencyOptions
-    from diffc.measure.loop import LoopOptions
 
     folders = {side: engine_folder(out, name, side) for side in SIDES}
     options = recipe.measure
@@ -216,13 +216,13 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
     loop = MeasureOptions(
         threads=recipe.build.threads,
         latency=LatencyOptions(rounds=options.loop_runs, seconds=0.0),
-        # a smaller batch than the engine's would be padded to it
-        loop=LoopOptions(steps=options.loop_steps, batch=min(recipe.build.batch)),
+        loop=loop_options(out, recipe, name),
     )
     environment = read_environment()
     inputs = {
         "engines": {side: engine_digest(folder) for side, folder in folders.items()},
         "references": {side: file_digest(path) for side, path in measure.references.items()},
+        "images": loop_digest(loop.loop),
         "options": options.model_dump(mode="json"),
         "batch": recipe.build.batch,
         "fingerprint": environment.fingerprint,
@@ -237,7 +237,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
             "environment": environment.model_dump(mode="json"),
         }
 
-    return Stage(f"bench-{name}", 4, inputs, run)
+    return Stage(f"bench-{name}", 5, inputs, run)
 
 
 def _onnx_digest(folder: Path) -> str:

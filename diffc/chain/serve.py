@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffc.chain.back import SIDES, engine_folder, reference_file
+from diffc.chain.back import SIDES, engine_folder
+from diffc.chain.images import loop_digest, loop_options
 from diffc.errors import UnavailableError
 from diffc.events import Progress, Work
-from diffc.models.source import file_digest
+from diffc.measure.loop import LoopOptions
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
 from diffc.targets.engine import engine_digest
@@ -38,10 +39,10 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         return None
     absent = why_none() if status.runnable else status.reason
     found = installed()
-    references = {side: reference_file(out, side) for side in SIDES}
+    loop = loop_options(out, recipe, name)
     inputs = {
         "engines": {side: engine_digest(engine_folder(out, name, side)) for side in SIDES},
-        "references": {side: file_digest(path) for side, path in references.items()},
+        "images": loop_digest(loop),
         "steps": recipe.measure.loop_steps,
         "server": str(found.program) if found else None,
         "absent": absent,
@@ -52,35 +53,43 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         rows: list[dict[str, Any]] = []
         for side in SIDES:
             yield Progress(len(rows), len(SIDES), f"{side} through a server")
-            about = {"target": name, "side": side, "server": "triton",
-                     "steps": recipe.measure.loop_steps}  # fmt: skip
+            about = {"target": name, "side": side, "server": "triton", **_about(loop)}
             if absent is not None:
                 rows.append({**about, "absent": absent})
                 continue
             try:
-                measured = _served(out, name, side, room.scratch, recipe, references[side])
+                measured = _served(out, name, side, room.scratch, recipe, loop)
             except UnavailableError as error:
                 measured = {"absent": str(error)}
             rows.append({**about, **measured})
         return {"served": rows}
 
-    return Stage(f"serve-{name}", 1, inputs, run, packages=("tritonclient",))
+    return Stage(f"serve-{name}", 2, inputs, run, packages=("tritonclient",))
+
+
+def _about(loop: LoopOptions) -> dict[str, Any]:
+    """What an image is made with, as a client of the server asks for it."""
+    return {
+        "steps": loop.steps,
+        "sampler": (loop.settings or {}).get("sampler"),
+        "guidance": loop.guidance,
+        "decoded": loop.decoder is not None if loop.latent else None,
+    }
 
 
 def _served(
-    out: Path, name: str, side: str, scratch: Path, recipe: Recipe, reference: Path
+    out: Path, name: str, side: str, scratch: Path, recipe: Recipe, loop: LoopOptions
 ) -> dict[str, Any]:
     """In process first, then through the server: the two never compete."""
     from diffc.bundle import bundle, triton
     from diffc.bundle.served import served
     from diffc.bundle.server import installed, running
 
-    steps, threads = recipe.measure.loop_steps, recipe.build.threads
+    threads = recipe.build.threads
     plain, repository = scratch / f"plain-{side}", scratch / f"repository-{side}"
     bundle(out, plain, server="none", target=name, side=side)
     bundle(out, repository, server="triton", target=name, side=side)
-    conditions = _conditions(out, name, side, reference)
-    alone = _in_process(plain, steps, threads, conditions)
+    alone = _in_process(plain, threads, loop)
     parts = installed()
     if parts is not None and not parts.has_backend("onnxruntime"):
         triton.stand_in(repository, "denoiser", engine_folder(out, name, side))
@@ -92,8 +101,8 @@ def _served(
     only = ("--model-control-mode=explicit", "--load-model=pipeline")
     with running(repository, *only) as server:
         found = served(
-            f"127.0.0.1:{server.grpc}", "pipeline", steps=steps, conditions=conditions,
-            concurrency=CONCURRENCY, seconds=_SECONDS,
+            f"127.0.0.1:{server.grpc}", "pipeline", steps=loop.steps,
+            conditions=_tensors(loop), concurrency=CONCURRENCY, seconds=_SECONDS,
         )  # fmt: skip
     first = found["levels"][0]["latency_ms"]
     return {
@@ -104,25 +113,31 @@ def _served(
     }
 
 
-def _conditions(out: Path, name: str, side: str, reference: Path) -> dict[str, Any]:
-    """One row of each condition, from the reference inputs."""
-    from diffc.measure.inputs import reference_inputs
-    from diffc.targets.engine import read_info
+def _tensors(loop: LoopOptions) -> dict[str, Any]:
+    """A request's tensors beside its number of steps: conditions, and guidance where there is."""
+    import numpy as np
 
-    info = read_info(engine_folder(out, name, side))
-    rows = reference_inputs(reference)
-    return {spec.name: rows[spec.name][:1] for spec in info.inputs if spec.kind == "condition"}
+    tensors = {name: value[None] for name, value in loop.conditions.items()}
+    if loop.guidance != 1:
+        tensors |= {f"unconditional_{n}": value[None] for n, value in loop.unconditional.items()}
+        tensors["guidance"] = np.array([loop.guidance], np.float32)
+    return tensors
 
 
-def _in_process(bundle: Path, steps: int, threads: int | None, conditions: dict[str, Any]) -> float:
+def _in_process(bundle: Path, threads: int | None, loop: LoopOptions) -> float:
     """Seconds per image of the bundle's own loop in this process, the median."""
     from diffc.export.runtime import open_bundle
 
     pipeline = open_bundle(bundle, threads)
-    pipeline.generate(1, min(steps, 3), 0, conditions=conditions)
+    how: dict[str, Any] = {
+        "guidance": loop.guidance,
+        "conditions": loop.conditions,
+        "unconditional": loop.unconditional,
+    }
+    pipeline.generate(1, min(loop.steps, 3), 0, **how)
     taken = []
     for seed in range(_REPEATS):
         start = time.perf_counter()
-        pipeline.generate(1, steps, seed, conditions=conditions)
+        pipeline.generate(1, loop.steps, seed, **how)
         taken.append(time.perf_counter() - start)
     return statistics.median(taken)

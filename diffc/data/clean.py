@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_NULL = "null."
+from diffc.data.tensors import NULL
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CleanSet:
         """Write to ``path`` (safetensors)."""
         tensors = {"sample": self.sample.contiguous()}
         tensors |= {name: rows.contiguous() for name, rows in self.conditions.items()}
-        tensors |= {_NULL + name: value.contiguous() for name, value in self.null.items()}
+        tensors |= {NULL + name: value.contiguous() for name, value in self.null.items()}
         save_file(tensors, path, metadata={"origin": self.origin})
 
     @classmethod
@@ -55,9 +55,9 @@ class CleanSet:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             origin = (file.metadata() or {}).get("origin", "unknown")
         null = {
-            name.removeprefix(_NULL): tensors.pop(name)
+            name.removeprefix(NULL): tensors.pop(name)
             for name in list(tensors)
-            if name.startswith(_NULL)
+            if name.startswith(NULL)
         }
         return cls(tensors.pop("sample"), tensors, origin, null)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffc.models.families.base import TensorSpec
 
 SUFFIX = ".safetensors"
-_NULL = "null."
+NULL = "null."
 _DRAWN = "class_labels"
 
 
@@ -56,7 +56,7 @@ def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
     from diffc.models.families.examples import dtype_of
 
     check_safetensors(path)
-    found = {k: v for k, v in load_file(path).items() if not k.startswith(_NULL)}
+    found = {k: v for k, v in load_file(path).items() if not k.startswith(NULL)}
     wanted = {spec.name: spec for spec in specs if spec.kind != "timestep"}
     _check_names(path, found, wanted)
     rows = {len(tensor) if tensor.ndim else 0 for tensor in found.values()}
@@ -82,8 +82,8 @@ def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
 
     from diffc.models.families.examples import dtype_of
 
-    names = [name for name in check_safetensors(path) if name.startswith(_NULL)]
-    conditions = {_NULL + spec.name: spec for spec in specs if spec.kind == "condition"}
+    names = [name for name in check_safetensors(path) if name.startswith(NULL)]
+    conditions = {NULL + spec.name: spec for spec in specs if spec.kind == "condition"}
     found = {}
     with safe_open(path, framework="pt") as file:
         for name in names:

@@ -1,7 +1,7 @@
 """Dense against compressed: the table that the whole compiler is for.
 
     measure_target   one call, on one target, one result per resolution and batch size
-    measure_loop     the same for the whole sampling loop
+    measure_loop     the same for whole images: the sampling loop, guidance and decoder included
 
 Where a target cannot run here, latency is absent with the reason; memory then is the engine's size
 alone. Nothing is estimated.
@@ -10,12 +10,14 @@ alone. Nothing is estimated.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import OutOfMemory, RequestError
+from diffc.errors import InputError, NotComparable, OutOfMemory, RequestError, UnavailableError
 from diffc.events import Progress, Work
+from diffc.export.runtime.errors import BadRequest, UnfitEngine
 from diffc.measure.engines import (
     PERCENTILE_RULE,
     MeasureOptions,
@@ -29,7 +31,7 @@ from diffc.measure.engines import (
 )
 from diffc.measure.inputs import other_than_working
 from diffc.measure.latency import Timings
-from diffc.measure.loop import measure_loops
+from diffc.measure.loop import LoopOptions, measure_loops
 from diffc.measure.parity import parities, worse
 from diffc.measure.results import (
     EngineFigures,
@@ -39,6 +41,7 @@ from diffc.measure.results import (
     TargetResult,
     latency_figures,
 )
+from diffc.targets import target
 from diffc.targets.base import Runner
 from diffc.targets.engine import EngineInfo, read_info
 from diffc.targets.onnx_file import Size, size_words
@@ -132,10 +135,12 @@ def _result(
     memory: Mapping[str, Memory],
     held: Mapping[str, Parity],
     options: MeasureOptions,
+    *,
+    images: bool = False,
 ) -> TargetResult:
     figures = {
         name: EngineFigures(
-            **latency_figures(timings, name, place.batch),
+            **latency_figures(timings, name, place.batch, images=images),
             memory=memory[name],
             build_seconds=info.build_seconds,
             precision_found=info.precision_found,
@@ -222,21 +227,45 @@ def _absent_result(infos: Mapping[str, EngineInfo], place: _Place, reason: str) 
 
 
 def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work[TargetResult]:
-    """Dense against compressed for the whole sampling loop; ``details`` has steps and sampler."""
+    """Dense against compressed for whole images; ``details`` says what was done for one.
+
+    Where the loop cannot run, the result is absent with the reason. A decoder that does not load
+    is left out, and the result says so.
+    """
     folders = {"dense": dense, "compressed": compressed}
     infos = {name: read_info(folder) for name, folder in folders.items()}
     _check_same(infos)
-    place = _Place(None, options.loop.batch)
-    absent = why_absent(infos["dense"])
+    loop = options.loop
+    place = _Place(None, loop.batch)
+    absent = why_absent(infos["dense"]) or loop.absent
     if absent:
         return _absent_result(infos, place, absent)
-    with loaded(folders, options.threads) as runners:
-        timings = yield from measure_loops(
-            runners["dense"], runners["compressed"], options.loop, options.latency
-        )
+    with loaded(folders, options.threads) as runners, ExitStack() as stack:
+        decoder, notes = _decoder(loop, options.threads, stack)
+        try:
+            timings, did = yield from measure_loops(
+                runners["dense"], runners["compressed"], loop, options.latency, decoder
+            )
+        except (UnavailableError, BadRequest, UnfitEngine) as error:
+            return _absent_result(infos, place, str(error))
     infos = {name: runner.info for name, runner in runners.items()}
-    found = memories(folders, options.loop.batch, wanted=False)
-    result = _result(infos, place, timings, found, {}, options)
-    scheduler = options.loop.scheduler or infos["dense"].source["scheduler"].get("_class_name")
-    extra = {"steps": options.loop.steps, "scheduler": scheduler}
-    return result.model_copy(update={"details": {**result.details, **extra}})
+    found = memories(folders, loop.batch, wanted=False)
+    result = _result(infos, place, timings, found, {}, options, images=True)
+    did["scheduler"] = loop.scheduler or infos["dense"].source["scheduler"].get("_class_name")
+    did["decoded"] = decoder is not None if loop.latent else None
+    did["notes"] = [*loop.notes, *notes]
+    return result.model_copy(update={"details": {**result.details, **did}, "efficiency": None})
+
+
+def _decoder(
+    loop: LoopOptions, threads: int | None, stack: ExitStack
+) -> tuple[Runner | None, list[str]]:
+    """The decoder's engine, closed with ``stack``; or None, and why where there is one."""
+    if loop.decoder is None:
+        return None, []
+    try:
+        runner = target(read_info(loop.decoder).target).load(loop.decoder, threads)
+    except (NotComparable, UnavailableError, InputError) as error:
+        return None, [f"without decoding: {error}"]
+    stack.callback(runner.close)
+    return runner, []

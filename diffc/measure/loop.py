@@ -1,76 +1,136 @@
-"""The whole sampling loop around an engine: scheduler, copies and all, in seconds for one batch.
+"""Whole images: the sampling loop around an engine, with all that an image takes.
 
-It is the loop that a server runs (diffc.export.runtime), from the engine's own engine.json. Every
-call makes the same images from the same seed, so that two engines do the same work.
+It is the loop that a server runs (diffc.export.runtime): scheduler, guidance, copies, and the VAE's
+decoder where the denoiser makes latents. Every call makes the same images from the same seed, so
+that two engines do the same work.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from diffc.events import Work
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc.targets.base import Array, Runner
 
+Decode = Callable[[Array], Array]
+
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """steps of the sampler; images made at once; scheduler: None for the model's own."""
+    """What each timed call does.
+
+    steps: of the sampler. batch: images made at once. scheduler: the sampler; None: the model's.
+    guidance: the scale of classifier-free guidance; 1 for none.
+    conditions, unconditional: name -> (...), the same for every image; zeros for those left out.
+    settings: pipeline.json's content, as a bundle has it; None: the engine's scheduler alone.
+    decoder: the engine folder of the VAE's decoder. latent: the samples are no images without one.
+    notes: what is to be said of these choices. absent: why no image can be made here, or None.
+    """
 
     steps: int = 50
     batch: int = 1
     scheduler: str | None = None
     seed: int = 0
+    guidance: float = 1.0
+    conditions: Mapping[str, Array] = field(default_factory=dict)
+    unconditional: Mapping[str, Array] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
+    decoder: Path | None = None
+    latent: bool = False
+    notes: tuple[str, ...] = ()
+    absent: str | None = None
 
 
-def sampling_pipeline(runner: Runner) -> Any:
-    """A diffc.export.runtime pipeline that calls ``runner`` at every step."""
-    from diffc.export.runtime.pipeline import Input, Pipeline
+class Loop:
+    """The loop around one engine: each call makes ``options.batch`` images, in seconds.
 
-    info = runner.info
-    inputs = [Input(s.name, s.shape, s.dtype, s.kind) for s in info.inputs]
-    sample = next(spec for spec in info.inputs if spec.kind == "sample")
-    spans = [next(iter(profile.values())) for profile in info.profiles]
-    output = info.outputs[0].name
+    calls, rows: how often the network was called so far, and the rows of its last call.
+    """
 
-    def denoise(arrays: dict[str, Array]) -> Array:
-        return runner(arrays)[output]
+    def __init__(self, runner: Runner, options: LoopOptions, decode: Decode | None = None) -> None:
+        import numpy as np
 
-    return Pipeline(
-        denoise,
-        info.source["scheduler"],
-        sample.shape,
-        inputs=inputs,
-        batches=sorted({(span.min[0], span.max[0]) for span in spans}),
-    )
+        self._runner, self._options = runner, options
+        self._output = runner.info.outputs[0].name
+        self.calls = self.rows = self._steps_done = 0
+        self.pipeline = self._pipeline(decode)
+        self.sampler = self.pipeline.sampler(options.steps, options.scheduler)
+        named = [spec for spec in runner.info.inputs if spec.kind == "condition"]
+        zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in named}
+        self._conditions = {name: options.conditions.get(name, zeros[name]) for name in zeros}
+        guided = options.guidance != 1
+        self._none = {**self._conditions, **options.unconditional} if guided else None
 
+    def _pipeline(self, decode: Decode | None) -> Any:
+        from diffc.export.runtime.bundles import pipeline_of
 
-def loop_call(runner: Runner, options: LoopOptions) -> Call:
-    """A call that makes ``options.batch`` images and returns its seconds."""
-    import numpy as np
+        info = self._runner.info
+        settings = self._options.settings or {"scheduler": info.source["scheduler"]}
+        made = pipeline_of(settings, info.to_json(), self._denoise, decode)
+        # diffc's own runners take the batch sizes that were measured, and no others
+        spans = [next(iter(profile.values())) for profile in info.profiles]
+        made.batches = sorted({(span.min[0], span.max[0]) for span in spans}) or made.batches
+        return made
 
-    pipeline = sampling_pipeline(runner)
-    conditions = {
-        spec.name: np.zeros(spec.shape, spec.dtype)
-        for spec in runner.info.inputs
-        if spec.kind == "condition"
-    }
+    def _denoise(self, arrays: dict[str, Array]) -> Array:
+        self.calls += 1
+        self.rows = len(next(iter(arrays.values())))
+        return self._runner(arrays)[self._output]
 
-    def call() -> float:
+    def __call__(self) -> float:
+        """Make the images once."""
+        options = self._options
         start = time.perf_counter()
-        pipeline.generate(
-            options.batch, options.steps, options.seed, options.scheduler, conditions=conditions
-        )
-        return time.perf_counter() - start
+        self.pipeline.generate(
+            options.batch, options.steps, options.seed, options.scheduler,
+            guidance=options.guidance, conditions=self._conditions, unconditional=self._none,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        self._steps_done += len(self.sampler.timesteps)
+        return seconds
 
-    return call
+    def facts(self) -> dict[str, Any]:
+        """What was done in each call, for a report's details; after the first call."""
+        return {
+            "steps": self._options.steps,
+            "sampler": self.sampler.name,
+            "guidance": self._options.guidance,
+            "calls_per_step": self.calls // max(self._steps_done, 1),
+            "rows_per_call": self.rows,
+        }
+
+
+def loop_call(runner: Runner, options: LoopOptions, decode: Decode | None = None) -> Call:
+    """A call that makes ``options.batch`` images and returns its seconds."""
+    return Loop(runner, options, decode)
+
+
+def decode_with(decoder: Runner) -> Decode:
+    """Latents of any batch -> images, by an engine of the VAE's decoder."""
+    from diffc.export.runtime.bundles import decoding
+
+    info = decoder.info
+    (latent,) = info.inputs
+    name = info.outputs[0].name
+    spans = [next(iter(profile.values())) for profile in info.profiles]
+    batches = sorted({(span.min[0], span.max[0]) for span in spans}) or [(1, 1)]
+    return decoding(lambda arrays: decoder(arrays)[name], latent.name, latent.dtype, batches)
 
 
 def measure_loops(
-    dense: Runner, compressed: Runner, options: LoopOptions, timing: LatencyOptions
-) -> Work[Timings]:
-    """Time the loop around both engines in turn."""
-    calls = {"dense": loop_call(dense, options), "compressed": loop_call(compressed, options)}
-    return (yield from interleaved(calls, timing))
+    dense: Runner, compressed: Runner, options: LoopOptions, timing: LatencyOptions,
+    decoder: Runner | None = None,
+) -> Work[tuple[Timings, dict[str, Any]]]:  # fmt: skip
+    """Time the loop around both engines in turn; the times, and what each call did."""
+    decode = decode_with(decoder) if decoder is not None else None
+    loops = {
+        "dense": Loop(dense, options, decode),
+        "compressed": Loop(compressed, options, decode),
+    }
+    timings = yield from interleaved(loops, timing)
+    return timings, loops["dense"].facts()

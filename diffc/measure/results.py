@@ -129,8 +129,9 @@ class ServedLevel(_Result):
 class Served(_Result):
     """One side's sampling loop through an inference server.
 
-    in_process_ms: the same loop in this process, per image, median. overhead: the latency of one
-    client over that. absent: why nothing was measured.
+    steps, sampler, guidance, decoded: what an image is made with, as ``TargetResult.details`` says
+    it. in_process_ms: the same in this process, median. overhead: the latency of one client over
+    that. absent: why nothing was measured.
     """
 
     target: str
@@ -138,6 +139,9 @@ class Served(_Result):
     server: str
     client: str | None = None
     steps: int
+    sampler: str | None = None
+    guidance: float = 1.0
+    decoded: bool | None = None
     in_process_ms: float | None = None
     levels: list[ServedLevel] = Field(default_factory=list)
     overhead: float | None = None

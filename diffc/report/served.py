@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffc.measure.results import Served, ServedLevel
+from diffc.report.speed import loop_words
 from diffc.report.units import milliseconds
 
 Row = tuple[str, str, str, str]
@@ -21,7 +22,7 @@ def by_target(results: Sequence[Served]) -> dict[str, dict[str, Served]]:
 def rows(sides: dict[str, Served]) -> list[Row]:
     """(what, dense, compressed, change) of one target."""
     both = [sides.get("dense"), sides.get("compressed")]
-    made = [_row("the loop in process", [s.in_process_ms if s else None for s in both])]
+    made = [_row("an image in process", [s.in_process_ms if s else None for s in both])]
     counts = sorted({level.concurrency for s in both if s for level in s.levels})
     for count in counts:
         levels = [_level(s, count) for s in both]
@@ -47,9 +48,10 @@ def notes(sides: dict[str, Served]) -> list[str]:
 
 
 def title(target: str, sides: dict[str, Served]) -> str:
-    """Names the server, the target and the steps."""
+    """Names the server, the target and what an image is made with."""
     one = next(iter(sides.values()))
-    return f"through {one.server.capitalize()} on {target}, {one.steps} steps"
+    words = loop_words(one.model_dump(include={"steps", "sampler", "guidance", "decoded"}))
+    return f"through {one.server.capitalize()} on {target}, {words}"
 
 
 def _level(result: Served | None, concurrency: int) -> ServedLevel | None:

@@ -22,7 +22,7 @@ def one(side: str, ms: float, **more) -> Served:
 def test_rows_put_dense_beside_compressed():
     sides = served.by_target([one("dense", 100.0), one("compressed", 50.0)])["ort-cpu"]
     assert served.rows(sides) == [
-        ("the loop in process", "100 ms", "50 ms", "2.00x as fast"),
+        ("an image in process", "100 ms", "50 ms", "2.00x as fast"),
         ("4 clients: latency, p50", "110 ms", "55 ms", "2.00x as fast"),
         ("4 clients: images per second", "10.00", "20.00", "2.00x as fast"),
         ("server over in process, 1 client", "1.10", "1.10", ""),
@@ -42,4 +42,4 @@ def test_what_is_absent_says_why():
               for side in ("dense", "compressed")]  # fmt: skip
     sides = served.by_target(absent)["trt"]
     assert served.notes(sides) == ["not measured: no tritonserver"]
-    assert served.rows(sides)[0] == ("the loop in process", "-", "-", "")
+    assert served.rows(sides)[0] == ("an image in process", "-", "-", "")
