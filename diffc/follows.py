@@ -52,10 +52,10 @@ class _Link:
 
 
 _LINKS = {
-    "prune": _Link("plan", "plan", "the plan before the last one"),
-    "distill": _Link("pruned", "prune", "the plan before the last pruning"),
-    "samples": _Link("compressed", "distill", "the model before the last distillation"),
-    "export-compressed": _Link("model", "distill", "the model before the last distillation"),
+    "prune": _Link("plan", "plan", "is of the plan before the last one"),
+    "distill": _Link("pruned", "prune", "is of the plan before the last pruning"),
+    "samples": _Link("compressed", "distill", "is of the model before the last distillation"),
+    "export-compressed": _Link("model", "distill", "is of the model before the last distillation"),
 }
 
 
@@ -211,7 +211,7 @@ class _Folder:
         fault, maker = self.fault(link.maker), self._record(link.maker)
         if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
             place = next(iter(self._record(name)["places"].values()), name)
-            return Fault(f"{self.out / place} is of {link.older}")
+            return Fault(f"{self.out / place} {link.older}")
         return fault
 
     def _figures_fault(self, name: str, target: str) -> Fault | None:

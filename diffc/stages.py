@@ -7,7 +7,7 @@ uses, so a stage is done once for a key and never again:
     done/NAME-KEY/           in the cache: its files and stage.json (hashes, seconds, result),
                              renamed into place
     work/NAME-KEY/           there too: ``out`` while it runs; ``scratch`` outlives a kill
-    OUT/...                  the files a user wants, hard-linked (or copied) out of the cache
+    OUT/...                  the files a user wants, as copies of their own (placing.py)
     OUT/.diffc/NAME.json     stage.json again, so that OUT alone is enough on another machine
 
 Nothing is half there: files come to their final name by rename, after they were written whole.
@@ -33,6 +33,7 @@ from typing import Any, Literal
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.models.source import file_digest
+from diffc.placing import clear_folder, fresh_folder, place, place_file, rename_folder
 
 STATE = ".diffc"
 LOGS = "logs"
@@ -183,11 +184,11 @@ class Runner:
         manifest = self._adoptable(stage)
         if manifest is None:
             return
-        with _fresh_folder(self.cache / "done") as folder:
+        with fresh_folder(self.cache / "done") as folder:
             for name in manifest.files:
-                _link_or_copy(self.out / str(place_of(name, manifest.places)), folder / name)
+                place_file(self.out / str(place_of(name, manifest.places)), folder / name)
             _write_json(folder / MANIFEST, asdict(manifest))
-            _rename_folder(folder, self._folder(stage))
+            rename_folder(folder, self._folder(stage))
 
     def _run(self, stage: Stage) -> Generator[StageEvent, None, Done]:
         work = self.cache / "work" / f"{stage.name}-{stage.key[:32]}"
@@ -195,12 +196,12 @@ class Runner:
             if self.fresh:
                 shutil.rmtree(work, ignore_errors=True)
             room = Room(work / "out", work / "scratch", self.out / LOGS)
-            shutil.rmtree(room.out, ignore_errors=True)
+            clear_folder(room.out)
             room.out.mkdir(parents=True)
             room.scratch.mkdir(parents=True, exist_ok=True)
             manifest = yield from self._timed(stage, room)
             _write_json(room.out / MANIFEST, asdict(manifest))
-            _rename_folder(room.out, self._folder(stage))
+            rename_folder(room.out, self._folder(stage))
             shutil.rmtree(work, ignore_errors=True)
         return _done(manifest, self._folder(stage), cached=False)
 
@@ -261,18 +262,14 @@ class Runner:
         )  # fmt: skip
 
     def _place(self, stage: Stage, done: Done) -> None:
-        for source, place in stage.places.items():
-            origin, goal = done.folder / source, self.out / place
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            if origin.is_dir():
-                with _fresh_folder(goal.parent) as folder:
-                    for path in sorted(origin.rglob("*")):
-                        if path.is_file():
-                            _link_or_copy(path, folder / path.relative_to(origin))
-                    _rename_folder(folder, goal)
-            else:
-                _link_or_copy(origin, goal)
-        _link_or_copy(done.folder / MANIFEST, self.out / STATE / f"{stage.name}.json")
+        """Put the stage's files into OUT. Killed on the way, OUT has no record of the stage."""
+        record = self.out / STATE / f"{stage.name}.json"
+        same_run = _read_manifest(record) == _read_manifest(done.folder / MANIFEST)
+        if not same_run:
+            record.unlink(missing_ok=True)
+        for source, goal in stage.places.items():
+            place(done.folder / source, self.out / goal, goal)
+        place(done.folder / MANIFEST, record, STATE)
 
 
 def cache_folder() -> Path:
@@ -380,45 +377,12 @@ def _digest_or_none(path: Path) -> str | None:
 
 def place_of(name: str, places: Mapping[str, str]) -> str | None:
     """Where in OUT a file of a stage lies; None where it is kept in the cache alone."""
-    for source, place in places.items():
+    for source, goal in places.items():
         if name == source:
-            return place
+            return goal
         if name.startswith(f"{source}/"):
-            return place + name[len(source) :]
+            return goal + name[len(source) :]
     return None
-
-
-def _link_or_copy(origin: Path, goal: Path) -> None:
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    temporary = goal.with_name(f".{goal.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        try:
-            os.link(origin, temporary)
-        except OSError:  # another file system, or one without hard links
-            shutil.copy2(origin, temporary)
-        temporary.replace(goal)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _fresh_folder(parent: Path) -> Iterator[Path]:
-    folder = parent / f".new-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _rename_folder(folder: Path, goal: Path) -> None:
-    """Put ``folder`` in the place of ``goal``; an old one is moved away first, then removed."""
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    old = goal.with_name(f".old-{uuid.uuid4().hex[:8]}")
-    if goal.exists():
-        goal.rename(old)
-    folder.rename(goal)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

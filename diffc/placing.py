@@ -1,0 +1,155 @@
+"""Files of the cache in an output folder, so that no change of one reaches the other.
+
+An output folder is the user's: files in it are edited, written over and trained on. So it has files
+of its own. Where the file system can (Btrfs, XFS, bcachefs, ...), such a copy shares its blocks
+with the cache until one of the two is written (a reflink), and takes no room. Elsewhere it is a
+plain copy, but for one kind: large engines and ONNX files, which nobody writes to, are hard links
+to a file that is made read-only. A user whom that does not stop, such as root, gets copies.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LARGE = 64 * 1024 * 1024
+"""Bytes from which on a file of an engine or an ONNX folder may be a hard link."""
+
+_LINKED = ("onnx", "engines")
+_READ_BY_PEOPLE = (".json", ".yaml", ".md", ".txt")
+_BY_CONTENT = 1024 * 1024  # smaller files are compared by content, larger by size and time
+_FICLONE = 0x40049409  # linux/fs.h; fcntl.FICLONE is there from Python 3.12 on
+
+
+def place(origin: Path, goal: Path, where: str) -> None:
+    """Put a file or a folder of the cache at ``goal``, whole or not at all.
+
+    What is there already and is the same is left alone.
+
+    Args:
+        where: The goal's place in the output folder (``onnx/dense``), which decides how.
+    """
+    links = where.split("/")[0] in _LINKED
+    if not origin.is_dir():
+        if not _is_placed(origin, goal, links):
+            place_file(origin, goal, links=links)
+        return
+    files = sorted(path.relative_to(origin) for path in origin.rglob("*") if path.is_file())
+    if _files_in(goal) == files and all(_is_placed(origin / f, goal / f, links) for f in files):
+        return
+    with fresh_folder(goal.parent) as folder:
+        for name in files:
+            place_file(origin / name, folder / name, links=links)
+        rename_folder(folder, goal)
+
+
+def place_file(origin: Path, goal: Path, *, links: bool = False) -> None:
+    """Put one file at ``goal``: a reflink, a hard link where ``links`` allows it, or a copy."""
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    temporary = goal.with_name(f".{goal.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        linked = not _reflink(origin, temporary) and links and _hard_link(origin, temporary)
+        if not linked:
+            if not temporary.exists():
+                shutil.copyfile(origin, temporary)
+            times = origin.stat()  # by which a large file is known not to have changed
+            os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+        temporary.replace(goal)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what is at ``folder``, folders without write permission too; nothing there is fine."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    if not folder.exists():
+        return
+    folder.chmod(folder.stat().st_mode | stat.S_IRWXU)
+    for root, names, _ in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | stat.S_IRWXU)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def fresh_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, to be renamed from it; what is left of it goes at the end."""
+    folder = parent / f".new-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def rename_folder(folder: Path, goal: Path) -> None:
+    """Put ``folder`` in the place of ``goal``; an old one is moved away first, then removed."""
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    old = goal.with_name(f".old-{uuid.uuid4().hex[:8]}")
+    if goal.exists():
+        goal.rename(old)
+    folder.rename(goal)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def _is_placed(origin: Path, goal: Path, links: bool) -> bool:
+    """Whether ``goal`` is a file of its own with the content of ``origin``."""
+    if not goal.is_file() or goal.is_symlink():
+        return False
+    ours, theirs = goal.stat(), origin.stat()
+    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
+        return links and _may_link(origin) and not os.access(goal, os.W_OK)
+    if ours.st_size != theirs.st_size:
+        return False
+    if ours.st_size < _BY_CONTENT:
+        return filecmp.cmp(origin, goal, shallow=False)
+    return ours.st_mtime_ns == theirs.st_mtime_ns
+
+
+def _may_link(origin: Path) -> bool:
+    return origin.suffix not in _READ_BY_PEOPLE and origin.stat().st_size >= LARGE
+
+
+def _hard_link(origin: Path, goal: Path) -> bool:
+    """Link a large file that cannot be written any more; whether that was possible."""
+    if not _may_link(origin):
+        return False
+    try:
+        origin.chmod(origin.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+        if os.access(origin, os.W_OK):  # root writes to read-only files
+            return False
+        os.link(origin, goal)
+    except OSError:  # another file system, one without hard links, or somebody else's file
+        return False
+    return True
+
+
+def _reflink(origin: Path, goal: Path) -> bool:
+    """A copy that shares its blocks until one is written; whether the file system has that."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return False
+    with origin.open("rb") as source, goal.open("xb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            done = False
+        else:
+            done = True
+    if not done:
+        goal.unlink()
+    return done
