@@ -105,7 +105,28 @@ def read_lock(out: Path) -> dict[str, Any]:
         raise InputError(
             f"{out / LOCK} is of format {lock.get('format')}; this diffc reads {LOCK_FORMAT}"
         )
+    _check_parts(lock, out)
     return lock
+
+
+_MODEL_PARTS = ("name", "folder", "class_name", "digest")
+
+
+def _check_parts(lock: Mapping[str, Any], out: Path) -> None:
+    """Raise InputError naming the first thing that ``write_lock_of`` writes and ``lock`` lacks."""
+    for part in ("model", "recipe", "stages"):
+        if not isinstance(lock.get(part), dict):
+            raise _damaged(out, part)
+    for part in _MODEL_PARTS:
+        if not isinstance(lock["model"].get(part), str):
+            raise _damaged(out, f"model.{part}")
+
+
+def _damaged(out: Path, part: str) -> InputError:
+    return InputError(
+        f"{out / LOCK} is damaged: it has no '{part}'",
+        hint="restore the file, or compile again into another folder",
+    )
 
 
 def locked_recipe(out: Path) -> Recipe:

@@ -57,6 +57,12 @@ def write_whole(path: Path, text: str) -> None:
         atomic_write(path, text)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add ``text`` at the end."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 @contextmanager
 def writing(path: Path, flag: str) -> Iterator[None]:
     """Turn what the system says of a path inside the block into one InputError that names it."""

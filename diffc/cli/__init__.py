@@ -17,9 +17,6 @@ from typing import NoReturn
 
 from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""A disk that is full or read-only: the user's matter, whichever verb meets it."""
-
 
 def main() -> None:
     """The entry point ``diffc``: run a verb, turn what a user did wrong into a line and a code.
@@ -38,11 +35,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away
         sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
-        if error.errno not in _DISK:
+        line = _disk_line(error)
+        if line is None:
             _end_with_traceback()
-        where = error.filename or "the answer to stdout, or a file"
-        hint = "free some space there, or write elsewhere"
-        _end_with_line(InputError(f"cannot write {where}: {error.strerror}", hint=hint))
+        _end_with_line(line)
     except BaseException:  # libraries in Rust panic with exceptions of their own
         _end_with_traceback()
 
@@ -76,6 +72,18 @@ def _flush_stdout() -> None:
 def _forget_stdout() -> None:
     """Let the interpreter's own flush at its end succeed: it has nowhere to write to."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _disk_line(error: OSError) -> InputError | None:
+    """What to say of a disk that is full or read-only, whichever verb meets it."""
+    from diffc.disks import disk_error
+
+    if error.filename is None and error.errno == errno.ENOSPC:
+        return InputError(
+            f"cannot write the answer to stdout, or a file: {error.strerror}",
+            hint="free some space there, or send stdout elsewhere",
+        )
+    return disk_error(error)
 
 
 def _end_with_line(error: DiffcError) -> NoReturn:

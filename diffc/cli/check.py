@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,11 @@ from diffc.cli import options as o
 from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, RequestError
 
 if TYPE_CHECKING:
+    from diffc.gate.check import CheckRequest
+    from diffc.gate.pairing import Wanted
     from diffc.gate.result import CheckResult
     from diffc.gate.subject import Subject
-    from diffc.recipe import CheckOptions
+    from diffc.recipe import Recipe
 
 Candidate = Annotated[
     Path, typer.Argument(metavar="CANDIDATE", help="An output folder or an engine folder.")
@@ -103,7 +106,10 @@ def check_(
     """
     from diffc.cli.show import follow_measuring
     from diffc.gate.check import check, check_report
+    from diffc.gate.pairing import Wanted
+    from diffc.gate.ready import check_wanted
     from diffc.gate.subject import open_report, open_subject
+    from diffc.result_files import check_outputs
 
     if (baseline is None) == (baseline_report is None):
         raise RequestError("give one of --baseline and --baseline-report")
@@ -113,43 +119,44 @@ def check_(
         "max_build_time": max_build_time, "min_ssim": min_ssim, "seconds": most_seconds,
         "loop_steps": loop_steps,
     }  # fmt: skip
+    ends = {"--markdown": markdown, "--junit": junit, "--badge": badge, "--history": history}
+    wanted = Wanted(tuple(target or ()), tuple(o.numbers("--batch", batch) or ()), threads)
+    check_wanted(wanted, seed or 0)
     ours = open_subject(candidate)
     theirs = open_subject(baseline) if baseline else open_report(baseline_report or Path())
     if baseline and not theirs.engines:
         _figures_only(theirs)
-    options = _options(ours, recipe, given)
-    request = _request(ours, theirs, options, seed, target, batch, threads)
+    request = _request(ours, theirs, _options(ours, recipe, given, seed), wanted)
+    check_outputs(ends)
     work = check(request) if baseline else check_report(request)
     result = follow_measuring(work, quiet=quiet or json)
-    _write(result, markdown, junit, badge, history)
     _show(result, json=json, quiet=quiet)
-    _end(result)
+    lost = _write(result, ends)
+    _end(result, lost)
 
 
-def _options(ours: Subject, recipe: str | None, given: dict[str, Any]) -> CheckOptions:
+def _options(ours: Subject, recipe: str | None, given: dict[str, Any], seed: int | None) -> Recipe:
     """The candidate's own recipe < --recipe < flags."""
     from diffc.recipe import resolve
 
     base = {"check": ours.options.model_dump(mode="json")} if ours.options else {}
-    return resolve(family="", recipe=recipe, flags={"check": given}, base=base).check
+    return resolve(family="", recipe=recipe, flags={"check": given, "seed": seed}, base=base)
 
 
-def _request(
-    ours: Subject, theirs: Subject, options: CheckOptions, seed: int | None,
-    target: list[str] | None, batch: str | None, threads: int | None,
-) -> Any:  # fmt: skip
+def _request(ours: Subject, theirs: Subject, recipe: Recipe, wanted: Wanted) -> CheckRequest:
     from diffc.gate.check import CheckRequest
     from diffc.gate.limits import limits
     from diffc.gate.rule import RuleOptions
 
-    found = limits(options)
+    options = recipe.check
+    allowed = limits(options)
     rule = RuleOptions(
-        limit=found.slowdown, pairs=options.pairs, most_pairs=options.most_pairs,
-        seconds=options.seconds, seed=seed or 0,
+        limit=allowed.slowdown, pairs=options.pairs, most_pairs=options.most_pairs,
+        seconds=options.seconds, seed=recipe.seed,
     )  # fmt: skip
     return CheckRequest(
-        ours, theirs, found, rule, targets=tuple(target or ()), threads=threads,
-        batch=tuple(o.numbers("--batch", batch) or ()), loop_steps=options.loop_steps,
+        ours, theirs, allowed, rule, targets=wanted.targets, threads=wanted.threads,
+        batch=wanted.batch, loop_steps=options.loop_steps,
     )  # fmt: skip
 
 
@@ -160,32 +167,40 @@ def _figures_only(theirs: Subject) -> None:
     )
 
 
-def _write(
-    result: CheckResult, markdown: Path | None, junit: Path | None, badge: Path | None,
-    history: Path | None,
-) -> None:  # fmt: skip
+def _write(result: CheckResult, ends: Mapping[str, Path | None]) -> list[InputError]:
+    """Write every file that was asked for; returns what could not be written after all."""
     from diffc.gate import outputs
     from diffc.gate.history import append_history, rows_of
-    from diffc.stages import atomic_write
+    from diffc.result_files import append_text, write_whole, writing
 
-    if markdown is not None:  # added to, for a summary page has other steps' text already
-        with markdown.open("a", encoding="utf-8") as file:
-            file.write(outputs.to_markdown(result))
-    if junit is not None:
-        atomic_write(junit, outputs.to_junit(result))
-    if badge is not None:
-        atomic_write(badge, outputs.badge(result))
-    if history is not None:
-        append_history(history, rows_of(result))
+    ways: dict[str, Callable[[Path], None]] = {
+        # added to, for a summary page has other steps' text already
+        "--markdown": lambda path: append_text(path, outputs.to_markdown(result)),
+        "--junit": lambda path: write_whole(path, outputs.to_junit(result)),
+        "--badge": lambda path: write_whole(path, outputs.badge(result)),
+        "--history": lambda path: append_history(path, rows_of(result)),
+    }
+    lost = []
+    for flag, path in ends.items():
+        if path is None:
+            continue
+        try:
+            with writing(path, flag):
+                ways[flag](path)
+        except InputError as error:  # the others are written all the same
+            lost.append(error)
+    return lost
 
 
 def _show(result: CheckResult, *, json: bool, quiet: bool) -> None:
+    from diffc.cli.show import print_json
     from diffc.gate import outputs
 
     github = os.environ.get("GITHUB_ACTIONS") == "true"
     lines = outputs.annotation_lines(result, github=github)
     if json:
-        sys.stdout.write(result.model_dump_json(indent=1) + "\n")
+        print_json(result.model_dump(mode="json"))
+        sys.stdout.flush()  # before any file: one that cannot be written loses nothing here
     elif not quiet:
         _table(result)
     if lines and (github or quiet):  # GitHub reads its commands from either stream
@@ -201,34 +216,49 @@ def _table(result: CheckResult) -> None:
     heads = ("baseline", "candidate", "change", "99 %", "limit")
     columns = [Column(text=True), *map(Column, heads), Column("verdict", left=True)]
     rows: list[tuple[str, ...]] = []
-    held = ""
+    heading = ""
     for figure in result.figures:
         where = outputs.place(figure)
-        if where != held:
+        if where != heading:
             rows.append((where, *("" for _ in columns[1:])))
-            held = where
+            heading = where
         rows.append((f"  {figure.name}", *outputs.cells(figure)))
     print_table(screen, columns, rows)
-    for note in [*map(outputs.noise_line, result.noise), *result.notes]:
+    for note in outputs.said_below(result):
         print_whole(screen, f"  {note}", style="dim")
     if result.verdict == "pass":
         print_whole(screen, outputs.headline(result), style="bold")
 
 
-def _end(result: CheckResult) -> None:
-    """The exit code, through the error that has it."""
+def _end(result: CheckResult, lost: Sequence[InputError]) -> None:
+    """The exit code, through the error that has it; a verdict counts more than a lost file."""
     from diffc.gate.outputs import headline, noise_line
 
+    for error in lost if result.verdict != "pass" else lost[1:]:
+        print(f"diffc: {error}", file=sys.stderr)
     if result.verdict == "regressed":
         raise CheckFailed(headline(result))
     if result.verdict == "inconclusive":
-        raise Inconclusive(headline(result), hint="try a quieter machine, or --most-seconds 300")
+        raise Inconclusive(headline(result), hint=_hint(result))
     if result.verdict == "unfit":
         worst = next(noise for noise in result.noise if noise.verdict == "unfit")
         raise NotComparable(
             f"this machine is too noisy to judge: {noise_line(worst)}",
             hint="end what else runs here, use fewer --threads, or allow a larger --max-slowdown",
         )
+    if lost:
+        raise lost[0]
+
+
+def _hint(result: CheckResult) -> str:
+    """What would decide an undecided check."""
+    if any(figure.verdict == "inconclusive" and figure.pairs for figure in result.figures):
+        return "try a quieter machine, or --most-seconds 300"
+    if any(
+        figure.verdict == "inconclusive" and figure.name == "engine" for figure in result.figures
+    ):
+        return "build what is missing, or name what is to be judged with --target and --batch"
+    return "measure what is missing, or leave it out"
 
 
 baseline_app = typer.Typer(
@@ -253,15 +283,15 @@ def save_(
     \b
       diffc baseline save OUT --to baselines/main
     """
-    from diffc.cli.show import console
+    from diffc.cli.show import console, print_json
     from diffc.gate.baseline import save
 
-    held = save(out, to, engines=not figures_only)
+    baseline = save(out, to, engines=not figures_only)
     if json:
-        sys.stdout.write(held.model_dump_json(indent=1) + "\n")
+        print_json(baseline.model_dump(mode="json"))
     elif not quiet:
-        console().print(f"{to}: {len(held.figures)} figures, {len(held.engines)} engines",
-                        markup=False)  # fmt: skip
+        said = f"{to}: {len(baseline.figures)} figures, {len(baseline.engines)} engines"
+        console().print(said, markup=False)
 
 
 @baseline_app.command("list")
@@ -277,7 +307,7 @@ def list_(
       diffc baseline list baselines --csv
     """
     from diffc.cli.show import print_json
-    from diffc.gate.baseline import HISTORY, found
+    from diffc.gate.baseline import HISTORY, baselines_in
     from diffc.gate.history import history_csv, read_history
 
     if csv:
@@ -286,15 +316,15 @@ def list_(
             print(f"diffc: {note}", file=sys.stderr)
         sys.stdout.write(history_csv(history.rows))
         return
-    held = found(root)
-    if not held:
+    baselines = baselines_in(root)
+    if not baselines:
         raise InputError(f"{root} holds no baselines", hint="make one: diffc baseline save OUT")
     if json:
         keys = {"name", "created", "model", "digest", "engines"}
         print_json({"baselines": [{"folder": str(path), **one.model_dump(include=keys)}
-                                  for path, one in held]})  # fmt: skip
+                                  for path, one in baselines]})  # fmt: skip
         return
-    for path, one in held:
+    for path, one in baselines:
         engines = ", ".join(dict.fromkeys(f"{f.target} {f.precision}" for f in one.figures))
         print(f"{path}  {one.created}  {one.model}  {engines}", file=sys.stderr)
 
@@ -308,19 +338,20 @@ def show_(
     \b
       diffc baseline show baselines/main
     """
+    from diffc.cli.show import print_json
     from diffc.gate.baseline import Baseline
     from diffc.report.units import milliseconds, size
 
-    held = Baseline.read(folder)
+    baseline = Baseline.read(folder)
     if json:
-        sys.stdout.write(held.model_dump_json(indent=1) + "\n")
+        print_json(baseline.model_dump(mode="json"))
         return
-    there = held.environment
+    there = baseline.environment
     lines = [
-        f"{held.name}: {held.model}, {held.digest[:12]}, saved {held.created}",
+        f"{baseline.name}: {baseline.model}, {baseline.digest[:12]}, saved {baseline.created}",
         f"measured on {there['cpu']}, {there['cores']} cores, {there['fingerprint']}",
     ]
-    for one in held.figures:
+    for one in baseline.figures:
         lines.append(
             f"  {one.target} {one.precision} batch {one.batch}: p50 {milliseconds(one.p50_ms)} "
             f"({len(one.samples_ms)} times), peak {size(one.peak_bytes)}, "

@@ -34,7 +34,11 @@ SCHEMA_VERSION = 1
 
 
 class StoredFigures(BaseModel):
-    """One compressed engine's figures at one batch size; samples_ms: every single time."""
+    """One compressed engine's figures at one batch size.
+
+    samples_ms: every single time. threads: of the engine while it was timed; None on a GPU, and
+    where an older diffc did not keep it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,6 +52,7 @@ class StoredFigures(BaseModel):
     engine_bytes: int
     build_seconds: float
     onnx_sha256: str | None = None
+    threads: int | None = None
 
     @classmethod
     def of(cls, result: TargetResult, onnx_sha256: str | None = None) -> StoredFigures:
@@ -64,6 +69,7 @@ class StoredFigures(BaseModel):
             engine_bytes=side.memory.engine_bytes,
             build_seconds=side.build_seconds,
             onnx_sha256=onnx_sha256,
+            threads=result.details.get("threads"),
         )
 
 
@@ -154,8 +160,14 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
 
 
 def _engines(out: Path, report: Report) -> list[str]:
+    """The engine folders to keep, relative. Raises InputError for one that was cut or altered."""
+    from diffc.targets.engine import check_files, read_info
+
     names = dict.fromkeys(f"engines/{result.target}/compressed" for result in report.targets)
-    return [name for name in names if (out / name).is_dir()]
+    kept = [name for name in names if (out / name).is_dir()]
+    for name in kept:
+        check_files(out / name, read_info(out / name))
+    return kept
 
 
 def _onnx_sha(out: Path, target: str) -> str | None:
@@ -194,7 +206,7 @@ def _take_place(new: Path, folder: Path) -> None:
         new.rename(folder)
 
 
-def found(root: Path) -> list[tuple[Path, Baseline]]:
+def baselines_in(root: Path) -> list[tuple[Path, Baseline]]:
     """The baselines in ``root``, by name."""
     return [
         (path.parent, Baseline.read(path.parent)) for path in sorted(root.glob(f"*/{MANIFEST}"))

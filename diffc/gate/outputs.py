@@ -28,7 +28,8 @@ def headline(result: CheckResult) -> str:
     """One line: the verdict and what it is about."""
     counted = [figure for figure in result.figures if figure.verdict not in ("reported", "absent")]
     if result.verdict == "pass":
-        return f"pass: {len(counted)} figures within their limits"
+        left = f" ({len(result.absent)} not measured)" if result.absent else ""
+        return f"pass: {len(counted)} figures within their limits{left}"
     worst = [f for f in result.worst if f.verdict == result.verdict]
     more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
     return f"{WORDS[result.verdict]}: {sentence(worst[0])}{more}"
@@ -86,6 +87,12 @@ def cells(figure: Figure) -> tuple[str, ...]:
     return (*values, change(figure), interval(figure), figure.limit or "", WORDS[figure.verdict])
 
 
+def said_below(result: CheckResult) -> list[str]:
+    """The sentences under the table: the noise, what is absent and why, notes."""
+    noted = (figure for figure in result.figures if figure.note and figure.verdict != "regressed")
+    return [*map(noise_line, result.noise), *map(sentence, noted), *result.notes]
+
+
 def noise_line(noise: Noise) -> str:
     """What this machine can tell, in words."""
     low, high = ((bound - 1) * 100 for bound in noise.ci99)
@@ -104,8 +111,7 @@ def to_markdown(result: CheckResult) -> str:
     for figure in result.figures:
         row = (place(figure), figure.name, *cells(figure))
         lines.append(f"| {' | '.join(map(escape_markdown, row))} |")
-    said = [*map(noise_line, result.noise), *result.notes]
-    lines += ["", *(f"{escape_markdown(note)}  " for note in said)]
+    lines += ["", *(f"{escape_markdown(note)}  " for note in said_below(result))]
     sides = (("candidate", result.candidate), ("baseline", result.baseline))
     lines += ["", *(f"{name}: {escape_markdown(s.path)} ({s.kind})  " for name, s in sides)]
     machine = f"{result.environment['cpu']}, {result.environment['cores']} cores"

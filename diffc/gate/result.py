@@ -20,7 +20,9 @@ class _Part(BaseModel):
 class Figure(_Part):
     """One figure of one engine, judged.
 
-    name: latency p50, latency mean, loop p50, peak memory, engine size, build time, parity, SSIM.
+    name: latency p50, latency mean, loop p50, peak memory, engine size, build time, parity, SSIM;
+    output (of numbers that are none), engine (that the baseline has and the candidate lost).
+    note: why it is absent or inconclusive, or what its values do not share.
     unit: ms, bytes, s, or empty. ratio, ci99, pairs: of candidate over baseline, where measured so.
     """
 
@@ -80,6 +82,11 @@ class CheckResult(_Part):
     environment: dict[str, Any]
 
     @property
+    def absent(self) -> list[Figure]:
+        """What could not be measured; each has its reason as its note."""
+        return [figure for figure in self.figures if figure.verdict == "absent"]
+
+    @property
     def worst(self) -> list[Figure]:
         """What did not pass, the regressions first."""
         order = ("regressed", "unfit", "inconclusive")
@@ -96,4 +103,6 @@ def overall(figures: list[Figure]) -> Verdict:
 
 def side(path: Path, kind: str, model: str, digest: str | None) -> Side:
     """How a side is named in the result."""
-    return Side(path=str(path), kind=kind, model=model, digest=digest)
+    # names on a disk may be no text; what is written has to be
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return Side(path=text, kind=kind, model=model, digest=digest)

@@ -163,13 +163,18 @@ def _inputs(info: EngineInfo) -> str:
 def check_batch(infos: Mapping[str, EngineInfo], batch: int) -> None:
     """Raise RequestError naming the first engine that was not built for this batch size."""
     for name, info in infos.items():
-        spans = [next(iter(profile.values())) for profile in info.profiles]
-        if spans and not any(span.min[0] <= batch <= span.max[0] for span in spans):
+        if not serves_batch(info, batch):
             built = ", ".join(map(str, info.batches))
             raise RequestError(
                 f"{name} was not built for batch {batch} (it was for {built})",
                 hint="give --batch with sizes that all of them serve, or build again with --batch",
             )
+
+
+def serves_batch(info: EngineInfo, batch: int) -> bool:
+    """Whether an engine takes this batch size; one without profiles takes any."""
+    spans = [next(iter(profile.values())) for profile in info.profiles]
+    return not spans or any(span.min[0] <= batch <= span.max[0] for span in spans)
 
 
 def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Noise:

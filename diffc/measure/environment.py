@@ -25,7 +25,8 @@ _PACKAGES = (
 )  # fmt: skip
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
 _NOT_COMPARED = ("diffc", "torch-pruning", "diffusers")
-_OF_THE_MOMENT = ("clock_mhz", "busy")
+OF_THE_MOMENT = ("clock_mhz", "busy")
+"""What a GPU's facts say of now, and not of the machine."""
 
 
 class GpuInfo(BaseModel):
@@ -100,7 +101,7 @@ def fingerprint(environment: Mapping[str, Any]) -> str:
     kept = {key: environment[key] for key in _KEYS}
     kept["packages"] = {k: v for k, v in kept["packages"].items() if k not in _NOT_COMPARED}
     kept["gpus"] = [
-        {k: v for k, v in gpu.items() if k not in _OF_THE_MOMENT} for gpu in kept["gpus"]
+        {k: v for k, v in gpu.items() if k not in OF_THE_MOMENT} for gpu in kept["gpus"]
     ]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -68,8 +68,11 @@ class Loop:
 
     def _pipeline(self, decode: Decode | None) -> Any:
         from diffc.export.runtime.bundles import pipeline_of
+        from diffc.export.runtime.errors import UnfitEngine
 
         info = self._runner.info
+        if not self._options.settings and "scheduler" not in info.source:
+            raise UnfitEngine("its engine names no scheduler")  # of a plain ONNX file
         settings = self._options.settings or {"scheduler": info.source["scheduler"]}
         made = pipeline_of(settings, info.to_json(), self._denoise, decode)
         # diffc's own runners take the batch sizes that were measured, and no others

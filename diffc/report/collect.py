@@ -32,6 +32,7 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         notes=read_notes(out),
+        digest=lock["model"]["digest"],
         model=_figures(out, lock, found, "dense"),
         compressed=_figures(out, lock, found, "compressed"),
         plan=_plan(out),

@@ -41,6 +41,7 @@ class Report(_Part):
     """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
 
     notes: what the checks before the first stage had to say of the run.
+    digest: of the dense model's configs and weights; None in reports of before it was kept.
     data: what the clean samples are, and notes on how they were taken.
     targets: one result per target, resolution and batch size. pipeline: the whole sampling loop per
     target.
@@ -54,6 +55,7 @@ class Report(_Part):
     created: str
     command: str | None = None
     notes: list[str] = Field(default_factory=list)
+    digest: str | None = None
     model: ModelFigures
     compressed: ModelFigures | None = None
     plan: dict[str, Any] | None = None

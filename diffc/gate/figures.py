@@ -1,0 +1,396 @@
+"""The figures of a check: each is measured, set against its limit, and given a verdict.
+
+For a pair of engines at one batch size: the baseline against itself (is this machine fit?), one
+engine call, the whole sampling loop, memory in fresh processes. Once per pair: size, build time,
+parity. Once in all: the samples' SSIM. What cannot be measured is absent, with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffc.errors import UnavailableError
+from diffc.events import Progress, Work
+from diffc.export.runtime.errors import BadRequest, UnfitEngine
+from diffc.gate.baseline import StoredFigures
+from diffc.gate.limits import Limit, Limits
+from diffc.gate.pairing import Pair
+from diffc.gate.result import Figure, Noise
+from diffc.gate.rule import (
+    Decision,
+    RuleOptions,
+    Verdict,
+    compare_calls,
+    mean_ratio,
+    same_calls,
+    slower,
+    unpaired_ratio,
+)
+from diffc.gate.subject import Engine, Subject
+from diffc.measure.engines import loaded
+from diffc.measure.inputs import example_inputs
+from diffc.measure.latency import Call, LatencyOptions, interleaved
+from diffc.measure.loop import LoopOptions, loop_call
+from diffc.measure.memory import measure_memory
+from diffc.measure.parity import dead_output, measure_parity
+from diffc.measure.results import Memory
+from diffc.measure.statistics import Ratio, Samples, spread
+from diffc.targets.base import Bound, Runner
+
+_MEMORY_TRIES = 3
+_ON_GPU = ("trt", "trt-rtx", "ort-cuda")
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a check measures. threads: of both sides; None: as each was built.
+
+    loop_steps: of the sampling loop; 0: it is not timed. memory: whether it is measured.
+    """
+
+    limits: Limits
+    rule: RuleOptions
+    threads: int | None
+    loop_steps: int
+    memory: bool
+
+
+@dataclass(frozen=True)
+class Label:
+    """Where a figure belongs. batch: None: to the engine as a whole."""
+
+    target: str
+    precision: str
+    batch: int | None
+
+    @classmethod
+    def of(cls, engine: Engine, batch: int | None) -> Label:
+        """An engine's, at one batch size."""
+        return cls(engine.info.target, engine.info.precision_asked, batch)
+
+    def figure(self, name: str, verdict: Verdict, **rest: object) -> Figure:
+        """A figure of this place."""
+        values = {"target": self.target, "precision": self.precision, "batch": self.batch, **rest}
+        return Figure.model_validate({"name": name, "verdict": verdict, **values})
+
+
+def measured_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure], list[Noise]]]:
+    """All that is measured of a pair at one batch size, and how noisy the machine was."""
+    label = Label.of(pair.candidate, batch)
+    noise: list[Noise] = []
+    try:
+        figures, same = yield from _timed(pair, batch, how)
+        noise.append(same)
+    except UnavailableError as error:  # memory ran out, say: the rest still counts
+        figures = [label.figure("latency p50", "absent", note=str(error))]
+    if how.memory:
+        figures.append((yield from _memory(pair, batch, how)))
+    return figures, noise
+
+
+def _timed(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure], Noise]]:
+    """The machine's fitness, one call, the loop; little can be judged on an unfit machine."""
+    baseline, label = pair.baseline, Label.of(pair.candidate, batch)
+    same = yield from _fitness(baseline, batch, how)
+    folders = {"candidate": pair.candidate.folder, "baseline": baseline.folder}
+    with loaded(in_turn(folders, how.rule.seed), how.threads) as runners:
+        bound = {name: _bound(runner, baseline, batch) for name, runner in runners.items()}
+        decision = yield from compare_calls(bound["candidate"].run, bound["baseline"].run, how.rule)
+        figures = list(_latency(label, decision, same, how))
+        figures += _broken_output(label, bound["candidate"])
+        if how.loop_steps:
+            figures.append((yield from _loop(label, runners, same, how)))
+    return figures, _noise(label, same)
+
+
+def in_turn(folders: dict[str, Path], seed: int) -> dict[str, Path]:
+    """The engines in the order in which they are loaded: an odd seed loads the baseline first.
+
+    Which one comes first to memory can make it a little faster or slower for good, which no order
+    within pairs evens out; repeated checks with other seeds do.
+    """
+    return dict(reversed(folders.items())) if seed % 2 else folders
+
+
+def _fitness(baseline: Engine, batch: int, how: Measuring) -> Work[Decision]:
+    """The baseline against itself, loaded twice: what loading alone changes counts as noise."""
+    folders = {"first": baseline.folder, "again": baseline.folder}
+    with loaded(folders, how.threads) as runners:
+        calls = {name: _bound(runner, baseline, batch).run for name, runner in runners.items()}
+        return (yield from same_calls(calls["first"], calls["again"], how.rule))
+
+
+def _bound(runner: Runner, inputs_of: Engine, batch: int) -> Bound:
+    return runner.bind(example_inputs(inputs_of.info, batch, inputs_of.reference))
+
+
+def _broken_output(label: Label, candidate: Bound) -> Iterator[Figure]:
+    """A regression where the candidate's output has NaN: its times mean nothing then."""
+    for output in candidate.outputs().values():
+        fault = dead_output(output)
+        if fault.startswith("has"):
+            yield label.figure("output", "regressed", note=f"the candidate's output {fault}")
+            return
+
+
+def _latency(label: Label, decision: Decision, same: Decision, how: Measuring) -> Iterator[Figure]:
+    samples = {"baseline": decision.baseline, "candidate": decision.candidate}
+    yield _timing(
+        label,
+        "latency p50",
+        decision.ratio,
+        decision,
+        same,
+        how.limits.slowdown,
+        np.median,
+        {name: [round(float(t) * 1e3, 6) for t in times] for name, times in samples.items()},
+    )
+    mean = mean_ratio(decision.paired, how.rule.seed)
+    yield _timing(label, "latency mean", mean, decision, same, how.limits.mean_slowdown, np.mean)
+
+
+def _timing(
+    label: Label,
+    name: str,
+    ratio: Ratio,
+    decision: Decision,
+    same: Decision,
+    limit: float | None,
+    average: Callable[..., np.floating],
+    samples: dict[str, list[float]] | None = None,
+) -> Figure:
+    """One ratio of times against one limit; reported without one."""
+    return label.figure(
+        name,
+        "reported" if limit is None else judged(ratio, same, limit),
+        unit="ms",
+        baseline=float(average(decision.baseline)) * 1e3,
+        candidate=float(average(decision.candidate)) * 1e3,
+        ratio=ratio.median,
+        ci99=ratio.ci99,
+        pairs=ratio.pairs,
+        limit=None if limit is None else f"+{limit * 100:g}%",
+        samples_ms=samples,
+    )
+
+
+def judged(ratio: Ratio, same: Decision, limit: float) -> Verdict:
+    """The verdict on one ratio, given what the baseline against itself (``same``) said.
+
+    An interval wholly beyond the limit is a regression on a noisy machine too: noise has widened
+    it. Only where the baseline differs from itself by more than the limit for good (its interval
+    is wholly beyond it) must the candidate's lie beyond that as well.
+    """
+    verdict = slower(ratio, limit)
+    if same.verdict != "unfit":
+        return verdict
+    low, high = same.ratio.ci99
+    lasting = low > 1 + limit or high < 1 / (1 + limit)
+    if verdict == "regressed" and not (lasting and ratio.ci99[0] <= max(high, 1 / low)):
+        return "regressed"
+    return "unfit"
+
+
+def _loop(
+    label: Label, runners: Mapping[str, Runner], same: Decision, how: Measuring
+) -> Work[Figure]:
+    """The whole sampling loop; a candidate whose loop gives no numbers has regressed."""
+    assert label.batch is not None
+    options = LoopOptions(steps=how.loop_steps, batch=label.batch)
+    name = f"loop p50, {how.loop_steps} steps"
+    calls: dict[str, Call] = {}
+    for side in ("baseline", "candidate"):
+        try:
+            calls[side] = loop_call(runners[side], options)
+        except (BadRequest, UnfitEngine) as error:
+            return label.figure(name, "absent", note=f"{side}: {error}")
+        try:
+            calls[side]()
+        except BadRequest as error:
+            return label.figure(name, "absent", note=f"{side}: {error}")
+        except UnfitEngine as error:
+            verdict: Verdict = "regressed" if side == "candidate" else "absent"
+            return label.figure(name, verdict, note=f"{side}: {error}")
+    decision = yield from compare_calls(calls["candidate"], calls["baseline"], how.rule)
+    return _timing(label, name, decision.ratio, decision, same, how.limits.slowdown, np.median)
+
+
+def _memory(pair: Pair, batch: int, how: Measuring) -> Work[Figure]:
+    """Peak memory in a fresh process; a candidate above its limit is measured again, for some
+    runs take more by chance, and the least of each side counts."""
+    label, limit = Label.of(pair.candidate, batch), how.limits.memory
+    name = memory_name(pair.candidate)
+    peaks: dict[str, list[float]] = {"baseline": [], "candidate": []}
+    for attempt in range(_MEMORY_TRIES):
+        for side, engine in (("baseline", pair.baseline), ("candidate", pair.candidate)):
+            yield Progress(attempt, _MEMORY_TRIES, f"memory of {side}")
+            try:
+                peaks[side].append(_peak(engine, batch, how))
+            except UnavailableError as error:
+                return label.figure(name, "absent", note=str(error))
+        least = {side: min(values) for side, values in peaks.items()}
+        if limit is None or limit.allows(least["candidate"], least["baseline"]) is not False:
+            break
+    return _within(label, name, "bytes", least["candidate"], least["baseline"], limit)
+
+
+def memory_name(engine: Engine) -> str:
+    """What the figure of an engine's memory is called."""
+    return "GPU memory" if engine.info.target in _ON_GPU else "peak memory"
+
+
+def _peak(engine: Engine, batch: int, how: Measuring) -> float:
+    """Bytes at the peak of a fresh process. Raises UnavailableError where none are known."""
+    memory: Memory = measure_memory(engine.folder, batch, split=False, threads=how.threads)
+    on_gpu = engine.info.target in _ON_GPU
+    peak = memory.device_bytes if on_gpu else memory.peak_bytes
+    if peak is None:
+        where = "GPU memory" if on_gpu else "resident memory"
+        raise UnavailableError(f"{where} of {engine.folder} cannot be read here")
+    return float(peak)
+
+
+def sizes(pair: Pair, limits: Limits) -> list[Figure]:
+    """What is read from engine.json: nothing has to run for it."""
+    ours, theirs = pair.candidate.info, pair.baseline.info
+    label = Label.of(pair.candidate, None)
+    return [
+        _within(label, "engine size", "bytes", ours.engine_bytes, theirs.engine_bytes,
+                limits.engine_size),
+        _within(label, "build time", "s", ours.build_seconds, theirs.build_seconds,
+                limits.build_time),
+    ]  # fmt: skip
+
+
+def _within(
+    label: Label, name: str, unit: str, candidate: float, baseline: float | None,
+    limit: Limit | None,
+) -> Figure:  # fmt: skip
+    """A counted figure against its limit; absent where there is nothing to take a share of."""
+    allowed = None if limit is None else limit.allows(candidate, baseline)
+    verdict: Verdict = "pass" if allowed else "regressed"
+    note = ""
+    if limit is None:
+        verdict = "reported"
+    elif allowed is None:
+        verdict, note = "absent", f"the baseline has no {name} to take {limit.text} of"
+    return label.figure(
+        name, verdict, unit=unit, candidate=candidate, baseline=baseline, note=note,
+        ratio=candidate / baseline if baseline else None, limit=limit.text if limit else None,
+    )  # fmt: skip
+
+
+def parity(engine: Engine, threads: int | None) -> Work[list[Figure]]:
+    """The candidate's engine against torch, where the reference is at hand."""
+    label = Label.of(engine, None)
+    if engine.reference is None:
+        return [label.figure("parity", "absent", note="no reference.safetensors beside its ONNX")]
+    try:
+        with loaded({"candidate": engine.folder}, threads) as runners:
+            result = yield from measure_parity(runners["candidate"], engine.reference)
+    except UnavailableError as error:
+        return [label.figure("parity", "absent", note=str(error))]
+    return [
+        label.figure(
+            "parity", "pass" if result.passed else "regressed", candidate=result.rel_l2,
+            limit=f"{result.tolerance:g}", note=result.reason,
+        )
+    ]  # fmt: skip
+
+
+_SAMPLED_WITH = ("sampler", "steps", "spacing", "seeds", "guidance", "n")
+
+
+def quality(candidate: Subject, baseline: Subject, least: float | None) -> list[Figure]:
+    """The samples' SSIM to dense, as each side's run measured it."""
+    label = Label("samples", "", None)
+    limit = None if least is None else f">= {least:g}"
+    ours, theirs = ((side.quality or {}).get("ssim") or {} for side in (candidate, baseline))
+    value = ours.get("mean")
+    if value is None:
+        note = f"{candidate.path} has no samples compared"
+        if least is None:
+            return []
+        return [label.figure("SSIM", "inconclusive", limit=limit, note=note)]
+    verdict: Verdict = "reported"
+    if least is not None:
+        verdict = "pass" if value >= least else "regressed"
+    return [
+        label.figure(
+            "SSIM", verdict, candidate=value, baseline=theirs.get("mean"), limit=limit,
+            note=_sampled_differently(ours, theirs),
+        )
+    ]  # fmt: skip
+
+
+def _sampled_differently(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """What the two SSIMs are not both of, in words; '' where the baseline has none."""
+    if theirs.get("mean") is None:
+        return ""
+    differ = [key for key in _SAMPLED_WITH if ours.get(key) != theirs.get(key)]
+    words = (f"{key} {theirs.get(key)} before, {ours.get(key)} now" for key in differ)
+    return f"not of the same samples: {'; '.join(words)}" if differ else ""
+
+
+def against_stored(
+    engine: Engine, batch: int, before: StoredFigures, how: Measuring
+) -> Work[tuple[list[Figure], list[Noise]]]:
+    """One call of the candidate now, against the stored times of the baseline."""
+    label = Label.of(engine, batch)
+    then = np.asarray(before.samples_ms, np.float64) / 1e3
+    figures: list[Figure] = []
+    noise: list[Noise] = []
+    if not len(then) or not (then > 0).all():
+        note = "the baseline has no times of it"
+        figures.append(label.figure("latency p50", "absent", note=note))
+    else:
+        same = yield from _fitness(engine, batch, how)
+        noise.append(_noise(label, same))
+        now = yield from _times(engine, batch, how)
+        decision = replace(same, candidate=now, baseline=then)
+        ratio = unpaired_ratio(now, then, how.rule.seed)
+        figures.append(
+            _timing(label, "latency p50", ratio, decision, same, how.limits.slowdown, np.median)
+        )
+    if how.memory:
+        figures.append((yield from _memory_against(engine, batch, before, how)))
+    figures.append(_within(label, "engine size", "bytes", engine.info.engine_bytes,
+                           before.engine_bytes, how.limits.engine_size))  # fmt: skip
+    return figures, noise
+
+
+def _times(engine: Engine, batch: int, how: Measuring) -> Work[Samples]:
+    """Every time of the engine's call, in seconds."""
+    rule = how.rule
+    with loaded({"candidate": engine.folder}, how.threads) as runners:
+        call = _bound(runners["candidate"], engine, batch).run
+        timing = LatencyOptions(rounds=rule.most_pairs, seconds=0.0, most_seconds=rule.seconds)
+        timings = yield from interleaved({"candidate": call}, timing)
+    return timings.times("candidate")
+
+
+def _memory_against(
+    engine: Engine, batch: int, before: StoredFigures, how: Measuring
+) -> Work[Figure]:
+    yield Progress(0, None, "memory of candidate")
+    label, name = Label.of(engine, batch), memory_name(engine)
+    stored = before.device_bytes if engine.info.target in _ON_GPU else before.peak_bytes
+    try:
+        peak = _peak(engine, batch, how)
+    except UnavailableError as error:
+        return label.figure(name, "absent", note=str(error))
+    return _within(label, name, "bytes", peak, stored, how.limits.memory)
+
+
+def _noise(label: Label, same: Decision) -> Noise:
+    assert label.batch is not None
+    return Noise(
+        target=label.target, precision=label.precision, batch=label.batch, verdict=same.verdict,
+        ratio=same.ratio.median, ci99=same.ratio.ci99, pairs=same.ratio.pairs,
+        spread=spread(same.baseline),
+    )  # fmt: skip

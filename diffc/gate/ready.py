@@ -1,0 +1,112 @@
+"""What a check asks before it times anything: can it be measured here, all that was wanted?
+
+A target that cannot run here is left out with its reason, unless the request names it. A wrong
+request (an unknown target, more steps than the model has) ends here, not after minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from diffc.errors import DiffcError, NotComparable, RequestError, UnavailableError
+from diffc.events import Progress, Work
+from diffc.export.runtime.schedules import train_steps
+from diffc.gate.pairing import Wanted
+from diffc.gate.subject import Engine
+from diffc.measure.engines import opened, why_absent
+from diffc.measure.parity import read_reference
+from diffc.targets import machine, target
+from diffc.targets.base import Runner
+from diffc.targets.engine import EngineInfo
+
+
+def check_wanted(wanted: Wanted, seed: int) -> None:
+    """Raise RequestError for names and numbers that cannot be, before any file is read."""
+    for name in wanted.targets:
+        target(name)
+    machine.check_threads(wanted.threads)
+    if wanted.threads is not None and wanted.threads < 1:
+        raise RequestError(f"--threads {wanted.threads}: give 1 or more")
+    wrong = [batch for batch in wanted.batch if batch < 1]
+    if wrong:
+        raise RequestError(f"--batch {wrong[0]}: batch sizes are 1 or more")
+    if seed < 0:
+        raise RequestError(f"--seed {seed}: seeds are 0 or more")
+
+
+def check_inputs(engines: Sequence[Engine], wanted: Wanted, steps: int, *, insist: bool) -> None:
+    """Raise what can be said of the engines' own descriptions, before any is loaded.
+
+    Args:
+        engines: the candidate, and the baseline where it is measured again.
+        wanted: the request; a target that it names has to be there.
+        steps: of the sampling loop; 0: it is not timed.
+        insist: whether ``steps`` was asked for, and is not only the default.
+
+    Raises:
+        RequestError: more steps than the model has, where they were asked for.
+        InputError: the candidate's reference is damaged, or of another model.
+        UnavailableError: a target that the request names cannot run here.
+    """
+    reason = why_absent(engines[0].info)
+    if reason is not None and engines[0].info.target in wanted.targets:
+        raise UnavailableError(f"{engines[0].name} cannot be measured here: {reason}")
+    if engines[0].reference is not None:
+        read_reference(engines[0].reference, cast("Runner", _Described(engines[0].info)))
+    if steps and insist:
+        for engine in engines:
+            _check_steps(engine.info, steps)
+
+
+def why_not_ready(engines: Sequence[Engine], wanted: Wanted, *, load: bool) -> Work[str | None]:
+    """The reason why these engines cannot be measured here; None where nothing stands against it.
+
+    Args:
+        engines: the candidate, and the baseline where it is measured again.
+        wanted: the request; an engine of a target that it names has to run.
+        load: whether to load them once and let them go. Of several pairs each must be tried before
+            the first is timed; one alone is loaded before anything is timed in any case.
+
+    Raises:
+        UnavailableError, NotComparable: for an engine of a target that the request names.
+    """
+    candidate = engines[0]
+    reason = why_absent(candidate.info)
+    if reason is not None or not load:
+        return reason
+    yield Progress(0, None, f"loading {candidate.name}")
+    error = _loading_error(engines, wanted)
+    if error is not None and candidate.info.target in wanted.targets:
+        raise error
+    return None if error is None else str(error)
+
+
+def _loading_error(engines: Sequence[Engine], wanted: Wanted) -> DiffcError | None:
+    folders = {str(number): engine.folder for number, engine in enumerate(engines)}
+    try:
+        with opened(folders, wanted.threads, strict=True):
+            return None
+    except (UnavailableError, NotComparable) as error:
+        return error
+
+
+@dataclass(frozen=True)
+class _Described:
+    """In a runner's place, where its description alone is read."""
+
+    info: EngineInfo
+
+
+def _check_steps(info: EngineInfo, steps: int) -> None:
+    """Raise RequestError for steps that the model's schedule does not have.
+
+    A loop that cannot be sampled for another reason is absent later, with that reason.
+    """
+    most = train_steps(info.source.get("scheduler", {}))
+    if steps > most:
+        raise RequestError(
+            f"--loop-steps {steps} is more than the model's {most} timesteps",
+            hint=f"give --loop-steps {most} or fewer; 0 leaves the loop out",
+        )
