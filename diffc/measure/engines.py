@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffc.errors import NotComparable, RequestError, UnavailableError
+from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc.events import Work
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
@@ -93,7 +93,7 @@ def opened(
     """(runners, reasons): the engines that can run here, and why the others cannot.
 
     Engines on a processor run on as many cores as they have threads, always the same ones.
-    strict: an engine that cannot run is an error (NotComparable or UnavailableError).
+    strict: an engine that cannot run is an error (NotComparable, UnavailableError, InputError).
     """
     infos = {name: read_info(folder) for name, folder in folders.items()}
     runners: dict[str, Runner] = {}
@@ -108,7 +108,7 @@ def opened(
                     runners[name] = target(infos[name].target).load(folder, threads)
                     stack.callback(runners[name].close)
                     continue
-            except (NotComparable, UnavailableError) as error:
+            except (NotComparable, UnavailableError, InputError) as error:
                 if strict:
                     raise
                 absent = str(error)

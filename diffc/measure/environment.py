@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffc.targets import machine, nvml
+from diffc.targets import machine, nvml, ort
 
 _PACKAGES = (
     "diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx", "onnxruntime",
@@ -123,8 +123,13 @@ def _simd_flags() -> list[str]:
 
 
 def _packages() -> dict[str, str]:
-    found = ((name, machine.version(name)) for name in _PACKAGES)
-    return {name: number for name, number in found if number}
+    """Versions by distribution; of ONNX Runtime's two the one that an import gives."""
+    found = {name: number for name in _PACKAGES if (number := machine.version(name))}
+    imported = ort.package()
+    if imported is None:
+        return found
+    others = {name: number for name, number in found.items() if name not in ort.PACKAGES}
+    return {**others, imported[0]: imported[1]}
 
 
 def _clock() -> float | None:

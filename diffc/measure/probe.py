@@ -91,6 +91,10 @@ def import_runtime(target: str) -> None:
     """Import the library before the first reading: its code is no engine's memory."""
     from importlib import import_module
 
+    if target == "ort-cuda":
+        from diffc.export.runtime import cuda_libraries
+
+        cuda_libraries.preload()
     if target in _LIBRARIES:
         import_module(_LIBRARIES[target])
     if target == "torch":

@@ -121,7 +121,7 @@ def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Fe
         for t, (a, b) in steps:
             feed = {"sample": x, "timestep": np.array([t], tensors["input.timestep"].dtype)}
             feeds.append({**conditions, **feed})
-            output = session.run(None, feeds[-1])[0][:, : x.shape[1]]
+            output = _first_output(session, feeds[-1])[:, : x.shape[1]]
             x = (a * x + b * output).astype(np.float32)
         # the last step starts well before t = 0, where the model's work is the finest
         end = {"sample": x, "timestep": np.zeros(1, tensors["input.timestep"].dtype)}
@@ -146,9 +146,13 @@ def _conditions(model: OnnxModel, tensors: Mapping[str, Any], seed: int) -> dict
 
 
 def _session(path: Path, threads: int) -> Any:
-    runtime = ort.onnxruntime("ort-cpu", "cpu")
-    options = ort.session_options(threads)
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    ort.onnxruntime("ort-cpu", "cpu")
+    return ort.open_session(path, ort.session_options(threads), ["CPUExecutionProvider"])
+
+
+def _first_output(session: Any, feeds: Mapping[str, Any]) -> Any:
+    with ort.failures_named("calibrating int8", on_gpu=False):
+        return session.run(None, dict(feeds))[0]
 
 
 def _quantized(
@@ -170,7 +174,8 @@ def _quantized(
         def get_next(self) -> Feed | None:
             return next(self._feeds, None)
 
-    with tempfile.TemporaryDirectory() as temporary:
+    named = ort.failures_named(f"calibrating int8 for {source.path}", on_gpu=False)
+    with tempfile.TemporaryDirectory() as temporary, named:
         path = Path(temporary) / "int8.onnx"
         quantize_static(
             str(source.path),
@@ -267,7 +272,7 @@ class Comparison:
         self._rows = rows
         self._threads = threads
         session = self._session(plain)
-        self._expected = [session.run(None, row)[0] for row in rows]
+        self._expected = [_first_output(session, row) for row in rows]
 
     def _session(self, model: Any) -> Any:
         import onnx
@@ -303,7 +308,7 @@ class Comparison:
         """The worst row's relative L2 error with ``kept`` in fp32."""
         session = self._session(self.variant(kept))
         pairs = zip(self._rows, self._expected, strict=True)
-        return max(_relative(session.run(None, row)[0], expected) for row, expected in pairs)
+        return max(_relative(_first_output(session, row), expected) for row, expected in pairs)
 
 
 def _relative(found: Any, expected: Any) -> float:

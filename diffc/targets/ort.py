@@ -1,4 +1,5 @@
-"""What ort-cpu and ort-cuda share: sessions, and the precision that a session computes in.
+"""What ort-cpu and ort-cuda share: sessions, the border to ONNX Runtime's own errors, and the
+precision that a session computes in.
 
 The engine of both is the ONNX file itself, copied: it loads with any version of ONNX Runtime. The
 build opens it once, and reads back from the graph as optimised which precision each convolution and
@@ -7,15 +8,17 @@ matrix product really computes in, for ONNX Runtime casts silently where a kerne
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import InputError, UnavailableError
+from diffc.errors import DiffcError, InputError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
 from diffc.targets.base import BuildOptions
@@ -25,7 +28,42 @@ from diffc.targets.out_of_memory import out_of_memory
 
 FILE = "model.onnx"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_LIBRARIES_HINT = (
+    "its libraries (CUDA, cuDNN) are missing or of another version: pip install "
+    "'onnxruntime-gpu[cuda,cudnn]'"
+)
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+def package() -> tuple[str, str] | None:
+    """(distribution, version) of the onnxruntime that an import gives; None where there is none.
+
+    Both distributions are one Python package. Where both are installed, the one that is imported
+    is what the package's own files say, not what either one's metadata says.
+    """
+    installed = machine.first_version(*PACKAGES)
+    if not all(machine.version(name) for name in PACKAGES):
+        return installed
+    return _said_by_its_files() or installed
+
+
+def _said_by_its_files() -> tuple[str, str] | None:
+    try:
+        spec = importlib.util.find_spec("onnxruntime")
+    except ValueError:  # a module without a spec is imported already
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "capi" / "build_and_package_info.py"
+    try:
+        facts = dict(_FACT.findall(file.read_text("utf-8")))
+    except OSError:
+        return None
+    name, number = facts.get("package_name"), facts.get("__version__")
+    return (name, number) if name in PACKAGES and number else None
+
+
+_FACT = re.compile(r"""^(package_name|__version__)\s*=\s*['"]([^'"]+)['"]""", re.MULTILINE)
 
 
 def onnxruntime(target: str, extra: str) -> Any:
@@ -105,18 +143,46 @@ def session_options(threads: int) -> Any:
     return options
 
 
+class OrtFailed(UnavailableError):
+    """ONNX Runtime could not do a call here. reason: its own words, in one line."""
+
+    def __init__(self, doing: str, reason: str) -> None:
+        super().__init__(f"ONNX Runtime failed while {doing}: {reason}")
+        self.reason = reason
+
+
 def is_own(error: Exception) -> bool:
-    """Whether it is ONNX Runtime's: its classes are private to the extension module."""
-    return type(error).__module__.startswith("onnxruntime")
+    """Whether ONNX Runtime raised it: its classes derive from Exception alone and are private to
+    the extension module, and what its C++ code throws besides is a plain RuntimeError."""
+    return type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError
 
 
 def reason(error: Exception) -> str:
     """What one of ONNX Runtime's errors says, in one line, without its status."""
-    return _STATUS.sub("", " ".join(str(error).split()))[:400]
+    return _STATUS.sub("", " ".join(str(error).split()))[:400] or type(error).__name__
+
+
+@contextmanager
+def failures_named(doing: str, on_gpu: bool) -> Iterator[None]:
+    """The border to ONNX Runtime: whatever it raises inside the block is an error of ours after it.
+
+    Raises:
+        OutOfMemory: where it says that memory ran out.
+        OrtFailed: for everything else that is its own.
+    """
+    try:
+        with out_of_memory(doing, on_gpu):
+            yield
+    except DiffcError:
+        raise
+    except Exception as error:
+        if not is_own(error):
+            raise
+        raise OrtFailed(doing, reason(error)) from None
 
 
 def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
-    """An InferenceSession on the first of ``providers``.
+    """An InferenceSession on the first of ``providers``, and on no other in its place.
 
     Raises InputError with ONNX Runtime's own reason, one line of it; OutOfMemory; UnavailableError
     when the provider's libraries do not load: ONNX Runtime then takes the processor, silently.
@@ -124,17 +190,21 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
     import onnxruntime as ort
 
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    on_gpu = wanted != "CPUExecutionProvider"
     try:
-        with out_of_memory(f"opening {path}", on_gpu=wanted != "CPUExecutionProvider"):
-            session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        if not is_own(error):
-            raise
-        raise InputError(f"ONNX Runtime refuses {path}: {reason(error)}") from None
-    if session.get_providers()[0] != wanted:
-        hint = "its libraries (CUDA, cuDNN) are missing or of another version: pip install " \
-               "'onnxruntime-gpu[cuda,cudnn]'"  # fmt: skip
-        raise UnavailableError(f"ONNX Runtime cannot load its {wanted}", hint=hint)
+        with failures_named(f"opening {path}", on_gpu):
+            # else it goes on with other providers after an error, and prints so to stdout
+            session = ort.InferenceSession(
+                str(path), options, providers=providers, enable_fallback=0
+            )
+    except OrtFailed as error:
+        raise InputError(f"ONNX Runtime refuses {path}: {error.reason}") from None
+    used = list(session.get_providers())
+    if used[:1] != [wanted]:
+        instead = ", ".join(used) or "nothing"
+        message = f"ONNX Runtime cannot load its {wanted}, and would compute with {instead}"
+        raise UnavailableError(message, hint=_LIBRARIES_HINT)
+    session.disable_fallback()  # the same after an error of a call
     return session
 
 

@@ -22,7 +22,6 @@ from diffc.errors import InputError
 from diffc.events import Work
 from diffc.targets import engine, machine, ort, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
-from diffc.targets.out_of_memory import out_of_memory
 
 NAME = "ort-cpu"
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -37,7 +36,7 @@ class OrtCpu:
 
     def status(self) -> Status:
         """Runs wherever onnxruntime is installed."""
-        found = machine.first_version(*ort.PACKAGES)
+        found = ort.package()
         device = f"{machine.cpu_name()}, {machine.cores()} cores"
         if found is None:
             reason = "onnxruntime is not installed: pip install 'diffc[cpu]'"
@@ -101,7 +100,7 @@ class OrtRunner:
         """Run once."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         names = [spec.name for spec in self.info.outputs]
-        with out_of_memory(shapes.call_words(NAME, inputs), on_gpu=False):
+        with ort.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
             return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
     def bind(self, inputs: Arrays) -> OrtBound:
@@ -130,7 +129,7 @@ class OrtBound:
 
     def run(self) -> float:
         """One call, in seconds."""
-        with out_of_memory(self._doing, on_gpu=False):
+        with ort.failures_named(self._doing, on_gpu=False):
             start = time.perf_counter()
             self._session.run_with_iobinding(self._binding)
             return time.perf_counter() - start

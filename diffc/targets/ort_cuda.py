@@ -13,9 +13,9 @@ from typing import Any
 
 from diffc.errors import CheckFailed, InputError, UnavailableError
 from diffc.events import Work
+from diffc.export.runtime import cuda_libraries
 from diffc.targets import cuda, driver, engine, machine, ort, shapes
 from diffc.targets.base import Array, Arrays, BuildOptions, Runner, Status
-from diffc.targets.out_of_memory import out_of_memory
 
 NAME = "ort-cuda"
 _PROVIDER = "CUDAExecutionProvider"
@@ -38,8 +38,16 @@ class OrtCuda:
             if machine.version("onnxruntime"):
                 reason += " (uninstall onnxruntime first: both are one Python package)"
             return Status(False, False, False, reason, {}, device)
+        imported = ort.package()
+        if imported is not None and imported[0] != "onnxruntime-gpu":
+            reason = (
+                f"what is imported is onnxruntime {imported[1]}, which lies in front of "
+                f"onnxruntime-gpu {number}: uninstall onnxruntime"
+            )
+            return Status(True, False, False, reason, {}, device)
         reason = driver.no_gpu() or driver.old_driver("onnxruntime-gpu")
-        return Status(True, not reason, not reason, reason, {"onnxruntime-gpu": number}, device)
+        versions = {"onnxruntime-gpu": imported[1] if imported else number}
+        return Status(True, not reason, not reason, reason, versions, device)
 
     def precisions(self) -> frozenset[str]:
         """Those of its kernels."""
@@ -73,12 +81,17 @@ class OrtCuda:
         return OrtCudaRunner(folder / ort.FILE, info, machine.threads(threads, 1), graph=graph)
 
     def _check(self, what: str) -> None:
+        cuda_libraries.preload()
         module = ort.onnxruntime(NAME, "cuda")
         status = self.status()
         if not status.runnable:
             raise UnavailableError(f"target '{NAME}' cannot {what} here: {status.reason}")
         if _PROVIDER not in module.get_available_providers():
-            raise UnavailableError(f"target '{NAME}': this onnxruntime has no {_PROVIDER}")
+            has = ", ".join(module.get_available_providers())
+            raise UnavailableError(
+                f"target '{NAME}': this onnxruntime has no {_PROVIDER}, only {has}",
+                hint="uninstall onnxruntime, and install onnxruntime-gpu anew",
+            )
 
 
 def _provider_options(graph: bool, stream: cuda.Stream | None = None) -> dict[str, str]:
@@ -133,10 +146,8 @@ class OrtCudaRunner:
             return bound
         try:
             bound.run()
-        except Exception as error:
-            if not ort.is_own(error):
-                raise
-            self._uncaptured(ort.reason(error))
+        except ort.OrtFailed as error:
+            self._uncaptured(error.reason)
             bound = OrtCudaBound(self.session, self.info, inputs, self._stream)
         return bound
 
@@ -178,7 +189,7 @@ class OrtCudaBound:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._doing = shapes.call_words(NAME, inputs)
         call = shapes.check_inputs(info.inputs, info.profiles, inputs)
-        with out_of_memory(self._doing, on_gpu=True):
+        with ort.failures_named(self._doing, on_gpu=True):
             self._inputs = {
                 name: OrtValue.ortvalue_from_numpy(array, "cuda", 0)
                 for name, array in inputs.items()
@@ -202,7 +213,7 @@ class OrtCudaBound:
 
     def run(self) -> float:
         """One call, in the GPU's own seconds; without a stream until the device is done."""
-        with out_of_memory(self._doing, on_gpu=True):
+        with ort.failures_named(self._doing, on_gpu=True):
             if self._stream is not None:
                 self._stream.start()
                 self._session.run_with_iobinding(self._binding, self._options)

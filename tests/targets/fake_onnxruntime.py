@@ -25,11 +25,12 @@ Fail.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
 
 class FakeSession:
     """opened: all of them, in order. refuses, fails: provider option -> why a session that asks
-    for it does not open, or does not run.
+    for it does not open, or does not run. uses: the providers that a session says it has.
     """
 
-    def __init__(self, path, options, providers):
-        self.options, self.settings = options, dict(providers[0][1])
+    def __init__(self, path, options, providers, enable_fallback=1):
+        self.fallback = bool(enable_fallback)
+        self.options, self.settings = options, {**providers[0][1]}
         self.captured, self.runs = None, []
         self._raise(self.refuses)
         if options.optimized_model_filepath:
@@ -42,7 +43,14 @@ class FakeSession:
                 raise Fail(f"[ONNXRuntimeError] : 1 : FAIL : {reason}")
 
     def get_providers(self):
-        return [PROVIDER, "CPUExecutionProvider"]
+        return self.uses
+
+    def disable_fallback(self):
+        self.fallback = False
+
+    def run(self, names, inputs):
+        self._raise(self.fails)
+        return [2 * inputs["sample"]]
 
     def io_binding(self):
         return FakeBinding()
@@ -103,7 +111,8 @@ class FakeOptions:
 
 def install(monkeypatch):
     """Put it in onnxruntime's place; returns the class of its sessions, fresh."""
-    Session = type("Session", (FakeSession,), {"opened": [], "refuses": {}, "fails": {}})
+    facts = {"opened": [], "refuses": {}, "fails": {}, "uses": [PROVIDER, "CPUExecutionProvider"]}
+    Session = type("Session", (FakeSession,), facts)
     module = ModuleType("onnxruntime")
     module.InferenceSession, module.OrtValue = Session, FakeValue
     module.SessionOptions = module.RunOptions = FakeOptions

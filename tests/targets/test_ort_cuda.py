@@ -110,8 +110,9 @@ def test_a_session_that_does_not_open_at_all_is_an_error(engine, sessions):
     sessions.refuses["device_id"] = "no such file"
     session = sessions.__init__
 
-    def never(self, path, options, providers):
-        session(self, path, options, [(providers[0][0], {**providers[0][1], "device_id": "1"})])
+    def never(self, path, options, providers, **more):
+        again = [(providers[0][0], {**providers[0][1], "device_id": "1"})]
+        session(self, path, options, again, **more)
 
     sessions.__init__ = never
     with pytest.raises(InputError, match="no such file"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import cuda_libraries
 from .errors import BadRequest, UnfitEngine
 from .fit import check_files, cores, misfit
 from .pipeline import Array, Denoise, Input
@@ -159,6 +160,7 @@ def _ort_cpu(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
 
 
 def _ort_cuda(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
+    cuda_libraries.preload()
     ort = _needed("onnxruntime", "ort-cuda")
     provider = "CUDAExecutionProvider"
     if provider not in ort.get_available_providers():
@@ -175,7 +177,12 @@ def _onnxruntime(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and said once
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=providers)
+    # without a way back: after an error ONNX Runtime would go on with the processor
+    session = ort.InferenceSession(
+        str(folder / "model.onnx"), options, providers=providers, enable_fallback=0
+    )
+    _check_provider(session, providers[0])
+    session.disable_fallback()
     names = [info["outputs"][0]["name"]]
 
     def run(inputs: dict[str, Array]) -> Array:
@@ -183,6 +190,18 @@ def _onnxruntime(
         return output
 
     return run
+
+
+def _check_provider(session: Any, asked: Any) -> None:
+    """Raise UnfitEngine where the session computes with another provider than the one asked for:
+    ONNX Runtime takes the processor, silently, where CUDA's libraries do not load."""
+    wanted = asked if isinstance(asked, str) else asked[0]
+    used = list(session.get_providers())
+    if used[:1] != [wanted]:
+        raise UnfitEngine(
+            f"ONNX Runtime cannot load its {wanted} (CUDA and cuDNN are missing or of another"
+            f" version), and would compute with {', '.join(used) or 'nothing'}"
+        )
 
 
 def _openvino(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
