@@ -14,8 +14,10 @@ from diffc.output import default_out
 from diffc.recipe import resolve
 from diffc.report.model import Report
 from diffc.stages import StageEvent
+from diffc.torch_state import own_state
 
 
+@own_state()
 def compile(
     model: str | Path,
     *,
@@ -40,6 +42,9 @@ def compile(
     options: anything else, nested like a recipe: ``{"distill": {"steps": 100}}``.
     stop: the last stage wanted: plan, prune, distill, export, build or bench.
     fresh: ignore the cache. on_event: called with each ``StageEvent``.
+
+    PyTorch's state (gradients, autocast, defaults, generators, ...) is diffc's own for the time of
+    the call, and the caller's again afterwards (torch_state.py).
 
     Raises RequestError for wrong options, InputError for an unusable model or folder,
     UnavailableError for a target that cannot build here, CheckFailed when an engine fails parity.

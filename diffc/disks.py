@@ -39,7 +39,7 @@ def user_path(text: str | Path) -> Path:
     except RuntimeError:
         raise RequestError(
             f"'{text}' begins with a home folder, and nothing here says where that is",
-            hint="write the path in full, or set HOME; a name that begins with ~ is written ./~NAME",
+            hint="write the path in full, or set HOME; a name that begins so is written ./~NAME",
         ) from None
 
 
@@ -56,11 +56,13 @@ def check_place(folder: Path, name: str) -> None:
     there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
     hint = f"choose another folder with {name}"
     if not there.is_dir():
-        raise InputError(f"cannot write {folder} ({name}): '{there}' is not a folder", hint=hint)
+        kind = "a file" if there.is_file() else "no folder"
+        where = f"{name} {folder}" if there == folder else f"cannot write {folder}: {there}"
+        raise InputError(f"{where} is {kind}", hint=hint)
     if not os.access(there, os.W_OK | os.X_OK):
         read_only = os.statvfs(there).f_flag & os.ST_RDONLY
         reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
-        raise InputError(f"cannot write {folder} ({name}): {reason}", hint=hint)
+        raise InputError(f"cannot write {folder}: {reason}", hint=hint)
 
 
 @contextmanager
@@ -92,11 +94,12 @@ def disk_error(error: Exception, places: Sequence[Path] = ()) -> InputError | No
     # libraries in other languages carry the system's words in their own exceptions
     code = next((c for c in _UNWRITABLE if os.strerror(c) in str(error)), None)
     if code is not None:
-        return _line(_fullest(places), code)
-    full = _fullest(places)
-    if not isinstance(error, _BUGS) and _free(full) < _LEAST_FREE:
-        return _line(full, errno.ENOSPC)
-    return None
+        return _line(_full_disk(places) or _first(places), code)
+    full = None if isinstance(error, _BUGS) else _full_disk(places)
+    if full is None:
+        return None
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+    return _line(full, errno.ENOSPC, said=f" ({words})")
 
 
 def _system_error(error: OSError, code: int, places: Sequence[Path]) -> InputError | None:
@@ -107,25 +110,32 @@ def _system_error(error: OSError, code: int, places: Sequence[Path]) -> InputErr
         )
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     if path is None:
-        return _line(_fullest(places), code) if code in _UNWRITABLE else None
+        where = _full_disk(places) or _first(places)
+        return _line(where, code) if code in _UNWRITABLE else None
     if code == errno.ENOENT and not _is_below(path, places):
         return None  # a file of ours that is missing is a bug, and shows its traceback
     return _line(path, code, places)
 
 
-def _line(path: Path, code: int, places: Sequence[Path] = ()) -> InputError:
-    reason = os.strerror(code)
-    temporary = Path(tempfile.gettempdir())
-    if code in _FULL and _is_temporary(path, temporary):
+def _first(places: Sequence[Path]) -> Path | None:
+    return places[0] if places else None
+
+
+def _line(
+    path: Path | None, code: int, places: Sequence[Path] = (), *, said: str = ""
+) -> InputError:
+    """path: None where nobody knows it. said: words of a library, to stand after the system's."""
+    reason, temporary = os.strerror(code) + said, Path(tempfile.gettempdir())
+    if path is not None and code in _FULL and _is_temporary(path, temporary):
         return InputError(
             f"cannot write to the folder for temporary files {temporary} (TMPDIR): {reason}",
             hint="set TMPDIR to a folder with more room; what was done is kept",
         )
-    writes = code in _UNWRITABLE or _is_below(path, places)
-    verb = "write" if writes else "read or write"
+    writes = code in _UNWRITABLE or path is None or _is_below(path, places)
+    verb, where = "write" if writes else "read or write", path or "the answer to stdout, or a file"
     cure = "free some space" if code in _FULL else "change the rights, or what is in the way"
     return InputError(
-        f"cannot {verb} {path}: {reason}",
+        f"cannot {verb} {where}: {reason}",
         hint=f"{cure}, or choose another --out or DIFFC_CACHE; what was done is kept",
     )
 
@@ -156,9 +166,10 @@ def _is_below(path: Path, places: Sequence[Path]) -> bool:
     return any(absolute.is_relative_to(place.absolute()) for place in places)
 
 
-def _fullest(places: Sequence[Path]) -> Path:
-    """The one of ``places`` and the folder for temporary files that has the least room."""
-    return min((*places, Path(tempfile.gettempdir())), key=_free)
+def _full_disk(places: Sequence[Path]) -> Path | None:
+    """The one of ``places`` and the folder for temporary files that has no room, if any."""
+    fullest = min((*places, Path(tempfile.gettempdir())), key=_free)
+    return fullest if _free(fullest) < _LEAST_FREE else None
 
 
 def _free(place: Path) -> int:

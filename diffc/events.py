@@ -35,14 +35,17 @@ Work = Generator[Progress, None, T]
 
 def follow(work: Generator[E, None, T], on_event: Callable[[E], None] | None = None) -> T:
     """Run ``work`` to its end, telling ``on_event`` each of its events; returns its result."""
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if on_event is not None:
-            on_event(event)
+    try:
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if on_event is not None:
+                on_event(event)
+    finally:
+        work.close()  # an error of on_event's must not leave it half-way, its locks taken
 
 
 def drain(work: Generator[E, None, T]) -> T:

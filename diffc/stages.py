@@ -28,16 +28,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from diffc.errors import InputError, RequestError
+from diffc.disks import disk_errors, user_path
+from diffc.errors import RequestError, UnavailableError
 from diffc.events import Progress, Work
+from diffc.launch import process_rank
 from diffc.models.source import file_digest
 from diffc.placing import clear_folder, fresh_folder, place, place_file, rename_folder
+from diffc.torch_state import own_state
 
+T = TypeVar("T")
 STATE = ".diffc"
 LOGS = "logs"
-_POLL_SECONDS, _SILENCE_SECONDS = 0.2, 600.0
+_POLL_SECONDS, _WARNING_SECONDS = 0.2, 60.0
+_SILENCE_SECONDS, _PATIENCE_SECONDS = 600.0, 12 * 3600.0
+"""How long a process waits for the first one's result: without a sign of it, and with one."""
+_SHARED_CACHE = "all processes of a launch must share that folder (DIFFC_CACHE)"
 MANIFEST = "stage.json"
 
 
@@ -139,7 +146,7 @@ class Runner:
     def do(self, stage: Stage) -> StageWork:
         """Do ``stage``, or reuse it; its files are in OUT when this returns."""
         yield StageEvent(stage.name, "started")
-        with disk_errors(self.out):
+        with disk_errors(self.out, self.cache):
             if process_rank() == 0:
                 done_now = stage.key in {done.key for done in self.done}
                 found = None if self.fresh and not done_now else self._reuse(stage)
@@ -222,19 +229,26 @@ class Runner:
         return _done(manifest, self._folder(stage), cached=False)
 
     def _awaited(self, stage: Stage, lock: Path) -> _Manifest:
-        """The first process's result; when it fails, the launch ends, and with it this process."""
-        started, told = time.monotonic(), False
+        """The first process's result; when it fails, the launch ends, and with it this process.
+
+        Raises UnavailableError when it does not come.
+        """
+        started, warned = time.monotonic(), False
         while (manifest := _read_manifest(self._folder(stage) / MANIFEST)) is None:
             time.sleep(_POLL_SECONDS)
-            if told or lock.exists() or time.monotonic() - started < _SILENCE_SECONDS:
-                continue
-            told = True  # its lock is not to be seen either
-            warnings.warn(
-                f"process {process_rank()} waits for the first one's '{stage.name}' and sees no "
-                f"sign of it in {self.cache}: all nodes must share that folder (DIFFC_CACHE)",
-                stacklevel=2,
-            )
+            waited, sign = time.monotonic() - started, lock.exists()
+            if waited > (_PATIENCE_SECONDS if sign else _SILENCE_SECONDS):
+                raise UnavailableError(self._silence(stage), hint=_SHARED_CACHE)
+            if not (warned or sign) and waited > _WARNING_SECONDS:
+                warned = True
+                warnings.warn(f"{self._silence(stage)}: {_SHARED_CACHE}", stacklevel=2)
         return manifest
+
+    def _silence(self, stage: Stage) -> str:
+        return (
+            f"process {process_rank()} waits for the first one's '{stage.name}' and sees no sign "
+            f"of it in {self.cache}"
+        )
 
     def _is_there(self, stage: Stage) -> bool:
         return (self._folder(stage) / MANIFEST).exists() or self._adoptable(stage) is not None
@@ -242,14 +256,8 @@ class Runner:
     def _timed(self, stage: Stage, room: Room) -> Generator[StageEvent, None, _Manifest]:
         reset_peak_rss()
         start = time.perf_counter()
-        work = stage.run(room)
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                result: dict[str, Any] = end.value
-                break
-            yield StageEvent(stage.name, "progress", progress)
+        with own_state(needs_torch="torch" in stage.packages):
+            result = yield from _events(stage, stage.run(room))
         seconds = time.perf_counter() - start
         files = {
             str(path.relative_to(room.out)): file_digest(path)
@@ -272,16 +280,31 @@ class Runner:
         place(done.folder / MANIFEST, record, STATE)
 
 
+def _events(stage: Stage, work: Work[T]) -> Generator[StageEvent, None, T]:
+    """The progress of ``work`` as events of ``stage``; returns its result."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield StageEvent(stage.name, "progress", progress)
+
+
 def cache_folder() -> Path:
     """DIFFC_CACHE, or the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("DIFFC_CACHE") or platformdirs.user_cache_path("diffc"))
-
-
-def process_rank() -> int:
-    """Which of the processes that torchrun or ``accelerate launch`` started this is; 0 alone."""
-    return int(os.environ.get("RANK", "0"))
+    named = os.environ.get("DIFFC_CACHE")
+    if named:
+        return user_path(named)
+    try:
+        return platformdirs.user_cache_path("diffc")
+    except RuntimeError:  # a container's user without a home folder
+        raise RequestError(
+            "there is no home folder, and so no place for the cache",
+            hint="set DIFFC_CACHE to a folder that is kept between runs",
+        ) from None
 
 
 def package_version(name: str) -> str | None:
@@ -301,30 +324,6 @@ def atomic_write(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an InputError that says where; nothing made is touched."""
-    try:
-        yield
-    except Exception as error:
-        reason = _disk_reason(error)
-        if reason is None:
-            raise
-        where = getattr(error, "filename", None) or out
-        raise InputError(
-            f"cannot write {where}: {reason}",
-            hint="free some space, or choose another --out or DIFFC_CACHE; what was done is kept",
-        ) from error
-
-
-def _disk_reason(error: BaseException) -> str | None:
-    codes = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
-    if isinstance(error, OSError) and error.errno in codes:
-        return os.strerror(error.errno or 0)
-    # libraries in other languages carry the system's words in their own exceptions
-    return next((os.strerror(c) for c in codes[:2] if os.strerror(c) in str(error)), None)
 
 
 def reset_peak_rss() -> None:
@@ -385,6 +384,9 @@ def place_of(name: str, places: Mapping[str, str]) -> str | None:
     return None
 
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
     """One process at a time works on a key; the lock dies with its holder."""
@@ -402,4 +404,12 @@ def _locked(work: Path) -> Iterator[None]:
                 f"another diffc is doing '{work.name.rpartition('-')[0]}' with the same options",
                 hint="wait for it to finish; its result is then reused",
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"{work.parent} is on a disk without locks ({error.strerror}): do not start the "
+                "same run twice at once",
+                stacklevel=2,
+            )
         yield

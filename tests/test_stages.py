@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from diffc import stages
-from diffc.errors import InputError, RequestError
+from diffc.disks import disk_errors
+from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, drain
-from diffc.stages import Runner, Stage, atomic_write, disk_errors
+from diffc.stages import Runner, Stage, atomic_write
 
 
 def make_stage(calls: list[str], value: str = "x", name: str = "demo") -> Stage:
@@ -65,16 +66,35 @@ def test_a_cache_that_the_nodes_do_not_share_is_told_once(tmp_path, monkeypatch)
     def sleep(seconds):
         naps.append(seconds)
         if len(naps) == 3:
-            monkeypatch.delenv("RANK")
+            monkeypatch.setenv("RANK", "0")
             do(Runner(out, cache), stage)
             monkeypatch.setenv("RANK", "1")
 
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(stages, "_SILENCE_SECONDS", 0.0)
+    second_of_two(monkeypatch)
+    monkeypatch.setattr(stages, "_WARNING_SECONDS", 0.0)
     monkeypatch.setattr(stages.time, "sleep", sleep)
     with pytest.warns(UserWarning, match="'demo' and sees no sign of it.*DIFFC_CACHE") as told:
         assert do(Runner(out, cache), stage).result == {"value": "x"}
     assert len(told) == 1 and len(naps) == 3
+
+
+def second_of_two(monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("sign", [False, True])
+def test_a_process_does_not_wait_for_ever(tmp_path, monkeypatch, sign):
+    stage, cache = make_stage([]), tmp_path / "cache"
+    second_of_two(monkeypatch)
+    monkeypatch.setattr(stages, "_PATIENCE_SECONDS" if sign else "_SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(stages, "_POLL_SECONDS", 0.0)
+    if sign:
+        lock = cache / "work" / f"demo-{stage.key[:32]}.lock"
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    with pytest.raises(UnavailableError, match="process 1 waits for the first one's 'demo'"):
+        do(Runner(tmp_path / "out", cache), stage)
 
 
 def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path):

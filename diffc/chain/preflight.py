@@ -18,6 +18,7 @@ from pathlib import Path
 from diffc import __version__
 from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
+from diffc.disks import check_place
 from diffc.follows import check_untouched
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
@@ -38,6 +39,8 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     Raises:
         RequestError, InputError, UnavailableError: with what is wrong and what would do.
     """
+    check_place(out, "--out")
+    check_place(cache_folder(), "DIFFC_CACHE")
     notes = quick_checks(source, recipe, stop)
     notes += _once(_model_key(source, recipe), lambda: model_checks(source, recipe))
     claim(out, source)  # last: it reads every weight, to tell one model from another

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.chain.preflight import preflight
+from diffc.disks import check_place, disk_errors
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
+from diffc.launch import is_launched, process_rank
 from diffc.models.source import Source
 from diffc.output import (
     is_output,
@@ -23,7 +24,7 @@ from diffc.output import (
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
-from diffc.stages import Done, Runner, StageEvent, cache_folder, disk_errors, process_rank
+from diffc.stages import Done, Runner, StageEvent, cache_folder
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
@@ -53,8 +54,14 @@ class Request:
 def run(request: Request) -> RunWork:
     """Run the chain up to ``request.stop``; returns the report, which is also in OUT.
 
-    Raises CheckFailed, after the report is written, when an engine fails parity.
+    Raises CheckFailed, after the report is written, when an engine fails parity; InputError for a
+    disk that takes or gives no more.
     """
+    with disk_errors(request.out, cache_folder()):
+        return (yield from _run(request))
+
+
+def _run(request: Request) -> RunWork:
     source, recipe, out = request.source, request.recipe, request.out
     yield StageEvent(PREFLIGHT, "started")
     notes = preflight(source, recipe, out, request.stop)
@@ -62,18 +69,16 @@ def run(request: Request) -> RunWork:
         yield StageEvent(PREFLIGHT, "note", note=note)
     yield StageEvent(PREFLIGHT, "passed")
     if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
-        with disk_errors(out):  # followed by another whole one
-            out.mkdir(parents=True, exist_ok=True)
-            write_lock(out, source, recipe, {})
+        out.mkdir(parents=True, exist_ok=True)  # followed by another whole one
+        write_lock(out, source, recipe, {})
     runner = Runner(out, cache_folder(), fresh=request.fresh)
     yield from _front(runner, request)
     if request.stop in ("build", "bench"):
         yield from _back(runner, recipe, request.stop)
     if process_rank() == 0:
-        with disk_errors(out):
-            write_lock(out, source, recipe, _stages(out, runner.done, request.stop))
-            write_notes(out, notes)
-            _write_report(out, runner.done, request.command)
+        write_lock(out, source, recipe, _stages(out, runner.done, request.stop))
+        write_notes(out, notes)
+        _write_report(out, runner.done, request.command)
     _meet()
     return _passed(Report.read(out))
 
@@ -96,7 +101,7 @@ def _following(out: Path, stages: Mapping[str, str]) -> dict[str, str]:
 
 def _meet() -> None:
     """Under torchrun, the other processes wait here for the first one's report."""
-    if "RANK" in os.environ:
+    if is_launched():
         from diffc.data.processes import wait_for_all
 
         wait_for_all()
@@ -105,7 +110,14 @@ def _meet() -> None:
 def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
            command: str | None = None) -> RunWork:  # fmt: skip
     """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
+    with disk_errors(out, cache_folder()):
+        return (yield from _finish(out, recipe, stop, fresh=fresh, command=command))
+
+
+def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str | None) -> RunWork:
     lock = read_lock(out)
+    check_place(out, "--out")
+    check_place(cache_folder(), "DIFFC_CACHE")
     stage_records(out, lock["stages"])
     check_onnx(out)
     back.check_targets(recipe.build)
@@ -113,10 +125,8 @@ def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
     yield from _back(runner, recipe, stop)
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     stages = _following(out, stages)
-    with disk_errors(out):
-        write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
-        report = _write_report(out, runner.done, command)
-    return _passed(report)
+    write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
+    return _passed(_write_report(out, runner.done, command))
 
 
 def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None]:

@@ -6,7 +6,6 @@ Nothing here imports torch, numpy or pydantic at the top: ``diffc --help`` has t
 from __future__ import annotations
 
 import atexit
-import errno
 import gc
 import os
 import signal
@@ -15,7 +14,7 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
-from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
+from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError
 
 
 def main() -> None:
@@ -34,11 +33,11 @@ def main() -> None:
         _interrupted()
     except BrokenPipeError:  # the reader of our output went away
         sys.exit(EXIT_INTERRUPTED)
-    except OSError as error:
-        line = _disk_line(error)
-        if line is None:
-            _end_with_traceback()
-        _end_with_line(line)
+    except Exception as error:
+        from diffc.disks import disk_error
+
+        line = disk_error(error)
+        _end_with_line(line) if line is not None else _end_with_traceback()
     except BaseException:  # libraries in Rust panic with exceptions of their own
         _end_with_traceback()
 
@@ -72,18 +71,6 @@ def _flush_stdout() -> None:
 def _forget_stdout() -> None:
     """Let the interpreter's own flush at its end succeed: it has nowhere to write to."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _disk_line(error: OSError) -> InputError | None:
-    """What to say of a disk that is full or read-only, whichever verb meets it."""
-    from diffc.disks import disk_error
-
-    if error.filename is None and error.errno == errno.ENOSPC:
-        return InputError(
-            f"cannot write the answer to stdout, or a file: {error.strerror}",
-            hint="free some space there, or send stdout elsewhere",
-        )
-    return disk_error(error)
 
 
 def _end_with_line(error: DiffcError) -> NoReturn:

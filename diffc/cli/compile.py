@@ -144,7 +144,7 @@ def run_chain(
 
 def say_where(folder: Path) -> None:
     """The files that a person opens next."""
-    from diffc.stages import process_rank
+    from diffc.launch import process_rank
 
     files = [folder / "report.md", folder / "samples" / "grid.png"]
     if process_rank() == 0:

@@ -174,9 +174,9 @@ def _show_inputs(specs: list[Any]) -> None:
 
 
 def _show_written_plan(out: Path, *, json: bool, quiet: bool) -> None:
+    from diffc.launch import process_rank
     from diffc.output import read_lock
     from diffc.prune.plan import Plan
-    from diffc.stages import process_rank
 
     if process_rank() > 0:  # of the processes of one launch, one speaks
         return

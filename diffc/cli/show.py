@@ -75,7 +75,7 @@ def print_json(value: Any) -> None:
 
 def _is_follower() -> bool:
     """Whether another process of the same launch speaks to the user."""
-    from diffc.stages import process_rank
+    from diffc.launch import process_rank
 
     return process_rank() > 0
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffc.errors import RequestError
+from diffc.launch import is_launched
 
 PATIENCE = timedelta(hours=12)
 """How long the others wait where the first process saves or samples alone; when one dies, the
@@ -28,7 +29,7 @@ def process_share() -> tuple[int, int]:
     Raises RequestError under a launcher that wants the model sharded.
     """
     refuse_sharding()
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not is_launched():
         return 0, 1
     from accelerate import PartialState
 

@@ -14,11 +14,13 @@ from torch import nn
 from diffc.errors import InputError
 from diffc.models.cut import load_cut, read_pruning, shaped, skeleton
 from diffc.models.source import Source, check_safetensors, find
+from diffc.torch_state import own_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+@own_state()
 def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
     """A diffusers pipeline from a folder, a hub id, ``demo``, or a compressed model's folder.
 

@@ -29,6 +29,7 @@ def test_the_others_wait_long_for_the_first_process(monkeypatch) -> None:
         return SimpleNamespace(process_index=1, num_processes=2)
 
     monkeypatch.setattr(accelerate, "PartialState", state)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
     assert process_share() == (1, 2)
     assert asked[0]["timeout"] == PATIENCE

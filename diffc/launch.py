@@ -1,0 +1,58 @@
+"""The launch that this process is part of, as torchrun and ``accelerate launch`` describe it.
+
+Clusters leave single variables of a launch in the shells that they give out. What is not a whole
+description (a rank below a number of processes above one, and an address) is no launch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_DESCRIPTION = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
+    *(f"{kind}_COMM_WORLD_{part}" for kind in ("OMPI", "MV2")
+      for part in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
+    "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
+)  # fmt: skip
+"""What accelerate takes for a launch."""
+
+
+def is_launched() -> bool:
+    """Whether this is one of several processes of one launch."""
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    return size > 1 and 0 <= rank < size and bool(os.environ.get("MASTER_ADDR"))
+
+
+def process_rank() -> int:
+    """Which of the processes of a launch this is; 0 alone."""
+    return _number("RANK") if is_launched() else 0
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isdecimal() else -1
+
+
+@contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Take variables that describe no launch out of the environment, for the time of the call.
+
+    accelerate would wait for the other processes that they speak of.
+    """
+    if is_launched() or _is_started_by_mpi():
+        yield
+        return
+    leftovers = {name: os.environ.pop(name) for name in _DESCRIPTION if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(leftovers)
+
+
+def _is_started_by_mpi() -> bool:
+    """Whether ``accelerate launch`` started this by mpirun, which has names of its own."""
+    sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    several = any(_number(name) > 1 for name in sizes)
+    return several and bool(os.environ.get("MASTER_ADDR"))

@@ -1,0 +1,151 @@
+"""The state of PyTorch, of warnings and of the environment that diffc's work runs in.
+
+What diffc computes must not depend on how its caller left PyTorch, above all since results are kept
+in a cache under keys that know nothing of the caller; and a call must leave no trace.
+
+    own_state   a context (or decorator) that sets what diffc needs and gives everything back
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from diffc.launch import is_launched, without_leftovers
+
+SEED = 0
+"""Of the global generators inside: whatever draws from them draws the same in every run."""
+
+
+@contextmanager
+def own_state(*, needs_torch: bool = False) -> Iterator[None]:
+    """Run the block in diffc's own state; the caller's comes back at its end, however it ends.
+
+    Inside: gradients on, no inference mode, no autocast, float32 and the processor by default, the
+    precise matrix products, no demand for deterministic kernels, seeded generators, no leftovers of
+    a launch in the environment. Given back too: filters of warnings, PyTorch's threads, and what
+    accelerate knows of its processes.
+
+    Args:
+        needs_torch: import PyTorch for it. Otherwise, where nobody has imported it, there is no
+            state of the caller's.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(without_leftovers())
+        stack.enter_context(_seeded_python())
+        if needs_torch or "torch" in sys.modules:
+            stack.enter_context(_torch_state())
+        if not is_launched():
+            stack.enter_context(_own_accelerate())
+        yield
+
+
+@contextmanager
+def _seeded_python() -> Iterator[None]:
+    """The global generators of Python, and of NumPy where it is imported."""
+    state = random.getstate()
+    numpy: Any = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    random.seed(SEED)
+    if numpy is not None:
+        numpy.random.seed(SEED)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+
+
+@contextmanager
+def _torch_state() -> Iterator[None]:
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(_settings())
+        has_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        devices = list(range(torch.cuda.device_count())) if has_gpus else []
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_no_autocast())
+        if torch.get_default_device() != torch.device("cpu"):
+            stack.enter_context(torch.device("cpu"))
+        torch.manual_seed(SEED)
+        yield
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Outside of every autocast.
+
+    A disabled one inside the caller's is not enough: casts of weights are kept until the outermost
+    ends, so that training within it would go on with the weights of its first step.
+    """
+    import torch
+
+    kinds = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+    torch.autocast_increment_nesting()
+    depth = torch.autocast_decrement_nesting()
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    for _ in range(depth):
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """The switches that PyTorch has no context for."""
+    import torch
+
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    precision = torch.get_float32_matmul_precision()
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _own_accelerate() -> Iterator[None]:
+    """accelerate's state of the process anew, and the caller's back: it holds for all its users."""
+    before = {name: dict(shared) for name, shared in _shared_states().items()}
+    for shared in _shared_states().values():
+        shared.clear()
+    try:
+        yield
+    finally:
+        for name, shared in _shared_states().items():
+            shared.clear()
+            shared.update(before.get(name, {}))
+
+
+def _shared_states() -> dict[str, dict[str, Any]]:
+    state: Any = sys.modules.get("accelerate.state")
+    if state is None:
+        return {}
+    names = ("PartialState", "AcceleratorState", "GradientState")
+    return {name: getattr(state, name)._shared_state for name in names}
