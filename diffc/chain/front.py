@@ -338,12 +338,12 @@ def save_compressed(
 ) -> None:
     """A pipeline folder around the cut denoiser: the source's other parts, weights, pruning.json.
 
-    Weights keep the dtype of the source's, so that sizes on disk compare.
+    Weights keep the dtypes of the source's, so that sizes on disk compare.
     """
-    import torch
     from safetensors.torch import save_file
 
     from diffc.models.cut import write_pruning
+    from diffc.models.dtypes import stored_dtypes
 
     component = folder / source.component
     if source.is_pipeline:
@@ -353,11 +353,7 @@ def save_compressed(
     component.mkdir(parents=True, exist_ok=True)
     for path in (source.denoiser_folder / "config.json",):
         shutil.copyfile(path, component / path.name)
-    dtype = _stored_dtype(source.weights[0]) or torch.float32
-    state = {
-        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-        for name, value in model.state_dict().items()
-    }
+    state = stored_dtypes(source.denoiser, model).cast(model.state_dict())
     save_file(state, component / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     facts = {
         "component": source.component,
@@ -462,17 +458,6 @@ def _read_scores(importance: Done | None) -> tuple[dict[str, Any] | None, dict[s
     from safetensors.numpy import load_file
 
     return load_file(importance.folder / SCORES), dict(importance.result["why"])
-
-
-def _stored_dtype(path: Path) -> Any:
-    """The floating dtype of the first tensor in a safetensors file; None for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        name = next(iter(file.keys()))
-        return file.get_tensor(name).dtype
 
 
 def _sha(path: Path) -> str:

@@ -69,11 +69,13 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
 def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
     from diffc.data.inputs import check_conditions, given_tokens
+    from diffc.models.checking import check_components
     from diffc.models.dry_run import dry_run
 
     process_checks(source)
     notes = check_conditions(source, recipe)
-    return notes + dry_run(source, recipe.export.side, given_tokens(recipe))
+    notes += dry_run(source, recipe.export.side, given_tokens(recipe))
+    return notes + check_components(source, prompts=recipe.data.prompts is not None)
 
 
 def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
@@ -92,9 +94,10 @@ def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
 
 def _model_key(source: Source, recipe: Recipe) -> str:
     """A hash of all that ``model_checks`` reads; weights by size and time, not by content."""
-    files = sorted(path for path in source.folder.rglob("*") if path.is_file())
+    files = source.files
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     packages = ("torch", "diffusers", "transformers", "torch-pruning")
     versions = [__version__, *map(package_version, packages)]
-    value = [_VERSION, versions, source.class_name, stats, recipe.model_dump(mode="json")]
+    facts = [source.class_name, source.allow_pickle, recipe.model_dump(mode="json")]
+    value = [_VERSION, versions, stats, *facts]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

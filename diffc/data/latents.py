@@ -106,19 +106,11 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
 
 def load_vae(source: Source) -> Any:
     """The pipeline's VAE in float32, on the best device. Raises InputError."""
-    import diffusers
-
     from diffc.data.precision import best_device
+    from diffc.models.load import load_component
 
-    folder = vae_folder(source)
-    assert folder is not None
-    kind = getattr(diffusers, str(read_json(folder / "config.json")["_class_name"]))
-    try:
-        vae = kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
-    except (ValueError, OSError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"the VAE {folder} cannot be loaded: {first}") from error
-    return vae.to(best_device()).eval()
+    assert source.vae is not None
+    return load_component(source.vae).to(best_device())
 
 
 def _factors(vae: Any) -> tuple[float, float]:

@@ -82,30 +82,10 @@ def encode_prompts(
 
 def _text_pipeline(source: Source) -> Any:
     """The pipeline with its tokenizers and text encoders alone."""
-    import diffusers
-    from diffusers import DiffusionPipeline
-
     from diffc.data.precision import best_device
-    from diffc.models.source import read_json
+    from diffc.models.load import load_text_parts
 
-    index = read_json(source.folder / "model_index.json")
-    wanted = ("tokenizer", "text_encoder")
-    without = {
-        name: None
-        for name, value in index.items()
-        if isinstance(value, list) and not name.startswith(wanted)
-    }
-    kind: type[DiffusionPipeline] = getattr(diffusers, str(index["_class_name"]))
-    try:
-        pipeline = kind.from_pretrained(
-            source.folder, **without, local_files_only=True, torch_dtype=torch.float32
-        )
-    except (ValueError, OSError, RuntimeError, TypeError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"the text encoders of {source.folder} cannot be loaded: {first}") from (
-            error
-        )
-    return pipeline.to(best_device())
+    return load_text_parts(source).to(best_device())
 
 
 @torch.no_grad()

@@ -30,7 +30,6 @@ INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
 DENOISERS = ("unet", "transformer")
 VAE_NAMES = ("vae", "vqvae")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 _CONFIGS = ("config.json", SCHEDULER_CONFIG, "preprocessor_config.json", "tokenizer_config.json")
 _NO_NETWORKS = ("scheduler", "tokenizer", "processor", "feature_extractor", "featureextractor")
@@ -83,6 +82,16 @@ class Component:
         """Whether it has weights: schedulers, tokenizers and image processors have none."""
         return not any(word in f"{self.name}.{self.class_name}".lower() for word in _NO_NETWORKS)
 
+    @property
+    def is_text_encoder(self) -> bool:
+        """Whether the pipeline encodes prompts with it."""
+        return self.name.startswith("text_encoder")
+
+    @property
+    def is_tokenizer(self) -> bool:
+        """Whether the pipeline splits prompts with it."""
+        return self.name.startswith("tokenizer")
+
     @cached_property
     def weights(self) -> WeightFiles | None:
         """Its whole weights, of one variant; None where there are none. Raises InputError."""
@@ -109,7 +118,7 @@ class Component:
 
     def need_weights(self) -> WeightFiles:
         """Its weights. Raises InputError when there are none, or pickles that are not allowed."""
-        self._need_folder()
+        self.need_folder()
         weights = weight_files(self.folder, self.stems)
         if weights is None:
             others = other_weights(self.folder)
@@ -145,7 +154,8 @@ class Component:
             return self.class_name in (config.get("architectures") or ())
         return current_class(str(named), config) == current_class(self.class_name, config)
 
-    def _need_folder(self) -> None:
+    def need_folder(self) -> None:
+        """Refuse a component that the index names and that is not there."""
         if not self.exists:
             where = self.folder.parent if not self.is_flat else self.folder
             raise InputError(
@@ -160,7 +170,7 @@ class Component:
             return False
         if not self.is_flat:
             return True
-        if "tokenizer" in self.name:
+        if self.is_tokenizer:
             return path.name.startswith(_TOKENIZER_FILES)
         return path == self.config_path
 

@@ -92,6 +92,12 @@ def read_pruning(folder: Path) -> dict[str, Any]:
             f"{folder / PRUNING_FILE} has format {value.get('format')}; this diffc reads {FORMAT}",
             hint="install the diffc version that made it",
         )
+    changes = value.get("attributes")
+    if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):
+        raise InputError(
+            f"{folder / PRUNING_FILE} is damaged: its attributes are no table",
+            hint="copy the file again from the folder that diffc wrote",
+        )
     return value
 
 
@@ -125,10 +131,25 @@ def shaped(
         if name in shapes and tuple(shapes[name]) != tuple(old.shape):
             replace_tensor(model, name, torch.empty(shapes[name], dtype=old.dtype, device="meta"))
     follow_shapes(model)
-    modules = dict(model.named_modules())
     for name, attributes in pruning["attributes"].items():
-        if name not in modules:
-            raise InputError(f"pruning.json speaks of '{name}', which {class_name} does not have")
-        for key, value in attributes.items():
-            setattr(modules[name], key, tuple(value) if isinstance(value, list) else value)
+        _set_attributes(model, name, attributes)
     return model
+
+
+def _set_attributes(model: nn.Module, name: str, attributes: Mapping[str, Any]) -> None:
+    """Set what no shape tells of one module. Raises InputError for what it does not have."""
+    modules = dict(model.named_modules())
+    if name not in modules:
+        raise InputError(
+            f"pruning.json speaks of '{name}', which a {type(model).__name__} does not have",
+            hint="it belongs to another model: copy the one from the folder that diffc wrote",
+        )
+    for key, value in attributes.items():
+        old = vars(modules[name]).get(key)
+        value = tuple(value) if isinstance(value, list) else value
+        if not isinstance(old, int | float | tuple) or not isinstance(value, int | float | tuple):
+            raise InputError(
+                f"pruning.json sets '{key}' of '{name}', which is no number there",
+                hint="it belongs to another model: copy the one from the folder that diffc wrote",
+            )
+        setattr(modules[name], key, value)

@@ -1,19 +1,49 @@
-"""Folder -> denoiser or pipeline, dense or compressed, without unpickling.
+"""Component -> network, source -> denoiser or pipeline; dense or compressed.
 
-Weights come back in float32 and in evaluation mode, and are refused when a value is not finite.
+    load              MODEL -> its pipeline, for people
+    load_pipeline     every network of a source, put together by its pipeline's class
+    load_text_parts   the tokenizers and text encoders alone
+    load_denoiser     the denoiser alone, cut or not
+    load_component    any network of a pipeline: VAE, text encoder, ...
+
+Weights are read here, not by the libraries' own search for files: they come from the files that the
+component's layout names, every tensor is compared with the class before it is used, and nothing is
+unpickled unless that was allowed. Networks come back in float32 and in evaluation mode, and are
+refused when a value is not finite.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from diffc.errors import InputError
+from diffc.models import reasons
+from diffc.models.checking import (
+    check_denoiser,
+    check_diffusers_tensors,
+    check_loading_facts,
+    renamed,
+    transformers_config,
+)
+from diffc.models.classes import (
+    component_class,
+    is_diffusers_model,
+    is_transformers_model,
+    pipeline_class,
+)
+from diffc.models.components import Component
 from diffc.models.cut import load_cut, read_pruning, shaped, skeleton
-from diffc.models.source import Source, check_safetensors, find
+from diffc.models.files import check_safetensors
+from diffc.models.foreign import foreign_errors, quiet_transformers
+from diffc.models.source import Source, find
+from diffc.models.states import entries_of, read_state
 from diffc.torch_state import own_state
 
 if TYPE_CHECKING:
@@ -26,44 +56,62 @@ def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
 
     Raises InputError when the folder is no pipeline or its weights cannot be used.
     """
-    return load_pipeline(find(model, allow_pickle=allow_pickle))
+    return load_pipeline(find(model, allow_pickle=allow_pickle, whole=True))
 
 
 def load_pipeline(source: Source) -> DiffusionPipeline:
-    """The whole pipeline around ``source``'s denoiser, float32."""
-    from diffusers import DiffusionPipeline
+    """The whole pipeline around ``source``'s denoiser, float32. Raises InputError."""
+    kind = pipeline_class(source)
+    networks: dict[str, Any] = {}
+    for part in source.components:
+        if part.name == source.component:
+            networks[part.name] = load_denoiser(source)
+        elif part.is_network and _is_absent(part, kind):
+            warnings.warn(f"{part.folder} has no weights: the pipeline goes without", stacklevel=3)
+            networks[part.name] = None
+        elif part.is_network and _is_loaded_here(part):
+            networks[part.name] = load_component(part)
+        else:
+            part.need_folder()
+    return _put_together(source, kind, networks)
 
-    if not source.is_pipeline:
-        raise InputError(
-            f"{source.folder} is a single {source.class_name}, not a pipeline",
-            hint="give the pipeline's folder, the one with model_index.json",
-        )
-    denoiser = load_denoiser(source)
-    pipeline: DiffusionPipeline = DiffusionPipeline.from_pretrained(
-        source.folder,
-        **{source.component: denoiser},
-        local_files_only=True,
-        torch_dtype=torch.float32,
-    )
+
+def load_text_parts(source: Source) -> DiffusionPipeline:
+    """The pipeline with its tokenizers and text encoders alone. Raises InputError."""
+    kind = pipeline_class(source)
+    networks: dict[str, Any] = {}
+    for part in source.components:
+        if part.is_text_encoder:
+            networks[part.name] = load_component(part)
+        elif not part.is_tokenizer:
+            networks[part.name] = None
+        else:
+            part.need_folder()
+    pipeline = _put_together(source, kind, networks)
+    if getattr(pipeline, "text_encoder_3", "") is None:
+        # Stable Diffusion 3 without T5 puts zeros in its place, as wide as the denoiser takes them.
+        stand_in = SimpleNamespace(config=SimpleNamespace(**source.config))
+        object.__setattr__(pipeline, source.component, stand_in)
     return pipeline
 
 
 def load_denoiser(source: Source) -> nn.Module:
     """The denoiser alone: float32, eval mode, every value finite (else InputError)."""
-    if source.pruning is not None:
-        model = load_cut(
-            source.class_name, source.config, source.weights, read_pruning(source.folder)
-        )
-    else:
-        model = _from_pretrained(source)
+    if source.pruning is None:
+        return load_component(source.denoiser)
+    check_denoiser(source)
+    model = load_cut(source.class_name, source.config, source.weights, read_pruning(source.folder))
     nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
-    model.eval()
-    _check_finite(model, source)
-    return model
+    _check_finite(model, source.denoiser_folder)
+    return model.eval()
 
 
 def meta_denoiser(source: Source) -> nn.Module:
-    """The denoiser on the meta device: for planning, from configs alone."""
+    """The denoiser on the meta device: for planning, from configs alone.
+
+    Raises InputError where weights are there and are not the config's.
+    """
+    check_denoiser(source)
     if source.pruning is None:
         return skeleton(source.class_name, source.config)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -72,31 +120,79 @@ def meta_denoiser(source: Source) -> nn.Module:
     return shaped(source.class_name, source.config, shapes, read_pruning(source.folder))
 
 
-def _from_pretrained(source: Source) -> nn.Module:
-    import diffusers
+def load_component(part: Component) -> nn.Module:
+    """A network of a pipeline: float32, eval mode, every value finite.
 
-    safe = all(path.suffix == ".safetensors" for path in source.weights)
-    variant = "fp16" if ".fp16" in source.weights[0].name else None
-    cls: Any = getattr(diffusers, source.class_name)
-    try:
-        model: nn.Module = cls.from_pretrained(
-            source.denoiser_folder,
-            torch_dtype=torch.float32,
-            use_safetensors=safe,
-            local_files_only=True,
-            variant=variant,
-            low_cpu_mem_usage=False,
-        )
-    except (ValueError, RuntimeError, OSError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{source.denoiser_folder} cannot be loaded: {first[:200]}") from error
+    Raises InputError when its files are not whole, not its class's, or only pickles without leave.
+    """
+    part.need_folder()
+    reasons.check_not_quantised(part.folder, part.config)
+    state, kind = read_state(part.need_weights()), component_class(part)
+    if is_diffusers_model(kind):
+        model = _diffusers_model(part, state)
+    else:
+        model = _transformers_model(part, kind, state)
+    _check_finite(model, part.folder)
+    return model.eval()
+
+
+def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    model = skeleton(part.class_name, part.config, real_buffers=True)
+    check_diffusers_tensors(part, model, entries_of(state))
+    tensors = renamed(model, state)
+    own = {name: _float32_copy(tensors[name]) for name in model.state_dict()}
+    model.load_state_dict(own, strict=True, assign=True)
     return model
 
 
-def _check_finite(model: nn.Module, source: Source) -> None:
+def _transformers_model(part: Component, kind: Any, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    config = transformers_config(part, kind)
+    with quiet_transformers(), foreign_errors(f"{part.folder} cannot be loaded"):
+        model, facts = kind.from_pretrained(
+            None, config=config, state_dict=dict(state), dtype=torch.float32,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    check_loading_facts(part, model, facts, entries_of(state))
+    network: nn.Module = model
+    return network
+
+
+def _float32_copy(value: torch.Tensor) -> torch.Tensor:
+    """A copy in memory: what was read is a view of the file, which may change meanwhile."""
+    dtype = torch.float32 if value.is_floating_point() else value.dtype
+    return value.to(dtype, copy=True).contiguous()
+
+
+def _put_together(source: Source, kind: Any, networks: Mapping[str, Any]) -> DiffusionPipeline:
+    """The pipeline of ``networks``, with its other parts as the library reads them."""
+    accepted = set(kind._get_signature_keys(kind)[0])
+    nulls = {name for name in accepted if source.find_component(name) is None}
+    given = {name: part for name, part in networks.items() if name in accepted}
+    with quiet_transformers(), foreign_errors(f"the pipeline {source.folder} cannot be opened"):
+        pipeline: DiffusionPipeline = kind.from_pretrained(
+            source.folder,
+            **dict.fromkeys(nulls),
+            **given,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    return pipeline
+
+
+def _is_loaded_here(part: Component) -> bool:
+    kind = component_class(part)
+    return is_diffusers_model(kind) or is_transformers_model(kind)
+
+
+def _is_absent(part: Component, kind: Any) -> bool:
+    """Whether an optional component, such as a safety checker, was left out of the download."""
+    return part.name in kind._optional_components and part.weights is None
+
+
+def _check_finite(model: nn.Module, where: Path) -> None:
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(
-                f"the weights of '{source.name}' hold NaN or infinity in {name}",
+                f"the weights of {where} hold NaN or infinity in {name}",
                 hint="the file is damaged or its training diverged; nothing was done",
             )

@@ -112,6 +112,13 @@ class Source:
         return next((part for part in self.components if part.name == name), None)
 
     @property
+    def files(self) -> list[Path]:
+        """Every file that any part of the model is opened from."""
+        whole = {path for part in self.components for path in part.files}
+        beside = [self.folder / name for name in (INDEX, SCHEDULER_CONFIG, PRUNING_FILE)]
+        return sorted(whole | {*self.weights, *(path for path in beside if path.exists())})
+
+    @property
     def pruning(self) -> Path | None:
         """pruning.json, when the model was compressed by diffc before."""
         path = self.folder / PRUNING_FILE

@@ -1,0 +1,172 @@
+"""Does a component open, as far as its config and its files' headers tell: no weights are read.
+
+Every tensor's name and shape is compared with the component's class on the meta device. The same
+comparison is made again when the weights are read (diffc/models/load.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffc.models import reasons
+from diffc.models.classes import component_class, is_diffusers_model, is_transformers_model
+from diffc.models.components import Component
+from diffc.models.cut import read_pruning, shaped, skeleton
+from diffc.models.families import family_names
+from diffc.models.files import TensorEntry
+from diffc.models.foreign import foreign_errors, quiet_transformers
+from diffc.models.key_names import (
+    Expected,
+    check_tensors,
+    extra_note,
+    names_error,
+    shape_error,
+    strange_tensors,
+)
+from diffc.models.source import Source
+from diffc.models.states import DTYPES, read_entries
+
+
+def check_components(source: Source, *, prompts: bool) -> list[str]:
+    """Check every component that a run uses; returns notes.
+
+    Args:
+        source: The model, with its weights.
+        prompts: Whether the text encoders are used.
+
+    Raises:
+        InputError: One of them would not open, with what is wrong and what would do.
+    """
+    notes = check_denoiser(source)
+    vae = source.vae
+    if vae is not None and vae.name != source.component:
+        notes += check_component(vae)
+    for part in source.components:
+        if prompts and part.is_text_encoder:
+            notes += check_component(part)
+        elif prompts and part.is_tokenizer:
+            part.need_folder()
+        elif part.class_name in family_names() and part not in (source.denoiser, vae):
+            notes.append(f"{part.name} ({part.class_name}) is not compressed: one denoiser is")
+    return notes + _class_notes(source, prompts)
+
+
+def check_denoiser(source: Source) -> list[str]:
+    """Check the denoiser's tensors, of a dense or a compressed model; returns notes.
+
+    A model without weights, of which there are only configs, passes.
+    """
+    if not source.weights:
+        return []
+    if source.pruning is None:
+        return check_component(source.denoiser)
+    entries = read_entries(source.denoiser.need_weights())
+    expected = expected_tensors(skeleton(source.class_name, source.config), cut=True)
+    notes = check_tensors(source.denoiser_folder, entries, expected)
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    shaped(source.class_name, source.config, shapes, read_pruning(source.folder))
+    return notes
+
+
+def check_component(part: Component) -> list[str]:
+    """Check one component: its class, its config, and its files' tensors; returns notes."""
+    part.need_folder()
+    reasons.check_not_quantised(part.folder, part.config)
+    weights = part.need_weights()
+    kind, entries = component_class(part), read_entries(weights)
+    if is_diffusers_model(kind):
+        model = skeleton(part.class_name, part.config)
+        notes = check_diffusers_tensors(part, model, entries)
+    elif is_transformers_model(kind):
+        notes = _check_transformers(part, kind, entries)
+    else:
+        notes = []
+    if weights.variant:
+        notes.append(f"{part.folder}: its weights are the variant '{weights.variant}'")
+    return notes
+
+
+def expected_tensors(model: nn.Module, *, cut: bool = False) -> Expected:
+    """What a network of diffusers takes from its files."""
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    return Expected(shapes, buffers, ignored, cut)
+
+
+def check_diffusers_tensors(
+    part: Component, model: nn.Module, entries: Mapping[str, TensorEntry]
+) -> list[str]:
+    """Compare tensors with a network of diffusers; returns notes. Raises InputError."""
+    return check_tensors(part.folder, renamed(model, entries), expected_tensors(model))
+
+
+def renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """``state`` under the names of today: diffusers renames attention's of before 2023 itself."""
+    fix: Any = getattr(model, "_fix_state_dict_keys_on_load", None)
+    changed = dict(state)
+    if fix is not None:
+        fix(changed)
+    return changed
+
+
+def transformers_config(part: Component, kind: Any) -> Any:
+    """The config of a network of transformers. Raises InputError."""
+    with quiet_transformers(), foreign_errors(f"{part.folder}/config.json cannot be used"):
+        return kind.config_class.from_pretrained(part.folder, local_files_only=True)
+
+
+def check_loading_facts(
+    part: Component,
+    model: nn.Module,
+    facts: Mapping[str, Any],
+    entries: Mapping[str, TensorEntry],
+) -> list[str]:
+    """What transformers itself says of missing and unknown tensors; returns notes.
+
+    It renames what older versions wrote and knows tied weights, so that its word is taken.
+    """
+    names = model.state_dict().keys()
+    missing, unknown = sorted(facts["missing_keys"]), sorted(facts["unexpected_keys"])
+    known = {name: entries.get(name, TensorEntry("F32", (2,))) for name in unknown}
+    if missing or strange_tensors(known, unknown, names):
+        raise names_error(part.folder, missing, unknown, len(names))
+    for name, held, wanted in sorted(facts["mismatched_keys"]):
+        raise shape_error(part.folder, name, tuple(held), tuple(wanted))
+    return extra_note(part.folder, unknown)
+
+
+def _check_transformers(
+    part: Component, kind: Any, entries: Mapping[str, TensorEntry]
+) -> list[str]:
+    config = transformers_config(part, kind)
+    state = {
+        name: torch.empty(entry.shape, dtype=DTYPES.get(entry.dtype), device="meta")
+        for name, entry in entries.items()
+    }
+    with quiet_transformers(), foreign_errors(f"{part.folder} cannot be loaded"):
+        model, facts = kind.from_pretrained(
+            None, config=config, state_dict=state, device_map="meta", dtype=torch.float32,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    return check_loading_facts(part, model, facts, entries)
+
+
+def _class_notes(source: Source, prompts: bool) -> list[str]:
+    """Refuse, or note, a pipeline's class that is not installed."""
+    from diffc.errors import InputError
+    from diffc.models.classes import pipeline_class
+
+    if not source.is_pipeline:
+        return []
+    try:
+        pipeline_class(source)
+    except InputError as error:
+        if prompts:
+            raise
+        return [f"{error}: the compressed pipeline opens where that class is"]
+    return []

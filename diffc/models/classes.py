@@ -1,0 +1,92 @@
+"""The classes that a model's files name, in the libraries that are installed.
+
+A class of a repository's own code is never imported: that would run it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from diffc.errors import InputError
+from diffc.models.components import INDEX, Component
+from diffc.models.foreign import foreign_errors
+from diffc.models.source import Source
+
+
+def component_class(part: Component) -> Any:
+    """The class of a component. Raises InputError where the installed library lacks it."""
+    named = f"{part.library}.{part.class_name}"
+    with foreign_errors(f"{named}, which '{part.name}' is, cannot be used"):
+        module = _library(part.library)
+        kind = getattr(module, part.class_name, None) if module is not None else None
+    if module is None:
+        raise InputError(
+            f"'{part.name}' is a class of the repository's own code ({named}), which diffc does "
+            "not run",
+            hint="give a pipeline of diffusers' own classes",
+        )
+    if kind is None:
+        raise InputError(
+            f"'{part.name}' is a {part.class_name}, which the installed {_version(module)} does "
+            "not have",
+            hint="install the version that the model was saved with, or a later one",
+        )
+    return kind
+
+
+def pipeline_class(source: Source) -> Any:
+    """The class of a source's pipeline. Raises InputError without one that is installed."""
+    import diffusers
+
+    if not source.is_pipeline:
+        raise InputError(
+            f"{source.folder} is a single {source.class_name}, not a pipeline",
+            hint="give the pipeline's folder, the one with model_index.json",
+        )
+    named = source.index.get("_class_name")
+    if not isinstance(named, str):
+        raise InputError(
+            f"{source.folder / INDEX} names no pipeline of diffusers (_class_name: {named})",
+            hint="name the pipeline's class there; diffc runs no code of a repository's own",
+        )
+    with foreign_errors(f"the pipeline's class {named} cannot be used"):
+        kind = getattr(diffusers, named, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise InputError(
+            f"{source.folder / INDEX} names {named}, which the installed {_version(diffusers)} "
+            "does not have",
+            hint="install the version that the model was saved with, or name the right class",
+        )
+    return kind
+
+
+def is_diffusers_model(kind: Any) -> bool:
+    """Whether a class is a network of diffusers."""
+    from diffusers import ModelMixin
+
+    return isinstance(kind, type) and issubclass(kind, ModelMixin)
+
+
+def is_transformers_model(kind: Any) -> bool:
+    """Whether a class is a network of transformers."""
+    from transformers import PreTrainedModel
+
+    return isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+
+
+def _library(name: str) -> ModuleType | None:
+    """The module that holds a library's classes; None for code that is not installed."""
+    import diffusers
+    import transformers
+
+    if name in ("diffusers", "transformers"):
+        library: ModuleType = {"diffusers": diffusers, "transformers": transformers}[name]
+        return library
+    module = getattr(diffusers.pipelines, name, None)
+    return module if isinstance(module, ModuleType) else None
+
+
+def _version(module: ModuleType) -> str:
+    name = module.__name__.partition(".")[0]
+    return f"{name} {getattr(module, '__version__', '')}".strip()

@@ -1,0 +1,206 @@
+"""Are the tensors of a checkpoint those of the model: their names and shapes, before any loading.
+
+The libraries only log what is missing, and what is missing is then uninitialised memory. So every
+component's tensors are compared with its class here, and what differs is refused by its kind: an
+adapter that was not fused, a wrapper's prefix, quantised or original names, or another model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffc.errors import InputError
+from diffc.models.files import TensorEntry
+
+Shape = tuple[int, ...]
+
+_ADAPTERS = re.compile(
+    r"(^|[._])(lora|base_layer|hada|lokr|loha|oft|boft|ia3|dora|modules_to_save|vera)(_|\.|$)|"
+    r"lora_(A|B|magnitude|embedding)|\.processor\."
+)
+_QUANTISED = re.compile(
+    r"\.(SCB|absmax|quant_map|quant_state|qweight|qzeros|g_idx|weight_scale|weight_scale_inv|"
+    r"scale_weight|input_scale|_data|_scale|svd_up|zero_point)(\.|$)"
+)
+_ORIGINAL = ("input_blocks.", "model.diffusion_model.", "double_blocks.", "first_stage_model.")
+_COMPILED = "_orig_mod."
+_INTEGERS = ("I", "U", "BOOL")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a class makes of a config.
+
+    shapes: of every tensor that a file has to hold. buffers: names that are computed, and that
+    older files hold as well. ignored: patterns of names that the class itself passes over.
+    cut: the tensors may be smaller, as in a model that diffc compressed; no other may be there.
+    """
+
+    shapes: Mapping[str, Shape]
+    buffers: Collection[str] = ()
+    ignored: Sequence[str] = ()
+    cut: bool = False
+
+
+def check_tensors(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> list[str]:
+    """Compare the tensors of the files in ``where`` with what the model takes.
+
+    Returns:
+        A note where the files hold tensors that the model does not need.
+
+    Raises:
+        InputError: a tensor is missing, has another shape, or belongs to a part that is not there.
+    """
+    missing = sorted(set(expected.shapes) - set(entries))
+    unknown = sorted(set(entries) - set(expected.shapes) - set(expected.buffers))
+    unknown = [name for name in unknown if not _matches(name, expected.ignored)]
+    strange = unknown if expected.cut else strange_tensors(entries, unknown, expected.shapes)
+    if missing or strange:
+        raise names_error(where, missing, unknown, len(expected.shapes))
+    _check_shapes(where, entries, expected)
+    _check_kinds(where, entries, expected)
+    return extra_note(where, unknown)
+
+
+def names_error(
+    where: Path, missing: Sequence[str], unknown: Sequence[str], total: int
+) -> InputError:
+    """The refusal for tensors that are missing or unknown; total: how many the model has."""
+    adapters = [name for name in unknown if _ADAPTERS.search(name)]
+    if adapters:
+        return InputError(
+            f"{where} holds an adapter that is not fused ({adapters[0]})",
+            hint="fuse_lora(), unload_lora_weights(), then save_pretrained; or save the model "
+            "without it",
+        )
+    prefix = _prefix(missing, unknown)
+    if prefix and missing:
+        return InputError(
+            f"the names of the tensors in {where} begin with '{prefix}': they are a wrapper's",
+            hint="save the module inside the wrapper (torch.compile's _orig_mod, DDP's module)",
+        )
+    quantised = [name for name in unknown if _QUANTISED.search(name)]
+    if quantised:
+        return InputError(
+            f"{where} is quantised already (it holds {quantised[0]})",
+            hint="give the model it was made from, in float32, float16 or bfloat16",
+        )
+    if any(name.startswith(_ORIGINAL) for name in unknown):
+        return InputError(
+            f"{where} holds weights under their original names ({unknown[0]}), not diffusers'",
+            hint="convert them: the pipeline's from_single_file(FILE).save_pretrained(FOLDER)",
+        )
+    return _plain_names_error(where, missing, unknown, total)
+
+
+def extra_note(where: Path, unknown: Sequence[str]) -> list[str]:
+    """A note of tensors that the model does not need; [] without any."""
+    if not unknown:
+        return []
+    count = f"{len(unknown)} tensors" if len(unknown) > 1 else "a tensor"
+    return [f"{where} holds {count} that the model does not need: {_first(unknown)}"]
+
+
+def shape_error(where: Path, name: str, held: Shape, wanted: Shape, more: int = 0) -> InputError:
+    """The refusal for a tensor of another shape than the config makes."""
+    smaller = len(held) == len(wanted) and all(a <= b for a, b in zip(held, wanted, strict=True))
+    hint = "the weights are of another model than config.json describes"
+    if smaller:
+        hint += "; a model that diffc compressed needs its pruning.json beside model_index.json"
+    others = f", and {more} others differ" if more else ""
+    return InputError(
+        f"{name} in {where} cannot be loaded: its shape is {held}, by the config {wanted}{others}",
+        hint=hint,
+    )
+
+
+def _plain_names_error(
+    where: Path, missing: Sequence[str], unknown: Sequence[str], total: int
+) -> InputError:
+    if not missing:
+        return InputError(
+            f"{len(unknown)} of the tensors in {where} belong to no part of the model that its "
+            f"config describes: {_first(unknown)}",
+            hint="the weights are of another model than config.json describes",
+        )
+    verb = "is" if len(missing) == 1 else "are"
+    also = f"; {len(unknown)} are unknown: {_first(unknown, 1)}" if unknown else ""
+    return InputError(
+        f"{len(missing)} of {total} tensors {verb} missing in {where}: {_first(missing)}{also}",
+        hint="the file is of another model than config.json describes, or was not saved whole",
+    )
+
+
+def _check_shapes(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> None:
+    wrong = [
+        name
+        for name, shape in expected.shapes.items()
+        if not _fits(entries[name].shape, tuple(shape), expected.cut)
+    ]
+    if wrong:
+        name = wrong[0]
+        raise shape_error(
+            where, name, entries[name].shape, tuple(expected.shapes[name]), len(wrong) - 1
+        )
+
+
+def _fits(held: Shape, wanted: Shape, cut: bool) -> bool:
+    if not cut:
+        return held == wanted
+    return len(held) == len(wanted) and all(0 < a <= b for a, b in zip(held, wanted, strict=True))
+
+
+def _check_kinds(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> None:
+    """Refuse weights that are integers: matrices of a quantised model, without their scales."""
+    for name, shape in expected.shapes.items():
+        if len(shape) >= 2 and name.endswith("weight") and _is_integer(entries[name]):
+            raise InputError(
+                f"{where} is quantised already ({name} is {entries[name].dtype})",
+                hint="give the model it was made from, in float32, float16 or bfloat16",
+            )
+
+
+def strange_tensors(
+    entries: Mapping[str, TensorEntry], unknown: Sequence[str], names: Collection[str]
+) -> list[str]:
+    """Those of ``unknown`` that cannot be passed over; ``names``: the tensors of the model.
+
+    Counters and position ids can, and what lies in no part of the model: a training's own state.
+    """
+    parts = {name.partition(".")[0] for name in names}
+    return [name for name in unknown if not _is_harmless(name, entries[name], parts)]
+
+
+def _is_harmless(name: str, entry: TensorEntry, parts: Collection[str]) -> bool:
+    if _ADAPTERS.search(name) or _QUANTISED.search(name):
+        return False
+    return entry.elements <= 1 or _is_integer(entry) or name.partition(".")[0] not in parts
+
+
+def _is_integer(entry: TensorEntry) -> bool:
+    return entry.dtype.startswith(_INTEGERS)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _prefix(missing: Collection[str], unknown: Collection[str]) -> str:
+    """What a wrapper put before (or into) every name, so that without it they are the model's."""
+    if unknown and all(_COMPILED in name for name in unknown):
+        return _COMPILED
+    first = min(unknown, default="").split(".")
+    for count in range(len(first) - 1, 0, -1):
+        prefix = ".".join(first[:count]) + "."
+        inner = {name[len(prefix) :] for name in unknown if name.startswith(prefix)}
+        if len(inner) == len(unknown) and set(missing) <= inner:
+            return prefix
+    return ""
+
+
+def _first(names: Sequence[str], most: int = 2) -> str:
+    more = ", ..." if len(names) > most else ""
+    return ", ".join(names[:most]) + more
