@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 30
 EXIT_OK = 0
 EXIT_BUG = 70
 """As sysexits.h's EX_SOFTWARE: an error inside the program itself."""
@@ -89,5 +90,7 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> RequestError:
     """The error for a name that does not exist, with the nearest ones that do."""
     names = sorted(known)
     close = nearest(word, names)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    known_names = f"known: {', '.join(names[:_SHOWN])}{more}"
+    hint = f"did you mean {' or '.join(close)}?" if close else known_names
     return RequestError(f"unknown {kind} '{word}'", hint=hint)

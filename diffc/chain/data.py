@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.data.image_folders import (
     SOURCES,
+    check_file,
     check_images,
     check_readable,
     images_digest,
@@ -223,7 +224,7 @@ def check_data(source: Source, recipe: Recipe) -> None:
         return
     check_images(Path(quality.reference), "--reference")
     if quality.features != "inception":
-        check_readable(Path(quality.features), "--features", "an ONNX file, or inception")
+        check_file(Path(quality.features), "--features", "an ONNX file, or inception")
 
 
 def _check_source(source: Source, path: Path) -> None:

@@ -26,7 +26,7 @@ from diffc.output import claim, is_output
 from diffc.recipe import Recipe
 from diffc.stages import atomic_write, cache_folder, package_version
 
-_VERSION = 1
+_VERSION = 2
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
 
@@ -71,8 +71,10 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     from diffc.data.inputs import check_conditions, given_tokens
     from diffc.models.checking import check_components
     from diffc.models.dry_run import dry_run
+    from diffc.prune.planning import check_plan
 
     process_checks(source)
+    check_plan(source, recipe, front.alignment(recipe))
     notes = check_conditions(source, recipe)
     notes += dry_run(source, recipe.export.side, given_tokens(recipe))
     return notes + check_components(source, prompts=recipe.data.prompts is not None)

@@ -174,6 +174,13 @@ def check_readable(path: Path, flag: str, takes: str) -> None:
         raise InputError(f"{flag}: '{path}' cannot be read: Permission denied")
 
 
+def check_file(path: Path, flag: str, takes: str) -> None:
+    """Refuse what is no file, or one that this user may not read."""
+    check_readable(path, flag, takes)
+    if path.is_dir():
+        raise InputError(f"{flag}: '{path}' is a folder", hint=f"{flag} takes {takes}")
+
+
 def _check_npz(path: Path, flag: str, *, need_labels: bool) -> None:
     """From the names of its arrays alone."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from diffc.data.image_folders import check_readable
+from diffc.data.image_folders import check_file
 from diffc.errors import InputError
 
 _WIDE_MARKS = {
@@ -29,9 +29,7 @@ def read_prompts(path: Path, flag: str = "--prompts") -> list[str]:
     Raises:
         InputError: for no file, a file of another encoding, or one without prompts.
     """
-    check_readable(path, flag, _TAKES)
-    if path.is_dir():
-        raise InputError(f"{flag}: '{path}' is a folder", hint=f"give {_TAKES}")
+    check_file(path, flag, _TAKES)
     lines = [line.strip(f"{_MARK} \t\r") for line in _text(path, flag).split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:

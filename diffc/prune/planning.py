@@ -24,7 +24,15 @@ from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
 from diffc.models.resolutions import Side, check_resolution
 from diffc.models.source import Source
-from diffc.prune.allocate import Limits, Measure, limits, matching, paper_widths, walk
+from diffc.prune.allocate import (
+    Limits,
+    Measure,
+    check_reachable,
+    limits,
+    matching,
+    paper_widths,
+    walk,
+)
 from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.plan import Plan, group_plans
 from diffc.recipe import ExportOptions, PruneOptions, Recipe
@@ -117,6 +125,26 @@ def make_plan(
     """
     problem = problem_of(source, recipe, scores, align)
     return plan_of(problem, chosen_widths(problem), why)
+
+
+def check_plan(source: Source, recipe: Recipe, align: int) -> None:
+    """Refuse a plan that cannot be, before anything is measured for it; no weights are read.
+
+    Raises:
+        RequestError: when a layer's name matches nothing, a width does not fit its layer, or the
+            ratio cannot be reached. What depends on latencies is not known yet.
+    """
+    problem = problem_of(source, recipe, None, align)
+    options, costs = recipe.prune, problem.costs
+    if options.rounding == "paper":
+        _paper(costs, problem.bounds, options)
+        return
+    if options.ratio_of == "latency":
+        return
+    measure = measure_of(options.ratio_of, costs)
+    target = measure(costs.dense) * (1 - options.ratio)
+    least = np.minimum(problem.bounds.least, problem.start)
+    check_reachable(costs, Limits(problem.bounds.step, least), measure, target)
 
 
 def chosen_widths(problem: Problem) -> Widths:
