@@ -130,10 +130,14 @@ class _Folder:
         self.out = out
         self._faults: dict[str, Fault | None] = {}
 
-    @cached_property
     def _dense(self) -> str:
         """The digest of the dense model that OUT is of."""
         return str(read_lock(self.out)["model"]["digest"])
+
+    def _vae(self) -> Any:
+        """The digest of the VAE in OUT/model; None where its record does not have it."""
+        parts = self._record("distill").get("inputs", {}).get("parts", {})
+        return parts.get("components", {}).get("vae")
 
     def fault(self, name: str) -> Fault | None:
         """Why the outcome of stage ``name`` does not follow; None where it does."""
@@ -206,8 +210,14 @@ class _Folder:
         """Why what the stage was made from is not what OUT holds now."""
         inputs, link = self._record(name).get("inputs", {}), _LINKS.get(name)
         if link is None:
-            of_another = name == "export-dense" and inputs and inputs["model"] != self._dense
-            return Fault(f"{self.out / 'onnx/dense'} is of another model") if of_another else None
+            dense = {
+                "export-dense": ("model", self._dense),
+                f"export-{DECODER}": ("vae", self._vae),
+            }
+            key, there = dense.get(name, ("", lambda: None))
+            if inputs and there() not in (None, inputs.get(key)):
+                return Fault(f"{self.out / name.replace('export-', 'onnx/')} is of another model")
+            return None
         fault, maker = self.fault(link.maker), self._record(link.maker)
         if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
             place = next(iter(self._record(name)["places"].values()), name)

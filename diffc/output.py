@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,15 @@ _VERSIONS = (
 
 
 def default_out(model: str, ratio: float) -> Path:
-    """diffc-out/NAME-RATIO: a folder of its own for each model and ratio."""
-    name = Path(model).name if model != "demo" else "demo"
-    return Path("diffc-out") / f"{name}-{ratio:g}"
+    """diffc-out/NAME-RATIO: a folder of its own for each model and ratio.
+
+    NAME is the folder's real name, of ``.`` too, without dashes and dots at its front: those would
+    be taken for a flag, or hide the folder.
+    """
+    folder = Path(model).expanduser()
+    real = folder.absolute() if folder.is_dir() else folder
+    name = Path(os.path.normpath(real)).name.lstrip("-.")
+    return Path("diffc-out") / f"{name or 'model'}-{ratio:g}"
 
 
 def is_output(folder: Path) -> bool:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffc.chain.front import save_compressed
 from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
+from diffc.models.save import save_compressed
 from diffc.models.source import Source, find
 from diffc.onnx.export import export_onnx
 from diffc.prune.bench import Bench

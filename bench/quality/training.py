@@ -16,7 +16,6 @@ import diffc
 from bench.quality.rows import PLAIN, SCRATCH, Row
 from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
-from diffc.chain.front import save_compressed
 from diffc.distill.blocks import kept_channels
 from diffc.distill.options import DistillOptions
 from diffc.distill.train import Run
@@ -24,6 +23,7 @@ from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
+from diffc.models.save import save_compressed
 from diffc.models.source import find
 from diffc.prune.plan import Plan
 from diffc.stages import atomic_write

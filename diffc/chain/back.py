@@ -12,13 +12,13 @@ from typing import Any
 
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, Work
-from diffc.models.source import file_digest, read_json
+from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe, TargetOptions
 from diffc.stages import Room, Runner, Stage, StageEvent, cache_folder
 from diffc.targets.engine import engine_digest
 from diffc.targets.machine import cores
-from diffc.targets.onnx_file import REFERENCE
+from diffc.targets.onnx_file import DESCRIPTION, REFERENCE
 
 SIDES = ("dense", "compressed")
 _FOR_GPUS = frozenset({"trt", "trt-rtx"})
@@ -95,8 +95,8 @@ def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     precision, written = recipe.build.precision, precision_folder(name, recipe.build.precision)
     folder, dense = onnx_folder(out, side), onnx_folder(out, "dense")
     inputs = {
-        "onnx": _onnx_digest(folder),
-        "calibration": _onnx_digest(dense) if precision in ("int8", "fp8") else None,
+        "onnx": _with_reference(folder),
+        "calibration": _with_reference(dense) if precision in ("int8", "fp8") else None,
         "precision": written,
     }
 
@@ -162,7 +162,7 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
         "threads": options.threads,
         "versions": dict(status.versions),
         "device": status.device,
-        "torch": [model, options.torch] if name == "torch" else None,
+        "torch": [model, _model_digest(model), options.torch] if model is not None else None,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -171,6 +171,13 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
 
     places = {"engine": f"engines/{name}/{side}"}
     return Stage(f"build-{name}-{side}", 2, inputs, run, places)
+
+
+def _model_digest(model: str) -> str:
+    """What the torch target's engine says that it is of."""
+    from diffc.models.source import find
+
+    return find(model).digest
 
 
 def engine_stages(
@@ -241,7 +248,14 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
 
 
 def _onnx_digest(folder: Path) -> str:
-    """What an ONNX folder is, for a stage's key: its file, and the sizes that it is to serve."""
-    described = read_json(folder / "model.json")
-    sizes = [item["sizes"] for item in described["inputs"] if "sizes" in item]
-    return f"{described['sha256']} at {sizes}" if sizes else str(described["sha256"])
+    """What an ONNX folder is, for a stage's key: model.json, which has the ONNX file's hash.
+
+    Engines carry it whole: the scheduler, the sizes that they serve, the guidance's null.
+    """
+    return file_digest(folder / DESCRIPTION)
+
+
+def _with_reference(folder: Path) -> list[str]:
+    """The same with what torch gave, which precisions are calibrated and judged by."""
+    reference = folder / REFERENCE
+    return [_onnx_digest(folder), file_digest(reference) if reference.is_file() else ""]

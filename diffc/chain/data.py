@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CLEAN = "clean.safetensors"
 MODEL_PACKAGES = ("torch", "diffusers")
-_ENCODERS = ("text_encoder*", "tokenizer*")
+_ENCODERS = ("text_encoder", "tokenizer")
 
 
 def data_stage(source: Source, recipe: Recipe) -> Stage:
@@ -47,7 +47,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     synthetic = is_drawn(options.source)
     given = options.source != "synthetic"
     inputs: dict[str, Any] = {
-        "model": source.digest if synthetic else _input_shape(source),
+        "model": source.digest if synthetic else _inputs_of(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
         "content": _data_digest(Path(options.source)) if given else "synthetic",
         "resolution": recipe.export.side,
@@ -55,9 +55,12 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     }
     if options.prompts is not None:
         inputs["prompts"] = content_digest(Path(options.prompts))
-        inputs["encoders"] = _component_digest(source, *_ENCODERS)
-    if not synthetic and not _is_pixels(source):
-        inputs["vae"] = _component_digest(source, "vae", "vqvae")
+        inputs["index"] = dict(source.index)
+        inputs["encoders"] = {
+            part.name: part.digest for part in source.components if part.name.startswith(_ENCODERS)
+        }
+    if not synthetic and source.vae is not None:
+        inputs["vae"] = source.vae.digest
     packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -177,15 +180,9 @@ def _is_pixels(source: Source) -> bool:
     return not any((source.folder / name / "config.json").exists() for name in ("vae", "vqvae"))
 
 
-def _component_digest(source: Source, *patterns: str) -> str:
-    """sha256 of the files of a pipeline's other components."""
-    folders = sorted(path for pattern in patterns for path in source.folder.glob(pattern))
-    return hashlib.sha256("".join(map(content_digest, folders)).encode()).hexdigest()
-
-
-def _input_shape(source: Source) -> dict[str, Any]:
-    keys = ("_class_name", "in_channels", "sample_size", "num_class_embeds")
-    return {key: source.config.get(key) for key in keys}
+def _inputs_of(source: Source) -> dict[str, Any]:
+    """What the denoiser's inputs are made by: its config, whatever its weights."""
+    return {"class_name": source.class_name, **source.config}
 
 
 def _data_digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from diffc.chain import back
 from diffc.chain.data import MODEL_PACKAGES
 from diffc.events import Progress, Work
-from diffc.models.source import Source, file_digest, read_json
+from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
 
@@ -26,12 +26,11 @@ _NOT_BUILT_FOR = ("torch", "fake")  # nothing serves these
 
 def export_stage(source: Source, recipe: Recipe) -> Stage | None:
     """OUT/onnx/decoder, or None where the pipeline has no AutoencoderKL to export."""
-    folder = source.folder / "vae"
-    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    if not source.is_pipeline or config.get("_class_name") != _CLASS:
+    vae = source.vae
+    if vae is None or vae.config.get("_class_name") != _CLASS:
         return None
     inputs = {
-        "vae": {path.name: file_digest(path) for path in sorted(folder.glob("*.*"))},
+        "vae": vae.digest,
         "denoiser": source.digest,
         "options": recipe.export.model_dump(mode="json"),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
 from diffc.distill.options import WATCHING
 from diffc.errors import InputError
 from diffc.events import Progress, Work
+from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
 from diffc.recipe import Recipe
@@ -111,12 +112,15 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
     """Surgery: OUT/pruned."""
     inputs = {
         "model": source.digest,
+        "parts": parts_digest(source),
         "plan": plan.key,
         "plan_file": _sha(plan.folder / "plan.json"),
+        "resolution": recipe.export.side,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.models.families.examples import example_inputs
+        from diffc.models.save import save_compressed
         from diffc.prune.plan import Plan
         from diffc.prune.surgery import cut
 
@@ -127,7 +131,7 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
         save_compressed(model, source, room.out / "pruned", plan_summary(chosen))
         return {"params": chosen.compressed.params}
 
-    return Stage("prune", 1, inputs, run, {"pruned": "pruned"}, MODEL_PACKAGES)
+    return Stage("prune", 2, inputs, run, {"pruned": "pruned"}, MODEL_PACKAGES)
 
 
 def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done) -> Stage:
@@ -135,6 +139,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
     options = recipe.distill
     inputs = {
         "model": source.digest,
+        "parts": parts_digest(source),
         "data": data.key,
         "pruned": pruned.key,
         "options": options.model_dump(mode="json", exclude=set(WATCHING)),
@@ -150,7 +155,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
 
     places = {"model": "model"}
     packages = (*MODEL_PACKAGES, "accelerate")
-    return Stage("distill", 5, inputs, run, places, packages, collective=options.steps > 0)
+    return Stage("distill", 6, inputs, run, places, packages, collective=options.steps > 0)
 
 
 def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: str,
@@ -200,6 +205,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
     options = recipe.quality
     inputs: dict[str, Any] = {
         "model": source.digest,
+        "vae": source.vae.digest if source.vae is not None else None,
         "compressed": distilled.key,
         "options": options.model_dump(mode="json"),
     }
@@ -207,6 +213,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         inputs |= {"data": data.key, "guidance": recipe.data.guidance}
     if options.reference is not None:
         inputs["reference"] = content_digest(_existing(options.reference, "--reference"))
+        inputs["fit"] = recipe.data.fit
         if options.features != "inception":
             inputs["features"] = content_digest(_existing(options.features, "--features"))
 
@@ -333,42 +340,12 @@ def plan_summary(plan: Any) -> dict[str, Any]:
     return {**costs, "groups": len(plan.groups), "groups_cut": cut}
 
 
-def save_compressed(
-    model: nn.Module, source: Source, folder: Path, summary: Mapping[str, Any]
-) -> None:
-    """A pipeline folder around the cut denoiser: the source's other parts, weights, pruning.json.
-
-    Weights keep the dtypes of the source's, so that sizes on disk compare.
-    """
-    from safetensors.torch import save_file
-
-    from diffc.models.cut import write_pruning
-    from diffc.models.dtypes import stored_dtypes
-
-    component = folder / source.component
-    if source.is_pipeline:
-        skip = shutil.ignore_patterns(".*", "*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
-        shutil.copytree(source.folder, folder, ignore=skip)
-        shutil.rmtree(component)
-    component.mkdir(parents=True, exist_ok=True)
-    for path in (source.denoiser_folder / "config.json",):
-        shutil.copyfile(path, component / path.name)
-    state = stored_dtypes(source.denoiser, model).cast(model.state_dict())
-    save_file(state, component / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    facts = {
-        "component": source.component,
-        "source": source.name,
-        "digest": source.digest,
-        **summary,
-    }
-    write_pruning(folder / PRUNING_FILE, model, source.class_name, source.config, facts)
-
-
 def _distill(
     source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done, room: Room
 ) -> Work[dict[str, Any]]:
     from diffc.data.clean import CleanSet
     from diffc.distill.train import distill
+    from diffc.models.save import save_compressed
 
     teacher, family, specs, process = _opened(source, recipe)
     student_source = find(pruned.folder / "pruned")

@@ -20,6 +20,7 @@ from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
 from diffc.disks import check_place
 from diffc.follows import check_untouched
+from diffc.models.other_parts import check_parts
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import claim, is_output
@@ -52,6 +53,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
 def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
     check_resolution(source.class_name, source.config, recipe.export.sides)
+    check_parts(source)
     data.check_data(source, recipe)
     notes = noise_checks(source, recipe)
     if stop in ("build", "bench"):

@@ -160,9 +160,13 @@ def read_info(folder: Path) -> EngineInfo:
 
 
 def engine_digest(folder: Path) -> dict[str, Any]:
-    """What of an engine decides how fast it is, as JSON has it; figures are kept by it."""
+    """What of an engine decides what is measured of it, as JSON has it; figures are kept by it.
+
+    Its model.json says how it is sampled. torch's engine has no file, only its model's digest.
+    """
     info = read_info(folder).to_json()
-    facts = {key: info[key] for key in ("target", "files", "threads", "profiles")}
+    facts = {key: info[key] for key in ("target", "files", "threads", "profiles", "source")}
+    facts["torch"] = [info["details"].get(key) for key in ("digest", "variant")]
     value: dict[str, Any] = json.loads(json.dumps(facts))
     return value
 

@@ -54,7 +54,15 @@ def tensors_for(case: str, tmp_path, **more):
     held.pop("timestep")
     save_file({**held, **more}, tmp_path / "data.safetensors")
     source = SimpleNamespace(
-        class_name=name, config=config, folder=tmp_path, digest="x", is_pipeline=False, name=case
+        class_name=name,
+        config=config,
+        folder=tmp_path,
+        digest="x",
+        is_pipeline=False,
+        name=case,
+        vae=None,
+        components=(),
+        index={},
     )
     flags = {"data": {"source": str(tmp_path / "data.safetensors")}}
     return source, resolve(family="", flags=flags), held

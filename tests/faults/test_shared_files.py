@@ -85,6 +85,15 @@ def test_what_is_in_place_already_is_not_copied_again(tmp_path):
     assert inodes(tmp_path / "a") == before
 
 
+def test_a_work_folder_that_a_killed_run_left_is_no_hindrance(tmp_path):
+    left = tmp_path / "cache" / "work" / f"demo-{stage([]).key[:32]}" / "out"
+    (left / "model").mkdir(parents=True)
+    (left / "model" / "half").write_text("x")
+    left.chmod(0o555)
+    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    assert not (tmp_path / "a" / "model" / "half").exists()
+
+
 def test_records_are_not_shared_either(tmp_path):
     done = drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     record = tmp_path / "a" / ".diffc" / "demo.json"

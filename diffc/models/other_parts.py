@@ -1,0 +1,89 @@
+"""What stands beside the denoiser in a pipeline: which files a result takes along, and what fits.
+
+Nothing here imports torch: these are asked before the first stage, and for the stages' keys.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from diffc.errors import InputError
+from diffc.models.components import INDEX, VAE_NAMES, Component
+from diffc.models.files import files_digest
+from diffc.models.source import Source
+
+_TEXTS = ("readme", "license", "licence", "notice", "copying", "copyright")
+_TEXT_ENDINGS = ("", ".md", ".txt", ".rst", ".pdf")
+_TIED = ("controlnet", "adapter", "brushnet", "referencenet")
+_NOT_TIED = ("Autoencoder", "VQModel")
+_WIDTHS = "block_out_channels"
+
+
+def other_parts(source: Source) -> list[Component]:
+    """The pipeline's components without the denoiser; none for a component alone."""
+    return [part for part in source.components if part.name not in ("", source.component)]
+
+
+def text_files(source: Source) -> list[Path]:
+    """The licence, the readme and their like, which lie beside model_index.json."""
+    return sorted(
+        path
+        for path in source.folder.iterdir()
+        if path.stem.lower().startswith(_TEXTS)
+        and path.suffix.lower() in _TEXT_ENDINGS
+        and path.is_file()
+    )
+
+
+def parts_digest(source: Source) -> dict[str, Any]:
+    """What a saved model takes from the source beside the denoiser, for a stage's key."""
+    return {
+        "index": dict(source.index),
+        "texts": files_digest(text_files(source)) if source.is_pipeline else None,
+        "components": {part.name: part.digest for part in other_parts(source)},
+    }
+
+
+def check_parts(source: Source) -> None:
+    """Refuse components that cannot be copied, or that would not fit the compressed denoiser.
+
+    Raises:
+        InputError: naming the component.
+    """
+    for part in other_parts(source):
+        if _is_tied(part, source):
+            raise InputError(
+                f"'{part.name}' ({part.class_name}) is made for the denoiser's channels as they "
+                f"are, and would not fit the compressed {source.component}",
+                hint=f"make its entry in {INDEX} [null, null], and compress the pipeline without "
+                "it; its class may be another then",
+            )
+        for path in part.files:
+            check_readable(path)
+    for path in source.weights:
+        check_readable(path)
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a file that this user may not read. Raises InputError."""
+    if not os.access(path, os.R_OK):
+        raise InputError(
+            f"cannot read {path}: Permission denied", hint="make the model's files readable"
+        )
+
+
+def _is_tied(part: Component, source: Source) -> bool:
+    """Whether a component's tensors are as wide as the denoiser's own hidden channels.
+
+    A ControlNet and its kin add their outputs to the denoiser's; of a class that diffc does not
+    know, the same widths in both configs tell.
+    """
+    if any(word in f"{part.name}.{part.class_name}".lower() for word in _TIED):
+        return True
+    if part.name in VAE_NAMES or part.class_name.startswith(_NOT_TIED) or not part.is_network:
+        return False
+    widths = part.config.get(_WIDTHS)
+    same_kind = part.library == "diffusers" and part.class_name != source.class_name
+    return same_kind and widths is not None and widths == source.config.get(_WIDTHS)
