@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,12 +219,20 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
+        from diffc.data.inputs import denoiser_specs
         from diffc.data.latents import decode
         from diffc.data.precision import best_device
+        from diffc.measure.pictures import picture_shape
         from diffc.measure.quality import grid, quality, sample_pair, write_pair
+        from diffc.models.families.base import sample_shape
 
+        shape = picture_shape(source, sample_shape(denoiser_specs(source, recipe)))
+        (room.out / "samples").mkdir()
+        if shape is None:
+            yield Progress(1, 1, "samples are no pictures")
+            return {}
+        more = yield from _wanted_figures(source, recipe, shape)
         dense, family, specs, _ = _opened(source, recipe)
-        more = yield from _wanted_figures(source, recipe, specs)
         compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
         dense.to(best_device()), compressed.to(best_device())
         clean = CleanSet.read(data.folder / CLEAN)
@@ -238,32 +246,36 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         for latents in (pair.dense, pair.compressed):
             made.append((yield from decode(source, latents)))
         pair = replace(pair, dense=made[0], compressed=made[1])
-        (room.out / "samples").mkdir()
         grid(pair, room.out / "samples" / "grid.png")
         write_pair(pair, room.out / "samples")
         return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
-    return Stage("samples", 7, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+    return Stage("samples", 8, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
 
 
 def _wanted_figures(
-    source: Source, recipe: Recipe, specs: Sequence[TensorSpec]
+    source: Source, recipe: Recipe, shape: tuple[int, int, int]
 ) -> Work[Callable[[Samples], Work[dict[str, Any]]]]:
-    """LPIPS and distances to a reference, where asked for.
+    """LPIPS and distances to a reference, where asked for and possible.
 
     What they lack is told now, and the reference's features are taken now: making samples is long.
     """
     from diffc.measure.distances import check_perceptual, perceptual, to_reference
+    from diffc.measure.pictures import broken_samples, left_out
 
-    if recipe.quality.lpips:
+    impossible = left_out(shape)
+    lpips = recipe.quality.lpips and "lpips" not in impossible
+    if lpips:
         check_perceptual()
     reference = None
-    if recipe.quality.reference is not None:
-        reference = yield from _reference(source, recipe, specs)
+    if recipe.quality.reference is not None and "reference" not in impossible:
+        reference = yield from _reference(recipe, shape)
 
     def figures(pair: Samples) -> Work[dict[str, Any]]:
-        found = perceptual(pair) if recipe.quality.lpips else {}
+        if broken_samples(pair.dense, pair.compressed) is not None:
+            return {}
+        found = perceptual(pair) if lpips else {}
         if reference is not None:
             found |= yield from to_reference(pair, reference)
         return found
@@ -271,15 +283,13 @@ def _wanted_figures(
     return figures
 
 
-def _reference(source: Source, recipe: Recipe, specs: Sequence[TensorSpec]) -> Work[Reference]:
+def _reference(recipe: Recipe, shape: tuple[int, int, int]) -> Work[Reference]:
     """The features of the reference images, at the size of the decoded samples."""
     from diffc.data.images import read_images
-    from diffc.data.latents import pixel_shape
     from diffc.measure.distances import features, reference_features
 
     options = recipe.quality
     used = features(options.features)
-    shape = pixel_shape(source, next(spec.shape for spec in specs if spec.kind == "sample"))
     clean, _ = read_images(
         Path(str(options.reference)), shape, limit=options.reference_images, seed=options.seed,
         fit=recipe.data.fit,
@@ -381,18 +391,19 @@ def _judge(
     clean: CleanSet,
 ) -> tuple[Judge | None, list[str]]:
     """Who takes the curve of quality, on images; None, and why, where samples are none."""
-    from diffc.data.latents import decode, pixel_shape, vae_folder
-    from diffc.measure.quality import SMALLEST, consistency
+    from diffc.data.latents import decode, vae_folder
+    from diffc.measure.pictures import picture_shape
+    from diffc.measure.quality import consistency
+    from diffc.measure.ssim import WINDOW, is_image
+    from diffc.models.families.base import sample_shape
 
     if not recipe.distill.quality_every:
         return None, []
-    try:
-        shape = pixel_shape(source, next(spec.shape for spec in specs if spec.kind == "sample"))
-    except InputError as error:
-        return None, [f"no curve of quality: {error}"]
-    if shape[0] not in (1, 3) or min(shape[1:]) < SMALLEST:
-        least = f"{SMALLEST}x{SMALLEST}"
-        return None, [f"no curve of quality: samples of {shape} are no images of at least {least}"]
+    shape = picture_shape(source, sample_shape(specs))
+    if shape is None or not is_image(shape):
+        least = f"{WINDOW}x{WINDOW}"
+        words = shape or sample_shape(specs)
+        return None, [f"no curve of quality: samples of {words} are no images of at least {least}"]
     through = partial(decode, source) if vae_folder(source) is not None else None
     return consistency(
         teacher, family, source.scheduler, specs, clean.conditions, decode=through

@@ -20,7 +20,7 @@ from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
 from diffc.disks import check_place
 from diffc.follows import check_untouched
-from diffc.models.other_parts import check_parts
+from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import claim, is_output
@@ -55,7 +55,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_resolution(source.class_name, source.config, recipe.export.sides)
     check_parts(source)
     data.check_data(source, recipe)
-    notes = noise_checks(source, recipe)
+    notes = [*noise_checks(source, recipe), *uncompressed_notes(source)]
     if stop in ("build", "bench"):
         back.check_targets(recipe.build)
     if recipe.distill.trackers and stop != "plan":
@@ -70,14 +70,17 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
 
 def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
-    from diffc.data.inputs import check_conditions, given_tokens
+    from diffc.data.inputs import check_conditions, denoiser_specs, given_tokens
+    from diffc.measure.pictures import picture_notes
     from diffc.models.checking import check_components
     from diffc.models.dry_run import dry_run
+    from diffc.models.families.base import sample_shape
     from diffc.prune.planning import check_plan
 
     process_checks(source)
     check_plan(source, recipe, front.alignment(recipe))
     notes = check_conditions(source, recipe)
+    notes += picture_notes(source, sample_shape(denoiser_specs(source, recipe)), recipe.quality)
     notes += dry_run(source, recipe.export.side, given_tokens(recipe))
     return notes + check_components(source, prompts=recipe.data.prompts is not None)
 

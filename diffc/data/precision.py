@@ -38,3 +38,13 @@ def best_device() -> torch.device:
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters are."""
     return next(model.parameters()).device
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay the weights of two-dimensional convolutions out channel by channel, in place.
+
+    ``nn.Module.to`` would do the same to the five dimensions of a video's, which torch refuses.
+    """
+    for value in (*model.parameters(), *model.buffers()):
+        if value.ndim == 4:
+            value.data = value.data.contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diffc.data.clean import CleanSet
-from diffc.data.precision import fast_dtype
+from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
 from diffc.distill.draw import Batch
 from diffc.distill.options import WATCHING, DistillOptions
@@ -76,7 +76,7 @@ def prepare_models(
     student.to(device).float().eval().requires_grad_(True)
     # GroupNorm's backward pass is slow in channels_last on CPUs: only the teacher gains by it.
     for model in (teacher,) if device.type == "cpu" else (teacher, student):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(model)
     if options.gradient_checkpointing:
         if not getattr(student, "_supports_gradient_checkpointing", False):
             raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")

@@ -35,6 +35,8 @@ from diffc.data.sampling import (
 from diffc.data.synthetic import condition_rows, guided, model_classes
 from diffc.errors import InputError
 from diffc.events import Progress, Work, drain
+from diffc.measure.pictures import broken_samples, left_out
+from diffc.measure.ssim import WINDOW
 from diffc.models.families.base import Family, TensorSpec
 
 EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
@@ -148,31 +150,30 @@ def _sample(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images with its 95 % interval, and the per-image values."""
+    """A mean over images with its 95 % interval (None for one image), and the values."""
 
     mean: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     values: list[float] = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for reports; the per-image ones are left out."""
-        return {"mean": self.mean, "ci95": list(self.ci95)}
+        return {"mean": self.mean, "ci95": self.ci95 and list(self.ci95)}
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's t interval; the interval of one value is infinite."""
+    """Mean and Student's t interval; one value has none."""
     from scipy import stats
 
     n, mean = len(values), math.fsum(values) / len(values)
     if n < 2:
-        return Estimate(mean, (-math.inf, math.inf), list(values))
+        return Estimate(mean, None, list(values))
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
     return Estimate(mean, (mean - half, mean + half), list(values))
 
 
-SMALLEST = 11
-"""The least side of an image that SSIM's window fits in."""
+_IDENTICAL = "PSNR is infinite: every pair of images is identical"
 INTENSITIES = (0.0, 1.0)
 """What SSIM is taken on, and says so in its figure: before, it was [-1, 1]."""
 
@@ -186,9 +187,9 @@ def ssim_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     a, b = _comparable(dense, compressed)
-    if min(a.shape[-2:]) < SMALLEST:
+    if min(a.shape[-2:]) < WINDOW:
         raise InputError(
-            f"SSIM needs images of at least {SMALLEST}x{SMALLEST}; these are {tuple(a.shape[-2:])}"
+            f"SSIM needs images of at least {WINDOW}x{WINDOW}; these are {tuple(a.shape[-2:])}"
         )
     values = ssim((b + 1) / 2, (a + 1) / 2, data_range=1.0, reduction="none")
     return [float(value) for value in values.reshape(-1)]
@@ -203,12 +204,16 @@ def psnr_per_image(dense: Tensor, compressed: Tensor) -> list[float]:
     return [float(value) for value in values.reshape(-1)]
 
 
-def _comparable(dense: Tensor, compressed: Tensor) -> tuple[Tensor, Tensor]:
+def _check_pairs(dense: Tensor, compressed: Tensor) -> None:
     if dense.shape != compressed.shape or not len(dense):
         raise InputError(
             f"samples of shapes {tuple(dense.shape)} and {tuple(compressed.shape)} "
             "cannot be compared pair by pair"
         )
+
+
+def _comparable(dense: Tensor, compressed: Tensor) -> tuple[Tensor, Tensor]:
+    _check_pairs(dense, compressed)
     return dense.float().clamp(-1, 1), compressed.float().clamp(-1, 1)
 
 
@@ -216,26 +221,49 @@ def compare_samples(dense: Tensor, compressed: Tensor) -> dict[str, Any]:
     """``ssim`` and ``psnr``, each ``mean`` and ``ci95``, and ``n``, over pairs of images.
 
     dense, compressed: (N, C, H, W) in [-1, 1], row i of both from the same noise. An infinite PSNR
-    (identical images) is left out of the mean; ``identical`` counts them.
+    (identical images) is left out of the mean; ``identical`` counts them. A figure that cannot be
+    taken is None, and ``absent`` has its name and the reason.
     """
+    _check_pairs(dense, compressed)
+    reasons = _absent(dense, compressed)
+    if {"ssim", "psnr"} <= reasons.keys():
+        return {"ssim": None, "psnr": None, "identical": 0, "n": len(dense), "absent": reasons}
     finite = [value for value in psnr_per_image(dense, compressed) if math.isfinite(value)]
     return {
-        "ssim": {**estimate(ssim_per_image(dense, compressed)).as_dict(),
-                 "intensities": list(INTENSITIES)},
+        "ssim": _ssim_figure(dense, compressed) if "ssim" not in reasons else None,
         "psnr": estimate(finite).as_dict() if finite else None,
         "identical": len(dense) - len(finite),
         "n": len(dense),
-    }  # fmt: skip
+        "absent": reasons if finite else {**reasons, "psnr": _IDENTICAL},
+    }
+
+
+def _ssim_figure(dense: Tensor, compressed: Tensor) -> dict[str, Any]:
+    values = ssim_per_image(dense, compressed)
+    return {**estimate(values).as_dict(), "intensities": list(INTENSITIES)}
+
+
+def _absent(dense: Tensor, compressed: Tensor) -> dict[str, str]:
+    """Of SSIM and PSNR: figure -> why these pairs cannot have it."""
+    why = broken_samples(dense, compressed)
+    if why is not None:
+        return {"ssim": why, "psnr": why}
+    reasons = left_out((dense.shape[1], dense.shape[2], dense.shape[3]))
+    return {name: why for name, why in reasons.items() if name == "ssim"}
 
 
 def quality(samples: Samples) -> dict[str, Any]:
-    """``compare_samples`` with sampler, steps, spacing and seeds beside each figure."""
+    """``compare_samples`` with sampler, steps, spacing and seeds beside each figure.
+
+    ``absent``, where there is any: figure -> why it could not be taken.
+    """
     figures = compare_samples(samples.dense, samples.compressed)
     origin = samples.origin()
-    return {
+    found: dict[str, Any] = {
         name: {**figures[name], **origin} if figures[name] is not None else None
         for name in ("ssim", "psnr")
     }
+    return {**found, "absent": figures["absent"]} if figures["absent"] else found
 
 
 def grid(samples: Samples, path: Path, *, columns: int = 8, side: int = 96) -> Path:
@@ -293,8 +321,12 @@ def write_pair(samples: Samples, folder: Path, *, columns: int = 8, rows: int = 
 
 
 def to_image(image: Tensor) -> Any:
-    """(C, H, W) in [-1, 1] as a Pillow image: greyscale for one channel, else RGB."""
+    """(C, H, W) in [-1, 1] as a Pillow image: RGB of three channels or more, else greyscale.
+
+    What is not a number is black.
+    """
     from PIL import Image
 
-    array = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
+    shown = image.float().nan_to_num(-1.0).clamp(-1, 1)
+    array = ((shown + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., :3] if array.shape[-1] >= 3 else array[..., 0])

@@ -46,6 +46,16 @@ def parts_digest(source: Source) -> dict[str, Any]:
     }
 
 
+def uncompressed_notes(source: Source) -> list[str]:
+    """A note for each further denoiser of the same class, such as Wan 2.2's ``transformer_2``."""
+    return [
+        f"{part.name} is not compressed: the pipeline calls it in the place of {source.component} "
+        "at some noise levels, and one denoiser is compressed at a time"
+        for part in other_parts(source)
+        if part.class_name == source.class_name
+    ]
+
+
 def check_parts(source: Source) -> None:
     """Refuse components that cannot be copied, or that would not fit the compressed denoiser.
 

@@ -13,7 +13,7 @@ from diffc.report import served, svg
 from diffc.report.lines import MEMORY, choice_section
 from diffc.report.markup import Child, Html, joined, tag
 from diffc.report.model import Report
-from diffc.report.units import change, count, interval, milliseconds, seconds, size
+from diffc.report.units import change, count, interval, milliseconds, number, seconds, size
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, left: int = 1) -> Html:
@@ -148,7 +148,11 @@ def distillation(report: Report) -> Html | None:
 
 def _quality_curve(found: Sequence[Mapping[str, float]]) -> Html | None:
     """SSIM to the dense model while it was distilled."""
-    points = [(float(point["step"]), float(point["ssim"])) for point in found]
+    points = [
+        (float(point["step"]), float(point["ssim"]))
+        for point in found
+        if number(point["ssim"], 3) != "-"
+    ]
     if len(points) < 2:
         return None
     chart = svg.line(
@@ -305,5 +309,5 @@ def comparison_rows(report: Report) -> dict[str, str]:
     for name in ("ssim", "psnr"):
         figure = (report.quality or {}).get(name)
         if figure:
-            rows[name.upper()] = f"{figure['mean']:.3f} {interval(figure['ci95'], 3)}"
+            rows[name.upper()] = f"{number(figure['mean'], 3)} {interval(figure['ci95'], 3)}"
     return rows

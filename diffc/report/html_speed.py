@@ -15,7 +15,7 @@ from diffc.report.html_parts import table
 from diffc.report.lines import factor, noise_words
 from diffc.report.markup import Child, Html, joined, tag
 from diffc.report.model import Report
-from diffc.report.units import change, interval, milliseconds, rate
+from diffc.report.units import change, interval, milliseconds, number, rate
 
 
 def facts(report: Report) -> Html | None:
@@ -35,7 +35,7 @@ def facts(report: Report) -> Html | None:
     found.append(("parameters", change(report.model.params, small.params), ""))
     ssim = (report.quality or {}).get("ssim") or {}
     if isinstance(ssim.get("mean"), int | float):
-        found.append(("SSIM to dense", f"{ssim['mean']:.3f}", f"{ssim.get('n', '?')} images"))
+        found.append(("SSIM to dense", number(ssim["mean"], 3), f"{ssim.get('n', '?')} images"))
     boxes = (tag("div", tag("dt", name), tag("dd", value, tag("small", note) if note else None))
              for name, value, note in found)  # fmt: skip
     return tag("dl", *boxes, class_="facts")

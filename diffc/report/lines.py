@@ -7,12 +7,13 @@ and notes below it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from diffc.measure.explain import Ladder, Rung
 from diffc.measure.results import Noise, PrecisionChoice, PrecisionTry, TargetResult
 from diffc.report import served, speed
 from diffc.report.model import Report
-from diffc.report.units import change, count, interval, milliseconds, rate, size
+from diffc.report.units import change, count, interval, milliseconds, number, rate, size
 
 Row = tuple[str, str, str, str]
 
@@ -49,7 +50,7 @@ def sections(report: Report) -> list[Section]:
         Section(served.title(name, sides), served.rows(sides), served.notes(sides))
         for name, sides in served.by_target(report.served).items()
     ]
-    if report.quality is not None:
+    if report.quality:
         found.append(_quality(report))
     return found
 
@@ -62,7 +63,7 @@ def headline(report: Report) -> str:
     parts += speed.headline_parts(report.targets, report.pipeline)
     ssim = (report.quality or {}).get("ssim")
     if ssim:
-        parts.append(f"SSIM {ssim['mean']:.3f} to dense")
+        parts.append(f"SSIM {number(ssim['mean'], 3)} to dense")
     return f"{report.model.name}: " + ", ".join(parts)
 
 
@@ -247,28 +248,32 @@ def noise_words(noise: Noise) -> str:
 
 
 def _quality(report: Report) -> Section:
+    quality = report.quality or {}
+    absent: dict[str, str] = quality.get("absent", {})
     rows: list[Row] = []
-    notes = []
+    notes: list[str] = []
     for name, digits in (("ssim", 3), ("psnr", 2)):
-        figure = (report.quality or {}).get(name)
-        if figure:
-            rows.append(
-                (
-                    name.upper(),
-                    "",
-                    f"{figure['mean']:.{digits}f}",
-                    f"95 % {interval(figure['ci95'], digits)}",
-                )
-            )
+        if figure := quality.get(name):
+            rows.append(_mean_row(name.upper(), figure, digits))
             notes = [
                 f"{figure['n']} images from the same noise, {figure['sampler']}, "
                 f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
                 + (f", guidance {scale:g}" if (scale := figure.get("guidance", 1)) != 1 else "")
             ]
+        elif name in absent:
+            rows.append((name.upper(), "", "-", ""))
+    shown = {"ssim", "psnr", *({"lpips"} if "lpips" in quality else {})}
+    notes += dict.fromkeys(why for name, why in absent.items() if name in shown)
     distances = _distances(report)
-    if any(name in (report.quality or {}) for name in _DISTANCES):
+    if any(name in quality for name in _DISTANCES):
         notes.append("distances: ± one standard error; fewer images give a larger Frechet distance")
     return Section("compressed against dense samples", rows + distances, notes)
+
+
+def _mean_row(name: str, figure: dict[str, Any], digits: int) -> Row:
+    """A mean over images and its interval; a dash for what is not a number."""
+    said = interval(figure["ci95"], digits)
+    return name, "", number(figure["mean"], digits), f"95 % {said}" if said != "-" else "one image"
 
 
 _DISTANCES = {"frechet": ("Frechet distance", "FID"), "kernel": ("kernel distance", "KID")}
@@ -278,7 +283,7 @@ def _distances(report: Report) -> list[Row]:
     """LPIPS, and each side's distance to reference images, where they were asked for."""
     held, rows = report.quality or {}, list[Row]()
     if figure := held.get("lpips"):
-        rows.append(("LPIPS", "", f"{figure['mean']:.3f}", f"95 % {interval(figure['ci95'], 3)}"))
+        rows.append(_mean_row("LPIPS", figure, 3))
     for name, (long, short) in _DISTANCES.items():
         if figure := held.get(name):
             on = figure["features"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -39,9 +40,15 @@ def change(before: float | None, after: float | None) -> str:
     return f"{(after / before - 1) * 100:+.1f} %"
 
 
-def interval(pair: Sequence[float], digits: int = 2) -> str:
-    """'[1.79, 1.84]'."""
-    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"
+def number(value: float | None, digits: int) -> str:
+    """'0.931'; a dash for what is not a finite number, which JSON holds as null."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def interval(pair: Sequence[float | None] | None, digits: int = 2) -> str:
+    """'[1.79, 1.84]'; a dash where there is none."""
+    ends = [number(end, digits) for end in pair or (None,)]
+    return "-" if "-" in ends else f"[{ends[0]}, {ends[1]}]"
 
 
 def rate(value: float | None) -> str:

@@ -8,7 +8,7 @@ allocation, surgery, export, engines) works on these and knows no family.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +72,11 @@ def sample_sides(
             hint="give one with --resolution, such as 64 or 64x96",
         )
     return as_pair(whole[0] if len(whole) == 1 else (whole[0], whole[1]))
+
+
+def sample_shape(specs: Sequence[TensorSpec]) -> tuple[int, ...]:
+    """The shape of the sample among ``specs``, without the batch."""
+    return next(spec.shape for spec in specs if spec.kind == "sample")
 
 
 class Family(Protocol):
