@@ -50,7 +50,7 @@ def test_wan_is_distilled_and_says_what_is_left_out(tmp_path):
     )  # fmt: skip
     assert any("transformer_2 is not compressed" in note for note in report.notes)
     assert any("are no pictures" in note for note in report.notes)
-    assert not report.quality and list((tmp_path / "o" / "samples").iterdir()) == []
+    assert not report.quality and not list((tmp_path / "o").glob("samples/*"))
     small = load_denoiser(find(tmp_path / "o" / "model"))
     assert sum(p.numel() for p in small.parameters()) == report.compressed.params
 
