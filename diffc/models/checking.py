@@ -15,7 +15,7 @@ from torch import nn
 from diffc.models import reasons
 from diffc.models.classes import component_class, is_diffusers_model, is_transformers_model
 from diffc.models.components import Component
-from diffc.models.cut import read_pruning, shaped, skeleton
+from diffc.models.cut import pruning_of, shaped, skeleton
 from diffc.models.families import family_names
 from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors, quiet_transformers
@@ -62,13 +62,13 @@ def check_denoiser(source: Source) -> list[str]:
     """
     if not source.weights:
         return []
-    if source.pruning is None:
+    if not source.is_cut:
         return check_component(source.denoiser)
     entries = read_entries(source.denoiser.need_weights())
     expected = expected_tensors(skeleton(source.class_name, source.config), cut=True)
     notes = check_tensors(source.denoiser_folder, entries, expected)
     shapes = {name: entry.shape for name, entry in entries.items()}
-    shaped(source.class_name, source.config, shapes, read_pruning(source.folder))
+    shaped(source.class_name, source.config, shapes, pruning_of(source))
     return notes
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from diffc.errors import InputError
 from diffc.models.sizes import follow_shapes, replace_tensor
-from diffc.models.source import PRUNING_FILE, read_json
+from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 
 FORMAT = 1
 _OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of the model
@@ -86,19 +86,37 @@ def write_pruning(
 
 def read_pruning(folder: Path) -> dict[str, Any]:
     """pruning.json of a compressed model's folder. Raises InputError on another format."""
-    value = read_json(folder / PRUNING_FILE)
+    return _checked_pruning(read_json(folder / PRUNING_FILE), folder / PRUNING_FILE)
+
+
+def pruning_of(source: Source) -> dict[str, Any]:
+    """What is known of the cut of a compressed source: pruning.json, else its config's entry."""
+    if source.pruning is not None:
+        return read_pruning(source.folder)
+    where = source.denoiser.config_path or source.denoiser_folder
+    return _checked_pruning(source.saved_pruning, where)
+
+
+def remember_pruning(model: nn.Module, pruning: Mapping[str, Any]) -> None:
+    """Let the config of a cut model carry its cut, so that ``save_pretrained`` keeps it."""
+    kept = {key: pruning[key] for key in ("format", "class_name", "attributes") if key in pruning}
+    model.register_to_config(**{PRUNING_KEY: kept})  # type: ignore[operator]
+
+
+def _checked_pruning(value: Any, where: Path) -> dict[str, Any]:
+    value = value if isinstance(value, dict) else {}
     if value.get("format") != FORMAT:
         raise InputError(
-            f"{folder / PRUNING_FILE} has format {value.get('format')}; this diffc reads {FORMAT}",
+            f"{where} has format {value.get('format')} of pruning; this diffc reads {FORMAT}",
             hint="install the diffc version that made it",
         )
     changes = value.get("attributes")
     if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):
         raise InputError(
-            f"{folder / PRUNING_FILE} is damaged: its attributes are no table",
+            f"{where} is damaged: its attributes of pruning are no table",
             hint="copy the file again from the folder that diffc wrote",
         )
-    return value
+    return dict(value)
 
 
 def load_cut(

@@ -39,7 +39,7 @@ from diffc.models.classes import (
     pipeline_class,
 )
 from diffc.models.components import Component
-from diffc.models.cut import load_cut, read_pruning, shaped, skeleton
+from diffc.models.cut import load_cut, pruning_of, remember_pruning, shaped, skeleton
 from diffc.models.files import check_safetensors
 from diffc.models.foreign import foreign_errors, quiet_transformers
 from diffc.models.source import Source, find
@@ -97,12 +97,14 @@ def load_text_parts(source: Source) -> DiffusionPipeline:
 
 def load_denoiser(source: Source) -> nn.Module:
     """The denoiser alone: float32, eval mode, every value finite (else InputError)."""
-    if source.pruning is None:
+    if not source.is_cut:
         return load_component(source.denoiser)
     check_denoiser(source)
-    model = load_cut(source.class_name, source.config, source.weights, read_pruning(source.folder))
+    pruning = pruning_of(source)
+    model = load_cut(source.class_name, source.config, source.weights, pruning)
     nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
     _check_finite(model, source.denoiser_folder)
+    remember_pruning(model, pruning)
     return model.eval()
 
 
@@ -112,12 +114,12 @@ def meta_denoiser(source: Source) -> nn.Module:
     Raises InputError where weights are there and are not the config's.
     """
     check_denoiser(source)
-    if source.pruning is None:
+    if not source.is_cut:
         return skeleton(source.class_name, source.config)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in source.weights:
         shapes |= check_safetensors(path)
-    return shaped(source.class_name, source.config, shapes, read_pruning(source.folder))
+    return shaped(source.class_name, source.config, shapes, pruning_of(source))
 
 
 def load_component(part: Component) -> nn.Module:

@@ -8,7 +8,6 @@ repository, a variant, old names of shards and pickles end here.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from diffc.models.dtypes import stored_dtypes
 from diffc.models.files import tensor_entries
 from diffc.models.layout import DIFFUSERS_STEMS, WeightFiles
 from diffc.models.other_parts import check_readable, other_parts, text_files
-from diffc.models.source import PRUNING_FILE, Source
+from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 from diffc.models.states import read_state
 from diffc.placing import place_file
 
@@ -44,8 +43,9 @@ def save_compressed(
         _copy_parts(source, folder)
     elif source.scheduler:
         _copy_scheduler(source, folder)
-    config = source.denoiser.config_path or source.denoiser_folder / "config.json"
-    shutil.copyfile(config, component / "config.json")
+    config = read_json(source.denoiser.config_path or source.denoiser_folder / "config.json")
+    config.pop(PRUNING_KEY, None)  # of an earlier cut
+    (component / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     state = stored_dtypes(source.denoiser, model).cast(model.state_dict())
     save_file(state, component / f"{DIFFUSERS_STEMS[0]}.safetensors", metadata={"format": "pt"})
     facts = {

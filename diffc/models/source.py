@@ -36,6 +36,9 @@ __all__ = ["Source", "check_safetensors", "file_digest", "find", "read_json"]
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 PRUNING_FILE = "pruning.json"
+PRUNING_KEY = "diffc_pruning"
+"""Where the config of a cut denoiser carries pruning.json, once a person has saved it again."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -49,6 +52,7 @@ class Source:
     config, scheduler: the denoiser's and the scheduler's config.json ({} when there is none).
     weights: the safetensors (or, when allowed, pickled) files; empty when only configs are there.
     allow_pickle: whether pickled weights may be read, of any component.
+    saved_pruning: what the denoiser's config has of its cut; None for most.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Source:
     scheduler: Mapping[str, Any] = field(repr=False)
     weights: tuple[Path, ...] = field(repr=False)
     allow_pickle: bool = field(default=False, repr=False)
+    saved_pruning: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def denoiser(self) -> Component:
@@ -120,14 +125,21 @@ class Source:
 
     @property
     def pruning(self) -> Path | None:
-        """pruning.json, when the model was compressed by diffc before."""
+        """pruning.json; None where there is none."""
         path = self.folder / PRUNING_FILE
         return path if path.exists() else None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model was compressed by diffc before."""
+        return self.pruning is not None or self.saved_pruning is not None
 
     @cached_property
     def digest(self) -> str:
         """sha256 over configs and weights: what every cache key of this model starts from."""
         total = hashlib.sha256(_canonical([self.class_name, self.config, self.scheduler]))
+        if self.saved_pruning is not None:
+            total.update(_canonical(self.saved_pruning))
         for path in (*self.weights, *filter(None, [self.pruning])):
             total.update(path.name.encode() + file_digest(path).encode())
         return total.hexdigest()
@@ -159,6 +171,7 @@ def find(
     fetch = _Fetch(need_weights, allow_pickle, whole)
     name, folder = str(model), _folder(str(model), fetch)
     component, class_name, config = _denoiser(folder, family)
+    saved_pruning = config.pop(PRUNING_KEY, None)
     source = Source(
         name=name,
         folder=folder,
@@ -168,6 +181,7 @@ def find(
         scheduler=_scheduler_config(folder),
         weights=(),
         allow_pickle=allow_pickle,
+        saved_pruning=saved_pruning,
     )
     return replace(source, weights=_weights(source.denoiser, need_weights))
 

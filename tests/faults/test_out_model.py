@@ -266,3 +266,61 @@ def test_inside_the_models_own_folder_twice(tmp_path, monkeypatch):
         "model_index.json", "pruning.json", "scheduler", "unet"
     }  # fmt: skip
     load(folder / "diffc-out" / "m-0.4" / "pruned")
+
+
+@pytest.fixture(scope="module")
+def cut_folder(tmp_path_factory):
+    """A pipeline whose U-Net was really cut: its widths are no longer those of its config."""
+    from diffc.models.families import family
+    from diffc.models.families.examples import example_inputs
+    from diffc.prune.surgery import cut
+
+    source = find(save_ddpm(tmp_path_factory.mktemp("cut") / "m"))
+    model, kind = load_denoiser(source), family(source.class_name)
+    groups = kind.groups(model, example_inputs(kind.specs(source.config, None), source.config))
+    keep = {group.name: list(range(group.size - 4)) for group in groups if group.size > 8}
+    cut(model, groups, keep)
+    save_compressed(model, source, source.folder.with_name("o"), {})
+    return source.folder.with_name("o")
+
+
+def shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def test_a_compressed_pipeline_can_be_saved_and_loaded_again_and_again(cut_folder, tmp_path):
+    before = load(cut_folder)
+    last = cut_folder
+    for name in ("x", "y"):
+        load(last).save_pretrained(tmp_path / name)
+        last = tmp_path / name
+    after = load(last)
+    assert shapes(after.unet) == shapes(before.unet)
+    pairs = zip(after.unet.parameters(), before.unet.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert find(last).digest != find(cut_folder.with_name("m")).digest
+
+
+def test_what_was_saved_again_is_planned_as_it_is(cut_folder, tmp_path):
+    from diffc.models.load import meta_denoiser
+
+    load(cut_folder).unet.save_pretrained(tmp_path / "alone")
+    assert shapes(meta_denoiser(find(tmp_path / "alone"))) == shapes(load(cut_folder).unet)
+
+
+def test_without_any_word_of_the_cut_nothing_is_planned_or_loaded(cut_folder, tmp_path):
+    from diffc.models.load import meta_denoiser
+
+    folder = Path(shutil.copytree(cut_folder, tmp_path / "copied"))
+    (folder / "pruning.json").unlink()
+    for call in (load, lambda path: meta_denoiser(find(path))):
+        with pytest.raises(InputError) as caught:
+            call(folder)
+        assert "pruning.json" in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_compressed_source_is_saved_without_its_earlier_cut(cut_folder, tmp_path):
+    load(cut_folder).save_pretrained(tmp_path / "x")
+    folder = saved(tmp_path / "x")
+    assert "diffc_pruning" not in json.loads((folder / "unet" / "config.json").read_text())
+    load(folder)
