@@ -1,8 +1,9 @@
 """Everything that only a GPU can show, in one command; nothing is downloaded.
 
-    python -m bench.gpu --out FOLDER --seconds 600        again and again: it goes on
-    python -m bench.gpu --out FOLDER --seconds 600 --only tests latency --networks cifar sd15
-    python -m bench.gpu --out FOLDER --small              the whole on a CPU, in minutes
+    python -m bench.gpu --seconds 600                     again and again: it goes on
+    python -m bench.gpu --seconds 600 --only tests latency --networks cifar sd15
+    python -m bench.gpu --seconds 600 --only latency --networks sd15 --allocations dense uniform
+    python -m bench.gpu --small                           the whole on a CPU, in minutes
 
     environment   doctor, driver, MIG slices
     tests         the tests marked ``gpu``
@@ -13,9 +14,10 @@
 
 Every job is a process of its own: one that dies takes nothing with it, one that runs out of time is
 tried again by the next call (after the others, once it has done so twice), one that cannot be done
-here is recorded with the reason, and is done once the reason is gone. Pictures and the index are
-made at the end of each call. A summary of the cost tables is in the results of the ``latency``
-plans. README.md beside this file lists the packages.
+here is recorded with the reason, and is done once the reason is gone. Engines are timed as soon as
+the networks that are quick to make are there, and again once widths were planned by latency. The
+index is written after every job, pictures before the time is out. A summary of the cost tables is
+in the results of the ``latency`` plans. README.md beside this file lists the packages.
 """
 
 from __future__ import annotations
@@ -31,36 +33,42 @@ from diffc.targets import machine, target
 
 from .jobs import Job, gives_way, is_done, run, skip
 from .networks import NETWORKS
-from .pictures import draw
-from .variants import ALLOCATIONS
+from .pictures import draw, write_index
+from .variants import ALLOCATIONS, planning_target
 
 PIECES = ("environment", "tests", "latency", "memory", "speed", "study")
-TARGETS = ("torch", "ort-cuda", "trt", "trt-rtx")
+TARGETS = ("ort-cuda", "trt", "trt-rtx", "torch")  # torch compiles for minutes
+OUT = Path("build/gpu")  # ignored by git
 PRECISIONS = ("fp16", "bf16", "fp32")
-REHEARSAL = ("torch", "ort-cpu", "ort-cuda", "trt", "trt-rtx")
+REHEARSAL = ("ort-cpu", "ort-cuda", "trt", "trt-rtx", "torch")
+_ENDING = 0.05, 25.0  # the share of the time, and the most seconds, that are kept for pictures
 
 
 def main() -> None:
     """See the top."""
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a job's process ends too
-    end = time.monotonic() + args.seconds
+    end = time.monotonic() + args.seconds - min(_ENDING[0] * args.seconds, _ENDING[1])
     wanted = sorted(jobs(args), key=lambda pair: gives_way(args.out, pair[0]))
-    for job, reason in wanted:
-        if is_done(args.out, job, retry=args.retry, reason=reason):
-            continue
-        left = end - time.monotonic()
-        if reason:
-            skip(job, args.out, reason)
-            said = f"skipped: {reason}"
-        elif left < job.least:
-            break
-        else:
-            said = run(job, args.out, left)
-        print(f"{time.strftime('%H:%M:%S')} {job.piece}/{job.name}: {said}", flush=True)
+    try:
+        for job, reason in wanted:
+            if is_done(args.out, job, retry=args.retry, reason=reason):
+                continue
+            left = end - time.monotonic()
+            if reason:
+                skip(job, args.out, reason)
+                said = f"skipped: {reason}"
+            elif left < job.least:
+                break
+            else:
+                said = run(job, args.out, left)
+            write_index(args.out)
+            print(f"{time.strftime('%H:%M:%S')} {job.piece}/{job.name}: {said}", flush=True)
+    finally:
+        write_index(args.out)
     draw(args.out)
     # retry is not asked again: what failed just now would be left for ever
-    left_over = [job for job, reason in wanted if not is_done(args.out, job, reason=reason)]
+    left_over = {job for job, reason in wanted if not is_done(args.out, job, reason=reason)}
     print(f"{len(left_over)} jobs are left: run the command again" if left_over
           else "nothing is left")  # fmt: skip
 
@@ -68,11 +76,13 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"the results' folder [{OUT}]")
     parser.add_argument("--seconds", type=float, default=600.0, help="stop after them")
     parser.add_argument("--only", nargs="+", choices=PIECES, default=list(PIECES))
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--targets", nargs="+", choices=REHEARSAL)
+    parser.add_argument("--allocations", nargs="+", choices=ALLOCATIONS, default=list(ALLOCATIONS),
+                        help="the networks to make; all that are there are measured")  # fmt: skip
     parser.add_argument("--batch", nargs="+", type=int)
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="in this order")
     parser.add_argument("--data", type=Path, help="CIFAR-10, for the study")
@@ -119,8 +129,10 @@ def _tests(args) -> Iterator[tuple[Job, str]]:
 
 
 def _latency(args, precision: str) -> Iterator[tuple[Job, str]]:
-    for network in args.networks:
-        yield from _of_network(args, network, precision)
+    """What takes longer than a call, planning by latency, holds up no other network either."""
+    for piece in (_quick, _planned):
+        for network in args.networks:
+            yield from piece(args, network, precision)
 
 
 def _anyway(args, precision: str) -> Iterator[tuple[Job, str]]:
@@ -129,18 +141,37 @@ def _anyway(args, precision: str) -> Iterator[tuple[Job, str]]:
                "--precision", precision, least=20.0), reason  # fmt: skip
 
 
-def _of_network(args, network: str, precision: str) -> Iterator[tuple[Job, str]]:
-    common = ("--network", network, "--precision", precision)
-    for allocation in ALLOCATIONS:
-        yield _job(args, "latency", f"{network}-{precision}-{allocation}", "prepare", *common,
-                   "--allocation", allocation, "--batch", max(args.batch),
-                   least=20.0), ""  # fmt: skip
+def _quick(args, network: str, precision: str) -> Iterator[tuple[Job, str]]:
+    """The networks that are made without measuring, and their engines but for torch's."""
+    quick = [allocation for allocation in args.allocations if allocation != "latency"]
+    for allocation in quick:
+        yield _prepared(args, network, precision, allocation), ""
+    if quick:
+        others = [name for name in args.targets if name != "torch"]
+        yield from _measured(args, network, precision, others)
+
+
+def _planned(args, network: str, precision: str) -> Iterator[tuple[Job, str]]:
+    """The network that is planned by latency, and every engine in turn with its own."""
+    if "latency" in args.allocations:
+        yield _prepared(args, network, precision, "latency"), planning_target()[1]
+    yield from _measured(args, network, precision, args.targets)
+
+
+def _prepared(args, network: str, precision: str, allocation: str) -> Job:
+    return _job(args, "latency", f"{network}-{precision}-{allocation}", "prepare",
+                "--network", network, "--precision", precision, "--allocation", allocation,
+                "--batch", max(args.batch), least=20.0)  # fmt: skip
+
+
+def _measured(args, network: str, precision: str, targets: list[str]) -> Iterator[tuple[Job, str]]:
+    timing = 0.3 if args.small else 3.0
     for batch in args.batch:
-        for name in args.targets:
-            timing = 0.3 if args.small else 3.0
-            yield _job(args, "latency", f"{network}-{precision}-{name}-batch{batch}", "measure",
-                       *common, "--target", name, "--batch", batch, "--timing", timing,
-                       least=20.0), _cannot_build(name)  # fmt: skip
+        for name in targets:
+            job = _job(args, "latency", f"{network}-{precision}-{name}-batch{batch}", "measure",
+                       "--network", network, "--precision", precision, "--target", name,
+                       "--batch", batch, "--timing", timing, least=20.0)  # fmt: skip
+            yield job, _cannot_run(name)
 
 
 def _memory(args, precision: str) -> Iterator[tuple[Job, str]]:

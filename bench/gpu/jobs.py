@@ -6,7 +6,8 @@ may be in it
     failed       why, with the last lines that it said; done all the same, unless ``retry``
     skipped      why it cannot be done here; tried again as soon as there is no reason any more
     unfinished   "out of time"; ``tries`` and ``seconds_given``: how often, and how long at most.
-                 Tried again by the next run; what it found so far stays in the file
+                 Tried again by the next run; what it found so far stays in the file, for a job
+                 writes its answer as it goes
     lacking      results that it would have used and that were not there; done again once they are
 """
 
@@ -26,6 +27,8 @@ from pathlib import Path
 from diffc.measure.environment import read_environment
 from diffc.stages import atomic_write
 
+OF_THE_PACKAGES = ("environment", "tests")
+"""Pieces that are done again when packages have come or gone: what they skipped may run now."""
 TRIES = 2
 """After so many that ran out of time a job gives way to all others."""
 
@@ -54,9 +57,15 @@ def is_done(out: Path, job: Job, *, retry: bool = False, reason: str = "") -> bo
         return False
     if "skipped" in found:
         return bool(reason)
+    if job.piece in OF_THE_PACKAGES and _packages_of(found) != read_environment().packages:
+        return False
     if any(is_whole(out / f"{name}.json") for name in found.get("lacking", [])):
         return False
     return not (retry and "failed" in found)
+
+
+def _packages_of(found: dict) -> dict:
+    return found["environment"].get("packages", {})
 
 
 def is_whole(path: Path) -> bool:
@@ -76,11 +85,14 @@ def run(job: Job, out: Path, seconds: float) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     answer = log.with_suffix(".answer")
     answer.unlink(missing_ok=True)
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(out.resolve() / "work" / "inductor")}
     limit = ["--seconds", str(int(seconds)), "--answer", str(answer)]
     command = [sys.executable, "-m", "bench.gpu.work", *job.arguments, *limit]
     start = time.perf_counter()
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, env={**caches, **os.environ}
+        )
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -88,19 +100,17 @@ def run(job: Job, out: Path, seconds: float) -> str:
         finally:
             _end(process)
     taken = time.perf_counter() - start
-    if code is None:
-        found = _out_of_time(result_file(out, job), {}, seconds)
-    elif not answer.exists():
-        found = _failure(code, log)
-    else:
-        found = json.loads(answer.read_text())
-        if "unfinished" in found:
-            found = _out_of_time(result_file(out, job), found, seconds)
+    found = json.loads(answer.read_text()) if answer.exists() else {}
+    if code is None or (code == 0 and "unfinished" in found):
+        found = _out_of_time(result_file(out, job), found, seconds)
+    elif code != 0 or not found:
+        left = {key: value for key, value in found.items() if key != "unfinished"}
+        found = {**left, **_failure(code, log)}
     _write(job, out, found, taken)
     return next((said for what, said in _SAID.items() if what in found), "done")
 
 
-_SAID = {"failed": "failed", "unfinished": "out of time"}
+_SAID = {"failed": "failed", "unfinished": "out of time", "skipped": "skipped"}
 _OF_ONE_CALL = {"piece", "name", "date", "seconds", "environment",
                 "failed", "last_lines", "skipped"}  # fmt: skip
 

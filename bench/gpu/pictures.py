@@ -28,10 +28,15 @@ def everything(out: Path) -> list[dict]:
     return [row for row in found if isinstance(row, dict) and "piece" in row]
 
 
-def draw(out: Path) -> None:
-    """Every picture that the results so far allow, and index.json: what was done, what was not."""
+def write_index(out: Path) -> None:
+    """index.json: what was done, and what was not."""
     index = {f"{r['piece']}/{r['name']}": state(r) for r in everything(out)}
     atomic_write(out / "index.json", json.dumps(index, indent=1) + "\n")
+
+
+def draw(out: Path) -> None:
+    """Every picture that the results so far allow, and the index."""
+    write_index(out)
     pairs: dict[str, list[dict]] = {}
     for row in results(out, "latency"):
         if row.get("rows"):

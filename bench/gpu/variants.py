@@ -1,7 +1,7 @@
 """One network at one allocation, ready for the targets: cut, saved for torch, exported to ONNX.
 
     dense     as it is
-    latency   half the MACs, widths by measured latency on the first target that runs here
+    latency   half the MACs, widths by measured latency on the GPU's first target that runs here
     global    half the MACs, by importance; random weights have none, so scores are random
               (exponential, seed 0): the widths are uneven as real ones are, and mean nothing else
     uniform   half the MACs, the same share everywhere, unaligned: what pruning without a target is
@@ -12,6 +12,7 @@ WORK/NETWORK/ALLOCATION/{model,onnx,PRECISION,plan.json}
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -34,12 +35,13 @@ from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
 from diffc.stages import atomic_write
-from diffc.targets import target
+from diffc.targets import machine, target
 
 ALLOCATIONS = ("dense", "latency", "global", "uniform")
 RATIO = 0.5
 TENSOR_CORES = 8  # what they want of fp16 and bf16 widths
-LATENCY_TARGETS = ("trt", "trt-rtx", "ort-cuda", "ort-cpu")  # the first that runs here
+GPU_TARGETS = ("trt", "trt-rtx", "ort-cuda")  # the first that runs here plans by latency
+CONVERTED = ".converted"  # written last: the folder is whole
 
 
 def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: int) -> dict:
@@ -50,7 +52,7 @@ def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: in
     place = work / folder.parent.name / allocation
     start = time.perf_counter()
     if (place / "plan.json").exists():
-        lowered(place / "onnx", precision)
+        write_precision(place, precision)
         made = json.loads((place / "plan.json").read_text())
         return {**made, "seconds": time.perf_counter() - start}
     source = find(folder)
@@ -89,12 +91,40 @@ def table_summary(bench: Bench) -> dict:
 
 def latency_bench(work: Path, precision: str, batch: int) -> Bench:
     """Where latencies are measured for planning; its tables stay in WORK/tables."""
-    for name in LATENCY_TARGETS:
-        status = target(name).status()
+    name, reason = planning_target()
+    if name is None:
+        raise SystemExit(reason)
+    held = precision if name != "ort-cpu" else "fp32"
+    return Bench(name, held, batch, cache=work / "tables")
+
+
+def planning_target() -> tuple[str | None, str]:
+    """(the target on which widths are planned by latency here, why there is none).
+
+    On a machine with a GPU it is one of the GPU's alone: a plan made by the processor's times is
+    another plan, and is kept.
+    """
+    names = GPU_TARGETS if machine.gpus() else (*GPU_TARGETS, "ort-cpu")
+    statuses = {name: target(name).status() for name in names}
+    for name, status in statuses.items():
         if status.buildable and status.runnable:
-            held = precision if name != "ort-cpu" else "fp32"
-            return Bench(name, held, batch, cache=work / "tables")
-    raise SystemExit("no target runs here")
+            return name, ""
+    reasons = "; ".join(f"{name}: {status.reason}" for name, status in statuses.items())
+    return None, f"widths cannot be planned by latency here: {reasons}"
+
+
+def write_precision(place: Path, precision: str) -> None:
+    """WORK/NETWORK/ALLOCATION/PRECISION, converted once; what a killed call left of it counts as
+    none."""
+    if precision not in ("fp16", "bf16") or _is_converted(place / precision):
+        return
+    shutil.rmtree(place / precision, ignore_errors=True)
+    lowered(place / "onnx", precision)
+    (place / precision / CONVERTED).touch()
+
+
+def _is_converted(folder: Path) -> bool:
+    return (folder / CONVERTED).is_file()
 
 
 def _recipe(source: Source, allocation: str):
@@ -135,7 +165,7 @@ def _write(problem: Problem, widths, place: Path, precision: str) -> None:
     export_onnx(model, found, specs, place / "onnx", opset=problem.export.opset,
                 simplify=problem.export.simplify, facts=facts)  # fmt: skip
     del model
-    lowered(place / "onnx", precision)  # onnx/../PRECISION
+    write_precision(place, precision)
 
 
 def torch_model(place: Path) -> str:

@@ -11,6 +11,8 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from diffc.stages import atomic_write
+
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 
@@ -34,9 +36,9 @@ def _output(command: list[str]) -> str:
 
 
 def tests(args) -> dict:
-    """The tests marked ``gpu``: counts, and each skip's and failure's reason."""
+    """The tests in tests/gpu: counts, and each skip's and failure's reason."""
     report = args.work / "gpu-tests.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", f"--junitxml={report}"]
     env = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}  # another run's
     code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
     if code not in (0, 1, 5) or not report.exists():  # passed, failed, none collected
@@ -72,7 +74,8 @@ def measure(args) -> dict:
     """Every allocation's engine on one target, in turn with dense torch eager."""
     from .engines import measure as take
 
-    return take(args.work / args.network, args.target, args.batch, args.precision, args.timing)
+    place = args.work / args.network
+    return take(place, args.target, args.batch, args.precision, args.timing, args.keep)
 
 
 def anyway(args) -> dict:
@@ -86,7 +89,7 @@ def memory(args) -> dict:
     """The dense and the ``latency`` engine's peak memory."""
     from .engines import memory as take
 
-    return take(args.work / args.network, args.target, args.batch, args.precision)
+    return take(args.work / args.network, args.target, args.batch, args.precision, args.keep)
 
 
 def speed(args) -> dict:
@@ -150,8 +153,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    found = WORK[args.what](args)
-    args.answer.write_text(json.dumps(found))
+    args.keep = lambda found: _answer(args.answer, {**found, "unfinished": "it was still at work"})
+    _answer(args.answer, WORK[args.what](args))
+
+
+def _answer(path: Path, found: dict) -> None:
+    """Written whole each time: the process may be killed at any moment."""
+    atomic_write(path, json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc.errors import InputError, NotComparable, OutOfMemory, RequestError, UnavailableError
+from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.export.runtime.errors import BadRequest, UnfitEngine
 from diffc.measure.engines import (
@@ -53,7 +53,7 @@ def measure_target(
     """Measure two engine folders of one target: parity at each resolution that they serve, times
     and memory at each resolution and batch size.
 
-    One that memory does not suffice for is absent, with what was asked for and free.
+    One that memory does not suffice for, or that the runtime cannot run, is absent with the reason.
     Raises RequestError when the folders are of different targets; what parity finds is in the
     result, and the caller decides.
     """
@@ -73,9 +73,9 @@ def measure_target(
                 timings[place] = yield from timed(
                     runners, place.batch, options.latency, reference, place.size
                 )
-            except OutOfMemory as error:  # the others still count
+            except UnavailableError as error:  # memory, a kernel: the others still count
                 reasons[place] = str(error)
-        judged = yield from _parities(runners, options.references)
+        judged = (yield from _parities(runners, options.references)) if timings else {}
     infos = {name: runner.info for name, runner in runners.items()}
     results = []
     for place in places:

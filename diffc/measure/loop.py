@@ -55,7 +55,8 @@ class Loop:
     def __init__(self, runner: Runner, options: LoopOptions, decode: Decode | None = None) -> None:
         import numpy as np
 
-        self._runner, self._options = runner, options
+        self._runner, self._options = _for_any_batch(runner), options
+        self._info = runner.info
         self._output = runner.info.outputs[0].name
         self.calls = self.rows = self._steps_done = 0
         self.pipeline = self._pipeline(decode)
@@ -75,8 +76,8 @@ class Loop:
             raise UnfitEngine("its engine names no scheduler")  # of a plain ONNX file
         settings = self._options.settings or {"scheduler": info.source["scheduler"]}
         made = pipeline_of(settings, info.to_json(), self._denoise, decode)
-        # diffc's own runners take the batch sizes that were measured, and no others
-        spans = [next(iter(profile.values())) for profile in info.profiles]
+        # other runners than ONNX Runtime's take the batch sizes they were built for alone
+        spans = [next(iter(profile.values())) for profile in self._runner.info.profiles]
         made.batches = sorted({(span.min[0], span.max[0]) for span in spans}) or made.batches
         return made
 
@@ -106,6 +107,12 @@ class Loop:
             "calls_per_step": self.calls // max(self._steps_done, 1),
             "rows_per_call": self.rows,
         }
+
+
+def _for_any_batch(runner: Runner) -> Runner:
+    """The runner as a server calls it: ONNX Runtime takes every batch size, padded to none."""
+    widened: Callable[[], Runner] | None = getattr(runner, "any_batch", None)
+    return runner if widened is None else widened()
 
 
 def loop_call(runner: Runner, options: LoopOptions, decode: Decode | None = None) -> Call:

@@ -6,14 +6,14 @@ and interpolated between them, linearly in each width: on aligned widths the tim
 or a product is very nearly affine in each. Off the alignment it is a staircase, which the tables do
 not see; allocation by latency therefore only goes to aligned widths.
 
-Every layer runs alone, all of them in turn in random order, once each, so that weights come from
-memory as they do in a network larger than the caches; a call's own overhead (an identity graph's
-time, measured among them) is taken off. The sum over layers is not the network's time: additions,
-concatenations and copies are missing, and some are fused. It is used for ratios, which the caller
-corrects by measuring the built engine.
+Every layer runs alone, about a hundred of them in turn in random order, once each, so that weights
+come from memory as they do in a network larger than the caches; a call's own overhead (an identity
+graph's time, measured among them) is taken off. The sum over layers is not the network's time:
+additions, concatenations and copies are missing, and some are fused. It is used for ratios, which
+the caller corrects by measuring the built engine.
 
-Times are kept in CACHE/latency/KEY.json; the key holds target, versions, device, threads, precision
-and batch.
+Times are kept in CACHE/latency/KEY.json as they are measured; the key holds target, versions,
+device, threads, precision and batch.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from diffc.targets.engine import read_info
 _SHARES = (0.75, 0.5, 0.25)
 _ROUNDS = 25
 _CHUNK_BYTES = 1_500_000_000  # weights loaded at once
+_CHUNK_POINTS = 96  # sessions held at once: on a GPU each has a workspace of its own
 _OVERHEAD = "overhead"
 
 Times = dict[str, float]
@@ -199,10 +200,14 @@ def _point(kind: str, facts: Facts, sizes: Sequence[int]) -> str:
 
 
 def measured(points: Mapping[str, Point], bench: Bench) -> Work[Times]:
-    """Seconds of each point on ``bench``; see the top of this file."""
+    """Seconds of each point on ``bench``; see the top of this file.
+
+    Each chunk's are kept as soon as they are there: a run that is stopped goes on from them.
+    """
     times: Times = {}
     for chunk in _chunks(points):
         times |= yield from _measured_chunk(chunk, bench, len(times), len(points))
+        write_times(bench, read_times(bench) | times)
     return times
 
 
@@ -211,7 +216,8 @@ def _chunks(points: Mapping[str, Point]) -> Iterator[dict[str, Point]]:
     held = 0
     for name, point in points.items():
         size = 4 * _weights(point)
-        if chunk and held + size > _CHUNK_BYTES:
+        full = held + size > _CHUNK_BYTES or len(chunk) == _CHUNK_POINTS
+        if chunk and full:
             yield chunk
             chunk, held = {}, 0
         chunk[name] = point

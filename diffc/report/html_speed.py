@@ -107,17 +107,23 @@ def factors(report: Report) -> Html | None:
     calls = at_working(report.targets)
     for kind, results in (("one call", calls), ("one image", report.pipeline)):
         rows += [
-            (f"time of {kind}: {r.target} {r.precision}, {r.shape_words}", r.speedup.median)
+            (f"time of {kind}: {r.target} {r.precision}, {r.shape_words}{_doubt(r.speedup)}",
+             r.speedup.median)
             for r in results if r.speedup is not None
         ]  # fmt: skip
     most = max([1.0, *(value for _, value in rows)])
     shown = [(name, f"{value:.2f}x", svg.bar(value / most, second=True)) for name, value in rows]
     notes = [
-        f"{r.target}, {r.shape_words}: the speed-up is {r.efficiency:.2f} of the fall in MACs."
+        f"{r.target}, {r.shape_words}: the speed-up is {r.efficiency:.2f} of the fall in MACs"
+        f"{_doubt(r.speedup)}."
         for r in report.targets if r.efficiency is not None
     ]  # fmt: skip
     said = (tag("p", note, class_="soft") for note in notes)
     return joined(table(["", "dense / compressed", ""], shown), *said)
+
+
+def _doubt(speedup: Speedup | None) -> str:
+    return "" if speedup is None or speedup.shown else f" ({speed.NOT_SHOWN})"
 
 
 def latency(result: TargetResult) -> Html | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,10 @@ class OrtRunner:
         """Inputs and outputs stay in the session's own memory from run to run."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         return OrtBound(self.session, self.info, inputs)
+
+    def any_batch(self) -> OrtRunner:
+        """The same session for whatever batch size, as a server calls it."""
+        return OrtRunner(self.session, replace(self.info, profiles=()))
 
     def close(self) -> None:
         """Free the session."""

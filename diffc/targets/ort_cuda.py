@@ -8,6 +8,8 @@ where CUDA's runtime library is not to be found, by the clock until the device i
 from __future__ import annotations
 
 import time
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,15 @@ class OrtCudaRunner:
             reason = "an engine of several batch sizes or resolutions is not captured"
             raise UnavailableError(self.info.details.get("not_captured") or reason)
         return OrtCudaBound(self._session(False), self.info, inputs, self._stream)
+
+    def any_batch(self) -> OrtCudaRunner:
+        """The same session for whatever batch size, as a server calls it; a captured one stays as
+        it is, for a graph is of one set of shapes."""
+        if self._graph:
+            return self
+        other = copy(self)
+        other.info, other._bound = replace(self.info, profiles=()), {}
+        return other
 
     def close(self) -> None:
         """Free the session."""

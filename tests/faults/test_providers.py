@@ -267,3 +267,27 @@ def test_an_engine_that_is_refused_at_load_is_absent_and_the_others_run(tmp_path
 def test_an_engine_of_a_gpu_still_fits_by_what_it_says(engine):
     info = json.loads((engine / "engine.json").read_text())
     assert fit.misfit(info) is None and info["versions"] == {"onnxruntime-gpu": "1.32"}
+
+
+def test_a_runtime_that_cannot_run_one_batch_size_loses_no_other(tmp_path, monkeypatch):
+    from diffc.measure.compare import measure_target
+    from diffc.measure.engines import MeasureOptions
+    from diffc.measure.latency import LatencyOptions
+    from diffc.targets.fake import FakeRunner
+
+    bind = FakeRunner.bind
+
+    def fails(self, inputs):
+        if len(inputs["sample"]) == 4:
+            raise ort.OrtFailed("running fake", "no kernel for batch 4")
+        return bind(self, inputs)
+
+    monkeypatch.setattr(FakeRunner, "bind", fails)
+    onnx = write_handmade_folder(tmp_path / "onnx")
+    for side in ("dense", "compressed"):
+        drain(target("fake").build(onnx, BuildOptions(batch=(1, 4)), tmp_path / side))
+    quick = LatencyOptions(rounds=3, seconds=0.0, warmup_seconds=0.0)
+    options = MeasureOptions(latency=quick, memory=False)
+    one, four = drain(measure_target(tmp_path / "dense", tmp_path / "compressed", options))
+    assert one.speedup is not None and four.speedup is None
+    assert four.absent == "ONNX Runtime failed while running fake: no kernel for batch 4"

@@ -11,6 +11,7 @@ from onnx_folder import SCHEDULER, write_handmade_folder
 from safetensors.numpy import save_file
 
 from diffc.chain.images import image_inputs, is_latent, loop_digest, loop_options
+from diffc.errors import InputError
 from diffc.events import drain
 from diffc.measure import compare
 from diffc.measure.compare import measure_loop
@@ -80,6 +81,18 @@ def test_guidance_doubles_the_rows_of_a_step(batches, calls, rows):
     assert (facts["guidance"], facts["sampler"], facts["steps"]) == (7.0, "ddim", 3)
     given = {float(call[WORDS.name][i].flat[0]) for call in runner.calls for i in range(rows)}
     assert given >= {5.0, 9.0}, "conditions and null conditions, none of them zeros"
+
+
+def test_onnx_runtime_is_called_with_the_rows_that_there_are(tmp_path):
+    """As a bundle calls it: one row of an engine for batch 1 and 4 is not padded to 4."""
+    onnx = write_handmade_folder(tmp_path / "onnx")
+    drain(target("ort-cpu").build(onnx, BuildOptions(batch=(2, 4)), tmp_path / "e"))
+    runner = target("ort-cpu").load(tmp_path / "e")
+    loop = Loop(runner, LoopOptions(steps=2, batch=1))
+    loop()
+    assert loop.facts()["rows_per_call"] == 1
+    with pytest.raises(InputError):  # a call that is timed alone keeps to what was built
+        runner({"sample": np.zeros((1, 1, 8, 8), np.float32), "timestep": np.zeros(1, np.int64)})
 
 
 def test_without_null_conditions_a_step_is_one_call():

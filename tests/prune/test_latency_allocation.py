@@ -164,6 +164,27 @@ def test_the_model_sums_its_layers_and_measures_nothing_twice(counted, tmp_path)
     assert len(counted) == 1  # the second time everything was in the cache
 
 
+def test_a_plan_that_is_stopped_keeps_the_points_that_it_has(monkeypatch, tmp_path):
+    """Each chunk's are kept as soon as they are measured; the next plan measures the rest alone."""
+    taken: list[set[str]] = []
+
+    def chunk(points, bench, done, total):
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(set(points))
+        yield from ()
+        return dict.fromkeys(points, 1e-3)
+
+    monkeypatch.setattr(latency_table, "_CHUNK_POINTS", 3)
+    monkeypatch.setattr(latency_table, "_measured_chunk", chunk)
+    bench = Bench(cache=tmp_path)
+    points = {f"linear 1 {i}x8": ("linear", ((1,),), (i, 8)) for i in range(1, 9)}
+    with pytest.raises(KeyboardInterrupt):
+        drain(latency_table.measured(points, bench))
+    assert [len(one) for one in taken] == [3, 3]
+    assert set(latency_table.read_times(bench)) == taken[0] | taken[1]
+
+
 def test_a_layer_slower_than_a_wider_one_was_disturbed():
     key = ("linear", ((1,),), (0,))
     times = {latency_table._point("linear", ((1,),), (w,)): t for w, t in
