@@ -108,7 +108,8 @@ def _system_error(error: OSError, code: int, places: Sequence[Path]) -> InputErr
             "there is no folder for temporary files: none of TMPDIR, /tmp, ... can be written",
             hint="set TMPDIR to a folder with room",
         )
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    name = error.filename2 or error.filename  # of a copy the first one is only read
+    path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else None
     if path is None:
         where = _full_disk(places) or _first(places)
         return _line(where, code) if code in _UNWRITABLE else None

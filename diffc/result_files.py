@@ -6,7 +6,9 @@ or read-only disk, a folder where a file is wanted) is said before it begins.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ def check_folder(folder: Path, flag: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{flag} {folder} is a file", hint="give a folder")
     with writing(folder, flag):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder.absolute().parent)
         _try_in(folder.parent)
 
 
@@ -81,7 +83,7 @@ def _reason(error: OSError) -> str:
     if error.strerror:
         return error.strerror
     if error.args and isinstance(error.args[0], list) and error.args[0]:
-        return str(error.args[0][0][-1])
+        return re.sub(r"^\[Errno \d+\] |: '.*$", "", str(error.args[0][0][-1]))
     return str(error) or type(error).__name__
 
 
@@ -89,13 +91,21 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def _make_folder(folder: Path) -> None:
+    """Make it with its parents. Raises OSError, which names a file that is in the way."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"'{there}' is not a folder", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def _try_file(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.absolute().parent)
     if path.is_dir():
-        raise IsADirectoryError(None, "it is a folder", str(path))
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if _is_device(path):
         if not os.access(path, os.W_OK):
-            raise PermissionError(None, "it cannot be written to", str(path))
+            raise PermissionError(errno.EACCES, "it cannot be written to", str(path))
         return
     if path.exists():
         path.open("ab").close()

@@ -21,15 +21,24 @@ if TYPE_CHECKING:
     from diffc.recipe import Recipe
 
 Candidate = Annotated[
-    Path, typer.Argument(metavar="CANDIDATE", help="An output folder or an engine folder.")
+    Path,
+    typer.Argument(
+        metavar="CANDIDATE", help="An output folder or an engine folder.", parser=o.user_path
+    ),
 ]
 BaselinePath = Annotated[
     Path | None,
-    typer.Option("--baseline", help="An output folder, an engine folder or a stored baseline."),
+    typer.Option(
+        "--baseline",
+        help="An output folder, an engine folder or a stored baseline.",
+        parser=o.user_path,
+    ),
 ]
 BaselineReport = Annotated[
     Path | None,
-    typer.Option("--baseline-report", help="Figures alone (weaker): same machine only."),
+    typer.Option(
+        "--baseline-report", help="Figures alone (weaker): same machine only.", parser=o.user_path
+    ),
 ]
 MaxSlowdown = Annotated[
     str | None, typer.Option("--max-slowdown", help="Of the median latency.  [5%]")
@@ -60,12 +69,19 @@ Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads of both sides.  [as built]")
 ]
 Markdown = Annotated[
-    Path | None, typer.Option("--markdown", help="Add the result here, as Markdown.")
+    Path | None,
+    typer.Option("--markdown", help="Add the result here, as Markdown.", parser=o.user_path),
 ]
-Junit = Annotated[Path | None, typer.Option("--junit", help="Write the result here, as JUnit XML.")]
-Badge = Annotated[Path | None, typer.Option("--badge", help="Write an SVG badge here.")]
+Junit = Annotated[
+    Path | None,
+    typer.Option("--junit", help="Write the result here, as JUnit XML.", parser=o.user_path),
+]
+Badge = Annotated[
+    Path | None, typer.Option("--badge", help="Write an SVG badge here.", parser=o.user_path)
+]
 History = Annotated[
-    Path | None, typer.Option("--history", help="Add a line per engine to this .jsonl.")
+    Path | None,
+    typer.Option("--history", help="Add a line per engine to this .jsonl.", parser=o.user_path),
 ]
 
 
@@ -269,9 +285,9 @@ baseline_app = typer.Typer(
 @baseline_app.command("save")
 def save_(
     out: o.OutFolder,
-    to: Annotated[Path, typer.Option("--to", help="The baseline's folder.")] = Path(
-        "baselines/main"
-    ),
+    to: Annotated[
+        Path, typer.Option("--to", help="The baseline's folder.", parser=o.user_path)
+    ] = Path("baselines/main"),
     figures_only: Annotated[
         bool, typer.Option("--figures-only", help="Small, without engines; checks are weaker.")
     ] = False,
@@ -296,7 +312,7 @@ def save_(
 
 @baseline_app.command("list")
 def list_(
-    root: Annotated[Path, typer.Argument(metavar="FOLDER")] = Path("baselines"),
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", parser=o.user_path)] = Path("baselines"),
     csv: Annotated[bool, typer.Option("--csv", help="The history, as CSV on stdout.")] = False,
     json: o.Json = False,
 ) -> None:
@@ -331,7 +347,8 @@ def list_(
 
 @baseline_app.command("show")
 def show_(
-    folder: Annotated[Path, typer.Argument(metavar="BASELINE")], json: o.Json = False
+    folder: Annotated[Path, typer.Argument(metavar="BASELINE", parser=o.user_path)],
+    json: o.Json = False,
 ) -> None:
     """Show a baseline: what it is of, where it was measured, its figures.
 

@@ -22,10 +22,17 @@ def report_(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Write the page here.  [OUT/report.html; comparison.html]"),
+        typer.Option(
+            "--html",
+            help="Write the page here.  [OUT/report.html; comparison.html]",
+            parser=o.user_path,
+        ),
     ] = None,
     history: Annotated[
-        Path | None, typer.Option("--history", help="A .jsonl of diffc check, drawn over time.")
+        Path | None,
+        typer.Option(
+            "--history", help="A .jsonl of diffc check, drawn over time.", parser=o.user_path
+        ),
     ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,

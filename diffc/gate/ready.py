@@ -27,8 +27,6 @@ def check_wanted(wanted: Wanted, seed: int) -> None:
     for name in wanted.targets:
         target(name)
     machine.check_threads(wanted.threads)
-    if wanted.threads is not None and wanted.threads < 1:
-        raise RequestError(f"--threads {wanted.threads}: give 1 or more")
     wrong = [batch for batch in wanted.batch if batch < 1]
     if wrong:
         raise RequestError(f"--batch {wrong[0]}: batch sizes are 1 or more")

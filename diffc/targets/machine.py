@@ -131,7 +131,11 @@ def threads(asked: int | None, built: int | None = None) -> int:
 
 
 def check_threads(asked: int | None) -> None:
-    """Raise RequestError for more threads than cores: they would only wait for one another."""
+    """Raise RequestError for less than one, or for more than cores: those only wait in turn."""
+    if asked is not None and asked < 1:
+        raise RequestError(
+            f"{asked} threads were asked for", hint="give --threads 1 or more, or leave it out"
+        )
     if asked is not None and asked > cores():
         raise RequestError(
             f"{asked} threads were asked for, this process may use {cores()} cores",

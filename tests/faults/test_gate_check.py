@@ -516,7 +516,9 @@ def test_an_output_that_cannot_be_written_is_said_at_once(
     path = {"below a file": tmp_path / "file" / "x", "folder": tmp_path,
             "read-only": Path("/proc/x")}[place]  # fmt: skip
     code, _, err = run("check", out, "--baseline", before, *FAST, flag, path)
-    assert code == 2 and f"cannot write {flag} {path}: " in err and not measured
+    reasons = {"below a file": f"'{tmp_path / 'file'}' is not a folder", "folder": "it is a folder"}
+    assert code == 2 and not measured
+    assert f"cannot write {flag} {path}: {reasons.get(place, '')}" in err
     assert not err.splitlines()[0].endswith(":")
 
 
@@ -526,6 +528,13 @@ def test_one_file_for_two_outputs_is_refused(run, out, before, tmp_path, measure
         "check", out, "--baseline", before, "--junit", path, "--markdown", path, *FAST
     )
     assert code == 2 and "are the same file" in err and not measured and not path.exists()
+
+
+def test_a_home_folder_is_written_with_a_tilde(run, out, before, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = ("--junit=~/new/j.xml", "--history=~/new/h.jsonl")
+    assert run("check", "~/out", "--baseline=~/before", *flags, *FAST)[0] == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"j.xml", "h.jsonl"}
 
 
 def test_nothing_is_left_where_a_check_ends_early(run, out, before, tmp_path):
@@ -602,7 +611,7 @@ def test_a_disk_that_fills_up_leaves_the_baseline_of_before(run, out, tmp_path, 
 
     monkeypatch.setattr("diffc.gate.baseline.shutil.copytree", full)
     code, _, err = run("baseline", "save", out, "--to", folder)
-    assert code == 2 and f"cannot write --to {folder}: [Errno 28] No space left" in err
+    assert code == 2 and f"cannot write --to {folder}: No space left on device\n" in err
     assert (folder / "baseline.json").read_bytes() == held
     assert sorted(p.name for p in folder.parent.iterdir()) == ["history.jsonl", "main"]
 
