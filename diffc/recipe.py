@@ -109,14 +109,16 @@ class DataOptions(Options):
         (data/tensors.py).
     prompts: a text file, one prompt a line, for text-conditioned models. Sample i goes with prompt
         i modulo their number.
-    guidance: the scale of classifier-free guidance when the dense model is sampled with prompts.
+    guidance: the scale of classifier-free guidance when the dense model is sampled with prompts,
+        or what a model is told that takes it as an input. None: decided from the model
+        (data/guidance.py): 4, or 1 for models that were distilled for few steps.
     images: how many are made, or taken at most. steps: DDIM steps of the synthetic ones.
     fit: what happens to images of another size.
     """
 
     source: PathText = "synthetic"
     prompts: PathText | None = None
-    guidance: float = Field(default=4.0, ge=1)
+    guidance: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     images: int = Field(default=256, ge=1)
     steps: int = Field(default=20, ge=1)
     batch: int = Field(default=32, ge=1)

@@ -113,14 +113,14 @@ class Source:
             "batches": [list(both) for both in batches(info)],
         }
 
-    def _latent(self) -> dict[str, float] | None:
+    def _latent(self) -> dict[str, float | list[float]] | None:
         info = self.decoder_info
         if info is None:
             return None
         scale, shift = info["source"].get("scaling_factor"), info["source"].get("shift_factor")
         if scale is None:
             raise InputError(f"{self.decoder}: its model.json gives no scaling_factor")
-        return {"scale": float(scale), "shift": float(shift or 0.0)}
+        return {"scale": scale, "shift": shift or 0.0}
 
 
 def find_sampler(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc.data.guidance import guidance_of
 from diffc.data.image_folders import (
     SOURCES,
     check_file,
@@ -46,7 +47,9 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     options = recipe.data
     synthetic = is_drawn(options.source)
     given = options.source != "synthetic"
+    guidance = guidance_of(source, options.guidance)
     inputs: dict[str, Any] = {
+        "guidance": [guidance.scale, guidance.has_null],
         "model": source.digest if synthetic else _inputs_of(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
         "content": _data_digest(Path(options.source)) if given else "synthetic",
@@ -71,12 +74,15 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         make = _synthesized if synthetic else _read
         clean, facts = yield from make(source, recipe, specs, conditions)
         clean.save(room.out / CLEAN)
-        notes = [*facts.pop("notes", ()), *_guidance_notes(clean, specs)]
-        about = {"origin": clean.origin, "null": sorted(clean.null), "notes": notes}
+        notes = [*facts.pop("notes", ()), *conditions.notes]
+        if guidance.has_null:
+            notes += _guidance_notes(clean, specs)
+        about = {"origin": clean.origin, "null": sorted(clean.null), "guidance": guidance.scale,
+                 "notes": notes}  # fmt: skip
         return {"images": len(clean), **about, **facts}
 
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 7, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 8, inputs, run, places, packages, collective=synthetic)
 
 
 def is_drawn(data: str) -> bool:
@@ -92,7 +98,7 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
     options = recipe.data
     if options.prompts is not None:
         prompts = read_prompts(Path(options.prompts))
-        return (yield from encode_prompts(source, specs, prompts))
+        return (yield from encode_prompts(source, specs, prompts, guidance=options.guidance))
     if not is_tensors(options.source):
         return Encoded({}, _null_label(source))
     path = Path(options.source)
@@ -103,7 +109,7 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
 def _guidance_notes(clean: CleanSet, specs: list[TensorSpec]) -> list[str]:
     """What to say of a text-conditioned model whose guidance cannot be distilled."""
     names = {spec.name for spec in specs}
-    if "encoder_hidden_states" not in names or "guidance" in names or clean.null:
+    if "encoder_hidden_states" not in names or clean.null:
         return []
     return [
         "no null conditions were given: the difference that classifier-free guidance takes is not "
@@ -132,7 +138,8 @@ def _synthesized(
     clean = yield from synthesize(
         load_denoiser(source).to(best_device()), family(source.class_name), source.scheduler,
         specs, options.images, steps=options.steps, seed=recipe.seed, batch=options.batch,
-        conditions=given.rows, null=given.null, guidance=options.guidance,
+        conditions=given.rows, null=given.null,
+        guidance=guidance_of(source, options.guidance).scale,
     )  # fmt: skip
     return clean, {"conditions": sorted(given.rows)}
 
@@ -222,6 +229,22 @@ def check_data(source: Source, recipe: Recipe) -> None:
     check_images(Path(quality.reference), "--reference")
     if quality.features != "inception":
         check_file(Path(quality.features), "--features", "an ONNX file, or inception")
+
+
+def check_values(source: Source, recipe: Recipe) -> None:
+    """Refuse prompts that the pipeline cannot encode, and a condition that nothing gives.
+
+    Raises:
+        InputError, RequestError: naming the pipeline's class or the condition.
+    """
+    from diffc.data.conditions import check_given
+    from diffc.data.inputs import denoiser_specs
+    from diffc.data.prompts import text_conditions
+
+    if is_tensors(recipe.data.source):
+        return  # a file that holds all of them
+    text = None if recipe.data.prompts is None else tuple(text_conditions(source))
+    check_given(denoiser_specs(source, recipe), text)
 
 
 def _check_source(source: Source, path: Path) -> None:

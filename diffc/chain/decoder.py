@@ -41,14 +41,14 @@ def export_stage(source: Source, recipe: Recipe) -> Stage | None:
         return {"sha256": described["sha256"], "parameters": described["parameters"]}
 
     packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
-    return Stage(f"export-{DECODER}", 1, inputs, run, {DECODER: f"onnx/{DECODER}"}, packages)
+    return Stage(f"export-{DECODER}", 2, inputs, run, {DECODER: f"onnx/{DECODER}"}, packages)
 
 
 def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     from dataclasses import replace
 
     from diffc.data.inputs import denoiser_specs
-    from diffc.data.latents import load_vae
+    from diffc.data.latents import latent_factors, load_vae
     from diffc.models.families import family
     from diffc.onnx.export import export_onnx
 
@@ -60,9 +60,10 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     specs = found.specs(dict(vae.config), (latent[-2], latent[-1]))
     if len(latent) == 3 and latent[0] == specs[0].shape[0]:
         specs = [replace(specs[0], shape=latent)]
+    scale, shift = latent_factors(dict(vae.config))
     facts = {
-        "scaling_factor": float(vae.config.get("scaling_factor") or 1.0),
-        "shift_factor": float(vae.config.get("shift_factor") or 0.0),
+        "scaling_factor": scale,
+        "shift_factor": shift,
         "parameters": sum(p.numel() for p in vae.decoder.parameters()),
     }
     options = recipe.export

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
+from diffc.data.guidance import guidance_of
 from diffc.distill.options import WATCHING
 from diffc.errors import InputError
 from diffc.events import Progress, Work
@@ -209,8 +210,9 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         "compressed": distilled.key,
         "options": options.model_dump(mode="json"),
     }
+    guidance = guidance_of(source, recipe.data.guidance).scale
     if data.result.get("conditions") or data.result.get("null"):
-        inputs |= {"data": data.key, "guidance": recipe.data.guidance}
+        inputs |= {"data": data.key, "guidance": guidance}
     if options.reference is not None:
         inputs["reference"] = content_digest(_existing(options.reference, "--reference"))
         inputs["fit"] = recipe.data.fit
@@ -240,7 +242,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
             dense, compressed, family, source.scheduler, specs, options.images,
             steps=options.steps, seed=options.seed,
             conditions={n: clean.conditions[n] for n in data.result.get("conditions", ())},
-            null=clean.null, guidance=recipe.data.guidance,
+            null=clean.null, guidance=guidance,
         )  # fmt: skip
         made = []
         for latents in (pair.dense, pair.compressed):

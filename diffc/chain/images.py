@@ -17,9 +17,11 @@ import numpy as np
 from diffc.chain.back import engine_folder, reference_file
 from diffc.chain.data import CLEAN
 from diffc.chain.decoder import DECODER
+from diffc.data.guidance import USUAL
 from diffc.data.tensors import NULL
 from diffc.errors import InputError
 from diffc.measure.loop import LoopOptions
+from diffc.models.files import read_json
 from diffc.recipe import Recipe
 from diffc.stages import STATE
 from diffc.targets.base import Array
@@ -76,8 +78,16 @@ def image_inputs(out: Path, recipe: Recipe, info: EngineInfo) -> ImageInputs:
         {name: np.asarray(given[name], kinds[name]) for name in names if name in given}
         for given in (conditions, null)
     )
-    guidance = recipe.data.guidance if null else 1.0
+    guidance = _guidance(out, recipe) if null else 1.0
     return ImageInputs(conditions, {**conditions, **null} if null else {}, guidance, tuple(notes))
+
+
+def _guidance(out: Path, recipe: Recipe) -> float:
+    """The scale that the recipe says, or that was decided from the model when it was sampled."""
+    record = out / STATE / "data.json"
+    if recipe.data.guidance is not None or not record.is_file():
+        return recipe.data.guidance or USUAL
+    return float(read_json(record)["result"].get("guidance", USUAL))
 
 
 def _first_row(clean: Path) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from diffc.chain.data import is_drawn
+from diffc.data.guidance import guidance_notes
+from diffc.data.tensors import is_tensors
 from diffc.errors import InputError
 from diffc.models.schedulers import check_scheduler, steps_note
 from diffc.models.source import Source
@@ -19,10 +21,16 @@ def noise_checks(source: Source, recipe: Recipe) -> list[str]:
         InputError: no scheduler, or one of a class or with settings that diffc does not know.
     """
     check_scheduler(source.scheduler)
-    notes = steps_note(source.scheduler, "steps of the compared samples", recipe.quality.steps)
+    notes = guidance_notes(source, recipe.data.guidance) if _is_guided(recipe) else []
+    notes += steps_note(source.scheduler, "steps of the compared samples", recipe.quality.steps)
     if is_drawn(recipe.data.source):
         notes += steps_note(source.scheduler, "steps of the synthetic data", recipe.data.steps)
     return notes
+
+
+def _is_guided(recipe: Recipe) -> bool:
+    """Whether the data can hold null conditions."""
+    return recipe.data.prompts is not None or is_tensors(recipe.data.source)
 
 
 def process_checks(source: Source) -> None:

@@ -20,6 +20,7 @@ from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
 from diffc.disks import check_place
 from diffc.follows import check_untouched
+from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
@@ -77,9 +78,11 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     from diffc.models.families.base import sample_shape
     from diffc.prune.planning import check_plan
 
+    check_channels(source)
     process_checks(source)
     check_plan(source, recipe, front.alignment(recipe))
     notes = check_conditions(source, recipe)
+    data.check_values(source, recipe)
     notes += picture_notes(source, sample_shape(denoiser_specs(source, recipe)), recipe.quality)
     notes += dry_run(source, recipe.export.side, given_tokens(recipe))
     return notes + check_components(source, prompts=recipe.data.prompts is not None)

@@ -30,6 +30,7 @@ def compile_(
     gpu: o.Gpu = None,
     data: o.Data = None,
     prompts: o.Prompts = None,
+    guidance: o.Guidance = None,
     steps: o.Steps = None,
     out: o.Out = None,
     recipe: o.RecipeName = None,
@@ -69,7 +70,7 @@ def compile_(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
         importance=importance, threshold=threshold, target=target, precision=precision,
         batch=batch, one_profile=one_profile, resolution=resolution, gpu=gpu, threads=threads,
-        data=data, prompts=prompts, fit=fit,
+        data=data, prompts=prompts, guidance=guidance, fit=fit,
         steps=steps, seed=seed,
         torch=torch, explain=explain,
     )  # fmt: skip

@@ -25,6 +25,7 @@ def plan_(
     threshold: o.Threshold = None,
     data: o.Data = None,
     prompts: o.Prompts = None,
+    guidance: o.Guidance = None,
     target: o.Target = None,
     precision: o.Precision = None,
     threads: o.Threads = None,
@@ -48,8 +49,8 @@ def plan_(
     """
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
-        importance=importance, threshold=threshold, data=data, prompts=prompts, target=target,
-        precision=precision, threads=threads, seed=seed,
+        importance=importance, threshold=threshold, data=data, prompts=prompts, guidance=guidance,
+        target=target, precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     if out is not None:
         folder = run_chain(

@@ -119,6 +119,13 @@ Data = Annotated[
 Prompts = Annotated[
     str | None, typer.Option("--prompts", help="A text file, one prompt a line, for text models.")
 ]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        help="Classifier-free guidance of the dense model's own samples.  [4; 1 for few steps]",
+    ),
+]
 Fit = Annotated[
     str | None, typer.Option("--fit", help="Images of another size: skip, resize.  [skip]")
 ]
@@ -198,6 +205,7 @@ def recipe_flags(
     threads: int | None = None,
     data: str | None = None,
     prompts: str | None = None,
+    guidance: float | None = None,
     fit: str | None = None,
     steps: int | None = None,
     torch: str | None = None,
@@ -213,7 +221,7 @@ def recipe_flags(
             "rounding": rounding,
             "importance": {"method": importance, "threshold": threshold},
         },
-        "data": {"source": data, "prompts": prompts, "fit": fit},
+        "data": {"source": data, "prompts": prompts, "guidance": guidance, "fit": fit},
         "distill": {"steps": steps},
         "export": {"resolution": sides(resolution)},
         "build": {

@@ -21,6 +21,7 @@ def prune_(
     threshold: o.Threshold = None,
     data: o.Data = None,
     prompts: o.Prompts = None,
+    guidance: o.Guidance = None,
     fit: o.Fit = None,
     target: o.Target = None,
     precision: o.Precision = None,
@@ -42,8 +43,8 @@ def prune_(
     """
     flags = o.recipe_flags(
         ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
-        importance=importance, threshold=threshold, data=data, prompts=prompts, fit=fit,
-        target=target, precision=precision, threads=threads, seed=seed,
+        importance=importance, threshold=threshold, data=data, prompts=prompts, guidance=guidance,
+        fit=fit, target=target, precision=precision, threads=threads, seed=seed,
     )  # fmt: skip
     run_chain(
         model, flags, "prune", out=out, recipe=recipe, allow_pickle=allow_pickle, fresh=fresh,

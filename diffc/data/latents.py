@@ -6,11 +6,13 @@
                    posterior (random draws would differ between runs)
     decode         back to images in [-1, 1], for figures and pictures
 
-A latent is (value - shift_factor) * scaling_factor of its VAE; Flux packs 2x2 positions to a token.
+A latent is (value - shift) * scale of its VAE (``latent_factors``); Flux packs 2x2 positions to a
+token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.source import Source, read_json
 
+Factor = float | list[float]
+"""One for all channels of a latent, or one for each."""
 _BATCH = 8
 _KINDS = ("AutoencoderKL", "AutoencoderDC", "VQModel")
 
@@ -71,12 +75,13 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
 def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
     """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
     vae = load_vae(source)
-    shift, scale = _factors(vae)
+    scale, shift = latent_factors(dict(vae.config))
     parts = []
     for start in range(0, len(images), _BATCH):
         with torch.no_grad():
             found = vae.encode(images[start : start + _BATCH].to(vae.device))
-        value = (_value(found) - shift) * scale
+        value = _value(found)
+        value = (value - _over(value, shift)) * _over(value, scale)
         parts.append(_packed(value) if len(sample) == 2 else value)
         yield Progress(min(start + _BATCH, len(images)), len(images), "encoding images")
     latents = torch.cat(parts).float().cpu()
@@ -93,11 +98,12 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
     if vae_folder(source) is None:
         return latents
     vae = load_vae(source)
-    shift, scale = _factors(vae)
+    scale, shift = latent_factors(dict(vae.config))
     parts = []
     for start in range(0, len(latents), _BATCH):
         part = latents[start : start + _BATCH].to(vae.device)
-        part = (_unpacked(part) if part.ndim == 3 else part) / scale + shift
+        part = _unpacked(part) if part.ndim == 3 else part
+        part = part / _over(part, scale) + _over(part, shift)
         with torch.no_grad():
             parts.append(vae.decode(part, return_dict=False)[0].float().cpu())
         yield Progress(min(start + _BATCH, len(latents)), len(latents), "decoding samples")
@@ -113,9 +119,29 @@ def load_vae(source: Source) -> Any:
     return load_component(source.vae).to(best_device())
 
 
-def _factors(vae: Any) -> tuple[float, float]:
-    shift = vae.config.get("shift_factor") or 0.0
-    return float(shift), float(vae.config.get("scaling_factor") or 1.0)
+def latent_factors(config: Mapping[str, Any]) -> tuple[Factor, Factor]:
+    """(scale, shift) of a VAE's config: a latent is (value - shift) * scale.
+
+    A VAE with ``latents_mean`` and ``latents_std`` has a value of its own for each channel; scale
+    is then scaling_factor / std, as in SDXL's pipelines.
+    """
+    scaling = float(config.get("scaling_factor") or 1.0)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return scaling, float(config.get("shift_factor") or 0.0)
+    return [scaling / float(value) for value in std], [float(value) for value in mean]
+
+
+def _over(latents: Tensor, factor: Factor) -> Tensor:
+    """A factor shaped to be laid over latents (N, C, ...)."""
+    values = torch.tensor(factor, dtype=latents.dtype, device=latents.device)
+    if values.ndim and len(values) != latents.shape[1]:
+        raise InputError(
+            f"the VAE's latents_mean and latents_std have {len(values)} values, "
+            f"and its latents {latents.shape[1]} channels",
+            hint="one value for each channel is needed; see the VAE's config.json",
+        )
+    return values.reshape(-1, *[1] * (latents.ndim - 2)) if values.ndim else values
 
 
 def _value(found: Any) -> Tensor:

@@ -18,20 +18,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffc.data.conditions import pipeline_conditions
+from diffc.data.guidance import defaults_of, guidance_of, pipeline_class
 from diffc.data.prompt_file import read_prompts
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.models.families.base import TensorSpec
-from diffc.models.families.examples import example_inputs
 from diffc.models.source import Source
 
-_TAKEN: Mapping[str, Mapping[str, int]] = {  # condition -> its place in what encode_prompt returns
-    "UNet2DConditionModel": {"encoder_hidden_states": 0, "text_embeds": 2},
-    "SD3Transformer2DModel": {"encoder_hidden_states": 0, "pooled_projections": 2},
-    "FluxTransformer2DModel": {"encoder_hidden_states": 0, "pooled_projections": 1},
-    "PixArtTransformer2DModel": {"encoder_hidden_states": 0, "encoder_attention_mask": 1},
-    "SanaTransformer2DModel": {"encoder_hidden_states": 0, "encoder_attention_mask": 1},
-    "WanTransformer3DModel": {"encoder_hidden_states": 0},
+Places = Mapping[str, tuple[int, int | None]]
+"""condition -> where encode_prompt returns it, and its value for the negative prompt."""
+_TAKEN: Mapping[str, Places] = {
+    "UNet2DConditionModel": {"encoder_hidden_states": (0, 1), "text_embeds": (2, 3)},
+    "SD3Transformer2DModel": {"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)},
+    "FluxTransformer2DModel": {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)},
+    "PixArtTransformer2DModel": {
+        "encoder_hidden_states": (0, 2),
+        "encoder_attention_mask": (1, 3),
+    },
+    "SanaTransformer2DModel": {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)},
+    "WanTransformer3DModel": {"encoder_hidden_states": (0, 1)},
 }
 _CLIP_TOKENS = 77  # SD3 puts CLIP's before T5's; only T5's length is an argument
 __all__ = ["ENCODERS", "Encoded", "encode_prompts", "read_prompts"]
@@ -42,20 +48,21 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 class Encoded:
     """rows: condition -> (M, ...), one row a prompt. null: condition -> (...), the empty prompt's.
 
-    ``null`` is empty for a model whose guidance is an input (FLUX.1-dev): it has no null prompt.
+    ``null`` is empty for a model that is not guided: its guidance is an input (FLUX.1-dev), or was
+    distilled into it. notes: what the report says of conditions that are no text.
     """
 
     rows: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
-def encode_prompts(
-    source: Source, specs: Sequence[TensorSpec], prompts: Sequence[str], batch: int = 16
-) -> Work[Encoded]:
-    """The conditions of ``specs`` for each prompt, by the pipeline's text encoders.
+def text_conditions(source: Source) -> Places:
+    """The conditions that the pipeline's text encoders give.
 
-    Raises RequestError for a model that takes no prompts, InputError when the encoders cannot be
-    loaded or give other shapes than the denoiser takes.
+    Raises:
+        RequestError: the model takes no prompts.
+        InputError: its pipeline encodes them in a way that diffc does not know.
     """
     places = _TAKEN.get(source.class_name)
     if places is None or not source.is_pipeline:
@@ -63,21 +70,84 @@ def encode_prompts(
             f"prompts were given, and {source.name}'s {source.class_name} takes none",
             hint="leave the prompts out, or give the whole pipeline's folder",
         )
-    names = {spec.name: spec.shape for spec in specs if spec.name in places}
+    kind = pipeline_class(source)
+    if kind is not None:
+        _check_encoder(kind)
+    return places
+
+
+def _check_encoder(kind: type[Any]) -> None:
+    """Raise InputError for a pipeline class without the ``encode_prompt`` that diffc can call."""
+    encode = getattr(kind, "encode_prompt", None)
+    if encode is None:
+        reason = "it has no encode_prompt"
+    else:
+        wanted = [
+            name
+            for name, parameter in inspect.signature(encode).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind == _NAMED
+        ]
+        given = {"self", "prompt", *_offered(0, None), *defaults_of(kind.__call__)}
+        missing = [name for name in wanted if name not in given]
+        reason = f"its encode_prompt wants {', '.join(missing)}" if missing else ""
+    if reason:
+        raise InputError(
+            f"{kind.__name__} encodes no prompts as diffc knows it: {reason}",
+            hint="give the encoded conditions in their place: --data FILE.safetensors",
+        )
+
+
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def encode_prompts(
+    source: Source,
+    specs: Sequence[TensorSpec],
+    prompts: Sequence[str],
+    batch: int = 16,
+    guidance: float | None = None,
+) -> Work[Encoded]:
+    """The conditions of ``specs`` for each prompt, as the pipeline's own call makes them.
+
+    Args:
+        source: the model, with its pipeline around it.
+        specs: the denoiser's inputs.
+        prompts: one row each.
+        batch: how many are encoded at once.
+        guidance: what the user says; None to decide from the model.
+
+    Raises:
+        RequestError: the model takes no prompts.
+        InputError: the encoders cannot be loaded, or give other shapes than the denoiser takes.
+    """
+    places = text_conditions(source)
+    shapes = {spec.name: spec.shape for spec in specs if spec.name in places}
     pipeline = _text_pipeline(source)
     parts: list[dict[str, Tensor]] = []
     for start in range(0, len(prompts), batch):
-        found = _encode(pipeline, specs, list(prompts[start : start + batch]))
-        parts.append({name: _checked(found[places[name]], name, names[name]) for name in names})
+        encoded = _encode(pipeline, specs, list(prompts[start : start + batch]))
+        parts.append(
+            {name: _taken(encoded, places[name][0], name, shapes[name]) for name in shapes}
+        )
         yield Progress(min(start + batch, len(prompts)), len(prompts), "encoding prompts")
-    rows = {name: torch.cat([part[name] for part in parts]) for name in names}
+    rows = {name: torch.cat([part[name] for part in parts]) for name in shapes}
+    fixed = pipeline_conditions(source, specs, guidance)
+    same = {n: v.expand(len(prompts), *v.shape).clone() for n, v in fixed.rows.items()}
     null: dict[str, Tensor] = {}
-    if not any(spec.name == "guidance" for spec in specs):
+    if guidance_of(source, guidance).has_null:
+        null = {**_null(pipeline, specs, places, shapes), **fixed.null}
+    return Encoded(rows | same, null, tuple(fixed.described()))
+
+
+def _null(
+    pipeline: Any, specs: Sequence[TensorSpec], places: Places, shapes: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The conditions of no prompt: what the pipeline guides away from when it is given none."""
+    if "do_classifier_free_guidance" not in inspect.signature(pipeline.encode_prompt).parameters:
         empty = _encode(pipeline, specs, [""])
-        null = {name: _checked(empty[places[name]], name, names[name])[0] for name in names}
-        if getattr(pipeline.config, "force_zeros_for_empty_prompt", False):  # SDXL was trained so
-            null = {name: torch.zeros_like(value) for name, value in null.items()}
-    return Encoded(rows | _constants(source, specs, names, len(prompts)), null)
+        return {name: _taken(empty, places[name][0], name, shapes[name])[0] for name in shapes}
+    empty = _encode(pipeline, specs, [""], negative=True)
+    return {name: _taken(empty, places[name][1], name, shapes[name])[0] for name in shapes}
 
 
 def _text_pipeline(source: Source) -> Any:
@@ -88,49 +158,71 @@ def _text_pipeline(source: Source) -> Any:
     return load_text_parts(source).to(best_device())
 
 
-@torch.no_grad()
-def _encode(pipeline: Any, specs: Sequence[TensorSpec], prompts: list[str]) -> Sequence[Any]:
-    tokens = next(spec.shape[0] for spec in specs if spec.name == "encoder_hidden_states")
-    if "StableDiffusion3" in type(pipeline).__name__:
-        tokens -= _CLIP_TOKENS
-    offered = {
-        "device": pipeline.device,
+def _offered(tokens: int, device: Any, negative: bool = False) -> dict[str, Any]:
+    """What diffc passes to ``encode_prompt`` where it takes it."""
+    return {
+        "device": device,
         "prompt_2": None,
         "prompt_3": None,
         "num_images_per_prompt": 1,
-        "do_classifier_free_guidance": False,
+        "num_videos_per_prompt": 1,
+        "do_classifier_free_guidance": negative,
         "max_sequence_length": tokens,
     }
-    known = inspect.signature(pipeline.encode_prompt).parameters
-    given = {name: value for name, value in offered.items() if name in known}
-    found: Sequence[Any] = pipeline.encode_prompt(prompts, **given)
-    return found
 
 
-def _checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+def encoding_arguments(kind: type[Any], tokens: int, device: Any, negative: bool) -> dict[str, Any]:
+    """The arguments of ``encode_prompt`` beside the prompts, as the pipeline's call gives them.
+
+    The call's own defaults count, not encode_prompt's: Sana's call puts an instruction before the
+    prompt, PixArt's cleans it.
+
+    Args:
+        kind: the pipeline's class.
+        tokens: the length of the text encoder's sequence.
+        device: where the encoders are.
+        negative: whether the negative prompt is encoded as well.
+    """
+    known = inspect.signature(kind.encode_prompt).parameters
+    defaults = defaults_of(kind.__call__)
+    offered = _offered(tokens, device, negative)
+    return {
+        name: offered.get(name, defaults.get(name))
+        for name in known
+        if name in offered or (name in defaults and name != "prompt")
+    }
+
+
+@torch.no_grad()
+def _encode(
+    pipeline: Any, specs: Sequence[TensorSpec], prompts: list[str], negative: bool = False
+) -> Sequence[Any]:
+    tokens = next(spec.shape[0] for spec in specs if spec.name == "encoder_hidden_states")
+    if "StableDiffusion3" in type(pipeline).__name__:
+        tokens -= _CLIP_TOKENS
+    arguments = encoding_arguments(type(pipeline), tokens, pipeline.device, negative)
+    try:
+        encoded: Sequence[Any] = pipeline.encode_prompt(prompts, **arguments)
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{type(pipeline).__name__} cannot encode the prompts: {first[:120]}",
+            hint="give the encoded conditions in their place: --data FILE.safetensors",
+        ) from error
+    return encoded
+
+
+def _taken(encoded: Sequence[Any], place: int | None, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One of the tensors that encode_prompt returned, of the shape that the denoiser takes."""
+    value = encoded[place] if place is not None and place < len(encoded) else None
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"the pipeline's text encoders give no '{name}', which the denoiser takes",
+            hint="give the encoded conditions in their place: --data FILE.safetensors",
+        )
     if tuple(value.shape[1:]) != tuple(shape):
         raise InputError(
             f"the text encoders give '{name}' of shape {tuple(value.shape[1:])}; "
             f"the denoiser takes {tuple(shape)}"
         )
     return value.cpu()
-
-
-def _constants(
-    source: Source, specs: Sequence[TensorSpec], names: Mapping[str, Any], n: int
-) -> dict[str, Tensor]:
-    """Conditions that are no text: position ids, and the sizes SDXL and PixArt are told."""
-    others = [spec for spec in specs if spec.kind == "condition" and spec.name not in names]
-    rows = example_inputs(others, source.config, n)
-    sample = next(spec.shape for spec in specs if spec.kind == "sample")
-    if len(sample) == 3:
-        from diffc.data.latents import scale_factor
-
-        height, width = (side * scale_factor(source) for side in sample[1:])
-        if "time_ids" in rows and rows["time_ids"].shape[1] == 6:  # the base model's, uncropped
-            row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-            rows["time_ids"] = row.expand(n, -1).clone()
-        if "resolution" in rows:
-            rows["resolution"] = torch.tensor([[height, width]], dtype=torch.float32).repeat(n, 1)
-            rows["aspect_ratio"] = torch.full((n, 1), height / width)
-    return rows

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
+from diffc.data.conditions import missing_condition
 from diffc.data.inputs import LABELS, class_count
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
 from diffc.data.sampling import Denoiser, denoise, deterministic_scheduler
-from diffc.errors import RequestError
 from diffc.events import Progress, Work
 from diffc.models.families.base import Family, TensorSpec
 from diffc.models.families.examples import dtype_of
@@ -139,11 +139,7 @@ def condition_rows(
         elif name == LABELS and spec.shape == () and classes:
             rows[name] = torch.stack([_label(seed, i, classes) for i in index]).to(dtype)
         else:
-            raise RequestError(
-                f"the model takes '{name}', and none was given to sample it with",
-                hint="--prompts FILE for a text model, or --data FILE.safetensors, "
-                f"with '{name}' (N, ...) and the other conditions",
-            )
+            raise missing_condition(name)
     return rows
 
 

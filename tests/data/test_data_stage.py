@@ -63,6 +63,7 @@ def tensors_for(case: str, tmp_path, **more):
         vae=None,
         components=(),
         index={},
+        scheduler={},
     )
     flags = {"data": {"source": str(tmp_path / "data.safetensors")}}
     return source, resolve(family="", flags=flags), held

@@ -207,7 +207,7 @@ def test_prompts_that_cannot_be(tmp_path, tiny_model) -> None:
         read_prompts(tmp_path / "missing.txt")
     empty.write_text("a cat")
     options = {**QUICK, "data": {**QUICK["data"], "prompts": str(empty)}}
-    with pytest.raises(RequestError, match="takes none"):
+    with pytest.raises(RequestError, match="attends to no text"):
         diffc.compile(tiny_model, ratio=0.4, out=tmp_path / "out", stop="plan", options=options)
 
 

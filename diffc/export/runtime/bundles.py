@@ -61,8 +61,8 @@ def pipeline_of(
         inputs=inputs,
         batches=batches(info),
         decode=decode,
-        latent_scale=float(latent.get("scale", 1.0)),
-        latent_shift=float(latent.get("shift", 0.0)),
+        latent_scale=latent.get("scale", 1.0),
+        latent_shift=latent.get("shift", 0.0),
         unconditional=settings.get("unconditional"),
         scheduler=settings.get("sampler"),
     )

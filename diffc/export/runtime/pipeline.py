@@ -73,7 +73,8 @@ class Pipeline:
     inputs: the denoiser's inputs; default ``sample`` and an int64 ``timestep``.
     batches: (smallest, largest) for each range of batch sizes that the engine serves; empty: any.
     decode: latents (B, C, H, W), scaled for the decoder, -> samples (B, 3, H', W').
-    latent_scale, latent_shift: the decoder is given ``x / latent_scale + latent_shift``.
+    latent_scale, latent_shift: the decoder is given ``x / latent_scale + latent_shift``; a number,
+        or one for each channel.
     unconditional: the conditions' values that stand for "none", for guidance.
     scheduler: the sampler used when a request names none; default the config's own.
     """
@@ -87,8 +88,8 @@ class Pipeline:
         inputs: Sequence[Input] = (),
         batches: Sequence[tuple[int, int]] = (),
         decode: Callable[[Array], Array] | None = None,
-        latent_scale: float = 1.0,
-        latent_shift: float = 0.0,
+        latent_scale: float | Sequence[float] = 1.0,
+        latent_shift: float | Sequence[float] = 0.0,
         unconditional: Mapping[str, Any] | None = None,
         scheduler: str | None = None,
     ) -> None:
@@ -101,7 +102,8 @@ class Pipeline:
         )
         self.batches = sorted(batches) or [(1, MOST_BATCH)]
         self.decode = decode
-        self.latent_scale, self.latent_shift = latent_scale, latent_shift
+        self.latent_scale = _per_channel(latent_scale)
+        self.latent_shift = _per_channel(latent_shift)
         self.unconditional = dict(unconditional or {})
         self.scheduler_name = scheduler or own_name(scheduler_config)
         self._sample = _one(self.inputs, "sample")
@@ -284,6 +286,12 @@ def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
         most = max(high for _, high in batches)
         raise BadRequest(f"the engine's largest batch is {most}, not {rows}")
     return min(sizes)
+
+
+def _per_channel(factor: float | Sequence[float]) -> Array:
+    """A number, or (C, 1, 1), float32."""
+    array = np.asarray(factor, np.float32)
+    return array.reshape(-1, 1, 1) if array.ndim else array
 
 
 def _one(inputs: Sequence[Input], kind: str) -> Input:

@@ -1,0 +1,172 @@
+"""Conditions that are no text: what the model's own pipeline passes to its denoiser by default.
+
+    pipeline_conditions   a row of each, and the null row where the pipeline has another
+    check_given           refuse a condition that nothing gives, before any work
+    missing_condition     the error for it
+
+Sources: diffusers' pipelines; SDXL's sizes are Podell et al. 2023 (2307.01952), section 2.2, the
+guidance embedding Luo et al. 2023 (2310.04378), section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffc.data.guidance import call_defaults, embedded_guidance
+from diffc.data.inputs import LABELS
+from diffc.data.latents import scale_factor
+from diffc.errors import RequestError
+from diffc.models.families.base import TensorSpec
+from diffc.models.families.examples import dtype_of, example_inputs
+from diffc.models.source import Source
+
+_REFINER_IDS = 5
+"""The base model's six ids are three sizes; the refiner's last is an aesthetic score."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """name -> the value for every prompt, and for the empty one where it differs, (...)."""
+
+    rows: Mapping[str, Tensor]
+    null: Mapping[str, Tensor]
+
+    def described(self) -> list[str]:
+        """A sentence that names the values, for the report."""
+        if not self.rows:
+            return []
+        shown = ", ".join(f"{name}{_short(value)}" for name, value in sorted(self.rows.items()))
+        return [f"conditions that are no text, as the model's own pipeline passes them: {shown}"]
+
+
+def pipeline_conditions(
+    source: Source, specs: Sequence[TensorSpec], guidance: float | None = None
+) -> Fixed:
+    """The values of the conditions in ``specs`` that every sample of the pipeline shares.
+
+    Args:
+        source: the model.
+        specs: the denoiser's inputs.
+        guidance: the scale for a model that takes it as an input; None: its pipeline's.
+    """
+    rows: dict[str, Tensor] = {}
+    null: dict[str, Tensor] = {}
+    height, width = _pixels(source, specs)
+    for spec in specs:
+        if spec.kind != "condition" or spec.name not in _VALUES:
+            continue
+        place = _Place(source, spec, height, width, guidance)
+        rows[spec.name] = _VALUES[spec.name](place).to(dtype_of(spec))
+        if spec.name == "time_ids" and spec.shape[0] == _REFINER_IDS:
+            null[spec.name] = _time_ids(place, "negative_aesthetic_score", 2.5)
+    return Fixed(rows, null)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a value may depend on. height, width: of the images, in pixels."""
+
+    source: Source
+    spec: TensorSpec
+    height: int
+    width: int
+    guidance: float | None
+
+
+def _time_ids(place: _Place, score: str = "aesthetic_score", usual: float = 6.0) -> Tensor:
+    size = [float(place.height), float(place.width)]
+    if place.spec.shape[0] != _REFINER_IDS:
+        return torch.tensor([*size, 0.0, 0.0, *size])
+    said = call_defaults(place.source).get(score)
+    return torch.tensor([*size, 0.0, 0.0, float(said) if isinstance(said, int | float) else usual])
+
+
+def guidance_embedding(scale: float, width: int) -> Tensor:
+    """(width,) sinusoids of 1000 scale, as latent consistency models are told their guidance."""
+    half = width // 2
+    rates = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / (half - 1))
+    angles = 1000.0 * scale * rates
+    embedding = torch.cat([angles.sin(), angles.cos()])
+    return torch.nn.functional.pad(embedding, (0, width % 2))
+
+
+def _timestep_cond(place: _Place) -> Tensor:
+    scale = embedded_guidance(place.source, place.guidance)
+    return guidance_embedding(scale - 1.0, place.spec.shape[0])
+
+
+def _guidance(place: _Place) -> Tensor:
+    scale = embedded_guidance(place.source, place.guidance)
+    return torch.tensor(scale * float(place.source.config.get("guidance_embeds_scale") or 1.0))
+
+
+def _example(place: _Place) -> Tensor:
+    """Positions, which have one value."""
+    return example_inputs([place.spec], place.source.config)[place.spec.name][0]
+
+
+_VALUES: Mapping[str, Callable[[_Place], Tensor]] = {
+    "time_ids": _time_ids,
+    "timestep_cond": _timestep_cond,
+    "guidance": _guidance,
+    "img_ids": _example,
+    "txt_ids": _example,
+    "resolution": lambda place: torch.tensor([float(place.height), float(place.width)]),
+    "aspect_ratio": lambda place: torch.tensor([place.height / place.width]),
+}
+
+
+def _pixels(source: Source, specs: Sequence[TensorSpec]) -> tuple[int, int]:
+    """Height and width of the images behind the denoiser's sample; 1 for what is no image."""
+    sample = next(spec.shape for spec in specs if spec.kind == "sample")
+    if len(sample) != 3:
+        return 1, 1
+    factor = scale_factor(source)
+    return sample[1] * factor, sample[2] * factor
+
+
+def _short(value: Tensor) -> str:
+    if value.numel() > 6:
+        return ""
+    return " " + " ".join(f"{number:g}" for number in value.reshape(-1).tolist())
+
+
+def check_given(specs: Sequence[TensorSpec], text: Sequence[str] | None) -> None:
+    """Refuse a condition that neither the user nor the pipeline gives a value for.
+
+    Labels are drawn or come with the data (``inputs.check_conditions``).
+
+    Args:
+        specs: the denoiser's inputs.
+        text: the conditions that the pipeline's text encoders give; None: there are no prompts.
+
+    Raises:
+        RequestError: naming the first such condition.
+    """
+    known = {LABELS} if text is None else {LABELS, *text, *_VALUES}
+    for spec in specs:
+        if spec.kind == "condition" and spec.name not in known:
+            raise missing_condition(spec.name, text is not None)
+
+
+def missing_condition(name: str, beside_prompts: bool = False) -> RequestError:
+    """The error for a condition that nothing gives.
+
+    Args:
+        name: the denoiser's input.
+        beside_prompts: whether prompts are given, and do not make it.
+    """
+    if beside_prompts:
+        return RequestError(
+            f"the model takes '{name}', which prompts do not give and diffc has no value for",
+            hint=f"give --data FILE.safetensors with '{name}' (N, ...) and the other conditions",
+        )
+    return RequestError(
+        f"the model takes '{name}', and none was given to sample it with",
+        hint="--prompts FILE for a text model, or --data FILE.safetensors, "
+        f"with '{name}' (N, ...) and the other conditions",
+    )

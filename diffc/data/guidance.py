@@ -1,0 +1,121 @@
+"""Classifier-free guidance of a run: its scale, and why a model is sampled without it.
+
+guidance_of        decided from the model where the user says nothing; without torch
+embedded_guidance  the scale for models that take it as an input
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from diffc.models.schedulers import FEW_STEPS
+from diffc.models.source import Source
+
+USUAL = 4.0
+_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+_NAMES = re.compile(
+    r"(?:^|[-_./ ])(turbo|lightning|lcm|schnell|sprint|hyper|tcd|dmd2?)(?=$|[-_./@ \d])", re.I
+)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """scale: of classifier-free guidance, 1 for none. reason: why the model has none, or None.
+
+    has_null: whether the empty prompt is encoded, so that guidance is distilled as well.
+    """
+
+    scale: float
+    reason: str | None = None
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there are null conditions to guide away from."""
+        return self.reason is None
+
+
+def guidance_of(source: Source, given: float | None) -> Guidance:
+    """The guidance that the dense model is sampled with.
+
+    Args:
+        source: the model.
+        given: what the user says; None to decide from the model.
+    """
+    if takes_guidance(source):
+        return Guidance(1.0, "its guidance is an input")
+    if source.class_name == "FluxTransformer2DModel":
+        return Guidance(1.0, "its pipeline uses none")
+    if given is not None:
+        return Guidance(given)
+    reason = _few_steps(source)
+    return Guidance(1.0, reason) if reason else Guidance(USUAL)
+
+
+def takes_guidance(source: Source) -> bool:
+    """Whether the scale is an input of the denoiser: FLUX.1-dev's, or a consistency model's."""
+    return bool(source.config.get("guidance_embeds") or source.config.get("time_cond_proj_dim"))
+
+
+def _few_steps(source: Source) -> str | None:
+    """What shows that a model was distilled for a few steps, guidance included; None for others.
+
+    Published Turbo and Lightning pipelines sample with Euler over trailing timesteps. Models that
+    were trained down to no signal are spaced so as well, and say so.
+    """
+    config = source.scheduler
+    name = str(config.get("_class_name", ""))
+    if name in FEW_STEPS:
+        return f"{name} samples models that are distilled for few steps"
+    trailing = config.get("timestep_spacing") == "trailing"
+    if name in _EULER and trailing and not config.get("rescale_betas_zero_snr"):
+        return f"{name} with trailing timesteps samples models that are distilled for few steps"
+    for words in (source.name.rstrip("/").rsplit("/", 1)[-1], source.index.get("_name_or_path")):
+        match = _NAMES.search(str(words or ""))
+        if match:
+            return f"'{match[1]}' in its name means a model that is distilled for few steps"
+    return None
+
+
+def guidance_notes(source: Source, given: float | None) -> list[str]:
+    """A sentence where a model is sampled without guidance that the user did not decide on."""
+    guidance = guidance_of(source, given)
+    if guidance.reason is None or takes_guidance(source):
+        return []
+    if given is not None:
+        return [f"--guidance {given:g} has no effect: {guidance.reason}"]
+    return [f"no classifier-free guidance: {guidance.reason} (--guidance changes it)"]
+
+
+def embedded_guidance(source: Source, given: float | None) -> float:
+    """The scale that is told to a model whose guidance is an input: the pipeline's default."""
+    if given is not None:
+        return given
+    default = call_defaults(source).get("guidance_scale")
+    return float(default) if default is not None else 3.5
+
+
+def pipeline_class(source: Source) -> type[Any] | None:
+    """The model's own pipeline class; None where diffusers has none of that name."""
+    import diffusers
+
+    kind: type[Any] | None = getattr(diffusers, str(source.index.get("_class_name", "")), None)
+    return kind
+
+
+def call_defaults(source: Source) -> dict[str, Any]:
+    """The defaults of the call of the model's own pipeline class; {} where there is none."""
+    kind = pipeline_class(source)
+    return defaults_of(kind.__call__) if kind is not None else {}
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default values in a function's signature."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

@@ -1,0 +1,59 @@
+"""Channels in and out of a denoiser: what it is given beside the sample to denoise.
+
+Inpainting, editing, upscaling and image-to-video models take their condition as further channels
+of the sample, and predict the sample's own alone. diffc has no values for those channels.
+"""
+
+from __future__ import annotations
+
+from diffc.errors import InputError
+from diffc.models.families.base import with_defaults
+from diffc.models.source import Source
+
+_VAE = "AutoencoderKL"
+_WHAT = (
+    ("Inpaint", "the mask and the masked image"),
+    ("Fill", "the mask and the masked image"),
+    ("InstructPix2Pix", "the image to edit"),
+    ("Depth2Img", "a depth map"),
+    ("Upscale", "the low-resolution image"),
+    ("SuperResolution", "the low-resolution image"),
+    ("Marigold", "the image that is looked at"),
+    ("ImageToVideo", "the first frame and its mask"),
+    ("VideoToVideo", "the video to change"),
+    ("Video", "the frames that are given"),
+    ("Control", "the control image"),
+    ("Zero123", "the image of the object"),
+    ("Img2Img", "the image to change"),
+)
+"""In the names of pipelines -> what the further channels hold."""
+
+
+def check_channels(source: Source) -> None:
+    """Refuse a denoiser that predicts other channels than the ones it denoises.
+
+    Twice as many outputs are a learned variance, whose second half is left out everywhere.
+
+    Raises:
+        InputError: with both numbers, and what the others are where the pipeline's class says so.
+    """
+    if source.class_name == _VAE:
+        return
+    config = with_defaults(source.class_name, source.config)
+    taken = int(config["in_channels"])
+    predicted = int(config.get("out_channels") or taken)
+    if predicted in (taken, 2 * taken):
+        return
+    if predicted > taken:
+        raise InputError(
+            f"{source.class_name} takes {taken} channels and predicts {predicted}, "
+            "which is neither the sample nor the sample with its variance",
+            hint=f"as many outputs as inputs ({taken}), or twice as many, are supported",
+        )
+    name = str(source.index.get("_class_name", ""))
+    what = next((words for part, words in _WHAT if part in name), "such as a mask or an image")
+    raise InputError(
+        f"{source.class_name} takes {taken} channels and predicts {predicted}: "
+        f"the other {taken - predicted} are a condition ({what}), for which diffc has no values",
+        hint="plan and inspect work; models that denoise all of their channels can be compiled",
+    )

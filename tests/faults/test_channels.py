@@ -1,0 +1,117 @@
+"""Models that take more channels than they predict are refused in one line before any work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from support import tiny_text
+from support.pipelines import edit_json, other_parts, save_ddpm
+from support.runs import compile_quickly, refusal
+
+from diffc.errors import InputError
+from diffc.models.channels import check_channels
+from diffc.models.source import Source, find
+
+
+def save_wide(folder, channels: int, kind=StableDiffusionPipeline):
+    """Stable Diffusion's structure with a U-Net of ``channels`` inputs and 4 outputs."""
+    torch.manual_seed(0)
+    config = {**tiny_text.unet(cross_attention_dim=24).config, "in_channels": channels}
+    unet = UNet2DConditionModel.from_config(config)
+    scheduler = DDIMScheduler(clip_sample=False)
+    kind(unet=unet, scheduler=scheduler, **other_parts(folder)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("data", ["prompts", "conditions", "samples"])
+def test_inpainting_is_refused_whatever_the_data(tmp_path, data) -> None:
+    model = save_wide(tmp_path / "inp", 9, StableDiffusionInpaintPipeline)
+    (tmp_path / "prompts.txt").write_text("a red cat\n", "utf-8")
+    tensors = {"encoder_hidden_states": torch.randn(8, 77, 24)}
+    save_file(tensors, tmp_path / "conditions.safetensors")
+    save_file({"sample": torch.randn(8, 9, 8, 8), **tensors}, tmp_path / "samples.safetensors")
+    given = {"prompts": str(tmp_path / "prompts.txt")}
+    if data != "prompts":
+        given = {"source": str(tmp_path / f"{data}.safetensors")}
+    error = refusal(model, tmp_path / "out", data=given)
+    assert "takes 9 channels and predicts 4: the other 5 are a condition" in str(error)
+    assert "the mask and the masked image" in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "what"),
+    [
+        (8, StableDiffusionInstructPix2PixPipeline, "the image to edit"),
+        (8, StableDiffusionPipeline, "such as a mask or an image"),
+        (5, StableDiffusionPipeline, "the other 1 are a condition"),
+    ],
+)
+def test_other_further_channels(tmp_path, channels, kind, what) -> None:
+    error = refusal(save_wide(tmp_path / "m", channels, kind), tmp_path / "out")
+    assert what in str(error)
+
+
+@pytest.mark.parametrize(("taken", "predicted"), [(2, 1), (6, 3), (1, 3), (3, 4)])
+def test_no_number_is_broadcast_or_cut_in_silence(tmp_path, taken, predicted) -> None:
+    model = save_ddpm(tmp_path / "m", in_channels=taken, out_channels=predicted)
+    error = refusal(model, tmp_path / "out")
+    assert f"takes {taken} channels and predicts {predicted}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "pipeline", "words"),
+    [
+        ("FluxTransformer2DModel", (384, 64), "FluxFillPipeline", "the mask and the masked image"),
+        ("FluxTransformer2DModel", (128, 64), "FluxControlPipeline", "the control image"),
+        ("WanTransformer3DModel", (36, 16), "WanImageToVideoPipeline", "the first frame"),
+        ("UNet2DConditionModel", (7, 4), "StableDiffusionUpscalePipeline", "low-resolution"),
+        ("UNet2DConditionModel", (5, 4), "StableDiffusionDepth2ImgPipeline", "a depth map"),
+        ("UNet2DModel", (6, 3), "LDMSuperResolutionPipeline", "low-resolution"),
+        ("SD3Transformer2DModel", (32, 16), "SomethingElse", "such as a mask"),
+        ("PixArtTransformer2DModel", (8, 8), "PixArtAlphaPipeline", None),
+        ("PixArtTransformer2DModel", (4, 8), "PixArtAlphaPipeline", None),
+        ("DiTTransformer2DModel", (4, 8), "DiTPipeline", None),
+        ("FluxTransformer2DModel", (64, None), "FluxPipeline", None),
+    ],
+)  # fmt: skip
+def test_the_rule_knows_every_family(tmp_path, class_name, config, pipeline, words) -> None:
+    (tmp_path / "model_index.json").write_text(f'{{"_class_name": "{pipeline}"}}', "utf-8")
+    channels = dict(zip(("in_channels", "out_channels"), config, strict=True))
+    source = Source("m", tmp_path, "x", class_name, channels, {}, ())
+    if words is None:
+        check_channels(source)
+        return
+    with pytest.raises(InputError, match=f"takes {config[0]} channels.*{words}"):
+        check_channels(source)
+
+
+def test_plan_and_inspect_go_on(tmp_path) -> None:
+    from diffc.prune.planning import make_plan
+    from diffc.recipe import resolve
+
+    model = save_wide(tmp_path / "inp", 9)
+    source = find(str(model), need_weights=False)
+    recipe = resolve(family=source.class_name, flags={"prune": {"ratio": 0.3}})
+    assert make_plan(source, recipe, None, {}, 4).compressed.macs > 0
+
+
+def test_a_learned_variance_goes_on_working(tmp_path) -> None:
+    model = save_ddpm(tmp_path / "lv", in_channels=3, out_channels=6)
+    report = compile_quickly(model, tmp_path / "out", "plan")
+    assert report is not None
+
+
+def test_a_vae_is_no_denoiser(tmp_path) -> None:
+    tiny_text.vae().save_pretrained(tmp_path / "vae")
+    check_channels(find(str(tmp_path / "vae")))
+    edit_json(tmp_path / "vae" / "config.json", latent_channels=8)
+    check_channels(find(str(tmp_path / "vae"), need_weights=False))
