@@ -3,6 +3,8 @@
 user_path     a path as a person writes it, ``~`` included
 check_place   refuse a folder that cannot be made or written; nothing is made
 disk_errors   an error of a disk as one line that names the place
+temporary_folder  a folder for temporary files; says whose disk is full
+utf8_path     a path for libraries that take UTF-8 whatever the locale is
 """
 
 from __future__ import annotations
@@ -128,10 +130,7 @@ def _line(
     """path: None where nobody knows it. said: words of a library, to stand after the system's."""
     reason, temporary = os.strerror(code) + said, Path(tempfile.gettempdir())
     if path is not None and code in _FULL and _is_temporary(path, temporary):
-        return InputError(
-            f"cannot write to the folder for temporary files {temporary} (TMPDIR): {reason}",
-            hint="set TMPDIR to a folder with more room; what was done is kept",
-        )
+        return _no_room(temporary, reason)
     writes = code in _UNWRITABLE or path is None or _is_below(path, places)
     verb, where = "write" if writes else "read or write", path or "the answer to stdout, or a file"
     cure = "free some space" if code in _FULL else "change the rights, or what is in the way"
@@ -152,6 +151,53 @@ def _copy_error(error: shutil.Error) -> InputError:
         f"cannot copy {source} to {goal}: {words}",
         hint="free some space, or choose another --out or DIFFC_CACHE; what was done is kept",
     )
+
+
+@contextmanager
+def temporary_folder(needed: int = 0) -> Iterator[Path]:
+    """A folder for temporary files, removed at the end.
+
+    A library that fails inside because the disk is full does not say so: it blames the model.
+
+    Args:
+        needed: bytes that will be written there, as far as they are known.
+
+    Raises:
+        InputError: naming TMPDIR, where there is not so much room.
+    """
+    place = Path(tempfile.gettempdir())
+    free = _free(place)
+    if free < needed:
+        raise _no_room(place, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except Exception as error:
+            if isinstance(error, _BUGS) or _free(place) >= _LEAST_FREE:
+                raise
+            raise _no_room(place, os.strerror(errno.ENOSPC)) from error
+
+
+def _no_room(temporary: Path, reason: str) -> InputError:
+    return InputError(
+        f"no room for temporary files in {temporary} (TMPDIR): {reason}",
+        hint="set TMPDIR to a folder with more room; what was done is kept",
+    )
+
+
+def utf8_path(path: Path) -> str:
+    """``path`` for a library in C++ that takes UTF-8, whatever this process's locale is.
+
+    Raises:
+        InputError: when the name on the disk is not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(
+            f"the name {str(path)!a} is not UTF-8, and ONNX Runtime takes no other",
+            hint="rename the folder",
+        ) from None
 
 
 def _is_temporary(path: Path, temporary: Path) -> bool:

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffc.disks import utf8_path
 from diffc.errors import InputError, UnavailableError
 from diffc.events import Progress, Work
 
@@ -154,7 +155,7 @@ def onnx_extractor(path: Path) -> Extractor:
     if not path.is_file():
         raise InputError(f"there is no feature extractor {path}", hint="--features takes ONNX")
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(utf8_path(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each cause
         raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
     inputs = session.get_inputs()

@@ -6,11 +6,11 @@ so does one whose output is NaN, zero or constant, however fast it is.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffc.disks import temporary_folder
 from diffc.errors import InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.follows import check_engine
@@ -52,10 +52,10 @@ def side_by_side(
     things: see ``candidates``. Raises RequestError when their inputs have different shapes, or
     when one of them does not serve a batch size.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         sizes = options.batch or (_fixed_batch(things) or 1,)
         build = BuildOptions(batch=sizes, threads=options.threads)
-        found = yield from candidates(things, targets, Path(scratch), build)
+        found = yield from candidates(things, targets, scratch, build)
         infos = {c.label: read_info(c.engine) for c in found}
         check_same_inputs(infos)
         batches = options.batch or _common_batches(infos)

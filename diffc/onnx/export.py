@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffc.disks import utf8_path
 from diffc.errors import InputError
 from diffc.models.families.base import Family, TensorSpec
 from diffc.models.families.examples import example_inputs
@@ -165,7 +166,7 @@ def _check(path: Path, names: Sequence[str]) -> None:
     """The file is valid ONNX, has the inputs by name, and its batch is dynamic."""
     import onnx
 
-    onnx.checker.check_model(str(path), full_check=True)
+    onnx.checker.check_model(utf8_path(path), full_check=True)
     graph = onnx.load(path, load_external_data=False).graph
     found = [value.name for value in graph.input]
     if found != list(names):

@@ -18,7 +18,6 @@ Ranges and Q/DQ are onnxruntime.quantization's; runs are ONNX Runtime's on the C
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from diffc.disks import temporary_folder
 from diffc.errors import CheckFailed, InputError, RequestError
 from diffc.events import Progress, Work
 from diffc.onnx.precision import write_folder
@@ -90,11 +90,11 @@ def quantize(
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
     rows += noise_levels(source)
     work = layer_macs(plain, rows[0] if source.sizes else None)
-    with tempfile.TemporaryDirectory() as scratch:
-        session = Comparison(plain, whole, layers, rows, options.threads, Path(scratch))
+    with temporary_folder(sum(path.stat().st_size for path in source.files)) as scratch:
+        session = Comparison(plain, whole, layers, rows, options.threads, scratch)
         kept, error = yield from _kept(session, layers, options, work)
         facts = {"kept_fp32": kept, f"{precision}_error": error}
-        made = bring_back(session.variant(kept), Path(scratch))
+        made = bring_back(session.variant(kept), scratch)
         return write_folder(made, out, folder, precision, facts)
 
 
@@ -175,8 +175,8 @@ def _quantized(
             return next(self._feeds, None)
 
     named = ort.failures_named(f"calibrating int8 for {source.path}", on_gpu=False)
-    with tempfile.TemporaryDirectory() as temporary, named:
-        path = Path(temporary) / "int8.onnx"
+    with temporary_folder() as temporary, named:
+        path = temporary / "int8.onnx"
         quantize_static(
             str(source.path),
             str(path),
@@ -421,10 +421,10 @@ def _run_shapes(model: Any, names: Sequence[str], feed: Feed) -> dict[str, list[
     import onnx
     from onnx import helper
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         asked = onnx.ModelProto()
         asked.CopyFrom(model)
-        set_aside(asked, Path(scratch), "model.data")
+        set_aside(asked, scratch, "model.data")
         del asked.graph.output[:]
         for name in names:
             asked.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffc.disks import temporary_folder
 from diffc.events import Progress, Work, drain
 from diffc.measure.inputs import example_inputs
 from diffc.models.groups import Group
@@ -236,10 +237,10 @@ def _measured_chunk(
 ) -> Work[Times]:
     runtime = target(bench.target)
     calls: dict[str, Callable[[], float]] = {}
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+    with temporary_folder() as scratch, ExitStack() as stack:
         writers = {name: _writer(point) for name, point in points.items()}
         for name, write in {_OVERHEAD: write_overhead, **writers}.items():
-            place = Path(scratch) / str(len(calls))
+            place = scratch / str(len(calls))
             folder = lowered(write(place / "onnx"), bench.precision)
             drain(runtime.build(folder, bench.options, place / "engine"))
             runner = runtime.load(place / "engine", bench.threads)

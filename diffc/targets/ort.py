@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffc.disks import temporary_folder, utf8_path
 from diffc.errors import DiffcError, InputError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.targets import engine, machine, shapes
@@ -195,7 +195,7 @@ def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
         with failures_named(f"opening {path}", on_gpu):
             # else it goes on with other providers after an error, and prints so to stdout
             session = ort.InferenceSession(
-                str(path), options, providers=providers, enable_fallback=0
+                utf8_path(path), options, providers=providers, enable_fallback=0
             )
     except OrtFailed as error:
         raise InputError(f"ONNX Runtime refuses {path}: {error.reason}") from None
@@ -215,10 +215,11 @@ def weight_elements(file: Path, providers: list[Any]) -> list[tuple[str, int]]:
     """
     import onnx
 
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "optimised.onnx"
+    weights = sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
+    with temporary_folder(weights) as temporary:
+        path = temporary / "optimised.onnx"
         options = session_options(1)
-        options.optimized_model_filepath = str(path)
+        options.optimized_model_filepath = utf8_path(path)
         key = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(key + "file_name", "weights.bin")
         options.add_session_config_entry(key + "min_size_in_bytes", "1024")

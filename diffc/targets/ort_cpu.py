@@ -12,13 +12,13 @@ Session options, chosen by measurement on two cores:
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from diffc.disks import temporary_folder
 from diffc.errors import InputError
 from diffc.events import Work
 from diffc.targets import engine, machine, ort, shapes
@@ -80,8 +80,8 @@ def _has(precision: str) -> bool:
     node = helper.make_node("Conv", ["x", "w"], ["y"])
     graph = helper.make_graph([node], "probe", shaped[:1], shaped[1:], [weight])
     opsets = [helper.make_opsetid("", 22)]  # the first with convolutions in bf16
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
+    with temporary_folder() as folder:
+        path = folder / "probe.onnx"
         save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
         try:
             found = ort.weight_elements(path, _PROVIDERS)

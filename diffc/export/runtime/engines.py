@@ -10,6 +10,7 @@ fit here is refused before anything is loaded, with both sides named.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -177,10 +178,10 @@ def _onnxruntime(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and said once
+    # ONNX Runtime takes UTF-8, also where the locale (LC_ALL=C) reads names as something else
+    path = os.fsencode(folder / "model.onnx").decode("utf-8")
     # without a way back: after an error ONNX Runtime would go on with the processor
-    session = ort.InferenceSession(
-        str(folder / "model.onnx"), options, providers=providers, enable_fallback=0
-    )
+    session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
     _check_provider(session, providers[0])
     session.disable_fallback()
     names = [info["outputs"][0]["name"]]

@@ -1,0 +1,208 @@
+"""Full and forbidden disks: one line from every verb that names the right place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from diffc.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
+from diffc.errors import InputError, RequestError
+from diffc.stages import atomic_write
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A tmpfs of 256 kB, where this user may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def diffc(*args, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "diffc", *map(str, args)], capture_output=True, text=True,
+        env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+def one_line(done, *words) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+class RustError(Exception):
+    """As safetensors raises them."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/d/x"), "cannot write /d/x: No space"),
+        (OSError(errno.EROFS, "Read-only file system", "/d/x"), "cannot write /d/x: Read-only"),
+        (OSError(errno.EACCES, "Permission denied", "/d/x"), "read or write /d/x: Permission"),
+        (OSError(errno.EIO, "Input/output error", "/d/x"), "/d/x: Input/output error"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/d/x"), "/d/x: File name too long"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/d/x"), "/d/x: Not a directory"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/d/x"), "/d/x: Is a directory"),
+        (RustError("I/O error: No space left on device (os error 28)"), "cannot write /out: No sp"),
+        (
+            shutil.Error([("/m/a", "/out/a", "[Errno 28] No space left on device: '/out/a'")]),
+            "cannot copy /m/a to /out/a: No space left on device",
+        ),
+    ],
+)  # fmt: skip
+def test_errors_of_a_disk_are_one_line(error, words):
+    line = disk_error(error, (Path("/out"),))
+    assert line is not None and words in str(line)
+    assert "\n" not in str(line) and line.hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/not/ours"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        KeyError("x"),
+        RuntimeError("shapes do not match"),
+        OSError("a library's own words"),
+    ],
+)
+def test_other_errors_stay_what_they_are(error):
+    assert disk_error(error, (Path("/out"),)) is None
+    with pytest.raises(type(error)), disk_errors(Path("/out")):
+        raise error
+
+
+def test_a_request_that_speaks_of_a_disk_is_not_said_again():
+    with pytest.raises(RequestError, match="as it was"), disk_errors(Path("/out")):
+        raise RequestError("as it was: No space left on device")
+
+
+def test_a_library_that_gives_no_reason_on_a_full_disk(small_disk):
+    (small_disk / "x").write_bytes(b"0" * 200_000)
+    words = r"cannot write .*: No space left on device \(RuntimeError: odd words\)"
+    with pytest.raises(InputError, match=words), disk_errors(small_disk):
+        raise RuntimeError("odd words")
+
+
+def test_the_full_one_of_two_disks_is_named(small_disk, tmp_path):
+    (small_disk / "x").write_bytes(b"0" * 250_000)
+    line = disk_error(
+        RustError("I/O error: No space left on device"), (tmp_path / "out", small_disk / "cache")
+    )
+    assert str(line) == f"cannot write {small_disk / 'cache'}: No space left on device"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before(small_disk, tmp_path):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(InputError, match="Read-only file system") as caught:
+        check_place(small_disk / "a" / "b", "--out")
+    assert caught.value.hint == "choose another folder with --out"
+    check_place(tmp_path / "new" / "folder", "--out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_folder_for_temporary_files_is_named(small_disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    words = r"\(TMPDIR\): 1\.0 MB are needed, 0\.3 MB are free"
+    with pytest.raises(InputError, match=words), temporary_folder(1_000_000):
+        pass
+    words = r"\(TMPDIR\): No space left on device"
+    with pytest.raises(InputError, match=words), temporary_folder() as folder:
+        (folder / "x").write_bytes(b"0" * 1_000_000)
+    assert list(small_disk.iterdir()) == []
+    full = OSError(errno.ENOSPC, "No space left on device", str(small_disk / "tmpab12cd_3" / "x"))
+    assert "(TMPDIR): No space left" in str(disk_error(full))
+
+
+def test_an_error_beside_a_roomy_folder_keeps_its_words():
+    with pytest.raises(InputError, match="the model is wrong"), temporary_folder():
+        raise InputError("the model is wrong")
+
+
+def test_a_build_in_a_full_folder_for_temporary_files(compiled, small_disk, tmp_path):
+    out, _, cache = compiled
+    shutil.copytree(out, tmp_path / "o")
+    (small_disk / "x").write_bytes(b"0" * 100_000)
+    done = diffc("build", tmp_path / "o", "--target", "ort-cpu", "--fresh",
+                 TMPDIR=str(small_disk), DIFFC_CACHE=str(cache))  # fmt: skip
+    one_line(done, f"no room for temporary files in {small_disk} (TMPDIR)", "set TMPDIR")
+    assert "refuses" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["baseline", "bundle", "report", "prune"])
+def test_every_verb_names_a_full_disk(compiled, tiny_model, small_disk, verb):
+    out, _, cache = compiled
+    (small_disk / "x").write_bytes(b"0" * 230_000)
+    to = small_disk / "b"
+    command = {
+        "baseline": ["baseline", "save", out, "--to", to],
+        "bundle": ["bundle", out, "--server", "none", "--target", "ort-cpu", "--to", to],
+        "report": ["report", out, "--html", to],
+        "prune": ["prune", tiny_model, "--ratio", "0.4", "--out", to],
+    }[verb]
+    done = diffc(*command, DIFFC_CACHE=str(cache if verb != "prune" else small_disk / "c"))
+    one_line(done, "No space left on device")
+
+
+@pytest.mark.parametrize("verb", ["baseline", "report", "bundle"])
+def test_every_verb_names_a_file_in_the_way(compiled, tmp_path, verb):
+    out, _, cache = compiled
+    (tmp_path / "f").write_text("x")
+    to = tmp_path / "f" / "x"
+    command = {
+        "baseline": ["baseline", "save", out, "--to", to],
+        "bundle": ["bundle", out, "--server", "none", "--target", "ort-cpu", "--to", to],
+        "report": ["report", out, "--html", to],
+    }[verb]
+    one_line(diffc(*command, DIFFC_CACHE=str(cache)), str(tmp_path / "f"))
+    assert (tmp_path / "f").read_text() == "x"
+
+
+def test_a_page_onto_a_folder(compiled, tmp_path):
+    out, _, cache = compiled
+    (tmp_path / "emp").mkdir()
+    one_line(diffc("report", out, "--html", tmp_path / "emp", DIFFC_CACHE=str(cache)), "emp")
+
+
+def test_a_file_is_written_whole_or_not_at_all(small_disk):
+    atomic_write(small_disk / "x", "before")
+    with pytest.raises(InputError, match="No space"), disk_errors(small_disk):
+        atomic_write(small_disk / "x", "y" * 1_000_000)
+    assert (small_disk / "x").read_text() == "before"
+
+
+def test_names_in_another_locale_reach_the_runtime(compiled, tmp_path):
+    out, _, cache = compiled
+    shutil.copytree(out, tmp_path / "caf\u00e9")
+    code = (
+        "import os, pathlib; from diffc.disks import utf8_path\n"
+        f"folder = next(p for p in pathlib.Path({str(tmp_path)!r}).iterdir() if 'caf' in p.name)\n"
+        "from diffc.targets import target\n"
+        "target('ort-cpu').load(folder / 'engines/ort-cpu/compressed', 1).close(); print('loaded')"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env={**os.environ, **plain, "DIFFC_CACHE": str(cache)},
+    )  # fmt: skip
+    assert done.stdout == "loaded\n", done.stderr
+
+
+def test_a_name_that_is_no_utf8_is_told():
+    with pytest.raises(InputError, match="is not UTF-8"):
+        utf8_path(Path(os.fsdecode(b"/tmp/caf\xe9")))
