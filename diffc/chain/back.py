@@ -244,7 +244,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage:
             "environment": environment.model_dump(mode="json"),
         }
 
-    return Stage(f"bench-{name}", 5, inputs, run)
+    return Stage(f"bench-{name}", 6, inputs, run)
 
 
 def _onnx_digest(folder: Path) -> str:

@@ -36,8 +36,9 @@ SCHEMA_VERSION = 1
 class StoredFigures(BaseModel):
     """One compressed engine's figures at one batch size.
 
-    samples_ms: every single time. threads: of the engine while it was timed; None on a GPU, and
-    where an older diffc did not keep it.
+    samples_ms: every single time. threads: of the engine while it was timed; None on a GPU.
+    interface, served: its inputs and outputs, and the shapes that it was built for, in words. None
+    where an older diffc did not keep them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -53,6 +54,8 @@ class StoredFigures(BaseModel):
     build_seconds: float
     onnx_sha256: str | None = None
     threads: int | None = None
+    interface: dict[str, str] | None = None
+    served: list[str] | None = None
 
     @classmethod
     def of(cls, result: TargetResult, onnx_sha256: str | None = None) -> StoredFigures:
@@ -70,6 +73,8 @@ class StoredFigures(BaseModel):
             build_seconds=side.build_seconds,
             onnx_sha256=onnx_sha256,
             threads=result.details.get("threads"),
+            interface=result.details.get("interface"),
+            served=result.details.get("served"),
         )
 
 

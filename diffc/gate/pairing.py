@@ -20,7 +20,6 @@ from diffc.gate.subject import Engine, Subject
 from diffc.measure.engines import on_cpu, serves_batch, threads_of
 from diffc.measure.environment import OF_THE_MOMENT, read_environment
 from diffc.targets.engine import EngineInfo
-from diffc.targets.onnx_file import size_words
 
 _MACHINE = ("cpu", "cores", "gpus")
 _EVERY_CORE = "every core"
@@ -120,9 +119,10 @@ def matched_figures(candidate: Subject, baseline: Subject, wanted: Wanted) -> Ma
     batches = {name: _stored_batches(ours[name].info, theirs[name], wanted) for name in common}
     _check_batches(batches, wanted)
     for name in common:
+        _check_stored(ours[name], theirs[name])
         stored = {batch: theirs[name][batch] for batch in batches[name]}
         result.stored.append(StoredPair(ours[name], stored))
-        result.notes.extend(_other_threads(ours[name], stored, wanted))
+        result.notes.extend(_stored_differently(ours[name], stored, wanted))
         result.lost.extend(_lost_batches(ours[name], tuple(theirs[name]), wanted))
     result.notes.extend(_new(ours, theirs))
     places = [(one.target, one.precision) for one in baseline.figures if wanted.takes(one.target)]
@@ -204,7 +204,10 @@ def _check_common(
 
 def _check_pair(ours: Engine, theirs: Engine) -> None:
     """Raise NotComparable when the two engines are of other models, devices or versions."""
-    sides = [{**e.info.device, **e.info.versions, **_interface(e.info)} for e in (ours, theirs)]
+    sides = [
+        {**e.info.device, **e.info.versions, "model": _class_name(e), **e.info.interface}
+        for e in (ours, theirs)
+    ]
     keys = dict.fromkeys([*sides[0], *sides[1]])
     differ = {
         key: (str(sides[1].get(key, "none")), str(sides[0].get(key, "none")))
@@ -221,13 +224,8 @@ def _check_pair(ours: Engine, theirs: Engine) -> None:
         )
 
 
-def _interface(info: EngineInfo) -> dict[str, str]:
-    """What makes it an engine of the same model: its class, inputs and outputs."""
-    specs = {
-        kind: ", ".join(f"{s.name} {s.dtype} {list(s.shape)}" for s in side)
-        for kind, side in (("inputs", info.inputs), ("outputs", info.outputs))
-    }
-    return {"model": str(info.source.get("class_name", "")), **specs}
+def _class_name(engine: Engine) -> str:
+    return str(engine.info.source.get("class_name", ""))
 
 
 def _batches(ours: EngineInfo, theirs: EngineInfo, wanted: Wanted) -> tuple[int, ...]:
@@ -291,7 +289,7 @@ def _built_differently(ours: Engine, theirs: Engine, wanted: Wanted) -> list[str
     """A sentence for each thing that the two engines of a pair were built with differently."""
     sides = [_build_facts(engine.info, wanted) for engine in (theirs, ours)]
     return [
-        f"{ours.name}: {what} differ, and count in the figures: baseline {there}, candidate {here}"
+        _note(ours, what, there, here)
         for what, there, here in ((k, sides[0][k], sides[1][k]) for k in sides[0])
         if there != here
     ]
@@ -300,7 +298,7 @@ def _built_differently(ours: Engine, theirs: Engine, wanted: Wanted) -> list[str
 def _build_facts(info: EngineInfo, wanted: Wanted) -> dict[str, str]:
     """What is in an engine's times beside its model. Threads, unless the request sets them."""
     facts = {
-        "the shapes that they serve": "; ".join(map(_profile_words, info.profiles)) or "any batch",
+        "the shapes that they serve": _served_words(info.served),
         "the precisions that they compute in": info.precision_found,
         "the GPUs that they were built for": ", ".join(info.built_for) or "this one",
         "the ways of running torch": str(info.details.get("variant", "")),
@@ -310,32 +308,57 @@ def _build_facts(info: EngineInfo, wanted: Wanted) -> dict[str, str]:
     return facts
 
 
-def _profile_words(profile: Mapping[str, Any]) -> str:
-    """'batch 1' or 'batch 1 to 8, 16x16 to 32x32'."""
-    span = next(iter(profile.values()))
-    low, high = span.min, span.max
-    batch = f"batch {low[0]}" if low[0] == high[0] else f"batch {low[0]} to {high[0]}"
-    if len(low) < 3:
-        return batch
-    sides = list(dict.fromkeys((size_words(low[-2:]), size_words(high[-2:]))))
-    return f"{batch}, {' to '.join(sides)}"
+def _served_words(served: Sequence[str]) -> str:
+    return "; ".join(served) or "any batch"
 
 
-def _other_threads(
+def _check_stored(ours: Engine, stored: Mapping[int, StoredFigures]) -> None:
+    """Raise NotComparable when the stored times are of an engine with other inputs or outputs."""
+    here = ours.info.interface
+    for there in (one.interface for one in stored.values()):
+        if there is None or there == here:
+            continue
+        names = dict.fromkeys([*there, *here])
+        differ = {
+            name: (there.get(name, ""), here.get(name, ""))
+            for name in names
+            if there.get(name) != here.get(name)
+        }
+        raise NotComparable(
+            f"{ours.name}: the stored figures are of other inputs or outputs: "
+            f"{_differences(differ, 'candidate')}",
+            hint="compare engines of one model at one resolution",
+        )
+
+
+def _stored_differently(
     ours: Engine, stored: Mapping[int, StoredFigures], wanted: Wanted
-) -> list[str]:  # fmt: skip
-    """A note where the stored times were taken on other threads than the candidate's will be."""
+) -> list[str]:
+    """A note for each thing that the stored engine was built with differently, or is not known."""
     here = threads_of(ours.info, wanted.threads)
-    there = {one.threads for one in stored.values()}
-    if here is None or there == {here}:
-        return []
-    if there == {None}:
-        return [f"{ours.name}: on how many threads the stored times were taken is not known"]
-    words = ", ".join(str(n or "unknown") for n in sorted(there, key=lambda n: n or 0))
-    return [
-        f"{ours.name}: the threads differ, and count in the figures: baseline {words}, "
-        f"candidate {here}"
-    ]
+    notes, unknown = [], []
+    first = next(iter(stored.values()))
+    if here is not None:
+        if first.threads is None:
+            unknown.append("threads")
+        elif first.threads != here:
+            notes.append(_note(ours, "the threads", str(first.threads), str(here)))
+    if first.served is None or first.interface is None:
+        unknown.append("shapes")
+    elif first.served != ours.info.served:
+        words = (_served_words(first.served), _served_words(ours.info.served))
+        notes.append(_note(ours, "the shapes that they serve", *words))
+    if unknown:
+        said = " and ".join(unknown)
+        notes.append(f"{ours.name}: of which {said} the stored times are is not known")
+    return notes
+
+
+def _note(ours: Engine, what: str, baseline: str, candidate: str) -> str:
+    return (
+        f"{ours.name}: {what} differ, and count in the figures: baseline {baseline}, "
+        f"candidate {candidate}"
+    )
 
 
 def _place(info: EngineInfo) -> tuple[str, str]:

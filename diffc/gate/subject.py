@@ -67,6 +67,11 @@ def open_subject(path: Path) -> Subject:
         return _of_output(path)
     if not path.exists():
         raise InputError(f"there is nothing at {path}")
+    if path.suffix == ".json":
+        raise InputError(
+            f"{path} is a file: a folder with engines is measured again",
+            hint="--baseline-report takes a report.json",
+        )
     holds = "is empty" if path.is_dir() and not any(path.iterdir()) else "holds nothing to check"
     raise InputError(
         f"{path} {holds}: no {LOCK}, no {NAME}, no {MANIFEST}",

@@ -170,6 +170,8 @@ def _details(
 ) -> dict[str, Any]:
     return {
         "threads": threads_of(infos["dense"], options.threads),
+        "interface": infos["dense"].interface,
+        "served": infos["dense"].served,
         "pinned_to_cores": list(cores_of(infos.values(), options.threads)),
         "rounds": len(next(iter(timings.samples.values()))),
         "interleaved": True,

@@ -199,8 +199,8 @@ class TargetResult(_Result):
     resolution: (H, W) of the sample where the engines serve several, the working one first; None
     where they serve one. efficiency: the speed-up divided by the factor by which MACs fell; None at
     another resolution than the working one, whose MACs those are. parity: the worse of the two
-    engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing; of the
-    whole loop also what it did: steps, scheduler (the model's), sampler, guidance, calls_per_step
+    engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing, interface
+    and served (what the engines take, in words); of the whole loop also what it did: steps, scheduler (the model's), sampler, guidance, calls_per_step
     and rows_per_call, decoded (None: its samples are images), notes on what it leaves out.
     """
 

@@ -20,7 +20,7 @@ from diffc.errors import CheckFailed, InputError, NotComparable
 from diffc.targets.base import Range
 from diffc.targets.onnx_file import InputSpec, OnnxModel, Size, sha256, sizes_of
 from diffc.targets.onnx_precision import FLOATS, file_precision
-from diffc.targets.shapes import Profile
+from diffc.targets.shapes import Profile, profile_words
 
 NAME = "engine.json"
 FORMAT = 1
@@ -74,6 +74,21 @@ class EngineInfo:
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) that the sample was built for, the working one first; empty: it is fixed."""
         return sizes_of(self.inputs)
+
+    @property
+    def interface(self) -> dict[str, str]:
+        """Its inputs and outputs in words, without the batch: what makes engines interchangeable.
+
+        name -> 'float32 [1, 16, 16]', in their order.
+        """
+        return {
+            spec.name: f"{spec.dtype} {list(spec.shape)}" for spec in self.inputs + self.outputs
+        }
+
+    @property
+    def served(self) -> list[str]:
+        """The shapes that it was built for, one line a profile; empty: any batch."""
+        return [profile_words(profile) for profile in self.profiles]
 
     def with_details(self, **facts: Any) -> EngineInfo:
         """The same with more in ``details``."""

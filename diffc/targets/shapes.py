@@ -83,6 +83,17 @@ def _spanning(model: OnnxModel, batch: Sequence[int]) -> Profile:
     return {spec.name: Range(*(call[spec.name] for call in calls)) for spec in model.inputs}
 
 
+def profile_words(profile: Profile) -> str:
+    """'batch 1', or 'batch 1 to 8, 16x16 to 32x32' where the sample's sides vary."""
+    span = next(iter(profile.values()))
+    low, high = span.min, span.max
+    batch = f"batch {low[0]}" if low[0] == high[0] else f"batch {low[0]} to {high[0]}"
+    if len(low) < 3:
+        return batch
+    sides = dict.fromkeys((size_words(low[-2:]), size_words(high[-2:])))
+    return f"{batch}, {' to '.join(sides)}"
+
+
 def is_static(served: Sequence[Profile]) -> bool:
     """Whether one single shape is asked for."""
     return len(served) == 1 and all(r.min == r.opt == r.max for r in served[0].values())

@@ -208,6 +208,36 @@ def test_stored_times_of_other_threads_are_noted(run, out, before):
     assert [note for note in json.loads(said)["notes"] if "baseline 1000, candidate" in note]
 
 
+def test_stored_times_of_other_shapes_are_refused_or_noted(run, out, before, measured):
+    details = json.loads((before / "report.json").read_text())["targets"][0]["details"]
+
+    def change(**values):
+        edit(before / "report.json", lambda r: r["targets"][0]["details"].update(values))
+        code, said, err = run("check", out, "--baseline-report", before, *FAST, "--json")
+        return code, json.loads(said)["notes"] if said else [], err
+
+    code, notes, _ = change(served=["batch 1 to 8"])
+    assert code == 0 and any("the shapes that they serve differ" in note for note in notes)
+    code, notes, _ = change(served=None, threads=None)
+    assert code == 0 and any("of which threads and shapes the stored" in note for note in notes)
+    measured.clear()
+    code, _, err = change(interface={**details["interface"], "sample": "float32 [1, 24, 24]"})
+    assert code == 4 and "sample: baseline float32 [1, 24, 24], candidate float32 [1, 8, 8]" in err
+    assert not measured
+
+
+def test_a_stored_baseline_keeps_what_its_times_are_of(run, out, tmp_path):
+    folder = tmp_path / "bl" / "main"
+    assert run("baseline", "save", out, "--to", folder, "--figures-only")[0] == 0
+    said = run("check", out, "--baseline-report", folder, *FAST, "--json")[1]
+    assert not [note for note in json.loads(said)["notes"] if "not known" in note]
+
+
+def test_a_report_in_the_place_of_engines(run, out, before):
+    code, _, err = run("check", out, "--baseline", before / "report.json", *FAST)
+    assert code == 2 and "--baseline-report takes a report.json" in err
+
+
 def test_engines_of_another_precision_are_no_pair(run, out, before, measured):
     rebuilt(out, precision_asked="int8", precision_found="int8")
     code, _, err = run("check", out, "--baseline", before, *FAST)
