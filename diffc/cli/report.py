@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def report_(
     out: Annotated[
-        list[Path], typer.Argument(metavar="OUT...", help="Output folders of diffc compile.")
+        list[Path],
+        typer.Argument(
+            metavar="OUT...", help="Output folders of diffc compile.", parser=o.user_path
+        ),
     ],
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     html: Annotated[

@@ -49,5 +49,5 @@ def test_reference_images_and_their_features(tiny_model, tmp_path):
 
 def test_data_that_this_user_may_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match="--data: '.*' cannot be read: Permission denied"):
+    with pytest.raises(InputError, match=r"--data: '.*' cannot be read: Permission denied"):
         check_images(tmp_path, "--data")
