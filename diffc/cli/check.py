@@ -118,7 +118,7 @@ def check_(
 
     \b
     exit code  0 pass   1 regressed   2 wrong request   3 inconclusive
-               4 not comparable, or this machine is too noisy to judge
+               4 not comparable, or this machine is too noisy to judge   70 a bug in diffc
     """
     from diffc.cli.show import follow_measuring
     from diffc.gate.check import check, check_report

@@ -107,11 +107,11 @@ def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
 
 def _environment() -> dict[str, str]:
     """This process's variables, PYTHONPATH without the entries that mean the working directory."""
-    found = dict(os.environ)
-    places = found.pop("PYTHONPATH", "").split(os.pathsep)
+    variables = dict(os.environ)
+    places = variables.pop("PYTHONPATH", "").split(os.pathsep)
     if kept := [place for place in places if place not in ("", ".")]:
-        found["PYTHONPATH"] = os.pathsep.join(kept)
-    return found
+        variables["PYTHONPATH"] = os.pathsep.join(kept)
+    return variables
 
 
 def from_readings(
