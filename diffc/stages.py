@@ -256,7 +256,7 @@ class Runner:
     def _timed(self, stage: Stage, room: Room) -> Generator[StageEvent, None, _Manifest]:
         reset_peak_rss()
         start = time.perf_counter()
-        with own_state(needs_torch="torch" in stage.packages):
+        with _memory_errors(stage), own_state(needs_torch="torch" in stage.packages):
             result = yield from _events(stage, stage.run(room))
         seconds = time.perf_counter() - start
         files = {
@@ -278,6 +278,21 @@ class Runner:
         for source, goal in stage.places.items():
             place(done.folder / source, self.out / goal, goal)
         place(done.folder / MANIFEST, record, STATE)
+
+
+@contextmanager
+def _memory_errors(stage: Stage) -> Iterator[None]:
+    """Out of memory where no smaller batch helps, such as loading a model, in one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as failure:
+        from diffc.targets.out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(failure):
+            raise
+        from diffc.data.batches import no_room
+
+        raise no_room(f"doing the stage '{stage.name}'", failure) from failure
 
 
 def _events(stage: Stage, work: Work[T]) -> Generator[StageEvent, None, T]:

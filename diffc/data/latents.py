@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffc.data.batches import in_batches
 from diffc.errors import InputError
 from diffc.events import Progress, Work
 from diffc.models.source import Source, read_json
@@ -76,15 +77,17 @@ def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tens
     """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
     vae = load_vae(source)
     scale, shift = latent_factors(dict(vae.config))
-    parts = []
-    for start in range(0, len(images), _BATCH):
+
+    def part(rows: range) -> Work[Tensor]:
         with torch.no_grad():
-            found = vae.encode(images[start : start + _BATCH].to(vae.device))
+            found = vae.encode(images[rows.start : rows.stop].to(vae.device))
         value = _value(found)
         value = (value - _over(value, shift)) * _over(value, scale)
-        parts.append(_packed(value) if len(sample) == 2 else value)
-        yield Progress(min(start + _BATCH, len(images)), len(images), "encoding images")
-    latents = torch.cat(parts).float().cpu()
+        yield Progress(rows.stop, len(images), "encoding images")
+        return (_packed(value) if len(sample) == 2 else value).float().cpu()
+
+    parts = yield from in_batches(len(images), _BATCH, part, "encoding images by the VAE")
+    latents = torch.cat(parts)
     if tuple(latents.shape[1:]) != tuple(sample):
         raise InputError(
             f"the VAE of {source.name} gives latents {tuple(latents.shape[1:])}; "
@@ -99,14 +102,17 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
         return latents
     vae = load_vae(source)
     scale, shift = latent_factors(dict(vae.config))
-    parts = []
-    for start in range(0, len(latents), _BATCH):
-        part = latents[start : start + _BATCH].to(vae.device)
-        part = _unpacked(part) if part.ndim == 3 else part
-        part = part / _over(part, scale) + _over(part, shift)
+
+    def part(rows: range) -> Work[Tensor]:
+        value = latents[rows.start : rows.stop].to(vae.device)
+        value = _unpacked(value) if value.ndim == 3 else value
+        value = value / _over(value, scale) + _over(value, shift)
         with torch.no_grad():
-            parts.append(vae.decode(part, return_dict=False)[0].float().cpu())
-        yield Progress(min(start + _BATCH, len(latents)), len(latents), "decoding samples")
+            images: Tensor = vae.decode(value, return_dict=False)[0].float().cpu()
+        yield Progress(rows.stop, len(latents), "decoding samples")
+        return images
+
+    parts = yield from in_batches(len(latents), _BATCH, part, "decoding samples by the VAE")
     return torch.cat(parts)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
 from diffc.data.conditions import missing_condition
 from diffc.data.inputs import LABELS, class_count
@@ -59,15 +60,16 @@ def synthesize(
     rows = condition_rows(index, specs, conditions or {}, classes or model_classes(model), seed)
     was_training = model.training
     model.eval()
-    made: list[Tensor] = []
-    for start in range(0, share, batch):
-        part = index[start : start + batch]
-        given = {name: value[start : start + batch] for name, value in rows.items()}
-        noise = keyed_noise(((seed, NOISE, i) for i in part), shape)
+
+    def part(of: range) -> Work[Tensor]:
+        given = {name: value[of.start : of.stop] for name, value in rows.items()}
+        noise = keyed_noise(((seed, NOISE, index[i]) for i in of), shape)
         call = guided(model, family, given, null or {}, guidance)
-        made.append((yield from _batch(call, device_of(model), scheduler, noise, start, share)))
+        return _batch(call, device_of(model), scheduler, noise, of.start, share)
+
+    parts = yield from in_batches(share, batch, part, "sampling the dense model")
     model.train(was_training)
-    sample = gather_rows(torch.cat(made), n)
+    sample = gather_rows(torch.cat(parts), n)
     return CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},

@@ -130,13 +130,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(batch.clean.to(device), batch.noise.to(device), batch.t.to(device), conditions)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch or Python ran out of memory, on a GPU or a CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "can't allocate memory" in str(error)
-    )
-
-
 def lost_peer(error: BaseException) -> bool:
     """Whether another process of the launch went away in the middle of a collective."""
     said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")

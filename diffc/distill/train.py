@@ -42,7 +42,6 @@ from diffc.distill.losses import (
 from diffc.distill.options import DistillOptions
 from diffc.distill.setup import (
     choose_dtype,
-    is_out_of_memory,
     lost_peer,
     make_accelerator,
     make_ema,
@@ -55,6 +54,7 @@ from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+from diffc.targets.out_of_memory import is_out_of_memory
 
 SKIPS = 20
 """Steps in a row that fp16's overflow may take: the scale has then fallen a million times."""

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffc.data.batches import in_batches
 from diffc.disks import utf8_path
 from diffc.errors import InputError, UnavailableError
 from diffc.events import Progress, Work
@@ -52,11 +53,14 @@ class Statistics:
 
 def features_of(extractor: Extractor, images: Tensor, batch: int = 64) -> Work[NDArray[np.float64]]:
     """(N, D) features of images (N, C, H, W), clipped to [-1, 1]."""
-    rows = []
-    for start in range(0, len(images), batch):
-        rows.append(extractor(images[start : start + batch].float().clamp(-1, 1)))
-        yield Progress(min(start + batch, len(images)), len(images), "extracting features")
-    return np.concatenate(rows)
+
+    def part(rows: range) -> Work[NDArray[np.float64]]:
+        features = extractor(images[rows.start : rows.stop].float().clamp(-1, 1))
+        yield Progress(rows.stop, len(images), "extracting features")
+        return features
+
+    parts = yield from in_batches(len(images), batch, part, "extracting features")
+    return np.concatenate(parts)
 
 
 def statistics(features: NDArray[np.float64], extractor: str) -> Statistics:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffc.data.batches import in_batches
 from diffc.data.precision import device_of
 from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import (
@@ -86,18 +87,21 @@ def sample_pair(
     guidance = guidance if null else 1.0
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    made: list[list[Tensor]] = [[], []]
     classes = classes or model_classes(dense)
-    for start in range(0, n, batch):
-        index = range(start, min(n, start + batch))
+
+    def part(index: range) -> Work[list[Tensor]]:
         rows = condition_rows(index, specs, conditions or {}, classes, seed)
         noise = keyed_noise(((seed, EVALUATION, i) for i in index), shape)
+        pair = []
         for side, model in enumerate((dense, compressed)):
-            done = 2 * start + side * len(index)
+            done = 2 * index.start + side * len(index)
             call = guided(model, family, rows, null or {}, guidance, torch.float32)
-            images = yield from _sample(call, device_of(model), scheduler, noise, done, 2 * n)
-            made[side].append(images)
-    pair = [torch.cat(parts) for parts in made]
+            device = device_of(model)
+            pair.append((yield from _sample(call, device, scheduler, noise, done, 2 * n)))
+        return pair
+
+    parts = yield from in_batches(n, batch, part, "taking samples")
+    pair = [torch.cat(side) for side in zip(*parts, strict=True)]
     return Samples(pair[0], pair[1], sampler_info(scheduler), seed, guidance)
 
 
@@ -126,10 +130,16 @@ def consistency(
     dense_images: list[Tensor] = []
 
     def images(model: nn.Module) -> Tensor:
+        def part(of: range) -> Work[Tensor]:
+            given = {name: value[of.start : of.stop] for name, value in rows.items()}
+            call = guided(model, family, given, {}, 1.0, torch.float32)
+            start = noise[of.start : of.stop]
+            return _sample(call, device_of(model), scheduler, start, of.start, n)
+
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
-            call = guided(model, family, rows, {}, 1.0, torch.float32)
-            made = drain(_sample(call, device_of(model), scheduler, noise, 0, n))
-        return made if decode is None else drain(decode(made))
+            parts = drain(in_batches(n, n, part, "taking samples for the curve of quality"))
+        samples = torch.cat(parts)
+        return samples if decode is None else drain(decode(samples))
 
     def ssim(model: nn.Module) -> float:
         if not dense_images:

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
+from diffc.events import Progress, Work, drain
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
 from diffc.targets.onnx_file import Size, reference_prefix
@@ -53,7 +55,15 @@ def write_reference(
 
 def _levels(model: nn.Module, family: Family, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     held = {f"input.{name}": value for name, value in inputs.items()}
-    return held | {"output": family.call(model, inputs)}
+
+    def part(rows: range) -> Work[Tensor]:
+        given = {name: value[rows.start : rows.stop] for name, value in inputs.items()}
+        yield Progress(rows.stop, len(inputs["sample"]), "running the model at reference inputs")
+        return family.call(model, given)
+
+    count = len(inputs["sample"])
+    parts = drain(in_batches(count, count, part, "running the model at reference inputs"))
+    return held | {"output": torch.cat(parts)}
 
 
 def _noisy_inputs(

@@ -28,7 +28,7 @@ Scores are comparable between groups for diff-pruning (units of loss squared), w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from diffc.data.batches import no_room, smaller
 from diffc.data.clean import CleanSet
 from diffc.data.precision import device_of
 from diffc.data.processes import process_share
@@ -47,6 +48,7 @@ from diffc.models.families.base import Family
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
 from diffc.recipe import ImportanceOptions
+from diffc.targets.out_of_memory import is_out_of_memory
 
 METHODS = ("diff-pruning", "reference", "taylor", "magnitude", "random")
 
@@ -59,15 +61,23 @@ class Importance:
     why: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class RowLimit:
+    """How many rows of a batch memory has room for at once; None: for all, as far as is known."""
+
+    rows: int | None = None
+
+
 @dataclass(frozen=True)
 class Subject:
-    """What importance is measured on."""
+    """What importance is measured on. limit: shared by all passes, so that one finds it for all."""
 
     model: nn.Module
     family: Family
     process: Process
     clean: CleanSet
     groups: Sequence[Group]
+    limit: RowLimit = field(default_factory=RowLimit)
 
 
 def importance(subject: Subject, options: ImportanceOptions, seed: int) -> Work[Importance]:
@@ -145,9 +155,7 @@ def loss_curve(subject: Subject, options: ImportanceOptions, seed: int) -> Work[
     losses: list[float] = []
     with torch.no_grad():
         for t in middles:
-            losses.append(
-                float(_loss(subject, _batch(subject, t, options.curve_images, (seed, 0))))
-            )
+            losses.append(_mean_loss(subject, _batch(subject, t, options.curve_images, (seed, 0))))
             yield Progress(len(losses), cells, "losses over timesteps", {"loss": losses[-1]})
     if not np.isfinite(losses).all():
         raise InputError(
@@ -257,13 +265,46 @@ def _loss(subject: Subject, batch: Batch) -> Tensor:
     return (error * process.epsilon_scale(t)).mean()
 
 
+def _mean_loss(
+    subject: Subject, batch: Batch, *, gradients: bool = False, accumulate: bool = False
+) -> float:
+    """The loss over the batch, in as many pieces as memory needs.
+
+    Raises OutOfMemory when there is no room for one row, or (accumulate) when earlier passes'
+    gradients would be lost by beginning again.
+    """
+    while True:
+        failure: Exception | None = None
+        size = min(len(batch[0]), subject.limit.rows or len(batch[0]))
+        if gradients and not accumulate:
+            subject.model.zero_grad(set_to_none=True)
+        try:
+            return sum(_piece_losses(subject, batch, size, gradients))
+        except (RuntimeError, MemoryError) as caught:
+            if not is_out_of_memory(caught):
+                raise
+            failure = caught.with_traceback(None)  # its frames hold the tensors of the piece
+        if accumulate:
+            raise no_room("measuring importance", failure) from failure
+        subject.limit.rows = smaller(size, "measuring importance", failure)
+
+
+def _piece_losses(subject: Subject, batch: Batch, size: int, gradients: bool) -> Iterator[float]:
+    """Each piece's share of the mean loss; its gradients are added where they are wanted."""
+    clean, noise, t, conditions = batch
+    for start in range(0, len(clean), size):
+        part = slice(start, start + size)
+        rows = {name: value[part] for name, value in conditions.items()}
+        piece = (clean[part], noise[part], t[part], rows)
+        loss = _loss(subject, piece) * (len(piece[0]) / len(clean))
+        if gradients:
+            loss.backward()  # type: ignore[no-untyped-call]
+        yield float(loss.detach())
+
+
 def _backward(subject: Subject, batch: Batch, *, accumulate: bool = False) -> float:
     """Gradients of the loss at ``batch`` into .grad; returns the loss, which must be finite."""
-    if not accumulate:
-        subject.model.zero_grad(set_to_none=True)
-    loss = _loss(subject, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    value = float(loss.detach())
+    value = _mean_loss(subject, batch, gradients=True, accumulate=accumulate)
     if not np.isfinite(value):
         raise InputError(
             f"the loss at t = {int(batch[2][0])} is {value}; importance needs finite gradients",

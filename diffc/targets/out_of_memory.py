@@ -31,6 +31,12 @@ _ASKED = re.compile(
 _UNITS = {"bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or a CPU, in whichever library."""
+    named = isinstance(failure, MemoryError) or "OutOfMemory" in type(failure).__name__
+    return named or says_so(str(failure))
+
+
 def says_so(text: str) -> bool:
     """Whether these are words for memory that ran out."""
     return bool(_SAYS.search(text))
@@ -47,7 +53,11 @@ def bytes_asked(text: str) -> int | None:
 
 
 def error(
-    doing: str, asked: int | None, on_gpu: bool, memory: tuple[int, int] | None = None
+    doing: str,
+    asked: int | None,
+    on_gpu: bool,
+    memory: tuple[int, int] | None = None,
+    hint: str = "a smaller --batch needs less",
 ) -> OutOfMemory:
     """The error for work that wanted ``asked`` bytes (None: not known) and did not get them.
 
@@ -61,11 +71,10 @@ def error(
         parts.append(f"{size(free)} of {size(total)} free")
     where = "GPU memory" if on_gpu else "memory"
     message = f"out of {where} while {doing}" + (f": {', '.join(parts)}" if parts else "")
-    return OutOfMemory(message, asked=asked, free=free, hint=_hint(on_gpu))
+    return OutOfMemory(message, asked=asked, free=free, hint=_hint(hint, on_gpu))
 
 
-def _hint(on_gpu: bool) -> str:
-    hint = "a smaller --batch needs less"
+def _hint(hint: str, on_gpu: bool) -> str:
     if on_gpu:
         from diffc.targets import nvml
 
@@ -88,8 +97,7 @@ def out_of_memory(doing: str, on_gpu: bool) -> Iterator[None]:
     except DiffcError:
         raise
     except Exception as failure:
-        named = isinstance(failure, MemoryError) or "OutOfMemory" in type(failure).__name__
-        if not named and not says_so(str(failure)):
+        if not is_out_of_memory(failure):
             raise
         raise error(doing, bytes_asked(str(failure)), on_gpu) from None
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffc.data.clean import CleanSet
-from diffc.distill.setup import is_out_of_memory, run_key
+from diffc.distill.setup import run_key
+from diffc.targets.out_of_memory import is_out_of_memory
 from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import drain
