@@ -123,9 +123,9 @@ def _table(reports: list[tuple[str, Report]]) -> None:
     from diffc.report.html_parts import comparison_rows
     from diffc.report.tables import Column, print_table
 
-    columns = [comparison_rows(report) for _, report in reports]
-    names = dict.fromkeys(name for values in columns for name in values)
-    rows = [(name, *(values.get(name, "-") for values in columns)) for name in names]
+    figures = [comparison_rows(report) for _, report in reports]
+    names = dict.fromkeys(name for values in figures for name in values)
+    rows = [(name, *(values.get(name, "-") for values in figures)) for name in names]
     columns = [Column(text=True), *(Column(name) for name, _ in reports)]
     print_table(console(), columns, rows)
 
