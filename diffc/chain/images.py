@@ -20,7 +20,7 @@ from diffc.chain.decoder import DECODER
 from diffc.data.guidance import USUAL
 from diffc.data.tensors import NULL
 from diffc.errors import InputError
-from diffc.measure.loop import LoopOptions
+from diffc.measure.loop import LoopOptions, fitting_loop_steps
 from diffc.models.files import read_json
 from diffc.recipe import Recipe
 from diffc.stages import STATE
@@ -127,8 +127,12 @@ def loop_options(out: Path, recipe: Recipe, name: str) -> LoopOptions:
     if latent and decoder is None:
         notes.append(f"without decoding: {name} has no engine of a decoder here")
     settings, said, absent = _settings(info, decoder)
+    wanted = recipe.measure.loop_steps
+    steps = fitting_loop_steps(info, settings, wanted)
+    if steps != wanted:
+        notes.append(f"{steps} steps instead of {wanted}: the model has timesteps for no more")
     return LoopOptions(
-        steps=recipe.measure.loop_steps,
+        steps=steps,
         batch=min(recipe.build.batch),  # a smaller batch than the engine's would be padded to it
         guidance=inputs.guidance,
         conditions=inputs.conditions,

@@ -35,7 +35,7 @@ from diffc.gate.subject import Engine, Subject
 from diffc.measure.engines import loaded
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Call, LatencyOptions, interleaved
-from diffc.measure.loop import LoopOptions, loop_call
+from diffc.measure.loop import LoopOptions, fitting_loop_steps, loop_call
 from diffc.measure.memory import measure_memory
 from diffc.measure.parity import dead_output, measure_parity
 from diffc.measure.results import Memory
@@ -201,8 +201,9 @@ def _loop(
 ) -> Work[Figure]:
     """The whole sampling loop; a candidate whose loop gives no numbers has regressed."""
     assert label.batch is not None
-    options = LoopOptions(steps=how.loop_steps, batch=label.batch)
-    name = f"loop p50, {how.loop_steps} steps"
+    steps = fitting_loop_steps(runners["baseline"].info, None, how.loop_steps)
+    options = LoopOptions(steps=steps, batch=label.batch)
+    name = f"loop p50, {steps} steps"
     calls: dict[str, Call] = {}
     for side in ("baseline", "candidate"):
         try:

@@ -16,6 +16,7 @@ from typing import Any
 from diffc.events import Work
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc.targets.base import Array, Runner
+from diffc.targets.engine import EngineInfo
 
 Decode = Callable[[Array], Array]
 
@@ -44,6 +45,36 @@ class LoopOptions:
     latent: bool = False
     notes: tuple[str, ...] = ()
     absent: str | None = None
+
+
+def fitting_loop_steps(info: EngineInfo, settings: Mapping[str, Any] | None, steps: int) -> int:
+    """``steps``, or the most fewer that the engine's sampler has timesteps for.
+
+    Where none will do, ``steps`` itself: the loop then says what is wrong.
+
+    Args:
+        info: the engine's description.
+        settings: pipeline.json's content; None: the engine's scheduler alone.
+        steps: as many as are wanted.
+    """
+    import numpy as np
+
+    from diffc.export.runtime.errors import BadRequest
+    from diffc.export.runtime.schedulers import check_whole, own_name, scheduler
+    from diffc.export.runtime.schedules import train_steps
+
+    config = (settings or info.source).get("scheduler")
+    if not config:
+        return steps
+    name = (settings or {}).get("sampler") or own_name(config)
+    time = next(spec for spec in info.inputs if spec.kind == "timestep")
+    for fewer in range(min(steps, train_steps(config)), 0, -1):
+        try:
+            check_whole(scheduler(name, config, fewer), np.issubdtype(time.dtype, np.integer))
+        except BadRequest:
+            continue
+        return fewer
+    return steps
 
 
 class Loop:

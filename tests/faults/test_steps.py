@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,10 @@ from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
 from diffc.data.sampling import deterministic_scheduler, sampler_info
+from diffc.export.runtime import schedulers as served
 from diffc.export.runtime.errors import BadRequest
 from diffc.export.runtime.schedulers import scheduler
+from diffc.measure.loop import fitting_loop_steps
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.schedulers import fitting_steps, steps_note
 
@@ -100,3 +104,44 @@ def test_an_offset_leaves_room_for_one_step_less(tmp_path) -> None:
     model = save_ddpm(tmp_path / "m", DDIMScheduler(num_train_timesteps=20, steps_offset=1))
     report = compile_quickly(model, tmp_path / "out", data={"steps": 20})
     assert any("19 instead of 20" in note for note in report.notes), report.notes
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wanted", "fitting"),
+    [
+        ({"_class_name": "DDPMScheduler", "num_train_timesteps": 10}, 20, 10),
+        ({"_class_name": "DDIMScheduler", "num_train_timesteps": 20, "steps_offset": 1}, 20, 19),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 4}, 20, 4),
+        ({"_class_name": "DDPMScheduler"}, 20, 20),
+        ({"_class_name": "EDMEulerScheduler"}, 20, 20),  # the loop says that it has no sampler
+        ({}, 20, 20),
+    ],
+)
+def test_the_timed_loop_takes_no_more_steps_than_its_sampler_has(
+    scheduler, wanted, fitting
+) -> None:
+    assert fitting_loop_steps(_engine(scheduler), None, wanted) == fitting
+
+
+def test_the_timed_loop_never_visits_a_timestep_twice() -> None:
+    config = {"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 10}
+    steps = fitting_loop_steps(_engine(config), None, 20)
+    times = served.scheduler("dpm++", config, steps).timesteps
+    assert 1 < steps < 10 and len(set(times.tolist())) == steps
+
+
+def _engine(scheduler: dict) -> SimpleNamespace:
+    """As much of an engine's description as the loop's steps depend on."""
+    time = SimpleNamespace(kind="timestep", dtype="float32")
+    return SimpleNamespace(inputs=[time], source={"scheduler": scheduler})
+
+
+@pytest.mark.slow
+def test_a_loop_of_more_steps_than_timesteps_is_timed_at_fewer(tmp_path) -> None:
+    model = save_ddpm(tmp_path / "m", DDPMScheduler(num_train_timesteps=10))
+    report = compile_quickly(
+        model, tmp_path / "out", "bench", measure={"loop_steps": 20}, distill={"quality_every": 0}
+    )
+    (loop,) = report.pipeline
+    assert loop.details["steps"] == 10
+    assert any("10 steps instead of 20" in note for note in loop.details["notes"])
