@@ -95,7 +95,8 @@ def expected_tensors(model: nn.Module, *, cut: bool = False) -> Expected:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     buffers = {name for name, _ in model.named_buffers()}
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    return Expected(shapes, buffers, ignored, cut)
+    integers = {n for n, value in model.state_dict().items() if not value.is_floating_point()}
+    return Expected(shapes, buffers, ignored, integers, cut)
 
 
 def check_diffusers_tensors(

@@ -156,13 +156,14 @@ class Component:
 
     def need_folder(self) -> None:
         """Refuse a component that the index names and that is not there."""
-        if not self.exists:
-            where = self.folder.parent if not self.is_flat else self.folder
-            raise InputError(
-                f"{where / INDEX} names '{self.name}' ({self.class_name}), "
-                f"but {self.folder / 'config.json'} is missing",
-                hint="download the folder whole, or make the entry [null, null] to go without",
-            )
+        if self.exists:
+            return
+        named = self.folder if self.is_flat else self.folder.parent
+        lacking = self.folder / self.name if self.is_flat else self.folder / "config.json"
+        raise InputError(
+            f"{named / INDEX} names '{self.name}' ({self.class_name}), but {lacking} is missing",
+            hint="download the folder whole, or make the entry [null, null] to go without",
+        )
 
     def _is_own(self, path: Path) -> bool:
         """Whether a file in the folder is read with the component, its weights aside."""

@@ -42,6 +42,7 @@ class Expected:
     shapes: Mapping[str, Shape]
     buffers: Collection[str] = ()
     ignored: Sequence[str] = ()
+    integers: Collection[str] = ()
     cut: bool = False
 
 
@@ -154,11 +155,11 @@ def _fits(held: Shape, wanted: Shape, cut: bool) -> bool:
 
 
 def _check_kinds(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> None:
-    """Refuse weights that are integers: matrices of a quantised model, without their scales."""
-    for name, shape in expected.shapes.items():
-        if len(shape) >= 2 and name.endswith("weight") and _is_integer(entries[name]):
+    """Refuse integers where the model has floats: matrices of a quantised model are such."""
+    for name in expected.shapes:
+        if _is_integer(entries[name]) and name not in expected.integers:
             raise InputError(
-                f"{where} is quantised already ({name} is {entries[name].dtype})",
+                f"{where} is quantised already or damaged ({name} is {entries[name].dtype})",
                 hint="give the model it was made from, in float32, float16 or bfloat16",
             )
 
