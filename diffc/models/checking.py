@@ -16,7 +16,6 @@ from diffc.models import reasons
 from diffc.models.classes import component_class, is_diffusers_model, is_transformers_model
 from diffc.models.components import Component
 from diffc.models.cut import pruning_of, shaped, skeleton
-from diffc.models.families import family_names
 from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors, quiet_transformers
 from diffc.models.key_names import (
@@ -50,8 +49,6 @@ def check_components(source: Source, *, prompts: bool) -> list[str]:
             notes += check_component(part)
         elif prompts and part.is_tokenizer:
             part.need_folder()
-        elif part.class_name in family_names() and part not in (source.denoiser, vae):
-            notes.append(f"{part.name} ({part.class_name}) is not compressed: one denoiser is")
     return notes + _class_notes(source, prompts)
 
 
