@@ -91,10 +91,10 @@ def test_a_pickle_of_something_else_is_refused_even_when_allowed(
     assert not (tmp_path / "unpickled").exists()
 
 
-def test_a_pickle_is_compared_with_its_class_as_well(sd, tmp_path):
+def test_a_pickle_is_compared_with_its_class_as_well(sd, tmp_path, prompts):
     path = pickled(sd, "vae")
     state = torch.load(path, weights_only=True)
     del state["decoder.conv_out.bias"]
     torch.save(state, path)
-    error = refusal(sd, tmp_path / "out", allow_pickle=True)
+    error = refusal(sd, tmp_path / "out", allow_pickle=True, **prompts)
     assert "decoder.conv_out.bias" in str(error)
