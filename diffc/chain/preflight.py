@@ -103,8 +103,9 @@ def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
 
 
 def _model_key(source: Source, recipe: Recipe) -> str:
-    """A hash of all that ``model_checks`` reads; weights by size and time, not by content."""
-    files = source.files
+    """A hash of all that ``model_checks`` reads; files by size and time, not by content."""
+    given = (Path(path) for path in (recipe.data.source, recipe.data.prompts) if path)
+    files = [*source.files, *(path for path in given if path.is_file())]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     packages = ("torch", "diffusers", "transformers", "torch-pruning")
     versions = [__version__, *map(package_version, packages)]

@@ -7,7 +7,6 @@ of the sample, and predict the sample's own alone. diffc has no values for those
 from __future__ import annotations
 
 from diffc.errors import InputError
-from diffc.models.families.base import with_defaults
 from diffc.models.source import Source
 
 _VAE = "AutoencoderKL"
@@ -37,6 +36,8 @@ def check_channels(source: Source) -> None:
     Raises:
         InputError: with both numbers, and what the others are where the pipeline's class says so.
     """
+    from diffc.models.families.base import with_defaults  # imports torch
+
     if source.class_name == _VAE:
         return
     config = with_defaults(source.class_name, source.config)

@@ -1,6 +1,8 @@
 """The checks before the first stage: their notes reach the screen and the report."""
 
 import json
+import subprocess
+import sys
 
 from support.runs import compile_quickly
 
@@ -36,3 +38,32 @@ def test_a_damaged_memo_is_written_anew(tiny_model, tmp_path, monkeypatch):
     memo.write_text('["cut')
     compile_quickly(tiny_model, tmp_path / "out", "plan")
     assert json.loads(memo.read_text()) == []
+
+
+def test_changed_data_are_checked_anew(tmp_path, monkeypatch):
+    import torch
+    from safetensors.torch import save_file
+    from support.pipelines import save_ddpm
+
+    model, data = save_ddpm(tmp_path / "m"), tmp_path / "d.safetensors"
+    calls = []
+    monkeypatch.setattr(preflight, "model_checks", lambda *given: calls.append(given) or [])
+    for n in (8, 9):
+        save_file({"sample": torch.rand(n, 1, 16, 16)}, data)
+        compile_quickly(model, tmp_path / "out", "plan", data={"source": str(data)})
+    assert len(calls) == 2
+
+
+def test_a_run_in_which_all_is_reused_imports_no_torch(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    compile_quickly(tiny_model, out, "plan")
+    code = (
+        "import sys\n"
+        "from support.runs import compile_quickly; from pathlib import Path\n"
+        "compile_quickly(Path(sys.argv[1]), Path(sys.argv[2]), 'plan')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(tiny_model), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
