@@ -59,9 +59,10 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
             raise InputError(f"{source.name} has no VAE, and its input {sample} is no image")
         return sample[0], sample[1], sample[2]
     config = read_json(folder / "config.json")
-    if config.get("_class_name") not in _KINDS or len(sample) not in (2, 3):
+    kind = source.vae.class_name if source.vae is not None else config.get("_class_name")
+    if kind not in _KINDS or len(sample) not in (2, 3):
         raise InputError(
-            f"images cannot be encoded by a {config.get('_class_name')} for {source.name}",
+            f"images cannot be encoded by a {kind} for {source.name}",
             hint="leave --data out: the dense model's own samples need no encoder",
         )
     if len(sample) == 2:

@@ -8,15 +8,29 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from models.families import cases
 from safetensors.torch import load_file, save_file
+from support import tiny_text
 from support.pipelines import edit_json, save_ddpm, save_sd
 from support.runs import refusal
 from typer.testing import CliRunner
 
 import diffc
 from diffc.cli.app import app
+from diffc.data.latents import pixel_shape
+from diffc.data.prompts import encode_prompts
 from diffc.errors import InputError
+from diffc.events import follow
 from diffc.models.checking import check_component, check_components
+from diffc.models.families.base import TensorSpec
 from diffc.models.files import TensorEntry
 from diffc.models.key_names import Expected, check_tensors
 from diffc.models.load import load_denoiser, load_pipeline
@@ -196,6 +210,35 @@ def test_a_component_that_was_left_out_of_the_download_is_named(sd, tmp_path, pr
         diffc.load(sd)
 
 
+def test_stable_diffusion_3_without_its_third_encoder_gets_zeros_in_its_place(tmp_path):
+    save_sd3(tmp_path / "sd3")
+    source = find(tmp_path / "sd3")
+    specs = [
+        TensorSpec("sample", (4, 8, 8), "float32", "sample"),
+        TensorSpec("encoder_hidden_states", (333, 64), "float32", "condition"),
+        TensorSpec("pooled_projections", (48,), "float32", "condition"),
+    ]
+    rows = follow(encode_prompts(source, specs, ["a red cat"])).rows["encoder_hidden_states"]
+    assert rows.shape == (1, 333, 64) and rows[:, :77].any() and not rows[:, 77:].any()
+    t5 = {"text_encoder_3": ["transformers", "T5EncoderModel"]}
+    edit_json(tmp_path / "sd3" / "model_index.json", **t5)
+    with pytest.raises(InputError, match=r"names 'text_encoder_3' \(T5EncoderModel\)"):
+        check_components(find(tmp_path / "sd3"), prompts=True)
+
+
+def save_sd3(folder):
+    """Stable Diffusion 3 with two of its three text encoders."""
+    words = tiny_text.tokenizer(folder.with_name("words"))
+    config = {**cases._SD3, "joint_attention_dim": 64, "pooled_projection_dim": 48}
+    encoders = [tiny_text.CLIPTextModelWithProjection(tiny_text.text_config()) for _ in range(2)]
+    StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(**config), vae=tiny_text.vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), text_encoder=encoders[0],
+        text_encoder_2=encoders[1], tokenizer=words, tokenizer_2=words, text_encoder_3=None,
+        tokenizer_3=None,
+    ).save_pretrained(folder)  # fmt: skip
+
+
 def test_a_safety_checker_that_is_absent_is_no_fault(sd):
     named = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     edit_json(sd / "model_index.json", safety_checker=named, requires_safety_checker=True)
@@ -229,6 +272,7 @@ def test_a_vae_config_without_a_class_takes_the_index_s(sd):
     edit_json(sd / "vae" / "config.json", _class_name=None)
     assert check_components(find(sd), prompts=False) == []
     assert type(load_pipeline(find(sd)).vae).__name__ == "AutoencoderKL"
+    assert pixel_shape(find(sd), (4, 8, 8)) == (3, 16, 16)
 
 
 @pytest.mark.parametrize("named", ["conv_out.bias", None])
@@ -265,9 +309,9 @@ def test_a_pruning_json_that_does_not_fit_is_refused(tiny_cut, tmp_path, attribu
 @pytest.fixture
 def tiny_cut(ddpm, tmp_path):
     """A model whose middle was cut by hand, saved as diffc does."""
-    from diffc.models.save import save_compressed
     from diffc.models.families import family
     from diffc.models.families.examples import example_inputs
+    from diffc.models.save import save_compressed
     from diffc.prune.surgery import cut
 
     source = find(ddpm)
@@ -289,3 +333,16 @@ def test_the_message_counts_and_names_two(tmp_path):
     assert str(caught.value) == (
         f"4 of 9 tensors are missing in {tmp_path}: layer.5.weight, layer.6.weight, ..."
     )
+
+
+def test_the_published_layout_of_a_dit_opens(tmp_path):
+    folder = tmp_path / "dit"
+    DiTPipeline(
+        transformer=DiTTransformer2DModel(**cases._DIT),
+        vae=tiny_text.vae(),
+        scheduler=DDIMScheduler(),
+    ).save_pretrained(folder)
+    edit_json(folder / "transformer" / "config.json", _class_name="Transformer2DModel")
+    edit_json(folder / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
+    assert check_components(find(folder), prompts=False) == []
+    assert type(diffc.load(folder).transformer) is DiTTransformer2DModel
