@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 CLEAN = "clean.safetensors"
 MODEL_PACKAGES = ("torch", "diffusers")
-_ENCODERS = ("text_encoder", "tokenizer")
 
 
 def data_stage(source: Source, recipe: Recipe) -> Stage:
@@ -49,6 +48,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     given = options.source != "synthetic"
     guidance = guidance_of(source, options.guidance)
     inputs: dict[str, Any] = {
+        **pipeline_facts(source),
         "guidance": [guidance.scale, guidance.has_null],
         "model": source.digest if synthetic else _inputs_of(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
@@ -58,10 +58,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     }
     if options.prompts is not None:
         inputs["prompts"] = content_digest(Path(options.prompts))
-        inputs["index"] = dict(source.index)
-        inputs["encoders"] = {
-            part.name: part.digest for part in source.components if part.name.startswith(_ENCODERS)
-        }
+        inputs["encoders"] = _digests(source, "text_encoder")
     if not synthetic and source.vae is not None:
         inputs["vae"] = source.vae.digest
     packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
@@ -185,6 +182,15 @@ def _read_images(
 
 def _is_pixels(source: Source) -> bool:
     return not any((source.folder / name / "config.json").exists() for name in ("vae", "vqvae"))
+
+
+def pipeline_facts(source: Source) -> dict[str, Any]:
+    """What of the pipeline decides its inputs beside the denoiser, for a stage's key."""
+    return {"index": dict(source.index), "tokenizers": _digests(source, "tokenizer")}
+
+
+def _digests(source: Source, kind: str) -> dict[str, str]:
+    return {part.name: part.digest for part in source.components if part.name.startswith(kind)}
 
 
 def _inputs_of(source: Source) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc.chain import back
-from diffc.chain.data import MODEL_PACKAGES
+from diffc.chain.data import MODEL_PACKAGES, pipeline_facts
 from diffc.events import Progress, Work
 from diffc.models.source import Source
 from diffc.recipe import Recipe
@@ -30,6 +30,7 @@ def export_stage(source: Source, recipe: Recipe) -> Stage | None:
     if vae is None or vae.config.get("_class_name") != _CLASS:
         return None
     inputs = {
+        **pipeline_facts(source),
         "vae": vae.digest,
         "denoiser": source.digest,
         "options": recipe.export.model_dump(mode="json"),
