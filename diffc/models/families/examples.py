@@ -72,7 +72,9 @@ _CONSTANTS: Mapping[str, Callable[[TensorSpec], Tensor]] = {
     "txt_ids": lambda spec: torch.zeros(spec.shape),
     "guidance": lambda _spec: torch.tensor(3.5),
     # SDXL: original size, crop corner, target size; the refiner's last is its aesthetic score
-    "time_ids": lambda spec: torch.tensor([1024.0, 1024, 0, 0, 1024, 1024])[: spec.shape[0]],
+    "time_ids": lambda spec: torch.tensor(
+        [1024.0, 1024, 0, 0, 1024, 1024] if spec.shape[0] == 6 else [1024.0, 1024, 0, 0, 6]
+    ),
     "resolution": lambda _spec: torch.tensor([1024.0, 1024.0]),
     "aspect_ratio": lambda _spec: torch.tensor([1.0]),
 }
