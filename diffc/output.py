@@ -46,26 +46,36 @@ def is_output(folder: Path) -> bool:
     return (folder / LOCK).is_file()
 
 
-def claim(out: Path, source: Source) -> None:
-    """Make sure that ``out`` may take a run of ``source``: it is new, empty, or this model's.
+def check_out(out: Path) -> None:
+    """Refuse an ``out`` that is neither new nor empty nor a run of diffc; nothing is touched.
 
-    Raises InputError otherwise; nothing is touched.
+    Raises:
+        InputError: it is a file, or holds something else.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise InputError(f"--out {out} is a file", hint="give a folder")
-    if is_output(out):
-        held = read_lock(out)["model"]
-        if held["digest"] != source.digest:
-            raise InputError(
-                f"{out} holds a run of another model: '{held['name']}' ({held['class_name']}, "
-                f"{held['digest'][:12]}), not '{source.name}' ({source.digest[:12]})",
-                hint="choose another --out, or remove that folder yourself",
-            )
-    elif any(out.iterdir()):
+    if not is_output(out) and any(out.iterdir()):
         raise InputError(
             f"{out} is not empty and holds no run of diffc", hint="choose another --out"
+        )
+
+
+def check_same_model(out: Path, source: Source) -> None:
+    """Refuse an ``out`` that holds a run of another model. Reads every weight of ``source``.
+
+    Raises:
+        InputError: naming both models.
+    """
+    if not is_output(out):
+        return
+    earlier = read_lock(out)["model"]
+    if earlier["digest"] != source.digest:
+        raise InputError(
+            f"{out} holds a run of another model: '{earlier['name']}' ({earlier['class_name']}, "
+            f"{earlier['digest'][:12]}), not '{source.name}' ({source.digest[:12]})",
+            hint="choose another --out, or remove that folder yourself",
         )
 
 

@@ -24,7 +24,7 @@ from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
-from diffc.output import claim, is_output
+from diffc.output import check_out, check_same_model, is_output
 from diffc.recipe import Recipe
 from diffc.stages import atomic_write, cache_folder, package_version
 
@@ -42,10 +42,11 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
         RequestError, InputError, UnavailableError: with what is wrong and what would do.
     """
     check_place(out, "--out")
+    check_out(out)
     check_place(cache_folder(), "DIFFC_CACHE")
     notes = quick_checks(source, recipe, stop)
     notes += _once(_model_key(source, recipe), lambda: model_checks(source, recipe))
-    claim(out, source)  # last: it reads every weight, to tell one model from another
+    check_same_model(out, source)  # last: it reads every weight
     if is_output(out) and stop != "plan":
         check_untouched(out)
     return list(dict.fromkeys(notes))

@@ -200,8 +200,9 @@ class TargetResult(_Result):
     where they serve one. efficiency: the speed-up divided by the factor by which MACs fell; None at
     another resolution than the working one, whose MACs those are. parity: the worse of the two
     engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing, interface
-    and served (what the engines take, in words); of the whole loop also what it did: steps, scheduler (the model's), sampler, guidance, calls_per_step
-    and rows_per_call, decoded (None: its samples are images), notes on what it leaves out.
+    and served (what the engines take, in words); of the whole loop also what it did: steps,
+    scheduler (the model's), sampler, guidance, calls_per_step and rows_per_call, decoded (None: its
+    samples are images), notes on what it leaves out.
     """
 
     target: str

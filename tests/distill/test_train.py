@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from diffc.data.clean import CleanSet
 from diffc.distill.setup import run_key
-from diffc.targets.out_of_memory import is_out_of_memory
 from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.events import drain
 from diffc.models.families.unet2d import FAMILY
+from diffc.targets.out_of_memory import is_out_of_memory
 
 
 class Faulty:

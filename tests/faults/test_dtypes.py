@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.pipelines import save_ddpm
 
-from diffc.models.save import save_compressed
 from diffc.models.load import load_denoiser
+from diffc.models.save import save_compressed
 from diffc.models.source import find
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
