@@ -42,7 +42,7 @@ def export_stage(source: Source, recipe: Recipe) -> Stage | None:
         return {"sha256": described["sha256"], "parameters": described["parameters"]}
 
     packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
-    return Stage(f"export-{DECODER}", 2, inputs, run, {DECODER: f"onnx/{DECODER}"}, packages)
+    return Stage(f"export-{DECODER}", 3, inputs, run, {DECODER: f"onnx/{DECODER}"}, packages)
 
 
 def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:

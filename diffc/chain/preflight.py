@@ -28,7 +28,7 @@ from diffc.output import check_out, check_same_model, is_output
 from diffc.recipe import Recipe
 from diffc.stages import atomic_write, cache_folder, package_version
 
-_VERSION = 2
+_VERSION = 3
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
 
