@@ -14,6 +14,7 @@ from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.stages import STATE, Done
 
+MODEL = {"name": "demo", "class_name": "UNet2DModel", "digest": "d" * 64}
 KEYS = {
     "data": "d",
     "plan": "p",
@@ -30,7 +31,7 @@ def done(keys, folder):
 
 @pytest.fixture
 def out(tmp_path):
-    write_lock_of(tmp_path, {"name": "demo", "folder": str(tmp_path)}, Recipe(), KEYS)
+    write_lock_of(tmp_path, {**MODEL, "folder": str(tmp_path)}, Recipe(), KEYS)
     (tmp_path / STATE).mkdir()
     for name, key in KEYS.items():
         (tmp_path / STATE / f"{name}.json").write_text(json.dumps({"key": key}))
@@ -65,7 +66,7 @@ def test_a_run_that_was_cut_off_is_told(out):
 
 
 def test_a_first_run_that_was_cut_off_is_told(out):
-    write_lock_of(out, {"name": "demo", "folder": str(out)}, Recipe(), {})
+    write_lock_of(out, {**MODEL, "folder": str(out)}, Recipe(), {})
     with pytest.raises(InputError, match="is unfinished"):
         collect(out)
 
