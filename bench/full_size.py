@@ -88,7 +88,7 @@ def export(name: str, folder: Path) -> dict[str, Any]:
 
     from diffc.models.families import family as family_of
     from diffc.models.families.examples import example_inputs
-    from diffc.onnx.export import export_onnx
+    from diffc.models.onnx_export import export_denoiser
 
     network = NETWORKS[name]
     torch.manual_seed(0)
@@ -100,14 +100,14 @@ def export(name: str, folder: Path) -> dict[str, Any]:
         output = family.call(model, inputs)
     tensors = {**inputs, "output": output}
     save_file({k: v.contiguous().numpy() for k, v in tensors.items()}, folder / "io.safetensors")
-    export_onnx(model, family, specs, folder / "fp32")
+    export_denoiser(model, family, specs, folder / "fp32")
     count = sum(p.numel() for p in model.parameters())
     return {"parameters": count, "bytes": size_of(folder / "fp32")}
 
 
 def convert(_name: str, folder: Path) -> dict[str, Any]:
     """The fp16 file of the fp32 one."""
-    from diffc.onnx.precision import convert_precision
+    from diffc_export.onnx.precision import convert_precision
 
     convert_precision(folder / "fp32", folder / "fp16", "fp16")
     return {"bytes": size_of(folder / "fp16")}

@@ -27,8 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
-from diffc.events import drain
 from diffc.gate.check import CheckRequest, check, in_turn
 from diffc.gate.limits import limits
 from diffc.gate.outputs import sentence
@@ -39,8 +41,6 @@ from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
 from diffc.measure.statistics import paired_ratio
 from diffc.recipe import CheckOptions
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
 
 RESULTS = Path(__file__).parent / "results"
 TRIALS, SLOWDOWNS = RESULTS / "gate-trials.jsonl", RESULTS / "gate-slowdowns.json"
@@ -164,7 +164,7 @@ def _export(folder: Path, width: int) -> None:
     from diffusers import DDPMScheduler, UNet2DModel
 
     from diffc.models.families import family
-    from diffc.onnx.export import export_onnx
+    from diffc.models.onnx_export import export_denoiser
 
     torch.manual_seed(0)
     model = UNet2DModel(
@@ -176,7 +176,7 @@ def _export(folder: Path, width: int) -> None:
     found = family("UNet2DModel")
     facts = {"scheduler": dict(DDPMScheduler().config), "prediction": "epsilon",
              "parameters": sum(p.numel() for p in model.parameters()), "macs": 0}  # fmt: skip
-    export_onnx(model, found, found.specs(dict(model.config), None), folder, facts=facts)
+    export_denoiser(model, found, found.specs(dict(model.config), None), folder, facts=facts)
 
 
 def _add_operator(folder: Path) -> None:

@@ -34,13 +34,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.engine import read_info
 from scipy.stats import spearmanr
 from torch import nn
 
 from bench.stock_taylor import add_gradients, stock, stock_at_macs
 from diffc.data.clean import CleanSet
 from diffc.data.synthetic import synthesize
-from diffc.events import drain
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs as engine_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
@@ -56,8 +58,6 @@ from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import ImportanceOptions, PruneOptions, resolve
-from diffc.targets import target
-from diffc.targets.engine import read_info
 
 RESULT = Path(__file__).parent / "results" / "pruning.json"
 PAPER = {  # name: config, parameters (M) and MACs (G), dense and pruned, as published; rounding

@@ -34,13 +34,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from diffc_export.events import drain
+from diffc_export.targets import machine, target
+from diffc_export.targets.base import BuildOptions
+from diffc_runtime import Pipeline, open_bundle
 
 from diffc.bundle import bundle, server, triton
 from diffc.bundle.served import served
-from diffc.events import drain
-from diffc.export.runtime import Pipeline, open_bundle
-from diffc.targets import machine, target
-from diffc.targets.base import BuildOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,7 +193,7 @@ def runtime_cost(steps: int = 200) -> dict[str, float]:
 def import_seconds(folder: Path) -> float:
     """The median of five fresh interpreters."""
     code = "import sys, time; sys.path.insert(0, sys.argv[1]); t = time.perf_counter();"
-    code += " import runtime; print(time.perf_counter() - t)"
+    code += " import diffc_runtime; print(time.perf_counter() - t)"
     command = [sys.executable, "-I", "-c", code, str(folder)]
     return statistics.median(float(subprocess.check_output(command)) for _ in range(5))
 

@@ -15,6 +15,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diffc_export.targets import register
+
 from diffc.errors import DiffcError
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 # CUDA numbers GPUs the fastest first, nvidia-smi by their place on the bus: without this the first
 # GPU of an engine's fingerprint need not be the one that it runs on. CUDA reads it when it starts.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+# the one target that runs the torch model itself, and so has to know how diffc loads it
+register("torch", "diffc.torch_target")
 
 __version__ = "0.1.0"
 __all__ = ["DiffcError", "Recipe", "Report", "__version__", "compile", "load"]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffc_export.disks import user_path
+from diffc_export.events import follow
+
 from diffc.chain.run import Request, run
-from diffc.disks import user_path
-from diffc.events import follow
 from diffc.models.source import find
 from diffc.output import default_out
 from diffc.recipe import resolve

@@ -20,12 +20,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets.engine import NAME, engine_digest, exported_file, read_info
+from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
+
 from diffc.errors import InputError
 from diffc.models.source import file_digest, read_json
 from diffc.output import is_output, read_lock
 from diffc.stages import STATE, place_of
-from diffc.targets.engine import NAME, engine_digest, exported_file, read_info
-from diffc.targets.onnx_file import DESCRIPTION, REFERENCE
 
 SIDES = ("dense", "compressed")
 DECODER = "decoder"

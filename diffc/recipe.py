@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from diffc_export.disks import user_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,7 +24,6 @@ from pydantic import (
     model_validator,
 )
 
-from diffc.disks import user_path
 from diffc.distill.options import DistillOptions
 from diffc.errors import RequestError, nearest, unknown
 from diffc.models.resolutions import Side, as_pair, read_side
@@ -40,7 +40,9 @@ from diffc.recipe_words import (
 )
 from diffc.yaml_file import read_yaml
 
-RECIPES = Path(__file__).parent / "recipes"
+_HERE = Path(__file__).parent
+RECIPES = next(p for p in (_HERE / "recipes", _HERE.parent / "recipes") if p.is_dir())
+"""In a wheel the recipes lie beside this file, in a checkout beside the package."""
 TARGETS = ("ort-cpu", "ort-cuda", "openvino", "trt", "trt-rtx", "torch")
 M = TypeVar("M", bound=BaseModel)
 

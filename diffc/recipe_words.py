@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from diffc_export.disks import user_path
 from pydantic import BeforeValidator, Field
 
-from diffc.disks import user_path
 from diffc.models.resolutions import as_word, read_side
 
 MOST_SEED = 2**63 - 1

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -30,9 +29,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from diffc.disks import disk_errors, user_path
+from diffc_export.disks import disk_errors
+from diffc_export.events import Progress, Work
+
 from diffc.errors import RequestError, UnavailableError
-from diffc.events import Progress, Work
 from diffc.launch import process_rank
 from diffc.models.source import file_digest
 from diffc.placing import clear_folder, fresh_folder, place, place_file, rename_folder
@@ -286,7 +286,7 @@ def _memory_errors(stage: Stage) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as failure:
-        from diffc.targets.out_of_memory import is_out_of_memory
+        from diffc_export.targets.out_of_memory import is_out_of_memory
 
         if not is_out_of_memory(failure):
             raise
@@ -304,22 +304,6 @@ def _events(stage: Stage, work: Work[T]) -> Generator[StageEvent, None, T]:
             result: T = end.value
             return result
         yield StageEvent(stage.name, "progress", progress)
-
-
-def cache_folder() -> Path:
-    """DIFFC_CACHE, or the user's cache folder."""
-    import platformdirs
-
-    named = os.environ.get("DIFFC_CACHE")
-    if named:
-        return user_path(named)
-    try:
-        return platformdirs.user_cache_path("diffc")
-    except RuntimeError:  # a container's user without a home folder
-        raise RequestError(
-            "there is no home folder, and so no place for the cache",
-            hint="set DIFFC_CACHE to a folder that is kept between runs",
-        ) from None
 
 
 def package_version(name: str) -> str | None:

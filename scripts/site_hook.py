@@ -79,7 +79,7 @@ def verb(name: str) -> str:
 
 def recipe(name: str) -> str:
     """A shipped recipe's file."""
-    return file(f"diffc/recipes/{name}.yaml")
+    return file(f"recipes/{name}.yaml")
 
 
 def recipes() -> str:

@@ -1,7 +1,8 @@
 """A small real ONNX folder, as docs/architecture.md describes it, for tests of what comes after.
 
 ``write_onnx_folder`` exports a diffusers UNet2DModel with torch and writes what torch fp32 gave
-beside it. The real exporter is diffc/onnx/export.py; this one is independent of it on purpose.
+beside it. The real exporter is export/diffc_export/onnx/export.py; this one is independent of it
+on purpose.
 """
 
 import atexit

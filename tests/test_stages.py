@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from diffc_export.disks import disk_errors
+from diffc_export.events import Progress, drain
 
 from diffc import stages
-from diffc.disks import disk_errors
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.events import Progress, drain
 from diffc.stages import Runner, Stage, atomic_write
 
 
@@ -142,7 +142,7 @@ def test_a_failed_stage_leaves_what_was_there(tmp_path):
 KILLED = """
     import sys, time
     from pathlib import Path
-    from diffc.events import Progress, drain
+    from diffc_export.events import Progress, drain
     from diffc.stages import Runner, Stage
 
     def run(room):

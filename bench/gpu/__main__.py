@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffc.targets import machine, target
+from diffc_export.targets import machine, target
 
 from .jobs import Job, gives_way, is_done, run, skip
 from .networks import NETWORKS

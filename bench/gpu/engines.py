@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 from diffc.errors import DiffcError
-from diffc.events import drain
 from diffc.measure.engines import noise_of, opened, timed
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.results import Speedup, latency_figures
 from diffc.stages import atomic_write
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.torch_target import VARIANTS
+from diffc.torch_target import VARIANTS
 
 from .variants import ALLOCATIONS, onnx_folder, torch_model
 
@@ -205,9 +205,9 @@ def open_anyway(place: Path, precision: str) -> dict:
     The target itself refuses GPUs that TensorRT-RTX does not list; here the runner is asked
     directly, and its own words are recorded.
     """
-    from diffc.targets.engine import read_info
-    from diffc.targets.trt_rtx import TARGET
-    from diffc.targets.trt_runner import TrtRunner
+    from diffc_export.targets.engine import read_info
+    from diffc_export.targets.trt_rtx import TARGET
+    from diffc_export.targets.trt_runner import TrtRunner
 
     engine, facts = _build(place, "trt-rtx", "", 1, precision)
     info = read_info(engine)

@@ -19,14 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from diffc_export.events import drain
+from diffc_export.targets import machine, target
 
-from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
+from diffc.models.onnx_export import export_denoiser
 from diffc.models.save import save_compressed
 from diffc.models.source import Source, find
-from diffc.onnx.export import export_onnx
 from diffc.prune.bench import Bench
 from diffc.prune.latency import unranked, widths_by_latency
 from diffc.prune.latency_table import lowered, read_times
@@ -35,7 +36,6 @@ from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
 from diffc.stages import atomic_write
-from diffc.targets import machine, target
 
 ALLOCATIONS = ("dense", "latency", "global", "uniform")
 RATIO = 0.5
@@ -162,7 +162,7 @@ def _write(problem: Problem, widths, place: Path, precision: str) -> None:
     else:
         (place / "model.txt").write_text(str(source.folder))
     facts = {"macs": problem.costs.macs(widths)}
-    export_onnx(model, found, specs, place / "onnx", opset=problem.export.opset,
+    export_denoiser(model, found, specs, place / "onnx", opset=problem.export.opset,
                 simplify=problem.export.simplify, facts=facts)  # fmt: skip
     del model
     write_precision(place, precision)

@@ -8,14 +8,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
+from diffc_export.events import drain
 
 from bench.peers.candidate import RUNTIMES, SIDES, Candidate, say
 from bench.peers.ours import ours
 from bench.peers.subject import Subject
 from bench.peers.theirs import peers
-from diffc.events import drain
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
-from diffc.targets.torch_target import SPINNING
+from diffc.torch_target import SPINNING
 
 
 def section(args, name: str, batch: int) -> dict[str, Any]:

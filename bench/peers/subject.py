@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffc_export.events import drain
+from diffc_export.onnx.quantize import QuantizeOptions, quantize
 from torch import Tensor, nn
 
 from bench.peers.candidate import say
 from bench.peers.models import smooth_images, source_of
 from diffc.data.clean import CleanSet
 from diffc.errors import CheckFailed
-from diffc.events import drain
 from diffc.measure.inputs import fill, reference_inputs
+from diffc.measure.reference import write_reference
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
+from diffc.models.onnx_export import export_denoiser
 from diffc.models.sizes import follow_shapes
-from diffc.onnx.export import export_onnx
-from diffc.onnx.quantize import QuantizeOptions, quantize
-from diffc.onnx.reference import write_reference
 from diffc.prune.bench import Bench
 from diffc.prune.latency import unranked, widths_by_latency
 from diffc.prune.plan import group_plans
@@ -52,7 +52,7 @@ class Subject:
             process = process_from_scheduler(self.source.scheduler)
             facts = {"prediction": process.prediction, "scheduler": dict(self.source.scheduler),
                      "macs": macs_of(self, model)}  # fmt: skip
-            export_onnx(model, self.family, self.specs, folder, facts=facts)
+            export_denoiser(model, self.family, self.specs, folder, facts=facts)
             write_reference(folder / "reference.safetensors", model, self.family, process,
                             self.clean(), 0)  # fmt: skip
         return folder

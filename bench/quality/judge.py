@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffc_export.events import drain
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
 from diffc.data.images import read_images
 from diffc.data.randomness import keyed_generator, keyed_noise
 from diffc.data.sampling import deterministic_scheduler, sample, sampler_info
-from diffc.events import drain
 from diffc.measure.frechet import features_of, frechet_distance
 from diffc.measure.frechet import statistics as feature_statistics
 from diffc.measure.quality import EVALUATION, compare_samples

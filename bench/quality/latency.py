@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffc_export.events import drain
+
 from bench.quality.rows import ROWS
 from bench.quality.study import Study
 from bench.quality.training import pruned
-from diffc.events import drain
 from diffc.measure.environment import read_environment
 from diffc.models.families import family as family_of
 from diffc.models.load import load_denoiser
@@ -15,10 +16,11 @@ from diffc.models.load import load_denoiser
 
 def latencies(study: Study, results: dict) -> None:
     """An engine call of every cut model, all engines in turn, into the rows of ``results``."""
+    from diffc_export.targets import target
+    from diffc_export.targets.engine import read_info
+
     from diffc.measure.inputs import example_inputs as engine_inputs
     from diffc.measure.latency import LatencyOptions, interleaved
-    from diffc.targets import target
-    from diffc.targets.engine import read_info
 
     engines = {"dense": engine(study, "dense", lambda: load_denoiser(study.source))}
     for row in ROWS:
@@ -42,15 +44,16 @@ def latencies(study: Study, results: dict) -> None:
 
 def engine(study: Study, name: str, load) -> Path:
     """The engine folder of one network; weights do not matter to time."""
-    from diffc.onnx.export import export_onnx
-    from diffc.targets import target
-    from diffc.targets.base import BuildOptions
+    from diffc_export.targets import target
+    from diffc_export.targets.base import BuildOptions
+
+    from diffc.models.onnx_export import export_denoiser
 
     folder = study.work / "engines" / study.args.target / name
     if not (folder / "engine.json").exists():
         family = family_of(study.source.class_name)
         facts = {"prediction": study.process.prediction, "scheduler": dict(study.source.scheduler)}
         onnx = study.work / "onnx" / name
-        export_onnx(load(), family, family.specs(study.source.config), onnx, facts=facts)
+        export_denoiser(load(), family, family.specs(study.source.config), onnx, facts=facts)
         drain(target(study.args.target).build(onnx, BuildOptions(threads=1), folder))
     return folder

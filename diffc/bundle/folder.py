@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets.onnx_file import sha256
+
 import diffc
 from diffc.errors import RequestError
-from diffc.targets.onnx_file import sha256
 
 MANIFEST = "bundle.json"
 FORMAT = 1

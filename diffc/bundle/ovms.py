@@ -17,7 +17,7 @@ from typing import Any
 
 from diffc.bundle import readme
 from diffc.bundle.folder import copy_file, copy_package
-from diffc.bundle.plain import EXPORT
+from diffc.bundle.plain import RUNTIME
 from diffc.bundle.source import Source, public_info, write_info
 from diffc.errors import RequestError
 
@@ -56,8 +56,8 @@ def _config(name: str, engine: Path) -> dict[str, Any]:
 
 
 def _write_client(source: Source, folder: Path) -> None:
-    copy_package(EXPORT / "runtime", folder / "runtime")
-    copy_file(EXPORT / "ovms" / "client.py", folder / "client.py")
+    copy_package(RUNTIME, folder / "diffc_runtime")
+    copy_file(RUNTIME / "servers" / "ovms" / "client.py", folder / "client.py")
     write_info(source.info, folder / "engine")
     settings = {**source.settings(), "decoder": source.decoder_request()}
     _write_json(folder / "pipeline.json", settings)

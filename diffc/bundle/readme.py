@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffc_runtime.images import is_picture
+
 from diffc.bundle.triton_config import BACKENDS, alone, ranges, sample_shape
-from diffc.export.runtime.images import is_picture
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source
@@ -30,20 +31,20 @@ def plain(source: Source) -> str:
 
 ## What is here
 - `engine/`: the denoiser's engine; `engine.json` says what it was built for
-- `runtime/`: a Python package that samples with it. It needs `numpy` and {_package(source)}
+- `diffc_runtime/`: a Python package that samples with it. It needs `numpy` and {_package(source)}
 - `pipeline.json`: the scheduler's config
 
 ## Try it
 ```bash
 pip install numpy {_package(source)}
-python -m runtime info
+python -m diffc_runtime info
 {_placeholders(source)}{_generate(source, out)}
 ```
 {_about_files(source)}
 ## Use it
 ```python
 from pathlib import Path
-{_imports(source)}from runtime import open_bundle, to_uint8
+{_imports(source)}from diffc_runtime import open_bundle, to_uint8
 
 pipeline = open_bundle(Path("."))
 samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
@@ -56,7 +57,7 @@ An image is named by its seed and its index: `generate(1, ..., first=3)` makes t
 
 def _generate(source: Source, out: str) -> str:
     asked = f"--n 16 --steps 50 --seed 0 --out {out}"
-    return f"python -m runtime generate {asked}{_condition_flags(source)}"
+    return f"python -m diffc_runtime generate {asked}{_condition_flags(source)}"
 
 
 def _to_images(source: Source) -> str:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets.engine import NAME, check_files, exported_file, read_info
+
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
 from diffc.models.noise_levels import flow_levels
-from diffc.targets.engine import NAME, check_files, exported_file, read_info
 
 SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (
@@ -100,7 +101,7 @@ class Source:
 
     def decoder_request(self) -> dict[str, Any] | None:
         """How a client asks a server for the decoder; None where there is none."""
-        from diffc.export.runtime.engines import batches
+        from diffc_runtime.engines import batches
 
         info = self.decoder_info
         if info is None:
@@ -127,8 +128,8 @@ def find_sampler(
     scheduler: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str | None]:
     """``Source.sampler`` for a scheduler's config and a denoiser's inputs."""
-    from diffc.export.runtime.errors import BadRequest
-    from diffc.export.runtime.schedulers import NAMES, substitute
+    from diffc_runtime.errors import BadRequest
+    from diffc_runtime.schedulers import NAMES, substitute
 
     dtype = next(item["dtype"] for item in inputs if item["kind"] == "timestep")
     try:
@@ -159,7 +160,7 @@ def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -
 
 def check_servable(target: str) -> None:
     """Raise RequestError for a target whose engines the serving runtime does not run."""
-    from diffc.export.runtime.fit import TARGETS
+    from diffc_runtime.fit import TARGETS
 
     if target not in TARGETS:
         hint = f"bundles run engines for {', '.join(TARGETS)}"

@@ -18,7 +18,7 @@ from typing import Any
 from diffc.bundle import readme, triton_check
 from diffc.bundle import triton_config as configs
 from diffc.bundle.folder import copy_file, copy_package
-from diffc.bundle.plain import EXPORT
+from diffc.bundle.plain import RUNTIME
 from diffc.bundle.source import Source, copy_engine, public_info, write_info
 from diffc.errors import CheckFailed, RequestError
 
@@ -36,7 +36,7 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
     _write_pipeline(source, to / "pipeline")
     _write_bls(source, to / "pipeline_bls")
     (to / "README.md").write_text(readme.triton(source))
-    copy_file(EXPORT / "triton" / "client.py", to / "client.py")
+    copy_file(RUNTIME / "servers" / "triton" / "client.py", to / "client.py")
     problems = triton_check.problems(to)
     if problems:
         raise CheckFailed(f"the model repository is not valid: {problems[0]}")
@@ -85,9 +85,9 @@ def _copy_native(to: Path, engines: list[Path], backend: configs.Backend) -> dic
 
 def _copy_python(to: Path, template: str) -> None:
     """A python model: its model.py, what it shares with the others, and the runtime."""
-    copy_file(EXPORT / "triton" / f"{template}.py", to / "model.py")
-    copy_file(EXPORT / "triton" / "serving.py", to / "serving.py")
-    copy_package(EXPORT / "runtime", to / "runtime")
+    copy_file(RUNTIME / "servers" / "triton" / f"{template}.py", to / "model.py")
+    copy_file(RUNTIME / "servers" / "triton" / "serving.py", to / "serving.py")
+    copy_package(RUNTIME, to / "diffc_runtime")
 
 
 def _write_pipeline(source: Source, folder: Path) -> None:

@@ -63,7 +63,7 @@ def to_text(config: Any) -> str:
 
 def ranges(info: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """(min, opt, max) batch of each profile at the engine's own resolution, smallest first."""
-    from diffc.export.runtime.engines import serves
+    from diffc_runtime.engines import serves
 
     items = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))
     return sorted((r["min"][0], r["opt"][0], r["max"][0]) for r in items)
@@ -134,7 +134,7 @@ def _profile_names(info: Mapping[str, Any]) -> list[str]:
 
     Where none is named the backend opens the engine's first alone.
     """
-    from diffc.export.runtime.engines import serves
+    from diffc_runtime.engines import serves
 
     return [str(i) for i, profile in enumerate(info["profiles"]) if serves(profile, info)]
 

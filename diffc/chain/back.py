@@ -10,15 +10,17 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from diffc_export.cache import cache_folder
+from diffc_export.events import Progress, Work
+from diffc_export.targets.engine import engine_digest
+from diffc_export.targets.machine import cores
+from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
+
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.events import Progress, Work
 from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe, TargetOptions
-from diffc.stages import Room, Runner, Stage, StageEvent, cache_folder
-from diffc.targets.engine import engine_digest
-from diffc.targets.machine import cores
-from diffc.targets.onnx_file import DESCRIPTION, REFERENCE
+from diffc.stages import Room, Runner, Stage, StageEvent
 
 SIDES = ("dense", "compressed")
 _FOR_GPUS = frozenset({"trt", "trt-rtx"})
@@ -55,8 +57,8 @@ def check_targets(build: TargetOptions) -> None:
 
     UnavailableError for a target or a precision, RequestError for GPUs and threads.
     """
-    from diffc.targets import check_gpus, target
-    from diffc.targets.machine import check_threads
+    from diffc_export.targets import check_gpus, target
+    from diffc_export.targets.machine import check_threads
 
     if build.gpu and not _FOR_GPUS.intersection(build.target):
         raise RequestError(
@@ -101,9 +103,9 @@ def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
-        from diffc.onnx.precision import convert_precision
-        from diffc.onnx.quantize import PRECISIONS, QuantizeOptions, quantize
-        from diffc.targets import target
+        from diffc_export.onnx.precision import convert_precision
+        from diffc_export.onnx.quantize import PRECISIONS, QuantizeOptions, quantize
+        from diffc_export.targets import target
 
         yield Progress(0, None, f"writing {precision} into the ONNX file")
         if precision in PRECISIONS:
@@ -124,22 +126,22 @@ def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
 def precision_folder(name: str, precision: str) -> str:
     """OUT/onnx/THIS/SIDE is the file for target ``name``: ``int8-asymmetric`` where it takes zero
     points, else the precision itself."""
-    from diffc.targets import target
+    from diffc_export.targets import target
 
     return "int8-asymmetric" if precision == "int8" and target(name).asymmetric else precision
 
 
 def needs_file_of_its_own(name: str, precision: str) -> bool:
     """Whether the precision must be written into the ONNX file: the target cannot be told it."""
-    from diffc.targets import target
+    from diffc_export.targets import target
 
     return precision != "fp32" and precision not in target(name).hinted
 
 
 def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     """One engine: OUT/engines/TARGET/SIDE."""
-    from diffc.targets import target
-    from diffc.targets.base import BuildOptions
+    from diffc_export.targets import target
+    from diffc_export.targets.base import BuildOptions
 
     options = recipe.build
     own_file = needs_file_of_its_own(name, options.precision)

@@ -12,9 +12,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffc_export.events import Progress, Work
+from diffc_export.targets.engine import engine_digest
+
 from diffc.chain import back
 from diffc.errors import CheckFailed, DiffcError
-from diffc.events import Progress, Work
 from diffc.measure.results import (
     Closeness,
     Parity,
@@ -26,7 +28,6 @@ from diffc.measure.statistics import Ratio
 from diffc.models.source import file_digest
 from diffc.recipe import Recipe
 from diffc.stages import Room, Runner, Stage, StageEvent
-from diffc.targets.engine import engine_digest
 
 EXACT = "fp32"
 ORDER = (EXACT, "fp16", "bf16", "fp8", "int8")
@@ -43,7 +44,7 @@ def choose_precision(
 
     A precision that cannot be had here is out, with its reason in the report; fp32 must build.
     """
-    from diffc.targets import target
+    from diffc_export.targets import target
 
     engines: dict[str, dict[str, Path]] = {}
     absent: dict[str, str] = {}

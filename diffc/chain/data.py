@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc_export.events import Progress, Work
+
 from diffc.data.guidance import guidance_of
 from diffc.data.image_folders import (
     SOURCES,
@@ -25,17 +27,16 @@ from diffc.data.image_folders import (
 from diffc.data.prompt_file import read_prompts
 from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import RequestError
-from diffc.events import Progress, Work
 from diffc.models.source import Source, check_safetensors, file_digest
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Room, Stage
 
 if TYPE_CHECKING:
+    from diffc_export.specs import TensorSpec
     from torch import Tensor
 
     from diffc.data.clean import CleanSet
     from diffc.data.prompts import Encoded
-    from diffc.models.families.base import TensorSpec
 
 CLEAN = "clean.safetensors"
 MODEL_PACKAGES = ("torch", "diffusers")

@@ -12,9 +12,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from diffc_export.events import Progress, Work
+
 from diffc.chain import back
 from diffc.chain.data import MODEL_PACKAGES, pipeline_facts
-from diffc.events import Progress, Work
 from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
@@ -51,7 +52,7 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     from diffc.data.inputs import denoiser_specs
     from diffc.data.latents import latent_factors, load_vae
     from diffc.models.families import family
-    from diffc.onnx.export import export_onnx
+    from diffc.models.onnx_export import export_denoiser
 
     denoiser = denoiser_specs(source, recipe)
     latent = next(spec for spec in denoiser if spec.kind == "sample").shape
@@ -68,7 +69,7 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in vae.decoder.parameters()),
     }
     options = recipe.export
-    return export_onnx(
+    return export_denoiser(
         vae, found, specs, folder, opset=options.opset, simplify=options.simplify, facts=facts,
         sizes=options.sizes,
     )  # fmt: skip

@@ -15,18 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc_export.cache import cache_folder
+from diffc_export.events import Progress, Work
+
 from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
 from diffc.data.guidance import guidance_of
 from diffc.distill.options import WATCHING
 from diffc.errors import InputError
-from diffc.events import Progress, Work
 from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, file_digest, find
 from diffc.recipe import Recipe
-from diffc.stages import STATE, Done, Room, Stage, cache_folder
+from diffc.stages import STATE, Done, Room, Stage
 
 if TYPE_CHECKING:
+    from diffc_export.specs import TensorSpec
     from torch import nn
 
     from diffc.data.clean import CleanSet
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from diffc.measure.distances import Reference
     from diffc.measure.quality import Samples
     from diffc.models.diffusion import Process
-    from diffc.models.families.base import Family, TensorSpec
+    from diffc.models.families.base import Family
     from diffc.prune.bench import Bench
 
 SCORES = "importance.safetensors"
@@ -172,9 +175,9 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
+        from diffc.measure.reference import write_reference
         from diffc.models.diffusion import served_settings
-        from diffc.onnx.export import export_onnx
-        from diffc.onnx.reference import write_reference
+        from diffc.models.onnx_export import export_denoiser
 
         origin = source if side == DENSE else find(distilled.folder / "model")
         model, family, specs, process = _opened(origin, recipe)
@@ -186,7 +189,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
             "macs": plan.result[side]["macs"],
         }
         options = recipe.export
-        described = export_onnx(
+        described = export_denoiser(
             model, family, specs, room.out / side, opset=options.opset,
             simplify=options.simplify, facts=facts, sizes=options.sizes,
             multiple=multiple_of(source.class_name, source.config) or 1,

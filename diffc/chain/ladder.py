@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc_export.cache import cache_folder
+from diffc_export.events import Work
+from diffc_export.targets.engine import engine_digest
+
 from diffc.chain.back import (
     SIDES,
     engine_folder,
@@ -18,12 +22,10 @@ from diffc.chain.back import (
     torch_model,
 )
 from diffc.errors import InputError
-from diffc.events import Work
 from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe
-from diffc.stages import Room, Stage, cache_folder
-from diffc.targets.engine import engine_digest
+from diffc.stages import Room, Stage
 
 if TYPE_CHECKING:
     from diffc.measure.explain import Step
@@ -33,8 +35,9 @@ _MOST_ROUNDS, _MOST_SECONDS, _WARM_UP = 15, 2.0, 1.0
 
 def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
     """The ladder of one target; None where it is not wanted, or where its engines cannot run."""
+    from diffc_export.targets import target
+
     from diffc.measure.environment import read_environment
-    from diffc.targets import target
 
     if recipe.measure.explain == "off" or name == "torch" or not target(name).status().runnable:
         return None
@@ -78,7 +81,7 @@ def why_no_torch(model: Mapping[str, Any]) -> str | None:
 
     model: as recipe.lock.yaml has it.
     """
-    from diffc.targets import target
+    from diffc_export.targets import target
 
     status = target("torch").status()
     if not status.runnable:
@@ -141,8 +144,8 @@ def _torch_steps(
 
 def _torch_engine(out: Path, recipe: Recipe, variant: str, folder: Path) -> Work[str | None]:
     """Build torch's engine folder of the dense model; why not, where it is another model now."""
-    from diffc.targets import target
-    from diffc.targets.base import BuildOptions
+    from diffc_export.targets import target
+    from diffc_export.targets.base import BuildOptions
 
     model = read_lock(out)["model"]
     options = BuildOptions(
@@ -160,8 +163,8 @@ def _torch_engine(out: Path, recipe: Recipe, variant: str, folder: Path) -> Work
 
 def _plain_engine(out: Path, recipe: Recipe, name: str, scratch: Path) -> Work[Path]:
     """The dense engine in fp32, for a run that was asked for another precision."""
-    from diffc.targets import target
-    from diffc.targets.base import BuildOptions
+    from diffc_export.targets import target
+    from diffc_export.targets.base import BuildOptions
 
     options = BuildOptions(
         batch=recipe.build.batch, one_profile=recipe.build.one_profile,

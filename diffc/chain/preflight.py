@@ -15,10 +15,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from diffc_export.cache import cache_folder
+from diffc_export.disks import check_place
+
 from diffc import __version__
 from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
-from diffc.disks import check_place
 from diffc.follows import check_untouched
 from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
@@ -26,7 +28,7 @@ from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.recipe import Recipe
-from diffc.stages import atomic_write, cache_folder, package_version
+from diffc.stages import atomic_write, package_version
 
 _VERSION = 3
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""

@@ -6,9 +6,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffc_export.cache import cache_folder
+from diffc_export.disks import check_place, disk_errors
+
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.chain.preflight import preflight
-from diffc.disks import check_place, disk_errors
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
@@ -24,7 +26,7 @@ from diffc.output import (
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
-from diffc.stages import Done, Runner, StageEvent, cache_folder
+from diffc.stages import Done, Runner, StageEvent
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""

@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from diffc_export.events import Progress, Work
+from diffc_export.targets.engine import engine_digest
+
 from diffc.chain.back import SIDES, engine_folder
 from diffc.chain.images import loop_digest, loop_options
 from diffc.errors import UnavailableError
-from diffc.events import Progress, Work
 from diffc.measure.loop import LoopOptions
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
-from diffc.targets.engine import engine_digest
 
 CONCURRENCY = (1, 4, 16)
 _SECONDS, _REPEATS = 5.0, 5
@@ -30,9 +31,10 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
 
     Where no server can be started, the reason is the result.
     """
+    from diffc_export.targets import target
+
     from diffc.bundle.server import installed, why_none
     from diffc.measure.environment import read_environment
-    from diffc.targets import target
 
     status = target(name).status()
     if recipe.measure.server is None or name in _NOT_SERVED:
@@ -126,7 +128,7 @@ def _tensors(loop: LoopOptions) -> dict[str, Any]:
 
 def _in_process(bundle: Path, threads: int | None, loop: LoopOptions) -> float:
     """Seconds per image of the bundle's own loop in this process, the median."""
-    from diffc.export.runtime import open_bundle
+    from diffc_runtime import open_bundle
 
     pipeline = open_bundle(bundle, threads)
     how: dict[str, Any] = {

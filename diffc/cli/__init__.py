@@ -34,7 +34,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        from diffc.disks import disk_error
+        from diffc_export.disks import disk_error
 
         line = disk_error(error)
         _end_with_line(line) if line is not None else _end_with_traceback()

@@ -16,11 +16,12 @@ def doctor_(json: o.Json = False) -> None:
     """
     from dataclasses import asdict
 
+    from diffc_export.cache import cache_folder
+    from diffc_export.targets import names, target
+
     from diffc import __version__
     from diffc.cli.show import print_json
     from diffc.measure.environment import read_environment
-    from diffc.stages import cache_folder
-    from diffc.targets import names, target
 
     environment = read_environment().model_dump(mode="json")
     statuses = {name: asdict(target(name).status()) for name in names()}
@@ -32,9 +33,10 @@ def doctor_(json: o.Json = False) -> None:
 
 
 def _show(statuses: dict[str, dict[str, object]], environment: dict[str, object]) -> None:
+    from diffc_export.targets.driver import no_gpu
+
     from diffc.cli.show import console
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
-    from diffc.targets.driver import no_gpu
 
     screen = console()
     columns = [Column("target", left=True), Column("builds", left=True), Column("runs", left=True),

@@ -12,7 +12,7 @@ from diffc.errors import RequestError
 
 def user_path(text: str) -> Path:
     """A path as it was typed: a shell leaves the ``~`` of ``--out=~/runs`` to us."""
-    from diffc.disks import user_path
+    from diffc_export.disks import user_path
 
     return user_path(text)
 

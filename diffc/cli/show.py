@@ -6,13 +6,13 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffc import events
+from diffc_export import events
 
 if TYPE_CHECKING:
+    from diffc_export.events import Work
     from rich.console import Console
     from rich.progress import Progress
 
-    from diffc.events import Work
     from diffc.report.model import Report
     from diffc.stages import StageEvent
 

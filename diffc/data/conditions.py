@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffc_export.specs import TensorSpec
 from torch import Tensor
 
 from diffc.data.guidance import call_defaults, embedded_guidance
 from diffc.data.inputs import LABELS
 from diffc.data.latents import scale_factor
 from diffc.errors import RequestError
-from diffc.models.families.base import TensorSpec
 from diffc.models.families.examples import dtype_of, example_inputs
 from diffc.models.source import Source
 

@@ -17,7 +17,7 @@ from diffc.models.source import Source, check_safetensors
 from diffc.recipe import Recipe
 
 if TYPE_CHECKING:
-    from diffc.models.families.base import TensorSpec
+    from diffc_export.specs import TensorSpec
 
 TEXT = "encoder_hidden_states"
 LABELS = "class_labels"

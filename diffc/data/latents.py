@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffc_export.events import Progress, Work
 from torch import Tensor
 
 from diffc.data.batches import in_batches
 from diffc.errors import InputError
-from diffc.events import Progress, Work
 from diffc.models.source import Source, read_json
 
 Factor = float | list[float]

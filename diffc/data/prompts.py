@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffc_export.events import Progress, Work
+from diffc_export.specs import TensorSpec
 from torch import Tensor
 
 from diffc.data.conditions import pipeline_conditions
 from diffc.data.guidance import defaults_of, guidance_of, pipeline_class
 from diffc.data.prompt_file import read_prompts
 from diffc.errors import InputError, RequestError
-from diffc.events import Progress, Work
-from diffc.models.families.base import TensorSpec
 from diffc.models.source import Source
 
 Places = Mapping[str, tuple[int, int | None]]

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffc_export.events import Progress, Work
+from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
 from diffc.data.batches import in_batches
@@ -20,8 +22,7 @@ from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
 from diffc.data.sampling import Denoiser, denoise, deterministic_scheduler
-from diffc.events import Progress, Work
-from diffc.models.families.base import Family, TensorSpec
+from diffc.models.families.base import Family
 from diffc.models.families.examples import dtype_of
 
 NOISE, LABEL = 1, 2  # streams of keys

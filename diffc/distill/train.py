@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffc_export.events import Progress, Work
+from diffc_export.targets.out_of_memory import is_out_of_memory
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
@@ -51,10 +53,8 @@ from diffc.distill.setup import (
     to_device,
 )
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
-from diffc.targets.out_of_memory import is_out_of_memory
 
 SKIPS = 20
 """Steps in a row that fp16's overflow may take: the scale has then fallen a million times."""

@@ -166,7 +166,7 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
 
 def _engines(out: Path, report: Report) -> list[str]:
     """The engine folders to keep, relative. Raises InputError for one that was cut or altered."""
-    from diffc.targets.engine import check_files, read_info
+    from diffc_export.targets.engine import check_files, read_info
 
     names = dict.fromkeys(f"engines/{result.target}/compressed" for result in report.targets)
     kept = [name for name in names if (out / name).is_dir()]
@@ -176,7 +176,7 @@ def _engines(out: Path, report: Report) -> list[str]:
 
 
 def _onnx_sha(out: Path, target: str) -> str | None:
-    from diffc.targets.engine import NAME, read_info
+    from diffc_export.targets.engine import NAME, read_info
 
     folder = out / "engines" / target / "compressed"
     if not (folder / NAME).is_file():

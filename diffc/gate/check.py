@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+from diffc_export.events import Work
+
 from diffc import __version__
-from diffc.events import Work
 from diffc.gate import figures as measure
 from diffc.gate.figures import Label, Measuring, in_turn
 from diffc.gate.limits import Limits

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffc_export.events import Progress, Work
+from diffc_export.targets.base import Bound, Runner
+from diffc_runtime.errors import BadRequest, UnfitEngine
 
 from diffc.errors import UnavailableError
-from diffc.events import Progress, Work
-from diffc.export.runtime.errors import BadRequest, UnfitEngine
 from diffc.gate.baseline import StoredFigures
 from diffc.gate.limits import Limit, Limits
 from diffc.gate.pairing import Pair
@@ -40,7 +41,6 @@ from diffc.measure.memory import measure_memory
 from diffc.measure.parity import dead_output, measure_parity
 from diffc.measure.results import Memory
 from diffc.measure.statistics import Ratio, Samples, spread
-from diffc.targets.base import Bound, Runner
 
 _MEMORY_TRIES = 3
 _ON_GPU = ("trt", "trt-rtx", "ort-cuda")

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from diffc_export.events import Progress, Work
 
-from diffc.events import Progress, Work
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc.measure.statistics import RESAMPLES, Ratio, Samples, paired_ratio
 

@@ -15,9 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffc_export.events import Progress, Work
+from diffc_export.targets import target
+from diffc_export.targets.base import Runner
+from diffc_export.targets.engine import EngineInfo, read_info
+from diffc_export.targets.onnx_file import Size, size_words
+from diffc_runtime.errors import BadRequest, UnfitEngine
+
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
-from diffc.events import Progress, Work
-from diffc.export.runtime.errors import BadRequest, UnfitEngine
 from diffc.measure.engines import (
     PERCENTILE_RULE,
     MeasureOptions,
@@ -41,10 +46,6 @@ from diffc.measure.results import (
     TargetResult,
     latency_figures,
 )
-from diffc.targets import target
-from diffc.targets.base import Runner
-from diffc.targets.engine import EngineInfo, read_info
-from diffc.targets.onnx_file import Size, size_words
 
 
 def measure_target(

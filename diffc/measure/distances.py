@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffc_export.events import Work
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffc.events import Work
 from diffc.measure.frechet import (
     Extractor,
     Statistics,

@@ -13,18 +13,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffc_export.events import Work
+from diffc_export.targets import driver, machine, nvml, target
+from diffc_export.targets.base import Runner
+from diffc_export.targets.engine import EngineInfo, read_info
+from diffc_export.targets.onnx_file import Size
+
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
-from diffc.events import Work
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.measure.loop import LoopOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.pinning import chosen, pinned
 from diffc.measure.results import Memory, Noise, Speedup
-from diffc.targets import driver, machine, nvml, target
-from diffc.targets.base import Runner
-from diffc.targets.engine import EngineInfo, read_info
-from diffc.targets.onnx_file import Size
 
 PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
 _ON_CPU = ("ort-cpu", "openvino", "fake")

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets import machine, nvml, ort
 from pydantic import BaseModel, ConfigDict, Field
-
-from diffc.targets import machine, nvml, ort
 
 _PACKAGES = (
     "diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx", "onnxruntime",

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from diffc.targets.base import Array
-from diffc.targets.engine import EngineInfo
-from diffc.targets.onnx_file import InputSpec, Size, reference_prefix
+from diffc_export.targets.base import Array
+from diffc_export.targets.engine import EngineInfo
+from diffc_export.targets.onnx_file import InputSpec, Size, reference_prefix
 
 
 def example_inputs(

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from diffc_export.events import Progress, Work
 from numpy.typing import NDArray
 
-from diffc.events import Progress, Work
 from diffc.measure.statistics import Ratio, Samples, paired_ratio, percentile
 
 Call = Callable[[], float]

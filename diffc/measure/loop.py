@@ -1,6 +1,6 @@
 """Whole images: the sampling loop around an engine, with all that an image takes.
 
-It is the loop that a server runs (diffc.export.runtime): scheduler, guidance, copies, and the VAE's
+It is the loop that a server runs (diffc_runtime): scheduler, guidance, copies, and the VAE's
 decoder where the denoiser makes latents. Every call makes the same images from the same seed, so
 that two engines do the same work.
 """
@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffc.events import Work
+from diffc_export.events import Work
+from diffc_export.targets.base import Array, Runner
+from diffc_export.targets.engine import EngineInfo
+
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
-from diffc.targets.base import Array, Runner
-from diffc.targets.engine import EngineInfo
 
 Decode = Callable[[Array], Array]
 
@@ -58,10 +59,9 @@ def fitting_loop_steps(info: EngineInfo, settings: Mapping[str, Any] | None, ste
         steps: as many as are wanted.
     """
     import numpy as np
-
-    from diffc.export.runtime.errors import BadRequest
-    from diffc.export.runtime.schedulers import check_whole, own_name, scheduler
-    from diffc.export.runtime.schedules import train_steps
+    from diffc_runtime.errors import BadRequest
+    from diffc_runtime.schedulers import check_whole, own_name, scheduler
+    from diffc_runtime.schedules import train_steps
 
     config = (settings or info.source).get("scheduler")
     if not config:
@@ -99,8 +99,8 @@ class Loop:
         self._none = {**self._conditions, **options.unconditional} if guided else None
 
     def _pipeline(self, decode: Decode | None) -> Any:
-        from diffc.export.runtime.bundles import pipeline_of
-        from diffc.export.runtime.errors import UnfitEngine
+        from diffc_runtime.bundles import pipeline_of
+        from diffc_runtime.errors import UnfitEngine
 
         info = self._runner.info
         if not self._options.settings and "scheduler" not in info.source:
@@ -153,7 +153,7 @@ def loop_call(runner: Runner, options: LoopOptions, decode: Decode | None = None
 
 def decode_with(decoder: Runner) -> Decode:
     """Latents of any batch -> images, by an engine of the VAE's decoder."""
-    from diffc.export.runtime.bundles import decoding
+    from diffc_runtime.bundles import decoding
 
     info = decoder.info
     (latent,) = info.inputs

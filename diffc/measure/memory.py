@@ -26,10 +26,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffc_export
+import diffc_runtime
+from diffc_export.targets.engine import read_info
+from diffc_export.targets.onnx_file import Size
+
+import diffc
 from diffc.errors import UnavailableError
 from diffc.measure.results import Memory
-from diffc.targets.engine import read_info
-from diffc.targets.onnx_file import Size
 
 _MOST_SECONDS = 600
 
@@ -61,12 +65,13 @@ _START = """\
 import sys
 sys.path[:] = [place for place in sys.path if place]
 import importlib.util, os, runpy
-package = sys.argv.pop(1)
-spec = importlib.util.spec_from_file_location(
-    "diffc", os.path.join(package, "__init__.py"), submodule_search_locations=[package]
-)
-sys.modules["diffc"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["diffc"])
+for package in sys.argv.pop(1).split(os.pathsep):
+    name = os.path.basename(package)
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(package, "__init__.py"), submodule_search_locations=[package]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 runpy.run_module("diffc.measure.probe", run_name="__main__", alter_sys=True)
 """
 """What the process runs: this very diffc, wherever it lies, and nothing of the working directory.
@@ -78,8 +83,9 @@ Python 3.10 has no ``-P`` against it.
 
 
 def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
-    package = str(Path(__file__).resolve().parents[1])
-    command = [sys.executable, "-c", _START, package, str(engine.resolve()), "--batch"]
+    modules = (diffc_runtime, diffc_export, diffc)
+    packages = os.pathsep.join(str(Path(str(module.__file__)).parent) for module in modules)
+    command = [sys.executable, "-c", _START, packages, str(engine.resolve()), "--batch"]
     try:
         done = subprocess.run(
             [*command, str(batch), *flags],

@@ -50,9 +50,10 @@ def probe(
     threads: int | None = None,
 ) -> Reading:
     """Resident bytes of this process at each step; device bytes where the engine is on a GPU."""
+    from diffc_export.targets import target
+    from diffc_export.targets.engine import read_info
+
     from diffc.measure.inputs import example_inputs
-    from diffc.targets import target
-    from diffc.targets.engine import read_info
 
     info = read_info(engine)
     runtime = target(info.target)
@@ -92,7 +93,7 @@ def import_runtime(target: str) -> None:
     from importlib import import_module
 
     if target == "ort-cuda":
-        from diffc.export.runtime import cuda_libraries
+        from diffc_runtime import cuda_libraries
 
         cuda_libraries.preload()
     if target in _LIBRARIES:
@@ -144,7 +145,7 @@ def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
     This process's own by NVML where the driver knows it; else what is in use on the whole device,
     which is this process's only as long as nobody else's changes.
     """
-    from diffc.targets import nvml
+    from diffc_export.targets import nvml
 
     if not _uses_gpu(target):
         return (lambda: None), None
@@ -164,14 +165,14 @@ def _uses_gpu(target: str) -> bool:
 
 def start_cuda() -> None:
     """Make this process's CUDA context: hundreds of MB that no engine answers for."""
-    from diffc.targets import cuda
+    from diffc_export.targets import cuda
 
     cuda.free_bytes()
 
 
 def device_used() -> int | None:
     """Bytes in use on the device, whoever's."""
-    from diffc.targets import cuda
+    from diffc_export.targets import cuda
 
     return cuda.used_bytes()
 

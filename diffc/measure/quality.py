@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffc_export.events import Progress, Work, drain
+from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
 from diffc.data.batches import in_batches
@@ -35,10 +37,9 @@ from diffc.data.sampling import (
 )
 from diffc.data.synthetic import condition_rows, guided, model_classes
 from diffc.errors import InputError
-from diffc.events import Progress, Work, drain
 from diffc.measure.pictures import broken_samples, left_out
 from diffc.measure.ssim import WINDOW
-from diffc.models.families.base import Family, TensorSpec
+from diffc.models.families.base import Family
 
 EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from diffc_runtime.schedules import BETA_SCHEDULES as BY_NAME
 from torch import Tensor
 
-from diffc.export.runtime.schedules import BETA_SCHEDULES as BY_NAME
 from diffc.models.schedulers import check_scheduler, is_flow, settings, train_steps
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from diffc_export.specs import TensorSpec
 from torch import nn
 
 from diffc.errors import InputError
 from diffc.models.families import family
-from diffc.models.families.base import Family, TensorSpec
+from diffc.models.families.base import Family
 from diffc.models.families.examples import meta_inputs
 from diffc.models.families.reach import Reach, left_whole, reach
 from diffc.models.inputs import input_specs

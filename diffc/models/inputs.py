@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffc_export.specs import TensorSpec
+
 from diffc.models.families import family
-from diffc.models.families.base import TensorSpec
 from diffc.models.resolutions import Side
 from diffc.models.source import Source, read_json
 

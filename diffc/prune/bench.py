@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+
 from diffc.errors import RequestError, UnavailableError
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
 
 
 @dataclass(frozen=True)

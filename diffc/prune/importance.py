@@ -34,6 +34,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffc_export.events import Progress, Work
+from diffc_export.targets.out_of_memory import is_out_of_memory
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -42,13 +44,11 @@ from diffc.data.clean import CleanSet
 from diffc.data.precision import device_of
 from diffc.data.processes import process_share
 from diffc.errors import InputError
-from diffc.events import Progress, Work
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
 from diffc.recipe import ImportanceOptions
-from diffc.targets.out_of_memory import is_out_of_memory
 
 METHODS = ("diff-pruning", "reference", "taylor", "magnitude", "random")
 

@@ -32,10 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffc_export.events import Progress, Work
+from diffc_export.targets import target
 from torch import nn
 
 from diffc.errors import RequestError
-from diffc.events import Progress, Work
 from diffc.measure.engines import loaded
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
@@ -44,8 +45,8 @@ from diffc.models.families.examples import example_inputs as torch_inputs
 from diffc.models.families.examples import meta_inputs
 from diffc.models.groups import Group
 from diffc.models.load import load_denoiser, meta_denoiser
+from diffc.models.onnx_export import export_denoiser
 from diffc.models.source import Source
-from diffc.onnx.export import export_onnx
 from diffc.prune.allocate import CLOSE_ENOUGH, Scores, check_reachable, total_loss, walk
 from diffc.prune.bench import Bench
 from diffc.prune.cost import Widths
@@ -56,7 +57,6 @@ from diffc.prune.plan import Plan, group_plans
 from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import Recipe
-from diffc.targets import target
 
 _SPENT = 1.0  # more importance lost than the budget needs, at most, for the sake of time
 _ROUNDS = 4
@@ -235,7 +235,7 @@ class Lab:
         cut(model, groups, kept)
         export = problem.export
         facts = {"macs": problem.costs.macs(widths)}
-        export_onnx(model, found, specs, folder / "onnx", opset=export.opset,
+        export_denoiser(model, found, specs, folder / "onnx", opset=export.opset,
                     simplify=export.simplify, facts=facts)  # fmt: skip
         ready = lowered(folder / "onnx", self.bench.precision)
         yield from target(self.bench.target).build(ready, self.bench.options, folder / "engine")

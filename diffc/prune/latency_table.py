@@ -31,10 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from diffc_export.disks import temporary_folder
+from diffc_export.events import Progress, Work, drain
+from diffc_export.targets import target
+from diffc_export.targets.engine import read_info
 from numpy.typing import NDArray
 
-from diffc.disks import temporary_folder
-from diffc.events import Progress, Work, drain
 from diffc.measure.inputs import example_inputs
 from diffc.models.groups import Group
 from diffc.prune.allocate import Limits, lowest
@@ -42,8 +44,6 @@ from diffc.prune.bench import Bench
 from diffc.prune.cost import Dim, Widths
 from diffc.prune.layer_graphs import write_layer, write_overhead
 from diffc.prune.layers import Facts, Layer
-from diffc.targets import target
-from diffc.targets.engine import read_info
 
 _SHARES = (0.75, 0.5, 0.25)
 _ROUNDS = 25
@@ -261,7 +261,7 @@ def lowered(folder: Path, precision: str) -> Path:
     """The folder in ``precision``, where the ONNX file itself has to say so."""
     if precision not in ("fp16", "bf16"):
         return folder
-    from diffc.onnx.precision import convert_precision
+    from diffc_export.onnx.precision import convert_precision
 
     out = folder.with_name(precision)
     convert_precision(folder, out, precision)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffc_export.specs import TensorSpec
 from numpy.typing import NDArray
 
 from diffc.data.inputs import given_tokens
 from diffc.errors import InputError, RequestError
 from diffc.models.dry_run import dry_call
 from diffc.models.families import family
-from diffc.models.families.base import TensorSpec
 from diffc.models.families.examples import meta_inputs
 from diffc.models.groups import Group
 from diffc.models.inputs import input_specs

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffc_export.targets import target
 from support.gpu_bench import GPU, answering, wanted
 
 from bench.gpu import __main__ as gpu
@@ -18,7 +19,6 @@ from bench.gpu.networks import NETWORKS, network_folder
 from bench.gpu.variants import ALLOCATIONS, prepare
 from diffc.models.source import find
 from diffc.prune.planning import cost_of
-from diffc.targets import target
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_engines
+from diffc_runtime import open_bundle, to_uint8
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 
 from diffc.bundle import bundle
 from diffc.bundle.source import Source
 from diffc.errors import InputError, RequestError
-from diffc.export.runtime import open_bundle, to_uint8
 
 ALONE = """
 import sys
@@ -32,13 +32,13 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 sys.path.insert(0, sys.argv.pop(1))
 import runpy
-sys.argv[0] = "runtime"
-runpy.run_module("runtime", run_name="__main__")
+sys.argv[0] = "diffc_runtime"
+runpy.run_module("diffc_runtime", run_name="__main__")
 """
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """``python -m runtime`` in ``folder``, where diffc and torch cannot be imported."""
+    """``python -m diffc_runtime`` in ``folder``, where diffc and torch cannot be imported."""
     command = [sys.executable, "-I", "-c", ALONE, str(folder), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
@@ -186,14 +186,14 @@ def test_import_is_quick_and_small(plain):
     """In processor time, which other processes do not change."""
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); start = time.process_time();"
-        " import runtime; print(time.process_time() - start)"
+        " import diffc_runtime; print(time.process_time() - start)"
     )
     seconds = [
         float(subprocess.check_output([sys.executable, "-I", "-c", code, str(plain)]))
         for _ in range(5)
     ]
     assert min(seconds) < 0.3
-    size = sum(p.stat().st_size for p in (plain / "runtime").rglob("*.py"))
+    size = sum(p.stat().st_size for p in (plain / "diffc_runtime").rglob("*.py"))
     assert size < 1_000_000
 
 

@@ -120,7 +120,7 @@ def test_without_tritonclient_it_says_what_to_install(out, tmp_path, monkeypatch
 
 def plan_folder(folder: Path, source: Path, ranges, capability="8.6") -> Path:
     """An engine folder of target trt, with one profile for each (min, opt, max)."""
-    from diffc.targets.onnx_file import sha256
+    from diffc_export.targets.onnx_file import sha256
 
     folder.mkdir(parents=True)
     (folder / "model.engine").write_bytes(capability.encode())

@@ -136,8 +136,9 @@ def test_the_speedup_is_explained(compiled):
 
 
 def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_model, tmp_path):
+    from diffc_export.events import drain
+
     from diffc.chain.ladder import explain_stage
-    from diffc.events import drain
     from diffc.output import locked_recipe
     from diffc.stages import Room
 
@@ -156,8 +157,9 @@ def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_mo
 
 
 def test_without_torch_the_engines_are_explained_all_the_same(compiled, monkeypatch):
+    from diffc_export.targets import machine
+
     from diffc.chain.ladder import why_no_torch
-    from diffc.targets import machine
 
     found = {"onnxruntime": "1.22"}
     monkeypatch.setattr(machine, "version", found.get)
@@ -187,8 +189,9 @@ def test_nothing_is_explained_when_that_is_off(compiled):
     ],
 )
 def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes):
+    from diffc_export.events import drain
+
     from diffc.chain.ladder import _steps
-    from diffc.events import drain
     from diffc.recipe import Recipe
 
     recipe = Recipe.model_validate({"build": {"batch": batch}})
@@ -204,8 +207,9 @@ def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes
 def test_a_precision_has_a_rung_of_its_own(compiled, tmp_path):
     """bf16 where the processor has it, else int8, whose parity on a random model may fail."""
     pytest.importorskip("openvino")
+    from diffc_export.targets.openvino import _capabilities
+
     from diffc.chain.run import ParityFailed
-    from diffc.targets.openvino import _capabilities
 
     precision = "bf16" if "BF16" in _capabilities() else "int8"
     out, _, cache = compiled
@@ -268,8 +272,9 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
 
 
 def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
+    from diffc_export.events import drain
+
     from diffc.chain.run import ParityFailed, finish
-    from diffc.events import drain
     from diffc.recipe import Recipe
 
     out, _, _ = compiled
@@ -358,7 +363,8 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
     done = diffc_("bundle", copy, "--server", "none", "--to", tmp_path / "service")
     assert done.returncode == 0, done.stderr
     made = subprocess.run(
-        [sys.executable, "-m", "runtime", "generate", "--n", "2", "--steps", "2", "--out", "g.png"],
+        [sys.executable, "-m", "diffc_runtime", "generate", "--n", "2", "--steps", "2",
+         "--out", "g.png"],
         cwd=tmp_path / "service", capture_output=True, text=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

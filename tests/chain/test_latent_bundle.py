@@ -6,6 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
+from diffc_runtime import open_bundle
+from diffc_runtime.pipeline import _draw, _streams
 from quick import QUICK
 from support.tiny_text import save_sd
 
@@ -13,9 +16,6 @@ import diffc
 from diffc.bundle import bundle
 from diffc.bundle.server import why_none
 from diffc.chain.run import finish
-from diffc.events import drain
-from diffc.export.runtime import open_bundle
-from diffc.export.runtime.pipeline import _draw, _streams
 from diffc.output import locked_recipe
 
 STEPS, SEED, GUIDANCE = 4, 3, 3.0

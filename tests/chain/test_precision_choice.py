@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import yaml
+from diffc_export.targets import target
 from typer.testing import CliRunner
 
 import diffc
@@ -17,7 +18,6 @@ from diffc.measure.results import Parity, PrecisionTry
 from diffc.measure.statistics import Ratio
 from diffc.recipe import Recipe
 from diffc.report.lines import choice_section
-from diffc.targets import target
 
 
 def run(*args):
@@ -123,8 +123,8 @@ def test_int8_for_two_targets_is_two_files(out):
 
 
 def test_a_target_that_does_not_run_here_cannot_be_measured(out, monkeypatch):
-    from diffc.targets import target
-    from diffc.targets.base import Status
+    from diffc_export.targets import target
+    from diffc_export.targets.base import Status
 
     found = type(target("trt-rtx"))
     status = Status(True, True, False, "no NVIDIA driver here")

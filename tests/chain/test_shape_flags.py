@@ -9,13 +9,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from diffc_export.events import drain
 from onnx_folder import describe_folder, write_handmade_folder
 from quick import QUICK
 
 from diffc.chain.back import build_stage
 from diffc.cli.options import recipe_flags
 from diffc.errors import RequestError
-from diffc.events import drain
 from diffc.recipe import resolve
 from diffc.stages import Room
 
@@ -36,7 +36,7 @@ def built(tmp_path, target, **flags):
 
 @pytest.mark.parametrize("target", ["ort-cpu", "openvino", "trt-rtx"])
 def test_batches_share_a_profile_when_asked_for(tmp_path, target):
-    from diffc.targets import target as find
+    from diffc_export.targets import target as find
 
     if not find(target).status().buildable:
         pytest.skip(f"no {target} here")
@@ -139,9 +139,10 @@ def test_the_ladder_knows_what_is_captured(flags, captured):
 @pytest.mark.slow
 def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
     """The whole chain: one file, engines that serve both, each measured and held to torch."""
+    from diffc_runtime import open_bundle
+
     import diffc
     from diffc.bundle import bundle
-    from diffc.export.runtime import open_bundle
 
     options = {**QUICK, "export": {"resolution": [16, 24]}, "build": {"batch": [1, 2]}}
     options["measure"] = {**QUICK["measure"], "explain": "off"}
@@ -165,10 +166,10 @@ def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
 
 def _wrong_elsewhere_fails(out):
     """An engine that another size's reference does not bear out ends the run as failed."""
+    from diffc_export.events import follow
     from safetensors.numpy import load_file, save_file
 
     from diffc.chain.run import ParityFailed, finish
-    from diffc.events import follow
     from diffc.output import locked_recipe
 
     path = out / "onnx" / "compressed" / "reference.safetensors"

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
 from PIL import Image
 from safetensors.torch import save_file
 
 from diffc.chain.data import data_stage
 from diffc.data.clean import CleanSet
-from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.source import find
 from diffc.recipe import resolve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
 from diffusers import (
     DDIMScheduler,
     DiTPipeline,
@@ -25,7 +26,6 @@ from diffc.data.latents import decode, encode, pixel_shape, scale_factor
 from diffc.data.prompts import encode_prompts, read_prompts
 from diffc.data.synthetic import guided
 from diffc.errors import InputError, RequestError
-from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.source import find
 

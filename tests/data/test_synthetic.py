@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffc_export.events import drain
+from diffc_export.specs import TensorSpec
 from diffusers import DDIMPipeline, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
@@ -17,8 +19,6 @@ from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import deterministic_scheduler, sample
 from diffc.data.synthetic import synthesize
 from diffc.errors import RequestError
-from diffc.events import drain
-from diffc.models.families.base import TensorSpec
 from diffc.models.families.unet2d import FAMILY
 
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": True}

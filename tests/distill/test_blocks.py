@@ -7,11 +7,11 @@ import copy
 import pytest
 import tiny
 import torch
+from diffc_export.events import drain
 
 from diffc.distill.blocks import kept_channels
 from diffc.distill.losses import Features, channel_dim, feature_loss
 from diffc.errors import RequestError
-from diffc.events import drain
 from diffc.models.families.unet2d import FAMILY
 from diffc.prune.surgery import cut
 from tests.models.families.cases import CASES, case

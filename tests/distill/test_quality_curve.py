@@ -6,9 +6,9 @@ from pathlib import Path
 
 import tiny
 import torch
+from diffc_export.events import drain
 from test_train import same, trained, weights
 
-from diffc.events import drain
 from diffc.measure.quality import consistency
 from diffc.models.families.unet2d import FAMILY
 

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 import torch
+from diffc_export.events import Work, drain
 from diffusers import UNet2DModel
 
 from diffc.data.clean import CleanSet
 from diffc.distill.options import DistillOptions
 from diffc.distill.train import DistillResult, distill
-from diffc.events import Work, drain
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families.unet2d import FAMILY
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffc_export
+import diffc_runtime
 import pages
 import pytest
 
@@ -101,7 +103,8 @@ def test_every_page_is_in_the_menu():
 
 def templates():
     """Every string in diffc, what is filled in shown as an ellipsis."""
-    for path in Path(diffc.__file__).parent.rglob("*.py"):
+    roots = [Path(package.__file__).parent for package in (diffc, diffc_export, diffc_runtime)]
+    for path in (path for root in roots for path in root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value

@@ -8,12 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
-
-from diffc.export.runtime import fit
-from diffc.export.runtime.engines import batches, open_engine, read_info
-from diffc.export.runtime.errors import BadRequest, UnfitEngine
-from diffc.export.runtime.fit import misfit
-from diffc.targets import machine, target
+from diffc_export.targets import machine, target
+from diffc_runtime import fit
+from diffc_runtime.engines import batches, open_engine, read_info
+from diffc_runtime.errors import BadRequest, UnfitEngine
+from diffc_runtime.fit import misfit
 
 
 def altered(engine, tmp_path, **changes):

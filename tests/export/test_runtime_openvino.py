@@ -8,11 +8,10 @@ import pytest
 pytest.importorskip("openvino", reason="needs openvino (diffc[openvino])")
 
 import tiny_engines
-
-from diffc.events import drain
-from diffc.export.runtime.engines import open_engine
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_runtime.engines import open_engine
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,11 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from diffc_runtime.bundles import decoding
+from diffc_runtime.engines import open_engine
+from diffc_runtime.errors import BadRequest, UnfitEngine
+from diffc_runtime.pipeline import Input, Pipeline
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
-
-from diffc.export.runtime.bundles import decoding
-from diffc.export.runtime.engines import open_engine
-from diffc.export.runtime.errors import BadRequest, UnfitEngine
-from diffc.export.runtime.pipeline import Input, Pipeline
 
 CONFIG = {"_class_name": "DDIMScheduler", "clip_sample": True}
 LABEL = Input("class_labels", (), "int64")

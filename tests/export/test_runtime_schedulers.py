@@ -7,6 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from diffc_runtime import schedulers
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.schedulers import scheduler
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -19,9 +22,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffc.data.sampling import deterministic_scheduler, place_levels
-from diffc.export.runtime import schedulers
-from diffc.export.runtime.errors import BadRequest
-from diffc.export.runtime.schedulers import scheduler
 from diffc.models.noise_levels import flow_levels
 
 ORACLES = {

@@ -8,14 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny_engines
-
-from diffc.events import drain
-from diffc.export.runtime import cuda
-from diffc.export.runtime.engines import open_engine
-from diffc.export.runtime.errors import UnfitEngine
-from diffc.export.runtime.trt import TensorRtEngine
-from diffc.targets import machine, target
-from diffc.targets.base import BuildOptions
+from diffc_export.events import drain
+from diffc_export.targets import machine, target
+from diffc_export.targets.base import BuildOptions
+from diffc_runtime import cuda
+from diffc_runtime.engines import open_engine
+from diffc_runtime.errors import UnfitEngine
+from diffc_runtime.trt import TensorRtEngine
 
 
 class HostCuda:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 from onnx import TensorProto, helper, numpy_helper
-
-from diffc.events import drain
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler",

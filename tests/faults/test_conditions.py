@@ -8,6 +8,7 @@ import shutil
 import diffusers
 import pytest
 import torch
+from diffc_export.events import drain
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -29,7 +30,6 @@ from diffc.data.guidance import guidance_of
 from diffc.data.latents import decode, encode, latent_factors, load_vae
 from diffc.data.prompts import encode_prompts, encoding_arguments
 from diffc.errors import InputError
-from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.source import Source, find
 
@@ -336,8 +336,7 @@ def test_the_factors_of_a_vaes_config(config, expected) -> None:
 
 def test_the_served_loop_decodes_with_a_factor_for_each_channel() -> None:
     import numpy as np
-
-    from diffc.export.runtime.pipeline import Pipeline
+    from diffc_runtime.pipeline import Pipeline
 
     vae = AutoencoderKL(latents_mean=[1.0, 2.0], latents_std=[0.5, 4.0], scaling_factor=0.5,
                         latent_channels=2)  # fmt: skip

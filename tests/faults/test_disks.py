@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
 
-from diffc.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
 from diffc.errors import InputError, RequestError
 from diffc.stages import atomic_write
 
@@ -190,9 +190,9 @@ def test_names_in_another_locale_reach_the_runtime(compiled, tmp_path):
     out, _, cache = compiled
     shutil.copytree(out, tmp_path / "caf\u00e9")
     code = (
-        "import os, pathlib; from diffc.disks import utf8_path\n"
+        "import os, pathlib; from diffc_export.disks import utf8_path\n"
         f"folder = next(p for p in pathlib.Path({str(tmp_path)!r}).iterdir() if 'caf' in p.name)\n"
-        "from diffc.targets import target\n"
+        "from diffc_export.targets import target\n"
         "target('ort-cpu').load(folder / 'engines/ort-cpu/compressed', 1).close(); print('loaded')"
     )
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffc_export.targets import fake, target
+from diffc_export.targets.base import Status
 from gate.gate_folders import DIGEST, edit, make_engine, make_output
 
 from diffc.errors import UnavailableError
@@ -17,8 +19,6 @@ from diffc.gate import figures
 from diffc.gate.rule import Decision
 from diffc.measure.results import Memory
 from diffc.measure.statistics import Ratio
-from diffc.targets import fake, target
-from diffc.targets.base import Status
 
 FAST = ("--loop-steps", "0", "--most-seconds", "1")
 PEAK = 50_000_000
@@ -189,7 +189,7 @@ def served(*spans):
      ({"built_for": ["sm86"]}, "the GPUs that they were built for differ")],
 )  # fmt: skip
 def test_what_was_built_otherwise_is_noted(run, out, before, changes, words, monkeypatch):
-    monkeypatch.setattr("diffc.targets.machine.cores", lambda: 4)
+    monkeypatch.setattr("diffc_export.targets.machine.cores", lambda: 4)
     rebuilt(out, **changes)
     code, said, _ = run("check", out, "--baseline", before, *FAST, "--json")
     assert code == 0
@@ -408,7 +408,7 @@ def test_a_candidate_that_gives_nan_has_regressed(run, out, before, monkeypatch)
 
 
 def test_a_loop_that_gives_nan_has_regressed(run, out, before, monkeypatch):
-    from diffc.export.runtime.errors import UnfitEngine
+    from diffc_runtime.errors import UnfitEngine
 
     def call_of(runner, options):
         def call():

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import Progress, drain
+from diffc_export.targets.out_of_memory import is_out_of_memory
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from support.pipelines import save_ddpm, save_sd
@@ -18,7 +20,6 @@ import diffc.measure.quality as quality
 from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
 from diffc.errors import OutOfMemory
-from diffc.events import Progress, drain
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
@@ -26,7 +27,6 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import find
 from diffc.prune.importance import Subject, importance
 from diffc.recipe import ImportanceOptions
-from diffc.targets.out_of_memory import is_out_of_memory
 
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB"
 CPU = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"

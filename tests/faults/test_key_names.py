@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import follow
+from diffc_export.specs import TensorSpec
 from diffusers import (
     DDIMScheduler,
     DiTPipeline,
@@ -28,9 +30,7 @@ from diffc.cli.app import app
 from diffc.data.latents import pixel_shape
 from diffc.data.prompts import encode_prompts
 from diffc.errors import InputError
-from diffc.events import follow
 from diffc.models.checking import check_component, check_components
-from diffc.models.families.base import TensorSpec
 from diffc.models.files import TensorEntry
 from diffc.models.key_names import Expected, check_tensors
 from diffc.models.load import load_denoiser, load_pipeline

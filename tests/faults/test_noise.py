@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffc_runtime import schedulers as served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pipelines import edit_json, save_ddpm, save_sd
@@ -15,7 +16,6 @@ from support.runs import refusal
 
 from diffc.data.sampling import deterministic_scheduler, sample
 from diffc.errors import InputError
-from diffc.export.runtime import schedulers as served
 from diffc.models.diffusion import process_from_scheduler, served_settings
 from diffc.models.schedulers import CLIPPING, KNOWN, check_scheduler, is_flow
 from diffc.models.schedulers import settings as settings_of

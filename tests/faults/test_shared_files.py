@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from diffc_export.events import Progress, drain
 
 from diffc import placing
-from diffc.events import Progress, drain
 from diffc.placing import clear_folder, place
 from diffc.stages import Runner, Stage
 

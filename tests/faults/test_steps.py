@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffc_runtime import schedulers as served
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.schedulers import scheduler
 from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +17,6 @@ from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
 from diffc.data.sampling import deterministic_scheduler, sampler_info
-from diffc.export.runtime import schedulers as served
-from diffc.export.runtime.errors import BadRequest
-from diffc.export.runtime.schedulers import scheduler
 from diffc.measure.loop import fitting_loop_steps
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.schedulers import fitting_steps, steps_note
@@ -71,7 +71,7 @@ def test_the_runtime_refuses_to_visit_a_timestep_twice() -> None:
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10])
 def test_a_reference_trajectory_has_no_more_steps_than_the_model(total) -> None:
-    from diffc.onnx.reference import ddim_coefficients
+    from diffc.measure.reference import ddim_coefficients
 
     process = process_from_scheduler({"_class_name": "DDPMScheduler", "num_train_timesteps": total})
     steps = max(1, min(10, total - 1))

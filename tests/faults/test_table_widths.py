@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from diffc_export.events import Progress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -15,7 +16,6 @@ from diffc.cli import doctor as doctor_cli
 from diffc.cli import inspect as inspect_cli
 from diffc.cli import report as report_cli
 from diffc.cli import show as cli_show
-from diffc.events import Progress
 from diffc.gate.result import CheckResult, Figure, Noise, overall, side
 from diffc.measure.results import Comparison, EngineFigures, Latency, Memory, Row, Speedup
 from diffc.report import side_by_side, terminal

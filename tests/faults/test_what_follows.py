@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from diffc_export.events import drain
 from support.pipelines import edit_json
 from support.runs import compile_quickly
 
 from diffc.bundle import bundle
 from diffc.chain.run import finish
 from diffc.errors import InputError
-from diffc.events import drain
 from diffc.follows import check_engine, check_measured, check_model, check_onnx, still_follows
 from diffc.gate.baseline import save
 from diffc.gate.subject import open_subject

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
-from diffc.events import drain
 from diffc.measure.compare import measure_target
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.environment import read_environment
@@ -14,8 +16,6 @@ from diffc.measure.latency import LatencyOptions
 from diffc.output import write_lock_of
 from diffc.recipe import Recipe
 from diffc.report.model import ModelFigures, Report
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
 
 DIGEST = "d" * 64
 

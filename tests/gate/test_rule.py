@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from diffc_export.events import drain
 
-from diffc.events import drain
 from diffc.gate.rule import (
     RuleOptions,
     compare_calls,

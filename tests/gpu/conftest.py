@@ -13,13 +13,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from diffc_export.events import drain
+from diffc_export.targets import machine
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.driver import no_gpu
 from gpu_targets import needs
 from onnx_folder import shared_unet_folder, tiny_unet
-
-from diffc.events import drain
-from diffc.targets import machine
-from diffc.targets.base import BuildOptions
-from diffc.targets.driver import no_gpu
 
 
 def pytest_collection_modifyitems(items):
@@ -53,7 +52,7 @@ def engine(unet_folder, model, tmp_path):
         found = needs(name)
         folder = unet_folder
         if precision != "fp32" and precision not in found.hinted:
-            from diffc.onnx.precision import convert_precision
+            from diffc_export.onnx.precision import convert_precision
 
             folder = tmp_path / f"onnx-{precision}"
             if not folder.exists():

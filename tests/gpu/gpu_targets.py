@@ -1,8 +1,7 @@
 """Targets that run here, for the tests that need one."""
 
 import pytest
-
-from diffc.targets import target
+from diffc_export.targets import target
 
 
 def needs(name):

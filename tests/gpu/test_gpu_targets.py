@@ -4,15 +4,14 @@ import time
 
 import numpy as np
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import read_info
 from gpu_targets import needs
 from onnx_folder import write_handmade_folder
 from quick import QUICK
 from safetensors.numpy import load_file
-
-from diffc.events import drain
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.engine import read_info
 
 WAYS = {
     "torch eager": ("torch", {"variant": "eager"}),
@@ -146,8 +145,8 @@ def test_the_built_engine_is_read_back(engine, name):
 
 
 def test_timings_and_kernels_are_kept_for_the_next_time(engine, tmp_path, monkeypatch):
-    from diffc.targets import trt_runner
-    from diffc.targets.tensorrt import TARGET as trt
+    from diffc_export.targets import trt_runner
+    from diffc_export.targets.tensorrt import TARGET as trt
 
     if trt.status().runnable:
         engine("trt", cache=tmp_path / "timings")

@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
+from diffc_export.events import drain
 
 from diffc.errors import OutOfMemory, RequestError, UnavailableError
-from diffc.events import drain
 from diffc.measure.compare import measure_loop, measure_target
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
@@ -43,7 +43,7 @@ def test_known_times_give_the_known_speedup(engines, folders):
 
 def test_the_first_call_counts_from_inputs_in_hand(engines, folders, monkeypatch):
     """Where an engine compiles, allocates and captures as its inputs are bound, that is in it."""
-    from diffc.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeRunner
 
     bind = FakeRunner.bind
 
@@ -74,7 +74,7 @@ def test_times_outlive_a_memory_probe_that_fails(engines, folders, monkeypatch):
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, monkeypatch):
-    from diffc.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeRunner
 
     bind = FakeRunner.bind
 
@@ -95,7 +95,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, mo
 
 def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
     """What only the loaded engine knows: the clock, and whether its graph could be captured."""
-    from diffc.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeRunner
 
     made = engines("fake", batch=(1,))
     call = (made["dense"], made["compressed"], options(folders, references={}))
@@ -116,9 +116,10 @@ def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
 
 
 def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
+    from diffc_export.targets import nvml
+
     from diffc.measure import engines as measured
     from diffc.report.lines import noise_words
-    from diffc.targets import nvml
 
     monkeypatch.setattr(nvml, "busy", lambda: "process 3 holds 10.0 GiB of it")
     made = engines("fake", batch=(1,))
@@ -167,7 +168,7 @@ def test_failed_parity_is_in_the_result(engines, folders):
 
 def test_target_that_cannot_run_here_is_absent_with_its_reason(engines, folders):
     pytest.importorskip("tensorrt_rtx")
-    from diffc.targets import machine
+    from diffc_export.targets import machine
 
     if machine.gpus():
         pytest.skip("this machine has a GPU")

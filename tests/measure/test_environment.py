@@ -35,7 +35,7 @@ def test_fingerprint_changes_with_what_matters(here, change):
 @pytest.fixture
 def cut_and_shared(monkeypatch):
     """A GPU that is cut into slices and that another process uses."""
-    from diffc.targets import machine, nvml
+    from diffc_export.targets import machine, nvml
 
     gpu = machine.parse_gpu("NVIDIA H100, 9.0, 580.1, 81559, 345, 1980")
     monkeypatch.setattr(machine, "gpus", lambda: (gpu,))

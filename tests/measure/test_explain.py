@@ -1,9 +1,9 @@
 """The ladder's factors are those that are there, and they multiply up to the whole."""
 
 import pytest
+from diffc_export.events import drain
 
 from diffc.errors import RequestError
-from diffc.events import drain
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.explain import Step, explain
 from diffc.measure.latency import LatencyOptions
@@ -30,7 +30,7 @@ def test_factors_are_found_and_multiply_up(engines):
 
 def test_rung_that_cannot_run_keeps_its_reason(engines):
     pytest.importorskip("tensorrt_rtx")
-    from diffc.targets import machine
+    from diffc_export.targets import machine
 
     if machine.gpus():
         pytest.skip("this machine has a GPU")

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from diffc_export.events import drain
 from onnx import TensorProto, helper
 from scipy import linalg
 
 from diffc.errors import InputError, UnavailableError
-from diffc.events import drain
 from diffc.measure.frechet import (
     features_of,
     frechet_distance,

@@ -5,8 +5,8 @@ import time
 from collections import Counter
 
 import pytest
+from diffc_export.events import drain
 
-from diffc.events import drain
 from diffc.measure.latency import LatencyOptions, against_itself, interleaved
 
 QUICK = LatencyOptions(rounds=12, seconds=0.0, warmup_seconds=0.05)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
+from diffc_export.specs import TensorSpec
 from diffusers import UNet2DModel
 from PIL import Image
 from scipy import ndimage, stats
 
 from diffc.data.sampling import SamplerInfo
 from diffc.errors import InputError
-from diffc.events import drain
 from diffc.measure.quality import (
     Samples,
     compare_samples,
@@ -25,7 +26,6 @@ from diffc.measure.quality import (
     sample_pair,
     ssim_per_image,
 )
-from diffc.models.families.base import TensorSpec
 from diffc.models.families.unet2d import FAMILY
 
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}

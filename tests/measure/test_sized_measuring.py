@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import target
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
 from diffc.errors import OutOfMemory
-from diffc.events import drain
 from diffc.measure.compare import measure_loop, measure_target
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.inputs import example_inputs
@@ -17,7 +18,6 @@ from diffc.measure.loop import LoopOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.parity import measure_parity, parities
 from diffc.measure.results import at_working
-from diffc.targets import target
 
 QUICK = LatencyOptions(rounds=15, seconds=0.0, warmup_seconds=0.2)
 SIZES = ((8, 8), (16, 16))
@@ -66,7 +66,7 @@ def test_the_loop_is_that_of_the_working_resolution(engines):
 
 
 def test_a_resolution_that_memory_does_not_suffice_for_is_absent(engines, monkeypatch):
-    from diffc.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeRunner
 
     bind = FakeRunner.bind
 
@@ -148,7 +148,7 @@ def test_inputs_of_a_size_are_the_references_own(engines, folders):
 def test_memory_is_of_the_resolution(tmp_path):
     """A single channel in and out of 64: at 512x512 their activations take 64 MiB at least."""
     pytest.importorskip("onnxruntime")
-    from diffc.targets.base import BuildOptions
+    from diffc_export.targets.base import BuildOptions
 
     folder = write_handmade_folder(tmp_path / "onnx", channels=64, others=((512, 512),))
     drain(target("ort-cpu").build(folder, BuildOptions(threads=1), tmp_path / "engine"))

@@ -14,17 +14,17 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from diffc_export.events import drain
+from diffc_export.onnx.precision import LOW, Lowering, convert_precision, fragile
+from diffc_export.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.onnx_file import read_onnx
 from onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
 
 from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
-from diffc.events import drain
-from diffc.onnx.precision import LOW, Lowering, convert_precision, fragile
-from diffc.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
 from diffc.recipe import TargetOptions
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.onnx_file import read_onnx
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -110,7 +110,7 @@ def test_int8_is_found_by_builders_and_stays_close(folder, tmp_path):
 
 def test_a_zero_point_is_finer_for_what_a_silu_gives(unet, tmp_path_factory):
     """Between -0.28 and its largest value: nearly half of the symmetric steps lie idle."""
-    from diffc.onnx.quantize import Comparison, _layers, _quantized
+    from diffc_export.onnx.quantize import Comparison, _layers, _quantized
 
     source = read_onnx(unet)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
@@ -193,7 +193,7 @@ def test_missing_reference_is_named(folder, tmp_path):
 
 def test_fully_quantised_back_to_fp32_is_the_model_itself(unet, tmp_path):
     """Keeping every layer gives the fp32 model bit for bit: nothing else went through int8."""
-    from diffc.onnx.quantize import Comparison, _layers, _quantized
+    from diffc_export.onnx.quantize import Comparison, _layers, _quantized
 
     source = read_onnx(unet)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
@@ -324,9 +324,8 @@ def test_error_is_measured_at_every_noise_level(folder, tmp_path):
 
 def test_a_layers_work_is_what_torch_counts(unet):
     """Convolutions and linear layers of the exported graph against torch's own FLOP counter."""
+    from diffc_export.onnx.quantize import layer_macs
     from torch.utils.flop_counter import FlopCounterMode
-
-    from diffc.onnx.quantize import layer_macs
 
     found = layer_macs(onnx.load(read_onnx(unet).path))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -355,7 +354,7 @@ class Additive:
 )
 def test_no_layer_stays_that_need_not(layers, tolerance):
     """Within the tolerance, and none of them could go back to int8."""
-    from diffc.onnx.quantize import _kept
+    from diffc_export.onnx.quantize import _kept
 
     errors = {f"layer {i}": error for i, (error, _) in enumerate(layers)}
     work = {f"layer {i}": macs for i, (_, macs) in enumerate(layers)}
@@ -367,7 +366,7 @@ def test_no_layer_stays_that_need_not(layers, tolerance):
 
 
 def test_a_dear_layer_stays_where_the_cheap_ones_are_not_enough():
-    from diffc.onnx.quantize import _kept
+    from diffc_export.onnx.quantize import _kept
 
     errors = {"dear": 0.5, "cheap 1": 0.2, "cheap 2": 0.2, "cheap 3": 0.2}
     work = dict.fromkeys(errors, 1.0) | {"dear": 1e9}
@@ -376,7 +375,7 @@ def test_a_dear_layer_stays_where_the_cheap_ones_are_not_enough():
 
 
 def test_of_two_equally_bad_layers_the_cheap_one_stays():
-    from diffc.onnx.quantize import _kept
+    from diffc_export.onnx.quantize import _kept
 
     errors = {"dear": 0.5, "cheap": 0.5, **{f"fine {i}": 0.001 for i in range(18)}}
     work = dict.fromkeys(errors, 10.0) | {"dear": 1e6}

@@ -6,17 +6,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from diffc_export.events import drain
+from diffc_export.onnx.quantize import layer_macs
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.onnx_file import read_onnx
 from onnx_folder import tiny_unet
 
-from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
+from diffc.models.onnx_export import export_denoiser
 from diffc.models.resolutions import multiple_of
-from diffc.onnx.export import export_onnx
-from diffc.onnx.quantize import layer_macs
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.onnx_file import read_onnx
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def exported(request, tmp_path_factory):
     specs = found.specs(dict(model.config), 16)
     folder = tmp_path_factory.mktemp(request.param)
     multiple = multiple_of(name, dict(model.config))
-    export_onnx(model, found, specs, folder, sizes=sizes, multiple=multiple)
+    export_denoiser(model, found, specs, folder, sizes=sizes, multiple=multiple)
     return model, found, specs, sizes, folder
 
 
@@ -114,7 +114,7 @@ def test_trt_rtx_takes_the_file(exported, tmp_path):
 
 def test_layers_work_is_that_of_a_file_of_the_working_size(exported, tmp_path):
     model, found, specs, _, folder = exported
-    export_onnx(model, found, specs, tmp_path)
+    export_denoiser(model, found, specs, tmp_path)
     fixed = sorted(layer_macs(onnx.load(tmp_path / "model.onnx")).values())
     feed = {key: x.numpy() for key, x in example_inputs(specs, model.config, 1).items()}
     assert sorted(layer_macs(onnx.load(folder / "model.onnx"), feed).values()) == fixed

@@ -13,16 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from diffc_export.events import drain
+from diffc_export.onnx import weights
+from diffc_export.onnx.precision import convert_precision
+from diffc_export.onnx.quantize import QuantizeOptions, quantize
+from diffc_export.targets.onnx_file import onnx_digest, read_onnx
 from onnx_folder import shared_unet_folder
 
-from diffc.events import drain
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
-from diffc.onnx import weights
-from diffc.onnx.export import export_onnx
-from diffc.onnx.precision import convert_precision
-from diffc.onnx.quantize import QuantizeOptions, quantize
-from diffc.targets.onnx_file import onnx_digest, read_onnx
+from diffc.models.onnx_export import export_denoiser
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -37,7 +37,7 @@ def large_from(monkeypatch):
     """Files above so many bytes count as large."""
 
     def set_limit(nbytes):
-        for module in (weights, sys.modules["diffc.onnx.quantize"]):
+        for module in (weights, sys.modules["diffc_export.onnx.quantize"]):
             monkeypatch.setattr(module, "LARGEST_SINGLE_FILE", nbytes)
 
     return set_limit
@@ -201,7 +201,7 @@ def test_a_network_above_two_gib_is_exported_and_converted(tmp_path):
     inputs = example_inputs(specs, model.config, 2)
     with torch.no_grad():
         expected = dit.call(model, inputs).numpy()
-    export_onnx(model, dit, specs, tmp_path / "onnx")
+    export_denoiser(model, dit, specs, tmp_path / "onnx")
     del model
     read = read_onnx(tmp_path / "onnx")
     assert sum(path.stat().st_size for path in read.files) > 2**31

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
 
 from diffc.data.clean import CleanSet
 from diffc.errors import InputError
-from diffc.events import drain
 from diffc.models.diffusion import Process, process_from_scheduler
 from diffc.models.families import family
 from diffc.models.load import load_denoiser

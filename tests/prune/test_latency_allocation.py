@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets.base import Status
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_allocate import chain, random_scores
 
 from diffc.errors import RequestError, UnavailableError
-from diffc.events import drain
 from diffc.models.source import find
 from diffc.prune import bench as bench_module
 from diffc.prune import latency_table
@@ -25,7 +26,6 @@ from diffc.prune.layers import Layer
 from diffc.prune.plan import best_channels
 from diffc.prune.planning import make_plan, problem_of
 from diffc.recipe import resolve
-from diffc.targets.base import Status
 
 
 @given(

@@ -9,8 +9,7 @@ import sys
 from types import ModuleType
 
 import numpy as np
-
-from diffc.targets import machine
+from diffc_export.targets import machine
 
 PROVIDER = "CUDAExecutionProvider"
 GPU = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")

@@ -6,10 +6,9 @@ refuses: calls of a context that answer False. uncapturable: whether running it 
 from types import SimpleNamespace
 
 import numpy as np
+from diffc_export.targets import cuda, trt_builder
+from diffc_export.targets.tensorrt import TARGET
 from fake_cuda import FakeRuntime, installed
-
-from diffc.targets import cuda, trt_builder
-from diffc.targets.tensorrt import TARGET
 
 
 class FakeContext:

@@ -6,21 +6,21 @@ Built and measured on the CPU's targets, at two batch sizes; torch is the oracle
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import read_info
 
 from diffc.data.clean import CleanSet
 from diffc.errors import InputError
-from diffc.events import drain
 from diffc.measure.compare import MeasureOptions, measure_target
 from diffc.measure.inputs import example_inputs as engine_inputs
 from diffc.measure.latency import LatencyOptions
+from diffc.measure.reference import write_reference
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
-from diffc.onnx.export import export_onnx
-from diffc.onnx.reference import write_reference
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.engine import read_info
+from diffc.models.onnx_export import export_denoiser
 
 INPUTS = [
     "sample", "timestep", "encoder_hidden_states", "class_labels", "text_embeds", "time_ids",
@@ -46,7 +46,9 @@ def folder(tmp_path_factory):
     specs = known.specs(model.config)
     assert [spec.name for spec in specs] == INPUTS
     out = tmp_path_factory.mktemp("conditional") / "onnx"
-    export_onnx(model, known, specs, out, facts={"prediction": "epsilon", "scheduler": SCHEDULER})
+    export_denoiser(
+        model, known, specs, out, facts={"prediction": "epsilon", "scheduler": SCHEDULER}
+    )
     drawn = example_inputs(specs, model.config, 8, torch.Generator().manual_seed(0))
     conditions = {k: v for k, v in drawn.items() if k not in ("sample", "timestep")}
     clean = CleanSet(drawn["sample"], conditions, "noise")

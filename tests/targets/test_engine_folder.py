@@ -4,20 +4,20 @@ import json
 from dataclasses import replace
 
 import pytest
-
-from diffc.errors import CheckFailed, InputError, NotComparable
-from diffc.events import drain
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.engine import (
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import (
     check_precision,
     is_promised,
     new_engine_folder,
     open_engine,
     read_info,
 )
-from diffc.targets.onnx_file import OnnxModel
-from diffc.targets.onnx_precision import shares
+from diffc_export.targets.onnx_file import OnnxModel
+from diffc_export.targets.onnx_precision import shares
+
+from diffc.errors import CheckFailed, InputError, NotComparable
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from diffc_export.targets.onnx_file import onnx_digest, read_onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx_folder import describe_folder, write_handmade_folder
 
 from diffc.errors import InputError
-from diffc.targets.onnx_file import onnx_digest, read_onnx
 
 
 def test_good_folder_is_read(folder):
@@ -32,7 +32,7 @@ def test_plain_onnx_file_is_read_without_a_description(folder):
 
 
 def test_digest_is_the_exporters(folder):
-    export = pytest.importorskip("diffc.onnx.export")
+    export = pytest.importorskip("diffc_export.onnx.export")
     (folder / "model.onnx.data").write_bytes(b"weights")
     assert onnx_digest(folder) == export.onnx_digest(folder)
 

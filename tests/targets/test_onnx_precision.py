@@ -3,14 +3,13 @@
 import numpy as np
 import onnx
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.onnx_file import read_onnx
+from diffc_export.targets.onnx_precision import file_elements, file_precision
 from onnx import TensorProto, helper, numpy_helper
 from onnx_folder import write_handmade_folder
-
-from diffc.events import drain
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.onnx_file import read_onnx
-from diffc.targets.onnx_precision import file_elements, file_precision
 
 
 def tensor(name, kind, *dims):
@@ -114,7 +113,7 @@ def test_ort_cpu_says_what_it_makes_of_a_plain_half_file(tmp_path):
 
 
 def test_openvino_computes_what_it_can_of_a_plain_half_file(tmp_path, monkeypatch):
-    from diffc.targets import openvino
+    from diffc_export.targets import openvino
 
     folder = write_handmade_folder(tmp_path / "half", dtype=np.float16)
     pytest.importorskip("openvino")

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import ort, ort_cpu, target
+from diffc_export.targets.base import BuildOptions
 from onnx import TensorProto, helper
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file
 
 from diffc.errors import CheckFailed, InputError
-from diffc.events import drain
-from diffc.targets import ort, ort_cpu, target
-from diffc.targets.base import BuildOptions
 
 pytest.importorskip("onnxruntime")
 
@@ -117,7 +117,7 @@ def test_batch_it_was_not_built_for_is_refused(folder, tmp_path):
 
 def test_int8_layers_are_counted_as_int8():
     """A QLinearConv's weights count as int8, a float MatMul's as fp32."""
-    from diffc.targets.ort import _heavy
+    from diffc_export.targets.ort import _heavy
 
     def weight(name, kind, dims):
         return helper.make_tensor(name, kind, dims, [0] * int(np.prod(dims)))

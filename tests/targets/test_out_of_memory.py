@@ -3,15 +3,15 @@
 import numpy as np
 import onnx
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import cuda, nvml, out_of_memory, target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.out_of_memory import bytes_asked, says_so
+from diffc_export.targets.trt_builder import Log
 from onnx import TensorProto, helper, numpy_helper
 from onnx_folder import describe_folder, tiny_unet
 
 from diffc.errors import InputError, OutOfMemory
-from diffc.events import drain
-from diffc.targets import cuda, nvml, out_of_memory, target
-from diffc.targets.base import BuildOptions
-from diffc.targets.out_of_memory import bytes_asked, says_so
-from diffc.targets.trt_builder import Log
 
 GIB = 1 << 30
 TOO_MUCH = 1 << 44  # bytes: more than any machine maps
@@ -162,7 +162,7 @@ INPUTS = {"sample": np.ones((2, 1, 8, 8), np.float32), "timestep": np.array([1, 
 def test_onnxruntime_runs_out_when_it_is_built(folder, tmp_path, monkeypatch, full_gpu):
     """With a session that fails as CUDA's provider does when the weights do not fit."""
     runtime = pytest.importorskip("onnxruntime")
-    from diffc.targets import ort
+    from diffc_export.targets import ort
 
     def session(*_, **__):
         raise RuntimeError(WORDS["onnxruntime"][0])

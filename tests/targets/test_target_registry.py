@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import machine, names, target, trt_builder
+from diffc_export.targets.base import BuildOptions
 
 from diffc.errors import RequestError, UnavailableError
-from diffc.events import drain
-from diffc.targets import machine, names, target, trt_builder
-from diffc.targets.base import BuildOptions
 
 
 def test_names_are_the_contract():
@@ -35,7 +35,7 @@ def test_unknown_target_names_the_nearest():
 
 def test_statuses_import_no_runtime():
     script = (
-        "import sys; from diffc.targets import names, target\n"
+        "import sys; from diffc_export.targets import names, target\n"
         "for n in names(): target(n).status()\n"
         "bad = {'torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'pydantic'}"
         "\nprint(sorted(bad & set(sys.modules)))"

@@ -2,13 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from diffc.errors import InputError, RequestError
-from diffc.targets.base import BuildOptions, Range
-from diffc.targets.onnx_file import InputSpec, OnnxModel
-from diffc.targets.shapes import (
+from diffc_export.targets.base import BuildOptions, Range
+from diffc_export.targets.onnx_file import InputSpec, OnnxModel
+from diffc_export.targets.shapes import (
     batch_of,
     call_of,
     check_inputs,
@@ -18,6 +14,10 @@ from diffc.targets.shapes import (
     profiles,
     serves,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffc.errors import InputError, RequestError
 
 SPECS = (InputSpec("sample", (3, 8, 8), "float32", "sample"), InputSpec("timestep", (), "int64"))
 MODEL = OnnxModel("model.onnx", SPECS, (), {}, ())

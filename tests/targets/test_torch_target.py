@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 from onnx_folder import tiny_unet, write_handmade_folder
 from safetensors.numpy import load_file
 
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.events import drain
-from diffc.targets import target
-from diffc.targets.base import BuildOptions
-from diffc.targets.torch_target import Captured
+from diffc.torch_target import Captured
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_compiled_computes_the_same(unet_folder, model, tmp_path):
 @pytest.mark.slow
 def test_a_missing_compiler_is_one_line(unet_folder, model, tmp_path):
     script = (
-        "import sys, numpy as np; from diffc.targets import target\n"
+        "import sys, numpy as np; from diffc_export.targets import target\n"
         "from diffc.measure.inputs import example_inputs\n"
         "from diffc.errors import UnavailableError\n"
         "runner = target('torch').load(__import__('pathlib').Path(sys.argv[1]))\n"

@@ -5,12 +5,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-
-from diffc.events import drain
-from diffc.targets import trt_builder, trt_runner
-from diffc.targets.base import BuildOptions
-from diffc.targets.trt_rtx import TARGET
-from diffc.targets.trt_target import TrtTarget
+from diffc_export.events import drain
+from diffc_export.targets import trt_builder, trt_runner
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.trt_rtx import TARGET
+from diffc_export.targets.trt_target import TrtTarget
 
 
 def test_a_cache_is_written_whole_beside_others(tmp_path, monkeypatch):

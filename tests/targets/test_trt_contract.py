@@ -22,16 +22,15 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+import diffc_export
 import pytest
-
-import diffc
-from diffc.targets import trt_precision
+from diffc_export.targets import trt_precision
 
 SOURCES = (
-    "targets/trt_builder.py",
-    "targets/trt_precision.py",
-    "targets/trt_runner.py",
-    "export/runtime/trt.py",
+    "diffc_export/targets/trt_builder.py",
+    "diffc_export/targets/trt_precision.py",
+    "diffc_export/targets/trt_runner.py",
+    "diffc_runtime/trt.py",
 )
 INSPECTORS_OWN = {"BFLOAT16"}  # what it calls a type that the enumeration calls otherwise
 CLASSES = {  # what a variable or attribute of this name holds
@@ -96,7 +95,7 @@ print(json.dumps(listed))
 def nodes():
     """(where, node) of everything in the sources."""
     for name in SOURCES:
-        path = Path(diffc.__file__).parent / name
+        path = Path(diffc_export.__file__).parents[1] / name
         for node in ast.walk(ast.parse(path.read_text())):
             yield f"{name}:{getattr(node, 'lineno', 0)}", node
 
@@ -182,7 +181,7 @@ def test_enough_is_read_from_the_sources():
         ("tensor", "dtype"),
     } <= pairs
     assert len(pairs) > 40
-    assert any(where.startswith("export/runtime/trt.py") for _, _, where in used())
+    assert any(where.startswith("diffc_runtime/trt.py") for _, _, where in used())
     assert ("IBuilderConfig.set_timing_cache", "ignore_mismatch") in {k[:2] for k in keywords()}
     assert {
         ("LayerType", "MATRIX_MULTIPLY"),

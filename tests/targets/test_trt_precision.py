@@ -3,10 +3,9 @@
 import json
 
 import pytest
+from diffc_export.targets.tensorrt import TARGET
+from diffc_export.targets.trt_precision import coverage, engine_elements, engine_tensors
 from fake_tensorrt import install
-
-from diffc.targets.tensorrt import TARGET
-from diffc.targets.trt_precision import coverage, engine_elements, engine_tensors
 
 LAYERS = [
     {"Name": "conv", "LayerType": "CaskConvolution", "Weights": {"Type": "Half", "Count": 576}},

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from diffc_export.events import drain
+from diffc_export.targets import cuda, target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import read_info
+from diffc_export.targets.tensorrt import TARGET
+from diffc_export.targets.trt_runner import TrtRunner
 from fake_cuda import UNCAPTURABLE
 from fake_tensorrt import install
 
 from diffc.errors import InputError, OutOfMemory
-from diffc.events import drain
-from diffc.targets import cuda, target
-from diffc.targets.base import BuildOptions
-from diffc.targets.engine import read_info
-from diffc.targets.tensorrt import TARGET
-from diffc.targets.trt_runner import TrtRunner
 
 
 @pytest.fixture

@@ -9,30 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
 from diffc.errors import InputError
 from diffc.models.groups import Group
 from diffc.models.resolutions import Side, as_pair
-
-Inputs = dict[str, Tensor]
-"""The denoiser's inputs by name, ``sample`` and ``timestep`` first, in the order of its call."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input: its name, its shape without the batch, and its dtype in the exported graph.
-
-    kind: ``sample``, ``timestep`` or ``condition``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    kind: str = "condition"
 
 
 def with_defaults(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from diffc_export.specs import Inputs, TensorSpec
 from torch import Tensor
-
-from diffc.models.families.base import Inputs, TensorSpec
 
 
 def example_inputs(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
 from diffc.models.families.attention import head_group
-from diffc.models.families.base import TensorSpec, with_defaults
+from diffc.models.families.base import with_defaults
 from diffc.models.families.blocks import block_groups, in_order
 from diffc.models.families.feed_forward import width_group
 from diffc.models.families.reach import reached_groups

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
-from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
+from diffc.models.families.base import sample_sides, with_defaults
 from diffc.models.families.blocks import block_groups
 from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group

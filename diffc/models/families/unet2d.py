@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
 from diffc.errors import InputError
 from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import TensorSpec, sample_sides, with_defaults
+from diffc.models.families.base import sample_sides, with_defaults
 from diffc.models.families.graph import traced_groups
 from diffc.models.families.reach import reached_groups
 from diffc.models.groups import Group

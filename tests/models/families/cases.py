@@ -9,11 +9,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from diffc_export.specs import Inputs, TensorSpec
 from torch import nn
 
 from diffc.models.cut import skeleton
 from diffc.models.families import family
-from diffc.models.families.base import Family, Inputs, TensorSpec
+from diffc.models.families.base import Family
 from diffc.models.families.examples import example_inputs, meta_inputs
 from diffc.models.groups import Group
 

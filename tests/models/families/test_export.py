@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_onnx_parity(name, is_cut, tmp_path):
     ort = pytest.importorskip("onnxruntime")
-    from diffc.onnx.export import export_onnx
+    from diffc.models.onnx_export import export_denoiser
 
     tiny = case(name)
     model = copy.deepcopy(tiny.model)
     if is_cut:
         cut(model, tiny.groups, random_keep(tiny.groups, 3))
-    export_onnx(model, tiny.family, tiny.specs, tmp_path)
+    export_denoiser(model, tiny.family, tiny.specs, tmp_path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(

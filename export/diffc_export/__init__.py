@@ -1,0 +1,10 @@
+"""A torch module becomes an ONNX file and a checked engine; no pruning, no model families here.
+
+    specs.py     what a module takes: names, shapes, dtypes
+    onnx/        export, precisions, quantisation
+    targets/     one file per runtime: what it builds, what it runs on
+    events.py    progress of long work
+    cache.py     where caches lie
+
+Imports diffc_runtime; never diffc.
+"""

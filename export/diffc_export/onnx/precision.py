@@ -1,0 +1,240 @@
+"""Precision written into the ONNX file: fp32 folder -> fp16 or bf16 folder.
+
+Builders of strongly typed engines keep what the file says, so the file says everything: weights in
+the low precision, and a Cast wherever a tensor goes from one precision to the other. Inputs and
+outputs of the graph keep their types.
+
+Kept in fp32 (``KEEP``): the timestep embedding's waves, whose arguments go to 1000, and sums over a
+whole tensor; what stands beside a constant that the low precision cannot hold (``fragile``), such
+as the 1e-15 that guards a division; and the nodes that the caller names (``sensitive``). int8's and
+fp8's sensitive layers are found by measuring (quantize.py); fp16's and bf16's are not, and what
+they cost shows in parity.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffc_runtime.errors import InputError, RequestError
+
+from diffc_export.onnx.weights import on_skeleton, save
+from diffc_export.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
+
+_WAVES = ("Sin", "Cos", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Range")
+_SUMS = ("ReduceMean", "ReduceSum", "ReduceL2", "CumSum")
+_TYPED = ("Cast", "CastLike", "ConstantOfShape", "RandomNormal", "RandomNormalLike")
+KEEP = frozenset((*_WAVES, *_SUMS, *_TYPED, "If", "Loop", "Scan"))
+_ALWAYS_FP32 = {"Resize": (1, 2), "Upsample": (1,)}
+"""Inputs that the ONNX operator itself fixes at float32."""
+LOW = {"fp16": 10, "bf16": 16}  # onnx.TensorProto.FLOAT16, BFLOAT16
+_FLOAT = 1
+_BF16_OPSET = 22  # the first whose convolutions take bfloat16
+
+
+def convert_precision(
+    folder: Path, out: Path, precision: str, sensitive: Collection[str] = ()
+) -> dict[str, Any]:
+    """Write ``out``, an ONNX folder in fp16 or bf16, from the fp32 ``folder``; returns model.json.
+
+    sensitive: names of nodes to keep in fp32 as well.
+    Raises RequestError for another precision, InputError when the folder is not fp32.
+    """
+    import onnx
+
+    if precision not in LOW:
+        raise RequestError(f"'{precision}' is not written by casts", hint=f"known: {list(LOW)}")
+    source = read_onnx(folder)
+    if source.precision != "fp32":
+        raise InputError(f"{source.path} is {source.precision} already, fp32 is needed")
+    model = onnx.load(source.path)
+    if precision == "bf16":
+        on_skeleton(model, partial(_with_opset, opset=_BF16_OPSET))
+    on_skeleton(model, partial(onnx.shape_inference.infer_shapes, data_prop=True))
+    kept = frozenset(sensitive) | fragile(model.graph, LOW[precision])
+    Lowering(model.graph, LOW[precision], kept).run()
+    return write_folder(model, out, folder, precision, {"kept_fp32": sorted(kept)})
+
+
+_MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Identity", "Slice", "Concat")
+_DIVIDES = ("Div", "Reciprocal", "Log")
+_ROOTS = ("Sqrt", "Pow")
+
+
+def fragile(graph: Any, low: int) -> frozenset[str]:
+    """The nodes that a constant lost in the ``low`` type would break; gives every node a name.
+
+    A constant is lost when all its values lie below the type's smallest normal number (1e-15 is 0
+    in fp16, and x / (y + 0) infinite), or one above its largest. Kept are the nodes that take it,
+    and those that divide by what comes of it, however that is moved in between.
+    """
+    for index, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    lost = {name for name, array in _constants(graph) if _is_lost(array, low)}
+    kept, small = set(), set[str]()
+    for node in graph.node:
+        follows = node.op_type in (*_MOVES, *_ROOTS, *_DIVIDES) and small.intersection(node.input)
+        if lost.intersection(node.input) or follows:
+            kept.add(node.name)
+            if node.op_type not in _DIVIDES:
+                small.update(node.output)
+    return frozenset(kept)
+
+
+def _constants(graph: Any) -> Iterator[tuple[str, Any]]:
+    from onnx import numpy_helper
+
+    for tensor in graph.initializer:
+        if tensor.data_type == _FLOAT:
+            yield tensor.name, numpy_helper.to_array(tensor)
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value" and attribute.t.data_type == _FLOAT:
+                yield node.output[0], numpy_helper.to_array(attribute.t)
+
+
+def _is_lost(array: Any, low: int) -> bool:
+    import ml_dtypes
+    import numpy as np
+    from onnx import helper
+
+    limits: Any = ml_dtypes.finfo(helper.tensor_dtype_to_np_dtype(low))  # type: ignore[no-untyped-call]
+    sizes = np.abs(array[np.isfinite(array) & (array != 0)])
+    if not sizes.size:
+        return False
+    return bool(sizes.max() < float(limits.tiny) or sizes.max() > float(limits.max))
+
+
+def _with_opset(model: Any, opset: int) -> Any:
+    from onnx import version_converter
+
+    found = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return version_converter.convert_version(model, opset) if found < opset else model
+
+
+def write_folder(
+    model: Any, out: Path, folder: Path, precision: str, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a converted graph as an ONNX folder, with ``folder``'s description and reference."""
+    import onnx
+
+    out.mkdir(parents=True, exist_ok=True)
+    save(model, out / MODEL)
+    onnx.checker.check_model(str(out / MODEL))
+    if (folder / REFERENCE).is_file():
+        shutil.copyfile(folder / REFERENCE, out / REFERENCE)
+    described: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    exported = described["sha256"] if "sha256" in described else onnx_digest(folder)
+    described |= {"precision": precision, "opset": opset, "sha256": onnx_digest(out), **facts}
+    described["made_from"] = exported
+    (out / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n")
+    return described
+
+
+class Lowering:
+    """One pass over a graph: each node takes and gives its own precision, casts where they meet."""
+
+    def __init__(self, graph: Any, low: int, sensitive: frozenset[str]) -> None:
+        self._graph = graph
+        self._low = low
+        self._sensitive = sensitive
+        self._weights = {t.name: t for t in graph.initializer if t.data_type == _FLOAT}
+        self._held = self._float_values()  # tensor -> the type it is held in after the pass
+        self._copies: dict[tuple[str, int], str] = {}  # (tensor, type) -> its cast
+        self._nodes: list[Any] = []
+
+    def _float_values(self) -> dict[str, int]:
+        graph = self._graph
+        values = [*graph.input, *graph.value_info, *graph.output]
+        return {v.name: _FLOAT for v in values if v.type.tensor_type.elem_type == _FLOAT}
+
+    def run(self) -> None:
+        """Rewrite the graph in place."""
+        outputs = {value.name for value in self._graph.output}
+        for node in list(self._graph.node):
+            _inline_constant(node, self._weights)
+            if node.op_type == "Constant" and node.output[0] in self._weights:
+                continue
+            kind = self._kind(node)
+            self._take_inputs(node, kind)
+            self._nodes.append(node)
+            for index, name in enumerate(node.output):
+                self._give_output(node, index, name, kind, name in outputs)
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        self._store_weights()
+        del self._graph.value_info[:]  # stale now; whoever needs it infers it again
+
+    def _kind(self, node: Any) -> int:
+        high = node.op_type in KEEP or node.name in self._sensitive
+        return _FLOAT if high else self._low
+
+    def _take_inputs(self, node: Any, kind: int) -> None:
+        fixed = _ALWAYS_FP32.get(node.op_type, ())
+        for index, name in enumerate(node.input):
+            if name in self._weights or name in self._held:
+                node.input[index] = self._as(name, _FLOAT if index in fixed else kind)
+
+    def _as(self, name: str, kind: int) -> str:
+        """The name under which ``name`` is held as ``kind``; adds its Cast when it is not."""
+        from onnx import helper
+
+        if self._held.get(name) == kind and name not in self._weights:
+            return name
+        key = (name, kind)
+        if key not in self._copies:
+            self._copies[key] = f"{name}/{kind}"
+            if name not in self._weights:
+                cast = helper.make_node(
+                    "Cast", [name], [self._copies[key]], to=kind, name=f"{name}/cast{kind}"
+                )
+                self._nodes.append(cast)
+        return self._copies[key]
+
+    def _give_output(self, node: Any, index: int, name: str, kind: int, is_output: bool) -> None:
+        from onnx import helper
+
+        if name not in self._held or kind == _FLOAT:
+            return
+        if not is_output:
+            self._held[name] = kind
+            return
+        inner = f"{name}/{kind}"  # a graph output keeps its name and its type
+        node.output[index] = inner
+        self._copies[(name, kind)] = inner
+        self._nodes.append(helper.make_node("Cast", [inner], [name], to=_FLOAT, name=f"{name}/out"))
+
+    def _store_weights(self) -> None:
+        """Converted one by one: a large network's weights are in memory once in each type."""
+        held = self._graph.initializer
+        before = len(held)
+        for tensor in self._converted():
+            held.append(tensor)
+        for index in reversed(range(before)):
+            if held[index].name in self._weights:
+                del held[index]
+
+    def _converted(self) -> Iterator[Any]:
+        """Each weight, once for each type that some node takes it in."""
+        from onnx import helper, numpy_helper
+
+        for (name, kind), copy in self._copies.items():
+            if name in self._weights:
+                array = numpy_helper.to_array(self._weights[name])
+                dtype = helper.tensor_dtype_to_np_dtype(kind)
+                yield numpy_helper.from_array(array.astype(dtype), copy)
+
+
+def _inline_constant(node: Any, weights: dict[str, Any]) -> None:
+    """A Constant node's float value joins the weights, to be converted with them."""
+    if node.op_type != "Constant":
+        return
+    for attribute in node.attribute:
+        if attribute.name == "value" and attribute.t.data_type == _FLOAT:
+            attribute.t.name = node.output[0]
+            weights[node.output[0]] = attribute.t

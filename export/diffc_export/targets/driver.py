@@ -1,0 +1,108 @@
+"""NVIDIA's driver: whether there is one, and whether it is new enough for what is installed.
+
+Told from nvidia-smi, the driver's own library, the PCI bus and the packages' metadata: no runtime
+is imported, so that ``diffc doctor`` can say it where the runtime could not even load.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+
+from diffc_export.targets import machine, nvml
+
+
+def no_gpu() -> str:
+    """Why there is no GPU to run on, in one line; empty when there is one."""
+    _, failure = machine.nvidia_smi()
+    if machine.gpus():
+        return ""
+    if failure and failure != machine.NO_TOOL:
+        return failure
+    if not failure and os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+        return "CUDA_VISIBLE_DEVICES leaves no NVIDIA GPU here"
+    if _on_the_bus():
+        return "there is an NVIDIA GPU here but no driver for it: install NVIDIA's driver"
+    return "no NVIDIA GPU here"
+
+
+def _on_the_bus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether a display or compute device of NVIDIA's is in this machine, driver or not."""
+    for device in devices.glob("*"):
+        try:
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+        except OSError:
+            continue
+        if vendor == "0x10de" and kind.startswith("0x03"):
+            return True
+    return False
+
+
+_DRIVERS = {12: "525", 13: "580"}
+"""CUDA's major version -> the first Linux driver that runs it (CUDA's release notes, table 3)."""
+
+
+def old_driver(*packages: str) -> str:
+    """Why the driver cannot run the first of these packages that is installed; empty when it can.
+
+    A driver runs every CUDA of its own major version and those before.
+    """
+    found, driver = machine.first_version(*packages), nvml.driver_cuda()
+    needed = cuda_major(found[0]) if found else None
+    if found is None or needed is None or driver is None or driver[0] >= needed:
+        return ""
+    least = _DRIVERS.get(needed)
+    number = f" ({machine.gpus()[0].driver})" if machine.gpus() else ""
+    return (
+        f"the driver{number} is for CUDA {driver[0]}.{driver[1]}, {found[0]} {found[1]} needs "
+        f"CUDA {needed}: update the driver" + (f" to {least} or later" if least else "")
+    )
+
+
+_CUDA = re.compile(
+    r"[-_]cu(\d\d)(?!\d)|\+cu(\d\d)\d|^(?:nvidia-cuda-runtime|cuda-toolkit)\D*(\d+)\."
+)
+
+
+@cache
+def cuda_major(package: str) -> int | None:
+    """The CUDA major version that an installed distribution is built for; None: it does not say.
+
+    From its name (tensorrt-cu13), its version (+cu130), or the CUDA runtime that it asks for.
+    """
+    if package == "torch":
+        return torch_cuda()
+    try:
+        asked = metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for text in (package, f"+{(machine.version(package) or '').partition('+')[2]}", *asked):
+        match = _CUDA.search(text)
+        if match:
+            return int(next(group for group in match.groups() if group))
+    return None
+
+
+@cache
+def torch_cuda() -> int | None:
+    """The CUDA major version that the installed torch is built for; None: it is for the CPU.
+
+    Read from its version.py: importing torch takes seconds.
+    """
+    found = util.find_spec("torch")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        try:
+            text = (Path(folder) / "version.py").read_text()
+        except OSError:
+            continue
+        match = re.search(r"^cuda\b[^=\n]*= *['\"](\d+)", text, re.MULTILINE)
+        return int(match[1]) if match else None
+    return None
+
+
+def torch_on_gpu() -> bool:
+    """Whether torch runs on a GPU here, as far as can be told without importing it."""
+    return bool(machine.gpus()) and torch_cuda() is not None

@@ -1,0 +1,274 @@
+"""openvino: OpenVINO on the processor; f32, bf16 where the processor has it, int8 from the file.
+
+The engine is OpenVINO's IR, which loads anywhere; kernels are chosen at load. Each batch size
+(and resolution) is compiled with static shapes when it is first used (measured: a fifth faster than
+one dynamic model).
+OpenVINO computes in bf16 by itself on processors that have it, so the precision is always stated
+(whoever loads the IR must state it too: ``details.settings`` in engine.json), and read back from
+the compiled model, layer by layer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffc_runtime.errors import InputError, UnavailableError
+
+from diffc_export.events import Progress, Work
+from diffc_export.targets import engine, machine, shapes
+from diffc_export.targets.base import Array, Arrays, BuildOptions, Range, Runner, Status
+from diffc_export.targets.onnx_file import OnnxModel, read_onnx
+from diffc_export.targets.onnx_precision import shares
+
+NAME = "openvino"
+FILE = "model.xml"
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+_HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
+_PASSES = ("Transpose", "Reorder", "Reshape")  # on the way from a constant to its layer
+
+
+class OpenVino:
+    """See diffc_export.targets.base.Target."""
+
+    name = NAME
+    hinted = frozenset({"bf16", "fp16"})
+    asymmetric = True
+
+    def status(self) -> Status:
+        """Runs wherever openvino is installed."""
+        number = machine.version("openvino")
+        device = f"{machine.cpu_name()}, {machine.cores()} cores"
+        if number is None:
+            reason = "openvino is not installed: pip install 'diffc[openvino]'"
+            return Status(False, False, False, reason, {}, device)
+        return Status(True, True, True, "", {"openvino": number}, device)
+
+    def precisions(self) -> frozenset[str]:
+        """fp32, and what this processor has."""
+        has = _capabilities() if self.status().installed else []
+        return frozenset({"fp32", *(p for p, name in _CAPABILITIES.items() if name in has)})
+
+    def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
+        """Convert, compile once to read the precision back, and write the IR."""
+        ov = _openvino()
+        yield Progress(0, 3, "reading the ONNX file")
+        model = read_onnx(folder)
+        asked = engine.asked_precision(model, options.precision, self.hinted)
+        strict = engine.is_promised(model, options.precision)
+        if not strict and asked not in self.precisions():
+            asked = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here
+        check_capability(asked)
+        served = shapes.profiles(model, options)
+        threads = machine.threads(options.threads)
+        start = time.perf_counter()
+        yield Progress(1, 3, "converting")
+        graph = _converted(model)
+        if len(served) == 1:
+            _make_static(graph, served[0])
+        yield Progress(2, 3, "compiling")
+        found = list(_elements(_compiled(graph.clone(), served[0], asked, threads)))
+        held = shares(found)
+        name = f"{NAME}, {model.path}"
+        precision = engine.check_precision(asked, held, model, name, tuple(_HINTS), strict)
+        with engine.new_engine_folder(out) as new:
+            ov.save_model(graph, new / FILE, compress_to_fp16=False)
+            info = engine.EngineInfo(
+                target=NAME,
+                versions=dict(self.status().versions),
+                device=machine.cpu_fingerprint(),
+                inputs=model.inputs,
+                outputs=model.outputs,
+                precision_asked=asked,
+                precision_found=precision,
+                precision_shares=held,
+                profiles=tuple(served),
+                threads=options.threads,
+                build_seconds=time.perf_counter() - start,
+                source=model.content,
+                details={"heavy_layers": len(found), "settings": _settings(asked, options.threads)},
+            )
+            return engine.write_info(new, info)
+
+    def load(self, folder: Path, threads: int | None = None) -> Runner:
+        """The IR, compiled for the shapes that are asked of it."""
+        _openvino()
+        info = engine.open_engine(folder, NAME, {})
+        check_capability(info.precision_asked)
+        return OpenVinoRunner(folder / FILE, info, machine.threads(threads, info.threads))
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        hint = "pip install 'diffc[openvino]'"
+        raise UnavailableError(f"target '{NAME}' needs openvino ({error})", hint=hint) from None
+    return openvino
+
+
+def check_capability(precision: str) -> None:
+    """Raise UnavailableError when this processor does not compute in ``precision``."""
+    needed = _CAPABILITIES.get(precision)
+    has = _capabilities()
+    if needed is not None and needed not in has:
+        names = [name for name, capability in _CAPABILITIES.items() if capability in has]
+        raise UnavailableError(
+            f"OpenVINO does not compute in {precision} on this processor ({machine.cpu_name()})",
+            hint=f"it has {', '.join(['fp32', *names])}",
+        )
+
+
+def _converted(model: OnnxModel) -> Any:
+    ov = _openvino()
+    try:
+        return ov.Core().read_model(model.path)
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO refuses {model.path}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What OpenVINO's message comes to: its summary where it has one, without source paths."""
+    text = str(error).partition("Summary:")[2] or str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return " ".join(said or lines)[:400]
+
+
+def _make_static(graph: Any, profile: shapes.Profile) -> None:
+    """Fix the inputs' shapes where the profile is one shape; bound them where it is a range."""
+    partial = _openvino().PartialShape
+    shaped = {}
+    for name, span in profile.items():
+        ends = zip(span.min, span.max, strict=True)
+        shaped[name] = partial([low if low == high else (low, high) for low, high in ends])
+    graph.reshape(shaped)
+
+
+def _capabilities() -> list[str]:
+    return list(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _settings(precision: str, threads: int | None) -> dict[str, Any]:
+    """What the model is compiled with; around int8 layers bf16 where it is fast, else f32.
+
+    threads: None leaves their number out, for whoever loads the engine to say.
+    (Measured on a UNet: with AMX, int8 with f32 around it is slower than bf16 alone, with bf16 it
+    is not; without AMX, int8 with bf16 around it is the slower.)
+    """
+    fast = "BF16" in _capabilities() and machine.fast_bf16()
+    around_int8 = "bf16" if fast else "f32"
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS.get(precision, around_int8),
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
+    }
+
+
+def _compiled(graph: Any, profile: shapes.Profile, precision: str, threads: int) -> Any:
+    _make_static(graph, profile)
+    try:
+        return _openvino().Core().compile_model(graph, "CPU", _settings(precision, threads))
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO cannot compile the model: {_reason(error)}") from None
+
+
+def _elements(compiled: Any) -> Iterator[tuple[str, int]]:
+    """(precision, weight elements) of each heavy layer of the compiled model."""
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        if _kind(node) in _HEAVY:
+            found = str(node.get_rt_info()["runtimePrecision"].astype(str))
+            if size := _weight_size(node):
+                yield _NAMES.get(found, found), size
+
+
+def _weight_size(node: Any) -> int:
+    """Elements of a layer's second input when it is a constant, else 0."""
+    if len(node.inputs()) < 2:
+        return 0
+    source = node.inputs()[1].get_source_output().get_node()
+    while _kind(source) in _PASSES:
+        source = source.inputs()[0].get_source_output().get_node()
+    shape = node.inputs()[1].get_partial_shape()
+    if _kind(source) != "Const" or not shape.is_static:
+        return 0
+    size = 1
+    for dim in shape.to_shape():
+        size *= dim
+    return size
+
+
+def _kind(node: Any) -> str:
+    return str(node.get_rt_info()["layerType"].astype(str))
+
+
+class OpenVinoRunner:
+    """See diffc_export.targets.base.Runner."""
+
+    def __init__(self, path: Path, info: engine.EngineInfo, threads: int) -> None:
+        self.info = info
+        self._path = path
+        self._threads = threads
+        self._compiled: dict[shapes.Call, Any] = {}
+        self._requests: dict[shapes.Call, Any] = {}
+        for batch in info.batches[:1]:  # the first engine's compilation belongs to loading
+            self._model(shapes.call_of(info.inputs, batch))
+
+    def _model(self, call: shapes.Call) -> Any:
+        if call not in self._compiled:
+            graph = _openvino().Core().read_model(self._path)
+            fixed = {name: Range(shape, shape, shape) for name, shape in call}
+            precision = self.info.precision_asked
+            self._compiled[call] = _compiled(graph, fixed, precision, self._threads)
+        return self._compiled[call]
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """Run once."""
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        if call not in self._requests:
+            self._requests[call] = self._model(call).create_infer_request()
+        found = self._requests[call].infer(dict(inputs), share_inputs=True)
+        return {spec.name: found[spec.name] for spec in self.info.outputs}
+
+    def bind(self, inputs: Arrays) -> OpenVinoBound:
+        """A request of its own whose input tensors are these arrays."""
+        call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        return OpenVinoBound(self._model(call), self.info, inputs)
+
+    def close(self) -> None:
+        """Free the compiled models."""
+        self._requests.clear()
+        self._compiled.clear()
+
+
+class OpenVinoBound:
+    """One request with its inputs in place; timed by the clock."""
+
+    def __init__(self, compiled: Any, info: engine.EngineInfo, inputs: Arrays) -> None:
+        import numpy as np
+
+        ov = _openvino()
+        self._names = [spec.name for spec in info.outputs]
+        self._request = compiled.create_infer_request()
+        self._inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, array in self._inputs.items():
+            self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+
+    def run(self) -> float:
+        """One call, in seconds."""
+        start = time.perf_counter()
+        self._request.start_async()
+        self._request.wait()
+        return time.perf_counter() - start
+
+    def outputs(self) -> dict[str, Array]:
+        """What the last run gave."""
+        return {name: self._request.get_tensor(name).data.copy() for name in self._names}
+
+
+TARGET = OpenVino()

@@ -1,0 +1,149 @@
+"""ort-cpu: ONNX Runtime on the processor.
+
+ONNX Runtime's own optimised file is tuned to the processor's instruction set and no faster than
+optimising at load (measured: within noise), so the engine is the portable file.
+
+Session options, chosen by measurement on two cores:
+- every graph optimisation (the NCHWc layout is worth 20-25 % on a UNet);
+- a fixed number of intra-op threads, one inter-op thread;
+- worker threads stop spinning at the end of a run, so that of two sessions measured in turn the
+  idle one takes no time from the other.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffc_runtime.errors import InputError
+
+from diffc_export.disks import temporary_folder
+from diffc_export.events import Work
+from diffc_export.targets import engine, machine, ort, shapes
+from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status
+
+NAME = "ort-cpu"
+_PROVIDERS = ["CPUExecutionProvider"]
+
+
+class OrtCpu:
+    """The target; see diffc_export.targets.base.Target."""
+
+    name = NAME
+    hinted: frozenset[str] = frozenset()
+    asymmetric = False
+
+    def status(self) -> Status:
+        """Runs wherever onnxruntime is installed."""
+        found = ort.package()
+        device = f"{machine.cpu_name()}, {machine.cores()} cores"
+        if found is None:
+            reason = "onnxruntime is not installed: pip install 'diffc[cpu]'"
+            return Status(False, False, False, reason, {}, device)
+        return Status(True, True, True, "", {found[0]: found[1]}, device)
+
+    def precisions(self) -> frozenset[str]:
+        """fp32, and the halves that it has convolutions in on this processor, which is tried.
+
+        No int8: the kernels want outputs in int8 too, which a denoiser does not stand.
+        """
+        installed = self.status().installed
+        return frozenset({"fp32", *(name for name in ("fp16", "bf16") if installed and _has(name))})
+
+    def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
+        """Check that the file loads, read its precision back, and copy it into ``out``."""
+        ort.onnxruntime(NAME, "cpu")
+        facts = {"versions": self.status().versions, "device": machine.cpu_fingerprint()}
+        return (yield from ort.build(NAME, folder, options, out, _PROVIDERS, facts))
+
+    def load(self, folder: Path, threads: int | None = None) -> Runner:
+        """A session on the CPU provider."""
+        ort.onnxruntime(NAME, "cpu")
+        info = engine.open_engine(folder, NAME, {})
+        options = ort.session_options(machine.threads(threads, info.threads))
+        return OrtRunner(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
+
+
+@cache
+def _has(precision: str) -> bool:
+    """Whether a convolution in ``precision`` is computed in it: where there is no kernel, ONNX
+    Runtime casts to fp32 or refuses the file, and which kernels there are depends on the processor.
+    """
+    from onnx import TensorProto, helper, save
+
+    ort.onnxruntime(NAME, "cpu")
+    kind = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
+    shaped = [helper.make_tensor_value_info(name, kind, [1, 1, 3, 3]) for name in ("x", "y")]
+    weight = helper.make_tensor("w", kind, [1, 1, 3, 3], [0.0] * 9)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "probe", shaped[:1], shaped[1:], [weight])
+    opsets = [helper.make_opsetid("", 22)]  # the first with convolutions in bf16
+    with temporary_folder() as folder:
+        path = folder / "probe.onnx"
+        save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        try:
+            found = ort.weight_elements(path, _PROVIDERS)
+        except InputError:  # it has no kernel and no way round
+            return False
+    return [name for name, _ in found] == [precision]
+
+
+class OrtRunner:
+    """An ONNX Runtime session on the CPU; see diffc_export.targets.base.Runner."""
+
+    def __init__(self, session: Any, info: engine.EngineInfo) -> None:
+        self.session = session
+        self.info = info
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """Run once."""
+        shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        names = [spec.name for spec in self.info.outputs]
+        with ort.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
+            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+
+    def bind(self, inputs: Arrays) -> OrtBound:
+        """Inputs and outputs stay in the session's own memory from run to run."""
+        shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
+        return OrtBound(self.session, self.info, inputs)
+
+    def any_batch(self) -> OrtRunner:
+        """The same session for whatever batch size, as a server calls it."""
+        return OrtRunner(self.session, replace(self.info, profiles=()))
+
+    def close(self) -> None:
+        """Free the session."""
+        self.session = None
+
+
+class OrtBound:
+    """A session with its inputs bound; timed by the clock."""
+
+    def __init__(self, session: Any, info: engine.EngineInfo, inputs: Arrays) -> None:
+        self._session = session
+        self._names = [spec.name for spec in info.outputs]
+        self._binding = session.io_binding()
+        for name, array in inputs.items():
+            self._binding.bind_cpu_input(name, array)
+        for name in self._names:
+            self._binding.bind_output(name, "cpu")
+        self._doing = shapes.call_words(NAME, inputs)
+        self._inputs = dict(inputs)  # the binding points into these arrays
+
+    def run(self) -> float:
+        """One call, in seconds."""
+        with ort.failures_named(self._doing, on_gpu=False):
+            start = time.perf_counter()
+            self._session.run_with_iobinding(self._binding)
+            return time.perf_counter() - start
+
+    def outputs(self) -> dict[str, Array]:
+        """What the last run gave."""
+        arrays = self._binding.copy_outputs_to_cpu()
+        return dict(zip(self._names, arrays, strict=True))
+
+
+TARGET = OrtCpu()

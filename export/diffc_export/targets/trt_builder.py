@@ -1,0 +1,374 @@
+"""One builder for TensorRT (10.9 and later, 11) and TensorRT for RTX: ONNX file -> engine bytes.
+
+Networks are strongly typed: TensorRT 11 has no precision flags any more, so precision is what the
+ONNX file says and nothing falls back. What only one library or version has is asked for with
+``hasattr``. Everything that can be checked before is checked in onnx_file.py and shapes.py; what is
+left is turned here from the library's log into one line.
+
+    library     the imported module, its log
+    parsed      ONNX -> network, or an InputError naming node and operator
+    configured  GPUs, static shapes or profiles, timing cache
+    serialized  the build, in a thread: progress with elapsed time, cancelled when closed
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffc_runtime.errors import InputError, OutOfMemory, RequestError, UnavailableError
+
+from diffc_export.events import Progress, Work
+from diffc_export.targets import machine, out_of_memory, shapes
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.onnx_file import OnnxModel
+from diffc_export.targets.out_of_memory import bytes_asked, says_so
+from diffc_export.targets.shapes import Profile
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """Which of the two libraries.
+
+    packages: distributions that hold it, the first being its version of reference.
+    minimum_sm: precision -> the first compute capability that has it, in this library.
+    ahead_of_time: it builds for GPUs that are not here.
+    """
+
+    target: str
+    module: str
+    packages: tuple[str, ...]
+    extra: str
+    ahead_of_time: bool
+    minimum: tuple[int, int]
+    minimum_sm: Mapping[str, int]
+
+
+class Log:
+    """The library's log since it was last read; one per library, for the first one wins."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=200)
+
+    def add(self, severity: int, line: str) -> None:
+        """Keep one line; lower severity is worse (0 internal error, 1 error, 2 warning)."""
+        self._lines.append((severity, line))
+
+    def errors(self) -> list[str]:
+        """The errors since the last call, without the noise of a machine that has no driver."""
+        return [line for severity, line in self._taken() if severity <= 1]
+
+    def failure(self, message: str, doing: str) -> InputError | OutOfMemory:
+        """The error for a call that failed: out of memory, or ``message`` and the first error.
+
+        An error says that memory ran out; how much was asked for may be in a warning.
+        """
+        taken = self._taken()
+        errors = [line for severity, line in taken if severity <= 1]
+        if says_so(" ".join(errors)):
+            asked = bytes_asked("\n".join(line for _, line in taken))
+            return out_of_memory.error(doing, asked, on_gpu=True)
+        reason = " ".join(errors[0].split())[:400] if errors else "no reason given"
+        return InputError(f"{message}: {reason}")
+
+    def _taken(self) -> list[tuple[int, str]]:
+        taken = [(severity, line) for severity, line in self._lines if "cudaError 35" not in line]
+        self._lines.clear()
+        return taken
+
+
+_LIBRARIES: dict[str, tuple[Any, Any, Log]] = {}
+
+
+def library(flavour: Flavour) -> tuple[Any, Any, Log]:
+    """(module, logger, log). Raises UnavailableError when it is missing or too old."""
+    if flavour.module not in _LIBRARIES:
+        found = version(flavour)
+        if found is None:
+            reason = f"target '{flavour.target}' {missing(flavour)}"
+            raise UnavailableError(reason, hint=f"pip install 'diffc[{flavour.extra}]'")
+        if number(found) < flavour.minimum:
+            least = ".".join(map(str, flavour.minimum))
+            reason = f"target '{flavour.target}' needs {flavour.module} >= {least}, found {found}"
+            raise UnavailableError(reason, hint=f"pip install 'diffc[{flavour.extra}]'")
+        try:
+            trt = importlib.import_module(flavour.module)
+        except (ImportError, OSError) as error:
+            reason = f"{flavour.module} {found} is installed but cannot load: {error}"
+            raise UnavailableError(reason) from None
+        log = Log()
+        _LIBRARIES[flavour.module] = (trt, _logger(trt, log), log)
+    return _LIBRARIES[flavour.module]
+
+
+def version(flavour: Flavour) -> str | None:
+    """The installed version of the library, from its package's metadata."""
+    found = machine.first_version(*flavour.packages)
+    return found[1] if found else None
+
+
+def number(text: str) -> tuple[int, int]:
+    """(major, minor) of a version such as ``10.16.1.11``."""
+    parts = text.split(".")
+    return int(parts[0]), int(parts[1])
+
+
+def missing(flavour: Flavour) -> str:
+    """One line: the library is not installed, and what stands in for it here if anything does."""
+    least = ".".join(map(str, flavour.minimum))
+    needs = f"needs {flavour.module} >= {least}, which is not installed"
+    other = machine.first_version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
+    if flavour.target == "trt" and other:
+        return f"{needs}; found tensorrt_rtx {other[1]} (use --target trt-rtx)"
+    return needs
+
+
+def _logger(trt: Any, log: Log) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, line: str) -> None:
+            log.add(int(severity), line)
+
+    return Logger()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A parsed network and what must stay alive with it: the library frees what is not held."""
+
+    trt: Any
+    builder: Any
+    network: Any
+    parser: Any
+    log: Log
+    model: OnnxModel
+    flavour: Flavour
+
+
+def parsed(flavour: Flavour, model: OnnxModel) -> Network:
+    """Parse the ONNX file into a strongly typed network.
+
+    Raises InputError naming the node and operator that the library does not take.
+    """
+    trt, logger, log = library(flavour)
+    log.errors()
+    builder = trt.Builder(logger)
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strongly_typed)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(model.path)):
+        raise InputError(_parser_reason(parser, model.path, flavour.target))
+    if network.num_layers == 0:  # the parser takes junk for a valid, empty network
+        raise InputError(f"{model.path} holds no ONNX graph: {flavour.target} found no layers")
+    return Network(trt, builder, network, parser, log, model, flavour)
+
+
+def _parser_reason(parser: Any, path: Path, target: str) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    for error in errors:
+        if "UNSUPPORTED_NODE" in str(error.code()) or "Plugin not found" in error.desc():
+            operator, node = error.node_operator(), error.node_name()
+            return f"{path}: {target} does not take operator {operator} (node '{node}')"
+    if not errors:
+        return f"{target} refuses {path}"
+    first = errors[0]
+    where = f" (node '{first.node_name()}')" if first.node_name() else ""
+    return f"{target} refuses {path}{where}: {' '.join(first.desc().split())}"
+
+
+def configured(network: Network, options: BuildOptions, served: list[Profile]) -> Any:
+    """The builder's configuration. Raises RequestError for GPUs or shapes it does not take."""
+    config = network.builder.create_builder_config()
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    config.profiling_verbosity = network.trt.ProfilingVerbosity.DETAILED
+    if network.model.precision == "fp32":
+        config.clear_flag(network.trt.BuilderFlag.TF32)  # on by default, and not fp32
+    _set_gpus(network, config, options.gpu)
+    if shapes.is_static(served):
+        _make_static(network, served[0])
+    for profile in served:
+        _add_profile(network, config, profile)
+    if options.cache is not None and not network.flavour.ahead_of_time:
+        _use_timing_cache(network, config, timing_cache_path(network, options.cache))
+    return config
+
+
+def _make_static(network: Network, profile: Profile) -> None:
+    """Fix the inputs' shapes: constant folding then sees through every shape computation."""
+    for index in range(network.network.num_inputs):
+        tensor = network.network.get_input(index)
+        tensor.shape = profile[tensor.name].opt
+
+
+def _add_profile(network: Network, config: Any, profile: Profile) -> None:
+    made = network.builder.create_optimization_profile()
+    for name, span in profile.items():
+        made.set_shape(name, span.min, span.opt, span.max)
+    if config.add_optimization_profile(made) < 0:
+        raise RequestError(f"{network.flavour.target} does not take the shapes {dict(profile)}")
+
+
+def capability(gpu: str) -> int:
+    """86 for ``sm86``. Raises RequestError for anything else."""
+    digits = gpu.lower().removeprefix("sm").replace(".", "").replace("_", "")
+    if not digits.isdigit():
+        raise RequestError(
+            f"'{gpu}' is not a GPU's compute capability", hint="e.g. --gpu sm86,sm89"
+        )
+    return int(digits)
+
+
+def _set_gpus(network: Network, config: Any, gpus: tuple[str, ...]) -> None:
+    flavour = network.flavour
+    check_gpus(flavour, gpus, network.model.precision)
+    if not gpus or not flavour.ahead_of_time:
+        return
+    config.num_compute_capabilities = len(gpus)
+    for index, gpu in enumerate(gpus):
+        wanted = getattr(network.trt.ComputeCapability, f"SM{capability(gpu)}")
+        if not config.set_compute_capability(wanted, index):
+            raise _not_built_for(network.trt, flavour, gpu)
+
+
+def check_gpus(flavour: Flavour, gpus: tuple[str, ...], precision: str) -> None:
+    """Raise when the GPUs asked for cannot be built for, or lack the precision.
+
+    RequestError for a GPU, UnavailableError for a precision. Builds nothing: cheap enough to be
+    asked before hours of work. A precision that no GPU lacks (auto) is no reason.
+    """
+    here = machine.gpus()
+    if flavour.ahead_of_time:
+        _check_known(flavour, gpus)
+    else:
+        _check_at_hand(flavour, gpus, here[0].sm if here else "no GPU")
+    needed = flavour.minimum_sm.get(precision, 0)
+    for gpu in gpus or tuple(g.sm for g in here[:1] if not flavour.ahead_of_time):
+        if capability(gpu) < needed:
+            reason = f"{flavour.target} has {precision} from sm{needed} on, not for {gpu}"
+            raise UnavailableError(reason, hint="choose another --precision or --gpu")
+
+
+def _check_known(flavour: Flavour, gpus: tuple[str, ...]) -> None:
+    """Each of ``gpus`` is among those that the library names; it is imported only for some."""
+    wanted = [(gpu, f"SM{capability(gpu)}") for gpu in gpus]
+    trt: Any = library(flavour)[0] if wanted else None
+    for gpu, name in wanted:
+        if not hasattr(trt.ComputeCapability, name):
+            raise _not_built_for(trt, flavour, gpu)
+
+
+def _not_built_for(trt: Any, flavour: Flavour, gpu: str) -> RequestError:
+    names = trt.ComputeCapability.__members__
+    listed = ", ".join(name.lower() for name in names if name.startswith("SM"))
+    return RequestError(
+        f"target '{flavour.target}' does not build for {gpu}",
+        hint=f"it builds for {listed}; data-centre GPUs are trt's",
+    )
+
+
+def _check_at_hand(flavour: Flavour, gpus: tuple[str, ...], found: str) -> None:
+    for gpu in gpus:
+        if f"sm{capability(gpu)}" != found:
+            raise RequestError(
+                f"target '{flavour.target}' builds for the GPU at hand ({found}), not {gpu}",
+                hint="build there, or use --target trt-rtx",
+            )
+
+
+def timing_cache_path(network: Network, cache: Path) -> Path:
+    """One timing cache per library version and GPU: tactics' timings hold for no other."""
+    gpu = machine.gpus()[0].sm if machine.gpus() else "none"
+    return cache / f"{network.flavour.target}-{version(network.flavour)}-{gpu}.timing"
+
+
+def _use_timing_cache(network: Network, config: Any, path: Path) -> None:
+    held = path.read_bytes() if path.is_file() else b""
+    config.set_timing_cache(config.create_timing_cache(held), ignore_mismatch=False)
+
+
+def save_timing_cache(config: Any, path: Path) -> None:
+    """Keep the timings of this build for the next one."""
+    cache = config.get_timing_cache()
+    if cache is not None:
+        keep(path, bytes(cache.serialize()))
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a cache's file whole or not at all, beside whoever else writes it.
+
+    A cache that cannot be kept (a full disk, a folder of somebody else's) is no reason to fail.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Cancel:
+    """Whether the build is to stop, and what it says of itself meanwhile."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+        self.phase = "building"
+
+
+def _monitor(trt: Any, cancel: Cancel) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            cancel.phase = phase
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return not cancel.wanted.is_set()
+
+    return Monitor()
+
+
+def serialized(network: Network, config: Any) -> Work[Any]:
+    """Build, and return the engine's bytes (a buffer); yields the elapsed time twice a second.
+
+    The build runs in a thread, for it releases the interpreter's lock. Closing this generator, or
+    an interrupt while it waits, cancels the build and waits for it to end.
+    Raises OutOfMemory, or InputError with the library's own first error, when there is no engine.
+    """
+    cancel, result = Cancel(), dict[str, Any]()
+    config.progress_monitor = _monitor(network.trt, cancel)
+
+    def work() -> None:
+        result["engine"] = network.builder.build_serialized_network(network.network, config)
+
+    thread = threading.Thread(target=work, name="engine build")
+    start = time.perf_counter()
+    thread.start()
+    try:
+        while thread.is_alive():
+            elapsed = time.perf_counter() - start
+            yield Progress(elapsed, None, f"{cancel.phase}, {elapsed:.0f} s")
+            thread.join(0.5)
+    finally:
+        cancel.wanted.set()
+        thread.join()
+    if result.get("engine") is None:
+        name, path = network.flavour.target, network.model.path
+        raise network.log.failure(f"{name} cannot build {path}", f"{name} builds {path}")
+    return result["engine"]

@@ -1,0 +1,40 @@
+"""The serving runtime: engines and samplers on numpy and one engine runtime.
+
+    schedules.py   betas, alpha_bar, timesteps, sigmas
+    schedulers.py  a sampler by name, from a scheduler's config
+    stepping.py    what every sampler is made of; clean.py: the x_0 that an output implies
+    discrete.py    DDPM, DDIM; euler.py: Euler, flow-matching Euler; dpm.py: DPM-Solver++ 2M
+    pipeline.py    seed, steps, guidance, conditions -> images
+    engines.py     an engine folder -> a call, or why it does not fit this machine
+    fit.py         does an engine fit this machine?
+    bundles.py     a bundle's folder -> a Pipeline
+    images.py      samples -> uint8, grids, PNG
+    arguments.py   conditions on a command line
+    __main__.py    python -m diffc_runtime generate | info
+
+Only relative imports, so that the folder works under any name, wherever it is copied.
+"""
+
+from .bundles import open_bundle
+from .engines import Engine, open_engine
+from .errors import BadRequest, UnfitEngine
+from .images import grid, to_uint8, write_png
+from .pipeline import Input, Pipeline
+from .schedulers import NAMES, scheduler
+from .stepping import Scheduler
+
+__all__ = [
+    "NAMES",
+    "BadRequest",
+    "Engine",
+    "Input",
+    "Pipeline",
+    "Scheduler",
+    "UnfitEngine",
+    "grid",
+    "open_bundle",
+    "open_engine",
+    "scheduler",
+    "to_uint8",
+    "write_png",
+]

@@ -1,0 +1,126 @@
+"""The bundle's own program.
+
+    python -m diffc_runtime generate --n 16 --steps 50 --seed 0 --out grid.png
+    python -m diffc_runtime info
+
+Run it in the bundle's folder, or name the folder with --bundle. A wrong request ends with one line
+and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arguments import named_values
+from .bundles import misfits, open_bundle, read_settings
+from .engines import batches, read_info
+from .errors import BadRequest, UnfitEngine
+from .images import grid, is_picture, to_uint8, write_png, write_whole
+from .pipeline import Pipeline
+from .schedulers import NAMES, own_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; the exit code is returned."""
+    options = _parser().parse_args(arguments)
+    try:
+        {"generate": _generate, "info": _info}[options.verb](options)
+    except (BadRequest, UnfitEngine) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diffc_runtime", description="Generate images.")
+    home = Path(__file__).resolve().parent.parent
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    info = verbs.add_parser("info", help="what the bundle holds, and whether it fits here")
+    make = verbs.add_parser("generate", help="make images")
+    for verb in (info, make):
+        verb.add_argument("--bundle", type=Path, default=home, help="the bundle's folder")
+    make.add_argument("--n", type=int, default=1, help="images")
+    make.add_argument("--steps", type=int, default=50)
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
+    make.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    for name in ("condition", "unconditional"):
+        help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
+        make.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
+    make.add_argument("--threads", type=int, help="of a processor; default: all")
+    make.add_argument("--out", type=Path, default=Path("grid.png"), help=".png, or .npy of samples")
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> None:
+    if options.out.suffix not in (".png", ".npy"):
+        raise BadRequest(f"--out must end in .png or .npy, not '{options.out.name}'")
+    if not options.out.resolve().parent.is_dir():
+        raise BadRequest(f"--out: the folder {options.out.parent} does not exist")
+    if options.out.is_dir():
+        raise BadRequest(f"--out: {options.out} is a folder, not a file")
+    if options.unconditional and options.guidance == 1:
+        raise BadRequest("--unconditional has no effect without a --guidance other than 1")
+    pipeline = open_bundle(options.bundle, options.threads)
+    _check_picture(pipeline, options.out)
+    start = time.perf_counter()
+    samples = pipeline.generate(
+        options.n,
+        options.steps,
+        options.seed,
+        options.scheduler,
+        options.guidance,
+        named_values(options.condition),
+        named_values(options.unconditional),
+    )
+    seconds = time.perf_counter() - start
+    _save(samples, options.out)
+    print(f"{options.out}: {options.n} images in {seconds:.2f} s", file=sys.stderr)
+
+
+def _check_picture(pipeline: Pipeline, out: Path) -> None:
+    """Raise BadRequest when a picture is asked of what is none: latents, or frames of a video."""
+    shape = pipeline.sample_shape
+    if out.suffix == ".png" and pipeline.decode is None and not is_picture(shape):
+        raise BadRequest(f"samples of shape {shape} are no picture: name an .npy with --out")
+
+
+def _save(samples: Any, out: Path) -> None:
+    if out.suffix == ".npy":
+        content = io.BytesIO()
+        np.save(content, samples)
+        write_whole(out, content.getvalue())
+    else:
+        write_png(out, grid(to_uint8(samples)))
+
+
+def _info(options: argparse.Namespace) -> None:
+    settings, reasons = read_settings(options.bundle), misfits(options.bundle)
+    fit = [folder for folder, reason in reasons.items() if reason is None]
+    engine = read_info(fit[0] if fit else options.bundle / "engine")
+    content = {
+        "engine": fit[0].name if fit else None,
+        "model": engine["source"].get("class_name"),
+        "target": engine["target"],
+        "precision": engine["precision_found"],
+        "inputs": {item["name"]: [item["dtype"], *item["shape"]] for item in engine["inputs"]},
+        "batches": batches(engine),
+        "scheduler": settings.get("sampler") or own_name(settings["scheduler"]),
+        "schedulers": NAMES,
+        "fits_this_machine": bool(fit),
+        "why_not": "; ".join(str(reason) for reason in reasons.values()) if not fit else None,
+    }
+    print(json.dumps(content, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What can go wrong, and the exit code each case ends with.
+
+    DiffcError
+    ├── RequestError        2   the request is wrong: a flag, a recipe key, a ratio out of reach
+    ├── InputError          2   what was given is wrong: a model, weights, a data folder, an engine
+    ├── UnavailableError    2   something that is not installed, or that this machine does not have
+    │   ├── OutOfMemory     2   a device, or the machine, has not the memory that was asked for
+    │   └── UnfitEngine     2   an engine that cannot run here
+    ├── CheckFailed         1   a check ran and failed: parity, quality, a regression
+    ├── Inconclusive        3   a check ran and could not decide
+    └── NotComparable       4   two runs that cannot be compared, or a machine unfit to judge
+
+Each is a user's matter: one line (what was asked for, what exists, what to do) and an exit code,
+never a traceback. Anything else that is raised is a bug in diffc: it shows its traceback and ends
+with exit code 70, so that no caller takes it for a check that failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_SHOWN = 30
+EXIT_OK = 0
+EXIT_BUG = 70
+"""As sysexits.h's EX_SOFTWARE: an error inside the program itself."""
+EXIT_INTERRUPTED = 130
+
+
+class DiffcError(Exception):
+    """Base of every error that diffc raises on purpose.
+
+    ``str(error)`` is one line without a trailing full stop; ``hint`` says what to do next and is
+    printed on a line of its own.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RequestError(DiffcError):
+    """What was asked for cannot be done: a wrong flag, recipe key or ratio."""
+
+
+class InputError(DiffcError):
+    """What was given cannot be used: a model, weights, a data folder, an engine."""
+
+
+class UnavailableError(DiffcError):
+    """Something needed is not installed, or this machine does not have it."""
+
+
+class OutOfMemory(UnavailableError):
+    """Memory ran out. asked, free: bytes of the allocation that failed, and free after; or None."""
+
+    def __init__(
+        self, message: str, *, asked: int | None, free: int | None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.asked = asked
+        self.free = free
+
+
+class CheckFailed(DiffcError):
+    """A check ran to its end and failed (parity, quality, a latency regression)."""
+
+    exit_code = 1
+
+
+class Inconclusive(DiffcError):
+    """A check ran to its end and could not decide."""
+
+    exit_code = 3
+
+
+class NotComparable(DiffcError):
+    """Two runs cannot be compared, or this machine is too noisy to judge them."""
+
+    exit_code = 4
+
+
+def nearest(word: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """The known words closest to ``word``, best first; empty when none is close."""
+    return difflib.get_close_matches(word, list(known), n=n, cutoff=0.5)
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> RequestError:
+    """The error for a name that does not exist, with the nearest ones that do."""
+    names = sorted(known)
+    close = nearest(word, names)
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    known_names = f"known: {', '.join(names[:_SHOWN])}{more}"
+    hint = f"did you mean {' or '.join(close)}?" if close else known_names
+    return RequestError(f"unknown {kind} '{word}'", hint=hint)
+
+
+class BadRequest(RequestError, ValueError):
+    """What was asked of a sampling loop cannot be done: steps, seed, images, conditions."""
+
+
+class UnfitEngine(UnavailableError, RuntimeError):
+    """The engine cannot run here: built for another machine, a missing runtime, a damaged file."""

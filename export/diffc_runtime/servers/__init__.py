@@ -1,0 +1,1 @@
+"""Templates for inference servers: copied into a bundle, never imported."""

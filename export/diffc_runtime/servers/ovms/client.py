@@ -1,0 +1,115 @@
+"""Images from an OpenVINO Model Server: the loop runs here, every step is a request to the server.
+
+    python client.py --url http://localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+
+Needs numpy alone; speaks the KServe protocol, version 2, over REST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from diffc_runtime import to_uint8  # noqa: E402
+from diffc_runtime.arguments import named_values  # noqa: E402
+from diffc_runtime.bundles import decoding, pipeline_of, read_bundle  # noqa: E402
+from diffc_runtime.errors import BadRequest, UnfitEngine  # noqa: E402
+from diffc_runtime.images import is_picture  # noqa: E402
+
+KINDS = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32"}
+
+
+def open_server(url: str) -> Any:
+    """The pipeline around the models of the server at ``url``."""
+    settings, info = read_bundle(HERE)
+    denoise = asking(url, "denoiser", info["outputs"][0]["name"])
+    decoder = settings.get("decoder")
+    if decoder is None:
+        return pipeline_of(settings, info, denoise)
+    ask = asking(url, "decoder", decoder["output"])
+    decode = decoding(ask, decoder["input"], decoder["dtype"], decoder["batches"])
+    return pipeline_of(settings, info, denoise, decode)
+
+
+def asking(url: str, model: str, output: str) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A call of one of the server's models: inputs by name -> one output."""
+    address = f"{url.rstrip('/')}/v2/models/{model}/infer"
+
+    def call(inputs: dict[str, Any]) -> np.ndarray:
+        body = {
+            "inputs": [
+                {"name": name, "shape": list(array.shape), "datatype": KINDS[str(array.dtype)],
+                 "data": array.ravel().tolist()}
+                for name, array in inputs.items()
+            ],
+            "outputs": [{"name": output}],
+        }  # fmt: skip
+        found = _post(address, body)["outputs"][0]
+        array: np.ndarray = np.array(found["data"], np.float32).reshape(found["shape"])
+        return array
+
+    return call
+
+
+def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
+    data = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, data, headers)  # noqa: S310 - the user's own server
+    try:
+        with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
+            content: dict[str, Any] = json.load(answer)
+            return content
+    except urllib.error.HTTPError as error:
+        raise UnfitEngine(f"{address}: {error.read().decode(errors='replace')[:500]}") from None
+    except OSError as error:
+        raise UnfitEngine(f"no server answers at {address}: {error}") from None
+
+
+def main() -> None:
+    """Ask for images and save them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--url", default="http://localhost:8000")
+    parser.add_argument("--n", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    for name in ("condition", "unconditional"):
+        help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
+        parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
+    parser.add_argument("--out", type=Path, default=Path("images.npy"))
+    options = parser.parse_args()
+    try:
+        made = _generate(options)
+        np.save(options.out, made)
+    except (BadRequest, UnfitEngine, OSError) as error:
+        sys.exit(str(error))
+    print(f"{options.out}: {made.shape} {made.dtype}")
+
+
+def _generate(options: argparse.Namespace) -> np.ndarray:
+    """Pixels; latents, where no decoder makes a picture of them, as they are."""
+    pipeline = open_server(options.url)
+    samples: np.ndarray = pipeline.generate(
+        options.n,
+        options.steps,
+        options.seed,
+        guidance=options.guidance,
+        conditions=named_values(options.condition),
+        unconditional=named_values(options.unconditional),
+    )
+    return to_uint8(samples) if is_picture(samples.shape[1:]) else samples
+
+
+if __name__ == "__main__":
+    main()

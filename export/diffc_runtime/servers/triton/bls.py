@@ -1,0 +1,61 @@
+"""The ``pipeline_bls`` model: the loop runs here, every step is a request to the denoiser model.
+
+Needs numpy alone in the server's Python. As the steps of several requests reach the denoiser at
+once, its dynamic batching can run them together; for one client alone, ``pipeline`` is quicker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import serving
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Loaded once for each instance."""
+
+    def initialize(self, arguments: dict[str, str]) -> None:
+        """Read what the bundle holds; the engine is the denoiser model's matter."""
+        folder = serving.home(arguments)
+        from diffc_runtime.bundles import decoding, pipeline_of, read_bundle
+
+        settings, info = read_bundle(folder)
+        models = settings["models"]
+        decoder = settings.get("decoder")
+        denoise = _call("denoiser", info["outputs"][0]["name"], models["denoiser"]["batched"])
+        decode = None
+        if decoder:
+            ask = _call("decoder", decoder["output"], models["decoder"]["batched"])
+            decode = decoding(ask, decoder["input"], decoder["dtype"], decoder["batches"])
+        self.pipeline = pipeline_of(settings, info, denoise, decode)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer every request."""
+        responses: list[Any] = serving.answers(self.pipeline, requests)
+        return responses
+
+
+def _call(model: str, output: str, batched: bool) -> Callable[[dict[str, Any]], Any]:
+    """A call of another model of this server, inputs by name -> one output."""
+    from diffc_runtime import UnfitEngine
+
+    def call(inputs: dict[str, Any]) -> Any:
+        # Triton cannot have an input without dimensions: (batch,) travels as (batch, 1)
+        tensors = [
+            pb_utils.Tensor(name, array[:, None] if batched and array.ndim == 1 else array)
+            for name, array in inputs.items()
+        ]
+        request = pb_utils.InferenceRequest(
+            model_name=model,
+            requested_output_names=[output],
+            inputs=tensors,
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = request.exec()
+        if response.has_error():
+            raise UnfitEngine(f"the {model} model: {response.error().message()}")
+        return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
+
+    return call
