@@ -11,7 +11,7 @@
     readme.py         the README that goes with either
     served.py         latency and throughput through a running server
 
-The code that runs in the bundle lies in diffc/export.
+The code that runs in the bundle is diffc_runtime.
 """
 
 from diffc.bundle.build import SERVERS, Bundle, bundle
