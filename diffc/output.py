@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from diffc_runtime.files import write_text
 
 from diffc import __version__
 from diffc.errors import InputError
 from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
-from diffc.stages import STATE, atomic_write, package_version
+from diffc.stages import STATE, package_version
 from diffc.yaml_file import read_yaml
 
 LOCK = "recipe.lock.yaml"
@@ -107,7 +108,7 @@ def write_lock_of(
         "versions": {name: version for name, version in found.items() if version},
         "stages": dict(stages),
     }
-    atomic_write(out / LOCK, yaml.safe_dump(value, sort_keys=False))
+    write_text(out / LOCK, yaml.safe_dump(value, sort_keys=False))
 
 
 def read_lock(out: Path) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def locked_recipe(out: Path) -> Recipe:
 
 def write_notes(out: Path, notes: Sequence[str]) -> None:
     """Keep a run's notes in OUT, for its report."""
-    atomic_write(out / NOTES, json.dumps(list(notes), indent=1) + "\n")
+    write_text(out / NOTES, json.dumps(list(notes), indent=1) + "\n")
 
 
 def read_notes(out: Path) -> list[str]:

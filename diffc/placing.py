@@ -13,10 +13,9 @@ import filecmp
 import os
 import shutil
 import stat
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from diffc_runtime.files import new_file, new_folder
 
 LARGE = 64 * 1024 * 1024
 """Bytes from which on a file of an engine or an ONNX folder may be a hard link."""
@@ -43,26 +42,20 @@ def place(origin: Path, goal: Path, where: str) -> None:
     files = sorted(path.relative_to(origin) for path in origin.rglob("*") if path.is_file())
     if _files_in(goal) == files and all(_is_placed(origin / f, goal / f, links) for f in files):
         return
-    with fresh_folder(goal.parent) as folder:
+    with new_folder(goal) as folder:
         for name in files:
             place_file(origin / name, folder / name, links=links)
-        rename_folder(folder, goal)
 
 
 def place_file(origin: Path, goal: Path, *, links: bool = False) -> None:
     """Put one file at ``goal``: a reflink, a hard link where ``links`` allows it, or a copy."""
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    temporary = goal.with_name(f".{goal.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with new_file(goal) as temporary:
         linked = not _reflink(origin, temporary) and links and _hard_link(origin, temporary)
         if not linked:
             if not temporary.exists():
                 shutil.copyfile(origin, temporary)
             times = origin.stat()  # by which a large file is known not to have changed
             os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
-        temporary.replace(goal)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def clear_folder(folder: Path) -> None:
@@ -78,27 +71,6 @@ def clear_folder(folder: Path) -> None:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | stat.S_IRWXU)
     shutil.rmtree(folder)
-
-
-@contextmanager
-def fresh_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in ``parent``, to be renamed from it; what is left of it goes at the end."""
-    folder = parent / f".new-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def rename_folder(folder: Path, goal: Path) -> None:
-    """Put ``folder`` in the place of ``goal``; an old one is moved away first, then removed."""
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    old = goal.with_name(f".old-{uuid.uuid4().hex[:8]}")
-    if goal.exists():
-        goal.rename(old)
-    folder.rename(goal)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _files_in(folder: Path) -> list[Path]:

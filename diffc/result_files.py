@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffc_runtime.files import write_text
+
 from diffc.errors import InputError, RequestError
-from diffc.stages import atomic_write
 
 _TRIED_BYTES = 1 << 16
 
@@ -56,7 +57,7 @@ def write_whole(path: Path, text: str) -> None:
     if _is_device(path):
         path.write_text(text, "utf-8")
     else:
-        atomic_write(path, text)
+        write_text(path, text)
 
 
 def append_text(path: Path, text: str) -> None:

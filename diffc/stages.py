@@ -20,7 +20,6 @@ import hashlib
 import json
 import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,11 +30,11 @@ from typing import Any, Literal, TypeVar
 
 from diffc_export.disks import disk_errors
 from diffc_export.events import Progress, Work
+from diffc_runtime.files import file_digest, rename_folder, temporary_folder, write_text
 
 from diffc.errors import RequestError, UnavailableError
 from diffc.launch import process_rank
-from diffc.models.source import file_digest
-from diffc.placing import clear_folder, fresh_folder, place, place_file, rename_folder
+from diffc.placing import clear_folder, place, place_file
 from diffc.torch_state import own_state
 
 T = TypeVar("T")
@@ -191,7 +190,7 @@ class Runner:
         manifest = self._adoptable(stage)
         if manifest is None:
             return
-        with fresh_folder(self.cache / "done") as folder:
+        with temporary_folder(self.cache / "done") as folder:
             for name in manifest.files:
                 place_file(self.out / str(place_of(name, manifest.places)), folder / name)
             _write_json(folder / MANIFEST, asdict(manifest))
@@ -314,17 +313,6 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def reset_peak_rss() -> None:
     """Start counting this process's peak memory anew, where the kernel can (Linux)."""
     try:
@@ -366,7 +354,7 @@ def _read_manifest(path: Path) -> _Manifest | None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def _digest_or_none(path: Path) -> str | None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from diffc_export.disks import disk_errors
 from diffc_export.events import Progress, drain
+from diffc_runtime.files import write_text
 
 from diffc import stages
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.stages import Runner, Stage, atomic_write
+from diffc.stages import Runner, Stage
 
 
 def make_stage(calls: list[str], value: str = "x", name: str = "demo") -> Stage:
@@ -193,7 +194,7 @@ def test_two_runs_of_one_key_do_not_mix(tmp_path):
 
 def test_a_full_disk_is_said_in_one_line(small_disk):
     with pytest.raises(InputError, match="No space left on device"), disk_errors(small_disk):
-        atomic_write(small_disk / "big", "x" * 8_000_000)
+        write_text(small_disk / "big", "x" * 8_000_000)
     assert list(small_disk.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
+from diffc_runtime.files import write_text
 
 from diffc.errors import DiffcError
 from diffc.measure.engines import noise_of, opened, timed
@@ -21,7 +22,6 @@ from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.results import Speedup, latency_figures
-from diffc.stages import atomic_write
 from diffc.torch_target import VARIANTS
 
 from .variants import ALLOCATIONS, onnx_folder, torch_model
@@ -107,7 +107,7 @@ def _build(place: Path, name: str, variant: str, batch: int, precision: str):
         "built_as": {"precision_found": info.precision_found, "device": dict(info.device),
                      "engine_bytes": info.engine_bytes, "details": dict(info.details)},
     }  # fmt: skip
-    atomic_write(kept, json.dumps({"of": of, "facts": facts}))
+    write_text(kept, json.dumps({"of": of, "facts": facts}))
     return engine, facts
 
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from diffc_runtime.files import write_text
+
 from diffc.measure.environment import read_environment
-from diffc.stages import atomic_write
 
 OF_THE_PACKAGES = ("environment", "tests")
 """Pieces that are done again when packages have come or gone: what they skipped may run now."""
@@ -140,7 +141,7 @@ def _write(job: Job, out: Path, found: dict, taken: float) -> None:
         "seconds": round(taken, 1),
         "environment": environment,
     }
-    atomic_write(path, json.dumps({**about, **found}, indent=1) + "\n")
+    write_text(path, json.dumps({**about, **found}, indent=1) + "\n")
 
 
 def _read(path: Path) -> dict | None:

@@ -13,8 +13,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-from diffc.stages import atomic_write
+from diffc_runtime.files import write_text
 
 
 def results(out: Path, piece: str) -> list[dict]:
@@ -31,7 +30,7 @@ def everything(out: Path) -> list[dict]:
 def write_index(out: Path) -> None:
     """index.json: what was done, and what was not."""
     index = {f"{r['piece']}/{r['name']}": state(r) for r in everything(out)}
-    atomic_write(out / "index.json", json.dumps(index, indent=1) + "\n")
+    write_text(out / "index.json", json.dumps(index, indent=1) + "\n")
 
 
 def draw(out: Path) -> None:

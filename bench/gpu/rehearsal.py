@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from diffc.stages import atomic_write
+from diffc_runtime.files import write_text
 
 from .pictures import everything, state
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=RESULT)
     args = parser.parse_args()
     found = summary(everything(args.out))
-    atomic_write(args.to, json.dumps(found, indent=1) + "\n")
+    write_text(args.to, json.dumps(found, indent=1) + "\n")
     print(f"{args.to}: {found['counts']}")
 
 

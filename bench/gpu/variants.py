@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from diffc_export.events import drain
 from diffc_export.targets import machine, target
+from diffc_runtime.files import write_text
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
@@ -35,7 +36,6 @@ from diffc.prune.plan import group_plans
 from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
-from diffc.stages import atomic_write
 
 ALLOCATIONS = ("dense", "latency", "global", "uniform")
 RATIO = 0.5
@@ -72,7 +72,7 @@ def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: in
         **({"cost_tables": table_summary(bench)} if bench else {}),
     }
     _write(problem, widths, place, precision)
-    atomic_write(place / "plan.json", json.dumps(made))  # last: a plan says that all is there
+    write_text(place / "plan.json", json.dumps(made))  # last: a plan says that all is there
     return {**made, "seconds": time.perf_counter() - start}
 
 

@@ -11,7 +11,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from diffc.stages import atomic_write
+from diffc_runtime.files import write_text
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
@@ -159,7 +159,7 @@ def main() -> None:
 
 def _answer(path: Path, found: dict) -> None:
     """Written whole each time: the process may be killed at any moment."""
-    atomic_write(path, json.dumps(found))
+    write_text(path, json.dumps(found))
 
 
 if __name__ == "__main__":

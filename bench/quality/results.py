@@ -6,9 +6,10 @@ import json
 from datetime import datetime, timezone
 from pathlib import Path
 
+from diffc_runtime.files import write_text
+
 from bench.quality.rows import HALF, OURS, REFERENCE
 from bench.quality.study import Study
-from diffc.stages import atomic_write
 
 
 def claims(rows: dict) -> dict:
@@ -96,6 +97,6 @@ def write(study: Study, results: dict) -> None:
     out = study.args.out
     results["claims"] = claims(results["rows"])
     results["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    atomic_write(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
-    atomic_write(out.with_suffix(".md"), table(results))
+    write_text(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), table(results))
     plot(results, out.with_suffix(".png"))

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from diffc_runtime.files import write_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from diffc.measure.quality import INTENSITIES
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find
-from diffc.stages import atomic_write
 
 KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "dense_batch", "samples",
         "curve_samples", "sampling_steps", "train_images", "test_images",
@@ -49,7 +49,7 @@ class Study:
         path = self.work / "settings.json"
         if path.exists() and not self.is_mine(json.loads(path.read_text())):
             raise SystemExit(f"{path} holds another study's settings: give another --work")
-        atomic_write(path, json.dumps(self.settings, indent=1))
+        write_text(path, json.dumps(self.settings, indent=1))
 
     def is_mine(self, settings: Mapping) -> bool:
         """Whether what was made with ``settings`` belongs to this study."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffc_runtime.files import write_text
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,7 +27,6 @@ from diffc.models.load import load_denoiser
 from diffc.models.save import save_compressed
 from diffc.models.source import find
 from diffc.prune.plan import Plan
-from diffc.stages import atomic_write
 
 CALIBRATION = 256
 CHECKPOINT_SECONDS = 180.0  # of training are lost at most when the study is killed
@@ -166,7 +166,7 @@ def run_row(study: Study, row: Row) -> dict:
             probe = averaged(pruned(study, row), folder, step)
             images = study.judge.samples(probe, few)
             curve[str(step)] = study.judge.figures(images, study.dense_samples)
-            atomic_write(curve_file, json.dumps(curve))
+            write_text(curve_file, json.dumps(curve))
     images = study.judge.samples(student, study.args.samples)
     curve[str(steps)] = study.judge.figures(images[:few], study.dense_samples)
     save_compressed(student, study.source, folder / "model", {})
@@ -178,7 +178,7 @@ def run_row(study: Study, row: Row) -> dict:
         "curve": curve,
         "seconds_of_last_call": time.monotonic() - start,
     }
-    atomic_write(folder / "row.json", json.dumps(found))
+    write_text(folder / "row.json", json.dumps(found))
     return found
 
 

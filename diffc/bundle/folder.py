@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets.onnx_file import sha256
+from diffc_runtime.files import file_digest, temporary_folder
 
 import diffc
 from diffc.errors import RequestError
@@ -52,15 +51,12 @@ def check_replaceable(to: Path) -> None:
 @contextmanager
 def staged(to: Path) -> Iterator[Path]:
     """A temporary folder beside ``to``, removed at the end. RequestError where none can be made."""
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
-    except OSError as error:
-        raise RequestError(f"cannot write beside {to}: {error.strerror}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            new = stack.enter_context(temporary_folder(to.parent, to.name))
+        except OSError as error:
+            raise RequestError(f"cannot write beside {to}: {error.strerror}") from None
         yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def place(new: Path, to: Path, about: Mapping[str, Any]) -> list[str]:
@@ -69,7 +65,8 @@ def place(new: Path, to: Path, about: Mapping[str, Any]) -> list[str]:
     Files of an earlier bundle that this one has not are removed. Raises RequestError, with nothing
     changed, when a file is in the way that diffc did not make or that was changed since.
     """
-    hashes = {str(p.relative_to(new)): sha256(p) for p in sorted(new.rglob("*")) if p.is_file()}
+    files = sorted(path for path in new.rglob("*") if path.is_file())
+    hashes = {str(path.relative_to(new)): file_digest(path) for path in files}
     earlier = _earlier(to)
     _check_in_the_way(to, [*hashes, MANIFEST], earlier)
     content = {"format": FORMAT, "made_by": f"diffc {diffc.__version__}", **about, "files": hashes}
@@ -92,7 +89,7 @@ def _earlier(to: Path) -> dict[str, str]:
     if not made or not isinstance(files, dict):
         return {}
     inside = {k: str(v) for k, v in files.items() if _is_inside(k)}
-    return {**inside, MANIFEST: sha256(to / MANIFEST)}
+    return {**inside, MANIFEST: file_digest(to / MANIFEST)}
 
 
 def _is_inside(name: str) -> bool:
@@ -107,7 +104,7 @@ def _check_in_the_way(to: Path, names: list[str], earlier: Mapping[str, str]) ->
         blocked = [p for p in path.parents if p != to and to in p.parents and p.is_file()]
         if blocked:
             raise RequestError(f"{blocked[0]} is in the way, and diffc did not make it: move it")
-        if path.exists() and earlier.get(name) != sha256(path):
+        if path.exists() and earlier.get(name) != file_digest(path):
             changed = "was changed since diffc made it" if name in earlier else "is not diffc's"
             raise RequestError(f"{path} is in the way and {changed}: move it, or name a new folder")
 
@@ -118,7 +115,7 @@ def _remove_stale(to: Path, earlier: Mapping[str, str], hashes: Mapping[str, str
         path = to / name
         if name in hashes or name == MANIFEST or path.is_symlink() or not path.is_file():
             continue
-        if sha256(path) == written:
+        if file_digest(path) == written:
             path.unlink()
             _remove_empty(path.parent, to)
 

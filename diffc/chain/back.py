@@ -15,9 +15,9 @@ from diffc_export.events import Progress, Work
 from diffc_export.targets.engine import engine_digest
 from diffc_export.targets.machine import cores
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
+from diffc_runtime.files import file_digest
 
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe, TargetOptions
 from diffc.stages import Room, Runner, Stage, StageEvent

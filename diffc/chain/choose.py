@@ -14,6 +14,7 @@ from typing import Any
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets.engine import engine_digest
+from diffc_runtime.files import file_digest
 
 from diffc.chain import back
 from diffc.errors import CheckFailed, DiffcError
@@ -25,7 +26,6 @@ from diffc.measure.results import (
     Speedup,
 )
 from diffc.measure.statistics import Ratio
-from diffc.models.source import file_digest
 from diffc.recipe import Recipe
 from diffc.stages import Room, Runner, Stage, StageEvent
 

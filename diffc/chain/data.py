@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffc_export.events import Progress, Work
+from diffc_runtime.files import file_digest
 
 from diffc.data.guidance import guidance_of
 from diffc.data.image_folders import (
@@ -27,7 +28,7 @@ from diffc.data.image_folders import (
 from diffc.data.prompt_file import read_prompts
 from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import RequestError
-from diffc.models.source import Source, check_safetensors, file_digest
+from diffc.models.source import Source, check_safetensors
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Room, Stage
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work
+from diffc_runtime.files import file_digest
 
 from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
 from diffc.data.guidance import guidance_of
@@ -24,7 +25,7 @@ from diffc.distill.options import WATCHING
 from diffc.errors import InputError
 from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
-from diffc.models.source import PRUNING_FILE, Source, file_digest, find
+from diffc.models.source import PRUNING_FILE, Source, find
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Done, Room, Stage
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from diffc_export.cache import cache_folder
 from diffc_export.events import Work
 from diffc_export.targets.engine import engine_digest
+from diffc_runtime.files import file_digest
 
 from diffc.chain.back import (
     SIDES,
@@ -22,7 +23,6 @@ from diffc.chain.back import (
     torch_model,
 )
 from diffc.errors import InputError
-from diffc.models.source import file_digest
 from diffc.output import read_lock
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place
+from diffc_runtime.files import write_text
 
 from diffc import __version__
 from diffc.chain import back, data, front
@@ -28,7 +29,7 @@ from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.recipe import Recipe
-from diffc.stages import atomic_write, package_version
+from diffc.stages import package_version
 
 _VERSION = 3
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
@@ -101,7 +102,7 @@ def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
         return list(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError):
         notes = check()
-        atomic_write(path, json.dumps(notes) + "\n")
+        write_text(path, json.dumps(notes) + "\n")
         return notes
 
 

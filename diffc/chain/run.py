@@ -187,13 +187,14 @@ def _with_targets(out: Path, recipe: Recipe) -> Recipe:
 
 
 def _write_report(out: Path, done: Sequence[Done], command: str | None) -> Report:
+    from diffc_runtime.files import write_text
+
     from diffc.report.html import write_html
     from diffc.report.markdown import to_markdown
-    from diffc.stages import atomic_write
 
     report = collect(out, done, command)
-    atomic_write(out / "report.json", report.model_dump_json(indent=1) + "\n")
-    atomic_write(out / "report.md", to_markdown(report))
+    write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_text(out / "report.md", to_markdown(report))
     write_html(report, out)
     return report
 

@@ -13,14 +13,13 @@ appear by rename; the last two are kept.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffc_runtime.files import file_digest, new_file
 from torch import Tensor
 
 from diffc.errors import UnavailableError
@@ -47,16 +46,16 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"step-{checkpoint.step:08d}"
     weights = stem.with_suffix(".safetensors")
-    with _written(weights) as part:
+    with _new_file(weights) as part:
         _write_tensors(checkpoint.tensors, part)
-        digest = _sha256(part)
+        digest = file_digest(part)
     record = {
         "step": checkpoint.step,
         "key": checkpoint.key,
         "sha256": digest,
         "numbers": dict(checkpoint.numbers),
     }
-    with _written(stem.with_suffix(".json")) as part:
+    with _new_file(stem.with_suffix(".json")) as part:
         part.write_text(json.dumps(record), encoding="utf-8")
     _drop_old(folder, checkpoint.key)
     return weights
@@ -71,7 +70,7 @@ def newest(folder: Path, key: str) -> tuple[Checkpoint | None, list[str]]:
             if record["key"] != key:
                 continue
             weights = sidecar.with_suffix(".safetensors")
-            if _sha256(weights) != record["sha256"]:
+            if file_digest(weights) != record["sha256"]:
                 raise ValueError("its hash is not the recorded one")
             tensors = _read_tensors(weights)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -104,29 +103,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that is flushed to disk and renamed to it."""
-    part = path.with_name(f".{path.name}.part")
+def _new_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that is flushed to disk and renamed to it.
+
+    Its name is always the same, so that what a killed run left there is written over.
+    """
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with new_file(path, flush=True, temporary=path.with_name(f".{path.name}.part")) as part:
+            yield part
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UnavailableError(
             f"a checkpoint cannot be written to {path.parent}: {error}",
             hint="checkpoints lie in DIFFC_CACHE: make room there, and the same command goes on "
             "from the last one",
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _drop_old(folder: Path, key: str) -> None:

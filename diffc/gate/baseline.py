@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from diffc_runtime.files import new_folder
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc import __version__
@@ -185,30 +185,14 @@ def _onnx_sha(out: Path, target: str) -> str | None:
 
 
 def _write(out: Path, folder: Path, baseline: Baseline) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as new:
         for name in baseline.engines:
-            shutil.copytree(out / name, temporary / name)
+            shutil.copytree(out / name, new / name)
         reference = Path("onnx/compressed/reference.safetensors")
         if baseline.engines and (out / reference).is_file():
-            (temporary / reference).parent.mkdir(parents=True)
-            shutil.copyfile(out / reference, temporary / reference)
-        (temporary / MANIFEST).write_text(baseline.model_dump_json(indent=1) + "\n", "utf-8")
-        temporary.chmod(0o755)
-        _take_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_place(new: Path, folder: Path) -> None:
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        folder.rename(old / "baseline")
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(folder)
+            (new / reference).parent.mkdir(parents=True)
+            shutil.copyfile(out / reference, new / reference)
+        (new / MANIFEST).write_text(baseline.model_dump_json(indent=1) + "\n", "utf-8")
 
 
 def baselines_in(root: Path) -> list[tuple[Path, Baseline]]:

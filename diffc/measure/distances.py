@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from diffc_export.events import Work
+from diffc_runtime.files import file_digest
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +36,6 @@ from diffc.measure.frechet import (
     statistics,
 )
 from diffc.measure.quality import Samples, estimate
-from diffc.models.source import file_digest
 
 INCEPTION = "inception"
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from diffc_export.events import Progress, Work, drain
 from diffc_export.specs import TensorSpec
+from diffc_runtime.files import new_file
 from torch import Tensor, nn
 
 from diffc.data.batches import in_batches
@@ -298,9 +299,8 @@ def grid(samples: Samples, path: Path, *, columns: int = 8, side: int = 96) -> P
         for column in range(n):
             picture = to_image(images[column]).resize(cell, Image.Resampling.NEAREST)
             canvas.paste(picture, (label + column * (cell[0] + margin), top))
-    part = path.with_name(f".{path.name}.part")
-    canvas.save(part, format="PNG")
-    part.replace(path)
+    with new_file(path) as part:
+        canvas.save(part, format="PNG")
     return path
 
 
@@ -325,9 +325,8 @@ def write_pair(samples: Samples, folder: Path, *, columns: int = 8, rows: int = 
                 (width * scale, height * scale), Image.Resampling.NEAREST
             )
             canvas.paste(picture, (i % columns * cell[0], i // columns * cell[1]))
-        part = path.with_name(f".{path.name}.part")
-        canvas.save(part, format="PNG")
-        part.replace(path)
+        with new_file(path) as part:
+            canvas.save(part, format="PNG")
     return paths
 
 

@@ -14,9 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffc_runtime.files import files_digest
+
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
-from diffc.models.files import TensorEntry, files_digest, read_json, tensor_entries
+from diffc.models.files import TensorEntry, read_json, tensor_entries
 from diffc.models.layout import (
     DIFFUSERS_STEMS,
     TRANSFORMERS_STEMS,

@@ -7,9 +7,8 @@ pickle with another name, JSON that is not UTF-8.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,23 +54,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")
     return value
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()
-
-
-def files_digest(paths: Iterable[Path]) -> str:
-    """sha256 of several files' names and bytes; the order of ``paths`` does not count."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(path.name.encode() + file_digest(path).encode())
-    return total.hexdigest()
 
 
 def tensor_entries(path: Path) -> dict[str, TensorEntry]:

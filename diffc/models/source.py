@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffc_runtime.files import file_digest
+
 from diffc.errors import InputError, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
@@ -29,10 +31,10 @@ from diffc.models.components import (
     pipeline_components,
 )
 from diffc.models.families import component_of, family_names
-from diffc.models.files import check_safetensors, file_digest, read_json, tensor_entries
+from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.schedulers import as_pipeline_sets
 
-__all__ = ["Source", "check_safetensors", "file_digest", "find", "read_json"]
+__all__ = ["Source", "check_safetensors", "find", "read_json"]
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 PRUNING_FILE = "pruning.json"

@@ -21,9 +21,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,6 +33,7 @@ from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work, drain
 from diffc_export.targets import target
 from diffc_export.targets.engine import read_info
+from diffc_runtime.files import write_text
 from numpy.typing import NDArray
 
 from diffc.measure.inputs import example_inputs
@@ -303,11 +302,8 @@ def write_times(bench: Bench, times: Times) -> None:
     path = _path(bench)
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".times")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"bench": bench.facts(), "seconds": times}, file, indent=1, default=str)
-    Path(temporary).replace(path)
+    content = {"bench": bench.facts(), "seconds": times}
+    write_text(path, json.dumps(content, indent=1, default=str))
 
 
 def _path(bench: Bench) -> Path | None:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from diffc_runtime.files import write_text
+
 from diffc.report import html_parts as parts
 from diffc.report import html_speed
 from diffc.report.lines import headline, shown_loops
@@ -23,7 +25,6 @@ from diffc.report.markup import Html, joined, tag
 from diffc.report.model import Report
 from diffc.report.speed import image_title
 from diffc.report.units import count, size
-from diffc.stages import atomic_write
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "report.html"
@@ -34,7 +35,7 @@ _MOST_PIXELS = 1600
 
 def write_html(report: Report, out: Path) -> Path:
     """Write ``out/report.html`` and return its path."""
-    atomic_write(out / NAME, to_html(report, out))
+    write_text(out / NAME, to_html(report, out))
     return out / NAME
 
 
@@ -69,7 +70,7 @@ def to_html(report: Report, out: Path | None = None, history: Sequence[Any] = ()
 
 def write_comparison(reports: Sequence[tuple[str, Report]], path: Path) -> Path:
     """Write the page that compares runs: (name, report) each."""
-    atomic_write(path, comparison_html(reports))
+    write_text(path, comparison_html(reports))
     return path
 
 

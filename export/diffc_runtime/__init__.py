@@ -8,6 +8,7 @@
     engines.py     an engine folder -> a call, or why it does not fit this machine
     fit.py         does an engine fit this machine?
     bundles.py     a bundle's folder -> a Pipeline
+    files.py       files and folders written whole or not at all, and their hashes
     images.py      samples -> uint8, grids, PNG
     arguments.py   conditions on a command line
     __main__.py    python -m diffc_runtime generate | info

@@ -24,7 +24,7 @@ from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
 from .engines import batches, read_info
 from .errors import BadRequest, UnfitEngine
-from .images import grid, is_picture, to_uint8, write_png, write_whole
+from .images import grid, is_picture, to_uint8, write_file, write_png
 from .pipeline import Pipeline
 from .schedulers import NAMES, own_name
 
@@ -98,7 +98,7 @@ def _save(samples: Any, out: Path) -> None:
     if out.suffix == ".npy":
         content = io.BytesIO()
         np.save(content, samples)
-        write_whole(out, content.getvalue())
+        write_file(out, content.getvalue())
     else:
         write_png(out, grid(to_uint8(samples)))
 

@@ -6,7 +6,6 @@ are named and worded as diffc writes them at the build.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UnfitEngine
+from .files import file_digest
 
 TARGETS = ("ort-cpu", "ort-cuda", "openvino", "trt", "trt-rtx")
 
@@ -146,9 +146,5 @@ def check_files(folder: Path, info: Mapping[str, Any]) -> None:
         path = folder / name
         if not path.is_file():
             raise UnfitEngine(f"{path} is missing")
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 22):
-                digest.update(block)
-        if digest.hexdigest() != expected:
+        if file_digest(path) != expected:
             raise UnfitEngine(f"{path} was cut or altered since it was built")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadRequest
+from .files import write_bytes
 
 _COLOURS = {1: 0, 3: 2}
 """Channels -> PNG colour type (grey, RGB). Four channels are latents, not pixels."""
@@ -52,17 +52,18 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     rows[:, 1:] = image.reshape(height, -1)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
     content = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-    write_whole(path, content)
+    write_file(path, content)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it. Raises BadRequest where it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        BadRequest: The file cannot be written.
+    """
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_bytes(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BadRequest(f"cannot write {path}: {error.strerror}") from None
 
 

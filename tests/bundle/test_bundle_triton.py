@@ -120,7 +120,7 @@ def test_without_tritonclient_it_says_what_to_install(out, tmp_path, monkeypatch
 
 def plan_folder(folder: Path, source: Path, ranges, capability="8.6") -> Path:
     """An engine folder of target trt, with one profile for each (min, opt, max)."""
-    from diffc_export.targets.onnx_file import sha256
+    from diffc_runtime.files import file_digest
 
     folder.mkdir(parents=True)
     (folder / "model.engine").write_bytes(capability.encode())
@@ -139,7 +139,7 @@ def plan_folder(folder: Path, source: Path, ranges, capability="8.6") -> Path:
         "device": {"gpu": "A GPU", "compute_capability": capability, "driver": "580.1"},
         "tied_to": ["tensorrt", "gpu", "compute_capability"],
         "profiles": profiles,
-        "files": {"model.engine": sha256(folder / "model.engine")},
+        "files": {"model.engine": file_digest(folder / "model.engine")},
     }
     (folder / "engine.json").write_text(json.dumps(info | changes))
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffc_runtime.files import file_digest
 from PIL import Image
 from quick import QUICK
 from torch import nn
@@ -18,7 +19,6 @@ from diffc.measure.frechet import (
     onnx_extractor,
     statistics,
 )
-from diffc.models.source import file_digest
 from diffc.report.lines import sections
 
 

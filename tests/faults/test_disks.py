@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
+from diffc_runtime.files import write_text
 
 from diffc.errors import InputError, RequestError
-from diffc.stages import atomic_write
 
 
 @pytest.fixture
@@ -180,9 +180,9 @@ def test_a_page_onto_a_folder(compiled, tmp_path):
 
 
 def test_a_file_is_written_whole_or_not_at_all(small_disk):
-    atomic_write(small_disk / "x", "before")
+    write_text(small_disk / "x", "before")
     with pytest.raises(InputError, match="No space"), disk_errors(small_disk):
-        atomic_write(small_disk / "x", "y" * 1_000_000)
+        write_text(small_disk / "x", "y" * 1_000_000)
     assert (small_disk / "x").read_text() == "before"
 
 

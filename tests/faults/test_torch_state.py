@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 import torch
+from diffc_runtime.files import file_digest
 from support.runs import compile_quickly
 
 import diffc
-from diffc.models.source import file_digest
 from diffc.torch_state import own_state
 
 WEIGHTS = "model/unet/diffusion_pytorch_model.safetensors"

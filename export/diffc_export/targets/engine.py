@@ -8,8 +8,6 @@ imported by the process whose memory is measured.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from diffc_runtime.errors import CheckFailed, InputError, NotComparable
+from diffc_runtime.files import file_digest, new_folder
 
 from diffc_export.targets.base import Range
-from diffc_export.targets.onnx_file import InputSpec, OnnxModel, Size, sha256, sizes_of
+from diffc_export.targets.onnx_file import InputSpec, OnnxModel, Size, sizes_of
 from diffc_export.targets.onnx_precision import FLOATS, file_precision
 from diffc_export.targets.shapes import Profile, profile_words
 
@@ -129,31 +128,14 @@ def new_engine_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
         raise InputError(f"{out} exists and is not an engine folder: it is left as it is")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield temporary
-        _take_place(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_place(new: Path, out: Path) -> None:
-    """Rename ``new`` to ``out``. A kill between the two renames leaves the new one beside it."""
-    new.chmod(0o755)
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-        out.rename(old / "engine")
-        new.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(out)
+    with new_folder(out) as new:
+        yield new
 
 
 def write_info(folder: Path, info: EngineInfo) -> EngineInfo:
     """Hash the files in ``folder``, write engine.json, and return what it says."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
-    hashes = {str(p.relative_to(folder)): sha256(p) for p in files}
+    hashes = {str(p.relative_to(folder)): file_digest(p) for p in files}
     held = sum(p.stat().st_size for p in files) or info.engine_bytes
     whole = replace(info, files=hashes, engine_bytes=held)
     (folder / NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
@@ -221,7 +203,7 @@ def check_files(folder: Path, info: EngineInfo) -> None:
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing", hint="build the engine again")
-        if sha256(path) != expected:
+        if file_digest(path) != expected:
             hint = "build the engine again"
             raise InputError(f"{path} was cut or altered since it was built", hint=hint)
 

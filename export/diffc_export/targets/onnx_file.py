@@ -7,7 +7,6 @@ of the file is said here, with the file's, node's or input's name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc_runtime.errors import InputError
+from diffc_runtime.files import files_digest
 
 from diffc_export.targets.onnx_precision import file_elements, file_precision, shares
 
@@ -167,19 +167,7 @@ def _check_hashes(folder: Path, content: Mapping[str, Any]) -> None:
 
 def onnx_digest(folder: Path) -> str:
     """model.json's ``sha256``: over the names and hashes of model.onnx and its external data."""
-    total = hashlib.sha256()
-    for path in sorted(folder.glob(MODEL + "*")):
-        total.update(path.name.encode() + sha256(path).encode())
-    return total.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    return files_digest(folder.glob(MODEL + "*"))
 
 
 def _parse(path: Path) -> Any:

@@ -14,7 +14,6 @@ left is turned here from the library's log into one line.
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc_runtime.errors import InputError, OutOfMemory, RequestError, UnavailableError
+from diffc_runtime.files import write_bytes
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets import machine, out_of_memory, shapes
@@ -309,14 +309,8 @@ def keep(path: Path, data: bytes) -> None:
 
     A cache that cannot be kept (a full disk, a folder of somebody else's) is no reason to fail.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(path, data)
 
 
 class Cancel:

@@ -1,0 +1,128 @@
+"""Files and folders that are written whole or not at all, and their hashes.
+
+    file_digest, files_digest   sha256 of one file, of several
+    new_file                    a temporary file that takes a file's place at the end
+    write_bytes, write_text     the same for content that is in memory
+    temporary_folder            a folder that is removed at the end
+    new_folder                  a temporary folder that takes a folder's place at the end
+    rename_folder               the last step of new_folder
+
+Every temporary file or folder lies beside what it becomes: a rename is atomic only inside one file
+system. Its name starts with a dot and ends with a random part, so that two writers do not meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_BLOCK = 1 << 22  # bytes that are read and hashed at once
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return the sha256 of several files' names and bytes; the order of ``paths`` is irrelevant."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode() + file_digest(path).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path, *, flush: bool = False, temporary: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path, and rename it to ``path`` when the block ends without an error.
+
+    Folders above ``path`` are made. After an error ``path`` is as it was.
+
+    Args:
+        flush: Wait until the content is on the disk before the rename, so that a power failure
+            leaves the old file or the new one.
+        temporary: The temporary path, where a fixed one is better than a random one: the next
+            write then replaces what a killed process has left there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary or path.with_name(f".{path.name}.{_random_part()}")
+    try:
+        yield part
+        if flush:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with new_file(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    with new_file(path) as part:
+        part.write_text(text, "utf-8")
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str = "") -> Iterator[Path]:
+    """Make a new folder in ``parent``, and remove what is left of it when the block ends.
+
+    Args:
+        parent: Where it lies; made if missing.
+        name: The part of its name that a person recognises.
+    """
+    folder = parent / f".{name or 'new'}.{_random_part()}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(goal: Path) -> Iterator[Path]:
+    """Give a temporary folder, and put it in the place of ``goal`` when the block ends well.
+
+    After an error ``goal`` is as it was.
+    """
+    with temporary_folder(goal.parent, goal.name) as folder:
+        yield folder
+        rename_folder(folder, goal)
+
+
+def rename_folder(folder: Path, goal: Path) -> None:
+    """Put ``folder`` in the place of ``goal``; an old one is moved away first, then removed.
+
+    If the process is killed between the two renames, the old folder lies beside ``goal``.
+    """
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    if not goal.exists():
+        folder.rename(goal)
+        return
+    old = goal.with_name(f".{goal.name}.old.{_random_part()}")
+    goal.rename(old)
+    try:
+        folder.rename(goal)
+    except OSError:
+        old.rename(goal)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _random_part() -> str:
+    return uuid.uuid4().hex[:8]
