@@ -72,7 +72,7 @@ def _model(report: Report) -> Section:
     rows: list[Row] = []
     figures = (
         ("parameters", dense.params, small.params if small else None, count),
-        ("MACs per image", dense.macs, small.macs if small else None, count),
+        ("MACs per call", dense.macs, small.macs if small else None, count),
         ("weights on disk", dense.bytes, small.bytes if small else None, size),
     )
     for what, before, after, show in figures:

@@ -19,7 +19,11 @@ class _Part(BaseModel):
 
 
 class ModelFigures(_Part):
-    """One model. macs: of one image, attention's products included. bytes: its weights' files."""
+    """One model.
+
+    macs: of one call with one sample, attention's products included; a step with guidance makes
+    two calls. bytes: of its weights' files.
+    """
 
     name: str
     class_name: str
