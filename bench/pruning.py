@@ -184,7 +184,7 @@ def latency(args, found: dict) -> None:
     own = config_of(args, "ddpm-cifar10-32")
     free = Source("one group", own.folder, "", own.class_name,
                   {**own.config, "norm_num_groups": 1}, {}, ())  # fmt: skip
-    bench = Bench(cache=args.work, threads=args.threads)
+    bench = Bench("ort-cpu", cache=args.work, threads=args.threads)
     folder = args.work / f"engines-{args.threads}"
     for name, (align, prune) in VARIANTS.items():
         place = folder / name.replace(": ", "-").replace(" ", "-")

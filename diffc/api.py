@@ -36,8 +36,7 @@ def compile(
 
     model: a diffusers folder, a hub id, or ``demo``.
     ratio: the share of MACs to remove, between 0 and 1 (the recipe's when None; 0.5 by default).
-    target: one or several of ``ort-cpu``, ``ort-cuda``, ``openvino``, ``trt``, ``trt-rtx``,
-        ``torch``.
+    target: one or several of those that ``diffc doctor`` lists, such as ``ort-cpu``.
     out: the output folder (``diffc-out/NAME-RATIO`` when None).
     recipe: a shipped recipe's name or a YAML file.
     options: anything else, nested like a recipe: ``{"distill": {"steps": 100}}``.

@@ -25,8 +25,7 @@ NOTES = f"{STATE}/preflight.json"
 
 _VERSIONS = (
     "torch", "diffusers", "accelerate", "safetensors", "torch-pruning", "onnx", "onnxscript",
-    "onnxslim", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13",
-    "numpy",
+    "onnxslim", "numpy",
 )  # fmt: skip
 
 
@@ -99,7 +98,10 @@ def write_lock_of(
     out: Path, model: Mapping[str, Any], recipe: Recipe, stages: Mapping[str, str]
 ) -> None:
     """The same where the model is known from an earlier lock alone."""
-    found = {name: package_version(name) for name in _VERSIONS}
+    from diffc_export.targets import engine_packages
+
+    names = dict.fromkeys((*_VERSIONS, *engine_packages()))
+    found = {name: package_version(name) for name in names}
     value = {
         "format": LOCK_FORMAT,
         "diffc": __version__,

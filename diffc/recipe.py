@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from diffc_export import targets
 from diffc_export.disks import user_path
 from pydantic import (
     BaseModel,
@@ -43,7 +44,7 @@ from diffc.yaml_file import read_yaml
 _HERE = Path(__file__).parent
 RECIPES = next(p for p in (_HERE / "recipes", _HERE.parent / "recipes") if p.is_dir())
 """In a wheel the recipes lie beside this file, in a checkout beside the package."""
-TARGETS = ("ort-cpu", "ort-cuda", "openvino", "trt", "trt-rtx", "torch")
+DEFAULT_TARGET = "ort-cpu"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -200,7 +201,7 @@ class TargetOptions(Options):
     it has of its own of all these.
     """
 
-    target: Words = ("ort-cpu",)
+    target: Words = (DEFAULT_TARGET,)
     precision: Precision = "fp32"
     batch: Numbers = (1,)
     one_profile: bool = False
@@ -211,14 +212,15 @@ class TargetOptions(Options):
 
     @model_validator(mode="after")
     def _known(self) -> TargetOptions:
+        known = targets.names()
         if not self.target:
-            raise ValueError(f"build.target names no target (known: {', '.join(TARGETS)})")
+            raise ValueError(f"build.target names no target (known: {', '.join(known)})")
         for name in (*self.target, *self.each):
-            if name not in TARGETS:
-                close = nearest(name, TARGETS)
+            if name not in known:
+                close = nearest(name, known)
                 raise ValueError(
                     f"unknown target '{name}' ("
-                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(TARGETS)}")
+                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
                     + ")"
                 )
         for batch in (self.batch, *(own.batch for own in self.each.values())):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets import cuda, driver, engine, machine, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status
+from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
 from diffc_export.targets.onnx_file import read_onnx
 from diffc_export.targets.out_of_memory import out_of_memory
 
@@ -41,9 +41,22 @@ _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 class TorchTarget:
     """See diffc_export.targets.base.Target."""
 
-    name = NAME
-    hinted = frozenset({"fp16", "bf16"})
-    asymmetric = False
+    facts = TargetFacts(
+        name=NAME,
+        device="torch",
+        packages=("torch", "diffusers"),
+        requires=("torch", "diffusers"),
+        libraries=("torch", "diffc.models.load"),
+        alignment={"fp32": 16, "fp16": 16, "bf16": 16},
+        ahead_of_time=False,
+        graphs="never",  # the variants that capture are chosen with --torch
+        hinted=frozenset({"fp16", "bf16"}),
+        asymmetric=False,
+        loader=None,
+        triton=None,
+        model_server=False,
+        runs_torch=True,
+    )
 
     def status(self) -> Status:
         """Runs wherever torch and diffusers are installed."""
@@ -64,7 +77,7 @@ class TorchTarget:
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Write down what to load; nothing is loaded yet."""
         model = read_onnx(folder)
-        asked = engine.asked_precision(model, options.precision, self.hinted)
+        asked = engine.asked_precision(model, options.precision, self.facts.hinted)
         if asked not in _DTYPES:
             raise RequestError(f"target '{NAME}' does not compute in {asked}")
         variant = options.variant or VARIANTS[0]

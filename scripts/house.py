@@ -150,9 +150,46 @@ def vague_variables(modules: Sequence[Module]) -> Figure:
     return Figure(f"variables called {', '.join(sorted(VAGUE))}", len(places), 0, places)
 
 
+def target_names(modules: Sequence[Module]) -> Figure:
+    """Names of targets in diffc/, where each target should be asked instead.
+
+    ``torch`` is a package's name too: it counts where something is compared with it, or where a
+    target of that name is asked for.
+    """
+    home = ROOT / "export" / "diffc_export" / "targets"
+    files = [file for file in home.glob("*.py") if "\nTARGET = " in file.read_text("utf-8")]
+    known = {file.stem.replace("_", "-") for file in files}
+    places = [
+        f"{module.name}:{node.lineno} {node.value}"
+        for module in modules
+        if module.name.startswith("diffc/") and module.name != "diffc/torch_target.py"
+        for node in [*_constants(module.tree), *_torch_as_a_target(module.tree)]
+        if node.value in known or node.value == "torch"
+    ]
+    return Figure("targets' names in diffc/ (the recipe's default is the one)", len(places), 1,
+                  places)  # fmt: skip
+
+
+def _constants(tree: ast.Module) -> Iterator[ast.Constant]:
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return (node for node in nodes if isinstance(node.value, str) and node.value != "torch")
+
+
+def _torch_as_a_target(tree: ast.Module) -> Iterator[ast.Constant]:
+    for node in ast.walk(tree):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "target":
+            parts = node.args
+        for part in parts:
+            if isinstance(part, ast.Constant) and part.value == "torch":
+                yield part
+
+
 RULES: tuple[Callable[[Sequence[Module]], Figure], ...] = (
     many_parameters, long_functions, long_files, fmt_skips, any_per_1000_lines, repeated_classes,
-    participle_functions, vague_variables,
+    participle_functions, vague_variables, target_names,
 )  # fmt: skip
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from diffc.bundle import readme
-from diffc.bundle.folder import copy_file, copy_package
-from diffc.bundle.plain import RUNTIME
+from diffc.bundle.folder import copy_file
+from diffc.bundle.plain import RUNTIME, copy_runtime
 from diffc.bundle.source import Source, public_info, write_info
 from diffc.errors import RequestError
 
-TARGET, ROOT, VERSION = "openvino", "/models", "1"
+ROOT, VERSION = "/models", "1"
 _PRECISION = "INFERENCE_PRECISION_HINT"
 
 
@@ -39,12 +39,15 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
     return tuple(models)
 
 
-def check_target(target: str) -> None:
-    """Raise RequestError for another target's engine."""
-    if target != TARGET:
+def check_target(name: str) -> None:
+    """Raise RequestError for a target whose engines the server does not run."""
+    from diffc_export.targets import target, targets
+
+    if not target(name).facts.model_server:
+        others = " or ".join(other for other, one in targets().items() if one.facts.model_server)
         raise RequestError(
-            f"OpenVINO Model Server runs OpenVINO's models, not an engine for '{target}'",
-            hint="diffc build OUT --target openvino, then --target openvino here",
+            f"OpenVINO Model Server runs OpenVINO's models, not an engine for '{name}'",
+            hint=f"diffc build OUT --target {others}, then --target {others} here",
         )
 
 
@@ -56,7 +59,7 @@ def _config(name: str, engine: Path) -> dict[str, Any]:
 
 
 def _write_client(source: Source, folder: Path) -> None:
-    copy_package(RUNTIME, folder / "diffc_runtime")
+    copy_runtime(source.target, folder / "diffc_runtime")
     copy_file(RUNTIME / "servers" / "ovms" / "client.py", folder / "client.py")
     write_info(source.info, folder / "engine")
     settings = {**source.settings(), "decoder": source.decoder_request()}

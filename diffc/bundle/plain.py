@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import diffc_runtime
+from diffc_export.targets import target
 
 from diffc.bundle import readme
-from diffc.bundle.folder import copy_package
+from diffc.bundle.folder import copy_file, copy_package
 from diffc.bundle.source import Source, copy_engine
 
 RUNTIME = Path(diffc_runtime.__file__).parent
@@ -18,7 +20,17 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
     """Write the bundle into ``to``; there are no server's models in it."""
     for name, engine in source.named():
         copy_engine(engine, to / name)
-    copy_package(RUNTIME, to / "diffc_runtime")
+    copy_runtime(source.target, to / "diffc_runtime")
     (to / "pipeline.json").write_text(json.dumps(source.settings(), indent=2) + "\n")
     (to / "README.md").write_text(readme.plain(source))
     return ()
+
+
+def copy_runtime(name: str, to: Path) -> None:
+    """Copy the runtime, with the loader of target ``name`` where another package brings it."""
+    copy_package(RUNTIME, to)
+    copy_package(RUNTIME / "loaders", to / "loaders")
+    loader = target(name).facts.loader
+    spec = find_spec(loader) if loader else None
+    if spec is not None and spec.origin is not None:
+        copy_file(Path(spec.origin), to / "loaders" / f"{name.replace('-', '_')}.py")

@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffc_export.targets import target
 from diffc_runtime.images import is_picture
 
-from diffc.bundle.triton_config import BACKENDS, alone, ranges, sample_shape
+from diffc.bundle.triton_config import alone, ranges, sample_shape
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source
-
-_NEEDS = {
-    "ort-cpu": ("onnxruntime",),
-    "ort-cuda": ("onnxruntime-gpu",),
-    "openvino": ("openvino",),
-    "trt": ("tensorrt",),
-    "trt-rtx": ("tensorrt-rtx-cu13", "nvidia-cuda-runtime"),
-}
-"""The packages that run an engine, the one whose version it may be tied to first."""
 
 
 def plain(source: Source) -> str:
@@ -66,7 +58,7 @@ def _to_images(source: Source) -> str:
 
 def triton(source: Source) -> str:
     """README.md of a model repository."""
-    backend = BACKENDS.get(source.target)
+    backend = target(source.target).facts.triton
     native = f"`{backend.platform}`" if backend else "in Python, as Triton has no backend for it"
     return f"""# {_title(source)}: a Triton model repository
 
@@ -175,9 +167,11 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _package(source: Source) -> str:
     """What pip is asked for; of one version where the engine is tied to that."""
-    first, *more = _NEEDS.get(source.target, (source.target,))
+    required = list(target(source.target).facts.requires)
     tied = list(_tied(source.info).values())
-    return " ".join([f"{first}=={tied[0]}" if tied else first, *more])
+    if tied and required:
+        required[0] += f"=={tied[0]}"
+    return " ".join(required)
 
 
 def _is_picture(source: Source) -> bool:

@@ -158,13 +158,14 @@ def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -
     return Source(engine, info, tuple(plans), decoder if has_decoder else None)
 
 
-def check_servable(target: str) -> None:
+def check_servable(name: str) -> None:
     """Raise RequestError for a target whose engines the serving runtime does not run."""
-    from diffc_runtime.fit import TARGETS
+    from diffc_export.targets import target, targets
 
-    if target not in TARGETS:
-        hint = f"bundles run engines for {', '.join(TARGETS)}"
-        raise RequestError(f"an engine for '{target}' cannot be bundled", hint=hint)
+    if target(name).facts.loader is None:
+        served = [other for other, one in targets().items() if one.facts.loader is not None]
+        hint = f"bundles run engines for {', '.join(served)}"
+        raise RequestError(f"an engine for '{name}' cannot be bundled", hint=hint)
 
 
 def _in_output(out: Path, target: str | None, side: str) -> Path:

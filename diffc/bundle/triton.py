@@ -15,10 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets import target
+from diffc_export.targets.base import TritonBackend
+
 from diffc.bundle import readme, triton_check
 from diffc.bundle import triton_config as configs
-from diffc.bundle.folder import copy_file, copy_package
-from diffc.bundle.plain import RUNTIME
+from diffc.bundle.folder import copy_file
+from diffc.bundle.plain import RUNTIME, copy_runtime
 from diffc.bundle.source import Source, copy_engine, public_info, write_info
 from diffc.errors import CheckFailed, RequestError
 
@@ -52,17 +55,17 @@ def _write_engine_model(
     folder: Path, info: Mapping[str, Any], engines: list[Path], native: bool = True
 ) -> None:
     """A model that runs an engine: under its own backend where Triton has one."""
-    backend = configs.BACKENDS.get(info["target"]) if native else None
+    backend = target(info["target"]).facts.triton if native else None
     files = {} if backend is None else _copy_native(folder / VERSION, engines, backend)
     if backend is None:
-        _copy_python(folder / VERSION, "engine")
+        _copy_python(folder / VERSION, "engine", info["target"])
         for i, engine in enumerate(engines):
             copy_engine(engine, folder / VERSION / (f"engine-{i}" if i else "engine"))
     config = configs.engine_model(folder.name, info, native=backend is not None, plans=files)
     _write_config(folder, config)
 
 
-def _copy_native(to: Path, engines: list[Path], backend: configs.Backend) -> dict[str, str]:
+def _copy_native(to: Path, engines: list[Path], backend: TritonBackend) -> dict[str, str]:
     """The engine's files under the backend's names; compute capability -> file of each plan."""
     plans: dict[str, str] = {}
     for i, engine in enumerate(engines):
@@ -83,16 +86,16 @@ def _copy_native(to: Path, engines: list[Path], backend: configs.Backend) -> dic
     return plans
 
 
-def _copy_python(to: Path, template: str) -> None:
+def _copy_python(to: Path, template: str, name: str) -> None:
     """A python model: its model.py, what it shares with the others, and the runtime."""
     copy_file(RUNTIME / "servers" / "triton" / f"{template}.py", to / "model.py")
     copy_file(RUNTIME / "servers" / "triton" / "serving.py", to / "serving.py")
-    copy_package(RUNTIME, to / "diffc_runtime")
+    copy_runtime(name, to / "diffc_runtime")
 
 
 def _write_pipeline(source: Source, folder: Path) -> None:
     version = folder / VERSION
-    _copy_python(version, "pipeline")
+    _copy_python(version, "pipeline", source.target)
     for name, engine in source.named():
         copy_engine(engine, version / name)
     _write_json(version / "pipeline.json", source.settings())
@@ -101,7 +104,7 @@ def _write_pipeline(source: Source, folder: Path) -> None:
 
 def _write_bls(source: Source, folder: Path) -> None:
     version = folder / VERSION
-    _copy_python(version, "bls")
+    _copy_python(version, "bls", source.target)
     write_info(source.info, version / "engine")
     _write_json(version / "pipeline.json", {**source.settings(), **_models(source)})
     instances = configs.bls_instances(source.info)

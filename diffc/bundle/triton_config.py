@@ -8,8 +8,9 @@ send (batch, 1).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from diffc_export.targets import on_gpu, target
 
 from diffc.errors import UnavailableError
 
@@ -23,23 +24,7 @@ LEAST_SHARED = 8
 """The rows that a batch of steps has room for, at least, where the backend serves any batch."""
 
 
-@dataclass(frozen=True)
-class Backend:
-    """A server's own backend. any_batch: whether a file serves every batch up to the largest."""
-
-    platform: str
-    file: str
-    gpu: bool
-    any_batch: bool
-
-
 TENSORRT = "tensorrt_plan"
-BACKENDS = {
-    "ort-cpu": Backend("onnxruntime_onnx", "model.onnx", gpu=False, any_batch=True),
-    "ort-cuda": Backend("onnxruntime_onnx", "model.onnx", gpu=True, any_batch=True),
-    "trt": Backend(TENSORRT, "model.plan", gpu=True, any_batch=False),
-}
-_GPU_TARGETS = ("ort-cuda", "trt", "trt-rtx")
 
 
 def message() -> Any:
@@ -81,7 +66,7 @@ def max_batch(info: Mapping[str, Any]) -> int:
     Runtime serves more than it was measured at, so that the steps of several requests can always
     share a batch; a decoder, whose images are large, keeps to what it was measured at.
     """
-    backend = BACKENDS.get(info["target"])
+    backend = target(info["target"]).facts.triton
     most = largest(info)
     if backend is not None and backend.any_batch:
         steps = any(item["kind"] == "timestep" for item in info["inputs"])
@@ -106,7 +91,7 @@ def engine_model(
 ) -> Any:
     """The config of a model that runs an engine. plans: compute capability -> file."""
     pb = message()
-    backend = BACKENDS.get(info["target"])
+    backend = target(info["target"]).facts.triton
     most = max_batch(info)
     config = pb.ModelConfig(name=name, max_batch_size=most)
     if native and backend is not None:
@@ -165,9 +150,9 @@ def _data_type(dtype: str) -> int:
     return int(pb.DataType.Value(names.get(dtype, f"TYPE_{dtype.upper()}")))
 
 
-def _instances(target: str, count: int, native: bool) -> Any:
+def _instances(name: str, count: int, native: bool) -> Any:
     pb = message()
-    gpu = native and target in _GPU_TARGETS
+    gpu = native and on_gpu(name)
     kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
     return pb.ModelInstanceGroup(count=count, kind=kind)
 

@@ -23,7 +23,6 @@ from diffc.recipe import Recipe, TargetOptions
 from diffc.stages import Room, Runner, Stage, StageEvent
 
 SIDES = ("dense", "compressed")
-_FOR_GPUS = frozenset({"trt", "trt-rtx"})
 
 
 def onnx_folder(out: Path, side: str) -> Path:
@@ -60,12 +59,8 @@ def check_targets(build: TargetOptions) -> None:
     from diffc_export.targets import check_gpus, target
     from diffc_export.targets.machine import check_threads
 
-    if build.gpu and not _FOR_GPUS.intersection(build.target):
-        raise RequestError(
-            f"--gpu {','.join(build.gpu)} is for engines built ahead of time, and none of "
-            f"{', '.join(build.target)} is",
-            hint="add --target trt-rtx, or leave --gpu out",
-        )
+    if build.gpu:
+        _check_takes_gpus(build)
     for name in build.target:
         own = build.of(name)
         status, precision = target(name).status(), own.precision
@@ -87,9 +82,32 @@ def check_targets(build: TargetOptions) -> None:
             has = ", ".join(sorted(target(name).precisions()))
             raise UnavailableError(
                 f"target '{name}' does not compute in {precision} here",
-                hint=f"it has {has}" + ("; fp8 is for trt, trt-rtx" if precision == "fp8" else ""),
+                hint=f"it has {has}" + _others_with(precision),
             )
         check_gpus(name, own.gpu, "fp32" if precision == "auto" else precision)
+
+
+def _check_takes_gpus(build: TargetOptions) -> None:
+    """Raise RequestError where no target of the run builds for GPUs that are named."""
+    from diffc_export.targets import target, targets
+
+    if any(hasattr(target(name), "check_gpus") for name in build.target):
+        return  # each says itself which GPUs it builds for
+    ahead = [name for name, one in targets().items() if one.facts.ahead_of_time]
+    raise RequestError(
+        f"--gpu {','.join(build.gpu)} names GPUs to build for, and "
+        f"{', '.join(build.target)} builds for this machine alone",
+        hint=f"engines are built ahead of time by --target {' or '.join(ahead)}; "
+        "else leave --gpu out",
+    )
+
+
+def _others_with(precision: str) -> str:
+    """The end of a hint: the targets that have the precision here; empty where none has."""
+    from diffc_export.targets import targets
+
+    have = [name for name, one in targets().items() if precision in one.precisions()]
+    return f"; {precision} is for {', '.join(have)}" if have else ""
 
 
 def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
@@ -110,7 +128,7 @@ def precision_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
         yield Progress(0, None, f"writing {precision} into the ONNX file")
         if precision in PRECISIONS:
             options = QuantizeOptions(
-                threads=recipe.build.threads or cores(), asymmetric=target(name).asymmetric
+                threads=recipe.build.threads or cores(), asymmetric=target(name).facts.asymmetric
             )
             made = yield from quantize(folder, room.out / side, options, dense, precision)
         else:
@@ -128,14 +146,14 @@ def precision_folder(name: str, precision: str) -> str:
     points, else the precision itself."""
     from diffc_export.targets import target
 
-    return "int8-asymmetric" if precision == "int8" and target(name).asymmetric else precision
+    return "int8-asymmetric" if precision == "int8" and target(name).facts.asymmetric else precision
 
 
 def needs_file_of_its_own(name: str, precision: str) -> bool:
     """Whether the precision must be written into the ONNX file: the target cannot be told it."""
     from diffc_export.targets import target
 
-    return precision != "fp32" and precision not in target(name).hinted
+    return precision != "fp32" and precision not in target(name).facts.hinted
 
 
 def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
@@ -147,12 +165,12 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
     own_file = needs_file_of_its_own(name, options.precision)
     written = precision_folder(name, options.precision)
     source = out / "onnx" / written / side if own_file else onnx_folder(out, side)
-    status = target(name).status()
-    model = torch_model(out, side) if name == "torch" else None
+    status, runs_torch = target(name).status(), target(name).facts.runs_torch
+    model = torch_model(out, side) if runs_torch else None
     build = BuildOptions(
         batch=options.batch, gpu=options.gpu, threads=options.threads,
         precision=options.precision, cache=cache_folder() / "timing", model=model,
-        variant=options.torch if name == "torch" else "", one_profile=options.one_profile,
+        variant=options.torch if runs_torch else "", one_profile=options.one_profile,
     )  # fmt: skip
     inputs = {
         "onnx": _onnx_digest(source),

@@ -22,7 +22,6 @@ from diffc.stages import Room, Stage
 
 DECODER = "decoder"
 _CLASS = "AutoencoderKL"
-_NOT_BUILT_FOR = ("torch", "fake")  # nothing serves these
 
 
 def export_stage(source: Source, recipe: Recipe) -> Stage | None:
@@ -77,7 +76,10 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 def build_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
     """OUT/engines/TARGET/decoder in fp32; None without OUT/onnx/decoder or a use for it."""
-    if name in _NOT_BUILT_FOR or not (out / "onnx" / DECODER / "model.json").is_file():
+    from diffc_export.targets import target
+
+    served = target(name).facts.loader is not None
+    if not served or not (out / "onnx" / DECODER / "model.json").is_file():
         return None
     whole = recipe.build.model_copy(update={"precision": "fp32"})
     return back.build_stage(out, recipe.model_copy(update={"build": whole}), name, DECODER)

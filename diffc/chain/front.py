@@ -327,22 +327,15 @@ def latency_bench(recipe: Recipe) -> Bench | None:
 def alignment(recipe: Recipe) -> int:
     """What widths are a multiple of, when the recipe does not say.
 
-    16 on a CPU: one AVX-512 register of fp32, measured in notes of ONNX Runtime's blocked layout.
-    On NVIDIA tensor cores 8 elements of fp16/bf16 and 16 of int8/fp8 (NVIDIA's performance guide
-    for matrix multiplication: 16 bytes).
+    What each target says for its precision; their least common multiple where there are several.
     """
+    from diffc_export.targets import target
+
     if recipe.prune.align is not None:
         return recipe.prune.align
     build = recipe.build
-    wants = [_ALIGNMENT.get((name, build.of(name).precision), 16) for name in build.target]
-    return math.lcm(*wants) if wants else 16
-
-
-_ALIGNMENT = {
-    (name, precision): 8
-    for name in ("trt", "trt-rtx", "ort-cuda")
-    for precision in ("fp16", "bf16")
-}
+    facts = {name: target(name).facts for name in build.target}
+    return math.lcm(*(one.width_multiple(build.of(n).precision) for n, one in facts.items()))
 
 
 def plan_summary(plan: Any) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
 
     from diffc.measure.environment import read_environment
 
-    if recipe.measure.explain == "off" or name == "torch" or not target(name).status().runnable:
+    chosen = target(name)
+    if chosen.facts.runs_torch or recipe.measure.explain == "off" or not chosen.status().runnable:
         return None
     model = read_lock(out)["model"]
     no_torch = why_no_torch(model)
@@ -81,9 +82,9 @@ def why_no_torch(model: Mapping[str, Any]) -> str | None:
 
     model: as recipe.lock.yaml has it.
     """
-    from diffc_export.targets import target
+    from diffc.torch_target import TARGET as TORCH
 
-    status = target("torch").status()
+    status = TORCH.status()
     if not status.runnable:
         return status.reason
     if model["name"] != "demo" and not Path(model["folder"]).is_dir():
@@ -116,11 +117,12 @@ def _steps(
 
 
 def captures(name: str, recipe: Recipe) -> bool:
-    """Whether this target's engines run as CUDA graphs: ort-cuda's only with a single shape."""
-    from diffc.measure.engines import on_cpu
+    """Whether this target's engines run as CUDA graphs in a run of ``recipe``."""
+    from diffc_export.targets import target
 
+    graphs = target(name).facts.graphs
     single = len(set(recipe.build.batch)) == 1 and not recipe.export.sizes
-    return not on_cpu(name) and (name != "ort-cuda" or single)
+    return graphs == "always" or (graphs == "one shape" and single)
 
 
 def _torch_steps(
@@ -144,8 +146,9 @@ def _torch_steps(
 
 def _torch_engine(out: Path, recipe: Recipe, variant: str, folder: Path) -> Work[str | None]:
     """Build torch's engine folder of the dense model; why not, where it is another model now."""
-    from diffc_export.targets import target
     from diffc_export.targets.base import BuildOptions
+
+    from diffc.torch_target import TARGET as TORCH
 
     model = read_lock(out)["model"]
     options = BuildOptions(
@@ -153,7 +156,7 @@ def _torch_engine(out: Path, recipe: Recipe, variant: str, folder: Path) -> Work
         variant=variant,
     )  # fmt: skip
     try:
-        info = yield from target("torch").build(onnx_folder(out, "dense"), options, folder)
+        info = yield from TORCH.build(onnx_folder(out, "dense"), options, folder)
     except InputError as error:
         return str(error)
     if info.details["digest"] != model["digest"]:

@@ -23,7 +23,6 @@ from diffc.stages import Room, Stage
 
 CONCURRENCY = (1, 4, 16)
 _SECONDS, _REPEATS = 5.0, 5
-_NOT_SERVED = ("torch", "fake")
 
 
 def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
@@ -37,7 +36,7 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
     from diffc.measure.environment import read_environment
 
     status = target(name).status()
-    if recipe.measure.server is None or name in _NOT_SERVED:
+    if recipe.measure.server is None or target(name).facts.loader is None:
         return None
     absent = why_none() if status.runnable else status.reason
     found = installed()

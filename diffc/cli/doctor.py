@@ -17,14 +17,17 @@ def doctor_(json: o.Json = False) -> None:
     from dataclasses import asdict
 
     from diffc_export.cache import cache_folder
-    from diffc_export.targets import names, target
+    from diffc_export.targets import problems, targets
+    from diffc_export.targets.base import Status
 
     from diffc import __version__
     from diffc.cli.show import print_json
     from diffc.measure.environment import read_environment
 
     environment = read_environment().model_dump(mode="json")
-    statuses = {name: asdict(target(name).status()) for name in names()}
+    states = {name: one.status() for name, one in targets().items()}
+    broken = {name: Status(False, False, False, reason) for name, reason in problems().items()}
+    statuses = {name: asdict(status) for name, status in (states | broken).items()}
     if json:
         print_json({"diffc": __version__, "targets": statuses, "environment": environment,
                     "cache": str(cache_folder())})  # fmt: skip

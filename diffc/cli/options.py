@@ -66,7 +66,7 @@ Target = Annotated[
     typer.Option(
         "--target",
         metavar="NAME",
-        help="ort-cpu, ort-cuda, openvino, trt, trt-rtx, torch; repeatable.",
+        help="What engines are built for: a target that diffc doctor lists; repeatable.",
     ),
 ]
 Precision = Annotated[

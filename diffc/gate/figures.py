@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from diffc_export.events import Progress, Work
+from diffc_export.targets import on_gpu
 from diffc_export.targets.base import Bound, Runner
 from diffc_runtime.errors import BadRequest, UnfitEngine
 
@@ -43,7 +44,6 @@ from diffc.measure.results import Memory
 from diffc.measure.statistics import Ratio, Samples, spread
 
 _MEMORY_TRIES = 3
-_ON_GPU = ("trt", "trt-rtx", "ort-cuda")
 
 
 @dataclass(frozen=True)
@@ -242,16 +242,16 @@ def _memory(pair: Pair, batch: int, how: Measuring) -> Work[Figure]:
 
 def memory_name(engine: Engine) -> str:
     """What the figure of an engine's memory is called."""
-    return "GPU memory" if engine.info.target in _ON_GPU else "peak memory"
+    return "GPU memory" if on_gpu(engine.info.target) else "peak memory"
 
 
 def _peak(engine: Engine, batch: int, how: Measuring) -> float:
     """Bytes at the peak of a fresh process. Raises UnavailableError where none are known."""
     memory: Memory = measure_memory(engine.folder, batch, split=False, threads=how.threads)
-    on_gpu = engine.info.target in _ON_GPU
-    peak = memory.device_bytes if on_gpu else memory.peak_bytes
+    gpu = on_gpu(engine.info.target)
+    peak = memory.device_bytes if gpu else memory.peak_bytes
     if peak is None:
-        where = "GPU memory" if on_gpu else "resident memory"
+        where = "GPU memory" if gpu else "resident memory"
         raise UnavailableError(f"{where} of {engine.folder} cannot be read here")
     return float(peak)
 
@@ -380,7 +380,7 @@ def _memory_against(
 ) -> Work[Figure]:
     yield Progress(0, None, "memory of candidate")
     label, name = Label.of(engine, batch), memory_name(engine)
-    stored = before.device_bytes if engine.info.target in _ON_GPU else before.peak_bytes
+    stored = before.device_bytes if on_gpu(engine.info.target) else before.peak_bytes
     try:
         peak = _peak(engine, batch, how)
     except UnavailableError as error:

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffc_export.targets import on_gpu
 from diffc_export.targets.engine import EngineInfo
 
 from diffc.errors import NotComparable, RequestError
 from diffc.gate.baseline import StoredFigures
 from diffc.gate.subject import Engine, Subject
-from diffc.measure.engines import on_cpu, serves_batch, threads_of
+from diffc.measure.engines import serves_batch, threads_of
 from diffc.measure.environment import OF_THE_MOMENT, read_environment
 
 _MACHINE = ("cpu", "cores", "gpus")
@@ -304,7 +305,7 @@ def _build_facts(info: EngineInfo, wanted: Wanted) -> dict[str, str]:
         "the GPUs that they were built for": ", ".join(info.built_for) or "this one",
         "the ways of running torch": str(info.details.get("variant", "")),
     }
-    if on_cpu(info.target) and wanted.threads is None:
+    if not on_gpu(info.target) and wanted.threads is None:
         facts["the threads"] = str(info.threads or _EVERY_CORE)
     return facts
 

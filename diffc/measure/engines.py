@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffc_export.events import Work
-from diffc_export.targets import driver, machine, nvml, target
+from diffc_export.targets import machine, nvml, on_gpu, target
 from diffc_export.targets.base import Runner
 from diffc_export.targets.engine import EngineInfo, read_info
 from diffc_export.targets.onnx_file import Size
@@ -28,7 +28,6 @@ from diffc.measure.pinning import chosen, pinned
 from diffc.measure.results import Memory, Noise, Speedup
 
 PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
-_ON_CPU = ("ort-cpu", "openvino", "fake")
 
 
 @dataclass(frozen=True)
@@ -55,18 +54,13 @@ def why_absent(info: EngineInfo) -> str | None:
     return None if status.runnable else status.reason
 
 
-def on_cpu(name: str) -> bool:
-    """Whether this target's engines run on the processor."""
-    return name in _ON_CPU or (name == "torch" and not driver.torch_on_gpu())
-
-
 def cores_of(infos: Collection[EngineInfo], threads: int | None) -> tuple[int, ...]:
     """The cores that these engines are pinned to; empty for engines on a GPU."""
     return chosen(_most_threads(infos, threads)) if _all_on_cpu(infos) else ()
 
 
 def _all_on_cpu(infos: Collection[EngineInfo]) -> bool:
-    return all(on_cpu(info.target) for info in infos)
+    return not any(on_gpu(info.target) for info in infos)
 
 
 def _most_threads(infos: Collection[EngineInfo], threads: int | None) -> int | None:
@@ -77,7 +71,7 @@ def _most_threads(infos: Collection[EngineInfo], threads: int | None) -> int | N
 
 def threads_of(info: EngineInfo, asked: int | None) -> int | None:
     """The threads that an engine runs on here; None for one on a GPU."""
-    return machine.threads(asked, info.threads) if on_cpu(info.target) else None
+    return None if on_gpu(info.target) else machine.threads(asked, info.threads)
 
 
 @contextmanager

@@ -14,14 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets import machine, nvml, ort
+from diffc_export.targets import engine_packages, machine, nvml, ort
 from pydantic import BaseModel, ConfigDict, Field
 
-_PACKAGES = (
-    "diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx", "onnxruntime",
-    "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-cu12",
-    "tensorrt-rtx-cu13", "nvidia-cuda-runtime",
-)  # fmt: skip
+_PACKAGES = ("diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx")
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
 _NOT_COMPARED = ("diffc", "torch-pruning", "diffusers")
 OF_THE_MOMENT = ("clock_mhz", "busy")
@@ -123,7 +119,8 @@ def _simd_flags() -> list[str]:
 
 def _packages() -> dict[str, str]:
     """Versions by distribution; of ONNX Runtime's two the one that an import gives."""
-    found = {name: number for name in _PACKAGES if (number := machine.version(name))}
+    names = (*_PACKAGES, *engine_packages())
+    found = {name: number for name in names if (number := machine.version(name))}
     imported = ort.package()
     if imported is None:
         return found

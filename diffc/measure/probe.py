@@ -83,23 +83,18 @@ def probe(
     }
 
 
-_LIBRARIES = {"ort-cpu": "onnxruntime", "ort-cuda": "onnxruntime", "openvino": "openvino",
-              "trt": "tensorrt", "trt-rtx": "tensorrt_rtx", "torch": "torch"}  # fmt: skip
-_ON_GPU = ("trt", "trt-rtx", "ort-cuda")
-
-
-def import_runtime(target: str) -> None:
-    """Import the library before the first reading: its code is no engine's memory."""
+def import_runtime(name: str) -> None:
+    """Import the target's libraries before the first reading: their code is no engine's memory."""
     from importlib import import_module
 
-    if target == "ort-cuda":
-        from diffc_runtime import cuda_libraries
+    from diffc_export.targets import target
 
-        cuda_libraries.preload()
-    if target in _LIBRARIES:
-        import_module(_LIBRARIES[target])
-    if target == "torch":
-        import_module("diffc.models.load")
+    chosen = target(name)
+    preload = getattr(chosen, "preload", None)
+    if preload is not None:
+        preload()
+    for module in chosen.facts.libraries:
+        import_module(module)
 
 
 def memory_field(name: str) -> int:
@@ -145,22 +140,14 @@ def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
     This process's own by NVML where the driver knows it; else what is in use on the whole device,
     which is this process's only as long as nobody else's changes.
     """
-    from diffc_export.targets import nvml
+    from diffc_export.targets import nvml, on_gpu
 
-    if not _uses_gpu(target):
+    if not on_gpu(target):
         return (lambda: None), None
     start_cuda()
     if nvml.process_bytes() is not None:
         return nvml.process_bytes, "NVML, this process"
     return device_used, "cudaMemGetInfo, the whole device"
-
-
-def _uses_gpu(target: str) -> bool:
-    if target == "torch":
-        import torch
-
-        return bool(torch.cuda.is_available())
-    return target in _ON_GPU
 
 
 def start_cuda() -> None:

@@ -35,6 +35,7 @@ from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings
 from diffc.measure.parity import dead_output
 from diffc.measure.results import Comparison, EngineFigures, Memory, Row, Speedup, latency_figures
+from diffc.recipe import DEFAULT_TARGET
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _built(
     thing: Path, targets: Sequence[str], scratch: Path, build: BuildOptions
 ) -> Work[list[Candidate]]:
     found = []
-    for name in targets or ("ort-cpu",):
+    for name in targets or (DEFAULT_TARGET,):
         yield from target(name).build(thing, build, scratch / name)
         found.append(Candidate(f"{thing} ({name})", scratch / name))
     return found

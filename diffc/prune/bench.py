@@ -23,7 +23,7 @@ class Bench:
     cache: the folder that keeps tables of latencies from run to run; None: not kept.
     """
 
-    target: str = "ort-cpu"
+    target: str
     precision: str = "fp32"
     batch: int = 1
     threads: int | None = None
@@ -42,9 +42,10 @@ class Bench:
 
     def check(self) -> None:
         """Raise when no engine of an ONNX file can be built and run here."""
-        if self.target == "torch":
+        if target(self.target).facts.runs_torch:
             raise RequestError(
-                "latencies of single layers are measured on ONNX graphs, which torch does not run",
+                f"latencies of single layers are measured on ONNX graphs, which {self.target} does"
+                " not run",
                 hint="use another --target, or --allocate global",
             )
         status = target(self.target).status()

@@ -6,6 +6,7 @@
     discrete.py    DDPM, DDIM; euler.py: Euler, flow-matching Euler; dpm.py: DPM-Solver++ 2M
     pipeline.py    seed, steps, guidance, conditions -> images
     engines.py     an engine folder -> a call, or why it does not fit this machine
+    loaders/       one file for each target whose engines it runs, found by the target's name
     fit.py         does an engine fit this machine?
     bundles.py     a bundle's folder -> a Pipeline
     files.py       files and folders written whole or not at all, and their hashes

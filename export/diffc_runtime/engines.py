@@ -10,15 +10,14 @@ fit here is refused before anything is loaded, with both sides named.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cuda_libraries
+from . import loaders
 from .errors import BadRequest, UnfitEngine
 from .fit import check_files, cores, misfit
 from .pipeline import Array, Denoise, Input
@@ -85,7 +84,7 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         raise UnfitEngine(f"{folder}: {reason}")
     check_files(folder, info)
     with _in_one_line("cannot load the engine"):
-        run = _LOADERS[info["target"]](folder, info, threads or cores())
+        run = loaders.find_loader(info["target"]).load(folder, info, threads or cores())
     return Engine(info, specs(info), batches(info), _said_in_one_line(run))
 
 
@@ -105,7 +104,8 @@ def batches(info: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """
     profiles = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))
     ranges = sorted({(item["min"][0], item["max"][0]) for item in profiles})
-    if ranges and info["target"].startswith("ort-"):
+    served = loaders.why_none(info["target"]) is None
+    if ranges and served and loaders.find_loader(info["target"]).ANY_BATCH:
         return ((1, max(high for _, high in ranges)),)
     return tuple(ranges)
 
@@ -143,115 +143,3 @@ def _said_in_one_line(run: Denoise) -> Denoise:
             return run(inputs)
 
     return call
-
-
-# Runtimes -----------------------------------------------------------------------------------------
-
-
-def _needed(package: str, target: str) -> Any:
-    """The runtime's module. Raises UnfitEngine when it is not installed."""
-    try:
-        return __import__(package)
-    except ImportError as error:
-        raise UnfitEngine(f"a '{target}' engine needs {package}: {error}") from None
-
-
-def _ort_cpu(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
-    return _onnxruntime(folder, info, threads, ["CPUExecutionProvider"])
-
-
-def _ort_cuda(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
-    cuda_libraries.preload()
-    ort = _needed("onnxruntime", "ort-cuda")
-    provider = "CUDAExecutionProvider"
-    if provider not in ort.get_available_providers():
-        found = ", ".join(ort.get_available_providers())
-        raise UnfitEngine(f"built for {provider} (pip install onnxruntime-gpu); here: {found}")
-    return _onnxruntime(folder, info, threads, [(provider, {"use_tf32": "0"})])
-
-
-def _onnxruntime(
-    folder: Path, info: Mapping[str, Any], threads: int, providers: list[Any]
-) -> Denoise:
-    ort = _needed("onnxruntime", str(info["target"]))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised, and said once
-    # ONNX Runtime takes UTF-8, also where the locale (LC_ALL=C) reads names as something else
-    path = os.fsencode(folder / "model.onnx").decode("utf-8")
-    # without a way back: after an error ONNX Runtime would go on with the processor
-    session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
-    _check_provider(session, providers[0])
-    session.disable_fallback()
-    names = [info["outputs"][0]["name"]]
-
-    def run(inputs: dict[str, Array]) -> Array:
-        output: Array = session.run(names, inputs)[0]
-        return output
-
-    return run
-
-
-def _check_provider(session: Any, asked: Any) -> None:
-    """Raise UnfitEngine where the session computes with another provider than the one asked for:
-    ONNX Runtime takes the processor, silently, where CUDA's libraries do not load."""
-    wanted = asked if isinstance(asked, str) else asked[0]
-    used = list(session.get_providers())
-    if used[:1] != [wanted]:
-        raise UnfitEngine(
-            f"ONNX Runtime cannot load its {wanted} (CUDA and cuDNN are missing or of another"
-            f" version), and would compute with {', '.join(used) or 'nothing'}"
-        )
-
-
-def _openvino(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
-    """Compiled with static shapes for each batch size when it first comes by, as diffc measures."""
-    openvino = _needed("openvino", "openvino")
-    core, name = openvino.Core(), info["outputs"][0]["name"]
-    # what it was measured with: without them OpenVINO picks bf16 by itself where it is fast
-    settings = {**info["details"]["settings"], "INFERENCE_NUM_THREADS": threads}
-    requests: dict[int, Any] = {}
-
-    def run(inputs: dict[str, Array]) -> Array:
-        batch = len(next(iter(inputs.values())))
-        if batch not in requests:
-            graph = core.read_model(folder / "model.xml")
-            graph.reshape({key: list(array.shape) for key, array in inputs.items()})
-            requests[batch] = core.compile_model(graph, "CPU", settings).create_infer_request()
-        output: Array = requests[batch].infer(inputs)[name]
-        return output
-
-    return run
-
-
-def _tensorrt(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
-    return _tensorrt_engine(folder, info, _needed("tensorrt", "trt"))
-
-
-def _tensorrt_rtx(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
-    return _tensorrt_engine(folder, info, _needed("tensorrt_rtx", "trt-rtx"))
-
-
-def _tensorrt_engine(folder: Path, info: Mapping[str, Any], trt: Any) -> Denoise:
-    """One execution context per optimisation profile, device buffers for the largest batch."""
-    from .trt import TensorRtEngine
-
-    return TensorRtEngine(trt, _engine_file(folder, info).read_bytes(), info)
-
-
-def _engine_file(folder: Path, info: Mapping[str, Any]) -> Path:
-    """The serialised engine."""
-    files = sorted(str(name) for name in info["files"] if name.endswith((".plan", ".engine")))
-    if not files:
-        raise UnfitEngine(f"{folder} holds no engine file (.plan, .engine)")
-    return folder / files[0]
-
-
-_LOADERS: dict[str, Callable[[Path, Mapping[str, Any], int], Denoise]] = {
-    "ort-cpu": _ort_cpu,
-    "ort-cuda": _ort_cuda,
-    "openvino": _openvino,
-    "trt": _tensorrt,
-    "trt-rtx": _tensorrt_rtx,
-}

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import loaders
 from .errors import UnfitEngine
 from .files import file_digest
-
-TARGETS = ("ort-cpu", "ort-cuda", "openvino", "trt", "trt-rtx")
 
 
 def cores() -> int:
@@ -27,9 +26,9 @@ def cores() -> int:
 
 def misfit(info: Mapping[str, Any]) -> str | None:
     """Why the engine cannot run here: what it was built for, and what is here; None when it can."""
-    if info["target"] not in TARGETS:
-        known = ", ".join(TARGETS)
-        return f"built for target '{info['target']}', which this runtime does not run ({known})"
+    unknown = loaders.why_none(info["target"])
+    if unknown is not None:
+        return unknown
     there = {**info["device"], **info["versions"]}
     tied = list(info["tied_to"])
     found = here(tied)

@@ -51,7 +51,7 @@ def engine(unet_folder, model, tmp_path):
     def build(name, precision="fp32", **options):
         found = needs(name)
         folder = unet_folder
-        if precision != "fp32" and precision not in found.hinted:
+        if precision != "fp32" and precision not in found.facts.hinted:
             from diffc_export.onnx.precision import convert_precision
 
             folder = tmp_path / f"onnx-{precision}"

@@ -146,7 +146,7 @@ def test_the_built_engine_is_read_back(engine, name):
 
 def test_timings_and_kernels_are_kept_for_the_next_time(engine, tmp_path, monkeypatch):
     from diffc_export.targets import trt_runner
-    from diffc_export.targets.tensorrt import TARGET as trt
+    from diffc_export.targets.trt import TARGET as trt
 
     if trt.status().runnable:
         engine("trt", cache=tmp_path / "timings")

@@ -125,7 +125,7 @@ def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
     made = engines("fake", batch=(1,))
     call = (made["dense"], made["compressed"], options(folders, references={}))
     assert drain(measure_target(*call))[0].noise.gpu_busy is None  # engines on the processor
-    monkeypatch.setattr(measured, "on_cpu", lambda name: False)
+    monkeypatch.setattr(measured, "on_gpu", lambda name: True)
     noise = drain(measure_target(*call))[0].noise
     assert "the GPU was shared: process 3 holds 10.0 GiB of it" in noise_words(noise)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from diffc_export.events import drain
+from diffc_export.targets import target
 from diffc_export.targets.base import Status
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -156,7 +157,7 @@ def test_the_model_sums_its_layers_and_measures_nothing_twice(counted, tmp_path)
     costs = chain(32, 64)
     shapes = {"l0.weight": (32, 8), "l1.weight": (64, 32), "l2.weight": (8, 64)}
     bounds = limits(costs.groups, align=8)
-    bench = Bench(cache=tmp_path)
+    bench = Bench("ort-cpu", cache=tmp_path)
     for _ in range(2):
         model = drain(latency_model(chain_layers(costs), costs.groups, shapes, bounds, 8, bench))
         for widths in ([32, 64], [16, 40], [8, 8]):
@@ -177,7 +178,7 @@ def test_a_plan_that_is_stopped_keeps_the_points_that_it_has(monkeypatch, tmp_pa
 
     monkeypatch.setattr(latency_table, "_CHUNK_POINTS", 3)
     monkeypatch.setattr(latency_table, "_measured_chunk", chunk)
-    bench = Bench(cache=tmp_path)
+    bench = Bench("ort-cpu", cache=tmp_path)
     points = {f"linear 1 {i}x8": ("linear", ((1,),), (i, 8)) for i in range(1, 9)}
     with pytest.raises(KeyboardInterrupt):
         drain(latency_table.measured(points, bench))
@@ -202,7 +203,8 @@ def test_a_plan_without_a_target_says_so(tiny_model, prune):
 def test_a_bench_that_cannot_run_says_so(monkeypatch):
     with pytest.raises(RequestError, match="torch does not run"):
         Bench("torch").check()
-    absent = SimpleNamespace(status=lambda: Status(True, True, False, "no GPU here"))
+    status = Status(True, True, False, "no GPU here")
+    absent = SimpleNamespace(status=lambda: status, facts=target("trt").facts)
     monkeypatch.setattr(bench_module, "target", lambda name: absent)
     with pytest.raises(UnavailableError, match="cannot be measured here: no GPU here"):
         Bench("trt").check()
@@ -215,7 +217,7 @@ def test_a_bench_that_cannot_run_says_so(monkeypatch):
 )
 def test_a_real_engine_is_planned_measured_and_recorded(tiny_model, tmp_path, prune):
     recipe = resolve(family="UNet2DModel", flags={"prune": {"ratio": 0.3, **prune}})
-    source, bench = find(tiny_model), Bench(threads=1, cache=tmp_path / "cache")
+    source, bench = find(tiny_model), Bench("ort-cpu", threads=1, cache=tmp_path / "cache")
     plan = drain(plan_by_latency(source, recipe, None, {}, 4, bench, tmp_path / "scratch"))
     found = plan.why["latency"]
     assert found["measured"] in found["rounds"] and 1 <= len(found["rounds"]) <= 4

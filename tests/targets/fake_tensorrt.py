@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from diffc_export.targets import cuda, trt_builder
-from diffc_export.targets.tensorrt import TARGET
+from diffc_export.targets.trt import TARGET
 from fake_cuda import FakeRuntime, installed
 
 

@@ -12,13 +12,13 @@ from diffc.errors import RequestError, UnavailableError
 
 
 def test_names_are_the_contract():
-    assert names() == ["ort-cpu", "openvino", "ort-cuda", "trt", "trt-rtx", "torch"]
+    assert names() == ["openvino", "ort-cpu", "ort-cuda", "trt", "trt-rtx", "torch"]
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_target_says_what_it_can_do(name):
     status = target(name).status()
-    assert target(name).name == name
+    assert target(name).facts.name == name
     whole = status.installed and status.buildable and status.runnable
     assert bool(status.reason) == (not whole)
     assert "\n" not in status.reason

@@ -56,7 +56,7 @@ def test_kernels_are_kept_in_diffcs_cache_folder(tmp_path, monkeypatch):
 def test_timings_are_saved_when_the_engine_is_there(folder, tmp_path, monkeypatch):
     """By the real builder of TensorRT for RTX, as if it were the one that has timings."""
     pytest.importorskip("tensorrt_rtx")
-    target = TrtTarget(replace(TARGET.flavour, ahead_of_time=False))
+    target = TrtTarget(replace(TARGET.flavour, facts=replace(TARGET.facts, ahead_of_time=False)))
     there = []
     monkeypatch.setattr(target, "_can_build", lambda: None)
     monkeypatch.setattr(target, "_no_run_reason", lambda: "no GPU")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from diffc_export.targets.tensorrt import TARGET
+from diffc_export.targets.trt import TARGET
 from diffc_export.targets.trt_precision import coverage, engine_elements, engine_tensors
 from fake_tensorrt import install
 

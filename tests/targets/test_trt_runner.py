@@ -6,7 +6,7 @@ from diffc_export.events import drain
 from diffc_export.targets import cuda, target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
-from diffc_export.targets.tensorrt import TARGET
+from diffc_export.targets.trt import TARGET
 from diffc_export.targets.trt_runner import TrtRunner
 from fake_cuda import UNCAPTURABLE
 from fake_tensorrt import install

@@ -1,6 +1,6 @@
 """What every target is: one narrow protocol, its options, and what it says of itself.
 
-    Target   status() · build(onnx folder, options, engine folder) · load(engine folder) -> Runner
+    Target   facts · status() · build(onnx folder, options, engine folder) · load(folder) -> Runner
     Runner   inputs by name -> outputs by name; bind(inputs) -> a call that can be timed
 
 A target knows one runtime. What they share stands beside this file: the check of the ONNX folder
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import lcm
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from diffc_export.events import Work
 
@@ -27,6 +28,88 @@ if TYPE_CHECKING:
 else:
     Array = Any
     Arrays = Mapping[str, Any]
+
+
+Device = Literal["cpu", "gpu", "torch"]
+Graphs = Literal["never", "one shape", "always"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonBackend:
+    """Triton's own backend for a target's engine.
+
+    Args:
+        platform: the backend's name in config.pbtxt.
+        file: what the backend calls the engine's file.
+        any_batch: whether one engine serves every batch size up to the largest.
+    """
+
+    platform: str
+    file: str
+    any_batch: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFacts:
+    """What a target says of itself. No field has a default: each decides a figure or a file.
+
+    Args:
+        name: what ``--target`` calls it; its file is called so too, with ``_`` for ``-``.
+        device: where its engines run. ``torch``: wherever torch runs on this machine. Engines on
+            the processor get pinned cores; of those on a GPU, the GPU's memory is measured.
+        packages: the distributions whose versions belong to its engines. Those that are installed
+            go into the lock and the machine's fingerprint.
+        requires: what ``pip install`` needs to run its engine; the distribution that an engine may
+            be tied to comes first.
+        libraries: modules that are imported before memory is read: their code is no engine's
+            memory.
+        alignment: precision -> what widths should be a multiple of. A precision that is not
+            listed gets the least common multiple of all.
+        ahead_of_time: whether engines are built for GPUs that ``--gpu`` names.
+        graphs: when calls are captured as CUDA graphs. ``one shape``: those of an engine that
+            serves a single batch size and resolution.
+        hinted: precisions that it computes in by a hint at the build, from an fp32 ONNX file;
+            every other precision must be in the file.
+        asymmetric: whether int8 inputs of layers may have zero points in its ONNX files.
+        loader: the module that opens its engines in ``diffc_runtime``, ``diffc_runtime.loaders.X``
+            or a file of the target's own package, which bundles copy. None: nothing serves it.
+        triton: Triton's backend for it. None: Triton runs it in Python, with ``loader``.
+        model_server: whether OpenVINO Model Server runs its engine.
+        runs_torch: whether it runs the torch model itself and not the ONNX file.
+
+    Raises:
+        ValueError: a field has a value that is not possible.
+    """
+
+    name: str
+    device: Device
+    packages: tuple[str, ...]
+    requires: tuple[str, ...]
+    libraries: tuple[str, ...]
+    alignment: Mapping[str, int]
+    ahead_of_time: bool
+    graphs: Graphs
+    hinted: frozenset[str]
+    asymmetric: bool
+    loader: str | None
+    triton: TritonBackend | None
+    model_server: bool
+    runs_torch: bool
+
+    def __post_init__(self) -> None:
+        for key, kind in (("device", Device), ("graphs", Graphs)):
+            if getattr(self, key) not in get_args(kind):
+                possible = ", ".join(map(repr, get_args(kind)))
+                raise ValueError(f"{key} is {getattr(self, key)!r}, and not one of {possible}")
+        if not self.alignment or any(width < 1 for width in self.alignment.values()):
+            raise ValueError("alignment gives no width of 1 or more for each precision")
+        for key in ("packages", "requires", "libraries"):
+            if not isinstance(getattr(self, key), tuple):
+                raise ValueError(f"{key} is {getattr(self, key)!r}, and not a tuple of names")
+
+    def width_multiple(self, precision: str) -> int:
+        """What widths should be a multiple of in ``precision``, which may be ``auto``."""
+        return self.alignment.get(precision) or lcm(*self.alignment.values())
 
 
 @dataclass(frozen=True)
@@ -124,14 +207,14 @@ class Runner(Protocol):
 
 
 class Target(Protocol):
-    """A runtime that engines are built for."""
+    """A runtime that engines are built for.
 
-    name: str
-    hinted: frozenset[str]
-    """Precisions that it computes in by a hint at the build, from an fp32 ONNX file; every other
-    precision must be in the file."""
-    asymmetric: bool
-    """Whether int8 inputs of layers may have zero points in its ONNX files."""
+    Two more methods are there where they mean something: ``check_gpus(gpus, precision)``, which
+    raises what a build for these GPUs would raise, and ``preload()``, which loads what the
+    libraries in ``facts.libraries`` need before they are imported.
+    """
+
+    facts: TargetFacts
 
     def status(self) -> Status:
         """What it can do here; never raises, and loads no more than it must."""

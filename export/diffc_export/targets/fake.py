@@ -13,18 +13,32 @@ from pathlib import Path
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, machine, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Status
+from diffc_export.targets.base import Array, Arrays, BuildOptions, Status, TargetFacts
 from diffc_export.targets.onnx_file import read_onnx
 
+NAME = "fake"
 FILE = "scale.txt"
 
 
 class Fake:
     """See diffc_export.targets.base.Target."""
 
-    name = "fake"
-    hinted: frozenset[str] = frozenset()
-    asymmetric = False
+    facts = TargetFacts(
+        name=NAME,
+        device="cpu",
+        packages=(),
+        requires=(),
+        libraries=(),
+        alignment={"fp32": 16},
+        ahead_of_time=False,
+        graphs="never",
+        hinted=frozenset(),
+        asymmetric=False,
+        loader=None,
+        triton=None,
+        model_server=False,
+        runs_torch=False,
+    )
 
     def status(self) -> Status:
         """Always there."""
@@ -43,7 +57,7 @@ class Fake:
         with engine.new_engine_folder(out) as new:
             (new / FILE).write_text("1.0")
             info = engine.EngineInfo(
-                target=self.name,
+                target=NAME,
                 versions={"fake": "1.0"},
                 device=machine.cpu_fingerprint(),
                 tied_to=("fake",),
@@ -60,7 +74,7 @@ class Fake:
 
     def load(self, folder: Path, threads: int | None = None) -> FakeRunner:
         """Read the number back."""
-        info = engine.open_engine(folder, self.name, {"fake": "1.0"})
+        info = engine.open_engine(folder, NAME, {"fake": "1.0"})
         return FakeRunner(info, float((folder / FILE).read_text()))
 
 

@@ -19,7 +19,15 @@ from diffc_runtime.errors import InputError, UnavailableError
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, machine, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Range, Runner, Status
+from diffc_export.targets.base import (
+    Array,
+    Arrays,
+    BuildOptions,
+    Range,
+    Runner,
+    Status,
+    TargetFacts,
+)
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
 
@@ -35,9 +43,23 @@ _PASSES = ("Transpose", "Reorder", "Reshape")  # on the way from a constant to i
 class OpenVino:
     """See diffc_export.targets.base.Target."""
 
-    name = NAME
-    hinted = frozenset({"bf16", "fp16"})
-    asymmetric = True
+    facts = TargetFacts(
+        name=NAME,
+        device="cpu",
+        packages=("openvino",),
+        requires=("openvino",),
+        libraries=("openvino",),
+        # as for ONNX Runtime: one AVX-512 register of fp32
+        alignment={"fp32": 16, "fp16": 16, "bf16": 16, "int8": 16},
+        ahead_of_time=False,
+        graphs="never",
+        hinted=frozenset({"bf16", "fp16"}),
+        asymmetric=True,
+        loader="diffc_runtime.loaders.openvino",
+        triton=None,
+        model_server=True,
+        runs_torch=False,
+    )
 
     def status(self) -> Status:
         """Runs wherever openvino is installed."""
@@ -58,7 +80,7 @@ class OpenVino:
         ov = _openvino()
         yield Progress(0, 3, "reading the ONNX file")
         model = read_onnx(folder)
-        asked = engine.asked_precision(model, options.precision, self.hinted)
+        asked = engine.asked_precision(model, options.precision, self.facts.hinted)
         strict = engine.is_promised(model, options.precision)
         if not strict and asked not in self.precisions():
             asked = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here

@@ -22,7 +22,7 @@ from diffc_runtime.errors import DiffcError, InputError, UnavailableError
 from diffc_export.disks import temporary_folder, utf8_path
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, machine, shapes
-from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.base import BuildOptions, TritonBackend
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import NAMES, shares
 from diffc_export.targets.out_of_memory import out_of_memory
@@ -34,6 +34,11 @@ _LIBRARIES_HINT = (
     "'onnxruntime-gpu[cuda,cudnn]'"
 )
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+def triton_backend() -> TritonBackend:
+    """Triton's backend for an ONNX file, on the processor and on a GPU."""
+    return TritonBackend(platform="onnxruntime_onnx", file=FILE, any_batch=True)
 
 
 def package() -> tuple[str, str] | None:

@@ -23,7 +23,7 @@ from diffc_runtime.errors import InputError
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Work
 from diffc_export.targets import engine, machine, ort, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status
+from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
 
 NAME = "ort-cpu"
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -32,9 +32,23 @@ _PROVIDERS = ["CPUExecutionProvider"]
 class OrtCpu:
     """The target; see diffc_export.targets.base.Target."""
 
-    name = NAME
-    hinted: frozenset[str] = frozenset()
-    asymmetric = False
+    facts = TargetFacts(
+        name=NAME,
+        device="cpu",
+        packages=("onnxruntime",),
+        requires=("onnxruntime",),
+        libraries=("onnxruntime",),
+        # one AVX-512 register of fp32, measured in notes of ONNX Runtime's blocked layout
+        alignment={"fp32": 16, "fp16": 16, "bf16": 16},
+        ahead_of_time=False,
+        graphs="never",
+        hinted=frozenset(),
+        asymmetric=False,
+        loader="diffc_runtime.loaders.ort_cpu",
+        triton=ort.triton_backend(),
+        model_server=False,
+        runs_torch=False,
+    )
 
     def status(self) -> Status:
         """Runs wherever onnxruntime is installed."""

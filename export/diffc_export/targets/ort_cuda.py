@@ -18,7 +18,8 @@ from diffc_runtime.errors import CheckFailed, InputError, UnavailableError
 
 from diffc_export.events import Work
 from diffc_export.targets import cuda, driver, engine, machine, ort, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status
+from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
+from diffc_export.targets.cuda import TENSOR_CORES
 
 NAME = "ort-cuda"
 _PROVIDER = "CUDAExecutionProvider"
@@ -27,9 +28,26 @@ _PROVIDER = "CUDAExecutionProvider"
 class OrtCuda:
     """The target; see diffc_export.targets.base.Target."""
 
-    name = NAME
-    hinted: frozenset[str] = frozenset()
-    asymmetric = False
+    facts = TargetFacts(
+        name=NAME,
+        device="gpu",
+        packages=("onnxruntime-gpu",),
+        requires=("onnxruntime-gpu",),
+        libraries=("onnxruntime",),
+        alignment=TENSOR_CORES,
+        ahead_of_time=False,
+        graphs="one shape",
+        hinted=frozenset(),
+        asymmetric=False,
+        loader="diffc_runtime.loaders.ort_cuda",
+        triton=ort.triton_backend(),
+        model_server=False,
+        runs_torch=False,
+    )
+
+    def preload(self) -> None:
+        """Load CUDA's libraries from where Python packages keep them."""
+        cuda_libraries.preload()
 
     def status(self) -> Status:
         """Needs the GPU flavour of onnxruntime, and a GPU to build and to run."""

@@ -28,7 +28,7 @@ from diffc_runtime.files import write_bytes
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets import machine, out_of_memory, shapes
-from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.base import BuildOptions, TargetFacts
 from diffc_export.targets.onnx_file import OnnxModel
 from diffc_export.targets.out_of_memory import bytes_asked, says_so
 from diffc_export.targets.shapes import Profile
@@ -38,18 +38,31 @@ from diffc_export.targets.shapes import Profile
 class Flavour:
     """Which of the two libraries.
 
+    facts: the target's.
     packages: distributions that hold it, the first being its version of reference.
     minimum_sm: precision -> the first compute capability that has it, in this library.
-    ahead_of_time: it builds for GPUs that are not here.
     """
 
-    target: str
-    module: str
+    facts: TargetFacts
     packages: tuple[str, ...]
     extra: str
-    ahead_of_time: bool
     minimum: tuple[int, int]
     minimum_sm: Mapping[str, int]
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        return self.facts.name
+
+    @property
+    def module(self) -> str:
+        """The library's module."""
+        return self.facts.libraries[0]
+
+    @property
+    def ahead_of_time(self) -> bool:
+        """Whether it builds for GPUs that are not here."""
+        return self.facts.ahead_of_time
 
 
 class Log:

@@ -6,16 +6,35 @@ Default GPUs: compute capability 8.0 and later, in one engine; ``--gpu sm86,sm89
 
 from __future__ import annotations
 
+from diffc_export.targets.base import TargetFacts
+from diffc_export.targets.cuda import TENSOR_CORES
 from diffc_export.targets.trt_builder import Flavour
 from diffc_export.targets.trt_target import TrtTarget
 
+_PACKAGES = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
+
+_FACTS = TargetFacts(
+    name="trt-rtx",
+    device="gpu",
+    packages=(*_PACKAGES, "nvidia-cuda-runtime"),
+    requires=("tensorrt-rtx-cu13", "nvidia-cuda-runtime"),
+    libraries=("tensorrt_rtx",),
+    alignment=TENSOR_CORES,
+    ahead_of_time=True,
+    graphs="always",
+    hinted=frozenset(),
+    asymmetric=False,
+    loader="diffc_runtime.loaders.trt_rtx",
+    triton=None,
+    model_server=False,
+    runs_torch=False,
+)
+
 TARGET = TrtTarget(
     Flavour(
-        target="trt-rtx",
-        module="tensorrt_rtx",
-        packages=("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+        facts=_FACTS,
+        packages=_PACKAGES,
         extra="rtx",
-        ahead_of_time=True,
         minimum=(1, 2),
         minimum_sm={"bf16": 80, "int8": 86, "fp8": 89, "fp4": 120},
     )

@@ -23,12 +23,9 @@ FILE = "model.engine"
 class TrtTarget:
     """See diffc_export.targets.base.Target."""
 
-    hinted: frozenset[str] = frozenset()
-    asymmetric = False
-
     def __init__(self, flavour: Flavour) -> None:
+        self.facts = flavour.facts
         self.flavour = flavour
-        self.name = flavour.target
 
     def status(self) -> Status:
         """From the packages' metadata and nvidia-smi: nothing is loaded."""
@@ -80,7 +77,7 @@ class TrtTarget:
         seconds = time.perf_counter() - start
         held, read = self._held(network.trt, data, typed)
         strict = engine.is_promised(model, options.precision)
-        name = f"{self.name}, {model.path}"
+        name = f"{self.facts.name}, {model.path}"
         found = engine.check_precision(asked, held, model, name, strict=strict)
         with engine.new_engine_folder(out) as new:
             with (new / FILE).open("wb") as file:
@@ -101,7 +98,7 @@ class TrtTarget:
         trt_builder.library(self.flavour)
         status = self.status()
         if not status.buildable:
-            raise UnavailableError(f"target '{self.name}' cannot build here: {status.reason}")
+            raise UnavailableError(f"target '{self.facts.name}' cannot build here: {status.reason}")
 
     def _held(
         self, trt: Any, data: Any, typed: list[tuple[str, int]]
@@ -134,7 +131,7 @@ class TrtTarget:
         ahead = self.flavour.ahead_of_time
         gpus = tuple(f"sm{trt_builder.capability(gpu)}" for gpu in options.gpu)
         return engine.EngineInfo(
-            target=self.name,
+            target=self.facts.name,
             versions={self.flavour.module: trt_builder.version(self.flavour) or ""},
             device={} if ahead else machine.gpu_fingerprint(),
             tied_to=(self.flavour.module,) if ahead else (self.flavour.module, *_TIED),
@@ -155,10 +152,10 @@ class TrtTarget:
     def load(self, folder: Path, threads: int | None = None) -> Runner:
         """Check the folder, then open the engine on the first GPU; ``threads`` has no meaning."""
         here = {self.flavour.module: trt_builder.version(self.flavour) or "none"}
-        info = engine.open_engine(folder, self.name, here | machine.gpu_fingerprint())
+        info = engine.open_engine(folder, self.facts.name, here | machine.gpu_fingerprint())
         status = self.status()
         if not status.runnable:
-            raise UnavailableError(f"target '{self.name}' cannot run here: {status.reason}")
+            raise UnavailableError(f"target '{self.facts.name}' cannot run here: {status.reason}")
         check_built_for(folder, info)
         from diffc_export.targets.trt_runner import TrtRunner
 

@@ -1,0 +1,18 @@
+"""Engines of trt-rtx: TensorRT for RTX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..pipeline import Denoise
+from . import import_library
+from .trt import open_plan
+
+ANY_BATCH = False
+
+
+def load(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
+    """The engine on the first GPU; ``threads`` has no meaning."""
+    return open_plan(folder, info, import_library("tensorrt_rtx", str(info["target"])))
