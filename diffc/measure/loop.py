@@ -153,14 +153,14 @@ def loop_call(runner: Runner, options: LoopOptions, decode: Decode | None = None
 
 def decode_with(decoder: Runner) -> Decode:
     """Latents of any batch -> images, by an engine of the VAE's decoder."""
-    from diffc_runtime.bundles import decoding
+    from diffc_runtime.bundles import batched_decoder
 
     info = decoder.info
     (latent,) = info.inputs
     name = info.outputs[0].name
     spans = [next(iter(profile.values())) for profile in info.profiles]
     batches = sorted({(span.min[0], span.max[0]) for span in spans}) or [(1, 1)]
-    return decoding(lambda arrays: decoder(arrays)[name], latent.name, latent.dtype, batches)
+    return batched_decoder(lambda arrays: decoder(arrays)[name], latent.name, latent.dtype, batches)
 
 
 def measure_loops(

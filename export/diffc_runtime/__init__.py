@@ -2,7 +2,7 @@
 
     schedules.py   betas, alpha_bar, timesteps, sigmas
     schedulers.py  a sampler by name, from a scheduler's config
-    stepping.py    what every sampler is made of; clean.py: the x_0 that an output implies
+    stepping.py    the base of every sampler; clean.py: x_0 from a model's output
     discrete.py    DDPM, DDIM; euler.py: Euler, flow-matching Euler; dpm.py: DPM-Solver++ 2M
     pipeline.py    seed, steps, guidance, conditions -> images
     engines.py     an engine folder -> a call, or why it does not fit this machine
@@ -11,6 +11,7 @@
     bundles.py     a bundle's folder -> a Pipeline
     files.py       files and folders written whole or not at all, and their hashes
     images.py      samples -> uint8, grids, PNG
+    values.py      types that several modules name
     arguments.py   conditions on a command line
     __main__.py    python -m diffc_runtime generate | info
 

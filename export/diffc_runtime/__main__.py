@@ -16,9 +16,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
@@ -30,7 +30,7 @@ from .schedulers import NAMES, own_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; the exit code is returned."""
+    """Run the program; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         {"generate": _generate, "info": _info}[options.verb](options)
@@ -88,13 +88,13 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _check_picture(pipeline: Pipeline, out: Path) -> None:
-    """Raise BadRequest when a picture is asked of what is none: latents, or frames of a video."""
+    """Raise BadRequest if the output is a picture and the samples are latents or video frames."""
     shape = pipeline.sample_shape
     if out.suffix == ".png" and pipeline.decode is None and not is_picture(shape):
         raise BadRequest(f"samples of shape {shape} are no picture: name an .npy with --out")
 
 
-def _save(samples: Any, out: Path) -> None:
+def _save(samples: NDArray[np.float32], out: Path) -> None:
     if out.suffix == ".npy":
         content = io.BytesIO()
         np.save(content, samples)

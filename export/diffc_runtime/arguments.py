@@ -11,11 +11,18 @@ from .errors import BadRequest
 
 
 def named_values(given: Sequence[str]) -> dict[str, Any]:
-    """``NAME=3``, ``NAME=0.5`` or ``NAME=file.npy`` -> name -> value. Raises BadRequest."""
+    """Parse ``NAME=3``, ``NAME=0.5`` and ``NAME=file.npy``.
+
+    Returns:
+        name -> value, an array for a file.
+
+    Raises:
+        BadRequest: The text has another form, or a file cannot be read.
+    """
     values = {}
     for item in given:
-        name, found, text = item.partition("=")
-        if not found:
+        name, sign, text = item.partition("=")
+        if not sign:
             raise BadRequest(f"a condition is NAME=NUMBER or NAME=FILE.npy, not '{item}'")
         values[name] = _value(name, text)
     return values

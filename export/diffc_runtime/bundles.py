@@ -1,4 +1,4 @@
-"""A bundle's folder -> a Pipeline.
+"""Opens a bundle's folder as a Pipeline.
 
     pipeline.json   the scheduler's config, and what a request may leave out
     engine/         the denoiser's engine folder; beside it engine-NAME/, for other GPUs
@@ -10,25 +10,29 @@ A model repository for a server holds the same three beside its model.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
-from .pipeline import Array, Denoise, Pipeline, smallest_batch
+from .pipeline import Pipeline, smallest_batch
+from .values import Array, Denoise, JsonObject
 
 FORMAT = 1
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """pipeline.json's content. Raises UnfitEngine when there is none that this runtime reads."""
+def read_settings(folder: Path) -> JsonObject:
+    """Return the content of pipeline.json.
+
+    Raises:
+        UnfitEngine: The file is missing or damaged, or has a format that this runtime cannot read.
+    """
     path = folder / "pipeline.json"
     try:
-        settings = json.loads(path.read_text())
+        settings: JsonObject = json.loads(path.read_text())
     except OSError:
         raise UnfitEngine(f"{folder} is not a bundle: it has no pipeline.json") from None
     except ValueError:
@@ -39,19 +43,33 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def open_bundle(folder: Path, threads: int | None = None) -> Pipeline:
-    """Load the bundle in ``folder``. Raises UnfitEngine when it does not fit this machine."""
+    """Load the bundle in ``folder``.
+
+    Args:
+        threads: For engines on a processor; by default all cores.
+
+    Raises:
+        UnfitEngine: No engine of the bundle fits this machine, or a file is missing or altered.
+    """
     settings = read_settings(folder)
-    engine = open_engine(fitting(folder), threads)
-    return pipeline_of(settings, engine.info, engine.run, _decoder(folder, settings, threads))
+    engine = open_engine(fitting_engine(folder), threads)
+    return pipeline_of(settings, engine.info, engine.run, _open_decoder(folder, settings, threads))
 
 
 def pipeline_of(
-    settings: Mapping[str, Any],
-    info: Mapping[str, Any],
+    settings: JsonObject,
+    info: JsonObject,
     denoise: Denoise,
     decode: Callable[[Array], Array] | None = None,
 ) -> Pipeline:
-    """The pipeline that pipeline.json describes, around any call that runs the denoiser."""
+    """Return the pipeline that pipeline.json describes, around any call that runs the denoiser.
+
+    Args:
+        settings: The content of pipeline.json.
+        info: The content of engine.json.
+        denoise: Runs the denoiser, in this process or on a server.
+        decode: Latents, scaled for the decoder -> samples.
+    """
     inputs = specs(info)
     latent = settings.get("latent") or {}
     return Pipeline(
@@ -68,20 +86,24 @@ def pipeline_of(
     )
 
 
-def fitting(folder: Path) -> Path:
-    """The first engine folder that fits this machine. Raises UnfitEngine saying why none does."""
+def fitting_engine(folder: Path) -> Path:
+    """Return the first engine folder that fits this machine.
+
+    Raises:
+        UnfitEngine: None fits; the message gives the reason for each.
+    """
     reasons = misfits(folder)
     for engine, reason in reasons.items():
         if reason is None:
             return engine
-    said = "; ".join(f"{engine.name}: {reason}" for engine, reason in reasons.items())
-    raise UnfitEngine(said or f"{folder} holds no engine folder")
+    message = "; ".join(f"{engine.name}: {reason}" for engine, reason in reasons.items())
+    raise UnfitEngine(message or f"{folder} holds no engine folder")
 
 
 def misfits(folder: Path) -> dict[Path, str | None]:
-    """Each engine folder, and why it cannot be opened here; None where it can.
+    """Return each engine folder with the reason why it cannot be opened here; None if it can.
 
-    It does not fit this machine, or a file of it or of the decoder is missing.
+    It does not fit this machine, or a file of the engine or of the decoder is missing.
     """
     decoder = [folder / "decoder"] if read_settings(folder).get("latent") else []
     return {
@@ -91,51 +113,61 @@ def misfits(folder: Path) -> dict[Path, str | None]:
 
 
 def missing_file(engines: Sequence[Path]) -> str | None:
-    """Which file of these engine folders is missing, in words; None where all are there."""
+    """Return a message that names the first missing file of these engine folders, or None."""
     paths = (engine / name for engine in engines for name in read_info(engine)["files"])
     missing = next((path for path in paths if not path.is_file()), None)
     return None if missing is None else f"{missing} is missing"
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """pipeline.json's and the engine's content, with nothing loaded. Raises UnfitEngine."""
+def read_bundle(folder: Path) -> tuple[JsonObject, JsonObject]:
+    """Return the content of pipeline.json and engine.json; no engine is loaded.
+
+    Raises:
+        UnfitEngine: A file is missing or damaged.
+    """
     return read_settings(folder), read_info(folder / "engine")
 
 
-def _decoder(
-    folder: Path, settings: Mapping[str, Any], threads: int | None
+def _open_decoder(
+    folder: Path, settings: JsonObject, threads: int | None
 ) -> Callable[[Array], Array] | None:
     if not settings.get("latent"):
         return None
-    return decode_with(open_engine(folder / "decoder", threads))
+    return decoder_of(open_engine(folder / "decoder", threads))
 
 
-def decode_with(engine: Engine) -> Callable[[Array], Array]:
-    """Latents of any batch -> samples, in batches that the decoder serves."""
+def decoder_of(engine: Engine) -> Callable[[Array], Array]:
+    """Return a call from latents of any batch to samples, in batches that the decoder serves."""
     (latent,) = engine.inputs
-    return decoding(engine.run, latent.name, latent.dtype, engine.batches)
+    return batched_decoder(engine.run, latent.name, latent.dtype, engine.batches)
 
 
-def decoding(
+def batched_decoder(
     run: Denoise, name: str, dtype: str, batches: Sequence[Sequence[int]]
 ) -> Callable[[Array], Array]:
-    """``decode_with`` around any call of the decoder: input ``name`` (B, ...) -> samples (B, ...).
+    """Return a call from latents (N, ...) to samples (N, ...) around a call with fixed batches.
 
     Latents are split to the largest batch, and each part is padded to the smallest that serves it.
+
+    Args:
+        run: Runs the decoder: inputs by name -> samples (B, ...).
+        name: The decoder's input.
+        dtype: The input's numpy dtype.
+        batches: (smallest, largest) for each range of batch sizes; empty for batch 1 alone.
     """
     served = [(low, high) for low, high in batches] or [(1, 1)]
     most = max(high for _, high in served)
 
     def decode(x: Array) -> Array:
         parts = [x[i : i + most].astype(dtype) for i in range(0, len(x), most)]
-        made = [_padded(run, name, part, smallest_batch(served, len(part))) for part in parts]
-        return np.concatenate(made).astype(np.float32)
+        samples = [_run_padded(run, name, p, smallest_batch(served, len(p))) for p in parts]
+        return np.concatenate(samples).astype(np.float32)
 
     return decode
 
 
-def _padded(run: Denoise, name: str, part: Array, size: int) -> Array:
-    """Run ``size`` rows, and give back as many as came."""
+def _run_padded(run: Denoise, name: str, part: Array, size: int) -> Array:
+    """Run ``part`` padded with zeros to ``size`` rows, and return its own rows."""
     rows = np.zeros((size, *part.shape[1:]), part.dtype)
     rows[: len(part)] = part
     return run({name: rows})[: len(part)]

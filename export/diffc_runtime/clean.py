@@ -1,4 +1,4 @@
-"""The x_0 that a model's output implies, by the config's prediction type, kept in range."""
+"""Computes x_0 from a model's output by the config's prediction type, and keeps it in range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .stepping import Array
 
 @dataclass(frozen=True)
 class Clean:
-    """The predicted x_0 at each step: (from_x x + from_output out) / divisor, then its limits."""
+    """The predicted x_0 at each step: (from_x x + from_output out) / divisor, then ``limit``.
+
+    from_x, from_output, divisor: (S,). limit: changes x_0 in place; None for no limit.
+    """
 
     from_x: list[float]
     from_output: list[float]
@@ -23,7 +26,7 @@ class Clean:
     limit: Callable[[Array], None] | None
 
     def __call__(self, i: int, x: Array, output: Array, clean: Array, work: Array) -> Array:
-        """Written to ``clean``; ``work`` is scratch."""
+        """Write x_0 at step ``i`` to ``clean`` and return it; ``work`` is scratch. All (B, ...)."""
         np.multiply(output, self.from_output[i], out=clean)
         if self.from_x[i]:
             np.multiply(x, self.from_x[i], out=work)
@@ -36,7 +39,16 @@ class Clean:
 
 
 def predicted_clean(config: Config, signal: Table, noise: Table, clips: bool) -> Clean:
-    """x_0 from the model's output, by the config's prediction type; signal and noise (S,)."""
+    """Return the formula for x_0, by the config's prediction type.
+
+    Args:
+        signal: (S,) the factor of x_0 in x at each step.
+        noise: (S,) the factor of the noise in x.
+        clips: Whether the sampler clips x_0 if the config does not say otherwise.
+
+    Raises:
+        BadRequest: The prediction type is unknown.
+    """
     prediction = config.get("prediction_type", "epsilon")
     one, zero = np.ones_like(signal), np.zeros_like(signal)
     known = {
@@ -54,7 +66,10 @@ def predicted_clean(config: Config, signal: Table, noise: Table, clips: bool) ->
 
 
 def _limit(config: Config, clips: bool) -> Callable[[Array], None] | None:
-    """What keeps x_0 in range, in place: thresholding before clipping, None for neither."""
+    """Return a function that keeps x_0 in range, in place; None for no limit.
+
+    Thresholding goes before clipping.
+    """
     if config.get("thresholding"):
         ratio = float(config.get("dynamic_thresholding_ratio", 0.995))
         return partial(_threshold, ratio=ratio, top=float(config.get("sample_max_value", 1.0)))

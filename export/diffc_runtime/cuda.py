@@ -1,7 +1,7 @@
-"""The few calls of the CUDA runtime that TensorRT needs beside it, through ctypes.
+"""The calls of the CUDA runtime that TensorRT needs: allocate, copy, one stream; through ctypes.
 
-TensorRT's Python package takes device pointers and allocates nothing. This keeps the runtime free
-of a second CUDA package: allocate, copy, one stream.
+TensorRT's Python package takes device pointers and allocates nothing. With this module the
+runtime needs no second CUDA package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ _TO_DEVICE, _TO_HOST = 1, 2
 
 @cache
 def library() -> Any:
-    """libcudart: the system's, or the one that a pip package brings. Raises UnfitEngine."""
+    """Load libcudart: the system's, or a pip package's.
+
+    Raises:
+        UnfitEngine: There is none.
+    """
     names = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
     folders = [Path(folder) / "nvidia" for folder in site.getsitepackages()]
     bundled = [str(p) for folder in folders for p in sorted(folder.glob("**/libcudart.so.1[23]"))]
@@ -42,7 +46,7 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 class Stream:
-    """A CUDA stream; ``handle`` is what TensorRT takes."""
+    """A CUDA stream; TensorRT takes its ``handle``."""
 
     def __init__(self) -> None:
         self._stream = ctypes.c_void_p()
@@ -54,12 +58,12 @@ class Stream:
         return int(self._stream.value or 0)
 
     def wait(self) -> None:
-        """Until everything put on the stream is done."""
+        """Wait until all work on the stream is done."""
         _call("cudaStreamSynchronize", self._stream)
 
 
 class Buffer:
-    """Memory on the GPU, as large as the largest array that it will hold."""
+    """``size`` bytes of memory on the GPU, enough for the largest array that is copied there."""
 
     def __init__(self, size: int) -> None:
         self._pointer = ctypes.c_void_p()
@@ -75,7 +79,7 @@ class Buffer:
         self._copy(self._pointer, array.ctypes.data_as(ctypes.c_void_p), array, _TO_DEVICE, stream)
 
     def read(self, array: NDArray[Any], stream: Stream) -> None:
-        """Copy from the GPU into a contiguous array; there after ``stream.wait()``."""
+        """Copy from the GPU into a contiguous array; complete after ``stream.wait()``."""
         self._copy(array.ctypes.data_as(ctypes.c_void_p), self._pointer, array, _TO_HOST, stream)
 
     @staticmethod

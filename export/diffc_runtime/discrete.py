@@ -18,6 +18,7 @@ from .stepping import Array, Scheduler, Scratch, refuse, whole_timesteps
 
 
 def ddpm(config: Config, steps: int) -> Scheduler:
+    """Return DDPM over ``steps`` steps. Raises BadRequest for settings that it does not have."""
     refuse("ddpm", config, variance_type=("fixed_small", "fixed_small_log", "fixed_large"))
     bar = schedules.alpha_bar(config)
     times = whole_timesteps("ddpm", schedules.spaced(config, steps, "leading"), len(bar))
@@ -46,6 +47,7 @@ def ddpm(config: Config, steps: int) -> Scheduler:
 
 
 def ddim(config: Config, steps: int) -> Scheduler:
+    """Return DDIM over ``steps`` steps. Raises BadRequest for settings that it does not have."""
     bar = schedules.alpha_bar(config)
     times = whole_timesteps("ddim", schedules.spaced(config, steps, "leading"), len(bar))
     now = bar[times]
@@ -74,7 +76,7 @@ def ddim(config: Config, steps: int) -> Scheduler:
 def _epsilon(
     config: Config, signal: Table, noise: Table
 ) -> Callable[[int, Array, Array, Array], None]:
-    """Overwrites x by the noise that the model's output implies (before any clipping of x_0)."""
+    """Return a function that overwrites x by the predicted noise (before any clipping of x_0)."""
     a, b = signal.tolist(), noise.tolist()
 
     def from_epsilon(i: int, x: Array, output: Array, work: Array) -> None:

@@ -13,6 +13,7 @@ from .stepping import Array, Scheduler, Scratch, refuse, whole_timesteps
 
 
 def dpm_solver(config: Config, steps: int) -> Scheduler:
+    """Return DPM-Solver++ over ``steps`` steps. Raises BadRequest for settings it does not have."""
     refuse(
         "dpm++",
         config,
@@ -50,7 +51,7 @@ def dpm_solver(config: Config, steps: int) -> Scheduler:
 
 
 def _dpm_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:
-    """Timesteps (S,) and sigmas (S + 1,), as DPM-Solver++ places them."""
+    """Return timesteps (S,) and sigmas (S + 1,), as DPM-Solver++ places them."""
     if config.get("use_flow_sigmas"):
         return _dpm_flow_path(config, steps)
     times = _dpm_times(config, steps)
@@ -99,9 +100,12 @@ def _dpm_flow_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table
 def _dpm_tables(
     config: Config, signal: Table, noise: Table
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """The coefficients of x, x_0, x_0's slope, and the slope's own divisor, each (S,).
+    """Return the coefficients of x, x_0, x_0's slope, and the slope's own divisor, each (S,).
 
-    signal, noise: (S + 1,). The last step is of first order where the noise ends at zero.
+    The last step is of first order if the noise ends at zero.
+
+    Args:
+        signal, noise: (S + 1,) the factors of x_0 and of the noise in x.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         lambdas = np.log(signal) - np.log(noise)
@@ -117,7 +121,7 @@ def _dpm_tables(
 
 
 def _second_order(config: Config, steps: int) -> NDArray[np.bool_]:
-    """(S,) which steps use the step before: not the first, and mostly not the last."""
+    """Return (S,) True for steps that use the step before: not the first, mostly not the last."""
     second = np.full(steps, config.get("solver_order", 2) == 2)
     second[0] = False
     if (

@@ -54,7 +54,11 @@ class Engine:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """engine.json's content. Raises UnfitEngine when there is none that this runtime reads."""
+    """Return the content of engine.json.
+
+    Raises:
+        UnfitEngine: The file is missing or damaged, or has a format that this runtime cannot read.
+    """
     path = folder / "engine.json"
     try:
         info = json.loads(path.read_text())
@@ -71,10 +75,15 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def open_engine(folder: Path, threads: int | None = None) -> Engine:
-    """Load the engine in ``folder``; ``threads`` is for engines on a processor.
+    """Load the engine in ``folder``.
 
-    Raises UnfitEngine when it was built for another machine or version, when its runtime is not
-    installed or cannot load it, or when a file was cut or altered; BadRequest for threads below 1.
+    Args:
+        threads: For engines on a processor; by default all cores.
+
+    Raises:
+        UnfitEngine: It was built for another machine or version, its runtime is not installed or
+            cannot load it, or a file was cut or altered.
+        BadRequest: ``threads`` is below 1.
     """
     if threads is not None and threads < 1:
         raise BadRequest(f"threads must be 1 or more, not {threads}")
@@ -111,12 +120,12 @@ def batches(info: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
 
 
 def serves(profile: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
-    """Whether a profile takes the shapes that the engine's inputs have, whatever the batch."""
+    """Return True if a profile takes the shapes of the engine's inputs; the batch is ignored."""
     shapes = {item["name"]: item["shape"] for item in info.get("inputs", ())}
     return all(
-        low <= found <= high
+        low <= size <= high
         for name, span in profile.items()
-        for low, found, high in zip(
+        for low, size, high in zip(
             span["min"][1:], shapes.get(name, ()), span["max"][1:], strict=False
         )
     )
@@ -124,7 +133,7 @@ def serves(profile: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """Turn whatever a runtime raises into UnfitEngine, without the paths of its files."""
+    """Turn every exception of a runtime into UnfitEngine, without the paths of its files."""
     try:
         yield
     except (UnfitEngine, BadRequest):

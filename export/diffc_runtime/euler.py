@@ -16,6 +16,7 @@ from .stepping import Array, Scheduler, Scratch, refuse
 
 
 def euler(config: Config, steps: int) -> Scheduler:
+    """Return Euler over ``steps`` steps. Raises BadRequest for settings that it does not have."""
     refuse(
         "euler",
         config,
@@ -54,7 +55,7 @@ def euler(config: Config, steps: int) -> Scheduler:
 
 
 def _euler_clean(config: Config, sigma: Table, total: Table) -> Clean:
-    """x_0 in the sigma parametrisation, where x = x_0 + sigma eps; never clipped."""
+    """Return the formula for x_0 where x = x_0 + sigma eps; without clipping."""
     one, zero = np.ones_like(sigma), np.zeros_like(sigma)
     from_x, from_output = {
         "epsilon": (one, -sigma),
@@ -65,6 +66,7 @@ def _euler_clean(config: Config, sigma: Table, total: Table) -> Clean:
 
 
 def flow_euler(config: Config, steps: int) -> Scheduler:
+    """Return Euler for a flow. Raises BadRequest for settings that it does not have."""
     refuse(
         "flow-euler",
         config,
@@ -95,7 +97,7 @@ def flow_euler(config: Config, steps: int) -> Scheduler:
 
 
 def _flow_sigmas(config: Config, steps: int) -> Table:
-    """(steps,) from the noisiest level down, shifted as the config says."""
+    """Return (steps,) sigmas, the noisiest first, shifted as the config says."""
     shift, dynamic = float(config.get("shift") or 1.0), bool(config.get("use_dynamic_shifting"))
     sigmas = _unshifted_sigmas(config, steps, 1.0 if dynamic else shift)
     if dynamic:
@@ -111,8 +113,11 @@ def _flow_sigmas(config: Config, steps: int) -> Table:
 
 
 def _unshifted_sigmas(config: Config, steps: int, shift: float) -> Table:
-    """(steps,) linear, down to 1 / steps where the pipeline says so (Flux), else to the level of
-    the first training timestep, which diffusers has ``shift``ed once already."""
+    """Return (steps,) linear sigmas.
+
+    They end at 1 / steps if the pipeline says so (Flux), else at the level of the first training
+    timestep, to which diffusers has applied ``shift`` once already.
+    """
     if config.get("sigmas_end") == "1/steps":
         return np.linspace(1.0, 1 / steps, steps).astype(np.float32)
     total = schedules.train_steps(config)
@@ -122,7 +127,11 @@ def _unshifted_sigmas(config: Config, steps: int, shift: float) -> Table:
 
 
 def _dynamic_shift(config: Config, sigmas: Table) -> Table:
-    """The shift that depends on the image's size: ``mu`` in the config, else its base shift."""
+    """Apply the shift that depends on the image's size: ``mu`` in the config, else its base shift.
+
+    Raises:
+        BadRequest: The config has neither.
+    """
     mu = config.get("mu", config.get("base_shift"))
     if mu is None:
         raise BadRequest("the scheduler shifts by the image's size: put mu in its config")

@@ -18,7 +18,7 @@ from .files import file_digest
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -31,14 +31,14 @@ def misfit(info: Mapping[str, Any]) -> str | None:
         return unknown
     there = {**info["device"], **info["versions"]}
     tied = list(info["tied_to"])
-    found = here(tied)
-    if any(there.get(key) != found.get(key) for key in tied):
+    here = machine_properties(tied)
+    if any(there.get(key) != here.get(key) for key in tied):
         built = ", ".join(f"{key} {there.get(key, 'none')}" for key in tied)
-        now = ", ".join(f"{key} {found.get(key) or 'none'}" for key in tied)
+        now = ", ".join(f"{key} {here.get(key) or 'none'}" for key in tied)
         return f"built for {built}; here: {now}"
     if not info["built_for"]:
         return None
-    capability = here(["compute_capability"])["compute_capability"]
+    capability = machine_properties(["compute_capability"])["compute_capability"]
     if any(_serves(sm, capability) for sm in info["built_for"]):
         return None
     return f"built for {', '.join(info['built_for'])}; here: {_sm(capability)}"
@@ -49,25 +49,25 @@ def _sm(capability: str | None) -> str:
 
 
 def _serves(built: str, capability: str | None) -> bool:
-    """Whether an engine for ``built`` ("sm86", or "sm80+" for it and later) runs on this GPU."""
+    """Return True if an engine for ``built`` ("sm86"; "sm80+": it and later) runs on this GPU."""
     if capability is None:
         return False
     least = int(built.removeprefix("sm").rstrip("+"))
-    found = int(capability.replace(".", ""))
-    return found >= least if built.endswith("+") else found == least
+    version = int(capability.replace(".", ""))
+    return version >= least if built.endswith("+") else version == least
 
 
-def here(keys: list[str]) -> dict[str, str | None]:
-    """What this machine has for each key: a device's property, else a package's version."""
-    found: dict[str, str | None] = {}
+def machine_properties(keys: list[str]) -> dict[str, str | None]:
+    """Return a device's property, else a package's version, for each key; None if it is missing."""
+    properties: dict[str, str | None] = {}
     device: Mapping[str, str] | None = None
     for key in keys:
         if key in _DEVICE_KEYS:
             device = _device() if device is None else device
-            found[key] = device.get(key)
+            properties[key] = device.get(key)
         else:
-            found[key] = _version(key)
-    return found
+            properties[key] = _version(key)
+    return properties
 
 
 _DEVICE_KEYS = ("machine", "cpu", "cpu_model", "simd", "gpu", "compute_capability", "driver")
@@ -93,7 +93,7 @@ def _device() -> dict[str, str]:
 
 
 def _cpu() -> dict[str, str]:
-    """The same properties, in the same words, as diffc writes at the build."""
+    """Return the properties that diffc writes at the build, in the same words."""
     try:
         text = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -110,7 +110,7 @@ def _cpu() -> dict[str, str]:
 
 
 def _gpu() -> dict[str, str]:
-    """The NVIDIA GPU that this process uses; empty without one."""
+    """Return the properties of the NVIDIA GPU that this process uses; empty without one."""
     import shutil
     import subprocess
 
@@ -128,9 +128,15 @@ def _gpu() -> dict[str, str]:
 
 
 def _first_visible(rows: list[list[str]], chosen: str | None) -> list[str]:
-    """The row that CUDA counts first: CUDA_VISIBLE_DEVICES names an index, or the start of a UUID.
+    """Return the row of the GPU that CUDA uses first.
 
-    [] where it leaves none. A part of a GPU (MIG-...) has the properties of the first.
+    Args:
+        rows: nvidia-smi's rows: UUID, name, compute capability, driver.
+        chosen: CUDA_VISIBLE_DEVICES: an index, or the start of a UUID. For a part of a GPU
+            (MIG-...) the first row counts.
+
+    Returns:
+        [] if no GPU is visible.
     """
     first = "0" if chosen is None else chosen.split(",")[0].strip()
     if first.startswith("GPU-"):
@@ -140,7 +146,7 @@ def _first_visible(rows: list[list[str]], chosen: str | None) -> list[str]:
 
 
 def check_files(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise UnfitEngine naming the first file that is missing or is not what was written."""
+    """Raise UnfitEngine for the first file that is missing or was altered since the build."""
     for name, expected in info["files"].items():
         path = folder / name
         if not path.is_file():

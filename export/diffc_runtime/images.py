@@ -1,10 +1,11 @@
-"""From samples in [-1, 1] to pixels, grids and PNG files, with numpy and zlib alone."""
+"""Turns samples in [-1, 1] into pixels, grids and PNG files, with numpy and zlib alone."""
 
 from __future__ import annotations
 
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,24 @@ _COLOURS = {1: 0, 3: 2}
 """Channels -> PNG colour type (grey, RGB). Four channels are latents, not pixels."""
 
 
-def is_picture(shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape without the batch are grey or RGB pictures (C, H, W)."""
+def is_picture(shape: Sequence[int]) -> bool:
+    """Return True if samples of this shape without the batch are grey or RGB pictures (C, H, W)."""
     return len(shape) == 3 and shape[0] in _COLOURS
 
 
 def to_uint8(samples: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """(N, C, H, W) in [-1, 1] -> (N, H, W, C) in 0..255, rounded as diffusers rounds."""
+    """Turn (N, C, H, W) in [-1, 1] into (N, H, W, C) in 0..255, rounded as diffusers rounds."""
     unit = np.clip(samples / 2 + 0.5, 0, 1)
     pixels: NDArray[np.uint8] = np.round(unit.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(pixels)
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
-    """(N, H, W, C) -> one picture (rows H, columns W, C), black where no image is left."""
+    """Arrange (N, H, W, C) as one picture (rows H, columns W, C), black where images end.
+
+    Args:
+        columns: By default the square root of N, rounded up.
+    """
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -43,7 +48,11 @@ def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.ui
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write (H, W, C) with 1 or 3 channels; the file appears whole or not at all."""
+    """Write (H, W, C) with 1 or 3 channels as a PNG file, whole or not at all.
+
+    Raises:
+        BadRequest: The image has another number of channels, or the file cannot be written.
+    """
     height, width, channels = image.shape
     if channels not in _COLOURS:
         raise BadRequest(f"a picture has 1 or 3 channels, not {channels}; save these as .npy")

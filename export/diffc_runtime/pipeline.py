@@ -4,32 +4,31 @@
     samples = pipeline.generate(16, steps=50, seed=0)          # (16, 3, 32, 32)
 
 Every image has its own stream of random numbers, named by (seed, index): image 7 of seed 0 is the
-same whether it is made alone or among sixteen. Buffers are made once per batch; a step of the loop
-makes no array of its own beside what ``denoise`` returns.
+same alone and among sixteen. Buffers are allocated once per batch; a step of the loop allocates
+nothing but the array that ``denoise`` returns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import schedules
 from .errors import BadRequest, UnfitEngine
 from .schedulers import check_whole, own_name, scheduler
 from .stepping import Scheduler
-
-Array = NDArray[Any]
-Denoise = Callable[[dict[str, Array]], Array]
+from .values import Array as Array
+from .values import Denoise as Denoise
+from .values import JsonObject
 
 MOST_IMAGES = 1024
-"""The most images that one call makes."""
+"""The largest number of images of one request."""
 MOST_BATCH = 64
-"""The batch used where the engine sets no limit."""
+"""The largest batch where the engine sets no limit."""
 MOST_GUIDANCE = 100.0
 LAST_SEED = 2**63 - 1
 
@@ -48,15 +47,18 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A checked request. conditions, unconditional: name -> (N, ...) in the input's dtype."""
+class ImageRequest:
+    """The arguments of ``Pipeline.generate`` that decide what is computed.
+
+    conditions, unconditional: name -> (N, ...) in the input's dtype once the request is checked.
+    """
 
     n: int
     seed: int
     first: int
     guidance: float
-    conditions: Mapping[str, Array]
-    unconditional: Mapping[str, Array]
+    conditions: Mapping[str, Array | Any]
+    unconditional: Mapping[str, Array | Any]
 
     @property
     def rows(self) -> int:
@@ -64,61 +66,55 @@ class Request:
         return 1 if self.guidance == 1.0 else 2
 
 
+@dataclass(eq=False)
 class Pipeline:
     """A denoiser and a scheduler config, ready to make images.
 
-    denoise: the denoiser's inputs by name, each (B, ...), -> its output (B, ...).
-    scheduler_config: a diffusers scheduler's config.
-    sample_shape: (C, H, W) of what is denoised.
-    inputs: the denoiser's inputs; default ``sample`` and an int64 ``timestep``.
-    batches: (smallest, largest) for each range of batch sizes that the engine serves; empty: any.
-    decode: latents (B, C, H, W), scaled for the decoder, -> samples (B, 3, H', W').
-    latent_scale, latent_shift: the decoder is given ``x / latent_scale + latent_shift``; a number,
-        or one for each channel.
-    unconditional: the conditions' values that stand for "none", for guidance.
-    scheduler: the sampler used when a request names none; default the config's own.
+    Args:
+        denoise: The denoiser: its inputs by name, each (B, ...), -> its output (B, ...).
+        scheduler_config: The config of a diffusers scheduler.
+        sample_shape: (C, H, W) of the array that is denoised.
+        inputs: The denoiser's inputs; by default ``sample`` and an int64 ``timestep``.
+        batches: (smallest, largest) for each range of batch sizes that the engine serves; empty
+            for any.
+        decode: Latents (B, C, H, W), scaled for the decoder, -> samples (B, 3, H', W').
+        latent_scale: The decoder takes ``x / latent_scale + latent_shift``; one number, or one for
+            each channel.
+        latent_shift: As ``latent_scale``.
+        unconditional: The values of the conditions that stand for "none", for guidance.
+        scheduler: The sampler for requests that name none; by default the config's own.
     """
 
-    def __init__(
-        self,
-        denoise: Denoise,
-        scheduler_config: Mapping[str, Any],
-        sample_shape: Sequence[int],
-        *,
-        inputs: Sequence[Input] = (),
-        batches: Sequence[tuple[int, int]] = (),
-        decode: Callable[[Array], Array] | None = None,
-        latent_scale: float | Sequence[float] = 1.0,
-        latent_shift: float | Sequence[float] = 0.0,
-        unconditional: Mapping[str, Any] | None = None,
-        scheduler: str | None = None,
-    ) -> None:
-        self.denoise = denoise
-        self.scheduler_config = dict(scheduler_config)
-        self.sample_shape = tuple(int(size) for size in sample_shape)
-        self.inputs = tuple(inputs) or (
+    denoise: Denoise
+    scheduler_config: JsonObject
+    sample_shape: Sequence[int]
+    _: KW_ONLY
+    inputs: Sequence[Input] = ()
+    batches: Sequence[tuple[int, int]] = ()
+    decode: Callable[[Array], Array] | None = None
+    latent_scale: float | Sequence[float] = 1.0
+    latent_shift: float | Sequence[float] = 0.0
+    unconditional: Mapping[str, object] | None = None
+    scheduler: InitVar[str | None] = None
+
+    def __post_init__(self, scheduler: str | None) -> None:
+        self.scheduler_config = dict(self.scheduler_config)
+        self.sample_shape = tuple(int(size) for size in self.sample_shape)
+        self.inputs = tuple(self.inputs) or (
             Input("sample", self.sample_shape, kind="sample"),
             Input("timestep", (), "int64", "timestep"),
         )
-        self.batches = sorted(batches) or [(1, MOST_BATCH)]
-        self.decode = decode
-        self.latent_scale = _per_channel(latent_scale)
-        self.latent_shift = _per_channel(latent_shift)
-        self.unconditional = dict(unconditional or {})
-        self.scheduler_name = scheduler or own_name(scheduler_config)
-        self._sample = _one(self.inputs, "sample")
-        self._timestep = _one(self.inputs, "timestep")
+        self.batches = sorted(self.batches) or [(1, MOST_BATCH)]
+        self.unconditional = dict(self.unconditional or {})
+        self.scheduler_name = scheduler or own_name(self.scheduler_config)
+        self._sample = _only_input(self.inputs, "sample")
+        self._timestep = _only_input(self.inputs, "timestep")
         self.conditions = tuple(spec for spec in self.inputs if spec.kind == "condition")
 
     @property
     def largest_batch(self) -> int:
-        """The most rows that one call of the denoiser takes."""
+        """The largest number of rows for one call of the denoiser."""
         return max(high for _, high in self.batches)
-
-    @property
-    def most_steps(self) -> int:
-        """The most steps that a request may ask for."""
-        return schedules.train_steps(self.scheduler_config)
 
     def generate(
         self,
@@ -127,39 +123,57 @@ class Pipeline:
         seed: int,
         scheduler: str | None = None,
         guidance: float = 1.0,
-        conditions: Mapping[str, Any] | None = None,
-        unconditional: Mapping[str, Any] | None = None,
+        conditions: Mapping[str, object] | None = None,
+        unconditional: Mapping[str, object] | None = None,
         first: int = 0,
     ) -> NDArray[np.float32]:
-        """``n`` samples (N, C, H, W) in [-1, 1], in batches no larger than the engine's largest.
+        """Make ``n`` samples, in batches no larger than the engine's largest.
 
-        seed, first: image i of the result is image ``first + i`` of ``seed``.
-        guidance: w of classifier-free guidance, u + w (c - u); 1 for none.
-        conditions, unconditional: name -> (N, ...) or (...) for all images alike.
-        Raises BadRequest for anything out of range, UnfitEngine when the engine gives no numbers.
+        Args:
+            n: The number of images.
+            steps: The number of the sampler's steps.
+            seed: Image i of the result is image ``first + i`` of this seed.
+            scheduler: The sampler's name; by default the pipeline's own.
+            guidance: w of classifier-free guidance, u + w (c - u); 1 for none.
+            conditions: name -> (N, ...), or (...) for all images alike.
+            unconditional: As ``conditions``, for u; it replaces the pipeline's own values.
+            first: The index of the first image.
+
+        Returns:
+            (N, C, H, W) in [-1, 1].
+
+        Raises:
+            BadRequest: An argument is out of range.
+            UnfitEngine: The engine gave values that are not numbers.
         """
-        request = self._checked(n, seed, first, guidance, conditions, unconditional)
+        request = self._check_request(
+            ImageRequest(n, seed, first, guidance, conditions or {}, unconditional or {})
+        )
         sampler = self.sampler(steps, scheduler)
         per_batch = max(1, self.largest_batch // request.rows)
-        made = [
+        parts = [
             self._batch(request, start, min(start + per_batch, n), sampler)
             for start in range(0, n, per_batch)
         ]
-        samples = np.concatenate(made) if len(made) > 1 else made[0]
+        samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
         if not np.isfinite(samples).all():
             raise UnfitEngine("the engine gave values that are not numbers (NaN or infinity)")
         return samples.astype(np.float32, copy=False)
 
     def sampler(self, steps: int, name: str | None = None) -> Scheduler:
-        """The sampler of a request. Raises BadRequest."""
+        """Return the sampler ``name`` over ``steps`` steps; by default the pipeline's own.
+
+        Raises:
+            BadRequest: There is no such sampler, or it does not fit the model.
+        """
         sampler = scheduler(name or self.scheduler_name, self.scheduler_config, steps)
         check_whole(sampler, np.issubdtype(self._timestep.dtype, np.integer))
         return sampler
 
     # One batch ------------------------------------------------------------------------------------
 
-    def _batch(self, request: Request, start: int, stop: int, sampler: Scheduler) -> Array:
-        """Images start..stop of a request, through the whole loop."""
+    def _batch(self, request: ImageRequest, start: int, stop: int, sampler: Scheduler) -> Array:
+        """Make the images ``start`` to ``stop`` of a request: the whole loop."""
         streams = _streams(request.seed, request.first + start, stop - start)
         x = np.empty((stop - start, *self.sample_shape), np.float32)
         _draw(streams, x)
@@ -172,40 +186,35 @@ class Pipeline:
             if noise is not None and sampler.noise_scale[i]:
                 _draw(streams, noise)
             sampler.step(output, i, x, noise)
-        return self._decoded(x)
+        return self._decode_latents(x)
 
-    def _decoded(self, x: Array) -> Array:
+    def _decode_latents(self, x: Array) -> Array:
         if self.decode is None:
             return x
-        return self.decode(x / self.latent_scale + self.latent_shift)
+        scale, shift = _per_channel(self.latent_scale), _per_channel(self.latent_shift)
+        return self.decode(x / scale + shift)
 
-    def fit(self, rows: int) -> int:
-        """The batch size to call the denoiser with for ``rows`` rows: the smallest that serves."""
+    def batch_for(self, rows: int) -> int:
+        """Return the smallest batch size of the engine that holds ``rows`` rows."""
         return smallest_batch(self.batches, rows)
 
     # Checks ---------------------------------------------------------------------------------------
 
-    def _checked(
-        self,
-        n: int,
-        seed: int,
-        first: int,
-        guidance: float,
-        conditions: Mapping[str, Any] | None,
-        unconditional: Mapping[str, Any] | None,
-    ) -> Request:
+    def _check_request(self, request: ImageRequest) -> ImageRequest:
+        """Return ``request`` with numbers of the right type and conditions as rows (N, ...)."""
+        n = request.n
         _check_whole("n, the number of images,", n, 1, MOST_IMAGES)
-        _check_whole("seed", seed, 0, LAST_SEED)
-        _check_whole("first", first, 0, LAST_SEED)
-        weight = self._checked_guidance(guidance)
-        given = self._checked_conditions(conditions or {}, n, "condition")
-        none = {}
+        _check_whole("seed", request.seed, 0, LAST_SEED)
+        _check_whole("first", request.first, 0, LAST_SEED)
+        weight = self._guidance_weight(request.guidance)
+        given = self._condition_rows(request.conditions, n, "condition")
+        none: dict[str, Array] = {}
         if weight != 1.0:
-            values = {**self.unconditional, **(unconditional or {})}
-            none = self._checked_conditions(values, n, "unconditional value of condition")
-        return Request(int(n), int(seed), int(first), weight, given, none)
+            values = {**(self.unconditional or {}), **request.unconditional}
+            none = self._condition_rows(values, n, "unconditional value of condition")
+        return ImageRequest(int(n), int(request.seed), int(request.first), weight, given, none)
 
-    def _checked_guidance(self, guidance: Any) -> float:
+    def _guidance_weight(self, guidance: float) -> float:
         number = isinstance(guidance, (int, float, np.integer, np.floating))
         if not number or not math.isfinite(guidance) or not 0 <= guidance <= MOST_GUIDANCE:
             raise BadRequest(f"guidance must be 0 to {MOST_GUIDANCE:g}, not {guidance!r}")
@@ -215,7 +224,8 @@ class Pipeline:
             )
         return float(guidance)
 
-    def _checked_conditions(self, given: Mapping[str, Any], n: int, what: str) -> dict[str, Array]:
+    def _condition_rows(self, given: Mapping[str, object], n: int, what: str) -> dict[str, Array]:
+        """Return every condition of the model as (n, ...); ``what`` names a value in an error."""
         known = [spec.name for spec in self.conditions]
         for name in given:
             if name not in known:
@@ -229,14 +239,15 @@ class Pipeline:
 
 
 class _Call:
-    """The denoiser's inputs for one batch, made once and filled again at every step.
+    """The denoiser's inputs for one batch, allocated once and filled again at every step.
 
-    sample: (B, C, H, W) where the loop writes what the model sees of x. Rows beyond the images
-    (the second half for guidance, padding up to a batch size that the engine serves) follow it in
-    the same array.
+    Attributes:
+        sample: (B, C, H, W), the part of the input for which the loop writes x, scaled. Rows
+            beyond the images (the second half for guidance, padding up to a batch size that the
+            engine serves) follow it in the same array.
     """
 
-    def __init__(self, pipeline: Pipeline, request: Request, start: int, stop: int) -> None:
+    def __init__(self, pipeline: Pipeline, request: ImageRequest, start: int, stop: int) -> None:
         images = stop - start
         rows = images * request.rows
         together = rows <= pipeline.largest_batch
@@ -244,7 +255,7 @@ class _Call:
         self._images, self._guidance = images, request.guidance
         self._channels = pipeline.sample_shape[0]
         # where the largest batch is 1, the two halves of guidance are two calls
-        size = pipeline.fit(rows if together else images)
+        size = pipeline.batch_for(rows if together else images)
         self._calls = [slice(0, size)] if together else [slice(0, size), slice(size, 2 * size)]
         total = self._calls[-1].stop
         self._inputs = {s.name: np.zeros((total, *s.shape), s.dtype) for s in pipeline.inputs}
@@ -259,7 +270,7 @@ class _Call:
         self._views = [{k: v[rows] for k, v in self._inputs.items()} for rows in self._calls]
 
     def __call__(self, timestep: float) -> Array:
-        """The model's output (B, C, H, W) in float32 at the sample in place."""
+        """Return the model's output (B, C, H, W) in float32 for the values in ``sample``."""
         self._time[...] = timestep
         if self._guidance == 1.0:
             return self._output(self._denoise(self._views[0]))[: self._images]
@@ -275,12 +286,16 @@ class _Call:
         return guided
 
     def _output(self, output: Array) -> Array:
-        """float32, without the channels of a learned variance."""
+        """Return ``output`` in float32, without the channels of a learned variance."""
         return output[:, : self._channels].astype(np.float32, copy=False)
 
 
 def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
-    """The smallest size in ``batches`` (ranges, both ends in them) of at least ``rows`` rows."""
+    """Return the smallest size in ``batches`` (inclusive ranges) of at least ``rows`` rows.
+
+    Raises:
+        BadRequest: No range reaches ``rows``.
+    """
     sizes = [max(low, rows) for low, high in batches if high >= rows]
     if not sizes:
         most = max(high for _, high in batches)
@@ -289,21 +304,23 @@ def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
 
 
 def _per_channel(factor: float | Sequence[float]) -> Array:
-    """A number, or (C, 1, 1), float32."""
+    """Return a number as (), numbers as (C, 1, 1), in float32."""
     array = np.asarray(factor, np.float32)
     return array.reshape(-1, 1, 1) if array.ndim else array
 
 
-def _one(inputs: Sequence[Input], kind: str) -> Input:
-    found = [spec for spec in inputs if spec.kind == kind]
-    if len(found) != 1:
+def _only_input(inputs: Sequence[Input], kind: str) -> Input:
+    matching = [spec for spec in inputs if spec.kind == kind]
+    if len(matching) != 1:
         names = ", ".join(spec.name for spec in inputs)
-        raise UnfitEngine(f"the engine needs one {kind} input, it has {len(found)} among: {names}")
-    return found[0]
+        raise UnfitEngine(
+            f"the engine needs one {kind} input, it has {len(matching)} among: {names}"
+        )
+    return matching[0]
 
 
 def _streams(seed: int, first: int, n: int) -> list[np.random.Generator]:
-    """One generator per image. Philox counts 2^192 numbers before two indices would meet."""
+    """Return one generator per image. Philox gives 2^192 numbers before two streams overlap."""
     return [
         np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + i]))
         for i in range(n)
@@ -311,19 +328,19 @@ def _streams(seed: int, first: int, n: int) -> list[np.random.Generator]:
 
 
 def _draw(streams: Sequence[np.random.Generator], out: Array) -> None:
-    """Standard normal noise, each row from its own stream."""
+    """Fill ``out`` with standard normal noise, each row from its own stream."""
     for stream, row in zip(streams, out, strict=True):
         stream.standard_normal(dtype=np.float32, out=row)
 
 
-def _check_whole(what: str, value: Any, low: int, high: int) -> None:
+def _check_whole(what: str, value: int, low: int, high: int) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
         raise BadRequest(f"{what} must be a whole number from {low} to {high}, not {value!r}")
 
 
-def _rows(spec: Input, value: Any, n: int) -> Array:
-    """A condition as (n, ...) in the input's dtype."""
+def _rows(spec: Input, value: object, n: int) -> Array:
+    """Return a condition as (n, ...) in the input's dtype. Raises BadRequest."""
     try:
         array = np.asarray(value)
         number = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)

@@ -6,9 +6,9 @@
         out = denoise(sampler.scale_input(x, i), t)
         x = sampler.step(out, i, x, noise=draw() if sampler.noise_scale[i] else None)
 
-Every coefficient is worked out once, in tables over the steps; a step is a handful of in-place
-operations on ``x`` and on scratch arrays that are made at the first step. The arithmetic keeps
-diffusers' order of operations, so that the two stay together in float32 over whole trajectories.
+Every coefficient is computed once, in tables over the steps; a step is a few in-place operations on
+``x`` and on scratch arrays that are allocated at the first step. The order of operations is
+diffusers', so that both agree in float32 over whole trajectories.
 
 The samplers themselves: discrete.py (ddpm, ddim), euler.py (euler, flow-euler), dpm.py (dpm++).
 """
@@ -16,7 +16,6 @@ The samplers themselves: discrete.py (ddpm, ddim), euler.py (euler, flow-euler),
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -35,15 +34,25 @@ _CLASSES = {
     "DPMSolverMultistepScheduler": "dpm++",
     "FlowMatchEulerDiscreteScheduler": "flow-euler",
 }
-_STOOD_IN_FOR = (
-    "", "PNDMScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
-    "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "SASolverScheduler",
-    "HeunDiscreteScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DDIMParallelScheduler",
-    "DDPMParallelScheduler", "FlowMatchHeunDiscreteScheduler",
-)  # fmt: skip
-"""Other classes over the same noising processes. The rest have another process (EDM, score SDEs),
-or models that were distilled for one sampler (LCM, TCD)."""
+_SUBSTITUTED = (
+    "",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "SASolverScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+)
+"""Classes over the same noising processes, for which another sampler is used. diffusers' other
+classes have another process (EDM, score SDEs), or models distilled for one sampler (LCM, TCD)."""
 _BUILDERS: dict[str, Callable[[Config, int], Scheduler]] = {
     "ddpm": ddpm,
     "ddim": ddim,
@@ -55,23 +64,29 @@ NAMES = tuple(_BUILDERS)
 
 
 def scheduler(name: str, config: Config, steps: int) -> Scheduler:
-    """The sampler ``name`` (one of ``NAMES``) over ``steps`` steps.
+    """Return the sampler ``name`` over ``steps`` steps.
 
-    config: a diffusers scheduler's config. When it is another class's, the keys the two share are
-    taken over and the rest have this sampler's defaults, as with diffusers' ``from_config``.
-    Raises BadRequest for an unknown name, a number of steps outside 1..T, and settings that the
-    sampler does not have.
+    Args:
+        name: One of ``NAMES``.
+        config: The config of a diffusers scheduler. If it is another class's, the keys that both
+            have are used and the others have this sampler's defaults, as with diffusers'
+            ``from_config``.
+        steps: 1 to T.
+
+    Raises:
+        BadRequest: The name is unknown, the number of steps is out of range, or the config has
+            settings that the sampler does not have.
     """
     if name not in _BUILDERS:
         raise BadRequest(f"unknown scheduler '{name}' (known: {', '.join(NAMES)})")
-    shared = _shared(config)
+    shared = _shared_settings(config)
     _check_process(name, shared)
     check_steps(steps, schedules.train_steps(shared))
     return _BUILDERS[name](shared, steps)
 
 
 def own_name(config: Config) -> str:
-    """The sampler that stands for the config's own class; see ``substitute``."""
+    """Return the name of the sampler for a config's own class; see ``substitute``."""
     try:
         return substitute(config)[0]
     except BadRequest:
@@ -79,15 +94,23 @@ def own_name(config: Config) -> str:
 
 
 def substitute(config: Config, whole: bool = False) -> tuple[str, str | None]:
-    """The sampler for a config, and, where it is not the config's own, why.
+    """Choose the sampler for a config.
 
-    DDIM visits the same noise levels as every sampler of a beta schedule, so it takes the place of
-    those that the runtime lacks; dpm++ does where a beta schedule's sampler follows a flow.
-    whole: the model takes whole timesteps alone.
-    Raises BadRequest where none fits: another noising process, or a model for another sampler.
+    DDIM visits the same noise levels as every sampler of a beta schedule, so it replaces the
+    samplers that the runtime does not have; dpm++ does if a beta schedule's sampler follows a flow.
+
+    Args:
+        whole: The model takes whole timesteps only.
+
+    Returns:
+        The sampler's name, and the reason if it is not the config's own sampler, else None.
+
+    Raises:
+        BadRequest: No sampler fits: the model has another noising process, or was distilled for
+            another sampler.
     """
     cls = str(config.get("_class_name", ""))
-    if cls not in _CLASSES and cls not in _STOOD_IN_FOR:
+    if cls not in _CLASSES and cls not in _SUBSTITUTED:
         raise BadRequest(f"the runtime has no sampler for {cls}, and no other stands in for it")
     if config.get("timestep_type", "discrete") != "discrete":
         kind = config["timestep_type"]
@@ -95,21 +118,21 @@ def substitute(config: Config, whole: bool = False) -> tuple[str, str | None]:
     reason = None if cls in _CLASSES or not cls else f"the runtime has no {cls}"
     for name in _candidates(config, cls):
         try:
-            made = scheduler(name, config, min(_TRIED, schedules.train_steps(config)))
-            check_whole(made, whole)
-        except BadRequest as refused:
-            reason = reason or str(refused)
+            sampler = scheduler(name, config, min(_TRIAL_STEPS, schedules.train_steps(config)))
+            check_whole(sampler, whole)
+        except BadRequest as error:
+            reason = reason or str(error)
         else:
             return name, reason
     raise BadRequest(reason or f"the runtime has no sampler for {cls}")
 
 
-_TRIED = 7
-"""Steps of a trial: few enough for any model, and linspace over 1000 visits fractions."""
+_TRIAL_STEPS = 7
+"""Few enough for any model; linspace over 1000 timesteps visits fractions in 7 steps."""
 
 
 def _candidates(config: Config, cls: str) -> list[str]:
-    """The samplers to try, the config's own class first."""
+    """Return the names of the samplers to try, the config's own class first."""
     if _is_flow(config):
         return ["flow-euler"]
     own = [_CLASSES[cls]] if cls in _CLASSES else []
@@ -117,7 +140,7 @@ def _candidates(config: Config, cls: str) -> list[str]:
 
 
 def check_whole(sampler: Scheduler, whole: bool) -> None:
-    """Raise BadRequest when ``whole`` timesteps are needed and the sampler visits fractions."""
+    """Raise BadRequest if ``whole`` timesteps are needed and the sampler visits fractions."""
     if whole and np.any(sampler.timesteps % 1):
         raise BadRequest(
             f"scheduler '{sampler.name}' visits fractions of timesteps,"
@@ -125,7 +148,7 @@ def check_whole(sampler: Scheduler, whole: bool) -> None:
         )
 
 
-def check_steps(steps: Any, limit: int) -> None:
+def check_steps(steps: int, limit: int) -> None:
     """Raise BadRequest unless ``steps`` is a whole number in 1..limit."""
     whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
     if not whole or not 1 <= steps <= limit:
@@ -133,27 +156,35 @@ def check_steps(steps: Any, limit: int) -> None:
 
 
 _CLIPPING = ("", "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
-_CLIPS_WHEN_TOLD = (*_CLIPPING, "HeunDiscreteScheduler")
+_CLIPS_ON_REQUEST = (*_CLIPPING, "HeunDiscreteScheduler")
 _PROCESS = (
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
-    "prediction_type", "rescale_betas_zero_snr", "clip_sample", "clip_sample_range", "thresholding",
-)  # fmt: skip
-"""What the model was trained with: its own class's defaults count, whichever sampler runs."""
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+)
+"""Settings of the training: the defaults of the config's own class count, for every sampler."""
 
 
-def _shared(config: Config) -> dict[str, Any]:
-    """The config without the sampler's keys that only held its own class's defaults.
+def _shared_settings(config: Config) -> Config:
+    """Return the config without the sampler's keys whose values are its own class's defaults.
 
-    A class that never clips x_0 does not because DDPM and DDIM do unless they are told not to.
+    ``clip_sample`` is False for a class that never clips x_0: DDPM and DDIM clip by default.
     """
     defaults = set(config.get("_use_default_values", ())) - set(_PROCESS)
     shared = {key: value for key, value in config.items() if key not in defaults}
     name = str(config.get("_class_name", ""))
-    if name not in _CLIPS_WHEN_TOLD:
+    if name not in _CLIPS_ON_REQUEST:
         shared["clip_sample"] = False
     elif name not in _CLIPPING:
         shared.setdefault("clip_sample", False)
-    if name and not name.startswith("DPMSolver"):  # UniPC and others mean other things by them
+    if name and not name.startswith("DPMSolver"):  # UniPC and others use these keys otherwise
         for key in ("algorithm_type", "solver_type", "solver_order"):
             shared.pop(key, None)
     return shared

@@ -19,7 +19,7 @@ Table = NDArray[np.floating[Any]]
 Config = Mapping[str, Any]
 
 LEAST_SIGNAL = np.float32(2.0**-24)
-"""alpha_bar where a schedule leaves no signal, as diffusers' Euler has it."""
+"""alpha_bar at a timestep without signal, as in diffusers' Euler."""
 SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "trained_betas")
 
@@ -30,7 +30,7 @@ def train_steps(config: Config) -> int:
 
 
 def alpha_bar(config: Config) -> Table:
-    """(T,) the share of signal variance left at each training timestep."""
+    """Return (T,) the share of the signal's variance at each training timestep."""
     betas = _betas(config)
     rescaled = bool(config.get("rescale_betas_zero_snr"))
     if rescaled:
@@ -71,7 +71,7 @@ def _named_betas(config: Config, steps: int) -> Table:
 
 
 def _linspace(start: float, end: float, n: int) -> Table:
-    """As torch.linspace in float32: from the start in the first half, from the end in the other."""
+    """Return (n,) as torch.linspace in float32: it counts from both ends, each for its half."""
     first, last = np.float32(start), np.float32(end)
     step = np.float64((last - first) / np.float32(max(n - 1, 1)))
     rising = np.float64(first) + step * np.arange(n)
@@ -81,12 +81,15 @@ def _linspace(start: float, end: float, n: int) -> Table:
 
 
 def _cumulative(alphas: Table) -> Table:
-    """The running product, kept in float64 between the elements, as torch does on a CPU."""
+    """Return the running product, in float64 between the elements, as torch does on a CPU."""
     return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
 def _zero_terminal_snr(betas: Table) -> Table:
-    """Lin et al. 2023 (2305.08891), algorithm 1: no signal is left at the last timestep."""
+    """Rescale betas (T,) so that no signal is left at the last timestep.
+
+    Lin et al. 2023 (2305.08891), algorithm 1.
+    """
     root = np.sqrt(_cumulative(np.float32(1.0) - betas))
     first, last = root[0], root[-1]
     bar = ((root - last) * (first / (first - last))) ** 2
@@ -95,10 +98,13 @@ def _zero_terminal_snr(betas: Table) -> Table:
 
 
 def spaced(config: Config, steps: int, default: str) -> Table:
-    """(steps,) the timesteps visited, largest first, by the config's ``timestep_spacing``.
+    """Return (steps,) timesteps, largest first, by the config's ``timestep_spacing``.
 
-    ``linspace`` gives fractions; the caller rounds where its sampler visits whole timesteps.
+    ``linspace`` gives fractions; the caller rounds them if its sampler takes whole timesteps only.
     Table 2 of 2305.08891.
+
+    Args:
+        default: The spacing if the config has none.
     """
     total, spacing = train_steps(config), config.get("timestep_spacing", default)
     if spacing == "linspace":
@@ -111,39 +117,40 @@ def spaced(config: Config, steps: int, default: str) -> Table:
 
 
 def trailing(last: int, total: int, steps: int) -> Table:
-    """Timesteps counted down from ``last`` in strides of ``total / steps``.
+    """Return timesteps counted down from ``last`` in strides of ``total / steps``.
 
-    ``np.arange`` over fractions sometimes gives one element too many, at timestep -1: it is cut.
+    ``np.arange`` over fractions sometimes gives one element too many, at timestep -1, which is
+    removed.
     """
     down = np.round(np.arange(last, 0, -total / steps)) - 1
     return down[down >= 0]
 
 
-def unknown_spacing(spacing: Any) -> BadRequest:
-    """The error for a spacing that does not exist."""
+def unknown_spacing(spacing: object) -> BadRequest:
+    """Return the error for a spacing that does not exist."""
     return BadRequest(f"unknown timestep_spacing '{spacing}' (known: {', '.join(SPACINGS)})")
 
 
 def sigmas_of(bar: Table) -> Table:
-    """(T,) noise over signal at each training timestep, as Karras et al. 2022 count noise."""
+    """Return (T,) noise over signal at each training timestep: sigma of Karras et al. 2022."""
     sigmas: Table = np.sqrt((np.float32(1.0) - bar) / bar)
     return sigmas
 
 
 def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Table:
-    """(steps,) sigmas from ``high`` down to ``low``; Karras et al. 2022 (2206.00364), eq. 5."""
+    """Return (steps,) sigmas from ``high`` to ``low``; Karras et al. 2022 (2206.00364), eq. 5."""
     ramp = np.linspace(0, 1, steps)
     ends = low ** (1 / rho), high ** (1 / rho)
     return np.asarray((ends[1] + ramp * (ends[0] - ends[1])) ** rho)
 
 
 def sigma_to_timestep(sigma: Table, sigmas: Table) -> Table:
-    """The (fractional) training timesteps at which the noise is ``sigma``."""
+    """Return the (fractional) training timesteps at which the noise is ``sigma``."""
     return np.interp(np.log(np.maximum(sigma, 1e-10)), np.log(sigmas), np.arange(len(sigmas)))
 
 
 def sigma_bar(config: Config) -> Table:
-    """alpha_bar with its last value kept above zero, so that the first sigma is finite."""
+    """Return alpha_bar (T,) with its last value above zero, so that the first sigma is finite."""
     bar = alpha_bar(config)
     if config.get("rescale_betas_zero_snr"):
         bar[-1] = LEAST_SIGNAL
@@ -153,9 +160,11 @@ def sigma_bar(config: Config) -> Table:
 def sigma_path(
     config: Config, times: Table, steps: int, whole_range: bool = False
 ) -> tuple[Table, Table]:
-    """Timesteps (S,) and sigmas (S + 1,), the last of them where the trajectory ends.
+    """Return timesteps (S,) and sigmas (S + 1,); the last sigma is the end of the trajectory.
 
-    whole_range: Karras' sigmas span all training timesteps (DPM-Solver++), not just ``times``.
+    Args:
+        times: (S,) timesteps before Karras' sigmas, if the config has those, replace them.
+        whole_range: Karras' sigmas span all training timesteps (DPM-Solver++), not just ``times``.
     """
     every = sigmas_of(sigma_bar(config))
     sigmas: Table = np.interp(times, np.arange(len(every)), every)

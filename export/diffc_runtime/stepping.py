@@ -1,4 +1,4 @@
-"""What every sampler is made of: the steps of one trajectory, and the arrays they work in."""
+"""The steps of one trajectory, and the scratch arrays for them: the base of every sampler."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .schedules import Config, Table
 
 Array = NDArray[np.floating[Any]]
 Advance = Callable[[int, Array, Array], None]
-"""(i, x, model output): moves x one step in place, but for the noise added at its end."""
+"""(i, x, model output): moves x one step in place, without the noise that ends the step."""
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """One trajectory of a sampler. Not to be shared: it holds the trajectory's scratch arrays.
+    """One trajectory of a sampler. It holds scratch arrays, so each trajectory needs its own.
 
-    timesteps: (S,) what the model is given, first step first.
+    timesteps: (S,) the model's timestep at each step, first step first.
     init_noise_sigma: the standard deviation of the initial noise.
-    input_divisor: (S,) what x is divided by before the model sees it.
+    input_divisor: (S,) the model's input is x divided by this; empty for 1.
     noise_scale: (S,) the standard deviation of the noise added at a step's end; 0 for none.
     """
 
@@ -43,7 +43,7 @@ class Scheduler:
         return any(self.noise_scale)
 
     def scale_input(self, x: Array, i: int, out: Array | None = None) -> Array:
-        """What the model is given for x (B, ...) at step i; written to ``out`` when given."""
+        """Return the model's input for x (B, ...) at step i; written to ``out`` if there is one."""
         if self.input_divisor:
             return np.divide(x, self.input_divisor[i], out=out)
         if out is None:
@@ -52,9 +52,13 @@ class Scheduler:
         return out
 
     def step(self, model_output: Array, i: int, x: Array, noise: Array | None = None) -> Array:
-        """x (B, ...) one step on. ``x`` is overwritten and returned; so is ``noise``.
+        """Move x (B, ...) one step, in place, and return it; ``noise`` is overwritten too.
 
-        noise: (B, ...) standard normal, for the steps at which ``noise_scale[i]`` is not zero.
+        Args:
+            noise: (B, ...) standard normal, for the steps at which ``noise_scale[i]`` is not zero.
+
+        Raises:
+            BadRequest: This step adds noise, and there is none.
         """
         self.advance(i, x, model_output)
         if self.noise_scale and self.noise_scale[i]:
@@ -66,7 +70,7 @@ class Scheduler:
 
 
 class Scratch:
-    """``count`` arrays shaped like x, made when x's shape first comes by."""
+    """``count`` arrays shaped like x, allocated at the first call with that shape."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -79,7 +83,7 @@ class Scratch:
 
 
 def refuse(name: str, config: Config, **accepted: tuple[Any, ...]) -> None:
-    """Raise BadRequest for a setting whose value is none of the accepted ones."""
+    """Raise BadRequest if the config gives a setting another value than the accepted ones."""
     for key, values in accepted.items():
         if key in config and config[key] not in values:
             known = ", ".join(repr(value) for value in values)
@@ -87,6 +91,7 @@ def refuse(name: str, config: Config, **accepted: tuple[Any, ...]) -> None:
 
 
 def whole_timesteps(name: str, timesteps: Table, limit: int) -> NDArray[np.int64]:
+    """Round timesteps (S,). Raises BadRequest if the first is not below ``limit``."""
     whole = np.round(timesteps).astype(np.int64)
     if whole[0] >= limit:
         raise BadRequest(

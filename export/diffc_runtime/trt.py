@@ -1,13 +1,12 @@
 """A TensorRT (or TensorRT for RTX) engine as a call on numpy arrays.
 
-One execution context for each optimisation profile that serves the resolution of the engine's
-inputs; the buffers on the GPU are made once, for the largest batch.
+There is one execution context for each optimisation profile that serves the resolution of the
+engine's inputs; the buffers on the GPU are allocated once, for the largest batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ import numpy as np
 from . import cuda
 from .engines import serves
 from .errors import UnfitEngine
-from .pipeline import Array
+from .values import Array, JsonObject
 
 
 class TensorRtEngine:
-    """Called with inputs by name (B, ...), gives the first output (B, ...)."""
+    """A call from inputs by name (B, ...) to the first output (B, ...)."""
 
-    def __init__(self, trt: Any, plan: bytes, info: Mapping[str, Any]) -> None:
+    def __init__(self, trt: Any, plan: bytes, info: JsonObject) -> None:
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -44,7 +43,7 @@ class TensorRtEngine:
 
     def _context(self, profile: int) -> Any:
         context = self._engine.create_execution_context()
-        if context is None:  # TensorRT says why on stderr alone
+        if context is None:  # TensorRT prints the reason on stderr only
             raise UnfitEngine(
                 f"TensorRT could not make an execution context for profile {profile}: mostly, the"
                 " GPU's memory does not suffice"
@@ -69,7 +68,7 @@ class TensorRtEngine:
         return output
 
     def _profile(self, batch: int) -> int:
-        """The profile whose optimum is ``batch``, else the first that serves it."""
+        """Return the profile whose optimum is ``batch``, else the first that serves it."""
         profiles = self._profiles.items()
         fits = [i for i, p in profiles if p["min"][0] <= batch <= p["max"][0]]
         best = [i for i in fits if self._profiles[i]["opt"][0] == batch]
@@ -78,6 +77,6 @@ class TensorRtEngine:
         return (best or fits)[0]
 
 
-def _row_bytes(item: Mapping[str, Any]) -> int:
+def _row_bytes(item: JsonObject) -> int:
     size: int = math.prod(item["shape"]) * np.dtype(item["dtype"]).itemsize
     return size

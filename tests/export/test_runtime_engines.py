@@ -57,9 +57,12 @@ def test_static_profiles_bind_all_but_onnxruntime(target_name, serves):
 def test_knows_this_machine_in_the_words_of_the_build():
     """Fingerprints written by diffc at the build are compared with the runtime's own."""
     device = {**machine.cpu_fingerprint(), **machine.gpu_fingerprint()}
-    assert fit.here(list(device)) == device
+    assert fit.machine_properties(list(device)) == device
     package, version = machine.first_version("onnxruntime", "onnxruntime-gpu")
-    assert fit.here([package, "no-such-package"]) == {package: version, "no-such-package": None}
+    assert fit.machine_properties([package, "no-such-package"]) == {
+        package: version,
+        "no-such-package": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_the_gpu_is_the_one_that_cuda_counts_first(monkeypatch, tmp_path, chosen
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert fit.here(["compute_capability"]) == {"compute_capability": found}
+    assert fit.machine_properties(["compute_capability"]) == {"compute_capability": found}
 
 
 def test_refuses_an_engine_for_another_machine(engine, tmp_path):

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from diffc_runtime.bundles import decoding
+from diffc_runtime.bundles import batched_decoder
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import BadRequest, UnfitEngine
 from diffc_runtime.pipeline import Input, Pipeline
@@ -204,7 +204,7 @@ def test_the_decoder_is_called_with_batches_that_it_serves(batches, n, called):
         return latents * 2
 
     latents = np.random.default_rng(0).standard_normal((n, 3, 2, 2), dtype=np.float32)
-    found = decoding(run, "latent", "float16", batches)(latents)
+    found = batched_decoder(run, "latent", "float16", batches)(latents)
     assert seen == called
     np.testing.assert_array_equal(found, (latents.astype(np.float16) * 2).astype(np.float32))
 

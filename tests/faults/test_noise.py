@@ -262,7 +262,7 @@ def test_an_old_config_is_corrected_as_stable_diffusions_pipeline_does(
 
 
 def test_the_runtime_serves_no_class_that_diffc_does_not_know() -> None:
-    listed = {*served._CLASSES, *served._STOOD_IN_FOR} - {""}
+    listed = {*served._CLASSES, *served._SUBSTITUTED} - {""}
     assert listed <= set(KNOWN)
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE))
 
 from diffc_runtime import to_uint8  # noqa: E402
 from diffc_runtime.arguments import named_values  # noqa: E402
-from diffc_runtime.bundles import decoding, pipeline_of, read_bundle  # noqa: E402
+from diffc_runtime.bundles import batched_decoder, pipeline_of, read_bundle  # noqa: E402
 from diffc_runtime.errors import BadRequest, UnfitEngine  # noqa: E402
 from diffc_runtime.images import is_picture  # noqa: E402
 
@@ -31,35 +31,37 @@ KINDS = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32
 
 
 def open_server(url: str) -> Any:
-    """The pipeline around the models of the server at ``url``."""
+    """Return a pipeline around the models of the server at ``url``."""
     settings, info = read_bundle(HERE)
-    denoise = asking(url, "denoiser", info["outputs"][0]["name"])
+    denoise = model_call(url, "denoiser", info["outputs"][0]["name"])
     decoder = settings.get("decoder")
     if decoder is None:
         return pipeline_of(settings, info, denoise)
-    ask = asking(url, "decoder", decoder["output"])
-    decode = decoding(ask, decoder["input"], decoder["dtype"], decoder["batches"])
+    ask = model_call(url, "decoder", decoder["output"])
+    decode = batched_decoder(ask, decoder["input"], decoder["dtype"], decoder["batches"])
     return pipeline_of(settings, info, denoise, decode)
 
 
-def asking(url: str, model: str, output: str) -> Callable[[dict[str, Any]], np.ndarray]:
-    """A call of one of the server's models: inputs by name -> one output."""
+def model_call(url: str, model: str, output: str) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Return a call of one of the server's models: inputs by name -> one output."""
     address = f"{url.rstrip('/')}/v2/models/{model}/infer"
 
     def call(inputs: dict[str, Any]) -> np.ndarray:
         body = {
-            "inputs": [
-                {"name": name, "shape": list(array.shape), "datatype": KINDS[str(array.dtype)],
-                 "data": array.ravel().tolist()}
-                for name, array in inputs.items()
-            ],
+            "inputs": [_tensor(name, array) for name, array in inputs.items()],
             "outputs": [{"name": output}],
-        }  # fmt: skip
-        found = _post(address, body)["outputs"][0]
-        array: np.ndarray = np.array(found["data"], np.float32).reshape(found["shape"])
+        }
+        result = _post(address, body)["outputs"][0]
+        array: np.ndarray = np.array(result["data"], np.float32).reshape(result["shape"])
         return array
 
     return call
+
+
+def _tensor(name: str, array: np.ndarray) -> dict[str, Any]:
+    """Return an input as the protocol's JSON."""
+    kind, values = KINDS[str(array.dtype)], array.ravel().tolist()
+    return {"name": name, "shape": list(array.shape), "datatype": kind, "data": values}
 
 
 def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Ask for images and save them."""
+    """Request images and save them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--url", default="http://localhost:8000")
     parser.add_argument("--n", type=int, default=1)
@@ -90,15 +92,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("images.npy"))
     options = parser.parse_args()
     try:
-        made = _generate(options)
-        np.save(options.out, made)
+        images = _generate(options)
+        np.save(options.out, images)
     except (BadRequest, UnfitEngine, OSError) as error:
         sys.exit(str(error))
-    print(f"{options.out}: {made.shape} {made.dtype}")
+    print(f"{options.out}: {images.shape} {images.dtype}")
 
 
 def _generate(options: argparse.Namespace) -> np.ndarray:
-    """Pixels; latents, where no decoder makes a picture of them, as they are."""
+    """Return pixels, or the samples themselves if they are no pictures (latents)."""
     pipeline = open_server(options.url)
     samples: np.ndarray = pipeline.generate(
         options.n,

@@ -17,28 +17,28 @@ class TritonPythonModel:
     """Loaded once for each instance."""
 
     def initialize(self, arguments: dict[str, str]) -> None:
-        """Read what the bundle holds; the engine is the denoiser model's matter."""
-        folder = serving.home(arguments)
-        from diffc_runtime.bundles import decoding, pipeline_of, read_bundle
+        """Read the bundle's files; the denoiser model loads the engine."""
+        folder = serving.version_folder(arguments)
+        from diffc_runtime.bundles import batched_decoder, pipeline_of, read_bundle
 
         settings, info = read_bundle(folder)
         models = settings["models"]
         decoder = settings.get("decoder")
-        denoise = _call("denoiser", info["outputs"][0]["name"], models["denoiser"]["batched"])
+        denoise = _model_call("denoiser", info["outputs"][0]["name"], models["denoiser"]["batched"])
         decode = None
         if decoder:
-            ask = _call("decoder", decoder["output"], models["decoder"]["batched"])
-            decode = decoding(ask, decoder["input"], decoder["dtype"], decoder["batches"])
+            ask = _model_call("decoder", decoder["output"], models["decoder"]["batched"])
+            decode = batched_decoder(ask, decoder["input"], decoder["dtype"], decoder["batches"])
         self.pipeline = pipeline_of(settings, info, denoise, decode)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer every request."""
-        responses: list[Any] = serving.answers(self.pipeline, requests)
-        return responses
+        """Return one response for each request."""
+        answers: list[Any] = serving.responses(self.pipeline, requests)
+        return answers
 
 
-def _call(model: str, output: str, batched: bool) -> Callable[[dict[str, Any]], Any]:
-    """A call of another model of this server, inputs by name -> one output."""
+def _model_call(model: str, output: str, batched: bool) -> Callable[[dict[str, Any]], Any]:
+    """Return a call of another model of this server: inputs by name -> one output."""
     from diffc_runtime import UnfitEngine
 
     def call(inputs: dict[str, Any]) -> Any:

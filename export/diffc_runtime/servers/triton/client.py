@@ -19,14 +19,14 @@ import tritonclient.http as triton
 
 
 def inputs(**values: Any) -> list[Any]:
-    """Triton's inputs for the pipeline: ``seed``, ``steps``, ``n``, ``guidance``, conditions."""
-    made = []
+    """Return Triton's inputs: ``seed``, ``steps``, ``n``, ``guidance``, conditions."""
+    tensors = []
     for name, value in values.items():
         array = _array(name, value)
         tensor = triton.InferInput(name, array.shape, triton.np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
-        made.append(tensor)
-    return made
+        tensors.append(tensor)
+    return tensors
 
 
 def _array(name: str, value: Any) -> np.ndarray:
@@ -41,24 +41,24 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
-    """(N, H, W, C) uint8 images; of a model that makes none, its samples (N, ...) in float32."""
+    """Request images (N, H, W, C) in uint8, or samples (N, ...) in float32 without a decoder."""
     client = triton.InferenceServerClient(url, network_timeout=600, connection_timeout=600)
     name = client.get_model_metadata(model)["outputs"][0]["name"]
-    asked = inputs(**as_declared(client, model, values))
+    tensors = inputs(**as_declared(client, model, values))
     outputs = [triton.InferRequestedOutput(name)]
-    images: np.ndarray = client.infer(model, asked, outputs=outputs).as_numpy(name)
+    images: np.ndarray = client.infer(model, tensors, outputs=outputs).as_numpy(name)
     return images
 
 
 def as_declared(client: Any, model: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The conditions among ``values`` as the model declares them: its type, rows first."""
+    """Return ``values`` with each condition in the type that the model declares, rows first."""
     known = {item["name"]: item for item in client.get_model_metadata(model)["inputs"]}
     rows = {name for name in values if name in known and known[name]["shape"][0] == -1}
     return {name: _rows(known[name], v) if name in rows else v for name, v in values.items()}
 
 
 def _rows(declared: dict[str, Any], value: Any) -> np.ndarray:
-    """One row for all images where ``value`` has no rows of its own."""
+    """Return ``value`` as rows; a value without rows becomes one row for all images."""
     dtype = triton.triton_to_np_dtype(declared["datatype"])
     array = np.asarray(value)
     if not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -67,20 +67,20 @@ def _rows(declared: dict[str, Any], value: Any) -> np.ndarray:
     return array[None] if array.ndim < len(declared["shape"]) else array
 
 
-def named(given: list[str], prefix: str = "") -> dict[str, Any]:
-    """``NAME=3``, ``NAME=0.5`` or ``NAME=file.npy`` -> name -> value."""
-    found: dict[str, Any] = {}
+def values_by_name(given: list[str], prefix: str = "") -> dict[str, Any]:
+    """Parse ``NAME=3``, ``NAME=0.5`` and ``NAME=file.npy`` into name -> value."""
+    values: dict[str, Any] = {}
     for item in given:
         name, _, text = item.partition("=")
         if text.endswith(".npy"):
-            found[prefix + name] = np.load(text, allow_pickle=False)
+            values[prefix + name] = np.load(text, allow_pickle=False)
         else:
-            found[prefix + name] = int(text) if text.lstrip("+-").isdigit() else float(text)
-    return found
+            values[prefix + name] = int(text) if text.lstrip("+-").isdigit() else float(text)
+    return values
 
 
 def main() -> None:
-    """Ask for images and save them."""
+    """Request images and save them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="localhost:8000")
     parser.add_argument("--n", type=int, default=1)
@@ -94,14 +94,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("images.npy"))
     options = parser.parse_args()
     try:
-        images = _asked(options)
+        images = _request_images(options)
         np.save(options.out, images)
     except (triton.InferenceServerException, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"{options.out}: {images.shape} {images.dtype}")
 
 
-def _asked(options: argparse.Namespace) -> np.ndarray:
+def _request_images(options: argparse.Namespace) -> np.ndarray:
     return generate(
         options.url,
         "pipeline_bls" if options.bls else "pipeline",
@@ -109,8 +109,8 @@ def _asked(options: argparse.Namespace) -> np.ndarray:
         steps=options.steps,
         seed=options.seed,
         guidance=options.guidance,
-        **named(options.condition),
-        **named(options.unconditional, "unconditional_"),
+        **values_by_name(options.condition),
+        **values_by_name(options.unconditional, "unconditional_"),
     )
 
 

@@ -1,6 +1,6 @@
-"""An engine in the python backend: the same inputs, outputs and batching as its own backend's.
+"""An engine in the python backend, with the inputs, outputs and batching of its own backend.
 
-Stands in where the server's build has no backend for the engine.
+It is used if the server's build has no backend for the engine.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class TritonPythonModel:
 
     def initialize(self, arguments: dict[str, str]) -> None:
         """Open the engine beside this file."""
-        folder = serving.home(arguments)
+        folder = serving.version_folder(arguments)
         from diffc_runtime import open_engine
-        from diffc_runtime.bundles import fitting
+        from diffc_runtime.bundles import fitting_engine
 
-        self.engine = open_engine(fitting(folder), serving.threads(arguments))
+        self.engine = open_engine(fitting_engine(folder), serving.threads(arguments))
         self.output = self.engine.info["outputs"][0]["name"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -51,8 +51,8 @@ class TritonPythonModel:
         ]
 
     def _inputs(self, request: Any) -> dict[str, Any]:
-        found = {}
+        arrays = {}
         for spec in self.engine.inputs:
             array = pb_utils.get_input_tensor_by_name(request, spec.name).as_numpy()
-            found[spec.name] = array.reshape(-1, *spec.shape)
-        return found
+            arrays[spec.name] = array.reshape(-1, *spec.shape)
+        return arrays

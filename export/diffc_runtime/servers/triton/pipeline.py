@@ -15,13 +15,13 @@ class TritonPythonModel:
 
     def initialize(self, arguments: dict[str, str]) -> None:
         """Open the bundle, and make one image's first step, so that no request waits for it."""
-        folder = serving.home(arguments)
+        folder = serving.version_folder(arguments)
         from diffc_runtime import open_bundle
 
         self.pipeline = open_bundle(folder, serving.threads(arguments))
         serving.warm_up(self.pipeline)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer every request."""
-        responses: list[Any] = serving.answers(self.pipeline, requests)
-        return responses
+        """Return one response for each request."""
+        answers: list[Any] = serving.responses(self.pipeline, requests)
+        return answers

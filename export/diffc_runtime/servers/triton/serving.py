@@ -1,8 +1,8 @@
-"""A request of the pipeline model -> images, for both ways of running the denoiser.
+"""Answers a request to the pipeline model, for both ways of running the denoiser.
 
 What a client may send: ``seed``, ``steps``, ``n``, ``first``, ``guidance``, ``scheduler``, and a
-tensor for each condition, ``unconditional_NAME`` for guidance. All may be left out but the
-conditions. A wrong request is answered with an error that says what is wrong; the model lives on.
+tensor for each condition, ``unconditional_NAME`` for guidance. All but the conditions are optional.
+The answer to a wrong request is an error that says what is wrong; the model keeps running.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import triton_python_backend_utils as pb_utils
 DEFAULTS: dict[str, Any] = {"seed": 0, "steps": 50, "n": 1, "first": 0, "guidance": 1.0}
 
 
-def home(arguments: dict[str, str]) -> Path:
-    """The model's version folder, with diffc_runtime/ and the engine; put on the import path."""
+def version_folder(arguments: dict[str, str]) -> Path:
+    """Return the folder with diffc_runtime/ and the engine, and add it to the import path."""
     folder = Path(arguments["model_repository"]) / arguments["model_version"]
     sys.path.insert(0, str(folder))
     return folder
 
 
 def threads(arguments: dict[str, str]) -> int | None:
-    """The config's parameter ``threads``, for engines on a processor; None for every core."""
-    found = json.loads(arguments["model_config"]).get("parameters", {}).get("threads")
-    return int(found["string_value"]) if found else None
+    """Return the config's parameter ``threads``, for engines on a processor; None for all cores."""
+    entry = json.loads(arguments["model_config"]).get("parameters", {}).get("threads")
+    return int(entry["string_value"]) if entry else None
 
 
 def warm_up(pipeline: Any) -> None:
-    """One step at each batch size that the engine is best at, so that no request waits for it."""
+    """Run one step at the ends of each range of batch sizes, so that no request waits for it."""
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in pipeline.conditions}
     for size in {size for both in pipeline.batches for size in both}:
         pipeline.generate(size, 1, 0, conditions=zeros)
 
 
-def answers(pipeline: Any, requests: list[Any]) -> list[Any]:
-    """One response for each request, an error where it was wrong."""
+def responses(pipeline: Any, requests: list[Any]) -> list[Any]:
+    """Return one response for each request, an error for a wrong one."""
     return [_answer(pipeline, request) for request in requests]
 
 
@@ -47,7 +47,7 @@ def _answer(pipeline: Any, request: Any) -> Any:
     from diffc_runtime import BadRequest, UnfitEngine
 
     try:
-        samples = pipeline.generate(**_asked(pipeline, request))
+        samples = pipeline.generate(**_generate_arguments(pipeline, request))
     except BadRequest as error:
         return _error(error, pb_utils.TritonError.INVALID_ARG)
     except UnfitEngine as error:
@@ -68,13 +68,13 @@ def _outputs(samples: np.ndarray, request: Any) -> list[Any]:
     ]
 
 
-def _asked(pipeline: Any, request: Any) -> dict[str, Any]:
-    """The request's tensors as the arguments of ``Pipeline.generate``."""
-    asked = {name: _scalar(request, name, default) for name, default in DEFAULTS.items()}
-    asked["scheduler"] = _scalar(request, "scheduler", None)
-    asked["conditions"] = _conditions(pipeline, request, "", asked["n"])
-    asked["unconditional"] = _conditions(pipeline, request, "unconditional_", asked["n"])
-    return asked
+def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
+    """Return the request's tensors as the arguments of ``Pipeline.generate``."""
+    arguments = {name: _scalar(request, name, default) for name, default in DEFAULTS.items()}
+    arguments["scheduler"] = _scalar(request, "scheduler", None)
+    arguments["conditions"] = _conditions(pipeline, request, "", arguments["n"])
+    arguments["unconditional"] = _conditions(pipeline, request, "unconditional_", arguments["n"])
+    return arguments
 
 
 def _scalar(request: Any, name: str, default: Any) -> Any:
@@ -91,7 +91,7 @@ def _scalar(request: Any, name: str, default: Any) -> Any:
 
 
 def _conditions(pipeline: Any, request: Any, prefix: str, n: int) -> dict[str, np.ndarray]:
-    """Conditions by name; a single row stands for all ``n`` images."""
+    """Return the conditions by name; a single row is used for all ``n`` images."""
     given = {}
     for spec in pipeline.conditions:
         tensor = pb_utils.get_input_tensor_by_name(request, prefix + spec.name)
