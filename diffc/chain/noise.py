@@ -6,9 +6,13 @@ from diffc.chain.data import is_drawn
 from diffc.data.guidance import guidance_notes
 from diffc.data.tensors import is_tensors
 from diffc.errors import InputError
+from diffc.models.config_values import reading_config
 from diffc.models.schedulers import check_scheduler, steps_note
 from diffc.models.source import Source
 from diffc.recipe import Recipe
+
+_TRIED_STEPS = 2
+"""So many steps are sampled before the first stage."""
 
 
 def noise_checks(source: Source, recipe: Recipe) -> list[str]:
@@ -33,17 +37,27 @@ def _is_guided(recipe: Recipe) -> bool:
     return recipe.data.prompts is not None or is_tensors(recipe.data.source)
 
 
-def process_checks(source: Source) -> None:
-    """Refuse noise levels that are no numbers, such as those of one timestep rescaled to no signal.
+def process_checks(source: Source, shape: tuple[int, ...]) -> None:
+    """Noise and sample once, so that no value of the scheduler's config fails in a later stage.
+
+    Noise levels that are no numbers, such as those of one timestep rescaled to no signal, are
+    refused as well.
+
+    Args:
+        shape: of a sample without the batch.
 
     Raises:
         InputError: with the scheduler's class.
     """
     import torch
 
+    from diffc.data.sampling import deterministic_scheduler, sample
     from diffc.models.diffusion import process_from_scheduler
 
-    process = process_from_scheduler(source.scheduler)
+    with reading_config(str(source.scheduler.get("_class_name", "")), source.scheduler):
+        process = process_from_scheduler(source.scheduler)
+        scheduler = deterministic_scheduler(source.scheduler, _TRIED_STEPS)
+        sample(lambda x, t: x, scheduler, torch.zeros(1, *shape))
     if not all(torch.isfinite(level).all() for level in (process.signal, process.noise)):
         name = source.scheduler["_class_name"]
         raise InputError(

@@ -31,7 +31,7 @@ from diffc.output import check_out, check_same_model, is_output
 from diffc.recipe import Recipe
 from diffc.stages import package_version
 
-_VERSION = 3
+_VERSION = 4
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
 
@@ -75,21 +75,23 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
 
 def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
-    from diffc.data.inputs import check_conditions, denoiser_specs, given_tokens
+    from diffc.data.inputs import check_conditions, denoiser_specs
+    from diffc.data.latents import check_decoder
     from diffc.measure.pictures import picture_notes
     from diffc.models.checking import check_components
-    from diffc.models.dry_run import dry_run
     from diffc.models.families.base import sample_shape
     from diffc.prune.planning import check_plan
 
     check_channels(source)
-    process_checks(source)
-    check_plan(source, recipe, front.alignment(recipe))
-    notes = check_conditions(source, recipe)
+    notes = check_plan(source, recipe, front.alignment(recipe))
+    shape = sample_shape(denoiser_specs(source, recipe))
+    process_checks(source, shape)
+    notes += check_conditions(source, recipe)
     data.check_values(source, recipe)
-    notes += picture_notes(source, sample_shape(denoiser_specs(source, recipe)), recipe.quality)
-    notes += dry_run(source, recipe.export.side, given_tokens(recipe))
-    return notes + check_components(source, prompts=recipe.data.prompts is not None)
+    notes += picture_notes(source, shape, recipe.quality)
+    notes += check_components(source, prompts=recipe.data.prompts is not None)
+    check_decoder(source, shape)
+    return notes
 
 
 def _once(key: str, check: Callable[[], list[str]]) -> list[str]:

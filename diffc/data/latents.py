@@ -13,6 +13,7 @@ token.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from diffc.data.batches import in_batches
 from diffc.errors import InputError
+from diffc.models.config_values import reading_config
+from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source, read_json
 
 Factor = float | list[float]
@@ -44,8 +47,9 @@ def scale_factor(source: Source) -> int:
     if folder is None:
         return 1
     config = read_json(folder / "config.json")
-    widths = config.get("encoder_block_out_channels") or config.get("block_out_channels") or [0]
-    return int(2 ** (len(widths) - 1))
+    with reading_config(_named(config), config):
+        widths = config.get("encoder_block_out_channels") or config.get("block_out_channels") or [0]
+        return int(2 ** (len(widths) - 1))
 
 
 def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]:
@@ -71,7 +75,8 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
     else:
         height, width = sample[1:]
     factor = scale_factor(source)
-    return int(config.get("in_channels", 3)), height * factor, width * factor
+    with reading_config(_named(config), config):
+        return int(config.get("in_channels", 3)), height * factor, width * factor
 
 
 def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
@@ -117,6 +122,31 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
     return torch.cat(parts)
 
 
+def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
+    """Decode one sample on the meta device, without weights.
+
+    Args:
+        sample: the shape of the denoiser's input. Videos are not decoded.
+
+    Raises:
+        InputError: the VAE does not take it, or its config has factors that are no numbers.
+    """
+    from diffc.models.cut import skeleton
+
+    part = source.vae
+    if part is None or part.name == source.component or len(sample) not in (2, 3):
+        return
+    part.need_folder()
+    vae: Any = skeleton(part.class_name, part.config)
+    latent = torch.empty(1, *sample, device="meta")
+    latent = _unpacked(latent) if latent.ndim == 3 else latent
+    for factor in latent_factors(part.config):
+        _over(latent, factor)
+    wrong = f"the VAE {part.folder} cannot decode the denoiser's samples {sample}"
+    with foreign_errors(wrong), suppress(NotImplementedError), torch.no_grad():
+        vae.decode(latent, return_dict=False)  # some operators have no meta version
+
+
 def load_vae(source: Source) -> Any:
     """The pipeline's VAE in float32, on the best device. Raises InputError."""
     from diffc.data.precision import best_device
@@ -132,11 +162,17 @@ def latent_factors(config: Mapping[str, Any]) -> tuple[Factor, Factor]:
     A VAE with ``latents_mean`` and ``latents_std`` has a value of its own for each channel; scale
     is then scaling_factor / std, as in SDXL's pipelines.
     """
-    scaling = float(config.get("scaling_factor") or 1.0)
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is None or std is None:
-        return scaling, float(config.get("shift_factor") or 0.0)
-    return [scaling / float(value) for value in std], [float(value) for value in mean]
+    with reading_config(_named(config), config):
+        scaling = float(config.get("scaling_factor") or 1.0)
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or std is None:
+            return scaling, float(config.get("shift_factor") or 0.0)
+        return [scaling / float(value) for value in std], [float(value) for value in mean]
+
+
+def _named(config: Mapping[str, Any]) -> str:
+    """The class of a VAE's config; "VAE" where it names none."""
+    return str(config.get("_class_name") or "VAE")
 
 
 def _over(latents: Tensor, factor: Factor) -> Tensor:

@@ -7,6 +7,7 @@ of the sample, and predict the sample's own alone. diffc has no values for those
 from __future__ import annotations
 
 from diffc.errors import InputError
+from diffc.models.config_values import reading_config
 from diffc.models.source import Source
 
 _VAE = "AutoencoderKL"
@@ -40,9 +41,10 @@ def check_channels(source: Source) -> None:
 
     if source.class_name == _VAE:
         return
-    config = with_defaults(source.class_name, source.config)
-    taken = int(config["in_channels"])
-    predicted = int(config.get("out_channels") or taken)
+    with reading_config(source.class_name, source.config):
+        config = with_defaults(source.class_name, source.config)
+        taken = int(config["in_channels"])
+        predicted = int(config.get("out_channels") or taken)
     if predicted in (taken, 2 * taken):
         return
     if predicted > taken:
@@ -55,6 +57,7 @@ def check_channels(source: Source) -> None:
     what = next((words for part, words in _WHAT if part in name), "such as a mask or an image")
     raise InputError(
         f"{source.class_name} takes {taken} channels and predicts {predicted}: "
-        f"the other {taken - predicted} are a condition ({what}), for which diffc has no values",
+        f"the other {taken - predicted} {'is' if taken - predicted == 1 else 'are'} a condition "
+        f"({what}), for which diffc has no values",
         hint="plan and inspect work; models that denoise all of their channels can be compiled",
     )

@@ -52,31 +52,38 @@ def check_components(source: Source, *, prompts: bool) -> list[str]:
     return notes + _class_notes(source, prompts)
 
 
-def check_denoiser(source: Source) -> list[str]:
+def check_denoiser(source: Source, dense: nn.Module | None = None) -> list[str]:
     """Check the denoiser's tensors, of a dense or a compressed model; returns notes.
 
     A model without weights, of which there are only configs, passes.
+
+    dense: the skeleton of the source's class and config, where the caller has one.
     """
     if not source.weights:
         return []
     if not source.is_cut:
-        return check_component(source.denoiser)
+        return check_component(source.denoiser, dense)
     entries = read_entries(source.denoiser.need_weights())
-    expected = expected_tensors(skeleton(source.class_name, source.config), cut=True)
+    if dense is None:
+        dense = skeleton(source.class_name, source.config)
+    expected = expected_tensors(dense, cut=True)
     notes = check_tensors(source.denoiser_folder, entries, expected)
     shapes = {name: entry.shape for name, entry in entries.items()}
     shaped(source.class_name, source.config, shapes, pruning_of(source))
     return notes
 
 
-def check_component(part: Component) -> list[str]:
-    """Check one component: its class, its config, and its files' tensors; returns notes."""
+def check_component(part: Component, model: nn.Module | None = None) -> list[str]:
+    """Check one component: its class, its config, and its files' tensors; returns notes.
+
+    model: the skeleton of a network of diffusers, where the caller has one.
+    """
     part.need_folder()
     reasons.check_not_quantised(part.folder, part.config)
     weights = part.need_weights()
     kind, entries = component_class(part), read_entries(weights)
     if is_diffusers_model(kind):
-        model = skeleton(part.class_name, part.config)
+        model = model if model is not None else skeleton(part.class_name, part.config)
         notes = check_diffusers_tensors(part, model, entries)
     elif is_transformers_model(kind):
         notes = _check_transformers(part, kind, entries)

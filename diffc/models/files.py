@@ -18,6 +18,8 @@ from diffc.errors import InputError
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _LFS = b"version https://git-lfs"
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
+_OF_ERRORS = {"error", "errors", "message", "detail", "status", "statusCode", "code", "success"}
+"""The keys of what servers answer in place of a file."""
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 _OTHER_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8)
 
@@ -53,6 +55,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")
+    if value and value.keys() <= _OF_ERRORS:
+        said = " ".join(str(next(iter(value.values()))).split())[:80]
+        raise InputError(
+            f"{path} is a server's error message, not the file itself: {said}",
+            hint="log in where the model asks for it, and download the file again",
+        )
     return value
 
 
@@ -136,7 +144,8 @@ def _refuse_other_content(path: Path, start: bytes) -> None:
             hint="convert it to safetensors, or rename it to .bin and pass --allow-pickle",
         )
     if path.suffix == ".json" and start.startswith(_OTHER_TEXT):
-        kind = "UTF-8 with a byte order mark" if start[:3] == codecs.BOM_UTF8 else "UTF-16"
+        kind = "UTF-16" if start[:4] != codecs.BOM_UTF32_LE else "UTF-32"
+        kind = "UTF-8 with a byte order mark" if start[:3] == codecs.BOM_UTF8 else kind
         raise InputError(
             f"{path} is {kind}, not plain UTF-8, and no library reads it",
             hint=f"write it again as UTF-8 without a byte order mark ({_conversion(kind, path)})",
@@ -144,6 +153,6 @@ def _refuse_other_content(path: Path, start: bytes) -> None:
 
 
 def _conversion(kind: str, path: Path) -> str:
-    if kind == "UTF-16":
-        return f"iconv -f UTF-16 -t UTF-8 {path.name}"
+    if kind.startswith(("UTF-16", "UTF-32")):
+        return f"iconv -f {kind} -t UTF-8 {path.name}"
     return f"sed -i '1s/^\\xEF\\xBB\\xBF//' {path.name}"

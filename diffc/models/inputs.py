@@ -11,6 +11,7 @@ from typing import Any
 
 from diffc_export.specs import TensorSpec
 
+from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.resolutions import Side
 from diffc.models.source import Source, read_json
@@ -31,7 +32,8 @@ def input_specs(
         tokens: the length of the text condition; None: what the pipeline gives.
     """
     length = tokens or text_tokens(source)
-    return family(source.class_name).specs(source.config, resolution, length)
+    with reading_config(source.class_name, source.config):
+        return family(source.class_name).specs(source.config, resolution, length)
 
 
 def text_tokens(source: Source) -> int | None:

@@ -104,8 +104,18 @@ def load_denoiser(source: Source) -> nn.Module:
     model = load_cut(source.class_name, source.config, source.weights, pruning)
     nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
     _check_finite(model, source.denoiser_folder)
+    _check_call(source, model)
     remember_pruning(model, pruning)
     return model.eval()
+
+
+def _check_call(source: Source, model: nn.Module) -> None:
+    """Call a compressed denoiser once on the meta device: do its cut layers fit each other?"""
+    from diffc.models.dry_run import dry_call
+    from diffc.models.families import family
+    from diffc.models.inputs import input_specs
+
+    dry_call(model, family(source.class_name), input_specs(source))
 
 
 def meta_denoiser(source: Source) -> nn.Module:
@@ -113,9 +123,10 @@ def meta_denoiser(source: Source) -> nn.Module:
 
     Raises InputError where weights are there and are not the config's.
     """
-    check_denoiser(source)
+    dense = skeleton(source.class_name, source.config)
+    check_denoiser(source, dense)
     if not source.is_cut:
-        return skeleton(source.class_name, source.config)
+        return dense
     shapes: dict[str, tuple[int, ...]] = {}
     for path in source.weights:
         shapes |= check_safetensors(path)

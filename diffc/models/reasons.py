@@ -40,6 +40,8 @@ def quantisation(folder: Path, config: Mapping[str, Any]) -> str | None:
         for path in folder.iterdir():
             if path.name in _QUANTISED_FILES:
                 return _QUANTISED_FILES[path.name]
+            if path.suffix == ".gguf":
+                return "gguf"
     return None
 
 
@@ -105,7 +107,9 @@ def exported_pipeline(folder: Path, class_name: str) -> InputError | None:
             hint = "give the PyTorch model it was made from"
             if runtime == "ONNX":
                 hint += "; `diffc bench FILE.onnx` measures the file as it is"
-            return InputError(f"{folder} is a {runtime} pipeline ({class_name}) already", hint=hint)
+            article = "an" if runtime.startswith("O") else "a"
+            what = f"{article} {runtime} pipeline ({class_name})"
+            return InputError(f"{folder} is {what} already", hint=hint)
     return None
 
 
@@ -191,7 +195,8 @@ def _inner_models(folder: Path) -> list[Path]:
         for path in folder.glob(pattern):
             if (path / "model_index.json").is_file() or _class_in(path) in family_names():
                 places.append(path)
-    return sorted(places, key=lambda path: (_steps(path), path.name))
+    whole = [path for path in places if path.parent not in places]  # not the parts of a pipeline
+    return sorted(whole, key=lambda path: (_steps(path), path.name))
 
 
 def _class_in(folder: Path) -> str:

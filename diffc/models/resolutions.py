@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from diffc.errors import InputError, RequestError
+from diffc.models.config_values import reading_config
 
 Side: TypeAlias = int | tuple[int, int]
 """The side of a square, or (height, width)."""
@@ -81,6 +82,11 @@ def check_resolution(class_name: str, config: Mapping[str, Any], sides: Sequence
         RequestError: for the sides of ``--resolution``.
         InputError: for the config's own.
     """
+    with reading_config(class_name, config):
+        _check_sides(class_name, config, sides)
+
+
+def _check_sides(class_name: str, config: Mapping[str, Any], sides: Sequence[Side]) -> None:
     if not sides:
         _check_config_size(class_name, config)
         return
@@ -115,7 +121,8 @@ def _check_config_size(class_name: str, config: Mapping[str, Any]) -> None:
         raise InputError(
             f"the config's sample_size is {list(size)}; a {class_name} is made for a square, and "
             "its sample_size is one number",
-            hint="write one number there, and give another shape with --resolution",
+            hint="write one number there"
+            + ("" if class_name in _SQUARE else ", and give another shape with --resolution"),
         )
     side: Side | None = size if isinstance(size, int) else None
     if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) for s in size):

@@ -298,8 +298,13 @@ def _no_denoiser(folder: Path, parts: Mapping[str, Component], family: str | Non
         own = part.library != "diffusers"
         kind = f" of the repository's own code ({part.library})" if own else ""
         return reasons.unsupported(f"{part.class_name}{kind} in {folder / part.name}")
-    listed = ", ".join(part.class_name for part in parts.values()) or "no component"
-    return reasons.unsupported(f"{folder} holds {listed}, and none of these")
+    if not parts:
+        return InputError(
+            f"{folder / INDEX} names no component",
+            hint="copy the file again from the folder that DiffusionPipeline.save_pretrained wrote",
+        )
+    listed = ", ".join(part.class_name for part in parts.values())
+    return reasons.unsupported(f"every component of {folder} ({listed})")
 
 
 def _is_like_a_denoiser(name: str, part: Component) -> bool:

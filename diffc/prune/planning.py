@@ -47,6 +47,7 @@ class Problem:
     ranked: the channels' importance; None where only configs are there. start: the dense widths
     with the recipe's own put in; bounds then hold those. tokens: the length of the data's texts;
     None: the pipeline's own.
+    notes: what the dry call says of the model.
     """
 
     source: Source
@@ -58,6 +59,7 @@ class Problem:
     start: Widths
     ranked: Scores | None
     tokens: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def specs(self) -> list[TensorSpec]:
@@ -76,11 +78,13 @@ def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int
     Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
     """
     tokens = given_tokens(recipe)
-    costs, options = cost_of(source, recipe.export.side, tokens), recipe.prune
+    (costs, notes), options = _traced(source, recipe.export.side, tokens), recipe.prune
     bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
     _check_finite(scores or {})
     start = _pinned(costs, bounds, options.widths)
-    return Problem(source, options, recipe.export, align, costs, bounds, start, scores, tokens)
+    return Problem(
+        source, options, recipe.export, align, costs, bounds, start, scores, tokens, tuple(notes)
+    )  # fmt: skip
 
 
 def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
@@ -104,15 +108,22 @@ def cost_of(source: Source, resolution: Side | None = None, tokens: int | None =
     Raises:
         InputError: when the class cannot be made from its config, or cannot be called.
     """
+    return _traced(source, resolution, tokens)[0]
+
+
+def _traced(
+    source: Source, resolution: Side | None, tokens: int | None
+) -> tuple[CostModel, list[str]]:
+    """The cost model, and the notes of the dry call, of one model on the meta device."""
     found = family(source.class_name)
     check_resolution(source.class_name, source.config, () if resolution is None else (resolution,))
     specs = input_specs(source, resolution, tokens)
     model = meta_denoiser(source)
-    dry_call(model, found, specs)
+    notes = dry_call(model, found, specs)
     inputs = meta_inputs(specs)
     with torch.device("meta"):
         groups = found.groups(model, inputs)
-        return cost_model(model, inputs, found.call, groups)
+        return cost_model(model, inputs, found.call, groups), notes
 
 
 def make_plan(
@@ -127,8 +138,11 @@ def make_plan(
     return plan_of(problem, chosen_widths(problem), why)
 
 
-def check_plan(source: Source, recipe: Recipe, align: int) -> None:
+def check_plan(source: Source, recipe: Recipe, align: int) -> list[str]:
     """Refuse a plan that cannot be, before anything is measured for it; no weights are read.
+
+    Returns:
+        The notes of the dry call that planning begins with.
 
     Raises:
         RequestError: when a layer's name matches nothing, a width does not fit its layer, or the
@@ -138,13 +152,14 @@ def check_plan(source: Source, recipe: Recipe, align: int) -> None:
     options, costs = recipe.prune, problem.costs
     if options.rounding == "paper":
         _paper(costs, problem.bounds, options)
-        return
+        return list(problem.notes)
     if options.ratio_of == "latency":
-        return
+        return list(problem.notes)
     measure = measure_of(options.ratio_of, costs)
     target = measure(costs.dense) * (1 - options.ratio)
     least = np.minimum(problem.bounds.least, problem.start)
     check_reachable(costs, Limits(problem.bounds.step, least), measure, target)
+    return list(problem.notes)
 
 
 def chosen_widths(problem: Problem) -> Widths:

@@ -52,7 +52,7 @@ def test_inpainting_is_refused_whatever_the_data(tmp_path, data) -> None:
     [
         (8, StableDiffusionInstructPix2PixPipeline, "the image to edit"),
         (8, StableDiffusionPipeline, "such as a mask or an image"),
-        (5, StableDiffusionPipeline, "the other 1 are a condition"),
+        (5, StableDiffusionPipeline, "the other 1 is a condition"),
     ],
 )
 def test_other_further_channels(tmp_path, channels, kind, what) -> None:

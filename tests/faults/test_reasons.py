@@ -140,7 +140,7 @@ def test_a_checkpoint_in_one_file_says_how_to_convert_it(tmp_path):
 )
 def test_pipelines_of_other_runtimes_say_so(sd, class_name, runtime):
     edit_json(sd / "model_index.json", _class_name=class_name)
-    assert f"is a {runtime} pipeline" in str(refused(sd))
+    assert f" {runtime} pipeline (" in str(refused(sd))
 
 
 QUANTISED = {
@@ -219,3 +219,37 @@ def test_the_wrong_case_of_a_class_is_mapped(sd):
     edit_json(sd / "model_index.json", unet=["diffusers", "Unet2DConditionModel"])
     edit_json(sd / "unet" / "config.json", _class_name="UNet2dConditionModel")
     assert find(sd, need_weights=False).class_name == "UNet2DConditionModel"
+
+
+@pytest.mark.parametrize(
+    "file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
+)
+def test_a_server_s_answer_in_place_of_a_file(sd, file):
+    (sd / file).write_text('{"error": "Access to this model is restricted"}')
+    error = refused(sd)
+    assert "server's error message" in str(error) and "restricted" in str(error)
+
+
+def test_a_gguf_file_beside_a_config_is_quantised(sd):
+    for path in (sd / "unet").glob("*.safetensors"):
+        path.unlink()
+    (sd / "unet/model-Q4_K.gguf").write_bytes(b"GGUF")
+    assert "quantised already (gguf)" in str(refused(sd))
+
+
+def test_the_pipeline_of_a_checkpoint_is_named_and_not_its_part(tmp_path):
+    save_ddpm(tmp_path / "train/checkpoint-500")
+    error = refused(tmp_path / "train")
+    assert str(error).endswith("the model lies in checkpoint-500")
+
+
+def test_an_index_without_components_says_so(sd):
+    (sd / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    assert "names no component" in str(refused(sd))
+
+
+def test_utf_32_is_not_called_utf_16(sd):
+    path = sd / "unet/config.json"
+    path.write_bytes(path.read_text().encode("utf-32"))
+    error = refused(sd)
+    assert "UTF-32" in str(error) and "iconv -f UTF-32 -t UTF-8" in error.hint

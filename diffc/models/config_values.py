@@ -1,0 +1,95 @@
+"""Values of a config that nothing can be made of: one line, made here for whatever reads a config.
+
+    reading_config   the reading of a class's config runs inside it
+    strange_values   the keys whose values are of another kind than the class's constructor takes
+
+Reading stays plain code: it takes values as the class takes them. A config is the user's file, so
+what reading raises is said of the file, and the keys that are likely to be the cause are named.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from diffc.errors import DiffcError, InputError
+
+_FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+"""What arithmetic, indexing and the classes of diffusers raise of values that they do not take."""
+_LONGEST = 120  # characters of a reason
+_NAMED = 2  # so many keys are named
+_KINDS = ((bool | int | float, "number"), (str, "text"), (list | tuple, "list"), (dict, "table"))
+
+
+@contextmanager
+def reading_config(class_name: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Raise InputError where the values of ``config`` cannot be read.
+
+    Args:
+        class_name: The class of diffusers whose config it is.
+        config: As its JSON file has it.
+    """
+    try:
+        yield
+    except (DiffcError, MemoryError):
+        raise
+    except _FAILURES as error:
+        strange = strange_values(class_name, config)
+        words = [f"{key} is {str(config[key])[:40]!r}" for key in strange[:_NAMED]]
+        reason = ", ".join(words) or " ".join(str(error).split())[:_LONGEST].rstrip(" :")
+        raise InputError(
+            f"the config of this {class_name} cannot be read: {reason or type(error).__name__}",
+            hint="check the values in its config file, or copy the file again",
+        ) from error
+
+
+def strange_values(class_name: str, config: Mapping[str, Any]) -> list[str]:
+    """The keys whose values have another kind (number, text, list, table) than the class takes.
+
+    Lists of published configs stand where a number is declared, so that this names suspects and
+    refuses nothing.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, class_name, None)
+    if kind is None:
+        return []
+    parameters = inspect.signature(kind.__init__).parameters
+    hints = typing.get_type_hints(kind.__init__)
+    return [
+        key
+        for key, value in config.items()
+        if key in parameters and not _fits(value, hints.get(key), parameters[key].default)
+    ]
+
+
+def _fits(value: Any, hint: Any, default: Any) -> bool:
+    kinds = _kinds_of(hint) | {_kind(default)}
+    if isinstance(value, list | tuple):
+        return "list" in kinds and all(_kind(v) in kinds | {"list"} for v in value)
+    return _kind(value) in kinds or not kinds - {"other"}
+
+
+def _kinds_of(hint: Any) -> set[str]:
+    """The kinds of a constructor's annotation, those inside its lists among them."""
+    origin = typing.get_origin(hint)
+    if origin is None:
+        return {_kind_of_type(hint)} if isinstance(hint, type) else set()
+    inner = {kind for arg in typing.get_args(hint) for kind in _kinds_of(arg)}
+    if origin in (typing.Union, types.UnionType):
+        return inner
+    return inner | {_kind_of_type(origin)} if isinstance(origin, type) else inner
+
+
+def _kind_of_type(kind: type) -> str:
+    if kind is type(None):
+        return "nothing"
+    return next((name for types_, name in _KINDS if issubclass(kind, types_)), "other")
+
+
+def _kind(value: Any) -> str:
+    return _kind_of_type(type(value))
