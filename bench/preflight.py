@@ -29,8 +29,10 @@ CHECK = """
 import json, resource, sys, time
 from pathlib import Path
 start, begun = time.perf_counter(), time.process_time()
-from diffc.chain.preflight import model_checks, preflight
+from diffc.chain.front import alignment
+from diffc.chain.preflight import preflight
 from diffc.models.source import find
+from diffc.prune.planning import check_plan
 from diffc.recipe import resolve
 model, whole = sys.argv[1], sys.argv[2] == "whole"
 source = find(model, need_weights=whole)
@@ -39,7 +41,7 @@ recipe = resolve(family=source.class_name, model=source.name, flags=flags)
 if whole:
     preflight(source, recipe, Path(sys.argv[3]), "bench")
 else:
-    model_checks(source, recipe)
+    check_plan(source, recipe, alignment(recipe))
 row = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - begun}
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({**row, "peak_rss_bytes": peak}))
