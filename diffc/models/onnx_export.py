@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffc_export.onnx.export import export_onnx
+from diffc_export.onnx.export import GraphOptions, export_onnx
 from diffc_export.specs import Inputs, TensorSpec
 from torch import nn
 
@@ -27,11 +27,11 @@ def export_denoiser(
     """Write the ONNX folder of ``model``; returns model.json.
 
     Args:
-        facts: what model.json holds besides the class's name, inputs and output.
-        options: as ``diffc_export.onnx.export.export_onnx`` takes them.
+        facts: More content for model.json than the class's name, inputs and output.
+        options: The other fields of ``diffc_export.onnx.export.GraphOptions``.
 
     Raises:
-        InputError: when torch cannot export the model, naming the operator.
+        InputError: torch cannot export the model; the message names the operator.
     """
     config = getattr(model, "config", {})
 
@@ -39,4 +39,5 @@ def export_denoiser(
         return example_inputs(wanted, config, batch, generator)
 
     about = {"class_name": family.class_name, **(facts or {})}
-    return export_onnx(model, family.call, specs, folder, examples=examples, facts=about, **options)
+    chosen = GraphOptions(facts=about, **options)
+    return export_onnx(model, family.call, specs, folder, examples=examples, options=chosen)

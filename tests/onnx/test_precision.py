@@ -110,7 +110,7 @@ def test_int8_is_found_by_builders_and_stays_close(folder, tmp_path):
 
 def test_a_zero_point_is_finer_for_what_a_silu_gives(unet, tmp_path_factory):
     """Between -0.28 and its largest value: nearly half of the symmetric steps lie idle."""
-    from diffc_export.onnx.quantize import Comparison, _layers, _quantized
+    from diffc_export.onnx.quantize import PrecisionTrials, _quantize_all, _quantized_layers
 
     source = read_onnx(unet)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
@@ -119,15 +119,15 @@ def test_a_zero_point_is_finer_for_what_a_silu_gives(unet, tmp_path_factory):
     first = {node.name: node.input[0] for node in graph.node if node.input}
     errors = {}
     for asymmetric in (False, True):
-        plain, whole = onnx.load(source.path), _quantized(source, feeds, asymmetric=asymmetric)
-        layers = _layers(plain, whole)
+        plain, whole = onnx.load(source.path), _quantize_all(source, feeds, asymmetric=asymmetric)
+        layers = _quantized_layers(plain, whole)
         after_silu = [
             name for name in layers
             if first[name] in makers and makers[first[name]].op_type == "Mul"
         ]  # fmt: skip
         assert len(after_silu) > 8
         rest = [name for name in layers if name not in after_silu]
-        errors[asymmetric] = Comparison(
+        errors[asymmetric] = PrecisionTrials(
             plain, whole, layers, feeds, 1, tmp_path_factory.mktemp("q")
         ).error(rest)
     assert 0 < errors[True] < 0.8 * errors[False]
@@ -193,14 +193,14 @@ def test_missing_reference_is_named(folder, tmp_path):
 
 def test_fully_quantised_back_to_fp32_is_the_model_itself(unet, tmp_path):
     """Keeping every layer gives the fp32 model bit for bit: nothing else went through int8."""
-    from diffc_export.onnx.quantize import Comparison, _layers, _quantized
+    from diffc_export.onnx.quantize import PrecisionTrials, _quantize_all, _quantized_layers
 
     source = read_onnx(unet)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
-    plain, whole = onnx.load(source.path), _quantized(source, feeds)
-    layers = _layers(plain, whole)
+    plain, whole = onnx.load(source.path), _quantize_all(source, feeds)
+    layers = _quantized_layers(plain, whole)
     assert len(layers) > 20
-    session = Comparison(plain, whole, layers, feeds[:2], 1, tmp_path)
+    session = PrecisionTrials(plain, whole, layers, feeds[:2], 1, tmp_path)
     assert session.error(layers) == 0.0
     assert session.error([]) > 0.0
     assert json.dumps(layers)
@@ -354,30 +354,30 @@ class Additive:
 )
 def test_no_layer_stays_that_need_not(layers, tolerance):
     """Within the tolerance, and none of them could go back to int8."""
-    from diffc_export.onnx.quantize import _kept
+    from diffc_export.onnx.quantize import _choose_fp32_layers
 
     errors = {f"layer {i}": error for i, (error, _) in enumerate(layers)}
     work = {f"layer {i}": macs for i, (_, macs) in enumerate(layers)}
     session, options = Additive(errors), QuantizeOptions(tolerance=tolerance, keep_most=1.0)
-    kept, error = drain(_kept(session, list(errors), options, work))
+    kept, error = drain(_choose_fp32_layers(session, list(errors), options, work))
     assert error == session.error(kept) <= tolerance
     for name in kept:
         assert session.error([other for other in kept if other != name]) > tolerance
 
 
 def test_a_dear_layer_stays_where_the_cheap_ones_are_not_enough():
-    from diffc_export.onnx.quantize import _kept
+    from diffc_export.onnx.quantize import _choose_fp32_layers
 
     errors = {"dear": 0.5, "cheap 1": 0.2, "cheap 2": 0.2, "cheap 3": 0.2}
     work = dict.fromkeys(errors, 1.0) | {"dear": 1e9}
     options = QuantizeOptions(tolerance=0.4, keep_most=0.5)
-    assert drain(_kept(Additive(errors), list(errors), options, work))[0] == ["dear"]
+    assert drain(_choose_fp32_layers(Additive(errors), list(errors), options, work))[0] == ["dear"]
 
 
 def test_of_two_equally_bad_layers_the_cheap_one_stays():
-    from diffc_export.onnx.quantize import _kept
+    from diffc_export.onnx.quantize import _choose_fp32_layers
 
     errors = {"dear": 0.5, "cheap": 0.5, **{f"fine {i}": 0.001 for i in range(18)}}
     work = dict.fromkeys(errors, 10.0) | {"dear": 1e6}
     options = QuantizeOptions(tolerance=0.6)
-    assert drain(_kept(Additive(errors), list(errors), options, work))[0] == ["cheap"]
+    assert drain(_choose_fp32_layers(Additive(errors), list(errors), options, work))[0] == ["cheap"]

@@ -1,5 +1,7 @@
-"""ONNX: the line between the half of diffc that needs torch and the half that does not.
+"""ONNX files: from a torch module to a graph, and from fp32 to lower precisions.
 
-export.py      denoiser -> model.onnx, checked, with model.json
-reference.py   what torch gave at real noisy inputs: reference.safetensors, for parity anywhere
+export.py      module -> model.onnx, checked, with model.json
+precision.py   fp32 -> fp16 or bf16, by casts in the file
+quantize.py    fp32 -> int8 or fp8, by calibrated Q/DQ pairs
+weights.py     graphs above 2 GiB: a graph and its weights apart
 """

@@ -1,6 +1,7 @@
-"""Denoiser -> model.onnx: dynamic batch, named inputs, checked, with model.json beside it.
+"""Exports a denoiser to model.onnx, checks it, and writes model.json beside it.
 
-Where several sizes are to be served, the sample's height and width are dynamic as well.
+Inputs have names and a dynamic batch. To serve several sizes, the sample's height and width are
+dynamic as well.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffc_runtime.errors import InputError
+from diffc_runtime.values import JsonObject
 from torch import Tensor, nn
 
 from diffc_export.disks import utf8_path
 from diffc_export.onnx.weights import on_skeleton, save
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_export.targets.onnx_file import Size, onnx_digest
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 """(module, inputs by name) -> its one output."""
@@ -31,21 +36,39 @@ Examples = Callable[[Sequence[TensorSpec], int, torch.Generator], Inputs]
 """(specs, batch, generator) -> a value for each spec."""
 
 OUTPUT = "out_sample"
-_EXAMPLE_BATCH = 2  # 1 would be baked into the graph as a constant
+_EXAMPLE_BATCH = 2  # torch would fix a batch of 1 in the graph
 _MOST_SIDE = 8192
 _SIDES = ("height", "width")
 
 
+@dataclass(frozen=True)
+class GraphOptions:
+    """How a module is exported.
+
+    opset: ONNX's. simplify: fold constants and shapes with onnxslim.
+    facts: more content for model.json (prediction, scheduler, parameters, macs).
+    sizes: every (H, W) of the sample that the file must serve, the size of the specs first; empty
+        to fix that size.
+    multiple: the sides of all sizes are multiples of it.
+    """
+
+    opset: int = 20
+    simplify: bool = True
+    facts: JsonObject = field(default_factory=dict)
+    sizes: Sequence[Size] = ()
+    multiple: int = 1
+
+
 class NamedCall(nn.Module):
-    """A module as a function of named tensors only, which is what an ONNX graph is."""
+    """A module as a function of named tensors, as an ONNX graph is."""
 
     def __init__(self, model: nn.Module, call: Call, names: Sequence[str]) -> None:
         super().__init__()
         self.model, self.call, self.names = model, call, list(names)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Inputs in the order of ``names``; the prediction (B, C, H, W)."""
-        for tensor in tensors[1:]:  # one batch, so that a mask can be repeated to the sample's
+        """Return the prediction (B, C, H, W); ``tensors`` are in the order of ``names``."""
+        for tensor in tensors[1:]:  # torch must know that a mask has the sample's batch
             torch._check(tensor.shape[0] == tensors[0].shape[0])  # type: ignore[no-untyped-call]
         return self.call(self.model, dict(zip(self.names, tensors, strict=True)))
 
@@ -57,19 +80,23 @@ def export_onnx(
     folder: Path,
     *,
     examples: Examples,
-    opset: int = 20,
-    simplify: bool = True,
-    facts: Mapping[str, Any] | None = None,
-    sizes: Sequence[Size] = (),
-    multiple: int = 1,
+    options: GraphOptions | None = None,
 ) -> dict[str, Any]:
-    """Write ``folder/model.onnx`` (model.onnx.data when large) and model.json; returns the latter.
+    """Write ``folder/model.onnx`` (and model.onnx.data if large) and model.json.
 
-    facts: what model.json carries besides (prediction, scheduler, parameters, macs).
-    sizes: every (H, W) of the sample that the file must serve, that of ``specs`` first; empty for
-    that one alone, which is then fixed. multiple: what their sides are multiples of.
-    Raises InputError when torch cannot export the model, naming the operator.
+    Args:
+        call: Calls ``model`` with inputs by name.
+        specs: The inputs, in the order of the graph.
+        examples: Makes values for the inputs, to trace the model with.
+
+    Returns:
+        The content of model.json.
+
+    Raises:
+        InputError: torch cannot export the model; the message names the operator.
     """
+    options = options or GraphOptions()
+    sizes = options.sizes
     folder.mkdir(parents=True, exist_ok=True)
     names = [spec.name for spec in specs]
     generator = torch.Generator().manual_seed(0)
@@ -77,23 +104,24 @@ def export_onnx(
     wrapped = NamedCall(model, call, names).eval()
     with torch.no_grad():
         output = wrapped(*inputs.values())
-    if sizes:  # traced at the largest: a level of a single pixel would be fixed in the graph
+    if sizes:  # trace at the largest: torch would fix a level of a single pixel in the graph
         largest = [_at(spec, max(sizes)) for spec in specs]
         inputs = examples(largest, _EXAMPLE_BATCH, generator)
-    proto = _exported(wrapped, inputs, opset, _dynamic(specs, multiple if sizes else None))
+    dimensions = _dynamic_dimensions(specs, options.multiple if sizes else None)
+    proto = _trace(wrapped, inputs, options.opset, dimensions)
     if sizes:
-        _name_sides(proto, multiple)
-    if simplify:
+        _name_sides(proto, options.multiple)
+    if options.simplify:
         _simplify(proto)
     save(proto, folder / "model.onnx")
     _check(folder / "model.onnx", names)
     described = {
-        "inputs": [_described(spec, sizes) for spec in specs],
+        "inputs": [_description(spec, sizes) for spec in specs],
         "output": {"name": OUTPUT, "shape": list(output.shape[1:])},
         "precision": "fp32",
-        "opset": opset,
+        "opset": options.opset,
         "sha256": onnx_digest(folder),
-        **(facts or {}),
+        **options.facts,
     }
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
     return described
@@ -103,16 +131,22 @@ def _at(spec: TensorSpec, size: Size) -> TensorSpec:
     return replace(spec, shape=(*spec.shape[:-2], *size)) if spec.kind == "sample" else spec
 
 
-def _described(spec: TensorSpec, sizes: Sequence[Size]) -> dict[str, Any]:
-    """An input as model.json has it."""
-    held = {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "kind": spec.kind}
+def _description(spec: TensorSpec, sizes: Sequence[Size]) -> JsonObject:
+    """Return an input's entry in model.json."""
+    entry = {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "kind": spec.kind}
     served = {"sizes": [list(size) for size in sizes]} if sizes and spec.kind == "sample" else {}
-    return {**held, **served}
+    return {**entry, **served}
 
 
-def _dynamic(specs: Sequence[TensorSpec], multiple: int | None) -> tuple[dict[int, Any], ...]:
-    """The dynamic dimensions of each input: the batch; multiple: and the sample's sides, its
-    multiples, which torch has to know (it must see that a level halves and doubles back)."""
+def _dynamic_dimensions(
+    specs: Sequence[TensorSpec], multiple: int | None
+) -> tuple[dict[int, Any], ...]:
+    """Return the dynamic dimensions of each input: the batch, and the sides of the sample.
+
+    Args:
+        multiple: The sides are multiples of it, so that torch sees that a level halves and doubles
+            back; None if the sides are fixed.
+    """
     dim = torch.export.Dim
     batch, sides = dim("batch", min=1, max=4096), dict[int, Any]()
     if multiple is not None:
@@ -122,8 +156,8 @@ def _dynamic(specs: Sequence[TensorSpec], multiple: int | None) -> tuple[dict[in
     return tuple({0: batch, **(sides if spec.kind == "sample" else {})} for spec in specs)
 
 
-def _name_sides(proto: Any, multiple: int) -> None:
-    """Call a side ``height``, not ``8*_height``, wherever the graph speaks of it."""
+def _name_sides(proto: ModelProto, multiple: int) -> None:
+    """Rename a dimension ``8*_height`` to ``height`` everywhere in the graph."""
     graph = proto.graph
     whole = {f"{multiple}*_{name}": name for name in _SIDES}
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -132,14 +166,14 @@ def _name_sides(proto: Any, multiple: int) -> None:
                 dim.dim_param = whole[dim.dim_param]
 
 
-def _exported(
+def _trace(
     wrapped: NamedCall,
     inputs: Mapping[str, Tensor],
     opset: int,
     dynamic: tuple[dict[int, Any], ...],
-) -> Any:
+) -> ModelProto:
     try:
-        with _quiet():
+        with _silence():
             program = torch.onnx.export(
                 wrapped,
                 tuple(inputs.values()),
@@ -161,31 +195,31 @@ def _exported(
     return program.model_proto
 
 
-def _simplify(proto: Any) -> None:
+def _simplify(proto: ModelProto) -> None:
     """onnxslim folds constants and shapes: 5-7 % on ONNX Runtime's CPU provider at opset 20."""
     import onnxslim
 
-    with _quiet():
+    with _silence():
         on_skeleton(proto, onnxslim.slim)
 
 
 def _check(path: Path, names: Sequence[str]) -> None:
-    """The file is valid ONNX, has the inputs by name, and its batch is dynamic."""
+    """Raise unless the file is valid ONNX and has the inputs by name, with a dynamic batch."""
     import onnx
 
     onnx.checker.check_model(utf8_path(path), full_check=True)
     graph = onnx.load(path, load_external_data=False).graph
-    found = [value.name for value in graph.input]
-    if found != list(names):
-        raise InputError(f"the exported graph has inputs {found} instead of {list(names)}")
+    inputs = [value.name for value in graph.input]
+    if inputs != list(names):
+        raise InputError(f"the exported graph has inputs {inputs} instead of {list(names)}")
     for value in graph.input:
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise InputError(f"the exported graph fixed the batch of its input '{value.name}'")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters print and log; what matters comes back as an exception."""
+def _silence() -> Iterator[None]:
+    """Suppress what the exporters print and log; their errors are exceptions."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,14 +1,14 @@
-"""Precision written into the ONNX file: fp32 folder -> fp16 or bf16 folder.
+"""Writes the precision into an ONNX file: from an fp32 folder to an fp16 or bf16 folder.
 
 Builders of strongly typed engines keep what the file says, so the file says everything: weights in
 the low precision, and a Cast wherever a tensor goes from one precision to the other. Inputs and
 outputs of the graph keep their types.
 
 Kept in fp32 (``KEEP``): the timestep embedding's waves, whose arguments go to 1000, and sums over a
-whole tensor; what stands beside a constant that the low precision cannot hold (``fragile``), such
-as the 1e-15 that guards a division; and the nodes that the caller names (``sensitive``). int8's and
-fp8's sensitive layers are found by measuring (quantize.py); fp16's and bf16's are not, and what
-they cost shows in parity.
+whole tensor; nodes with a constant that the low precision cannot hold (``fragile``), such as the
+1e-15 that guards a division; and the nodes that the caller names (``sensitive``). quantize.py
+measures which layers are sensitive to int8 and fp8. For fp16 and bf16 nothing is measured here; the
+parity check shows their error.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import shutil
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc_runtime.errors import InputError, RequestError
 
 from diffc_export.onnx.weights import on_skeleton, save
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _WAVES = ("Sin", "Cos", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Range")
 _SUMS = ("ReduceMean", "ReduceSum", "ReduceL2", "CumSum")
@@ -39,10 +42,17 @@ _BF16_OPSET = 22  # the first whose convolutions take bfloat16
 def convert_precision(
     folder: Path, out: Path, precision: str, sensitive: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Write ``out``, an ONNX folder in fp16 or bf16, from the fp32 ``folder``; returns model.json.
+    """Write ``out``, an ONNX folder in fp16 or bf16, from the fp32 ``folder``.
 
-    sensitive: names of nodes to keep in fp32 as well.
-    Raises RequestError for another precision, InputError when the folder is not fp32.
+    Args:
+        sensitive: The names of more nodes to keep in fp32.
+
+    Returns:
+        The content of model.json.
+
+    Raises:
+        RequestError: ``precision`` is another one.
+        InputError: ``folder`` is not in fp32.
     """
     import onnx
 
@@ -65,12 +75,13 @@ _DIVIDES = ("Div", "Reciprocal", "Log")
 _ROOTS = ("Sqrt", "Pow")
 
 
-def fragile(graph: Any, low: int) -> frozenset[str]:
-    """The nodes that a constant lost in the ``low`` type would break; gives every node a name.
+def fragile(graph: GraphProto, low: int) -> frozenset[str]:
+    """Return the nodes that would break in the ``low`` type, and give every node a name.
 
-    A constant is lost when all its values lie below the type's smallest normal number (1e-15 is 0
-    in fp16, and x / (y + 0) infinite), or one above its largest. Kept are the nodes that take it,
-    and those that divide by what comes of it, however that is moved in between.
+    The type loses a constant if all its values lie below the type's smallest normal number (1e-15
+    is 0 in fp16, and x / (y + 0) infinite), or if one lies above its largest. Fragile are the nodes
+    that take such a constant, and the nodes that divide by a value computed from it, even if other
+    nodes move that value in between.
     """
     for index, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
@@ -85,7 +96,7 @@ def fragile(graph: Any, low: int) -> frozenset[str]:
     return frozenset(kept)
 
 
-def _constants(graph: Any) -> Iterator[tuple[str, Any]]:
+def _constants(graph: GraphProto) -> Iterator[tuple[str, Any]]:
     from onnx import numpy_helper
 
     for tensor in graph.initializer:
@@ -109,17 +120,24 @@ def _is_lost(array: Any, low: int) -> bool:
     return bool(sizes.max() < float(limits.tiny) or sizes.max() > float(limits.max))
 
 
-def _with_opset(model: Any, opset: int) -> Any:
+def _with_opset(model: ModelProto, opset: int) -> ModelProto:
     from onnx import version_converter
 
-    found = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return version_converter.convert_version(model, opset) if found < opset else model
+    current = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return version_converter.convert_version(model, opset) if current < opset else model
 
 
 def write_folder(
-    model: Any, out: Path, folder: Path, precision: str, facts: dict[str, Any]
+    model: ModelProto, out: Path, folder: Path, precision: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write a converted graph as an ONNX folder, with ``folder``'s description and reference."""
+    """Write a converted graph as an ONNX folder, with the description and reference of ``folder``.
+
+    Args:
+        facts: More content for model.json.
+
+    Returns:
+        The content of model.json.
+    """
     import onnx
 
     out.mkdir(parents=True, exist_ok=True)
@@ -137,16 +155,16 @@ def write_folder(
 
 
 class Lowering:
-    """One pass over a graph: each node takes and gives its own precision, casts where they meet."""
+    """One pass over a graph: every node gets a precision, and a Cast joins two different ones."""
 
-    def __init__(self, graph: Any, low: int, sensitive: frozenset[str]) -> None:
+    def __init__(self, graph: GraphProto, low: int, sensitive: frozenset[str]) -> None:
         self._graph = graph
         self._low = low
         self._sensitive = sensitive
         self._weights = {t.name: t for t in graph.initializer if t.data_type == _FLOAT}
-        self._held = self._float_values()  # tensor -> the type it is held in after the pass
-        self._copies: dict[tuple[str, int], str] = {}  # (tensor, type) -> its cast
-        self._nodes: list[Any] = []
+        self._type_of = self._float_values()  # tensor -> its type after the pass
+        self._copies: dict[tuple[str, int], str] = {}  # (tensor, type) -> its cast's output
+        self._nodes: list[NodeProto] = []
 
     def _float_values(self) -> dict[str, int]:
         graph = self._graph
@@ -168,23 +186,23 @@ class Lowering:
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
         self._store_weights()
-        del self._graph.value_info[:]  # stale now; whoever needs it infers it again
+        del self._graph.value_info[:]  # stale now; shape inference makes it again
 
-    def _kind(self, node: Any) -> int:
+    def _kind(self, node: NodeProto) -> int:
         high = node.op_type in KEEP or node.name in self._sensitive
         return _FLOAT if high else self._low
 
-    def _take_inputs(self, node: Any, kind: int) -> None:
+    def _take_inputs(self, node: NodeProto, kind: int) -> None:
         fixed = _ALWAYS_FP32.get(node.op_type, ())
         for index, name in enumerate(node.input):
-            if name in self._weights or name in self._held:
+            if name in self._weights or name in self._type_of:
                 node.input[index] = self._as(name, _FLOAT if index in fixed else kind)
 
     def _as(self, name: str, kind: int) -> str:
-        """The name under which ``name`` is held as ``kind``; adds its Cast when it is not."""
+        """Return the name of tensor ``name`` in the type ``kind``; adds a Cast if there is none."""
         from onnx import helper
 
-        if self._held.get(name) == kind and name not in self._weights:
+        if self._type_of.get(name) == kind and name not in self._weights:
             return name
         key = (name, kind)
         if key not in self._copies:
@@ -196,13 +214,15 @@ class Lowering:
                 self._nodes.append(cast)
         return self._copies[key]
 
-    def _give_output(self, node: Any, index: int, name: str, kind: int, is_output: bool) -> None:
+    def _give_output(
+        self, node: NodeProto, index: int, name: str, kind: int, is_output: bool
+    ) -> None:
         from onnx import helper
 
-        if name not in self._held or kind == _FLOAT:
+        if name not in self._type_of or kind == _FLOAT:
             return
         if not is_output:
-            self._held[name] = kind
+            self._type_of[name] = kind
             return
         inner = f"{name}/{kind}"  # a graph output keeps its name and its type
         node.output[index] = inner
@@ -210,17 +230,17 @@ class Lowering:
         self._nodes.append(helper.make_node("Cast", [inner], [name], to=_FLOAT, name=f"{name}/out"))
 
     def _store_weights(self) -> None:
-        """Converted one by one: a large network's weights are in memory once in each type."""
-        held = self._graph.initializer
-        before = len(held)
-        for tensor in self._converted():
-            held.append(tensor)
+        """Convert the weights one by one, so that memory holds them once in each type."""
+        weights = self._graph.initializer
+        before = len(weights)
+        for tensor in self._convert_weights():
+            weights.append(tensor)
         for index in reversed(range(before)):
-            if held[index].name in self._weights:
-                del held[index]
+            if weights[index].name in self._weights:
+                del weights[index]
 
-    def _converted(self) -> Iterator[Any]:
-        """Each weight, once for each type that some node takes it in."""
+    def _convert_weights(self) -> Iterator[TensorProto]:
+        """Give each weight once for each type in which a node takes it."""
         from onnx import helper, numpy_helper
 
         for (name, kind), copy in self._copies.items():
@@ -230,8 +250,8 @@ class Lowering:
                 yield numpy_helper.from_array(array.astype(dtype), copy)
 
 
-def _inline_constant(node: Any, weights: dict[str, Any]) -> None:
-    """A Constant node's float value joins the weights, to be converted with them."""
+def _inline_constant(node: NodeProto, weights: dict[str, TensorProto]) -> None:
+    """Add the float value of a Constant node to ``weights``, to be converted with them."""
     if node.op_type != "Constant":
         return
     for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""int8 or fp8 written into the ONNX file: Q/DQ pairs before each convolution and matrix product.
+"""Writes int8 or fp8 into an ONNX file: Q/DQ pairs before each convolution and matrix product.
 
     calibrate    the ranges of activations, over denoising trajectories of the dense model itself:
                  an activation's range changes tenfold from noise to image, so every timestep counts
@@ -9,8 +9,8 @@
                  the runtime takes one: most layers read a SiLU's output, which is hardly ever
                  negative, so a zero point makes their steps nearly half as large
                  fp8 (E4M3, for TensorRT): the same places, every tensor with one scale
-    sensitive    each layer's own effect on the output, measured; those that spoil most for the work
-                 they save stay in fp32 until the whole is within the tolerance
+    sensitive    each layer's own effect on the output, measured; the layers with the largest error
+                 for the work that they save stay in fp32 until the whole is within the tolerance
 
 Ranges and Q/DQ are onnxruntime.quantization's; runs are ONNX Runtime's on the CPU.
 """
@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diffc_runtime.errors import CheckFailed, InputError, RequestError
@@ -34,6 +34,9 @@ from diffc_export.targets import ort
 from diffc_export.targets.base import Array
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
 Feed = Mapping[str, Array]
 PRECISIONS = ("int8", "fp8")
 _OPERATORS = ["Conv", "MatMul", "Gemm"]
@@ -43,10 +46,12 @@ _ROWS = 6  # steps of the trajectories that errors are measured on, beside the n
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """trajectories: seeds to calibrate on. tolerance: relative L2 error that the whole may have.
+    """How a model is calibrated and how many layers may stay in fp32.
 
-    keep_most: the largest share of layers that may stay in fp32; beyond it int8 is given up.
-    asymmetric: int8 inputs of layers are uint8 with a zero point; fp8 has none.
+    trajectories: the number of seeds to calibrate on.
+    tolerance: the largest relative L2 error of the whole model.
+    keep_most: the largest share of layers that may stay in fp32; a model that needs more fails.
+    asymmetric: int8 inputs of layers are uint8 with a zero point; fp8 has no zero point.
     """
 
     trajectories: int = 4
@@ -63,12 +68,19 @@ def quantize(
     calibration: Path | None = None,
     precision: str = "int8",
 ) -> Work[dict[str, Any]]:
-    """Write ``out``, an int8 or fp8 ONNX folder, from the fp32 ``folder``; returns its model.json.
+    """Write ``out``, an int8 or fp8 ONNX folder, from the fp32 ``folder``.
 
-    calibration: the ONNX folder whose trajectories are used (the dense model's); None: ``folder``.
-    ``kept_fp32`` in model.json names the layers that stay in fp32, ``int8_error`` (``fp8_error``)
-    the error left. Raises CheckFailed when more than ``keep_most`` of the layers would have to
-    stay, RequestError for another precision.
+    Args:
+        calibration: The ONNX folder whose trajectories are used (the dense model's); by default
+            ``folder``.
+
+    Returns:
+        The content of model.json: ``kept_fp32`` names the layers that stay in fp32, ``int8_error``
+        (``fp8_error``) is the error of the result.
+
+    Raises:
+        CheckFailed: More than ``keep_most`` of the layers would have to stay in fp32.
+        RequestError: ``precision`` is another one.
     """
     import onnx
 
@@ -81,27 +93,31 @@ def quantize(
     yield Progress(0, None, "calibrating")
     plain = onnx.load(source.path)
     if precision == "fp8":
-        whole = _quantized(source, feeds, per_channel=False)
+        whole = _quantize_all(source, feeds, per_channel=False)
         to_fp8(whole, plain)
     else:
-        whole = _quantized(source, feeds, asymmetric=options.asymmetric)
-    layers = _layers(plain, whole)
-    # over the length of the trajectories, not the same step of each
+        whole = _quantize_all(source, feeds, asymmetric=options.asymmetric)
+    layers = _quantized_layers(plain, whole)
+    # spread over the whole list, so that the rows are of different steps
     rows = [feeds[i] for i in np.linspace(0, len(feeds) - 1, _ROWS).astype(int)]
     rows += noise_levels(source)
     work = layer_macs(plain, rows[0] if source.sizes else None)
     with temporary_folder(sum(path.stat().st_size for path in source.files)) as scratch:
-        session = Comparison(plain, whole, layers, rows, options.threads, scratch)
-        kept, error = yield from _kept(session, layers, options, work)
+        session = PrecisionTrials(plain, whole, layers, rows, options.threads, scratch)
+        kept, error = yield from _choose_fp32_layers(session, layers, options, work)
         facts = {"kept_fp32": kept, f"{precision}_error": error}
-        made = bring_back(session.variant(kept), scratch)
-        return write_folder(made, out, folder, precision, facts)
+        mixed = bring_back(session.variant(kept), scratch)
+        return write_folder(mixed, out, folder, precision, facts)
 
 
 def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Feed]]:
-    """The inputs of every step of deterministic trajectories, from noise to image, at batch 1.
+    """Return the inputs of every step of deterministic trajectories, from noise to image.
 
-    Steps and coefficients are the reference's (its every timestep); conditions are its rows.
+    All have batch 1. Timesteps and coefficients are those of the reference; conditions are its
+    rows.
+
+    Raises:
+        InputError: The model has no reference.
     """
     from safetensors.numpy import load_file
 
@@ -130,7 +146,7 @@ def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Fe
 
 
 def noise_levels(model: OnnxModel) -> list[Feed]:
-    """The reference's inputs one by one: real samples from nearly clean to nearly noise."""
+    """Return the reference's inputs one by one: real samples from nearly clean to nearly noise."""
     from safetensors.numpy import load_file
 
     tensors = load_file(model.reference) if model.reference.is_file() else {}
@@ -150,15 +166,16 @@ def _session(path: Path, threads: int) -> Any:
     return ort.open_session(path, ort.session_options(threads), ["CPUExecutionProvider"])
 
 
-def _first_output(session: Any, feeds: Mapping[str, Any]) -> Any:
+def _first_output(session: Any, feeds: Feed) -> Array:
     with ort.failures_named("calibrating int8", on_gpu=False):
-        return session.run(None, dict(feeds))[0]
+        output: Array = session.run(None, dict(feeds))[0]
+        return output
 
 
-def _quantized(
+def _quantize_all(
     source: OnnxModel, feeds: Sequence[Feed], *, per_channel: bool = True, asymmetric: bool = False
-) -> Any:
-    """The model with every layer quantised to int8; ``asymmetric``: its inputs to uint8."""
+) -> ModelProto:
+    """Return the model with every layer in int8; if ``asymmetric``, with its inputs in uint8."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -203,11 +220,14 @@ def _is_large(source: OnnxModel) -> bool:
     return sum(file.stat().st_size for file in source.files) > LARGEST_SINGLE_FILE
 
 
-def to_fp8(whole: Any, plain: Any) -> None:
-    """Turn the int8 Q/DQ of ``whole`` into E4M3, in place; ``plain`` holds the weights in fp32.
+def to_fp8(whole: ModelProto, plain: ModelProto) -> None:
+    """Turn the int8 Q/DQ of ``whole`` into E4M3, in place.
 
-    onnxruntime.quantization writes E4M3 only with scales of its own from a distribution; here the
-    largest magnitude becomes E4M3's largest number, as NVIDIA's tools have it.
+    onnxruntime.quantization writes E4M3 only with scales from a distribution; here the largest
+    magnitude becomes E4M3's largest number, as in NVIDIA's tools.
+
+    Args:
+        plain: The same model with its weights in fp32.
     """
     from onnx import numpy_helper
 
@@ -230,20 +250,20 @@ def to_fp8(whole: Any, plain: Any) -> None:
             _store(tensors[value], _as_e4m3(original / scales[scale]))
 
 
-def _as_e4m3(values: Any) -> Any:
+def _as_e4m3(values: Array) -> Array:
     import ml_dtypes
 
     return np.clip(values, -_FP8_MOST, _FP8_MOST).astype(ml_dtypes.float8_e4m3fn)
 
 
-def _store(tensor: Any, array: Any) -> None:
+def _store(tensor: TensorProto, array: Array) -> None:
     from onnx import numpy_helper
 
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _layers(plain: Any, whole: Any) -> list[str]:
-    """The names of the nodes that quantisation changed, in the graph's order."""
+def _quantized_layers(plain: ModelProto, whole: ModelProto) -> list[str]:
+    """Return the names of the nodes that quantisation changed, in the graph's order."""
     before = {node.name: list(node.input) for node in plain.graph.node}
     return [
         node.name
@@ -252,16 +272,21 @@ def _layers(plain: Any, whole: Any) -> list[str]:
     ]
 
 
-class Comparison:
-    """The fp32 and the quantised graph, and any mixture of the two, on the same rows.
+class PrecisionTrials:
+    """Compares mixtures of the fp32 and the quantised graph with the fp32 graph, on the same rows.
 
-    The weights of ``plain`` and ``whole`` go to the folder ``scratch``, which every variant reads.
+    The weights of ``plain`` and ``whole`` go to the folder ``scratch``; every variant reads them.
     """
 
     def __init__(
-        self, plain: Any, whole: Any, layers: Sequence[str], rows: Sequence[Feed], threads: int,
+        self,
+        plain: ModelProto,
+        whole: ModelProto,
+        layers: Sequence[str],
+        rows: Sequence[Feed],
+        threads: int,
         scratch: Path,
-    ) -> None:  # fmt: skip
+    ) -> None:
         set_aside(plain, scratch, "plain.data")
         set_aside(whole, scratch, "whole.data")
         self._scratch = scratch
@@ -274,50 +299,51 @@ class Comparison:
         session = self._session(plain)
         self._expected = [_first_output(session, row) for row in rows]
 
-    def _session(self, model: Any) -> Any:
+    def _session(self, model: ModelProto) -> Any:
         import onnx
 
         onnx.save(model, self._scratch / "variant.onnx")
         return _session(self._scratch / "variant.onnx", self._threads)
 
-    def variant(self, kept: Sequence[str]) -> Any:
-        """The quantised graph with the nodes ``kept`` in fp32, its weights in ``scratch``.
+    def variant(self, kept: Sequence[str]) -> ModelProto:
+        """Return the quantised graph with the nodes ``kept`` in fp32, its weights in ``scratch``.
 
-        Their inputs are as they were.
-
-        So are those of every node that is no layer: the quantiser puts what a layer reads through
-        int8 for its other readers as well, residual sums and norms among them.
+        The nodes ``kept`` get their original inputs back, and so does every node that is not a
+        layer: the quantiser converts a layer's input to int8 for its other readers as well, such
+        as residual sums and norms.
         """
         import onnx
 
         model = onnx.ModelProto()
         model.CopyFrom(self._whole)
-        held = {tensor.name for tensor in model.graph.initializer}
+        stored = {tensor.name for tensor in model.graph.initializer}
         for node in model.graph.node:
             restored = node.name in kept or node.name not in self._layers
             if restored and node.name in self._plain:
                 node.input[:] = self._plain[node.name]
                 for name in node.input:
-                    if name in self._weights and name not in held:
+                    if name in self._weights and name not in stored:
                         model.graph.initializer.append(self._weights[name])
-                        held.add(name)
+                        stored.add(name)
         _remove_unused(model.graph)
         return model
 
     def error(self, kept: Sequence[str]) -> float:
-        """The worst row's relative L2 error with ``kept`` in fp32."""
+        """Return the largest relative L2 error of a row with the nodes ``kept`` in fp32."""
         session = self._session(self.variant(kept))
         pairs = zip(self._rows, self._expected, strict=True)
-        return max(_relative(_first_output(session, row), expected) for row, expected in pairs)
+        return max(
+            _relative_error(_first_output(session, row), expected) for row, expected in pairs
+        )
 
 
-def _relative(found: Any, expected: Any) -> float:
-    error = np.linalg.norm((found - expected).astype(np.float64))
+def _relative_error(output: Array, expected: Array) -> float:
+    error = np.linalg.norm(np.subtract(output, expected).astype(np.float64))
     return float(error / (np.linalg.norm(expected.astype(np.float64)) or 1.0))
 
 
-def _remove_unused(graph: Any) -> None:
-    """Drop the Q/DQ nodes and weights that nothing reads any more."""
+def _remove_unused(graph: GraphProto) -> None:
+    """Remove the Q/DQ nodes and weights that no node reads any more."""
     while True:
         read = {name for node in graph.node for name in node.input}
         read |= {value.name for value in graph.output}
@@ -331,8 +357,8 @@ def _remove_unused(graph: Any) -> None:
     graph.initializer.extend(kept)
 
 
-def _single_errors(session: Comparison, layers: Sequence[str]) -> Work[dict[str, float]]:
-    """Each layer's error when it alone is in int8."""
+def _single_errors(session: PrecisionTrials, layers: Sequence[str]) -> Work[dict[str, float]]:
+    """Return the error for each layer if only that layer is in int8."""
     errors = {}
     for index, name in enumerate(layers):
         yield Progress(index, len(layers), "how sensitive each layer is")
@@ -340,16 +366,28 @@ def _single_errors(session: Comparison, layers: Sequence[str]) -> Work[dict[str,
     return errors
 
 
-def _kept(
-    session: Comparison, layers: Sequence[str], options: QuantizeOptions, work: Mapping[str, float]
+def _choose_fp32_layers(
+    session: PrecisionTrials,
+    layers: Sequence[str],
+    options: QuantizeOptions,
+    work: Mapping[str, float],
 ) -> Work[tuple[list[str], float]]:
-    """The layers that stay in fp32, and the error left. work: each layer's MACs.
+    """Choose the layers that stay in fp32.
 
-    Layers are measured one by one only where the whole in int8 is not good enough. Squared errors
-    of single layers nearly add up, so those go first that spoil most for the work they save, by
-    twentieths of the layers until the error is within the tolerance; then each of them, the most
-    expensive first, goes back to int8 if the error allows it. Where too many would have to stay so,
-    the worst go first whatever they cost.
+    Layers are measured one by one only if the whole model in int8 exceeds the tolerance. Squared
+    errors of single layers nearly add up, so the layers with the largest squared error per MAC go
+    to fp32 first, a twentieth of the layers at a time, until the error is within the tolerance;
+    then each of them, the most expensive first, returns to int8 if the error allows it. If that
+    needs too many layers, the order is by error alone.
+
+    Args:
+        work: Each layer's MACs.
+
+    Returns:
+        The layers' names, and the error with them in fp32.
+
+    Raises:
+        CheckFailed: More than ``keep_most`` of the layers would have to stay in fp32.
     """
     error = session.error([])
     if error <= options.tolerance:
@@ -362,7 +400,7 @@ def _kept(
             yield Progress(count, len(layers), f"{count} layers in fp32", values)
             error = session.error(order[:count])
             if error <= options.tolerance:
-                return (yield from _given_back(session, order[:count], error, options, work))
+                return (yield from _return_to_int8(session, order[:count], error, options, work))
     raise CheckFailed(
         f"int8 leaves an error of {error:.2g} with {options.keep_most:.0%} of the layers in fp32; "
         f"at most {options.tolerance:g} is wanted",
@@ -370,43 +408,44 @@ def _kept(
     )
 
 
-def _given_back(
-    session: Comparison, kept: list[str], error: float, options: QuantizeOptions,
+def _return_to_int8(
+    session: PrecisionTrials,
+    kept: list[str],
+    error: float,
+    options: QuantizeOptions,
     work: Mapping[str, float],
-) -> Work[tuple[list[str], float]]:  # fmt: skip
-    """``kept`` without those that need not stay, tried from the most expensive one on."""
+) -> Work[tuple[list[str], float]]:
+    """Return ``kept`` without the layers that int8 allows, the most expensive tried first."""
     candidates = sorted(kept, key=lambda name: -work.get(name, 1.0))
     for index, name in enumerate(candidates):
         yield Progress(index, len(candidates), "which of them int8 can have after all")
         fewer = [other for other in kept if other != name]
-        found = session.error(fewer)
-        if found <= options.tolerance:
-            kept, error = fewer, found
+        fewer_error = session.error(fewer)
+        if fewer_error <= options.tolerance:
+            kept, error = fewer, fewer_error
     return sorted(kept), error
 
 
-def layer_macs(model: Any, feed: Feed | None = None) -> dict[str, float]:
-    """Multiply-accumulates of each convolution and product with a constant, at batch 1.
+def layer_macs(model: ModelProto, feed: Feed | None = None) -> dict[str, float]:
+    """Return the multiply-accumulates of each convolution and product with a constant, at batch 1.
 
-    feed: inputs at batch 1 to find shapes with by running, where the graph leaves height and width
-    open; without it, a dimension that the graph does not fix counts as 1.
+    Args:
+        feed: Inputs at batch 1. The model is run with them to get the shapes, for a graph with
+            dynamic height and width; without them a dynamic dimension counts as 1.
     """
     weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    layers = [
-        node for node in model.graph.node
-        if node.op_type in _OPERATORS and node.input[1] in weights
-    ]  # fmt: skip
+    layers = [n for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
     names = [node.output[0] for node in layers]
-    shapes = _inferred(model) if feed is None else _run_shapes(model, names, feed)
-    found = {}
+    shapes = _inferred_shapes(model) if feed is None else _run_shapes(model, names, feed)
+    macs = {}
     for node in layers:
         out = shapes.get(node.output[0], [])
         positions = out[2:] if node.op_type == "Conv" else out[1:-1]
-        found[node.name] = float(weights[node.input[1]] * math.prod(positions))
-    return found
+        macs[node.name] = float(weights[node.input[1]] * math.prod(positions))
+    return macs
 
 
-def _inferred(model: Any) -> dict[str, list[int]]:
+def _inferred_shapes(model: ModelProto) -> dict[str, list[int]]:
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
@@ -416,23 +455,23 @@ def _inferred(model: Any) -> dict[str, list[int]]:
     }
 
 
-def _run_shapes(model: Any, names: Sequence[str], feed: Feed) -> dict[str, list[int]]:
-    """The shapes that tensors have in a run."""
+def _run_shapes(model: ModelProto, names: Sequence[str], feed: Feed) -> dict[str, list[int]]:
+    """Return the shapes of tensors in a run of the model."""
     import onnx
     from onnx import helper
 
     with temporary_folder() as scratch:
-        asked = onnx.ModelProto()
-        asked.CopyFrom(model)
-        set_aside(asked, scratch, "model.data")
-        del asked.graph.output[:]
+        probe = onnx.ModelProto()
+        probe.CopyFrom(model)
+        set_aside(probe, scratch, "model.data")
+        del probe.graph.output[:]
         for name in names:
-            asked.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
+            probe.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
             value = helper.make_tensor_value_info(f"{name}/shape", onnx.TensorProto.INT64, None)
-            asked.graph.output.append(value)
-        onnx.save(asked, Path(scratch) / "model.onnx")
-        found = _session(Path(scratch) / "model.onnx", 1).run(None, dict(feed))
-    return {name: shape.tolist() for name, shape in zip(names, found, strict=True)}
+            probe.graph.output.append(value)
+        onnx.save(probe, Path(scratch) / "model.onnx")
+        shapes = _session(Path(scratch) / "model.onnx", 1).run(None, dict(feed))
+    return {name: shape.tolist() for name, shape in zip(names, shapes, strict=True)}
 
 
 def _counts(layers: int, most: float) -> Iterator[int]:

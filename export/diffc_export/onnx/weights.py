@@ -1,14 +1,14 @@
-"""A graph and its weights apart: protobuf takes no message above 2 GiB, and denoisers are larger.
+"""Keeps a graph and its weights apart: a protobuf message has at most 2 GiB, denoisers have more.
 
-    nbytes        what a model's weights take
-    skeleton      a copy of the graph without its weights, for what serialises it
-    on_skeleton   a change of a graph (shape inference, conversions) that serialises it
+    nbytes        the size of a model's weights
+    skeleton      a copy of the graph without its weights, for functions that serialise it
+    on_skeleton   applies a function that serialises the graph (shape inference, conversions)
     set_aside     put the weights into a file, so that the graph is small and its copies share them
     bring_back    the opposite
     save          one file, or two where it is large
 
-Whatever is done to a graph in this package goes through these; a model's own ``ByteSize`` and
-``SerializeToString`` raise EncodeError on a large one.
+All changes of graphs in this package use these functions; a model's own ``ByteSize`` and
+``SerializeToString`` raise EncodeError if it is large.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
 
 LARGEST_SINGLE_FILE = 1_900_000_000  # bytes; protobuf stops at 2 GiB
-_SMALL = 1024  # bytes; below, a constant may be a shape, which inference has to know
+_SMALL = 1024  # bytes; a smaller constant may be a shape, which shape inference needs
 
 
-def nbytes(model: Any) -> int:
-    """The bytes of all weights in a model's graph, wherever they are kept."""
+def nbytes(model: ModelProto) -> int:
+    """Return the bytes of all weights in a model's graph, in memory or in files."""
     return sum(map(_nbytes, model.graph.initializer))
 
 
-def skeleton(model: Any) -> Any:
-    """A copy in which the large weights are inputs."""
+def skeleton(model: ModelProto) -> ModelProto:
+    """Return a copy in which the large weights are inputs."""
     import onnx
     from onnx import helper
 
@@ -44,10 +47,11 @@ def skeleton(model: Any) -> Any:
     return copy
 
 
-def on_skeleton(model: Any, change: Callable[[Any], Any]) -> None:
-    """``model`` becomes ``change(model)``, in place; ``change`` sees the large weights as inputs.
+def on_skeleton(model: ModelProto, change: Callable[[ModelProto], ModelProto]) -> None:
+    """Apply ``change`` to ``model``, in place; ``change`` sees the large weights as inputs.
 
-    change: a model -> another one, in which the weights that are still read have their names.
+    Args:
+        change: A model -> another model, in which weights that are still read keep their names.
     """
     large = {tensor.name for tensor in model.graph.initializer if _nbytes(tensor) > _SMALL}
     changed = change(skeleton(model))
@@ -85,10 +89,11 @@ def _copy_fields(message: Any, to: Any, leaving: Collection[str] = ()) -> None:
             setattr(to, field.name, value)
 
 
-def set_aside(model: Any, folder: Path, name: str) -> Any:
-    """``model`` with its weights in ``folder``/``name``, in place; a copy of it copies no weights.
+def set_aside(model: ModelProto, folder: Path, name: str) -> ModelProto:
+    """Move the weights of ``model`` to the file ``folder/name``; a copy of it copies no weights.
 
-    Models set aside in one folder may take each other's weights; saved there, they can be run.
+    Models whose weights are in one folder may use each other's weights; a model must be saved
+    there to be run.
     """
     from onnx import external_data_helper as external
 
@@ -97,18 +102,19 @@ def set_aside(model: Any, folder: Path, name: str) -> Any:
     return model
 
 
-def bring_back(model: Any, folder: Path) -> Any:
-    """``model`` with its weights in memory again, in place."""
+def bring_back(model: ModelProto, folder: Path) -> ModelProto:
+    """Load the weights of ``model`` into memory again, and return it."""
     from onnx import external_data_helper as external
 
     external.load_external_data_for_model(model, str(folder))
     return model
 
 
-def save(model: Any, path: Path) -> None:
-    """Write ``path``, and ``path``.data beside it where one file cannot hold the whole.
+def save(model: ModelProto, path: Path) -> None:
+    """Write ``path``, and ``path``.data beside it if the model is too large for one file.
 
-    The model's weights are in memory; where they were written beside it they are no longer.
+    The model's weights must be in memory. If they are written to ``path``.data, they are no longer
+    in memory afterwards.
     """
     import onnx
 
@@ -117,8 +123,8 @@ def save(model: Any, path: Path) -> None:
     onnx.save(model, path, save_as_external_data=large, location=location)
 
 
-def _nbytes(tensor: Any) -> int:
-    """Bytes of one tensor; 4-bit types count as whole bytes."""
+def _nbytes(tensor: TensorProto) -> int:
+    """Return the bytes of one tensor; 4-bit types count as whole bytes."""
     from onnx import helper
 
     size = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
