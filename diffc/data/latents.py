@@ -143,7 +143,8 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
     for factor in latent_factors(part.config):
         _over(latent, factor)
     wrong = f"the VAE {part.folder} cannot decode the denoiser's samples {sample}"
-    with foreign_errors(wrong), suppress(NotImplementedError), torch.no_grad():
+    hint = "the VAE belongs to another model: give the one that the denoiser was trained with"
+    with foreign_errors(wrong, hint), suppress(NotImplementedError), torch.no_grad():
         vae.decode(latent, return_dict=False)  # some operators have no meta version
 
 

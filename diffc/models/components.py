@@ -181,11 +181,20 @@ class Component:
 def pipeline_components(
     folder: Path, index: Mapping[str, Any], *, allow_pickle: bool = False
 ) -> tuple[Component, ...]:
-    """The components that a pipeline's model_index.json names; those of null are left out."""
+    """The components that a pipeline's model_index.json names; those of null are left out.
+
+    Raises InputError for a name such as ``../x``: a component is copied under its name.
+    """
     components = []
     for name, entry in index.items():
         if not is_component(name, entry):
             continue
+        if not name.isidentifier():
+            raise InputError(
+                f"{folder / INDEX} names a component {name!r}, which is no name of a folder in it",
+                hint="copy the file again from the folder that DiffusionPipeline.save_pretrained "
+                "wrote",
+            )
         is_flat = not (folder / name).is_dir()
         components.append(
             Component(

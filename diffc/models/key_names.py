@@ -28,6 +28,7 @@ _QUANTISED = re.compile(
 _ORIGINAL = ("input_blocks.", "model.diffusion_model.", "double_blocks.", "first_stage_model.")
 _COMPILED = "_orig_mod."
 _INTEGERS = ("I", "U", "BOOL")
+_COMPLEX = ("C", "torch.complex")  # of safetensors, and of pickles
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,16 @@ def _fits(held: Shape, wanted: Shape, cut: bool) -> bool:
 
 
 def _check_kinds(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> None:
-    """Refuse integers where the model has floats: matrices of a quantised model are such."""
+    """Refuse integers where the model has floats: matrices of a quantised model are such.
+
+    Complex numbers are refused too: a network of real ones would lose half of each.
+    """
     for name in expected.shapes:
+        if entries[name].dtype.startswith(_COMPLEX):
+            raise InputError(
+                f"{where} is damaged: {name} holds complex numbers, and its class real ones",
+                hint="save the model again in float32, float16 or bfloat16",
+            )
         if _is_integer(entries[name]) and name not in expected.integers:
             raise InputError(
                 f"{where} is quantised already or damaged ({name} is {entries[name].dtype})",

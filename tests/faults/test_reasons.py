@@ -253,3 +253,23 @@ def test_utf_32_is_not_called_utf_16(sd):
     path.write_bytes(path.read_text().encode("utf-32"))
     error = refused(sd)
     assert "UTF-32" in str(error) and "iconv -f UTF-32 -t UTF-8" in error.hint
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp", "a/b", ".."])
+def test_a_component_outside_the_folder_is_refused(sd, name):
+    edit_json(sd / "model_index.json", **{name: ["diffusers", "UNet2DModel"]})
+    assert "no name of a folder in it" in str(refused(sd))
+
+
+def test_complex_weights_are_refused(sd):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from diffc.models.load import meta_denoiser
+
+    path = next((sd / "unet").glob("*.safetensors"))
+    state = load_file(path)
+    state["conv_in.weight"] = state["conv_in.weight"].to(torch.complex64)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"conv_in.weight holds complex numbers"):
+        meta_denoiser(find(sd))
