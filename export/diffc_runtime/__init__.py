@@ -15,16 +15,23 @@
     arguments.py   conditions on a command line
     __main__.py    python -m diffc_runtime generate | info
 
-Only relative imports, so that the folder works under any name, wherever it is copied.
+Only relative imports, so that the folder works under any name, wherever it is copied. What is
+public is imported when it is first used: diffc takes its errors from here, without numpy.
 """
 
-from .bundles import open_bundle
-from .engines import Engine, open_engine
-from .errors import BadRequest, UnfitEngine
-from .images import grid, to_uint8, write_png
-from .pipeline import Input, Pipeline
-from .schedulers import NAMES, scheduler
-from .stepping import Scheduler
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundles import open_bundle
+    from .engines import Engine, open_engine
+    from .errors import BadRequest, UnfitEngine
+    from .images import grid, to_uint8, write_png
+    from .pipeline import Input, Pipeline
+    from .schedulers import NAMES, scheduler
+    from .stepping import Scheduler
 
 __all__ = [
     "NAMES",
@@ -41,3 +48,25 @@ __all__ = [
     "to_uint8",
     "write_png",
 ]
+
+_HOMES = {
+    "NAMES": "schedulers",
+    "BadRequest": "errors",
+    "Engine": "engines",
+    "Input": "pipeline",
+    "Pipeline": "pipeline",
+    "Scheduler": "stepping",
+    "UnfitEngine": "errors",
+    "grid": "images",
+    "open_bundle": "bundles",
+    "open_engine": "engines",
+    "scheduler": "schedulers",
+    "to_uint8": "images",
+    "write_png": "images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
