@@ -160,6 +160,12 @@ def write_notes(out: Path, notes: Sequence[str]) -> None:
 
 
 def read_notes(out: Path) -> list[str]:
-    """The notes of the run that OUT holds; none for a folder of an older diffc."""
-    path = out / NOTES
-    return list(json.loads(path.read_text("utf-8"))) if path.is_file() else []
+    """The notes of the run that OUT holds; none for a folder of an older diffc.
+
+    A damaged file is as good as none, as it is of the stages' records.
+    """
+    try:
+        notes = json.loads((out / NOTES).read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(note) for note in notes] if isinstance(notes, list) else []
