@@ -28,6 +28,7 @@ from diffc_runtime.errors import CheckFailed, InputError, RequestError
 
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work
+from diffc_export.onnx.fp8 import to_fp8
 from diffc_export.onnx.precision import write_folder
 from diffc_export.onnx.weights import LARGEST_SINGLE_FILE, bring_back, set_aside, skeleton
 from diffc_export.targets import ort
@@ -35,12 +36,11 @@ from diffc_export.targets.base import Array
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
+    from onnx import GraphProto, ModelProto
 
 Feed = Mapping[str, Array]
 PRECISIONS = ("int8", "fp8")
 _OPERATORS = ["Conv", "MatMul", "Gemm"]
-_FP8_MOST = 448.0  # the largest E4M3 number
 _ROWS = 6  # steps of the trajectories that errors are measured on, beside the noise levels
 
 
@@ -218,48 +218,6 @@ def _quantize_all(
 
 def _is_large(source: OnnxModel) -> bool:
     return sum(file.stat().st_size for file in source.files) > LARGEST_SINGLE_FILE
-
-
-def to_fp8(whole: ModelProto, plain: ModelProto) -> None:
-    """Turn the int8 Q/DQ of ``whole`` into E4M3, in place.
-
-    onnxruntime.quantization writes E4M3 only with scales from a distribution; here the largest
-    magnitude becomes E4M3's largest number, as in NVIDIA's tools.
-
-    Args:
-        plain: The same model with its weights in fp32.
-    """
-    from onnx import numpy_helper
-
-    tensors = {tensor.name: tensor for tensor in whole.graph.initializer}
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
-    scales, done = {}, set[str]()
-    for node in whole.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        value, scale, zero = node.input
-        if scale not in scales:
-            scales[scale] = numpy_helper.to_array(tensors[scale]) * np.float32(127 / _FP8_MOST)
-            _store(tensors[scale], scales[scale])
-        if zero not in done:
-            done.add(zero)
-            _store(tensors[zero], _as_e4m3(np.zeros(tuple(tensors[zero].dims), np.float32)))
-        if value in tensors and value not in done:
-            done.add(value)
-            original = weights[value.removesuffix("_quantized")]
-            _store(tensors[value], _as_e4m3(original / scales[scale]))
-
-
-def _as_e4m3(values: Array) -> Array:
-    import ml_dtypes
-
-    return np.clip(values, -_FP8_MOST, _FP8_MOST).astype(ml_dtypes.float8_e4m3fn)
-
-
-def _store(tensor: TensorProto, array: Array) -> None:
-    from onnx import numpy_helper
-
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def _quantized_layers(plain: ModelProto, whole: ModelProto) -> list[str]:
