@@ -73,7 +73,7 @@ def uniform_student(
         if group.kind == "channels" and kept:
             keep[group.name] = best_channels(np.arange(group.size, 0.0, -1), kept, group.blocks)
     cut(student, family.groups(student, inputs), keep)
-    return student, kept_channels(teacher, family.groups(teacher, inputs), keep)
+    return student, kept_channels(teacher, family, family.groups(teacher, inputs), keep)
 
 
 def plain_steps(

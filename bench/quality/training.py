@@ -188,7 +188,7 @@ def kept_by(study: Study, row: Row, dense: nn.Module):
     specs = family.specs(study.source.config)
     groups = family.groups(dense, example_inputs(specs, study.source.config))
     plan = Plan.read(study.work / "pruned" / row.cut / "plan.json")
-    return kept_channels(dense, groups, plan.keep())
+    return kept_channels(dense, family, groups, plan.keep())
 
 
 def averaged(model: nn.Module, folder: Path, step: int) -> nn.Module:

@@ -28,6 +28,7 @@ from diffc.data.image_folders import (
 from diffc.data.prompt_file import read_prompts
 from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import RequestError
+from diffc.models.families import family, family_package
 from diffc.models.source import Source, check_safetensors
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Room, Stage
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from diffc.data.prompts import Encoded
 
 CLEAN = "clean.safetensors"
-MODEL_PACKAGES = ("torch", "diffusers")
 
 
 def data_stage(source: Source, recipe: Recipe) -> Stage:
@@ -63,7 +63,8 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
         inputs["encoders"] = _digests(source, "text_encoder")
     if not synthetic and source.vae is not None:
         inputs["vae"] = source.vae.digest
-    packages = MODEL_PACKAGES if synthetic or options.prompts or not _is_pixels(source) else ()
+    uses_model = synthetic or options.prompts is not None or not _is_pixels(source)
+    packages = model_packages(source) if uses_model else ()
 
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.inputs import denoiser_specs
@@ -84,6 +85,12 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     return Stage("data", 8, inputs, run, places, packages, collective=synthetic)
 
 
+def model_packages(source: Source) -> tuple[str, ...]:
+    """The distributions whose versions decide what the denoiser computes, for a stage's key."""
+    package = family_package(source.class_name)
+    return ("torch", "diffusers", *([package] if package else []))
+
+
 def is_drawn(data: str) -> bool:
     """Whether clean samples are drawn from the dense model: none were given."""
     return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
@@ -99,10 +106,10 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
         prompts = read_prompts(Path(options.prompts))
         return (yield from encode_prompts(source, specs, prompts, guidance=options.guidance))
     if not is_tensors(options.source):
-        return Encoded({}, _null_label(source))
+        return Encoded({}, _null_conditions(source))
     path = Path(options.source)
     rows = read_tensors(path, specs) if is_drawn(options.source) else {}
-    return Encoded(rows, {**_null_label(source), **read_null(path, specs)})
+    return Encoded(rows, {**_null_conditions(source), **read_null(path, specs)})
 
 
 def _guidance_notes(clean: CleanSet, specs: list[TensorSpec]) -> list[str]:
@@ -116,13 +123,12 @@ def _guidance_notes(clean: CleanSet, specs: list[TensorSpec]) -> list[str]:
     ]
 
 
-def _null_label(source: Source) -> dict[str, Tensor]:
-    """DiT's label for "no class": the one after its last class, which its pipeline guides with."""
-    if source.class_name != "DiTTransformer2DModel":
-        return {}
+def _null_conditions(source: Source) -> dict[str, Tensor]:
+    """What the pipeline guides with where no prompt has to be encoded, such as DiT's null class."""
     import torch
 
-    return {"class_labels": torch.tensor(int(source.config["num_embeds_ada_norm"]))}
+    values = family(source.class_name).null_conditions(source.config)
+    return {name: torch.tensor(value) for name, value in values.items()}
 
 
 def _synthesized(
@@ -130,7 +136,6 @@ def _synthesized(
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
     from diffc.data.precision import best_device
     from diffc.data.synthetic import synthesize
-    from diffc.models.families import family
     from diffc.models.load import load_denoiser
 
     options = recipe.data
@@ -170,7 +175,7 @@ def _read_images(
     takes_labels = any(spec.name == LABELS for spec in specs)
     clean, counts = read_images(
         Path(options.source), pixel_shape(source, shape), limit=options.images,
-        seed=recipe.seed, fit=options.fit, classes=_classes(source) if takes_labels else None,
+        seed=recipe.seed, fit=options.fit, classes=_class_count(source) if takes_labels else None,
     )  # fmt: skip
     sample = clean.sample
     if vae_folder(source) is not None:
@@ -257,14 +262,11 @@ def check_values(source: Source, recipe: Recipe) -> None:
 
 def _check_source(source: Source, path: Path) -> None:
     if not is_tensors(path):
-        check_images(path, "--data", _classes(source))
+        check_images(path, "--data", _class_count(source))
         return
     check_readable(path, "--data", f"{SOURCES}, a .safetensors, or synthetic")
     check_safetensors(path)
 
 
-def _classes(source: Source) -> int | None:
-    """How many classes the model knows; None for a model that takes no labels of classes."""
-    if source.class_name == "DiTTransformer2DModel":
-        return int(source.config.get("num_embeds_ada_norm") or 0) or None
-    return int(source.config.get("num_class_embeds") or 0) or None
+def _class_count(source: Source) -> int | None:
+    return family(source.class_name).class_count(source.config)

@@ -8,26 +8,26 @@ precision overflows in some published VAEs, and takes one call where the denoise
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from diffc_export.events import Progress, Work
 
 from diffc.chain import back
-from diffc.chain.data import MODEL_PACKAGES, pipeline_facts
+from diffc.chain.data import model_packages, pipeline_facts
+from diffc.models.components import Component
+from diffc.models.families import family, family_names
 from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
 
 DECODER = "decoder"
-_CLASS = "AutoencoderKL"
 
 
 def export_stage(source: Source, recipe: Recipe) -> Stage | None:
-    """OUT/onnx/decoder, or None where the pipeline has no AutoencoderKL to export."""
+    """OUT/onnx/decoder, or None where the pipeline has no VAE of a family to export."""
     vae = source.vae
-    if vae is None or vae.config.get("_class_name") != _CLASS:
+    if vae is None or _vae_class(vae) not in family_names():
         return None
     inputs = {
         **pipeline_facts(source),
@@ -41,7 +41,7 @@ def export_stage(source: Source, recipe: Recipe) -> Stage | None:
         described = _export(source, recipe, room.out / DECODER)
         return {"sha256": described["sha256"], "parameters": described["parameters"]}
 
-    packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
+    packages = (*model_packages(source), "onnx", "onnxscript", "onnxslim")
     return Stage(f"export-{DECODER}", 3, inputs, run, {DECODER: f"onnx/{DECODER}"}, packages)
 
 
@@ -50,15 +50,14 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
 
     from diffc.data.inputs import denoiser_specs
     from diffc.data.latents import latent_factors, load_vae
-    from diffc.models.families import family
     from diffc.models.onnx_export import export_denoiser
 
     denoiser = denoiser_specs(source, recipe)
     latent = next(spec for spec in denoiser if spec.kind == "sample").shape
-    vae, found = load_vae(source).cpu(), family(_CLASS)
-    if len(latent) == 2:  # Flux packs its latents to tokens, of a square
-        latent = (latent[1] // 4, 2 * math.isqrt(latent[0]), 2 * math.isqrt(latent[0]))
-    specs = found.specs(dict(vae.config), (latent[-2], latent[-1]))
+    latent = family(source.class_name).latent_shape(latent)
+    assert source.vae is not None
+    vae, known = load_vae(source).cpu(), family(_vae_class(source.vae))
+    specs = known.specs(dict(vae.config), (latent[-2], latent[-1]))
     if len(latent) == 3 and latent[0] == specs[0].shape[0]:
         specs = [replace(specs[0], shape=latent)]
     scale, shift = latent_factors(dict(vae.config))
@@ -69,9 +68,13 @@ def _export(source: Source, recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
     options = recipe.export
     return export_denoiser(
-        vae, found, specs, folder, opset=options.opset, simplify=options.simplify, facts=facts,
+        vae, known, specs, folder, opset=options.opset, simplify=options.simplify, facts=facts,
         sizes=options.sizes,
     )  # fmt: skip
+
+
+def _vae_class(vae: Component) -> str:
+    return str(vae.config.get("_class_name", ""))
 
 
 def build_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:

@@ -19,7 +19,7 @@ from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work
 from diffc_runtime.files import file_digest
 
-from diffc.chain.data import CLEAN, MODEL_PACKAGES, content_digest
+from diffc.chain.data import CLEAN, content_digest, model_packages
 from diffc.data.guidance import guidance_of
 from diffc.distill.options import WATCHING
 from diffc.errors import InputError
@@ -76,7 +76,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         return {"why": dict(found.why), "groups": len(groups)}
 
     places = {SCORES: f"{STATE}/{SCORES}"}
-    packages = (*MODEL_PACKAGES, "torch-pruning")
+    packages = (*model_packages(source), "torch-pruning")
     return Stage("importance", 4, inputs, run, places, packages, collective=True)
 
 
@@ -136,7 +136,7 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
         save_compressed(model, source, room.out / "pruned", plan_summary(chosen))
         return {"params": chosen.compressed.params}
 
-    return Stage("prune", 2, inputs, run, {"pruned": "pruned"}, MODEL_PACKAGES)
+    return Stage("prune", 2, inputs, run, {"pruned": "pruned"}, model_packages(source))
 
 
 def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done) -> Stage:
@@ -159,7 +159,7 @@ def distill_stage(source: Source, recipe: Recipe, data: Done, plan: Done, pruned
         return (yield from _distill(source, recipe, data, plan, pruned, room))
 
     places = {"model": "model"}
-    packages = (*MODEL_PACKAGES, "accelerate")
+    packages = (*model_packages(source), "accelerate")
     return Stage("distill", 6, inputs, run, places, packages, collective=options.steps > 0)
 
 
@@ -201,7 +201,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         write_reference(reference, model, family, process, clean, recipe.seed, options.sizes[1:])
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
 
-    packages = (*MODEL_PACKAGES, "onnx", "onnxscript", "onnxslim")
+    packages = (*model_packages(source), "onnx", "onnxscript", "onnxslim")
     return Stage(f"export-{side}", 3, inputs, run, {side: f"onnx/{side}"}, packages)
 
 
@@ -257,7 +257,8 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         return {**quality(pair), **(yield from more(pair))}
 
     places = {"samples": "samples"}
-    return Stage("samples", 8, inputs, run, places, (*MODEL_PACKAGES, "torchmetrics", "pillow"))
+    packages = (*model_packages(source), "torchmetrics", "pillow")
+    return Stage("samples", 8, inputs, run, places, packages)
 
 
 def _wanted_figures(
@@ -425,7 +426,7 @@ def _kept_channels(
     from diffc.prune.plan import Plan
 
     groups = family.groups(teacher, example_inputs(specs, source.config))
-    return kept_channels(teacher, groups, Plan.read(plan.folder / "plan.json").keep())
+    return kept_channels(teacher, family, groups, Plan.read(plan.folder / "plan.json").keep())
 
 
 def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[TensorSpec], Process]:

@@ -113,7 +113,7 @@ def _model_key(source: Source, recipe: Recipe) -> str:
     given = (Path(path) for path in (recipe.data.source, recipe.data.prompts) if path)
     files = [*source.files, *(path for path in given if path.is_file())]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    packages = ("torch", "diffusers", "transformers", "torch-pruning")
+    packages = (*data.model_packages(source), "transformers", "torch-pruning")
     versions = [__version__, *map(package_version, packages)]
     facts = [source.class_name, source.allow_pickle, recipe.model_dump(mode="json")]
     value = [_VERSION, versions, stats, *facts]

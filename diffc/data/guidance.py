@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from diffc.models.families import family
 from diffc.models.schedulers import FEW_STEPS
 from diffc.models.source import Source
 
@@ -47,7 +48,7 @@ def guidance_of(source: Source, given: float | None) -> Guidance:
     """
     if takes_guidance(source):
         return Guidance(1.0, "its guidance is an input")
-    if source.class_name == "FluxTransformer2DModel":
+    if not family(source.class_name).is_guided:
         return Guidance(1.0, "its pipeline uses none")
     if given is not None:
         return Guidance(given)

@@ -7,12 +7,12 @@ check_conditions   refuses a run in which a condition would have no value; notes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.data.tensors import is_tensors
 from diffc.errors import RequestError
+from diffc.models.families import family
 from diffc.models.source import Source, check_safetensors
 from diffc.recipe import Recipe
 
@@ -37,12 +37,6 @@ def given_tokens(recipe: Recipe) -> int | None:
         return None
     shape = check_safetensors(path).get(TEXT, ())
     return shape[1] if len(shape) == 3 and shape[1] else None
-
-
-def class_count(config: Mapping[str, Any]) -> int | None:
-    """How many classes a denoiser of this config knows; DiT's null class is not counted."""
-    count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
-    return int(count) if count else None
 
 
 def check_conditions(source: Source, recipe: Recipe) -> list[str]:
@@ -81,7 +75,7 @@ def check_conditions(source: Source, recipe: Recipe) -> list[str]:
 
 def _check_labels(source: Source, labels: TensorSpec) -> None:
     """Labels are drawn, or are the numbers of image folders: both need the number of classes."""
-    if labels.shape == () and class_count(source.config):
+    if labels.shape == () and family(source.class_name).class_count(source.config):
         return
     kind = source.config.get("class_embed_type")
     raise RequestError(

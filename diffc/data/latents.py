@@ -6,8 +6,8 @@
                    posterior (random draws would differ between runs)
     decode         back to images in [-1, 1], for figures and pictures
 
-A latent is (value - shift) * scale of its VAE (``latent_factors``); Flux packs 2x2 positions to a
-token.
+A latent is (value - shift) * scale of its VAE (``latent_factors``), packed as the family's
+pipeline does.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from diffc.data.batches import in_batches
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config
+from diffc.models.families import family
 from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source, read_json
 
@@ -55,7 +56,7 @@ def scale_factor(source: Source) -> int:
 def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]:
     """(C, H, W) of the images behind a denoiser's ``sample``; InputError for video.
 
-    sample: (C, H, W), or Flux's (tokens, channels).
+    sample: the denoiser's input without the batch; (C, H, W) unless the family packs latents.
     """
     folder = vae_folder(source)
     if folder is None:
@@ -64,24 +65,20 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
         return sample[0], sample[1], sample[2]
     config = read_json(folder / "config.json")
     kind = source.vae.class_name if source.vae is not None else config.get("_class_name")
-    if kind not in _KINDS or len(sample) not in (2, 3):
+    latent = family(source.class_name).latent_shape(sample)
+    if kind not in _KINDS or len(latent) != 3:
         raise InputError(
             f"images cannot be encoded by a {kind} for {source.name}",
             hint="leave --data out: the dense model's own samples need no encoder",
         )
-    if len(sample) == 2:
-        side = 2 * round(sample[0] ** 0.5)
-        height, width = side, side
-    else:
-        height, width = sample[1:]
     factor = scale_factor(source)
     with reading_config(_named(config), config):
-        return int(config.get("in_channels", 3)), height * factor, width * factor
+        return int(config.get("in_channels", 3)), latent[1] * factor, latent[2] * factor
 
 
 def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
     """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
-    vae = load_vae(source)
+    vae, known = load_vae(source), family(source.class_name)
     scale, shift = latent_factors(dict(vae.config))
 
     def part(rows: range) -> Work[Tensor]:
@@ -90,7 +87,7 @@ def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tens
         value = _value(found)
         value = (value - _over(value, shift)) * _over(value, scale)
         yield Progress(rows.stop, len(images), "encoding images")
-        return (_packed(value) if len(sample) == 2 else value).float().cpu()
+        return known.pack(value).float().cpu()
 
     parts = yield from in_batches(len(images), _BATCH, part, "encoding images by the VAE")
     latents = torch.cat(parts)
@@ -106,12 +103,11 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
     """Images (N, C, H, W) of latents; a model of pixels' samples are images already."""
     if vae_folder(source) is None:
         return latents
-    vae = load_vae(source)
+    vae, known = load_vae(source), family(source.class_name)
     scale, shift = latent_factors(dict(vae.config))
 
     def part(rows: range) -> Work[Tensor]:
-        value = latents[rows.start : rows.stop].to(vae.device)
-        value = _unpacked(value) if value.ndim == 3 else value
+        value = known.unpack(latents[rows.start : rows.stop].to(vae.device))
         value = value / _over(value, scale) + _over(value, shift)
         with torch.no_grad():
             images: Tensor = vae.decode(value, return_dict=False)[0].float().cpu()
@@ -134,12 +130,12 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
     from diffc.models.cut import skeleton
 
     part = source.vae
-    if part is None or part.name == source.component or len(sample) not in (2, 3):
+    latent_shape = family(source.class_name).latent_shape(sample)
+    if part is None or part.name == source.component or len(latent_shape) != 3:
         return
     part.need_folder()
     vae: Any = skeleton(part.class_name, part.config)
-    latent = torch.empty(1, *sample, device="meta")
-    latent = _unpacked(latent) if latent.ndim == 3 else latent
+    latent = torch.empty(1, *latent_shape, device="meta")
     for factor in latent_factors(part.config):
         _over(latent, factor)
     wrong = f"the VAE {part.folder} cannot decode the denoiser's samples {sample}"
@@ -195,18 +191,3 @@ def _value(found: Any) -> Tensor:
         return mean
     latent: Tensor = found.latent if hasattr(found, "latent") else found.latents
     return latent
-
-
-def _packed(latents: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H/2 W/2, 4 C), as Flux's pipeline packs."""
-    n, c, h, w = latents.shape
-    tiles = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return tiles.reshape(n, h // 2 * (w // 2), 4 * c)
-
-
-def _unpacked(tokens: Tensor) -> Tensor:
-    """The way back, for a square."""
-    n, count, c = tokens.shape
-    side = round(count**0.5)
-    tiles = tokens.reshape(n, side, side, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return tiles.reshape(n, c // 4, 2 * side, 2 * side)

@@ -24,22 +24,10 @@ from diffc.data.conditions import pipeline_conditions
 from diffc.data.guidance import defaults_of, guidance_of, pipeline_class
 from diffc.data.prompt_file import read_prompts
 from diffc.errors import InputError, RequestError
+from diffc.models.families import family
+from diffc.models.families.base import Family, TextPlaces
 from diffc.models.source import Source
 
-Places = Mapping[str, tuple[int, int | None]]
-"""condition -> where encode_prompt returns it, and its value for the negative prompt."""
-_TAKEN: Mapping[str, Places] = {
-    "UNet2DConditionModel": {"encoder_hidden_states": (0, 1), "text_embeds": (2, 3)},
-    "SD3Transformer2DModel": {"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)},
-    "FluxTransformer2DModel": {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)},
-    "PixArtTransformer2DModel": {
-        "encoder_hidden_states": (0, 2),
-        "encoder_attention_mask": (1, 3),
-    },
-    "SanaTransformer2DModel": {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)},
-    "WanTransformer3DModel": {"encoder_hidden_states": (0, 1)},
-}
-_CLIP_TOKENS = 77  # SD3 puts CLIP's before T5's; only T5's length is an argument
 __all__ = ["ENCODERS", "Encoded", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -57,15 +45,15 @@ class Encoded:
     notes: tuple[str, ...] = ()
 
 
-def text_conditions(source: Source) -> Places:
+def text_conditions(source: Source) -> TextPlaces:
     """The conditions that the pipeline's text encoders give.
 
     Raises:
         RequestError: the model takes no prompts.
         InputError: its pipeline encodes them in a way that diffc does not know.
     """
-    places = _TAKEN.get(source.class_name)
-    if places is None or not source.is_pipeline:
+    places = family(source.class_name).text_places
+    if not places or not source.is_pipeline:
         raise RequestError(
             f"prompts were given, and {source.name}'s {source.class_name} takes none",
             hint="leave the prompts out, or give the whole pipeline's folder",
@@ -122,10 +110,10 @@ def encode_prompts(
     """
     places = text_conditions(source)
     shapes = {spec.name: spec.shape for spec in specs if spec.name in places}
-    pipeline = _text_pipeline(source)
+    encoders = _text_encoders(source)
     parts: list[dict[str, Tensor]] = []
     for start in range(0, len(prompts), batch):
-        encoded = _encode(pipeline, specs, list(prompts[start : start + batch]))
+        encoded = _encode(encoders, specs, list(prompts[start : start + batch]))
         parts.append(
             {name: _taken(encoded, places[name][0], name, shapes[name]) for name in shapes}
         )
@@ -135,27 +123,37 @@ def encode_prompts(
     same = {n: v.expand(len(prompts), *v.shape).clone() for n, v in fixed.rows.items()}
     null: dict[str, Tensor] = {}
     if guidance_of(source, guidance).has_null:
-        null = {**_null(pipeline, specs, places, shapes), **fixed.null}
+        null = {**_null(encoders, specs, shapes), **fixed.null}
     return Encoded(rows | same, null, tuple(fixed.described()))
 
 
 def _null(
-    pipeline: Any, specs: Sequence[TensorSpec], places: Places, shapes: Mapping[str, Any]
+    encoders: _Encoders, specs: Sequence[TensorSpec], shapes: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """The conditions of no prompt: what the pipeline guides away from when it is given none."""
-    if "do_classifier_free_guidance" not in inspect.signature(pipeline.encode_prompt).parameters:
-        empty = _encode(pipeline, specs, [""])
+    places = encoders.family.text_places
+    known = inspect.signature(encoders.pipeline.encode_prompt).parameters
+    if "do_classifier_free_guidance" not in known:
+        empty = _encode(encoders, specs, [""])
         return {name: _taken(empty, places[name][0], name, shapes[name])[0] for name in shapes}
-    empty = _encode(pipeline, specs, [""], negative=True)
+    empty = _encode(encoders, specs, [""], negative=True)
     return {name: _taken(empty, places[name][1], name, shapes[name])[0] for name in shapes}
 
 
-def _text_pipeline(source: Source) -> Any:
-    """The pipeline with its tokenizers and text encoders alone."""
+@dataclass(frozen=True)
+class _Encoders:
+    """pipeline: with its tokenizers and text encoders alone. family: of its denoiser."""
+
+    pipeline: Any
+    family: Family
+
+
+def _text_encoders(source: Source) -> _Encoders:
     from diffc.data.precision import best_device
     from diffc.models.load import load_text_parts
 
-    return load_text_parts(source).to(best_device())
+    pipeline = load_text_parts(source).to(best_device())
+    return _Encoders(pipeline, family(source.class_name))
 
 
 def _offered(tokens: int, device: Any, negative: bool = False) -> dict[str, Any]:
@@ -195,11 +193,11 @@ def encoding_arguments(kind: type[Any], tokens: int, device: Any, negative: bool
 
 @torch.no_grad()
 def _encode(
-    pipeline: Any, specs: Sequence[TensorSpec], prompts: list[str], negative: bool = False
+    encoders: _Encoders, specs: Sequence[TensorSpec], prompts: list[str], negative: bool = False
 ) -> Sequence[Any]:
+    pipeline = encoders.pipeline
     tokens = next(spec.shape[0] for spec in specs if spec.name == "encoder_hidden_states")
-    if "StableDiffusion3" in type(pipeline).__name__:
-        tokens -= _CLIP_TOKENS
+    tokens = encoders.family.encoded_tokens(tokens)
     arguments = encoding_arguments(type(pipeline), tokens, pipeline.device, negative)
     try:
         encoded: Sequence[Any] = pipeline.encode_prompt(prompts, **arguments)

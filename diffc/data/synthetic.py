@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
 from diffc.data.conditions import missing_condition
-from diffc.data.inputs import LABELS, class_count
+from diffc.data.inputs import LABELS
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
@@ -58,7 +58,9 @@ def synthesize(
     rank, world = process_share()
     share = -(-n // world)  # the last process makes a few too many, which are dropped
     index = range(rank * share, (rank + 1) * share)
-    rows = condition_rows(index, specs, conditions or {}, classes or model_classes(model), seed)
+    rows = condition_rows(
+        index, specs, conditions or {}, classes or model_classes(model, family), seed
+    )
     was_training = model.training
     model.eval()
 
@@ -146,9 +148,9 @@ def condition_rows(
     return rows
 
 
-def model_classes(model: nn.Module) -> int | None:
-    """How many classes a diffusers denoiser knows, or None."""
-    return class_count(getattr(model, "config", {}))
+def model_classes(model: nn.Module, family: Family) -> int | None:
+    """How many classes a denoiser knows, or None."""
+    return family.class_count(getattr(model, "config", {}))
 
 
 def _label(seed: int, i: int, classes: int) -> Tensor:

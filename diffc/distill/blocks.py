@@ -15,21 +15,25 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diffc.distill.losses import Kept
+from diffc.models.families.base import Family
 from diffc.models.groups import Group, Role
-
-_LISTS = ("transformer_blocks", "single_transformer_blocks", "blocks")
 
 
 def kept_channels(
-    model: nn.Module, groups: Sequence[Group], keep: Mapping[str, NDArray[np.int64]]
+    model: nn.Module,
+    family: Family,
+    groups: Sequence[Group],
+    keep: Mapping[str, NDArray[np.int64]],
 ) -> Kept:
     """For each block of the dense ``model``, the output channels that stay.
 
-    groups: of ``model``. keep: group name -> channels kept; groups not in it stay whole.
+    Args:
+        groups: of ``model``.
+        keep: group name -> channels kept; groups not in it stay whole.
     """
     residual = _residual_blocks(model)
     if not residual:
-        return dict.fromkeys(_transformer_blocks(model))
+        return dict.fromkeys(_transformer_blocks(model, family.block_lists))
     rows = _kept_rows(groups, keep)
     return {block: rows.get(last) for block, last in residual.items()}
 
@@ -43,11 +47,11 @@ def _residual_blocks(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _transformer_blocks(model: nn.Module) -> list[str]:
+def _transformer_blocks(model: nn.Module, lists: Sequence[str]) -> list[str]:
     return [
         f"{name}.{place}"
         for name, module in model.named_children()
-        if name in _LISTS and isinstance(module, nn.ModuleList)
+        if name in lists and isinstance(module, nn.ModuleList)
         for place in range(len(module))
     ]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffc.data.latents import pixel_shape, scale_factor, vae_folder
 from diffc.errors import InputError
 from diffc.measure.ssim import WINDOW
+from diffc.models.families import family
 from diffc.models.source import Source
 from diffc.recipe import QualityOptions
 
@@ -25,7 +26,7 @@ def picture_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, in
     """The shape of the pictures behind samples of shape ``sample``; None where they are none."""
     if vae_folder(source) is None:
         return (sample[0], sample[1], sample[2]) if len(sample) == 3 else None
-    if len(sample) not in (2, 3):
+    if len(family(source.class_name).latent_shape(sample)) != 3:
         return None
     try:
         return pixel_shape(source, sample)

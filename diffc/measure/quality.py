@@ -89,7 +89,7 @@ def sample_pair(
     guidance = guidance if null else 1.0
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    classes = classes or model_classes(dense)
+    classes = classes or model_classes(dense, family)
 
     def part(index: range) -> Work[list[Tensor]]:
         rows = condition_rows(index, specs, conditions or {}, classes, seed)
@@ -127,7 +127,7 @@ def consistency(
     """
     scheduler = deterministic_scheduler(scheduler_config, steps)
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    rows = condition_rows(range(n), specs, conditions, model_classes(dense), 0)
+    rows = condition_rows(range(n), specs, conditions, model_classes(dense, family), 0)
     noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), shape)
     dense_images: list[Tensor] = []
 

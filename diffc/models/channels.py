@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config
+from diffc.models.families import family
 from diffc.models.source import Source
 
-_VAE = "AutoencoderKL"
 _WHAT = (
     ("Inpaint", "the mask and the masked image"),
     ("Fill", "the mask and the masked image"),
@@ -37,12 +37,11 @@ def check_channels(source: Source) -> None:
     Raises:
         InputError: with both numbers, and what the others are where the pipeline's class says so.
     """
-    from diffc.models.families.base import with_defaults  # imports torch
-
-    if source.class_name == _VAE:
+    known = family(source.class_name)
+    if not known.is_denoiser:
         return
     with reading_config(source.class_name, source.config):
-        config = with_defaults(source.class_name, source.config)
+        config = known.full_config(source.config)
         taken = int(config["in_channels"])
         predicted = int(config.get("out_channels") or taken)
     if predicted in (taken, 2 * taken):

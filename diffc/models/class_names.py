@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffc.models.families import family_names
-
-_BY_NORM = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
-"""Transformer2DModel was split by its kind of norm; diffusers maps it in the same way."""
+from diffc.models.families import families, family_names
 
 
 def current_class(class_name: str, config: Mapping[str, Any]) -> str:
@@ -16,7 +13,11 @@ def current_class(class_name: str, config: Mapping[str, Any]) -> str:
 
     config: the component's own. Names that nobody knows are given back as they are.
     """
-    if class_name == "Transformer2DModel":
-        return _BY_NORM.get(str(config.get("norm_type")), class_name)
     by_lower_case = {name.lower(): name for name in family_names()}
-    return by_lower_case.get(class_name.lower(), class_name)
+    if class_name.lower() in by_lower_case:
+        return by_lower_case[class_name.lower()]
+    for known in families():
+        entries = known.older_names.get(class_name)
+        if entries is not None and all(config.get(key) == entries[key] for key in entries):
+            return known.class_name
+    return class_name

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffc.errors import InputError
 from diffc.models.components import INDEX, Component
+from diffc.models.families import family, family_names
 from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source
 
@@ -17,6 +18,8 @@ from diffc.models.source import Source
 def component_class(part: Component) -> Any:
     """The class of a component. Raises InputError where the installed library lacks it."""
     named = f"{part.library}.{part.class_name}"
+    if part.class_name in family_names() and family(part.class_name).library == part.library:
+        return family(part.class_name).model_class()
     with foreign_errors(f"{named}, which '{part.name}' is, cannot be used"):
         module = _library(part.library)
         kind = getattr(module, part.class_name, None) if module is not None else None
@@ -33,6 +36,15 @@ def component_class(part: Component) -> Any:
             hint="install the version that the model was saved with, or a later one",
         )
     return kind
+
+
+def network_class(class_name: str) -> Any:
+    """A family's class, or else diffusers' class of that name."""
+    import diffusers
+
+    if class_name in family_names():
+        return family(class_name).model_class()
+    return getattr(diffusers, class_name)
 
 
 def pipeline_class(source: Source) -> Any:

@@ -18,6 +18,7 @@ from diffc_runtime.files import files_digest
 
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
+from diffc.models.families import denoiser_folders, family_names
 from diffc.models.files import TensorEntry, read_json, tensor_entries
 from diffc.models.layout import (
     DIFFUSERS_STEMS,
@@ -30,7 +31,6 @@ from diffc.models.layout import (
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
-DENOISERS = ("unet", "transformer")
 VAE_NAMES = ("vae", "vqvae")
 
 _CONFIGS = ("config.json", SCHEDULER_CONFIG, "preprocessor_config.json", "tokenizer_config.json")
@@ -77,7 +77,8 @@ class Component:
     @property
     def stems(self) -> tuple[str, ...]:
         """How the component's library names the files of its weights."""
-        return DIFFUSERS_STEMS if self.library == "diffusers" else TRANSFORMERS_STEMS
+        is_diffusers = self.library == "diffusers" or self.class_name in family_names()
+        return DIFFUSERS_STEMS if is_diffusers else TRANSFORMERS_STEMS
 
     @property
     def is_network(self) -> bool:
@@ -150,7 +151,7 @@ class Component:
     def _is_described_by(self, config: Mapping[str, Any]) -> bool:
         """Whether a config in the pipeline's own folder is this component's, and not another's."""
         named = config.get("_class_name")
-        if "scheduler" in self.name or (named is None and self.name in DENOISERS):
+        if "scheduler" in self.name or (named is None and self.name in denoiser_folders()):
             return True
         if named is None:
             return self.class_name in (config.get("architectures") or ())

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffc.errors import InputError
+from diffc.models.classes import network_class
 from diffc.models.sizes import follow_shapes, replace_tensor
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 
@@ -34,13 +35,13 @@ def skeleton(
 
     Raises InputError when the class refuses the config.
     """
-    import diffusers
     from accelerate import init_empty_weights
 
+    kind = network_class(class_name)
     empty = init_empty_weights(include_buffers=False) if real_buffers else torch.device("meta")
     try:
         with empty:
-            model: nn.Module = getattr(diffusers, class_name).from_config(dict(config))
+            model: nn.Module = kind.from_config(dict(config))
     except Exception as error:  # the class's own code: any kind, of a config that is the user's
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

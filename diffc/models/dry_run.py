@@ -49,13 +49,19 @@ def dry_run(source: Source, resolution: Side | None = None, tokens: int | None =
         InputError: when the class cannot be made from its config, or cannot be called.
     """
     specs = input_specs(source, resolution, tokens)
-    return dry_call(meta_denoiser(source), family(source.class_name), specs)
+    known = family(source.class_name)
+    return dry_call(meta_denoiser(source), known, specs, known.channel_axis)
 
 
-def dry_call(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> list[str]:
-    """Call ``model`` once on the meta device; returns and raises as ``dry_run``."""
+def dry_call(
+    model: nn.Module, family: Family, specs: Sequence[TensorSpec], channel_axis: int = 0
+) -> list[str]:
+    """Call ``model`` once on the meta device; returns and raises as ``dry_run``.
+
+    channel_axis: of the sample without its batch.
+    """
     result = _called(model, family, specs)
-    _check_output(result.output, family, specs)
+    _check_output(result.output, family, specs, channel_axis)
     unused = [spec.name for spec in specs if spec.name not in result.inputs]
     if unused:
         raise InputError(
@@ -92,12 +98,13 @@ def _called(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> Re
         ) from error
 
 
-def _check_output(output: torch.Tensor, family: Family, specs: Sequence[TensorSpec]) -> None:
+def _check_output(
+    output: torch.Tensor, family: Family, specs: Sequence[TensorSpec], channels: int
+) -> None:
     """The output has the sample's shape, but for its channels. A decoder's has another one."""
     sample = next(spec for spec in specs if spec.kind == "sample")
     if not any(spec.kind == "timestep" for spec in specs):
         return
-    channels = -1 if len(sample.shape) == 2 else 0  # Flux's tokens have theirs last
     shape, expected = list(output.shape[1:]), list(sample.shape)
     expected[channels] = shape[channels] if len(shape) == len(expected) else expected[channels]
     if shape != expected:

@@ -13,18 +13,17 @@ from typing import Any
 
 from diffc.errors import InputError, UnavailableError
 from diffc.models.components import (
-    DENOISERS,
     INDEX,
     VAE_NAMES,
     Component,
     pipeline_components,
 )
+from diffc.models.families import denoiser_folders
 from diffc.models.files import read_json
 from diffc.models.layout import PICKLED, SAFE
 
 _ROOT = ("*.json", "LICENSE*")
 _SMALL = ("*.json", "*.txt", "*.model")  # configs, and the vocabularies of tokenizers
-_USED = ("", *DENOISERS, *VAE_NAMES)
 _VARIANTS = ("", "fp32", "fp16", "bf16", "*")
 
 
@@ -71,7 +70,8 @@ def _parts(folder: Path, allow_pickle: bool) -> Sequence[Component]:
 def _lacking(folder: Path, allow_pickle: bool, whole: bool) -> list[Component]:
     """The components whose weights a run uses and that are not there yet."""
     parts = _parts(folder, allow_pickle)
-    used = [part for part in parts if part.name in _USED or part.is_text_encoder or whole]
+    names = ("", *denoiser_folders(), *VAE_NAMES)
+    used = [part for part in parts if part.name in names or part.is_text_encoder or whole]
     return [part for part in used if part.is_network and part.exists and part.weights is None]
 
 

@@ -39,10 +39,10 @@ def input_specs(
 def text_tokens(source: Source) -> int | None:
     """How many tokens the pipeline's text condition has; None where the family knows by itself.
 
-    The U-Net with cross-attention serves many pipelines; every other class serves one, and has the
-    length of that. A pipeline without a tokenizer conditions on one embedding (a class, an image).
+    A class that serves many pipelines, such as the U-Net with cross-attention, does not know. A
+    pipeline without a tokenizer conditions on one embedding (a class, an image).
     """
-    if source.class_name != "UNet2DConditionModel" or not source.is_pipeline:
+    if not family(source.class_name).text_length_is_pipelines or not source.is_pipeline:
         return None
     index = read_json(source.folder / "model_index.json")
     pipeline = str(index.get("_class_name"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
-from diffc.models.families import component_of, family_names
+from diffc.models.families import families, family_names
 
 _ADAPTER_NAMES = ("lora", "adapter_model", "adapter_config", "ip-adapter", "ip_adapter")
 _EMBEDDINGS = ("learned_embeds",)
@@ -57,7 +57,7 @@ def _method(told: Any) -> str:
 
 def unsupported(what: str) -> InputError:
     """The refusal of a class that is no family."""
-    denoisers = [name for name in family_names() if component_of(name) != "vae"]
+    denoisers = [known.class_name for known in families() if known.is_denoiser]
     return InputError(
         f"{what} is not supported",
         hint=f"supported: {', '.join(denoisers)} (or force one with --family)",

@@ -23,14 +23,14 @@ from diffc.errors import InputError, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
 from diffc.models.components import (
-    DENOISERS,
     INDEX,
     SCHEDULER_CONFIG,
     VAE_NAMES,
     Component,
     pipeline_components,
 )
-from diffc.models.families import component_of, family_names
+from diffc.models.families import component_of, denoiser_folders, family_names, is_own
+from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.schedulers import as_pipeline_sets
 
@@ -74,9 +74,14 @@ class Source:
         if known is not None:
             return known
         return Component(
-            self.component, "diffusers", self.class_name, self.denoiser_folder,
+            self.component, self.library, self.class_name, self.denoiser_folder,
             allow_pickle=self.allow_pickle,
         )  # fmt: skip
+
+    @property
+    def library(self) -> str:
+        """The package that has the denoiser's class."""
+        return family_of(self.class_name).library
 
     @property
     def denoiser_folder(self) -> Path:
@@ -100,7 +105,7 @@ class Source:
         if not self.is_pipeline:
             return (
                 Component(
-                    "", "diffusers", self.class_name, self.folder, allow_pickle=self.allow_pickle
+                    "", self.library, self.class_name, self.folder, allow_pickle=self.allow_pickle
                 ),
             )
         named = pipeline_components(self.folder, self.index, allow_pickle=self.allow_pickle)
@@ -274,9 +279,13 @@ def _denoiser_name(parts: Mapping[str, Component], family: str | None) -> str | 
         same = [name for name, part in parts.items() if _class_of(part) == family]
         place = component_of(family)
         return same[0] if same else place if place in parts else None
-    for known in family_names():
-        place = component_of(known)
-        if place in DENOISERS and place in parts and _class_of(parts[place]) == known:
+    named = {part.class_name for part in parts.values()}
+    for class_name in family_names():
+        if not is_own(class_name) and class_name not in named:
+            continue  # another package's, which is not imported for nothing
+        known = family_of(class_name)
+        place = known.component
+        if known.is_denoiser and place in parts and _class_of(parts[place]) == class_name:
             return place
     return None
 
@@ -284,6 +293,9 @@ def _denoiser_name(parts: Mapping[str, Component], family: str | None) -> str | 
 def _class_of(part: Component) -> str:
     """The class of today that an index's entry means; a repository's own class stays unknown."""
     if part.library != "diffusers":
+        is_known = not is_own(part.class_name) and part.class_name in family_names()
+        if is_known and family_of(part.class_name).library == part.library:
+            return part.class_name
         return f"{part.library}.{part.class_name}"
     needs_config = part.class_name not in family_names() and part.config_path is not None
     return current_class(part.class_name, part.config if needs_config else {})
@@ -308,7 +320,7 @@ def _no_denoiser(folder: Path, parts: Mapping[str, Component], family: str | Non
 
 
 def _is_like_a_denoiser(name: str, part: Component) -> bool:
-    if name in (*DENOISERS, "prior", "decoder"):
+    if name in (*denoiser_folders(), "prior", "decoder"):
         return True
     words = ("UNet", "Unet", "Transformer", "DiT", "MMDiT")
     return any(word in part.class_name for word in words) and part.library == "diffusers"

@@ -271,7 +271,5 @@ def _filled(source: Source) -> nn.Module:
     """The network with its weights; random ones where only configs are there: time is the same."""
     if source.weights:
         return load_denoiser(source)
-    import diffusers
-
-    model: nn.Module = getattr(diffusers, source.class_name).from_config(dict(source.config))
+    model: nn.Module = family(source.class_name).model_class().from_config(dict(source.config))
     return model.eval()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,9 +19,13 @@ class TensorSpec:
     """One input: its name, its shape without the batch, and its dtype in the exported graph.
 
     kind: ``sample``, ``timestep`` or ``condition``.
+    example: a value for tracing and parity where standard normal is out of range: one number, one
+        row of ``shape``, or a range that whole numbers are drawn from. It is no part of what is
+        exported.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     kind: str = "condition"
+    example: float | Sequence[Any] | range | None = field(default=None, compare=False)

@@ -20,13 +20,12 @@ from support.tiny_text import save_sd, save_sdxl, vae
 import diffc
 from diffc.chain.data import CLEAN
 from diffc.data.clean import CleanSet
-from diffc.data.latents import _packed as packed
-from diffc.data.latents import _unpacked as unpacked
 from diffc.data.latents import decode, encode, pixel_shape, scale_factor
 from diffc.data.prompts import encode_prompts, read_prompts
 from diffc.data.synthetic import guided
 from diffc.errors import InputError, RequestError
 from diffc.models.families import family
+from diffc.models.families.flux import FAMILY as FLUX
 from diffc.models.source import find
 
 PROMPTS = ["a red cat", "a blue house", "dog"]
@@ -135,8 +134,8 @@ def test_flux_packs_as_its_pipeline() -> None:
 
     latents = torch.randn(2, 16, 8, 8)
     theirs = FluxPipeline._pack_latents(latents, 2, 16, 8, 8)
-    assert torch.equal(packed(latents), theirs)
-    assert torch.equal(unpacked(theirs), latents)
+    assert torch.equal(FLUX.pack(latents), theirs)
+    assert torch.equal(FLUX.unpack(theirs), latents)
 
 
 @pytest.mark.parametrize("with_images", [False, True])

@@ -34,7 +34,7 @@ def test_kept_channels_are_the_cut_models_channels_in_order(name: str) -> None:
     """Oracle: the dense model with the other channels silenced has the cut model's features."""
     whole = case(name)
     keep = random_keep(whole.groups, seed=3)
-    kept = kept_channels(whole.model, whole.groups, keep)
+    kept = kept_channels(whole.model, whole.family, whole.groups, keep)
     assert kept
     student = copy.deepcopy(whole.model)
     cut(student, whole.groups, keep)
@@ -52,10 +52,10 @@ def test_kept_channels_are_the_cut_models_channels_in_order(name: str) -> None:
 def test_a_unets_blocks_are_its_residual_blocks() -> None:
     whole = case("unet2d")
     keep = random_keep(whole.groups, seed=0)
-    kept = kept_channels(whole.model, whole.groups, keep)
+    kept = kept_channels(whole.model, whole.family, whole.groups, keep)
     assert all(index is not None for index in kept.values())
     assert {name.split(".")[0] for name in kept} == {"down_blocks", "mid_block", "up_blocks"}
-    assert set(kept_channels(whole.model, whole.groups, {}).values()) == {None}
+    assert set(kept_channels(whole.model, whole.family, whole.groups, {}).values()) == {None}
 
 
 def inputs(n: int) -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ def trained(folder, **changes):
     teacher = tiny.unet(8, seed=0).eval()
     groups = FAMILY.groups(teacher, inputs(1))
     keep = random_keep(groups, seed=1)
-    kept = kept_channels(teacher, groups, keep)
+    kept = kept_channels(teacher, FAMILY, groups, keep)
     student = copy.deepcopy(teacher)
     cut(student, groups, keep)
     drain(tiny.work(folder, student, kept=kept, **changes))

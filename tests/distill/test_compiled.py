@@ -68,7 +68,7 @@ def test_a_compiled_run_resumes_to_the_same_weights(tmp_path: Path, compiled_cal
 
 
 def test_features_are_caught_in_compiled_models(tmp_path: Path, compiled_calls) -> None:
-    kept = kept_channels(tiny.unet(8, seed=0), [], {})
+    kept = kept_channels(tiny.unet(8, seed=0), tiny.FAMILY, [], {})
     found = []
     for name, compiled in (("a", False), ("b", True)):
         student = tiny.unet(8, seed=1)

@@ -6,24 +6,25 @@ No denoiser: it has no timestep, and its output has another shape than its input
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.graph import traced_groups
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class AutoencoderKLDecoder:
+    from diffc.models.groups import Group
+
+
+class AutoencoderKLDecoder(Family):
     """See ``base.Family``."""
 
     class_name = "AutoencoderKL"
     component = "vae"
+    is_denoiser = False
 
     def specs(
         self,
@@ -32,8 +33,8 @@ class AutoencoderKLDecoder:
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
         """sample, the latent (C, h, w); resolution is the latent's."""
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution)
+        config = self.full_config(config)
+        height, width = self.sample_sides(config, resolution)
         if resolution is None:  # the config's is of the image
             height, width = height // _factor(config), width // _factor(config)
         return [TensorSpec("sample", (config["latent_channels"], height, width), kind="sample")]
@@ -43,10 +44,13 @@ class AutoencoderKLDecoder:
         output: Tensor = model.decode(inputs["sample"], return_dict=False)[0]  # type: ignore[operator]
         return output
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    def candidate_groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
         """The decoder's convolutions by tracing, its attention by hand."""
+        from diffc.models.families.attention import attention_groups, inner_projections
+        from diffc.models.families.graph import traced_groups
+
         fixed = ["decoder.conv_out", *inner_projections(model)]
         if getattr(model, "post_quant_conv", None) is not None:
             fixed.append("post_quant_conv")
@@ -55,8 +59,15 @@ class AutoencoderKLDecoder:
             for group in attention_groups(model, head_dims=head_dims)
             if group.name.startswith("decoder.")
         ]
-        groups = traced_groups(model, inputs, self.call, fixed=fixed) + attention
-        return reached_groups(groups, model, inputs, self.call)
+        return traced_groups(model, inputs, self.call, fixed=fixed) + attention
+
+    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+        """Any side: the decoder only doubles."""
+        return 1
+
+    def multiple(self, config: Mapping[str, Any]) -> int:
+        """Any side."""
+        return 1
 
 
 def _factor(config: Mapping[str, Any]) -> int:

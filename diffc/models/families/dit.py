@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.blocks import block_groups
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import LABELS, Family
 from diffc.models.resolutions import Side
 
 
-class DiT:
-    """See ``base.Family``."""
+class DiT(Family):
+    """See ``base.Family``.
+
+    The class unfolds its tokens to a square. Where sigma is learned (the published models) its
+    output is (B, 2C, H, W).
+    """
 
     class_name = "DiTTransformer2DModel"
     component = "transformer"
+    older_names = {"Transformer2DModel": {"norm_type": "ada_norm_zero"}}
+    squares_only = True
+    sample_size_is_number = True
 
     def specs(
         self,
@@ -28,27 +32,17 @@ class DiT:
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
         """sample (C, H, W) with H = W, timestep (), class_labels ()."""
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution)
-        return [
-            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("class_labels", (), "int64"),
-        ]
+        config = self.full_config(config)
+        labels = replace(LABELS, example=range(self.class_count(config) or 1))
+        return [*self.image_specs(config, resolution), labels]
 
-    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(B, 2C, H, W): the predicted noise, then the variance, where sigma is learned (the
-        published models); else (B, C, H, W)."""
-        rest = {name: value for name, value in inputs.items() if name != "sample"}
-        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
-        return output
+    def class_count(self, config: Mapping[str, Any]) -> int | None:
+        """Without the null class."""
+        return int(config.get("num_embeds_ada_norm") or 0) or None
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
-    ) -> list[Group]:
-        """Feed-forward widths and attention, block by block."""
-        groups = block_groups(model, head_dims=head_dims)
-        return reached_groups(groups, model, inputs, self.call)
+    def null_conditions(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """The label for "no class": the one after the last class."""
+        return {LABELS.name: int(config["num_embeds_ada_norm"])}
 
 
 FAMILY = DiT()

@@ -6,55 +6,63 @@ rotary position embedding and the normalisation of queries and keys tie a head's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.attention import head_group
-from diffc.models.families.base import with_defaults
-from diffc.models.families.blocks import block_groups, in_order
-from diffc.models.families.feed_forward import width_group
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import TIMESTEP, Family
 from diffc.models.resolutions import Side, as_pair
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diffc.models.groups import Group
 
 _TOKENS = 512  # T5's
 _LATENT = 128  # 1024 pixels
+_PATCH = 2  # the pipeline packs by 2, whatever the config says
 _UNBATCHED = ("img_ids", "txt_ids")
 
 
-class Flux:
-    """See ``base.Family``."""
+class Flux(Family):
+    """See ``base.Family``.
+
+    Squares only: of a row of tokens nothing says another shape.
+    """
 
     class_name = "FluxTransformer2DModel"
     component = "transformer"
+    is_guided = False
+    text_places = {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)}
+    squares_only = True
+    channel_axis = -1
+    block_lists = ("transformer_blocks", "single_transformer_blocks")
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
         (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.
 
         resolution: the side of the latent, 128 when not given; S = (resolution / 2)^2.
         """
-        config = with_defaults(self.class_name, config)
+        config = self.full_config(config)
         height, width = as_pair(resolution or _LATENT)
-        places, length = (height // 2) * (width // 2), tokens or _TOKENS
+        places, length = (height // _PATCH) * (width // _PATCH), tokens or _TOKENS
         axes = len(config["axes_dims_rope"])
         specs = [
             TensorSpec("sample", (places, config["in_channels"]), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
+            TIMESTEP,
             TensorSpec("encoder_hidden_states", (length, config["joint_attention_dim"])),
             TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
-            TensorSpec("img_ids", (places, axes)),
-            TensorSpec("txt_ids", (length, axes)),
+            TensorSpec("img_ids", (places, axes), example=_grid(places, axes)),
+            TensorSpec("txt_ids", (length, axes), example=0),
         ]
-        return [*specs, TensorSpec("guidance", ())] if config["guidance_embeds"] else specs
+        if config["guidance_embeds"]:
+            specs.append(TensorSpec("guidance", (), example=3.5))
+        return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted velocity, (B, S, C). Position ids are those of the batch's first row."""
@@ -64,22 +72,55 @@ class Flux:
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    def candidate_groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
         """Feed-forward widths and whole heads, whatever ``head_dims``."""
+        from diffc.models.families.blocks import block_groups, in_order
+
         blocks = model.get_submodule("single_transformer_blocks")
         single = [
             group
             for name, _ in blocks.named_children()
             for group in _single_groups(model, f"single_transformer_blocks.{name}")
         ]
-        groups = in_order(model, [*block_groups(model), *single])
-        return reached_groups(groups, model, inputs, self.call)
+        return in_order(model, [*block_groups(model), *single])
+
+    def multiple(self, config: Mapping[str, Any]) -> int:
+        """The pipeline's patch."""
+        return _PATCH
+
+    def latent_shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        """(S, C) -> (C / 4, H, W), of a square."""
+        side = _PATCH * math.isqrt(sample[0])
+        return sample[1] // _PATCH**2, side, side
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, H/2 W/2, 4 C), as the pipeline packs."""
+        n, c, h, w = latents.shape
+        tiles = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        return tiles.reshape(n, h // 2 * (w // 2), 4 * c)
+
+    def unpack(self, samples: Tensor) -> Tensor:
+        """The way back, for a square."""
+        n, count, c = samples.shape
+        side = round(count**0.5)
+        tiles = samples.reshape(n, side, side, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return tiles.reshape(n, c // 4, 2 * side, 2 * side)
+
+
+def _grid(tokens: int, axes: int) -> list[list[int]]:
+    """(0, row, column) of each token, on the squarest grid of ``tokens``."""
+    height = next(h for h in range(math.isqrt(tokens), 0, -1) if tokens % h == 0)
+    zeros = [0] * (axes - 2)
+    return [[*zeros, *divmod(place, tokens // height)] for place in range(tokens)]
 
 
 def _single_groups(model: nn.Module, block: str) -> list[Group]:
     """The heads and the MLP of a single-stream block; its proj_out reads heads, then the MLP."""
+    from diffc.models.families.attention import head_group
+    from diffc.models.families.feed_forward import width_group
+
     attention = model.get_submodule(f"{block}.attn")
     inner = attention.get_parameter("to_q.weight").shape[0]
     return [

@@ -3,77 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.blocks import block_groups
-from diffc.models.families.exporting import exportable
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 
-_ADDED = ("resolution", "aspect_ratio")
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_SIZES = (
+    TensorSpec("resolution", (2,), example=(1024.0, 1024.0)),
+    TensorSpec("aspect_ratio", (1,), example=(1.0,)),
+)
+"""What alpha at 1024 pixels takes beside the text: of the image, in pixels."""
 
 
-class PixArt:
-    """See ``base.Family``."""
+class PixArt(Family):
+    """See ``base.Family``. Where sigma is learned (the published models) its output is
+    (B, 2C, H, W)."""
 
     class_name = "PixArtTransformer2DModel"
     component = "transformer"
+    older_names = {"Transformer2DModel": {"norm_type": "ada_norm_single"}}
+    text_places = {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}
+    sample_size_is_number = True
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,).
 
         L: T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
         aspect_ratio (1,).
         """
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution)
+        config = self.full_config(config)
         # as the published configs tell them apart: Sigma's says false, alpha's says nothing
         length = tokens or (300 if config.get("use_additional_conditions") is False else 120)
         caption = config.get("caption_channels") or config["cross_attention_dim"]
         specs = [
-            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
+            *self.image_specs(config, resolution),
             TensorSpec("encoder_hidden_states", (length, caption)),
-            TensorSpec("encoder_attention_mask", (length,), "int64"),
+            TensorSpec("encoder_attention_mask", (length,), "int64", example=1),
         ]
-        if _has_sizes(config):
-            specs += [TensorSpec("resolution", (2,)), TensorSpec("aspect_ratio", (1,))]
-        return specs
+        return [*specs, *_SIZES] if _takes_sizes(config) else specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """(B, 2C, H, W): the predicted noise, then the variance, where sigma is learned (the
         published models); else (B, C, H, W)."""
-        aside = ("sample", *_ADDED)
-        rest = {name: value for name, value in inputs.items() if name not in aside}
-        added = {name: inputs.get(name) for name in _ADDED}
+        from diffc.models.families.exporting import exportable
+
+        names = [spec.name for spec in _SIZES]
+        rest = {name: value for name, value in inputs.items() if name not in ("sample", *names)}
+        sizes = {name: inputs.get(name) for name in names}
         with exportable():  # its last layer squeezes a dimension that is not 1
             output: Tensor = model(
-                inputs["sample"], **rest, added_cond_kwargs=added, return_dict=False
+                inputs["sample"], **rest, added_cond_kwargs=sizes, return_dict=False
             )[0]
         return output
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
-    ) -> list[Group]:
-        """Feed-forward widths and both attentions, block by block."""
-        groups = block_groups(model, head_dims=head_dims)
-        return reached_groups(groups, model, inputs, self.call)
 
-
-def _has_sizes(config: Mapping[str, Any]) -> bool:
+def _takes_sizes(config: Mapping[str, Any]) -> bool:
     """Whether the image's size is a condition; diffusers decides by sample_size when unset."""
-    asked = config.get("use_additional_conditions")
-    return bool(config["sample_size"] == 128 if asked is None else asked)
+    setting = config.get("use_additional_conditions")
+    return bool(config["sample_size"] == 128 if setting is None else setting)
 
 
 FAMILY = PixArt()

@@ -3,58 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.blocks import block_groups
-from diffc.models.families.exporting import exportable
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _TOKENS = 300  # Gemma's
 
 
-class Sana:
-    """See ``base.Family``."""
+class Sana(Family):
+    """See ``base.Family``. What is cut: GLUMBConv widths, with their depthwise convolution, and
+    both attentions."""
 
     class_name = "SanaTransformer2DModel"
     component = "transformer"
+    text_places = {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}
+    sample_size_is_number = True
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
         (300,), and guidance () where it is distilled into the model (Sprint)."""
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution)
+        config = self.full_config(config)
+        length = tokens or _TOKENS
         specs = [
-            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
-            TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["caption_channels"])),
-            TensorSpec("encoder_attention_mask", (tokens or _TOKENS,), "int64"),
+            *self.image_specs(config, resolution),
+            TensorSpec("encoder_hidden_states", (length, config["caption_channels"])),
+            TensorSpec("encoder_attention_mask", (length,), "int64", example=1),
         ]
-        return [*specs, TensorSpec("guidance", ())] if config.get("guidance_embeds") else specs
+        if config.get("guidance_embeds"):
+            specs.append(TensorSpec("guidance", (), example=3.5))
+        return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted velocity, (B, C, H, W)."""
-        rest = {name: value for name, value in inputs.items() if name != "sample"}
-        with exportable():  # linear attention divides by a sum + 1e-15
-            output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
-        return output
+        from diffc.models.families.exporting import exportable
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
-    ) -> list[Group]:
-        """GLUMBConv widths (with their depthwise convolution) and both attentions."""
-        groups = block_groups(model, head_dims=head_dims)
-        return reached_groups(groups, model, inputs, self.call)
+        with exportable():  # linear attention divides by a sum + 1e-15
+            return super().call(model, inputs)
+
+    def multiple(self, config: Mapping[str, Any]) -> int:
+        """Its patch, of 1 where the config leaves it out."""
+        return super().multiple({"patch_size": config.get("patch_size") or 1})
 
 
 FAMILY = Sana()

@@ -6,52 +6,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.blocks import block_groups
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 
-_TOKENS = 333  # CLIP's 77 and T5's 256, one after the other
+_CLIP_TOKENS = 77
+_TOKENS = _CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
 
 
-class SD3:
-    """See ``base.Family``."""
+class SD3(Family):
+    """See ``base.Family``. Text and image share the heads of each attention."""
 
     class_name = "SD3Transformer2DModel"
     component = "transformer"
+    text_places = {"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}
+    sample_size_is_number = True
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D),
         pooled_projections (P,)."""
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution)
+        config = self.full_config(config)
         return [
-            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
+            *self.image_specs(config, resolution),
             TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["joint_attention_dim"])),
             TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
         ]
 
-    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The predicted velocity, (B, C, H, W)."""
-        rest = {name: value for name, value in inputs.items() if name != "sample"}
-        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
-        return output
-
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
-    ) -> list[Group]:
-        """Feed-forward widths of both streams, and the heads that text and image share."""
-        groups = block_groups(model, head_dims=head_dims)
-        return reached_groups(groups, model, inputs, self.call)
+    def encoded_tokens(self, tokens: int) -> int:
+        """T5's: the pipeline puts CLIP's before them."""
+        return tokens - _CLIP_TOKENS
 
 
 FAMILY = SD3()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
 from diffc.errors import InputError
-from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.graph import traced_groups
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import LABELS, Family, halving_multiple
 from diffc.models.resolutions import Side
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diffc.models.groups import Group
 
 _SIZE = 32
 """The side where a config has none."""
@@ -25,44 +26,59 @@ _REFUSED_TIMES = {
 }
 
 
-class UNet2D:
+class UNet2D(Family):
     """See ``base.Family``."""
 
     class_name = "UNet2DModel"
     component = "unet"
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), and class_labels where the model has classes: () or, where
         it adds them to the time embedding as they are, (its width,)."""
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution, _SIZE)
-        specs = [
-            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
-        ]
+        config = self.full_config(config)
+        specs = self.image_specs(config, resolution, _SIZE)
         _check_time_embedding(config)
-        return [*specs, *_class_specs(config)]
+        return [*specs, *self._class_specs(config)]
 
-    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The predicted noise (or v, or x_0), (B, C, H, W)."""
-        output: Tensor = model(**inputs, return_dict=False)[0]
-        return output
-
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    def candidate_groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
         """Convolution channels and the time embedding by tracing, attention by hand."""
+        from torch import nn
+
+        from diffc.models.families.attention import attention_groups, inner_projections
+        from diffc.models.families.graph import traced_groups
+
         fixed = ["conv_out", *inner_projections(model)]
         if isinstance(getattr(model, "class_embedding", None), nn.Identity):
             fixed.append("time_embedding.linear_2")  # as wide as the labels that are added to it
-        traced = traced_groups(model, inputs, self.call, fixed=fixed)
-        groups = traced + attention_groups(model, head_dims=head_dims)
-        return reached_groups(groups, model, inputs, self.call)
+        groups = traced_groups(model, inputs, self.call, fixed=fixed)
+        return groups + attention_groups(model, head_dims=head_dims)
+
+    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+        """What its levels can halve."""
+        return halving_multiple(config)
+
+    def multiple(self, config: Mapping[str, Any]) -> int:
+        """The same for one size."""
+        return halving_multiple(config)
+
+    def _class_specs(self, config: Mapping[str, Any]) -> list[TensorSpec]:
+        kind = config.get("class_embed_type")
+        if kind is None:
+            classes = self.class_count(config)
+            return [replace(LABELS, example=range(classes))] if classes else []
+        if kind == "timestep":
+            return [TensorSpec(LABELS.name, ())]
+        if kind == "identity":
+            width = config.get("time_embedding_dim") or 4 * config["block_out_channels"][0]
+            return [TensorSpec(LABELS.name, (int(width),))]
+        raise InputError(
+            f"a UNet2DModel with class_embed_type '{kind}' is not supported",
+            hint="supported: none (a table of classes), timestep, identity",
+        )
 
 
 def _check_time_embedding(config: Mapping[str, Any]) -> None:
@@ -73,21 +89,6 @@ def _check_time_embedding(config: Mapping[str, Any]) -> None:
             f"{_REFUSED_TIMES[kind]}",
             hint="supported: positional",
         )
-
-
-def _class_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
-    kind = config.get("class_embed_type")
-    if kind is None:
-        return [TensorSpec("class_labels", (), "int64")] if config.get("num_class_embeds") else []
-    if kind == "timestep":
-        return [TensorSpec("class_labels", ())]
-    if kind == "identity":
-        width = config.get("time_embedding_dim") or 4 * config["block_out_channels"][0]
-        return [TensorSpec("class_labels", (int(width),))]
-    raise InputError(
-        f"a UNet2DModel with class_embed_type '{kind}' is not supported",
-        hint="supported: none (a table of classes), timestep, identity",
-    )
 
 
 FAMILY = UNet2D()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
 from diffc.errors import InputError
-from diffc.models.families.attention import attention_groups, inner_projections
-from diffc.models.families.base import sample_sides, with_defaults
-from diffc.models.families.feed_forward import feed_forward_groups, first_projections
-from diffc.models.families.graph import traced_groups
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import LABELS, Family, halving_multiple
 from diffc.models.resolutions import Side
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diffc.models.groups import Group
 
 _SIZE = 64
 """The side where a config has none."""
@@ -23,23 +23,25 @@ _CLIP_TOKENS = 77
 """The length of CLIP's texts. What a pipeline gives instead is in ``models/inputs.py``."""
 
 _ADDED = ("text_embeds", "time_ids")
+_TIME_IDS = {6: (1024.0, 1024, 0, 0, 1024, 1024), 5: (1024.0, 1024, 0, 0, 6)}
+"""Example of SDXL's original size, crop corner and target size; the refiner's last is its aesthetic
+score."""
 
 # Their attention reshapes heads to its input's width, or normalises by the time embedding, whose
 # channels would have to be cut with it: DeepFloyd IF, Kandinsky 2, the k-diffusion upscalers.
 _UNSUPPORTED = ("SimpleCrossAttn", "KDown", "KCrossAttn", "KUp")
 
 
-class UNet2DCondition:
+class UNet2DCondition(Family):
     """See ``base.Family``."""
 
     class_name = "UNet2DConditionModel"
     component = "unet"
+    text_places = {"encoder_hidden_states": (0, 1), "text_embeds": (2, 3)}
+    text_length_is_pipelines = True
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), and what the config adds.
 
@@ -47,13 +49,11 @@ class UNet2DCondition:
         (256,); class-conditional ones class_labels. Without cross-attention to a text (AudioLDM)
         there are no encoder_hidden_states.
         """
-        config = with_defaults(self.class_name, config)
-        height, width = sample_sides(self.class_name, config, resolution, _SIZE)
+        config = self.full_config(config)
         return [
-            TensorSpec("sample", (config["in_channels"], height, width), kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
+            *self.image_specs(config, resolution, _SIZE),
             *_text_specs(config, tokens or _CLIP_TOKENS),
-            *_class_specs(config),
+            *self._class_specs(config),
             *_added_specs(config),
         ]
 
@@ -65,14 +65,20 @@ class UNet2DCondition:
         output: Tensor = model(**direct, added_cond_kwargs=added or None, return_dict=False)[0]
         return output
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    def candidate_groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
         """Convolution channels, the transformers' inner widths and the time embedding by tracing;
         feed-forward widths and attention by hand.
 
         Raises InputError for blocks that cannot be cut.
         """
+        from torch import nn
+
+        from diffc.models.families.attention import attention_groups, inner_projections
+        from diffc.models.families.feed_forward import feed_forward_groups, first_projections
+        from diffc.models.families.graph import traced_groups
+
         _refuse_unsupported(model)
         fixed = ["conv_out", *inner_projections(model), *first_projections(model)]
         if getattr(model.get_submodule("time_embedding"), "cond_proj", None) is not None:
@@ -81,8 +87,37 @@ class UNet2DCondition:
         if isinstance(getattr(model, "class_embedding", None), nn.Identity):
             fixed.append("time_embedding.linear_2")  # as wide as the labels that are added to it
         groups = traced_groups(model, inputs, self.call, fixed=fixed)
-        groups += feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
-        return reached_groups(groups, model, inputs, self.call)
+        return groups + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
+
+    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+        """What its levels can halve."""
+        return halving_multiple(config)
+
+    def multiple(self, config: Mapping[str, Any]) -> int:
+        """Any: its own forward pass evens out what its levels cannot halve."""
+        return 1
+
+    def _class_specs(self, config: Mapping[str, Any]) -> list[TensorSpec]:
+        kind = config.get("class_embed_type")
+        if kind is None:
+            classes = self.class_count(config)
+            return [replace(LABELS, example=range(classes))] if classes else []
+        if kind == "timestep":
+            return [TensorSpec(LABELS.name, ())]
+        if kind in ("projection", "simple_projection"):
+            width = config.get("projection_class_embeddings_input_dim")
+            if width is None:
+                raise InputError(
+                    f"a UNet2DConditionModel with class_embed_type '{kind}' needs "
+                    "projection_class_embeddings_input_dim, and its config has none"
+                )
+            return [TensorSpec(LABELS.name, (width,))]
+        if kind == "identity":
+            return [TensorSpec(LABELS.name, (_time_width(config),))]
+        raise InputError(
+            f"a UNet2DConditionModel with class_embed_type '{kind}' is not supported",
+            hint="supported: none, timestep, identity, projection, simple_projection",
+        )
 
 
 def _refuse_unsupported(model: nn.Module) -> None:
@@ -135,28 +170,6 @@ def _cross_attention_width(config: Mapping[str, Any]) -> int | None:
     return width
 
 
-def _class_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
-    kind = config.get("class_embed_type")
-    if kind is None:
-        return [TensorSpec("class_labels", (), "int64")] if config.get("num_class_embeds") else []
-    if kind == "timestep":
-        return [TensorSpec("class_labels", ())]
-    if kind in ("projection", "simple_projection"):
-        width = config.get("projection_class_embeddings_input_dim")
-        if width is None:
-            raise InputError(
-                f"a UNet2DConditionModel with class_embed_type '{kind}' needs "
-                "projection_class_embeddings_input_dim, and its config has none"
-            )
-        return [TensorSpec("class_labels", (width,))]
-    if kind == "identity":
-        return [TensorSpec("class_labels", (_time_width(config),))]
-    raise InputError(
-        f"a UNet2DConditionModel with class_embed_type '{kind}' is not supported",
-        hint="supported: none, timestep, identity, projection, simple_projection",
-    )
-
-
 def _time_width(config: Mapping[str, Any]) -> int:
     """The width of the time embedding, as the class works it out."""
     factor = 2 if config.get("time_embedding_type") == "fourier" else 4
@@ -182,7 +195,7 @@ def _added_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
     # SDXL's refiner gives five sizes beside the same 1280 of text, the base model six
     ids = 5 if total - 5 * each == 1280 else 6
     text = TensorSpec("text_embeds", (total - ids * each,))
-    return [*specs, text, TensorSpec("time_ids", (ids,))]
+    return [*specs, text, TensorSpec("time_ids", (ids,), example=_TIME_IDS[ids])]
 
 
 FAMILY = UNet2DCondition()

@@ -7,33 +7,33 @@ statistics of that normalisation: close, but not exact as it is elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc_export.specs import TensorSpec
-from torch import Tensor, nn
 
-from diffc.models.families.base import with_defaults
-from diffc.models.families.blocks import block_groups
-from diffc.models.families.reach import reached_groups
-from diffc.models.groups import Group
+from diffc.models.families.base import TIMESTEP, Family
 from diffc.models.resolutions import Side, as_pair
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diffc.models.groups import Group
 
 _TOKENS = 512  # T5's; the image-to-video attention has this number written into its code
 _IMAGE_TOKENS = 257  # CLIP's
 _VIDEO = (21, 60, 104)  # latent frames, height and width of 81 frames of 480 x 832
 
 
-class Wan:
+class Wan(Family):
     """See ``base.Family``."""
 
     class_name = "WanTransformer3DModel"
     component = "transformer"
+    text_places = {"encoder_hidden_states": (0, 1)}
+    block_lists = ("blocks",)
 
     def specs(
-        self,
-        config: Mapping[str, Any],
-        resolution: Side | None = None,
-        tokens: int | None = None,
+        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and
         encoder_hidden_states_image (257, I) for image-to-video; (514, I) for a first and a last
@@ -41,14 +41,14 @@ class Wan:
 
         resolution: the side of a square latent of 21 frames; None: 60 x 104.
         """
-        config = with_defaults(self.class_name, config)
+        config = self.full_config(config)
         frames, height, width = _VIDEO
         if resolution:
             height, width = as_pair(resolution)
         sample = (config["in_channels"], frames, height, width)
         specs = [
             TensorSpec("sample", sample, kind="sample"),
-            TensorSpec("timestep", (), kind="timestep"),
+            TIMESTEP,
             TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["text_dim"])),
         ]
         if config.get("image_dim") is not None:
@@ -59,20 +59,21 @@ class Wan:
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted velocity, (B, C, F, H, W)."""
-        rest = {name: value for name, value in inputs.items() if name != "sample"}
+        whole = dict(inputs)
         if self._takes_two_pictures(model):  # the class folds them into one row again
-            pictures = rest["encoder_hidden_states_image"]
-            rest["encoder_hidden_states_image"] = pictures.reshape(
+            pictures = inputs["encoder_hidden_states_image"]
+            whole["encoder_hidden_states_image"] = pictures.reshape(
                 2 * pictures.shape[0], pictures.shape[1] // 2, pictures.shape[2]
             )
-        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
-        return output
+        return super().call(model, whole)
 
-    def groups(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], *, head_dims: bool = False
+    def candidate_groups(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
         """Feed-forward widths and whole heads, whatever ``head_dims``."""
-        return reached_groups(block_groups(model), model, inputs, self.call)
+        from diffc.models.families.blocks import block_groups
+
+        return block_groups(model)
 
     @staticmethod
     def _takes_two_pictures(model: nn.Module) -> bool:
