@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ PARTICIPLES = {
 VAGUE = {"asked", "found", "held", "made"}
 MAX_PARAMETERS, MAX_FUNCTION_LINES, MAX_FILE_LINES, MAX_FMT_SKIP = 8, 60, 450, 20
 MAX_ANY_PER_1000_LINES, MAX_PARTICIPLE_SHARE = 10.0, 0.01
+
+FAMILIES = "diffc/models/families/"
+DENOISER_CLASS = re.compile(r"\w*(UNet\d?D\w*Model|Transformer\d?D\w*Model)")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -187,9 +191,21 @@ def _torch_as_a_target(tree: ast.Module) -> Iterator[ast.Constant]:
                 yield part
 
 
+def class_literals(modules: Sequence[Module]) -> Figure:
+    """Names of denoisers' classes, which only the families' own files may have as literals."""
+    places = [
+        f"{module.name}:{node.lineno} {node.value}"
+        for module in modules
+        if module.name.startswith("diffc/") and not module.name.startswith(FAMILIES)
+        for node in _constants(module.tree)
+        if DENOISER_CLASS.fullmatch(str(node.value))
+    ]
+    return Figure("class names of denoisers outside models/families", len(places), 0, places)
+
+
 RULES: tuple[Callable[[Sequence[Module]], Figure], ...] = (
     many_parameters, long_functions, long_files, fmt_skips, any_per_1000_lines, repeated_classes,
-    participle_functions, vague_variables, target_names,
+    participle_functions, vague_variables, target_names, class_literals,
 )  # fmt: skip
 
 

@@ -23,19 +23,25 @@ def doctor_(json: o.Json = False) -> None:
     from diffc import __version__
     from diffc.cli.show import print_json
     from diffc.measure.environment import read_environment
+    from diffc.models.families import broken_families, family_names
 
     environment = read_environment().model_dump(mode="json")
     states = {name: one.status() for name, one in targets().items()}
-    broken = {name: Status(False, False, False, reason) for name, reason in problems().items()}
-    statuses = {name: asdict(status) for name, status in (states | broken).items()}
+    unusable = {name: Status(False, False, False, reason) for name, reason in problems().items()}
+    statuses = {name: asdict(status) for name, status in (states | unusable).items()}
+    broken = broken_families()
     if json:
-        print_json({"diffc": __version__, "targets": statuses, "environment": environment,
-                    "cache": str(cache_folder())})  # fmt: skip
+        families = {"usable": [name for name in family_names() if name not in broken],
+                    "broken": broken}  # fmt: skip
+        print_json({"diffc": __version__, "targets": statuses, "families": families,
+                    "environment": environment, "cache": str(cache_folder())})  # fmt: skip
         return
-    _show(statuses, environment)
+    _show(statuses, environment, broken)
 
 
-def _show(statuses: dict[str, dict[str, object]], environment: dict[str, object]) -> None:
+def _show(
+    statuses: dict[str, dict[str, object]], environment: dict[str, object], broken: dict[str, str]
+) -> None:
     from diffc_export.targets.driver import no_gpu
 
     from diffc.cli.show import console
@@ -52,6 +58,8 @@ def _show(statuses: dict[str, dict[str, object]], environment: dict[str, object]
         rows.append((name, _mark(status["buildable"]), _mark(status["runnable"]), said))
     print_table(screen, columns, rows, widest=WIDEST)
     screen.print()
+    for why in broken.values():
+        print_whole(screen, f"skipped: {why}")
     print_whole(screen, f"{environment['cpu']}, {environment['cores']} cores; "
                         f"Python {environment['python']}")  # fmt: skip
     gpus = environment["gpus"]
