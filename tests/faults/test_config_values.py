@@ -11,7 +11,7 @@ from support.runs import refusal
 
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config, strange_values
-from diffc.models.families.base import with_defaults
+from diffc.models.families import family
 from diffc.models.source import find
 from diffc.prune.planning import cost_of
 
@@ -110,7 +110,7 @@ def test_a_vae_of_other_latents_is_refused_before_work(sd, tmp_path):
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_no_value_of_a_real_config_is_strange(case):
     class_name, config, _ = CASES[case]
-    whole = json.loads(json.dumps(with_defaults(class_name, config)))
+    whole = json.loads(json.dumps(family(class_name).full_config(config)))
     assert strange_values(class_name, {"_class_name": class_name, **whole}) == []
 
 
