@@ -74,7 +74,8 @@ def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
         ladders = yield from explain(steps, recipe.build.batch, measure)
         return {"ladders": [ladder.model_dump(mode="json") for ladder in ladders]}
 
-    return Stage(f"explain-{name}", 3, inputs, run, packages=("torch", "diffusers"))
+    packages = () if no_torch else ("torch", "diffusers")  # what is listed here is imported
+    return Stage(f"explain-{name}", 3, inputs, run, packages=packages)
 
 
 def why_no_torch(model: Mapping[str, Any]) -> str | None:

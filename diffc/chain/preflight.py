@@ -83,11 +83,11 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     from diffc.prune.planning import check_plan
 
     check_channels(source)
-    notes = check_plan(source, recipe, front.alignment(recipe))
     shape = sample_shape(denoiser_specs(source, recipe))
     process_checks(source, shape)
-    notes += check_conditions(source, recipe)
+    notes = check_conditions(source, recipe)
     data.check_values(source, recipe)
+    notes += check_plan(source, recipe, front.alignment(recipe))
     notes += picture_notes(source, shape, recipe.quality)
     notes += check_components(source, prompts=recipe.data.prompts is not None)
     check_decoder(source, shape)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from diffc_runtime.files import file_digest
 from quick import QUICK
 from safetensors.torch import load_file
 
@@ -283,10 +284,13 @@ def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
     path = copy / "onnx/compressed/reference.safetensors"
     tensors = load_file(path)
     tensors["output"] = tensors["output"] * 1.1
-    path.unlink()  # hard-linked to the cache
     from safetensors.torch import save_file
 
     save_file(tensors, path)
+    record = copy / ".diffc/export-compressed.json"  # as if torch had given these
+    stage = json.loads(record.read_text())
+    stage["files"]["compressed/reference.safetensors"] = file_digest(path)
+    record.write_text(json.dumps(stage))
     with pytest.raises(ParityFailed, match="does not compute what torch computes") as caught:
         drain(finish(copy, Recipe.model_validate(QUICK), "bench"))
     assert caught.value.exit_code == 1

@@ -69,9 +69,9 @@ def test_an_engine_of_other_sizes_is_another(tmp_path):
         keys.append(stage.inputs["onnx"])
     assert len(set(keys)) == 3
     write_handmade_folder(folder)
-    digest = json.loads((folder / "model.json").read_text())["sha256"]
     recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=["ort-cpu"]))
-    assert build_stage(tmp_path / "out", recipe, "ort-cpu", "dense").inputs["onnx"] == digest
+    alone = build_stage(tmp_path / "out", recipe, "ort-cpu", "dense").inputs["onnx"]
+    assert alone not in keys
 
 
 @pytest.mark.parametrize("told", ["16,16", "16,0", "16,x", "16,", ""])
@@ -96,7 +96,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_made(
     source = replace(find(str(tiny_model)), class_name=class_name)
     recipe = resolve(family=class_name, flags={"export": {"resolution": sides}})
     with pytest.raises(RequestError, match=words):
-        next(run(Request(source, recipe, tmp_path / "out")))
+        drain(run(Request(source, recipe, tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
