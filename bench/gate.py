@@ -27,9 +27,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
 
 from diffc.gate.check import CheckRequest, check, in_turn
 from diffc.gate.limits import limits
@@ -41,6 +38,9 @@ from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
 from diffc.measure.statistics import paired_ratio
 from diffc.recipe import CheckOptions
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 RESULTS = Path(__file__).parent / "results"
 TRIALS, SLOWDOWNS = RESULTS / "gate-trials.jsonl", RESULTS / "gate-slowdowns.json"

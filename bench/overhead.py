@@ -162,9 +162,8 @@ def child(folder: Path) -> None:
 
 def watch(clock: Clock) -> None:
     """Put the clock around what the measurements need."""
-    from diffc_export.targets import engine, names, target
-
     from diffc.measure import compare, engines, explain, latency, loop, memory
+    from diffc_export.targets import engine, names, target
 
     for name in names():
         found: Any = target(name)

@@ -34,9 +34,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.engine import read_info
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -58,6 +55,9 @@ from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import ImportanceOptions, PruneOptions, resolve
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.engine import read_info
 
 RESULT = Path(__file__).parent / "results" / "pruning.json"
 PAPER = {  # name: config, parameters (M) and MACs (G), dense and pruned, as published; rounding

@@ -34,13 +34,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+
+from diffc.bundle import bundle, server, triton
+from diffc.bundle.served import served
 from diffc_export.events import drain
 from diffc_export.targets import machine, target
 from diffc_export.targets.base import BuildOptions
 from diffc_runtime import Pipeline, open_bundle
-
-from diffc.bundle import bundle, server, triton
-from diffc.bundle.served import served
 
 ROOT = Path(__file__).parents[1]
 

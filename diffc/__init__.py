@@ -15,9 +15,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.targets import register
-
 from diffc.errors import DiffcError
+from diffc_export.targets import register
 
 if TYPE_CHECKING:
     from diffc.api import compile

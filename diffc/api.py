@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffc_export.disks import user_path
-from diffc_export.events import follow
-
 from diffc.chain.run import Request, run
 from diffc.models.source import find
 from diffc.output import default_out
@@ -16,6 +13,8 @@ from diffc.recipe import resolve
 from diffc.report.model import Report
 from diffc.stages import StageEvent
 from diffc.torch_state import own_state
+from diffc_export.disks import user_path
+from diffc_export.events import follow
 
 
 @own_state()

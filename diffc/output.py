@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from diffc_runtime.files import write_text
 
 from diffc import __version__
 from diffc.errors import InputError
@@ -17,6 +16,7 @@ from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
 from diffc.stages import STATE, package_version
 from diffc.yaml_file import read_yaml
+from diffc_runtime.files import write_text
 
 LOCK = "recipe.lock.yaml"
 LOCK_FORMAT = 1

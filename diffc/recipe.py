@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from diffc_export import targets
-from diffc_export.disks import user_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -40,6 +38,8 @@ from diffc.recipe_words import (
     Words,
 )
 from diffc.yaml_file import read_yaml
+from diffc_export import targets
+from diffc_export.disks import user_path
 
 _HERE = Path(__file__).parent
 RECIPES = next(p for p in (_HERE / "recipes", _HERE.parent / "recipes") if p.is_dir())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from diffc_export.disks import user_path
 from pydantic import BeforeValidator, Field
 
 from diffc.models.resolutions import as_word, read_side
+from diffc_export.disks import user_path
 
 MOST_SEED = 2**63 - 1
 """What PyTorch's generators take."""

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from diffc_runtime.files import write_text
-
 from diffc.errors import InputError, RequestError
+from diffc_runtime.files import write_text
 
 _TRIED_BYTES = 1 << 16
 

@@ -28,14 +28,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from diffc_export.disks import disk_errors
-from diffc_export.events import Progress, Work
-from diffc_runtime.files import file_digest, rename_folder, temporary_folder, write_text
-
 from diffc.errors import RequestError, UnavailableError
 from diffc.launch import process_rank
 from diffc.placing import clear_folder, place, place_file
 from diffc.torch_state import own_state
+from diffc_export.disks import disk_errors
+from diffc_export.events import Progress, Work
+from diffc_runtime.files import file_digest, rename_folder, temporary_folder, write_text
 
 T = TypeVar("T")
 STATE = ".diffc"

@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffc.errors import InputError, RequestError, UnavailableError, unknown
 from diffc_export.events import Progress, Work
 from diffc_export.targets import cuda, driver, engine, machine, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
 from diffc_export.targets.onnx_file import read_onnx
 from diffc_export.targets.out_of_memory import out_of_memory
-
-from diffc.errors import InputError, RequestError, UnavailableError, unknown
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from diffc_export.disks import disk_errors
-from diffc_export.events import Progress, drain
-from diffc_runtime.files import write_text
 
 from diffc import stages
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.stages import Runner, Stage
+from diffc_export.disks import disk_errors
+from diffc_export.events import Progress, drain
+from diffc_runtime.files import write_text
 
 
 def make_stage(calls: list[str], value: str = "x", name: str = "demo") -> Stage:

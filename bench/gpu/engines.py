@@ -11,10 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
-from diffc_runtime.files import write_text
 
 from diffc.errors import DiffcError
 from diffc.measure.engines import noise_of, opened, timed
@@ -23,6 +19,10 @@ from diffc.measure.latency import LatencyOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.results import Speedup, latency_figures
 from diffc.torch_target import VARIANTS
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_runtime.files import write_text
 
 from .variants import ALLOCATIONS, onnx_folder, torch_model
 

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from diffc_runtime.files import write_text
-
 from diffc.measure.environment import read_environment
+from diffc_runtime.files import write_text
 
 OF_THE_PACKAGES = ("environment", "tests")
 """Pieces that are done again when packages have come or gone: what they skipped may run now."""

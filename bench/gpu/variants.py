@@ -19,9 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from diffc_export.events import drain
-from diffc_export.targets import machine, target
-from diffc_runtime.files import write_text
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
@@ -36,6 +33,9 @@ from diffc.prune.plan import group_plans
 from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
+from diffc_export.events import drain
+from diffc_export.targets import machine, target
+from diffc_runtime.files import write_text
 
 ALLOCATIONS = ("dense", "latency", "global", "uniform")
 RATIO = 0.5

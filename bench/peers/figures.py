@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
-from diffc_export.events import drain
 
 from bench.peers.candidate import RUNTIMES, SIDES, Candidate, say
 from bench.peers.ours import ours
@@ -16,6 +15,7 @@ from bench.peers.subject import Subject
 from bench.peers.theirs import peers
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.torch_target import SPINNING
+from diffc_export.events import drain
 
 
 def section(args, name: str, batch: int) -> dict[str, Any]:

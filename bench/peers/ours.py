@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
-
 from bench.peers.candidate import RUNTIMES, SIDES, Candidate
 from bench.peers.subject import Subject
 from diffc.errors import DiffcError, UnavailableError
 from diffc.measure.parity import closeness, measure_parity
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 
 def our_folder(subject: Subject, kind: str, side: str) -> Path:

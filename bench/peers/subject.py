@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffc_export.events import drain
-from diffc_export.onnx.quantize import QuantizeOptions, quantize
 from torch import Tensor, nn
 
 from bench.peers.candidate import say
@@ -29,6 +27,8 @@ from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
+from diffc_export.events import drain
+from diffc_export.onnx.quantize import QuantizeOptions, quantize
 
 
 class Subject:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffc_export.targets import target
 from safetensors.numpy import load_file as load_numpy
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from bench.peers.subject import Subject, macs_of
 from diffc.errors import UnavailableError
 from diffc.measure.inputs import fill, reference_inputs
 from diffc.measure.parity import judge
+from diffc_export.targets import target
 
 
 def peers(subject: Subject, batch: int) -> list[Candidate]:

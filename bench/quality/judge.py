@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffc_export.events import drain
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
@@ -27,6 +26,7 @@ from diffc.data.sampling import deterministic_scheduler, sample, sampler_info
 from diffc.measure.frechet import features_of, frechet_distance
 from diffc.measure.frechet import statistics as feature_statistics
 from diffc.measure.quality import EVALUATION, compare_samples
+from diffc_export.events import drain
 
 Tick = Callable[[], None]
 RESAMPLES = 200

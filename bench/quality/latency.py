@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffc_export.events import drain
-
 from bench.quality.rows import ROWS
 from bench.quality.study import Study
 from bench.quality.training import pruned
 from diffc.measure.environment import read_environment
 from diffc.models.families import family as family_of
 from diffc.models.load import load_denoiser
+from diffc_export.events import drain
 
 
 def latencies(study: Study, results: dict) -> None:
     """An engine call of every cut model, all engines in turn, into the rows of ``results``."""
-    from diffc_export.targets import target
-    from diffc_export.targets.engine import read_info
-
     from diffc.measure.inputs import example_inputs as engine_inputs
     from diffc.measure.latency import LatencyOptions, interleaved
+    from diffc_export.targets import target
+    from diffc_export.targets.engine import read_info
 
     engines = {"dense": engine(study, "dense", lambda: load_denoiser(study.source))}
     for row in ROWS:
@@ -44,10 +42,9 @@ def latencies(study: Study, results: dict) -> None:
 
 def engine(study: Study, name: str, load) -> Path:
     """The engine folder of one network; weights do not matter to time."""
+    from diffc.models.onnx_export import export_denoiser
     from diffc_export.targets import target
     from diffc_export.targets.base import BuildOptions
-
-    from diffc.models.onnx_export import export_denoiser
 
     folder = study.work / "engines" / study.args.target / name
     if not (folder / "engine.json").exists():

@@ -6,10 +6,9 @@ import json
 from datetime import datetime, timezone
 from pathlib import Path
 
-from diffc_runtime.files import write_text
-
 from bench.quality.rows import HALF, OURS, REFERENCE
 from bench.quality.study import Study
+from diffc_runtime.files import write_text
 
 
 def claims(rows: dict) -> dict:

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffc_runtime.files import write_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from diffc.measure.quality import INTENSITIES
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find
+from diffc_runtime.files import write_text
 
 KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "dense_batch", "samples",
         "curve_samples", "sampling_steps", "train_images", "test_images",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffc_runtime.files import write_text
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from diffc.models.load import load_denoiser
 from diffc.models.save import save_compressed
 from diffc.models.source import find
 from diffc.prune.plan import Plan
+from diffc_runtime.files import write_text
 
 CALIBRATION = 256
 CHECKPOINT_SECONDS = 180.0  # of training are lost at most when the study is killed

@@ -15,10 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import file_digest, temporary_folder
-
 import diffc
 from diffc.errors import RequestError
+from diffc_runtime.files import file_digest, temporary_folder
 
 MANIFEST = "bundle.json"
 FORMAT = 1

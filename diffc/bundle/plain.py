@@ -7,11 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import diffc_runtime
-from diffc_export.targets import target
-
 from diffc.bundle import readme
 from diffc.bundle.folder import copy_file, copy_package
 from diffc.bundle.source import Source, copy_engine
+from diffc_export.targets import target
 
 RUNTIME = Path(diffc_runtime.__file__).parent
 

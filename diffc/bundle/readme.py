@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffc.bundle.triton_config import alone, ranges, sample_shape
 from diffc_export.targets import target
 from diffc_runtime.images import is_picture
-
-from diffc.bundle.triton_config import alone, ranges, sample_shape
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets.engine import NAME, check_files, exported_file, read_info
-
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
 from diffc.models.noise_levels import flow_levels
+from diffc_export.targets.engine import NAME, check_files, exported_file, read_info
 
 SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (

@@ -15,15 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets import target
-from diffc_export.targets.base import TritonBackend
-
 from diffc.bundle import readme, triton_check
 from diffc.bundle import triton_config as configs
 from diffc.bundle.folder import copy_file
 from diffc.bundle.plain import RUNTIME, copy_runtime
 from diffc.bundle.source import Source, copy_engine, public_info, write_info
 from diffc.errors import CheckFailed, RequestError
+from diffc_export.targets import target
+from diffc_export.targets.base import TritonBackend
 
 VERSION = "1"
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.targets import on_gpu, target
-
 from diffc.errors import UnavailableError
+from diffc_export.targets import on_gpu, target
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source

@@ -10,17 +10,16 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from diffc.errors import InputError, RequestError, UnavailableError
+from diffc.output import read_lock
+from diffc.recipe import Recipe, TargetOptions
+from diffc.stages import Room, Runner, Stage, StageEvent
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work
 from diffc_export.targets.engine import engine_digest
 from diffc_export.targets.machine import cores
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.files import file_digest
-
-from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.output import read_lock
-from diffc.recipe import Recipe, TargetOptions
-from diffc.stages import Room, Runner, Stage, StageEvent
 
 SIDES = ("dense", "compressed")
 

@@ -12,10 +12,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffc_export.events import Progress, Work
-from diffc_export.targets.engine import engine_digest
-from diffc_runtime.files import file_digest
-
 from diffc.chain import back
 from diffc.errors import CheckFailed, DiffcError
 from diffc.measure.results import (
@@ -28,6 +24,9 @@ from diffc.measure.results import (
 from diffc.measure.statistics import Ratio
 from diffc.recipe import Recipe
 from diffc.stages import Room, Runner, Stage, StageEvent
+from diffc_export.events import Progress, Work
+from diffc_export.targets.engine import engine_digest
+from diffc_runtime.files import file_digest
 
 EXACT = "fp32"
 ORDER = (EXACT, "fp16", "bf16", "fp8", "int8")

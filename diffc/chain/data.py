@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.events import Progress, Work
-from diffc_runtime.files import file_digest
-
 from diffc.data.guidance import guidance_of
 from diffc.data.image_folders import (
     SOURCES,
@@ -32,13 +29,15 @@ from diffc.models.families import family, family_package
 from diffc.models.source import Source, check_safetensors
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Room, Stage
+from diffc_export.events import Progress, Work
+from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
-    from diffc_export.specs import TensorSpec
     from torch import Tensor
 
     from diffc.data.clean import CleanSet
     from diffc.data.prompts import Encoded
+    from diffc_export.specs import TensorSpec
 
 CLEAN = "clean.safetensors"
 

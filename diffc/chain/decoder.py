@@ -11,8 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffc_export.events import Progress, Work
-
 from diffc.chain import back
 from diffc.chain.data import model_packages, pipeline_facts
 from diffc.models.components import Component
@@ -20,6 +18,7 @@ from diffc.models.families import family, family_names
 from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
+from diffc_export.events import Progress, Work
 
 DECODER = "decoder"
 

@@ -15,10 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.cache import cache_folder
-from diffc_export.events import Progress, Work
-from diffc_runtime.files import file_digest
-
 from diffc.chain.data import CLEAN, content_digest, model_packages
 from diffc.data.guidance import guidance_of
 from diffc.distill.options import WATCHING
@@ -28,9 +24,11 @@ from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, find
 from diffc.recipe import Recipe
 from diffc.stages import STATE, Done, Room, Stage
+from diffc_export.cache import cache_folder
+from diffc_export.events import Progress, Work
+from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
-    from diffc_export.specs import TensorSpec
     from torch import nn
 
     from diffc.data.clean import CleanSet
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from diffc.models.diffusion import Process
     from diffc.models.families.base import Family
     from diffc.prune.bench import Bench
+    from diffc_export.specs import TensorSpec
 
 SCORES = "importance.safetensors"
 DENSE, COMPRESSED = "dense", "compressed"

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffc_export.targets.base import Array
-from diffc_export.targets.engine import NAME, EngineInfo, engine_digest, read_info
 
 from diffc.chain.back import engine_folder, reference_file
 from diffc.chain.data import CLEAN
@@ -26,6 +24,8 @@ from diffc.measure.loop import LoopOptions, fitting_loop_steps
 from diffc.models.files import read_json
 from diffc.recipe import Recipe
 from diffc.stages import STATE
+from diffc_export.targets.base import Array
+from diffc_export.targets.engine import NAME, EngineInfo, engine_digest, read_info
 
 _IMAGE_CHANNELS = (1, 3)
 

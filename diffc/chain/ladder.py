@@ -10,11 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.cache import cache_folder
-from diffc_export.events import Work
-from diffc_export.targets.engine import engine_digest
-from diffc_runtime.files import file_digest
-
 from diffc.chain.back import (
     SIDES,
     engine_folder,
@@ -26,6 +21,10 @@ from diffc.errors import InputError
 from diffc.output import read_lock
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
+from diffc_export.cache import cache_folder
+from diffc_export.events import Work
+from diffc_export.targets.engine import engine_digest
+from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
     from diffc.measure.explain import Step
@@ -35,9 +34,8 @@ _MOST_ROUNDS, _MOST_SECONDS, _WARM_UP = 15, 2.0, 1.0
 
 def explain_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
     """The ladder of one target; None where it is not wanted, or where its engines cannot run."""
-    from diffc_export.targets import target
-
     from diffc.measure.environment import read_environment
+    from diffc_export.targets import target
 
     chosen = target(name)
     if chosen.facts.runs_torch or recipe.measure.explain == "off" or not chosen.status().runnable:
@@ -147,9 +145,8 @@ def _torch_steps(
 
 def _torch_engine(out: Path, recipe: Recipe, variant: str, folder: Path) -> Work[str | None]:
     """Build torch's engine folder of the dense model; why not, where it is another model now."""
-    from diffc_export.targets.base import BuildOptions
-
     from diffc.torch_target import TARGET as TORCH
+    from diffc_export.targets.base import BuildOptions
 
     model = read_lock(out)["model"]
     options = BuildOptions(

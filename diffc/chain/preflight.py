@@ -15,10 +15,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from diffc_export.cache import cache_folder
-from diffc_export.disks import check_place
-from diffc_runtime.files import write_text
-
 from diffc import __version__
 from diffc.chain import back, data, front
 from diffc.chain.noise import noise_checks, process_checks
@@ -30,6 +26,9 @@ from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.recipe import Recipe
 from diffc.stages import package_version
+from diffc_export.cache import cache_folder
+from diffc_export.disks import check_place
+from diffc_runtime.files import write_text
 
 _VERSION = 4
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""

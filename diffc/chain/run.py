@@ -6,9 +6,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc_export.cache import cache_folder
-from diffc_export.disks import check_place, disk_errors
-
 from diffc.chain import back, choose, data, decoder, front, ladder, serve
 from diffc.chain.preflight import preflight
 from diffc.errors import CheckFailed, InputError, unknown
@@ -27,6 +24,8 @@ from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
 from diffc.stages import Done, Runner, StageEvent
+from diffc_export.cache import cache_folder
+from diffc_export.disks import check_place, disk_errors
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
@@ -187,10 +186,9 @@ def _with_targets(out: Path, recipe: Recipe) -> Recipe:
 
 
 def _write_report(out: Path, done: Sequence[Done], command: str | None) -> Report:
-    from diffc_runtime.files import write_text
-
     from diffc.report.html import write_html
     from diffc.report.markdown import to_markdown
+    from diffc_runtime.files import write_text
 
     report = collect(out, done, command)
     write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")

@@ -11,15 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffc_export.events import Progress, Work
-from diffc_export.targets.engine import engine_digest
-
 from diffc.chain.back import SIDES, engine_folder
 from diffc.chain.images import loop_digest, loop_options
 from diffc.errors import UnavailableError
 from diffc.measure.loop import LoopOptions
 from diffc.recipe import Recipe
 from diffc.stages import Room, Stage
+from diffc_export.events import Progress, Work
+from diffc_export.targets.engine import engine_digest
 
 CONCURRENCY = (1, 4, 16)
 _SECONDS, _REPEATS = 5.0, 5
@@ -30,10 +29,9 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
 
     Where no server can be started, the reason is the result.
     """
-    from diffc_export.targets import target
-
     from diffc.bundle.server import installed, why_none
     from diffc.measure.environment import read_environment
+    from diffc_export.targets import target
 
     status = target(name).status()
     if recipe.measure.server is None or target(name).facts.loader is None:

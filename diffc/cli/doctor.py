@@ -16,14 +16,13 @@ def doctor_(json: o.Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from diffc_export.cache import cache_folder
-    from diffc_export.targets import problems, targets
-    from diffc_export.targets.base import Status
-
     from diffc import __version__
     from diffc.cli.show import print_json
     from diffc.measure.environment import read_environment
     from diffc.models.families import broken_families, family_names
+    from diffc_export.cache import cache_folder
+    from diffc_export.targets import problems, targets
+    from diffc_export.targets.base import Status
 
     environment = read_environment().model_dump(mode="json")
     states = {name: one.status() for name, one in targets().items()}
@@ -42,10 +41,9 @@ def doctor_(json: o.Json = False) -> None:
 def _show(
     statuses: dict[str, dict[str, object]], environment: dict[str, object], broken: dict[str, str]
 ) -> None:
-    from diffc_export.targets.driver import no_gpu
-
     from diffc.cli.show import console
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
+    from diffc_export.targets.driver import no_gpu
 
     screen = console()
     columns = [Column("target", left=True), Column("builds", left=True), Column("runs", left=True),

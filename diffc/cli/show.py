@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffc_export import events
 
 if TYPE_CHECKING:
-    from diffc_export.events import Work
     from rich.console import Console
     from rich.progress import Progress
 
     from diffc.report.model import Report
     from diffc.stages import StageEvent
+    from diffc_export.events import Work
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffc_export.specs import TensorSpec
 from torch import Tensor
 
 from diffc.data.guidance import call_defaults, embedded_guidance
@@ -23,6 +22,7 @@ from diffc.data.latents import scale_factor
 from diffc.errors import RequestError
 from diffc.models.families.examples import dtype_of, example_inputs
 from diffc.models.source import Source
+from diffc_export.specs import TensorSpec
 
 _REFINER_IDS = 5
 """The base model's six ids are three sizes; the refiner's last is an aesthetic score."""

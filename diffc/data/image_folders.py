@@ -20,9 +20,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from diffc_runtime.files import file_digest
-
 from diffc.errors import InputError, UnavailableError
+from diffc_runtime.files import file_digest
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 IMAGE_KEYS = ("arr_0", "images", "x")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffc_export.events import Progress, Work
 from torch import Tensor
 
 from diffc.data.batches import in_batches
@@ -27,6 +26,7 @@ from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source, read_json
+from diffc_export.events import Progress, Work
 
 Factor = float | list[float]
 """One for all channels of a latent, or one for each."""

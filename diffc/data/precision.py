@@ -7,8 +7,9 @@ import os
 from contextlib import AbstractContextManager
 
 import torch
-from diffc_export.targets.machine import fast_bf16
 from torch import nn
+
+from diffc_export.targets.machine import fast_bf16
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

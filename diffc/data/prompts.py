@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffc_export.events import Progress, Work
-from diffc_export.specs import TensorSpec
 from torch import Tensor
 
 from diffc.data.conditions import pipeline_conditions
@@ -27,6 +25,8 @@ from diffc.errors import InputError, RequestError
 from diffc.models.families import family
 from diffc.models.families.base import Family, TextPlaces
 from diffc.models.source import Source
+from diffc_export.events import Progress, Work
+from diffc_export.specs import TensorSpec
 
 __all__ = ["ENCODERS", "Encoded", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

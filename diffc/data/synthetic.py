@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffc_export.events import Progress, Work
-from diffc_export.specs import TensorSpec
 from torch import Tensor, nn
 
 from diffc.data.batches import in_batches
@@ -24,6 +22,8 @@ from diffc.data.randomness import keyed_generator, keyed_noise
 from diffc.data.sampling import Denoiser, denoise, deterministic_scheduler
 from diffc.models.families.base import Family
 from diffc.models.families.examples import dtype_of
+from diffc_export.events import Progress, Work
+from diffc_export.specs import TensorSpec
 
 NOISE, LABEL = 1, 2  # streams of keys
 

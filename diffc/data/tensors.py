@@ -25,10 +25,10 @@ from diffc.errors import InputError
 from diffc.models.source import check_safetensors
 
 if TYPE_CHECKING:
-    from diffc_export.specs import TensorSpec
     from torch import Tensor
 
     from diffc.data.clean import CleanSet
+    from diffc_export.specs import TensorSpec
 
 SUFFIX = ".safetensors"
 NULL = "null."

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import file_digest, new_file
 from torch import Tensor
 
 from diffc.errors import UnavailableError
+from diffc_runtime.files import file_digest, new_file
 
 KEEP = 2
 

@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffc_export.events import Progress, Work
-from diffc_export.targets.out_of_memory import is_out_of_memory
 from torch import Tensor, nn
 
 from diffc.data.clean import CleanSet
@@ -55,6 +53,8 @@ from diffc.distill.setup import (
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+from diffc_export.events import Progress, Work
+from diffc_export.targets.out_of_memory import is_out_of_memory
 
 SKIPS = 20
 """Steps in a row that fp16's overflow may take: the scale has then fallen a million times."""

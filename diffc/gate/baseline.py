@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import new_folder
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc import __version__
@@ -27,6 +26,7 @@ from diffc.gate.history import append_history, rows_of_baseline
 from diffc.measure.results import TargetResult, at_working
 from diffc.report.model import Report
 from diffc.result_files import check_folder, check_outputs, writing
+from diffc_runtime.files import new_folder
 
 MANIFEST = "baseline.json"
 HISTORY = "history.jsonl"

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from diffc_export.events import Work
-
 from diffc import __version__
 from diffc.gate import figures as measure
 from diffc.gate.figures import Label, Measuring, in_turn
@@ -24,6 +22,7 @@ from diffc.gate.rule import RuleOptions
 from diffc.gate.subject import Engine, Subject
 from diffc.measure.environment import read_environment
 from diffc.recipe import CheckOptions
+from diffc_export.events import Work
 
 __all__ = ["CheckRequest", "check", "check_report", "in_turn"]
 

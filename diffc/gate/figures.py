@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffc_export.events import Progress, Work
-from diffc_export.targets import on_gpu
-from diffc_export.targets.base import Bound, Runner
-from diffc_runtime.errors import BadRequest, UnfitEngine
 
 from diffc.errors import UnavailableError
 from diffc.gate.baseline import StoredFigures
@@ -42,6 +38,10 @@ from diffc.measure.memory import measure_memory
 from diffc.measure.parity import dead_output, measure_parity
 from diffc.measure.results import Memory
 from diffc.measure.statistics import Ratio, Samples, spread
+from diffc_export.events import Progress, Work
+from diffc_export.targets import on_gpu
+from diffc_export.targets.base import Bound, Runner
+from diffc_runtime.errors import BadRequest, UnfitEngine
 
 _MEMORY_TRIES = 3
 

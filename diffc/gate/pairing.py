@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffc_export.targets import on_gpu
-from diffc_export.targets.engine import EngineInfo
-
 from diffc.errors import NotComparable, RequestError
 from diffc.gate.baseline import StoredFigures
 from diffc.gate.subject import Engine, Subject
 from diffc.measure.engines import serves_batch, threads_of
 from diffc.measure.environment import OF_THE_MOMENT, read_environment
+from diffc_export.targets import on_gpu
+from diffc_export.targets.engine import EngineInfo
 
 _MACHINE = ("cpu", "cores", "gpus")
 _EVERY_CORE = "every core"

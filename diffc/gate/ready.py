@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from diffc_export.events import Progress, Work
-from diffc_export.targets import machine, target
-from diffc_export.targets.base import Runner
-from diffc_export.targets.engine import EngineInfo
-from diffc_runtime.schedules import train_steps
-
 from diffc.errors import DiffcError, NotComparable, RequestError, UnavailableError
 from diffc.gate.pairing import Wanted
 from diffc.gate.subject import Engine
 from diffc.measure.engines import opened, why_absent
 from diffc.measure.parity import read_reference
+from diffc_export.events import Progress, Work
+from diffc_export.targets import machine, target
+from diffc_export.targets.base import Runner
+from diffc_export.targets.engine import EngineInfo
+from diffc_runtime.schedules import train_steps
 
 
 def check_wanted(wanted: Wanted, seed: int) -> None:

@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from diffc_export.events import Progress, Work
 
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc.measure.statistics import RESAMPLES, Ratio, Samples, paired_ratio
+from diffc_export.events import Progress, Work
 
 Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "absent", "reported"]
 """absent: it could not be measured. reported: measured, and no limit is set."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets.engine import NAME, EngineInfo, check_files, read_info
-
 from diffc.errors import InputError
 from diffc.follows import check_engine
 from diffc.gate.baseline import MANIFEST, Baseline, StoredFigures, is_baseline
@@ -21,6 +19,7 @@ from diffc.output import LOCK, is_output, locked_recipe, read_lock
 from diffc.recipe import CheckOptions
 from diffc.report.current import current_report
 from diffc.report.model import Report
+from diffc_export.targets.engine import NAME, EngineInfo, check_files, read_info
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc_export.events import Progress, Work
-from diffc_export.targets import target
-from diffc_export.targets.base import Runner
-from diffc_export.targets.engine import EngineInfo, read_info
-from diffc_export.targets.onnx_file import Size, size_words
-from diffc_runtime.errors import BadRequest, UnfitEngine
-
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc.measure.engines import (
     PERCENTILE_RULE,
@@ -46,6 +39,12 @@ from diffc.measure.results import (
     TargetResult,
     latency_figures,
 )
+from diffc_export.events import Progress, Work
+from diffc_export.targets import target
+from diffc_export.targets.base import Runner
+from diffc_export.targets.engine import EngineInfo, read_info
+from diffc_export.targets.onnx_file import Size, size_words
+from diffc_runtime.errors import BadRequest, UnfitEngine
 
 
 def measure_target(

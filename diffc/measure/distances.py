@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffc_export.events import Work
-from diffc_runtime.files import file_digest
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,6 +34,8 @@ from diffc.measure.frechet import (
     statistics,
 )
 from diffc.measure.quality import Samples, estimate
+from diffc_export.events import Work
+from diffc_runtime.files import file_digest
 
 INCEPTION = "inception"
 

@@ -13,12 +13,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffc_export.events import Work
-from diffc_export.targets import machine, nvml, on_gpu, target
-from diffc_export.targets.base import Runner
-from diffc_export.targets.engine import EngineInfo, read_info
-from diffc_export.targets.onnx_file import Size
-
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
@@ -26,6 +20,11 @@ from diffc.measure.loop import LoopOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.pinning import chosen, pinned
 from diffc.measure.results import Memory, Noise, Speedup
+from diffc_export.events import Work
+from diffc_export.targets import machine, nvml, on_gpu, target
+from diffc_export.targets.base import Runner
+from diffc_export.targets.engine import EngineInfo, read_info
+from diffc_export.targets.onnx_file import Size
 
 PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets import engine_packages, machine, nvml, ort
 from pydantic import BaseModel, ConfigDict, Field
+
+from diffc_export.targets import engine_packages, machine, nvml, ort
 
 _PACKAGES = ("diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx")
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")

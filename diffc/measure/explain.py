@@ -15,9 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffc_export.events import Work
-from diffc_export.targets.base import Arrays, Bound, Runner
-from diffc_export.targets.engine import read_info
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.errors import RequestError, UnavailableError
@@ -32,6 +29,9 @@ from diffc.measure.engines import (
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings, interleaved
 from diffc.measure.results import Latency, Noise, Speedup
+from diffc_export.events import Work
+from diffc_export.targets.base import Arrays, Bound, Runner
+from diffc_export.targets.engine import read_info
 
 
 class Rung(BaseModel):

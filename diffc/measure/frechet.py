@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffc_export.disks import utf8_path
-from diffc_export.events import Progress, Work
 from numpy.typing import NDArray
 from torch import Tensor
 
 from diffc.data.batches import in_batches
 from diffc.errors import InputError, UnavailableError
+from diffc_export.disks import utf8_path
+from diffc_export.events import Progress, Work
 
 Extractor = Callable[[Tensor], NDArray[np.float64]]
 

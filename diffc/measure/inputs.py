@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from diffc_export.targets.base import Array
 from diffc_export.targets.engine import EngineInfo
 from diffc_export.targets.onnx_file import InputSpec, Size, reference_prefix

@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from diffc_export.events import Progress, Work
 from numpy.typing import NDArray
 
 from diffc.measure.statistics import Ratio, Samples, paired_ratio, percentile
+from diffc_export.events import Progress, Work
 
 Call = Callable[[], float]
 """Runs once and returns its seconds."""

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc_export.events import Work
 from diffc_export.targets.base import Array, Runner
 from diffc_export.targets.engine import EngineInfo
-
-from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 
 Decode = Callable[[Array], Array]
 
@@ -59,6 +58,7 @@ def fitting_loop_steps(info: EngineInfo, settings: Mapping[str, Any] | None, ste
         steps: as many as are wanted.
     """
     import numpy as np
+
     from diffc_runtime.errors import BadRequest
     from diffc_runtime.schedulers import check_whole, own_name, scheduler
     from diffc_runtime.schedules import train_steps

@@ -26,14 +26,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffc
 import diffc_export
 import diffc_runtime
-from diffc_export.targets.engine import read_info
-from diffc_export.targets.onnx_file import Size
-
-import diffc
 from diffc.errors import UnavailableError
 from diffc.measure.results import Memory
+from diffc_export.targets.engine import read_info
+from diffc_export.targets.onnx_file import Size
 
 _MOST_SECONDS = 600
 

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffc_export.events import Progress, Work
-from diffc_export.targets.base import Array, Runner
-from diffc_export.targets.onnx_file import Size, reference_prefix, size_words
 
 from diffc.errors import InputError
 from diffc.measure.inputs import fill
 from diffc.measure.results import Closeness, Parity
 from diffc.measure.ssim import is_image, ssim
+from diffc_export.events import Progress, Work
+from diffc_export.targets.base import Array, Runner
+from diffc_export.targets.onnx_file import Size, reference_prefix, size_words
 
 TOLERANCE = {
     "fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 6e-2, "fp8": 0.15, "int8": 0.15,

@@ -50,10 +50,9 @@ def probe(
     threads: int | None = None,
 ) -> Reading:
     """Resident bytes of this process at each step; device bytes where the engine is on a GPU."""
+    from diffc.measure.inputs import example_inputs
     from diffc_export.targets import target
     from diffc_export.targets.engine import read_info
-
-    from diffc.measure.inputs import example_inputs
 
     info = read_info(engine)
     runtime = target(info.target)

@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffc_export.events import Progress, Work, drain
-from diffc_export.specs import TensorSpec
-from diffc_runtime.files import new_file
 from torch import Tensor, nn
 
 from diffc.data.batches import in_batches
@@ -41,6 +38,9 @@ from diffc.errors import InputError
 from diffc.measure.pictures import broken_samples, left_out
 from diffc.measure.ssim import WINDOW
 from diffc.models.families.base import Family
+from diffc_export.events import Progress, Work, drain
+from diffc_export.specs import TensorSpec
+from diffc_runtime.files import new_file
 
 EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
 

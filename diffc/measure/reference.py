@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffc_export.events import Progress, Work, drain
-from diffc_export.targets.onnx_file import Size, reference_prefix
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +20,8 @@ from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+from diffc_export.events import Progress, Work, drain
+from diffc_export.targets.onnx_file import Size, reference_prefix
 
 LEVELS = 8
 LEVELS_ELSEWHERE = 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from diffc_export.targets.onnx_file import size_words
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.measure.latency import Timings
 from diffc.measure.statistics import Ratio, spread
+from diffc_export.targets.onnx_file import size_words
 
 _CROWDED = 1.5
 """A load of so many times the cores is more than an engine on all of them makes by itself."""

@@ -10,13 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc_export.disks import temporary_folder
-from diffc_export.events import Progress, Work
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions, Runner
-from diffc_export.targets.engine import NAME, EngineInfo, read_info
-from diffc_export.targets.onnx_file import REFERENCE, read_onnx
-
 from diffc.errors import InputError, RequestError
 from diffc.follows import check_engine
 from diffc.measure.engines import (
@@ -36,6 +29,12 @@ from diffc.measure.latency import Timings
 from diffc.measure.parity import dead_output
 from diffc.measure.results import Comparison, EngineFigures, Memory, Row, Speedup, latency_figures
 from diffc.recipe import DEFAULT_TARGET
+from diffc_export.disks import temporary_folder
+from diffc_export.events import Progress, Work
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions, Runner
+from diffc_export.targets.engine import NAME, EngineInfo, read_info
+from diffc_export.targets.onnx_file import REFERENCE, read_onnx
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import files_digest
-
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
 from diffc.models.families import denoiser_folders, family_names
@@ -28,6 +26,7 @@ from diffc.models.layout import (
     other_weights,
     weight_files,
 )
+from diffc_runtime.files import files_digest
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffc_runtime.schedules import BETA_SCHEDULES as BY_NAME
 from torch import Tensor
 
 from diffc.models.schedulers import check_scheduler, is_flow, settings, train_steps
+from diffc_runtime.schedules import BETA_SCHEDULES as BY_NAME
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from diffc_export.specs import TensorSpec
 from torch import nn
 
 from diffc.errors import InputError
@@ -25,6 +24,7 @@ from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
 from diffc.models.resolutions import Side
 from diffc.models.source import Source
+from diffc_export.specs import TensorSpec
 
 _FAILURES = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,

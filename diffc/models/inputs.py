@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffc_export.specs import TensorSpec
-
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.resolutions import Side
 from diffc.models.source import Source, read_json
+from diffc_export.specs import TensorSpec
 
 _LENGTHS = {"Kolors": 256, "LDMTextToImage": 77}
 """How long texts are by the pipeline's class, where its call fixes it: the class's prefix."""

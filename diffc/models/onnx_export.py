@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffc_export.onnx.export import GraphOptions, export_onnx
-from diffc_export.specs import Inputs, TensorSpec
 from torch import nn
 
 from diffc.models.families.base import Family
 from diffc.models.families.examples import example_inputs
+from diffc_export.onnx.export import GraphOptions, export_onnx
+from diffc_export.specs import Inputs, TensorSpec
 
 
 def export_denoiser(

@@ -9,11 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import files_digest
-
 from diffc.errors import InputError
 from diffc.models.components import INDEX, VAE_NAMES, Component
 from diffc.models.source import Source
+from diffc_runtime.files import files_digest
 
 _TEXTS = ("readme", "license", "licence", "notice", "copying", "copyright")
 _TEXT_ENDINGS = ("", ".md", ".txt", ".rst", ".pdf")

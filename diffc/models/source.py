@@ -17,8 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import file_digest
-
 from diffc.errors import InputError, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
@@ -33,6 +31,7 @@ from diffc.models.families import component_of, denoiser_folders, family_names, 
 from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.schedulers import as_pipeline_sets
+from diffc_runtime.files import file_digest
 
 __all__ = ["Source", "check_safetensors", "find", "read_json"]
 

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffc.errors import RequestError, UnavailableError
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-
-from diffc.errors import RequestError, UnavailableError
 
 
 @dataclass(frozen=True)

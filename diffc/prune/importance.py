@@ -34,8 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffc_export.events import Progress, Work
-from diffc_export.targets.out_of_memory import is_out_of_memory
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -49,6 +47,8 @@ from diffc.models.families.base import Family
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
 from diffc.recipe import ImportanceOptions
+from diffc_export.events import Progress, Work
+from diffc_export.targets.out_of_memory import is_out_of_memory
 
 METHODS = ("diff-pruning", "reference", "taylor", "magnitude", "random")
 

@@ -32,8 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffc_export.events import Progress, Work
-from diffc_export.targets import target
 from torch import nn
 
 from diffc.errors import RequestError
@@ -57,6 +55,8 @@ from diffc.prune.plan import Plan, group_plans
 from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import Recipe
+from diffc_export.events import Progress, Work
+from diffc_export.targets import target
 
 _SPENT = 1.0  # more importance lost than the budget needs, at most, for the sake of time
 _ROUNDS = 4

@@ -29,11 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from diffc_export.disks import temporary_folder
-from diffc_export.events import Progress, Work, drain
-from diffc_export.targets import target
-from diffc_export.targets.engine import read_info
-from diffc_runtime.files import write_text
 from numpy.typing import NDArray
 
 from diffc.measure.inputs import example_inputs
@@ -43,6 +38,11 @@ from diffc.prune.bench import Bench
 from diffc.prune.cost import Dim, Widths
 from diffc.prune.layer_graphs import write_layer, write_overhead
 from diffc.prune.layers import Facts, Layer
+from diffc_export.disks import temporary_folder
+from diffc_export.events import Progress, Work, drain
+from diffc_export.targets import target
+from diffc_export.targets.engine import read_info
+from diffc_runtime.files import write_text
 
 _SHARES = (0.75, 0.5, 0.25)
 _ROUNDS = 25

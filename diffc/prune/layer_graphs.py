@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL, onnx_digest
 
 _OPSET = 20

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffc_export.specs import TensorSpec
 from numpy.typing import NDArray
 
 from diffc.data.inputs import given_tokens
@@ -36,6 +35,7 @@ from diffc.prune.allocate import (
 from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.plan import Plan, group_plans
 from diffc.recipe import ExportOptions, PruneOptions, Recipe
+from diffc_export.specs import TensorSpec
 
 Scores = Mapping[str, NDArray[np.float64]]
 

@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.files import write_text
-
 from diffc.report import html_parts as parts
 from diffc.report import html_speed
 from diffc.report.lines import headline, shown_loops
@@ -25,6 +23,7 @@ from diffc.report.markup import Html, joined, tag
 from diffc.report.model import Report
 from diffc.report.speed import image_title
 from diffc.report.units import count, size
+from diffc_runtime.files import write_text
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "report.html"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from diffc_runtime.errors import RequestError
-
 from diffc_export.disks import user_path
+from diffc_runtime.errors import RequestError
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffc_export.targets import target
 from support.gpu_bench import GPU, answering, wanted
 
 from bench.gpu import __main__ as gpu
@@ -19,6 +18,7 @@ from bench.gpu.networks import NETWORKS, network_folder
 from bench.gpu.variants import ALLOCATIONS, prepare
 from diffc.models.source import find
 from diffc.prune.planning import cost_of
+from diffc_export.targets import target
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from diffc_export.targets.base import Status
-from diffc_export.targets.engine import EngineInfo
 from support.gpu_bench import GPU, answering, wanted
 
 from bench.gpu import __main__ as gpu
 from bench.gpu import engines, jobs, variants
 from bench.gpu.networks import network_folder
 from bench.gpu.variants import ALLOCATIONS, prepare
+from diffc_export.targets.base import Status
+from diffc_export.targets.engine import EngineInfo
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_engines
+
+from diffc.bundle import bundle
+from diffc.errors import RequestError
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_runtime import open_bundle, to_uint8
-
-from diffc.bundle import bundle
-from diffc.errors import RequestError
 
 ov = pytest.importorskip("openvino", reason="needs openvino (diffc[openvino])")
 

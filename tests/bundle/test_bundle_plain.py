@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_engines
-from diffc_runtime import open_bundle, to_uint8
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 
 from diffc.bundle import bundle
 from diffc.bundle.source import Source
 from diffc.errors import InputError, RequestError
+from diffc_runtime import open_bundle, to_uint8
 
 ALONE = """
 import sys

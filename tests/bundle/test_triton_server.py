@@ -24,11 +24,11 @@ from triton_server import Server
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
 
 import tritonclient.grpc as client
-from diffc_runtime import open_bundle, to_uint8
 
 from diffc.bundle import bundle, triton, triton_check
 from diffc.bundle.served import served
 from diffc.errors import UnavailableError
+from diffc_runtime import open_bundle, to_uint8
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from diffc_runtime.files import file_digest
 from quick import QUICK
 from safetensors.torch import load_file
 
 import diffc
 import diffc.output
 from diffc.errors import InputError, UnavailableError
+from diffc_runtime.files import file_digest
 
 
 def compile_(model, out, cache, **options):
@@ -137,11 +137,10 @@ def test_the_speedup_is_explained(compiled):
 
 
 def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_model, tmp_path):
-    from diffc_export.events import drain
-
     from diffc.chain.ladder import explain_stage
     from diffc.output import locked_recipe
     from diffc.stages import Room
+    from diffc_export.events import drain
 
     copy = tmp_path / "copied"
     shutil.copytree(compiled[0], copy)
@@ -158,9 +157,8 @@ def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_mo
 
 
 def test_without_torch_the_engines_are_explained_all_the_same(compiled, monkeypatch):
-    from diffc_export.targets import machine
-
     from diffc.chain.ladder import why_no_torch
+    from diffc_export.targets import machine
 
     found = {"onnxruntime": "1.22"}
     monkeypatch.setattr(machine, "version", found.get)
@@ -190,10 +188,9 @@ def test_nothing_is_explained_when_that_is_off(compiled):
     ],
 )
 def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes):
-    from diffc_export.events import drain
-
     from diffc.chain.ladder import _steps
     from diffc.recipe import Recipe
+    from diffc_export.events import drain
 
     recipe = Recipe.model_validate({"build": {"batch": batch}})
     steps = drain(_steps(tmp_path, recipe, name, "no torch here", tmp_path / "s"))
@@ -208,9 +205,8 @@ def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes
 def test_a_precision_has_a_rung_of_its_own(compiled, tmp_path):
     """bf16 where the processor has it, else int8, whose parity on a random model may fail."""
     pytest.importorskip("openvino")
-    from diffc_export.targets.openvino import _capabilities
-
     from diffc.chain.run import ParityFailed
+    from diffc_export.targets.openvino import _capabilities
 
     precision = "bf16" if "BF16" in _capabilities() else "int8"
     out, _, cache = compiled
@@ -273,10 +269,9 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
 
 
 def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
-    from diffc_export.events import drain
-
     from diffc.chain.run import ParityFailed, finish
     from diffc.recipe import Recipe
+    from diffc_export.events import drain
 
     out, _, _ = compiled
     copy = tmp_path / "copied"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffc_runtime.files import file_digest
 from PIL import Image
 from quick import QUICK
 from torch import nn
@@ -20,6 +19,7 @@ from diffc.measure.frechet import (
     statistics,
 )
 from diffc.report.lines import sections
+from diffc_runtime.files import file_digest
 
 
 @pytest.fixture(scope="module")

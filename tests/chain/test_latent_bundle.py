@@ -6,9 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
-from diffc_runtime import open_bundle
-from diffc_runtime.pipeline import _draw, _streams
 from quick import QUICK
 from support.tiny_text import save_sd
 
@@ -17,6 +14,9 @@ from diffc.bundle import bundle
 from diffc.bundle.server import why_none
 from diffc.chain.run import finish
 from diffc.output import locked_recipe
+from diffc_export.events import drain
+from diffc_runtime import open_bundle
+from diffc_runtime.pipeline import _draw, _streams
 
 STEPS, SEED, GUIDANCE = 4, 3, 3.0
 

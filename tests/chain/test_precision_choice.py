@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import yaml
-from diffc_export.targets import target
 from typer.testing import CliRunner
 
 import diffc
@@ -18,6 +17,7 @@ from diffc.measure.results import Parity, PrecisionTry
 from diffc.measure.statistics import Ratio
 from diffc.recipe import Recipe
 from diffc.report.lines import choice_section
+from diffc_export.targets import target
 
 
 def run(*args):

@@ -9,7 +9,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from diffc_export.events import drain
 from onnx_folder import describe_folder, write_handmade_folder
 from quick import QUICK
 
@@ -18,6 +17,7 @@ from diffc.cli.options import recipe_flags
 from diffc.errors import RequestError
 from diffc.recipe import resolve
 from diffc.stages import Room
+from diffc_export.events import drain
 
 
 def built(tmp_path, target, **flags):
@@ -139,10 +139,9 @@ def test_the_ladder_knows_what_is_captured(flags, captured):
 @pytest.mark.slow
 def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
     """The whole chain: one file, engines that serve both, each measured and held to torch."""
-    from diffc_runtime import open_bundle
-
     import diffc
     from diffc.bundle import bundle
+    from diffc_runtime import open_bundle
 
     options = {**QUICK, "export": {"resolution": [16, 24]}, "build": {"batch": [1, 2]}}
     options["measure"] = {**QUICK["measure"], "explain": "off"}
@@ -166,11 +165,11 @@ def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
 
 def _wrong_elsewhere_fails(out):
     """An engine that another size's reference does not bear out ends the run as failed."""
-    from diffc_export.events import follow
     from safetensors.numpy import load_file, save_file
 
     from diffc.chain.run import ParityFailed, finish
     from diffc.output import locked_recipe
+    from diffc_export.events import follow
 
     path = out / "onnx" / "compressed" / "reference.safetensors"
     tensors = load_file(path)

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from diffc_export.events import drain
-from diffc_export.targets import machine, target
-from diffc_export.targets.base import BuildOptions
 from onnx_folder import write_handmade_folder
 
 from diffc.cli.app import app
 from diffc.errors import DiffcError
+from diffc_export.events import drain
+from diffc_export.targets import machine, target
+from diffc_export.targets.base import BuildOptions
 
 pytest.importorskip("onnxruntime")
 

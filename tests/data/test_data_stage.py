@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -17,6 +16,7 @@ from diffc.models.families import family
 from diffc.models.source import find
 from diffc.recipe import resolve
 from diffc.stages import Room
+from diffc_export.events import drain
 from tests.models.families.cases import CASES
 
 

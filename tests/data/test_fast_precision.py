@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffc_export.targets import machine
 
 from diffc.data import precision
+from diffc_export.targets import machine
 
 XEON = "avx512f avx512_bf16"
 

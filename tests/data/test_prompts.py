@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
 from diffusers import (
     DDIMScheduler,
     DiTPipeline,
@@ -27,6 +26,7 @@ from diffc.errors import InputError, RequestError
 from diffc.models.families import family
 from diffc.models.families.flux import FAMILY as FLUX
 from diffc.models.source import find
+from diffc_export.events import drain
 
 PROMPTS = ["a red cat", "a blue house", "dog"]
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffc_export.events import drain
-from diffc_export.specs import TensorSpec
 from diffusers import DDIMPipeline, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
@@ -20,6 +18,8 @@ from diffc.data.sampling import deterministic_scheduler, sample
 from diffc.data.synthetic import synthesize
 from diffc.errors import RequestError
 from diffc.models.families.unet2d import FAMILY
+from diffc_export.events import drain
+from diffc_export.specs import TensorSpec
 
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": True}
 

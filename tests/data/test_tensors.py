@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from diffc_export.specs import TensorSpec
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from quick import QUICK
 from safetensors.torch import load_file, save_file
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import diffc
 from diffc.data.tensors import clean_set, has_samples, read_null, read_tensors
 from diffc.errors import InputError, RequestError
+from diffc_export.specs import TensorSpec
 
 SPECS = [
     TensorSpec("sample", (4, 8, 8), kind="sample"),

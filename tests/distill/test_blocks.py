@@ -7,13 +7,13 @@ import copy
 import pytest
 import tiny
 import torch
-from diffc_export.events import drain
 
 from diffc.distill.blocks import kept_channels
 from diffc.distill.losses import Features, channel_dim, feature_loss
 from diffc.errors import RequestError
 from diffc.models.families.unet2d import FAMILY
 from diffc.prune.surgery import cut
+from diffc_export.events import drain
 from tests.models.families.cases import CASES, case
 from tests.models.families.oracle import random_keep, silenced
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffc_export.events import drain
 from test_train import trained, weights
 
 from diffc.distill.blocks import kept_channels
+from diffc_export.events import drain
 
 COMPILE = torch.nn.Module.compile
 

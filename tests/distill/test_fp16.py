@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from diffc_export.events import drain
 from test_train import Faulty, same, weights
 
 from diffc.distill.train import SKIPS, Run
 from diffc.errors import RequestError
 from diffc.models.families.unet2d import FAMILY
+from diffc_export.events import drain
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import tiny
 import torch
-from diffc_export.events import drain
 from test_train import same, trained, weights
 
 from diffc.measure.quality import consistency
 from diffc.models.families.unet2d import FAMILY
+from diffc_export.events import drain
 
 
 def mean_weight(model) -> float:

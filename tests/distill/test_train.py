@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffc_export.events import drain
-from diffc_export.targets.out_of_memory import is_out_of_memory
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,6 +17,8 @@ from diffc.distill.setup import run_key
 from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.families.unet2d import FAMILY
+from diffc_export.events import drain
+from diffc_export.targets.out_of_memory import is_out_of_memory
 
 
 class Faulty:

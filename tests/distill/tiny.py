@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import torch
-from diffc_export.events import Work, drain
 from diffusers import UNet2DModel
 
 from diffc.data.clean import CleanSet
@@ -24,6 +23,7 @@ from diffc.distill.options import DistillOptions
 from diffc.distill.train import DistillResult, distill
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families.unet2d import FAMILY
+from diffc_export.events import Work, drain
 
 PROCESS = process_from_scheduler({"num_train_timesteps": 1000})
 

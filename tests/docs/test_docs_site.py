@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import diffc_export
-import diffc_runtime
 import pages
 import pytest
 
 import diffc
+import diffc_export
+import diffc_runtime
 from diffc.recipe import recipe_files
 
 DOCS = pages.ROOT / "docs"

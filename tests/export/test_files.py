@@ -5,6 +5,7 @@ import multiprocessing
 import os
 
 import pytest
+
 from diffc_runtime import files
 
 

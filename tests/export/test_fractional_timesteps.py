@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffc_runtime import open_bundle
-from diffc_runtime.pipeline import _draw, _streams
 from diffusers import EulerDiscreteScheduler
 
 import diffc
 from diffc.bundle import bundle
+from diffc_runtime import open_bundle
+from diffc_runtime.pipeline import _draw, _streams
 
 STEPS, SEED = 7, 3
 

@@ -10,9 +10,10 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import pytest
+
 import diffc_export
 import diffc_runtime
-import pytest
 
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from diffc_export.targets import machine, target
 from diffc_runtime import fit
 from diffc_runtime.engines import batches, open_engine, read_info

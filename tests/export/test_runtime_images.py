@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from diffc_runtime.errors import BadRequest
-from diffc_runtime.images import grid, is_picture, to_uint8, write_png
 from diffusers.image_processor import VaeImageProcessor
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.images import grid, is_picture, to_uint8, write_png
 
 
 @given(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))

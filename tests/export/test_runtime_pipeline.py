@@ -8,11 +8,12 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
 from diffc_runtime.bundles import batched_decoder
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import BadRequest, UnfitEngine
 from diffc_runtime.pipeline import Input, Pipeline
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 CONFIG = {"_class_name": "DDIMScheduler", "clip_sample": True}
 LABEL = Input("class_labels", (), "int64")

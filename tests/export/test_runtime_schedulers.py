@@ -7,9 +7,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from diffc_runtime import schedulers
-from diffc_runtime.errors import BadRequest
-from diffc_runtime.schedulers import scheduler
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -23,6 +20,9 @@ from hypothesis import strategies as st
 
 from diffc.data.sampling import deterministic_scheduler, place_levels
 from diffc.models.noise_levels import flow_levels
+from diffc_runtime import schedulers
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.schedulers import scheduler
 
 ORACLES = {
     "ddpm": DDPMScheduler,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from onnx import TensorProto, helper, numpy_helper
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler",

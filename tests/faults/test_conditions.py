@@ -8,7 +8,6 @@ import shutil
 import diffusers
 import pytest
 import torch
-from diffc_export.events import drain
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -32,6 +31,7 @@ from diffc.data.prompts import encode_prompts, encoding_arguments
 from diffc.errors import InputError
 from diffc.models.families import family
 from diffc.models.source import Source, find
+from diffc_export.events import drain
 
 PROMPTS = ["a red cat", "a blue dog"]
 
@@ -336,6 +336,7 @@ def test_the_factors_of_a_vaes_config(config, expected) -> None:
 
 def test_the_served_loop_decodes_with_a_factor_for_each_channel() -> None:
     import numpy as np
+
     from diffc_runtime.pipeline import Pipeline
 
     vae = AutoencoderKL(latents_mean=[1.0, 2.0], latents_std=[0.5, 4.0], scaling_factor=0.5,

@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
-from diffc_runtime.files import write_text
 
 from diffc.errors import InputError, RequestError
+from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
+from diffc_runtime.files import write_text
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffc_export.targets import fake, target
-from diffc_export.targets.base import Status
 from gate.gate_folders import DIGEST, edit, make_engine, make_output
 
 from diffc.errors import UnavailableError
@@ -19,6 +17,8 @@ from diffc.gate import figures
 from diffc.gate.rule import Decision
 from diffc.measure.results import Memory
 from diffc.measure.statistics import Ratio
+from diffc_export.targets import fake, target
+from diffc_export.targets.base import Status
 
 FAST = ("--loop-steps", "0", "--most-seconds", "1")
 PEAK = 50_000_000

@@ -6,12 +6,12 @@ import os
 import sys
 
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
 from onnx_folder import write_handmade_folder
 
 from diffc.measure.memory import measure_memory
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 pytest.importorskip("onnxruntime")
 

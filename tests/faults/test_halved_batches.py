@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import Progress, drain
-from diffc_export.targets.out_of_memory import is_out_of_memory
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from support.pipelines import save_ddpm, save_sd
@@ -27,6 +25,8 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import find
 from diffc.prune.importance import Subject, importance
 from diffc.recipe import ImportanceOptions
+from diffc_export.events import Progress, drain
+from diffc_export.targets.out_of_memory import is_out_of_memory
 
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB"
 CPU = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"

@@ -8,8 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import follow
-from diffc_export.specs import TensorSpec
 from diffusers import (
     DDIMScheduler,
     DiTPipeline,
@@ -35,6 +33,8 @@ from diffc.models.files import TensorEntry
 from diffc.models.key_names import Expected, check_tensors
 from diffc.models.load import load_denoiser, load_pipeline
 from diffc.models.source import find
+from diffc_export.events import follow
+from diffc_export.specs import TensorSpec
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -8,7 +8,6 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffc_runtime import schedulers as served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pipelines import edit_json, save_ddpm, save_sd
@@ -20,6 +19,7 @@ from diffc.models.diffusion import process_from_scheduler, served_settings
 from diffc.models.schedulers import CLIPPING, KNOWN, check_scheduler, is_flow
 from diffc.models.schedulers import settings as settings_of
 from diffc.models.source import find
+from diffc_runtime import schedulers as served
 
 READABLE = [name for name in KNOWN if name != "DPMSolverSDEScheduler"]  # needs torchsde
 OVER_BETAS = [name for name in READABLE if "FlowMatch" not in name]

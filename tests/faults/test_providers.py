@@ -13,18 +13,18 @@ from onnx_folder import write_handmade_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "targets"))
 
-from diffc_export.events import drain
-from diffc_export.targets import machine, ort, ort_cpu, target
-from diffc_export.targets.base import BuildOptions
-from diffc_runtime import cuda_libraries, fit
-from diffc_runtime.engines import open_engine
-from diffc_runtime.errors import UnfitEngine
 from fake_cuda import FakeRuntime, installed
 from fake_onnxruntime import Fail, install
 
 from diffc.errors import InputError, OutOfMemory, UnavailableError
 from diffc.measure import environment, probe
 from diffc.measure.engines import opened
+from diffc_export.events import drain
+from diffc_export.targets import machine, ort, ort_cpu, target
+from diffc_export.targets.base import BuildOptions
+from diffc_runtime import cuda_libraries, fit
+from diffc_runtime.engines import open_engine
+from diffc_runtime.errors import UnfitEngine
 
 INPUTS = {"sample": np.ones((1, 1, 8, 8), np.float32), "timestep": np.zeros(1, np.int64)}
 
@@ -270,11 +270,10 @@ def test_an_engine_of_a_gpu_still_fits_by_what_it_says(engine):
 
 
 def test_a_runtime_that_cannot_run_one_batch_size_loses_no_other(tmp_path, monkeypatch):
-    from diffc_export.targets.fake import FakeRunner
-
     from diffc.measure.compare import measure_target
     from diffc.measure.engines import MeasureOptions
     from diffc.measure.latency import LatencyOptions
+    from diffc_export.targets.fake import FakeRunner
 
     bind = FakeRunner.bind
 

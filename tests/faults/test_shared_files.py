@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from diffc_export.events import Progress, drain
 
 from diffc import placing
 from diffc.placing import clear_folder, place
 from diffc.stages import Runner, Stage
+from diffc_export.events import Progress, drain
 
 FILES = ("model/unet/weights.safetensors", "model/config.json", "onnx/dense/model.onnx.data",
          "onnx/dense/model.json", "plan.json")  # fmt: skip

@@ -13,10 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from diffc_export.cache import cache_folder
-from diffc_export.events import drain
-from diffc_export.targets.engine import NAME, check_files, read_info
-from diffc_export.targets.onnx_file import read_onnx
 from support.opened_files import OpenedFiles
 from support.pipelines import save_image, save_sd
 from support.runs import options_of
@@ -26,6 +22,10 @@ from diffc.errors import CheckFailed, InputError
 from diffc.models.source import find
 from diffc.recipe import Recipe, resolve
 from diffc.stages import Done, Runner, Stage
+from diffc_export.cache import cache_folder
+from diffc_export.events import drain
+from diffc_export.targets.engine import NAME, check_files, read_info
+from diffc_export.targets.onnx_file import read_onnx
 
 pytestmark = [
     pytest.mark.slow,

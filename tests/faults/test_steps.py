@@ -7,9 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffc_runtime import schedulers as served
-from diffc_runtime.errors import BadRequest
-from diffc_runtime.schedulers import scheduler
 from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +17,9 @@ from diffc.data.sampling import deterministic_scheduler, sampler_info
 from diffc.measure.loop import fitting_loop_steps
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.schedulers import fitting_steps, steps_note
+from diffc_runtime import schedulers as served
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.schedulers import scheduler
 
 
 @pytest.mark.parametrize(

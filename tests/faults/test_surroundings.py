@@ -8,13 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from diffc_export.cache import cache_folder
-from diffc_export.events import drain
 from support.runs import compile_quickly, refusal
 
 from diffc.errors import RequestError
 from diffc.launch import is_launched, process_rank, without_leftovers
 from diffc.stages import Runner, Stage
+from diffc_export.cache import cache_folder
+from diffc_export.events import drain
 
 LEFT_BY_CLUSTERS = [
     {"RANK": "1"},

@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import pytest
-from diffc_export.events import Progress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -24,6 +23,7 @@ from diffc.report.lines import sections
 from diffc.report.model import Report
 from diffc.report.tables import Column, lines
 from diffc.stages import Done, StageEvent
+from diffc_export.events import Progress
 
 WIDTHS = (20, 40, 60, 70, 79, 80, 100, 120, 200)
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 import torch
-from diffc_runtime.files import file_digest
 from support.runs import compile_quickly
 
 import diffc
 from diffc.torch_state import own_state
+from diffc_runtime.files import file_digest
 
 WEIGHTS = "model/unet/diffusion_pytorch_model.safetensors"
 

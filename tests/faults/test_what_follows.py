@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from diffc_export.events import drain
 from support.pipelines import edit_json
 from support.runs import compile_quickly
 
@@ -23,6 +22,7 @@ from diffc.output import locked_recipe, read_lock, write_lock_of
 from diffc.report.current import current_report
 from diffc.report.model import Report
 from diffc.stages import STATE
+from diffc_export.events import drain
 
 ENGINE = "engines/ort-cpu/compressed"
 

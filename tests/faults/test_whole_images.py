@@ -7,12 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions, Range
-from diffc_export.targets.engine import EngineInfo
-from diffc_export.targets.fake import FakeRunner
-from diffc_export.targets.onnx_file import InputSpec
 from onnx_folder import SCHEDULER, write_handmade_folder
 from safetensors.numpy import save_file
 
@@ -24,6 +18,12 @@ from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.loop import Loop, LoopOptions, decode_with
 from diffc.recipe import resolve
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions, Range
+from diffc_export.targets.engine import EngineInfo
+from diffc_export.targets.fake import FakeRunner
+from diffc_export.targets.onnx_file import InputSpec
 
 WORDS = InputSpec("encoder_hidden_states", (2, 3))
 LATENT = InputSpec("sample", (4, 4, 4), kind="sample")

@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
@@ -16,6 +13,9 @@ from diffc.measure.latency import LatencyOptions
 from diffc.output import write_lock_of
 from diffc.recipe import Recipe
 from diffc.report.model import ModelFigures, Report
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 DIGEST = "d" * 64
 

@@ -5,8 +5,9 @@ import random
 import shutil
 
 import pytest
-from diffc_export.targets import fake
 from gate_folders import DIGEST, edit, make_engine, make_output
+
+from diffc_export.targets import fake
 
 
 def check(run, *args):

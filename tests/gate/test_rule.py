@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
 
 from diffc.gate.rule import (
     RuleOptions,
@@ -16,6 +15,7 @@ from diffc.gate.rule import (
 )
 from diffc.measure.latency import Timings
 from diffc.measure.statistics import Ratio
+from diffc_export.events import drain
 
 
 def ratio(low, high):

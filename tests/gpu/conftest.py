@@ -13,12 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from gpu_targets import needs
+from onnx_folder import shared_unet_folder, tiny_unet
+
 from diffc_export.events import drain
 from diffc_export.targets import machine
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.driver import no_gpu
-from gpu_targets import needs
-from onnx_folder import shared_unet_folder, tiny_unet
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """Targets that run here, for the tests that need one."""
 
 import pytest
+
 from diffc_export.targets import target
 
 

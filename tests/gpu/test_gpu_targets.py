@@ -4,14 +4,15 @@ import time
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.engine import read_info
 from gpu_targets import needs
 from onnx_folder import write_handmade_folder
 from quick import QUICK
 from safetensors.numpy import load_file
+
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import read_info
 
 WAYS = {
     "torch eager": ("torch", {"variant": "eager"}),

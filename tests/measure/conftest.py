@@ -7,10 +7,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from onnx_folder import write_handmade_folder
+
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from onnx_folder import write_handmade_folder
 
 MACS = {"dense": 2_000_000_000, "compressed": 1_000_000_000}
 

@@ -5,7 +5,6 @@ import time
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
 
 from diffc.errors import OutOfMemory, RequestError, UnavailableError
 from diffc.measure.compare import measure_loop, measure_target
@@ -13,6 +12,7 @@ from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.loop import LoopOptions
 from diffc.measure.statistics import percentile
+from diffc_export.events import drain
 
 QUICK = LatencyOptions(rounds=15, seconds=0.0, warmup_seconds=0.2)
 
@@ -116,10 +116,9 @@ def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
 
 
 def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
-    from diffc_export.targets import nvml
-
     from diffc.measure import engines as measured
     from diffc.report.lines import noise_words
+    from diffc_export.targets import nvml
 
     monkeypatch.setattr(nvml, "busy", lambda: "process 3 holds 10.0 GiB of it")
     made = engines("fake", batch=(1,))

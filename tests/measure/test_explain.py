@@ -1,12 +1,12 @@
 """The ladder's factors are those that are there, and they multiply up to the whole."""
 
 import pytest
-from diffc_export.events import drain
 
 from diffc.errors import RequestError
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.explain import Step, explain
 from diffc.measure.latency import LatencyOptions
+from diffc_export.events import drain
 
 QUICK = MeasureOptions(latency=LatencyOptions(rounds=15, seconds=0.0, warmup_seconds=0.1))
 

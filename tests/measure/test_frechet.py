@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from diffc_export.events import drain
 from onnx import TensorProto, helper
 from scipy import linalg
 
@@ -24,6 +23,7 @@ from diffc.measure.frechet import (
     onnx_extractor,
     statistics,
 )
+from diffc_export.events import drain
 
 
 def draw(seed: int, n: int, d: int = 6, shift: float = 0.0) -> np.ndarray:

@@ -5,9 +5,9 @@ import time
 from collections import Counter
 
 import pytest
-from diffc_export.events import drain
 
 from diffc.measure.latency import LatencyOptions, against_itself, interleaved
+from diffc_export.events import drain
 
 QUICK = LatencyOptions(rounds=12, seconds=0.0, warmup_seconds=0.05)
 

@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from diffc_export.targets import target
-from diffc_export.targets.engine import read_info
 
 from diffc.errors import UnavailableError
 from diffc.measure import memory
 from diffc.measure.memory import from_readings, measure_memory
 from diffc.measure.probe import memory_field, probe
+from diffc_export.targets import target
+from diffc_export.targets.engine import read_info
 
 pytest.importorskip("onnxruntime")
 
@@ -84,11 +84,12 @@ def _large(tmp_path, weights, activation):
     """An engine that holds ``weights`` bytes and makes ``activation`` bytes on the way."""
     import numpy as np
     import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx_folder import describe_folder
+
     from diffc_export.events import drain
     from diffc_export.targets import target
     from diffc_export.targets.base import BuildOptions
-    from onnx import TensorProto, helper, numpy_helper
-    from onnx_folder import describe_folder
 
     folder = tmp_path / "large"
     folder.mkdir()
@@ -159,9 +160,8 @@ def test_gpu_readings_become_figures():
 
 
 def test_the_meter_is_this_process_where_nvml_knows_it(monkeypatch):
-    from diffc_export.targets import cuda, nvml
-
     from diffc.measure import probe
+    from diffc_export.targets import cuda, nvml
 
     monkeypatch.setattr(cuda, "free_bytes", lambda: 1)
     monkeypatch.setattr(cuda, "used_bytes", lambda: 77)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
 from diffc.errors import InputError
 from diffc.measure.parity import TOLERANCE, judge, measure_parity
+from diffc_export.events import drain
+from diffc_export.targets import target
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
-from diffc_export.specs import TensorSpec
 from diffusers import UNet2DModel
 from PIL import Image
 from scipy import ndimage, stats
@@ -27,6 +25,8 @@ from diffc.measure.quality import (
     ssim_per_image,
 )
 from diffc.models.families.unet2d import FAMILY
+from diffc_export.events import drain
+from diffc_export.specs import TensorSpec
 
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
 

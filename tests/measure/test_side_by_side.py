@@ -3,15 +3,15 @@
 import json
 
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
 from onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, RequestError
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.side_by_side import side_by_side
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 QUICK = LatencyOptions(rounds=15, seconds=0.0, warmup_seconds=0.2)
 

@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
@@ -18,6 +16,8 @@ from diffc.measure.loop import LoopOptions
 from diffc.measure.memory import measure_memory
 from diffc.measure.parity import measure_parity, parities
 from diffc.measure.results import at_working
+from diffc_export.events import drain
+from diffc_export.targets import target
 
 QUICK = LatencyOptions(rounds=15, seconds=0.0, warmup_seconds=0.2)
 SIZES = ((8, 8), (16, 16))

@@ -14,17 +14,17 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
+
+from diffc.chain.back import check_targets
+from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
+from diffc.recipe import TargetOptions
 from diffc_export.events import drain
 from diffc_export.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc_export.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.onnx_file import read_onnx
-from onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
-
-from diffc.chain.back import check_targets
-from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
-from diffc.recipe import TargetOptions
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -324,8 +324,9 @@ def test_error_is_measured_at_every_noise_level(folder, tmp_path):
 
 def test_a_layers_work_is_what_torch_counts(unet):
     """Convolutions and linear layers of the exported graph against torch's own FLOP counter."""
-    from diffc_export.onnx.quantize import layer_macs
     from torch.utils.flop_counter import FlopCounterMode
+
+    from diffc_export.onnx.quantize import layer_macs
 
     found = layer_macs(onnx.load(read_onnx(unet).path))
     with FlopCounterMode(display=False) as counter, torch.no_grad():

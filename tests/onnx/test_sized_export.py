@@ -6,17 +6,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from diffc_export.events import drain
-from diffc_export.onnx.quantize import layer_macs
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.onnx_file import read_onnx
 from onnx_folder import tiny_unet
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.resolutions import multiple_of
+from diffc_export.events import drain
+from diffc_export.onnx.quantize import layer_macs
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.onnx_file import read_onnx
 
 pytestmark = pytest.mark.slow
 

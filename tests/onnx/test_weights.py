@@ -13,16 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from diffc_export.events import drain
-from diffc_export.onnx import weights
-from diffc_export.onnx.precision import convert_precision
-from diffc_export.onnx.quantize import QuantizeOptions, quantize
-from diffc_export.targets.onnx_file import onnx_digest, read_onnx
 from onnx_folder import shared_unet_folder
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.onnx_export import export_denoiser
+from diffc_export.events import drain
+from diffc_export.onnx import weights
+from diffc_export.onnx.precision import convert_precision
+from diffc_export.onnx.quantize import QuantizeOptions, quantize
+from diffc_export.targets.onnx_file import onnx_digest, read_onnx
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
 
 from diffc.data.clean import CleanSet
 from diffc.errors import InputError
@@ -19,6 +18,7 @@ from diffc.models.source import find
 from diffc.prune import importance as module
 from diffc.prune.importance import Subject, importance, loss_curve, stratified
 from diffc.recipe import ImportanceOptions
+from diffc_export.events import drain
 
 QUICK = ImportanceOptions(passes=6, batch=2, grid=5, curve_images=2)
 

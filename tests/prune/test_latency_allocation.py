@@ -7,9 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import Status
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_allocate import chain, random_scores
@@ -27,6 +24,9 @@ from diffc.prune.layers import Layer
 from diffc.prune.plan import best_channels
 from diffc.prune.planning import make_plan, problem_of
 from diffc.recipe import resolve
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import Status
 
 
 @given(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
-from diffc_export.events import drain
 from test_importance import QUICK
 from test_importance import subject as subject
 
 from diffc.prune import importance as module
 from diffc.prune.importance import importance
 from diffc.recipe import ImportanceOptions
+from diffc_export.events import drain
 
 
 @pytest.mark.parametrize("method", ["reference", "taylor", "magnitude"])

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from diffc_export.targets import machine
 
 from bench.gpu import __main__ as gpu
 from bench.gpu import jobs
+from diffc_export.targets import machine
 
 GPU = machine.parse_gpu("NVIDIA H100 PCIe, 9.0, 580.159, 81559, 210, 1755")
 

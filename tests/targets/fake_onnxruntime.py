@@ -9,6 +9,7 @@ import sys
 from types import ModuleType
 
 import numpy as np
+
 from diffc_export.targets import machine
 
 PROVIDER = "CUDAExecutionProvider"

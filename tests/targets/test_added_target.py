@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from diffc_export.targets import names, on_gpu, problems, target, targets
-from diffc_runtime import loaders
 from support.distributions import install
 from support.runs import compile_quickly
 
 from diffc.errors import RequestError, UnavailableError
+from diffc_export.targets import names, on_gpu, problems, target, targets
+from diffc_runtime import loaders
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SECTION = PAGE.read_text().partition("## A target")[2].partition("\n## ")[0]

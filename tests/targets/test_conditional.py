@@ -6,10 +6,6 @@ Built and measured on the CPU's targets, at two batch sizes; torch is the oracle
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.engine import read_info
 
 from diffc.data.clean import CleanSet
 from diffc.errors import InputError
@@ -21,6 +17,10 @@ from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.onnx_export import export_denoiser
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import read_info
 
 INPUTS = [
     "sample", "timestep", "encoder_hidden_states", "class_labels", "text_embeds", "time_ids",

@@ -1,11 +1,11 @@
 """Targets that need a GPU, on a machine without one: one clear line each, from CUDA's own words."""
 
 import pytest
+
+from diffc.errors import UnavailableError
 from diffc_export.events import drain
 from diffc_export.targets import cuda, machine, target
 from diffc_export.targets.base import BuildOptions
-
-from diffc.errors import UnavailableError
 
 pytestmark = pytest.mark.skipif(bool(machine.gpus()), reason="this machine has a GPU")
 

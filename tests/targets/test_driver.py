@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 
 import pytest
+
 from diffc_export.targets import driver, machine, nvml, target
 
 GPU = machine.parse_gpu("NVIDIA A10G, 8.6, 535.104.05, 23028, 210, 1710")
@@ -172,9 +173,8 @@ def test_torch_for_the_processor_is_not_called_a_gpus(installed, monkeypatch):
 
 def test_a_provider_that_does_not_load_is_no_silent_fallback(folder):
     """ONNX Runtime takes the processor where CUDA's libraries are missing, and only logs it."""
-    from diffc_export.targets import ort
-
     from diffc.errors import UnavailableError
+    from diffc_export.targets import ort
 
     runtime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in runtime.get_available_providers():

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+
+from diffc.errors import CheckFailed, InputError, NotComparable
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
@@ -16,8 +18,6 @@ from diffc_export.targets.engine import (
 )
 from diffc_export.targets.onnx_file import OnnxModel
 from diffc_export.targets.onnx_precision import shares
-
-from diffc.errors import CheckFailed, InputError, NotComparable
 
 
 @pytest.fixture

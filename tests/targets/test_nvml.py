@@ -3,6 +3,7 @@
 import ctypes
 
 import pytest
+
 from diffc_export.targets.nvml import (
     Other,
     Slice,

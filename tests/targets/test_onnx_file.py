@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-from diffc_export.targets.onnx_file import onnx_digest, read_onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx_folder import describe_folder, write_handmade_folder
 
 from diffc.errors import InputError
+from diffc_export.targets.onnx_file import onnx_digest, read_onnx
 
 
 def test_good_folder_is_read(folder):

@@ -3,13 +3,14 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_folder import write_handmade_folder
+
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.onnx_file import read_onnx
 from diffc_export.targets.onnx_precision import file_elements, file_precision
-from onnx import TensorProto, helper, numpy_helper
-from onnx_folder import write_handmade_folder
 
 
 def tensor(name, kind, *dims):

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import openvino as module
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
 from onnx import helper
 from safetensors.numpy import load_file
 
 from diffc.errors import InputError, UnavailableError
+from diffc_export.events import drain
+from diffc_export.targets import openvino as module
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 ov = pytest.importorskip("openvino")
 HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import ort, ort_cpu, target
-from diffc_export.targets.base import BuildOptions
 from onnx import TensorProto, helper
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file
 
 from diffc.errors import CheckFailed, InputError
+from diffc_export.events import drain
+from diffc_export.targets import ort, ort_cpu, target
+from diffc_export.targets.base import BuildOptions
 
 pytest.importorskip("onnxruntime")
 

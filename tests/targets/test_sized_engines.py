@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.engine import read_info
 from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file
 
 from diffc.errors import InputError
 from diffc.measure.inputs import example_inputs
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.engine import read_info
 
 SIZES = ((8, 8), (16, 16), (8, 24))
 RUN_HERE = ("ort-cpu", "openvino")

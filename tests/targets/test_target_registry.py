@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+
+from diffc.errors import RequestError, UnavailableError
 from diffc_export.events import drain
 from diffc_export.targets import machine, names, target, trt_builder
 from diffc_export.targets.base import BuildOptions
-
-from diffc.errors import RequestError, UnavailableError
 
 
 def test_names_are_the_contract():

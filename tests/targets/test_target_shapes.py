@@ -2,6 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffc.errors import InputError, RequestError
 from diffc_export.targets.base import BuildOptions, Range
 from diffc_export.targets.onnx_file import InputSpec, OnnxModel
 from diffc_export.targets.shapes import (
@@ -14,10 +18,6 @@ from diffc_export.targets.shapes import (
     profiles,
     serves,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from diffc.errors import InputError, RequestError
 
 SPECS = (InputSpec("sample", (3, 8, 8), "float32", "sample"), InputSpec("timestep", (), "int64"))
 MODEL = OnnxModel("model.onnx", SPECS, (), {}, ())

@@ -3,12 +3,12 @@
 import json
 
 import pytest
+
+from diffc.errors import RequestError
 from diffc_export.events import drain
 from diffc_export.targets import machine, ort, target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
-
-from diffc.errors import RequestError
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffc_export.events import drain
-from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
 from onnx_folder import tiny_unet, write_handmade_folder
 from safetensors.numpy import load_file
 
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.torch_target import Captured
+from diffc_export.events import drain
+from diffc_export.targets import target
+from diffc_export.targets.base import BuildOptions
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+
 from diffc_export.events import drain
 from diffc_export.targets import trt_builder, trt_runner
 from diffc_export.targets.base import BuildOptions

@@ -22,8 +22,9 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-import diffc_export
 import pytest
+
+import diffc_export
 from diffc_export.targets import trt_precision
 
 SOURCES = (

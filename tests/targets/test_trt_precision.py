@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from fake_tensorrt import install
+
 from diffc_export.targets.trt import TARGET
 from diffc_export.targets.trt_precision import coverage, engine_elements, engine_tensors
-from fake_tensorrt import install
 
 LAYERS = [
     {"Name": "conv", "LayerType": "CaskConvolution", "Weights": {"Type": "Half", "Count": 576}},

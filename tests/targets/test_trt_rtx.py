@@ -4,14 +4,14 @@ import time
 
 import onnx
 import pytest
-from diffc_export.events import drain
-from diffc_export.targets import check_gpus, machine, target, trt_builder
-from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.trt_target import check_built_for
 from onnx import TensorProto, helper
 from onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
+from diffc_export.events import drain
+from diffc_export.targets import check_gpus, machine, target, trt_builder
+from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.trt_target import check_built_for
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -17,10 +17,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from diffc_export.specs import TensorSpec
-
 from diffc.errors import InputError
 from diffc.models.resolutions import Side, as_pair
+from diffc_export.specs import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

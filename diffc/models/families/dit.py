@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from diffc_export.specs import TensorSpec
-
 from diffc.models.families.base import LABELS, Family
 from diffc.models.resolutions import Side
+from diffc_export.specs import TensorSpec
 
 
 class DiT(Family):

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffc_export.specs import Inputs, TensorSpec
 from torch import Tensor
+
+from diffc_export.specs import Inputs, TensorSpec
 
 
 def example_inputs(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.specs import TensorSpec
-
 from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
+from diffc_export.specs import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffc_export.specs import TensorSpec
-
 from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
+from diffc_export.specs import TensorSpec
 
 _CLIP_TOKENS = 77
 _TOKENS = _CLIP_TOKENS + 256  # CLIP's and T5's, one after the other

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.specs import TensorSpec
-
 from diffc.errors import InputError
 from diffc.models.families.base import LABELS, Family, halving_multiple
 from diffc.models.resolutions import Side
+from diffc_export.specs import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

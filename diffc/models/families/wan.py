@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.specs import TensorSpec
-
 from diffc.models.families.base import TIMESTEP, Family
 from diffc.models.resolutions import Side, as_pair
+from diffc_export.specs import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

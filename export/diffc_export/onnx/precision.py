@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc_runtime.errors import InputError, RequestError
-
 from diffc_export.onnx.weights import on_skeleton, save
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
+from diffc_runtime.errors import InputError, RequestError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from diffc_runtime.errors import CheckFailed, InputError, RequestError
 
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work
@@ -34,6 +33,7 @@ from diffc_export.onnx.weights import LARGEST_SINGLE_FILE, bring_back, set_aside
 from diffc_export.targets import ort
 from diffc_export.targets.base import Array
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
+from diffc_runtime.errors import CheckFailed, InputError, RequestError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

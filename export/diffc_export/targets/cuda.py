@@ -17,9 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import UnavailableError
-
 from diffc_export.targets import nvml, out_of_memory
+from diffc_runtime.errors import UnavailableError
 
 EVENTS, CLOCK = "GPU events", "clock"
 """What a call's seconds are told by, in the words of ``details.timed_by``."""

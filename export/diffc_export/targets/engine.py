@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import CheckFailed, InputError, NotComparable
-from diffc_runtime.files import file_digest, new_folder
-
 from diffc_export.targets.base import Range
 from diffc_export.targets.onnx_file import InputSpec, OnnxModel, Size, sizes_of
 from diffc_export.targets.onnx_precision import FLOATS, file_precision
 from diffc_export.targets.shapes import Profile, profile_words
+from diffc_runtime.errors import CheckFailed, InputError, NotComparable
+from diffc_runtime.files import file_digest, new_folder
 
 NAME = "engine.json"
 FORMAT = 1

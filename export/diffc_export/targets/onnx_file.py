@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diffc_export.targets.onnx_precision import file_elements, file_precision, shares
 from diffc_runtime.errors import InputError
 from diffc_runtime.files import files_digest
-
-from diffc_export.targets.onnx_precision import file_elements, file_precision, shares
 
 MODEL = "model.onnx"
 DESCRIPTION = "model.json"

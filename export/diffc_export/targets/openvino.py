@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import InputError, UnavailableError
-
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, machine, shapes
 from diffc_export.targets.base import (
@@ -30,6 +28,7 @@ from diffc_export.targets.base import (
 )
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
+from diffc_runtime.errors import InputError, UnavailableError
 
 NAME = "openvino"
 FILE = "model.xml"

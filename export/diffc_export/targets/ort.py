@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import DiffcError, InputError, UnavailableError
-
 from diffc_export.disks import temporary_folder, utf8_path
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, machine, shapes
@@ -26,6 +24,7 @@ from diffc_export.targets.base import BuildOptions, TritonBackend
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import NAMES, shares
 from diffc_export.targets.out_of_memory import out_of_memory
+from diffc_runtime.errors import DiffcError, InputError, UnavailableError
 
 FILE = "model.onnx"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")

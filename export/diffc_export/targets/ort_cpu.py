@@ -18,12 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import InputError
-
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Work
 from diffc_export.targets import engine, machine, ort, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
+from diffc_runtime.errors import InputError
 
 NAME = "ort-cpu"
 _PROVIDERS = ["CPUExecutionProvider"]

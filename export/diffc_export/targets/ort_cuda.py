@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime import cuda_libraries
-from diffc_runtime.errors import CheckFailed, InputError, UnavailableError
-
 from diffc_export.events import Work
 from diffc_export.targets import cuda, driver, engine, machine, ort, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
 from diffc_export.targets.cuda import TENSOR_CORES
+from diffc_runtime import cuda_libraries
+from diffc_runtime.errors import CheckFailed, InputError, UnavailableError
 
 NAME = "ort-cuda"
 _PROVIDER = "CUDAExecutionProvider"

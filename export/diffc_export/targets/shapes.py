@@ -13,10 +13,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffc_runtime.errors import InputError, RequestError, unknown
-
 from diffc_export.targets.base import Arrays, BuildOptions, Range
 from diffc_export.targets.onnx_file import InputSpec, OnnxModel, Size, size_words
+from diffc_runtime.errors import InputError, RequestError, unknown
 
 Profile = Mapping[str, Range]
 Call = tuple[tuple[str, tuple[int, ...]], ...]

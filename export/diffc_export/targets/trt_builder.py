@@ -23,15 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import InputError, OutOfMemory, RequestError, UnavailableError
-from diffc_runtime.files import write_bytes
-
 from diffc_export.events import Progress, Work
 from diffc_export.targets import machine, out_of_memory, shapes
 from diffc_export.targets.base import BuildOptions, TargetFacts
 from diffc_export.targets.onnx_file import OnnxModel
 from diffc_export.targets.out_of_memory import bytes_asked, says_so
 from diffc_export.targets.shapes import Profile
+from diffc_runtime.errors import InputError, OutOfMemory, RequestError, UnavailableError
+from diffc_runtime.files import write_bytes
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffc_runtime.errors import DiffcError, OutOfMemory
 
 from diffc_export.targets import cuda, machine, shapes, trt_builder
 from diffc_export.targets.base import Array, Arrays
 from diffc_export.targets.engine import EngineInfo
 from diffc_export.targets.trt_builder import Flavour
+from diffc_runtime.errors import DiffcError, OutOfMemory
 
 
 def inspect(flavour: Flavour, data: Any) -> str:

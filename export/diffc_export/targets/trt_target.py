@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffc_runtime.errors import NotComparable, UnavailableError
-
 from diffc_export.events import Progress, Work
 from diffc_export.targets import driver, engine, machine, shapes, trt_builder, trt_precision
 from diffc_export.targets.base import BuildOptions, Runner, Status
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
 from diffc_export.targets.trt_builder import Flavour
+from diffc_runtime.errors import NotComparable, UnavailableError
 
 FILE = "model.engine"
 

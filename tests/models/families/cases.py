@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffc_export.specs import Inputs, TensorSpec
 from torch import nn
 
 from diffc.models.cut import skeleton
@@ -17,6 +16,7 @@ from diffc.models.families import family
 from diffc.models.families.base import Family
 from diffc.models.families.examples import example_inputs, meta_inputs
 from diffc.models.groups import Group
+from diffc_export.specs import Inputs, TensorSpec
 
 _UNET2D = {
     "sample_size": 8,
