@@ -11,10 +11,11 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError
+from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
 def _run_verb() -> None:
     from diffc.cli.app import app
 
+    _check_working_directory()
     signal.signal(signal.SIGTERM, _interrupt)
     # the interpreter's last collections walk through all that torch imported, for about a second
     atexit.register(gc.freeze)
@@ -56,6 +58,17 @@ def _run_verb() -> None:
         raise
     finally:
         _flush_stdout()
+
+
+def _check_working_directory() -> None:
+    """Libraries that ask for it while they are imported fail obscurely where it was removed."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(
+            f"the working directory cannot be used: {error.strerror}",
+            hint="it was moved or removed: change to another folder (cd), and run this again",
+        ) from error
 
 
 def _flush_stdout() -> None:

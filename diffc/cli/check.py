@@ -259,7 +259,7 @@ def _end(result: CheckResult, lost: Sequence[InputError]) -> None:
     if result.verdict == "unfit":
         worst = next(noise for noise in result.noise if noise.verdict == "unfit")
         raise NotComparable(
-            f"this machine is too noisy to judge: {noise_line(worst)}",
+            f"this machine is too noisy to judge: {noise_line(worst, result)}",
             hint="end what else runs here, use fewer --threads, or allow a larger --max-slowdown",
         )
     if lost:

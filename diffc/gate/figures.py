@@ -341,7 +341,11 @@ def _sampled_differently(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
 def against_stored(
     engine: Engine, batch: int, before: StoredFigures, how: Measuring
 ) -> Work[tuple[list[Figure], list[Noise]]]:
-    """One call of the candidate now, against the stored times of the baseline."""
+    """One call of the candidate now, against the stored times of the baseline.
+
+    On a machine that is unfit nothing is said of them: the times were not taken in turn, so that
+    other work moves the candidate's alone, and does not only widen the interval.
+    """
     label = Label.of(engine, batch)
     then = np.asarray(before.samples_ms, np.float64) / 1e3
     figures: list[Figure] = []
@@ -355,9 +359,9 @@ def against_stored(
         now = yield from _times(engine, batch, how)
         decision = replace(same, candidate=now, baseline=then)
         ratio = unpaired_ratio(now, then, how.rule.seed)
-        figures.append(
-            _timing(label, "latency p50", ratio, decision, same, how.limits.slowdown, np.median)
-        )
+        timed = _timing(label, "latency p50", ratio, decision, same, how.limits.slowdown, np.median)
+        fit = same.verdict != "unfit"
+        figures.append(timed if fit else timed.model_copy(update={"verdict": "unfit"}))
     if how.memory:
         figures.append((yield from _memory_against(engine, batch, before, how)))
     figures.append(_within(label, "engine size", "bytes", engine.info.engine_bytes,

@@ -11,6 +11,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,8 +61,8 @@ def read_history(path: Path) -> History:
     damaged: list[int] = []
     for number, line in enumerate(lines, 1):
         try:
-            rows += _rows_in(line.decode("utf-8"))
-        except (ValueError, KeyError, TypeError):
+            rows += _rows_in(line.decode("utf-8-sig"))  # editors on Windows put a mark in front
+        except (ValueError, KeyError, TypeError, RecursionError):
             damaged.append(number)
     if damaged and not rows:
         raise InputError(
@@ -72,13 +73,26 @@ def read_history(path: Path) -> History:
 
 
 def _rows_in(line: str) -> list[dict[str, Any]]:
-    """The rows of one line; none of an empty one. Raises ValueError, KeyError, TypeError."""
+    """The rows of one line; none of an empty one.
+
+    Raises ValueError, KeyError, TypeError or RecursionError for what is no row.
+    """
     rows, decoder, rest = [], json.JSONDecoder(), line.strip()
     while rest:
         value, end = decoder.raw_decode(rest)
-        rows.append({name: value[name] for name in COLUMNS})
+        row = {name: value[name] for name in COLUMNS}
+        if not _is_drawable(row):
+            raise ValueError(rest[:end])
+        rows.append(row)
         rest = rest[end:].lstrip()
     return rows
+
+
+def _is_drawable(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a date, and a time that is a finite number or was not measured."""
+    time = row["p50_ms"]
+    is_number = isinstance(time, int | float) and math.isfinite(time)
+    return isinstance(row["created"], str) and (time is None or is_number)
 
 
 def append_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -90,15 +90,17 @@ def cells(figure: Figure) -> tuple[str, ...]:
 def said_below(result: CheckResult) -> list[str]:
     """The sentences under the table: the noise, what is absent and why, notes."""
     noted = (figure for figure in result.figures if figure.note and figure.verdict != "regressed")
-    return [*map(noise_line, result.noise), *map(sentence, noted), *result.notes]
+    noise = [noise_line(one, result) for one in result.noise]
+    return [*noise, *map(sentence, noted), *result.notes]
 
 
-def noise_line(noise: Noise) -> str:
-    """What this machine can tell, in words."""
+def noise_line(noise: Noise, result: CheckResult) -> str:
+    """What this machine can tell, in words; of stored figures the candidate alone is there."""
+    engine = "candidate" if result.weaker else "baseline"
     low, high = ((bound - 1) * 100 for bound in noise.ci99)
     fit = "fit" if noise.verdict == "pass" else "UNFIT"
     return (
-        f"{place(noise)}: the baseline against itself differs by {(noise.ratio - 1) * 100:+.1f} % "
+        f"{place(noise)}: the {engine} against itself differs by {(noise.ratio - 1) * 100:+.1f} % "
         f"[{low:+.1f}, {high:+.1f}] over {noise.pairs} pairs, p90/p50 {noise.spread:.2f}: {fit}"
     )
 

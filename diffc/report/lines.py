@@ -256,7 +256,8 @@ def _quality(report: Report) -> Section:
         if figure := quality.get(name):
             rows.append(_mean_row(name.upper(), figure, digits))
             notes = [
-                f"{figure['n']} images from the same noise, {figure['sampler']}, "
+                f"{figure['n']} image{'s' * (figure['n'] != 1)} from the same noise, "
+                f"{figure['sampler']}, "
                 f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
                 + (f", guidance {scale:g}" if (scale := figure.get("guidance", 1)) != 1 else "")
             ]

@@ -86,8 +86,10 @@ class Report(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
+            reason = f"{where}: {first['msg']}" if where else first["msg"]
             raise InputError(
-                f"{path} is no report of this diffc: {where}: {first['msg']}"
+                f"{path} is no report of this diffc: {reason}",
+                hint="diffc compile writes one into its output folder",
             ) from None
 
     @property

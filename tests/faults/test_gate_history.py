@@ -26,7 +26,11 @@ def test_what_stood_there_stays_a_line_of_its_own(tmp_path, before):
     assert len(found.rows) == 2 + bool(before) and not found.damaged
 
 
-@pytest.mark.parametrize("bad", ["{", '{"created": 1}', "[1]", "null", "\udcff", '{"a": 1} x'])
+@pytest.mark.parametrize("bad", [
+    "{", '{"created": 1}', "[1]", "null", "\udcff", '{"a": 1} x', "[" * 100_000,
+    LINE.replace("1.5", "NaN"), LINE.replace("1.5", '"fast"'),
+    LINE.replace('"2026-01-01"', "[2026]"),
+])  # fmt: skip
 def test_a_damaged_line_is_named_and_hides_no_other(tmp_path, bad):
     path = tmp_path / "h.jsonl"
     text = f"{LINE}\n{bad}\n{LINE}"
@@ -35,6 +39,13 @@ def test_a_damaged_line_is_named_and_hides_no_other(tmp_path, bad):
     found = read_history(path)
     assert len(found.rows) == 3 and found.damaged == (2,)
     assert found.notes == [f"{path}, line 2 is damaged: it is left out"]
+
+
+def test_a_byte_order_mark_hides_no_row(tmp_path):
+    path = tmp_path / "h.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + LINE.encode() + b"\r\n")
+    found = read_history(path)
+    assert len(found.rows) == 1 and not found.damaged
 
 
 def test_two_rows_on_one_line_are_two_rows(tmp_path):

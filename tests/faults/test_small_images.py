@@ -117,6 +117,7 @@ def report(tmp_path_factory):
 def test_one_image_is_reported_without_an_interval(report):
     row = next(row for row in sections(report[0])[-1].rows if row[0] == "SSIM")
     assert row[3] == "one image"
+    assert sections(report[0])[-1].notes[0].startswith("1 image from the same noise")
     assert json.loads((report[1] / "report.json").read_text())["quality"]["ssim"]["ci95"] is None
 
 

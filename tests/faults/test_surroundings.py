@@ -156,10 +156,12 @@ def test_another_error_of_a_lock_is_one_line(tmp_path, monkeypatch):
         do(Runner(tmp_path / "o", tmp_path / "c"))
 
 
-def test_the_working_folder_may_be_gone(tmp_path):
+@pytest.mark.parametrize("verb", [("bench", "o"), ("plan", "demo"), ("doctor",)], ids=" ".join)
+def test_a_working_folder_that_is_gone_is_one_line(tmp_path, verb):
     gone = tmp_path / "gone"
     gone.mkdir()
     code = "import os; os.rmdir(os.getcwd()); from diffc.cli import main; main()"
-    command = [sys.executable, "-c", code, "bench", "o"]
+    command = [sys.executable, "-c", code, *verb]
     done = subprocess.run(command, capture_output=True, text=True, cwd=gone)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "the working directory cannot be used: No such file or directory" in done.stderr
