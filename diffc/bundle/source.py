@@ -110,6 +110,7 @@ class Source:
             "input": latent["name"],
             "output": sample["name"],
             "dtype": latent["dtype"],
+            "shape": list(latent["shape"]),
             "batches": [list(both) for both in batches(info)],
         }
 

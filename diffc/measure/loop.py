@@ -160,7 +160,11 @@ def decode_with(decoder: Runner) -> Decode:
     name = info.outputs[0].name
     spans = [next(iter(profile.values())) for profile in info.profiles]
     batches = sorted({(span.min[0], span.max[0]) for span in spans}) or [(1, 1)]
-    return batched_decoder(lambda arrays: decoder(arrays)[name], latent.name, latent.dtype, batches)
+
+    def run(arrays: dict[str, Array]) -> Array:
+        return decoder(arrays)[name]
+
+    return batched_decoder(run, latent.name, latent.dtype, batches, latent.shape)
 
 
 def measure_loops(

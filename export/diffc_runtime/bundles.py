@@ -139,11 +139,15 @@ def _open_decoder(
 def decoder_of(engine: Engine) -> Callable[[Array], Array]:
     """Return a call from latents of any batch to samples, in batches that the decoder serves."""
     (latent,) = engine.inputs
-    return batched_decoder(engine.run, latent.name, latent.dtype, engine.batches)
+    return batched_decoder(engine.run, latent.name, latent.dtype, engine.batches, latent.shape)
 
 
 def batched_decoder(
-    run: Denoise, name: str, dtype: str, batches: Sequence[Sequence[int]]
+    run: Denoise,
+    name: str,
+    dtype: str,
+    batches: Sequence[Sequence[int]],
+    shape: Sequence[int] | None = None,
 ) -> Callable[[Array], Array]:
     """Return a call from latents (N, ...) to samples (N, ...) around a call with fixed batches.
 
@@ -154,16 +158,35 @@ def batched_decoder(
         name: The decoder's input.
         dtype: The input's numpy dtype.
         batches: (smallest, largest) for each range of batch sizes; empty for batch 1 alone.
+        shape: (C, H, W) that the decoder takes; tokens of packed latents are unpacked to it.
     """
     served = [(low, high) for low, high in batches] or [(1, 1)]
     most = max(high for _, high in served)
 
     def decode(x: Array) -> Array:
+        if x.ndim == 3 and shape is not None and len(shape) == 3:
+            x = unpack_latents(x, shape)
         parts = [x[i : i + most].astype(dtype) for i in range(0, len(x), most)]
         samples = [_run_padded(run, name, p, smallest_batch(served, len(p))) for p in parts]
         return np.concatenate(samples).astype(np.float32)
 
     return decode
+
+
+def unpack_latents(tokens: Array, shape: Sequence[int]) -> Array:
+    """Tokens (N, H/2 * W/2, 4 C) of 2x2 positions each, as Flux packs them, -> (N, C, H, W).
+
+    Raises:
+        UnfitEngine: The tokens are not of latents of ``shape``.
+    """
+    channels, height, width = shape
+    if tokens.shape[1:] != (height // 2 * (width // 2), 4 * channels):
+        raise UnfitEngine(
+            f"the decoder takes latents of {tuple(shape)}, and the denoiser gives "
+            f"{tokens.shape[1:]}, which do not unpack to them"
+        )
+    tiles = tokens.reshape(-1, height // 2, width // 2, channels, 2, 2)
+    return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
 
 def _run_padded(run: Denoise, name: str, part: Array, size: int) -> Array:

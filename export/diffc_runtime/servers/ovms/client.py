@@ -38,7 +38,9 @@ def open_server(url: str) -> Any:
     if decoder is None:
         return pipeline_of(settings, info, denoise)
     ask = model_call(url, "decoder", decoder["output"])
-    decode = batched_decoder(ask, decoder["input"], decoder["dtype"], decoder["batches"])
+    decode = batched_decoder(
+        ask, decoder["input"], decoder["dtype"], decoder["batches"], decoder.get("shape")
+    )
     return pipeline_of(settings, info, denoise, decode)
 
 

@@ -28,7 +28,9 @@ class TritonPythonModel:
         decode = None
         if decoder:
             ask = _model_call("decoder", decoder["output"], models["decoder"]["batched"])
-            decode = batched_decoder(ask, decoder["input"], decoder["dtype"], decoder["batches"])
+            decode = batched_decoder(
+                ask, decoder["input"], decoder["dtype"], decoder["batches"], decoder.get("shape")
+            )
         self.pipeline = pipeline_of(settings, info, denoise, decode)
 
     def execute(self, requests: list[Any]) -> list[Any]:
