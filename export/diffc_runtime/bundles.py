@@ -186,7 +186,8 @@ def unpack_latents(tokens: Array, shape: Sequence[int]) -> Array:
             f"{tokens.shape[1:]}, which do not unpack to them"
         )
     tiles = tokens.reshape(-1, height // 2, width // 2, channels, 2, 2)
-    return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+    latents: Array = tiles.transpose(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+    return latents
 
 
 def _run_padded(run: Denoise, name: str, part: Array, size: int) -> Array:
