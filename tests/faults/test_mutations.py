@@ -21,7 +21,7 @@ from diffc.errors import DiffcError
 from diffc.models.source import find
 from diffc.recipe import resolve
 
-FAST, MANY = range(40), range(40, 360)
+FAST, MANY = range(40), range(40, 340)
 
 
 @pytest.fixture(scope="module")
