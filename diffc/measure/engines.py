@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
+from diffc.errors import DamagedEngine, InputError, NotComparable, RequestError, UnavailableError
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.measure.loop import LoopOptions
@@ -102,6 +102,8 @@ def opened(
                     runners[name] = target(infos[name].target).load(folder, threads)
                     stack.callback(runners[name].close)
                     continue
+            except DamagedEngine:
+                raise  # nobody meant to measure that file
             except (NotComparable, UnavailableError, InputError) as error:
                 if strict:
                     raise

@@ -184,18 +184,23 @@ def inception_weights() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
 
 
-def inception(weights: Path | None = None) -> Extractor:
-    """InceptionV3's 2048 features by torch-fidelity, the port of FID's original network.
-
-    weights: torch-fidelity's file; None: where ``inception_weights`` says.
-    """
-    path = weights or inception_weights()
+def check_inception(path: Path) -> None:
+    """Raise UnavailableError where InceptionV3's weights are not at ``path``."""
     if not path.exists():
         raise UnavailableError(
             f"FID and KID need InceptionV3's weights, and {path} does not exist",
             hint=f"put {INCEPTION_FILE} (torch-fidelity's release v0.2.0) there, "
             "or name an ONNX feature extractor",
         )
+
+
+def inception(weights: Path | None = None) -> Extractor:
+    """InceptionV3's 2048 features by torch-fidelity, the port of FID's original network.
+
+    weights: torch-fidelity's file; None: where ``inception_weights`` says.
+    """
+    path = weights or inception_weights()
+    check_inception(path)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:

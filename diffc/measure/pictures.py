@@ -61,7 +61,14 @@ def left_out(shape: tuple[int, int, int]) -> dict[str, str]:
 
 
 def picture_notes(source: Source, sample: tuple[int, ...], options: QualityOptions) -> list[str]:
-    """What a run's samples will not have, one sentence each."""
+    """What a run's samples will not have, one sentence each.
+
+    Raises:
+        UnavailableError: the weights that a figure needs are not on this machine.
+    """
+    from diffc.measure.distances import INCEPTION, check_perceptual
+    from diffc.measure.frechet import check_inception, inception_weights
+
     shape = picture_shape(source, sample)
     if shape is None:
         return [
@@ -69,7 +76,13 @@ def picture_notes(source: Source, sample: tuple[int, ...], options: QualityOptio
             "alike they are"
         ]
     wanted = {"ssim": True, "lpips": options.lpips, "reference": options.reference is not None}
-    return [why for name, why in left_out(shape).items() if wanted[name]]
+    impossible = left_out(shape)
+    if options.lpips and "lpips" not in impossible:
+        check_perceptual()
+    distances = options.reference is not None and "reference" not in impossible
+    if distances and options.features == INCEPTION:
+        check_inception(inception_weights())
+    return [why for name, why in impossible.items() if wanted[name]]
 
 
 def broken_samples(dense: Tensor, compressed: Tensor) -> str | None:

@@ -104,18 +104,8 @@ def load_denoiser(source: Source) -> nn.Module:
     model = load_cut(source.class_name, source.config, source.weights, pruning)
     nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
     _check_finite(model, source.denoiser_folder)
-    _check_call(source, model)
     remember_pruning(model, pruning)
     return model.eval()
-
-
-def _check_call(source: Source, model: nn.Module) -> None:
-    """Call a compressed denoiser once on the meta device: do its cut layers fit each other?"""
-    from diffc.models.dry_run import dry_call
-    from diffc.models.families import family
-    from diffc.models.inputs import input_specs
-
-    dry_call(model, family(source.class_name), input_specs(source))
 
 
 def meta_denoiser(source: Source) -> nn.Module:

@@ -3,6 +3,7 @@
     DiffcError
     ├── RequestError        2   the request is wrong: a flag, a recipe key, a ratio out of reach
     ├── InputError          2   what was given is wrong: a model, weights, a data folder, an engine
+    │   └── DamagedEngine   2   an engine folder whose files are not what was written
     ├── UnavailableError    2   something that is not installed, or that this machine does not have
     │   ├── OutOfMemory     2   a device, or the machine, has not the memory that was asked for
     │   └── UnfitEngine     2   an engine that cannot run here
@@ -47,6 +48,10 @@ class RequestError(DiffcError):
 
 class InputError(DiffcError):
     """What was given cannot be used: a model, weights, a data folder, an engine."""
+
+
+class DamagedEngine(InputError):
+    """A file of an engine folder is missing, or is not what was written."""
 
 
 class UnavailableError(DiffcError):

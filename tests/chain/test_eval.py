@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from quick import QUICK
+from support.pipelines import save_ddpm
 from torch import nn
 
 import diffc
@@ -87,12 +88,14 @@ def means(picture, gap: int = 4) -> np.ndarray:
 
 def test_missing_weights_are_told_before_the_work(tiny_model, tmp_path, images, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    for quality, needs in (
-        ({"lpips": True}, "AlexNet"),
-        ({"reference": str(images)}, "InceptionV3"),
+    large = save_ddpm(tmp_path / "large", sample_size=32)  # LPIPS is left out of smaller ones
+    for model, quality, needs in (
+        (large, {"lpips": True}, "AlexNet"),
+        (tiny_model, {"reference": str(images)}, "InceptionV3"),
     ):
         with pytest.raises(UnavailableError, match=f"{needs}'s weights") as caught:
-            evaluated(tiny_model, tmp_path / "out", **quality)
+            evaluated(model, tmp_path / "out", **quality)
+        assert not (tmp_path / "out").exists()
         assert str(tmp_path / "hub") in str(caught.value) and caught.value.hint
 
 

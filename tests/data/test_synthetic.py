@@ -112,6 +112,9 @@ def test_labels_are_drawn_over_all_classes() -> None:
 
 def test_given_conditions_are_aligned_and_missing_ones_refused() -> None:
     class Conditional:
+        def class_count(self, config):
+            return None
+
         def call(self, model, inputs):
             return inputs["sample"] * 0 + inputs["encoder_hidden_states"].mean((1, 2)).view(
                 -1, 1, 1, 1

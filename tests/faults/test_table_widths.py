@@ -124,7 +124,7 @@ def test_doctors_reasons_and_versions_are_whole(screen):
     }  # fmt: skip
     environment = {"cpu": "A very long name of a processor with 3.25GHz", "cores": 16,
                    "python": "3.11.7", "gpus": [], "packages": {"torch": "2.13.0+cpu"}}  # fmt: skip
-    doctor_cli._show(statuses, environment)
+    doctor_cli._show(statuses, environment, {})
     for word in (*reason.split(), "1.32.0", "3.25GHz", "2.13.0+cpu", "3.11.7"):
         assert screen.holds(word), word
 

@@ -199,6 +199,9 @@ def test_conditioned_models_are_compared_as_they_are_sampled() -> None:
     seen: list[float] = []
 
     class Spy:
+        def class_count(self, config):
+            return None
+
         def call(self, model, inputs):
             seen.extend(inputs["label"].tolist())
             return inputs["sample"] * inputs["label"].reshape(-1, 1, 1, 1)

@@ -18,7 +18,7 @@ from diffc_export.targets.base import Range
 from diffc_export.targets.onnx_file import InputSpec, OnnxModel, Size, sizes_of
 from diffc_export.targets.onnx_precision import FLOATS, file_precision
 from diffc_export.targets.shapes import Profile, profile_words
-from diffc_runtime.errors import CheckFailed, InputError, NotComparable
+from diffc_runtime.errors import CheckFailed, DamagedEngine, InputError, NotComparable
 from diffc_runtime.files import file_digest, new_folder
 
 NAME = "engine.json"
@@ -197,14 +197,14 @@ def open_engine(folder: Path, target: str, here: Mapping[str, str]) -> EngineInf
 
 
 def check_files(folder: Path, info: EngineInfo) -> None:
-    """Raise InputError naming the first file that is missing or is not what was written."""
+    """Raise DamagedEngine naming the first file that is missing or is not what was written."""
     for name, expected in info.files.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{path} is missing", hint="build the engine again")
+            raise DamagedEngine(f"{path} is missing", hint="build the engine again")
         if file_digest(path) != expected:
             hint = "build the engine again"
-            raise InputError(f"{path} was cut or altered since it was built", hint=hint)
+            raise DamagedEngine(f"{path} was cut or altered since it was built", hint=hint)
 
 
 def check_fingerprint(folder: Path, info: EngineInfo, here: Mapping[str, str]) -> None:
