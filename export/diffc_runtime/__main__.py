@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffc_runtime", description="Generate images.")
-    home = Path(__file__).resolve().parent.parent
+    # beside this package in a bundle; where the package is installed, the working directory
+    places = (Path(__file__).resolve().parent.parent, Path.cwd())
+    home = next((place for place in places if (place / "pipeline.json").is_file()), places[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     info = verbs.add_parser("info", help="what the bundle holds, and whether it fits here")
     make = verbs.add_parser("generate", help="make images")
