@@ -18,6 +18,7 @@ from diffc.errors import RequestError
 from diffc.recipe import resolve
 from diffc.stages import Room
 from diffc_export.events import drain
+from diffc_runtime.files import file_digest
 
 
 def built(tmp_path, target, **flags):
@@ -174,8 +175,11 @@ def _wrong_elsewhere_fails(out):
     path = out / "onnx" / "compressed" / "reference.safetensors"
     tensors = load_file(path)
     tensors["at.24x24.output"] = tensors["at.24x24.output"] + 1
-    path.unlink()  # OUT's file is the cache's own
     save_file(tensors, path)
+    record = out / ".diffc" / "export-compressed.json"  # as if torch had given these
+    stage = json.loads(record.read_text())
+    stage["files"]["compressed/reference.safetensors"] = file_digest(path)
+    record.write_text(json.dumps(stage))
     with pytest.raises(ParityFailed, match="at 24x24, batch 1: relative error") as failed:
         follow(finish(out, locked_recipe(out), "bench"), None)
     assert failed.value.exit_code == 1
