@@ -76,7 +76,7 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     """The checks of the model's components, on the meta device; returns notes."""
     from diffc.data.inputs import check_conditions, denoiser_specs
     from diffc.data.latents import check_decoder
-    from diffc.measure.pictures import picture_notes
+    from diffc.measure.pictures import check_pictures
     from diffc.models.checking import check_components
     from diffc.models.families.base import sample_shape
     from diffc.prune.planning import check_plan
@@ -87,7 +87,7 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     notes = check_conditions(source, recipe)
     data.check_values(source, recipe)
     notes += check_plan(source, recipe, front.alignment(recipe))
-    notes += picture_notes(source, shape, recipe.quality)
+    notes += check_pictures(source, shape, recipe.quality)
     notes += check_components(source, prompts=recipe.data.prompts is not None)
     check_decoder(source, shape)
     return notes

@@ -2,7 +2,7 @@
 
 picture_shape   (C, H, W) of the decoded samples; None for what is no picture (a video)
 left_out        figure -> why these pictures cannot have it
-picture_notes   the same as notes, for the figures that a recipe wants
+check_pictures  the same as notes, for what a recipe wants; refuses where weights lack
 broken_samples  why samples that were made have no figures at all
 """
 
@@ -60,7 +60,7 @@ def left_out(shape: tuple[int, int, int]) -> dict[str, str]:
     return reasons
 
 
-def picture_notes(source: Source, sample: tuple[int, ...], options: QualityOptions) -> list[str]:
+def check_pictures(source: Source, sample: tuple[int, ...], options: QualityOptions) -> list[str]:
     """What a run's samples will not have, one sentence each.
 
     Raises:

@@ -1,8 +1,10 @@
 """The checks before the first stage: their notes reach the screen and the report."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from support.runs import compile_quickly
 
@@ -65,5 +67,8 @@ def test_a_run_in_which_all_is_reused_imports_no_torch(tiny_model, tmp_path, mon
         "assert 'torch' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(tiny_model), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": tests}
+    )
     assert done.returncode == 0, done.stderr
