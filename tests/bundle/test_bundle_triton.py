@@ -100,8 +100,12 @@ def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
     assert list(config(tmp_path / "repo", "pipeline").output[0].dims) == [-1, 16, 16, 3]
     settings = json.loads((tmp_path / "repo/pipeline_bls/1/pipeline.json").read_text())
     assert settings["decoder"] == {
-        "input": "latent", "output": "sample", "dtype": "float32", "batches": [[1, 2]],
-    }  # fmt: skip
+        "input": "latent",
+        "output": "sample",
+        "dtype": "float32",
+        "shape": [3, 8, 8],
+        "batches": [[1, 2]],
+    }
     assert config(tmp_path / "repo", "decoder").max_batch_size == 2
 
 
