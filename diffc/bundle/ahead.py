@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from diffc.bundle import folder as folders
 from diffc.bundle import ovms, triton_config
 from diffc.bundle.build import SERVERS
 from diffc.bundle.source import check_servable, find_sampler
 from diffc.errors import RequestError, unknown
+from diffc_runtime.json_types import JsonObject
 
 
 def check_ahead(
-    server: str, targets: Sequence[str], named: bool, scheduler: Mapping[str, Any], to: Path
+    server: str, targets: Sequence[str], named: bool, scheduler: JsonObject, to: Path
 ) -> str:
     """The target whose engine will be bundled in ``to``: the first, if it was ``named``.
 

@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import diffc
 from diffc.errors import RequestError
 from diffc_runtime.files import file_digest, temporary_folder
+from diffc_runtime.json_types import JsonObject
 
 MANIFEST = "bundle.json"
 FORMAT = 1
@@ -58,7 +58,7 @@ def staged(to: Path) -> Iterator[Path]:
         yield new
 
 
-def place(new: Path, to: Path, about: Mapping[str, Any]) -> list[str]:
+def place(new: Path, to: Path, about: JsonObject) -> list[str]:
     """Move every file of ``new`` into ``to``, and return their names with the manifest's.
 
     Files of an earlier bundle that this one has not are removed. Raises RequestError, with nothing

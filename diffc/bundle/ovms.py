@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from diffc.bundle import readme
 from diffc.bundle.folder import copy_file
 from diffc.bundle.plain import RUNTIME, copy_runtime
 from diffc.bundle.source import Source, public_info, write_info
 from diffc.errors import RequestError
+from diffc_runtime.json_types import JsonDict
 
 ROOT, VERSION = "/models", "1"
 _PRECISION = "INFERENCE_PRECISION_HINT"
@@ -51,7 +51,7 @@ def check_target(name: str) -> None:
         )
 
 
-def _config(name: str, engine: Path) -> dict[str, Any]:
+def _config(name: str, engine: Path) -> JsonDict:
     """A model's entry. Without its precision, OpenVINO takes bf16 by itself where that is fast."""
     precision = public_info(engine)["details"].get("settings", {}).get(_PRECISION)
     plugin = {"plugin_config": {_PRECISION: precision}} if precision else {}
@@ -66,5 +66,5 @@ def _write_client(source: Source, folder: Path) -> None:
     _write_json(folder / "pipeline.json", settings)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: JsonDict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")

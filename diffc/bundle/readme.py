@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.bundle.triton_config import alone, ranges, sample_shape
 from diffc_export.targets import target
 from diffc_runtime.images import is_picture
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source
@@ -156,11 +156,11 @@ def _about(source: Source) -> str:
     return "\n".join([*lines, *(f"- {note}" for note in source.notes())])
 
 
-def _tied(info: Mapping[str, Any]) -> dict[str, str]:
+def _tied(info: JsonObject) -> dict[str, str]:
     return {k: info["versions"][k] for k in info["tied_to"] if k in info["versions"]}
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
+def _pairs(values: JsonObject) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
@@ -180,11 +180,11 @@ def _is_picture(source: Source) -> bool:
 # Conditions ---------------------------------------------------------------------------------------
 
 
-def _condition_specs(source: Source) -> list[Mapping[str, Any]]:
+def _condition_specs(source: Source) -> list[JsonObject]:
     return [item for item in source.info["inputs"] if item["kind"] == "condition"]
 
 
-def _arrays(source: Source) -> list[Mapping[str, Any]]:
+def _arrays(source: Source) -> list[JsonObject]:
     """The conditions that are more than one number: they come from files."""
     return [item for item in _condition_specs(source) if item["shape"]]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from diffc.errors import UnavailableError
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 
 def served(
@@ -22,11 +23,11 @@ def served(
     model: str = "pipeline",
     *,
     steps: int = 50,
-    conditions: Mapping[str, Any] | None = None,
+    conditions: JsonObject | None = None,
     concurrency: Sequence[int] = (1, 4, 16),
     seconds: float = 10.0,
     warm_up: int = 3,
-) -> dict[str, Any]:
+) -> JsonDict:
     """Measure ``model`` at ``url`` (gRPC, host:port), one image of ``steps`` steps a request.
 
     Returns ``model``, ``steps``, ``client`` and ``levels``, one for each concurrency:
@@ -57,7 +58,7 @@ def _client() -> Any:
     return tritonclient.grpc
 
 
-def _inputs(client: Any, steps: int, conditions: Mapping[str, Any]) -> list[Any]:
+def _inputs(client: Any, steps: int, conditions: JsonObject) -> list[Any]:
     values = {
         "n": np.array([1], np.int32),
         "steps": np.array([steps], np.int32),
@@ -73,7 +74,7 @@ def _inputs(client: Any, steps: int, conditions: Mapping[str, Any]) -> list[Any]
 
 def _level(
     client: Any, url: str, model: str, inputs: list[Any], concurrency: int, seconds: float
-) -> dict[str, Any]:
+) -> JsonDict:
     """``concurrency`` clients for ``seconds``."""
     latencies: list[list[float]] = [[] for _ in range(concurrency)]
     errors = [0] * concurrency

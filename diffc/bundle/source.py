@@ -7,7 +7,7 @@ needs; of the machine that built it, it names only what the engine is tied to.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
 from diffc.models.noise_levels import flow_levels
 from diffc_export.targets.engine import NAME, check_files, exported_file, read_info
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (
@@ -47,7 +48,7 @@ class Source:
     """
 
     engine: Path
-    info: Mapping[str, Any]
+    info: JsonObject
     plans: tuple[Path, ...] = ()
     decoder: Path | None = None
 
@@ -57,7 +58,7 @@ class Source:
         return str(self.info["target"])
 
     @property
-    def decoder_info(self) -> dict[str, Any] | None:
+    def decoder_info(self) -> JsonDict | None:
         """The decoder's engine.json, as the bundle has it."""
         return public_info(self.decoder) if self.decoder else None
 
@@ -69,7 +70,7 @@ class Source:
             yield "decoder", self.decoder
 
     @property
-    def scheduler(self) -> dict[str, Any]:
+    def scheduler(self) -> JsonDict:
         """The scheduler's config, with what the model's own pipeline adds to it."""
         config = self.info["source"]["scheduler"]
         sample = next(item for item in self.info["inputs"] if item["kind"] == "sample")
@@ -88,7 +89,7 @@ class Source:
         name, reason = self.sampler
         return [f"sampled with '{name}': {reason}"] if reason else []
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonDict:
         """pipeline.json's content."""
         return {
             "format": 1,
@@ -98,7 +99,7 @@ class Source:
             "latent": self._latent(),
         }
 
-    def decoder_request(self) -> dict[str, Any] | None:
+    def decoder_request(self) -> JsonDict | None:
         """How a client asks a server for the decoder; None where there is none."""
         from diffc_runtime.engines import batches
 
@@ -124,9 +125,7 @@ class Source:
         return {"scale": scale, "shift": shift or 0.0}
 
 
-def find_sampler(
-    scheduler: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
-) -> tuple[str, str | None]:
+def find_sampler(scheduler: JsonObject, inputs: Sequence[JsonObject]) -> tuple[str, str | None]:
     """``Source.sampler`` for a scheduler's config and a denoiser's inputs."""
     from diffc_runtime.errors import BadRequest
     from diffc_runtime.schedulers import NAMES, substitute
@@ -189,7 +188,7 @@ def _in_output(out: Path, target: str | None, side: str) -> Path:
     return folder
 
 
-def public_info(engine: Path) -> dict[str, Any]:
+def public_info(engine: Path) -> JsonDict:
     """engine.json without what it says of the machine that built it, files checked."""
     info = read_info(engine)
     check_files(engine, info)
@@ -207,7 +206,7 @@ def public_info(engine: Path) -> dict[str, Any]:
     return {**content, "threads": None, "details": details}
 
 
-def _check_plans(engine: Path, info: Mapping[str, Any], plans: Sequence[Path]) -> None:
+def _check_plans(engine: Path, info: JsonObject, plans: Sequence[Path]) -> None:
     """Raise InputError for another model's plan, RequestError for two that nothing tells apart."""
     places = {_fits_where(info): engine}
     for plan in plans:
@@ -223,7 +222,7 @@ def _check_plans(engine: Path, info: Mapping[str, Any], plans: Sequence[Path]) -
         places[where] = plan
 
 
-def _fits_where(info: Mapping[str, Any]) -> str:
+def _fits_where(info: JsonObject) -> str:
     """The GPUs that an engine is for, in a few words."""
     if info["built_for"]:
         return ", ".join(info["built_for"])
@@ -231,7 +230,7 @@ def _fits_where(info: Mapping[str, Any]) -> str:
     return f"compute capability {capability}" if capability else "any GPU"
 
 
-def _check_same_model(info: Mapping[str, Any], other: Mapping[str, Any], plan: Path) -> None:
+def _check_same_model(info: JsonObject, other: JsonObject, plan: Path) -> None:
     for key in ("target", "inputs", "outputs", "precision_found", "profiles"):
         if info[key] != other[key]:
             found = f"{key} {_said(other[key])}, not {_said(info[key])}"
@@ -259,7 +258,7 @@ def copy_engine(engine: Path, to: Path) -> None:
     write_info(info, to)
 
 
-def write_info(info: Mapping[str, Any], to: Path) -> None:
+def write_info(info: JsonObject, to: Path) -> None:
     """Write engine.json alone."""
     to.mkdir(parents=True, exist_ok=True)
     (to / NAME).write_text(json.dumps(info, indent=2) + "\n")

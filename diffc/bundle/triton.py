@@ -11,7 +11,6 @@ Every model's folder is whole in itself, as servers copy models one by one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from diffc.bundle.source import Source, copy_engine, public_info, write_info
 from diffc.errors import CheckFailed, RequestError
 from diffc_export.targets import target
 from diffc_export.targets.base import TritonBackend
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 VERSION = "1"
 
@@ -51,7 +51,7 @@ def notes(source: Source) -> list[str]:
 
 
 def _write_engine_model(
-    folder: Path, info: Mapping[str, Any], engines: list[Path], native: bool = True
+    folder: Path, info: JsonObject, engines: list[Path], native: bool = True
 ) -> None:
     """A model that runs an engine: under its own backend where Triton has one."""
     backend = target(info["target"]).facts.triton if native else None
@@ -110,7 +110,7 @@ def _write_bls(source: Source, folder: Path) -> None:
     _write_config(folder, configs.pipeline_model(folder.name, source, instances))
 
 
-def _models(source: Source) -> dict[str, Any]:
+def _models(source: Source) -> JsonDict:
     """How the BLS model asks the others."""
     models = {"denoiser": {"batched": configs.max_batch(source.info) > 0}}
     if source.decoder_info:
@@ -123,7 +123,7 @@ def _write_config(folder: Path, config: Any) -> None:
     (folder / "config.pbtxt").write_text(configs.to_text(config))
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: JsonObject) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 

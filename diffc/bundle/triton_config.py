@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.errors import UnavailableError
 from diffc_export.targets import on_gpu, target
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from diffc.bundle.source import Source
@@ -45,7 +46,7 @@ def to_text(config: Any) -> str:
     return str(text_format.MessageToString(config))
 
 
-def ranges(info: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+def ranges(info: JsonObject) -> list[tuple[int, int, int]]:
     """(min, opt, max) batch of each profile at the engine's own resolution, smallest first."""
     from diffc_runtime.engines import serves
 
@@ -53,12 +54,12 @@ def ranges(info: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     return sorted((r["min"][0], r["opt"][0], r["max"][0]) for r in items)
 
 
-def largest(info: Mapping[str, Any]) -> int:
+def largest(info: JsonObject) -> int:
     """The largest batch that the engine serves; 0 when it sets no limit."""
     return max((high for _, _, high in ranges(info)), default=0)
 
 
-def max_batch(info: Mapping[str, Any]) -> int:
+def max_batch(info: JsonObject) -> int:
     """``max_batch_size``: 0 where the server must not batch, as some sizes are not served.
 
     A TensorRT engine with one static profile per batch serves 1, 4 and 8, say, but not 3. ONNX
@@ -74,7 +75,7 @@ def max_batch(info: Mapping[str, Any]) -> int:
     return most if served == set(range(1, most + 1)) else 0
 
 
-def alone(info: Mapping[str, Any]) -> str | None:
+def alone(info: JsonObject) -> str | None:
     """A line for an engine whose steps cannot share a batch; None where they can."""
     if max_batch(info) > 1:
         return None
@@ -85,9 +86,7 @@ def alone(info: Mapping[str, Any]) -> str | None:
     )
 
 
-def engine_model(
-    name: str, info: Mapping[str, Any], *, native: bool, plans: Mapping[str, str]
-) -> Any:
+def engine_model(name: str, info: JsonObject, *, native: bool, plans: Mapping[str, str]) -> Any:
     """The config of a model that runs an engine. plans: compute capability -> file."""
     pb = message()
     backend = target(info["target"]).facts.triton
@@ -113,7 +112,7 @@ def engine_model(
     return config
 
 
-def _profile_names(info: Mapping[str, Any]) -> list[str]:
+def _profile_names(info: JsonObject) -> list[str]:
     """The profiles at the engine's own resolution, by their index in the engine.
 
     Where none is named the backend opens the engine's first alone.
@@ -128,7 +127,7 @@ def backend_shape(tensor: Any) -> list[int]:
     return list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
-def _tensor(kind: Any, item: Mapping[str, Any], most: int) -> Any:
+def _tensor(kind: Any, item: JsonObject, most: int) -> Any:
     """An input or output. Without server batching, the batch is the first of its dimensions."""
     pb = message()
     dims = list(item["shape"])
@@ -156,7 +155,7 @@ def _instances(name: str, count: int, native: bool) -> Any:
     return pb.ModelInstanceGroup(count=count, kind=kind)
 
 
-def _batch_dynamically(config: Any, info: Mapping[str, Any]) -> None:
+def _batch_dynamically(config: Any, info: JsonObject) -> None:
     """Requests of several clients in one batch, best in the sizes the engine was tuned for."""
     if config.max_batch_size < 2:
         return
@@ -165,7 +164,7 @@ def _batch_dynamically(config: Any, info: Mapping[str, Any]) -> None:
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
 
 
-def _warm_up(config: Any, info: Mapping[str, Any]) -> None:
+def _warm_up(config: Any, info: JsonObject) -> None:
     """Zeros at every batch size that the engine was tuned for."""
     pb = message()
     sizes = sorted({opt for _, opt, _ in ranges(info)}) or [1]
@@ -180,7 +179,7 @@ def _warm_up(config: Any, info: Mapping[str, Any]) -> None:
         config.model_warmup.append(sample)
 
 
-def _capture_graphs(config: Any, info: Mapping[str, Any]) -> None:
+def _capture_graphs(config: Any, info: JsonObject) -> None:
     """CUDA graphs for the exact shapes that the engine was tuned for, and for full batches."""
     cuda = config.optimization.cuda
     cuda.graphs, cuda.output_copy_stream = True, True
@@ -195,7 +194,7 @@ def _capture_graphs(config: Any, info: Mapping[str, Any]) -> None:
 # The pipeline models ------------------------------------------------------------------------------
 
 
-def bls_instances(info: Mapping[str, Any]) -> int:
+def bls_instances(info: JsonObject) -> int:
     """As many loops at once as one batch of the denoiser can hold, from 2 to 8."""
     return min(max(max_batch(info), largest(info), 2), 8)
 

@@ -15,6 +15,7 @@ from typing import Any
 from diffc.models.families import family
 from diffc.models.schedulers import FEW_STEPS
 from diffc.models.source import Source
+from diffc_runtime.json_types import JsonDict
 
 USUAL = 4.0
 _EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -107,13 +108,13 @@ def pipeline_class(source: Source) -> type[Any] | None:
     return kind
 
 
-def call_defaults(source: Source) -> dict[str, Any]:
+def call_defaults(source: Source) -> JsonDict:
     """The defaults of the call of the model's own pipeline class; {} where there is none."""
     kind = pipeline_class(source)
     return defaults_of(kind.__call__) if kind is not None else {}
 
 
-def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+def defaults_of(function: Callable[..., Any]) -> JsonDict:
     """The default values in a function's signature."""
     return {
         name: parameter.default

@@ -34,6 +34,7 @@ from diffc.data.image_folders import (
     is_dataset,
 )
 from diffc.errors import InputError
+from diffc_runtime.json_types import JsonDict
 
 Fit = Literal["skip", "resize"]
 Pixels = NDArray[np.float32]
@@ -253,7 +254,7 @@ def _laid_out(file: Path, images: Any) -> tuple[Any, tuple[str, ...]]:
     return images * 2 - 1, (note,)
 
 
-def _first(found: dict[str, Any], keys: tuple[str, ...]) -> Any:
+def _first(found: JsonDict, keys: tuple[str, ...]) -> Any:
     return next((found[key] for key in keys if key in found), None)
 
 

@@ -12,7 +12,6 @@ pipeline does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from diffc.models.families import family
 from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source, read_json
 from diffc_export.events import Progress, Work
+from diffc_runtime.json_types import JsonObject
 
 Factor = float | list[float]
 """One for all channels of a latent, or one for each."""
@@ -153,7 +153,7 @@ def load_vae(source: Source) -> Any:
     return load_component(source.vae).to(best_device())
 
 
-def latent_factors(config: Mapping[str, Any]) -> tuple[Factor, Factor]:
+def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:
     """(scale, shift) of a VAE's config: a latent is (value - shift) * scale.
 
     A VAE with ``latents_mean`` and ``latents_std`` has a value of its own for each channel; scale
@@ -167,7 +167,7 @@ def latent_factors(config: Mapping[str, Any]) -> tuple[Factor, Factor]:
         return [scaling / float(value) for value in std], [float(value) for value in mean]
 
 
-def _named(config: Mapping[str, Any]) -> str:
+def _named(config: JsonObject) -> str:
     """The class of a VAE's config; "VAE" where it names none."""
     return str(config.get("_class_name") or "VAE")
 

@@ -27,6 +27,7 @@ from diffc.models.families.base import Family, TextPlaces
 from diffc.models.source import Source
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 __all__ = ["ENCODERS", "Encoded", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -128,7 +129,7 @@ def encode_prompts(
 
 
 def _null(
-    encoders: _Encoders, specs: Sequence[TensorSpec], shapes: Mapping[str, Any]
+    encoders: _Encoders, specs: Sequence[TensorSpec], shapes: JsonObject
 ) -> dict[str, Tensor]:
     """The conditions of no prompt: what the pipeline guides away from when it is given none."""
     places = encoders.family.text_places
@@ -156,7 +157,7 @@ def _text_encoders(source: Source) -> _Encoders:
     return _Encoders(pipeline, family(source.class_name))
 
 
-def _offered(tokens: int, device: Any, negative: bool = False) -> dict[str, Any]:
+def _offered(tokens: int, device: Any, negative: bool = False) -> JsonDict:
     """What diffc passes to ``encode_prompt`` where it takes it."""
     return {
         "device": device,
@@ -169,7 +170,7 @@ def _offered(tokens: int, device: Any, negative: bool = False) -> dict[str, Any]
     }
 
 
-def encoding_arguments(kind: type[Any], tokens: int, device: Any, negative: bool) -> dict[str, Any]:
+def encoding_arguments(kind: type[Any], tokens: int, device: Any, negative: bool) -> JsonDict:
     """The arguments of ``encode_prompt`` beside the prompts, as the pipeline's call gives them.
 
     The call's own defaults count, not encode_prompt's: Sana's call puts an instruction before the

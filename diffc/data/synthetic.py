@@ -24,6 +24,7 @@ from diffc.models.families.base import Family
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 NOISE, LABEL = 1, 2  # streams of keys
 
@@ -31,7 +32,7 @@ NOISE, LABEL = 1, 2  # streams of keys
 def synthesize(
     model: nn.Module,
     family: Family,
-    scheduler_config: Mapping[str, Any],
+    scheduler_config: JsonObject,
     specs: Sequence[TensorSpec],
     n: int,
     *,

@@ -28,6 +28,7 @@ from diffc.models.key_names import (
 )
 from diffc.models.source import Source
 from diffc.models.states import DTYPES, read_entries
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 
 def check_components(source: Source, *, prompts: bool) -> list[str]:
@@ -110,7 +111,7 @@ def check_diffusers_tensors(
     return check_tensors(part.folder, renamed(model, entries), expected_tensors(model))
 
 
-def renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+def renamed(model: nn.Module, state: JsonObject) -> JsonDict:
     """``state`` under the names of today: diffusers renames attention's of before 2023 itself."""
     fix: Any = getattr(model, "_fix_state_dict_keys_on_load", None)
     changed = dict(state)
@@ -128,7 +129,7 @@ def transformers_config(part: Component, kind: Any) -> Any:
 def check_loading_facts(
     part: Component,
     model: nn.Module,
-    facts: Mapping[str, Any],
+    facts: JsonObject,
     entries: Mapping[str, TensorEntry],
 ) -> list[str]:
     """What transformers itself says of missing and unknown tensors; returns notes.

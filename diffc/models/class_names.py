@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from diffc.models.families import families, family_names
+from diffc_runtime.json_types import JsonObject
 
 
-def current_class(class_name: str, config: Mapping[str, Any]) -> str:
+def current_class(class_name: str, config: JsonObject) -> str:
     """The class that the installed diffusers loads for ``class_name``.
 
     config: the component's own. Names that nobody knows are given back as they are.

@@ -8,7 +8,6 @@ stages and to copy a component.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +26,7 @@ from diffc.models.layout import (
     weight_files,
 )
 from diffc_runtime.files import files_digest
+from diffc_runtime.json_types import JsonObject
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
@@ -69,7 +69,7 @@ class Component:
         return next((self.folder / n for n in _CONFIGS if (self.folder / n).is_file()), None)
 
     @cached_property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> JsonObject:
         """Its config.json; {} where there is none."""
         return read_json(self.config_path) if self.config_path is not None else {}
 
@@ -147,7 +147,7 @@ class Component:
             entries |= tensor_entries(path)
         return entries
 
-    def _is_described_by(self, config: Mapping[str, Any]) -> bool:
+    def _is_described_by(self, config: JsonObject) -> bool:
         """Whether a config in the pipeline's own folder is this component's, and not another's."""
         named = config.get("_class_name")
         if "scheduler" in self.name or (named is None and self.name in denoiser_folders()):
@@ -179,7 +179,7 @@ class Component:
 
 
 def pipeline_components(
-    folder: Path, index: Mapping[str, Any], *, allow_pickle: bool = False
+    folder: Path, index: JsonObject, *, allow_pickle: bool = False
 ) -> tuple[Component, ...]:
     """The components that a pipeline's model_index.json names; those of null are left out.
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from diffc.errors import DiffcError, InputError
+from diffc_runtime.json_types import JsonObject
 
 _FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 """What arithmetic, indexing and the classes of diffusers raise of values that they do not take."""
@@ -26,7 +27,7 @@ _KINDS = ((bool | int | float, "number"), (str, "text"), (list | tuple, "list"),
 
 
 @contextmanager
-def reading_config(class_name: str, config: Mapping[str, Any]) -> Iterator[None]:
+def reading_config(class_name: str, config: JsonObject) -> Iterator[None]:
     """Raise InputError where the values of ``config`` cannot be read.
 
     Args:
@@ -47,7 +48,7 @@ def reading_config(class_name: str, config: Mapping[str, Any]) -> Iterator[None]
         ) from error
 
 
-def strange_values(class_name: str, config: Mapping[str, Any]) -> list[str]:
+def strange_values(class_name: str, config: JsonObject) -> list[str]:
     """The keys whose values have another kind (number, text, list, table) than the class takes.
 
     Lists of published configs stand where a number is declared, so that this names suspects and

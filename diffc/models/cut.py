@@ -21,14 +21,13 @@ from diffc.errors import InputError
 from diffc.models.classes import network_class
 from diffc.models.sizes import follow_shapes, replace_tensor
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 FORMAT = 1
 _OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of the model
 
 
-def skeleton(
-    class_name: str, config: Mapping[str, Any], *, real_buffers: bool = False
-) -> nn.Module:
+def skeleton(class_name: str, config: JsonObject, *, real_buffers: bool = False) -> nn.Module:
     """A denoiser of ``class_name`` on the meta device: shapes without memory.
 
     real_buffers: compute buffers on the CPU. Position embeddings are buffers that no file holds.
@@ -51,9 +50,9 @@ def skeleton(
     return model.eval()
 
 
-def attribute_changes(model: nn.Module, from_shapes: nn.Module) -> dict[str, dict[str, Any]]:
+def attribute_changes(model: nn.Module, from_shapes: nn.Module) -> dict[str, JsonDict]:
     """module name -> the plain attributes of ``model`` that its tensors' shapes do not tell."""
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, JsonDict] = {}
     originals = dict(from_shapes.named_modules())
     for name, module in model.named_modules():
         before = vars(originals[name])
@@ -74,8 +73,8 @@ def write_pruning(
     path: Path,
     model: nn.Module,
     class_name: str,
-    config: Mapping[str, Any],
-    facts: Mapping[str, Any],
+    config: JsonObject,
+    facts: JsonObject,
 ) -> None:
     """pruning.json for ``model``; ``facts`` (component, source, widths) are carried for people."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -85,12 +84,12 @@ def write_pruning(
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
-def read_pruning(folder: Path) -> dict[str, Any]:
+def read_pruning(folder: Path) -> JsonDict:
     """pruning.json of a compressed model's folder. Raises InputError on another format."""
     return _checked_pruning(read_json(folder / PRUNING_FILE), folder / PRUNING_FILE)
 
 
-def pruning_of(source: Source) -> dict[str, Any]:
+def pruning_of(source: Source) -> JsonDict:
     """What is known of the cut of a compressed source: pruning.json, else its config's entry."""
     if source.pruning is not None:
         return read_pruning(source.folder)
@@ -98,13 +97,13 @@ def pruning_of(source: Source) -> dict[str, Any]:
     return _checked_pruning(source.saved_pruning, where)
 
 
-def remember_pruning(model: nn.Module, pruning: Mapping[str, Any]) -> None:
+def remember_pruning(model: nn.Module, pruning: JsonObject) -> None:
     """Let the config of a cut model carry its cut, so that ``save_pretrained`` keeps it."""
     kept = {key: pruning[key] for key in ("format", "class_name", "attributes") if key in pruning}
     model.register_to_config(**{PRUNING_KEY: kept})  # type: ignore[operator]
 
 
-def _checked_pruning(value: Any, where: Path) -> dict[str, Any]:
+def _checked_pruning(value: Any, where: Path) -> JsonDict:
     value = value if isinstance(value, dict) else {}
     if value.get("format") != FORMAT:
         raise InputError(
@@ -122,9 +121,9 @@ def _checked_pruning(value: Any, where: Path) -> dict[str, Any]:
 
 def load_cut(
     class_name: str,
-    config: Mapping[str, Any],
+    config: JsonObject,
     weights: tuple[Path, ...],
-    pruning: Mapping[str, Any],
+    pruning: JsonObject,
 ) -> nn.Module:
     """The cut denoiser in the files' own dtypes, bit-identical to what was saved."""
     state: dict[str, torch.Tensor] = {}
@@ -138,9 +137,9 @@ def load_cut(
 
 def shaped(
     class_name: str,
-    config: Mapping[str, Any],
+    config: JsonObject,
     shapes: Mapping[str, tuple[int, ...]],
-    pruning: Mapping[str, Any],
+    pruning: JsonObject,
     *,
     real_buffers: bool = False,
 ) -> nn.Module:
@@ -155,7 +154,7 @@ def shaped(
     return model
 
 
-def _set_attributes(model: nn.Module, name: str, attributes: Mapping[str, Any]) -> None:
+def _set_attributes(model: nn.Module, name: str, attributes: JsonObject) -> None:
     """Set what no shape tells of one module. Raises InputError for what it does not have."""
     modules = dict(model.named_modules())
     if name not in modules:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _LFS = b"version https://git-lfs"
@@ -40,7 +39,7 @@ class TensorEntry:
         return count
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonDict:
     """A JSON object from ``path``; InputError naming the file when it is none."""
     try:
         raw = path.read_bytes()
@@ -93,7 +92,7 @@ def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: entry.shape for name, entry in tensor_entries(path).items()}
 
 
-def _header(path: Path) -> tuple[Mapping[str, Any], int]:
+def _header(path: Path) -> tuple[JsonObject, int]:
     """The header without its metadata, and where the tensors' bytes begin."""
     try:
         size = path.stat().st_size

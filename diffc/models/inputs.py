@@ -6,14 +6,12 @@ around it does: by its tokenizer, or by its class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.resolutions import Side
 from diffc.models.source import Source, read_json
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 _LENGTHS = {"Kolors": 256, "LDMTextToImage": 77}
 """How long texts are by the pipeline's class, where its call fixes it: the class's prefix."""
@@ -56,7 +54,7 @@ def text_tokens(source: Source) -> int | None:
     return longest if isinstance(longest, int) and 0 < longest <= _LONGEST else None
 
 
-def _tokenizer(index: Mapping[str, Any]) -> str | None:
+def _tokenizer(index: JsonObject) -> str | None:
     """The first CLIP tokenizer's folder; any tokenizer's where there is none of CLIP's."""
     classes = {
         name: str(value[1])

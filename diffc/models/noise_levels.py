@@ -6,14 +6,15 @@ The scheduler's config alone does not say it: FluxPipeline and StableDiffusion3P
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 _PATCH = 2
 """Latent pixels along each side of a token, in every SD3."""
 
 
-def flow_levels(config: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+def flow_levels(config: JsonObject, shape: Sequence[int]) -> JsonDict:
     """What the pipeline adds to a flow scheduler's config; {} for other schedulers.
 
     shape: of a sample without the batch: (C, H, W), or Flux's (tokens, channels).
@@ -22,7 +23,7 @@ def flow_levels(config: Mapping[str, Any], shape: Sequence[int]) -> dict[str, An
     """
     if "FlowMatch" not in str(config.get("_class_name", "")):
         return {}
-    found: dict[str, Any] = {"sigmas_end": "1/steps"} if len(shape) == 2 else {}
+    found: JsonDict = {"sigmas_end": "1/steps"} if len(shape) == 2 else {}
     tokens = _tokens(shape)
     if config.get("use_dynamic_shifting") and tokens is not None:
         found["mu"] = _mu(config, tokens)
@@ -36,7 +37,7 @@ def _tokens(shape: Sequence[int]) -> int | None:
     return (shape[1] // _PATCH) * (shape[2] // _PATCH) if len(shape) == 3 else None
 
 
-def _mu(config: Mapping[str, Any], tokens: int) -> float:
+def _mu(config: JsonObject, tokens: int) -> float:
     """The shift at ``tokens``, on the line through the config's smallest and largest image."""
     fewest = int(config.get("base_image_seq_len", 256))
     most = int(config.get("max_image_seq_len", 4096))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from diffc.models.families.base import Family
 from diffc.models.families.examples import example_inputs
 from diffc_export.onnx.export import GraphOptions, export_onnx
 from diffc_export.specs import Inputs, TensorSpec
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 
 def export_denoiser(
@@ -21,9 +22,9 @@ def export_denoiser(
     specs: Sequence[TensorSpec],
     folder: Path,
     *,
-    facts: Mapping[str, Any] | None = None,
+    facts: JsonObject | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> JsonDict:
     """Write the ONNX folder of ``model``; returns model.json.
 
     Args:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError
 from diffc.models.components import INDEX, VAE_NAMES, Component
 from diffc.models.source import Source
 from diffc_runtime.files import files_digest
+from diffc_runtime.json_types import JsonDict
 
 _TEXTS = ("readme", "license", "licence", "notice", "copying", "copyright")
 _TEXT_ENDINGS = ("", ".md", ".txt", ".rst", ".pdf")
@@ -37,7 +37,7 @@ def text_files(source: Source) -> list[Path]:
     )
 
 
-def parts_digest(source: Source) -> dict[str, Any]:
+def parts_digest(source: Source) -> JsonDict:
     """What a saved model takes from the source beside the denoiser, for a stage's key."""
     return {
         "index": dict(source.index),

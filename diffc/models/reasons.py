@@ -14,6 +14,7 @@ from typing import Any
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
 from diffc.models.families import families, family_names
+from diffc_runtime.json_types import JsonObject
 
 _ADAPTER_NAMES = ("lora", "adapter_model", "adapter_config", "ip-adapter", "ip_adapter")
 _EMBEDDINGS = ("learned_embeds",)
@@ -22,14 +23,14 @@ _QUANTISED_FILES = {"quanto_qmap.json": "quanto", "quantization_map.json": "quan
 _GIVE_ORIGINAL = "give the model it was made from, in float32, float16 or bfloat16"
 
 
-def check_not_quantised(folder: Path, config: Mapping[str, Any]) -> None:
+def check_not_quantised(folder: Path, config: JsonObject) -> None:
     """Refuse a component whose config, or a file beside it, says that it is quantised."""
     method = quantisation(folder, config)
     if method is not None:
         raise InputError(f"{folder} is quantised already ({method})", hint=_GIVE_ORIGINAL)
 
 
-def quantisation(folder: Path, config: Mapping[str, Any]) -> str | None:
+def quantisation(folder: Path, config: JsonObject) -> str | None:
     """The method that a component was quantised by; None for an ordinary one."""
     told = config.get("quantization_config")
     if told:
@@ -64,7 +65,7 @@ def unsupported(what: str) -> InputError:
     )
 
 
-def unsupported_class(folder: Path, class_name: str, config: Mapping[str, Any]) -> InputError:
+def unsupported_class(folder: Path, class_name: str, config: JsonObject) -> InputError:
     """Why a lone component cannot be compressed: of its kind, or only of its class."""
     if any(word in class_name for word in _STEERING):
         return InputError(
@@ -86,7 +87,7 @@ def unsupported_class(folder: Path, class_name: str, config: Mapping[str, Any]) 
     return unsupported(f"{class_name} ({folder})")
 
 
-def _no_class(folder: Path, config: Mapping[str, Any]) -> InputError:
+def _no_class(folder: Path, config: JsonObject) -> InputError:
     if config.get("model_type") or config.get("architectures"):
         names = config.get("architectures") or [config.get("model_type")]
         return InputError(

@@ -9,12 +9,13 @@ A resolution is of the denoiser's own input: a side, or (height, width).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from diffc.errors import InputError, RequestError
 from diffc.models.config_values import reading_config
 from diffc.models.families import families, family
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from diffc.models.families.base import Family
@@ -45,7 +46,7 @@ def read_side(word: int | str | Sequence[int]) -> Side:
     return height if height == width else (height, width)
 
 
-def multiple_of(class_name: str, config: Mapping[str, Any]) -> int | None:
+def multiple_of(class_name: str, config: JsonObject) -> int | None:
     """What a side must be a multiple of where one export serves several; None where it serves one.
 
     8 for a U-Net of four levels.
@@ -53,7 +54,7 @@ def multiple_of(class_name: str, config: Mapping[str, Any]) -> int | None:
     return family(class_name).shared_multiple(config)
 
 
-def check_resolution(class_name: str, config: Mapping[str, Any], sides: Sequence[Side]) -> None:
+def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Side]) -> None:
     """Refuse sides that the model does not take, or that one export cannot serve.
 
     Args:
@@ -67,7 +68,7 @@ def check_resolution(class_name: str, config: Mapping[str, Any], sides: Sequence
         _check_sides(class_name, config, sides)
 
 
-def _check_sides(class_name: str, config: Mapping[str, Any], sides: Sequence[Side]) -> None:
+def _check_sides(class_name: str, config: JsonObject, sides: Sequence[Side]) -> None:
     known = family(class_name)
     if not sides:
         _check_config_size(known, config)
@@ -97,7 +98,7 @@ def _check_sides(class_name: str, config: Mapping[str, Any], sides: Sequence[Sid
             )
 
 
-def _check_config_size(known: Family, config: Mapping[str, Any]) -> None:
+def _check_config_size(known: Family, config: JsonObject) -> None:
     size = config.get("sample_size")
     if isinstance(size, list | tuple) and known.sample_size_is_number:
         raise InputError(

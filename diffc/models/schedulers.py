@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from diffc.errors import InputError
+from diffc_runtime.json_types import JsonDict, JsonObject
 
-Config = Mapping[str, Any]
+Config = JsonObject
 
 CLIPPING = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler")
 """They clip x_0 unless their config says not to; every other class only where it is told to."""
@@ -181,7 +180,7 @@ _AMENDED = (
 """Pipelines whose constructor corrects old configs: latents are not clipped, timesteps from 1."""
 
 
-def as_pipeline_sets(config: Config, index: Config) -> dict[str, Any]:
+def as_pipeline_sets(config: Config, index: Config) -> JsonDict:
     """A scheduler's config as its pipeline changes it when it is opened.
 
     Args:
@@ -201,7 +200,7 @@ def as_pipeline_sets(config: Config, index: Config) -> dict[str, Any]:
     return changed
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> JsonDict:
     """The config as its class reads it.
 
     Its own defaults are filled in, and keys that it does not have are left out: they were another
@@ -215,7 +214,7 @@ def settings(config: Config) -> dict[str, Any]:
         for key, value in config.items()
         if key in defaults or (not defaults and not key.startswith("_"))
     }
-    full: dict[str, Any] = {"_class_name": name, **defaults, **own}
+    full: JsonDict = {"_class_name": name, **defaults, **own}
     if not defaults:
         _check_complete(full)
     if not is_flow(full):
@@ -228,7 +227,7 @@ def settings(config: Config) -> dict[str, Any]:
     return full
 
 
-def _check_complete(config: dict[str, Any]) -> None:
+def _check_complete(config: JsonDict) -> None:
     """Raise InputError for a missing key whose default only an uninstalled class could say."""
     missing = [key for key in ("beta_start", "beta_end", "beta_schedule") if key not in config]
     if missing and not is_flow(config) and config.get("trained_betas") is None:
@@ -242,7 +241,7 @@ def _check_complete(config: dict[str, Any]) -> None:
 
 
 @cache
-def _defaults(name: str) -> dict[str, Any]:
+def _defaults(name: str) -> JsonDict:
     """The defaults of a scheduler class's constructor; {} where the class cannot be imported."""
     import diffusers
 

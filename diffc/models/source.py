@@ -32,6 +32,7 @@ from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.schedulers import as_pipeline_sets
 from diffc_runtime.files import file_digest
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 __all__ = ["Source", "check_safetensors", "find", "read_json"]
 
@@ -60,11 +61,11 @@ class Source:
     folder: Path
     component: str
     class_name: str
-    config: Mapping[str, Any] = field(repr=False)
-    scheduler: Mapping[str, Any] = field(repr=False)
+    config: JsonObject = field(repr=False)
+    scheduler: JsonObject = field(repr=False)
     weights: tuple[Path, ...] = field(repr=False)
     allow_pickle: bool = field(default=False, repr=False)
-    saved_pruning: Mapping[str, Any] | None = field(default=None, repr=False)
+    saved_pruning: JsonObject | None = field(default=None, repr=False)
 
     @property
     def denoiser(self) -> Component:
@@ -94,7 +95,7 @@ class Source:
         return (self.folder / INDEX).exists()
 
     @cached_property
-    def index(self) -> Mapping[str, Any]:
+    def index(self) -> JsonObject:
         """model_index.json; {} without one."""
         return read_json(self.folder / INDEX) if self.is_pipeline else {}
 
@@ -229,7 +230,7 @@ def _inside_output(path: Path) -> Path:
     return path
 
 
-def _denoiser(folder: Path, family: str | None) -> tuple[str, str, dict[str, Any]]:
+def _denoiser(folder: Path, family: str | None) -> tuple[str, str, JsonDict]:
     """The denoiser's name in the pipeline, its class and its config."""
     if (folder / INDEX).exists():
         name, class_name, config = _from_index(folder, read_json(folder / INDEX), family)
@@ -245,9 +246,7 @@ def _denoiser(folder: Path, family: str | None) -> tuple[str, str, dict[str, Any
     return name, class_name, {"_class_name": class_name, **config}
 
 
-def _from_index(
-    folder: Path, index: Mapping[str, Any], family: str | None
-) -> tuple[str, str, dict[str, Any]]:
+def _from_index(folder: Path, index: JsonObject, family: str | None) -> tuple[str, str, JsonDict]:
     exported = reasons.exported_pipeline(folder, str(index.get("_class_name", "")))
     if exported is not None:
         raise exported
@@ -325,7 +324,7 @@ def _is_like_a_denoiser(name: str, part: Component) -> bool:
     return any(word in part.class_name for word in words) and part.library == "diffusers"
 
 
-def _scheduler_config(folder: Path) -> dict[str, Any]:
+def _scheduler_config(folder: Path) -> JsonDict:
     """The scheduler's config as the pipeline opens it; {} without.
 
     It lies in its own folder, or beside the denoiser's.

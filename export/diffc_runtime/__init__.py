@@ -11,7 +11,7 @@
     bundles.py     a bundle's folder -> a Pipeline
     files.py       files and folders written whole or not at all, and their hashes
     images.py      samples -> uint8, grids, PNG
-    values.py      types that several modules name
+    values.py      types that several modules name; json_types.py: those of JSON's content
     arguments.py   conditions on a command line
     __main__.py    python -m diffc_runtime generate | info
 

@@ -18,8 +18,9 @@ import numpy as np
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
+from .json_types import JsonObject
 from .pipeline import Pipeline, smallest_batch
-from .values import Array, Denoise, JsonObject
+from .values import Array, Denoise
 
 FORMAT = 1
 

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadRequest, UnfitEngine
+from .json_types import JsonObject
 from .schedulers import check_whole, own_name, scheduler
 from .stepping import Scheduler
 from .values import Array as Array
 from .values import Denoise as Denoise
-from .values import JsonObject
 
 MOST_IMAGES = 1024
 """The largest number of images of one request."""

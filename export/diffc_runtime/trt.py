@@ -14,7 +14,8 @@ import numpy as np
 from . import cuda
 from .engines import serves
 from .errors import UnfitEngine
-from .values import Array, JsonObject
+from .json_types import JsonObject
+from .values import Array
 
 
 class TensorRtEngine:

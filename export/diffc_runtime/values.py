@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,5 +10,3 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Denoise = Callable[[dict[str, Array]], Array]
 """The denoiser: its inputs by name, each (B, ...), -> its output (B, ...)."""
-JsonObject = Mapping[str, Any]
-"""The content of a JSON file (engine.json, pipeline.json), or a part of it."""

@@ -6,11 +6,12 @@ No denoiser: it has no timestep, and its output has another shape than its input
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +28,7 @@ class AutoencoderKLDecoder(Family):
 
     def specs(
         self,
-        config: Mapping[str, Any],
+        config: JsonObject,
         resolution: Side | None = None,
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
@@ -60,16 +61,16 @@ class AutoencoderKLDecoder(Family):
         ]
         return traced_groups(model, inputs, self.call, fixed=fixed) + attention
 
-    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+    def shared_multiple(self, config: JsonObject) -> int | None:
         """Any side: the decoder only doubles."""
         return 1
 
-    def multiple(self, config: Mapping[str, Any]) -> int:
+    def multiple(self, config: JsonObject) -> int:
         """Any side."""
         return 1
 
 
-def _factor(config: Mapping[str, Any]) -> int:
+def _factor(config: JsonObject) -> int:
     """Image pixels for each latent pixel, along one side."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from diffc.errors import InputError
 from diffc.models.resolutions import Side, as_pair
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Family(ABC):
     """The pipeline's folder that holds it: ``unet``, ``transformer``, ``vae``."""
     library: ClassVar[str] = "diffusers"
     """The package that has the class, as model_index.json names it."""
-    older_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    older_names: ClassVar[Mapping[str, JsonObject]] = {}
     """An older name of the class -> the entries of a config that mean this class by it."""
 
     is_denoiser: ClassVar[bool] = True
@@ -76,7 +77,7 @@ class Family(ABC):
 
     @abstractmethod
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """The inputs of a call.
 
@@ -132,7 +133,7 @@ class Family(ABC):
 
     # Sizes.
 
-    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+    def shared_multiple(self, config: JsonObject) -> int | None:
         """What sides must be a multiple of so that one export serves them all.
 
         Returns:
@@ -140,18 +141,18 @@ class Family(ABC):
         """
         return None
 
-    def multiple(self, config: Mapping[str, Any]) -> int:
+    def multiple(self, config: JsonObject) -> int:
         """What a side must be a multiple of, when the export serves no other: the patch."""
         patch = config.get("patch_size") or 2
         return int(patch[-1] if isinstance(patch, list | tuple) else patch)
 
     # What the pipeline gives the denoiser.
 
-    def class_count(self, config: Mapping[str, Any]) -> int | None:
+    def class_count(self, config: JsonObject) -> int | None:
         """How many classes the model knows, without a null class; None for a model of none."""
         return int(config.get("num_class_embeds") or 0) or None
 
-    def null_conditions(self, config: Mapping[str, Any]) -> dict[str, int]:
+    def null_conditions(self, config: JsonObject) -> dict[str, int]:
         """Input -> the value that the pipeline guides with, where no prompt has to be encoded."""
         return {}
 
@@ -189,7 +190,7 @@ class Family(ABC):
             )
         return kind
 
-    def full_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def full_config(self, config: JsonObject) -> JsonDict:
         """``config`` with what it leaves out, as the class fills it in.
 
         Published configs leave keys out: FLUX.1-dev's has no ``axes_dims_rope``.
@@ -205,7 +206,7 @@ class Family(ABC):
     # Helpers for ``specs``.
 
     def sample_sides(
-        self, config: Mapping[str, Any], resolution: Side | None, default: int | None = None
+        self, config: JsonObject, resolution: Side | None, default: int | None = None
     ) -> tuple[int, int]:
         """(height, width) of a sample: ``resolution``, or else the config's ``sample_size``.
 
@@ -227,14 +228,14 @@ class Family(ABC):
         return as_pair(whole[0] if len(whole) == 1 else (whole[0], whole[1]))
 
     def image_specs(
-        self, config: Mapping[str, Any], resolution: Side | None, default: int | None = None
+        self, config: JsonObject, resolution: Side | None, default: int | None = None
     ) -> list[TensorSpec]:
         """sample (in_channels, H, W) and timestep (); the arguments are ``sample_sides``'."""
         sides = self.sample_sides(config, resolution, default)
         return [TensorSpec("sample", (config["in_channels"], *sides), kind="sample"), TIMESTEP]
 
 
-def halving_multiple(config: Mapping[str, Any]) -> int:
+def halving_multiple(config: JsonObject) -> int:
     """What a side must be a multiple of for each level of a U-Net to halve it: 8 for four levels.
 
     A U-Net convolves, and its attention takes any number of positions, so that one export serves

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from diffc.models.families.base import LABELS, Family
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 
 class DiT(Family):
@@ -26,7 +25,7 @@ class DiT(Family):
 
     def specs(
         self,
-        config: Mapping[str, Any],
+        config: JsonObject,
         resolution: Side | None = None,
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
@@ -35,11 +34,11 @@ class DiT(Family):
         labels = replace(LABELS, example=range(self.class_count(config) or 1))
         return [*self.image_specs(config, resolution), labels]
 
-    def class_count(self, config: Mapping[str, Any]) -> int | None:
+    def class_count(self, config: JsonObject) -> int | None:
         """Without the null class."""
         return int(config.get("num_embeds_ada_norm") or 0) or None
 
-    def null_conditions(self, config: Mapping[str, Any]) -> dict[str, int]:
+    def null_conditions(self, config: JsonObject) -> dict[str, int]:
         """The label for "no class": the one after the last class."""
         return {LABELS.name: int(config["num_embeds_ada_norm"])}
 

@@ -7,18 +7,18 @@ sizes) gets the example that its spec has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from diffc_export.specs import Inputs, TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 
 def example_inputs(
     specs: Sequence[TensorSpec],
-    config: Mapping[str, Any],
+    config: JsonObject,
     batch: int = 1,
     generator: torch.Generator | None = None,
 ) -> Inputs:
@@ -42,7 +42,7 @@ def dtype_of(spec: TensorSpec) -> torch.dtype:
 
 
 def _value(
-    spec: TensorSpec, config: Mapping[str, Any], batch: int, generator: torch.Generator | None
+    spec: TensorSpec, config: JsonObject, batch: int, generator: torch.Generator | None
 ) -> Tensor:
     if spec.kind == "timestep":
         return torch.randint(1000, (batch,), generator=generator).to(dtype_of(spec))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.models.families.base import TIMESTEP, Family
 from diffc.models.resolutions import Side, as_pair
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Flux(Family):
     block_lists = ("transformer_blocks", "single_transformer_blocks")
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
         (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.
@@ -85,7 +86,7 @@ class Flux(Family):
         ]
         return in_order(model, [*block_groups(model), *single])
 
-    def multiple(self, config: Mapping[str, Any]) -> int:
+    def multiple(self, config: JsonObject) -> int:
         """The pipeline's patch."""
         return _PATCH
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +31,7 @@ class PixArt(Family):
     sample_size_is_number = True
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,).
 
@@ -63,7 +64,7 @@ class PixArt(Family):
         return output
 
 
-def _takes_sizes(config: Mapping[str, Any]) -> bool:
+def _takes_sizes(config: JsonObject) -> bool:
     """Whether the image's size is a condition; diffusers decides by sample_size when unset."""
     setting = config.get("use_additional_conditions")
     return bool(config["sample_size"] == 128 if setting is None else setting)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Sana(Family):
     sample_size_is_number = True
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
         (300,), and guidance () where it is distilled into the model (Sprint)."""
@@ -47,7 +48,7 @@ class Sana(Family):
         with exportable():  # linear attention divides by a sum + 1e-15
             return super().call(model, inputs)
 
-    def multiple(self, config: Mapping[str, Any]) -> int:
+    def multiple(self, config: JsonObject) -> int:
         """Its patch, of 1 where the config leaves it out."""
         return super().multiple({"patch_size": config.get("patch_size") or 1})
 

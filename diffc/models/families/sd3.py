@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from diffc.models.families.base import Family
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 _CLIP_TOKENS = 77
 _TOKENS = _CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
@@ -22,7 +20,7 @@ class SD3(Family):
     sample_size_is_number = True
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D),
         pooled_projections (P,)."""

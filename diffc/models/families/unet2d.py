@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
 from diffc.models.families.base import LABELS, Family, halving_multiple
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +33,7 @@ class UNet2D(Family):
     component = "unet"
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), and class_labels where the model has classes: () or, where
         it adds them to the time embedding as they are, (its width,)."""
@@ -56,15 +57,15 @@ class UNet2D(Family):
         groups = traced_groups(model, inputs, self.call, fixed=fixed)
         return groups + attention_groups(model, head_dims=head_dims)
 
-    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+    def shared_multiple(self, config: JsonObject) -> int | None:
         """What its levels can halve."""
         return halving_multiple(config)
 
-    def multiple(self, config: Mapping[str, Any]) -> int:
+    def multiple(self, config: JsonObject) -> int:
         """The same for one size."""
         return halving_multiple(config)
 
-    def _class_specs(self, config: Mapping[str, Any]) -> list[TensorSpec]:
+    def _class_specs(self, config: JsonObject) -> list[TensorSpec]:
         kind = config.get("class_embed_type")
         if kind is None:
             classes = self.class_count(config)
@@ -80,7 +81,7 @@ class UNet2D(Family):
         )
 
 
-def _check_time_embedding(config: Mapping[str, Any]) -> None:
+def _check_time_embedding(config: JsonObject) -> None:
     kind = config.get("time_embedding_type")
     if kind in _REFUSED_TIMES:
         raise InputError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
 from diffc.models.families.base import LABELS, Family, halving_multiple
 from diffc.models.resolutions import Side
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ class UNet2DCondition(Family):
     text_length_is_pipelines = True
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), and what the config adds.
 
@@ -88,15 +89,15 @@ class UNet2DCondition(Family):
         groups = traced_groups(model, inputs, self.call, fixed=fixed)
         return groups + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
 
-    def shared_multiple(self, config: Mapping[str, Any]) -> int | None:
+    def shared_multiple(self, config: JsonObject) -> int | None:
         """What its levels can halve."""
         return halving_multiple(config)
 
-    def multiple(self, config: Mapping[str, Any]) -> int:
+    def multiple(self, config: JsonObject) -> int:
         """Any: its own forward pass evens out what its levels cannot halve."""
         return 1
 
-    def _class_specs(self, config: Mapping[str, Any]) -> list[TensorSpec]:
+    def _class_specs(self, config: JsonObject) -> list[TensorSpec]:
         kind = config.get("class_embed_type")
         if kind is None:
             classes = self.class_count(config)
@@ -120,7 +121,7 @@ class UNet2DCondition(Family):
 
 
 def _refuse_unsupported(model: nn.Module) -> None:
-    config: Mapping[str, Any] = model.config  # type: ignore[assignment]
+    config: JsonObject = model.config  # type: ignore[assignment]
     blocks = [*config["down_block_types"], config["mid_block_type"], *config["up_block_types"]]
     found = sorted({b for b in blocks if b and any(kind in b for kind in _UNSUPPORTED)})
     if found:
@@ -130,12 +131,12 @@ def _refuse_unsupported(model: nn.Module) -> None:
         )
 
 
-def _text_specs(config: Mapping[str, Any], tokens: int) -> list[TensorSpec]:
+def _text_specs(config: JsonObject, tokens: int) -> list[TensorSpec]:
     width = _context_width(config)
     return [] if width is None else [TensorSpec("encoder_hidden_states", (tokens, width))]
 
 
-def _context_width(config: Mapping[str, Any]) -> int | None:
+def _context_width(config: JsonObject) -> int | None:
     """The width of encoder_hidden_states; None where no block attends to a text."""
     kind = config.get("encoder_hid_dim_type")
     if kind not in (None, "text_proj"):
@@ -151,7 +152,7 @@ def _context_width(config: Mapping[str, Any]) -> int | None:
     return _cross_attention_width(config)
 
 
-def _cross_attention_width(config: Mapping[str, Any]) -> int | None:
+def _cross_attention_width(config: JsonObject) -> int | None:
     """The width that every level attends to; None where each attends to its own (AudioLDM)."""
     width = config["cross_attention_dim"]
     if isinstance(width, list | tuple):
@@ -169,13 +170,13 @@ def _cross_attention_width(config: Mapping[str, Any]) -> int | None:
     return width
 
 
-def _time_width(config: Mapping[str, Any]) -> int:
+def _time_width(config: JsonObject) -> int:
     """The width of the time embedding, as the class works it out."""
     factor = 2 if config.get("time_embedding_type") == "fourier" else 4
     return int(config.get("time_embedding_dim") or factor * config["block_out_channels"][0])
 
 
-def _added_specs(config: Mapping[str, Any]) -> list[TensorSpec]:
+def _added_specs(config: JsonObject) -> list[TensorSpec]:
     specs = []
     if config.get("time_cond_proj_dim"):
         specs.append(TensorSpec("timestep_cond", (config["time_cond_proj_dim"],)))

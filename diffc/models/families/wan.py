@@ -7,11 +7,12 @@ statistics of that normalisation: close, but not exact as it is elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffc.models.families.base import TIMESTEP, Family
 from diffc.models.resolutions import Side, as_pair
 from diffc_export.specs import TensorSpec
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Wan(Family):
     block_lists = ("blocks",)
 
     def specs(
-        self, config: Mapping[str, Any], resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and
         encoder_hidden_states_image (257, I) for image-to-video; (514, I) for a first and a last
@@ -76,7 +77,7 @@ class Wan(Family):
 
     @staticmethod
     def _takes_two_pictures(model: nn.Module) -> bool:
-        config: Mapping[str, Any] = model.config  # type: ignore[assignment]
+        config: JsonObject = model.config  # type: ignore[assignment]
         return bool(config.get("image_dim") and config.get("pos_embed_seq_len"))
 
 

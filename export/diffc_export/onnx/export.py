@@ -24,7 +24,7 @@ from diffc_export.onnx.weights import on_skeleton, save
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_export.targets.onnx_file import Size, onnx_digest
 from diffc_runtime.errors import InputError
-from diffc_runtime.values import JsonObject
+from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from onnx import ModelProto
