@@ -3,6 +3,7 @@
     specs.py     what a module takes: names, shapes, dtypes
     onnx/        export, precisions, quantisation
     targets/     one file per runtime: what it builds, what it runs on
+    discovery.py the files of a folder, and what other packages add
     events.py    progress of long work
     cache.py     where caches lie
 

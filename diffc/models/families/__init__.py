@@ -7,42 +7,25 @@ family is imported when its class is needed, so that a broken one is in nobody e
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from importlib import import_module, metadata
-from importlib.util import find_spec
-from pkgutil import iter_modules
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from diffc.errors import DiffcError, InputError, UnavailableError
+from diffc_export.discovery import EntryPoint, entry_points, load, module_files
 
 if TYPE_CHECKING:
     from diffc.models.families.base import Family
 
 GROUP = "diffc.families"
 """The group of entry points by which other packages add families."""
-_SETS_FAMILY = re.compile(r"^FAMILY\b", re.MULTILINE)
 _NEEDED = ("class_name", "component")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a family comes from. value: of the entry point; package: the distribution's name."""
-
-    class_name: str
-    value: str
-    package: str
-
-    def __str__(self) -> str:
-        return f"{self.value} of the package {self.package}"
 
 
 def family_names() -> list[str]:
     """The classes that diffc can compress: its own, denoisers first, then other packages'."""
-    return list(dict.fromkeys([*_own_families(), *(place.class_name for place in _places())]))
+    return list(dict.fromkeys([*_own_families(), *(point.name for point in entry_points(GROUP))]))
 
 
 def component_of(class_name: str) -> str:
@@ -81,92 +64,72 @@ def family(class_name: str) -> Family:
 
 def broken_families() -> dict[str, str]:
     """Class name -> why its family, of another package, cannot be used."""
-    names = dict.fromkeys(place.class_name for place in _places())
+    names = dict.fromkeys(point.name for point in entry_points(GROUP))
     return {name: str(why) for name in names if isinstance(why := _lookup(name), DiffcError)}
 
 
 def family_package(class_name: str) -> str | None:
     """The distribution that another package's family comes from; None for diffc's own."""
-    places = [place for place in _places() if place.class_name == class_name]
-    return places[0].package if places and not is_own(class_name) else None
+    points = _points(class_name)
+    return points[0].package if points and not is_own(class_name) else None
 
 
 def _lookup(class_name: str) -> Family | DiffcError:
     """The family of a class, or why there is none."""
     own = _own_families().get(class_name)
-    places = [place for place in _places() if place.class_name == class_name]
-    claims = [*([f"{type(own).__module__} of diffc"] if own else []), *map(str, places)]
+    points = _points(class_name)
+    claims = [f"{type(own).__module__} of diffc"] if own else []
+    claims += [f"{point.value} of the package {point.package}" for point in points]
     if len(claims) > 1:
         return UnavailableError(
             f"two families claim the class {class_name}: {' and '.join(claims)}",
             hint="uninstall one of the packages",
         )
-    if places:
-        return _load(places[0], tuple(sys.path))
+    if points:
+        return _load(points[0], tuple(sys.path))
     return own or InputError(
         f"unknown model family '{class_name}'", hint=f"known: {', '.join(family_names())}"
     )
 
 
 @cache
-def _load(place: _Place, path: tuple[str, ...]) -> Family | DiffcError:
+def _load(point: EntryPoint, path: tuple[str, ...]) -> Family | DiffcError:
     """A package's family, checked; or why it cannot be used, in one line.
 
     path: ``sys.path``, which decides what is imported.
     """
-    entry = metadata.EntryPoint(place.class_name, place.value, GROUP)
-    try:
-        loaded = entry.load()
-        known = getattr(loaded, "FAMILY", loaded)
-    except (Exception, SystemExit) as error:  # another package's code: any kind
-        lines = str(error).strip().splitlines() or [""]
-        return _refusal(place, f"{type(error).__name__}: {lines[0][:80]}".rstrip(": "))
+    known, reason = load(point, "FAMILY")
+    if reason:
+        return _refusal(point, reason)
     if not isinstance(known, _base()):
-        return _refusal(place, "it sets no FAMILY that is an instance of base.Family")
+        return _refusal(point, "it sets no FAMILY that is an instance of base.Family")
     for name in _NEEDED:
         if not isinstance(getattr(known, name, None), str):
-            return _refusal(place, f"it sets no {name}")
-    if known.class_name != place.class_name:
-        return _refusal(place, f"its class_name is {known.class_name}")
+            return _refusal(point, f"it sets no {name}")
+    if known.class_name != point.name:
+        return _refusal(point, f"its class_name is {known.class_name}")
     return known
 
 
-def _refusal(place: _Place, why: str) -> UnavailableError:
+def _refusal(point: EntryPoint, why: str) -> UnavailableError:
+    place = f"{point.value} of the package {point.package}"
     return UnavailableError(
-        f"the family of {place.class_name} ({place}) cannot be used: {why}",
-        hint=f"mend or uninstall {place.package}; docs/extending.md says what a family needs",
+        f"the family of {point.name} ({place}) cannot be used: {why}",
+        hint=f"mend or uninstall {point.package}; docs/extending.md says what a family needs",
     )
 
 
 @cache
 def _own_families() -> dict[str, Family]:
-    known: list[Family] = [import_module(name).FAMILY for name in _family_modules()]
+    known: list[Family] = [
+        import_module(name).FAMILY for name in module_files(__name__, "FAMILY").values()
+    ]
     known.sort(key=lambda one: not one.is_denoiser)
     return {one.class_name: one for one in known}
 
 
-def _family_modules() -> Iterator[str]:
-    """The modules of this folder that set ``FAMILY``, told from their text: helpers use torch."""
-    for module in iter_modules(__path__, f"{__name__}."):
-        spec = find_spec(module.name)
-        source = getattr(spec.loader, "get_source", None) if spec else None
-        if source is not None and _SETS_FAMILY.search(source(module.name) or ""):
-            yield module.name
-
-
-def _places() -> tuple[_Place, ...]:
-    return _places_on(tuple(sys.path))
-
-
-@cache
-def _places_on(path: tuple[str, ...]) -> tuple[_Place, ...]:
-    """The entry points of other packages. path: ``sys.path``, which decides them."""
-    return tuple(
-        dict.fromkeys(
-            _Place(entry.name, entry.value, entry.dist.name if entry.dist else "?")
-            for entry in metadata.entry_points(group=GROUP)
-        )
-    )
+def _points(class_name: str) -> list[EntryPoint]:
+    return [point for point in entry_points(GROUP) if point.name == class_name]
 
 
 def _base() -> type[Family]:
