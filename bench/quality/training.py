@@ -18,7 +18,8 @@ from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
 from diffc.distill.blocks import kept_channels
 from diffc.distill.options import DistillOptions
-from diffc.distill.train import Run
+from diffc.distill.run import Run
+from diffc.distill.train import one_step
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
@@ -98,7 +99,7 @@ def _steps(study: Study, run: Run, every: int) -> Iterator[int]:
     one machine and a minute on another."""
     saved = shown = time.monotonic()
     while run.step < run.options.steps:
-        for event in run.one_step():
+        for event in one_step(run):
             if time.monotonic() - shown > 30:
                 shown = time.monotonic()
                 said = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())

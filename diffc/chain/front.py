@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from diffc.data.clean import CleanSet
     from diffc.distill.losses import Kept
-    from diffc.distill.train import Judge
+    from diffc.distill.run import Judge
     from diffc.measure.distances import Reference
     from diffc.measure.quality import Samples
     from diffc.models.diffusion import Process

@@ -5,5 +5,7 @@ draw.py        what step i trains on: rows, timesteps, noise, all keyed by (seed
 blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps
 checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept
-train.py       the loop, on accelerate
+setup.py       accelerator, models on their device, optimiser, moving average
+run.py         the state of a run: start, checkpoint, resume, finish
+train.py       the loop: one step after the other
 """

@@ -9,7 +9,8 @@ import tiny
 import torch
 from test_train import Faulty, same, weights
 
-from diffc.distill.train import SKIPS, Run
+from diffc.distill.run import Run
+from diffc.distill.train import SKIPS
 from diffc.errors import RequestError
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain

@@ -20,7 +20,8 @@ from diffusers import UNet2DModel
 
 from diffc.data.clean import CleanSet
 from diffc.distill.options import DistillOptions
-from diffc.distill.train import DistillResult, distill
+from diffc.distill.run import DistillResult
+from diffc.distill.train import distill
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import Work, drain

@@ -1,0 +1,279 @@
+"""The state of a distillation run, on Hugging Face accelerate.
+
+    Run             models, optimiser, moving average and counters; checkpoint and resume
+    DistillResult   what a finished run reports
+
+A run can be killed at any moment: started again with the same arguments it goes on from its last
+checkpoint to the same weights. The steps themselves are in train.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.data.clean import CleanSet
+from diffc.distill.checkpoint import Checkpoint, newest, save
+from diffc.distill.draw import Batch, draw_batch
+from diffc.distill.losses import Features, Kept, split_weights, timestep_weights
+from diffc.distill.options import DistillOptions
+from diffc.distill.setup import (
+    choose_dtype,
+    make_accelerator,
+    make_ema,
+    make_optimizer,
+    prepare_models,
+    run_key,
+    to_device,
+)
+from diffc.errors import InputError, RequestError
+from diffc.models.diffusion import Process
+from diffc.models.families.base import Family
+from diffc_export.events import Progress
+
+Judge = Callable[[nn.Module], float]
+"""A student in evaluation mode -> its samples' mean SSIM to the dense model's."""
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a run did. The student itself was changed in place and holds the moving average.
+
+    steps: optimiser steps in all; resumed_from: the step this call started at.
+    losses: (step, loss) at up to about 200 places, resumed runs' earlier ones included.
+    quality: (step, SSIM to the dense model) where it was asked for.
+    images_per_second: over this call's steps, checkpoints left out; None when it made none.
+    precision: what the forward passes ran in; processes: how many shared each batch.
+    pieces: into how many pieces each process's share of a batch was worked in the end.
+    notes: what was said on the way (damaged checkpoints, halved pieces).
+    """
+
+    steps: int
+    resumed_from: int
+    losses: list[tuple[int, float]]
+    quality: list[tuple[int, float]]
+    images_per_second: float | None
+    precision: str
+    pieces: int
+    processes: int
+    notes: list[str]
+
+
+@dataclass
+class Run:
+    """The state of a run; ``step`` counts the optimiser steps that are done."""
+
+    teacher: nn.Module
+    student: nn.Module
+    model: nn.Module  # the student as accelerate prepared it (DistributedDataParallel, or itself)
+    family: Family
+    clean: CleanSet
+    process: Process
+    options: DistillOptions
+    folder: Path
+    density: Tensor  # (T,) from which t is drawn
+    weights: Tensor  # (T,) by which the losses at t are weighed
+    kept: Kept
+    null: dict[str, Tensor]
+    accelerator: Any
+    optimizer: torch.optim.AdamW
+    ema: Any
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype
+    key: str
+    pieces: int
+    hooks: list[Features]
+    seed: int
+    judge: Judge | None
+    step: int = 0
+    resumed_from: int = 0
+    skipped: int = 0  # steps in a row that fp16's overflow left out
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    quality: list[tuple[int, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @classmethod
+    def start(
+        cls,
+        teacher: nn.Module,
+        student: nn.Module,
+        family: Family,
+        clean: CleanSet,
+        process: Process,
+        options: DistillOptions,
+        folder: Path,
+        kept: Kept | None,
+        null: Mapping[str, Tensor] | None,
+        seed: int,
+        judge: Judge | None,
+        logs: Path,
+    ) -> Run:
+        """Check the request, move everything to its device, make the optimiser."""
+        if not len(clean):
+            raise InputError("there are no samples to distil with")
+        accelerator = make_accelerator(options, logs)
+        device = accelerator.device
+        key = run_key(student, clean, options, seed)
+        prepare_models(teacher, student, options, device)
+        density, weights = split_weights(timestep_weights(process, options), options.focus)
+        kept = dict(kept or {}) if options.losses.features else {}
+        if options.losses.features and not kept:
+            raise RequestError("the feature loss needs to know which channels were kept")
+        return cls(
+            teacher=teacher,
+            student=student,
+            model=accelerator.prepare_model(student),
+            family=family,
+            clean=clean,
+            process=process,
+            options=options,
+            folder=folder,
+            density=density,
+            weights=weights,
+            kept=kept,
+            null=dict(null or {}),
+            accelerator=accelerator,
+            optimizer=make_optimizer(student, options, device),
+            ema=make_ema(student, options),
+            scaler=torch.amp.GradScaler(device.type, enabled=options.precision == "fp16"),
+            dtype=choose_dtype(options, device),
+            key=key,
+            pieces=options.gradient_accumulation,
+            hooks=[Features(teacher, kept), Features(student, kept)],
+            seed=seed,
+            judge=judge,
+        )
+
+    @property
+    def rows(self) -> range:
+        """This process's rows of the global batch."""
+        share = self.options.batch // self.accelerator.num_processes
+        rank = self.accelerator.process_index
+        return range(rank * share, (rank + 1) * share)
+
+    def progress(self, note: str = "distilling", **values: float) -> Progress:
+        """An event at this step."""
+        return Progress(self.step, self.options.steps, note, values)
+
+    def draw(self) -> Batch:
+        """This process's rows of the present step, on its device."""
+        batch = draw_batch(
+            self.clean, self.options, self.density, self.step, self.rows, self.null, self.seed
+        )
+        return to_device(batch, self.accelerator.device)
+
+    @property
+    def wants_quality(self) -> bool:
+        """Whether the step just done is one to take samples at."""
+        every = self.options.quality_every
+        return bool(every) and (self.step % every == 0 or self.step == self.options.steps)
+
+    @property
+    def speed(self) -> float | None:
+        """Images per second over this call's steps, all processes together."""
+        images = (self.step - self.resumed_from) * self.options.batch
+        return images / self.seconds if self.seconds and images else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state, live: read by ``checkpoint``, written by ``resume``."""
+        named = {}
+        for i, (name, parameter) in enumerate(self.student.named_parameters()):
+            state = self.optimizer.state[parameter]
+            named[f"weights.{name}"] = parameter.data
+            named[f"exp_avg.{name}"] = state["exp_avg"]
+            named[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+            if self.ema is not None:
+                named[f"ema.{name}"] = self.ema.shadow_params[i]
+        return named
+
+    def checkpoint(self) -> None:
+        """Write the state; the first process does, the others wait."""
+        if self.accelerator.is_main_process:
+            scaler = {k: v for k, v in self.scaler.state_dict().items() if k != "growth_interval"}
+            first = next(iter(self.optimizer.state.values()))
+            numbers = {
+                "losses": self.losses,
+                "quality": self.quality,
+                "scaler": scaler,
+                "adam_step": float(first["step"]),
+            }
+            save(Checkpoint(self.step, self.key, self.tensors(), numbers), self.folder)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> list[str]:
+        """Take up the newest sound checkpoint; returns what there is to say about it.
+
+        The first process reads, and sends the others the state: they need not share its disk.
+        """
+        checkpoint: Checkpoint | None = None
+        notes: list[str] = []
+        if self.accelerator.is_main_process:
+            checkpoint, notes = newest(self.folder, self.key)
+        step, adam_step = 0, 0.0
+        if checkpoint is not None:
+            own = self.tensors()
+            for name, tensor in checkpoint.tensors.items():
+                own[name].copy_(tensor)
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(
+                    {**self.scaler.state_dict(), **checkpoint.numbers["scaler"]}
+                )
+            self.losses = [(int(step), loss) for step, loss in checkpoint.numbers["losses"]]
+            self.quality = [(int(step), ssim) for step, ssim in checkpoint.numbers["quality"]]
+            step, adam_step = checkpoint.step, float(checkpoint.numbers["adam_step"])
+        self._share(step, adam_step)
+        if self.step:
+            notes.append(f"going on from step {self.step}")
+        self.notes += notes
+        return notes
+
+    def _share(self, step: int, adam_step: float) -> None:
+        """Give every process the first one's state, fp16's scale included."""
+        scaler = self.scaler.state_dict() or {"scale": 0.0, "_growth_tracker": 0}
+        numbers = torch.tensor(
+            [step, adam_step, scaler["scale"], scaler["_growth_tracker"]],
+            dtype=torch.float64, device=self.accelerator.device,
+        )  # fmt: skip
+        if self.accelerator.num_processes > 1:
+            for tensor in [numbers, *self.tensors().values()]:
+                torch.distributed.broadcast(tensor, src=0)
+        self.step = self.resumed_from = int(numbers[0])
+        if self.scaler.is_enabled():
+            shared = {"scale": float(numbers[2]), "_growth_tracker": int(numbers[3])}
+            self.scaler.load_state_dict({**scaler, **shared})
+        for state in self.optimizer.state.values():
+            state["step"].fill_(float(numbers[1]))
+        if self.ema is not None:
+            self.ema.optimization_step = self.step
+
+    def close(self) -> None:
+        """Take out hooks and compiled code and end the trackers, whatever happened."""
+        for hook in self.hooks:
+            hook.remove()
+        for model in (self.teacher, self.student):
+            model._compiled_call_impl = None
+        for tracker in self.accelerator.trackers:  # end_training would end the process group too
+            tracker.finish()
+
+    def finish(self) -> DistillResult:
+        """Give the student the moving average."""
+        if self.ema is not None and self.step:
+            self.ema.copy_to(self.student.parameters())
+        self.student.requires_grad_(False)
+        return DistillResult(
+            steps=self.step,
+            resumed_from=self.resumed_from,
+            losses=self.losses,
+            quality=self.quality,
+            images_per_second=self.speed,
+            precision=str(self.dtype).removeprefix("torch."),
+            pieces=self.pieces,
+            processes=self.accelerator.num_processes,
+            notes=self.notes,
+        )
