@@ -35,7 +35,6 @@ from diffc.data.precision import best_device
 from diffc.distill.blocks import kept_channels
 from diffc.distill.draw import draw_batch
 from diffc.distill.losses import Kept
-from diffc.distill.options import DistillOptions, Losses
 from diffc.distill.setup import to_device
 from diffc.distill.train import distill
 from diffc.measure.environment import read_environment
@@ -46,10 +45,10 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import find
 from diffc.prune.plan import best_channels
 from diffc.prune.surgery import cut
-from diffc.recipe import recipe_file
+from diffc.recipe import DistillSection, LossesSection, recipe_file
 
 COMPILED, RECIPE = "diffc, compiled", "diffc, the recipe's losses"
-LOSSES = Losses(**recipe_file("unet2d").options["distill"]["losses"])
+LOSSES = LossesSection(**recipe_file("unet2d").options["distill"]["losses"])
 RESULT = Path(__file__).parent / "results" / "distill_speed.json"
 
 
@@ -82,7 +81,7 @@ def plain_steps(
     family: Family,
     clean: CleanSet,
     process: Process,
-    options: DistillOptions,
+    options: DistillSection,
 ) -> Iterator[None]:
     """The loop one writes first; yields after each step, without end."""
     device = best_device()
@@ -159,7 +158,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=DistillOptions().batch)
+    parser.add_argument("--batch", type=int, default=DistillSection().batch)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -170,7 +169,7 @@ def main() -> None:
     family = family_of(source.class_name)
     config_file = source.folder / "scheduler" / "scheduler_config.json"
     process = process_from_scheduler(json.loads(config_file.read_text("utf-8")))
-    options = DistillOptions(steps=100_000, batch=args.batch, checkpoint_every=100_000)
+    options = DistillSection(steps=100_000, batch=args.batch, checkpoint_every=100_000)
     shape = next(s.shape for s in family.specs(source.config) if s.kind == "sample")
     clean = CleanSet(torch.rand(64, *shape) * 2 - 1, {}, "random")
     load_before = os.getloadavg()[0]

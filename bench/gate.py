@@ -37,7 +37,7 @@ from diffc.measure.engines import loaded
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
 from diffc.measure.statistics import paired_ratio
-from diffc.recipe import CheckOptions
+from diffc.recipe import CheckSection
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
@@ -223,7 +223,7 @@ def slowdowns(work: Path) -> None:
 
 def _slowdown(name: str, candidate: Path, baseline: Path, busy: int) -> dict:
     request = CheckRequest(
-        open_subject(candidate), open_subject(baseline), limits(CheckOptions()), RuleOptions()
+        open_subject(candidate), open_subject(baseline), limits(CheckSection()), RuleOptions()
     )
     result = drain(check(request))
     figure = next(f for f in result.figures if f.name == "latency p50")

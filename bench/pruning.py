@@ -54,7 +54,7 @@ from diffc.prune.latency import Lab, widths_by_latency
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
 from diffc.prune.surgery import cut
-from diffc.recipe import ImportanceOptions, PruneOptions, resolve
+from diffc.recipe import ImportanceSection, PruneSection, resolve
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.engine import read_info
@@ -284,7 +284,7 @@ class Study:
         path = self.work / f"scores-{method}-{seed}-{named}.npz"
         if not path.exists():
             start = time.perf_counter()
-            made = ImportanceOptions(method=method, **options)
+            made = ImportanceSection(method=method, **options)
             found = drain(importance(self.subject, made, seed))
             seconds = time.perf_counter() - start
             facts = json.dumps({"why": dict(found.why), "seconds": seconds})
@@ -294,7 +294,7 @@ class Study:
         return scores, facts["why"], facts["seconds"]
 
     def cut(self, scores, ratio: float, allocate: str) -> nn.Module:
-        options = PruneOptions(ratio=ratio, allocate=allocate)
+        options = PruneSection(ratio=ratio, allocate=allocate)
         problem = replace(self.problem, options=options, ranked=scores)
         widths = chosen_widths(problem)
         plans = group_plans(self.groups, scores, widths, problem.bounds.step.tolist())

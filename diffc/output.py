@@ -14,8 +14,8 @@ from diffc import __version__
 from diffc.errors import InputError
 from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
+from diffc.recipe.yaml_file import read_yaml
 from diffc.stages import STATE, package_version
-from diffc.yaml_file import read_yaml
 from diffc_runtime.files import write_text
 
 LOCK = "recipe.lock.yaml"

@@ -36,9 +36,9 @@ from bench.quality.results import table, write
 from bench.quality.rows import ROWS, Row
 from bench.quality.study import OutOfTime, Study
 from bench.quality.training import run_row, sizes
-from diffc.distill.options import DistillOptions
 from diffc.measure.environment import read_environment
 from diffc.models.load import load_denoiser
+from diffc.recipe import DistillSection
 
 RESULT = Path(__file__).parents[1] / "results" / "quality"
 
@@ -73,8 +73,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, default=DistillOptions().steps)
-    parser.add_argument("--batch", type=int, default=DistillOptions().batch)
+    parser.add_argument("--steps", type=int, default=DistillSection().steps)
+    parser.add_argument("--batch", type=int, default=DistillSection().batch)
     parser.add_argument("--dense-steps", type=int, default=100_000)
     parser.add_argument("--dense-batch", type=int, default=128)
     parser.add_argument("--samples", type=int, default=256)

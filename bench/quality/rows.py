@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from diffc.distill.options import Losses
-from diffc.recipe import recipe_file
+from diffc.recipe import LossesSection, recipe_file
 
-PLAIN = {"losses": Losses(output=0, noise=1), "weighting": "none"}
+PLAIN = {"losses": LossesSection(output=0, noise=1), "weighting": "none"}
 SCRATCH, STOCK = "from scratch", "taylor, stock torch-pruning"
 DISTILLED = {"losses": recipe_file("unet2d").options["distill"]["losses"]}
 OURS, HALF, REFERENCE = "ours", "ours, half the steps", "reference + finetuning"

@@ -17,7 +17,6 @@ from bench.quality.rows import PLAIN, SCRATCH, Row
 from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
 from diffc.distill.blocks import kept_channels
-from diffc.distill.options import DistillOptions
 from diffc.distill.run import Run
 from diffc.distill.train import one_step
 from diffc.models.diffusion import process_from_scheduler
@@ -27,6 +26,7 @@ from diffc.models.load import load_denoiser
 from diffc.models.save import save_compressed
 from diffc.models.source import find
 from diffc.prune.plan import Plan
+from diffc.recipe import DistillSection
 from diffc_runtime.files import write_text
 
 CALIBRATION = 256
@@ -53,7 +53,7 @@ def train_dense(study: Study, folder: Path) -> None:
     torch.manual_seed(0)
     model, scheduler = cifar_unet(), DDPMScheduler()
     steps = study.args.dense_steps
-    options = DistillOptions(
+    options = DistillSection(
         steps=steps, batch=study.args.dense_batch, learning_rate=4e-4,
         warmup=min(1000, steps // 10), ema_decay=0.9995, timesteps="uniform",
         **PLAIN,
@@ -72,7 +72,7 @@ def training(
     teacher,
     student,
     process,
-    options: DistillOptions,
+    options: DistillSection,
     folder: Path,
     kept=None,
     points: int = 4,
@@ -156,7 +156,7 @@ def run_row(study: Study, row: Row) -> dict:
     if (folder / "row.json").exists():
         return json.loads((folder / "row.json").read_text())
     steps = max(4, int(study.args.steps * row.share) // 4 * 4)
-    options = DistillOptions(**{"steps": steps, "batch": study.args.batch, **row.train})
+    options = DistillSection(**{"steps": steps, "batch": study.args.batch, **row.train})
     curve_file = folder / "curve.json"
     curve = json.loads(curve_file.read_text()) if curve_file.exists() else {}
     teacher, student = load_denoiser(study.source), pruned(study, row)

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.output import read_lock
-from diffc.recipe import Recipe, TargetOptions
+from diffc.recipe import BuildSection, Recipe
 from diffc.stages import Room, Runner, Stage, StageEvent
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work
@@ -50,7 +50,7 @@ def engine_folder(out: Path, target: str, side: str) -> Path:
     return out / "engines" / target / side
 
 
-def check_targets(build: TargetOptions) -> None:
+def check_targets(build: BuildSection) -> None:
     """Raise for the first thing that cannot be built here: before the long work.
 
     UnavailableError for a target or a precision, RequestError for GPUs and threads.
@@ -86,7 +86,7 @@ def check_targets(build: TargetOptions) -> None:
         check_gpus(name, own.gpu, "fp32" if precision == "auto" else precision)
 
 
-def _check_takes_gpus(build: TargetOptions) -> None:
+def _check_takes_gpus(build: BuildSection) -> None:
     """Raise RequestError where no target of the run builds for GPUs that are named."""
     from diffc_export.targets import target, targets
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.chain.data import CLEAN, content_digest, model_packages
 from diffc.data.guidance import guidance_of
-from diffc.distill.options import WATCHING
 from diffc.errors import InputError
 from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, find
 from diffc.recipe import Recipe
+from diffc.recipe.sections.distill import WATCHING
 from diffc.stages import STATE, Done, Room, Stage
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work

@@ -84,10 +84,10 @@ def _compare(
     from diffc.measure.engines import MeasureOptions
     from diffc.measure.latency import LatencyOptions
     from diffc.measure.side_by_side import side_by_side
-    from diffc.recipe import TargetOptions, validate
+    from diffc.recipe import BuildSection, validate
 
     given = {key: value for key, value in build.items() if value is not None}
-    checked = validate(TargetOptions, given, "the flags")
+    checked = validate(BuildSection, given, "the flags")
     latency = LatencyOptions() if seconds is None else LatencyOptions(seconds=seconds)
     options = MeasureOptions(
         batch=checked.batch if build["batch"] else (), threads=checked.threads, latency=latency

@@ -170,7 +170,7 @@ def numbers(flag: str, text: str | None) -> list[int] | None:
 
 def sides(text: str | None) -> list[int | str] | None:
     """'32,48x64' -> [32, '48x64']; None stays None. Raises RequestError."""
-    from diffc.models.resolutions import as_word, read_side
+    from diffc.sides import as_word, read_side
 
     if text is None:
         return None

@@ -170,12 +170,12 @@ def finish_folder(
     from diffc.chain.run import ParityFailed, finish
     from diffc.cli.show import follow, show_report
     from diffc.output import read_lock
-    from diffc.recipe import resolve, with_own
+    from diffc.recipe import resolve, with_overrides
 
     build = flags.pop("build")
     flags["build"] = {"target": build.pop("target")}
     recipe = resolve(family="", flags=flags, base=read_lock(out)["recipe"])
-    own = with_own(recipe.build, build, "the flags")
+    own = with_overrides(recipe.build, build, "the flags")
     recipe = recipe.model_copy(update={"build": own})
     work = finish(out, recipe, stop, fresh=fresh, command=command_line())
     try:

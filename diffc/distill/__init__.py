@@ -1,6 +1,5 @@
 """Distillation: the pruned student is brought back to its dense teacher in a short run.
 
-options.py     DistillOptions: everything that can be said about a run; imports no torch
 draw.py        what step i trains on: rows, timesteps, noise, all keyed by (seed, step, row)
 blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps

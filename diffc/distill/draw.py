@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_generator, keyed_noise
-from diffc.distill.options import DistillOptions
+from diffc.recipe import DistillSection
 
 ORDER, TIME, NOISE, NULL = range(1, 5)
 
@@ -50,7 +50,7 @@ class Batch:
 
 def draw_batch(
     clean: CleanSet,
-    options: DistillOptions,
+    options: DistillSection,
     density: Tensor,
     step: int,
     rows: range,
@@ -82,7 +82,7 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, ORDER, epoch)).permutation(n)
 
 
-def _timesteps(options: DistillOptions, density: Tensor, seed: int, step: int) -> Tensor:
+def _timesteps(options: DistillSection, density: Tensor, seed: int, step: int) -> Tensor:
     """int64 (batch,): the whole batch's t, so that strata do not depend on the processes."""
     generator = keyed_generator(seed, TIME, step)
     u = torch.rand(options.batch, generator=generator, dtype=torch.float64)
@@ -96,7 +96,7 @@ def _timesteps(options: DistillOptions, density: Tensor, seed: int, step: int) -
 def _with_null(
     conditions: dict[str, Tensor],
     null: dict[str, Tensor],
-    options: DistillOptions,
+    options: DistillSection,
     seed: int,
     step: int,
     rows: Sequence[int],

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from diffc.distill.draw import Batch
-from diffc.distill.options import DistillOptions, Losses
 from diffc.models.diffusion import Process
+from diffc.recipe import DistillSection, LossesSection
 
 Kept = Mapping[str, Tensor | None]
 """Module name of a block -> int64 indices of the dense block's output channels that were kept, or
@@ -29,7 +29,7 @@ None where the block keeps them all."""
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
-def timestep_weights(process: Process, options: DistillOptions) -> Tensor:
+def timestep_weights(process: Process, options: DistillSection) -> Tensor:
     """(T,) float32 weights of a squared error in the model's own parametrisation."""
     t = torch.arange(len(process))
     if options.weighting == "none" or len(process) == 1:  # one timestep has no path
@@ -128,7 +128,7 @@ def step_loss(
     dense_output: Tensor | None,
     batch: Batch,
     process: Process,
-    losses: Losses,
+    losses: LossesSection,
     weights: Tensor,
     features: Tensor | None = None,
 ) -> Tensor:

@@ -21,7 +21,6 @@ from diffc.data.clean import CleanSet
 from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.draw import Batch, draw_batch
 from diffc.distill.losses import Features, Kept, split_weights, timestep_weights
-from diffc.distill.options import DistillOptions
 from diffc.distill.setup import (
     choose_dtype,
     make_accelerator,
@@ -34,6 +33,7 @@ from diffc.distill.setup import (
 from diffc.errors import InputError, RequestError
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+from diffc.recipe import DistillSection
 from diffc_export.events import Progress
 
 Judge = Callable[[nn.Module], float]
@@ -74,7 +74,7 @@ class Run:
     family: Family
     clean: CleanSet
     process: Process
-    options: DistillOptions
+    options: DistillSection
     folder: Path
     density: Tensor  # (T,) from which t is drawn
     weights: Tensor  # (T,) by which the losses at t are weighed
@@ -106,7 +106,7 @@ class Run:
         family: Family,
         clean: CleanSet,
         process: Process,
-        options: DistillOptions,
+        options: DistillSection,
         folder: Path,
         kept: Kept | None,
         null: Mapping[str, Tensor] | None,

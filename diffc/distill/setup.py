@@ -14,14 +14,15 @@ from diffc.data.clean import CleanSet
 from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
 from diffc.distill.draw import Batch
-from diffc.distill.options import WATCHING, DistillOptions
 from diffc.errors import RequestError, UnavailableError
+from diffc.recipe import DistillSection
+from diffc.recipe.sections.distill import WATCHING
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
 
 
-def make_accelerator(options: DistillOptions, logs: Path) -> Any:
+def make_accelerator(options: DistillSection, logs: Path) -> Any:
     """An Accelerator for whatever launched this process; autocast and scaling stay ours.
 
     logs: the folder of trackers that write files. Raises UnavailableError for a tracker that is
@@ -69,7 +70,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def prepare_models(
-    teacher: nn.Module, student: nn.Module, options: DistillOptions, device: torch.device
+    teacher: nn.Module, student: nn.Module, options: DistillSection, device: torch.device
 ) -> None:
     """Device, layout, modes. Dropout stays off: the student imitates a deterministic function."""
     teacher.to(device).eval().requires_grad_(False)
@@ -86,7 +87,7 @@ def prepare_models(
             model.compile()  # in place: names of parameters and modules stay
 
 
-def choose_dtype(options: DistillOptions, device: torch.device) -> torch.dtype:
+def choose_dtype(options: DistillSection, device: torch.device) -> torch.dtype:
     """The forward passes' type; raises RequestError for fp16 on a CPU."""
     if options.precision == "auto":
         return fast_dtype(device)
@@ -96,7 +97,7 @@ def choose_dtype(options: DistillOptions, device: torch.device) -> torch.dtype:
 
 
 def make_optimizer(
-    student: nn.Module, options: DistillOptions, device: torch.device
+    student: nn.Module, options: DistillSection, device: torch.device
 ) -> torch.optim.AdamW:
     """AdamW with its state made beforehand, so that a checkpoint can be read into it."""
     optimizer = torch.optim.AdamW(
@@ -115,7 +116,7 @@ def make_optimizer(
     return optimizer
 
 
-def make_ema(student: nn.Module, options: DistillOptions) -> Any:
+def make_ema(student: nn.Module, options: DistillSection) -> Any:
     """diffusers' moving average of the student's parameters, or None for decay 0."""
     from diffusers.training_utils import EMAModel
 
@@ -136,7 +137,7 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(s in str(error) for s in said)
 
 
-def run_key(student: nn.Module, clean: CleanSet, options: DistillOptions, seed: int = 0) -> str:
+def run_key(student: nn.Module, clean: CleanSet, options: DistillSection, seed: int = 0) -> str:
     """A hash of what decides a run's weights: options, seed, data, and the weights at the start."""
     digest = hashlib.sha256()
     said = options.model_dump_json(exclude={*WATCHING, "quality_every"})

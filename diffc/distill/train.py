@@ -31,12 +31,12 @@ from diffc.data.clean import CleanSet
 from diffc.data.precision import autocast
 from diffc.distill.draw import Batch
 from diffc.distill.losses import Kept, feature_loss, step_loss
-from diffc.distill.options import DistillOptions
 from diffc.distill.run import DistillResult, Judge, Run
 from diffc.distill.setup import lost_peer
 from diffc.errors import RequestError, UnavailableError
 from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
+from diffc.recipe import DistillSection
 from diffc_export.events import Progress, Work
 from diffc_export.targets.out_of_memory import is_out_of_memory
 
@@ -50,7 +50,7 @@ def distill(
     family: Family,
     clean: CleanSet,
     process: Process,
-    options: DistillOptions,
+    options: DistillSection,
     folder: Path,
     kept: Kept | None = None,
     null: Mapping[str, Tensor] | None = None,
@@ -91,7 +91,7 @@ def distill(
     return run.finish()
 
 
-def learning_rate(step: int, options: DistillOptions) -> float:
+def learning_rate(step: int, options: DistillSection) -> float:
     """The rate of step ``step`` (from 0): linear warm-up, then a cosine to 0 at ``steps``."""
     warmup = min(options.warmup, options.steps // 4)
     if step < warmup:

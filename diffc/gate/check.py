@@ -21,7 +21,7 @@ from diffc.gate.result import EXIT, CheckResult, Figure, Noise, overall, side
 from diffc.gate.rule import RuleOptions
 from diffc.gate.subject import Engine, Subject
 from diffc.measure.environment import read_environment
-from diffc.recipe import CheckOptions
+from diffc.recipe import CheckSection
 from diffc_export.events import Work
 
 __all__ = ["CheckRequest", "check", "check_report", "in_turn"]
@@ -123,7 +123,7 @@ def _why_not(
     engines: Sequence[tuple[Engine, ...]], request: CheckRequest
 ) -> Work[dict[str, str | None]]:
     """By the candidate's name: why it cannot be measured here; None where it can."""
-    insist = request.loop_steps != CheckOptions().loop_steps
+    insist = request.loop_steps != CheckSection().loop_steps
     for together in engines:
         check_inputs(together, request.wanted, request.loop_steps, insist=insist)
     reasons = {}

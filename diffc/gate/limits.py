@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from diffc.errors import RequestError
-from diffc.recipe import CheckOptions
+from diffc.recipe import CheckSection
 
 _BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 _SECONDS = {"MS": 1e-3, "S": 1.0, "MIN": 60.0}
@@ -45,7 +45,7 @@ class Limits:
     ssim: float | None
 
 
-def limits(options: CheckOptions) -> Limits:
+def limits(options: CheckSection) -> Limits:
     """The limits that ``options`` write as text. Raises RequestError naming a wrong one."""
     mean = options.max_mean_slowdown
     return Limits(

@@ -16,7 +16,7 @@ from diffc.follows import check_engine
 from diffc.gate.baseline import MANIFEST, Baseline, StoredFigures, is_baseline
 from diffc.measure.results import at_working
 from diffc.output import LOCK, is_output, locked_recipe, read_lock
-from diffc.recipe import CheckOptions
+from diffc.recipe import CheckSection
 from diffc.report.current import current_report
 from diffc.report.model import Report
 from diffc_export.targets.engine import NAME, EngineInfo, check_files, read_info
@@ -54,7 +54,7 @@ class Subject:
     environment: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
     figures: tuple[StoredFigures, ...] = ()
-    options: CheckOptions | None = None
+    options: CheckSection | None = None
 
 
 def open_subject(path: Path) -> Subject:

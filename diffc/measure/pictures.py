@@ -16,7 +16,7 @@ from diffc.errors import InputError
 from diffc.measure.ssim import WINDOW
 from diffc.models.families import family
 from diffc.models.source import Source
-from diffc.recipe import QualityOptions
+from diffc.recipe import QualitySection
 
 _LPIPS_SIDE = 31
 """AlexNet's strides leave nothing of a smaller picture."""
@@ -60,7 +60,7 @@ def left_out(shape: tuple[int, int, int]) -> dict[str, str]:
     return reasons
 
 
-def check_pictures(source: Source, sample: tuple[int, ...], options: QualityOptions) -> list[str]:
+def check_pictures(source: Source, sample: tuple[int, ...], options: QualitySection) -> list[str]:
     """What a run's samples will not have, one sentence each.
 
     Raises:

@@ -22,8 +22,8 @@ from diffc.models.families.examples import meta_inputs
 from diffc.models.families.reach import Reach, left_whole, reach
 from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
-from diffc.models.resolutions import Side
 from diffc.models.source import Source
+from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 
 _FAILURES = (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
-from diffc.models.resolutions import Side
 from diffc.models.source import Source, read_json
+from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 

@@ -8,42 +8,17 @@ A resolution is of the denoiser's own input: a side, or (height, width).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from diffc.errors import InputError, RequestError
 from diffc.models.config_values import reading_config
 from diffc.models.families import families, family
+from diffc.sides import Side, as_pair, as_word
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from diffc.models.families.base import Family
-
-Side: TypeAlias = int | tuple[int, int]
-"""The side of a square, or (height, width)."""
-
-
-def as_pair(side: Side) -> tuple[int, int]:
-    """(height, width)."""
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
-
-
-def as_word(side: Side) -> int | str:
-    """A side as recipes and messages have it: 64, or '64x96'."""
-    height, width = as_pair(side)
-    return height if height == width else f"{height}x{width}"
-
-
-def read_side(word: int | str | Sequence[int]) -> Side:
-    """The side that a recipe or a flag gives: 64, '64', '64x96'. ValueError for anything else."""
-    if isinstance(word, str):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:[xX]\s*(\d+)\s*)?", word)
-        if match is None:
-            raise ValueError(f"{word!r} is no side such as 64, and no height x width such as 64x96")
-        word = (int(match[1]), int(match[2] or match[1]))
-    height, width = (word, word) if isinstance(word, int) else (word[0], word[1])
-    return height if height == width else (height, width)
 
 
 def multiple_of(class_name: str, config: JsonObject) -> int | None:

@@ -46,7 +46,7 @@ from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
-from diffc.recipe import ImportanceOptions
+from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, Work
 from diffc_export.targets.out_of_memory import is_out_of_memory
 
@@ -80,7 +80,7 @@ class Subject:
     limit: RowLimit = field(default_factory=RowLimit)
 
 
-def importance(subject: Subject, options: ImportanceOptions, seed: int) -> Work[Importance]:
+def importance(subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
     """The importance of every channel of ``subject.groups`` by ``options.method``."""
     methods: dict[str, Callable[[], Work[Importance]]] = {
         "diff-pruning": lambda: _diff_pruning(subject, options, seed),
@@ -96,7 +96,7 @@ def importance(subject: Subject, options: ImportanceOptions, seed: int) -> Work[
 # --- diff-pruning -------------------------------------------------------------------------------
 
 
-def _diff_pruning(subject: Subject, options: ImportanceOptions, seed: int) -> Work[Importance]:
+def _diff_pruning(subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
     curve = yield from loss_curve(subject, options, seed)
     chosen = curve.above(options.threshold)
     times = stratified(chosen, options.passes, seed)
@@ -143,7 +143,7 @@ class LossCurve:
         return inside / self.edges[-1]
 
 
-def loss_curve(subject: Subject, options: ImportanceOptions, seed: int) -> Work[LossCurve]:
+def loss_curve(subject: Subject, options: ImportanceSection, seed: int) -> Work[LossCurve]:
     """Mean epsilon-space losses at the middles of equal cells of timesteps, forward passes only.
 
     The same images and noises at every t, so that the curve is smooth in t.
@@ -177,7 +177,7 @@ def stratified(cells: Sequence[Sequence[int]], n: int, seed: int) -> list[int]:
 # --- the published rules ------------------------------------------------------------------------
 
 
-def _reference(subject: Subject, options: ImportanceOptions, seed: int) -> Work[Importance]:
+def _reference(subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
     steps = len(subject.process)
     top, losses = 0.0, []
     for t in range(steps):
@@ -199,7 +199,7 @@ def _reference(subject: Subject, options: ImportanceOptions, seed: int) -> Work[
     return Importance(scores, why)
 
 
-def _taylor(subject: Subject, options: ImportanceOptions, seed: int) -> Work[Importance]:
+def _taylor(subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
     times = list(range(0, len(subject.process), 10))
     for i, t in enumerate(times):
         loss = _backward(subject, _batch(subject, t, options.batch, (seed, 0)), accumulate=i > 0)

@@ -21,7 +21,7 @@ from diffc.models.families.examples import meta_inputs
 from diffc.models.groups import Group
 from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
-from diffc.models.resolutions import Side, check_resolution
+from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.prune.allocate import (
     Limits,
@@ -34,7 +34,8 @@ from diffc.prune.allocate import (
 )
 from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.plan import Plan, group_plans
-from diffc.recipe import ExportOptions, PruneOptions, Recipe
+from diffc.recipe import ExportSection, PruneSection, Recipe
+from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -51,8 +52,8 @@ class Problem:
     """
 
     source: Source
-    options: PruneOptions
-    export: ExportOptions
+    options: PruneSection
+    export: ExportSection
     align: int
     costs: CostModel
     bounds: Limits
@@ -177,7 +178,7 @@ def chosen_widths(problem: Problem) -> Widths:
     return walk(costs, bounds, measure, target, problem.walked, problem.start)
 
 
-def by_latency(options: PruneOptions) -> bool:
+def by_latency(options: PruneSection) -> bool:
     """Whether the widths depend on measured latencies."""
     return options.rounding == "align" and "latency" in (options.allocate, options.ratio_of)
 
@@ -196,7 +197,7 @@ def _units(groups: Sequence[Group]) -> NDArray[np.int64]:
     return np.array([group.unit for group in groups], dtype=np.int64)
 
 
-def _paper(costs: CostModel, bounds: Limits, options: PruneOptions) -> Widths:
+def _paper(costs: CostModel, bounds: Limits, options: PruneSection) -> Widths:
     if options.ratio_of != "channels":
         raise RequestError(
             f"--rounding paper removes a share of channels, not of {options.ratio_of}",
@@ -236,7 +237,7 @@ def _check_finite(scores: Scores) -> None:
 
 
 def _why(
-    options: PruneOptions, scores: Scores | None, why: Mapping[str, Any], align: int
+    options: PruneSection, scores: Scores | None, why: Mapping[str, Any], align: int
 ) -> dict[str, Any]:
     return {
         "ratio": options.ratio,

@@ -8,13 +8,12 @@ from support.tiny_text import save_sd
 
 from diffc.chain import front
 from diffc.data.clean import CleanSet
-from diffc.distill.options import DistillOptions
 from diffc.models.source import find
-from diffc.recipe import Recipe, resolve
+from diffc.recipe import DistillSection, Recipe, resolve
 
 
 def judge(source, **flags):
-    recipe = Recipe(distill=DistillOptions(quality_every=1))
+    recipe = Recipe(distill=DistillSection(quality_every=1))
     model, family, specs, _ = front._opened(source, recipe)
     text = {spec.name: torch.randn(2, *spec.shape) for spec in specs if spec.kind == "condition"}
     clean = CleanSet(torch.zeros(2, 1), text, "")

@@ -8,16 +8,16 @@ import accelerate
 import pytest
 
 from diffc.data.processes import PATIENCE, process_share
-from diffc.distill.options import DistillOptions
 from diffc.distill.setup import make_accelerator
 from diffc.errors import RequestError
+from diffc.recipe import DistillSection
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_sharding_is_refused(tmp_path, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, "true")
     with pytest.raises(RequestError, match="diffc shards nothing") as caught:
-        make_accelerator(DistillOptions(), tmp_path)
+        make_accelerator(DistillSection(), tmp_path)
     assert "--multi_gpu" in caught.value.hint
 
 

@@ -10,12 +10,12 @@ from torch import nn
 
 from diffc.distill.draw import Batch
 from diffc.distill.losses import Features, feature_loss, split_weights, step_loss, timestep_weights
-from diffc.distill.options import DistillOptions, Losses
 from diffc.models.diffusion import process_from_scheduler
+from diffc.recipe import DistillSection, LossesSection
 
 T = torch.tensor([0, 10, 300, 700, 999])
 MIN_SNR, NONE, PATH = (
-    DistillOptions(weighting=name, min_snr_gamma=5.0) for name in ("min_snr", "none", "path")
+    DistillSection(weighting=name, min_snr_gamma=5.0) for name in ("min_snr", "none", "path")
 )
 
 
@@ -96,7 +96,7 @@ def test_terms_are_weighted_mean_squares(prediction: str) -> None:
         "sample": b.clean,
         "v_prediction": scheduler.get_velocity(b.clean, b.noise, T),
     }[prediction]
-    losses = Losses(output=0.7, noise=0.2, features=0.1)
+    losses = LossesSection(output=0.7, noise=0.2, features=0.1)
     features, weights = torch.rand(5), torch.rand(5)
     found = step_loss(output, dense, b, process, losses, weights, features)
     expected = torch.tensor(0.0)
@@ -109,7 +109,7 @@ def test_terms_are_weighted_mean_squares(prediction: str) -> None:
 def test_the_noise_loss_needs_no_teacher() -> None:
     _, process = scheduler_and_process("epsilon")
     b = batch()
-    loss = step_loss(b.noise, None, b, process, Losses(output=0, noise=1), torch.ones(5))
+    loss = step_loss(b.noise, None, b, process, LossesSection(output=0, noise=1), torch.ones(5))
     assert loss == 0
 
 
@@ -174,5 +174,5 @@ def test_the_noise_loss_leaves_a_learned_variance_alone() -> None:
     _, process = scheduler_and_process("epsilon")
     b = batch()
     output = torch.cat([b.noise + 1, torch.randn_like(b.noise)], dim=1)
-    found = step_loss(output, None, b, process, Losses(output=0, noise=1), torch.ones(5))
+    found = step_loss(output, None, b, process, LossesSection(output=0, noise=1), torch.ones(5))
     assert found.item() == pytest.approx(1.0)

@@ -19,11 +19,11 @@ import torch
 from diffusers import UNet2DModel
 
 from diffc.data.clean import CleanSet
-from diffc.distill.options import DistillOptions
 from diffc.distill.run import DistillResult
 from diffc.distill.train import distill
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families.unet2d import FAMILY
+from diffc.recipe import DistillSection
 from diffc_export.events import Work, drain
 
 PROCESS = process_from_scheduler({"num_train_timesteps": 1000})
@@ -50,10 +50,10 @@ def clean(n: int = 12) -> CleanSet:
     return CleanSet(sample, {}, "random")
 
 
-def options(**changes) -> DistillOptions:
+def options(**changes) -> DistillSection:
     """Few, small, exact steps."""
     base = {"steps": 6, "batch": 4, "precision": "fp32", "checkpoint_every": 2, "warmup": 2}
-    return DistillOptions.model_validate({**base, **changes})
+    return DistillSection.model_validate({**base, **changes})
 
 
 def work(

@@ -25,7 +25,7 @@ from PIL import Image
 from quick import QUICK
 
 from diffc.cli.app import app
-from diffc.recipe import RECIPES
+from diffc.recipe.files import RECIPES
 
 NAMES = [str(page.relative_to(pages.ROOT)) for page in pages.PAGES]
 RUN = [
@@ -36,8 +36,8 @@ RUN = [
 OVERLAY = """
 import os
 from pathlib import Path
-import diffc.recipe
-diffc.recipe.RECIPES = Path(os.environ["DIFFC_TEST_RECIPES"])
+import diffc.recipe.files
+diffc.recipe.files.RECIPES = Path(os.environ["DIFFC_TEST_RECIPES"])
 """
 """Run by every Python that a command starts, before anything else."""
 SDXL = {

@@ -24,7 +24,7 @@ from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.source import find
 from diffc.prune.importance import Subject, importance
-from diffc.recipe import ImportanceOptions
+from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, drain
 from diffc_export.targets.out_of_memory import is_out_of_memory
 
@@ -171,7 +171,7 @@ def subject(tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["diff-pruning", "taylor"])
 def test_importance_does_not_depend_on_the_room(subject, method):
-    options = ImportanceOptions(method=method, passes=2, batch=4, grid=4, curve_images=4)
+    options = ImportanceSection(method=method, passes=2, batch=4, grid=4, curve_images=4)
     whole = drain(importance(subject(100), options, 0)).scores
     halved = drain(importance(subject(1), options, 0)).scores
     for name, scores in whole.items():
@@ -179,14 +179,14 @@ def test_importance_does_not_depend_on_the_room(subject, method):
 
 
 def test_importance_without_room_for_one_row_is_one_line(subject):
-    options = ImportanceOptions(passes=2, batch=4, grid=4, curve_images=4)
+    options = ImportanceSection(passes=2, batch=4, grid=4, curve_images=4)
     with pytest.raises(OutOfMemory, match="while measuring importance, one at a time"):
         drain(importance(subject(0), options, 0))
 
 
 def test_gradients_of_earlier_passes_are_never_counted_twice(subject):
     """Where gradients add up over passes, a pass that fails on the way cannot be repeated."""
-    options = ImportanceOptions(method="taylor", batch=4)
+    options = ImportanceSection(method="taylor", batch=4)
     cramped = subject(100)
     calls, known = [], cramped.family
 

@@ -11,11 +11,12 @@ from support.runs import compile_quickly, refusal
 from diffc.cli.options import recipe_flags
 from diffc.errors import DiffcError, InputError, RequestError
 from diffc.models.dry_run import dry_run
-from diffc.models.resolutions import as_word, check_resolution, read_side
+from diffc.models.resolutions import check_resolution
 from diffc.models.source import find
 from diffc.output import locked_recipe
 from diffc.prune.planning import cost_of
 from diffc.recipe import resolve
+from diffc.sides import as_word, read_side
 from tests.models.families.cases import CASES
 
 FOUR_LEVELS = {

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from diffc.cli.app import app
-from diffc.recipe import CheckOptions, resolve
+from diffc.recipe import CheckSection, resolve
 
 CI = Path(__file__).parents[2] / "docs" / "ci"
 ACTION = re.compile(r"^[\w-]+/[\w/-]+@v\d+$")
@@ -100,7 +100,7 @@ def test_the_recipe_shown_is_one():
 
 def test_the_defaults_said_are_the_defaults():
     rows = re.findall(r"\| `--([\w-]+)` \| (.*?) \|", (CI.parent / "gate.md").read_text())
-    defaults = CheckOptions().model_dump()
+    defaults = CheckSection().model_dump()
     said = {flag.replace("-", "_"): words.split(":")[0] for flag, words in rows}
     assert len(said) == 6
     assert said == {name: defaults[name] or "reported only" for name in said}

@@ -4,11 +4,11 @@ import pytest
 
 from diffc.errors import RequestError
 from diffc.gate.limits import limits
-from diffc.recipe import CheckOptions
+from diffc.recipe import CheckSection
 
 
 def test_the_defaults():
-    found = limits(CheckOptions())
+    found = limits(CheckSection())
     assert found.slowdown == 0.05 and found.mean_slowdown is None and found.ssim is None
     assert found.memory.allows(104, 100) and not found.memory.allows(106, 100)
     assert found.memory.allows(105.0, 100.0)
@@ -27,12 +27,12 @@ def test_the_defaults():
     ],
 )
 def test_memory(text, candidate, baseline, allowed):
-    assert limits(CheckOptions(max_memory=text)).memory.allows(candidate, baseline) is allowed
+    assert limits(CheckSection(max_memory=text)).memory.allows(candidate, baseline) is allowed
 
 
 def test_build_time_in_seconds_and_minutes():
-    assert limits(CheckOptions(max_build_time="90s")).build_time.value == 90
-    assert limits(CheckOptions(max_build_time="2min")).build_time.value == 120
+    assert limits(CheckSection(max_build_time="90s")).build_time.value == 90
+    assert limits(CheckSection(max_build_time="2min")).build_time.value == 120
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_build_time_in_seconds_and_minutes():
 )
 def test_limits_that_make_no_sense(options, said):
     with pytest.raises(RequestError) as error:
-        limits(CheckOptions(**options))
+        limits(CheckSection(**options))
     assert said in str(error.value)

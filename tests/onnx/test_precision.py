@@ -18,7 +18,7 @@ from onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
 
 from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
-from diffc.recipe import TargetOptions
+from diffc.recipe import BuildSection
 from diffc_export.events import drain
 from diffc_export.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc_export.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
@@ -292,7 +292,7 @@ def test_precision_that_a_target_lacks_is_refused_before_the_work(name, precisio
     if not target(name).status().buildable:
         pytest.skip(f"no {name} here")
     with pytest.raises(UnavailableError, match=f"'{name}' does not compute in {precision} here"):
-        check_targets(TargetOptions(target=(name,), precision=precision))
+        check_targets(BuildSection(target=(name,), precision=precision))
 
 
 def test_int8_on_onnx_runtime_is_no_silent_fall_back(folder, tmp_path):

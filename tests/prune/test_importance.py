@@ -17,10 +17,10 @@ from diffc.models.sizes import tensor
 from diffc.models.source import find
 from diffc.prune import importance as module
 from diffc.prune.importance import Subject, importance, loss_curve, stratified
-from diffc.recipe import ImportanceOptions
+from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
 
-QUICK = ImportanceOptions(passes=6, batch=2, grid=5, curve_images=2)
+QUICK = ImportanceSection(passes=6, batch=2, grid=5, curve_images=2)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from test_importance import subject as subject
 
 from diffc.prune import importance as module
 from diffc.prune.importance import importance
-from diffc.recipe import ImportanceOptions
+from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
 
 
@@ -70,7 +70,7 @@ def test_the_prefix_ends_with_the_first_loss_below_the_threshold(
                   noise=process.noise[: len(losses)])  # fmt: skip
     monkeypatch.setattr(module, "_backward", backward)
     monkeypatch.setattr(module, "_slice_sums", lambda subject, absolute=False: [])
-    options = ImportanceOptions(method="reference", threshold=threshold, batch=2)
+    options = ImportanceSection(method="reference", threshold=threshold, batch=2)
     found = drain(importance(replace(subject, process=few), options, 0))
     assert calls == [(t, t > 0) for t in range(used)]
     assert found.why["passes"] == used and found.why["chosen_t"] == [[0, used - 1]]

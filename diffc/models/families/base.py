@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from diffc.errors import InputError
-from diffc.models.resolutions import Side, as_pair
+from diffc.sides import Side, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffc.models.families.base import Family
-from diffc.models.resolutions import Side
+from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
 from diffc.models.families.base import LABELS, Family, halving_multiple
-from diffc.models.resolutions import Side
+from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 

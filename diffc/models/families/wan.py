@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffc.models.families.base import TIMESTEP, Family
-from diffc.models.resolutions import Side, as_pair
+from diffc.sides import Side, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 

@@ -1,9 +1,9 @@
-"""A YAML file of options, read without running anything in it."""
+"""Reads a YAML file of options, without running anything in it."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -11,9 +11,11 @@ from diffc.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML would drop the first."""
+    """Refuses a key that stands twice in one mapping: YAML would drop the first of them."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, object]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
@@ -23,14 +25,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
+def read_yaml(path: Path) -> dict[str, object]:
+    """The mapping in a YAML file; empty for an empty file.
 
     Raises:
-        InputError: when the file cannot be read, is no mapping, or names a key twice.
+        InputError: the file cannot be read, is not a mapping, or names a key twice.
     """
     try:
-        value = _value(path.read_text("utf-8"))
+        value = _parse(path.read_text("utf-8"))
     except InputError as error:
         raise InputError(f"{path}: {error}", hint="leave one of them out") from None
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
@@ -42,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def _value(text: str) -> Any:
+def _parse(text: str) -> object:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -54,7 +56,6 @@ def _reason(error: Exception) -> str:
     """One line about what is wrong in the file, and where."""
     if isinstance(error, OSError):
         return str(error.strerror or error)
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is not None and problem:
-        return f"line {mark.line + 1}: {problem}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark and error.problem:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())[:150] or type(error).__name__

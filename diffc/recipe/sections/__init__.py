@@ -1,0 +1,12 @@
+"""The sections of a recipe, one file each; ``check:`` in a recipe file is ``check.py`` here.
+
+base.py         RecipeSection: what all sections have in common
+prune.py        what to remove, and how channels are ranked
+data.py         clean samples
+distill.py      losses and training
+export.py       ONNX and resolutions
+build.py        targets, precisions, batch sizes, and what single targets override
+measure.py      how long to measure
+quality.py      dense against compressed samples
+check.py        what ``diffc check`` allows
+"""

@@ -1,0 +1,39 @@
+"""``check``: what ``diffc check`` allows."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from diffc.recipe.sections.base import RecipeSection
+from diffc.recipe.words import Limit, Share
+
+
+class CheckSection(RecipeSection):
+    """``check``: what ``diffc check`` allows.
+
+    A limit is a text: a share of the baseline (``5%``), or an amount (``500MB``, ``90s``). None:
+    measured and reported, but not judged.
+
+    Attributes:
+        max_slowdown: of the median latency.
+        max_mean_slowdown: of the mean latency.
+        max_memory: of the peak memory.
+        max_engine_size: of the engine's files.
+        max_build_time: of the engine's build.
+        min_ssim: the lowest SSIM of compressed to dense.
+        pairs: pairs of runs before the first verdict of the sequential rule (gate/rule.py).
+        most_pairs: pairs at which the rule gives up.
+        seconds: time at which the rule gives up, for one figure.
+        loop_steps: steps of the whole sampling loop; 0: the loop is not timed.
+    """
+
+    max_slowdown: Share = "5%"
+    max_mean_slowdown: Share | None = None
+    max_memory: Limit | None = "5%"
+    max_engine_size: Limit | None = "5%"
+    max_build_time: Limit | None = None
+    min_ssim: float | None = None
+    pairs: int = Field(default=20, ge=10)
+    most_pairs: int = Field(default=320, ge=10)
+    seconds: float = Field(default=60.0, gt=0)
+    loop_steps: int = Field(default=10, ge=0)

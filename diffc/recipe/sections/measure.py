@@ -1,0 +1,32 @@
+"""``measure``: how long to measure, and what besides latency."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffc.recipe.sections.base import RecipeSection
+from diffc.recipe.words import NoneWord, OnOff
+
+
+class MeasureSection(RecipeSection):
+    """``measure``: how long to measure, with the engines' calls interleaved.
+
+    Attributes:
+        runs: the fewest calls of each engine.
+        seconds: the shortest time for each engine.
+        loop_steps: steps of the whole sampling loop.
+        loop_runs: how often the loop is timed.
+        explain: where the speed-up comes from: ``on`` goes from torch eager to the compressed
+            engine, ``full`` includes torch.compile (which takes a minute to compile), ``off`` does
+            not explain it.
+        server: an inference server through which the loop is measured too; None for no server.
+    """
+
+    runs: int = Field(default=50, ge=10)
+    seconds: float = Field(default=3.0, ge=0)
+    loop_steps: int = Field(default=20, ge=1)
+    loop_runs: int = Field(default=15, ge=1)
+    explain: Annotated[Literal["off", "on", "full"], OnOff] = "on"
+    server: Annotated[Literal["triton"] | None, NoneWord] = None

@@ -1,0 +1,71 @@
+"""``prune``: what to remove, and how channels are ranked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from diffc.recipe.sections.base import RecipeSection
+from diffc.recipe.words import Words
+
+_COUNTED = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
+
+
+class ImportanceSection(RecipeSection):
+    """``prune.importance``: how channels are ranked. prune/importance.py defines the methods.
+
+    Attributes:
+        method: ``diff-pruning``, ``reference``, ``taylor``, ``magnitude`` or ``random``.
+        threshold: T: timesteps whose L_t / L_max lies above it count.
+        grid: cells of the loss curve.
+        curve_images: images per cell.
+        passes: gradient micro-batches.
+        batch: images in each micro-batch.
+    """
+
+    method: Literal["diff-pruning", "reference", "taylor", "magnitude", "random"] = "diff-pruning"
+    threshold: float = Field(default=0.05, ge=0, lt=1)
+    grid: int = Field(default=40, ge=2)
+    curve_images: int = Field(default=16, ge=1)
+    passes: int = Field(default=64, ge=1)
+    batch: int = Field(default=8, ge=1)
+
+
+class PruneSection(RecipeSection):
+    """``prune``: what to remove.
+
+    Attributes:
+        ratio: the share to remove, between 0 and 1.
+        ratio_of: what the share is of: MACs, parameters, channels or latency.
+        allocate: how the ratio is spread over the groups: ``uniform``, ``global`` or ``latency``.
+        rounding: ``align`` gives widths that the target likes, ``paper`` those of the publication.
+        align: widths are a multiple of it; None: the multiple that the targets and the precision
+            want.
+        fixed: globs of layers that may not be cut.
+        floors: glob -> the smallest share of channels to keep.
+        widths: glob -> channels to keep, whatever the allocation says.
+        importance: how channels are ranked.
+    """
+
+    ratio: float = 0.5
+    ratio_of: Literal["macs", "params", "channels", "latency"] = "macs"
+    allocate: Literal["uniform", "global", "latency"] = "global"
+    rounding: Literal["align", "paper"] = "align"
+    align: int | None = Field(default=None, ge=1)
+    fixed: Words = ()
+    floors: dict[str, float] = Field(default_factory=dict)
+    widths: dict[str, int] = Field(default_factory=dict)
+    importance: ImportanceSection = ImportanceSection()
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> PruneSection:
+        if not 0 < self.ratio < 1:
+            raise ValueError(
+                f"ratio {self.ratio:g} is not between 0 and 1 (0.5 removes half of the "
+                f"{_COUNTED[self.ratio_of]})"
+            )
+        for pattern, floor in self.floors.items():
+            if not 0 <= floor <= 1:
+                raise ValueError(f"floors: {pattern}: {floor} is no share between 0 and 1")
+        return self

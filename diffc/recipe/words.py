@@ -1,0 +1,81 @@
+"""How people may write a recipe's values, as pydantic types that read them.
+
+The validators run before pydantic's own, and leave what they do not know for it to judge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from diffc.sides import as_word, read_side
+from diffc_export.disks import user_path
+
+MOST_SEED = 2**63 - 1
+"""The largest seed that PyTorch's generators take."""
+
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+
+
+def _as_list(value: object) -> object:
+    """A list of one value, or of the parts of a text such as '1,4'."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int | float) else value
+
+
+def _as_sides(value: object) -> object:
+    """Sides as recipes have them: 64, or '48x64' where height and width differ."""
+    sides = _as_list(value)
+    try:
+        return tuple(map(_as_side, sides)) if isinstance(sides, list | tuple) else sides
+    except ValueError as error:
+        raise ValueError(f"resolution: {error}") from None
+
+
+def _as_side(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is no side such as 64, and no height x width such as 64x96")
+    return as_word(read_side(value))
+
+
+def _as_on_off(value: object) -> object:
+    """'on' or 'off' for a boolean, which is how YAML reads these words."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _as_none(value: object) -> object:
+    """None for the words none and off (a boolean in YAML)."""
+    return None if value is False or value in ("none", "off") else value
+
+
+def _as_percent(value: object) -> object:
+    """'5%' for 5. A number below 1 is refused: 0.05 could mean 5 % as well as 0.05 %."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if value < 1:
+        raise ValueError(f"{value:g} is no share such as 5%")
+    return f"{value:g}%"
+
+
+def _as_text(value: object) -> object:
+    """A number as text: gate/limits.py judges it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if is_number else value
+
+
+def _expand_home(value: object) -> object:
+    """A path with the home folder in place of a leading ``~``."""
+    return str(user_path(value)) if isinstance(value, str | Path) else value
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
+Sides = Annotated[tuple[int | str, ...], BeforeValidator(_as_sides)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+OnOff = BeforeValidator(_as_on_off)
+NoneWord = BeforeValidator(_as_none)
+Share = Annotated[str, BeforeValidator(_as_percent)]
+Limit = Annotated[str, BeforeValidator(_as_text)]
+PathText = Annotated[str, BeforeValidator(_expand_home)]
