@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from diffc.bundle import bundle, triton, triton_check, triton_config
 from diffc.bundle.ahead import check_ahead
 from diffc.errors import RequestError, UnavailableError
+from diffc_runtime.bundles import misfits
 
 
 def config(repository: Path, model: str) -> pb.ModelConfig:
@@ -92,6 +93,14 @@ def test_steps_share_a_batch_where_the_backend_serves_any(tmp_path):
     assert found.max_batch_size == 8
     assert list(found.dynamic_batching.preferred_batch_size) == [8]
     assert config(tmp_path / "repo", "pipeline_bls").instance_group[0].count == 8
+
+
+def test_the_denoisers_folder_needs_no_pipeline_file(out, tmp_path):
+    bundle(out, tmp_path / "repo", server="triton")
+    folder = tmp_path / "repo/denoiser/1"
+    assert not (folder / "pipeline.json").exists()
+    (engine,) = misfits(folder)
+    assert (engine / "engine.json").is_file()
 
 
 def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
