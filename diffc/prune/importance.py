@@ -48,7 +48,7 @@ from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
 from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, Work
-from diffc_export.targets.out_of_memory import is_out_of_memory
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 METHODS = ("diff-pruning", "reference", "taylor", "magnitude", "random")
 

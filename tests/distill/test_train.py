@@ -18,7 +18,7 @@ from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
-from diffc_export.targets.out_of_memory import is_out_of_memory
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 
 class Faulty:

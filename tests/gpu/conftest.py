@@ -17,13 +17,13 @@ from gpu_targets import needs
 from onnx_folder import shared_unet_folder, tiny_unet
 
 from diffc_export.events import drain
-from diffc_export.targets import machine
 from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.driver import no_gpu
+from diffc_runtime import machine
+from diffc_runtime.machine.driver import no_gpu
 
 
 def pytest_collection_modifyitems(items):
-    reason = None if machine.gpus() else (no_gpu() or "no NVIDIA GPU here")
+    reason = None if machine.gpu.gpus() else (no_gpu() or "no NVIDIA GPU here")
     for item in items:
         if Path(__file__).parent in Path(item.fspath).parents:
             item.add_marker(pytest.mark.gpu)

@@ -7,9 +7,10 @@ from fake_onnxruntime import install
 
 from diffc.errors import CheckFailed, InputError, UnavailableError
 from diffc_export.events import drain
-from diffc_export.targets import cuda, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
+from diffc_runtime.machine import cuda
 
 
 @pytest.fixture
