@@ -95,14 +95,6 @@ def test_steps_share_a_batch_where_the_backend_serves_any(tmp_path):
     assert config(tmp_path / "repo", "pipeline_bls").instance_group[0].count == 8
 
 
-def test_the_denoisers_folder_needs_no_pipeline_file(out, tmp_path):
-    bundle(out, tmp_path / "repo", server="triton")
-    folder = tmp_path / "repo/denoiser/1"
-    assert not (folder / "pipeline.json").exists()
-    (engine,) = misfits(folder)
-    assert (engine / "engine.json").is_file()
-
-
 def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
     made = bundle(latent_out, tmp_path / "repo", server="triton")
     assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
@@ -247,6 +239,13 @@ def test_a_target_without_a_backend_runs_in_python(source, tmp_path):
     assert (found.backend, found.platform, found.max_batch_size) == ("python", "", 8)
     assert not found.optimization.cuda.graphs
     assert (tmp_path / "repo/denoiser/1/engine/model.engine").is_file()
+
+
+def test_a_denoiser_in_python_needs_no_pipeline_file(repository, source):
+    triton.stand_in(repository, "denoiser", source)
+    folder = repository / "denoiser/1"
+    assert not (folder / "pipeline.json").exists()
+    assert misfits(folder) == {folder / "engine": None}
 
 
 def test_the_stand_in_has_the_same_interface(repository, source):
