@@ -90,7 +90,7 @@ def random_engine(folder: Path, threads: int) -> Path:
     sys.path.insert(0, str(ROOT / "tests"))
     import torch
     from diffusers import UNet2DModel
-    from onnx_folder import write_onnx_folder
+    from support.onnx_folder import write_onnx_folder
 
     torch.manual_seed(0)
     model = UNet2DModel(

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
 
 import onnxruntime
-import tiny_engines
 from google.protobuf import text_format
+from support import tiny_engines
 from tritonclient.grpc import model_config_pb2 as pb
 
 from diffc.bundle import bundle, triton, triton_check, triton_config

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from quick import QUICK
 from safetensors.torch import load_file
+from support.quick import QUICK
 
 import diffc
 import diffc.output

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from support.onnx_folder import write_handmade_folder
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import write_handmade_folder
 
 from diffc.cli.app import app
 from diffc.errors import DiffcError

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_engines
+from support import tiny_engines
 
 from diffc_export.events import drain
 from diffc_export.targets import target

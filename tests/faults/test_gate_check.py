@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gate.gate_folders import DIGEST, edit, make_engine, make_output
+from support.gate_folders import DIGEST, edit, make_engine, make_output
 
 from diffc.errors import UnavailableError
 from diffc.gate import figures

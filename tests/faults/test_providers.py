@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_folder import write_handmade_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "targets"))
-
-from fake_cuda import FakeRuntime, installed
-from fake_onnxruntime import Fail, install
+from support.fake_cuda import FakeRuntime, installed
+from support.fake_onnxruntime import Fail, install
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, OutOfMemory, UnavailableError
 from diffc.measure import environment, probe

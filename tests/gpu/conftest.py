@@ -5,16 +5,11 @@
 A test of one target asks for it with ``needs(name)``, which skips with the target's own reason.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from gpu_targets import needs
-from onnx_folder import shared_unet_folder, tiny_unet
+from support.gpu_targets import needs
+from support.onnx_folder import shared_unet_folder, tiny_unet
 
 from diffc_export.events import drain
 from diffc_export.targets.base import BuildOptions

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from gpu_targets import needs
-from onnx_folder import write_handmade_folder
+from support.gpu_targets import needs
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import OutOfMemory
 from diffc.measure.environment import read_environment

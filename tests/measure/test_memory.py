@@ -85,7 +85,7 @@ def _large(tmp_path, weights, activation):
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
-    from onnx_folder import describe_folder
+    from support.onnx_folder import describe_folder
 
     from diffc_export.events import drain
     from diffc_export.targets import target

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fake_cuda import FakeRuntime, installed
-from fake_onnxruntime import install
+from support.fake_cuda import FakeRuntime, installed
+from support.fake_onnxruntime import install
 
 from diffc.errors import CheckFailed, InputError, UnavailableError
 from diffc_export.events import drain

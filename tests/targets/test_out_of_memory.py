@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_folder import describe_folder, tiny_unet
+from support.onnx_folder import describe_folder, tiny_unet
 
 from diffc.errors import InputError, OutOfMemory
 from diffc_export.events import drain

@@ -5,7 +5,7 @@ import time
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_folder import write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc_export.events import drain

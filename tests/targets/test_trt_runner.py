@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fake_cuda import UNCAPTURABLE
-from fake_tensorrt import install
+from support.fake_cuda import UNCAPTURABLE
+from support.fake_tensorrt import install
 
 from diffc.errors import InputError, OutOfMemory
 from diffc_export.events import drain
