@@ -49,7 +49,8 @@ from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find
 from diffc.prune.bench import Bench
-from diffc.prune.importance import Subject, importance
+from diffc.prune.importance import importance
+from diffc.prune.importance.base import Subject
 from diffc.prune.latency import Lab, widths_by_latency
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of

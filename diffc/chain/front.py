@@ -21,6 +21,7 @@ from diffc.errors import InputError
 from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, find
+from diffc.prune.importance import score_package
 from diffc.recipe import Recipe
 from diffc.recipe.sections.distill import WATCHING
 from diffc.stages import STATE, Done, Room, Stage
@@ -62,7 +63,8 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         from diffc.data.clean import CleanSet
         from diffc.data.precision import best_device
         from diffc.models.families.examples import example_inputs
-        from diffc.prune.importance import Subject, importance
+        from diffc.prune.importance import importance
+        from diffc.prune.importance.base import Subject
 
         model, family, specs, process = _opened(source, recipe)
         groups = family.groups(model, example_inputs(specs, source.config))
@@ -75,7 +77,8 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         return {"why": dict(found.why), "groups": len(groups)}
 
     places = {SCORES: f"{STATE}/{SCORES}"}
-    packages = (*model_packages(source), "torch-pruning")
+    package = score_package(options.method)
+    packages = (*model_packages(source), "torch-pruning", *([package] if package else []))
     return Stage("importance", 4, inputs, run, places, packages, collective=True)
 
 

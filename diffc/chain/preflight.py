@@ -24,6 +24,7 @@ from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
+from diffc.prune.importance import check_score
 from diffc.recipe import Recipe
 from diffc.stages import package_version
 from diffc_export.cache import cache_folder
@@ -60,6 +61,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_parts(source)
     data.check_data(source, recipe)
     notes = [*noise_checks(source, recipe), *uncompressed_notes(source)]
+    check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         back.check_targets(recipe.build)
     if recipe.distill.trackers and stop != "plan":

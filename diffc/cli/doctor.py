@@ -20,6 +20,7 @@ def doctor_(json: o.Json = False) -> None:
     from diffc.cli.show import print_json
     from diffc.measure.environment import read_environment
     from diffc.models.families import broken_families, family_names
+    from diffc.prune.importance import broken_scores, score_names
     from diffc_export.cache import cache_folder
     from diffc_export.targets import problems, targets
     from diffc_export.targets.base import Status
@@ -28,14 +29,19 @@ def doctor_(json: o.Json = False) -> None:
     states = {name: one.status() for name, one in targets().items()}
     unusable = {name: Status(False, False, False, reason) for name, reason in problems().items()}
     statuses = {name: asdict(status) for name, status in (states | unusable).items()}
-    broken = broken_families()
     if json:
-        families = {"usable": [name for name in family_names() if name not in broken],
-                    "broken": broken}  # fmt: skip
-        print_json({"diffc": __version__, "targets": statuses, "families": families,
-                    "environment": environment, "cache": str(cache_folder())})  # fmt: skip
+        added = {
+            "families": _usable_and_broken(family_names(), broken_families()),
+            "scores": _usable_and_broken(score_names(), broken_scores()),
+        }
+        here = {"environment": environment, "cache": str(cache_folder())}
+        print_json({"diffc": __version__, "targets": statuses, **added, **here})
         return
-    _show(statuses, environment, broken)
+    _show(statuses, environment, broken_families() | broken_scores())
+
+
+def _usable_and_broken(names: list[str], broken: dict[str, str]) -> dict[str, object]:
+    return {"usable": [name for name in names if name not in broken], "broken": broken}
 
 
 def _show(
@@ -43,7 +49,7 @@ def _show(
 ) -> None:
     from diffc.cli.show import console
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
-    from diffc_runtime.machine.driver import no_gpu
+    from diffc_export.targets.driver import no_gpu
 
     screen = console()
     columns = [Column("target", left=True), Column("builds", left=True), Column("runs", left=True),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diffc.errors import RequestError
+from diffc.prune.importance import own_score_names
 
 
 def user_path(text: str) -> Path:
@@ -53,9 +54,7 @@ Rounding = Annotated[
 ]
 ImportanceMethod = Annotated[
     str | None,
-    typer.Option(
-        "--importance", help="diff-pruning, reference, taylor, magnitude, random.  [diff-pruning]"
-    ),
+    typer.Option("--importance", help=f"{', '.join(own_score_names())}.  [diff-pruning]"),
 ]
 Threshold = Annotated[
     float | None,

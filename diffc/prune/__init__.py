@@ -1,7 +1,7 @@
 """Diff-Pruning: importance -> plan -> surgery -> checkpoint.
 
 cost.py         what widths cost: MACs and parameters as a function of the widths
-importance.py   how much each channel matters, over the timesteps that matter
+importance/     how much each channel matters: one file for each score
 allocate.py     widths under a budget: uniform, global
 latency.py      widths by latency measured on the target; bench.py: where it is measured
 knapsack.py     the least importance lost under several budgets at once

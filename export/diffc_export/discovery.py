@@ -19,9 +19,12 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from diffc_runtime.errors import RequestError, UnavailableError, unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 T = TypeVar("T")
 
@@ -61,13 +64,19 @@ def entry_points(group: str) -> tuple[EntryPoint, ...]:
 @cache
 def _entry_points_on(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """The entry points of a group, each once. ``path`` is ``sys.path``, the cache's key."""
-    from importlib import metadata
-
     points = []
-    for point in metadata.entry_points(group=group):
+    for point in _search(path)(group=group):
         package, version = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
         points.append(EntryPoint(point.name, point.module, point.attr or "", package, version))
     return tuple(dict.fromkeys(points))
+
+
+@cache
+def _search(path: tuple[str, ...]) -> Callable[..., EntryPoints]:
+    """Selects from all entry points: reading them takes a while, so it is done once a path."""
+    from importlib import metadata
+
+    return metadata.entry_points().select
 
 
 def load(point: EntryPoint, attribute: str) -> tuple[object, str]:
@@ -151,8 +160,11 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Every listed name, diffc's own first."""
-        listed = [name for name in self._own() if name not in self._unlisted]
-        return list(dict.fromkeys([*listed, *(p.name for p in entry_points(self.group))]))
+        return list(dict.fromkeys([*self.own_names(), *(p.name for p in entry_points(self.group))]))
+
+    def own_names(self) -> list[str]:
+        """The names of diffc's own things; the installed distributions are not searched."""
+        return [name for name in self._own() if name not in self._unlisted]
 
     def get(self, name: str) -> T:
         """Return the thing called ``name``.

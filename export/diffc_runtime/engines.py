@@ -19,8 +19,7 @@ from typing import Any
 
 from . import loaders
 from .errors import BadRequest, UnfitEngine
-from .fit import check_files, misfit
-from .machine import cpu
+from .fit import check_files, cores, misfit
 from .pipeline import Array, Denoise, Input
 
 FORMAT = 1
@@ -94,7 +93,7 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         raise UnfitEngine(f"{folder}: {reason}")
     check_files(folder, info)
     with _in_one_line("cannot load the engine"):
-        run = loaders.find_loader(info["target"]).load(folder, info, threads or cpu.cores())
+        run = loaders.find_loader(info["target"]).load(folder, info, threads or cores())
     return Engine(info, specs(info), batches(info), _said_in_one_line(run))
 
 

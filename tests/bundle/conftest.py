@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from support import tiny_engines
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny_engines
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +52,7 @@ def latent_out(tmp_path_factory) -> Path:
 
 def pytest_report_header() -> str:
     """Which parts of the server's tests are real here."""
-    from support import triton_server
+    import triton_server
 
     if triton_server.environment() is None:
         return f"triton: no server ({triton_server.VARIABLE} is not set; scripts/triton_env.sh)"

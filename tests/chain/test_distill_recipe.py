@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.quick import QUICK
+from quick import QUICK
 
 import diffc
 from diffc.errors import RequestError

@@ -6,9 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from support.onnx_folder import write_handmade_folder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from onnx_folder import write_handmade_folder
 
 pytest.importorskip("onnxruntime")
 QUICK = ("--seconds", "0")

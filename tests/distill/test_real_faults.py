@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import tiny_training
-from support.tiny_training import same, trained
+import tiny
+from test_train import same, trained
 
 from diffc.errors import UnavailableError
 
-WORKER = Path(tiny_training.__file__)
+WORKER = Path(tiny.__file__)
 
 
 @pytest.fixture

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
-from support import tiny_engines
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny_engines
 
 
 @pytest.fixture(scope="session")

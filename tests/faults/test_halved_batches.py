@@ -23,10 +23,11 @@ from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.source import find
-from diffc.prune.importance import Subject, importance
+from diffc.prune.importance import importance
+from diffc.prune.importance.base import Subject
 from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, drain
-from diffc_runtime.machine.out_of_memory import is_out_of_memory
+from diffc_export.targets.out_of_memory import is_out_of_memory
 
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB"
 CPU = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"

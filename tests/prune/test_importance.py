@@ -7,20 +7,38 @@ import copy
 import numpy as np
 import pytest
 import torch
-from support.quick import QUICK_IMPORTANCE
 
+from diffc.data.clean import CleanSet
 from diffc.errors import InputError
 from diffc.models.diffusion import Process, process_from_scheduler
+from diffc.models.families import family
+from diffc.models.load import load_denoiser
 from diffc.models.sizes import tensor
-from diffc.prune import importance as module
-from diffc.prune.importance import Subject, importance, loss_curve, stratified
+from diffc.models.source import find
+from diffc.prune.importance import diff_pruning, importance, score_names
+from diffc.prune.importance.base import Subject
+from diffc.prune.importance.diff_pruning import loss_curve, stratified
+from diffc.prune.importance.gradients import backward, batch_loss, draw_batch, slice_sums
 from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
 
-QUICK = ImportanceSection(**QUICK_IMPORTANCE)
+QUICK = ImportanceSection(passes=6, batch=2, grid=5, curve_images=2)
 
 
-@pytest.mark.parametrize("method", module.METHODS)
+@pytest.fixture
+def subject(tiny_model):
+    torch.set_num_threads(1)
+    source = find(tiny_model)
+    model, found = load_denoiser(source), family("UNet2DModel")
+    inputs = {"sample": torch.zeros(1, 1, 16, 16), "timestep": torch.zeros(1, dtype=torch.long)}
+    clean = CleanSet(
+        torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, {}, ""
+    )
+    groups = found.groups(model, inputs)
+    return Subject(model, found, process_from_scheduler(source.scheduler), clean, groups)
+
+
+@pytest.mark.parametrize("method", score_names())
 def test_every_method_scores_every_channel(subject, method):
     found = drain(importance(subject, QUICK.model_copy(update={"method": method}), 0))
     assert {g.name: (g.size,) for g in subject.groups} == {
@@ -32,10 +50,10 @@ def test_every_method_scores_every_channel(subject, method):
 
 def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
     """w . dL/dw over a slice equals the derivative of L along scaling that slice."""
-    batch = module._batch(subject, 300, 2, (0,))
-    module._backward(subject, batch)
+    batch = draw_batch(subject, 300, 2, (0,))
+    backward(subject, batch)
     group = subject.groups[3]
-    sums = {g.name: s for g, s in module._slice_sums(subject)}[group.name]
+    sums = {g.name: s for g, s in slice_sums(subject)}[group.name]
     piece, channel, step = group.slices[0], 1, 1e-3
     index = torch.from_numpy(piece.index[channel])
     losses = []
@@ -48,7 +66,7 @@ def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
             )
             tensor(scaled, piece.tensor).copy_(weight)
         moved = Subject(scaled, subject.family, subject.process, subject.clean, subject.groups)
-        losses.append(float(module._loss(moved, batch).detach()))
+        losses.append(float(batch_loss(moved, batch).detach()))
     slope = (losses[0] - losses[1]) / (2 * step)
     assert sums[0, channel] == pytest.approx(slope, rel=0.05, abs=2e-5)
 
@@ -114,8 +132,8 @@ def test_two_processes_sum_to_one(subject, monkeypatch):
     whole = drain(importance(subject, QUICK, 0)).scores
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(module, "process_share", lambda rank=rank: (rank, 2))
-        monkeypatch.setattr(module, "_add_over_processes", lambda total, world: None)
+        monkeypatch.setattr(diff_pruning, "process_share", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(diff_pruning, "_add_over_processes", lambda total, world: None)
         parts.append(drain(importance(subject, QUICK, 0)).scores)
     for name, score in whole.items():
         assert np.allclose(parts[0][name] + parts[1][name], score, rtol=1e-9)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
-from support.quick import QUICK_IMPORTANCE
+from test_importance import QUICK
+from test_importance import subject as subject
 
-from diffc.prune import importance as module
-from diffc.prune.importance import importance
+from diffc.prune.importance import importance, reference
+from diffc.prune.importance.gradients import draw_batch
 from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
-
-QUICK = ImportanceSection(**QUICK_IMPORTANCE)
 
 
 @pytest.mark.parametrize("method", ["reference", "taylor", "magnitude"])
@@ -69,8 +68,8 @@ def test_the_prefix_ends_with_the_first_loss_below_the_threshold(
     process = subject.process
     few = replace(process, signal=process.signal[: len(losses)],
                   noise=process.noise[: len(losses)])  # fmt: skip
-    monkeypatch.setattr(module, "_backward", backward)
-    monkeypatch.setattr(module, "_slice_sums", lambda subject, absolute=False: [])
+    monkeypatch.setattr(reference, "backward", backward)
+    monkeypatch.setattr(reference, "slice_sums", lambda subject, absolute=False: [])
     options = ImportanceSection(method="reference", threshold=threshold, batch=2)
     found = drain(importance(replace(subject, process=few), options, 0))
     assert calls == [(t, t > 0) for t in range(used)]
@@ -78,5 +77,5 @@ def test_the_prefix_ends_with_the_first_loss_below_the_threshold(
 
 
 def test_one_batch_and_one_noise_serve_every_timestep(subject):
-    first, second = (module._batch(subject, t, 2, (0, 0)) for t in (3, 900))
+    first, second = (draw_batch(subject, t, 2, (0, 0)) for t in (3, 900))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])

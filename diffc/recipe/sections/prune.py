@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from diffc.errors import nearest
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.words import Words
 
@@ -13,10 +14,11 @@ _COUNTED = {"macs": "MACs", "params": "parameters", "channels": "channels", "lat
 
 
 class ImportanceSection(RecipeSection):
-    """``prune.importance``: how channels are ranked. prune/importance.py defines the methods.
+    """``prune.importance``: how channels are ranked.
 
     Attributes:
-        method: ``diff-pruning``, ``reference``, ``taylor``, ``magnitude`` or ``random``.
+        method: the name of a score: ``diff-pruning``, ``magnitude``, ``random``, ``reference``,
+            ``taylor`` (a file of prune/importance/ each), or another package's.
         threshold: T: timesteps whose L_t / L_max lies above it count.
         grid: cells of the loss curve.
         curve_images: images per cell.
@@ -24,12 +26,24 @@ class ImportanceSection(RecipeSection):
         batch: images in each micro-batch.
     """
 
-    method: Literal["diff-pruning", "reference", "taylor", "magnitude", "random"] = "diff-pruning"
+    method: str = "diff-pruning"
     threshold: float = Field(default=0.05, ge=0, lt=1)
     grid: int = Field(default=40, ge=2)
     curve_images: int = Field(default=16, ge=1)
     passes: int = Field(default=64, ge=1)
     batch: int = Field(default=8, ge=1)
+
+    @field_validator("method")
+    @classmethod
+    def _check_method(cls, method: str) -> str:
+        from diffc.prune.importance import score_names
+
+        known = score_names()
+        if method not in known:
+            close = nearest(method, known)
+            near = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown importance score '{method}' ({near})")
+        return method
 
 
 class PruneSection(RecipeSection):

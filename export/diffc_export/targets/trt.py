@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from diffc_export.targets.base import TENSOR_CORES, TargetFacts, TritonBackend
+from diffc_export.targets.base import TargetFacts, TritonBackend
+from diffc_export.targets.cuda import TENSOR_CORES
 from diffc_export.targets.trt_builder import Flavour
 from diffc_export.targets.trt_target import TrtTarget
-from diffc_runtime.machine.packages import TENSORRT
+
+_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 _FACTS = TargetFacts(
     name="trt",
     device="gpu",
-    packages=TENSORRT,
+    packages=_PACKAGES,
     requires=("tensorrt",),
     libraries=("tensorrt",),
     alignment=TENSOR_CORES,
@@ -27,7 +29,7 @@ _FACTS = TargetFacts(
 TARGET = TrtTarget(
     Flavour(
         facts=_FACTS,
-        packages=TENSORRT,
+        packages=_PACKAGES,
         extra="trt",
         minimum=(10, 9),
         minimum_sm={"bf16": 80, "int8": 75, "fp8": 89, "fp4": 100},

@@ -1,0 +1,89 @@
+"""What a score is given, and what it returns. Imports no torch.
+
+Score        one way to rank units: a class with ``measure``, and one instance ``SCORE``
+Subject      the model, its data and its groups
+Importance   the scores, and how they came about
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffc.models.groups import Group
+from diffc_runtime.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diffc.data.clean import CleanSet
+    from diffc.models.diffusion import Process
+    from diffc.models.families.base import Family
+    from diffc.recipe import ImportanceSection
+    from diffc_export.events import Work
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The outcome of a score.
+
+    Attributes:
+        scores: Unit's name -> float64 (C,), one for each of its channels; higher is more important.
+        why: What plan.json says of how they came about: the loss curve, the timesteps, ...
+    """
+
+    scores: Mapping[str, NDArray[np.float64]]
+    why: JsonObject = field(default_factory=dict)
+
+
+@dataclass
+class RowLimit:
+    """How many rows of a batch fit into memory at once; None: no limit is known yet."""
+
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What importance is measured on.
+
+    Attributes:
+        model: On the device to compute on, in evaluation mode.
+        family: The model's family, which knows how to call it.
+        process: The noising process.
+        clean: Samples x_0 and their conditions.
+        groups: The groups of channels to score.
+        limit: Shared by all passes, so that the first one that runs out of memory sets it for all.
+    """
+
+    model: nn.Module
+    family: Family
+    process: Process
+    clean: CleanSet
+    groups: Sequence[Group]
+    limit: RowLimit = field(default_factory=RowLimit)
+
+
+class Score(ABC):
+    """One way to rank units. Its file sets ``SCORE`` to an instance."""
+
+    @abstractmethod
+    def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
+        """Score every channel of every group of ``subject``.
+
+        Args:
+            subject: The model, its data and its groups.
+            options: The recipe's ``prune.importance``. A score ignores what it has no use for.
+            seed: Decides everything random.
+
+        Yields:
+            Progress, for the terminal.
+
+        Returns:
+            The scores. For ``--allocate global`` they must be comparable between groups.
+        """

@@ -1,0 +1,53 @@
+"""The published ddpm_prune.py (Taylor importance, multivariable=False).
+
+t = 0, 1, 2, ... with one batch and one noise, up to and including the first t at which
+L_t < T max_{s<=t} L_s. Gradients are added with their signs; then, over the slices s of a group,
+
+    I_c = mean_s  sum_{k in s(c)} | w_k sum_t dL_t/dw_k |
+
+Only weights of convolutions and linear layers count, as in torch-pruning's importances: no biases
+and no norms. torch-pruning's selection is not repeated here; it cuts the same offsets out of every
+run of a normalisation's channels.
+"""
+
+from __future__ import annotations
+
+from diffc.prune.importance.base import Importance, Score, Subject
+from diffc.prune.importance.gradients import (
+    backward,
+    draw_batch,
+    mean_over_slices,
+    slice_sums,
+    weights_only,
+)
+from diffc.recipe import ImportanceSection
+from diffc_export.events import Progress, Work
+
+
+class Reference(Score):
+    """Mean absolute products of weights and gradients, over a prefix of the timesteps."""
+
+    def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
+        steps = len(subject.process)
+        top, losses = 0.0, []
+        for t in range(steps):
+            batch = draw_batch(subject, t, options.batch, (seed, 0))
+            loss = backward(subject, batch, accumulate=t > 0)
+            losses.append(loss)
+            top = max(top, loss)
+            yield Progress(t + 1, steps, f"gradients at t = {t}", {"loss": loss})
+            if loss < top * options.threshold:
+                break
+        sums = slice_sums(weights_only(subject), absolute=True)
+        scores = {group.name: mean_over_slices(rows) for group, rows in sums}
+        why = {
+            "threshold": options.threshold,
+            "curve": {"t": list(range(len(losses))), "relative_loss": [v / top for v in losses]},
+            "chosen_t": [[0, len(losses) - 1]],
+            "passes": len(losses),
+            "batch": options.batch,
+        }
+        return Importance(scores, why)
+
+
+SCORE = Reference()
