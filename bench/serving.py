@@ -38,9 +38,9 @@ import numpy as np
 from diffc.bundle import bundle, server, triton
 from diffc.bundle.served import served
 from diffc_export.events import drain
-from diffc_export.targets import machine, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from diffc_runtime import Pipeline, open_bundle
+from diffc_runtime import Pipeline, machine, open_bundle
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,7 +90,7 @@ def random_engine(folder: Path, threads: int) -> Path:
     sys.path.insert(0, str(ROOT / "tests"))
     import torch
     from diffusers import UNet2DModel
-    from onnx_folder import write_onnx_folder
+    from support.onnx_folder import write_onnx_folder
 
     torch.manual_seed(0)
     model = UNet2DModel(
@@ -128,12 +128,12 @@ def measure(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
 def environment(load: float, threads: int) -> dict:
     """What the figures were taken on."""
     return {
-        "cpu": machine.cpu_name(),
-        "cores": machine.cores(),
+        "cpu": machine.cpu.cpu_name(),
+        "cores": machine.cpu.cores(),
         "threads": threads,
         "python": sys.version.split()[0],
         "numpy": np.__version__,
-        "onnxruntime": machine.version("onnxruntime"),
+        "onnxruntime": machine.packages.version("onnxruntime"),
         "load_average": load,
         "quiet": load < 1,  # other work makes figures across processes meaningless
     }

@@ -284,7 +284,7 @@ def _memory_errors(stage: Stage) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as failure:
-        from diffc_export.targets.out_of_memory import is_out_of_memory
+        from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
         if not is_out_of_memory(failure):
             raise

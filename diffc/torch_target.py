@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from diffc.errors import InputError, RequestError, UnavailableError, unknown
 from diffc_export.events import Progress, Work
-from diffc_export.targets import cuda, driver, engine, machine, shapes
+from diffc_export.targets import engine, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
 from diffc_export.targets.onnx_file import read_onnx
-from diffc_export.targets.out_of_memory import out_of_memory
+from diffc_runtime import machine
+from diffc_runtime.machine import cuda, driver
+from diffc_runtime.machine.out_of_memory import out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,11 +61,11 @@ class TorchTarget:
 
     def status(self) -> Status:
         """Runs wherever torch and diffusers are installed."""
-        number = machine.version("torch")
+        number = machine.packages.version("torch")
         on_gpu = driver.torch_on_gpu()
-        cpu = f"{machine.cpu_name()}, {machine.cores()} cores"
-        device = machine.gpus()[0].name if on_gpu else cpu
-        if number is None or machine.version("diffusers") is None:
+        cpu = f"{machine.cpu.cpu_name()}, {machine.cpu.cores()} cores"
+        device = machine.gpu.gpus()[0].name if on_gpu else cpu
+        if number is None or machine.packages.version("diffusers") is None:
             reason = "torch and diffusers are not installed: pip install diffc"
             return Status(False, False, False, reason, {}, device)
         reason = driver.old_driver("torch") if on_gpu else ""  # torch would take the CPU, silently
@@ -82,7 +84,7 @@ class TorchTarget:
         variant = options.variant or VARIANTS[0]
         if variant not in VARIANTS:
             raise unknown("variant of torch", variant, VARIANTS)
-        machine.check_threads(options.threads)
+        machine.cpu.check_threads(options.threads)
         served = shapes.profiles(model, options)
         yield Progress(0, 1, "nothing to build")
         source = _source(_model(folder, options.model))
@@ -121,11 +123,11 @@ class TorchTarget:
                 f"{source.folder} was cut or altered since {folder} was built from it",
                 hint="build the engine again",
             )
-        return TorchRunner(load_denoiser(source), info, machine.threads(threads, info.threads))
+        return TorchRunner(load_denoiser(source), info, machine.cpu.threads(threads, info.threads))
 
 
 def _device() -> dict[str, str]:
-    return machine.gpu_fingerprint() if driver.torch_on_gpu() else machine.cpu_fingerprint()
+    return machine.gpu.gpu_fingerprint() if driver.torch_on_gpu() else machine.cpu.cpu_fingerprint()
 
 
 def _source(model: str) -> Source:

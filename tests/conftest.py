@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from quick import QUICK, save_tiny_model
+from support.quick import QUICK, save_tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffc_export.targets import machine, target
+from diffc_export.targets import target
+from diffc_runtime import machine
 
 from .jobs import Job, gives_way, is_done, run, skip
 from .networks import NETWORKS
@@ -136,7 +137,7 @@ def _latency(args, precision: str) -> Iterator[tuple[Job, str]]:
 
 
 def _anyway(args, precision: str) -> Iterator[tuple[Job, str]]:
-    reason = _cannot_build("trt-rtx") if machine.gpus() else "no NVIDIA GPU here"
+    reason = _cannot_build("trt-rtx") if machine.gpu.gpus() else "no NVIDIA GPU here"
     yield _job(args, "latency", "trt-rtx-anyway", "anyway", "--network", args.networks[0],
                "--precision", precision, least=20.0), reason  # fmt: skip
 

@@ -34,7 +34,8 @@ from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
 from diffc_export.events import drain
-from diffc_export.targets import machine, target
+from diffc_export.targets import target
+from diffc_runtime import machine
 from diffc_runtime.files import write_text
 
 ALLOCATIONS = ("dense", "latency", "global", "uniform")
@@ -104,7 +105,7 @@ def planning_target() -> tuple[str | None, str]:
     On a machine with a GPU it is one of the GPU's alone: a plan made by the processor's times is
     another plan, and is kept.
     """
-    names = GPU_TARGETS if machine.gpus() else (*GPU_TARGETS, "ort-cpu")
+    names = GPU_TARGETS if machine.gpu.gpus() else (*GPU_TARGETS, "ort-cpu")
     statuses = {name: target(name).status() for name in names}
     for name, status in statuses.items():
         if status.buildable and status.runnable:

@@ -28,7 +28,9 @@ def write(source: Source, to: Path) -> tuple[str, ...]:
 def copy_runtime(name: str, to: Path) -> None:
     """Copy the runtime, with the loader of target ``name`` where another package brings it."""
     copy_package(RUNTIME, to)
-    copy_package(RUNTIME / "loaders", to / "loaders")
+    for init in sorted(RUNTIME.glob("*/__init__.py")):
+        if init.parent.name != "servers":  # templates, which a server's own bundle starts from
+            copy_package(init.parent, to / init.parent.name)
     loader = target(name).facts.loader
     spec = find_spec(loader) if loader else None
     if spec is not None and spec.origin is not None:

@@ -17,9 +17,9 @@ from diffc.stages import Room, Runner, Stage, StageEvent
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work
 from diffc_export.targets.engine import engine_digest
-from diffc_export.targets.machine import cores
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.files import file_digest
+from diffc_runtime.machine.cpu import cores
 
 SIDES = ("dense", "compressed")
 
@@ -56,7 +56,7 @@ def check_targets(build: BuildSection) -> None:
     UnavailableError for a target or a precision, RequestError for GPUs and threads.
     """
     from diffc_export.targets import check_gpus, target
-    from diffc_export.targets.machine import check_threads
+    from diffc_runtime.machine.cpu import check_threads
 
     if build.gpu:
         _check_takes_gpus(build)

@@ -49,7 +49,7 @@ def _show(
 ) -> None:
     from diffc.cli.show import console
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
-    from diffc_export.targets.driver import no_gpu
+    from diffc_runtime.machine.driver import no_gpu
 
     screen = console()
     columns = [Column("target", left=True), Column("builds", left=True), Column("runs", left=True),

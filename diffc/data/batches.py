@@ -13,7 +13,7 @@ import torch
 
 from diffc.errors import OutOfMemory
 from diffc_export.events import Progress, Work
-from diffc_export.targets.out_of_memory import bytes_asked, error, is_out_of_memory
+from diffc_runtime.machine.out_of_memory import bytes_asked, error, is_out_of_memory
 
 T = TypeVar("T")
 HINT = "a smaller --resolution needs less; so does a machine or a GPU with more memory"

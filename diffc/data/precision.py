@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from diffc_export.targets.machine import fast_bf16
+from diffc_runtime.machine.cpu import fast_bf16
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -38,7 +38,7 @@ from diffc.models.diffusion import Process
 from diffc.models.families.base import Family
 from diffc.recipe import DistillSection
 from diffc_export.events import Progress, Work
-from diffc_export.targets.out_of_memory import is_out_of_memory
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 SKIPS = 20
 """Steps in a row that fp16's overflow may take: the scale has then fallen a million times."""

@@ -16,9 +16,10 @@ from diffc.gate.subject import Engine
 from diffc.measure.engines import opened, why_absent
 from diffc.measure.parity import read_reference
 from diffc_export.events import Progress, Work
-from diffc_export.targets import machine, target
+from diffc_export.targets import target
 from diffc_export.targets.base import Runner
 from diffc_export.targets.engine import EngineInfo
+from diffc_runtime import machine
 from diffc_runtime.schedules import train_steps
 
 
@@ -26,7 +27,7 @@ def check_wanted(wanted: Wanted, seed: int) -> None:
     """Raise RequestError for names and numbers that cannot be, before any file is read."""
     for name in wanted.targets:
         target(name)
-    machine.check_threads(wanted.threads)
+    machine.cpu.check_threads(wanted.threads)
     wrong = [batch for batch in wanted.batch if batch < 1]
     if wrong:
         raise RequestError(f"--batch {wrong[0]}: batch sizes are 1 or more")

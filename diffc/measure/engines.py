@@ -21,10 +21,12 @@ from diffc.measure.memory import measure_memory
 from diffc.measure.pinning import chosen, pinned
 from diffc.measure.results import Memory, Noise, Speedup
 from diffc_export.events import Work
-from diffc_export.targets import machine, nvml, on_gpu, target
+from diffc_export.targets import on_gpu, target
 from diffc_export.targets.base import Runner
 from diffc_export.targets.engine import EngineInfo, read_info
 from diffc_export.targets.onnx_file import Size
+from diffc_runtime import machine
+from diffc_runtime.machine import nvml
 
 PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
 
@@ -70,7 +72,7 @@ def _most_threads(infos: Collection[EngineInfo], threads: int | None) -> int | N
 
 def threads_of(info: EngineInfo, asked: int | None) -> int | None:
     """The threads that an engine runs on here; None for one on a GPU."""
-    return None if on_gpu(info.target) else machine.threads(asked, info.threads)
+    return None if on_gpu(info.target) else machine.cpu.threads(asked, info.threads)
 
 
 @contextmanager
@@ -180,7 +182,7 @@ def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Nois
         against_itself=None if itself is None else Speedup.of(itself),
         steady=timings.steady,
         load=timings.load,
-        cores=machine.cores(),
+        cores=machine.cpu.cores(),
         gpu_busy=None if _all_on_cpu(infos) else nvml.busy(),
     )
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffc_export.targets import engine_packages, machine, nvml, ort
+from diffc_export.targets import engine_packages, ort
+from diffc_runtime import machine
+from diffc_runtime.machine import nvml
 
 _PACKAGES = ("diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx")
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
@@ -71,8 +73,8 @@ class Environment(BaseModel):
 def read_environment() -> Environment:
     """This machine, now."""
     found = Environment(
-        cpu=machine.cpu_name(),
-        cores=machine.cores(),
+        cpu=machine.cpu.cpu_name(),
+        cores=machine.cpu.cores(),
         logical_cpus=os.cpu_count() or 1,
         cpu_flags=_simd_flags(),
         clock_mhz=_clock(),
@@ -106,7 +108,7 @@ def _gpus() -> list[GpuInfo]:
     driver = nvml.driver_cuda()
     cuda = ".".join(map(str, driver)) if driver else None
     found = []
-    for gpu in machine.gpus():
+    for gpu in machine.gpu.gpus():
         cut = nvml.slices(gpu.index)
         names = None if cut is None else [f"{part.name}, {part.total >> 20} MiB" for part in cut]
         facts = {key: value for key, value in vars(gpu).items() if key != "index"}
@@ -115,13 +117,13 @@ def _gpus() -> list[GpuInfo]:
 
 
 def _simd_flags() -> list[str]:
-    return machine.cpu_fingerprint()["simd"].split()
+    return machine.cpu.cpu_fingerprint()["simd"].split()
 
 
 def _packages() -> dict[str, str]:
     """Versions by distribution; of ONNX Runtime's two the one that an import gives."""
     names = (*_PACKAGES, *engine_packages())
-    found = {name: number for name in names if (number := machine.version(name))}
+    found = {name: number for name in names if (number := machine.packages.version(name))}
     imported = ort.package()
     if imported is None:
         return found
@@ -130,7 +132,7 @@ def _packages() -> dict[str, str]:
 
 
 def _clock() -> float | None:
-    text = machine.cpu_info().get("cpu MHz")
+    text = machine.cpu.cpu_info().get("cpu MHz")
     return float(text) if text else None
 
 

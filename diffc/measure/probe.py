@@ -139,7 +139,8 @@ def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
     This process's own by NVML where the driver knows it; else what is in use on the whole device,
     which is this process's only as long as nobody else's changes.
     """
-    from diffc_export.targets import nvml, on_gpu
+    from diffc_export.targets import on_gpu
+    from diffc_runtime.machine import nvml
 
     if not on_gpu(target):
         return (lambda: None), None
@@ -151,14 +152,14 @@ def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
 
 def start_cuda() -> None:
     """Make this process's CUDA context: hundreds of MB that no engine answers for."""
-    from diffc_export.targets import cuda
+    from diffc_runtime.machine import cuda
 
     cuda.free_bytes()
 
 
 def device_used() -> int | None:
     """Bytes in use on the device, whoever's."""
-    from diffc_export.targets import cuda
+    from diffc_runtime.machine import cuda
 
     return cuda.used_bytes()
 

@@ -106,7 +106,8 @@ def _save(samples: NDArray[np.float32], out: Path) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    settings, reasons = read_settings(options.bundle), misfits(options.bundle)
+    settings = read_settings(options.bundle)
+    reasons = misfits(options.bundle, settings)
     fit = [folder for folder, reason in reasons.items() if reason is None]
     engine = read_info(fit[0] if fit else options.bundle / "engine")
     content = {

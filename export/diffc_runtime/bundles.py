@@ -53,7 +53,7 @@ def open_bundle(folder: Path, threads: int | None = None) -> Pipeline:
         UnfitEngine: No engine of the bundle fits this machine, or a file is missing or altered.
     """
     settings = read_settings(folder)
-    engine = open_engine(fitting_engine(folder), threads)
+    engine = open_engine(fitting_engine(folder, settings), threads)
     return pipeline_of(settings, engine.info, engine.run, _open_decoder(folder, settings, threads))
 
 
@@ -87,13 +87,16 @@ def pipeline_of(
     )
 
 
-def fitting_engine(folder: Path) -> Path:
+def fitting_engine(folder: Path, settings: JsonObject | None = None) -> Path:
     """Return the first engine folder that fits this machine.
+
+    Args:
+        settings: The content of pipeline.json; None for a server's denoiser, which has none.
 
     Raises:
         UnfitEngine: None fits; the message gives the reason for each.
     """
-    reasons = misfits(folder)
+    reasons = misfits(folder, settings)
     for engine, reason in reasons.items():
         if reason is None:
             return engine
@@ -101,12 +104,16 @@ def fitting_engine(folder: Path) -> Path:
     raise UnfitEngine(message or f"{folder} holds no engine folder")
 
 
-def misfits(folder: Path) -> dict[Path, str | None]:
+def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str | None]:
     """Return each engine folder with the reason why it cannot be opened here; None if it can.
 
     It does not fit this machine, or a file of the engine or of the decoder is missing.
+
+    Args:
+        settings: The content of pipeline.json, which says whether a decoder belongs to the
+            folder; None for a server's denoiser, which has neither.
     """
-    decoder = [folder / "decoder"] if read_settings(folder).get("latent") else []
+    decoder = [folder / "decoder"] if settings and settings.get("latent") else []
     return {
         engine: misfit(read_info(engine)) or missing_file([engine, *decoder])
         for engine in sorted(folder.glob("engine*"))

@@ -19,7 +19,8 @@ from typing import Any
 
 from . import loaders
 from .errors import BadRequest, UnfitEngine
-from .fit import check_files, cores, misfit
+from .fit import check_files, misfit
+from .machine import cpu
 from .pipeline import Array, Denoise, Input
 
 FORMAT = 1
@@ -93,7 +94,7 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         raise UnfitEngine(f"{folder}: {reason}")
     check_files(folder, info)
     with _in_one_line("cannot load the engine"):
-        run = loaders.find_loader(info["target"]).load(folder, info, threads or cores())
+        run = loaders.find_loader(info["target"]).load(folder, info, threads or cpu.cores())
     return Engine(info, specs(info), batches(info), _said_in_one_line(run))
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-import tiny_engines
+from support import tiny_engines
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +47,7 @@ def latent_out(tmp_path_factory) -> Path:
 
 def pytest_report_header() -> str:
     """Which parts of the server's tests are real here."""
-    import triton_server
+    from support import triton_server
 
     if triton_server.environment() is None:
         return f"triton: no server ({triton_server.VARIABLE} is not set; scripts/triton_env.sh)"

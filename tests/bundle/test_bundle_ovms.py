@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_engines
+from support import tiny_engines
 
 from diffc.bundle import bundle
 from diffc.errors import RequestError

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_engines
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
+from support import tiny_engines
 
 from diffc.bundle import bundle
 from diffc.bundle.source import Source

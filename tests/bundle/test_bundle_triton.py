@@ -11,13 +11,14 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
 
 import onnxruntime
-import tiny_engines
 from google.protobuf import text_format
+from support import tiny_engines
 from tritonclient.grpc import model_config_pb2 as pb
 
 from diffc.bundle import bundle, triton, triton_check, triton_config
 from diffc.bundle.ahead import check_ahead
 from diffc.errors import RequestError, UnavailableError
+from diffc_runtime.bundles import misfits
 
 
 def config(repository: Path, model: str) -> pb.ModelConfig:
@@ -238,6 +239,13 @@ def test_a_target_without_a_backend_runs_in_python(source, tmp_path):
     assert (found.backend, found.platform, found.max_batch_size) == ("python", "", 8)
     assert not found.optimization.cuda.graphs
     assert (tmp_path / "repo/denoiser/1/engine/model.engine").is_file()
+
+
+def test_a_denoiser_in_python_needs_no_pipeline_file(repository, source):
+    triton.stand_in(repository, "denoiser", source)
+    folder = repository / "denoiser/1"
+    assert not (folder / "pipeline.json").exists()
+    assert misfits(folder) == {folder / "engine": None}
 
 
 def test_the_stand_in_has_the_same_interface(repository, source):

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import triton_server
-from triton_server import Server
+from support import triton_server
+from support.triton_server import Server
 
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
 

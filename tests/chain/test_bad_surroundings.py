@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from quick import QUICK
+from support.quick import QUICK
 
 
 def diffc(*args, cache):

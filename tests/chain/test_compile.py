@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from quick import QUICK
 from safetensors.torch import load_file
+from support.quick import QUICK
 
 import diffc
 import diffc.output
@@ -158,10 +158,10 @@ def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_mo
 
 def test_without_torch_the_engines_are_explained_all_the_same(compiled, monkeypatch):
     from diffc.chain.ladder import why_no_torch
-    from diffc_export.targets import machine
+    from diffc_runtime import machine
 
     found = {"onnxruntime": "1.22"}
-    monkeypatch.setattr(machine, "version", found.get)
+    monkeypatch.setattr(machine.packages, "version", found.get)
     assert "torch and diffusers are not installed" in why_no_torch({"name": "demo", "folder": "x"})
 
 

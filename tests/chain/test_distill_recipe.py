@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from quick import QUICK
+from support.quick import QUICK
 
 import diffc
 from diffc.errors import RequestError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quick import QUICK
 from support.pipelines import save_ddpm
+from support.quick import QUICK
 from torch import nn
 
 import diffc

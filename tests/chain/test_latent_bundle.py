@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from quick import QUICK
+from support.quick import QUICK
 from support.tiny_text import save_sd
 
 import diffc

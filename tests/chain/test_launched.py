@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from quick import QUICK
+from support.quick import QUICK
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 

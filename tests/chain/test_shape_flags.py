@@ -1,16 +1,12 @@
 """--one-profile and --resolution: from the flag to the engine, and to the graph's inputs."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import describe_folder, write_handmade_folder
-from quick import QUICK
+from support.onnx_folder import describe_folder, write_handmade_folder
+from support.quick import QUICK
 
 from diffc.chain.back import build_stage
 from diffc.cli.options import recipe_flags

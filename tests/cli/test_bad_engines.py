@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from support.onnx_folder import write_handmade_folder
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import write_handmade_folder
 
 from diffc.cli.app import app
 from diffc.errors import DiffcError
 from diffc_export.events import drain
-from diffc_export.targets import machine, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
+from diffc_runtime import machine
 
 pytest.importorskip("onnxruntime")
 
@@ -139,7 +135,7 @@ def test_a_batch_that_the_engine_was_not_built_for(engine):
 
 def test_trt_where_only_rtx_can_be_had_says_so_and_how(onnx_folder, monkeypatch):
     found = {"tensorrt-rtx-cu13": "1.7.1"}
-    monkeypatch.setattr(machine, "version", found.get)
+    monkeypatch.setattr(machine.packages, "version", found.get)
     error = refused(onnx_folder / "model.onnx", "--target", "trt")
     assert "found tensorrt_rtx 1.7.1 (use --target trt-rtx)" in str(error)
     assert error.exit_code == 2

@@ -6,13 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 pytest.importorskip("onnxruntime")
 QUICK = ("--seconds", "0")

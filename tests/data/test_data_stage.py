@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.family_cases import CASES
 
 from diffc.chain.data import data_stage
 from diffc.data.clean import CleanSet
@@ -17,7 +18,6 @@ from diffc.models.source import find
 from diffc.recipe import resolve
 from diffc.stages import Room
 from diffc_export.events import drain
-from tests.models.families.cases import CASES
 
 
 def done(tmp_path, source, recipe):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffc.data import precision
-from diffc_export.targets import machine
+from diffc_runtime import machine
 
 XEON = "avx512f avx512_bf16"
 
@@ -22,5 +22,5 @@ XEON = "avx512f avx512_bf16"
     ],
 )
 def test_the_fast_type_of_a_processor(monkeypatch, flags, vendor, expected) -> None:
-    monkeypatch.setattr(machine, "cpu_info", lambda: {"flags": flags, "vendor_id": vendor})
+    monkeypatch.setattr(machine.cpu, "cpu_info", lambda: {"flags": flags, "vendor_id": vendor})
     assert precision.fast_dtype(torch.device("cpu")) == expected

@@ -13,7 +13,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from PIL import Image
-from quick import QUICK
+from support.quick import QUICK
 from support.tiny_text import save_sd, save_sdxl, vae
 
 import diffc

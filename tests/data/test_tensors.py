@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from quick import QUICK
 from safetensors.torch import load_file, save_file
+from support.quick import QUICK
 
 import diffc
 from diffc.data.tensors import clean_set, has_samples, read_null, read_tensors

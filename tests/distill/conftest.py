@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
+from support import tiny_training
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +17,9 @@ def one_thread():
 
 @pytest.fixture
 def clean():
-    return tiny.clean()
+    return tiny_training.clean()
 
 
 @pytest.fixture
 def process():
-    return tiny.PROCESS
+    return tiny_training.PROCESS

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
+from support import tiny_training
+from support.family_cases import CASES, case
+from support.family_oracle import random_keep, silenced
 
 from diffc.distill.blocks import kept_channels
 from diffc.distill.losses import Features, channel_dim, feature_loss
@@ -14,8 +16,6 @@ from diffc.errors import RequestError
 from diffc.models.families.unet2d import FAMILY
 from diffc.prune.surgery import cut
 from diffc_export.events import drain
-from tests.models.families.cases import CASES, case
-from tests.models.families.oracle import random_keep, silenced
 
 
 def caught(family, model, kept, given) -> dict[str, torch.Tensor]:
@@ -65,13 +65,13 @@ def inputs(n: int) -> dict[str, torch.Tensor]:
 
 def trained(folder, **changes):
     """A cut of the teacher, distilled, and how far its features are from the teacher's."""
-    teacher = tiny.unet(8, seed=0).eval()
+    teacher = tiny_training.unet(8, seed=0).eval()
     groups = FAMILY.groups(teacher, inputs(1))
     keep = random_keep(groups, seed=1)
     kept = kept_channels(teacher, FAMILY, groups, keep)
     student = copy.deepcopy(teacher)
     cut(student, groups, keep)
-    drain(tiny.work(folder, student, kept=kept, **changes))
+    drain(tiny_training.work(folder, student, kept=kept, **changes))
     theirs, ours = (caught(FAMILY, model, kept, inputs(16)) for model in (teacher, student))
     return student, float(feature_loss(ours, theirs, kept).mean())
 
@@ -93,4 +93,4 @@ def test_gradient_checkpointing_keeps_the_feature_losses_gradient(tmp_path) -> N
 
 def test_the_feature_loss_needs_to_know_the_channels(tmp_path) -> None:
     with pytest.raises(RequestError, match="which channels were kept"):
-        drain(tiny.work(tmp_path, losses={"features": 1.0}))
+        drain(tiny_training.work(tmp_path, losses={"features": 1.0}))

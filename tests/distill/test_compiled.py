@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from test_train import trained, weights
+from support import tiny_training
+from support.tiny_training import trained, weights
 
 from diffc.distill.blocks import kept_channels
 from diffc_export.events import drain
@@ -42,14 +42,14 @@ def close(a, b) -> None:
 def test_compiling_changes_nothing_but_speed(tmp_path: Path, compiled_calls) -> None:
     plain, _ = trained(tmp_path / "a")
     assert not compiled_calls
-    student = tiny.unet(4, seed=1)
+    student = tiny_training.unet(4, seed=1)
     judged: list[int] = []
 
     def judge(model) -> float:
         judged.append(len(compiled_calls))
         return 0.5
 
-    drain(tiny.work(tmp_path / "b", student, judge=judge, compile=True, quality_every=3))
+    drain(tiny_training.work(tmp_path / "b", student, judge=judge, compile=True, quality_every=3))
     close(weights(student), plain)
     assert sum(compiled_calls) > 100  # both networks, not a few stray operations
     assert len(judged) == 2
@@ -58,7 +58,7 @@ def test_compiling_changes_nothing_but_speed(tmp_path: Path, compiled_calls) -> 
 
 def test_a_compiled_run_resumes_to_the_same_weights(tmp_path: Path, compiled_calls) -> None:
     whole, _ = trained(tmp_path / "whole", compile=True)
-    work = tiny.work(tmp_path / "parts", compile=True)
+    work = tiny_training.work(tmp_path / "parts", compile=True)
     while next(work).done < 3:
         pass
     work.close()
@@ -68,12 +68,12 @@ def test_a_compiled_run_resumes_to_the_same_weights(tmp_path: Path, compiled_cal
 
 
 def test_features_are_caught_in_compiled_models(tmp_path: Path, compiled_calls) -> None:
-    kept = kept_channels(tiny.unet(8, seed=0), tiny.FAMILY, [], {})
+    kept = kept_channels(tiny_training.unet(8, seed=0), tiny_training.FAMILY, [], {})
     found = []
     for name, compiled in (("a", False), ("b", True)):
-        student = tiny.unet(8, seed=1)
+        student = tiny_training.unet(8, seed=1)
         changes = {"losses": {"output": 1.0, "features": 0.5}, "compile": compiled}
-        drain(tiny.work(tmp_path / name, student, kept=kept, **changes))
+        drain(tiny_training.work(tmp_path / name, student, kept=kept, **changes))
         found.append(weights(student))
     assert compiled_calls
     close(*found)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny_training
 
 from diffc.data.clean import CleanSet
 from diffc.distill.draw import draw_batch
@@ -20,7 +20,7 @@ def numbered(n: int) -> CleanSet:
 
 
 def rows_of(clean: CleanSet, step: int, **changes) -> list[int]:
-    options = tiny.options(**changes)
+    options = tiny_training.options(**changes)
     batch = draw_batch(clean, options, EVEN, step, range(options.batch))
     assert batch.clean.flatten().tolist() == batch.conditions["label"].tolist()
     return batch.conditions["label"].tolist()
@@ -37,7 +37,7 @@ def test_every_epoch_sees_every_sample_once(n: int, batch: int) -> None:
 @given(world=st.sampled_from([1, 2, 3, 6]), step=st.integers(0, 5), pieces=st.integers(1, 6))
 @settings(max_examples=20, deadline=None)
 def test_shares_and_pieces_add_up_to_the_batch(world: int, step: int, pieces: int) -> None:
-    options, clean = tiny.options(batch=12), numbered(7)
+    options, clean = tiny_training.options(batch=12), numbered(7)
     whole = draw_batch(clean, options, EVEN, step, range(12))
     share = 12 // world
     parts = [
@@ -54,21 +54,21 @@ def test_shares_and_pieces_add_up_to_the_batch(world: int, step: int, pieces: in
 
 
 def test_strata_cover_the_timesteps() -> None:
-    batch = draw_batch(numbered(3), tiny.options(batch=20), EVEN, 4, range(20))
+    batch = draw_batch(numbered(3), tiny_training.options(batch=20), EVEN, 4, range(20))
     assert sorted((batch.t // 50).tolist()) == list(range(20))
 
 
 def test_t_is_drawn_by_its_density() -> None:
     density = torch.tensor([0.5, 0.0, 0.125, 0.375], dtype=torch.float64)
     for kind, slack in (("stratified", 0), ("uniform", 60)):
-        options = tiny.options(batch=800, timesteps=kind)
+        options = tiny_training.options(batch=800, timesteps=kind)
         t = draw_batch(numbered(3), options, density, 0, range(800)).t
         counts = torch.bincount(t, minlength=4) - torch.tensor([400, 0, 100, 300])
         assert counts.abs().max() <= slack and counts[1] == 0
 
 
 def test_uniform_timesteps_are_uniform() -> None:
-    options = tiny.options(batch=64, timesteps="uniform")
+    options = tiny_training.options(batch=64, timesteps="uniform")
     t = torch.cat([draw_batch(numbered(3), options, EVEN, s, range(64)).t for s in range(60)])
     assert t.min() >= 0 and t.max() < 1000
     assert abs(t.float().mean() - 499.5) < 20  # four standard errors
@@ -77,7 +77,7 @@ def test_uniform_timesteps_are_uniform() -> None:
 def test_steps_rows_and_seeds_have_their_own_noise() -> None:
     clean = numbered(3)
     noises = [
-        draw_batch(clean, tiny.options(), EVEN, step, range(4), seed=seed).noise.flatten()
+        draw_batch(clean, tiny_training.options(), EVEN, step, range(4), seed=seed).noise.flatten()
         for seed in (0, 1)
         for step in (0, 1)
     ]
@@ -85,7 +85,7 @@ def test_steps_rows_and_seeds_have_their_own_noise() -> None:
 
 
 def test_null_conditions_replace_their_share() -> None:
-    clean, options = numbered(5), tiny.options(batch=64, null_share=0.25)
+    clean, options = numbered(5), tiny_training.options(batch=64, null_share=0.25)
     null = {"label": torch.tensor(99)}
     dropped = [
         (draw_batch(clean, options, EVEN, s, range(64), null).conditions["label"] == 99).float()

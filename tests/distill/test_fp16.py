@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
-from test_train import Faulty, same, weights
+from support import tiny_training
+from support.tiny_training import Faulty, same, weights
 
 from diffc.distill.run import Run
 from diffc.distill.train import SKIPS
@@ -35,30 +35,40 @@ def overflowing(calls):
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_falls(tmp_path, scaled) -> None:
-    student = tiny.unet(4, seed=1)
-    work = tiny.work(tmp_path, student, family=overflowing({1}), ema_decay=0)
+    student = tiny_training.unet(4, seed=1)
+    work = tiny_training.work(tmp_path, student, family=overflowing({1}), ema_decay=0)
     next(work)
-    assert same(weights(student), weights(tiny.unet(4, seed=1)))
+    assert same(weights(student), weights(tiny_training.unet(4, seed=1)))
     drain(work)
-    assert not same(weights(student), weights(tiny.unet(4, seed=1)))
+    assert not same(weights(student), weights(tiny_training.unet(4, seed=1)))
 
 
 def test_overflow_without_an_end_stops_the_run(tmp_path, scaled) -> None:
     changes = {"steps": 60, "checkpoint_every": 10}
     family = overflowing({*range(5, 10), *range(12, 99)})  # five in a row are borne
     with pytest.raises(RequestError, match=rf"stopped at step {11 + SKIPS} of 60: the gradient"):
-        drain(tiny.work(tmp_path, family=family, **changes))
+        drain(tiny_training.work(tmp_path, family=family, **changes))
 
 
 def started(folder) -> Run:
     return Run.start(
-        tiny.unet(8, seed=0), tiny.unet(4, seed=1), FAMILY, tiny.clean(), tiny.PROCESS,
-        tiny.options(steps=8), folder, None, None, 0, None, folder,
-    )  # fmt: skip
+        tiny_training.unet(8, seed=0),
+        tiny_training.unet(4, seed=1),
+        FAMILY,
+        tiny_training.clean(),
+        tiny_training.PROCESS,
+        tiny_training.options(steps=8),
+        folder,
+        None,
+        None,
+        0,
+        None,
+        folder,
+    )
 
 
 def test_every_process_resumes_with_the_first_ones_scale(tmp_path, scaled, monkeypatch) -> None:
-    drain(tiny.work(tmp_path, steps=8))
+    drain(tiny_training.work(tmp_path, steps=8))
     sent: list[torch.Tensor] = []
     first, second = started(tmp_path), started(tmp_path / "not shared")
     two = {"num_processes": 2, "device": torch.device("cpu")}

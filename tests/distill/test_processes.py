@@ -12,11 +12,11 @@ from pathlib import Path
 from socket import socket
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
+from support import tiny_training
 
-WORKER = Path(tiny.__file__)
+WORKER = Path(tiny_training.__file__)
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tiny
 import torch
-from test_train import same, trained, weights
+from support import tiny_training
+from support.tiny_training import same, trained, weights
 
 from diffc.measure.quality import consistency
 from diffc.models.families.unet2d import FAMILY
@@ -19,13 +19,13 @@ def mean_weight(model) -> float:
 
 def test_the_judge_sees_the_moving_average_and_changes_nothing(tmp_path: Path) -> None:
     plain, _ = trained(tmp_path / "a")
-    student, seen = tiny.unet(4, seed=1), []
+    student, seen = tiny_training.unet(4, seed=1), []
 
     def judge(model) -> float:
         seen.append(weights(model))
         return float(len(seen))
 
-    work = tiny.work(tmp_path / "b", student, judge=judge, quality_every=3)
+    work = tiny_training.work(tmp_path / "b", student, judge=judge, quality_every=3)
     events = [event for event in work if "ssim" in event.values]
     assert [(e.done, e.values["ssim"]) for e in events] == [(3, 1.0), (6, 2.0)]
     assert same(weights(student), plain)
@@ -34,18 +34,18 @@ def test_the_judge_sees_the_moving_average_and_changes_nothing(tmp_path: Path) -
 
 
 def test_a_resumed_run_has_the_whole_curve(tmp_path: Path) -> None:
-    whole = drain(tiny.work(tmp_path / "a", judge=mean_weight, quality_every=2))
-    work = tiny.work(tmp_path / "b", judge=mean_weight, quality_every=2)
+    whole = drain(tiny_training.work(tmp_path / "a", judge=mean_weight, quality_every=2))
+    work = tiny_training.work(tmp_path / "b", judge=mean_weight, quality_every=2)
     while next(work).done < 5:
         pass
     work.close()
-    parts = drain(tiny.work(tmp_path / "b", judge=mean_weight, quality_every=2))
+    parts = drain(tiny_training.work(tmp_path / "b", judge=mean_weight, quality_every=2))
     assert [step for step, _ in whole.quality] == [2, 4, 6]
     assert parts.resumed_from == 4 and parts.quality == whole.quality
 
 
 def test_consistency_is_one_for_the_dense_model_itself() -> None:
     config = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
-    dense, other = (tiny.unet(8, seed, size=16).eval() for seed in (0, 1))
+    dense, other = (tiny_training.unet(8, seed, size=16).eval() for seed in (0, 1))
     judge = consistency(dense, FAMILY, config, FAMILY.specs(dense.config), {}, n=2, steps=3)
     assert judge(dense) == 1.0 and judge(other) < 0.99

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-from test_train import same, trained
+from support import tiny_training
+from support.tiny_training import same, trained
 
 from diffc.errors import UnavailableError
 
-WORKER = Path(tiny.__file__)
+WORKER = Path(tiny_training.__file__)
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from support import tiny_training
+from support.tiny_training import Faulty, same, trained, weights
 
 from diffc.data.clean import CleanSet
 from diffc.distill.setup import run_key
@@ -18,52 +19,24 @@ from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
-from diffc_export.targets.out_of_memory import is_out_of_memory
-
-
-class Faulty:
-    """The family, with a fault in the student's call (the narrow model) when ``fault`` says so."""
-
-    def __init__(self, fault) -> None:
-        self.fault, self.calls = fault, 0
-
-    def call(self, model, inputs):
-        output = FAMILY.call(model, inputs)
-        if model.config.block_out_channels[0] == 8:
-            return output
-        self.calls += 1
-        return self.fault(self.calls, output)
-
-
-def weights(student) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in student.state_dict().items()}
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def trained(folder: Path, **changes):
-    student = tiny.unet(4, seed=1)
-    result = drain(tiny.work(folder, student, **changes))
-    return weights(student), result
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 
 def test_it_learns_to_be_the_teacher(tmp_path: Path) -> None:
     """A student of the teacher's own shape comes close to it."""
-    student = tiny.unet(8, seed=1)
+    student = tiny_training.unet(8, seed=1)
     changes = {"steps": 300, "batch": 8, "learning_rate": 3e-3, "checkpoint_every": 300}
-    result = drain(tiny.work(tmp_path, student, **changes))
+    result = drain(tiny_training.work(tmp_path, student, **changes))
     first, last = result.losses[0][1], result.losses[-1][1]
     assert last < 0.2 * first
     x, t = torch.randn(4, 1, 8, 8), torch.tensor([10, 200, 600, 900])
     with torch.no_grad():
-        error = (student(x, t).sample - tiny.unet(8, seed=0)(x, t).sample).square().mean()
+        error = (student(x, t).sample - tiny_training.unet(8, seed=0)(x, t).sample).square().mean()
     assert error < 0.2 * first
 
 
 def test_events_tell_loss_and_speed(tmp_path: Path) -> None:
-    events = list(tiny.work(tmp_path))
+    events = list(tiny_training.work(tmp_path))
     assert [event.done for event in events] == [1, 2, 3, 4, 5, 6] and events[0].total == 6
     assert all(event.values["images_per_s"] > 0 for event in events)
     assert all(math.isfinite(event.values["loss"]) for event in events)
@@ -71,8 +44,8 @@ def test_events_tell_loss_and_speed(tmp_path: Path) -> None:
 
 def test_the_students_end_is_the_moving_average(tmp_path: Path) -> None:
     """Oracle: the average written out, diffusers' warm-up (1 + s) / (10 + s), first step copied."""
-    student = tiny.unet(4, seed=1)
-    work, average = tiny.work(tmp_path, student, ema_decay=0.5), None
+    student = tiny_training.unet(4, seed=1)
+    work, average = tiny_training.work(tmp_path, student, ema_decay=0.5), None
     for event in work:
         now, s = weights(student), event.done - 1
         decay = 0.0 if s <= 0 else min(0.5, (1 + s) / (10 + s))
@@ -84,7 +57,7 @@ def test_the_students_end_is_the_moving_average(tmp_path: Path) -> None:
 
 
 def test_the_schedule_is_diffusers_cosine() -> None:
-    options = tiny.options(steps=50, warmup=5, learning_rate=0.1)
+    options = tiny_training.options(steps=50, warmup=5, learning_rate=0.1)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
     theirs = get_cosine_schedule_with_warmup(optimizer, 5, 50).lr_lambdas[0]
@@ -96,7 +69,7 @@ def test_the_schedule_is_diffusers_cosine() -> None:
 
 
 def test_a_run_shorter_than_its_warm_up_reaches_its_rate_and_ends_at_none() -> None:
-    options = tiny.options(steps=40, warmup=500, learning_rate=0.1)
+    options = tiny_training.options(steps=40, warmup=500, learning_rate=0.1)
     rates = [learning_rate(step, options) for step in range(40)]
     assert max(rates) == pytest.approx(0.1) and rates[9] == max(rates) and rates[-1] < 0.001
 
@@ -105,7 +78,7 @@ def test_a_run_shorter_than_its_warm_up_reaches_its_rate_and_ends_at_none() -> N
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, changes, stop: int) -> None:
     whole, result = trained(tmp_path / "whole", **changes)
-    work = tiny.work(tmp_path / "parts", **changes)
+    work = tiny_training.work(tmp_path / "parts", **changes)
     for _ in range(stop + 1):  # events come before checkpoints: the last one lets it be written
         next(work)
     work.close()
@@ -122,7 +95,7 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
 
 def test_another_runs_checkpoints_are_left_alone(tmp_path: Path) -> None:
     trained(tmp_path)
-    work = tiny.work(tmp_path, learning_rate=1e-4)
+    work = tiny_training.work(tmp_path, learning_rate=1e-4)
     for _ in range(3):
         next(work)
     work.close()
@@ -139,25 +112,29 @@ def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_key_knows_options_data_and_start() -> None:
-    base = (tiny.unet(4, seed=1), tiny.clean(), tiny.options())
+    base = (tiny_training.unet(4, seed=1), tiny_training.clean(), tiny_training.options())
     key = run_key(*base)
-    assert key == run_key(tiny.unet(4, seed=1), tiny.clean(), tiny.options(checkpoint_every=5))
-    assert key != run_key(tiny.unet(4, seed=2), *base[1:])
-    assert key != run_key(base[0], tiny.clean(11), base[2])
+    assert key == run_key(
+        tiny_training.unet(4, seed=1),
+        tiny_training.clean(),
+        tiny_training.options(checkpoint_every=5),
+    )
+    assert key != run_key(tiny_training.unet(4, seed=2), *base[1:])
+    assert key != run_key(base[0], tiny_training.clean(11), base[2])
     assert key != run_key(*base, seed=1)
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
     whole, _ = trained(tmp_path / "whole")
-    work = tiny.work(tmp_path / "cut")
+    work = tiny_training.work(tmp_path / "cut")
     for _ in range(5):
         next(work)
     work.close()
     newest = max((tmp_path / "cut").glob("*.safetensors"))
     assert newest.stem == "step-00000004"
     newest.write_bytes(newest.read_bytes()[:1000])
-    student = tiny.unet(4, seed=1)
-    events = list(tiny.work(tmp_path / "cut", student))
+    student = tiny_training.unet(4, seed=1)
+    events = list(tiny_training.work(tmp_path / "cut", student))
     assert "step-00000004 is damaged" in events[0].note and "step 2" in events[1].note
     assert same(weights(student), whole)
 
@@ -172,9 +149,9 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> N
 )
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, poison) -> None:
     family = Faulty(lambda call, output: poison(output) if call == 4 else output)
-    student = tiny.unet(4, seed=1)
+    student = tiny_training.unet(4, seed=1)
     with pytest.raises(RequestError, match=r"stopped at step 4 of 6.*step 2 is kept") as caught:
-        drain(tiny.work(tmp_path, student, family=family))
+        drain(tiny_training.work(tmp_path, student, family=family))
     assert "learning_rate 3.3e-04" in caught.value.hint
     assert all(value.isfinite().all() for value in student.state_dict().values())
     whole, _ = trained(tmp_path / "whole")
@@ -188,8 +165,8 @@ def test_out_of_memory_halves_the_pieces_and_keeps_the_batch(tmp_path: Path) -> 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return output
 
-    student = tiny.unet(4, seed=1)
-    work = tiny.work(tmp_path / "oom", student, family=Faulty(fault))
+    student = tiny_training.unet(4, seed=1)
+    work = tiny_training.work(tmp_path / "oom", student, family=Faulty(fault))
     events = list(work)
     assert [e.note for e in events[:2]] == [
         "out of memory: going on with 2 samples at a time (the batch stays 4)",
@@ -204,7 +181,7 @@ def test_out_of_memory_on_one_sample_is_the_end(tmp_path: Path) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(UnavailableError, match="a single sample"):
-        drain(tiny.work(tmp_path, family=Faulty(fault)))
+        drain(tiny_training.work(tmp_path, family=Faulty(fault)))
 
 
 def test_a_real_failed_allocation_is_recognised() -> None:
@@ -224,19 +201,19 @@ def test_pieces_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_fewer_samples_than_a_batch(tmp_path: Path) -> None:
-    result = drain(tiny.work(tmp_path, data=tiny.clean(3), batch=8))
+    result = drain(tiny_training.work(tmp_path, data=tiny_training.clean(3), batch=8))
     assert result.steps == 6 and all(math.isfinite(loss) for _, loss in result.losses)
 
 
 def test_no_samples_at_all(tmp_path: Path) -> None:
     empty = CleanSet(torch.zeros(0, 1, 8, 8), {}, "nothing")
     with pytest.raises(InputError, match="no samples"):
-        drain(tiny.work(tmp_path, data=empty))
+        drain(tiny_training.work(tmp_path, data=empty))
 
 
 def test_zero_steps_leave_the_student_as_it_was(tmp_path: Path) -> None:
     after, result = trained(tmp_path, steps=0)
-    assert same(after, weights(tiny.unet(4, seed=1))) and result.steps == 0
+    assert same(after, weights(tiny_training.unet(4, seed=1))) and result.steps == 0
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
@@ -248,18 +225,18 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
 
 def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="fp16"):
-        drain(tiny.work(tmp_path, precision="fp16"))
+        drain(tiny_training.work(tmp_path, precision="fp16"))
 
 
 def test_unknown_trackers_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="nonsense"):
-        drain(tiny.work(tmp_path, trackers=("nonsense",)))
+        drain(tiny_training.work(tmp_path, trackers=("nonsense",)))
 
 
 def test_a_tracker_that_is_not_installed_is_not_left_out_in_silence(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     with pytest.raises(UnavailableError, match="'tensorboard' needs a package") as caught:
-        drain(tiny.work(tmp_path, trackers=("tensorboard",)))
+        drain(tiny_training.work(tmp_path, trackers=("tensorboard",)))
     assert caught.value.hint == "pip install 'diffc[trackers]'"
 
 
@@ -272,7 +249,7 @@ def test_the_teacher_runs_once_a_batch(tmp_path: Path) -> None:
             self.calls[width] = self.calls.get(width, 0) + len(inputs["sample"])
             return FAMILY.call(model, inputs)
 
-    drain(tiny.work(tmp_path, family=Counting()))
+    drain(tiny_training.work(tmp_path, family=Counting()))
     assert Counting.calls == {8: 6 * 4, 4: 6 * 4}
 
 

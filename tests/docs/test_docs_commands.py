@@ -17,12 +17,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pages
 import pytest
 import typer
 import yaml
 from PIL import Image
-from quick import QUICK
+from support import pages
+from support.quick import QUICK
 
 from diffc.cli.app import app
 from diffc.recipe.files import RECIPES

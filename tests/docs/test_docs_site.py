@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pages
 import pytest
+from support import pages
 
 import diffc
 import diffc_export

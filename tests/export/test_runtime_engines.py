@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from diffc_export.targets import machine, target
-from diffc_runtime import fit
+from diffc_export.targets import target
+from diffc_runtime import fit, machine
 from diffc_runtime.engines import batches, open_engine, read_info
 from diffc_runtime.errors import BadRequest, UnfitEngine
 from diffc_runtime.fit import misfit
@@ -57,9 +57,9 @@ def test_static_profiles_bind_all_but_onnxruntime(target_name, serves):
 
 def test_knows_this_machine_in_the_words_of_the_build():
     """Fingerprints written by diffc at the build are compared with the runtime's own."""
-    device = {**machine.cpu_fingerprint(), **machine.gpu_fingerprint()}
+    device = {**machine.cpu.cpu_fingerprint(), **machine.gpu.gpu_fingerprint()}
     assert fit.machine_properties(list(device)) == device
-    package, version = machine.first_version("onnxruntime", "onnxruntime-gpu")
+    package, version = machine.packages.first_version("onnxruntime", "onnxruntime-gpu")
     assert fit.machine_properties([package, "no-such-package"]) == {
         package: version,
         "no-such-package": None,
@@ -75,14 +75,19 @@ def test_knows_this_machine_in_the_words_of_the_build():
 )  # fmt: skip
 def test_the_gpu_is_the_one_that_cuda_counts_first(monkeypatch, tmp_path, chosen, found):
     tool = tmp_path / "nvidia-smi"
-    rows = "GPU-aa11, NVIDIA A100, 8.0, 580.1\nGPU-bb22, NVIDIA H100, 9.0, 580.1"
+    rows = "\n".join(f"{name}, 580.1, 81559, 210, 1980, {uuid}" for name, uuid in _GPUS)
     tool.write_text(f"#!/bin/sh\necho '{rows}'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    machine.gpu.nvidia_smi.cache_clear()
     assert fit.machine_properties(["compute_capability"]) == {"compute_capability": found}
+    machine.gpu.nvidia_smi.cache_clear()
+
+
+_GPUS = [("NVIDIA A100, 8.0", "GPU-aa11"), ("NVIDIA H100, 9.0", "GPU-bb22")]
 
 
 def test_refuses_an_engine_for_another_machine(engine, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("openvino", reason="needs openvino (diffc[openvino])")
 
-import tiny_engines
+from support import tiny_engines
 
 from diffc_export.events import drain
 from diffc_export.targets import target

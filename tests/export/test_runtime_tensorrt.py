@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_engines
+from support import tiny_engines
 
 from diffc_export.events import drain
-from diffc_export.targets import machine, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from diffc_runtime import cuda
+from diffc_runtime import cuda, machine
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import UnfitEngine
 from diffc_runtime.trt import TensorRtEngine
@@ -155,7 +155,7 @@ def test_a_context_that_cannot_be_made_is_said(library):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(machine.gpus()), reason="for a machine without an NVIDIA GPU")
+@pytest.mark.skipif(bool(machine.gpu.gpus()), reason="for a machine without an NVIDIA GPU")
 def test_a_real_engine_without_a_gpu_is_refused(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx (diffc[rtx])")
     source = tiny_engines.onnx_folder(tmp_path / "onnx", tiny_engines.graph(conditions=False))

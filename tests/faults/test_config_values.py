@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from models.families.cases import CASES
+from support.family_cases import CASES
 from support.pipelines import edit_json, save_ddpm, save_sd
 from support.runs import refusal
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.family_cases import CASES, case
 from support.pipelines import edit_json, save_ddpm, save_sd
 from support.runs import compile_quickly, refusal
 from typer.testing import CliRunner
@@ -19,7 +20,6 @@ from diffc.models.families import family
 from diffc.models.families.reach import left_whole, reach
 from diffc.models.source import find
 from diffc.prune.planning import cost_of
-from tests.models.families.cases import CASES, case
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gate.gate_folders import DIGEST, edit, make_engine, make_output
+from support.gate_folders import DIGEST, edit, make_engine, make_output
 
 from diffc.errors import UnavailableError
 from diffc.gate import figures
@@ -189,7 +189,7 @@ def served(*spans):
      ({"built_for": ["sm86"]}, "the GPUs that they were built for differ")],
 )  # fmt: skip
 def test_what_was_built_otherwise_is_noted(run, out, before, changes, words, monkeypatch):
-    monkeypatch.setattr("diffc_export.targets.machine.cores", lambda: 4)
+    monkeypatch.setattr("diffc_runtime.machine.cpu.cores", lambda: 4)
     rebuilt(out, **changes)
     code, said, _ = run("check", out, "--baseline", before, *FAST, "--json")
     assert code == 0

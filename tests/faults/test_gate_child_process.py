@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from onnx_folder import write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 from diffc.measure.memory import measure_memory
 from diffc_export.events import drain

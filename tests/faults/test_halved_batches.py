@@ -27,7 +27,7 @@ from diffc.prune.importance import importance
 from diffc.prune.importance.base import Subject
 from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, drain
-from diffc_export.targets.out_of_memory import is_out_of_memory
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB"
 CPU = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"

@@ -16,9 +16,8 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from models.families import cases
 from safetensors.torch import load_file, save_file
-from support import tiny_text
+from support import family_cases, tiny_text
 from support.pipelines import edit_json, save_ddpm, save_sd
 from support.runs import refusal
 from typer.testing import CliRunner
@@ -229,7 +228,7 @@ def test_stable_diffusion_3_without_its_third_encoder_gets_zeros_in_its_place(tm
 def save_sd3(folder):
     """Stable Diffusion 3 with two of its three text encoders."""
     words = tiny_text.tokenizer(folder.with_name("words"))
-    config = {**cases._SD3, "joint_attention_dim": 64, "pooled_projection_dim": 48}
+    config = {**family_cases._SD3, "joint_attention_dim": 64, "pooled_projection_dim": 48}
     encoders = [tiny_text.CLIPTextModelWithProjection(tiny_text.text_config()) for _ in range(2)]
     StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(**config), vae=tiny_text.vae(),
@@ -338,7 +337,7 @@ def test_the_message_counts_and_names_two(tmp_path):
 def test_the_published_layout_of_a_dit_opens(tmp_path):
     folder = tmp_path / "dit"
     DiTPipeline(
-        transformer=DiTTransformer2DModel(**cases._DIT),
+        transformer=DiTTransformer2DModel(**family_cases._DIT),
         vae=tiny_text.vae(),
         scheduler=DDIMScheduler(),
     ).save_pretrained(folder)

@@ -9,22 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_folder import write_handmade_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "targets"))
-
-from fake_cuda import FakeRuntime, installed
-from fake_onnxruntime import Fail, install
+from support.fake_cuda import FakeRuntime, installed
+from support.fake_onnxruntime import Fail, install
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, OutOfMemory, UnavailableError
 from diffc.measure import environment, probe
 from diffc.measure.engines import opened
 from diffc_export.events import drain
-from diffc_export.targets import machine, ort, ort_cpu, target
+from diffc_export.targets import ort, ort_cpu, target
 from diffc_export.targets.base import BuildOptions
-from diffc_runtime import cuda_libraries, fit
+from diffc_runtime import fit, machine
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import UnfitEngine
+from diffc_runtime.machine import cuda_libraries
 
 INPUTS = {"sample": np.ones((1, 1, 8, 8), np.float32), "timestep": np.zeros(1, np.int64)}
 
@@ -153,7 +151,7 @@ def test_the_target_the_probe_and_a_bundle_load_them_first(engine, sessions, mon
 def both(tmp_path, monkeypatch):
     """Both distributions installed; a function: which one's files an import finds."""
     monkeypatch.setattr(
-        machine, "version", {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}.get
+        machine.packages, "version", {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}.get
     )
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
 
@@ -178,7 +176,7 @@ def test_the_version_is_that_of_the_package_that_is_imported(both):
 
 def test_the_processors_package_in_front_of_the_gpus_is_named(both, monkeypatch):
     both("onnxruntime", "1.30.0")
-    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: ())
     status = target("ort-cuda").status()
     assert not status.runnable and not status.buildable
     assert "onnxruntime 1.30.0, which lies in front of onnxruntime-gpu 1.31.1" in status.reason
@@ -186,7 +184,7 @@ def test_the_processors_package_in_front_of_the_gpus_is_named(both, monkeypatch)
 
 
 def test_one_package_alone_is_what_its_metadata_says(monkeypatch):
-    monkeypatch.setattr(machine, "version", {"onnxruntime-gpu": "1.31.1"}.get)
+    monkeypatch.setattr(machine.packages, "version", {"onnxruntime-gpu": "1.31.1"}.get)
     assert ort.package() == ("onnxruntime-gpu", "1.31.1")
 
 

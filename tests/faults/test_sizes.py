@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.family_cases import CASES
 from support.pipelines import edit_json, save_ddpm
 from support.runs import compile_quickly, refusal
 
@@ -17,7 +18,6 @@ from diffc.output import locked_recipe
 from diffc.prune.planning import cost_of
 from diffc.recipe import resolve
 from diffc.sides import as_word, read_side
-from tests.models.families.cases import CASES
 
 FOUR_LEVELS = {
     "block_out_channels": (16, 16, 32, 32),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from support.family_cases import CASES
 from support.pipelines import edit_json, save_conditions
 from support.runs import compile_quickly
 
@@ -17,7 +18,6 @@ from diffc.models.load import load_denoiser
 from diffc.models.other_parts import uncompressed_notes
 from diffc.models.source import find
 from diffc.recipe import resolve
-from tests.models.families.cases import CASES
 
 SIDE = 4
 

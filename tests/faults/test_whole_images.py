@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_folder import SCHEDULER, write_handmade_folder
 from safetensors.numpy import save_file
+from support.onnx_folder import SCHEDULER, write_handmade_folder
 
 from diffc.chain.images import image_inputs, is_latent, loop_digest, loop_options
 from diffc.errors import InputError

@@ -1,7 +1,7 @@
 """Fixtures of the gate: an output folder as the baseline, and the command line in process."""
 
 import pytest
-from gate_folders import make_output
+from support.gate_folders import make_output
 
 
 @pytest.fixture

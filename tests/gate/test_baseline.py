@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from gate_folders import edit, make_output
+from support.gate_folders import edit, make_output
 
 
 @pytest.fixture

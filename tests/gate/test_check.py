@@ -5,7 +5,7 @@ import random
 import shutil
 
 import pytest
-from gate_folders import DIGEST, edit, make_engine, make_output
+from support.gate_folders import DIGEST, edit, make_engine, make_output
 
 from diffc_export.targets import fake
 

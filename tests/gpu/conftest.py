@@ -5,25 +5,20 @@
 A test of one target asks for it with ``needs(name)``, which skips with the target's own reason.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from gpu_targets import needs
-from onnx_folder import shared_unet_folder, tiny_unet
+from support.gpu_targets import needs
+from support.onnx_folder import shared_unet_folder, tiny_unet
 
 from diffc_export.events import drain
-from diffc_export.targets import machine
 from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.driver import no_gpu
+from diffc_runtime import machine
+from diffc_runtime.machine.driver import no_gpu
 
 
 def pytest_collection_modifyitems(items):
-    reason = None if machine.gpus() else (no_gpu() or "no NVIDIA GPU here")
+    reason = None if machine.gpu.gpus() else (no_gpu() or "no NVIDIA GPU here")
     for item in items:
         if Path(__file__).parent in Path(item.fspath).parents:
             item.add_marker(pytest.mark.gpu)

@@ -7,15 +7,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from gpu_targets import needs
-from onnx_folder import write_handmade_folder
+from support.gpu_targets import needs
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import OutOfMemory
 from diffc.measure.environment import read_environment
 from diffc.measure.memory import measure_memory
 from diffc_export.events import drain
-from diffc_export.targets import cuda, nvml, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
+from diffc_runtime.machine import cuda, nvml
 
 MIB = 1 << 20
 BATCH = 4096

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from gpu_targets import needs
-from onnx_folder import write_handmade_folder
-from quick import QUICK
 from safetensors.numpy import load_file
+from support.gpu_targets import needs
+from support.onnx_folder import write_handmade_folder
+from support.quick import QUICK
 
 from diffc_export.events import drain
 from diffc_export.targets import target

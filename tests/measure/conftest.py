@@ -1,13 +1,7 @@
 """Pairs of engine folders: fake ones with known times, and real ones for ort-cpu."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 from diffc_export.events import drain
 from diffc_export.targets import target

@@ -118,7 +118,7 @@ def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
 def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
     from diffc.measure import engines as measured
     from diffc.report.lines import noise_words
-    from diffc_export.targets import nvml
+    from diffc_runtime.machine import nvml
 
     monkeypatch.setattr(nvml, "busy", lambda: "process 3 holds 10.0 GiB of it")
     made = engines("fake", batch=(1,))
@@ -167,9 +167,9 @@ def test_failed_parity_is_in_the_result(engines, folders):
 
 def test_target_that_cannot_run_here_is_absent_with_its_reason(engines, folders):
     pytest.importorskip("tensorrt_rtx")
-    from diffc_export.targets import machine
+    from diffc_runtime import machine
 
-    if machine.gpus():
+    if machine.gpu.gpus():
         pytest.skip("this machine has a GPU")
     made = engines("trt-rtx", gpu=("sm86",))
     (found,) = drain(measure_target(made["dense"], made["compressed"], options(folders)))

@@ -35,10 +35,11 @@ def test_fingerprint_changes_with_what_matters(here, change):
 @pytest.fixture
 def cut_and_shared(monkeypatch):
     """A GPU that is cut into slices and that another process uses."""
-    from diffc_export.targets import machine, nvml
+    from diffc_runtime import machine
+    from diffc_runtime.machine import nvml
 
-    gpu = machine.parse_gpu("NVIDIA H100, 9.0, 580.1, 81559, 345, 1980")
-    monkeypatch.setattr(machine, "gpus", lambda: (gpu,))
+    gpu = machine.gpu.parse_gpu("NVIDIA H100, 9.0, 580.1, 81559, 345, 1980")
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: (gpu,))
     monkeypatch.setattr(nvml, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(
         nvml, "slices", lambda i: (nvml.Slice("NVIDIA H100 MIG 1g.10gb", 10 << 30),)

@@ -30,9 +30,9 @@ def test_factors_are_found_and_multiply_up(engines):
 
 def test_rung_that_cannot_run_keeps_its_reason(engines):
     pytest.importorskip("tensorrt_rtx")
-    from diffc_export.targets import machine
+    from diffc_runtime import machine
 
-    if machine.gpus():
+    if machine.gpu.gpus():
         pytest.skip("this machine has a GPU")
     fake, rtx = engines("fake"), engines("trt-rtx")
     steps = [

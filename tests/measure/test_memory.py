@@ -85,7 +85,7 @@ def _large(tmp_path, weights, activation):
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
-    from onnx_folder import describe_folder
+    from support.onnx_folder import describe_folder
 
     from diffc_export.events import drain
     from diffc_export.targets import target
@@ -161,7 +161,7 @@ def test_gpu_readings_become_figures():
 
 def test_the_meter_is_this_process_where_nvml_knows_it(monkeypatch):
     from diffc.measure import probe
-    from diffc_export.targets import cuda, nvml
+    from diffc_runtime.machine import cuda, nvml
 
     monkeypatch.setattr(cuda, "free_bytes", lambda: 1)
     monkeypatch.setattr(cuda, "used_bytes", lambda: 77)

@@ -1,13 +1,9 @@
 """bench/overhead.py: its clock counts each part alone, and its parts add up to the whole."""
 
 import shutil
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench.overhead import Clock, taken_apart
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError
 from diffc.measure.parity import TOLERANCE, judge, measure_parity

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from onnx_folder import write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, RequestError
 from diffc.measure.engines import MeasureOptions

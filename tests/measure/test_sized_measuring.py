@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import OutOfMemory
 from diffc.measure.compare import measure_loop, measure_target

@@ -1,8 +1,6 @@
 """Precision in the ONNX file: what is cast, what stays, and what a real builder makes of it."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,10 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
+from support.onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
 
 from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_folder import tiny_unet
+from support.onnx_folder import tiny_unet
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import shared_unet_folder
+from support.onnx_folder import shared_unet_folder
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs

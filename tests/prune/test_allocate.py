@@ -8,30 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.chains import chain, random_scores
 
 from diffc.errors import RequestError
-from diffc.models.groups import Group, Role, Slice
 from diffc.prune.allocate import limits, matching, paper_widths, stepped_down, walk
-from diffc.prune.cost import CostModel, Term
 from diffc.prune.plan import best_channels
-
-
-def chain(*sizes: int, blocks: int = 1) -> CostModel:
-    """A chain of linear layers, 8 -> sizes... -> 8; MACs are products of neighbours."""
-    widths = [8, *sizes, 8]
-    shapes = {f"l{i}.weight": (widths[i + 1], widths[i]) for i in range(len(widths) - 1)}
-    terms = [
-        Term(1.0, ((name, 0), (name, 1)), name.removesuffix(".weight"), "linear") for name in shapes
-    ]
-    groups = []
-    for i, size in enumerate(sizes):
-        index = np.arange(size)[:, None]
-        slices = (
-            Slice(f"l{i}.weight", 0, Role.OUT, index),
-            Slice(f"l{i + 1}.weight", 1, Role.IN, index),
-        )
-        groups.append(Group(f"l{i}", size, slices, blocks=blocks))
-    return CostModel(terms, shapes, groups)
 
 
 def macs_by_hand(sizes):
@@ -109,11 +90,6 @@ def lost(costs, scores, widths):
         scores[g.name].sum() - scores[g.name][best_channels(scores[g.name], w, g.blocks)].sum()
         for g, w in zip(costs.groups, widths.tolist(), strict=True)
     )
-
-
-def random_scores(costs, seed):
-    generator = np.random.default_rng(seed)
-    return {g.name: generator.exponential(size=g.size) for g in costs.groups}
 
 
 def test_an_impossible_budget_says_the_least_and_who_holds_it():

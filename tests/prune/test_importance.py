@@ -7,14 +7,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from support.quick import QUICK_IMPORTANCE
 
-from diffc.data.clean import CleanSet
 from diffc.errors import InputError
 from diffc.models.diffusion import Process, process_from_scheduler
-from diffc.models.families import family
-from diffc.models.load import load_denoiser
 from diffc.models.sizes import tensor
-from diffc.models.source import find
 from diffc.prune.importance import diff_pruning, importance, score_names
 from diffc.prune.importance.base import Subject
 from diffc.prune.importance.diff_pruning import loss_curve, stratified
@@ -22,20 +19,7 @@ from diffc.prune.importance.gradients import backward, batch_loss, draw_batch, s
 from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
 
-QUICK = ImportanceSection(passes=6, batch=2, grid=5, curve_images=2)
-
-
-@pytest.fixture
-def subject(tiny_model):
-    torch.set_num_threads(1)
-    source = find(tiny_model)
-    model, found = load_denoiser(source), family("UNet2DModel")
-    inputs = {"sample": torch.zeros(1, 1, 16, 16), "timestep": torch.zeros(1, dtype=torch.long)}
-    clean = CleanSet(
-        torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, {}, ""
-    )
-    groups = found.groups(model, inputs)
-    return Subject(model, found, process_from_scheduler(source.scheduler), clean, groups)
+QUICK = ImportanceSection(**QUICK_IMPORTANCE)
 
 
 @pytest.mark.parametrize("method", score_names())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_allocate import chain, random_scores
+from support.chains import chain, random_scores
 
 from diffc.errors import RequestError, UnavailableError
 from diffc.models.source import find

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
-from test_importance import QUICK
-from test_importance import subject as subject
+from support.quick import QUICK_IMPORTANCE
 
 from diffc.prune.importance import importance, reference
 from diffc.prune.importance.gradients import draw_batch
 from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
+
+QUICK = ImportanceSection(**QUICK_IMPORTANCE)
 
 
 @pytest.mark.parametrize("method", ["reference", "taylor", "magnitude"])

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from attacks import ATTACK, hostile
 from PIL import Image
+from support.attacks import ATTACK, hostile
 
 from diffc.report.model import Report
 

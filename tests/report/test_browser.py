@@ -4,9 +4,9 @@ import json
 import subprocess
 import sys
 
-import browser
 import pytest
-from attacks import ATTACK, hostile
+from support import browser
+from support.attacks import ATTACK, hostile
 
 from diffc.report.html import comparison_html, write_html
 

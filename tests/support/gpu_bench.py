@@ -9,9 +9,9 @@ import pytest
 
 from bench.gpu import __main__ as gpu
 from bench.gpu import jobs
-from diffc_export.targets import machine
+from diffc_runtime import machine
 
-GPU = machine.parse_gpu("NVIDIA H100 PCIe, 9.0, 580.159, 81559, 210, 1755")
+GPU = machine.gpu.parse_gpu("NVIDIA H100 PCIe, 9.0, 580.159, 81559, 210, 1755")
 
 
 def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> jobs.Job:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quick import QUICK
 
 import diffc
 from diffc.errors import DiffcError
 from diffc.report.model import Report
 from diffc.stages import StageEvent
+from support.quick import QUICK
 
 QUICKEST = {**QUICK, "measure": {**QUICK["measure"], "explain": "off"}}
 

@@ -1,13 +1,7 @@
 """ONNX folders for the targets' tests: a handmade one (milliseconds) and a UNet from torch."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from onnx_folder import shared_unet_folder, write_handmade_folder
+from support.onnx_folder import shared_unet_folder, write_handmade_folder
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import pytest
 
 from diffc.errors import UnavailableError
 from diffc_export.events import drain
-from diffc_export.targets import cuda, machine, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
+from diffc_runtime import machine
+from diffc_runtime.machine import cuda
 
-pytestmark = pytest.mark.skipif(bool(machine.gpus()), reason="this machine has a GPU")
+pytestmark = pytest.mark.skipif(bool(machine.gpu.gpus()), reason="this machine has a GPU")
 
 
 def test_every_cuda_call_is_in_the_runtime_library():
@@ -36,9 +38,9 @@ def test_no_driver_is_said_in_cudas_words():
 
 
 def test_ort_cuda_says_what_is_missing(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "version", {"onnxruntime": "1.30"}.get)
+    monkeypatch.setattr(machine.packages, "version", {"onnxruntime": "1.30"}.get)
     reason = target("ort-cuda").status().reason
     assert "diffc[cuda]" in reason and "uninstall onnxruntime first" in reason
-    monkeypatch.setattr(machine, "version", {"onnxruntime-gpu": "1.30"}.get)
+    monkeypatch.setattr(machine.packages, "version", {"onnxruntime-gpu": "1.30"}.get)
     with pytest.raises(UnavailableError, match="cannot build here: no NVIDIA GPU"):
         drain(target("ort-cuda").build(folder, BuildOptions(), tmp_path / "e"))

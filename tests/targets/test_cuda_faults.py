@@ -4,10 +4,10 @@ import ctypes
 import gc
 
 import pytest
-from fake_cuda import BUSY, GIB, NO_DEVICE, NO_MEMORY, TOO_OLD, FakeRuntime, installed
+from support.fake_cuda import BUSY, GIB, NO_DEVICE, NO_MEMORY, TOO_OLD, FakeRuntime, installed
 
 from diffc.errors import OutOfMemory, UnavailableError
-from diffc_export.targets import cuda, nvml
+from diffc_runtime.machine import cuda, nvml
 
 
 @pytest.fixture

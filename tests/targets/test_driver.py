@@ -7,18 +7,20 @@ from importlib import metadata
 
 import pytest
 
-from diffc_export.targets import driver, machine, nvml, target
+from diffc_export.targets import target
+from diffc_runtime import machine
+from diffc_runtime.machine import driver, nvml
 
-GPU = machine.parse_gpu("NVIDIA A10G, 8.6, 535.104.05, 23028, 210, 1710")
+GPU = machine.gpu.parse_gpu("NVIDIA A10G, 8.6, 535.104.05, 23028, 210, 1710")
 
 
 @pytest.fixture
 def no_gpu_listed(monkeypatch):
-    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def say(failure, on_bus=False):
-        monkeypatch.setattr(machine, "nvidia_smi", lambda: ("", failure))
+        monkeypatch.setattr(machine.gpu, "nvidia_smi", lambda: ("", failure))
         monkeypatch.setattr(driver, "_on_the_bus", lambda: on_bus)
         return driver.no_gpu()
 
@@ -37,7 +39,9 @@ def installed(monkeypatch):
                 raise metadata.PackageNotFoundError(name)
             return known[name][1]
 
-        monkeypatch.setattr(machine, "version", lambda n: known[n][0] if n in known else None)
+        monkeypatch.setattr(
+            machine.packages, "version", lambda n: known[n][0] if n in known else None
+        )
         monkeypatch.setattr(metadata, "requires", requires)
         driver.cuda_major.cache_clear()
 
@@ -46,8 +50,8 @@ def installed(monkeypatch):
 
 
 def test_why_there_is_no_gpu(no_gpu_listed):
-    assert no_gpu_listed(machine.NO_TOOL) == "no NVIDIA GPU here"
-    assert "no driver for it" in no_gpu_listed(machine.NO_TOOL, on_bus=True)
+    assert no_gpu_listed(machine.gpu.NO_TOOL) == "no NVIDIA GPU here"
+    assert "no driver for it" in no_gpu_listed(machine.gpu.NO_TOOL, on_bus=True)
     broken = "nvidia-smi says: Failed to initialize NVML: Driver/library version mismatch"
     assert no_gpu_listed(broken, on_bus=True) == broken
 
@@ -62,12 +66,12 @@ def test_nvidia_smi_that_fails_gives_its_words(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'Driver/library version mismatch'; exit 18\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    machine.nvidia_smi.cache_clear()
+    machine.gpu.nvidia_smi.cache_clear()
     try:
-        assert machine.nvidia_smi() == ("", "nvidia-smi says: Driver/library version mismatch")
-        assert machine.gpus() == ()
+        assert machine.gpu.nvidia_smi() == ("", "nvidia-smi says: Driver/library version mismatch")
+        assert machine.gpu.gpus() == ()
     finally:
-        machine.nvidia_smi.cache_clear()
+        machine.gpu.nvidia_smi.cache_clear()
 
 
 def test_gpus_are_those_that_are_visible(tmp_path, monkeypatch):
@@ -76,16 +80,16 @@ def test_gpus_are_those_that_are_visible(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    machine.nvidia_smi.cache_clear()
+    machine.gpu.nvidia_smi.cache_clear()
     seen = {}
     try:
         for chosen in ("2,0", "1", "", "-1", "0,9,1", "MIG-1234", "GPU-12C4-5,GPU-12B", "GPU-12"):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-            seen[chosen] = [(gpu.name[-1], gpu.index) for gpu in machine.gpus()]
+            seen[chosen] = [(gpu.name[-1], gpu.index) for gpu in machine.gpu.gpus()]
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-12B")
         assert nvml._first_visible() == 1
     finally:
-        machine.nvidia_smi.cache_clear()
+        machine.gpu.nvidia_smi.cache_clear()
     assert seen == {
         "2,0": [("C", 2), ("A", 0)], "1": [("B", 1)], "": [], "-1": [], "0,9,1": [("A", 0)],
         "MIG-1234": [("A", 0), ("B", 1), ("C", 2)],
@@ -149,8 +153,8 @@ def test_a_driver_too_old_is_said_by_every_target_that_needs_it(installed, monke
         torch=("2.13.0+cu130", []),
         diffusers=("0.35", []),
     )
-    monkeypatch.setattr(machine, "gpus", lambda: (GPU,))
-    monkeypatch.setattr(machine, "nvidia_smi", lambda: ("one line", ""))
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: (GPU,))
+    monkeypatch.setattr(machine.gpu, "nvidia_smi", lambda: ("one line", ""))
     monkeypatch.setattr(driver, "torch_cuda", lambda: 13)
     monkeypatch.setattr(nvml, "driver_cuda", lambda: (12, 2))
     for name in ("ort-cuda", "trt", "trt-rtx", "torch"):
@@ -164,7 +168,7 @@ def test_a_driver_too_old_is_said_by_every_target_that_needs_it(installed, monke
 
 
 def test_torch_for_the_processor_is_not_called_a_gpus(installed, monkeypatch):
-    monkeypatch.setattr(machine, "gpus", lambda: (GPU,))
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: (GPU,))
     monkeypatch.setattr(driver, "torch_cuda", lambda: None)
     assert "A10G" not in target("torch").status().device
     monkeypatch.setattr(driver, "torch_cuda", lambda: 13)

@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from diffc_export.targets.nvml import (
+from diffc_runtime.machine.nvml import (
     Other,
     Slice,
     busy,
@@ -113,7 +113,7 @@ def test_what_is_not_known_is_none():
 
 def test_the_structure_is_the_drivers():
     """nvmlProcessInfo_v2_t of nvml.h: unsigned, (padding), unsigned long long, two unsigned."""
-    from diffc_export.targets.nvml import _Process
+    from diffc_runtime.machine.nvml import _Process
 
     assert ctypes.sizeof(_Process) == 24
     offsets = [getattr(_Process, name).offset for name, _ in _Process._fields_]
@@ -121,9 +121,9 @@ def test_the_structure_is_the_drivers():
 
 
 def test_a_machine_without_the_library_says_none():
-    from diffc_export.targets import machine
+    from diffc_runtime import machine
 
-    if not machine.gpus():
+    if not machine.gpu.gpus():
         assert process_bytes() is None
 
 
@@ -183,6 +183,6 @@ def test_a_driver_that_knows_no_mig():
 
 @pytest.mark.parametrize(("name", "size"), [("_Memory", 24), ("_Utilization", 8)])
 def test_the_other_structures_are_the_drivers(name, size):
-    from diffc_export.targets import nvml
+    from diffc_runtime.machine import nvml
 
     assert ctypes.sizeof(getattr(nvml, name)) == size

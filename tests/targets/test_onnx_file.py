@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_folder import describe_folder, write_handmade_folder
+from support.onnx_folder import describe_folder, write_handmade_folder
 
 from diffc.errors import InputError
 from diffc_export.targets.onnx_file import onnx_digest, read_onnx

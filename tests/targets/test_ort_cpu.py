@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import CheckFailed, InputError
 from diffc_export.events import drain

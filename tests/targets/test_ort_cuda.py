@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from fake_cuda import FakeRuntime, installed
-from fake_onnxruntime import install
+from support.fake_cuda import FakeRuntime, installed
+from support.fake_onnxruntime import install
 
 from diffc.errors import CheckFailed, InputError, UnavailableError
 from diffc_export.events import drain
-from diffc_export.targets import cuda, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
+from diffc_runtime.machine import cuda
 
 
 @pytest.fixture

@@ -4,14 +4,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_folder import describe_folder, tiny_unet
+from support.onnx_folder import describe_folder, tiny_unet
 
 from diffc.errors import InputError, OutOfMemory
 from diffc_export.events import drain
-from diffc_export.targets import cuda, nvml, out_of_memory, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from diffc_export.targets.out_of_memory import bytes_asked, says_so
 from diffc_export.targets.trt_builder import Log
+from diffc_runtime.machine import cuda, nvml, out_of_memory
+from diffc_runtime.machine.out_of_memory import bytes_asked, says_so
 
 GIB = 1 << 30
 TOO_MUCH = 1 << 44  # bytes: more than any machine maps

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError
 from diffc.measure.inputs import example_inputs

@@ -7,8 +7,9 @@ import pytest
 
 from diffc.errors import RequestError, UnavailableError
 from diffc_export.events import drain
-from diffc_export.targets import machine, names, target, trt_builder
+from diffc_export.targets import names, target, trt_builder
 from diffc_export.targets.base import BuildOptions
+from diffc_runtime import machine
 
 
 def test_names_are_the_contract():
@@ -48,7 +49,7 @@ def test_statuses_import_no_runtime():
 
 def _installed(monkeypatch, **versions):
     found = {name.replace("_", "-"): number for name, number in versions.items()}
-    monkeypatch.setattr(machine, "version", found.get)
+    monkeypatch.setattr(machine.packages, "version", found.get)
 
 
 def test_missing_onnxruntime_says_which_extra(monkeypatch):
@@ -70,14 +71,14 @@ def test_trt_too_old_says_which_is_needed(monkeypatch):
 
 
 def test_gpus_are_read_from_nvidia_smi():
-    gpu = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
+    gpu = machine.gpu.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
     assert (gpu.name, gpu.sm, gpu.memory_mib, gpu.max_clock_mhz) == (
         "NVIDIA A10G",
         "sm86",
         23028,
         1710,
     )
-    assert machine.parse_gpu("GPU, 9.0, 1, 10, [N/A], [N/A]").clock_mhz is None
+    assert machine.gpu.parse_gpu("GPU, 9.0, 1, 10, [N/A], [N/A]").clock_mhz is None
 
 
 @pytest.mark.parametrize(("text", "number"), [("sm86", 86), ("8.9", 89), ("SM_120", 120)])

@@ -6,9 +6,10 @@ import pytest
 
 from diffc.errors import RequestError
 from diffc_export.events import drain
-from diffc_export.targets import machine, ort, target
+from diffc_export.targets import ort, target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
+from diffc_runtime import machine
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def quota(tmp_path):
             path = tmp_path / "root" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content + "\n")
-        return machine.cpu_quota(tmp_path / "membership", tmp_path / "root")
+        return machine.cpu.cpu_quota(tmp_path / "membership", tmp_path / "root")
 
     return read
 
@@ -49,15 +50,15 @@ def test_version_one(quota):
 
 
 def test_where_there_are_no_groups(tmp_path):
-    assert machine.cpu_quota(tmp_path / "none", tmp_path) is None
+    assert machine.cpu.cpu_quota(tmp_path / "none", tmp_path) is None
 
 
 def test_a_quota_limits_the_cores(monkeypatch):
-    affinity = machine.cores()
-    monkeypatch.setattr(machine, "cpu_quota", lambda: 1)
-    assert machine.cores() == 1
-    monkeypatch.setattr(machine, "cpu_quota", lambda: 1000)
-    assert machine.cores() == affinity
+    affinity = machine.cpu.cores()
+    monkeypatch.setattr(machine.cpu, "cpu_quota", lambda: 1)
+    assert machine.cpu.cores() == 1
+    monkeypatch.setattr(machine.cpu, "cpu_quota", lambda: 1000)
+    assert machine.cpu.cores() == affinity
 
 
 def test_what_was_not_asked_for_is_not_written_down(folder, tmp_path):
@@ -82,14 +83,14 @@ def test_an_engine_from_a_larger_machine_takes_what_is_here(folder, tmp_path, mo
     monkeypatch.setattr(ort, "session_options", lambda n: asked.append(n) or options(n))
     target("ort-cpu").load(tmp_path / "e")
     target("ort-cpu").load(tmp_path / "e", threads=1)
-    assert asked == [machine.cores(), 1]
+    assert asked == [machine.cpu.cores(), 1]
 
 
 @pytest.mark.parametrize("name", ["ort-cpu", "openvino", "torch"])
 def test_more_threads_than_cores_are_refused(folder, tmp_path, name):
     if not target(name).status().buildable:
         pytest.skip(target(name).status().reason)
-    many, cores = machine.cores() + 1, machine.cores()
+    many, cores = machine.cpu.cores() + 1, machine.cpu.cores()
     words = f"{many} threads were asked for, this process may use {cores} cores"
     with pytest.raises(RequestError, match=words) as caught:
         options = BuildOptions(threads=many, model="demo")

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from onnx_folder import tiny_unet, write_handmade_folder
 from safetensors.numpy import load_file
+from support.onnx_folder import tiny_unet, write_handmade_folder
 
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.torch_target import Captured

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fake_tensorrt import install
+from support.fake_tensorrt import install
 
 from diffc_export.targets.trt import TARGET
 from diffc_export.targets.trt_precision import coverage, engine_elements, engine_tensors

@@ -5,13 +5,14 @@ import time
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_folder import write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc_export.events import drain
-from diffc_export.targets import check_gpus, machine, target, trt_builder
+from diffc_export.targets import check_gpus, target, trt_builder
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.trt_target import check_built_for
+from diffc_runtime import machine
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -99,14 +100,14 @@ def test_gpus_and_precision_are_checked_without_a_build(monkeypatch):
 
 
 def test_trt_builds_for_the_gpu_at_hand_only(monkeypatch):
-    gpu = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
-    monkeypatch.setattr(machine, "gpus", lambda: (gpu,))
+    gpu = machine.gpu.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: (gpu,))
     check_gpus("trt", ("8.6",), "fp16")
     with pytest.raises(RequestError, match=r"the GPU at hand \(sm86\), not sm89"):
         check_gpus("trt", ("sm89",), "fp16")
     with pytest.raises(UnavailableError, match="fp8 from sm89 on, not for sm86"):
         check_gpus("trt", (), "fp8")
-    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: ())
     with pytest.raises(RequestError, match=r"\(no GPU\), not sm86"):
         check_gpus("trt", ("sm86",), "fp16")
 
@@ -149,7 +150,7 @@ def test_closing_the_build_cancels_it(unet_folder, tmp_path):
 
 
 def test_loading_without_a_gpu_says_why(folder, tmp_path):
-    if machine.gpus():
+    if machine.gpu.gpus():
         pytest.skip("this machine has a GPU")
     build(folder, tmp_path / "e")
     with pytest.raises(UnavailableError, match="no NVIDIA GPU here"):
@@ -158,8 +159,8 @@ def test_loading_without_a_gpu_says_why(folder, tmp_path):
 
 def test_engine_for_another_gpu_is_refused(folder, tmp_path, monkeypatch):
     info = build(folder, tmp_path / "e", gpu=("sm89",))
-    gpu = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
-    monkeypatch.setattr(machine, "gpus", lambda: (gpu,))
+    gpu = machine.gpu.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: (gpu,))
     with pytest.raises(NotComparable, match="built for sm89; this machine has sm86"):
         check_built_for(tmp_path / "e", info)
     with pytest.raises(NotComparable):

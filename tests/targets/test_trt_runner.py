@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-from fake_cuda import UNCAPTURABLE
-from fake_tensorrt import install
+from support.fake_cuda import UNCAPTURABLE
+from support.fake_tensorrt import install
 
 from diffc.errors import InputError, OutOfMemory
 from diffc_export.events import drain
-from diffc_export.targets import cuda, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
 from diffc_export.targets.trt import TARGET
 from diffc_export.targets.trt_runner import TrtRunner
+from diffc_runtime.machine import cuda
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import tensor
 from diffc.prune.importance.base import Subject
-from diffc_export.targets.out_of_memory import is_out_of_memory
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # clean, noise, t, conditions
 

@@ -65,7 +65,7 @@ def engine_packages() -> list[str]:
 
 def on_gpu(name: str) -> bool:
     """Whether the target's engines run on a GPU; ``torch``'s do where torch sees one."""
-    from diffc_export.targets import driver
+    from diffc_runtime.machine import driver
 
     device = target(name).facts.device
     return device == "gpu" or (device == "torch" and driver.torch_on_gpu())

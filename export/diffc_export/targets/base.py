@@ -4,7 +4,7 @@
     Runner   inputs by name -> outputs by name; bind(inputs) -> a call that can be timed
 
 A target knows one runtime. What they share stands beside this file: the check of the ONNX folder
-(onnx_file.py), shapes (shapes.py), the engine folder (engine.py), this machine (machine.py).
+(onnx_file.py), shapes (shapes.py), the engine folder (engine.py).
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ else:
 
 Device = Literal["cpu", "gpu", "torch"]
 Graphs = Literal["never", "one shape", "always"]
+TENSOR_CORES = {"fp32": 16, "fp16": 8, "bf16": 8, "int8": 16, "fp8": 16}
+"""Precision -> what widths should be a multiple of on NVIDIA's tensor cores: 16 bytes (NVIDIA's
+performance guide for matrix multiplication). fp32 keeps the 16 of a processor."""
 
 
 @dataclass(frozen=True, kw_only=True)

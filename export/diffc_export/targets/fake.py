@@ -12,9 +12,10 @@ import random
 from pathlib import Path
 
 from diffc_export.events import Progress, Work
-from diffc_export.targets import engine, machine, shapes
+from diffc_export.targets import engine, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, Status, TargetFacts
 from diffc_export.targets.onnx_file import read_onnx
+from diffc_runtime import machine
 
 NAME = "fake"
 FILE = "scale.txt"
@@ -59,7 +60,7 @@ class Fake:
             info = engine.EngineInfo(
                 target=NAME,
                 versions={"fake": "1.0"},
-                device=machine.cpu_fingerprint(),
+                device=machine.cpu.cpu_fingerprint(),
                 tied_to=("fake",),
                 inputs=model.inputs,
                 outputs=model.outputs,

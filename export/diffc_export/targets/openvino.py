@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc_export.events import Progress, Work
-from diffc_export.targets import engine, machine, shapes
+from diffc_export.targets import engine, shapes
 from diffc_export.targets.base import (
     Array,
     Arrays,
@@ -28,6 +28,7 @@ from diffc_export.targets.base import (
 )
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
+from diffc_runtime import machine
 from diffc_runtime.errors import InputError, UnavailableError
 
 NAME = "openvino"
@@ -62,8 +63,8 @@ class OpenVino:
 
     def status(self) -> Status:
         """Runs wherever openvino is installed."""
-        number = machine.version("openvino")
-        device = f"{machine.cpu_name()}, {machine.cores()} cores"
+        number = machine.packages.version("openvino")
+        device = f"{machine.cpu.cpu_name()}, {machine.cpu.cores()} cores"
         if number is None:
             reason = "openvino is not installed: pip install 'diffc[openvino]'"
             return Status(False, False, False, reason, {}, device)
@@ -85,7 +86,7 @@ class OpenVino:
             asked = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here
         check_capability(asked)
         served = shapes.profiles(model, options)
-        threads = machine.threads(options.threads)
+        threads = machine.cpu.threads(options.threads)
         start = time.perf_counter()
         yield Progress(1, 3, "converting")
         graph = _converted(model)
@@ -101,7 +102,7 @@ class OpenVino:
             info = engine.EngineInfo(
                 target=NAME,
                 versions=dict(self.status().versions),
-                device=machine.cpu_fingerprint(),
+                device=machine.cpu.cpu_fingerprint(),
                 inputs=model.inputs,
                 outputs=model.outputs,
                 precision_asked=asked,
@@ -120,7 +121,7 @@ class OpenVino:
         _openvino()
         info = engine.open_engine(folder, NAME, {})
         check_capability(info.precision_asked)
-        return OpenVinoRunner(folder / FILE, info, machine.threads(threads, info.threads))
+        return OpenVinoRunner(folder / FILE, info, machine.cpu.threads(threads, info.threads))
 
 
 def _openvino() -> Any:
@@ -139,7 +140,8 @@ def check_capability(precision: str) -> None:
     if needed is not None and needed not in has:
         names = [name for name, capability in _CAPABILITIES.items() if capability in has]
         raise UnavailableError(
-            f"OpenVINO does not compute in {precision} on this processor ({machine.cpu_name()})",
+            f"OpenVINO does not compute in {precision} on this processor "
+            f"({machine.cpu.cpu_name()})",
             hint=f"it has {', '.join(['fp32', *names])}",
         )
 
@@ -181,7 +183,7 @@ def _settings(precision: str, threads: int | None) -> dict[str, Any]:
     (Measured on a UNet: with AMX, int8 with f32 around it is slower than bf16 alone, with bf16 it
     is not; without AMX, int8 with bf16 around it is the slower.)
     """
-    fast = "BF16" in _capabilities() and machine.fast_bf16()
+    fast = "BF16" in _capabilities() and machine.cpu.fast_bf16()
     around_int8 = "bf16" if fast else "f32"
     return {
         "INFERENCE_PRECISION_HINT": _HINTS.get(precision, around_int8),

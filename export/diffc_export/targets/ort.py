@@ -19,12 +19,13 @@ from typing import Any
 
 from diffc_export.disks import temporary_folder, utf8_path
 from diffc_export.events import Progress, Work
-from diffc_export.targets import engine, machine, shapes
+from diffc_export.targets import engine, shapes
 from diffc_export.targets.base import BuildOptions, TritonBackend
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import NAMES, shares
-from diffc_export.targets.out_of_memory import out_of_memory
+from diffc_runtime import machine
 from diffc_runtime.errors import DiffcError, InputError, UnavailableError
+from diffc_runtime.machine.out_of_memory import out_of_memory
 
 FILE = "model.onnx"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
@@ -46,8 +47,8 @@ def package() -> tuple[str, str] | None:
     Both distributions are one Python package. Where both are installed, the one that is imported
     is what the package's own files say, not what either one's metadata says.
     """
-    installed = machine.first_version(*PACKAGES)
-    if not all(machine.version(name) for name in PACKAGES):
+    installed = machine.packages.first_version(*PACKAGES)
+    if not all(machine.packages.version(name) for name in PACKAGES):
         return installed
     return _said_by_its_files() or installed
 
@@ -76,7 +77,7 @@ def onnxruntime(target: str, extra: str) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        if machine.first_version(*PACKAGES):
+        if machine.packages.first_version(*PACKAGES):
             raise UnavailableError(f"onnxruntime is installed but cannot load: {error}") from None
         hint = f"pip install 'diffc[{extra}]'"
         raise UnavailableError(f"target '{target}' needs onnxruntime", hint=hint) from None
@@ -96,7 +97,7 @@ def build(
 
     facts: the fields of EngineInfo that only the target knows (versions, device, tied_to).
     """
-    machine.check_threads(options.threads)
+    machine.cpu.check_threads(options.threads)
     yield Progress(0, 3, "reading the ONNX file")
     model = read_onnx(folder)
     asked = engine.asked_precision(model, options.precision)

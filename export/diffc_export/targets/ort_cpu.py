@@ -20,8 +20,9 @@ from typing import Any
 
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Work
-from diffc_export.targets import engine, machine, ort, shapes
+from diffc_export.targets import engine, ort, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
+from diffc_runtime import machine
 from diffc_runtime.errors import InputError
 
 NAME = "ort-cpu"
@@ -52,7 +53,7 @@ class OrtCpu:
     def status(self) -> Status:
         """Runs wherever onnxruntime is installed."""
         found = ort.package()
-        device = f"{machine.cpu_name()}, {machine.cores()} cores"
+        device = f"{machine.cpu.cpu_name()}, {machine.cpu.cores()} cores"
         if found is None:
             reason = "onnxruntime is not installed: pip install 'diffc[cpu]'"
             return Status(False, False, False, reason, {}, device)
@@ -69,14 +70,14 @@ class OrtCpu:
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Check that the file loads, read its precision back, and copy it into ``out``."""
         ort.onnxruntime(NAME, "cpu")
-        facts = {"versions": self.status().versions, "device": machine.cpu_fingerprint()}
+        facts = {"versions": self.status().versions, "device": machine.cpu.cpu_fingerprint()}
         return (yield from ort.build(NAME, folder, options, out, _PROVIDERS, facts))
 
     def load(self, folder: Path, threads: int | None = None) -> Runner:
         """A session on the CPU provider."""
         ort.onnxruntime(NAME, "cpu")
         info = engine.open_engine(folder, NAME, {})
-        options = ort.session_options(machine.threads(threads, info.threads))
+        options = ort.session_options(machine.cpu.threads(threads, info.threads))
         return OrtRunner(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
 
 

@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from diffc_export.events import Work
-from diffc_export.targets import cuda, driver, engine, machine, ort, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
-from diffc_export.targets.cuda import TENSOR_CORES
-from diffc_runtime import cuda_libraries
+from diffc_export.targets import engine, ort, shapes
+from diffc_export.targets.base import (
+    TENSOR_CORES,
+    Array,
+    Arrays,
+    BuildOptions,
+    Runner,
+    Status,
+    TargetFacts,
+)
+from diffc_runtime import machine
 from diffc_runtime.errors import CheckFailed, InputError, UnavailableError
+from diffc_runtime.machine import cuda, cuda_libraries, driver
 
 NAME = "ort-cuda"
 _PROVIDER = "CUDAExecutionProvider"
@@ -50,12 +58,12 @@ class OrtCuda:
 
     def status(self) -> Status:
         """Needs the GPU flavour of onnxruntime, and a GPU to build and to run."""
-        number = machine.version("onnxruntime-gpu")
-        gpu = next(iter(machine.gpus()), None)
+        number = machine.packages.version("onnxruntime-gpu")
+        gpu = next(iter(machine.gpu.gpus()), None)
         device = f"{gpu.name} ({gpu.sm})" if gpu else "no NVIDIA GPU"
         if number is None:
             reason = "onnxruntime-gpu is not installed: pip install 'diffc[cuda]'"
-            if machine.version("onnxruntime"):
+            if machine.packages.version("onnxruntime"):
                 reason += " (uninstall onnxruntime first: both are one Python package)"
             return Status(False, False, False, reason, {}, device)
         imported = ort.package()
@@ -81,7 +89,7 @@ class OrtCuda:
         Raises CheckFailed then.
         """
         self._check("build")
-        facts = {"versions": self.status().versions, "device": machine.gpu_fingerprint()}
+        facts = {"versions": self.status().versions, "device": machine.gpu.gpu_fingerprint()}
         providers = [(_PROVIDER, _provider_options(True))]
         try:
             return (yield from ort.build(NAME, folder, options, out, providers, facts))
@@ -98,7 +106,7 @@ class OrtCuda:
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
         graph = shapes.is_static(info.profiles)
-        return OrtCudaRunner(folder / ort.FILE, info, machine.threads(threads, 1), graph=graph)
+        return OrtCudaRunner(folder / ort.FILE, info, machine.cpu.threads(threads, 1), graph=graph)
 
     def _check(self, what: str) -> None:
         cuda_libraries.preload()

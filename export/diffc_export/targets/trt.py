@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from diffc_export.targets.base import TargetFacts, TritonBackend
-from diffc_export.targets.cuda import TENSOR_CORES
+from diffc_export.targets.base import TENSOR_CORES, TargetFacts, TritonBackend
 from diffc_export.targets.trt_builder import Flavour
 from diffc_export.targets.trt_target import TrtTarget
-
-_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+from diffc_runtime.machine.packages import TENSORRT
 
 _FACTS = TargetFacts(
     name="trt",
     device="gpu",
-    packages=_PACKAGES,
+    packages=TENSORRT,
     requires=("tensorrt",),
     libraries=("tensorrt",),
     alignment=TENSOR_CORES,
@@ -29,7 +27,7 @@ _FACTS = TargetFacts(
 TARGET = TrtTarget(
     Flavour(
         facts=_FACTS,
-        packages=_PACKAGES,
+        packages=TENSORRT,
         extra="trt",
         minimum=(10, 9),
         minimum_sm={"bf16": 80, "int8": 75, "fp8": 89, "fp4": 100},

@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from diffc_export.events import Progress, Work
-from diffc_export.targets import machine, out_of_memory, shapes
+from diffc_export.targets import shapes
 from diffc_export.targets.base import BuildOptions, TargetFacts
 from diffc_export.targets.onnx_file import OnnxModel
-from diffc_export.targets.out_of_memory import bytes_asked, says_so
 from diffc_export.targets.shapes import Profile
+from diffc_runtime import machine
 from diffc_runtime.errors import InputError, OutOfMemory, RequestError, UnavailableError
 from diffc_runtime.files import write_bytes
+from diffc_runtime.machine import out_of_memory
+from diffc_runtime.machine.out_of_memory import bytes_asked, says_so
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def library(flavour: Flavour) -> tuple[Any, Any, Log]:
 
 def version(flavour: Flavour) -> str | None:
     """The installed version of the library, from its package's metadata."""
-    found = machine.first_version(*flavour.packages)
+    found = machine.packages.first_version(*flavour.packages)
     return found[1] if found else None
 
 
@@ -137,7 +139,7 @@ def missing(flavour: Flavour) -> str:
     """One line: the library is not installed, and what stands in for it here if anything does."""
     least = ".".join(map(str, flavour.minimum))
     needs = f"needs {flavour.module} >= {least}, which is not installed"
-    other = machine.first_version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
+    other = machine.packages.first_version(*machine.packages.TENSORRT_RTX)
     if flavour.target == "trt" and other:
         return f"{needs}; found tensorrt_rtx {other[1]} (use --target trt-rtx)"
     return needs
@@ -259,7 +261,7 @@ def check_gpus(flavour: Flavour, gpus: tuple[str, ...], precision: str) -> None:
     RequestError for a GPU, UnavailableError for a precision. Builds nothing: cheap enough to be
     asked before hours of work. A precision that no GPU lacks (auto) is no reason.
     """
-    here = machine.gpus()
+    here = machine.gpu.gpus()
     if flavour.ahead_of_time:
         _check_known(flavour, gpus)
     else:
@@ -300,7 +302,7 @@ def _check_at_hand(flavour: Flavour, gpus: tuple[str, ...], found: str) -> None:
 
 def timing_cache_path(network: Network, cache: Path) -> Path:
     """One timing cache per library version and GPU: tactics' timings hold for no other."""
-    gpu = machine.gpus()[0].sm if machine.gpus() else "none"
+    gpu = machine.gpu.gpus()[0].sm if machine.gpu.gpus() else "none"
     return cache / f"{network.flavour.target}-{version(network.flavour)}-{gpu}.timing"
 
 

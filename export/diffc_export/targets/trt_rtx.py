@@ -6,17 +6,15 @@ Default GPUs: compute capability 8.0 and later, in one engine; ``--gpu sm86,sm89
 
 from __future__ import annotations
 
-from diffc_export.targets.base import TargetFacts
-from diffc_export.targets.cuda import TENSOR_CORES
+from diffc_export.targets.base import TENSOR_CORES, TargetFacts
 from diffc_export.targets.trt_builder import Flavour
 from diffc_export.targets.trt_target import TrtTarget
-
-_PACKAGES = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
+from diffc_runtime.machine.packages import TENSORRT_RTX
 
 _FACTS = TargetFacts(
     name="trt-rtx",
     device="gpu",
-    packages=(*_PACKAGES, "nvidia-cuda-runtime"),
+    packages=(*TENSORRT_RTX, "nvidia-cuda-runtime"),
     requires=("tensorrt-rtx-cu13", "nvidia-cuda-runtime"),
     libraries=("tensorrt_rtx",),
     alignment=TENSOR_CORES,
@@ -33,7 +31,7 @@ _FACTS = TargetFacts(
 TARGET = TrtTarget(
     Flavour(
         facts=_FACTS,
-        packages=_PACKAGES,
+        packages=TENSORRT_RTX,
         extra="rtx",
         minimum=(1, 2),
         minimum_sm={"bf16": 80, "int8": 86, "fp8": 89, "fp4": 120},

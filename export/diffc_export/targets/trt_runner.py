@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from diffc_export.targets import cuda, machine, shapes, trt_builder
+from diffc_export.targets import shapes, trt_builder
 from diffc_export.targets.base import Array, Arrays
 from diffc_export.targets.engine import EngineInfo
 from diffc_export.targets.trt_builder import Flavour
+from diffc_runtime import machine
 from diffc_runtime.errors import DiffcError, OutOfMemory
+from diffc_runtime.machine import cuda
 
 
 def inspect(flavour: Flavour, data: Any) -> str:
@@ -127,7 +129,7 @@ def kernel_cache_path(flavour: Flavour) -> Path:
     """One file per library version and GPU, in diffc's cache folder."""
     from diffc_export.cache import cache_folder
 
-    gpu = machine.gpus()[0].sm if machine.gpus() else "none"
+    gpu = machine.gpu.gpus()[0].sm if machine.gpu.gpus() else "none"
     name = f"{flavour.target}-{trt_builder.version(flavour)}-{gpu}.kernels"
     return cache_folder() / name
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from diffc_export.events import Progress, Work
-from diffc_export.targets import driver, engine, machine, shapes, trt_builder, trt_precision
+from diffc_export.targets import engine, shapes, trt_builder, trt_precision
 from diffc_export.targets.base import BuildOptions, Runner, Status
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
 from diffc_export.targets.trt_builder import Flavour
+from diffc_runtime import machine
 from diffc_runtime.errors import NotComparable, UnavailableError
+from diffc_runtime.machine import driver
 
 FILE = "model.engine"
 
@@ -28,7 +30,7 @@ class TrtTarget:
 
     def status(self) -> Status:
         """From the packages' metadata and nvidia-smi: nothing is loaded."""
-        flavour, gpu = self.flavour, next(iter(machine.gpus()), None)
+        flavour, gpu = self.flavour, next(iter(machine.gpu.gpus()), None)
         device = f"{gpu.name} ({gpu.sm})" if gpu else "no NVIDIA GPU"
         found = trt_builder.version(flavour)
         if found is None:
@@ -44,7 +46,7 @@ class TrtTarget:
         return Status(True, buildable, not reason, reason, versions, device)
 
     def _no_run_reason(self) -> str:
-        gpus = machine.gpus()
+        gpus = machine.gpu.gpus()
         if not gpus:
             if self.flavour.ahead_of_time:
                 return f"{driver.no_gpu()}: engines are built ahead of time and cannot run"
@@ -132,7 +134,7 @@ class TrtTarget:
         return engine.EngineInfo(
             target=self.facts.name,
             versions={self.flavour.module: trt_builder.version(self.flavour) or ""},
-            device={} if ahead else machine.gpu_fingerprint(),
+            device={} if ahead else machine.gpu.gpu_fingerprint(),
             tied_to=(self.flavour.module,) if ahead else (self.flavour.module, *_TIED),
             built_for=(gpus or (self._default_gpus(asked),)) if ahead else (),
             inputs=model.inputs,
@@ -151,7 +153,7 @@ class TrtTarget:
     def load(self, folder: Path, threads: int | None = None) -> Runner:
         """Check the folder, then open the engine on the first GPU; ``threads`` has no meaning."""
         here = {self.flavour.module: trt_builder.version(self.flavour) or "none"}
-        info = engine.open_engine(folder, self.facts.name, here | machine.gpu_fingerprint())
+        info = engine.open_engine(folder, self.facts.name, here | machine.gpu.gpu_fingerprint())
         status = self.status()
         if not status.runnable:
             raise UnavailableError(f"target '{self.facts.name}' cannot run here: {status.reason}")
@@ -169,7 +171,7 @@ RTX_RUNS = (75, 80, 86, 89, 120, 121)
 
 def check_built_for(folder: Path, info: engine.EngineInfo) -> None:
     """Raise NotComparable when an ahead-of-time engine does not hold this GPU's code."""
-    gpus = machine.gpus()
+    gpus = machine.gpu.gpus()
     if not info.built_for or not gpus:
         return
     here = gpus[0].sm

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import cuda_libraries
 from ..errors import UnfitEngine
+from ..machine import cuda_libraries
 from ..pipeline import Denoise
 from . import import_library
 from .ort_cpu import open_session

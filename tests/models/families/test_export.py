@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
+from support.family_cases import CASES, case
+from support.family_oracle import random_keep
 
 from diffc.models.families.examples import example_inputs
 from diffc.prune.surgery import cut
-from tests.models.families.cases import CASES, case
-from tests.models.families.oracle import random_keep
 
 TOLERANCE = 2e-5  # float32, outputs of order 1; ONNX Runtime fuses attention and normalisation
 

@@ -13,6 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support.family_cases import CASES, Case, case
+from support.family_oracle import least_keep, random_keep, silenced, widths
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffc.errors import InputError
@@ -23,8 +25,6 @@ from diffc.models.groups import Role
 from diffc.models.source import PRUNING_FILE
 from diffc.prune.cost import cost_model
 from diffc.prune.surgery import cut
-from tests.models.families.cases import CASES, Case, case
-from tests.models.families.oracle import least_keep, random_keep, silenced, widths
 
 TOLERANCE = 1e-5
 

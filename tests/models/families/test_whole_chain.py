@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from cases import CASES, random_model
-from quick import QUICK
 from safetensors.torch import save_file
+from support.family_cases import CASES, random_model
+from support.quick import QUICK
 
 import diffc
 from diffc.models.families import family

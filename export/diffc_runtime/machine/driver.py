@@ -12,15 +12,15 @@ from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
-from diffc_export.targets import machine, nvml
+from . import gpu, nvml, packages
 
 
 def no_gpu() -> str:
     """Why there is no GPU to run on, in one line; empty when there is one."""
-    _, failure = machine.nvidia_smi()
-    if machine.gpus():
+    _, failure = gpu.nvidia_smi()
+    if gpu.gpus():
         return ""
-    if failure and failure != machine.NO_TOOL:
+    if failure and failure != gpu.NO_TOOL:
         return failure
     if not failure and os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
         return "CUDA_VISIBLE_DEVICES leaves no NVIDIA GPU here"
@@ -45,17 +45,17 @@ _DRIVERS = {12: "525", 13: "580"}
 """CUDA's major version -> the first Linux driver that runs it (CUDA's release notes, table 3)."""
 
 
-def old_driver(*packages: str) -> str:
-    """Why the driver cannot run the first of these packages that is installed; empty when it can.
+def old_driver(*distributions: str) -> str:
+    """Why the driver cannot run the first installed one of these; empty when it can.
 
     A driver runs every CUDA of its own major version and those before.
     """
-    found, driver = machine.first_version(*packages), nvml.driver_cuda()
+    found, driver = packages.first_version(*distributions), nvml.driver_cuda()
     needed = cuda_major(found[0]) if found else None
     if found is None or needed is None or driver is None or driver[0] >= needed:
         return ""
     least = _DRIVERS.get(needed)
-    number = f" ({machine.gpus()[0].driver})" if machine.gpus() else ""
+    number = f" ({gpu.gpus()[0].driver})" if gpu.gpus() else ""
     return (
         f"the driver{number} is for CUDA {driver[0]}.{driver[1]}, {found[0]} {found[1]} needs "
         f"CUDA {needed}: update the driver" + (f" to {least} or later" if least else "")
@@ -79,7 +79,7 @@ def cuda_major(package: str) -> int | None:
         asked = metadata.requires(package) or []
     except metadata.PackageNotFoundError:
         return None
-    for text in (package, f"+{(machine.version(package) or '').partition('+')[2]}", *asked):
+    for text in (package, f"+{(packages.version(package) or '').partition('+')[2]}", *asked):
         match = _CUDA.search(text)
         if match:
             return int(next(group for group in match.groups() if group))
@@ -105,4 +105,4 @@ def torch_cuda() -> int | None:
 
 def torch_on_gpu() -> bool:
     """Whether torch runs on a GPU here, as far as can be told without importing it."""
-    return bool(machine.gpus()) and torch_cuda() is not None
+    return bool(gpu.gpus()) and torch_cuda() is not None

@@ -13,6 +13,9 @@ QUICK = {
 }
 """Options that take a tiny model through the whole chain in seconds."""
 
+QUICK_IMPORTANCE = {"passes": 6, "batch": 2, "grid": 5, "curve_images": 2}
+"""Options of importance alone: a few passes over few timesteps."""
+
 
 def save_tiny_model(folder: Path, seed: int) -> Path:
     import torch

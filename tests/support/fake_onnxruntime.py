@@ -10,10 +10,10 @@ from types import ModuleType
 
 import numpy as np
 
-from diffc_export.targets import machine
+from diffc_runtime import machine
 
 PROVIDER = "CUDAExecutionProvider"
-GPU = machine.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
+GPU = machine.gpu.parse_gpu("NVIDIA A10G, 8.6, 570.86.15, 23028, 210, 1710")
 
 
 class Fail(Exception):
@@ -120,6 +120,6 @@ def install(monkeypatch):
     module.set_default_logger_severity = lambda severity: None
     module.get_available_providers = lambda: [PROVIDER, "CPUExecutionProvider"]
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
-    monkeypatch.setattr(machine, "version", {"onnxruntime-gpu": "1.32"}.get)
-    monkeypatch.setattr(machine, "gpus", lambda: (GPU,))
+    monkeypatch.setattr(machine.packages, "version", {"onnxruntime-gpu": "1.32"}.get)
+    monkeypatch.setattr(machine.gpu, "gpus", lambda: (GPU,))
     return Session

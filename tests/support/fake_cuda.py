@@ -6,7 +6,7 @@ Work "on the GPU" is a function given to ``do``: done at once, or kept while a c
 import ctypes
 import itertools
 
-from diffc_export.targets import cuda, nvml
+from diffc_runtime.machine import cuda, nvml
 
 GIB = 1 << 30
 ADDRESSES = itertools.count(4096, 4096)

@@ -1,6 +1,6 @@
 """Tiny models for the distillation tests; run as a script it is a worker that can be killed.
 
-    python tiny.py FOLDER RESULT '{"steps": 9}' [LIMIT BYTES]
+    python tiny_training.py FOLDER RESULT '{"steps": 9}' [LIMIT BYTES]
 
 distils in FOLDER and writes the final weights to RESULT and the losses beside it. With LIMIT, the
 process may take so many bytes more than it has when training starts; each of the student's calls
@@ -66,6 +66,37 @@ def work(
         unet(8, seed=0), student, family, data, PROCESS, options(**changes), folder,
         kept=kept, judge=judge,
     )  # fmt: skip
+
+
+class Faulty:
+    """The family, with a fault in the student's call (the narrow model) when ``fault`` says so."""
+
+    def __init__(self, fault) -> None:
+        self.fault, self.calls = fault, 0
+
+    def call(self, model, inputs):
+        output = FAMILY.call(model, inputs)
+        if model.config.block_out_channels[0] == 8:
+            return output
+        self.calls += 1
+        return self.fault(self.calls, output)
+
+
+def weights(student) -> dict[str, torch.Tensor]:
+    """A copy of the state dict."""
+    return {name: value.clone() for name, value in student.state_dict().items()}
+
+
+def same(a, b) -> bool:
+    """True if two state dicts hold the same bits."""
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def trained(folder: Path, **changes) -> tuple[dict[str, torch.Tensor], DistillResult]:
+    """A finished run in ``folder``: the student's weights, and the result."""
+    student = unet(4, seed=1)
+    result = drain(work(folder, student, **changes))
+    return weights(student), result
 
 
 class Hungry:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from diffc_runtime.errors import DiffcError, OutOfMemory, UnavailableError
+from ..errors import DiffcError, OutOfMemory, UnavailableError
 
 _SAYS = re.compile(
     r"out of memory|OutOfMemory|failed to allocate memory|can't allocate memory|bad_alloc"
@@ -76,7 +77,7 @@ def error(
 
 def _hint(hint: str, on_gpu: bool) -> str:
     if on_gpu:
-        from diffc_export.targets import nvml
+        from . import nvml
 
         held = nvml.others()
         if held:
@@ -104,7 +105,7 @@ def out_of_memory(doing: str, on_gpu: bool) -> Iterator[None]:
 
 def gpu_memory() -> tuple[int, int] | None:
     """(free, total) bytes of the GPU in use, or of the MIG slice; None where nobody can say."""
-    from diffc_export.targets import cuda, nvml
+    from . import cuda, nvml
 
     with suppress(UnavailableError):
         return cuda.memory()
@@ -112,11 +113,15 @@ def gpu_memory() -> tuple[int, int] | None:
 
 
 def host_memory() -> tuple[int, int] | None:
-    """(free, total) bytes of this machine."""
-    import psutil
-
-    found = psutil.virtual_memory()
-    return int(found.available), int(found.total)
+    """(free, total) bytes of this machine, from /proc/meminfo; None where there is none."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    if "MemAvailable" not in kib or "MemTotal" not in kib:
+        return None
+    return kib["MemAvailable"] << 10, kib["MemTotal"] << 10
 
 
 def size(count: int) -> str:

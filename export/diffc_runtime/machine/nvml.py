@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from . import gpu
+
 _OK, _TOO_SMALL = 0, 7
 _NOT_AVAILABLE = 2**64 - 1
 _IDLE_PERCENT = 5
@@ -142,9 +144,7 @@ def _first_visible() -> int:
     """The driver's number of the GPU that this process uses: it knows no CUDA_VISIBLE_DEVICES."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if first.startswith("GPU-"):
-        from diffc_export.targets import machine
-
-        return next((gpu.index for gpu in machine.gpus()), 0)
+        return next((one.index for one in gpu.gpus()), 0)
     return int(first) if first.isdigit() else 0
 
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from onnx_folder import write_handmade_folder
 from safetensors.numpy import load_file, save_file
 
 from diffc.measure.compare import measure_target
@@ -16,6 +15,7 @@ from diffc.report.model import ModelFigures, Report
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
+from support.onnx_folder import write_handmade_folder
 
 DIGEST = "d" * 64
 

@@ -17,14 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffc_export.targets import nvml, out_of_memory
-from diffc_runtime.errors import UnavailableError
+from ..errors import UnavailableError
+from . import nvml, out_of_memory
 
 EVENTS, CLOCK = "GPU events", "clock"
 """What a call's seconds are told by, in the words of ``details.timed_by``."""
-TENSOR_CORES = {"fp32": 16, "fp16": 8, "bf16": 8, "int8": 16, "fp8": 16}
-"""Precision -> what widths should be a multiple of on NVIDIA's tensor cores: 16 bytes (NVIDIA's
-performance guide for matrix multiplication). fp32 keeps the 16 of a processor."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _NON_BLOCKING = 1
 _THREAD_LOCAL_CAPTURE = 1

@@ -6,10 +6,11 @@ refuses: calls of a context that answer False. uncapturable: whether running it 
 from types import SimpleNamespace
 
 import numpy as np
-from fake_cuda import FakeRuntime, installed
 
-from diffc_export.targets import cuda, trt_builder
+from diffc_export.targets import trt_builder
 from diffc_export.targets.trt import TARGET
+from diffc_runtime.machine import cuda
+from support.fake_cuda import FakeRuntime, installed
 
 
 class FakeContext:
