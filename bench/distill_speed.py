@@ -35,9 +35,11 @@ from diffc.data.precision import best_device
 from diffc.distill.blocks import kept_channels
 from diffc.distill.draw import draw_batch
 from diffc.distill.losses import Kept
+from diffc.distill.run import ModelPair
 from diffc.distill.setup import to_device
 from diffc.distill.train import distill
 from diffc.measure.environment import read_environment
+from diffc.models.denoiser import denoiser_of
 from diffc.models.diffusion import Process, process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.base import Family
@@ -178,7 +180,8 @@ def main() -> None:
         teacher = load_denoiser(source).requires_grad_(False)
         student, kept = uniform_student(teacher, family, source.config, args.ratio)
         own = options.model_copy(update=changes)
-        return distill(teacher, student, family, clean, process, own, Path(folder), kept=kept)
+        pair = ModelPair(denoiser_of(teacher, family, source.scheduler), student, kept)
+        return distill(pair, clean, own, Path(folder))
 
     with tempfile.TemporaryDirectory() as folder:
         teacher = load_denoiser(source).requires_grad_(False)

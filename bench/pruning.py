@@ -43,7 +43,7 @@ from diffc.data.synthetic import synthesize
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs as engine_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
@@ -253,13 +253,13 @@ class Study:
         self.family = family_of(self.source.class_name)
         self.specs = self.family.specs(self.source.config)
         self.groups = self.family.groups(self.dense, example_inputs(self.specs, self.source.config))
-        self.process = process_from_scheduler(self.source.scheduler)
+        self.denoiser = denoiser_of(self.dense, self.family, self.source.scheduler, self.specs)
+        self.process = self.denoiser.process
         path = args.work / "synthetic.safetensors"
         if not path.exists():  # the product's defaults: 256 images, 20 steps
-            drain(synthesize(self.dense, self.family, self.source.scheduler, self.specs, 256,
-                             steps=20, seed=0, batch=32)).save(path)  # fmt: skip
+            drain(synthesize(self.denoiser, 256, steps=20, seed=0, batch=32)).save(path)
         self.clean = CleanSet.read(path)
-        self.subject = Subject(self.dense, self.family, self.process, self.clean, self.groups)
+        self.subject = Subject(self.denoiser, self.clean, self.groups)
         raw = gzip.decompress((args.fashion / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
         pixels = np.frombuffer(raw, np.uint8).reshape(-1, 1, 28, 28)
         chosen = np.random.default_rng(0).permutation(len(pixels))[:IMAGES]

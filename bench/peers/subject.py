@@ -15,7 +15,7 @@ from diffc.data.clean import CleanSet
 from diffc.errors import CheckFailed
 from diffc.measure.inputs import fill, reference_inputs
 from diffc.measure.reference import write_reference
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
@@ -49,12 +49,14 @@ class Subject:
         if not (folder / "reference.safetensors").exists():
             say(f"{self.name}: exporting ours, {side}")
             model = self.dense if side == "dense" else self.ours()
-            process = process_from_scheduler(self.source.scheduler)
-            facts = {"prediction": process.prediction, "scheduler": dict(self.source.scheduler),
-                     "macs": macs_of(self, model)}  # fmt: skip
+            denoiser = denoiser_of(model, self.family, self.source.scheduler, self.specs)
+            facts = {
+                "prediction": denoiser.process.prediction,
+                "scheduler": dict(self.source.scheduler),
+                "macs": macs_of(self, model),
+            }
             export_denoiser(model, self.family, self.specs, folder, facts=facts)
-            write_reference(folder / "reference.safetensors", model, self.family, process,
-                            self.clean(), 0)  # fmt: skip
+            write_reference(folder / "reference.safetensors", denoiser, self.clean(), 0)
         return folder
 
     def clean(self) -> CleanSet:

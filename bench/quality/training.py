@@ -17,9 +17,9 @@ from bench.quality.rows import PLAIN, SCRATCH, Row
 from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
 from diffc.distill.blocks import kept_channels
-from diffc.distill.run import Run
+from diffc.distill.run import ModelPair, Run
 from diffc.distill.train import one_step
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
@@ -59,8 +59,8 @@ def train_dense(study: Study, folder: Path) -> None:
         **PLAIN,
     )  # fmt: skip
     config = {**scheduler.config, "_class_name": "DDPMScheduler"}
-    process = process_from_scheduler(config)
-    for _ in training(study, model, model, process, options, study.work / "dense-training"):
+    pair = ModelPair(denoiser_of(model, family_of("UNet2DModel"), config), model)
+    for _ in training(study, pair, options, study.work / "dense-training"):
         pass
     DDPMPipeline(model.cpu().to(memory_format=torch.contiguous_format), scheduler).save_pretrained(
         folder
@@ -68,20 +68,11 @@ def train_dense(study: Study, folder: Path) -> None:
 
 
 def training(
-    study: Study,
-    teacher,
-    student,
-    process,
-    options: DistillSection,
-    folder: Path,
-    kept=None,
-    points: int = 4,
+    study: Study, pair: ModelPair, options: DistillSection, folder: Path, points: int = 4
 ) -> Iterator[int]:
-    """Train ``student``; yields each of ``points`` - 1 steps on the way, evenly spread, whose
+    """Train the student; yields each of ``points`` - 1 steps on the way, evenly spread, whose
     checkpoint is on disk. At the end of the time a checkpoint is written, then OutOfTime raised."""
-    family = family_of(type(student).__name__)
-    run = Run.start(teacher, student, family, study.images, process, options, folder, kept,
-                    null=None, seed=0, judge=None, logs=folder / "logs")  # fmt: skip
+    run = Run.start(pair, study.images, options, folder)
     every = max(1, options.steps // points)
     try:
         for note in run.resume():
@@ -162,7 +153,9 @@ def run_row(study: Study, row: Row) -> dict:
     teacher, student = load_denoiser(study.source), pruned(study, row)
     few, start = study.args.curve_samples, time.monotonic()
     kept = kept_by(study, row, teacher) if options.losses.features else None
-    for step in training(study, teacher, student, study.process, options, folder, kept):
+    family = family_of(study.source.class_name)
+    pair = ModelPair(denoiser_of(teacher, family, study.source.scheduler), student, kept)
+    for step in training(study, pair, options, folder):
         if str(step) not in curve:
             probe = averaged(pruned(study, row), folder, step)
             images = study.judge.samples(probe, few)

@@ -134,16 +134,21 @@ def _synthesized(
     source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
     from diffc.data.precision import best_device
-    from diffc.data.synthetic import synthesize
-    from diffc.models.load import load_denoiser
+    from diffc.data.synthetic import Conditioning, synthesize
+    from diffc.models.denoiser import open_denoiser
 
     options = recipe.data
+    denoiser = open_denoiser(source, specs)
+    denoiser.model.to(best_device())
+    guidance = guidance_of(source, options.guidance).scale
     clean = yield from synthesize(
-        load_denoiser(source).to(best_device()), family(source.class_name), source.scheduler,
-        specs, options.images, steps=options.steps, seed=recipe.seed, batch=options.batch,
-        conditions=given.rows, null=given.null,
-        guidance=guidance_of(source, options.guidance).scale,
-    )  # fmt: skip
+        denoiser,
+        options.images,
+        Conditioning(given.rows, given.null, guidance),
+        steps=options.steps,
+        seed=recipe.seed,
+        batch=options.batch,
+    )
     return clean, {"conditions": sorted(given.rows)}
 
 

@@ -30,17 +30,13 @@ from diffc_export.events import Progress, Work
 from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from diffc.data.clean import CleanSet
     from diffc.distill.losses import Kept
     from diffc.distill.run import Judge
     from diffc.measure.distances import Reference
     from diffc.measure.quality import Samples
-    from diffc.models.diffusion import Process
-    from diffc.models.families.base import Family
+    from diffc.models.denoiser import Denoiser
     from diffc.prune.bench import Bench
-    from diffc_export.specs import TensorSpec
 
 SCORES = "importance.safetensors"
 DENSE, COMPRESSED = "dense", "compressed"
@@ -62,17 +58,14 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
 
         from diffc.data.clean import CleanSet
         from diffc.data.precision import best_device
-        from diffc.models.families.examples import example_inputs
         from diffc.prune.importance import importance
         from diffc.prune.importance.base import Subject
 
-        model, family, specs, process = _opened(source, recipe)
-        groups = family.groups(model, example_inputs(specs, source.config))
+        denoiser = _open(source, recipe)
+        groups = denoiser.groups()
         clean = CleanSet.read(data.folder / CLEAN)
-        model.to(best_device())
-        found = yield from importance(
-            Subject(model, family, process, clean, groups), options, recipe.seed
-        )
+        denoiser.model.to(best_device())
+        found = yield from importance(Subject(denoiser, clean, groups), options, recipe.seed)
         save_file(dict(found.scores), room.out / SCORES)
         return {"why": dict(found.why), "groups": len(groups)}
 
@@ -126,16 +119,15 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
-        from diffc.models.families.examples import example_inputs
         from diffc.models.save import save_compressed
         from diffc.prune.plan import Plan
         from diffc.prune.surgery import cut
 
         yield Progress(0, 1, "cutting channels")
-        model, family, specs, _ = _opened(source, recipe)
+        denoiser = _open(source, recipe)
         chosen = Plan.read(plan.folder / "plan.json")
-        cut(model, family.groups(model, example_inputs(specs, source.config)), chosen.keep())
-        save_compressed(model, source, room.out / "pruned", plan_summary(chosen))
+        cut(denoiser.model, denoiser.groups(), chosen.keep())
+        save_compressed(denoiser.model, source, room.out / "pruned", plan_summary(chosen))
         return {"params": chosen.compressed.params}
 
     return Stage("prune", 2, inputs, run, {"pruned": "pruned"}, model_packages(source))
@@ -183,24 +175,30 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         from diffc.models.onnx_export import export_denoiser
 
         origin = source if side == DENSE else find(distilled.folder / "model")
-        model, family, specs, process = _opened(origin, recipe)
+        denoiser = _open(origin, recipe)
         yield Progress(0, 2, f"exporting the {side} model")
         facts = {
-            "prediction": process.prediction,
+            "prediction": denoiser.process.prediction,
             "scheduler": served_settings(source.scheduler),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": sum(p.numel() for p in denoiser.model.parameters()),
             "macs": plan.result[side]["macs"],
         }
         options = recipe.export
         described = export_denoiser(
-            model, family, specs, room.out / side, opset=options.opset,
-            simplify=options.simplify, facts=facts, sizes=options.sizes,
+            denoiser.model,
+            denoiser.family,
+            denoiser.specs,
+            room.out / side,
+            opset=options.opset,
+            simplify=options.simplify,
+            facts=facts,
+            sizes=options.sizes,
             multiple=multiple_of(source.class_name, source.config) or 1,
-        )  # fmt: skip
+        )
         yield Progress(1, 2, f"running the {side} model at reference inputs")
         clean = CleanSet.read(data.folder / CLEAN)
         reference = room.out / side / "reference.safetensors"
-        write_reference(reference, model, family, process, clean, recipe.seed, options.sizes[1:])
+        write_reference(reference, denoiser, clean, recipe.seed, options.sizes[1:])
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
 
     packages = (*model_packages(source), "onnx", "onnxscript", "onnxslim")
@@ -230,9 +228,11 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         from diffc.data.inputs import denoiser_specs
         from diffc.data.latents import decode
         from diffc.data.precision import best_device
+        from diffc.data.synthetic import Conditioning
         from diffc.measure.pictures import picture_shape
         from diffc.measure.quality import grid, quality, sample_pair, write_pair
         from diffc.models.families.base import sample_shape
+        from diffc.models.load import load_denoiser
 
         shape = picture_shape(source, sample_shape(denoiser_specs(source, recipe)))
         (room.out / "samples").mkdir()
@@ -240,16 +240,15 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
             yield Progress(1, 1, "samples are no pictures")
             return {}
         more = yield from _wanted_figures(source, recipe, shape)
-        dense, family, specs, _ = _opened(source, recipe)
-        compressed, *_ = _opened(find(distilled.folder / "model"), recipe)
-        dense.to(best_device()), compressed.to(best_device())
+        dense = _open(source, recipe)
+        compressed = load_denoiser(find(distilled.folder / "model"))
+        dense.model.to(best_device()), compressed.to(best_device())
         clean = CleanSet.read(data.folder / CLEAN)
+        rows = {name: clean.conditions[name] for name in data.result.get("conditions", ())}
+        given = Conditioning(rows, clean.null, guidance)
         pair = yield from sample_pair(
-            dense, compressed, family, source.scheduler, specs, options.images,
-            steps=options.steps, seed=options.seed,
-            conditions={n: clean.conditions[n] for n in data.result.get("conditions", ())},
-            null=clean.null, guidance=guidance,
-        )  # fmt: skip
+            dense, compressed, options.images, given, steps=options.steps, seed=options.seed
+        )
         made = []
         for latents in (pair.dense, pair.compressed):
             made.append((yield from decode(source, latents)))
@@ -356,20 +355,21 @@ def _distill(
     source: Source, recipe: Recipe, data: Done, plan: Done, pruned: Done, room: Room
 ) -> Work[dict[str, Any]]:
     from diffc.data.clean import CleanSet
+    from diffc.distill.run import ModelPair
     from diffc.distill.train import distill
+    from diffc.models.load import load_denoiser
     from diffc.models.save import save_compressed
 
-    teacher, family, specs, process = _opened(source, recipe)
-    student_source = find(pruned.folder / "pruned")
-    student, *_ = _opened(student_source, recipe)
+    teacher = _open(source, recipe)
+    student = load_denoiser(find(pruned.folder / "pruned"))
     clean = CleanSet.read(data.folder / CLEAN)
     options = recipe.distill
-    kept = _kept_channels(source, recipe, teacher, family, specs, plan)
-    judge, notes = _judge(source, recipe, teacher, family, specs, clean)
+    kept = _kept_channels(recipe, teacher, plan)
+    judge, notes = _judge(source, recipe, teacher, clean)
+    pair = ModelPair(teacher, student, kept)
     result = yield from distill(
-        teacher, student, family, clean, process, options, room.scratch,
-        kept=kept, null=clean.null, seed=recipe.seed, judge=judge, logs=room.logs,
-    )  # fmt: skip
+        pair, clean, options, room.scratch, seed=recipe.seed, judge=judge, logs=room.logs
+    )
     summary = json.loads((pruned.folder / "pruned" / PRUNING_FILE).read_text("utf-8"))
     facts = ("dense", "compressed", "groups", "groups_cut")
     save_compressed(student, source, room.out / "model", {k: summary[k] for k in facts})
@@ -385,61 +385,41 @@ def _distill(
 
 
 def _judge(
-    source: Source,
-    recipe: Recipe,
-    teacher: nn.Module,
-    family: Family,
-    specs: list[TensorSpec],
-    clean: CleanSet,
+    source: Source, recipe: Recipe, teacher: Denoiser, clean: CleanSet
 ) -> tuple[Judge | None, list[str]]:
     """Who takes the curve of quality, on images; None, and why, where samples are none."""
     from diffc.data.latents import decode, vae_folder
     from diffc.measure.pictures import picture_shape
     from diffc.measure.quality import consistency
     from diffc.measure.ssim import WINDOW, is_image
-    from diffc.models.families.base import sample_shape
 
     if not recipe.distill.quality_every:
         return None, []
-    shape = picture_shape(source, sample_shape(specs))
+    shape = picture_shape(source, teacher.sample_shape)
     if shape is None or not is_image(shape):
         least = f"{WINDOW}x{WINDOW}"
-        words = shape or sample_shape(specs)
+        words = shape or teacher.sample_shape
         return None, [f"no curve of quality: samples of {words} are no images of at least {least}"]
     through = partial(decode, source) if vae_folder(source) is not None else None
-    return consistency(
-        teacher, family, source.scheduler, specs, clean.conditions, decode=through
-    ), []
+    return consistency(teacher, clean.conditions, decode=through), []
 
 
-def _kept_channels(
-    source: Source,
-    recipe: Recipe,
-    teacher: nn.Module,
-    family: Family,
-    specs: list[TensorSpec],
-    plan: Done,
-) -> Kept | None:
+def _kept_channels(recipe: Recipe, teacher: Denoiser, plan: Done) -> Kept | None:
     """For the feature loss: which channels of each block's output are still there."""
     if not recipe.distill.losses.features:
         return None
     from diffc.distill.blocks import kept_channels
-    from diffc.models.families.examples import example_inputs
     from diffc.prune.plan import Plan
 
-    groups = family.groups(teacher, example_inputs(specs, source.config))
-    return kept_channels(teacher, family, groups, Plan.read(plan.folder / "plan.json").keep())
+    keep = Plan.read(plan.folder / "plan.json").keep()
+    return kept_channels(teacher.model, teacher.family, teacher.groups(), keep)
 
 
-def _opened(source: Source, recipe: Recipe) -> tuple[nn.Module, Family, list[TensorSpec], Process]:
+def _open(source: Source, recipe: Recipe) -> Denoiser:
     from diffc.data.inputs import denoiser_specs
-    from diffc.models.diffusion import process_from_scheduler
-    from diffc.models.families import family
-    from diffc.models.load import load_denoiser
+    from diffc.models.denoiser import open_denoiser
 
-    specs = denoiser_specs(source, recipe)
-    process = process_from_scheduler(source.scheduler)
-    return load_denoiser(source), family(source.class_name), specs, process
+    return open_denoiser(source, denoiser_specs(source, recipe))
 
 
 def _read_scores(importance: Done | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -21,7 +21,7 @@ from diffc.models.diffusion import LEAST_SIGNAL, scheduler_betas
 from diffc.models.noise_levels import flow_levels
 from diffc.models.schedulers import fitting_steps, is_flow, settings, train_steps
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+ModelCall = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
 
 
@@ -104,7 +104,7 @@ def place_levels(scheduler: Any, shape: Sequence[int]) -> None:
     scheduler.set_timesteps(steps, sigmas=sigmas, mu=levels.get("mu"))
 
 
-def denoise(model: Denoiser, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
+def denoise(model: ModelCall, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
     """Yield x after each step of ``scheduler``; the last one is x_0.
 
     noise: (B, ...) standard normal. The scheduler's step counter is set back first, so that one
@@ -122,7 +122,7 @@ def denoise(model: Denoiser, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def sample(model: Denoiser, scheduler: Any, noise: Tensor) -> Tensor:
+def sample(model: ModelCall, scheduler: Any, noise: Tensor) -> Tensor:
     """x_0 (B, ...) from ``noise`` (B, ...), without progress."""
     x = noise
     for x in denoise(model, scheduler, noise):  # noqa: B007

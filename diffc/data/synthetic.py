@@ -7,10 +7,11 @@ Under torchrun or ``accelerate launch`` each process draws its share, and every 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
@@ -19,56 +20,70 @@ from diffc.data.inputs import LABELS
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
-from diffc.data.sampling import Denoiser, denoise, deterministic_scheduler
-from diffc.models.families.base import Family
+from diffc.data.sampling import ModelCall, denoise, deterministic_scheduler
+from diffc.models.denoiser import Denoiser
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
-from diffc_runtime.json_types import JsonObject
 
 NOISE, LABEL = 1, 2  # streams of keys
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """What samples are made from, beside noise.
+
+    Attributes:
+        rows: For each condition, rows (M, ...). Sample i takes row i modulo M, so that several
+            conditions stay aligned.
+        null: A null condition (...) by name, which guidance leads away from.
+        guidance: The scale of classifier-free guidance; 1 is none.
+    """
+
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    null: Mapping[str, Tensor] = field(default_factory=dict)
+    guidance: float = 1.0
+
+
+UNCONDITIONAL = Conditioning()
+
+
 def synthesize(
-    model: nn.Module,
-    family: Family,
-    scheduler_config: JsonObject,
-    specs: Sequence[TensorSpec],
+    denoiser: Denoiser,
     n: int,
+    given: Conditioning = UNCONDITIONAL,
     *,
     steps: int = 20,
     seed: int = 0,
     batch: int = 64,
-    conditions: Mapping[str, Tensor] | None = None,
-    classes: int | None = None,
-    null: Mapping[str, Tensor] | None = None,
-    guidance: float = 1.0,
 ) -> Work[CleanSet]:
-    """``n`` samples of the dense model by a deterministic sampler of ``steps`` steps.
+    """Draw samples of the dense model by a deterministic sampler.
 
-    specs: the denoiser's inputs, as its family says them.
-    conditions: for each condition but class labels, rows (M, ...) to draw from; row i goes with
-        sample i modulo M, so that several conditions stay aligned.
-    null, guidance: null conditions (...), and the scale of classifier-free guidance by them.
-    classes: labels are drawn uniformly from 0..classes-1; None: the model's config says.
+    Args:
+        denoiser: The dense model.
+        n: How many samples.
+        given: The conditions. Class labels that it lacks are drawn uniformly over the classes that
+            the model knows.
+        steps: Of the sampler.
+        seed: Of noise and labels.
+        batch: How many samples at a time; halved where memory has no room.
 
-    Raises RequestError when the model needs a condition that was not given.
+    Raises:
+        RequestError: The model needs a condition that was not given.
     """
-    scheduler = deterministic_scheduler(scheduler_config, steps)
-    shape = next(spec.shape for spec in specs if spec.kind == "sample")
+    scheduler = deterministic_scheduler(denoiser.scheduler, steps)
+    model, shape = denoiser.model, denoiser.sample_shape
     rank, world = process_share()
     share = -(-n // world)  # the last process makes a few too many, which are dropped
     index = range(rank * share, (rank + 1) * share)
-    rows = condition_rows(
-        index, specs, conditions or {}, classes or model_classes(model, family), seed
-    )
+    rows = condition_rows(index, denoiser.specs, given.rows, denoiser.class_count, seed)
     was_training = model.training
     model.eval()
 
     def part(of: range) -> Work[Tensor]:
-        given = {name: value[of.start : of.stop] for name, value in rows.items()}
+        part_rows = {name: value[of.start : of.stop] for name, value in rows.items()}
         noise = keyed_noise(((seed, NOISE, index[i]) for i in of), shape)
-        call = guided(model, family, given, null or {}, guidance)
+        call = guided(denoiser, replace(given, rows=part_rows))
         return _batch(call, device_of(model), scheduler, noise, of.start, share)
 
     parts = yield from in_batches(share, batch, part, "sampling the dense model")
@@ -79,45 +94,45 @@ def synthesize(
         {name: gather_rows(value, n) for name, value in rows.items()},
         f"{n} samples of the dense model, {scheduler.num_inference_steps} deterministic steps, "
         f"seed {seed}",
-        dict(null or {}),
+        dict(given.null),
     )
 
 
-def guided(
-    model: nn.Module,
-    family: Family,
-    conditions: Mapping[str, Tensor],
-    null: Mapping[str, Tensor],
-    scale: float,
-    dtype: torch.dtype | None = None,
-) -> Denoiser:
-    """``model`` at ``conditions`` as a function of (x, t), guided away from ``null``.
+def guided(denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = None) -> ModelCall:
+    """The model at given conditions as a function of (x, t), guided away from the null conditions.
 
     Ho & Salimans 2022: null + scale (conditioned - null); scale 1, or no null, is the model itself.
-    dtype: of the forward passes; None: what the device is fast at.
+
+    Args:
+        denoiser: The model.
+        given: A row for each row of x.
+        dtype: Of the forward passes; None: the one that the device is fast at.
     """
-    device = device_of(model)
-    given = {name: value.to(device) for name, value in conditions.items()}
+    device, scale = device_of(denoiser.model), given.guidance
+    conditions = {name: value.to(device) for name, value in given.rows.items()}
     dtype = dtype or fast_dtype(device)
 
     @torch.no_grad()
     def at(x: Tensor, t: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
         with autocast(device, dtype):
-            return family.call(model, {"sample": x, "timestep": t, **rows}).float()
+            return denoiser.call({"sample": x, "timestep": t, **rows}).float()
 
     def call(x: Tensor, t: Tensor) -> Tensor:
-        conditioned = at(x, t, given)
-        if scale == 1.0 or not null:
+        conditioned = at(x, t, conditions)
+        if scale == 1.0 or not given.null:
             return conditioned
-        empty = {n: v.to(device, given[n].dtype).expand_as(given[n]) for n, v in null.items()}
-        free = at(x, t, {**given, **empty})
+        null = {
+            name: value.to(device, conditions[name].dtype).expand_as(conditions[name])
+            for name, value in given.null.items()
+        }
+        free = at(x, t, {**conditions, **null})
         return free + scale * (conditioned - free)
 
     return call
 
 
 def _batch(
-    call: Denoiser, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
+    call: ModelCall, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
 ) -> Work[Tensor]:
     start = noise.to(device)
     if start.ndim == 4:
@@ -135,7 +150,19 @@ def condition_rows(
     classes: int | None,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Each condition's rows (len(index), ...) for the samples ``index``, in its input's dtype."""
+    """Each condition's rows (len(index), ...) for the samples ``index``, in its input's dtype.
+
+    Args:
+        index: The samples' numbers.
+        specs: The denoiser's inputs.
+        conditions: Rows to take in turn.
+        classes: Labels that were not given are drawn uniformly from 0..classes-1; None: the model
+            knows no classes.
+        seed: Of these labels.
+
+    Raises:
+        RequestError: Nothing gives a condition.
+    """
     rows: dict[str, Tensor] = {}
     for spec in (spec for spec in specs if spec.kind == "condition"):
         name, dtype = spec.name, dtype_of(spec)
@@ -147,11 +174,6 @@ def condition_rows(
         else:
             raise missing_condition(name)
     return rows
-
-
-def model_classes(model: nn.Module, family: Family) -> int | None:
-    """How many classes a denoiser knows, or None."""
-    return family.class_count(getattr(model, "config", {}))
 
 
 def _label(seed: int, i: int, classes: int) -> Tensor:

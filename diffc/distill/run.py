@@ -9,7 +9,7 @@ checkpoint to the same weights. The steps themselves are in train.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ from diffc.distill.setup import (
     to_device,
 )
 from diffc.errors import InputError, RequestError
-from diffc.models.diffusion import Process
-from diffc.models.families.base import Family
+from diffc.models.denoiser import Denoiser
 from diffc.recipe import DistillSection
 from diffc_export.events import Progress
 
@@ -64,22 +63,34 @@ class DistillResult:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class ModelPair:
+    """What distillation trains, and by what.
+
+    Attributes:
+        teacher: The dense model.
+        student: The compressed network, which is trained in place.
+        kept: For the feature loss, each block's kept output channels (losses.py).
+    """
+
+    teacher: Denoiser
+    student: nn.Module
+    kept: Kept | None = None
+
+
 @dataclass
 class Run:
     """The state of a run; ``step`` counts the optimiser steps that are done."""
 
-    teacher: nn.Module
+    teacher: Denoiser
     student: nn.Module
     model: nn.Module  # the student as accelerate prepared it (DistributedDataParallel, or itself)
-    family: Family
     clean: CleanSet
-    process: Process
     options: DistillSection
     folder: Path
     density: Tensor  # (T,) from which t is drawn
     weights: Tensor  # (T,) by which the losses at t are weighed
     kept: Kept
-    null: dict[str, Tensor]
     accelerator: Any
     optimizer: torch.optim.AdamW
     ema: Any
@@ -101,43 +112,40 @@ class Run:
     @classmethod
     def start(
         cls,
-        teacher: nn.Module,
-        student: nn.Module,
-        family: Family,
+        pair: ModelPair,
         clean: CleanSet,
-        process: Process,
         options: DistillSection,
         folder: Path,
-        kept: Kept | None,
-        null: Mapping[str, Tensor] | None,
-        seed: int,
-        judge: Judge | None,
-        logs: Path,
+        *,
+        seed: int = 0,
+        judge: Judge | None = None,
+        logs: Path | None = None,
     ) -> Run:
-        """Check the request, move everything to its device, make the optimiser."""
+        """Check the request, move everything to its device, make the optimiser.
+
+        The arguments are those of ``diffc.distill.train.distill``, which lists its exceptions too.
+        """
+        teacher, student = pair.teacher, pair.student
         if not len(clean):
             raise InputError("there are no samples to distil with")
-        accelerator = make_accelerator(options, logs)
+        accelerator = make_accelerator(options, logs or folder / "logs")
         device = accelerator.device
         key = run_key(student, clean, options, seed)
-        prepare_models(teacher, student, options, device)
-        density, weights = split_weights(timestep_weights(process, options), options.focus)
-        kept = dict(kept or {}) if options.losses.features else {}
+        prepare_models(teacher.model, student, options, device)
+        density, weights = split_weights(timestep_weights(teacher.process, options), options.focus)
+        kept = dict(pair.kept or {}) if options.losses.features else {}
         if options.losses.features and not kept:
             raise RequestError("the feature loss needs to know which channels were kept")
         return cls(
             teacher=teacher,
             student=student,
             model=accelerator.prepare_model(student),
-            family=family,
             clean=clean,
-            process=process,
             options=options,
             folder=folder,
             density=density,
             weights=weights,
             kept=kept,
-            null=dict(null or {}),
             accelerator=accelerator,
             optimizer=make_optimizer(student, options, device),
             ema=make_ema(student, options),
@@ -145,7 +153,7 @@ class Run:
             dtype=choose_dtype(options, device),
             key=key,
             pieces=options.gradient_accumulation,
-            hooks=[Features(teacher, kept), Features(student, kept)],
+            hooks=[Features(teacher.model, kept), Features(student, kept)],
             seed=seed,
             judge=judge,
         )
@@ -163,8 +171,9 @@ class Run:
 
     def draw(self) -> Batch:
         """This process's rows of the present step, on its device."""
+        null = dict(self.clean.null)
         batch = draw_batch(
-            self.clean, self.options, self.density, self.step, self.rows, self.null, self.seed
+            self.clean, self.options, self.density, self.step, self.rows, null, self.seed
         )
         return to_device(batch, self.accelerator.device)
 
@@ -256,7 +265,7 @@ class Run:
         """Take out hooks and compiled code and end the trackers, whatever happened."""
         for hook in self.hooks:
             hook.remove()
-        for model in (self.teacher, self.student):
+        for model in (self.teacher.model, self.student):
             model._compiled_call_impl = None
         for tracker in self.accelerator.trackers:  # end_training would end the process group too
             tracker.finish()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,10 @@ from torch import Tensor, nn
 from diffc.data.clean import CleanSet
 from diffc.data.precision import autocast
 from diffc.distill.draw import Batch
-from diffc.distill.losses import Kept, feature_loss, step_loss
-from diffc.distill.run import DistillResult, Judge, Run
+from diffc.distill.losses import feature_loss, step_loss
+from diffc.distill.run import DistillResult, Judge, ModelPair, Run
 from diffc.distill.setup import lost_peer
 from diffc.errors import RequestError, UnavailableError
-from diffc.models.diffusion import Process
-from diffc.models.families.base import Family
 from diffc.recipe import DistillSection
 from diffc_export.events import Progress, Work
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
@@ -45,36 +43,35 @@ SKIPS = 20
 
 
 def distill(
-    teacher: nn.Module,
-    student: nn.Module,
-    family: Family,
+    pair: ModelPair,
     clean: CleanSet,
-    process: Process,
     options: DistillSection,
     folder: Path,
-    kept: Kept | None = None,
-    null: Mapping[str, Tensor] | None = None,
+    *,
     seed: int = 0,
     judge: Judge | None = None,
     logs: Path | None = None,
 ) -> Work[DistillResult]:
-    """Train ``student`` in place to behave as ``teacher``; returns a DistillResult.
+    """Train the student in place to behave as the teacher.
 
-    clean: the samples to noise, with the conditions that the models take.
-    folder: where checkpoints go, and where a killed run is resumed from.
-    kept: for the feature loss, each block's kept output channels (losses.py).
-    null: a null condition (...) for each condition's name, for classifier-free guidance.
-    seed: of the order of data, the timesteps and the noise.
-    judge: how alike samples of the moving average and of the teacher are, every
-        ``options.quality_every`` steps.
-    logs: where trackers write; None: ``folder``/logs.
+    Args:
+        pair: Teacher and student.
+        clean: The samples to noise, with the conditions that the models take and the null
+            conditions of classifier-free guidance.
+        options: How to train.
+        folder: Where checkpoints go, and where a killed run is resumed from.
+        seed: Of the order of data, the timesteps and the noise.
+        judge: How alike samples of the moving average and of the teacher are, every
+            ``options.quality_every`` steps.
+        logs: Where trackers write; None: ``folder``/logs.
 
-    Raises RequestError for options that cannot be (and for a loss that is not finite),
-    InputError for an empty ``clean``, UnavailableError when a checkpoint cannot be written, or
-    several processes run out of memory or lose one another.
+    Raises:
+        RequestError: Options that cannot be, or a loss that is not finite.
+        InputError: ``clean`` is empty.
+        UnavailableError: A checkpoint cannot be written, or several processes run out of memory or
+            lose one another.
     """
-    run = Run.start(teacher, student, family, clean, process, options, folder, kept, null,
-                    seed, judge, logs or folder / "logs")  # fmt: skip
+    run = Run.start(pair, clean, options, folder, seed=seed, judge=judge, logs=logs)
     for note in run.resume():
         yield run.progress(note)
     try:
@@ -200,21 +197,17 @@ def _sync(run: Run, *, last: bool) -> AbstractContextManager[Any]:
 
 
 def _loss(run: Run, batch: Batch) -> Tensor:
-    options = run.options
-    inputs = {
-        "sample": run.process.noised(batch.clean, batch.noise, batch.t),
-        "timestep": run.process.time(batch.t),
-        **batch.conditions,
-    }
+    options, teacher = run.options, run.teacher
+    inputs = teacher.noised(batch.clean, batch.noise, batch.t, batch.conditions)
     wants_teacher = options.losses.output or options.losses.features
     with autocast(run.accelerator.device, run.dtype):
         with torch.no_grad():
-            dense = run.family.call(run.teacher, inputs) if wants_teacher else None
-        output = run.family.call(run.model, inputs)
+            dense = teacher.call(inputs) if wants_teacher else None
+        output = teacher.with_model(run.model).call(inputs)
     caught = [hook.take() for hook in run.hooks]
     features = feature_loss(caught[1], caught[0], run.kept) if run.kept else None
     weights = run.weights.to(batch.t.device)[batch.t]
-    return step_loss(output, dense, batch, run.process, options.losses, weights, features)
+    return step_loss(output, dense, batch, teacher.process, options.losses, weights, features)
 
 
 def _update(run: Run, loss: float) -> None:

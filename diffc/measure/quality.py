@@ -27,19 +27,18 @@ from diffc.data.batches import in_batches
 from diffc.data.precision import device_of
 from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import (
-    Denoiser,
+    ModelCall,
     SamplerInfo,
     denoise,
     deterministic_scheduler,
     sampler_info,
 )
-from diffc.data.synthetic import condition_rows, guided, model_classes
+from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided
 from diffc.errors import InputError
 from diffc.measure.pictures import broken_samples, left_out
 from diffc.measure.ssim import WINDOW
-from diffc.models.families.base import Family
+from diffc.models.denoiser import Denoiser
 from diffc_export.events import Progress, Work, drain
-from diffc_export.specs import TensorSpec
 from diffc_runtime.files import new_file
 
 EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
@@ -66,38 +65,38 @@ class Samples:
 
 
 def sample_pair(
-    dense: nn.Module,
+    dense: Denoiser,
     compressed: nn.Module,
-    family: Family,
-    scheduler_config: Mapping[str, Any],
-    specs: Sequence[TensorSpec],
     n: int,
+    given: Conditioning = UNCONDITIONAL,
     *,
     steps: int = 50,
     seed: int = 0,
     batch: int = 16,
-    conditions: Mapping[str, Tensor] | None = None,
-    classes: int | None = None,
-    null: Mapping[str, Tensor] | None = None,
-    guidance: float = 1.0,
 ) -> Work[Samples]:
-    """``n`` images from the same noise through both models, in float32.
+    """Make images from the same noise through both models, in float32.
 
-    conditions, classes, null, guidance: as in ``diffc.data.synthetic.synthesize``; without null
-    conditions there is no guidance.
+    Args:
+        dense: The dense model.
+        compressed: The compressed network of the same class.
+        n: How many images of each.
+        given: The conditions, as in ``diffc.data.synthetic.synthesize``; without null conditions
+            there is no guidance.
+        steps: Of the deterministic sampler.
+        seed: Of noise and labels.
+        batch: How many images at a time; halved where memory has no room.
     """
-    guidance = guidance if null else 1.0
-    scheduler = deterministic_scheduler(scheduler_config, steps)
-    shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    classes = classes or model_classes(dense, family)
+    guidance = given.guidance if given.null else 1.0
+    scheduler = deterministic_scheduler(dense.scheduler, steps)
 
     def part(index: range) -> Work[list[Tensor]]:
-        rows = condition_rows(index, specs, conditions or {}, classes, seed)
-        noise = keyed_noise(((seed, EVALUATION, i) for i in index), shape)
+        rows = condition_rows(index, dense.specs, given.rows, dense.class_count, seed)
+        noise = keyed_noise(((seed, EVALUATION, i) for i in index), dense.sample_shape)
         pair = []
-        for side, model in enumerate((dense, compressed)):
+        for side, model in enumerate((dense.model, compressed)):
             done = 2 * index.start + side * len(index)
-            call = guided(model, family, rows, null or {}, guidance, torch.float32)
+            conditioning = Conditioning(rows, given.null, guidance)
+            call = guided(dense.with_model(model), conditioning, torch.float32)
             device = device_of(model)
             pair.append((yield from _sample(call, device, scheduler, noise, done, 2 * n)))
         return pair
@@ -108,10 +107,7 @@ def sample_pair(
 
 
 def consistency(
-    dense: nn.Module,
-    family: Family,
-    scheduler_config: Mapping[str, Any],
-    specs: Sequence[TensorSpec],
+    dense: Denoiser,
     conditions: Mapping[str, Tensor],
     *,
     n: int = 8,
@@ -125,16 +121,15 @@ def consistency(
 
     decode: from the denoiser's samples to images, for latent models.
     """
-    scheduler = deterministic_scheduler(scheduler_config, steps)
-    shape = next(spec.shape for spec in specs if spec.kind == "sample")
-    rows = condition_rows(range(n), specs, conditions, model_classes(dense, family), 0)
-    noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), shape)
+    scheduler = deterministic_scheduler(dense.scheduler, steps)
+    rows = condition_rows(range(n), dense.specs, conditions, dense.class_count, 0)
+    noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), dense.sample_shape)
     dense_images: list[Tensor] = []
 
     def images(model: nn.Module) -> Tensor:
         def part(of: range) -> Work[Tensor]:
-            given = {name: value[of.start : of.stop] for name, value in rows.items()}
-            call = guided(model, family, given, {}, 1.0, torch.float32)
+            given = Conditioning({name: v[of.start : of.stop] for name, v in rows.items()})
+            call = guided(dense.with_model(model), given, torch.float32)
             start = noise[of.start : of.stop]
             return _sample(call, device_of(model), scheduler, start, of.start, n)
 
@@ -145,14 +140,14 @@ def consistency(
 
     def ssim(model: nn.Module) -> float:
         if not dense_images:
-            dense_images.append(images(dense))
+            dense_images.append(images(dense.model))
         return estimate(ssim_per_image(dense_images[0], images(model))).mean
 
     return ssim
 
 
 def _sample(
-    call: Denoiser, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
+    call: ModelCall, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
 ) -> Work[Tensor]:
     x, steps = noise, len(scheduler.timesteps)
     for i, x in enumerate(denoise(call, scheduler, noise.to(device))):

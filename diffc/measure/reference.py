@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
+from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import Process
-from diffc.models.families.base import Family
 from diffc_export.events import Progress, Work, drain
 from diffc_export.targets.onnx_file import Size, reference_prefix
 
@@ -30,9 +30,7 @@ TRAJECTORY_STEPS = 10
 
 def write_reference(
     path: Path,
-    model: nn.Module,
-    family: Family,
-    process: Process,
+    denoiser: Denoiser,
     clean: CleanSet,
     seed: int,
     others: Sequence[Size] = (),
@@ -42,24 +40,24 @@ def write_reference(
     others: sizes of the sample beside its own; ``at.HxW.input.NAME`` and ``at.HxW.output``.
     """
     generator = torch.Generator().manual_seed(seed)
-    inputs = _noisy_inputs(process, clean, generator)
+    inputs = _noisy_inputs(denoiser, clean, generator)
     with torch.no_grad():
-        tensors = _levels(model, family, inputs)
-        tensors |= _trajectory(model, family, process, inputs, generator)
+        tensors = _levels(denoiser, inputs)
+        tensors |= _trajectory(denoiser, inputs, generator)
         for size in others:
-            scaled = _noisy_inputs(process, clean, generator, LEVELS_ELSEWHERE, size)
-            held, prefix = _levels(model, family, scaled), reference_prefix(size)
+            scaled = _noisy_inputs(denoiser, clean, generator, LEVELS_ELSEWHERE, size)
+            held, prefix = _levels(denoiser, scaled), reference_prefix(size)
             tensors |= {f"{prefix}{name}": value for name, value in held.items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
-def _levels(model: nn.Module, family: Family, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _levels(denoiser: Denoiser, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     held = {f"input.{name}": value for name, value in inputs.items()}
 
     def part(rows: range) -> Work[Tensor]:
         given = {name: value[rows.start : rows.stop] for name, value in inputs.items()}
         yield Progress(rows.stop, len(inputs["sample"]), "running the model at reference inputs")
-        return family.call(model, given)
+        return denoiser.call(given)
 
     count = len(inputs["sample"])
     parts = drain(in_batches(count, count, part, "running the model at reference inputs"))
@@ -67,7 +65,7 @@ def _levels(model: nn.Module, family: Family, inputs: Mapping[str, Tensor]) -> d
 
 
 def _noisy_inputs(
-    process: Process,
+    denoiser: Denoiser,
     clean: CleanSet,
     generator: torch.Generator,
     levels: int = LEVELS,
@@ -77,22 +75,15 @@ def _noisy_inputs(
     sample, conditions = clean.draw(levels, generator)
     if size is not None:
         sample = functional.interpolate(sample, size, mode="bilinear", align_corners=False)
-    t = torch.linspace(0, len(process) - 1, levels).round().long()
+    t = torch.linspace(0, len(denoiser.process) - 1, levels).round().long()
     noise = torch.randn(sample.shape, generator=generator)
-    return {
-        "sample": process.noised(sample, noise, t),
-        "timestep": process.time(t),
-        **conditions,
-    }
+    return denoiser.noised(sample, noise, t, conditions)
 
 
 def _trajectory(
-    model: nn.Module,
-    family: Family,
-    process: Process,
-    inputs: Mapping[str, Tensor],
-    generator: torch.Generator,
+    denoiser: Denoiser, inputs: Mapping[str, Tensor], generator: torch.Generator
 ) -> dict[str, Tensor]:
+    process = denoiser.process
     steps = max(1, min(TRAJECTORY_STEPS, len(process) - 1))
     t = torch.linspace(len(process) - 1, 0, steps + 1).round().long()
     times, coefficients = process.time(t[:-1]), ddim_coefficients(process, t)
@@ -100,7 +91,7 @@ def _trajectory(
     first = x.clone()
     conditions = {k: v[:1] for k, v in inputs.items() if k not in ("sample", "timestep")}
     for time, (a, b) in zip(times, coefficients, strict=True):
-        output = family.call(model, {"sample": x, "timestep": time[None], **conditions})
+        output = denoiser.call({"sample": x, "timestep": time[None], **conditions})
         x = a * x + b * output[:, : x.shape[1]]
     return {
         "trajectory.initial": first,

@@ -14,10 +14,11 @@ from diffc.recipe import DistillSection, Recipe, resolve
 
 def judge(source, **flags):
     recipe = Recipe(distill=DistillSection(quality_every=1))
-    model, family, specs, _ = front._opened(source, recipe)
+    denoiser = front._open(source, recipe)
+    specs = denoiser.specs
     text = {spec.name: torch.randn(2, *spec.shape) for spec in specs if spec.kind == "condition"}
     clean = CleanSet(torch.zeros(2, 1), text, "")
-    return model.eval(), front._judge(source, recipe, model, family, specs, clean)
+    return denoiser.model.eval(), front._judge(source, recipe, denoiser, clean)
 
 
 def test_latents_are_decoded_first(tmp_path, monkeypatch) -> None:

@@ -15,8 +15,9 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import deterministic_scheduler, sample
-from diffc.data.synthetic import synthesize
+from diffc.data.synthetic import Conditioning, synthesize
 from diffc.errors import RequestError
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
 from diffc_export.specs import TensorSpec
@@ -41,8 +42,7 @@ def tiny(classes: int | None = None) -> UNet2DModel:
 
 def make(n: int, **options) -> CleanSet:
     model = tiny(options.pop("model_classes", None))
-    specs = FAMILY.specs(model.config)
-    return drain(synthesize(model, FAMILY, CONFIG, specs, n, steps=4, **options))
+    return drain(synthesize(denoiser_of(model, FAMILY, CONFIG), n, steps=4, **options))
 
 
 @pytest.fixture(autouse=True)
@@ -127,20 +127,17 @@ def test_given_conditions_are_aligned_and_missing_ones_refused() -> None:
     ]
     pool = torch.randn(2, 2, 3)
     given = {"encoder_hidden_states": pool}
-    work = synthesize(tiny(), Conditional(), CONFIG, specs, 5, steps=2, conditions=given)
-    clean = drain(work)
+    denoiser = denoiser_of(tiny(), Conditional(), CONFIG, specs)
+    clean = drain(synthesize(denoiser, 5, Conditioning(given), steps=2))
     torch.testing.assert_close(
         clean.conditions["encoder_hidden_states"], pool[torch.tensor([0, 1, 0, 1, 0])]
     )
     with pytest.raises(RequestError, match="encoder_hidden_states"):
-        drain(synthesize(tiny(), Conditional(), CONFIG, specs, 2, steps=2))
+        drain(synthesize(denoiser, 2, steps=2))
 
 
 def test_progress_ends_at_the_total() -> None:
-    model = tiny()
-    events = list(
-        synthesize(model, FAMILY, CONFIG, FAMILY.specs(model.config), 3, steps=4, batch=2)
-    )
+    events = list(synthesize(denoiser_of(tiny(), FAMILY, CONFIG), 3, steps=4, batch=2))
     assert events[-1].done == events[-1].total == 3
     assert [event.done for event in events] == sorted(event.done for event in events)
 

@@ -9,10 +9,9 @@ import torch
 from support import tiny_training
 from support.tiny_training import Faulty, same, weights
 
-from diffc.distill.run import Run
+from diffc.distill.run import ModelPair, Run
 from diffc.distill.train import SKIPS
 from diffc.errors import RequestError
-from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
 
 
@@ -51,19 +50,9 @@ def test_overflow_without_an_end_stops_the_run(tmp_path, scaled) -> None:
 
 
 def started(folder) -> Run:
+    pair = ModelPair(tiny_training.teacher(), tiny_training.unet(4, seed=1))
     return Run.start(
-        tiny_training.unet(8, seed=0),
-        tiny_training.unet(4, seed=1),
-        FAMILY,
-        tiny_training.clean(),
-        tiny_training.PROCESS,
-        tiny_training.options(steps=8),
-        folder,
-        None,
-        None,
-        0,
-        None,
-        folder,
+        pair, tiny_training.clean(), tiny_training.options(steps=8), folder, logs=folder
     )
 
 

@@ -9,6 +9,7 @@ from support import tiny_training
 from support.tiny_training import same, trained, weights
 
 from diffc.measure.quality import consistency
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
 
@@ -47,5 +48,5 @@ def test_a_resumed_run_has_the_whole_curve(tmp_path: Path) -> None:
 def test_consistency_is_one_for_the_dense_model_itself() -> None:
     config = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
     dense, other = (tiny_training.unet(8, seed, size=16).eval() for seed in (0, 1))
-    judge = consistency(dense, FAMILY, config, FAMILY.specs(dense.config), {}, n=2, steps=3)
+    judge = consistency(denoiser_of(dense, FAMILY, config), {}, n=2, steps=3)
     assert judge(dense) == 1.0 and judge(other) < 0.99

@@ -18,7 +18,7 @@ import diffc.measure.quality as quality
 from diffc.data.batches import in_batches
 from diffc.data.clean import CleanSet
 from diffc.errors import OutOfMemory
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
@@ -136,12 +136,12 @@ def test_samples_and_their_decoding_are_halved(tmp_path, monkeypatch):
 
 
 def test_a_model_that_memory_has_no_room_for_is_one_line(tmp_path, monkeypatch):
-    import diffc.models.load as load
+    from diffc.models import denoiser
 
     def no_room(source):
         raise MemoryError
 
-    monkeypatch.setattr(load, "load_denoiser", no_room)
+    monkeypatch.setattr(denoiser, "load_denoiser", no_room)
     with pytest.raises(OutOfMemory, match="while doing the stage 'data'"):
         compile_quickly(save_ddpm(tmp_path / "m"), tmp_path / "o", "plan")
 
@@ -165,9 +165,8 @@ def subject(tmp_path_factory):
     specs = known.specs(source.config)
     groups = known.groups(model, example_inputs(specs, source.config))
     clean = CleanSet(torch.randn(6, 1, 16, 16), {}, "random")
-    return lambda limit: Subject(
-        model, Cramped(known, limit), process_from_scheduler(source.scheduler), clean, groups
-    )
+    denoiser = denoiser_of(model, known, source.scheduler, specs)
+    return lambda limit: Subject(replace(denoiser, family=Cramped(known, limit)), clean, groups)
 
 
 @pytest.mark.parametrize("method", ["diff-pruning", "taylor"])
@@ -189,13 +188,14 @@ def test_gradients_of_earlier_passes_are_never_counted_twice(subject):
     """Where gradients add up over passes, a pass that fails on the way cannot be repeated."""
     options = ImportanceSection(method="taylor", batch=4)
     cramped = subject(100)
-    calls, known = [], cramped.family
+    calls, denoiser = [], cramped.denoiser
 
     class Filling:
         def call(self, model, inputs):
             calls.append(len(inputs["sample"]))
             room(len(inputs["sample"]), 100 if len(calls) < 3 else 2)
-            return known.call(model, inputs)
+            return denoiser.family.call(model, inputs)
 
     with pytest.raises(OutOfMemory, match="while measuring importance"):
-        drain(importance(replace(cramped, family=Filling()), options, 0))
+        filling = replace(cramped, denoiser=replace(denoiser, family=Filling()))
+        drain(importance(filling, options, 0))

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from diffc.data.sampling import SamplerInfo
+from diffc.data.synthetic import Conditioning
 from diffc.errors import InputError
 from diffc.measure.quality import (
     Samples,
@@ -24,6 +25,7 @@ from diffc.measure.quality import (
     sample_pair,
     ssim_per_image,
 )
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
 from diffc_export.specs import TensorSpec
@@ -128,8 +130,7 @@ def tiny(width: int, seed: int = 0) -> UNet2DModel:
 
 
 def samples(a, b, n: int, **options) -> Samples:
-    specs = FAMILY.specs(a.config)
-    return drain(sample_pair(a, b, FAMILY, CONFIG, specs, n, steps=3, **options))
+    return drain(sample_pair(denoiser_of(a, FAMILY, CONFIG), b, n, steps=3, **options))
 
 
 def test_both_start_from_the_same_noise() -> None:
@@ -214,10 +215,10 @@ def test_conditioned_models_are_compared_as_they_are_sampled() -> None:
     model, rows = torch.nn.Linear(1, 1), {"label": torch.tensor([0.5, 0.25])}
     model.config = {}
 
-    def made(**options):
+    def made(**given):
         seen.clear()
-        return drain(sample_pair(model, model, Spy(), CONFIG, specs, 2, steps=2, conditions=rows,
-                                 **options))  # fmt: skip
+        denoiser = denoiser_of(model, Spy(), CONFIG, specs)
+        return drain(sample_pair(denoiser, model, 2, Conditioning(rows, **given), steps=2))
 
     plain = made(guidance=3.0)
     assert plain.origin()["guidance"] == 1.0 and set(seen) == {0.5, 0.25}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffc.data.clean import CleanSet
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.load import load_denoiser
 from diffc.models.source import find
@@ -23,4 +23,4 @@ def subject(tiny_model):
         torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, {}, ""
     )
     groups = found.groups(model, inputs)
-    return Subject(model, found, process_from_scheduler(source.scheduler), clean, groups)
+    return Subject(denoiser_of(model, found, source.scheduler), clean, groups)

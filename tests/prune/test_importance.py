@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,9 @@ import torch
 from support.quick import QUICK_IMPORTANCE
 
 from diffc.errors import InputError
-from diffc.models.diffusion import Process, process_from_scheduler
+from diffc.models.diffusion import process_from_scheduler
 from diffc.models.sizes import tensor
 from diffc.prune.importance import diff_pruning, importance, score_names
-from diffc.prune.importance.base import Subject
 from diffc.prune.importance.diff_pruning import loss_curve, stratified
 from diffc.prune.importance.gradients import backward, batch_loss, draw_batch, slice_sums
 from diffc.recipe import ImportanceSection
@@ -42,14 +42,14 @@ def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
     index = torch.from_numpy(piece.index[channel])
     losses = []
     for sign in (1, -1):
-        scaled = copy.deepcopy(subject.model)
+        scaled = copy.deepcopy(subject.denoiser.model)
         with torch.no_grad():
             weight = tensor(scaled, piece.tensor).double()
             weight.index_copy_(
                 piece.dim, index, weight.index_select(piece.dim, index) * (1 + sign * step)
             )
             tensor(scaled, piece.tensor).copy_(weight)
-        moved = Subject(scaled, subject.family, subject.process, subject.clean, subject.groups)
+        moved = replace(subject, denoiser=subject.denoiser.with_model(scaled))
         losses.append(float(batch_loss(moved, batch).detach()))
     slope = (losses[0] - losses[1]) / (2 * step)
     assert sums[0, channel] == pytest.approx(slope, rel=0.05, abs=2e-5)
@@ -95,18 +95,19 @@ def test_timesteps_are_spread_over_their_cells():
 
 
 def test_a_loss_that_is_not_finite_is_said(subject):
-    broken = Process("epsilon", subject.process.signal * float("nan"), subject.process.noise,
-                     subject.process.model_time)  # fmt: skip
+    process = subject.denoiser.process
+    denoiser = replace(
+        subject.denoiser, process=replace(process, signal=process.signal * float("nan"))
+    )
     with pytest.raises(InputError, match="not finite"):
-        drain(loss_curve(Subject(subject.model, subject.family, broken, subject.clean,
-                                 subject.groups), QUICK, 0))  # fmt: skip
+        drain(loss_curve(replace(subject, denoiser=denoiser), QUICK, 0))
 
 
 def test_gradients_that_are_nan_are_said(subject, monkeypatch):
     def poison(gradient):
         return gradient * float("nan")
 
-    subject.model.conv_in.weight.register_hook(poison)
+    subject.denoiser.model.conv_in.weight.register_hook(poison)
     with pytest.raises(InputError, match=r"gradients of conv_in\.weight are not finite"):
         drain(importance(subject, QUICK, 0))
 

@@ -27,7 +27,7 @@ def test_scores_are_torch_prunings(subject, method):
         "taylor": tp.importance.GroupTaylorImportance(multivariable=True, normalizer=None),
         "magnitude": tp.importance.GroupMagnitudeImportance(p=2, normalizer=None),
     }[method]
-    model = subject.model
+    model = subject.denoiser.model
     for parameter in model.parameters():  # torch-pruning cannot score a layer without one
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -66,7 +66,7 @@ def test_the_prefix_ends_with_the_first_loss_below_the_threshold(
         calls.append((int(batch[2][0]), accumulate))
         return losses[len(calls) - 1]
 
-    process = subject.process
+    process = subject.denoiser.process
     few = replace(process, signal=process.signal[: len(losses)],
                   noise=process.noise[: len(losses)])  # fmt: skip
     monkeypatch.setattr(reference, "backward", backward)

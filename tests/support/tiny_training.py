@@ -19,8 +19,9 @@ import torch
 from diffusers import UNet2DModel
 
 from diffc.data.clean import CleanSet
-from diffc.distill.run import DistillResult
+from diffc.distill.run import DistillResult, ModelPair
 from diffc.distill.train import distill
+from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families.unet2d import FAMILY
 from diffc.recipe import DistillSection
@@ -44,6 +45,11 @@ def unet(width: int, seed: int, size: int = 8) -> UNet2DModel:
     )
 
 
+def teacher(family=FAMILY) -> Denoiser:
+    """The dense model, of width 8."""
+    return Denoiser(unet(8, seed=0), family, (), PROCESS, {})
+
+
 def clean(n: int = 12) -> CleanSet:
     """``n`` random samples."""
     sample = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1
@@ -62,10 +68,8 @@ def work(
     """A run of the tiny teacher (width 8) on the tiny student (width 4, or the given one)."""
     student = unet(4, seed=1) if student is None else student
     data = clean() if data is None else data
-    return distill(
-        unet(8, seed=0), student, family, data, PROCESS, options(**changes), folder,
-        kept=kept, judge=judge,
-    )  # fmt: skip
+    pair = ModelPair(teacher(family), student, kept)
+    return distill(pair, data, options(**changes), folder, judge=judge)
 
 
 class Faulty:

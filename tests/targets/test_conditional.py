@@ -13,7 +13,7 @@ from diffc.measure.compare import MeasureOptions, measure_target
 from diffc.measure.inputs import example_inputs as engine_inputs
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.reference import write_reference
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.onnx_export import export_denoiser
@@ -52,8 +52,8 @@ def folder(tmp_path_factory):
     drawn = example_inputs(specs, model.config, 8, torch.Generator().manual_seed(0))
     conditions = {k: v for k, v in drawn.items() if k not in ("sample", "timestep")}
     clean = CleanSet(drawn["sample"], conditions, "noise")
-    process = process_from_scheduler(SCHEDULER)
-    write_reference(out / "reference.safetensors", model, known, process, clean, 0)
+    denoiser = denoiser_of(model, known, SCHEDULER, specs)
+    write_reference(out / "reference.safetensors", denoiser, clean, 0)
     return out
 
 

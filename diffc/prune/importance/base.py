@@ -19,11 +19,8 @@ from diffc.models.groups import Group
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from diffc.data.clean import CleanSet
-    from diffc.models.diffusion import Process
-    from diffc.models.families.base import Family
+    from diffc.models.denoiser import Denoiser
     from diffc.recipe import ImportanceSection
     from diffc_export.events import Work
 
@@ -53,17 +50,13 @@ class Subject:
     """What importance is measured on.
 
     Attributes:
-        model: On the device to compute on, in evaluation mode.
-        family: The model's family, which knows how to call it.
-        process: The noising process.
+        denoiser: The model, on the device to compute on, in evaluation mode.
         clean: Samples x_0 and their conditions.
         groups: The groups of channels to score.
         limit: Shared by all passes, so that the first one that runs out of memory sets it for all.
     """
 
-    model: nn.Module
-    family: Family
-    process: Process
+    denoiser: Denoiser
     clean: CleanSet
     groups: Sequence[Group]
     limit: RowLimit = field(default_factory=RowLimit)

@@ -52,7 +52,10 @@ class DiffPruning(Score):
         why = {
             "threshold": options.threshold,
             "curve": {"t": curve.t, "relative_loss": curve.relative},
-            "timesteps": {"of": len(subject.process), "share": curve.share(options.threshold)},
+            "timesteps": {
+                "of": len(subject.denoiser.process),
+                "share": curve.share(options.threshold),
+            },
             "chosen_t": chosen,
             "passes": len(times),
             "batch": options.batch,
@@ -87,7 +90,7 @@ def loss_curve(subject: Subject, options: ImportanceSection, seed: int) -> Work[
 
     The same images and noises at every t, so that the curve is smooth in t.
     """
-    steps = len(subject.process)
+    steps = len(subject.denoiser.process)
     cells = min(options.grid, steps)
     edges = np.linspace(0, steps, cells + 1).astype(int).tolist()
     middles = [(edges[i] + edges[i + 1]) // 2 for i in range(cells)]

@@ -34,7 +34,7 @@ def draw_batch(subject: Subject, t: int, n: int, key: Iterable[int]) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     clean, conditions = subject.clean.draw(n, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    device = device_of(subject.model)
+    device = device_of(subject.denoiser.model)
     conditions = {name: value.to(device) for name, value in conditions.items()}
     return clean.to(device), noise.to(device), torch.full((n,), t, device=device), conditions
 
@@ -42,13 +42,8 @@ def draw_batch(subject: Subject, t: int, n: int, key: Iterable[int]) -> Batch:
 def batch_loss(subject: Subject, batch: Batch) -> Tensor:
     """The mean squared error in epsilon space, a scalar."""
     clean, noise, t, conditions = batch
-    process = subject.process
-    inputs = {
-        "sample": process.noised(clean, noise, t),
-        "timestep": process.time(t),
-        **conditions,
-    }
-    output = subject.family.call(subject.model, inputs)[:, : clean.shape[1]]
+    denoiser, process = subject.denoiser, subject.denoiser.process
+    output = denoiser.call(denoiser.noised(clean, noise, t, conditions))[:, : clean.shape[1]]
     error = (output - process.target(clean, noise, t)).square().flatten(1).mean(1)
     return (error * process.epsilon_scale(t)).mean()
 
@@ -65,7 +60,7 @@ def mean_loss(
         failure: Exception | None = None
         size = min(len(batch[0]), subject.limit.rows or len(batch[0]))
         if gradients and not accumulate:
-            subject.model.zero_grad(set_to_none=True)
+            subject.denoiser.model.zero_grad(set_to_none=True)
         try:
             return sum(_piece_losses(subject, batch, size, gradients))
         except (RuntimeError, MemoryError) as caught:
@@ -110,7 +105,7 @@ def slice_sums(
         rows = []
         for piece in group.slices:
             if piece.tensor not in products:
-                value = _product(subject.model, piece.tensor)
+                value = _product(subject.denoiser.model, piece.tensor)
                 products[piece.tensor] = value.abs() if absolute else value
             rows.append(by_channel(products[piece.tensor], piece))
         yield group, np.stack(rows)

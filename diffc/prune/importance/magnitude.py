@@ -25,7 +25,7 @@ class Magnitude(Score):
         scores = {}
         for group in weights_only(subject).groups:
             squares = [
-                by_channel(tensor(subject.model, piece.tensor).detach().square(), piece)
+                by_channel(tensor(subject.denoiser.model, piece.tensor).detach().square(), piece)
                 for piece in group.slices
             ]
             scores[group.name] = mean_over_slices(np.stack(squares))

@@ -28,7 +28,7 @@ class Reference(Score):
     """Mean absolute products of weights and gradients, over a prefix of the timesteps."""
 
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
-        steps = len(subject.process)
+        steps = len(subject.denoiser.process)
         top, losses = 0.0, []
         for t in range(steps):
             batch = draw_batch(subject, t, options.batch, (seed, 0))

@@ -27,7 +27,7 @@ class Taylor(Score):
     """Absolute sums of products of weights and gradients, over every 10th timestep."""
 
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
-        times = list(range(0, len(subject.process), 10))
+        times = list(range(0, len(subject.denoiser.process), 10))
         for i, t in enumerate(times):
             batch = draw_batch(subject, t, options.batch, (seed, 0))
             loss = backward(subject, batch, accumulate=i > 0)
