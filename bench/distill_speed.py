@@ -44,7 +44,7 @@ from diffc.models.diffusion import Process, process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.base import Family
 from diffc.models.load import load_denoiser
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.plan import best_channels
 from diffc.prune.surgery import cut
 from diffc.recipe import DistillSection, LossesSection, recipe_file
@@ -167,7 +167,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    source = find(args.model)
+    source = find_source(args.model)
     family = family_of(source.class_name)
     config_file = source.folder / "scheduler" / "scheduler_config.json"
     process = process_from_scheduler(json.loads(config_file.read_text("utf-8")))

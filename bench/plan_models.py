@@ -22,7 +22,7 @@ import torch
 
 from diffc.chain.front import alignment
 from diffc.errors import RequestError
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.planning import chosen_widths, problem_of
 from diffc.recipe import resolve
 
@@ -50,7 +50,7 @@ def main() -> None:
 def planned(folder: Path) -> dict:
     """The model's dense cost, and its cost at every ratio; a ratio out of reach says so."""
     start = time.perf_counter()
-    source = find(folder, need_weights=False)
+    source = find_source(folder, need_weights=False)
     flags = {"build": {"target": ["trt"], "precision": "fp16"}}
     recipe = resolve(family=source.class_name, flags=flags)
     problem = problem_of(source, recipe, None, alignment(recipe))

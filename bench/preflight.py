@@ -31,11 +31,11 @@ from pathlib import Path
 start, begun = time.perf_counter(), time.process_time()
 from diffc.chain.front import alignment
 from diffc.chain.preflight import preflight
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.planning import check_plan
 from diffc.recipe import resolve
 model, whole = sys.argv[1], sys.argv[2] == "whole"
-source = find(model, need_weights=whole)
+source = find_source(model, need_weights=whole)
 flags = {"prune": {"ratio": 0.5}, "build": {"target": ["ort-cpu"]}}
 recipe = resolve(family=source.class_name, model=source.name, flags=flags)
 if whole:

@@ -47,7 +47,7 @@ from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 from diffc.prune.bench import Bench
 from diffc.prune.importance import importance
 from diffc.prune.importance.base import Subject
@@ -88,7 +88,7 @@ def _class_conditional(source: Source, work: Path) -> Source:
 
 
 def config_of(args, name: str) -> Source:
-    return find(args.configs / name, need_weights=False)
+    return find_source(args.configs / name, need_weights=False)
 
 
 # --- sizes, budget, sdxl --------------------------------------------------------------------------
@@ -112,7 +112,10 @@ def sizes(args, found: dict) -> None:
 
 
 def budget(args, found: dict) -> None:
-    for name, source in (("demo", find("demo")), ("cifar", config_of(args, "ddpm-cifar10-32"))):
+    for name, source in (
+        ("demo", find_source("demo")),
+        ("cifar", config_of(args, "ddpm-cifar10-32")),
+    ):
         for allocate in ("uniform", "global"):
             scores = random_scores(source) if allocate == "global" else None
             left = []
@@ -247,7 +250,7 @@ class Study:
 
     def __init__(self, args) -> None:
         self.work = args.work
-        self.source = find("demo")
+        self.source = find_source("demo")
         self.dense = load_denoiser(self.source)
         self.problem = problem_of(self.source, resolve(family=self.source.class_name), None, 16)
         self.family = family_of(self.source.class_name)
@@ -258,7 +261,7 @@ class Study:
         path = args.work / "synthetic.safetensors"
         if not path.exists():  # the product's defaults: 256 images, 20 steps
             drain(synthesize(self.denoiser, 256, steps=20, seed=0, batch=32)).save(path)
-        self.clean = CleanSet.read(path)
+        self.clean = CleanSet.load(path)
         self.subject = Subject(self.denoiser, self.clean, self.groups)
         raw = gzip.decompress((args.fashion / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
         pixels = np.frombuffer(raw, np.uint8).reshape(-1, 1, 28, 28)

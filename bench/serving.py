@@ -35,8 +35,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffc.bundle import bundle, server, triton
-from diffc.bundle.served import served
+from diffc.bundle import server, triton, write_bundle
+from diffc.bundle.served import measure_server
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
@@ -110,7 +110,7 @@ def random_engine(folder: Path, threads: int) -> Path:
 
 def measure(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     """Every figure."""
-    bundle(engine, folder / "bundle", server="none")
+    write_bundle(engine, folder / "bundle", server="none")
     results = {
         "engine_parameters": json.loads((engine / "engine.json").read_text())["source"].get(
             "parameters"
@@ -201,20 +201,20 @@ def import_seconds(folder: Path) -> float:
 def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     """A real server: latency and throughput, and the overhead over the engine's own time."""
     os.environ[server.VARIABLE] = str(options.triton)
-    parts = server.installed()
+    parts = server.find_triton()
     assert parts is not None, f"{options.triton} holds no server"
-    bundle(engine, folder / "repo", server="triton")
+    write_bundle(engine, folder / "repo", server="triton")
     native = parts.has_backend("onnxruntime")
     if not native:
         triton.stand_in(folder / "repo", "denoiser", engine)
     triton.limit_threads(folder / "repo", options.threads)
-    with server.running(folder / "repo") as running:
+    with server.run_triton(folder / "repo") as running:
         assert running.process is not None
         url, process = f"127.0.0.1:{running.grpc}", running.process.pid
         found = {
             model: {
                 **over_engine(url, process, model, folder / "bundle", options),
-                **served(url, model, steps=options.steps, seconds=options.seconds),
+                **measure_server(url, model, steps=options.steps, seconds=options.seconds),
             }
             for model in ("pipeline", "pipeline_bls")
         }

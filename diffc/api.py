@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc.chain.run import Request, run
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.output import default_out
 from diffc.recipe import resolve
 from diffc.report.model import Report
@@ -48,7 +48,7 @@ def compile(
     Raises RequestError for wrong options, InputError for an unusable model or folder,
     UnavailableError for a target that cannot build here, CheckFailed when an engine fails parity.
     """
-    source = find(model, allow_pickle=allow_pickle)
+    source = find_source(model, allow_pickle=allow_pickle)
     flags: dict[str, Any] = {"prune": {"ratio": ratio}, "build": {"target": target}}
     for section, value in (options or {}).items():
         flags[section] = {**flags.get(section, {}), **value} if isinstance(value, dict) else value

@@ -10,12 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_DESCRIPTION = (
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
-    *(f"{kind}_COMM_WORLD_{part}" for kind in ("OMPI", "MV2")
-      for part in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
-    "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
-)  # fmt: skip
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+_OPEN_MPI = tuple(
+    f"{kind}_COMM_WORLD_{part}"
+    for kind in ("OMPI", "MV2")
+    for part in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+)
+_OTHER_MPI = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+_DESCRIPTION = (*_TORCHRUN, *_OPEN_MPI, *_OTHER_MPI)
 """What accelerate takes for a launch."""
 
 

@@ -288,9 +288,9 @@ def _memory_errors(stage: Stage) -> Iterator[None]:
 
         if not is_out_of_memory(failure):
             raise
-        from diffc.data.batches import no_room
+        from diffc.data.batches import out_of_memory_error
 
-        raise no_room(f"doing the stage '{stage.name}'", failure) from failure
+        raise out_of_memory_error(f"doing the stage '{stage.name}'", failure) from failure
 
 
 def _events(stage: Stage, work: Work[T]) -> Generator[StageEvent, None, T]:

@@ -131,9 +131,9 @@ def _device() -> dict[str, str]:
 
 
 def _source(model: str) -> Source:
-    from diffc.models.source import find
+    from diffc.models.source import find_source
 
-    return find(model)
+    return find_source(model)
 
 
 def _model(folder: Path, given: str | None) -> str:

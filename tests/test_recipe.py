@@ -116,7 +116,7 @@ def test_resolution_is_one_side_or_several(tmp_path, told, sides, stored):
     path = write(tmp_path, f"export: {{resolution: {told}}}\n")
     recipe = resolve(family="UNet2DModel", recipe=path)
     assert recipe.export.resolution == sides
-    assert recipe.export.side == 32  # the first is the working one
+    assert recipe.export.size == 32  # the first is the working one
     assert recipe.export.sizes == (() if len(sides) == 1 else ((32, 32), (16, 16), (64, 64)))
     held = recipe.model_dump(mode="json")
     assert held["export"]["resolution"] == stored  # one side: as locks and keys always had it
@@ -125,7 +125,7 @@ def test_resolution_is_one_side_or_several(tmp_path, told, sides, stored):
 
 def test_no_resolution_is_the_models_own():
     export = resolve(family="UNet2DModel").export
-    assert (export.resolution, export.side, export.sizes) == (None, None, ())
+    assert (export.resolution, export.size, export.sizes) == (None, None, ())
     assert export.model_dump(mode="json")["resolution"] is None
 
 

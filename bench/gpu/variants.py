@@ -25,7 +25,7 @@ from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.save import save_compressed
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 from diffc.prune.bench import Bench
 from diffc.prune.latency import unranked, widths_by_latency
 from diffc.prune.latency_table import lowered, read_times
@@ -56,7 +56,7 @@ def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: in
         write_precision(place, precision)
         made = json.loads((place / "plan.json").read_text())
         return {**made, "seconds": time.perf_counter() - start}
-    source = find(folder)
+    source = find_source(folder)
     bench = latency_bench(work, precision, batch) if allocation == "latency" else None
     align = 1 if allocation == "uniform" else TENSOR_CORES
     problem = problem_of(source, _recipe(source, allocation), None, align)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear",
@@ -39,13 +39,13 @@ MODELS = {"cifar": ("UNet2DModel", CIFAR), "demo": None, "sd": ("UNet2DCondition
 def source_of(args, name: str) -> Source:
     """The model's pipeline folder; those that nobody trained are made in the work folder."""
     if MODELS[name] is None:
-        return find(name)
+        return find_source(name)
     if name == "cifar" and args.cifar:
-        return find(args.cifar)
+        return find_source(args.cifar)
     folder = args.work / name / "source"
     if not (folder / "scheduler" / "scheduler_config.json").exists():
         _make_source(folder, *MODELS[name])
-    return find(folder)
+    return find_source(folder)
 
 
 def _make_source(folder: Path, class_name: str, config: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from diffc.data.clean import CleanSet
 from diffc.measure.quality import INTENSITIES
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.load import load_denoiser
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 from diffc_runtime.files import write_text
 
 KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "dense_batch", "samples",
@@ -79,7 +79,7 @@ class Study:
             part = path.with_suffix(".part")
             read_split(self.args.data, split, limit).save(part)
             part.replace(path)
-        return CleanSet.read(path)
+        return CleanSet.load(path)
 
     @cached_property
     def images(self) -> CleanSet:
@@ -89,7 +89,7 @@ class Study:
     @cached_property
     def dense_folder(self) -> Path:
         if self.args.model != "cifar":
-            return find(self.args.model).folder
+            return find_source(self.args.model).folder
         folder = self.work / "dense"
         if not (folder / "model_index.json").exists():
             from bench.quality.training import train_dense  # which needs a Study
@@ -99,7 +99,7 @@ class Study:
 
     @cached_property
     def source(self) -> Source:
-        return find(str(self.dense_folder))
+        return find_source(str(self.dense_folder))
 
     @cached_property
     def process(self):

@@ -24,7 +24,7 @@ from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.save import save_compressed
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.plan import Plan
 from diffc.recipe import DistillSection
 from diffc_runtime.files import write_text
@@ -112,7 +112,7 @@ def pruned(study: Study, row: Row) -> nn.Module:
     if not (out / "pruned" / "pruning.json").exists():
         print(f"{time.strftime('%H:%M:%S')}    pruning: {row.cut}", flush=True)
         (prune_stock if row.prune is None else prune_by_diffc)(study, row, out)
-    student = load_denoiser(find(str(out / "pruned")))
+    student = load_denoiser(find_source(str(out / "pruned")))
     if row.name == SCRATCH:
         torch.manual_seed(0)
         for module in student.modules():

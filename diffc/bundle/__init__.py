@@ -1,8 +1,8 @@
 """The inference server's folder: what diffc leaves behind, ready to serve.
 
-    build.py          bundle(): the one way in
+    build.py          write_bundle(): the one way in
     ahead.py          what would make it fail, before there are engines
-    source.py         which engines go into it, and what is said of them
+    contents.py       which engines go into it, and what is said of them
     folder.py         writing into a folder that may hold other people's files
     plain.py          engine, runtime, README, for a service of one's own
     triton.py         a model repository for Triton Inference Server
@@ -14,6 +14,6 @@
 The code that runs in the bundle is diffc_runtime.
 """
 
-from diffc.bundle.build import SERVERS, Bundle, bundle
+from diffc.bundle.build import SERVERS, Bundle, write_bundle
 
-__all__ = ["SERVERS", "Bundle", "bundle"]
+__all__ = ["SERVERS", "Bundle", "write_bundle"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from diffc.bundle import folder as folders
 from diffc.bundle import ovms, triton_config
 from diffc.bundle.build import SERVERS
-from diffc.bundle.source import check_servable, find_sampler
+from diffc.bundle.contents import check_servable, find_sampler
 from diffc.errors import RequestError, unknown
 from diffc_runtime.json_types import JsonObject
 
@@ -32,7 +32,7 @@ def check_ahead(
     if server == "ovms":
         ovms.check_target(targets[0])
     if server == "triton":
-        triton_config.message()
+        triton_config.config_messages()
     find_sampler({"mu": 1.0, **scheduler}, [{"kind": "timestep", "dtype": "float32"}])
     folders.check_replaceable(to)
     return targets[0]

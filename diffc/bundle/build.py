@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffc.bundle import folder as folders
 from diffc.bundle import ovms, plain, triton
-from diffc.bundle.source import find
+from diffc.bundle.contents import find_contents
 from diffc.errors import unknown
 
 SERVERS = {"triton": triton.write, "ovms": ovms.write, "none": plain.write}
@@ -32,14 +32,14 @@ class Bundle:
     notes: tuple[str, ...] = ()
 
 
-def bundle(
+def write_bundle(
     out: Path,
     to: Path,
     *,
     server: str = "triton",
     target: str | None = None,
     side: str = "compressed",
-    plans: Sequence[Path] = (),
+    gpu_engines: Sequence[Path] = (),
     force: bool = False,
 ) -> Bundle:
     """Write ``to``: everything that a server needs to make images with an engine.
@@ -59,11 +59,13 @@ def bundle(
     if server not in SERVERS:
         raise unknown("server", server, SERVERS)
     folders.check_free(to, force)
-    source = find(out, target, side, plans)
-    notes = source.notes() + (triton.notes(source) if server == "triton" else [])
-    with folders.staged(to) as new:
-        models = SERVERS[server](source, new)
-        about = {"server": server, "target": source.target, "side": side, "models": list(models)}
-        files = folders.place(new, to, about)
-    size = int(source.info["engine_bytes"])
-    return Bundle(to, server, source.target, side, tuple(files), tuple(models), size, tuple(notes))
+    contents = find_contents(out, target, side, gpu_engines)
+    notes = contents.notes() + (triton.notes(contents) if server == "triton" else [])
+    with folders.staging_folder(to) as new:
+        models = SERVERS[server](contents, new)
+        about = {"server": server, "target": contents.target, "side": side, "models": list(models)}
+        files = folders.move_in(new, to, about)
+    size = int(contents.info["engine_bytes"])
+    return Bundle(
+        to, server, contents.target, side, tuple(files), tuple(models), size, tuple(notes)
+    )

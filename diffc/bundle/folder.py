@@ -41,14 +41,14 @@ def check_replaceable(to: Path) -> None:
     check_free(to, force=True)
     if not to.is_dir() or not any(to.iterdir()):
         return
-    earlier = _earlier(to)
+    earlier = _earlier_files(to)
     if not earlier:
         raise RequestError(f"{to} is not empty, and diffc did not make it: move it")
     _check_in_the_way(to, [name for name in earlier if (to / name).exists()], earlier)
 
 
 @contextmanager
-def staged(to: Path) -> Iterator[Path]:
+def staging_folder(to: Path) -> Iterator[Path]:
     """A temporary folder beside ``to``, removed at the end. RequestError where none can be made."""
     with ExitStack() as stack:
         try:
@@ -58,7 +58,7 @@ def staged(to: Path) -> Iterator[Path]:
         yield new
 
 
-def place(new: Path, to: Path, about: JsonObject) -> list[str]:
+def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
     """Move every file of ``new`` into ``to``, and return their names with the manifest's.
 
     Files of an earlier bundle that this one has not are removed. Raises RequestError, with nothing
@@ -66,7 +66,7 @@ def place(new: Path, to: Path, about: JsonObject) -> list[str]:
     """
     files = sorted(path for path in new.rglob("*") if path.is_file())
     hashes = {str(path.relative_to(new)): file_digest(path) for path in files}
-    earlier = _earlier(to)
+    earlier = _earlier_files(to)
     _check_in_the_way(to, [*hashes, MANIFEST], earlier)
     content = {"format": FORMAT, "made_by": f"diffc {diffc.__version__}", **about, "files": hashes}
     (new / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
@@ -77,15 +77,15 @@ def place(new: Path, to: Path, about: JsonObject) -> list[str]:
     return [*hashes, MANIFEST]
 
 
-def _earlier(to: Path) -> dict[str, str]:
+def _earlier_files(to: Path) -> dict[str, str]:
     """What the manifest in ``to`` lists; a manifest that is not diffc's lists nothing."""
     try:
         content = json.loads((to / MANIFEST).read_text())
         files = content["files"]
-        made = str(content["made_by"]).startswith("diffc ") and content["format"] == FORMAT
+        is_ours = str(content["made_by"]).startswith("diffc ") and content["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    if not made or not isinstance(files, dict):
+    if not is_ours or not isinstance(files, dict):
         return {}
     inside = {k: str(v) for k, v in files.items() if _is_inside(k)}
     return {**inside, MANIFEST: file_digest(to / MANIFEST)}

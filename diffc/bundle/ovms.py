@@ -15,9 +15,9 @@ import json
 from pathlib import Path
 
 from diffc.bundle import readme
+from diffc.bundle.contents import BundleContents, public_info, write_info
 from diffc.bundle.folder import copy_file
 from diffc.bundle.plain import RUNTIME, copy_runtime
-from diffc.bundle.source import Source, public_info, write_info
 from diffc.errors import RequestError
 from diffc_runtime.json_types import JsonDict
 
@@ -25,17 +25,19 @@ ROOT, VERSION = "/models", "1"
 _PRECISION = "INFERENCE_PRECISION_HINT"
 
 
-def write(source: Source, to: Path) -> tuple[str, ...]:
+def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     """Write the folder. Raises RequestError for another target's engine."""
-    check_target(source.target)
-    models = {"denoiser": source.engine} | ({"decoder": source.decoder} if source.decoder else {})
+    check_target(contents.target)
+    models = {"denoiser": contents.engine} | (
+        {"decoder": contents.decoder} if contents.decoder else {}
+    )
     for name, engine in models.items():
         for file in public_info(engine)["files"]:
             copy_file(engine / file, to / name / VERSION / file)
-    _write_client(source, to / "client")
+    _write_client(contents, to / "client")
     served = [{"config": _config(name, engine)} for name, engine in models.items()]
     _write_json(to / "config.json", {"model_config_list": served})
-    (to / "README.md").write_text(readme.ovms(source))
+    (to / "README.md").write_text(readme.ovms_readme(contents))
     return tuple(models)
 
 
@@ -58,11 +60,11 @@ def _config(name: str, engine: Path) -> JsonDict:
     return {"name": name, "base_path": f"{ROOT}/{name}", **plugin}
 
 
-def _write_client(source: Source, folder: Path) -> None:
-    copy_runtime(source.target, folder / "diffc_runtime")
+def _write_client(contents: BundleContents, folder: Path) -> None:
+    copy_runtime(contents.target, folder / "diffc_runtime")
     copy_file(RUNTIME / "servers" / "ovms" / "client.py", folder / "client.py")
-    write_info(source.info, folder / "engine")
-    settings = {**source.settings(), "decoder": source.decoder_request()}
+    write_info(contents.info, folder / "engine")
+    settings = {**contents.settings(), "decoder": contents.decoder_request()}
     _write_json(folder / "pipeline.json", settings)
 
 

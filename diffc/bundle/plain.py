@@ -8,20 +8,20 @@ from pathlib import Path
 
 import diffc_runtime
 from diffc.bundle import readme
+from diffc.bundle.contents import BundleContents, copy_engine
 from diffc.bundle.folder import copy_file, copy_package
-from diffc.bundle.source import Source, copy_engine
 from diffc_export.targets import target
 
 RUNTIME = Path(diffc_runtime.__file__).parent
 
 
-def write(source: Source, to: Path) -> tuple[str, ...]:
+def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     """Write the bundle into ``to``; there are no server's models in it."""
-    for name, engine in source.named():
+    for name, engine in contents.folders():
         copy_engine(engine, to / name)
-    copy_runtime(source.target, to / "diffc_runtime")
-    (to / "pipeline.json").write_text(json.dumps(source.settings(), indent=2) + "\n")
-    (to / "README.md").write_text(readme.plain(source))
+    copy_runtime(contents.target, to / "diffc_runtime")
+    (to / "pipeline.json").write_text(json.dumps(contents.settings(), indent=2) + "\n")
+    (to / "README.md").write_text(readme.plain_readme(contents))
     return ()
 
 

@@ -4,69 +4,69 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffc.bundle.triton_config import alone, ranges, sample_shape
+from diffc.bundle.triton_config import batch_ranges, no_batching_note, sample_shape
 from diffc_export.targets import target
 from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
-    from diffc.bundle.source import Source
+    from diffc.bundle.contents import BundleContents
 
 
-def plain(source: Source) -> str:
+def plain_readme(contents: BundleContents) -> str:
     """README.md of a plain bundle."""
-    out = "grid.png" if _is_picture(source) else "samples.npy"
-    return f"""# {_title(source)}
+    out = "grid.png" if _is_picture(contents) else "samples.npy"
+    return f"""# {_title(contents)}
 
-{_about(source)}
+{_about(contents)}
 
 ## What is here
 - `engine/`: the denoiser's engine; `engine.json` says what it was built for
-- `diffc_runtime/`: a Python package that samples with it. It needs `numpy` and {_package(source)}
+- `diffc_runtime/`: a Python package that samples with it. It needs `numpy` and {_package(contents)}
 - `pipeline.json`: the scheduler's config
 
 ## Try it
 ```bash
-pip install numpy {_package(source)}
+pip install numpy {_package(contents)}
 python -m diffc_runtime info
-{_placeholders(source)}{_generate(source, out)}
+{_placeholders(contents)}{_generate(contents, out)}
 ```
-{_about_files(source)}
+{_about_files(contents)}
 ## Use it
 ```python
 from pathlib import Path
-{_imports(source)}from diffc_runtime import open_bundle, to_uint8
+{_imports(contents)}from diffc_runtime import open_bundle, to_uint8
 
 pipeline = open_bundle(Path("."))
-samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
-{_to_images(source)}```
+samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(contents)})
+{_to_images(contents)}```
 
 An image is named by its seed and its index: `generate(1, ..., first=3)` makes the fourth image of
 `generate(4, ...)` again. Requests larger than the engine's largest batch are split.
 """
 
 
-def _generate(source: Source, out: str) -> str:
-    asked = f"--n 16 --steps 50 --seed 0 --out {out}"
-    return f"python -m diffc_runtime generate {asked}{_condition_flags(source)}"
+def _generate(contents: BundleContents, out: str) -> str:
+    flags = f"--n 16 --steps 50 --seed 0 --out {out}{_condition_flags(contents)}"
+    return f"python -m diffc_runtime generate {flags}"
 
 
-def _to_images(source: Source) -> str:
-    return "images = to_uint8(samples)  # (4, H, W, C)\n" if _is_picture(source) else ""
+def _to_images(contents: BundleContents) -> str:
+    return "images = to_uint8(samples)  # (4, H, W, C)\n" if _is_picture(contents) else ""
 
 
-def triton(source: Source) -> str:
+def triton_readme(contents: BundleContents) -> str:
     """README.md of a model repository."""
-    backend = target(source.target).facts.triton
+    backend = target(contents.target).facts.triton
     native = f"`{backend.platform}`" if backend else "in Python, as Triton has no backend for it"
-    return f"""# {_title(source)}: a Triton model repository
+    return f"""# {_title(contents)}: a Triton model repository
 
-{_about(source)}{_alone(source)}
+{_about(contents)}{_batching_line(contents)}
 
 ## The models
 - `denoiser`: one step of the network, {native}
 - `pipeline`: the whole loop in one process; the server's Python needs `numpy` and
-  {_package(source)}. Quickest for one client
+  {_package(contents)}. Quickest for one client
 - `pipeline_bls`: the loop asks `denoiser` for every step, so that the server can batch the steps
   of different requests; the server's Python needs `numpy` alone
 
@@ -86,12 +86,12 @@ A model that runs its engine in Python on a processor takes every core; to leave
 ## Ask it
 ```bash
 pip install "tritonclient[http]" numpy
-{_placeholders(source)}{_ask("localhost:8000", source)}
+{_placeholders(contents)}{_ask("localhost:8000", contents)}
 ```
-{_about_files(source)}
+{_about_files(contents)}
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
 `steps` (INT32, 50), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, 1), `scheduler` (STRING).
-{_conditions(source)}
+{_conditions(contents)}
 Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
 without a decoder come as `samples` alone.
 
@@ -100,17 +100,17 @@ other.
 """
 
 
-def _alone(source: Source) -> str:
-    line = alone(source.info)
+def _batching_line(contents: BundleContents) -> str:
+    line = no_batching_note(contents.info)
     return f"\n- {line}" if line else ""
 
 
-def ovms(source: Source) -> str:
+def ovms_readme(contents: BundleContents) -> str:
     """README.md of a folder for OpenVINO Model Server."""
-    decoder = "- `decoder/`: the VAE's decoder, likewise\n" if source.decoder else ""
-    return f"""# {_title(source)}: for OpenVINO Model Server
+    decoder = "- `decoder/`: the VAE's decoder, likewise\n" if contents.decoder else ""
+    return f"""# {_title(contents)}: for OpenVINO Model Server
 
-{_about(source)}
+{_about(contents)}
 
 ## What is here
 - `config.json`: the models, for `--config_path`
@@ -126,26 +126,26 @@ docker run --rm -p 8000:8000 -v $PWD:/models:ro openvino/model_server:latest \\
 ## Ask it
 ```bash
 cd client
-{_placeholders(source)}{_ask("http://localhost:8000", source)}
+{_placeholders(contents)}{_ask("http://localhost:8000", contents)}
 ```
-{_about_files(source)}
+{_about_files(contents)}
 ```python
-{_imports(source)}from client import open_server
+{_imports(contents)}from client import open_server
 
 pipeline = open_server("http://localhost:8000")
-samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(source)})
+samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(contents)})
 ```
 """
 
 
-def _title(source: Source) -> str:
-    return f"{source.info['source'].get('class_name', 'A diffusion model')} for {source.target}"
+def _title(contents: BundleContents) -> str:
+    return f"{contents.info['source'].get('class_name', 'A diffusion model')} for {contents.target}"
 
 
-def _about(source: Source) -> str:
-    info = source.info
+def _about(contents: BundleContents) -> str:
+    info = contents.info
     batches = ", ".join(
-        f"{low}-{high}" if low != high else str(low) for low, _, high in ranges(info)
+        f"{low}-{high}" if low != high else str(low) for low, _, high in batch_ranges(info)
     )
     lines = [
         f"- precision: {info['precision_found']}",
@@ -153,7 +153,7 @@ def _about(source: Source) -> str:
         f"- built by: {_pairs(info['versions'])}",
         f"- tied to: {_pairs({**info['device'], **_tied(info)}) or 'no machine'}",
     ]
-    return "\n".join([*lines, *(f"- {note}" for note in source.notes())])
+    return "\n".join([*lines, *(f"- {note}" for note in contents.notes())])
 
 
 def _tied(info: JsonObject) -> dict[str, str]:
@@ -164,55 +164,55 @@ def _pairs(values: JsonObject) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def _package(source: Source) -> str:
+def _package(contents: BundleContents) -> str:
     """What pip is asked for; of one version where the engine is tied to that."""
-    required = list(target(source.target).facts.requires)
-    tied = list(_tied(source.info).values())
+    required = list(target(contents.target).facts.requires)
+    tied = list(_tied(contents.info).values())
     if tied and required:
         required[0] += f"=={tied[0]}"
     return " ".join(required)
 
 
-def _is_picture(source: Source) -> bool:
-    return is_picture(sample_shape(source))
+def _is_picture(contents: BundleContents) -> bool:
+    return is_picture(sample_shape(contents))
 
 
 # Conditions ---------------------------------------------------------------------------------------
 
 
-def _condition_specs(source: Source) -> list[JsonObject]:
-    return [item for item in source.info["inputs"] if item["kind"] == "condition"]
+def _condition_specs(contents: BundleContents) -> list[JsonObject]:
+    return [item for item in contents.info["inputs"] if item["kind"] == "condition"]
 
 
-def _arrays(source: Source) -> list[JsonObject]:
+def _arrays(contents: BundleContents) -> list[JsonObject]:
     """The conditions that are more than one number: they come from files."""
-    return [item for item in _condition_specs(source) if item["shape"]]
+    return [item for item in _condition_specs(contents) if item["shape"]]
 
 
-def _conditions(source: Source) -> str:
+def _conditions(contents: BundleContents) -> str:
     lines = [
         f"- `{item['name']}` ({item['dtype']}, shape {['N', *item['shape']]}, or one row for all),"
         f" and `unconditional_{item['name']}` for guidance"
-        for item in _condition_specs(source)
+        for item in _condition_specs(contents)
     ]
     return "\n".join(["Conditions:", *lines]) if lines else "The model has no conditions."
 
 
-def _placeholders(source: Source) -> str:
+def _placeholders(contents: BundleContents) -> str:
     """Commands that write a file of zeros for each condition that is an array."""
     lines = [
         f"np.save('{item['name']}.npy', np.zeros({tuple(item['shape'])}, '{item['dtype']}'))"
-        for item in _arrays(source)
+        for item in _arrays(contents)
     ]
     return "".join(f'python -c "import numpy as np; {line}"\n' for line in lines)
 
 
-def _about_files(source: Source) -> str:
+def _about_files(contents: BundleContents) -> str:
     """What belongs into the files that the commands read."""
     lines = [
         f"- `{item['name']}.npy`: {item['dtype']}, shape {tuple(item['shape'])} for all images,"
         f" or (N, {str(tuple(item['shape']))[1:]} for each its own"
-        for item in _arrays(source)
+        for item in _arrays(contents)
     ]
     if not lines:
         return ""
@@ -220,26 +220,26 @@ def _about_files(source: Source) -> str:
     return "\n".join(["", *lines, "", why, ""])
 
 
-def _condition_flags(source: Source) -> str:
+def _condition_flags(contents: BundleContents) -> str:
     given = [
         f"{item['name']}={item['name']}.npy" if item["shape"] else f"{item['name']}=0"
-        for item in _condition_specs(source)
+        for item in _condition_specs(contents)
     ]
     return "".join(f" --condition {item}" for item in given)
 
 
-def _ask(url: str, source: Source) -> str:
-    asked = f"--n 4 --steps 50 --seed 0 --out images.npy{_condition_flags(source)}"
-    return f"python client.py --url {url} {asked}"
+def _ask(url: str, contents: BundleContents) -> str:
+    flags = f"--n 4 --steps 50 --seed 0 --out images.npy{_condition_flags(contents)}"
+    return f"python client.py --url {url} {flags}"
 
 
-def _imports(source: Source) -> str:
-    return "import numpy as np\n" if _arrays(source) else ""
+def _imports(contents: BundleContents) -> str:
+    return "import numpy as np\n" if _arrays(contents) else ""
 
 
-def _condition_arguments(source: Source) -> str:
+def _condition_arguments(contents: BundleContents) -> str:
     given = [
         f'"{item["name"]}": ' + (f'np.load("{item["name"]}.npy")' if item["shape"] else "0")
-        for item in _condition_specs(source)
+        for item in _condition_specs(contents)
     ]
     return f", conditions={{{', '.join(given)}}}" if given else ""

@@ -18,7 +18,7 @@ from diffc.errors import UnavailableError
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 
-def served(
+def measure_server(
     url: str,
     model: str = "pipeline",
     *,
@@ -64,12 +64,12 @@ def _inputs(client: Any, steps: int, conditions: JsonObject) -> list[Any]:
         "steps": np.array([steps], np.int32),
         **{name: np.asarray(value) for name, value in conditions.items()},
     }
-    made = []
+    tensors = []
     for name, array in values.items():
         tensor = client.InferInput(name, list(array.shape), client.np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
-        made.append(tensor)
-    return made
+        tensors.append(tensor)
+    return tensors
 
 
 def _level(
@@ -83,10 +83,10 @@ def _level(
 
     def work(index: int) -> None:
         with client.InferenceServerClient(url) as channel:
-            while (asked := time.perf_counter()) < end:
+            while (sent := time.perf_counter()) < end:
                 try:
                     channel.infer(model, inputs)
-                    latencies[index].append(time.perf_counter() - asked)
+                    latencies[index].append(time.perf_counter() - sent)
                 except client.InferenceServerException:
                     errors[index] += 1
 
@@ -103,17 +103,17 @@ def _level(
         "errors": sum(errors),
         "seconds": wall,
         "throughput_per_s": len(every) / wall,
-        "latency_ms": _summary(every),
+        "latency_ms": _summarize(every),
     }
 
 
-def _summary(latencies: Sequence[float]) -> dict[str, float] | None:
+def _summarize(latencies: Sequence[float]) -> dict[str, float] | None:
     """Percentiles in milliseconds of sorted seconds; None where no answer came."""
     if not latencies:
         return None
     last = len(latencies) - 1
-    found: dict[str, float] = {
+    percentiles: dict[str, float] = {
         f"p{p}": latencies[int(p / 100 * last + 0.5)] * 1e3 for p in (50, 90, 95, 99)
     }
     mean = sum(latencies) / len(latencies) * 1e3
-    return {**found, "mean": mean, "n": len(latencies)}
+    return {**percentiles, "mean": mean, "n": len(latencies)}

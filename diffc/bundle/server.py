@@ -25,7 +25,7 @@ VARIABLE = "DIFFC_TRITON_ENV"
 
 
 @dataclass(frozen=True)
-class Installed:
+class TritonInstall:
     """Where a server's parts lie. path: what goes before PATH for its Python models."""
 
     program: Path
@@ -38,30 +38,32 @@ class Installed:
         return (self.backends / name).is_dir()
 
 
-def installed() -> Installed | None:
+def find_triton() -> TritonInstall | None:
     """The server of this machine, or None."""
     folder = os.environ.get(VARIABLE)
     if folder and (Path(folder) / "env.sh").is_file():
         lines = (Path(folder) / "env.sh").read_text("utf-8").splitlines()
-        found = dict(line.split("=", 1) for line in lines if "=" in line)
-        return Installed(
-            Path(found["TRITON_SERVER"]), Path(found["TRITON_BACKENDS"]), found["TRITON_PATH"],
-            found["TRITON_LIBRARIES"],
-        )  # fmt: skip
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        return TritonInstall(
+            program=Path(variables["TRITON_SERVER"]),
+            backends=Path(variables["TRITON_BACKENDS"]),
+            path=variables["TRITON_PATH"],
+            libraries=variables["TRITON_LIBRARIES"],
+        )
     program = shutil.which("tritonserver")
     if program is None:
         return None
-    return Installed(Path(program), Path(program).resolve().parents[1] / "backends")
+    return TritonInstall(Path(program), Path(program).resolve().parents[1] / "backends")
 
 
-def why_none() -> str | None:
+def why_no_triton() -> str | None:
     """Why no server can be started here, in one line; None when one can."""
-    if installed() is not None:
+    if find_triton() is not None:
         return None
     return f"no tritonserver here: it is not on PATH, and {VARIABLE} names no folder with one"
 
 
-class Server:
+class TritonServer:
     """One tritonserver process over ``repository``, on ports of its own."""
 
     def __init__(self, repository: Path, *arguments: str) -> None:
@@ -75,11 +77,11 @@ class Server:
         """The HTTP address."""
         return f"http://127.0.0.1:{self.http}"
 
-    def start(self, wait: bool = True, seconds: float = 120) -> Server:
+    def start(self, wait: bool = True, seconds: float = 120) -> TritonServer:
         """Start it and wait until it is ready. UnavailableError has the log's end as its hint."""
-        parts = installed()
+        parts = find_triton()
         if parts is None:
-            raise UnavailableError(str(why_none()))
+            raise UnavailableError(str(why_no_triton()))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(parts),
@@ -92,16 +94,18 @@ class Server:
             self.wait_until_ready(seconds)
         return self
 
-    def _command(self, parts: Installed) -> Sequence[str]:
+    def _command(self, parts: TritonInstall) -> Sequence[str]:
         return [
             str(parts.program),
             f"--model-repository={self.repository.resolve()}",
             f"--backend-directory={parts.backends}",
-            "--http-address=127.0.0.1", f"--http-port={self.http}",
-            "--grpc-address=127.0.0.1", f"--grpc-port={self.grpc}",
+            "--http-address=127.0.0.1",
+            f"--http-port={self.http}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self.grpc}",
             "--allow-metrics=false",
             *self.arguments,
-        ]  # fmt: skip
+        ]
 
     def wait_until_ready(self, seconds: float = 120) -> None:
         """Return when every model is loaded. Raises UnavailableError; its hint is the log's end."""
@@ -109,7 +113,7 @@ class Server:
         while time.monotonic() < end:
             if self.process is None or self.process.poll() is not None:
                 raise self._failed("ended")
-            if self.ready():
+            if self.is_ready():
                 return
             time.sleep(0.2)
         self.stop()
@@ -121,7 +125,7 @@ class Server:
         last = said.splitlines()[-1][:200] if said else "its log is empty"
         return UnavailableError(f"tritonserver {how}: {last}", hint=said or None)
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it says so."""
         try:
             with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5) as answer:  # noqa: S310
@@ -142,22 +146,22 @@ class Server:
 
 
 @contextmanager
-def running(repository: Path, *arguments: str) -> Iterator[Server]:
+def run_triton(repository: Path, *arguments: str) -> Iterator[TritonServer]:
     """A server that is ready inside the block and gone after it."""
-    server = Server(repository, *arguments)
+    server = TritonServer(repository, *arguments)
     try:
         yield server.start()
     finally:
         server.stop()
 
 
-def _variables(parts: Installed) -> dict[str, str]:
-    found = dict(os.environ)
+def _variables(parts: TritonInstall) -> dict[str, str]:
+    variables = dict(os.environ)
     if parts.path:
-        found["PATH"] = os.pathsep.join([parts.path, os.environ.get("PATH", "")])
+        variables["PATH"] = os.pathsep.join([parts.path, os.environ.get("PATH", "")])
     if parts.libraries:
-        found["LD_LIBRARY_PATH"] = parts.libraries
-    return found
+        variables["LD_LIBRARY_PATH"] = parts.libraries
+    return variables
 
 
 def _free_port() -> int:

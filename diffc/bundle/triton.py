@@ -16,9 +16,9 @@ from typing import Any
 
 from diffc.bundle import readme, triton_check
 from diffc.bundle import triton_config as configs
+from diffc.bundle.contents import BundleContents, copy_engine, public_info, write_info
 from diffc.bundle.folder import copy_file
 from diffc.bundle.plain import RUNTIME, copy_runtime
-from diffc.bundle.source import Source, copy_engine, public_info, write_info
 from diffc.errors import CheckFailed, RequestError
 from diffc_export.targets import target
 from diffc_export.targets.base import TritonBackend
@@ -27,27 +27,27 @@ from diffc_runtime.json_types import JsonDict, JsonObject
 VERSION = "1"
 
 
-def write(source: Source, to: Path) -> tuple[str, ...]:
+def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     """Write the repository into ``to`` and return its models' names."""
-    configs.message()  # without the protobuf message nothing is begun
-    models = ["denoiser", *(["decoder"] if source.decoder else []), "pipeline", "pipeline_bls"]
-    _write_engine_model(to / "denoiser", source.info, [source.engine, *source.plans])
-    info = source.decoder_info
-    if source.decoder and info:
-        _write_engine_model(to / "decoder", info, [source.decoder])
-    _write_pipeline(source, to / "pipeline")
-    _write_bls(source, to / "pipeline_bls")
-    (to / "README.md").write_text(readme.triton(source))
+    configs.config_messages()  # without the protobuf message nothing is begun
+    models = ["denoiser", *(["decoder"] if contents.decoder else []), "pipeline", "pipeline_bls"]
+    _write_engine_model(to / "denoiser", contents.info, [contents.engine, *contents.gpu_engines])
+    info = contents.decoder_info
+    if contents.decoder and info:
+        _write_engine_model(to / "decoder", info, [contents.decoder])
+    _write_pipeline(contents, to / "pipeline")
+    _write_bls(contents, to / "pipeline_bls")
+    (to / "README.md").write_text(readme.triton_readme(contents))
     copy_file(RUNTIME / "servers" / "triton" / "client.py", to / "client.py")
-    problems = triton_check.problems(to)
+    problems = triton_check.find_problems(to)
     if problems:
         raise CheckFailed(f"the model repository is not valid: {problems[0]}")
     return tuple(models)
 
 
-def notes(source: Source) -> list[str]:
+def notes(contents: BundleContents) -> list[str]:
     """What whoever serves the repository should know first, a line each."""
-    return [line for line in (configs.alone(source.info),) if line]
+    return [line for line in (configs.no_batching_note(contents.info),) if line]
 
 
 def _write_engine_model(
@@ -92,30 +92,30 @@ def _copy_python(to: Path, template: str, name: str) -> None:
     copy_runtime(name, to / "diffc_runtime")
 
 
-def _write_pipeline(source: Source, folder: Path) -> None:
+def _write_pipeline(contents: BundleContents, folder: Path) -> None:
     version = folder / VERSION
-    _copy_python(version, "pipeline", source.target)
-    for name, engine in source.named():
+    _copy_python(version, "pipeline", contents.target)
+    for name, engine in contents.folders():
         copy_engine(engine, version / name)
-    _write_json(version / "pipeline.json", source.settings())
-    _write_config(folder, configs.pipeline_model(folder.name, source, instances=1))
+    _write_json(version / "pipeline.json", contents.settings())
+    _write_config(folder, configs.pipeline_model(folder.name, contents, instances=1))
 
 
-def _write_bls(source: Source, folder: Path) -> None:
+def _write_bls(contents: BundleContents, folder: Path) -> None:
     version = folder / VERSION
-    _copy_python(version, "bls", source.target)
-    write_info(source.info, version / "engine")
-    _write_json(version / "pipeline.json", {**source.settings(), **_models(source)})
-    instances = configs.bls_instances(source.info)
-    _write_config(folder, configs.pipeline_model(folder.name, source, instances))
+    _copy_python(version, "bls", contents.target)
+    write_info(contents.info, version / "engine")
+    _write_json(version / "pipeline.json", {**contents.settings(), **_models(contents)})
+    instances = configs.bls_instances(contents.info)
+    _write_config(folder, configs.pipeline_model(folder.name, contents, instances))
 
 
-def _models(source: Source) -> JsonDict:
+def _models(contents: BundleContents) -> JsonDict:
     """How the BLS model asks the others."""
-    models = {"denoiser": {"batched": configs.max_batch(source.info) > 0}}
-    if source.decoder_info:
-        models["decoder"] = {"batched": configs.max_batch(source.decoder_info) > 0}
-    return {"models": models, "decoder": source.decoder_request()}
+    models = {"denoiser": {"batched": configs.max_batch(contents.info) > 0}}
+    if contents.decoder_info:
+        models["decoder"] = {"batched": configs.max_batch(contents.decoder_info) > 0}
+    return {"models": models, "decoder": contents.decoder_request()}
 
 
 def _write_config(folder: Path, config: Any) -> None:

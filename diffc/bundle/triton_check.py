@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffc.bundle.triton_config import TENSORRT, backend_shape, message
+from diffc.bundle.triton_config import TENSORRT, backend_shape, config_messages
 
 _PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 _BACKENDS = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 
 
-def problems(repository: Path) -> list[str]:
+def find_problems(repository: Path) -> list[str]:
     """Every problem found, each naming the model; empty when there is none."""
     models = sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [f"{model.name}: {what}" for model in models for what in _model_problems(model)]
-    return found if models else [f"{repository} holds no model"]
+    if not models:
+        return [f"{repository} holds no model"]
+    return [f"{model.name}: {what}" for model in models for what in _model_problems(model)]
 
 
 def _model_problems(folder: Path) -> Iterator[str]:
@@ -34,7 +35,7 @@ def _model_problems(folder: Path) -> Iterator[str]:
         yield "no config.pbtxt"
         return
     try:
-        config = text_format.Parse(path.read_text(), message().ModelConfig())
+        config = text_format.Parse(path.read_text(), config_messages().ModelConfig())
     except text_format.ParseError as error:
         yield f"config.pbtxt:{error}"
         return

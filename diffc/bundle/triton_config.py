@@ -15,7 +15,7 @@ from diffc_export.targets import on_gpu, target
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
-    from diffc.bundle.source import Source
+    from diffc.bundle.contents import BundleContents
 
 QUEUE_DELAY_US = 100
 """How long a request may wait for others to share a batch with; well under a denoiser's step."""
@@ -27,7 +27,7 @@ LEAST_SHARED = 8
 TENSORRT = "tensorrt_plan"
 
 
-def message() -> Any:
+def config_messages() -> Any:
     """The module that holds Triton's ModelConfig. Raises UnavailableError when it is missing."""
     try:
         from tritonclient.grpc import model_config_pb2
@@ -46,7 +46,7 @@ def to_text(config: Any) -> str:
     return str(text_format.MessageToString(config))
 
 
-def ranges(info: JsonObject) -> list[tuple[int, int, int]]:
+def batch_ranges(info: JsonObject) -> list[tuple[int, int, int]]:
     """(min, opt, max) batch of each profile at the engine's own resolution, smallest first."""
     from diffc_runtime.engines import serves
 
@@ -54,9 +54,9 @@ def ranges(info: JsonObject) -> list[tuple[int, int, int]]:
     return sorted((r["min"][0], r["opt"][0], r["max"][0]) for r in items)
 
 
-def largest(info: JsonObject) -> int:
+def largest_batch(info: JsonObject) -> int:
     """The largest batch that the engine serves; 0 when it sets no limit."""
-    return max((high for _, _, high in ranges(info)), default=0)
+    return max((high for _, _, high in batch_ranges(info)), default=0)
 
 
 def max_batch(info: JsonObject) -> int:
@@ -67,19 +67,19 @@ def max_batch(info: JsonObject) -> int:
     share a batch; a decoder, whose images are large, keeps to what it was measured at.
     """
     backend = target(info["target"]).facts.triton
-    most = largest(info)
+    most = largest_batch(info)
     if backend is not None and backend.any_batch:
         steps = any(item["kind"] == "timestep" for item in info["inputs"])
         return max(most, LEAST_SHARED if steps else 0) or 64
-    served = {size for low, _, high in ranges(info) for size in range(low, high + 1)}
+    served = {size for low, _, high in batch_ranges(info) for size in range(low, high + 1)}
     return most if served == set(range(1, most + 1)) else 0
 
 
-def alone(info: JsonObject) -> str | None:
+def no_batching_note(info: JsonObject) -> str | None:
     """A line for an engine whose steps cannot share a batch; None where they can."""
     if max_batch(info) > 1:
         return None
-    sizes = ", ".join(str(size) for size in sorted({high for _, _, high in ranges(info)}))
+    sizes = ", ".join(str(size) for size in sorted({high for _, _, high in batch_ranges(info)}))
     return (
         f"`denoiser` serves batches of {sizes} alone, so the server cannot put the steps of"
         " different requests together: for `pipeline_bls` build with --batch 1,4,8 --one-profile"
@@ -88,7 +88,7 @@ def alone(info: JsonObject) -> str | None:
 
 def engine_model(name: str, info: JsonObject, *, native: bool, plans: Mapping[str, str]) -> Any:
     """The config of a model that runs an engine. plans: compute capability -> file."""
-    pb = message()
+    pb = config_messages()
     backend = target(info["target"]).facts.triton
     most = max_batch(info)
     config = pb.ModelConfig(name=name, max_batch_size=most)
@@ -129,7 +129,7 @@ def backend_shape(tensor: Any) -> list[int]:
 
 def _tensor(kind: Any, item: JsonObject, most: int) -> Any:
     """An input or output. Without server batching, the batch is the first of its dimensions."""
-    pb = message()
+    pb = config_messages()
     dims = list(item["shape"])
     tensor = kind(name=item["name"], data_type=_data_type(item["dtype"]))
     if most == 0:
@@ -143,13 +143,13 @@ def _tensor(kind: Any, item: JsonObject, most: int) -> Any:
 
 
 def _data_type(dtype: str) -> int:
-    pb = message()
+    pb = config_messages()
     names = {"float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64"}
     return int(pb.DataType.Value(names.get(dtype, f"TYPE_{dtype.upper()}")))
 
 
 def _instances(name: str, count: int, native: bool) -> Any:
-    pb = message()
+    pb = config_messages()
     gpu = native and on_gpu(name)
     kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
     return pb.ModelInstanceGroup(count=count, kind=kind)
@@ -159,15 +159,15 @@ def _batch_dynamically(config: Any, info: JsonObject) -> None:
     """Requests of several clients in one batch, best in the sizes the engine was tuned for."""
     if config.max_batch_size < 2:
         return
-    sizes = sorted({opt for _, opt, _ in ranges(info) if opt > 1} | {config.max_batch_size})
+    sizes = sorted({opt for _, opt, _ in batch_ranges(info) if opt > 1} | {config.max_batch_size})
     config.dynamic_batching.preferred_batch_size.extend(sizes)
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
 
 
 def _warm_up(config: Any, info: JsonObject) -> None:
     """Zeros at every batch size that the engine was tuned for."""
-    pb = message()
-    sizes = sorted({opt for _, opt, _ in ranges(info)}) or [1]
+    pb = config_messages()
+    sizes = sorted({opt for _, opt, _ in batch_ranges(info)}) or [1]
     for size in sizes:
         sample = pb.ModelWarmup(
             name=f"batch_{size}", batch_size=size if config.max_batch_size else 0
@@ -183,7 +183,7 @@ def _capture_graphs(config: Any, info: JsonObject) -> None:
     """CUDA graphs for the exact shapes that the engine was tuned for, and for full batches."""
     cuda = config.optimization.cuda
     cuda.graphs, cuda.output_copy_stream = True, True
-    for size in sorted({opt for _, opt, _ in ranges(info)} | {largest(info)}):
+    for size in sorted({opt for _, opt, _ in batch_ranges(info)} | {largest_batch(info)}):
         spec = cuda.graph_spec.add(batch_size=size if config.max_batch_size else 0)
         for tensor in config.input:
             # the backend puts the batch before these dims, and looks at no reshape
@@ -196,26 +196,26 @@ def _capture_graphs(config: Any, info: JsonObject) -> None:
 
 def bls_instances(info: JsonObject) -> int:
     """As many loops at once as one batch of the denoiser can hold, from 2 to 8."""
-    return min(max(max_batch(info), largest(info), 2), 8)
+    return min(max(max_batch(info), largest_batch(info), 2), 8)
 
 
-def pipeline_model(name: str, source: Source, instances: int) -> Any:
+def pipeline_model(name: str, contents: BundleContents, instances: int) -> Any:
     """The config of a model that makes images; a request may leave out all but the conditions."""
-    pb = message()
+    pb = config_messages()
     config = pb.ModelConfig(name=name, backend="python")
     for field, kind in _REQUEST.items():
         config.input.add(name=field, data_type=kind, dims=[1], optional=True)
-    for item in source.info["inputs"]:
+    for item in contents.info["inputs"]:
         if item["kind"] == "condition":
             kind, dims = _data_type(item["dtype"]), [-1, *item["shape"]]
             config.input.add(name=item["name"], data_type=kind, dims=dims)
             none = f"unconditional_{item['name']}"
             config.input.add(name=none, data_type=kind, dims=dims, optional=True)
-    channels, *size = sample_shape(source)
+    channels, *size = sample_shape(contents)
     if channels in (1, 3) and len(size) == 2:
         config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=[-1, *size, channels])
     config.output.add(name="samples", data_type=pb.TYPE_FP32, dims=[-1, channels, *size])
-    config.instance_group.append(_instances(source.target, instances, native=False))
+    config.instance_group.append(_instances(contents.target, instances, native=False))
     return config
 
 
@@ -231,10 +231,10 @@ _REQUEST = {
 }
 
 
-def sample_shape(source: Source) -> tuple[int, ...]:
+def sample_shape(contents: BundleContents) -> tuple[int, ...]:
     """(C, H, W) of what the pipeline gives: the decoder's output, else the sample's."""
-    decoder = source.decoder_info
+    decoder = contents.decoder_info
     if decoder is not None:
         return tuple(decoder["outputs"][0]["shape"])
-    sample = next(item for item in source.info["inputs"] if item["kind"] == "sample")
+    sample = next(item for item in contents.info["inputs"] if item["kind"] == "sample")
     return tuple(sample["shape"])

@@ -194,9 +194,9 @@ def build_stage(out: Path, recipe: Recipe, name: str, side: str) -> Stage:
 
 def _model_digest(model: str) -> str:
     """What the torch target's engine says that it is of."""
-    from diffc.models.source import find
+    from diffc.models.source import find_source
 
-    return find(model).digest
+    return find_source(model).digest
 
 
 def engine_stages(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc.data.guidance import guidance_of
+from diffc.data.guidance import decide_guidance
 from diffc.data.image_folders import (
     SOURCES,
     check_file,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffc.data.clean import CleanSet
-    from diffc.data.prompts import Encoded
+    from diffc.data.prompts import EncodedPrompts
     from diffc_export.specs import TensorSpec
 
 CLEAN = "clean.safetensors"
@@ -47,14 +47,14 @@ def data_stage(source: Source, recipe: Recipe) -> Stage:
     options = recipe.data
     synthetic = is_drawn(options.source)
     given = options.source != "synthetic"
-    guidance = guidance_of(source, options.guidance)
+    guidance = decide_guidance(source, options.guidance)
     inputs: dict[str, Any] = {
         **pipeline_facts(source),
         "guidance": [guidance.scale, guidance.has_null],
         "model": source.digest if synthetic else _inputs_of(source),
         "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
         "content": _data_digest(Path(options.source)) if given else "synthetic",
-        "resolution": recipe.export.side,
+        "resolution": recipe.export.size,
         "seed": recipe.seed,
     }
     if options.prompts is not None:
@@ -95,9 +95,9 @@ def is_drawn(data: str) -> bool:
     return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
 
 
-def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work[Encoded]:
+def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work[EncodedPrompts]:
     """What the user gives to condition on: prompts, or a file of tensors without samples."""
-    from diffc.data.prompts import Encoded, encode_prompts
+    from diffc.data.prompts import EncodedPrompts, encode_prompts
     from diffc.data.tensors import read_null, read_tensors
 
     options = recipe.data
@@ -105,10 +105,10 @@ def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work
         prompts = read_prompts(Path(options.prompts))
         return (yield from encode_prompts(source, specs, prompts, guidance=options.guidance))
     if not is_tensors(options.source):
-        return Encoded({}, _null_conditions(source))
+        return EncodedPrompts({}, _null_conditions(source))
     path = Path(options.source)
     rows = read_tensors(path, specs) if is_drawn(options.source) else {}
-    return Encoded(rows, {**_null_conditions(source), **read_null(path, specs)})
+    return EncodedPrompts(rows, {**_null_conditions(source), **read_null(path, specs)})
 
 
 def _guidance_notes(clean: CleanSet, specs: list[TensorSpec]) -> list[str]:
@@ -131,7 +131,7 @@ def _null_conditions(source: Source) -> dict[str, Tensor]:
 
 
 def _synthesized(
-    source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
+    source: Source, recipe: Recipe, specs: list[TensorSpec], given: EncodedPrompts
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
     from diffc.data.precision import best_device
     from diffc.data.synthetic import Conditioning, synthesize
@@ -140,7 +140,7 @@ def _synthesized(
     options = recipe.data
     denoiser = open_denoiser(source, specs)
     denoiser.model.to(best_device())
-    guidance = guidance_of(source, options.guidance).scale
+    guidance = decide_guidance(source, options.guidance).scale
     clean = yield from synthesize(
         denoiser,
         options.images,
@@ -153,25 +153,25 @@ def _synthesized(
 
 
 def _read(
-    source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
+    source: Source, recipe: Recipe, specs: list[TensorSpec], given: EncodedPrompts
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
-    from diffc.data.tensors import clean_set
+    from diffc.data.tensors import read_clean_set
 
     options = recipe.data
     yield Progress(0, 1, f"reading {options.source}")
     if is_tensors(options.source):
-        clean = clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
+        clean = read_clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
         return replace(clean, null=given.null), {"conditions": sorted(clean.conditions)}
     return (yield from _read_images(source, recipe, specs, given))
 
 
 def _read_images(
-    source: Source, recipe: Recipe, specs: list[TensorSpec], given: Encoded
+    source: Source, recipe: Recipe, specs: list[TensorSpec], given: EncodedPrompts
 ) -> Work[tuple[CleanSet, dict[str, Any]]]:
     from diffc.data.clean import CleanSet
     from diffc.data.images import read_images
     from diffc.data.inputs import LABELS
-    from diffc.data.latents import encode, pixel_shape, vae_folder
+    from diffc.data.latents import encode_images, pixel_shape, vae_folder
     from diffc.data.synthetic import condition_rows
 
     options = recipe.data
@@ -183,7 +183,7 @@ def _read_images(
     )  # fmt: skip
     sample = clean.sample
     if vae_folder(source) is not None:
-        sample = yield from encode(source, sample, shape)
+        sample = yield from encode_images(source, sample, shape)
     pool = {**given.rows, **clean.conditions}
     rows = condition_rows(range(len(clean)), specs, pool, None, recipe.seed)
     notes = [*counts.notes, *([str(counts)] if counts.skipped else [])]
@@ -254,14 +254,14 @@ def check_values(source: Source, recipe: Recipe) -> None:
     Raises:
         InputError, RequestError: naming the pipeline's class or the condition.
     """
-    from diffc.data.conditions import check_given
+    from diffc.data.conditions import check_condition_values
     from diffc.data.inputs import denoiser_specs
     from diffc.data.prompts import text_conditions
 
     if is_tensors(recipe.data.source):
         return  # a file that holds all of them
     text = None if recipe.data.prompts is None else tuple(text_conditions(source))
-    check_given(denoiser_specs(source, recipe), text)
+    check_condition_values(denoiser_specs(source, recipe), text)
 
 
 def _check_source(source: Source, path: Path) -> None:

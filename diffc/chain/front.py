@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffc.chain.data import CLEAN, content_digest, model_packages
-from diffc.data.guidance import guidance_of
+from diffc.data.guidance import decide_guidance
 from diffc.errors import InputError
 from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
-from diffc.models.source import PRUNING_FILE, Source, find
+from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.prune.importance import score_package
 from diffc.recipe import Recipe
 from diffc.recipe.sections.distill import WATCHING
@@ -49,7 +49,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         "model": source.digest,
         "data": data.key,
         "options": options.model_dump(mode="json"),
-        "resolution": recipe.export.side,
+        "resolution": recipe.export.size,
         "seed": recipe.seed,
     }
 
@@ -63,7 +63,7 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
 
         denoiser = _open(source, recipe)
         groups = denoiser.groups()
-        clean = CleanSet.read(data.folder / CLEAN)
+        clean = CleanSet.load(data.folder / CLEAN)
         denoiser.model.to(best_device())
         found = yield from importance(Subject(denoiser, clean, groups), options, recipe.seed)
         save_file(dict(found.scores), room.out / SCORES)
@@ -82,7 +82,7 @@ def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage
         "importance": importance.key if importance else None,
         "options": recipe.prune.model_dump(mode="json", exclude={"importance"}),
         "align": alignment(recipe),
-        "resolution": recipe.export.side,
+        "resolution": recipe.export.size,
     }
     bench = latency_bench(recipe)
     if bench is not None:
@@ -115,7 +115,7 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
         "parts": parts_digest(source),
         "plan": plan.key,
         "plan_file": _sha(plan.folder / "plan.json"),
-        "resolution": recipe.export.side,
+        "resolution": recipe.export.size,
     }
 
     def run(room: Room) -> Work[dict[str, Any]]:
@@ -174,7 +174,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
         from diffc.models.diffusion import served_settings
         from diffc.models.onnx_export import export_denoiser
 
-        origin = source if side == DENSE else find(distilled.folder / "model")
+        origin = source if side == DENSE else find_source(distilled.folder / "model")
         denoiser = _open(origin, recipe)
         yield Progress(0, 2, f"exporting the {side} model")
         facts = {
@@ -196,7 +196,7 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
             multiple=multiple_of(source.class_name, source.config) or 1,
         )
         yield Progress(1, 2, f"running the {side} model at reference inputs")
-        clean = CleanSet.read(data.folder / CLEAN)
+        clean = CleanSet.load(data.folder / CLEAN)
         reference = room.out / side / "reference.safetensors"
         write_reference(reference, denoiser, clean, recipe.seed, options.sizes[1:])
         return {"sha256": described["sha256"], "parameters": facts["parameters"]}
@@ -214,7 +214,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         "compressed": distilled.key,
         "options": options.model_dump(mode="json"),
     }
-    guidance = guidance_of(source, recipe.data.guidance).scale
+    guidance = decide_guidance(source, recipe.data.guidance).scale
     if data.result.get("conditions") or data.result.get("null"):
         inputs |= {"data": data.key, "guidance": guidance}
     if options.reference is not None:
@@ -226,7 +226,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
     def run(room: Room) -> Work[dict[str, Any]]:
         from diffc.data.clean import CleanSet
         from diffc.data.inputs import denoiser_specs
-        from diffc.data.latents import decode
+        from diffc.data.latents import decode_latents
         from diffc.data.precision import best_device
         from diffc.data.synthetic import Conditioning
         from diffc.measure.pictures import picture_shape
@@ -241,9 +241,9 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
             return {}
         more = yield from _wanted_figures(source, recipe, shape)
         dense = _open(source, recipe)
-        compressed = load_denoiser(find(distilled.folder / "model"))
+        compressed = load_denoiser(find_source(distilled.folder / "model"))
         dense.model.to(best_device()), compressed.to(best_device())
-        clean = CleanSet.read(data.folder / CLEAN)
+        clean = CleanSet.load(data.folder / CLEAN)
         rows = {name: clean.conditions[name] for name in data.result.get("conditions", ())}
         given = Conditioning(rows, clean.null, guidance)
         pair = yield from sample_pair(
@@ -251,7 +251,7 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         )
         made = []
         for latents in (pair.dense, pair.compressed):
-            made.append((yield from decode(source, latents)))
+            made.append((yield from decode_latents(source, latents)))
         pair = replace(pair, dense=made[0], compressed=made[1])
         grid(pair, room.out / "samples" / "grid.png")
         write_pair(pair, room.out / "samples")
@@ -361,8 +361,8 @@ def _distill(
     from diffc.models.save import save_compressed
 
     teacher = _open(source, recipe)
-    student = load_denoiser(find(pruned.folder / "pruned"))
-    clean = CleanSet.read(data.folder / CLEAN)
+    student = load_denoiser(find_source(pruned.folder / "pruned"))
+    clean = CleanSet.load(data.folder / CLEAN)
     options = recipe.distill
     kept = _kept_channels(recipe, teacher, plan)
     judge, notes = _judge(source, recipe, teacher, clean)
@@ -388,7 +388,7 @@ def _judge(
     source: Source, recipe: Recipe, teacher: Denoiser, clean: CleanSet
 ) -> tuple[Judge | None, list[str]]:
     """Who takes the curve of quality, on images; None, and why, where samples are none."""
-    from diffc.data.latents import decode, vae_folder
+    from diffc.data.latents import decode_latents, vae_folder
     from diffc.measure.pictures import picture_shape
     from diffc.measure.quality import consistency
     from diffc.measure.ssim import WINDOW, is_image
@@ -400,7 +400,7 @@ def _judge(
         least = f"{WINDOW}x{WINDOW}"
         words = shape or teacher.sample_shape
         return None, [f"no curve of quality: samples of {words} are no images of at least {least}"]
-    through = partial(decode, source) if vae_folder(source) is not None else None
+    through = partial(decode_latents, source) if vae_folder(source) is not None else None
     return consistency(teacher, clean.conditions, decode=through), []
 
 

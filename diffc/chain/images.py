@@ -17,7 +17,7 @@ import numpy as np
 from diffc.chain.back import engine_folder, reference_file
 from diffc.chain.data import CLEAN
 from diffc.chain.decoder import DECODER
-from diffc.data.guidance import USUAL
+from diffc.data.guidance import USUAL_SCALE
 from diffc.data.tensors import NULL
 from diffc.errors import InputError
 from diffc.measure.loop import LoopOptions, fitting_loop_steps
@@ -86,8 +86,8 @@ def _guidance(out: Path, recipe: Recipe) -> float:
     """The scale that the recipe says, or that was decided from the model when it was sampled."""
     record = out / STATE / "data.json"
     if recipe.data.guidance is not None or not record.is_file():
-        return recipe.data.guidance or USUAL
-    return float(read_json(record)["result"].get("guidance", USUAL))
+        return recipe.data.guidance or USUAL_SCALE
+    return float(read_json(record)["result"].get("guidance", USUAL_SCALE))
 
 
 def _first_row(clean: Path) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -149,9 +149,9 @@ def _settings(
     info: EngineInfo, decoder: Path | None
 ) -> tuple[dict[str, Any] | None, list[str], str | None]:
     """(pipeline.json as a bundle of this engine would have it, its notes, why there is none)."""
-    from diffc.bundle.source import Source
+    from diffc.bundle.contents import BundleContents
 
-    served = Source(Path(info.target), info.to_json(), (), decoder)
+    served = BundleContents(Path(info.target), info.to_json(), (), decoder)
     try:
         return served.settings(), served.notes(), None
     except InputError as error:

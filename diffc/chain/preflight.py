@@ -57,7 +57,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
 
 def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
-    check_resolution(source.class_name, source.config, recipe.export.sides)
+    check_resolution(source.class_name, source.config, recipe.export.requested_sizes)
     check_parts(source)
     data.check_data(source, recipe)
     notes = [*noise_checks(source, recipe), *uncompressed_notes(source)]

@@ -218,11 +218,11 @@ class ParityFailed(CheckFailed):
 
 def source_of(out: Path, allow_pickle: bool = False) -> Source:
     """The dense model that an output folder was made from. Raises InputError when it changed."""
-    from diffc.models.source import find
+    from diffc.models.source import find_source
 
     held = read_lock(out)["model"]
     name = held["name"] if held["name"] == "demo" else held["folder"]
-    source = replace(find(name, allow_pickle=allow_pickle), name=held["name"])
+    source = replace(find_source(name, allow_pickle=allow_pickle), name=held["name"])
     if source.digest != held["digest"]:
         raise InputError(
             f"the model at {source.folder} is not the one that {out} was made from any more",

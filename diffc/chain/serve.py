@@ -29,15 +29,15 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
 
     Where no server can be started, the reason is the result.
     """
-    from diffc.bundle.server import installed, why_none
+    from diffc.bundle.server import find_triton, why_no_triton
     from diffc.measure.environment import read_environment
     from diffc_export.targets import target
 
     status = target(name).status()
     if recipe.measure.server is None or target(name).facts.loader is None:
         return None
-    absent = why_none() if status.runnable else status.reason
-    found = installed()
+    absent = why_no_triton() if status.runnable else status.reason
+    found = find_triton()
     loop = loop_options(out, recipe, name)
     inputs = {
         "engines": {side: engine_digest(engine_folder(out, name, side)) for side in SIDES},
@@ -80,16 +80,16 @@ def _served(
     out: Path, name: str, side: str, scratch: Path, recipe: Recipe, loop: LoopOptions
 ) -> dict[str, Any]:
     """In process first, then through the server: the two never compete."""
-    from diffc.bundle import bundle, triton
-    from diffc.bundle.served import served
-    from diffc.bundle.server import installed, running
+    from diffc.bundle import triton, write_bundle
+    from diffc.bundle.served import measure_server
+    from diffc.bundle.server import find_triton, run_triton
 
     threads = recipe.build.threads
     plain, repository = scratch / f"plain-{side}", scratch / f"repository-{side}"
-    bundle(out, plain, server="none", target=name, side=side)
-    bundle(out, repository, server="triton", target=name, side=side)
+    write_bundle(out, plain, server="none", target=name, side=side)
+    write_bundle(out, repository, server="triton", target=name, side=side)
     alone = _in_process(plain, threads, loop)
-    parts = installed()
+    parts = find_triton()
     if parts is not None and not parts.has_backend("onnxruntime"):
         triton.stand_in(repository, "denoiser", engine_folder(out, name, side))
         decoder = engine_folder(out, name, "decoder")
@@ -98,8 +98,8 @@ def _served(
     if threads is not None:
         triton.limit_threads(repository, threads)
     only = ("--model-control-mode=explicit", "--load-model=pipeline")
-    with running(repository, *only) as server:
-        found = served(
+    with run_triton(repository, *only) as server:
+        found = measure_server(
             f"127.0.0.1:{server.grpc}", "pipeline", steps=loop.steps,
             conditions=_tensors(loop), concurrency=CONCURRENCY, seconds=_SECONDS,
         )  # fmt: skip

@@ -54,10 +54,12 @@ def bundle_(
       diffc bundle OUT --server none --to ./service
       diffc bundle OUT --plan ./built-on-a100/engines/trt/compressed --to ./model-repository
     """
-    from diffc.bundle import bundle
+    from diffc.bundle import write_bundle
     from diffc.cli.show import print_json
 
-    made = bundle(out, to, server=server, target=target, side=side, plans=plan or (), force=force)
+    made = write_bundle(
+        out, to, server=server, target=target, side=side, gpu_engines=plan or (), force=force
+    )
     say_notes(made.notes)
     if json:
         print_json({"folder": str(made.folder), "server": made.server, "target": made.target,

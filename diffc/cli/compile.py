@@ -91,7 +91,7 @@ def compile_(
         fresh=fresh, json=json, quiet=quiet, ahead=ahead,
     )  # fmt: skip
     if bundle is not None:
-        from diffc.bundle import bundle as write_bundle
+        from diffc.bundle import write_bundle
         from diffc.cli.bundle import say_notes
 
         made = write_bundle(folder, folder / "bundle", server=bundle, target=engine[0], force=True)
@@ -169,7 +169,7 @@ def asked(
     forget: a recipe's part -> its options that a folder's recipe does not hand on.
     """
     from diffc.chain.run import source_of
-    from diffc.models.source import find
+    from diffc.models.source import find_source
     from diffc.output import default_out, is_output, read_lock
     from diffc.recipe import resolve
 
@@ -180,7 +180,7 @@ def asked(
         for part, names in (forget or {}).items():
             held[part] = {key: kept for key, kept in held[part].items() if key not in names}
         return source, resolve(family="", recipe=recipe, flags=flags, base=held), folder
-    source = find(model, need_weights=need_weights, allow_pickle=allow_pickle, family=family)
+    source = find_source(model, need_weights=need_weights, allow_pickle=allow_pickle, family=family)
     chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)
     return source, chosen, out or default_out(model, chosen.prune.ratio)
 

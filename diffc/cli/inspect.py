@@ -78,11 +78,11 @@ def inspect_(
       diffc inspect ./sdxl/unet --json
       diffc inspect OUT
     """
-    from diffc.data.inputs import denoiser_specs, given_tokens
+    from diffc.data.inputs import data_text_tokens, denoiser_specs
     from diffc.prune.planning import cost_of
 
     source, chosen, folder = asked(model, {}, family=family, need_weights=False)
-    costs = cost_of(source, chosen.export.side, given_tokens(chosen))
+    costs = cost_of(source, chosen.export.size, data_text_tokens(chosen))
     rows = _group_rows(costs, _scores(folder))
     specs = denoiser_specs(source, chosen)
     total = costs.cost(costs.dense)

@@ -169,12 +169,12 @@ def numbers(flag: str, text: str | None) -> list[int] | None:
 
 def sides(text: str | None) -> list[int | str] | None:
     """'32,48x64' -> [32, '48x64']; None stays None. Raises RequestError."""
-    from diffc.sides import as_word, read_side
+    from diffc.input_size import read_size, size_word
 
     if text is None:
         return None
     try:
-        return [as_word(read_side(part)) for part in text.split(",")]
+        return [size_word(read_size(part)) for part in text.split(",")]
     except ValueError:
         raise RequestError(
             f"--resolution {text}: not a list of sides",

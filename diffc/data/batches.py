@@ -19,7 +19,9 @@ T = TypeVar("T")
 HINT = "a smaller --resolution needs less; so does a machine or a GPU with more memory"
 
 
-def in_batches(n: int, batch: int, work: Callable[[range], Work[T]], doing: str) -> Work[list[T]]:
+def run_in_batches(
+    n: int, batch: int, work: Callable[[range], Work[T]], doing: str
+) -> Work[list[T]]:
     """The results of ``work`` for consecutive ranges of at most ``batch`` of ``n`` rows.
 
     Args:
@@ -43,12 +45,12 @@ def in_batches(n: int, batch: int, work: Callable[[range], Work[T]], doing: str)
                 raise
             failure = caught.with_traceback(None)  # its frames hold the tensors of the batch
         if failure is not None:
-            batch = smaller(len(rows), doing, failure)
+            batch = halve_batch(len(rows), doing, failure)
             yield Progress(start, n, f"out of memory: going on with {batch} at a time")
     return parts
 
 
-def smaller(batch: int, doing: str, failure: Exception) -> int:
+def halve_batch(batch: int, doing: str, failure: Exception) -> int:
     """Half of a batch that memory had no room for; what is no longer used is freed.
 
     Raises OutOfMemory for a batch of one, with what to do.
@@ -58,9 +60,9 @@ def smaller(batch: int, doing: str, failure: Exception) -> int:
         torch.cuda.empty_cache()
     if batch > 1:
         return batch // 2
-    raise no_room(f"{doing}, one at a time", failure) from failure
+    raise out_of_memory_error(f"{doing}, one at a time", failure) from failure
 
 
-def no_room(doing: str, failure: Exception) -> OutOfMemory:
+def out_of_memory_error(doing: str, failure: Exception) -> OutOfMemory:
     """The error for work that no smaller batch helps."""
     return error(doing, bytes_asked(str(failure)), torch.cuda.is_available(), hint=HINT)

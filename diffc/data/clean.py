@@ -49,7 +49,7 @@ class CleanSet:
         save_file(tensors, path, metadata={"origin": self.origin})
 
     @classmethod
-    def read(cls, path: Path) -> CleanSet:
+    def load(cls, path: Path) -> CleanSet:
         """Read what ``save`` wrote."""
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

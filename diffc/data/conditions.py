@@ -29,13 +29,13 @@ _REFINER_IDS = 5
 
 
 @dataclass(frozen=True)
-class Fixed:
+class PipelineConditions:
     """name -> the value for every prompt, and for the empty one where it differs, (...)."""
 
     rows: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
 
-    def described(self) -> list[str]:
+    def notes(self) -> list[str]:
         """A sentence that names the values, for the report."""
         if not self.rows:
             return []
@@ -45,7 +45,7 @@ class Fixed:
 
 def pipeline_conditions(
     source: Source, specs: Sequence[TensorSpec], guidance: float | None = None
-) -> Fixed:
+) -> PipelineConditions:
     """The values of the conditions in ``specs`` that every sample of the pipeline shares.
 
     Args:
@@ -59,15 +59,15 @@ def pipeline_conditions(
     for spec in specs:
         if spec.kind != "condition" or spec.name not in _VALUES:
             continue
-        place = _Place(source, spec, height, width, guidance)
+        place = _ConditionContext(source, spec, height, width, guidance)
         rows[spec.name] = _VALUES[spec.name](place).to(dtype_of(spec))
         if spec.name == "time_ids" and spec.shape[0] == _REFINER_IDS:
             null[spec.name] = _time_ids(place, "negative_aesthetic_score", 2.5)
-    return Fixed(rows, null)
+    return PipelineConditions(rows, null)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ConditionContext:
     """What a value may depend on. height, width: of the images, in pixels."""
 
     source: Source
@@ -77,7 +77,9 @@ class _Place:
     guidance: float | None
 
 
-def _time_ids(place: _Place, score: str = "aesthetic_score", usual: float = 6.0) -> Tensor:
+def _time_ids(
+    place: _ConditionContext, score: str = "aesthetic_score", usual: float = 6.0
+) -> Tensor:
     size = [float(place.height), float(place.width)]
     if place.spec.shape[0] != _REFINER_IDS:
         return torch.tensor([*size, 0.0, 0.0, *size])
@@ -94,22 +96,22 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
     return torch.nn.functional.pad(embedding, (0, width % 2))
 
 
-def _timestep_cond(place: _Place) -> Tensor:
+def _timestep_cond(place: _ConditionContext) -> Tensor:
     scale = embedded_guidance(place.source, place.guidance)
     return guidance_embedding(scale - 1.0, place.spec.shape[0])
 
 
-def _guidance(place: _Place) -> Tensor:
+def _guidance(place: _ConditionContext) -> Tensor:
     scale = embedded_guidance(place.source, place.guidance)
     return torch.tensor(scale * float(place.source.config.get("guidance_embeds_scale") or 1.0))
 
 
-def _example(place: _Place) -> Tensor:
+def _example(place: _ConditionContext) -> Tensor:
     """Positions, which have one value."""
     return example_inputs([place.spec], place.source.config)[place.spec.name][0]
 
 
-_VALUES: Mapping[str, Callable[[_Place], Tensor]] = {
+_VALUES: Mapping[str, Callable[[_ConditionContext], Tensor]] = {
     "time_ids": _time_ids,
     "timestep_cond": _timestep_cond,
     "guidance": _guidance,
@@ -135,7 +137,7 @@ def _short(value: Tensor) -> str:
     return " " + " ".join(f"{number:g}" for number in value.reshape(-1).tolist())
 
 
-def check_given(specs: Sequence[TensorSpec], text: Sequence[str] | None) -> None:
+def check_condition_values(specs: Sequence[TensorSpec], text: Sequence[str] | None) -> None:
     """Refuse a condition that neither the user nor the pipeline gives a value for.
 
     Labels are drawn or come with the data (``inputs.check_conditions``).
@@ -150,10 +152,10 @@ def check_given(specs: Sequence[TensorSpec], text: Sequence[str] | None) -> None
     known = {LABELS} if text is None else {LABELS, *text, *_VALUES}
     for spec in specs:
         if spec.kind == "condition" and spec.name not in known:
-            raise missing_condition(spec.name, text is not None)
+            raise missing_condition_error(spec.name, text is not None)
 
 
-def missing_condition(name: str, beside_prompts: bool = False) -> RequestError:
+def missing_condition_error(name: str, beside_prompts: bool = False) -> RequestError:
     """The error for a condition that nothing gives.
 
     Args:

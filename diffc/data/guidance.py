@@ -17,7 +17,7 @@ from diffc.models.schedulers import FEW_STEPS
 from diffc.models.source import Source
 from diffc_runtime.json_types import JsonDict
 
-USUAL = 4.0
+USUAL_SCALE = 4.0
 _EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 _NAMES = re.compile(
     r"(?:^|[-_./ ])(turbo|lightning|lcm|schnell|sprint|hyper|tcd|dmd2?)(?=$|[-_./@ \d])", re.I
@@ -40,7 +40,7 @@ class Guidance:
         return self.reason is None
 
 
-def guidance_of(source: Source, given: float | None) -> Guidance:
+def decide_guidance(source: Source, given: float | None) -> Guidance:
     """The guidance that the dense model is sampled with.
 
     Args:
@@ -54,7 +54,7 @@ def guidance_of(source: Source, given: float | None) -> Guidance:
     if given is not None:
         return Guidance(given)
     reason = _few_steps(source)
-    return Guidance(1.0, reason) if reason else Guidance(USUAL)
+    return Guidance(1.0, reason) if reason else Guidance(USUAL_SCALE)
 
 
 def takes_guidance(source: Source) -> bool:
@@ -84,7 +84,7 @@ def _few_steps(source: Source) -> str | None:
 
 def guidance_notes(source: Source, given: float | None) -> list[str]:
     """A sentence where a model is sampled without guidance that the user did not decide on."""
-    guidance = guidance_of(source, given)
+    guidance = decide_guidance(source, given)
     if guidance.reason is None or takes_guidance(source):
         return []
     if given is not None:
@@ -100,7 +100,7 @@ def embedded_guidance(source: Source, given: float | None) -> float:
     return float(default) if default is not None else 3.5
 
 
-def pipeline_class(source: Source) -> type[Any] | None:
+def find_pipeline_class(source: Source) -> type[Any] | None:
     """The model's own pipeline class; None where diffusers has none of that name."""
     import diffusers
 
@@ -110,11 +110,11 @@ def pipeline_class(source: Source) -> type[Any] | None:
 
 def call_defaults(source: Source) -> JsonDict:
     """The defaults of the call of the model's own pipeline class; {} where there is none."""
-    kind = pipeline_class(source)
-    return defaults_of(kind.__call__) if kind is not None else {}
+    kind = find_pipeline_class(source)
+    return argument_defaults(kind.__call__) if kind is not None else {}
 
 
-def defaults_of(function: Callable[..., Any]) -> JsonDict:
+def argument_defaults(function: Callable[..., Any]) -> JsonDict:
     """The default values in a function's signature."""
     return {
         name: parameter.default

@@ -7,11 +7,20 @@ reads Arrow files.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffc.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from PIL import Image
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from PIL import Image
 
 IMAGES, LABELS = ("image", "img", "pixel_values"), ("label", "labels", "class")
 SPLIT = "train"
@@ -24,7 +33,7 @@ class StoredImages:
     ``train`` split, or no column of images.
     """
 
-    rows: Any
+    rows: Dataset
 
     def __init__(self, path: Path) -> None:
         try:
@@ -35,31 +44,32 @@ class StoredImages:
                 hint="pip install 'diffc[data]'",
             ) from error
         try:
-            found = load_from_disk(str(path))
+            dataset = load_from_disk(str(path))
         except Exception as error:  # pyarrow's and the package's own errors
             raise InputError(f"the data set {path} cannot be read: {error}") from error
-        if isinstance(found, DatasetDict):
-            found = _split(found, path)
-        self.path, self.rows = path, found
-        self.image = _column(found, IMAGES)
-        self.label = _column(found, LABELS)
+        if isinstance(dataset, DatasetDict):
+            dataset = _split(dataset, path)
+        self.path, self.rows = path, dataset
+        self.image = _column(dataset, IMAGES)
+        self.label = _column(dataset, LABELS)
         if self.image is None:
             raise InputError(
-                f"the data set {path} has columns {', '.join(found.column_names)}, none of images",
+                f"the data set {path} has columns {', '.join(dataset.column_names)}, "
+                "none of images",
                 hint=f"name it one of {', '.join(IMAGES)}",
             )
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def picture(self, i: int) -> Any:
+    def picture(self, i: int) -> Image.Image:
         """Row ``i``'s image, a Pillow one."""
         from PIL import Image
 
         value = self.rows[int(i)][self.image]
         return value if isinstance(value, Image.Image) else Image.fromarray(np.asarray(value))
 
-    def labels(self) -> Any:
+    def labels(self) -> NDArray[np.int64] | None:
         """int64 (N,), or None where there is no such column; names count in their sorted order.
 
         Raises InputError for a column of anything else.
@@ -85,14 +95,14 @@ class StoredImages:
         return [str(name) for name in np.unique(values)] if is_text else []
 
 
-def _split(found: Any, path: Path) -> Any:
-    if SPLIT not in found:
+def _split(splits: DatasetDict, path: Path) -> Dataset:
+    if SPLIT not in splits:
         raise InputError(
-            f"the data set {path} has splits {', '.join(found)}, and no '{SPLIT}'",
+            f"the data set {path} has splits {', '.join(splits)}, and no '{SPLIT}'",
             hint="give the folder of the split itself",
         )
-    return found[SPLIT]
+    return splits[SPLIT]
 
 
-def _column(found: Any, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in found.column_names), None)
+def _column(dataset: Dataset, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in dataset.column_names), None)

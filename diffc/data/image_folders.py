@@ -28,10 +28,18 @@ IMAGE_KEYS = ("arr_0", "images", "x")
 LABEL_KEYS = ("arr_1", "labels", "y")
 _LEFTOVERS = frozenset(
     {
-        "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found",
-        "system volume information", "__pycache__", "thumbs.db", "desktop.ini",
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "$recycle.bin",
+        "lost+found",
+        "system volume information",
+        "__pycache__",
+        "thumbs.db",
+        "desktop.ini",
     }
-)  # fmt: skip
+)
 SOURCES = "an image folder, an .npz of images, or the folder of a data set"
 
 
@@ -79,12 +87,12 @@ def class_folders(folder: Path, classes: int) -> tuple[list[str], tuple[str, ...
         InputError: for images outside of class folders or deeper than them, and for another number
             of folders than ``classes``, or one less where the last class means "no class".
     """
-    names = _in_order(
+    names = _sort_classes(
         [path.name for path in folder.iterdir() if not is_leftover(path.name) and path.is_dir()]
     )
     for file in image_files(folder):
         _check_depth(folder, file)
-    return names, check_count(names, classes, f"{folder} has", "class folders")
+    return names, check_class_count(names, classes, f"{folder} has", "class folders")
 
 
 def _check_depth(folder: Path, file: Path) -> None:
@@ -103,13 +111,13 @@ def _check_depth(folder: Path, file: Path) -> None:
         )
 
 
-def _in_order(names: list[str]) -> list[str]:
+def _sort_classes(names: list[str]) -> list[str]:
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 
 
-def check_count(names: Sequence[str], classes: int, has: str, what: str) -> tuple[str, ...]:
+def check_class_count(names: Sequence[str], classes: int, has: str, what: str) -> tuple[str, ...]:
     """What to say where ``names`` are one less than the model's classes; nothing where as many.
 
     Args:

@@ -27,7 +27,7 @@ from diffc.data.image_folders import (
     IMAGE_KEYS,
     LABEL_KEYS,
     SUFFIXES,
-    check_count,
+    check_class_count,
     class_folders,
     class_of,
     image_files,
@@ -41,7 +41,7 @@ Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Counts:
+class ImageCounts:
     """How many images were used, and how many were skipped and why.
 
     notes: how the data were taken, where they can be taken in more than one way.
@@ -65,7 +65,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImageFormat:
     """What the denoiser takes: channels, height, width; what to do with other sizes."""
 
     channels: int
@@ -86,7 +86,7 @@ def read_images(
     seed: int = 0,
     fit: Fit = "skip",
     classes: int | None = None,
-) -> tuple[CleanSet, Counts]:
+) -> tuple[CleanSet, ImageCounts]:
     """Images from ``source`` (a folder with all below it, or an .npz) for a denoiser.
 
     shape: (C, H, W) of the denoiser's input; C is 1 or 3.
@@ -96,7 +96,7 @@ def read_images(
 
     Raises InputError when there is nothing to read, none that fits, or another number of classes.
     """
-    wanted = Wanted(*shape, fit=fit)
+    wanted = ImageFormat(*shape, fit=fit)
     if wanted.channels not in (1, 3):
         raise InputError(
             f"the model's input has {wanted.channels} channels; images have 1 or 3",
@@ -114,16 +114,16 @@ def read_images(
 
 
 def _read_folder(
-    folder: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
-) -> tuple[CleanSet, Counts]:
+    folder: Path, wanted: ImageFormat, limit: int | None, seed: int, classes: int | None
+) -> tuple[CleanSet, ImageCounts]:
     files = image_files(folder)
     if not files:
         raise InputError(
             f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))} files"
         )
     names, notes = class_folders(folder, classes) if classes else ([], ())
-    counts, pixels, labels = Counts(notes=notes), [], []
-    for file in shuffled(files, seed):
+    counts, pixels, labels = ImageCounts(notes=notes), [], []
+    for file in shuffle_files(files, seed):
         if limit is not None and counts.used >= limit:
             break
         counts, image = _tally(counts, lambda file=file: _read_file(file, wanted))
@@ -134,7 +134,7 @@ def _read_folder(
     return _clean_set(pixels, conditions, folder, counts, wanted), counts
 
 
-def shuffled(files: list[Path], seed: int) -> Iterator[Path]:
+def shuffle_files(files: list[Path], seed: int) -> Iterator[Path]:
     """The files in an order that depends on ``seed`` and their number alone."""
     for i in np.random.default_rng(seed).permutation(len(files)):
         yield files[i]
@@ -144,7 +144,7 @@ class _WrongSize(Exception):
     """The picture is sound, but not of the model's size."""
 
 
-def _tally(counts: Counts, read: Any) -> tuple[Counts, Pixels | None]:
+def _tally(counts: ImageCounts, read: Any) -> tuple[ImageCounts, Pixels | None]:
     try:
         image: Pixels = read()
     except _WrongSize:
@@ -154,7 +154,7 @@ def _tally(counts: Counts, read: Any) -> tuple[Counts, Pixels | None]:
     return replace(counts, used=counts.used + 1), image
 
 
-def _read_file(file: Path, wanted: Wanted) -> Pixels:
+def _read_file(file: Path, wanted: ImageFormat) -> Pixels:
     from PIL import Image, ImageOps
 
     with warnings.catch_warnings():
@@ -162,10 +162,10 @@ def _read_file(file: Path, wanted: Wanted) -> Pixels:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
             image.load()
-    return _fitted(image, wanted)
+    return _fit_image(image, wanted)
 
 
-def _fitted(image: Any, wanted: Wanted) -> Pixels:
+def _fit_image(image: Any, wanted: ImageFormat) -> Pixels:
     """A Pillow image as float32 (C, H, W) in [-1, 1]."""
     from PIL import Image, ImageOps
 
@@ -182,17 +182,19 @@ def _fitted(image: Any, wanted: Wanted) -> Pixels:
 
 
 def _read_dataset(
-    folder: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
-) -> tuple[CleanSet, Counts]:
+    folder: Path, wanted: ImageFormat, limit: int | None, seed: int, classes: int | None
+) -> tuple[CleanSet, ImageCounts]:
     stored = StoredImages(folder)
     labels = _labels(folder, stored.labels() if classes else None, len(stored), classes)
     names = stored.label_names() if classes else []
-    notes = check_count(names, classes or 0, f"{folder} has", "names of classes") if names else ()
-    counts, pixels, used = Counts(notes=notes), [], []
+    notes = (
+        check_class_count(names, classes or 0, f"{folder} has", "names of classes") if names else ()
+    )
+    counts, pixels, used = ImageCounts(notes=notes), [], []
     for i in np.random.default_rng(seed).permutation(len(stored)):
         if limit is not None and counts.used >= limit:
             break
-        counts, image = _tally(counts, lambda i=i: _fitted(stored.picture(i), wanted))
+        counts, image = _tally(counts, lambda i=i: _fit_image(stored.picture(i), wanted))
         if image is not None:
             pixels.append(image)
             used.append(i)
@@ -201,12 +203,12 @@ def _read_dataset(
 
 
 def _read_npz(
-    file: Path, wanted: Wanted, limit: int | None, seed: int, classes: int | None
-) -> tuple[CleanSet, Counts]:
-    images, labels = _arrays(file, classes)
-    images, notes = _laid_out(file, images)
+    file: Path, wanted: ImageFormat, limit: int | None, seed: int, classes: int | None
+) -> tuple[CleanSet, ImageCounts]:
+    images, labels = _load_arrays(file, classes)
+    images, notes = _convert_layout(file, images)
     order = np.random.default_rng(seed).permutation(len(images))
-    counts, pixels, used = Counts(notes=notes), [], []
+    counts, pixels, used = ImageCounts(notes=notes), [], []
     for i in order:
         if limit is not None and counts.used >= limit:
             break
@@ -218,24 +220,24 @@ def _read_npz(
     return _clean_set(pixels, conditions, file, counts, wanted), counts
 
 
-def _arrays(file: Path, classes: int | None) -> tuple[Any, NDArray[np.int64] | None]:
+def _load_arrays(file: Path, classes: int | None) -> tuple[Any, NDArray[np.int64] | None]:
     """(images, labels or None) of an .npz; never unpickles."""
     try:
         with np.load(file, allow_pickle=False) as npz:
-            found = {name: npz[name] for name in npz.files}
+            arrays = {name: npz[name] for name in npz.files}
     except Exception as error:
         raise InputError(f"{file} cannot be read as an .npz of arrays: {error}") from error
-    images = _first(found, IMAGE_KEYS)
+    images = _first_array(arrays, IMAGE_KEYS)
     if images is None or images.ndim != 4 or not len(images):
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items()) or "nothing"
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
         raise InputError(
             f"{file} holds {shapes}; images of shape (N, H, W, C) or (N, C, H, W) are needed",
             hint=f"name the array one of {', '.join(IMAGE_KEYS)}",
         )
-    return images, _labels(file, _first(found, LABEL_KEYS), len(images), classes)
+    return images, _labels(file, _first_array(arrays, LABEL_KEYS), len(images), classes)
 
 
-def _laid_out(file: Path, images: Any) -> tuple[Any, tuple[str, ...]]:
+def _convert_layout(file: Path, images: Any) -> tuple[Any, tuple[str, ...]]:
     """uint8 (N, H, W, C) or float32 (N, C, H, W) in [-1, 1], and what to say about it."""
     first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
     if images.dtype == np.uint8:
@@ -254,7 +256,7 @@ def _laid_out(file: Path, images: Any) -> tuple[Any, tuple[str, ...]]:
     return images * 2 - 1, (note,)
 
 
-def _first(found: JsonDict, keys: tuple[str, ...]) -> Any:
+def _first_array(found: JsonDict, keys: tuple[str, ...]) -> Any:
     return next((found[key] for key in keys if key in found), None)
 
 
@@ -271,13 +273,13 @@ def _labels(file: Path, labels: Any, n: int, classes: int | None) -> NDArray[np.
     return np.asarray(labels, dtype=np.int64)
 
 
-def _array_image(array: Any, wanted: Wanted) -> Pixels:
+def _array_image(array: Any, wanted: ImageFormat) -> Pixels:
     """uint8 (H, W, C) in 0..255, or float (C, H, W) in [-1, 1], as float32 (C, H, W)."""
     from PIL import Image
 
     if array.dtype == np.uint8:
         flat = array[..., 0] if array.shape[-1] == 1 else array
-        return _fitted(Image.fromarray(flat), wanted)
+        return _fit_image(Image.fromarray(flat), wanted)
     if array.shape != (wanted.channels, wanted.height, wanted.width):
         raise _WrongSize
     image = np.asarray(array, dtype=np.float32)
@@ -290,8 +292,8 @@ def _clean_set(
     pixels: list[Pixels],
     conditions: dict[str, torch.Tensor],
     source: Path,
-    counts: Counts,
-    wanted: Wanted,
+    counts: ImageCounts,
+    wanted: ImageFormat,
 ) -> CleanSet:
     if not pixels:
         raise InputError(

@@ -27,10 +27,10 @@ def denoiser_specs(source: Source, recipe: Recipe) -> list[TensorSpec]:
     """The inputs of ``source``'s denoiser in a run of ``recipe``."""
     from diffc.models.inputs import input_specs
 
-    return input_specs(source, recipe.export.side, given_tokens(recipe))
+    return input_specs(source, recipe.export.size, data_text_tokens(recipe))
 
 
-def given_tokens(recipe: Recipe) -> int | None:
+def data_text_tokens(recipe: Recipe) -> int | None:
     """How many tokens the texts of the recipe's data have; None where they hold no texts."""
     path = Path(recipe.data.source)
     if not is_tensors(path) or not path.is_file():
@@ -54,16 +54,16 @@ def check_conditions(source: Source, recipe: Recipe) -> list[str]:
     specs = denoiser_specs(source, recipe)
     names = {spec.name for spec in specs}
     if recipe.data.prompts is not None and TEXT not in names:
+        hint, others = "leave the prompts out", sorted(names - {"sample", "timestep"})
+        if others:
+            hint += f"; --data FILE.safetensors gives the conditions {', '.join(others)}"
         raise RequestError(
-            f"prompts were given, and this {source.class_name} attends to no text",
-            hint="leave the prompts out"
-            + ("" if names <= {"sample", "timestep"} else "; --data FILE.safetensors gives the "
-               f"conditions {', '.join(sorted(names - {'sample', 'timestep'}))}"),
-        )  # fmt: skip
+            f"prompts were given, and this {source.class_name} attends to no text", hint=hint
+        )
     labels = next((spec for spec in specs if spec.name == LABELS), None)
     if labels is not None and not is_tensors(recipe.data.source):
         _check_labels(source, labels)
-    usual = {spec.name: spec for spec in input_specs(source, recipe.export.side)}
+    usual = {spec.name: spec for spec in input_specs(source, recipe.export.size)}
     text = next((spec for spec in specs if spec.name == TEXT), None)
     if text is None or text.shape == usual[TEXT].shape:
         return []

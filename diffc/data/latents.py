@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffc.data.batches import in_batches
+from diffc.data.batches import run_in_batches
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
@@ -48,7 +48,7 @@ def scale_factor(source: Source) -> int:
     if folder is None:
         return 1
     config = read_json(folder / "config.json")
-    with reading_config(_named(config), config):
+    with reading_config(_vae_class(config), config):
         widths = config.get("encoder_block_out_channels") or config.get("block_out_channels") or [0]
         return int(2 ** (len(widths) - 1))
 
@@ -72,24 +72,24 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
             hint="leave --data out: the dense model's own samples need no encoder",
         )
     factor = scale_factor(source)
-    with reading_config(_named(config), config):
+    with reading_config(_vae_class(config), config):
         return int(config.get("in_channels", 3)), latent[1] * factor, latent[2] * factor
 
 
-def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
+def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
     """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
     vae, known = load_vae(source), family(source.class_name)
     scale, shift = latent_factors(dict(vae.config))
 
     def part(rows: range) -> Work[Tensor]:
         with torch.no_grad():
-            found = vae.encode(images[rows.start : rows.stop].to(vae.device))
-        value = _value(found)
-        value = (value - _over(value, shift)) * _over(value, scale)
+            encoded = vae.encode(images[rows.start : rows.stop].to(vae.device))
+        value = _encoded_latent(encoded)
+        value = (value - _broadcast(value, shift)) * _broadcast(value, scale)
         yield Progress(rows.stop, len(images), "encoding images")
         return known.pack(value).float().cpu()
 
-    parts = yield from in_batches(len(images), _BATCH, part, "encoding images by the VAE")
+    parts = yield from run_in_batches(len(images), _BATCH, part, "encoding images by the VAE")
     latents = torch.cat(parts)
     if tuple(latents.shape[1:]) != tuple(sample):
         raise InputError(
@@ -99,7 +99,7 @@ def encode(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tens
     return latents
 
 
-def decode(source: Source, latents: Tensor) -> Work[Tensor]:
+def decode_latents(source: Source, latents: Tensor) -> Work[Tensor]:
     """Images (N, C, H, W) of latents; a model of pixels' samples are images already."""
     if vae_folder(source) is None:
         return latents
@@ -108,13 +108,13 @@ def decode(source: Source, latents: Tensor) -> Work[Tensor]:
 
     def part(rows: range) -> Work[Tensor]:
         value = known.unpack(latents[rows.start : rows.stop].to(vae.device))
-        value = value / _over(value, scale) + _over(value, shift)
+        value = value / _broadcast(value, scale) + _broadcast(value, shift)
         with torch.no_grad():
             images: Tensor = vae.decode(value, return_dict=False)[0].float().cpu()
         yield Progress(rows.stop, len(latents), "decoding samples")
         return images
 
-    parts = yield from in_batches(len(latents), _BATCH, part, "decoding samples by the VAE")
+    parts = yield from run_in_batches(len(latents), _BATCH, part, "decoding samples by the VAE")
     return torch.cat(parts)
 
 
@@ -137,7 +137,7 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
     vae: Any = skeleton(part.class_name, part.config)
     latent = torch.empty(1, *latent_shape, device="meta")
     for factor in latent_factors(part.config):
-        _over(latent, factor)
+        _broadcast(latent, factor)
     wrong = f"the VAE {part.folder} cannot decode the denoiser's samples {sample}"
     hint = "the VAE belongs to another model: give the one that the denoiser was trained with"
     with foreign_errors(wrong, hint), suppress(NotImplementedError), torch.no_grad():
@@ -159,7 +159,7 @@ def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:
     A VAE with ``latents_mean`` and ``latents_std`` has a value of its own for each channel; scale
     is then scaling_factor / std, as in SDXL's pipelines.
     """
-    with reading_config(_named(config), config):
+    with reading_config(_vae_class(config), config):
         scaling = float(config.get("scaling_factor") or 1.0)
         mean, std = config.get("latents_mean"), config.get("latents_std")
         if mean is None or std is None:
@@ -167,12 +167,12 @@ def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:
         return [scaling / float(value) for value in std], [float(value) for value in mean]
 
 
-def _named(config: JsonObject) -> str:
+def _vae_class(config: JsonObject) -> str:
     """The class of a VAE's config; "VAE" where it names none."""
     return str(config.get("_class_name") or "VAE")
 
 
-def _over(latents: Tensor, factor: Factor) -> Tensor:
+def _broadcast(latents: Tensor, factor: Factor) -> Tensor:
     """A factor shaped to be laid over latents (N, C, ...)."""
     values = torch.tensor(factor, dtype=latents.dtype, device=latents.device)
     if values.ndim and len(values) != latents.shape[1]:
@@ -184,10 +184,10 @@ def _over(latents: Tensor, factor: Factor) -> Tensor:
     return values.reshape(-1, *[1] * (latents.ndim - 2)) if values.ndim else values
 
 
-def _value(found: Any) -> Tensor:
+def _encoded_latent(encoded: Any) -> Tensor:
     """The latent in an encoder's output: a posterior's mean, or the value itself."""
-    if hasattr(found, "latent_dist"):
-        mean: Tensor = found.latent_dist.mode()
+    if hasattr(encoded, "latent_dist"):
+        mean: Tensor = encoded.latent_dist.mode()
         return mean
-    latent: Tensor = found.latent if hasattr(found, "latent") else found.latents
+    latent: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latents
     return latent

@@ -14,8 +14,11 @@ from diffc.launch import is_launched
 PATIENCE = timedelta(hours=12)
 """How long the others wait where the first process saves or samples alone; when one dies, the
 launcher ends them all, long before."""
-_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-             "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}  # fmt: skip
+_SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 def on_cpu() -> bool:

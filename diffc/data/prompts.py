@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffc.data.conditions import pipeline_conditions
-from diffc.data.guidance import defaults_of, guidance_of, pipeline_class
+from diffc.data.guidance import argument_defaults, decide_guidance, find_pipeline_class
 from diffc.data.prompt_file import read_prompts
 from diffc.errors import InputError, RequestError
 from diffc.models.families import family
@@ -29,12 +29,12 @@ from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
 
-__all__ = ["ENCODERS", "Encoded", "encode_prompts", "read_prompts"]
+__all__ = ["ENCODERS", "EncodedPrompts", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPrompts:
     """rows: condition -> (M, ...), one row a prompt. null: condition -> (...), the empty prompt's.
 
     ``null`` is empty for a model that is not guided: its guidance is an input (FLUX.1-dev), or was
@@ -59,7 +59,7 @@ def text_conditions(source: Source) -> TextPlaces:
             f"prompts were given, and {source.name}'s {source.class_name} takes none",
             hint="leave the prompts out, or give the whole pipeline's folder",
         )
-    kind = pipeline_class(source)
+    kind = find_pipeline_class(source)
     if kind is not None:
         _check_encoder(kind)
     return places
@@ -76,7 +76,7 @@ def _check_encoder(kind: type[Any]) -> None:
             for name, parameter in inspect.signature(encode).parameters.items()
             if parameter.default is parameter.empty and parameter.kind == _NAMED
         ]
-        given = {"self", "prompt", *_offered(0, None), *defaults_of(kind.__call__)}
+        given = {"self", "prompt", *_offered_arguments(0, None), *argument_defaults(kind.__call__)}
         missing = [name for name in wanted if name not in given]
         reason = f"its encode_prompt wants {', '.join(missing)}" if missing else ""
     if reason:
@@ -95,7 +95,7 @@ def encode_prompts(
     prompts: Sequence[str],
     batch: int = 16,
     guidance: float | None = None,
-) -> Work[Encoded]:
+) -> Work[EncodedPrompts]:
     """The conditions of ``specs`` for each prompt, as the pipeline's own call makes them.
 
     Args:
@@ -116,19 +116,19 @@ def encode_prompts(
     for start in range(0, len(prompts), batch):
         encoded = _encode(encoders, specs, list(prompts[start : start + batch]))
         parts.append(
-            {name: _taken(encoded, places[name][0], name, shapes[name]) for name in shapes}
+            {name: _condition_from(encoded, places[name][0], name, shapes[name]) for name in shapes}
         )
         yield Progress(min(start + batch, len(prompts)), len(prompts), "encoding prompts")
     rows = {name: torch.cat([part[name] for part in parts]) for name in shapes}
     fixed = pipeline_conditions(source, specs, guidance)
     same = {n: v.expand(len(prompts), *v.shape).clone() for n, v in fixed.rows.items()}
     null: dict[str, Tensor] = {}
-    if guidance_of(source, guidance).has_null:
-        null = {**_null(encoders, specs, shapes), **fixed.null}
-    return Encoded(rows | same, null, tuple(fixed.described()))
+    if decide_guidance(source, guidance).has_null:
+        null = {**_encode_null(encoders, specs, shapes), **fixed.null}
+    return EncodedPrompts(rows | same, null, tuple(fixed.notes()))
 
 
-def _null(
+def _encode_null(
     encoders: _Encoders, specs: Sequence[TensorSpec], shapes: JsonObject
 ) -> dict[str, Tensor]:
     """The conditions of no prompt: what the pipeline guides away from when it is given none."""
@@ -136,9 +136,11 @@ def _null(
     known = inspect.signature(encoders.pipeline.encode_prompt).parameters
     if "do_classifier_free_guidance" not in known:
         empty = _encode(encoders, specs, [""])
-        return {name: _taken(empty, places[name][0], name, shapes[name])[0] for name in shapes}
+        return {
+            name: _condition_from(empty, places[name][0], name, shapes[name])[0] for name in shapes
+        }
     empty = _encode(encoders, specs, [""], negative=True)
-    return {name: _taken(empty, places[name][1], name, shapes[name])[0] for name in shapes}
+    return {name: _condition_from(empty, places[name][1], name, shapes[name])[0] for name in shapes}
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _text_encoders(source: Source) -> _Encoders:
     return _Encoders(pipeline, family(source.class_name))
 
 
-def _offered(tokens: int, device: Any, negative: bool = False) -> JsonDict:
+def _offered_arguments(tokens: int, device: Any, negative: bool = False) -> JsonDict:
     """What diffc passes to ``encode_prompt`` where it takes it."""
     return {
         "device": device,
@@ -183,8 +185,8 @@ def encoding_arguments(kind: type[Any], tokens: int, device: Any, negative: bool
         negative: whether the negative prompt is encoded as well.
     """
     known = inspect.signature(kind.encode_prompt).parameters
-    defaults = defaults_of(kind.__call__)
-    offered = _offered(tokens, device, negative)
+    defaults = argument_defaults(kind.__call__)
+    offered = _offered_arguments(tokens, device, negative)
     return {
         name: offered.get(name, defaults.get(name))
         for name in known
@@ -211,7 +213,9 @@ def _encode(
     return encoded
 
 
-def _taken(encoded: Sequence[Any], place: int | None, name: str, shape: tuple[int, ...]) -> Tensor:
+def _condition_from(
+    encoded: Sequence[Any], place: int | None, name: str, shape: tuple[int, ...]
+) -> Tensor:
     """One of the tensors that encode_prompt returned, of the shape that the denoiser takes."""
     value = encoded[place] if place is not None and place < len(encoded) else None
     if not isinstance(value, Tensor):

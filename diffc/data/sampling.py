@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffc.models.diffusion import LEAST_SIGNAL, scheduler_betas
 from diffc.models.noise_levels import flow_levels
-from diffc.models.schedulers import fitting_steps, is_flow, settings, train_steps
+from diffc.models.schedulers import fitting_steps, is_flow, scheduler_settings, train_steps
 
 ModelCall = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
@@ -49,7 +49,7 @@ def deterministic_scheduler(config: Mapping[str, Any], steps: int) -> Any:
         steps: at most so many; fewer where the model has fewer timesteps
             (``diffc.models.schedulers.fitting_steps``).
     """
-    own = settings(config)
+    own = scheduler_settings(config)
     steps = fitting_steps(own, steps)
     return _flow_euler(own, steps) if is_flow(own) else _ddim(own, steps)
 

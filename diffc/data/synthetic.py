@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffc.data.batches import in_batches
+from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
-from diffc.data.conditions import missing_condition
+from diffc.data.conditions import missing_condition_error
 from diffc.data.inputs import LABELS
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
@@ -86,7 +86,7 @@ def synthesize(
         call = guided(denoiser, replace(given, rows=part_rows))
         return _batch(call, device_of(model), scheduler, noise, of.start, share)
 
-    parts = yield from in_batches(share, batch, part, "sampling the dense model")
+    parts = yield from run_in_batches(share, batch, part, "sampling the dense model")
     model.train(was_training)
     sample = gather_rows(torch.cat(parts), n)
     return CleanSet(
@@ -172,7 +172,7 @@ def condition_rows(
         elif name == LABELS and spec.shape == () and classes:
             rows[name] = torch.stack([_label(seed, i, classes) for i in index]).to(dtype)
         else:
-            raise missing_condition(name)
+            raise missing_condition_error(name)
     return rows
 
 

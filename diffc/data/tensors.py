@@ -56,21 +56,21 @@ def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
     from diffc.models.families.examples import dtype_of
 
     check_safetensors(path)
-    found = {k: v for k, v in load_file(path).items() if not k.startswith(NULL)}
+    tensors = {k: v for k, v in load_file(path).items() if not k.startswith(NULL)}
     wanted = {spec.name: spec for spec in specs if spec.kind != "timestep"}
-    _check_names(path, found, wanted)
-    rows = {len(tensor) if tensor.ndim else 0 for tensor in found.values()}
+    _check_names(path, tensors, wanted)
+    rows = {len(tensor) if tensor.ndim else 0 for tensor in tensors.values()}
     if len(rows) != 1 or 0 in rows:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
         raise InputError(f"{path}: the tensors' rows do not go together: {shapes or 'nothing'}")
-    for name, value in found.items():
+    for name, value in tensors.items():
         if tuple(value.shape[1:]) != wanted[name].shape:
             raise InputError(
                 f"{path}: '{name}' is {tuple(value.shape)}; the model takes "
                 f"{('N', *wanted[name].shape)}"
             )
         _check_finite(path, name, value)
-    return {name: value.to(dtype_of(wanted[name])) for name, value in found.items()}
+    return {name: value.to(dtype_of(wanted[name])) for name, value in tensors.items()}
 
 
 def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
 
     names = [name for name in check_safetensors(path) if name.startswith(NULL)]
     conditions = {NULL + spec.name: spec for spec in specs if spec.kind == "condition"}
-    found = {}
+    null = {}
     with safe_open(path, framework="pt") as file:
         for name in names:
             value, spec = file.get_tensor(name), conditions.get(name)
@@ -95,11 +95,11 @@ def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
                     hint=f"it has {takes or 'no conditions'}",
                 )
             _check_finite(path, name, value)
-            found[spec.name] = value.to(dtype_of(spec))
-    return found
+            null[spec.name] = value.to(dtype_of(spec))
+    return null
 
 
-def clean_set(
+def read_clean_set(
     path: Path, specs: Sequence[TensorSpec], *, limit: int | None = None, seed: int = 0
 ) -> CleanSet:
     """The file's samples and conditions, but no null ones; at most ``limit`` rows, by ``seed``."""
@@ -120,13 +120,15 @@ def _check_finite(path: Path, name: str, value: Tensor) -> None:
         raise InputError(f"{path}: '{name}' holds NaN or infinity")
 
 
-def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, TensorSpec]) -> None:
-    optional = {"sample"} if "sample" in found else {"sample", _DRAWN}
-    unknown = sorted(set(found) - set(wanted))
-    missing = sorted(set(wanted) - set(found) - optional)
+def _check_names(
+    path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, TensorSpec]
+) -> None:
+    optional = {"sample"} if "sample" in tensors else {"sample", _DRAWN}
+    unknown = sorted(set(tensors) - set(wanted))
+    missing = sorted(set(wanted) - set(tensors) - optional)
     if not (unknown or missing):
         return
-    said = [f"'{name}' is none of the model's inputs" for name in unknown]
-    said += [f"'{name}' is missing" for name in missing]
+    reasons = [f"'{name}' is none of the model's inputs" for name in unknown]
+    reasons += [f"'{name}' is missing" for name in missing]
     takes = ", ".join(f"{name} {('N', *spec.shape)}" for name, spec in wanted.items())
-    raise InputError(f"{path}: {'; '.join(said)}", hint=f"the model takes {takes}")
+    raise InputError(f"{path}: {'; '.join(reasons)}", hint=f"the model takes {takes}")

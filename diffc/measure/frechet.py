@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffc.data.batches import in_batches
+from diffc.data.batches import run_in_batches
 from diffc.errors import InputError, UnavailableError
 from diffc_export.disks import utf8_path
 from diffc_export.events import Progress, Work
@@ -59,7 +59,7 @@ def features_of(extractor: Extractor, images: Tensor, batch: int = 64) -> Work[N
         yield Progress(rows.stop, len(images), "extracting features")
         return features
 
-    parts = yield from in_batches(len(images), batch, part, "extracting features")
+    parts = yield from run_in_batches(len(images), batch, part, "extracting features")
     return np.concatenate(parts)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffc.data.batches import in_batches
+from diffc.data.batches import run_in_batches
 from diffc.data.precision import device_of
 from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import (
@@ -101,7 +101,7 @@ def sample_pair(
             pair.append((yield from _sample(call, device, scheduler, noise, done, 2 * n)))
         return pair
 
-    parts = yield from in_batches(n, batch, part, "taking samples")
+    parts = yield from run_in_batches(n, batch, part, "taking samples")
     pair = [torch.cat(side) for side in zip(*parts, strict=True)]
     return Samples(pair[0], pair[1], sampler_info(scheduler), seed, guidance)
 
@@ -134,7 +134,7 @@ def consistency(
             return _sample(call, device_of(model), scheduler, start, of.start, n)
 
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
-            parts = drain(in_batches(n, n, part, "taking samples for the curve of quality"))
+            parts = drain(run_in_batches(n, n, part, "taking samples for the curve of quality"))
         samples = torch.cat(parts)
         return samples if decode is None else drain(decode(samples))
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from diffc.data.batches import in_batches
+from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import Process
@@ -60,7 +60,7 @@ def _levels(denoiser: Denoiser, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
         return denoiser.call(given)
 
     count = len(inputs["sample"])
-    parts = drain(in_batches(count, count, part, "running the model at reference inputs"))
+    parts = drain(run_in_batches(count, count, part, "running the model at reference inputs"))
     return held | {"output": torch.cat(parts)}
 
 

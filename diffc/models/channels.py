@@ -11,7 +11,7 @@ from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.source import Source
 
-_WHAT = (
+_CHANNEL_MEANINGS = (
     ("Inpaint", "the mask and the masked image"),
     ("Fill", "the mask and the masked image"),
     ("InstructPix2Pix", "the image to edit"),
@@ -53,7 +53,9 @@ def check_channels(source: Source) -> None:
             hint=f"as many outputs as inputs ({taken}), or twice as many, are supported",
         )
     name = str(source.index.get("_class_name", ""))
-    what = next((words for part, words in _WHAT if part in name), "such as a mask or an image")
+    what = next(
+        (words for part, words in _CHANNEL_MEANINGS if part in name), "such as a mask or an image"
+    )
     raise InputError(
         f"{source.class_name} takes {taken} channels and predicts {predicted}: "
         f"the other {taken - predicted} {'is' if taken - predicted == 1 else 'are'} a condition "

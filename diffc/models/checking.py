@@ -15,11 +15,11 @@ from torch import nn
 from diffc.models import reasons
 from diffc.models.classes import component_class, is_diffusers_model, is_transformers_model
 from diffc.models.components import Component
-from diffc.models.cut import pruning_of, shaped, skeleton
+from diffc.models.cut import cut_skeleton, pruning_of, skeleton
 from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors, quiet_transformers
 from diffc.models.key_names import (
-    Expected,
+    ExpectedTensors,
     check_tensors,
     extra_note,
     names_error,
@@ -70,7 +70,7 @@ def check_denoiser(source: Source, dense: nn.Module | None = None) -> list[str]:
     expected = expected_tensors(dense, cut=True)
     notes = check_tensors(source.denoiser_folder, entries, expected)
     shapes = {name: entry.shape for name, entry in entries.items()}
-    shaped(source.class_name, source.config, shapes, pruning_of(source))
+    cut_skeleton(source.class_name, source.config, shapes, pruning_of(source))
     return notes
 
 
@@ -95,23 +95,23 @@ def check_component(part: Component, model: nn.Module | None = None) -> list[str
     return notes
 
 
-def expected_tensors(model: nn.Module, *, cut: bool = False) -> Expected:
+def expected_tensors(model: nn.Module, *, cut: bool = False) -> ExpectedTensors:
     """What a network of diffusers takes from its files."""
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     buffers = {name for name, _ in model.named_buffers()}
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     integers = {n for n, value in model.state_dict().items() if not value.is_floating_point()}
-    return Expected(shapes, buffers, ignored, integers, cut)
+    return ExpectedTensors(shapes, buffers, ignored, integers, cut)
 
 
 def check_diffusers_tensors(
     part: Component, model: nn.Module, entries: Mapping[str, TensorEntry]
 ) -> list[str]:
     """Compare tensors with a network of diffusers; returns notes. Raises InputError."""
-    return check_tensors(part.folder, renamed(model, entries), expected_tensors(model))
+    return check_tensors(part.folder, with_current_names(model, entries), expected_tensors(model))
 
 
-def renamed(model: nn.Module, state: JsonObject) -> JsonDict:
+def with_current_names(model: nn.Module, state: JsonObject) -> JsonDict:
     """``state`` under the names of today: diffusers renames attention's of before 2023 itself."""
     fix: Any = getattr(model, "_fix_state_dict_keys_on_load", None)
     changed = dict(state)
@@ -141,8 +141,8 @@ def check_loading_facts(
     known = {name: entries.get(name, TensorEntry("F32", (2,))) for name in unknown}
     if missing or strange_tensors(known, unknown, names):
         raise names_error(part.folder, missing, unknown, len(names))
-    for name, held, wanted in sorted(facts["mismatched_keys"]):
-        raise shape_error(part.folder, name, tuple(held), tuple(wanted))
+    for name, in_file, wanted in sorted(facts["mismatched_keys"]):
+        raise shape_error(part.folder, name, tuple(in_file), tuple(wanted))
     return extra_note(part.folder, unknown)
 
 
@@ -156,9 +156,14 @@ def _check_transformers(
     }
     with quiet_transformers(), foreign_errors(f"{part.folder} cannot be loaded"):
         model, facts = kind.from_pretrained(
-            None, config=config, state_dict=state, device_map="meta", dtype=torch.float32,
-            output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+            None,
+            config=config,
+            state_dict=state,
+            device_map="meta",
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     return check_loading_facts(part, model, facts, entries)
 
 

@@ -124,9 +124,9 @@ class Component:
         weights = weight_files(self.folder, self.stems)
         if weights is None:
             others = other_weights(self.folder)
-            found = f"; it holds {', '.join(others[:3])}" if others else ""
+            instead = f"; it holds {', '.join(others[:3])}" if others else ""
             raise InputError(
-                f"{self.folder} has no weights ({self.stems[0]}.safetensors){found}",
+                f"{self.folder} has no weights ({self.stems[0]}.safetensors){instead}",
                 hint="plan and inspect work from the config alone; everything else needs weights",
             )
         if weights.is_pickled and not self.allow_pickle:
@@ -198,10 +198,14 @@ def pipeline_components(
         is_flat = not (folder / name).is_dir()
         components.append(
             Component(
-                name, str(entry[0]), str(entry[1]), folder if is_flat else folder / name,
-                is_flat=is_flat, allow_pickle=allow_pickle,
+                name=name,
+                library=str(entry[0]),
+                class_name=str(entry[1]),
+                folder=folder if is_flat else folder / name,
+                is_flat=is_flat,
+                allow_pickle=allow_pickle,
             )
-        )  # fmt: skip
+        )
     return tuple(components)
 
 

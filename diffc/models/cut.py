@@ -78,7 +78,7 @@ def write_pruning(
 ) -> None:
     """pruning.json for ``model``; ``facts`` (component, source, widths) are carried for people."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    from_shapes = shaped(class_name, config, shapes, {"attributes": {}})
+    from_shapes = cut_skeleton(class_name, config, shapes, {"attributes": {}})
     attributes = attribute_changes(model, from_shapes)
     value = {"format": FORMAT, "class_name": class_name, **facts, "attributes": attributes}
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
@@ -86,7 +86,7 @@ def write_pruning(
 
 def read_pruning(folder: Path) -> JsonDict:
     """pruning.json of a compressed model's folder. Raises InputError on another format."""
-    return _checked_pruning(read_json(folder / PRUNING_FILE), folder / PRUNING_FILE)
+    return _check_pruning(read_json(folder / PRUNING_FILE), folder / PRUNING_FILE)
 
 
 def pruning_of(source: Source) -> JsonDict:
@@ -94,7 +94,7 @@ def pruning_of(source: Source) -> JsonDict:
     if source.pruning is not None:
         return read_pruning(source.folder)
     where = source.denoiser.config_path or source.denoiser_folder
-    return _checked_pruning(source.saved_pruning, where)
+    return _check_pruning(source.saved_pruning, where)
 
 
 def remember_pruning(model: nn.Module, pruning: JsonObject) -> None:
@@ -103,7 +103,7 @@ def remember_pruning(model: nn.Module, pruning: JsonObject) -> None:
     model.register_to_config(**{PRUNING_KEY: kept})  # type: ignore[operator]
 
 
-def _checked_pruning(value: Any, where: Path) -> JsonDict:
+def _check_pruning(value: Any, where: Path) -> JsonDict:
     value = value if isinstance(value, dict) else {}
     if value.get("format") != FORMAT:
         raise InputError(
@@ -130,12 +130,12 @@ def load_cut(
     for path in weights:
         state |= load_file(path)
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    model = shaped(class_name, config, shapes, pruning, real_buffers=True)
+    model = cut_skeleton(class_name, config, shapes, pruning, real_buffers=True)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
-def shaped(
+def cut_skeleton(
     class_name: str,
     config: JsonObject,
     shapes: Mapping[str, tuple[int, ...]],

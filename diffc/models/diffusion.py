@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffc.models.schedulers import check_scheduler, is_flow, settings, train_steps
+from diffc.models.schedulers import check_scheduler, is_flow, scheduler_settings, train_steps
 from diffc_runtime.schedules import BETA_SCHEDULES as BY_NAME
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
@@ -100,7 +100,7 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Process:
     """
     if config.get("_class_name"):
         check_scheduler(config)
-    own = settings(config)
+    own = scheduler_settings(config)
     steps = train_steps(own)
     if is_flow(own):
         return _flow_process(own, steps)
@@ -120,7 +120,7 @@ def served_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Schedules that the runtime does not know by name are given as their betas.
     """
-    own = settings(config)
+    own = scheduler_settings(config)
     if not is_flow(own) and own["trained_betas"] is None and own["beta_schedule"] not in BY_NAME:
         own |= {"trained_betas": scheduler_betas(own).tolist(), "beta_schedule": "trained_betas"}
     return {k: v for k, v in own.items() if not isinstance(v, float) or math.isfinite(v)}

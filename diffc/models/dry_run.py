@@ -16,26 +16,31 @@ import torch
 from torch import nn
 
 from diffc.errors import InputError
+from diffc.input_size import Size
 from diffc.models.families import family
 from diffc.models.families.base import Family
 from diffc.models.families.examples import meta_inputs
-from diffc.models.families.reach import Reach, left_whole, reach
+from diffc.models.families.reach import CallTrace, idle_modules, trace_call
 from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
 from diffc.models.source import Source
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 
 _FAILURES = (
-    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
     ArithmeticError,
-)  # fmt: skip
+)
 """What the classes of diffusers and torch raise of inputs or configs that they do not take."""
 _NAMED = 4
 """At most so many kinds of modules are named in a note."""
 
 
-def dry_run(source: Source, resolution: Side | None = None, tokens: int | None = None) -> list[str]:
+def dry_run(source: Source, resolution: Size | None = None, tokens: int | None = None) -> list[str]:
     """Build ``source``'s denoiser and call it once, both on the meta device.
 
     Args:
@@ -60,7 +65,7 @@ def dry_call(
 
     channel_axis: of the sample without its batch.
     """
-    result = _called(model, family, specs)
+    result = _trace(model, family, specs)
     _check_output(result.output, family, specs, channel_axis)
     unused = [spec.name for spec in specs if spec.name not in result.inputs]
     if unused:
@@ -69,11 +74,11 @@ def dry_call(
             f"'{unused[0]}', so that an exported graph would not have it",
             hint="check the config: the blocks that use this input are missing",
         )
-    idle = left_whole(model, result.modules)
-    return [f"left whole, since no call reaches them: {_kinds(idle)}"] if idle else []
+    idle = idle_modules(model, result.modules)
+    return [f"left whole, since no call reaches them: {_count_kinds(idle)}"] if idle else []
 
 
-def _kinds(names: Sequence[str]) -> str:
+def _count_kinds(names: Sequence[str]) -> str:
     """Modules by their own names, which blocks repeat: 'fuser (16), position_net'."""
     leaves = (name.rpartition(".")[2] for name in names)
     counts = Counter(
@@ -84,9 +89,9 @@ def _kinds(names: Sequence[str]) -> str:
     return ", ".join(words[:_NAMED]) + more
 
 
-def _called(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> Reach:
+def _trace(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> CallTrace:
     try:
-        return reach(model, meta_inputs(specs), family.call)
+        return trace_call(model, meta_inputs(specs), family.call)
     except InputError:
         raise
     except _FAILURES as error:

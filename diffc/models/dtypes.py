@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from diffc.models.checking import renamed
+from diffc.models.checking import with_current_names
 from diffc.models.components import Component
 from diffc.models.files import TensorEntry
 from diffc.models.states import DTYPES, read_entries
@@ -42,7 +42,7 @@ def stored_dtypes(part: Component, model: nn.Module) -> StoredDtypes:
     At least 16 bits wide: the weights were trained on after they were read, and 8 bits would round
     away what was learnt.
     """
-    entries = renamed(model, read_entries(part.need_weights()))
+    entries = with_current_names(model, read_entries(part.need_weights()))
     own = {name: entry for name, entry in entries.items() if name in model.state_dict()}
     counts = _counts(own)
     common = max(counts, key=lambda dtype: counts[dtype], default=torch.float32)

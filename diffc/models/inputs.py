@@ -6,10 +6,10 @@ around it does: by its tokenizer, or by its class.
 
 from __future__ import annotations
 
+from diffc.input_size import Size
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.source import Source, read_json
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -20,7 +20,7 @@ _LONGEST = 4096
 
 
 def input_specs(
-    source: Source, resolution: Side | None = None, tokens: int | None = None
+    source: Source, resolution: Size | None = None, tokens: int | None = None
 ) -> list[TensorSpec]:
     """The inputs of ``source``'s denoiser.
 

@@ -32,7 +32,7 @@ _COMPLEX = ("C", "torch.complex")  # of safetensors, and of pickles
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedTensors:
     """What a class makes of a config.
 
     shapes: of every tensor that a file has to hold. buffers: names that are computed, and that
@@ -47,7 +47,9 @@ class Expected:
     cut: bool = False
 
 
-def check_tensors(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> list[str]:
+def check_tensors(
+    where: Path, entries: Mapping[str, TensorEntry], expected: ExpectedTensors
+) -> list[str]:
     """Compare the tensors of the files in ``where`` with what the model takes.
 
     Returns:
@@ -136,7 +138,9 @@ def _plain_names_error(
     )
 
 
-def _check_shapes(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> None:
+def _check_shapes(
+    where: Path, entries: Mapping[str, TensorEntry], expected: ExpectedTensors
+) -> None:
     wrong = [
         name
         for name, shape in expected.shapes.items()
@@ -155,7 +159,9 @@ def _fits(held: Shape, wanted: Shape, cut: bool) -> bool:
     return len(held) == len(wanted) and all(0 < a <= b for a, b in zip(held, wanted, strict=True))
 
 
-def _check_kinds(where: Path, entries: Mapping[str, TensorEntry], expected: Expected) -> None:
+def _check_kinds(
+    where: Path, entries: Mapping[str, TensorEntry], expected: ExpectedTensors
+) -> None:
     """Refuse integers where the model has floats: matrices of a quantised model are such.
 
     Complex numbers are refused too: a network of real ones would lose half of each.

@@ -57,7 +57,7 @@ class WeightFiles:
 
 
 @dataclass
-class _Set:
+class _WeightSet:
     """The files of one variant and kind, before it is known whether they are whole."""
 
     single: Path | None = None
@@ -74,7 +74,7 @@ def weight_files(folder: Path, stems: Sequence[str], *, need: bool = True) -> We
 
     Raises InputError when an index names a file that is missing.
     """
-    sets = _sets(folder, stems)
+    sets = _collect_sets(folder, stems)
     for kind, variant in sorted(sets, key=_rank):
         files = _whole_set(folder, sets[kind, variant], need)
         if files:
@@ -94,8 +94,8 @@ def is_weight_file(path: Path) -> bool:
     return path.suffix in _OF_WEIGHTS or _INDEX.fullmatch(path.name) is not None
 
 
-def _sets(folder: Path, stems: Sequence[str]) -> Mapping[tuple[str, str], _Set]:
-    sets: dict[tuple[str, str], _Set] = {}
+def _collect_sets(folder: Path, stems: Sequence[str]) -> Mapping[tuple[str, str], _WeightSet]:
+    sets: dict[tuple[str, str], _WeightSet] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         index, weights = _INDEX.fullmatch(path.name), _WEIGHTS.fullmatch(path.name)
         match = index or weights
@@ -103,7 +103,7 @@ def _sets(folder: Path, stems: Sequence[str]) -> Mapping[tuple[str, str], _Set]:
             continue
         names = ("before", "between", "after") if index else ("before", "after")
         variant = next((match[name] for name in names if match[name]), "")
-        entry = sets.setdefault((match["kind"], variant), _Set())
+        entry = sets.setdefault((match["kind"], variant), _WeightSet())
         if index:
             entry.index = path
         elif match["part"] is None:
@@ -120,9 +120,9 @@ def _rank(key: tuple[str, str]) -> tuple[bool, bool, int, str]:
     return kind == PICKLED, variant == _LAST, place, variant
 
 
-def _whole_set(folder: Path, entry: _Set, need: bool) -> tuple[Path, ...]:
+def _whole_set(folder: Path, entry: _WeightSet, need: bool) -> tuple[Path, ...]:
     if entry.index is not None:
-        shards = _indexed(entry.index)
+        shards = _shards(entry.index)
         missing = [path.name for path in shards if not path.exists()]
         if shards and not missing:
             return shards
@@ -143,12 +143,12 @@ def _whole_set(folder: Path, entry: _Set, need: bool) -> tuple[Path, ...]:
     return ()
 
 
-def _indexed(index: Path) -> tuple[Path, ...]:
+def _shards(index: Path) -> tuple[Path, ...]:
     names = read_json(index).get("weight_map", {})
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{index} has no map of weights to files", hint="copy the file again")
     return tuple(index.parent / Path(name).name for name in sorted(set(names.values())))
 
 
-def _index_of(entry: _Set, files: tuple[Path, ...]) -> Path | None:
+def _index_of(entry: _WeightSet, files: tuple[Path, ...]) -> Path | None:
     return entry.index if entry.index is not None and files != (entry.single,) else None

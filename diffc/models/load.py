@@ -29,8 +29,8 @@ from diffc.models.checking import (
     check_denoiser,
     check_diffusers_tensors,
     check_loading_facts,
-    renamed,
     transformers_config,
+    with_current_names,
 )
 from diffc.models.classes import (
     component_class,
@@ -39,10 +39,10 @@ from diffc.models.classes import (
     pipeline_class,
 )
 from diffc.models.components import Component
-from diffc.models.cut import load_cut, pruning_of, remember_pruning, shaped, skeleton
+from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_pruning, skeleton
 from diffc.models.files import check_safetensors
 from diffc.models.foreign import foreign_errors, quiet_transformers
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 from diffc.models.states import entries_of, read_state
 from diffc.torch_state import own_state
 
@@ -56,7 +56,7 @@ def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
 
     Raises InputError when the folder is no pipeline or its weights cannot be used.
     """
-    return load_pipeline(find(model, allow_pickle=allow_pickle, whole=True))
+    return load_pipeline(find_source(model, allow_pickle=allow_pickle, whole=True))
 
 
 def load_pipeline(source: Source) -> DiffusionPipeline:
@@ -120,7 +120,7 @@ def meta_denoiser(source: Source) -> nn.Module:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in source.weights:
         shapes |= check_safetensors(path)
-    return shaped(source.class_name, source.config, shapes, pruning_of(source))
+    return cut_skeleton(source.class_name, source.config, shapes, pruning_of(source))
 
 
 def load_component(part: Component) -> nn.Module:
@@ -142,7 +142,7 @@ def load_component(part: Component) -> nn.Module:
 def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor]) -> nn.Module:
     model = skeleton(part.class_name, part.config, real_buffers=True)
     check_diffusers_tensors(part, model, entries_of(state))
-    tensors = renamed(model, state)
+    tensors = with_current_names(model, state)
     own = {name: _float32_copy(tensors[name]) for name in model.state_dict()}
     model.load_state_dict(own, strict=True, assign=True)
     return model

@@ -23,11 +23,11 @@ def flow_levels(config: JsonObject, shape: Sequence[int]) -> JsonDict:
     """
     if "FlowMatch" not in str(config.get("_class_name", "")):
         return {}
-    found: JsonDict = {"sigmas_end": "1/steps"} if len(shape) == 2 else {}
+    levels: JsonDict = {"sigmas_end": "1/steps"} if len(shape) == 2 else {}
     tokens = _tokens(shape)
     if config.get("use_dynamic_shifting") and tokens is not None:
-        found["mu"] = _mu(config, tokens)
-    return found
+        levels["mu"] = _mu(config, tokens)
+    return levels
 
 
 def _tokens(shape: Sequence[int]) -> int | None:

@@ -56,7 +56,7 @@ def _method(told: Any) -> str:
     return str(told.get("quant_type") or "by a method that its config does not name")
 
 
-def unsupported(what: str) -> InputError:
+def unsupported_error(what: str) -> InputError:
     """The refusal of a class that is no family."""
     denoisers = [known.class_name for known in families() if known.is_denoiser]
     return InputError(
@@ -65,7 +65,7 @@ def unsupported(what: str) -> InputError:
     )
 
 
-def unsupported_class(folder: Path, class_name: str, config: JsonObject) -> InputError:
+def unsupported_class_error(folder: Path, class_name: str, config: JsonObject) -> InputError:
     """Why a lone component cannot be compressed: of its kind, or only of its class."""
     if any(word in class_name for word in _STEERING):
         return InputError(
@@ -83,11 +83,11 @@ def unsupported_class(folder: Path, class_name: str, config: JsonObject) -> Inpu
             hint="a pipeline's own file is called model_index.json",
         )
     if not class_name:
-        return _no_class(folder, config)
-    return unsupported(f"{class_name} ({folder})")
+        return no_class_error(folder, config)
+    return unsupported_error(f"{class_name} ({folder})")
 
 
-def _no_class(folder: Path, config: JsonObject) -> InputError:
+def no_class_error(folder: Path, config: JsonObject) -> InputError:
     if config.get("model_type") or config.get("architectures"):
         names = config.get("architectures") or [config.get("model_type")]
         return InputError(
@@ -100,7 +100,7 @@ def _no_class(folder: Path, config: JsonObject) -> InputError:
     )
 
 
-def exported_pipeline(folder: Path, class_name: str) -> InputError | None:
+def exported_pipeline_error(folder: Path, class_name: str) -> InputError | None:
     """Why a pipeline of another runtime cannot be compressed; None for one of PyTorch."""
     runtimes = {"Onnx": "ONNX", "ORT": "ONNX", "OV": "OpenVINO", "Flax": "Flax"}
     for start, runtime in runtimes.items():
@@ -114,12 +114,12 @@ def exported_pipeline(folder: Path, class_name: str) -> InputError | None:
     return None
 
 
-def no_model(folder: Path) -> InputError:
+def no_model_error(folder: Path) -> InputError:
     """Why a folder without model_index.json and without config.json is no model."""
     names = sorted(path.name for path in folder.iterdir())
-    adapter = adapter_in(names)
+    adapter = find_adapter(names)
     if adapter is not None:
-        return is_adapter(folder, adapter)
+        return adapter_error(folder, adapter)
     inner = _inner_models(folder)
     if inner:
         return InputError(
@@ -145,16 +145,16 @@ def no_model(folder: Path) -> InputError:
     )
 
 
-def missing_config(folder: Path, name: str, class_name: str) -> InputError:
+def missing_config_error(folder: Path, name: str, class_name: str) -> InputError:
     """Why a pipeline's denoiser, which its index names, is not in its folder."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    adapter = adapter_in(names)
+    adapter = find_adapter(names)
     if adapter is not None:
-        return is_adapter(folder, adapter)
+        return adapter_error(folder, adapter)
     if (folder / name / "model.onnx").is_file() or "model.onnx" in names:
-        found = exported_pipeline(folder, "Onnx")
-        assert found is not None
-        return found
+        exported = exported_pipeline_error(folder, "Onnx")
+        assert exported is not None
+        return exported
     inner = [path for path in _inner_models(folder) if path.parent != folder or path.name != name]
     alike = [path for path in inner if path.parent == folder and _class_in(path) == class_name]
     index = folder / "model_index.json"
@@ -164,18 +164,18 @@ def missing_config(folder: Path, name: str, class_name: str) -> InputError:
     elif inner:
         hint = f"give {inner[-1]}"
     else:
-        held = [path.name for path in sorted(folder.iterdir()) if path.is_dir()]
-        hint = f"the folder holds {', '.join(held[:5]) or 'nothing else'}; download it whole"
+        folders = [path.name for path in sorted(folder.iterdir()) if path.is_dir()]
+        hint = f"the folder holds {', '.join(folders[:5]) or 'nothing else'}; download it whole"
     return InputError(f"{index} names '{name}', but {lacking} is missing", hint=hint)
 
 
-def adapter_in(names: Iterable[str]) -> str | None:
+def find_adapter(names: Iterable[str]) -> str | None:
     """The first of ``names`` that is an adapter's file."""
     adapters = (*_ADAPTER_NAMES, *_EMBEDDINGS)
     return next((n for n in names if any(word in n.lower() for word in adapters)), None)
 
 
-def is_adapter(folder: Path, file: str) -> InputError:
+def adapter_error(folder: Path, file: str) -> InputError:
     """The refusal of an adapter's folder."""
     if file.startswith(_EMBEDDINGS):
         return InputError(

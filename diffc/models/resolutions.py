@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffc.errors import InputError, RequestError
+from diffc.input_size import Size, as_pair, size_word
 from diffc.models.config_values import reading_config
 from diffc.models.families import families, family
-from diffc.sides import Side, as_pair, as_word
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def multiple_of(class_name: str, config: JsonObject) -> int | None:
     return family(class_name).shared_multiple(config)
 
 
-def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Side]) -> None:
+def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Size]) -> None:
     """Refuse sides that the model does not take, or that one export cannot serve.
 
     Args:
@@ -40,20 +40,21 @@ def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Side])
         InputError: for the config's own.
     """
     with reading_config(class_name, config):
-        _check_sides(class_name, config, sides)
+        _check_sizes(class_name, config, sides)
 
 
-def _check_sides(class_name: str, config: JsonObject, sides: Sequence[Side]) -> None:
+def _check_sizes(class_name: str, config: JsonObject, sides: Sequence[Size]) -> None:
     known = family(class_name)
     if not sides:
         _check_config_size(known, config)
         return
     if len(sides) > 1 and known.shared_multiple(config) is None:
-        words = ",".join(str(as_word(side)) for side in sides)
+        words = ",".join(str(size_word(side)) for side in sides)
         raise RequestError(
             f"--resolution {words}: a {class_name} serves one resolution, for "
             "its export holds its positions",
-            hint=f"give one side, and compile once for each; several are for {_several()}",
+            hint="give one side, and compile once for each; several are for "
+            + _several_sizes_classes(),
         )
     several = known.shared_multiple(config) if len(sides) > 1 else None
     factor = several or known.multiple(config)
@@ -61,15 +62,15 @@ def _check_sides(class_name: str, config: JsonObject, sides: Sequence[Side]) -> 
         height, width = as_pair(side)
         if height != width and known.squares_only:
             raise RequestError(
-                f"--resolution {as_word(side)}: a {class_name} is compressed for squares only",
+                f"--resolution {size_word(side)}: a {class_name} is compressed for squares only",
                 hint="give one side, such as --resolution "
                 + str(min(height, width) // factor * factor or factor),
             )
         if height % factor or width % factor:
             raise RequestError(
-                f"--resolution {as_word(side)} is not a multiple of {factor}, by which this "
+                f"--resolution {size_word(side)} is not a multiple of {factor}, by which this "
                 f"{class_name} scales its input down",
-                hint=_nearest(side, factor),
+                hint=_nearest_hint(side, factor),
             )
 
 
@@ -82,7 +83,7 @@ def _check_config_size(known: Family, config: JsonObject) -> None:
             hint="write one number there"
             + ("" if known.squares_only else ", and give another shape with --resolution"),
         )
-    side: Side | None = size if isinstance(size, int) else None
+    side: Size | None = size if isinstance(size, int) else None
     if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) for s in size):
         side = (size[0], size[1])
     if side is None or not known.is_denoiser:  # a VAE's is of its images
@@ -90,23 +91,23 @@ def _check_config_size(known: Family, config: JsonObject) -> None:
     factor = known.multiple(config)
     if any(value % factor for value in as_pair(side)):
         raise InputError(
-            f"the config's sample_size {as_word(side)} is not a multiple of {factor}, by which "
+            f"the config's sample_size {size_word(side)} is not a multiple of {factor}, by which "
             f"this {known.class_name} scales its input down",
-            hint=f"give one with --resolution; {_nearest(side, factor)}",
+            hint=f"give one with --resolution; {_nearest_hint(side, factor)}",
         )
 
 
-def _several() -> str:
+def _several_sizes_classes() -> str:
     """The classes of which one export serves several sizes."""
     return ", ".join(one.class_name for one in families() if one.shared_multiple({}) is not None)
 
 
-def _nearest(side: Side, factor: int) -> str:
+def _nearest_hint(side: Size, factor: int) -> str:
     """The sides below and above that are multiples of ``factor``."""
     height, width = as_pair(side)
-    near: list[Side] = [
+    near: list[Size] = [
         (max(factor, height // factor * factor), max(factor, width // factor * factor)),
         (-(-height // factor) * factor, -(-width // factor) * factor),
     ]
-    words = dict.fromkeys(str(as_word(good)) for good in near)
+    words = dict.fromkeys(str(size_word(good)) for good in near)
     return f"the nearest that are: {' or '.join(words)}"

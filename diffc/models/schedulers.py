@@ -27,24 +27,38 @@ CLIPPING = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMPara
 FEW_STEPS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
 """Samplers for models that were distilled for a few steps, guidance included."""
 _FLOW = (
-    "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler",
-)  # fmt: skip
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+)
 _EITHER = (
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler",
-    "DEISMultistepScheduler", "SASolverScheduler",
-)  # fmt: skip
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+)
 """Solvers of a beta schedule that follow a flow where ``use_flow_sigmas`` is set."""
 _BETAS = (
-    *CLIPPING, *_EITHER, "PNDMScheduler", "EulerDiscreteScheduler", "LMSDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler", "LCMScheduler", "TCDScheduler",
-)  # fmt: skip
+    *CLIPPING,
+    *_EITHER,
+    "PNDMScheduler",
+    "EulerDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
 KNOWN = (*_BETAS, *_FLOW)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp")
 SPACINGS = ("leading", "trailing", "linspace")
 _WITHOUT_CLASS = "DDIMScheduler"
-_NOT_DONE = {"timestep_type": "continuous", "invert_sigmas": True}
+_UNSUPPORTED_SETTINGS = {"timestep_type": "continuous", "invert_sigmas": True}
 """Settings of known classes that make another process of them."""
 
 
@@ -85,7 +99,7 @@ def check_scheduler(config: Config) -> None:
             hint="known: DDPM, DDIM, PNDM, Euler, Heun, LMS, DPM-Solver, UniPC, DEIS, LCM, TCD and "
             "flow matching; EDM, score SDEs, consistency and trigflow models are not supported",
         )
-    for key, value in _NOT_DONE.items():
+    for key, value in _UNSUPPORTED_SETTINGS.items():
         if config.get(key) == value:
             raise InputError(
                 f"{name} with {key} {value} has noise levels that diffc does not know",
@@ -172,15 +186,20 @@ def _check_betas(config: Config) -> None:
 
 
 _AMENDED = (
-    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionPAGPipeline",
-    "StableDiffusionPAGImg2ImgPipeline", "StableDiffusionPAGInpaintPipeline",
-    "AltDiffusionPipeline", "AltDiffusionImg2ImgPipeline", "StableDiffusionPipelineSafe",
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionPAGPipeline",
+    "StableDiffusionPAGImg2ImgPipeline",
+    "StableDiffusionPAGInpaintPipeline",
+    "AltDiffusionPipeline",
+    "AltDiffusionImg2ImgPipeline",
+    "StableDiffusionPipelineSafe",
     "LEditsPPPipelineStableDiffusion",
-)  # fmt: skip
+)
 """Pipelines whose constructor corrects old configs: latents are not clipped, timesteps from 1."""
 
 
-def as_pipeline_sets(config: Config, index: Config) -> JsonDict:
+def with_pipeline_changes(config: Config, index: Config) -> JsonDict:
     """A scheduler's config as its pipeline changes it when it is opened.
 
     Args:
@@ -200,7 +219,7 @@ def as_pipeline_sets(config: Config, index: Config) -> JsonDict:
     return changed
 
 
-def settings(config: Config) -> JsonDict:
+def scheduler_settings(config: Config) -> JsonDict:
     """The config as its class reads it.
 
     Its own defaults are filled in, and keys that it does not have are left out: they were another

@@ -64,7 +64,7 @@ def replace_tensor(model: nn.Module, name: str, value: torch.Tensor) -> None:
         owner._buffers[leaf] = value
 
 
-def tensor(model: nn.Module, name: str) -> torch.Tensor:
+def get_tensor(model: nn.Module, name: str) -> torch.Tensor:
     """The parameter or buffer ``name`` of ``model``."""
     owner_name, _, leaf = name.rpartition(".")
     value = getattr(model.get_submodule(owner_name), leaf)

@@ -30,11 +30,11 @@ from diffc.models.components import (
 from diffc.models.families import component_of, denoiser_folders, family_names, is_own
 from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
-from diffc.models.schedulers import as_pipeline_sets
+from diffc.models.schedulers import with_pipeline_changes
 from diffc_runtime.files import file_digest
 from diffc_runtime.json_types import JsonDict, JsonObject
 
-__all__ = ["Source", "check_safetensors", "find", "read_json"]
+__all__ = ["Source", "check_safetensors", "find_source", "read_json"]
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 PRUNING_FILE = "pruning.json"
@@ -74,9 +74,12 @@ class Source:
         if known is not None:
             return known
         return Component(
-            self.component, self.library, self.class_name, self.denoiser_folder,
+            name=self.component,
+            library=self.library,
+            class_name=self.class_name,
+            folder=self.denoiser_folder,
             allow_pickle=self.allow_pickle,
-        )  # fmt: skip
+        )
 
     @property
     def library(self) -> str:
@@ -152,7 +155,7 @@ class Source:
         return total.hexdigest()
 
 
-def find(
+def find_source(
     model: str | Path,
     *,
     need_weights: bool = True,
@@ -175,9 +178,9 @@ def find(
     """
     if family is not None and family not in family_names():
         raise unknown("family", family, family_names())
-    fetch = _Fetch(need_weights, allow_pickle, whole)
-    name, folder = str(model), _folder(str(model), fetch)
-    component, class_name, config = _denoiser(folder, family)
+    fetch = _HubOptions(need_weights, allow_pickle, whole)
+    name, folder = str(model), _find_folder(str(model), fetch)
+    component, class_name, config = _find_denoiser(folder, family)
     saved_pruning = config.pop(PRUNING_KEY, None)
     source = Source(
         name=name,
@@ -190,11 +193,11 @@ def find(
         allow_pickle=allow_pickle,
         saved_pruning=saved_pruning,
     )
-    return replace(source, weights=_weights(source.denoiser, need_weights))
+    return replace(source, weights=_find_weights(source.denoiser, need_weights))
 
 
 @dataclass(frozen=True)
-class _Fetch:
+class _HubOptions:
     """What is wanted of a hub id."""
 
     need_weights: bool
@@ -202,7 +205,7 @@ class _Fetch:
     whole: bool
 
 
-def _folder(model: str, fetch: _Fetch) -> Path:
+def _find_folder(model: str, fetch: _HubOptions) -> Path:
     if model == "demo":
         return DEMO
     path = Path(model).expanduser()
@@ -214,9 +217,11 @@ def _folder(model: str, fetch: _Fetch) -> Path:
         from diffc.models.hub import fetch_model
 
         return fetch_model(
-            model, need_weights=fetch.need_weights, allow_pickle=fetch.allow_pickle,
+            model,
+            need_weights=fetch.need_weights,
+            allow_pickle=fetch.allow_pickle,
             whole=fetch.whole,
-        )  # fmt: skip
+        )
     raise InputError(
         f"there is no folder '{model}'",
         hint="MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo",
@@ -230,24 +235,26 @@ def _inside_output(path: Path) -> Path:
     return path
 
 
-def _denoiser(folder: Path, family: str | None) -> tuple[str, str, JsonDict]:
+def _find_denoiser(folder: Path, family: str | None) -> tuple[str, str, JsonDict]:
     """The denoiser's name in the pipeline, its class and its config."""
     if (folder / INDEX).exists():
-        name, class_name, config = _from_index(folder, read_json(folder / INDEX), family)
+        name, class_name, config = _denoiser_in_index(folder, read_json(folder / INDEX), family)
     elif (folder / "config.json").exists():
         name, config = "", read_json(folder / "config.json")
         class_name = family or current_class(str(config.get("_class_name", "")), config)
     else:
-        raise reasons.no_model(folder)
+        raise reasons.no_model_error(folder)
     nested = folder / name
     reasons.check_not_quantised(nested if nested.is_dir() else folder, config)
     if class_name not in family_names():
-        raise reasons.unsupported_class(folder, class_name, config)
+        raise reasons.unsupported_class_error(folder, class_name, config)
     return name, class_name, {"_class_name": class_name, **config}
 
 
-def _from_index(folder: Path, index: JsonObject, family: str | None) -> tuple[str, str, JsonDict]:
-    exported = reasons.exported_pipeline(folder, str(index.get("_class_name", "")))
+def _denoiser_in_index(
+    folder: Path, index: JsonObject, family: str | None
+) -> tuple[str, str, JsonDict]:
+    exported = reasons.exported_pipeline_error(folder, str(index.get("_class_name", "")))
     if exported is not None:
         raise exported
     parts = {part.name: part for part in pipeline_components(folder, index)}
@@ -256,7 +263,7 @@ def _from_index(folder: Path, index: JsonObject, family: str | None) -> tuple[st
         raise _no_denoiser(folder, parts, family)
     part = parts[name]
     if part.config_path is None:
-        raise reasons.missing_config(folder, name, part.class_name)
+        raise reasons.missing_config_error(folder, name, part.class_name)
     config = dict(part.config)
     named = current_class(part.class_name, config)
     inside = current_class(str(config.get("_class_name", named)), config)
@@ -301,20 +308,22 @@ def _class_of(part: Component) -> str:
 
 def _no_denoiser(folder: Path, parts: Mapping[str, Component], family: str | None) -> InputError:
     if family is not None:
-        return reasons.unsupported(f"{folder} has no {family} and no '{component_of(family)}'")
+        return reasons.unsupported_error(
+            f"{folder} has no {family} and no '{component_of(family)}'"
+        )
     likely = [part for name, part in parts.items() if _is_like_a_denoiser(name, part)]
     if likely:
         part = likely[0]
         own = part.library != "diffusers"
         kind = f" of the repository's own code ({part.library})" if own else ""
-        return reasons.unsupported(f"{part.class_name}{kind} in {folder / part.name}")
+        return reasons.unsupported_error(f"{part.class_name}{kind} in {folder / part.name}")
     if not parts:
         return InputError(
             f"{folder / INDEX} names no component",
             hint="copy the file again from the folder that DiffusionPipeline.save_pretrained wrote",
         )
     listed = ", ".join(part.class_name for part in parts.values())
-    return reasons.unsupported(f"every component of {folder} ({listed})")
+    return reasons.unsupported_error(f"every component of {folder} ({listed})")
 
 
 def _is_like_a_denoiser(name: str, part: Component) -> bool:
@@ -332,11 +341,13 @@ def _scheduler_config(folder: Path) -> JsonDict:
     index = folder / INDEX
     for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
         if path.exists():
-            return as_pipeline_sets(read_json(path), read_json(index) if index.exists() else {})
+            return with_pipeline_changes(
+                read_json(path), read_json(index) if index.exists() else {}
+            )
     return {}
 
 
-def _weights(denoiser: Component, need: bool) -> tuple[Path, ...]:
+def _find_weights(denoiser: Component, need: bool) -> tuple[Path, ...]:
     weights = denoiser.need_weights() if need else denoiser.weights
     if weights is None or (weights.is_pickled and not denoiser.allow_pickle):
         return ()

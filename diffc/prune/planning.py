@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffc.data.inputs import given_tokens
+from diffc.data.inputs import data_text_tokens
 from diffc.errors import InputError, RequestError
+from diffc.input_size import Size
 from diffc.models.dry_run import dry_call
 from diffc.models.families import family
 from diffc.models.families.examples import meta_inputs
@@ -35,7 +36,6 @@ from diffc.prune.allocate import (
 from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.plan import Plan, group_plans
 from diffc.recipe import ExportSection, PruneSection, Recipe
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -65,7 +65,7 @@ class Problem:
     @property
     def specs(self) -> list[TensorSpec]:
         """The denoiser's inputs."""
-        return input_specs(self.source, self.export.side, self.tokens)
+        return input_specs(self.source, self.export.size, self.tokens)
 
     @property
     def walked(self) -> Scores | None:
@@ -78,8 +78,8 @@ def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int
 
     Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
     """
-    tokens = given_tokens(recipe)
-    (costs, notes), options = _traced(source, recipe.export.side, tokens), recipe.prune
+    tokens = data_text_tokens(recipe)
+    (costs, notes), options = _traced(source, recipe.export.size, tokens), recipe.prune
     bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
     _check_finite(scores or {})
     start = _pinned(costs, bounds, options.widths)
@@ -100,7 +100,7 @@ def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
     )
 
 
-def cost_of(source: Source, resolution: Side | None = None, tokens: int | None = None) -> CostModel:
+def cost_of(source: Source, resolution: Size | None = None, tokens: int | None = None) -> CostModel:
     """The cost model of a model, traced on the meta device; its ``groups`` are what can be cut.
 
     Args:
@@ -113,7 +113,7 @@ def cost_of(source: Source, resolution: Side | None = None, tokens: int | None =
 
 
 def _traced(
-    source: Source, resolution: Side | None, tokens: int | None
+    source: Source, resolution: Size | None, tokens: int | None
 ) -> tuple[CostModel, list[str]]:
     """The cost model, and the notes of the dry call, of one model on the meta device."""
     found = family(source.class_name)

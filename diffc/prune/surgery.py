@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diffc.models.groups import Group
-from diffc.models.sizes import follow_shapes, replace_tensor, tensor
+from diffc.models.sizes import follow_shapes, get_tensor, replace_tensor
 
 Keep = Mapping[str, NDArray[np.int64]]
 """Group name -> ascending indices of the channels to keep."""
@@ -26,7 +26,7 @@ def cut(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None:
     """Cut ``model`` in place to the channels in ``keep``; groups not in it stay whole."""
     with torch.no_grad():
         for (name, dim), gone in _gone(groups, keep).items():
-            old = tensor(model, name)
+            old = get_tensor(model, name)
             stays = np.setdiff1d(np.arange(old.shape[dim]), gone)
             index = torch.from_numpy(stays).to(old.device)
             replace_tensor(model, name, old.index_select(dim, index).contiguous())
@@ -51,7 +51,7 @@ def _gone(groups: Sequence[Group], keep: Keep) -> dict[tuple[str, int], NDArray[
 
 def _keep_temperature(model: nn.Module, group: Group, kept: int) -> None:
     for name in group.temperature:
-        tensor(model, name).mul_(math.sqrt(kept / group.size))
+        get_tensor(model, name).mul_(math.sqrt(kept / group.size))
 
 
 def _tell_heads(model: nn.Module, group: Group, kept: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from diffc.sides import as_word, read_side
+from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
 
 MOST_SEED = 2**63 - 1
@@ -38,7 +38,7 @@ def _as_sides(value: object) -> object:
 def _as_side(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is no side such as 64, and no height x width such as 64x96")
-    return as_word(read_side(value))
+    return size_word(read_size(value))
 
 
 def _as_on_off(value: object) -> object:

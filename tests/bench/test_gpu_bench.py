@@ -16,7 +16,7 @@ from bench.gpu import __main__ as gpu
 from bench.gpu import engines, jobs, pictures, rehearsal, work
 from bench.gpu.networks import NETWORKS, network_folder
 from bench.gpu.variants import ALLOCATIONS, prepare
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.planning import cost_of
 from diffc_export.targets import target
 
@@ -28,7 +28,7 @@ def test_networks_have_their_published_sizes(name, tmp_path):
     network = NETWORKS[name]
     content = {"_class_name": network.class_name, **network.config}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    costs = cost_of(find(tmp_path, need_weights=False))
+    costs = cost_of(find_source(tmp_path, need_weights=False))
     assert costs.cost(costs.dense).params / 1e6 == pytest.approx(network.parameters, rel=2e-3)
 
 
@@ -201,7 +201,7 @@ def test_a_killed_save_leaves_no_network(tmp_path, monkeypatch):
         network_folder("dit-xl-2", tmp_path, small=True)
     monkeypatch.setattr(diffusers.ModelMixin, "save_pretrained", save)
     folder = network_folder("dit-xl-2", tmp_path, small=True)
-    assert find(folder).class_name == "DiTTransformer2DModel"
+    assert find_source(folder).class_name == "DiTTransformer2DModel"
     assert (folder / "diffusion_pytorch_model.safetensors").stat().st_size > 100
     assert not folder.with_name("dense.part").exists()
 

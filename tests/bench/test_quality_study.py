@@ -76,9 +76,9 @@ def test_folders_are_told_apart_wherever_they_lie(tmp_path):
 
 def weights(folder) -> dict[str, torch.Tensor]:
     from diffc.models.load import load_denoiser
-    from diffc.models.source import find
+    from diffc.models.source import find_source
 
-    return load_denoiser(find(folder)).state_dict()
+    return load_denoiser(find_source(folder)).state_dict()
 
 
 def steps_on_disk(folder) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffc.bundle import bundle
+from diffc.bundle import write_bundle
 from diffc.errors import DiffcError, RequestError
 
 
@@ -27,38 +27,38 @@ def to(tmp_path) -> Path:
 def test_refuses_without_force(out, to):
     before = content(to)
     with pytest.raises(RequestError, match="is not empty") as error:
-        bundle(out, to, server="none")
+        write_bundle(out, to, server="none")
     assert "--force" in error.value.hint
     assert content(to) == before
 
 
 def test_forced_it_adds_and_touches_nothing_else(out, to):
     before = content(to)
-    made = bundle(out, to, server="none", force=True)
+    made = write_bundle(out, to, server="none", force=True)
     after = content(to)
     assert {k: after[k] for k in before} == before
     assert set(after) == set(before) | set(made.files)
 
 
 def test_forced_again_it_replaces_what_it_made(out, to):
-    first = bundle(out, to, server="triton", force=True)
+    first = write_bundle(out, to, server="triton", force=True)
     assert "denoiser/config.pbtxt" in first.files
-    second = bundle(out, to, server="none", force=True)
+    second = write_bundle(out, to, server="none", force=True)
     after = content(to)
     assert set(after) == {"mine/1/model.onnx", "notes.txt", *second.files}
     assert not (to / "denoiser").exists()
-    assert bundle(out, to, server="none", force=True).files == second.files
+    assert write_bundle(out, to, server="none", force=True).files == second.files
 
 
 def test_a_changed_file_is_the_users(out, to):
-    bundle(out, to, server="triton", force=True)
+    write_bundle(out, to, server="triton", force=True)
     config = to / "pipeline" / "config.pbtxt"
     config.write_text(config.read_text() + "# four instances on our machines\n")
     before = content(to)
     with pytest.raises(RequestError, match=r"config\.pbtxt is in the way and was changed"):
-        bundle(out, to, server="triton", force=True)
+        write_bundle(out, to, server="triton", force=True)
     assert content(to) == before
-    bundle(out, to, server="none", force=True)
+    write_bundle(out, to, server="none", force=True)
     assert "four instances" in config.read_text()
 
 
@@ -66,7 +66,7 @@ def test_a_file_of_the_same_name_is_in_the_way(out, to):
     (to / "README.md").write_text("our repository")
     before = content(to)
     with pytest.raises(RequestError, match=r"README\.md is in the way and is not diffc's"):
-        bundle(out, to, server="none", force=True)
+        write_bundle(out, to, server="none", force=True)
     assert content(to) == before
 
 
@@ -78,7 +78,7 @@ def test_a_file_or_folder_of_another_kind_is_in_the_way(out, to, name):
         (to / name).mkdir()
     before = content(to)
     with pytest.raises(RequestError, match="is in the way"):
-        bundle(out, to, server="none", force=True)
+        write_bundle(out, to, server="none", force=True)
     assert content(to) == before
 
 
@@ -97,7 +97,7 @@ def test_a_strange_manifest_gives_no_rights(out, to, manifest):
     (to / "bundle.json").write_text(manifest)
     before = content(to)
     try:
-        bundle(out, to, server="none", force=True)
+        write_bundle(out, to, server="none", force=True)
     except DiffcError:
         assert content(to) == before
     else:
@@ -109,21 +109,21 @@ def test_a_strange_manifest_gives_no_rights(out, to, manifest):
 def test_a_file_where_the_folder_should_be(out, tmp_path):
     (tmp_path / "bundle").write_text("a file")
     with pytest.raises(RequestError, match="is a file, not a folder"):
-        bundle(out, tmp_path / "bundle", server="none", force=True)
+        write_bundle(out, tmp_path / "bundle", server="none", force=True)
 
 
 def test_a_file_above_the_folder_and_a_place_that_takes_nothing(out, tmp_path):
     (tmp_path / "file.txt").write_text("a file")
     with pytest.raises(RequestError, match=r"file\.txt is a file, not a folder"):
-        bundle(out, tmp_path / "file.txt" / "sub" / "folder", server="none")
+        write_bundle(out, tmp_path / "file.txt" / "sub" / "folder", server="none")
     with pytest.raises(RequestError, match=r"cannot write beside /proc/bundle|cannot be written"):
-        bundle(out, Path("/proc/bundle"), server="none")
+        write_bundle(out, Path("/proc/bundle"), server="none")
 
 
 def test_a_folder_of_somebody_elses(out, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(RequestError, match="cannot be written into"):
-        bundle(out, tmp_path / "bundle", server="none")
+        write_bundle(out, tmp_path / "bundle", server="none")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,5 +135,5 @@ def test_a_failure_leaves_nothing_behind(out, tmp_path, monkeypatch):
 
     monkeypatch.setattr(plain.readme, "plain", fail)
     with pytest.raises(OSError, match="disk full"):
-        bundle(out, tmp_path / "bundle", server="none")
+        write_bundle(out, tmp_path / "bundle", server="none")
     assert list(tmp_path.iterdir()) == []

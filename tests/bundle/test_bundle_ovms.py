@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support import tiny_engines
 
-from diffc.bundle import bundle
+from diffc.bundle import write_bundle
 from diffc.errors import RequestError
 from diffc_export.events import drain
 from diffc_export.targets import target
@@ -45,7 +45,7 @@ def openvino_out(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(openvino_out, tmp_path_factory) -> Path:
     to = tmp_path_factory.mktemp("served") / "models"
-    made = bundle(openvino_out, to, server="ovms")
+    made = write_bundle(openvino_out, to, server="ovms")
     assert made.models == ("denoiser", "decoder")
     return to
 
@@ -102,7 +102,7 @@ def asked(folder: Path, url: str, out: Path, *more: str) -> subprocess.Completed
 def test_the_clients_images_are_the_bundles_own(folder, url, openvino_out, tmp_path):
     done = asked(folder, url, tmp_path / "images.npy", "--n", "3", "--steps", "4", "--seed", "7")
     assert done.returncode == 0, done.stderr
-    bundle(openvino_out, tmp_path / "plain", server="none")
+    write_bundle(openvino_out, tmp_path / "plain", server="none")
     expected = to_uint8(open_bundle(tmp_path / "plain", threads=1).generate(3, 4, 7))
     found = np.load(tmp_path / "images.npy")
     assert found.shape == expected.shape and expected.std() > 1
@@ -113,7 +113,7 @@ def test_the_readmes_command_works_for_a_conditional_model(tmp_path):
     source = tiny_engines.onnx_folder(tmp_path / "onnx", tiny_engines.graph(conditions=True))
     options = BuildOptions(batch=(1, 2), one_profile=True, threads=1)
     drain(target("openvino").build(source, options, tmp_path / "engine"))
-    bundle(tmp_path / "engine", tmp_path / "models", server="ovms")
+    write_bundle(tmp_path / "engine", tmp_path / "models", server="ovms")
     (shell,) = re.findall(
         r"```bash\n(cd client.*?)```", (tmp_path / "models/README.md").read_text(), re.S
     )
@@ -143,5 +143,5 @@ def test_a_server_that_is_not_there_and_a_wrong_request_are_one_line(folder, url
 
 def test_another_targets_engine_is_refused(out, tmp_path):
     with pytest.raises(RequestError, match="not an engine for 'ort-cpu'"):
-        bundle(out, tmp_path / "models", server="ovms")
+        write_bundle(out, tmp_path / "models", server="ovms")
     assert not (tmp_path / "models").exists()

@@ -18,8 +18,8 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 from support import tiny_engines
 
-from diffc.bundle import bundle
-from diffc.bundle.source import Source
+from diffc.bundle import write_bundle
+from diffc.bundle.contents import BundleContents
 from diffc.errors import InputError, RequestError
 from diffc_runtime import open_bundle, to_uint8
 
@@ -47,7 +47,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 def plain(out, tmp_path_factory) -> Path:
     """A plain bundle."""
     to = tmp_path_factory.mktemp("plain") / "bundle"
-    made = bundle(out, to, server="none")
+    made = write_bundle(out, to, server="none")
     assert (made.target, made.side, made.models) == ("ort-cpu", "compressed", ())
     return to
 
@@ -107,7 +107,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(plain, arguments, says):
 
 
 def test_unfit_engine_says_what_it_was_built_for_and_what_is_here(out, tmp_path):
-    bundle(out, tmp_path / "bundle", server="none")
+    write_bundle(out, tmp_path / "bundle", server="none")
     path = tmp_path / "bundle" / "engine" / "engine.json"
     info = json.loads(path.read_text())
     changes = {"device": {"compute_capability": "8.9"}, "tied_to": ["compute_capability"]}
@@ -121,7 +121,7 @@ def test_unfit_engine_says_what_it_was_built_for_and_what_is_here(out, tmp_path)
 
 
 def test_a_file_that_is_gone_is_said_before_anything_is_loaded(out, tmp_path):
-    bundle(out, tmp_path / "bundle", server="none")
+    write_bundle(out, tmp_path / "bundle", server="none")
     (tmp_path / "bundle" / "engine" / "model.onnx").unlink()
     said = json.loads(run(tmp_path / "bundle", "info").stdout)
     assert said["fits_this_machine"] is False
@@ -131,7 +131,7 @@ def test_a_file_that_is_gone_is_said_before_anything_is_loaded(out, tmp_path):
 
 
 def test_so_is_a_file_of_the_decoder(latent_out, tmp_path):
-    bundle(latent_out, tmp_path / "bundle", server="none")
+    write_bundle(latent_out, tmp_path / "bundle", server="none")
     next((tmp_path / "bundle" / "decoder").glob("*.onnx")).unlink()
     said = json.loads(run(tmp_path / "bundle", "info").stdout)
     assert said["fits_this_machine"] is False
@@ -150,7 +150,7 @@ def tied(engine: Path, to: Path, capability: str, **changes) -> Path:
 def test_of_engines_for_several_gpus_the_fitting_one_is_opened(out, tmp_path):
     dense = out / "engines" / "ort-cpu" / "dense"
     other = tied(dense, tmp_path / "other", "8.9")
-    bundle(other, tmp_path / "bundle", server="none", plans=[dense])
+    write_bundle(other, tmp_path / "bundle", server="none", gpu_engines=[dense])
     assert open_bundle(tmp_path / "bundle").generate(1, 1, 0).shape == (1, 3, 8, 8)
     said = json.loads(run(tmp_path / "bundle", "info").stdout)
     assert (said["engine"], said["fits_this_machine"], said["why_not"]) == ("engine-1", True, None)
@@ -161,13 +161,13 @@ def test_plans_that_nothing_tells_apart_are_refused(out, tmp_path):
     ampere = tied(engine, tmp_path / "ampere", "8.6")
     again = tied(engine, tmp_path / "again", "8.6")
     with pytest.raises(RequestError, match=r"are both for compute capability 8\.6"):
-        bundle(engine, tmp_path / "bundle", server="none", plans=[ampere, again])
+        write_bundle(engine, tmp_path / "bundle", server="none", gpu_engines=[ampere, again])
     with pytest.raises(RequestError, match="are both for any GPU"):
-        bundle(engine, tmp_path / "bundle", server="none", plans=[engine])
+        write_bundle(engine, tmp_path / "bundle", server="none", gpu_engines=[engine])
     profile = {"sample": {"min": [1, 3, 8, 8], "opt": [1, 3, 8, 8], "max": [9, 3, 8, 8]}}
     wider = tied(engine, tmp_path / "wider", "8.9", profiles=[profile])
     with pytest.raises(InputError, match="not an engine of the same model: profiles"):
-        bundle(engine, tmp_path / "bundle", server="none", plans=[wider])
+        write_bundle(engine, tmp_path / "bundle", server="none", gpu_engines=[wider])
     assert not (tmp_path / "bundle").exists()
 
 
@@ -198,7 +198,7 @@ def test_import_is_quick_and_small(plain):
 
 
 def test_conditions_and_guidance(conditional_out, tmp_path):
-    bundle(conditional_out, tmp_path / "bundle", server="none")
+    write_bundle(conditional_out, tmp_path / "bundle", server="none")
     text = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
     np.save(tmp_path / "text.npy", text)
     done = run(
@@ -225,7 +225,7 @@ def blocks(readme: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("which", ["out", "conditional_out", "latent_out"])
 def test_the_readmes_commands_work_as_printed(which, request, tmp_path):
     to = tmp_path / "bundle"
-    bundle(request.getfixturevalue(which), to, server="none")
+    write_bundle(request.getfixturevalue(which), to, server="none")
     (shell,) = blocks(to / "README.md", "bash")
     lines = [line for line in shell.splitlines() if not line.startswith("pip install")]
     script = "set -e\n" + "\n".join(lines).replace("python ", f"{sys.executable} ")
@@ -249,12 +249,12 @@ def test_a_readme_names_the_version_that_the_engine_is_tied_to(out, tmp_path):
     for name, (package, command) in said.items():
         changes = {"target": name, "versions": {package: "11.4.0"}, "tied_to": [package]}
         made = tied(engine, tmp_path / name, "8.6", **(changes if package else {"target": name}))
-        bundle(made, tmp_path / f"{name}-bundle", server="none")
+        write_bundle(made, tmp_path / f"{name}-bundle", server="none")
         assert command in (tmp_path / f"{name}-bundle" / "README.md").read_text()
 
 
 def test_a_label_that_is_no_class_is_one_line(conditional_out, tmp_path):
-    bundle(conditional_out, tmp_path / "bundle", server="none")
+    write_bundle(conditional_out, tmp_path / "bundle", server="none")
     np.save(tmp_path / "text.npy", np.zeros((4, 5), np.float32))
     text = f"encoder_hidden_states={tmp_path / 'text.npy'}"
     done = run(
@@ -267,8 +267,8 @@ def test_a_label_that_is_no_class_is_one_line(conditional_out, tmp_path):
 
 
 def test_latents_go_through_the_decoder(latent_out, out, tmp_path):
-    bundle(latent_out, tmp_path / "latent", server="none")
-    bundle(out, tmp_path / "plain", server="none")
+    write_bundle(latent_out, tmp_path / "latent", server="none")
+    write_bundle(out, tmp_path / "plain", server="none")
     decoded = open_bundle(tmp_path / "latent").generate(3, 2, 1)
     latents = open_bundle(tmp_path / "plain").generate(3, 2, 1)
     oracle = (latents / 0.5).repeat(2, axis=2).repeat(2, axis=3)
@@ -277,7 +277,7 @@ def test_latents_go_through_the_decoder(latent_out, out, tmp_path):
 
 def test_names_nothing_of_this_machine(out, tmp_path):
     plain = tmp_path / "bundle"
-    bundle(out, plain, server="none")
+    write_bundle(out, plain, server="none")
     words = {
         str(Path.home()), str(out), str(plain), socket.gethostname(), platform.node(),
         str(Path(__file__).parents[2]), str(Path(sys.prefix)),
@@ -294,7 +294,7 @@ def test_names_only_scheduler_of_its_source(out, tmp_path):
     """model.json may hold a path to the model; it stays behind."""
     folder = tmp_path / "out" / "engines" / "ort-cpu" / "compressed"
     tiny_engines.engine_folder(folder, source_path="/home/somebody/model")
-    bundle(tmp_path / "out", tmp_path / "bundle", server="none")
+    write_bundle(tmp_path / "out", tmp_path / "bundle", server="none")
     for path in (tmp_path / "bundle").rglob("*.json"):
         assert "/home/somebody" not in path.read_text()
 
@@ -307,7 +307,7 @@ def test_a_flow_models_shift_is_that_of_its_size(shape, tokens):
         {"name": "sample", "shape": shape, "dtype": "float32", "kind": "sample"},
         {"name": "timestep", "shape": [], "dtype": "float32", "kind": "timestep"},
     ]
-    source = Source(Path("engine"), {"inputs": inputs, "source": {"scheduler": config}})
+    source = BundleContents(Path("engine"), {"inputs": inputs, "source": {"scheduler": config}})
     written = source.settings()
     assert written["sampler"] == "flow-euler"
     assert written["scheduler"]["mu"] == pytest.approx(calculate_shift(tokens))
@@ -332,7 +332,7 @@ def test_a_model_for_another_sampler_is_refused(tmp_path):
         tmp_path / "engine", scheduler={"_class_name": "LCMScheduler"}
     )
     with pytest.raises(InputError, match="cannot be served: the runtime has no sampler for LCM"):
-        bundle(engine, tmp_path / "bundle", server="none")
+        write_bundle(engine, tmp_path / "bundle", server="none")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -340,14 +340,14 @@ def test_a_model_for_another_sampler_is_refused(tmp_path):
 
 
 def test_the_side_that_was_asked_for(out, tmp_path):
-    made = bundle(out, tmp_path / "bundle", server="none", side="dense", target="ort-cpu")
+    made = write_bundle(out, tmp_path / "bundle", server="none", side="dense", target="ort-cpu")
     assert made.side == "dense"
     assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["side"] == "dense"
 
 
 def test_an_engine_folder_itself(out, tmp_path):
     engine = out / "engines" / "ort-cpu" / "dense"
-    assert bundle(engine, tmp_path / "bundle", server="none").target == "ort-cpu"
+    assert write_bundle(engine, tmp_path / "bundle", server="none").target == "ort-cpu"
 
 
 @pytest.mark.parametrize(
@@ -360,19 +360,19 @@ def test_an_engine_folder_itself(out, tmp_path):
 )
 def test_wrong_words(out, tmp_path, asked, error, says):
     with pytest.raises(error, match=says):
-        bundle(out, tmp_path / "bundle", **{"server": "none", **asked})
+        write_bundle(out, tmp_path / "bundle", **{"server": "none", **asked})
     assert not (tmp_path / "bundle").exists()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_folder_without_engines(tmp_path):
     with pytest.raises(InputError, match="holds no engines"):
-        bundle(tmp_path, tmp_path / "bundle", server="none")
+        write_bundle(tmp_path, tmp_path / "bundle", server="none")
 
 
 def test_a_missing_side(conditional_out, tmp_path):
     with pytest.raises(InputError, match="holds no dense engine for 'ort-cpu'") as error:
-        bundle(conditional_out, tmp_path / "bundle", server="none", side="dense")
+        write_bundle(conditional_out, tmp_path / "bundle", server="none", side="dense")
     assert "compressed" in error.value.hint
 
 
@@ -381,7 +381,7 @@ def test_several_targets_need_a_name(out, tmp_path):
     for name in ("ort-cpu", "trt"):
         (engines / name / "compressed").mkdir(parents=True)
     with pytest.raises(RequestError, match="holds engines for ort-cpu, trt"):
-        bundle(tmp_path / "out", tmp_path / "bundle", server="none")
+        write_bundle(tmp_path / "out", tmp_path / "bundle", server="none")
 
 
 def test_a_cut_engine(out, tmp_path):
@@ -389,24 +389,24 @@ def test_a_cut_engine(out, tmp_path):
     shutil.copytree(out, copy)
     (copy / "engines" / "ort-cpu" / "compressed" / "model.onnx").write_bytes(b"cut")
     with pytest.raises(InputError, match="cut or altered"):
-        bundle(copy, tmp_path / "bundle", server="none")
+        write_bundle(copy, tmp_path / "bundle", server="none")
     assert not (tmp_path / "bundle").exists()
 
 
 def test_an_engine_without_a_scheduler(tmp_path):
     tiny_engines.engine_folder(tmp_path / "engine", scheduler={})
     with pytest.raises(InputError, match="without a scheduler"):
-        bundle(tmp_path / "engine", tmp_path / "bundle", server="none")
+        write_bundle(tmp_path / "engine", tmp_path / "bundle", server="none")
 
 
 def test_a_plan_of_another_model(out, conditional_out, tmp_path):
     other = conditional_out / "engines" / "ort-cpu" / "compressed"
     with pytest.raises(InputError, match="not an engine of the same model: inputs"):
-        bundle(out, tmp_path / "bundle", server="none", plans=[other])
+        write_bundle(out, tmp_path / "bundle", server="none", gpu_engines=[other])
 
 
 def test_a_decoder_without_its_scale(tmp_path):
     made = tiny_engines.engine_folder(tmp_path / "out" / "engines" / "ort-cpu" / "compressed")
     tiny_engines.decoder_folder(made.parent / "decoder")
     with pytest.raises(InputError, match="no scaling_factor"):
-        bundle(made, tmp_path / "bundle", server="none")
+        write_bundle(made, tmp_path / "bundle", server="none")

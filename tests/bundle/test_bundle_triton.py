@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from support import tiny_engines
 from tritonclient.grpc import model_config_pb2 as pb
 
-from diffc.bundle import bundle, triton, triton_check, triton_config
+from diffc.bundle import triton, triton_check, triton_config, write_bundle
 from diffc.bundle.ahead import check_ahead
 from diffc.errors import RequestError, UnavailableError
 from diffc_runtime.bundles import misfits
@@ -28,18 +28,18 @@ def config(repository: Path, model: str) -> pb.ModelConfig:
 
 @pytest.fixture
 def repository(out, tmp_path) -> Path:
-    made = bundle(out, tmp_path / "repo", server="triton")
+    made = write_bundle(out, tmp_path / "repo", server="triton")
     assert made.models == ("denoiser", "pipeline", "pipeline_bls") and made.notes == ()
     return tmp_path / "repo"
 
 
 def test_the_repository_is_valid(repository):
-    assert triton_check.problems(repository) == []
+    assert triton_check.find_problems(repository) == []
 
 
 def test_the_denoiser_is_declared_as_its_onnx_file_is(conditional_out, tmp_path):
     """Names, types and dims against the file itself, as ONNX Runtime reads it."""
-    bundle(conditional_out, tmp_path / "repo", server="triton")
+    write_bundle(conditional_out, tmp_path / "repo", server="triton")
     found = config(tmp_path / "repo", "denoiser")
     assert found.platform == "onnxruntime_onnx"
     session = onnxruntime.InferenceSession(str(tmp_path / "repo" / "denoiser" / "1" / "model.onnx"))
@@ -71,7 +71,7 @@ def test_the_denoiser_batches(repository):
 
 
 def test_the_pipeline_takes_what_the_issue_says(conditional_out, tmp_path):
-    bundle(conditional_out, tmp_path / "repo", server="triton")
+    write_bundle(conditional_out, tmp_path / "repo", server="triton")
     for model in ("pipeline", "pipeline_bls"):
         found = config(tmp_path / "repo", model)
         inputs = {t.name: t for t in found.input}
@@ -88,7 +88,7 @@ def test_the_pipeline_takes_what_the_issue_says(conditional_out, tmp_path):
 def test_steps_share_a_batch_where_the_backend_serves_any(tmp_path):
     """The default --batch 1 is what was measured, not what ONNX Runtime serves."""
     engine = tiny_engines.engine_folder(tmp_path / "engine", batch=(1,))
-    bundle(engine, tmp_path / "repo", server="triton")
+    write_bundle(engine, tmp_path / "repo", server="triton")
     found = config(tmp_path / "repo", "denoiser")
     assert found.max_batch_size == 8
     assert list(found.dynamic_batching.preferred_batch_size) == [8]
@@ -96,7 +96,7 @@ def test_steps_share_a_batch_where_the_backend_serves_any(tmp_path):
 
 
 def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
-    made = bundle(latent_out, tmp_path / "repo", server="triton")
+    made = write_bundle(latent_out, tmp_path / "repo", server="triton")
     assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
     assert list(config(tmp_path / "repo", "pipeline").output[0].dims) == [-1, 16, 16, 3]
     settings = json.loads((tmp_path / "repo/pipeline_bls/1/pipeline.json").read_text())
@@ -113,7 +113,7 @@ def test_the_latent_repository_has_a_decoder(latent_out, tmp_path):
 def test_without_tritonclient_it_says_what_to_install(out, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
     with pytest.raises(UnavailableError, match=r"needs tritonclient\[grpc\]") as error:
-        bundle(out, tmp_path / "repo", server="triton")
+        write_bundle(out, tmp_path / "repo", server="triton")
     assert error.value.hint == "pip install 'diffc[triton]'"
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UnavailableError, match=r"needs tritonclient\[grpc\]"):
@@ -157,7 +157,7 @@ def source(out) -> Path:
 
 def test_tensorrt_with_one_range(source, tmp_path):
     engine = plan_folder(tmp_path / "engine", source, [(1, 4, 8)])
-    bundle(engine, tmp_path / "repo", server="triton")
+    write_bundle(engine, tmp_path / "repo", server="triton")
     found = config(tmp_path / "repo", "denoiser")
     assert (found.platform, found.max_batch_size) == ("tensorrt_plan", 8)
     assert (tmp_path / "repo/denoiser/1/model.plan").read_bytes() == b"8.6"
@@ -169,7 +169,7 @@ def test_tensorrt_with_one_range(source, tmp_path):
     for spec in specs:  # as TensorRT's backend builds a shape: [batch] + dim
         engine = {name: [spec.batch_size, *spec.input[name].dim] for name in spec.input}
         assert engine == {"sample": [spec.batch_size, 3, 8, 8], "timestep": [spec.batch_size]}
-    assert triton_check.problems(tmp_path / "repo") == []
+    assert triton_check.find_problems(tmp_path / "repo") == []
     device = json.loads((tmp_path / "repo/pipeline/1/engine/engine.json").read_text())["device"]
     assert device == {"gpu": "A GPU", "compute_capability": "8.6"}
 
@@ -178,10 +178,10 @@ def test_tensorrt_with_one_range(source, tmp_path):
 def test_tensorrt_with_gaps_leaves_batching_to_the_client(source, tmp_path, ranges):
     """Batch 3 is not served, so the server must not make it."""
     engine = plan_folder(tmp_path / "engine", source, ranges)
-    (note,) = bundle(engine, tmp_path / "repo", server="triton").notes
+    (note,) = write_bundle(engine, tmp_path / "repo", server="triton").notes
     assert "cannot put the steps of different requests together" in note
     assert note in (tmp_path / "repo" / "README.md").read_text()
-    assert bundle(engine, tmp_path / "plain", server="none").notes == ()
+    assert write_bundle(engine, tmp_path / "plain", server="none").notes == ()
     found = config(tmp_path / "repo", "denoiser")
     assert found.max_batch_size == 0
     assert not found.HasField("dynamic_batching")
@@ -190,7 +190,7 @@ def test_tensorrt_with_gaps_leaves_batching_to_the_client(source, tmp_path, rang
     specs = found.optimization.cuda.graph_spec
     assert [list(s.input["sample"].dim) for s in specs] == [[r[1], 3, 8, 8] for r in ranges]
     assert [list(s.input["timestep"].dim) for s in specs] == [[r[1]] for r in ranges]
-    assert triton_check.problems(tmp_path / "repo") == []
+    assert triton_check.find_problems(tmp_path / "repo") == []
     settings = json.loads((tmp_path / "repo/pipeline_bls/1/pipeline.json").read_text())
     assert settings["models"] == {"denoiser": {"batched": False}}
 
@@ -202,18 +202,18 @@ def test_several_resolutions_are_declared_at_the_working_one(source, tmp_path):
         info["profiles"][1]["sample"][end][2:] = [16, 16]
     info["inputs"][0]["sizes"] = [[8, 8], [16, 16]]
     (engine / "engine.json").write_text(json.dumps(info))
-    bundle(engine, tmp_path / "repo", server="triton")
+    write_bundle(engine, tmp_path / "repo", server="triton")
     found = config(tmp_path / "repo", "denoiser")
     assert list(found.input[0].dims)[-3:] == [3, 8, 8]
     assert [warm.name for warm in found.model_warmup] == ["batch_1"]
-    assert triton_check.problems(tmp_path / "repo") == []
+    assert triton_check.find_problems(tmp_path / "repo") == []
     assert list(found.instance_group[0].profile) == ["0"]
 
 
 def test_plans_for_several_gpus(source, tmp_path):
     engine = plan_folder(tmp_path / "a", source, [(1, 4, 8)])
     other = plan_folder(tmp_path / "b", source, [(1, 4, 8)], "8.9")
-    bundle(engine, tmp_path / "repo", server="triton", plans=[other])
+    write_bundle(engine, tmp_path / "repo", server="triton", gpu_engines=[other])
     found = config(tmp_path / "repo", "denoiser")
     assert dict(found.cc_model_filenames) == {"8.6": "model.plan", "8.9": "model_sm89.plan"}
     assert (tmp_path / "repo/denoiser/1/model_sm89.plan").read_bytes() == b"8.9"
@@ -226,7 +226,7 @@ def test_plans_for_triton_need_a_compute_capability(source, tmp_path):
     info = json.loads((other / "engine.json").read_text())
     (other / "engine.json").write_text(json.dumps(info | {"device": {}, "tied_to": []}))
     with pytest.raises(RequestError, match="names no compute capability"):
-        bundle(engine, tmp_path / "repo", server="triton", plans=[other])
+        write_bundle(engine, tmp_path / "repo", server="triton", gpu_engines=[other])
     assert not (tmp_path / "repo").exists()
 
 
@@ -234,7 +234,7 @@ def test_a_target_without_a_backend_runs_in_python(source, tmp_path):
     engine = plan_folder(tmp_path / "engine", source, [(1, 4, 8)])
     info = json.loads((engine / "engine.json").read_text())
     (engine / "engine.json").write_text(json.dumps(info | {"target": "trt-rtx"}))
-    bundle(engine, tmp_path / "repo", server="triton")
+    write_bundle(engine, tmp_path / "repo", server="triton")
     found = config(tmp_path / "repo", "denoiser")
     assert (found.backend, found.platform, found.max_batch_size) == ("python", "", 8)
     assert not found.optimization.cuda.graphs
@@ -255,7 +255,7 @@ def test_the_stand_in_has_the_same_interface(repository, source):
     assert found.backend == "python"
     for field in ("input", "output", "max_batch_size", "dynamic_batching", "model_warmup"):
         assert getattr(found, field) == getattr(real, field)
-    assert triton_check.problems(repository) == []
+    assert triton_check.find_problems(repository) == []
 
 
 # What a check must find ---------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_the_check_finds(repository, break_it, says):
     broken = config(repository, "denoiser")
     break_it(broken)
     (repository / "denoiser" / "config.pbtxt").write_text(triton_config.to_text(broken))
-    assert any(says in problem for problem in triton_check.problems(repository))
+    assert any(says in problem for problem in triton_check.find_problems(repository))
 
 
 def one_profile(c):
@@ -384,12 +384,12 @@ def graph_of_the_requests_shape(c):
 )
 def test_the_check_finds_in_tensorrts_config(source, tmp_path, break_it, says):
     engine = plan_folder(tmp_path / "engine", source, [(1, 1, 1), (4, 4, 4), (8, 8, 8)])
-    bundle(engine, tmp_path / "repo", server="triton")
+    write_bundle(engine, tmp_path / "repo", server="triton")
     broken = config(tmp_path / "repo", "denoiser")
     break_it(broken)
     path = tmp_path / "repo" / "denoiser" / "config.pbtxt"
     path.write_text(triton_config.to_text(broken))
-    assert any(says in problem for problem in triton_check.problems(tmp_path / "repo"))
+    assert any(says in problem for problem in triton_check.find_problems(tmp_path / "repo"))
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_the_check_finds_in_tensorrts_config(source, tmp_path, break_it, says):
 def test_the_check_finds_unknown_words_with_their_line(repository, text, says):
     path = repository / "denoiser" / "config.pbtxt"
     path.write_text(text + "\n" + path.read_text())
-    (problem,) = triton_check.problems(repository)
+    (problem,) = triton_check.find_problems(repository)
     assert problem.startswith("denoiser: config.pbtxt:1:")
     assert says in problem
 
@@ -407,7 +407,7 @@ def test_the_check_finds_unknown_words_with_their_line(repository, text, says):
 def test_the_check_finds_missing_folders(repository, tmp_path):
     (repository / "denoiser" / "1").rename(repository / "denoiser" / "latest")
     (repository / "empty").mkdir()
-    found = triton_check.problems(repository)
+    found = triton_check.find_problems(repository)
     assert "denoiser: no version folder (1, 2, ...)" in found
     assert "empty: no config.pbtxt" in found
-    assert "holds no model" in triton_check.problems(tmp_path / "repo" / "empty")[0]
+    assert "holds no model" in triton_check.find_problems(tmp_path / "repo" / "empty")[0]

@@ -25,8 +25,8 @@ pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc
 
 import tritonclient.grpc as client
 
-from diffc.bundle import bundle, triton, triton_check
-from diffc.bundle.served import served
+from diffc.bundle import triton, triton_check, write_bundle
+from diffc.bundle.served import measure_server
 from diffc.errors import UnavailableError
 from diffc_runtime import open_bundle, to_uint8
 
@@ -43,8 +43,8 @@ MODELS = ("pipeline", "pipeline_bls")
 
 def repository(out: Path, to: Path) -> Path:
     """The bundle, its engine models replaced by stand-ins where this server cannot run them."""
-    made = bundle(out, to, server="triton")
-    assert triton_check.problems(to) == []  # as generated, for the real backend
+    made = write_bundle(out, to, server="triton")
+    assert triton_check.find_problems(to) == []  # as generated, for the real backend
     if not triton_server.has_backend("onnxruntime"):
         engines = out / "engines" / "ort-cpu"
         triton.stand_in(to, "denoiser", engines / "compressed")
@@ -57,7 +57,7 @@ def repository(out: Path, to: Path) -> Path:
 def local(out, tmp_path_factory):
     """The same engine in this process."""
     to = tmp_path_factory.mktemp("local") / "bundle"
-    bundle(out, to, server="none")
+    write_bundle(out, to, server="none")
     return open_bundle(to, threads=1)
 
 
@@ -86,7 +86,7 @@ def ask_grpc(server: Server, model: str, output: str = "images", **values) -> np
 
 
 def test_health_and_metadata(server):
-    assert server.ready()
+    assert server.is_ready()
     with client.InferenceServerClient(f"127.0.0.1:{server.grpc}") as channel:
         assert channel.is_server_live()
         for model in ("denoiser", *MODELS):
@@ -223,7 +223,7 @@ def assert_the_readmes_command_works(running: Server, tmp_path: Path, *more: str
 
 @pytest.mark.parametrize("model", MODELS)
 def test_conditions_and_guidance(conditional_out, tmp_path, model):
-    bundle(conditional_out, tmp_path / "local", server="none")
+    write_bundle(conditional_out, tmp_path / "local", server="none")
     text = np.random.default_rng(1).standard_normal((3, 4, 5)).astype(np.float32)
     given = {"class_labels": np.array([4, 5, 6]), "encoder_hidden_states": text}
     samples = open_bundle(tmp_path / "local", 1).generate(
@@ -251,7 +251,7 @@ def test_conditions_and_guidance(conditional_out, tmp_path, model):
 
 
 def test_latents_through_the_decoder(latent_out, tmp_path):
-    bundle(latent_out, tmp_path / "local", server="none")
+    write_bundle(latent_out, tmp_path / "local", server="none")
     expected = to_uint8(open_bundle(tmp_path / "local", 1).generate(3, 2, 1))
     running = Server(repository(latent_out, tmp_path / "repo")).start()
     try:
@@ -268,7 +268,7 @@ def test_stop_and_start(out, local, tmp_path):
         running.start()
         np.testing.assert_array_equal(running.ask("pipeline", n=1, steps=2, seed=0)[1], expected)
         assert running.stop() == 0
-        assert not running.ready()
+        assert not running.is_ready()
 
 
 def test_unload_and_load_while_requests_run(out, local, tmp_path):
@@ -315,13 +315,15 @@ def test_a_broken_repository_does_not_start(out, tmp_path):
     to = repository(out, tmp_path / "repo")
     path = to / "pipeline" / "config.pbtxt"
     path.write_text(path.read_text().replace('name: "pipeline"', 'name: "other"', 1))
-    assert triton_check.problems(to) != []
+    assert triton_check.find_problems(to) != []
     with pytest.raises(UnavailableError, match="tritonserver ended"):
         Server(to).start()
 
 
 def test_served_figures(server):
-    found = served(f"127.0.0.1:{server.grpc}", "pipeline", steps=3, concurrency=(1, 4), seconds=2)
+    found = measure_server(
+        f"127.0.0.1:{server.grpc}", "pipeline", steps=3, concurrency=(1, 4), seconds=2
+    )
     assert [entry["concurrency"] for entry in found["levels"]] == [1, 4]
     for entry in found["levels"]:
         latency = entry["latency_ms"]

@@ -8,7 +8,7 @@ from support.tiny_text import save_sd
 
 from diffc.chain import front
 from diffc.data.clean import CleanSet
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import DistillSection, Recipe, resolve
 
 
@@ -29,7 +29,7 @@ def test_latents_are_decoded_first(tmp_path, monkeypatch) -> None:
         return [1.0]
 
     monkeypatch.setattr("diffc.measure.quality.ssim_per_image", ssim)
-    model, (found, notes) = judge(find(str(save_sd(tmp_path / "sd"))))
+    model, (found, notes) = judge(find_source(str(save_sd(tmp_path / "sd"))))
     assert found is not None and not notes
     assert found(model) == 1.0
     assert seen == [(8, 3, 16, 16)]  # the latents are (4, 8, 8)
@@ -50,7 +50,7 @@ def test_what_is_no_image_has_no_curve_and_it_is_said(tmp_path, part) -> None:
             up_block_types=("UpBlock2D",) * 2,
         )  # fmt: skip
         DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(folder)
-    _, (found, notes) = judge(find(str(folder)))
+    _, (found, notes) = judge(find_source(str(folder)))
     assert found is None and "no curve of quality" in notes[0]
 
 

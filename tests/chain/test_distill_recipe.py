@@ -8,12 +8,12 @@ from support.quick import QUICK
 import diffc
 from diffc.errors import RequestError
 from diffc.models.load import load_denoiser
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.report.html import to_html
 
 
 def weights(out):
-    return load_denoiser(find(str(out / "model"))).state_dict()
+    return load_denoiser(find_source(str(out / "model"))).state_dict()
 
 
 def distilled(model, out, **distill):

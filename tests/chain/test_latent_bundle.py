@@ -10,8 +10,8 @@ from support.quick import QUICK
 from support.tiny_text import save_sd
 
 import diffc
-from diffc.bundle import bundle
-from diffc.bundle.server import why_none
+from diffc.bundle import write_bundle
+from diffc.bundle.server import why_no_triton
 from diffc.chain.run import finish
 from diffc.output import locked_recipe
 from diffc_export.events import drain
@@ -45,7 +45,7 @@ def test_the_decoder_stands_beside_the_engines(out):
 
 @pytest.mark.slow
 def test_a_bundles_images_are_diffusers_own(out, tmp_path):
-    bundle(out, tmp_path / "bundle", server="none")
+    write_bundle(out, tmp_path / "bundle", server="none")
     served = open_bundle(tmp_path / "bundle")
     pipeline = diffc.load(out / "model")
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_bundles_images_are_diffusers_own(out, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_repository_holds_the_decoder(out, tmp_path):
-    made = bundle(out, tmp_path / "models", server="triton")
+    made = write_bundle(out, tmp_path / "models", server="triton")
     assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
 
 
@@ -82,7 +82,7 @@ def test_without_a_server_the_served_figures_say_so(out, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(why_none() is not None, reason="no tritonserver (scripts/triton_env.sh)")
+@pytest.mark.skipif(why_no_triton() is not None, reason="no tritonserver (scripts/triton_env.sh)")
 def test_a_real_server_is_measured_with_conditions(out):
     """Both sides, through a real tritonserver, with a text condition and the decoder."""
     rows = served(out).served

@@ -49,7 +49,7 @@ def test_resolution_reaches_the_inputs():
 
     recipe = resolve(family="UNet2DModel", flags=recipe_flags(resolution="64"))
     config = {"in_channels": 3, "sample_size": 32}
-    sample = family("UNet2DModel").specs(config, recipe.export.side)[0]
+    sample = family("UNet2DModel").specs(config, recipe.export.size)[0]
     assert sample.shape == (3, 64, 64)
     with pytest.raises(RequestError, match=r"resolution.*0"):
         resolve(family="UNet2DModel", flags=recipe_flags(resolution="0"))
@@ -88,9 +88,9 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_made(
     tiny_model, tmp_path, class_name, sides, words
 ):
     from diffc.chain.run import Request, run
-    from diffc.models.source import find
+    from diffc.models.source import find_source
 
-    source = replace(find(str(tiny_model)), class_name=class_name)
+    source = replace(find_source(str(tiny_model)), class_name=class_name)
     recipe = resolve(family=class_name, flags={"export": {"resolution": sides}})
     with pytest.raises(RequestError, match=words):
         drain(run(Request(source, recipe, tmp_path / "out")))
@@ -101,10 +101,10 @@ def test_the_front_works_at_the_first_side(tiny_model):
     """Importance is the same stage whatever else is served; one side alone keeps its old key."""
     from diffc.chain.data import data_stage
     from diffc.chain.front import importance_stage
-    from diffc.models.source import find
+    from diffc.models.source import find_source
     from diffc.stages import Done
 
-    source = find(str(tiny_model))
+    source = find_source(str(tiny_model))
     stages = []
     for sides in (16, [16], [16, 24], [24, 16]):
         recipe = resolve(family="UNet2DModel", flags={"export": {"resolution": sides}})
@@ -137,7 +137,7 @@ def test_the_ladder_knows_what_is_captured(flags, captured):
 def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
     """The whole chain: one file, engines that serve both, each measured and held to torch."""
     import diffc
-    from diffc.bundle import bundle
+    from diffc.bundle import write_bundle
     from diffc_runtime import open_bundle
 
     options = {**QUICK, "export": {"resolution": [16, 24]}, "build": {"batch": [1, 2]}}
@@ -155,7 +155,7 @@ def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
     assert macs == report.model.macs
     again = diffc.compile(tiny_model, ratio=0.4, out=out, target="ort-cpu", options=options)
     assert all(stage.cached for stage in again.stages)
-    bundle(out, tmp_path / "bundle", server="none")
+    write_bundle(out, tmp_path / "bundle", server="none")
     assert open_bundle(tmp_path / "bundle").generate(1, 2, 0).shape == (1, 1, 16, 16)
     _wrong_elsewhere_fails(out)
 

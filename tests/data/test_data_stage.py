@@ -14,7 +14,7 @@ from support.family_cases import CASES
 from diffc.chain.data import data_stage
 from diffc.data.clean import CleanSet
 from diffc.models.families import family
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import resolve
 from diffc.stages import Room
 from diffc_export.events import drain
@@ -25,7 +25,7 @@ def done(tmp_path, source, recipe):
     room = Room(*(tmp_path / name for name in ("out", "scratch", "logs")))
     room.out.mkdir(parents=True, exist_ok=True)
     result = drain(data_stage(source, recipe).run(room))
-    return CleanSet.read(room.out / "clean.safetensors"), result
+    return CleanSet.load(room.out / "clean.safetensors"), result
 
 
 @pytest.mark.parametrize("given", ["synthetic", "images"])
@@ -34,7 +34,7 @@ def test_another_resolution_is_another_key(tiny_model, tmp_path, given) -> None:
         given = str(tmp_path / "images")
         (tmp_path / "images").mkdir()
         Image.new("L", (16, 16)).save(tmp_path / "images" / "x.png")
-    source = find(str(tiny_model))
+    source = find_source(str(tiny_model))
     keys = {
         data_stage(source, resolve(family="", flags={
             "data": {"source": given}, "export": {"resolution": side and [side]},
@@ -93,9 +93,9 @@ def test_skipped_files_are_told(tiny_model, tmp_path) -> None:
     Image.new("L", (9, 16)).save(tmp_path / "images" / "y.png")
     (tmp_path / "images" / "z.png").write_bytes(b"no")
     flags = {"data": {"source": str(tmp_path / "images")}}
-    _, result = done(tmp_path, find(str(tiny_model)), resolve(family="", flags=flags))
+    _, result = done(tmp_path, find_source(str(tiny_model)), resolve(family="", flags=flags))
     assert result["notes"] == ["1 images used, 1 unreadable, 1 of another size"]
     np.savez(tmp_path / "x.npz", x=np.zeros((2, 16, 16, 1), np.uint8))
     flags = {"data": {"source": str(tmp_path / "x.npz")}}
-    _, result = done(tmp_path, find(str(tiny_model)), resolve(family="", flags=flags))
+    _, result = done(tmp_path, find_source(str(tiny_model)), resolve(family="", flags=flags))
     assert result["notes"] == []

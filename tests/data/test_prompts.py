@@ -19,14 +19,14 @@ from support.tiny_text import save_sd, save_sdxl, vae
 import diffc
 from diffc.chain.data import CLEAN
 from diffc.data.clean import CleanSet
-from diffc.data.latents import decode, encode, pixel_shape, scale_factor
+from diffc.data.latents import decode_latents, encode_images, pixel_shape, scale_factor
 from diffc.data.prompts import encode_prompts, read_prompts
 from diffc.data.synthetic import Conditioning, guided
 from diffc.errors import InputError, RequestError
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.families.flux import FAMILY as FLUX
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc_export.events import drain
 
 PROMPTS = ["a red cat", "a blue house", "dog"]
@@ -43,7 +43,7 @@ def sdxl(tmp_path_factory):
 
 
 def encoded(folder, prompts, **options):
-    source = find(str(folder))
+    source = find_source(str(folder))
     specs = family(source.class_name).specs(source.config)
     return drain(encode_prompts(source, specs, prompts, **options))
 
@@ -89,7 +89,7 @@ def test_guidance_is_the_published_mixture(sd, monkeypatch) -> None:
     """In fp32, so that only the formula can differ; and scale 1 asks the model once."""
     monkeypatch.setattr("diffc.data.synthetic.fast_dtype", lambda _device: torch.float32)
     torch.manual_seed(0)
-    source = find(str(sd))
+    source = find_source(str(sd))
     kind = family(source.class_name)
     found = encoded(sd, PROMPTS)
     model = StableDiffusionPipeline.from_pretrained(sd).unet.eval()
@@ -120,15 +120,15 @@ def pictures(folder, n: int = 6):
 
 
 def test_latents_are_the_vaes_mean_scaled(sd) -> None:
-    source, images = find(str(sd)), torch.rand(3, 3, 16, 16) * 2 - 1
+    source, images = find_source(str(sd)), torch.rand(3, 3, 16, 16) * 2 - 1
     own = StableDiffusionPipeline.from_pretrained(sd).vae
     assert scale_factor(source) == 2 and pixel_shape(source, (4, 8, 8)) == (3, 16, 16)
     with torch.no_grad():
         expected = own.encode(images).latent_dist.mean * 0.5
         back = own.decode(expected / 0.5).sample
-    latents = drain(encode(source, images, (4, 8, 8)))
+    latents = drain(encode_images(source, images, (4, 8, 8)))
     torch.testing.assert_close(latents, expected)
-    torch.testing.assert_close(drain(decode(source, latents)), back)
+    torch.testing.assert_close(drain(decode_latents(source, latents)), back)
 
 
 def test_flux_packs_as_its_pipeline() -> None:
@@ -150,7 +150,7 @@ def test_a_text_model_is_distilled_with_prompts(sd, tmp_path, with_images) -> No
     options = {**QUICK, "data": data, "distill": {**QUICK["distill"], "null_share": 0.5}}
     out = tmp_path / "out"
     report = diffc.compile(sd, ratio=0.3, out=out, stop="distill", options=options)
-    clean = CleanSet.read(out / ".diffc" / CLEAN)
+    clean = CleanSet.load(out / ".diffc" / CLEAN)
     texts = encoded(sd, PROMPTS)
     n = 6 if with_images else 8
     assert clean.sample.shape == (n, 4, 8, 8)
@@ -173,7 +173,7 @@ def test_changed_prompts_are_encoded_anew(sd, tmp_path) -> None:
         diffc.compile(
             sd, ratio=0.3, out=tmp_path / "out", stop="plan", options={**QUICK, "data": data}
         )
-        digests.append(CleanSet.read(tmp_path / "out" / ".diffc" / CLEAN).sample.sum().item())
+        digests.append(CleanSet.load(tmp_path / "out" / ".diffc" / CLEAN).sample.sum().item())
     assert digests[0] == digests[2] != digests[1]
 
 
@@ -193,7 +193,7 @@ def test_dits_null_label_is_the_one_after_the_last(tmp_path) -> None:
         options = {**QUICK, "data": {**QUICK["data"], "guidance": guidance}}
         out = tmp_path / f"out-{guidance}"
         diffc.compile(tmp_path / "dit", ratio=0.3, out=out, stop="distill", options=options)
-        clean[guidance] = CleanSet.read(out / ".diffc" / CLEAN)
+        clean[guidance] = CleanSet.load(out / ".diffc" / CLEAN)
     assert int(clean[4.0].null["class_labels"]) == 10 == model.config.num_embeds_ada_norm
     assert not torch.equal(clean[1.0].sample, clean[4.0].sample)
     assert torch.equal(clean[1.0].conditions["class_labels"], clean[4.0].conditions["class_labels"])

@@ -174,5 +174,5 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     assert [worker.wait(300) for worker in workers] == [0, 0]
     alone = make(5, batch=5)
     for rank in range(2):
-        shared = CleanSet.read(tmp_path / f"{rank}.safetensors")
+        shared = CleanSet.load(tmp_path / f"{rank}.safetensors")
         torch.testing.assert_close(shared.sample, alone.sample, atol=2e-5, rtol=0)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support.quick import QUICK
 
 import diffc
-from diffc.data.tensors import clean_set, has_samples, read_null, read_tensors
+from diffc.data.tensors import has_samples, read_clean_set, read_null, read_tensors
 from diffc.errors import InputError, RequestError
 from diffc_export.specs import TensorSpec
 
@@ -37,14 +37,14 @@ def rows(n=6):
 
 
 def test_rows_stay_together_under_a_limit(tmp_path):
-    clean = clean_set(write(tmp_path, **rows()), SPECS, limit=4, seed=1)
+    clean = read_clean_set(write(tmp_path, **rows()), SPECS, limit=4, seed=1)
     assert len(clean) == 4 and clean.conditions["text"].dtype == torch.float32
     first = clean.sample[:, 0, 0, 0]
     assert torch.equal(first, clean.conditions["text"][:, 0, 0])
     assert torch.equal(first, clean.conditions["class_labels"].float())
-    again = clean_set(tmp_path / "data.safetensors", SPECS, limit=4, seed=1)
+    again = read_clean_set(tmp_path / "data.safetensors", SPECS, limit=4, seed=1)
     assert torch.equal(clean.sample, again.sample)
-    other = clean_set(tmp_path / "data.safetensors", SPECS, limit=4, seed=2)
+    other = read_clean_set(tmp_path / "data.safetensors", SPECS, limit=4, seed=2)
     assert not torch.equal(clean.sample, other.sample)
 
 

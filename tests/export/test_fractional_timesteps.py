@@ -7,7 +7,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 import diffc
-from diffc.bundle import bundle
+from diffc.bundle import write_bundle
 from diffc_runtime import open_bundle
 from diffc_runtime.pipeline import _draw, _streams
 
@@ -16,7 +16,7 @@ STEPS, SEED = 7, 3
 
 def test_euler_with_linspace_is_diffusers_own(compiled, tmp_path):
     out, _, _ = compiled
-    bundle(out, tmp_path / "bundle", server="none")
+    write_bundle(out, tmp_path / "bundle", server="none")
     served = open_bundle(tmp_path / "bundle")
     served.scheduler_config = {**served.scheduler_config, "timestep_spacing": "linspace"}
     found = served.generate(1, STEPS, SEED, scheduler="euler")

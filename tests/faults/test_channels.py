@@ -18,7 +18,7 @@ from support.runs import compile_quickly, refusal
 
 from diffc.errors import InputError
 from diffc.models.channels import check_channels
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 
 
 def save_wide(folder, channels: int, kind=StableDiffusionPipeline):
@@ -99,7 +99,7 @@ def test_plan_and_inspect_go_on(tmp_path) -> None:
     from diffc.recipe import resolve
 
     model = save_wide(tmp_path / "inp", 9)
-    source = find(str(model), need_weights=False)
+    source = find_source(str(model), need_weights=False)
     recipe = resolve(family=source.class_name, flags={"prune": {"ratio": 0.3}})
     assert make_plan(source, recipe, None, {}, 4).compressed.macs > 0
 
@@ -112,6 +112,6 @@ def test_a_learned_variance_goes_on_working(tmp_path) -> None:
 
 def test_a_vae_is_no_denoiser(tmp_path) -> None:
     tiny_text.vae().save_pretrained(tmp_path / "vae")
-    check_channels(find(str(tmp_path / "vae")))
+    check_channels(find_source(str(tmp_path / "vae")))
     edit_json(tmp_path / "vae" / "config.json", latent_channels=8)
-    check_channels(find(str(tmp_path / "vae"), need_weights=False))
+    check_channels(find_source(str(tmp_path / "vae"), need_weights=False))

@@ -25,12 +25,12 @@ from support.runs import compile_quickly, refusal
 
 from diffc.chain.data import CLEAN
 from diffc.data.conditions import guidance_embedding, pipeline_conditions
-from diffc.data.guidance import guidance_of
-from diffc.data.latents import decode, encode, latent_factors, load_vae
+from diffc.data.guidance import decide_guidance
+from diffc.data.latents import decode_latents, encode_images, latent_factors, load_vae
 from diffc.data.prompts import encode_prompts, encoding_arguments
 from diffc.errors import InputError
 from diffc.models.families import family
-from diffc.models.source import Source, find
+from diffc.models.source import Source, find_source
 from diffc_export.events import drain
 
 PROMPTS = ["a red cat", "a blue dog"]
@@ -41,7 +41,7 @@ def specs_of(source: Source):
 
 
 def encoded(folder, **options):
-    source = find(str(folder))
+    source = find_source(str(folder))
     return drain(encode_prompts(source, specs_of(source), PROMPTS, **options))
 
 
@@ -150,7 +150,7 @@ def test_a_guidance_input_is_the_pipelines_default(tmp_path, pipeline, scale) ->
     fixed = pipeline_conditions(source, specs)
     assert fixed.rows["guidance"].item() == scale
     assert fixed.rows["img_ids"].shape == (16, 3)
-    assert not guidance_of(source, None).has_null
+    assert not decide_guidance(source, None).has_null
     assert pipeline_conditions(source, specs, 2.0).rows["guidance"].item() == 2.0
 
 
@@ -187,9 +187,9 @@ def test_models_distilled_for_few_steps_are_not_guided(tmp_path, scheduler, name
     config = {**scheduler.config, "_class_name": type(scheduler).__name__}
     (tmp_path / "model_index.json").write_text('{"_class_name": "X"}', "utf-8")
     source = Source(name, tmp_path, "unet", "UNet2DConditionModel", {}, config, ())
-    guidance = guidance_of(source, None)
+    guidance = decide_guidance(source, None)
     assert guidance.scale == scale and guidance.has_null == (scale != 1)
-    assert guidance_of(source, 2.5).scale == 2.5 and guidance_of(source, 2.5).has_null
+    assert decide_guidance(source, 2.5).scale == 2.5 and decide_guidance(source, 2.5).has_null
 
 
 def test_a_note_says_why_and_a_flag_changes_it(tmp_path) -> None:
@@ -294,7 +294,7 @@ def save_scaled_vae(model, mean, std):
     vae.register_to_config(latents_mean=mean, latents_std=std)
     shutil.rmtree(model / "vae")
     vae.save_pretrained(model / "vae")
-    return find(str(model))
+    return find_source(str(model))
 
 
 def test_latents_are_scaled_channel_by_channel_where_the_vae_says_so(tmp_path) -> None:
@@ -306,19 +306,19 @@ def test_latents_are_scaled_channel_by_channel_where_the_vae_says_so(tmp_path) -
     )
     with torch.no_grad():
         theirs = vae.decode(z * std / vae.config.scaling_factor + mean, return_dict=False)[0]
-    torch.testing.assert_close(drain(decode(source, z)), theirs)
+    torch.testing.assert_close(drain(decode_latents(source, z)), theirs)
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         value = vae.encode(images).latent_dist.mode()
     expected = (value - mean) * vae.config.scaling_factor / std
-    torch.testing.assert_close(drain(encode(source, images, (4, 8, 8))), expected)
+    torch.testing.assert_close(drain(encode_images(source, images, (4, 8, 8))), expected)
 
 
 def test_a_mean_of_other_channels_is_one_line(tmp_path) -> None:
     model = tiny_text.save_sdxl(tmp_path / "x")
     source = save_scaled_vae(model, [1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
     with pytest.raises(InputError, match="have 3 values, and its latents 4 channels"):
-        drain(decode(source, torch.randn(1, 4, 8, 8)))
+        drain(decode_latents(source, torch.randn(1, 4, 8, 8)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from support.runs import refusal
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config, strange_values
 from diffc.models.families import family
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.planning import cost_of
 
 
@@ -86,7 +86,7 @@ def test_plan_and_inspect_say_the_key(sd):
     before = edited(sd / "unet/config.json", up_block_types=3.5)
     try:
         with pytest.raises(InputError, match=r"UNet2DConditionModel.*up_block_types is '3.5'"):
-            cost_of(find(sd, need_weights=False))
+            cost_of(find_source(sd, need_weights=False))
     finally:
         (sd / "unet/config.json").write_text(before, "utf-8")
 

@@ -17,8 +17,8 @@ from diffc.errors import InputError
 from diffc.models.cut import skeleton
 from diffc.models.dry_run import dry_call, dry_run
 from diffc.models.families import family
-from diffc.models.families.reach import left_whole, reach
-from diffc.models.source import find
+from diffc.models.families.reach import idle_modules, trace_call
+from diffc.models.source import find_source
 from diffc.prune.planning import cost_of
 
 
@@ -39,7 +39,7 @@ def test_a_config_that_the_constructor_refuses_is_one_line_everywhere(tmp_path, 
     error = refusal(model, tmp_path / "o")
     assert "cannot be made from its config" in str(error)
     with pytest.raises(InputError, match="cannot be made from its config"):
-        cost_of(find(model))
+        cost_of(find_source(model))
 
 
 @pytest.mark.parametrize("verb", ["plan", "inspect"])
@@ -108,7 +108,7 @@ def test_every_family_passes_and_uses_each_of_its_inputs(name):
 
 def test_a_compressed_folder_is_tried_as_it_is(tmp_path):
     compile_quickly(save_ddpm(tmp_path / "m"), tmp_path / "o", "prune", ratio=0.5)
-    pruned = find(tmp_path / "o" / "pruned")
+    pruned = find_source(tmp_path / "o" / "pruned")
     assert dry_run(pruned) == []
     path = pruned.folder / "pruning.json"
     value = json.loads(path.read_text())
@@ -131,21 +131,23 @@ def test_reach_follows_values_and_not_shapes():
             return self.used(a) + added
 
     inputs = {name: torch.empty(2, 4) for name in "abc"}
-    result = reach(Model(), inputs, lambda model, given: model(given["a"], given["b"], given["c"]))
+    result = trace_call(
+        Model(), inputs, lambda model, given: model(given["a"], given["b"], given["c"])
+    )
     assert result.inputs == {"a", "c"} and result.output.device.type == "meta"
-    assert left_whole(Model(), result.modules) == ["idle"]
+    assert idle_modules(Model(), result.modules) == ["idle"]
 
 
 def test_real_weights_are_neither_copied_nor_changed():
     tiny = case("unet2d")
     before = {name: value.data_ptr() for name, value in tiny.model.state_dict().items()}
-    reach(tiny.model, tiny.inputs, tiny.family.call)
+    trace_call(tiny.model, tiny.inputs, tiny.family.call)
     assert before == {name: value.data_ptr() for name, value in tiny.model.state_dict().items()}
     assert not any(module._forward_pre_hooks for module in tiny.model.modules())
 
 
 def test_the_dry_run_of_a_small_pipeline_is_quick(tmp_path):
-    source = find(save_sd(tmp_path / "sd"))
+    source = find_source(save_sd(tmp_path / "sd"))
     started = time.perf_counter()
     dry_run(source)
     assert time.perf_counter() - started < 3

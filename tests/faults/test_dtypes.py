@@ -9,7 +9,7 @@ from support.pipelines import save_ddpm
 
 from diffc.models.load import load_denoiser
 from diffc.models.save import save_compressed
-from diffc.models.source import find
+from diffc.models.source import find_source
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -20,7 +20,7 @@ def saved(tmp_path, cast) -> dict[str, torch.dtype]:
     state = load_file(folder / WEIGHTS)
     changed = {name: cast(name, value) for name, value in state.items()}
     save_file(changed, folder / WEIGHTS, metadata={"format": "pt"})
-    source = find(folder)
+    source = find_source(folder)
     save_compressed(load_denoiser(source), source, tmp_path / "out", {})
     return {name: value.dtype for name, value in load_file(tmp_path / "out" / WEIGHTS).items()}
 
@@ -65,7 +65,7 @@ def test_pickled_weights_keep_theirs(tmp_path):
     state = {name: value.half() for name, value in load_file(folder / WEIGHTS).items()}
     (folder / WEIGHTS).unlink()
     torch.save(state, folder / "unet" / "diffusion_pytorch_model.bin")
-    source = find(folder, allow_pickle=True)
+    source = find_source(folder, allow_pickle=True)
     save_compressed(load_denoiser(source), source, tmp_path / "out", {})
     values = load_file(tmp_path / "out" / WEIGHTS).values()
     assert {value.dtype for value in values} == {torch.float16}

@@ -17,7 +17,7 @@ from diffc.models.cut import skeleton
 from diffc.models.dry_run import dry_call, dry_run
 from diffc.models.families import family
 from diffc.models.inputs import input_specs
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.planning import cost_of
 from diffc.recipe import resolve
 
@@ -51,7 +51,7 @@ def unet_folder(folder, **config):
 
 def shapes(folder):
     """The inputs of the folder's denoiser, once a dry run has passed."""
-    source = find(folder, need_weights=False)
+    source = find_source(folder, need_weights=False)
     dry_run(source)
     return {spec.name: spec.shape for spec in input_specs(source)}
 
@@ -90,7 +90,7 @@ def prompts_file(folder):
 def test_an_option_of_the_unet_with_cross_attention_is_taken(tmp_path, config, name, shape):
     folder = unet_folder(tmp_path, **config)
     assert shapes(folder)[name] == shape
-    assert cost_of(find(folder, need_weights=False)).groups
+    assert cost_of(find_source(folder, need_weights=False)).groups
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_plain_unet_that_adds_its_labels_as_they_are_is_cut_around_them(tmp_pa
     model, data = save_ddpm(tmp_path / "m", class_embed_type="identity"), tmp_path / "d.safetensors"
     save_file({"class_labels": torch.randn(6, 64), "sample": torch.randn(6, 1, 16, 16)}, data)
     compile_quickly(model, tmp_path / "o", "prune", data={"source": str(data)})
-    pruned = find(tmp_path / "o" / "pruned")
+    pruned = find_source(tmp_path / "o" / "pruned")
     assert dry_run(pruned) == []
 
 
@@ -177,14 +177,14 @@ def test_the_length_of_a_text_is_the_pipelines_whatever_its_width(
     edit_json(folder / "unet" / "config.json", cross_attention_dim=512)
     edit_json(folder / "tokenizer" / "tokenizer_config.json", model_max_length=length)
     edit_json(folder / "model_index.json", _class_name=pipeline)
-    specs = {spec.name: spec.shape for spec in input_specs(find(folder))}
+    specs = {spec.name: spec.shape for spec in input_specs(find_source(folder))}
     assert specs["encoder_hidden_states"] == (tokens, 512)
 
 
 def test_a_pipeline_without_a_tokenizer_conditions_on_one_embedding(tmp_path):
     folder = save_sd(tmp_path / "sd")
     edit_json(folder / "model_index.json", tokenizer=None, text_encoder=None)
-    specs = {spec.name: spec.shape for spec in input_specs(find(folder))}
+    specs = {spec.name: spec.shape for spec in input_specs(find_source(folder))}
     assert specs["encoder_hidden_states"] == (1, 24)
 
 
@@ -199,7 +199,7 @@ def test_conditions_of_another_length_are_used_at_theirs_with_a_note(tmp_path):
     save_file(texts, data)
     flags = {"data": {"source": str(data)}, "prune": {"ratio": 0.3}}
     recipe = resolve(family="UNet2DConditionModel", flags=flags)
-    notes = preflight(find(model), recipe, tmp_path / "o", "plan")
+    notes = preflight(find_source(model), recipe, tmp_path / "o", "plan")
     assert any("154 tokens, not the usual 77" in note for note in notes)
     longer = compile_quickly(model, tmp_path / "o", "plan", data={"source": str(data)})
     usual = compile_quickly(
@@ -216,7 +216,7 @@ def test_a_text_that_no_block_attends_to_is_no_input(tmp_path):
     StableDiffusionPipeline(
         unet=unet, scheduler=DDIMScheduler(clip_sample=False), **other_parts(model)
     ).save_pretrained(model)
-    assert [spec.name for spec in input_specs(find(model))] == ["sample", "timestep"]
+    assert [spec.name for spec in input_specs(find_source(model))] == ["sample", "timestep"]
     error = refusal(model, tmp_path / "o", data={"prompts": prompts_file(tmp_path)})
     assert "attends to no text" in str(error) and error.hint == "leave the prompts out"
     compile_quickly(model, tmp_path / "o", "plan")  # without prompts it is unconditional
@@ -243,7 +243,7 @@ def test_an_input_that_the_output_does_not_depend_on_is_refused():
 
 def test_blocks_that_no_call_reaches_are_left_whole_and_named(tmp_path):
     """GLIGEN's gated attention, which runs only where boxes are given."""
-    source = find(unet_folder(tmp_path, attention_type="gated"), need_weights=False)
+    source = find_source(unet_folder(tmp_path, attention_type="gated"), need_weights=False)
     notes = dry_run(source)
     assert notes == ["left whole, since no call reaches them: fuser (4), position_net"]
     touched = {piece.module for group in cost_of(source).groups for piece in group.slices}

@@ -15,14 +15,14 @@ from support.runs import compile_quickly
 import diffc.data.latents as latents
 import diffc.data.synthetic as synthetic
 import diffc.measure.quality as quality
-from diffc.data.batches import in_batches
+from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
 from diffc.errors import OutOfMemory
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.importance import importance
 from diffc.prune.importance.base import Subject
 from diffc.recipe import ImportanceSection
@@ -62,7 +62,7 @@ def test_every_row_is_done_once_and_in_order(limit, words):
         room(len(rows), limit, words)
         return list(rows)
 
-    parts = drain(in_batches(10, 8, work, "counting"))
+    parts = drain(run_in_batches(10, 8, work, "counting"))
     assert [i for part in parts for i in part] == list(range(10))
     assert max(map(len, parts)) <= limit
 
@@ -74,7 +74,7 @@ def test_no_room_for_one_row_says_what_to_lower():
         return rows
 
     with pytest.raises(OutOfMemory) as caught:
-        drain(in_batches(4, 4, work, "sampling the dense model"))
+        drain(run_in_batches(4, 4, work, "sampling the dense model"))
     said = str(caught.value)
     assert said.startswith("out of ") and "while sampling the dense model, one at a time" in said
     assert "20.0 GiB asked for" in said and "--resolution" in caught.value.hint
@@ -87,7 +87,7 @@ def test_other_errors_pass_through():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        drain(in_batches(4, 4, work, "counting"))
+        drain(run_in_batches(4, 4, work, "counting"))
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("no"))
 
 
@@ -160,7 +160,7 @@ class Cramped:
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
     scheduler = DDPMScheduler(num_train_timesteps=100)
-    source = find(save_ddpm(tmp_path_factory.mktemp("importance") / "m", scheduler))
+    source = find_source(save_ddpm(tmp_path_factory.mktemp("importance") / "m", scheduler))
     model, known = load_denoiser(source), family(source.class_name)
     specs = known.specs(source.config)
     groups = known.groups(model, example_inputs(specs, source.config))

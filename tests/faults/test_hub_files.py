@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from diffc.errors import InputError
-from diffc.models.source import find
+from diffc.models.source import find_source
 
 STEM = "diffusion_pytorch_model"
 LARGE = (".safetensors", ".bin", ".ckpt")
@@ -94,27 +94,27 @@ OTHERS = [
 
 def test_one_variant_of_what_a_run_uses(hub):
     save_repo(hub.repo, [*PLAIN, *OTHERS])
-    find("owner/name")
+    find_source("owner/name")
     assert hub.weights == set(PLAIN)
     assert (hub.snapshot / "tokenizer" / "merges.txt").exists()
 
 
 def test_every_component_where_the_whole_pipeline_is_wanted(hub):
     save_repo(hub.repo, [*PLAIN, *OTHERS])
-    find("owner/name", whole=True)
+    find_source("owner/name", whole=True)
     assert hub.weights == {*PLAIN, "safety_checker/model.safetensors"}
 
 
 def test_no_weights_for_planning(hub):
     save_repo(hub.repo, [*PLAIN, *OTHERS])
-    find("owner/name", need_weights=False)
+    find_source("owner/name", need_weights=False)
     assert hub.weights == set()
 
 
 def test_variants_where_there_are_no_plain_weights(hub):
     fp16 = [name.replace(".safetensors", ".fp16.safetensors") for name in PLAIN]
     save_repo(hub.repo, [*fp16, *OTHERS])
-    find("owner/name")
+    find_source("owner/name")
     assert hub.weights == set(fp16)
 
 
@@ -123,34 +123,36 @@ def test_shards_are_fetched_with_their_index(hub):
     save_repo(hub.repo, [*PLAIN[1:], *shards])
     names = {str(i): Path(shard).name for i, shard in enumerate(shards)}
     save(hub.repo / "unet" / f"{STEM}.safetensors.index.json", {"weight_map": names})
-    assert len(find("owner/name").weights) == 2
+    assert len(find_source("owner/name").weights) == 2
     assert hub.weights == {*PLAIN[1:], *shards}
 
 
 def test_a_flat_repository(hub):
     save_repo(hub.repo, [f"{STEM}.safetensors", f"{STEM}.bin"], flat=True)
     save(hub.repo / "scheduler_config.json", {"_class_name": "DDPMScheduler"})
-    source = find("owner/name")
+    source = find_source("owner/name")
     assert hub.weights == {f"{STEM}.safetensors"} and source.scheduler
 
 
 def test_a_lone_component(hub):
     save(hub.repo / "config.json", {"_class_name": "UNet2DModel"})
     save(hub.repo / f"{STEM}.safetensors")
-    assert len(find("owner/name").weights) == 1
+    assert len(find_source("owner/name").weights) == 1
 
 
 def test_pickles_are_fetched_under_the_flag_alone(hub):
     pickles = [f"unet/{STEM}.bin", f"vae/{STEM}.bin", "text_encoder/pytorch_model.bin"]
     save_repo(hub.repo, pickles)
     with pytest.raises(InputError, match="only pickled weights") as caught:
-        find("owner/name")
+        find_source("owner/name")
     assert "--allow-pickle" in caught.value.hint and hub.weights == set()
-    assert [path.name for path in find("owner/name", allow_pickle=True).weights] == [f"{STEM}.bin"]
+    assert [path.name for path in find_source("owner/name", allow_pickle=True).weights] == [
+        f"{STEM}.bin"
+    ]
     assert hub.weights == set(pickles)
 
 
 def test_safetensors_come_before_pickles_under_the_flag(hub):
     save_repo(hub.repo, [*PLAIN, f"unet/{STEM}.bin", "text_encoder/pytorch_model.bin"])
-    find("owner/name", allow_pickle=True)
+    find_source("owner/name", allow_pickle=True)
     assert hub.weights == set(PLAIN)

@@ -29,9 +29,9 @@ from diffc.data.prompts import encode_prompts
 from diffc.errors import InputError
 from diffc.models.checking import check_component, check_components
 from diffc.models.files import TensorEntry
-from diffc.models.key_names import Expected, check_tensors
+from diffc.models.key_names import ExpectedTensors, check_tensors
 from diffc.models.load import load_denoiser, load_pipeline
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc_export.events import follow
 from diffc_export.specs import TensorSpec
 
@@ -111,7 +111,7 @@ def test_a_denoiser_with_other_tensors_is_refused_by_all(ddpm, tmp_path, edit, s
     change(ddpm / "unet" / WEIGHTS, edit)
     error = refusal(ddpm, tmp_path / "out")
     assert error.hint
-    for act in (lambda: diffc.load(ddpm), lambda: load_denoiser(find(ddpm))):
+    for act in (lambda: diffc.load(ddpm), lambda: load_denoiser(find_source(ddpm))):
         with pytest.raises(InputError, match=says):
             act()
     assert not (tmp_path / "out").exists()
@@ -122,9 +122,9 @@ def test_a_denoiser_with_other_tensors_is_refused_by_all(ddpm, tmp_path, edit, s
 
 def test_an_extra_tensor_is_a_note(ddpm):
     change(ddpm / "unet" / WEIGHTS, lambda s: {**s, "ema.step": torch.zeros(1)})
-    notes = check_components(find(ddpm), prompts=False)
+    notes = check_components(find_source(ddpm), prompts=False)
     assert len(notes) == 1 and "does not need: ema.step" in notes[0]
-    assert load_denoiser(find(ddpm)) is not None
+    assert load_denoiser(find_source(ddpm)) is not None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_vae_with_other_tensors_is_refused(sd, tmp_path, edit, prompts):
     change(sd / "vae" / WEIGHTS, edit)
     assert str(sd / "vae") in str(refusal(sd, tmp_path / "out", **prompts))
     with pytest.raises(InputError, match=str(sd / "vae")):
-        check_components(find(sd), prompts=False)
+        check_components(find_source(sd), prompts=False)
     with pytest.raises(InputError, match=str(sd / "vae")):
         diffc.load(sd)
 
@@ -146,7 +146,7 @@ def test_a_text_encoder_with_other_tensors_is_refused_where_prompts_need_it(
 ):
     change(sd / "text_encoder" / "model.safetensors", edit)
     assert str(sd / "text_encoder") in str(refusal(sd, tmp_path / "out", **prompts))
-    assert check_components(find(sd), prompts=False) == []
+    assert check_components(find_source(sd), prompts=False) == []
     with pytest.raises(InputError, match="text_encoder"):
         diffc.load(sd)
 
@@ -160,8 +160,8 @@ def test_a_text_encoder_with_other_tensors_is_refused_where_prompts_need_it(
 )
 def test_a_text_encoder_s_older_names_are_the_library_s_matter(sd, edit):
     change(sd / "text_encoder" / "model.safetensors", edit)
-    assert check_component(find(sd).find_component("text_encoder")) == []
-    assert load_pipeline(find(sd)).text_encoder is not None
+    assert check_component(find_source(sd).find_component("text_encoder")) == []
+    assert load_pipeline(find_source(sd)).text_encoder is not None
 
 
 def test_an_older_vae_s_attention_is_renamed_as_the_library_does(sd):
@@ -172,10 +172,10 @@ def test_an_older_vae_s_attention_is_renamed_as_the_library_does(sd):
             state = {key.replace(f".{new}.", f".{name}."): v for key, v in state.items()}
         return state
 
-    before = load_pipeline(find(sd)).vae.state_dict()
+    before = load_pipeline(find_source(sd)).vae.state_dict()
     change(sd / "vae" / WEIGHTS, rename)
-    assert check_components(find(sd), prompts=False) == []
-    after = load_pipeline(find(sd)).vae.state_dict()
+    assert check_components(find_source(sd), prompts=False) == []
+    after = load_pipeline(find_source(sd)).vae.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
@@ -211,7 +211,7 @@ def test_a_component_that_was_left_out_of_the_download_is_named(sd, tmp_path, pr
 
 def test_stable_diffusion_3_without_its_third_encoder_gets_zeros_in_its_place(tmp_path):
     save_sd3(tmp_path / "sd3")
-    source = find(tmp_path / "sd3")
+    source = find_source(tmp_path / "sd3")
     specs = [
         TensorSpec("sample", (4, 8, 8), "float32", "sample"),
         TensorSpec("encoder_hidden_states", (333, 64), "float32", "condition"),
@@ -222,7 +222,7 @@ def test_stable_diffusion_3_without_its_third_encoder_gets_zeros_in_its_place(tm
     t5 = {"text_encoder_3": ["transformers", "T5EncoderModel"]}
     edit_json(tmp_path / "sd3" / "model_index.json", **t5)
     with pytest.raises(InputError, match=r"names 'text_encoder_3' \(T5EncoderModel\)"):
-        check_components(find(tmp_path / "sd3"), prompts=True)
+        check_components(find_source(tmp_path / "sd3"), prompts=True)
 
 
 def save_sd3(folder):
@@ -241,7 +241,7 @@ def save_sd3(folder):
 def test_a_safety_checker_that_is_absent_is_no_fault(sd):
     named = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     edit_json(sd / "model_index.json", safety_checker=named, requires_safety_checker=True)
-    assert check_components(find(sd), prompts=True) == []
+    assert check_components(find_source(sd), prompts=True) == []
     with pytest.warns(UserWarning, match="the pipeline goes without"):
         assert diffc.load(sd).safety_checker is None
 
@@ -249,7 +249,7 @@ def test_a_safety_checker_that_is_absent_is_no_fault(sd):
 def test_a_pipeline_class_that_is_not_installed(sd, tmp_path, prompts):
     edit_json(sd / "model_index.json", _class_name="MyPipeline")
     assert "names MyPipeline" in str(refusal(sd, tmp_path / "out", **prompts))
-    (note,) = check_components(find(sd), prompts=False)
+    (note,) = check_components(find_source(sd), prompts=False)
     assert "names MyPipeline" in note
     for named in ("MyPipeline", None, ["my_pipeline", "MyPipeline"]):
         edit_json(sd / "model_index.json", _class_name=named)
@@ -269,9 +269,9 @@ def test_a_component_class_that_is_not_installed(sd, tmp_path, prompts, entry):
 
 def test_a_vae_config_without_a_class_takes_the_index_s(sd):
     edit_json(sd / "vae" / "config.json", _class_name=None)
-    assert check_components(find(sd), prompts=False) == []
-    assert type(load_pipeline(find(sd)).vae).__name__ == "AutoencoderKL"
-    assert pixel_shape(find(sd), (4, 8, 8)) == (3, 16, 16)
+    assert check_components(find_source(sd), prompts=False) == []
+    assert type(load_pipeline(find_source(sd)).vae).__name__ == "AutoencoderKL"
+    assert pixel_shape(find_source(sd), (4, 8, 8)) == (3, 16, 16)
 
 
 @pytest.mark.parametrize("named", ["conv_out.bias", None])
@@ -313,7 +313,7 @@ def tiny_cut(ddpm, tmp_path):
     from diffc.models.save import save_compressed
     from diffc.prune.surgery import cut
 
-    source = find(ddpm)
+    source = find_source(ddpm)
     model, known = load_denoiser(source), family(source.class_name)
     specs = known.specs(source.config, None)
     groups = known.groups(model, example_inputs(specs, source.config))
@@ -325,7 +325,7 @@ def tiny_cut(ddpm, tmp_path):
 
 
 def test_the_message_counts_and_names_two(tmp_path):
-    expected = Expected({f"layer.{i}.weight": (2, 2) for i in range(9)})
+    expected = ExpectedTensors({f"layer.{i}.weight": (2, 2) for i in range(9)})
     held = {f"layer.{i}.weight": TensorEntry("F32", (2, 2)) for i in range(5)}
     with pytest.raises(InputError) as caught:
         check_tensors(tmp_path, held, expected)
@@ -343,5 +343,5 @@ def test_the_published_layout_of_a_dit_opens(tmp_path):
     ).save_pretrained(folder)
     edit_json(folder / "transformer" / "config.json", _class_name="Transformer2DModel")
     edit_json(folder / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
-    assert check_components(find(folder), prompts=False) == []
+    assert check_components(find_source(folder), prompts=False) == []
     assert type(diffc.load(folder).transformer) is DiTTransformer2DModel

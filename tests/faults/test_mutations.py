@@ -18,7 +18,7 @@ from support.pipelines import save_ddpm, save_sd
 import diffc
 from diffc.chain.preflight import preflight
 from diffc.errors import DiffcError
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import resolve
 
 FAST, MANY = range(40), range(40, 340)
@@ -169,7 +169,7 @@ MUTATIONS = (drop_tensor, rename_tensors, change_tensor, add_tensor, cut_file, o
 
 def _open(folder: Path, out: Path) -> Any:
     """What ``compile`` checks before its first stage, then the pipeline."""
-    source = find(folder)
+    source = find_source(folder)
     recipe = resolve(family=source.class_name, model=source.name, flags={"prune": {"ratio": 0.3}})
     preflight(source, recipe, out, "distill")
     return diffc.load(folder)

@@ -17,8 +17,8 @@ from diffc.data.sampling import deterministic_scheduler, sample
 from diffc.errors import InputError
 from diffc.models.diffusion import process_from_scheduler, served_settings
 from diffc.models.schedulers import CLIPPING, KNOWN, check_scheduler, is_flow
-from diffc.models.schedulers import settings as settings_of
-from diffc.models.source import find
+from diffc.models.schedulers import scheduler_settings as settings_of
+from diffc.models.source import find_source
 from diffc_runtime import schedulers as served
 
 READABLE = [name for name in KNOWN if name != "DPMSolverSDEScheduler"]  # needs torchsde
@@ -234,7 +234,7 @@ def test_a_model_without_a_scheduler_is_refused(tmp_path) -> None:
 def test_the_index_names_a_class_that_the_config_leaves_out(tmp_path) -> None:
     model = save_ddpm(tmp_path / "m", diffusers.DDIMScheduler())
     edit_json(model / "scheduler" / "scheduler_config.json", _class_name=None)
-    assert find(str(model)).scheduler["_class_name"] == "DDIMScheduler"
+    assert find_source(str(model)).scheduler["_class_name"] == "DDIMScheduler"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_an_old_config_is_corrected_as_stable_diffusions_pipeline_does(
     (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     edit_json(model / "model_index.json", scheduler=["diffusers", config["_class_name"]])
     theirs = StableDiffusionPipeline.from_pretrained(model).scheduler.config
-    ours = deterministic_scheduler(find(str(model)).scheduler, 4).config
+    ours = deterministic_scheduler(find_source(str(model)).scheduler, 4).config
     assert ours.steps_offset == theirs.steps_offset == offset
     assert ours.clip_sample is theirs.get("clip_sample", False) is False
 

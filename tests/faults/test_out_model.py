@@ -19,7 +19,7 @@ from diffc.errors import InputError
 from diffc.models.load import load, load_denoiser
 from diffc.models.other_parts import check_parts
 from diffc.models.save import save_compressed
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.output import default_out
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -28,7 +28,7 @@ PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
 
 def saved(source_folder: Path, **options) -> Path:
     """The folder around the source's denoiser, uncut."""
-    source = find(source_folder, **options)
+    source = find_source(source_folder, **options)
     folder = source_folder.with_name(f"{source_folder.name}-saved")
     save_compressed(load_denoiser(source), source, folder, {})
     return folder
@@ -131,7 +131,7 @@ def test_a_denoiser_alone_keeps_its_scheduler(tmp_path):
     shutil.copyfile(model / "scheduler" / "scheduler_config.json",
                     model / "unet" / "scheduler_config.json")  # fmt: skip
     folder = saved(model / "unet")
-    assert find(folder).scheduler == find(model / "unet").scheduler != {}
+    assert find_source(folder).scheduler == find_source(model / "unet").scheduler != {}
 
 
 def test_nothing_but_the_components_is_taken_along(sd):
@@ -169,7 +169,7 @@ def test_a_file_that_may_not_be_read_is_refused_before_the_work(sd, monkeypatch)
     can = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and can(path, mode))
     with pytest.raises(InputError, match=f"cannot read {closed}"):
-        check_parts(find(sd))
+        check_parts(find_source(sd))
 
 
 @pytest.mark.parametrize("half", ["one", "all but norms", "fp8", "all", "none"])
@@ -223,7 +223,7 @@ def test_everything_of_the_denoisers_widths_is_refused(sd, name, entry, config):
     (sd / name / "config.json").write_text(json.dumps(config))
     edit_json(sd / "model_index.json", **{name: entry})
     with pytest.raises(InputError, match=f"'{name}' .*would not fit the compressed unet"):
-        check_parts(find(sd))
+        check_parts(find_source(sd))
 
 
 def test_an_image_encoder_and_a_vae_of_the_same_widths_are_no_hindrance(sd):
@@ -232,7 +232,7 @@ def test_an_image_encoder_and_a_vae_of_the_same_widths_are_no_hindrance(sd):
     (sd / "image_encoder" / "config.json").write_text("{}")
     edit_json(sd / "model_index.json",
               image_encoder=["transformers", "CLIPVisionModelWithProjection"])  # fmt: skip
-    check_parts(find(sd))
+    check_parts(find_source(sd))
 
 
 def test_names_of_output_folders(tmp_path, monkeypatch):
@@ -275,7 +275,7 @@ def cut_folder(tmp_path_factory):
     from diffc.models.families.examples import example_inputs
     from diffc.prune.surgery import cut
 
-    source = find(save_ddpm(tmp_path_factory.mktemp("cut") / "m"))
+    source = find_source(save_ddpm(tmp_path_factory.mktemp("cut") / "m"))
     model, kind = load_denoiser(source), family(source.class_name)
     groups = kind.groups(model, example_inputs(kind.specs(source.config, None), source.config))
     keep = {group.name: list(range(group.size - 4)) for group in groups if group.size > 8}
@@ -298,14 +298,14 @@ def test_a_compressed_pipeline_can_be_saved_and_loaded_again_and_again(cut_folde
     assert shapes(after.unet) == shapes(before.unet)
     pairs = zip(after.unet.parameters(), before.unet.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
-    assert find(last).digest != find(cut_folder.with_name("m")).digest
+    assert find_source(last).digest != find_source(cut_folder.with_name("m")).digest
 
 
 def test_what_was_saved_again_is_planned_as_it_is(cut_folder, tmp_path):
     from diffc.models.load import meta_denoiser
 
     load(cut_folder).unet.save_pretrained(tmp_path / "alone")
-    assert shapes(meta_denoiser(find(tmp_path / "alone"))) == shapes(load(cut_folder).unet)
+    assert shapes(meta_denoiser(find_source(tmp_path / "alone"))) == shapes(load(cut_folder).unet)
 
 
 def test_without_any_word_of_the_cut_nothing_is_planned_or_loaded(cut_folder, tmp_path):
@@ -313,7 +313,7 @@ def test_without_any_word_of_the_cut_nothing_is_planned_or_loaded(cut_folder, tm
 
     folder = Path(shutil.copytree(cut_folder, tmp_path / "copied"))
     (folder / "pruning.json").unlink()
-    for call in (load, lambda path: meta_denoiser(find(path))):
+    for call in (load, lambda path: meta_denoiser(find_source(path))):
         with pytest.raises(InputError) as caught:
             call(folder)
         assert "pruning.json" in f"{caught.value} {caught.value.hint}"

@@ -16,7 +16,7 @@ from diffc.chain.preflight import preflight
 from diffc.errors import InputError
 from diffc.models.checking import check_components
 from diffc.models.load import load_pipeline
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import resolve
 
 PICKLES = {
@@ -48,14 +48,14 @@ def pickled(folder: Path, part: str) -> Path:
 
 @pytest.mark.parametrize("part", PICKLES)
 def test_pickles_of_every_component_need_the_flag(sd, tmp_path, part, prompts):
-    expected = load_pipeline(find(sd)).components[part].state_dict()
+    expected = load_pipeline(find_source(sd)).components[part].state_dict()
     pickled(sd, part)
     error = refusal(sd, tmp_path / "out", **prompts)
     assert f"has only pickled weights ({PICKLES[part]})" in str(error)
     assert "--allow-pickle" in error.hint
     with pytest.raises(InputError, match="only pickled weights"):
         diffc.load(sd)
-    assert check_components(find(sd, allow_pickle=True), prompts=True) == []
+    assert check_components(find_source(sd, allow_pickle=True), prompts=True) == []
     loaded = diffc.load(sd, allow_pickle=True).components[part].state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
@@ -63,9 +63,9 @@ def test_pickles_of_every_component_need_the_flag(sd, tmp_path, part, prompts):
 def test_checks_that_passed_with_leave_are_made_again_without(sd, tmp_path, prompts):
     pickled(sd, "text_encoder")
     recipe = resolve(family="UNet2DConditionModel", model="sd", recipe=None, flags=prompts)
-    preflight(find(sd, allow_pickle=True), recipe, tmp_path / "out", "plan")
+    preflight(find_source(sd, allow_pickle=True), recipe, tmp_path / "out", "plan")
     with pytest.raises(InputError, match="only pickled weights"):
-        preflight(find(sd), recipe, tmp_path / "out", "plan")
+        preflight(find_source(sd), recipe, tmp_path / "out", "plan")
 
 
 class Malicious:

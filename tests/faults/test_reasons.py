@@ -9,7 +9,7 @@ import pytest
 from support.pipelines import edit_json, save_ddpm, save_sd
 
 from diffc.errors import InputError
-from diffc.models.source import find
+from diffc.models.source import find_source
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def sd(tmp_path):
 
 def refused(folder, **options) -> InputError:
     with pytest.raises(InputError) as caught:
-        find(folder, need_weights=False, **options)
+        find_source(folder, need_weights=False, **options)
     error = caught.value
     assert error.hint and "\n" not in f"{error}{error.hint}" and len(str(error)) < 300
     return error
@@ -44,8 +44,8 @@ def test_a_vae_is_never_taken_in_the_denoiser_s_place(sd, name, class_name):
     error = refused(sd)
     assert str(error).startswith(f"{class_name} in") and "is not supported" in str(error)
     assert "UNet2DConditionModel" in error.hint and "AutoencoderKL" not in error.hint
-    assert find(sd, family="AutoencoderKL").component == "vae"
-    assert find(sd / "vae").class_name == "AutoencoderKL"
+    assert find_source(sd, family="AutoencoderKL").component == "vae"
+    assert find_source(sd / "vae").class_name == "AutoencoderKL"
 
 
 def test_the_class_is_named_where_only_the_transformer_was_downloaded(tmp_path):
@@ -62,7 +62,7 @@ def test_the_class_is_named_where_only_the_transformer_was_downloaded(tmp_path):
 def test_a_class_of_the_repository_s_own_code_is_not_run(sd):
     edit_json(sd / "model_index.json", unet=["unet_multiview", "UNet2DConditionModel"])
     assert "of the repository's own code (unet_multiview)" in str(refused(sd))
-    assert find(sd, family="UNet2DConditionModel", need_weights=False).component == "unet"
+    assert find_source(sd, family="UNet2DConditionModel", need_weights=False).component == "unet"
 
 
 def test_an_index_and_a_config_that_disagree_are_refused(sd):
@@ -158,7 +158,7 @@ def test_a_quantised_denoiser_is_refused_from_its_config(sd, method, need_weight
     edit_json(sd / "unet" / "config.json", quantization_config=QUANTISED[method])
     for folder in (sd, sd / "unet"):
         with pytest.raises(InputError, match=rf"is quantised already \({method}\)"):
-            find(folder, need_weights=need_weights)
+            find_source(folder, need_weights=need_weights)
 
 
 @pytest.mark.parametrize("file", ["model_index.json", "unet/config.json"])
@@ -178,7 +178,7 @@ def test_a_quantised_denoiser_is_refused_from_its_config(sd, method, need_weight
 def test_json_that_is_something_else_says_what_it_is(sd, file, content, says):
     (sd / file).write_bytes(content)
     with pytest.raises(InputError, match=says) as caught:
-        find(sd)
+        find_source(sd)
     assert file in str(caught.value)
 
 
@@ -196,7 +196,7 @@ def test_json_that_is_something_else_says_what_it_is(sd, file, content, says):
 def test_weights_that_are_something_else_say_what_they_are(sd, content, says):
     (sd / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=says):
-        find(sd)
+        find_source(sd)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def test_the_older_name_of_a_transformer_is_mapped(tmp_path, norm, class_name, i
     (folder / "config.json").write_text(json.dumps(config))
     index = {"transformer": ["diffusers", index_says or class_name]}
     (tmp_path / "m" / "model_index.json").write_text(json.dumps(index))
-    assert find(tmp_path / "m", need_weights=False).class_name == class_name
-    assert find(folder, need_weights=False).class_name == class_name
+    assert find_source(tmp_path / "m", need_weights=False).class_name == class_name
+    assert find_source(folder, need_weights=False).class_name == class_name
 
 
 def test_the_wrong_case_of_a_class_is_mapped(sd):
     edit_json(sd / "model_index.json", unet=["diffusers", "Unet2DConditionModel"])
     edit_json(sd / "unet" / "config.json", _class_name="UNet2dConditionModel")
-    assert find(sd, need_weights=False).class_name == "UNet2DConditionModel"
+    assert find_source(sd, need_weights=False).class_name == "UNet2DConditionModel"
 
 
 @pytest.mark.parametrize(
@@ -272,4 +272,4 @@ def test_complex_weights_are_refused(sd):
     state["conv_in.weight"] = state["conv_in.weight"].to(torch.complex64)
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"conv_in.weight holds complex numbers"):
-        meta_denoiser(find(sd))
+        meta_denoiser(find_source(sd))

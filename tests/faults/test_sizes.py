@@ -11,13 +11,13 @@ from support.runs import compile_quickly, refusal
 
 from diffc.cli.options import recipe_flags
 from diffc.errors import DiffcError, InputError, RequestError
+from diffc.input_size import read_size, size_word
 from diffc.models.dry_run import dry_run
 from diffc.models.resolutions import check_resolution
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.output import locked_recipe
 from diffc.prune.planning import cost_of
 from diffc.recipe import resolve
-from diffc.sides import as_word, read_side
 
 FOUR_LEVELS = {
     "block_out_channels": (16, 16, 32, 32),
@@ -32,7 +32,7 @@ def config_folder(folder, case, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     value = {"_class_name": class_name, **config, **changes}
     (folder / "config.json").write_text(json.dumps(value))
-    return find(folder, need_weights=False)
+    return find_source(folder, need_weights=False)
 
 
 def test_a_configs_size_that_the_levels_do_not_halve_is_refused_with_the_nearest(tmp_path):
@@ -41,8 +41,8 @@ def test_a_configs_size_that_the_levels_do_not_halve_is_refused_with_the_nearest
     assert "sample_size 28 is not a multiple of 8" in str(error)
     assert error.hint == "give one with --resolution; the nearest that are: 24 or 32"
     with pytest.raises(InputError, match="sample_size 28 is not a multiple of 8"):
-        cost_of(find(model))
-    assert cost_of(find(model), 32).groups
+        cost_of(find_source(model))
+    assert cost_of(find_source(model), 32).groups
 
 
 def test_a_configs_pair_is_refused_where_one_of_its_sides_does_not_fit(tmp_path):
@@ -95,7 +95,9 @@ def test_a_side_that_patches_or_levels_do_not_divide_names_the_nearest(
     tmp_path, case, side, nearest
 ):
     source = config_folder(tmp_path, case)
-    with pytest.raises(RequestError, match=f"--resolution {as_word(side)} is not a mult") as caught:
+    with pytest.raises(
+        RequestError, match=f"--resolution {size_word(side)} is not a mult"
+    ) as caught:
         check_resolution(source.class_name, source.config, (side,))
     assert caught.value.hint == f"the nearest that are: {nearest}"
 
@@ -108,7 +110,7 @@ def test_height_x_width_goes_from_the_flag_to_the_data_and_the_lock(tmp_path):
 
     clean = load_file(tmp_path / "o" / ".diffc" / "clean.safetensors")
     assert clean["sample"].shape[1:] == (1, 16, 24)
-    assert locked_recipe(tmp_path / "o").export.side == (16, 24)
+    assert locked_recipe(tmp_path / "o").export.size == (16, 24)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_height_x_width_goes_from_the_flag_to_the_data_and_the_lock(tmp_path):
 )
 def test_words_for_sides(text, sides, sizes):
     export = resolve(family="UNet2DModel", flags=recipe_flags(resolution=text)).export
-    assert export.sides == sides and export.sizes == sizes
+    assert export.requested_sizes == sides and export.sizes == sizes
     again = type(export).model_validate(export.model_dump(mode="json"))
     assert again == export
 
@@ -149,5 +151,5 @@ def test_a_size_that_is_no_number_is_refused(tmp_path):
 
 def test_a_side_is_read_and_written_alike():
     for side in (8, (8, 12)):
-        assert read_side(as_word(side)) == side
-    assert read_side("12x12") == 12
+        assert read_size(size_word(side)) == side
+    assert read_size("12x12") == 12

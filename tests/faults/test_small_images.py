@@ -13,7 +13,7 @@ from diffc.chain.preflight import preflight
 from diffc.data.sampling import SamplerInfo
 from diffc.measure.pictures import left_out, picture_shape
 from diffc.measure.quality import Samples, estimate, grid, quality, write_pair
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import resolve
 from diffc.report.lines import sections
 from diffc.report.markdown import to_markdown
@@ -27,7 +27,7 @@ def samples(dense, compressed):
 
 def notes_of(model, out, **sections_):
     flags = {"prune": {"ratio": 0.3}, **sections_}
-    return preflight(find(model), resolve(family="UNet2DModel", flags=flags), out, "bench")
+    return preflight(find_source(model), resolve(family="UNet2DModel", flags=flags), out, "bench")
 
 
 def test_images_below_the_window_have_no_ssim_and_the_run_goes_on(tmp_path):
@@ -75,7 +75,7 @@ def test_any_number_of_channels_can_be_shown(tmp_path, channels):
 
 
 def test_samples_without_sides_are_no_pictures(tmp_path):
-    source = find(save_ddpm(tmp_path / "m"))
+    source = find_source(save_ddpm(tmp_path / "m"))
     assert picture_shape(source, (4, 21, 8, 8)) is None
     assert picture_shape(source, (64, 16)) is None
     assert picture_shape(source, (1, 16, 16)) == (1, 16, 16)

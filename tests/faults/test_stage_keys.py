@@ -19,7 +19,7 @@ from support.runs import options_of
 
 from diffc.chain import run as chain
 from diffc.errors import CheckFailed, InputError
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import Recipe, resolve
 from diffc.stages import Done, Runner, Stage
 from diffc_export.cache import cache_folder
@@ -71,7 +71,7 @@ class Watched:
 
     def _run(self) -> dict[str, Done]:
         done: dict[str, Done] = {}
-        request = chain.Request(find(self.model), self.recipe, self.out)
+        request = chain.Request(find_source(self.model), self.recipe, self.out)
         work = chain.run(request)
         try:
             for event in work:
@@ -83,7 +83,7 @@ class Watched:
 
     def keys(self, altered: str | None = None) -> dict[str, str]:
         runner = KeyRunner(self.out, self.done, altered)
-        request = chain.Request(find(self.model), self.recipe, self.out)
+        request = chain.Request(find_source(self.model), self.recipe, self.out)
         drain(chain._front(runner, request))
         drain(chain._back(runner, self.recipe, "bench"))
         return runner.keys

@@ -16,7 +16,7 @@ from diffc.models.dry_run import dry_run
 from diffc.models.inputs import input_specs
 from diffc.models.load import load_denoiser
 from diffc.models.other_parts import uncompressed_notes
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.recipe import resolve
 
 SIDE = 4
@@ -51,23 +51,23 @@ def test_wan_is_distilled_and_says_what_is_left_out(tmp_path):
     assert any("transformer_2 is not compressed" in note for note in report.notes)
     assert any("are no pictures" in note for note in report.notes)
     assert not report.quality and not list((tmp_path / "o").glob("samples/*"))
-    small = load_denoiser(find(tmp_path / "o" / "model"))
+    small = load_denoiser(find_source(tmp_path / "o" / "model"))
     assert sum(p.numel() for p in small.parameters()) == report.compressed.params
 
 
 def test_a_pipeline_of_one_denoiser_has_no_such_note(tmp_path):
-    assert uncompressed_notes(find(save_wan(tmp_path / "w", second=False))) == []
+    assert uncompressed_notes(find_source(save_wan(tmp_path / "w", second=False))) == []
 
 
 def test_the_second_of_two_denoisers_of_another_class_is_not_named(tmp_path):
     model = save_wan(tmp_path / "w")
     edit_json(model / "model_index.json", transformer_2=["diffusers", "SkyTransformer"])
-    assert uncompressed_notes(find(model)) == []
+    assert uncompressed_notes(find_source(model)) == []
 
 
 def test_an_image_model_takes_one_picture_or_two(tmp_path):
     for case, tokens in (("wan-image", 257), ("wan-two-pictures", 514)):
-        source = find(save_wan(tmp_path / case, case, second=False))
+        source = find_source(save_wan(tmp_path / case, case, second=False))
         specs = {spec.name: spec.shape for spec in input_specs(source, SIDE)}
         assert specs["encoder_hidden_states_image"] == (tokens, 16)
         assert specs["encoder_hidden_states"] == (512, 20)
@@ -90,7 +90,7 @@ def test_preflight_of_wan_is_content(tmp_path, resolution):
     flags = {"prune": {"ratio": 0.3}, "export": {"resolution": resolution},
              "data": {"source": str(model / "conditions.safetensors")}}  # fmt: skip
     recipe = resolve(family="WanTransformer3DModel", flags=flags)
-    assert preflight(find(model), recipe, tmp_path / "o", "bench")
+    assert preflight(find_source(model), recipe, tmp_path / "o", "bench")
 
 
 def test_channels_last_is_for_two_dimensional_convolutions_alone():

@@ -10,7 +10,7 @@ import pytest
 from support.pipelines import edit_json
 from support.runs import compile_quickly
 
-from diffc.bundle import bundle
+from diffc.bundle import write_bundle
 from diffc.chain.run import finish
 from diffc.errors import InputError
 from diffc.follows import check_engine, check_measured, check_model, check_onnx, still_follows
@@ -77,8 +77,10 @@ def asked(out: Path, tmp_path: Path):
         "build": lambda: drain(finish(out, recipe, "build")),
         "bench": lambda: drain(finish(out, recipe, "bench")),
         "bench A B": lambda: drain(side_by_side([out, out / ENGINE], (), MeasureOptions())),
-        "bundle": lambda: bundle(out, tmp_path / "bundle", server="none"),
-        "bundle of an engine": lambda: bundle(out / ENGINE, tmp_path / "bundle", server="none"),
+        "bundle": lambda: write_bundle(out, tmp_path / "bundle", server="none"),
+        "bundle of an engine": lambda: write_bundle(
+            out / ENGINE, tmp_path / "bundle", server="none"
+        ),
         "check": lambda: open_subject(out),
         "check of an engine": lambda: open_subject(out / ENGINE),
         "baseline save": lambda: save(out, tmp_path / "baseline"),
@@ -187,13 +189,13 @@ def test_onnx_files_of_another_run_are_named(out, tmp_path):
     with pytest.raises(InputError, match=r"model\.json was changed since diffc wrote it"):
         check_onnx(out)
     with pytest.raises(InputError, match=r"model\.json was changed"):
-        bundle(out, tmp_path / "bundle", server="none")
+        write_bundle(out, tmp_path / "bundle", server="none")
 
 
 def test_an_engine_of_another_onnx_file_is_named(out, tmp_path):
     edit_json(out / ENGINE / "engine.json", source={"sha256": "0" * 64, "precision": "fp32"})
     with pytest.raises(InputError, match="was built from another ONNX file") as caught:
-        bundle(out, tmp_path / "bundle", server="none")
+        write_bundle(out, tmp_path / "bundle", server="none")
     assert caught.value.hint == f"diffc build {out} --target ort-cpu"
     report, _ = current_report(out)
     assert report.targets == []
@@ -223,7 +225,7 @@ def test_a_plan_for_another_gpu_must_come_from_the_same_onnx_file(out, tmp_path)
     source = json.loads((other / "engine.json").read_text())["source"]
     edit_json(other / "engine.json", source={**source, "sha256": "0" * 64}, built_for=["sm86"])
     with pytest.raises(InputError, match="it was built from another ONNX file"):
-        bundle(out, tmp_path / "bundle", server="none", plans=[other])
+        write_bundle(out, tmp_path / "bundle", server="none", gpu_engines=[other])
 
 
 def test_pictures_of_an_older_model_are_not_in_the_report(out):

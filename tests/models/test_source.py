@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.load import load_denoiser
-from diffc.models.source import check_safetensors, find
+from diffc.models.source import check_safetensors, find_source
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -24,35 +24,35 @@ def model(tiny_model, tmp_path):
 
 
 def test_a_pipeline_folder_and_its_denoiser(model):
-    pipeline, alone = find(model), find(model / "unet")
+    pipeline, alone = find_source(model), find_source(model / "unet")
     assert (pipeline.class_name, pipeline.component) == ("UNet2DModel", "unet")
     assert alone.component == "" and alone.config == pipeline.config
 
 
 def test_the_demo_ships():
-    source = find("demo")
+    source = find_source("demo")
     assert source.class_name == "UNet2DModel"
     assert sum(p.numel() for p in load_denoiser(source).parameters()) == 4_435_393
 
 
 def test_the_digest_is_of_content(model, tmp_path):
     copy = shutil.copytree(model, tmp_path / "copy")
-    assert find(copy).digest == find(model).digest
+    assert find_source(copy).digest == find_source(model).digest
     path = copy / WEIGHTS
     tensors = load_file(path)
     tensors["conv_in.bias"] = tensors["conv_in.bias"] + 1e-3
     save_file(tensors, path)
-    assert find(copy).digest != find(model).digest
+    assert find_source(copy).digest != find_source(model).digest
 
 
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(InputError, match="is no diffusers model"):
-        find(tmp_path)
+        find_source(tmp_path)
 
 
 def test_a_path_that_is_not_there():
     with pytest.raises(InputError, match=r"there is no folder '\./nowhere'"):
-        find("./nowhere")
+        find_source("./nowhere")
 
 
 def test_an_unsupported_class_names_the_supported_ones(model):
@@ -60,14 +60,14 @@ def test_an_unsupported_class_names_the_supported_ones(model):
     index["unet"][1] = "UNet1DModel"
     (model / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="UNet1DModel") as caught:
-        find(model)
+        find_source(model)
     assert "UNet2DModel" in caught.value.hint
 
 
 def test_damaged_json_names_the_file(model):
     (model / "model_index.json").write_text('{"unet": [')
     with pytest.raises(InputError, match=r"cannot read .*model_index\.json"):
-        find(model)
+        find_source(model)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
@@ -75,7 +75,7 @@ def test_truncated_weights(model, keep):
     path = model / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"diffusion_pytorch_model\.safetensors is truncated"):
-        find(model)
+        find_source(model)
 
 
 def test_a_header_that_is_no_json(tmp_path):
@@ -92,7 +92,7 @@ def test_weights_that_are_not_finite(model, bad):
     tensors["conv_out.weight"][0, 0, 0, 0] = bad
     save_file(tensors, path)
     with pytest.raises(InputError, match=r"NaN or infinity in conv_out\.weight"):
-        load_denoiser(find(model))
+        load_denoiser(find_source(model))
 
 
 def test_weights_of_another_shape(model):
@@ -101,7 +101,7 @@ def test_weights_of_another_shape(model):
     tensors["conv_in.weight"] = torch.zeros(99, 1, 3, 3)
     save_file(tensors, path)
     with pytest.raises(InputError, match="cannot be loaded"):
-        load_denoiser(find(model))
+        load_denoiser(find_source(model))
 
 
 def test_pickled_weights_need_a_flag(model):
@@ -109,17 +109,17 @@ def test_pickled_weights_need_a_flag(model):
     (model / WEIGHTS).unlink()
     torch.save(state, model / "unet/diffusion_pytorch_model.bin")
     with pytest.raises(InputError, match="only pickled weights") as caught:
-        find(model)
+        find_source(model)
     assert "--allow-pickle" in caught.value.hint
-    loaded = load_denoiser(find(model, allow_pickle=True)).state_dict()
+    loaded = load_denoiser(find_source(model, allow_pickle=True)).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
 
 def test_no_weights_will_do_for_planning(model):
     (model / WEIGHTS).unlink()
-    assert find(model, need_weights=False).weights == ()
+    assert find_source(model, need_weights=False).weights == ()
     with pytest.raises(InputError, match="has no weights"):
-        find(model)
+        find_source(model)
 
 
 def test_a_hub_id_without_a_network(monkeypatch):
@@ -127,13 +127,13 @@ def test_a_hub_id_without_a_network(monkeypatch):
     with pytest.raises(
         UnavailableError, match="cannot fetch 'nobody/nothing' from the hub"
     ) as caught:
-        find("nobody/nothing")
+        find_source("nobody/nothing")
     assert caught.value.exit_code == 2 and "network" in caught.value.hint
 
 
 def test_a_forced_family_must_exist(model):
     with pytest.raises(RequestError, match="unknown family 'UNet2D'") as caught:
-        find(model, family="UNet2D")
+        find_source(model, family="UNet2D")
     assert "UNet2DModel" in caught.value.hint
 
 
@@ -141,4 +141,4 @@ def test_a_pipelines_vae_is_not_its_denoiser(model):
     index = json.loads((model / "model_index.json").read_text())
     index = {"vae": ["diffusers", "AutoencoderKL"], **index}
     (model / "model_index.json").write_text(json.dumps(index))
-    assert find(model).component == "unet"
+    assert find_source(model).component == "unet"

@@ -9,14 +9,14 @@ from diffc.data.clean import CleanSet
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.load import load_denoiser
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.importance.base import Subject
 
 
 @pytest.fixture
 def subject(tiny_model):
     torch.set_num_threads(1)
-    source = find(tiny_model)
+    source = find_source(tiny_model)
     model, found = load_denoiser(source), family("UNet2DModel")
     inputs = {"sample": torch.zeros(1, 1, 16, 16), "timestep": torch.zeros(1, dtype=torch.long)}
     clean = CleanSet(

@@ -12,7 +12,7 @@ from support.quick import QUICK_IMPORTANCE
 
 from diffc.errors import InputError
 from diffc.models.diffusion import process_from_scheduler
-from diffc.models.sizes import tensor
+from diffc.models.sizes import get_tensor
 from diffc.prune.importance import diff_pruning, importance, score_names
 from diffc.prune.importance.diff_pruning import loss_curve, stratified
 from diffc.prune.importance.gradients import backward, batch_loss, draw_batch, slice_sums
@@ -44,11 +44,11 @@ def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
     for sign in (1, -1):
         scaled = copy.deepcopy(subject.denoiser.model)
         with torch.no_grad():
-            weight = tensor(scaled, piece.tensor).double()
+            weight = get_tensor(scaled, piece.tensor).double()
             weight.index_copy_(
                 piece.dim, index, weight.index_select(piece.dim, index) * (1 + sign * step)
             )
-            tensor(scaled, piece.tensor).copy_(weight)
+            get_tensor(scaled, piece.tensor).copy_(weight)
         moved = replace(subject, denoiser=subject.denoiser.with_model(scaled))
         losses.append(float(batch_loss(moved, batch).detach()))
     slope = (losses[0] - losses[1]) / (2 * step)

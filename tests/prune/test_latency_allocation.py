@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.chains import chain, random_scores
 
 from diffc.errors import RequestError, UnavailableError
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune import bench as bench_module
 from diffc.prune import latency_table
 from diffc.prune.allocate import limits, total_loss, walk
@@ -197,7 +197,7 @@ def test_a_layer_slower_than_a_wider_one_was_disturbed():
 def test_a_plan_without_a_target_says_so(tiny_model, prune):
     recipe = resolve(family="UNet2DModel", flags={"prune": prune})
     with pytest.raises(RequestError, match="latency is not known from a config"):
-        make_plan(find(tiny_model), recipe, None, {}, 16)
+        make_plan(find_source(tiny_model), recipe, None, {}, 16)
 
 
 def test_a_bench_that_cannot_run_says_so(monkeypatch):
@@ -217,7 +217,7 @@ def test_a_bench_that_cannot_run_says_so(monkeypatch):
 )
 def test_a_real_engine_is_planned_measured_and_recorded(tiny_model, tmp_path, prune):
     recipe = resolve(family="UNet2DModel", flags={"prune": {"ratio": 0.3, **prune}})
-    source, bench = find(tiny_model), Bench("ort-cpu", threads=1, cache=tmp_path / "cache")
+    source, bench = find_source(tiny_model), Bench("ort-cpu", threads=1, cache=tmp_path / "cache")
     plan = drain(plan_by_latency(source, recipe, None, {}, 4, bench, tmp_path / "scratch"))
     found = plan.why["latency"]
     assert found["measured"] in found["rounds"] and 1 <= len(found["rounds"]) <= 4

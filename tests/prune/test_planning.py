@@ -7,7 +7,7 @@ import pytest
 
 from diffc.chain.front import alignment
 from diffc.errors import InputError, RequestError
-from diffc.models.source import find
+from diffc.models.source import find_source
 from diffc.prune.planning import cost_of, make_plan
 from diffc.recipe import resolve
 
@@ -16,7 +16,7 @@ RATIOS = np.round(np.arange(0.2, 0.71, 0.05), 2).tolist()
 
 @pytest.fixture(scope="module")
 def demo():
-    return find("demo")
+    return find_source("demo")
 
 
 @pytest.fixture(scope="module")

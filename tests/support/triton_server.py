@@ -14,9 +14,9 @@ from diffc.bundle import server
 from diffc.bundle.server import VARIABLE
 
 
-def environment() -> server.Installed | None:
+def environment() -> server.TritonInstall | None:
     """The server's parts, or None where there is none."""
-    return server.installed() if os.environ.get(VARIABLE) else None
+    return server.find_triton() if os.environ.get(VARIABLE) else None
 
 
 def has_backend(name: str) -> bool:
@@ -25,7 +25,7 @@ def has_backend(name: str) -> bool:
     return found is not None and found.has_backend(name)
 
 
-class Server(server.Server):
+class Server(server.TritonServer):
     """diffc's own, and requests over plain HTTP."""
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:

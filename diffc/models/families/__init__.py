@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GROUP = "diffc.families"
 """The group of entry points by which other packages add families."""
-_NEEDED = ("class_name", "component")
+_REQUIRED = ("class_name", "component")
 
 
 def family_names() -> list[str]:
@@ -35,7 +35,8 @@ def component_of(class_name: str) -> str:
 
 def families() -> list[Family]:
     """Every family that can be used; a broken one of another package is left out."""
-    return [known for name in family_names() if isinstance(known := _lookup(name), _base())]
+    candidates = map(_find_family, family_names())
+    return [known for known in candidates if isinstance(known, _family_class())]
 
 
 def denoiser_folders() -> tuple[str, ...]:
@@ -56,7 +57,7 @@ def family(class_name: str) -> Family:
         InputError: with the names that are known, when this one is not.
         UnavailableError: when another package's family for it is broken, or two claim the class.
     """
-    known = _lookup(class_name)
+    known = _find_family(class_name)
     if isinstance(known, DiffcError):
         raise known
     return known
@@ -65,7 +66,7 @@ def family(class_name: str) -> Family:
 def broken_families() -> dict[str, str]:
     """Class name -> why its family, of another package, cannot be used."""
     names = dict.fromkeys(point.name for point in entry_points(GROUP))
-    return {name: str(why) for name in names if isinstance(why := _lookup(name), DiffcError)}
+    return {name: str(why) for name in names if isinstance(why := _find_family(name), DiffcError)}
 
 
 def family_package(class_name: str) -> str | None:
@@ -74,7 +75,7 @@ def family_package(class_name: str) -> str | None:
     return points[0].package if points and not is_own(class_name) else None
 
 
-def _lookup(class_name: str) -> Family | DiffcError:
+def _find_family(class_name: str) -> Family | DiffcError:
     """The family of a class, or why there is none."""
     own = _own_families().get(class_name)
     points = _points(class_name)
@@ -101,9 +102,9 @@ def _load(point: EntryPoint, path: tuple[str, ...]) -> Family | DiffcError:
     known, reason = load(point, "FAMILY")
     if reason:
         return _refusal(point, reason)
-    if not isinstance(known, _base()):
+    if not isinstance(known, _family_class()):
         return _refusal(point, "it sets no FAMILY that is an instance of base.Family")
-    for name in _NEEDED:
+    for name in _REQUIRED:
         if not isinstance(getattr(known, name, None), str):
             return _refusal(point, f"it sets no {name}")
     if known.class_name != point.name:
@@ -132,7 +133,7 @@ def _points(class_name: str) -> list[EntryPoint]:
     return [point for point in entry_points(GROUP) if point.name == class_name]
 
 
-def _base() -> type[Family]:
+def _family_class() -> type[Family]:
     from diffc.models.families.base import Family
 
     return Family

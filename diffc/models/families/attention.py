@@ -150,8 +150,8 @@ def _width(attention: nn.Module) -> int:
 def _has(attention: nn.Module, layer: str) -> bool:
     """Whether the attention has the layer: diffusers leaves it out, or sets it to None."""
     first, _, rest = layer.partition(".")
-    found = getattr(attention, first, None)
-    return found is not None and (not rest or isinstance(found, nn.ModuleList))
+    module = getattr(attention, first, None)
+    return module is not None and (not rest or isinstance(module, nn.ModuleList))
 
 
 def _leaves(attention: nn.Module, layer: str) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diffc.input_size import Size
 from diffc.models.families.base import Family
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -29,12 +29,12 @@ class AutoencoderKLDecoder(Family):
     def specs(
         self,
         config: JsonObject,
-        resolution: Side | None = None,
+        resolution: Size | None = None,
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
         """sample, the latent (C, h, w); resolution is the latent's."""
         config = self.full_config(config)
-        height, width = self.sample_sides(config, resolution)
+        height, width = self.sample_size(config, resolution)
         if resolution is None:  # the config's is of the image
             height, width = height // _factor(config), width // _factor(config)
         return [TensorSpec("sample", (config["latent_channels"], height, width), kind="sample")]
@@ -49,7 +49,7 @@ class AutoencoderKLDecoder(Family):
     ) -> list[Group]:
         """The decoder's convolutions by tracing, its attention by hand."""
         from diffc.models.families.attention import attention_groups, inner_projections
-        from diffc.models.families.graph import traced_groups
+        from diffc.models.families.graph import trace_groups
 
         fixed = ["decoder.conv_out", *inner_projections(model)]
         if getattr(model, "post_quant_conv", None) is not None:
@@ -59,7 +59,7 @@ class AutoencoderKLDecoder(Family):
             for group in attention_groups(model, head_dims=head_dims)
             if group.name.startswith("decoder.")
         ]
-        return traced_groups(model, inputs, self.call, fixed=fixed) + attention
+        return trace_groups(model, inputs, self.call, fixed=fixed) + attention
 
     def shared_multiple(self, config: JsonObject) -> int | None:
         """Any side: the decoder only doubles."""

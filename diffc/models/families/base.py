@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from diffc.errors import InputError
-from diffc.sides import Side, as_pair
+from diffc.input_size import Size, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
 
@@ -77,7 +77,7 @@ class Family(ABC):
 
     @abstractmethod
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """The inputs of a call.
 
@@ -205,8 +205,8 @@ class Family(ABC):
 
     # Helpers for ``specs``.
 
-    def sample_sides(
-        self, config: JsonObject, resolution: Side | None, default: int | None = None
+    def sample_size(
+        self, config: JsonObject, resolution: Size | None, default: int | None = None
     ) -> tuple[int, int]:
         """(height, width) of a sample: ``resolution``, or else the config's ``sample_size``.
 
@@ -228,10 +228,10 @@ class Family(ABC):
         return as_pair(whole[0] if len(whole) == 1 else (whole[0], whole[1]))
 
     def image_specs(
-        self, config: JsonObject, resolution: Side | None, default: int | None = None
+        self, config: JsonObject, resolution: Size | None, default: int | None = None
     ) -> list[TensorSpec]:
-        """sample (in_channels, H, W) and timestep (); the arguments are ``sample_sides``'."""
-        sides = self.sample_sides(config, resolution, default)
+        """sample (in_channels, H, W) and timestep (); the arguments are ``sample_size``'."""
+        sides = self.sample_size(config, resolution, default)
         return [TensorSpec("sample", (config["in_channels"], *sides), kind="sample"), TIMESTEP]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffc.input_size import Size
 from diffc.models.families.base import LABELS, Family
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -26,7 +26,7 @@ class DiT(Family):
     def specs(
         self,
         config: JsonObject,
-        resolution: Side | None = None,
+        resolution: Size | None = None,
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
         """sample (C, H, W) with H = W, timestep (), class_labels ()."""

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_TAKEN_FOR_ZERO = 1e-8
+_READ_AS_ZERO = 1e-8
 
 
-def exportable() -> AbstractContextManager[Any]:
+def exporter_workarounds() -> AbstractContextManager[Any]:
     """The context to run a forward pass in: it does something only during an export."""
-    return _SaidOtherwise() if torch.compiler.is_compiling() else nullcontext()
+    return ExporterWorkarounds() if torch.compiler.is_compiling() else nullcontext()
 
 
-class _SaidOtherwise(TorchFunctionMode):
+class ExporterWorkarounds(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name == "squeeze" and len(args) == 2 and _squeezes_nothing(*args):
@@ -41,4 +41,4 @@ def _squeezes_nothing(x: Tensor, dim: Any) -> bool:
 
 
 def _guards_a_division(value: Any) -> bool:
-    return isinstance(value, float) and 0 < value < _TAKEN_FOR_ZERO
+    return isinstance(value, float) and 0 < value < _READ_AS_ZERO

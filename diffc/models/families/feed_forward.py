@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diffc.models.groups import Group, Role, Slice
-from diffc.models.sizes import tensor
+from diffc.models.sizes import get_tensor
 
 
 def feed_forward_groups(model: nn.Module) -> list[Group]:
@@ -49,8 +49,8 @@ def width_group(
     offset: the column of ``second`` where the channels begin (Flux's single blocks read heads
         first); they reach to the last column.
     """
-    size = tensor(model, f"{second}.weight").shape[1] - offset
-    index = _paired(tensor(model, f"{first}.weight").shape[0], size)
+    size = get_tensor(model, f"{second}.weight").shape[1] - offset
+    index = _channel_rows(get_tensor(model, f"{first}.weight").shape[0], size)
     layers = [first] if between is None else [first, between]
     rows = [
         Slice(f"{layer}.{leaf}", 0, Role.OUT, index)
@@ -67,7 +67,7 @@ def width_group(
     )
 
 
-def _paired(made: int, size: int) -> NDArray[np.int64]:
+def _channel_rows(made: int, size: int) -> NDArray[np.int64]:
     """int64 (size, made / size): the rows of each channel, one or a value and its gate."""
     rows: NDArray[np.int64] = np.arange(made, dtype=np.int64).reshape(-1, size).T.copy()
     return rows

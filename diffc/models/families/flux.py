@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diffc.input_size import Size, as_pair
 from diffc.models.families.base import TIMESTEP, Family
-from diffc.sides import Side, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -41,7 +41,7 @@ class Flux(Family):
     block_lists = ("transformer_blocks", "single_transformer_blocks")
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
         (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.

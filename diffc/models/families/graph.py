@@ -24,7 +24,7 @@ from diffc.models.groups import Group, Role, Slice
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
-def traced_groups(
+def trace_groups(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     call: Call,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diffc.input_size import Size
 from diffc.models.families.base import Family
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -31,7 +31,7 @@ class PixArt(Family):
     sample_size_is_number = True
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,).
 
@@ -52,12 +52,12 @@ class PixArt(Family):
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """(B, 2C, H, W): the predicted noise, then the variance, where sigma is learned (the
         published models); else (B, C, H, W)."""
-        from diffc.models.families.exporting import exportable
+        from diffc.models.families.exporting import exporter_workarounds
 
         names = [spec.name for spec in _SIZES]
         rest = {name: value for name, value in inputs.items() if name not in ("sample", *names)}
         sizes = {name: inputs.get(name) for name in names}
-        with exportable():  # its last layer squeezes a dimension that is not 1
+        with exporter_workarounds():  # its last layer squeezes a dimension that is not 1
             output: Tensor = model(
                 inputs["sample"], **rest, added_cond_kwargs=sizes, return_dict=False
             )[0]

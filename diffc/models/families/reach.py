@@ -24,7 +24,7 @@ Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
-class Reach:
+class CallTrace:
     """One call on the meta device.
 
     output: what the call returned, without values. modules: the names of those that ran.
@@ -36,27 +36,27 @@ class Reach:
     inputs: frozenset[str]
 
 
-def reach(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Reach:
+def trace_call(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> CallTrace:
     """Call ``model`` with inputs of the shapes of ``inputs`` on the meta device."""
     tensors = {name: torch.empty_like(value, device="meta") for name, value in inputs.items()}
-    wrapped = _Called(model, call)
+    wrapped = _CallModule(model, call)
     values = [*wrapped.named_parameters(), *wrapped.named_buffers()]
     shadows = {name: value.detach().to("meta") for name, value in values}
-    sources = _Sources(tensors)
-    with torch.no_grad(), torch.device("meta"), _ran(model) as modules, sources:
+    sources = _InputTracker(tensors)
+    with torch.no_grad(), torch.device("meta"), _record_modules(model) as modules, sources:
         output = torch.func.functional_call(wrapped, shadows, (tensors,))
-    return Reach(output, frozenset(modules), sources.of(output))
+    return CallTrace(output, frozenset(modules), sources.of(output))
 
 
 def reached_groups(
     groups: Iterable[Group], model: nn.Module, inputs: Mapping[str, Tensor], call: Call
 ) -> list[Group]:
     """The groups whose layers a call runs."""
-    modules = reach(model, inputs, call).modules
+    modules = trace_call(model, inputs, call).modules
     return [group for group in groups if group.slices[0].module in modules]
 
 
-def left_whole(model: nn.Module, modules: frozenset[str]) -> list[str]:
+def idle_modules(model: nn.Module, modules: frozenset[str]) -> list[str]:
     """The outermost modules with weights that did not run, where nothing inside ran either.
 
     modules: the names of those that ran.
@@ -74,7 +74,7 @@ def left_whole(model: nn.Module, modules: frozenset[str]) -> list[str]:
     return [name for name in idle if name.rpartition(".")[0] not in inside]
 
 
-class _Called(nn.Module):
+class _CallModule(nn.Module):
     """A family's call as a module's, so that its weights can be exchanged for the call."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
@@ -86,7 +86,7 @@ class _Called(nn.Module):
 
 
 @contextmanager
-def _ran(model: nn.Module) -> Iterator[set[str]]:
+def _record_modules(model: nn.Module) -> Iterator[set[str]]:
     """The names of the modules that run inside the block."""
     names: set[str] = set()
     hooks = [
@@ -100,7 +100,7 @@ def _ran(model: nn.Module) -> Iterator[set[str]]:
             hook.remove()
 
 
-class _Sources(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _InputTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor back to the inputs that it was computed from."""
 
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:

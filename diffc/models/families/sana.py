@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diffc.input_size import Size
 from diffc.models.families.base import Family
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -26,7 +26,7 @@ class Sana(Family):
     sample_size_is_number = True
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
         (300,), and guidance () where it is distilled into the model (Sprint)."""
@@ -43,9 +43,9 @@ class Sana(Family):
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The predicted velocity, (B, C, H, W)."""
-        from diffc.models.families.exporting import exportable
+        from diffc.models.families.exporting import exporter_workarounds
 
-        with exportable():  # linear attention divides by a sum + 1e-15
+        with exporter_workarounds():  # linear attention divides by a sum + 1e-15
             return super().call(model, inputs)
 
     def multiple(self, config: JsonObject) -> int:

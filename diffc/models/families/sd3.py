@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from diffc.input_size import Size
 from diffc.models.families.base import Family
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -20,7 +20,7 @@ class SD3(Family):
     sample_size_is_number = True
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D),
         pooled_projections (P,)."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
+from diffc.input_size import Size
 from diffc.models.families.base import LABELS, Family, halving_multiple
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -33,7 +33,7 @@ class UNet2D(Family):
     component = "unet"
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), and class_labels where the model has classes: () or, where
         it adds them to the time embedding as they are, (its width,)."""
@@ -49,12 +49,12 @@ class UNet2D(Family):
         from torch import nn
 
         from diffc.models.families.attention import attention_groups, inner_projections
-        from diffc.models.families.graph import traced_groups
+        from diffc.models.families.graph import trace_groups
 
         fixed = ["conv_out", *inner_projections(model)]
         if isinstance(getattr(model, "class_embedding", None), nn.Identity):
             fixed.append("time_embedding.linear_2")  # as wide as the labels that are added to it
-        groups = traced_groups(model, inputs, self.call, fixed=fixed)
+        groups = trace_groups(model, inputs, self.call, fixed=fixed)
         return groups + attention_groups(model, head_dims=head_dims)
 
     def shared_multiple(self, config: JsonObject) -> int | None:

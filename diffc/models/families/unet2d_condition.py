@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
+from diffc.input_size import Size
 from diffc.models.families.base import LABELS, Family, halving_multiple
-from diffc.sides import Side
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -41,7 +41,7 @@ class UNet2DCondition(Family):
     text_length_is_pipelines = True
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, H, W), timestep (), encoder_hidden_states (L, D), and what the config adds.
 
@@ -77,7 +77,7 @@ class UNet2DCondition(Family):
 
         from diffc.models.families.attention import attention_groups, inner_projections
         from diffc.models.families.feed_forward import feed_forward_groups, first_projections
-        from diffc.models.families.graph import traced_groups
+        from diffc.models.families.graph import trace_groups
 
         _refuse_unsupported(model)
         fixed = ["conv_out", *inner_projections(model), *first_projections(model)]
@@ -86,7 +86,7 @@ class UNet2DCondition(Family):
             fixed.append("time_embedding.cond_proj")
         if isinstance(getattr(model, "class_embedding", None), nn.Identity):
             fixed.append("time_embedding.linear_2")  # as wide as the labels that are added to it
-        groups = traced_groups(model, inputs, self.call, fixed=fixed)
+        groups = trace_groups(model, inputs, self.call, fixed=fixed)
         return groups + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
 
     def shared_multiple(self, config: JsonObject) -> int | None:
@@ -123,10 +123,10 @@ class UNet2DCondition(Family):
 def _refuse_unsupported(model: nn.Module) -> None:
     config: JsonObject = model.config  # type: ignore[assignment]
     blocks = [*config["down_block_types"], config["mid_block_type"], *config["up_block_types"]]
-    found = sorted({b for b in blocks if b and any(kind in b for kind in _UNSUPPORTED)})
-    if found:
+    refused = sorted({b for b in blocks if b and any(kind in b for kind in _UNSUPPORTED)})
+    if refused:
         raise InputError(
-            f"a UNet2DConditionModel with {', '.join(found)} cannot be cut",
+            f"a UNet2DConditionModel with {', '.join(refused)} cannot be cut",
             hint="supported: the blocks of Stable Diffusion 1, 2 and XL, LDM and LCM",
         )
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diffc.input_size import Size, as_pair
 from diffc.models.families.base import TIMESTEP, Family
-from diffc.sides import Side, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -33,7 +33,7 @@ class Wan(Family):
     block_lists = ("blocks",)
 
     def specs(
-        self, config: JsonObject, resolution: Side | None = None, tokens: int | None = None
+        self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
         """sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and
         encoder_hidden_states_image (257, I) for image-to-video; (514, I) for a first and a last

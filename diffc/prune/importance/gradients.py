@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffc.data.batches import no_room, smaller
+from diffc.data.batches import halve_batch, out_of_memory_error
 from diffc.data.precision import device_of
 from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
-from diffc.models.sizes import tensor
+from diffc.models.sizes import get_tensor
 from diffc.prune.importance.base import Subject
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
@@ -68,8 +68,8 @@ def mean_loss(
                 raise
             failure = caught.with_traceback(None)  # its frames hold the tensors of the piece
         if accumulate:
-            raise no_room("measuring importance", failure) from failure
-        subject.limit.rows = smaller(size, "measuring importance", failure)
+            raise out_of_memory_error("measuring importance", failure) from failure
+        subject.limit.rows = halve_batch(size, "measuring importance", failure)
 
 
 def _piece_losses(subject: Subject, batch: Batch, size: int, gradients: bool) -> Iterator[float]:
@@ -112,7 +112,7 @@ def slice_sums(
 
 
 def _product(model: nn.Module, name: str) -> Tensor:
-    value = tensor(model, name)
+    value = get_tensor(model, name)
     if value.grad is None:
         return torch.zeros_like(value)
     product = value.detach() * value.grad

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffc.models.sizes import tensor
+from diffc.models.sizes import get_tensor
 from diffc.prune.importance.base import Importance, Score, Subject
 from diffc.prune.importance.gradients import by_channel, mean_over_slices, weights_only
 from diffc.recipe import ImportanceSection
@@ -25,7 +25,9 @@ class Magnitude(Score):
         scores = {}
         for group in weights_only(subject).groups:
             squares = [
-                by_channel(tensor(subject.denoiser.model, piece.tensor).detach().square(), piece)
+                by_channel(
+                    get_tensor(subject.denoiser.model, piece.tensor).detach().square(), piece
+                )
                 for piece in group.slices
             ]
             scores[group.name] = mean_over_slices(np.stack(squares))

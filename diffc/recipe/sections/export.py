@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, field_serializer, model_validator
 
+from diffc.input_size import Size, as_pair, read_size
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.words import Sides
-from diffc.sides import Side, as_pair, read_side
 
 
 class ExportSection(RecipeSection):
@@ -29,7 +29,7 @@ class ExportSection(RecipeSection):
         sides = self.resolution
         if sides is None:
             return self
-        if not sides or min(min(as_pair(read_side(side))) for side in sides) < 1:
+        if not sides or min(min(as_pair(read_size(side))) for side in sides) < 1:
             raise ValueError(f"resolution: {list(sides)} holds no side, or one below 1")
         twice = [side for side in sides if sides.count(side) > 1]
         if twice:
@@ -44,16 +44,17 @@ class ExportSection(RecipeSection):
         return sides[0] if sides and len(sides) == 1 else sides
 
     @property
-    def sides(self) -> tuple[Side, ...]:
-        """Every side of ``resolution``, as numbers; empty for the config's own."""
-        return tuple(read_side(word) for word in self.resolution or ())
+    def requested_sizes(self) -> tuple[Size, ...]:
+        """Every size of ``resolution``, as numbers; empty where the config's own is used."""
+        return tuple(read_size(word) for word in self.resolution or ())
 
     @property
-    def side(self) -> Side | None:
-        """The working side, at which the model is compressed, sampled and checked."""
-        return self.sides[0] if self.resolution else None
+    def size(self) -> Size | None:
+        """The working size, at which the model is compressed, sampled and checked."""
+        return self.requested_sizes[0] if self.resolution else None
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(H, W) of everything that one file serves, the working side first; empty for one side."""
-        return tuple(as_pair(side) for side in self.sides) if len(self.sides) > 1 else ()
+        """(H, W) of everything that one file serves, the working size first; empty for one size."""
+        requested = self.requested_sizes
+        return tuple(map(as_pair, requested)) if len(requested) > 1 else ()

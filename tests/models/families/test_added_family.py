@@ -16,7 +16,7 @@ from support.runs import compile_quickly, refusal
 from diffc.chain.data import model_packages
 from diffc.errors import InputError, UnavailableError
 from diffc.models.families import broken_families, families, family, family_names
-from diffc.models.source import find
+from diffc.models.source import find_source
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
 SECTION = PAGE.read_text().partition("## A family")[2].partition("\n## ")[0]
@@ -81,14 +81,14 @@ def test_the_example_goes_from_compile_to_an_engine(pixel_model, tmp_path):
     assert report.compressed.macs < 0.8 * report.model.macs
     described = json.loads((tmp_path / "out/onnx/compressed/model.json").read_text())
     assert described["class_name"] == CLASS
-    again = find(tmp_path / "out" / "model")
+    again = find_source(tmp_path / "out" / "model")
     assert again.class_name == CLASS and again.is_cut and again.library == "pixel_dit"
 
 
 def test_the_example_is_known_by_its_class(pixel_model):
-    source = find(pixel_model)
+    source = find_source(pixel_model)
     assert (source.class_name, source.component) == (CLASS, "transformer")
-    assert find(pixel_model / "transformer").denoiser.library == "pixel_dit"
+    assert find_source(pixel_model / "transformer").denoiser.library == "pixel_dit"
     assert model_packages(source) == ("torch", "diffusers", "pixel-dit")
     assert CLASS in [known.class_name for known in families()] and broken_families() == {}
 
@@ -122,7 +122,7 @@ def test_a_broken_family_is_named_and_in_nobodys_way(add, source, reason, tiny_m
     assert "\n" not in line and len(line) < 200
     assert broken_families() == {CLASS: line}
     assert CLASS not in [known.class_name for known in families()]
-    assert find(tiny_model).class_name == "UNet2DModel"
+    assert find_source(tiny_model).class_name == "UNet2DModel"
 
 
 def test_a_broken_family_is_refused_when_its_class_is_needed(pixel_model, add, tmp_path):
@@ -135,7 +135,7 @@ def test_a_broken_family_is_refused_when_its_class_is_needed(pixel_model, add, t
 def test_a_model_whose_package_is_not_installed_is_unsupported(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "_class_name": CLASS}))
     with pytest.raises(InputError, match=f"{CLASS} .* is not supported"):
-        find(tmp_path, need_weights=False)
+        find_source(tmp_path, need_weights=False)
 
 
 def test_two_families_of_one_class_are_both_named(add):

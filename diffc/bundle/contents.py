@@ -40,7 +40,7 @@ _DETAILS = ("settings",)  # what an OpenVINO engine was measured with, and is lo
 
 
 @dataclass(frozen=True)
-class Source:
+class BundleContents:
     """The engines of one model.
 
     engine: its engine folder; info: that folder's engine.json, as the bundle has it.
@@ -49,7 +49,7 @@ class Source:
 
     engine: Path
     info: JsonObject
-    plans: tuple[Path, ...] = ()
+    gpu_engines: tuple[Path, ...] = ()
     decoder: Path | None = None
 
     @property
@@ -62,10 +62,10 @@ class Source:
         """The decoder's engine.json, as the bundle has it."""
         return public_info(self.decoder) if self.decoder else None
 
-    def named(self) -> Iterator[tuple[str, Path]]:
+    def folders(self) -> Iterator[tuple[str, Path]]:
         """(folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
         yield "engine", self.engine
-        yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.plans, 1))
+        yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.gpu_engines, 1))
         if self.decoder:
             yield "decoder", self.decoder
 
@@ -138,9 +138,11 @@ def find_sampler(scheduler: JsonObject, inputs: Sequence[JsonObject]) -> tuple[s
         raise InputError(f"this model cannot be served: {error}", hint=hint) from None
 
 
-def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -> Source:
+def find_contents(
+    out: Path, target: str | None, side: str, gpu_engines: Sequence[Path] = ()
+) -> BundleContents:
     """The engines to bundle. Raises RequestError, InputError; see ``bundle``."""
-    engine = out if (out / NAME).is_file() else _in_output(out, target, side)
+    engine = out if (out / NAME).is_file() else _find_engine(out, target, side)
     info = public_info(engine)
     if target is not None and info["target"] != target:
         raise RequestError(f"{engine} is an engine for '{info['target']}', not '{target}'")
@@ -149,12 +151,12 @@ def find(out: Path, target: str | None, side: str, plans: Sequence[Path] = ()) -
     if not info["source"].get("scheduler"):
         hint = "export the model again, from a pipeline folder"
         raise InputError(f"{engine}: its model came without a scheduler's config", hint=hint)
-    _check_plans(engine, info, plans)
+    _check_gpu_engines(engine, info, gpu_engines)
     decoder = engine.parent / "decoder"
     has_decoder = (decoder / NAME).is_file()
     if has_decoder:
         check_engine(decoder)
-    return Source(engine, info, tuple(plans), decoder if has_decoder else None)
+    return BundleContents(engine, info, tuple(gpu_engines), decoder if has_decoder else None)
 
 
 def check_servable(name: str) -> None:
@@ -167,7 +169,7 @@ def check_servable(name: str) -> None:
         raise RequestError(f"an engine for '{name}' cannot be bundled", hint=hint)
 
 
-def _in_output(out: Path, target: str | None, side: str) -> Path:
+def _find_engine(out: Path, target: str | None, side: str) -> Path:
     if side not in SIDES:
         raise unknown("side", side, SIDES)
     engines = out / "engines"
@@ -206,14 +208,14 @@ def public_info(engine: Path) -> JsonDict:
     return {**content, "threads": None, "details": details}
 
 
-def _check_plans(engine: Path, info: JsonObject, plans: Sequence[Path]) -> None:
+def _check_gpu_engines(engine: Path, info: JsonObject, gpu_engines: Sequence[Path]) -> None:
     """Raise InputError for another model's plan, RequestError for two that nothing tells apart."""
-    places = {_fits_where(info): engine}
-    for plan in plans:
+    places = {_gpu_words(info): engine}
+    for plan in gpu_engines:
         other = public_info(plan)
         check_engine(plan)
         _check_same_model(info, other, plan)
-        where = _fits_where(other)
+        where = _gpu_words(other)
         if where in places:
             raise RequestError(
                 f"{places[where]} and {plan} are both for {where}: only one would ever be loaded",
@@ -222,7 +224,7 @@ def _check_plans(engine: Path, info: JsonObject, plans: Sequence[Path]) -> None:
         places[where] = plan
 
 
-def _fits_where(info: JsonObject) -> str:
+def _gpu_words(info: JsonObject) -> str:
     """The GPUs that an engine is for, in a few words."""
     if info["built_for"]:
         return ", ".join(info["built_for"])
@@ -233,8 +235,8 @@ def _fits_where(info: JsonObject) -> str:
 def _check_same_model(info: JsonObject, other: JsonObject, plan: Path) -> None:
     for key in ("target", "inputs", "outputs", "precision_found", "profiles"):
         if info[key] != other[key]:
-            found = f"{key} {_said(other[key])}, not {_said(info[key])}"
-            raise InputError(f"{plan} is not an engine of the same model: {found}")
+            difference = f"{key} {_describe_value(other[key])}, not {_describe_value(info[key])}"
+            raise InputError(f"{plan} is not an engine of the same model: {difference}")
     ours, theirs = exported_file(info["source"]), exported_file(other["source"])
     if None not in (ours, theirs) and ours != theirs:
         raise InputError(
@@ -243,7 +245,7 @@ def _check_same_model(info: JsonObject, other: JsonObject, plan: Path) -> None:
         )
 
 
-def _said(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """A value of engine.json; of inputs and profiles, their names and shapes."""
     if not isinstance(value, list):
         return str(value)

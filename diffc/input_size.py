@@ -1,4 +1,4 @@
-"""A side of the denoiser's own input, as people write it: 64, or 64x96 (height x width).
+"""The size of the denoiser's own input, as people write it: 64, or 64x96 (height x width).
 
 Imports the standard library alone.
 """
@@ -9,23 +9,23 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
-Side: TypeAlias = int | tuple[int, int]
-"""The side of a square, or (height, width)."""
+Size: TypeAlias = int | tuple[int, int]
+"""The height and width of a square as one number, or (height, width)."""
 
 
-def as_pair(side: Side) -> tuple[int, int]:
-    """(height, width)."""
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
+def as_pair(size: Size) -> tuple[int, int]:
+    """Return (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def as_word(side: Side) -> int | str:
-    """A side as recipes and messages have it: 64, or '64x96'."""
-    height, width = as_pair(side)
+def size_word(size: Size) -> int | str:
+    """Return a size as recipes and messages write it: 64, or '64x96'."""
+    height, width = as_pair(size)
     return height if height == width else f"{height}x{width}"
 
 
-def read_side(word: int | str | Sequence[int]) -> Side:
-    """The side in a recipe or a flag: 64, '64', '64x96' or (64, 96).
+def read_size(word: int | str | Sequence[int]) -> Size:
+    """Return the size in a recipe or a flag: 64, '64', '64x96' or (64, 96).
 
     Raises:
         ValueError: ``word`` is something else.
