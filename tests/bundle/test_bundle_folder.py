@@ -133,7 +133,7 @@ def test_a_failure_leaves_nothing_behind(out, tmp_path, monkeypatch):
     def fail(source):
         raise OSError("disk full")
 
-    monkeypatch.setattr(plain.readme, "plain", fail)
+    monkeypatch.setattr(plain.readme, "plain_readme", fail)
     with pytest.raises(OSError, match="disk full"):
         write_bundle(out, tmp_path / "bundle", server="none")
     assert list(tmp_path.iterdir()) == []
