@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from diffc.errors import InputError, RequestError, UnavailableError, unknown
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
+from diffc_export.targets.base import Array, Arrays, BuildOptions, LoadedEngine, Status, TargetFacts
 from diffc_export.targets.onnx_file import read_onnx
 from diffc_runtime import machine
 from diffc_runtime.machine import cuda, driver
@@ -106,7 +106,7 @@ class TorchTarget:
             )
             return engine.write_info(new, info)
 
-    def load(self, folder: Path, threads: int | None = None) -> Runner:
+    def load(self, folder: Path, threads: int | None = None) -> LoadedEngine:
         """The denoiser in the engine's precision, on the GPU where there is one."""
         info = engine.open_engine(folder, NAME, {})
         if not self.status().runnable:
@@ -123,7 +123,7 @@ class TorchTarget:
                 f"{source.folder} was cut or altered since {folder} was built from it",
                 hint="build the engine again",
             )
-        return TorchRunner(load_denoiser(source), info, machine.cpu.threads(threads, info.threads))
+        return TorchEngine(load_denoiser(source), info, machine.cpu.threads(threads, info.threads))
 
 
 def _device() -> dict[str, str]:
@@ -147,8 +147,8 @@ def _model(folder: Path, given: str | None) -> str:
     return given
 
 
-class TorchRunner:
-    """See diffc_export.targets.base.Runner. Tests give a denoiser's module directly."""
+class TorchEngine:
+    """See diffc_export.targets.base.LoadedEngine. Tests give a denoiser's module directly."""
 
     def __init__(self, model: nn.Module, info: engine.EngineInfo, threads: int) -> None:
         import torch
@@ -169,7 +169,7 @@ class TorchRunner:
             mode = "max-autotune" if self._device == "cuda" else "default"
             self._model = torch.compile(self._model, mode=mode, dynamic=False)
         self._family = family(str(info.source["class_name"]))
-        self._bound: dict[shapes.Call, TorchBound] = {}
+        self._bound: dict[shapes.Call, TorchCall] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once; the output comes back in float32. A graph's buffers are kept by shape."""
@@ -180,7 +180,7 @@ class TorchRunner:
         self._bound[call].run()
         return self._bound[call].outputs()
 
-    def bind(self, inputs: Arrays) -> TorchBound:
+    def bind(self, inputs: Arrays) -> TorchCall:
         """Tensors on the device, floats in the engine's precision."""
         import torch
 
@@ -195,7 +195,7 @@ class TorchRunner:
                 tensor = torch.tensor(array, device=self._device)  # a copy: it is written to
                 tensors[name] = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
             captured = Captured(call) if self.info.details.get("variant") == "graphs" else None
-        return TorchBound(captured or call, tensors, self.info)
+        return TorchCall(captured or call, tensors, self.info)
 
     def allocator_bytes(self) -> int | None:
         """torch's own peak on the GPU; None on a CPU, where it keeps no count."""
@@ -251,7 +251,7 @@ class Captured:
         return self._output
 
 
-class TorchBound:
+class TorchCall:
     """A forward pass; timed by GPU events on a GPU and by the clock on a CPU."""
 
     def __init__(

@@ -207,14 +207,14 @@ def open_anyway(place: Path, precision: str) -> dict:
     """
     from diffc_export.targets.engine import read_info
     from diffc_export.targets.trt_rtx import TARGET
-    from diffc_export.targets.trt_runner import TrtRunner
+    from diffc_export.targets.trt_runner import TrtEngine
 
     engine, facts = _build(place, "trt-rtx", "", 1, precision)
     info = read_info(engine)
     said = {"status": TARGET.status().reason, "built_as": facts["built_as"]}
     file = next(engine / name for name in info.files if not name.endswith(".json"))
     try:
-        runner = TrtRunner(TARGET.flavour, file, info)
+        runner = TrtEngine(TARGET.flavour, file, info)
         bound = runner.bind(example_inputs(info, 1))
         times = [bound.run() for _ in range(20)]
         finite = bool(np.isfinite(next(iter(bound.outputs().values()))).all())

@@ -40,7 +40,7 @@ from diffc.measure.results import Memory
 from diffc.measure.statistics import Ratio, Samples, spread
 from diffc_export.events import Progress, Work
 from diffc_export.targets import on_gpu
-from diffc_export.targets.base import Bound, Runner
+from diffc_export.targets.base import BoundCall, LoadedEngine
 from diffc_runtime.errors import BadRequest, UnfitEngine
 
 _MEMORY_TRIES = 3
@@ -125,11 +125,11 @@ def _fitness(baseline: Engine, batch: int, how: Measuring) -> Work[Decision]:
         return (yield from same_calls(calls["first"], calls["again"], how.rule))
 
 
-def _bound(runner: Runner, inputs_of: Engine, batch: int) -> Bound:
+def _bound(runner: LoadedEngine, inputs_of: Engine, batch: int) -> BoundCall:
     return runner.bind(example_inputs(inputs_of.info, batch, inputs_of.reference))
 
 
-def _broken_output(label: Label, candidate: Bound) -> Iterator[Figure]:
+def _broken_output(label: Label, candidate: BoundCall) -> Iterator[Figure]:
     """A regression where the candidate's output has NaN: its times mean nothing then."""
     for output in candidate.outputs().values():
         fault = dead_output(output)
@@ -197,7 +197,7 @@ def judged(ratio: Ratio, same: Decision, limit: float) -> Verdict:
 
 
 def _loop(
-    label: Label, runners: Mapping[str, Runner], same: Decision, how: Measuring
+    label: Label, runners: Mapping[str, LoadedEngine], same: Decision, how: Measuring
 ) -> Work[Figure]:
     """The whole sampling loop; a candidate whose loop gives no numbers has regressed."""
     assert label.batch is not None

@@ -17,7 +17,7 @@ from diffc.measure.engines import opened, why_absent
 from diffc.measure.parity import read_reference
 from diffc_export.events import Progress, Work
 from diffc_export.targets import target
-from diffc_export.targets.base import Runner
+from diffc_export.targets.base import LoadedEngine
 from diffc_export.targets.engine import EngineInfo
 from diffc_runtime import machine
 from diffc_runtime.schedules import train_steps
@@ -53,7 +53,7 @@ def check_inputs(engines: Sequence[Engine], wanted: Wanted, steps: int, *, insis
     if reason is not None and engines[0].info.target in wanted.targets:
         raise UnavailableError(f"{engines[0].name} cannot be measured here: {reason}")
     if engines[0].reference is not None:
-        read_reference(engines[0].reference, cast("Runner", _Described(engines[0].info)))
+        read_reference(engines[0].reference, cast("LoadedEngine", _Described(engines[0].info)))
     if steps and insist:
         for engine in engines:
             _check_steps(engine.info, steps)

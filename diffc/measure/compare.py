@@ -41,7 +41,7 @@ from diffc.measure.results import (
 )
 from diffc_export.events import Progress, Work
 from diffc_export.targets import target
-from diffc_export.targets.base import Runner
+from diffc_export.targets.base import LoadedEngine
 from diffc_export.targets.engine import EngineInfo, read_info
 from diffc_export.targets.onnx_file import Size, size_words
 from diffc_runtime.errors import BadRequest, UnfitEngine
@@ -118,7 +118,7 @@ def _places(infos: Mapping[str, EngineInfo], options: MeasureOptions) -> list[_P
 
 
 def _parities(
-    runners: Mapping[str, Runner], references: Mapping[str, Path]
+    runners: Mapping[str, LoadedEngine], references: Mapping[str, Path]
 ) -> Work[dict[str, dict[Size | None, Parity]]]:
     found = {}
     for name, runner in runners.items():
@@ -261,7 +261,7 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
 
 def _decoder(
     loop: LoopOptions, threads: int | None, stack: ExitStack
-) -> tuple[Runner | None, list[str]]:
+) -> tuple[LoadedEngine | None, list[str]]:
     """The decoder's engine, closed with ``stack``; or None, and why where there is one."""
     if loop.decoder is None:
         return None, []

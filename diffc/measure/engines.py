@@ -22,7 +22,7 @@ from diffc.measure.pinning import chosen, pinned
 from diffc.measure.results import Memory, Noise, Speedup
 from diffc_export.events import Work
 from diffc_export.targets import on_gpu, target
-from diffc_export.targets.base import Runner
+from diffc_export.targets.base import LoadedEngine
 from diffc_export.targets.engine import EngineInfo, read_info
 from diffc_export.targets.onnx_file import Size
 from diffc_runtime import machine
@@ -76,7 +76,7 @@ def threads_of(info: EngineInfo, asked: int | None) -> int | None:
 
 
 @contextmanager
-def loaded(folders: Mapping[str, Path], threads: int | None) -> Iterator[dict[str, Runner]]:
+def loaded(folders: Mapping[str, Path], threads: int | None) -> Iterator[dict[str, LoadedEngine]]:
     """The engines, loaded together on pinned cores, closed at the end."""
     with opened(folders, threads, strict=True) as (runners, _):
         yield runners
@@ -85,14 +85,14 @@ def loaded(folders: Mapping[str, Path], threads: int | None) -> Iterator[dict[st
 @contextmanager
 def opened(
     folders: Mapping[str, Path], threads: int | None, *, strict: bool = False
-) -> Iterator[tuple[dict[str, Runner], dict[str, str]]]:
+) -> Iterator[tuple[dict[str, LoadedEngine], dict[str, str]]]:
     """(runners, reasons): the engines that can run here, and why the others cannot.
 
     Engines on a processor run on as many cores as they have threads, always the same ones.
     strict: an engine that cannot run is an error (NotComparable, UnavailableError, InputError).
     """
     infos = {name: read_info(folder) for name, folder in folders.items()}
-    runners: dict[str, Runner] = {}
+    runners: dict[str, LoadedEngine] = {}
     reasons: dict[str, str] = {}
     with ExitStack() as stack:
         if _all_on_cpu(infos.values()):
@@ -115,7 +115,7 @@ def opened(
 
 
 def timed(
-    runners: Mapping[str, Runner], batch: int, latency: LatencyOptions,
+    runners: Mapping[str, LoadedEngine], batch: int, latency: LatencyOptions,
     reference: Path | None = None, size: Size | None = None,
 ) -> Work[Timings]:  # fmt: skip
     """All runners in turn at one batch size (and size of the sample), on the same numbers.
@@ -132,7 +132,7 @@ def timed(
     return (yield from interleaved(calls, latency, settle_times(runners), first))
 
 
-def settle_times(runners: Mapping[str, Runner]) -> dict[str, float]:
+def settle_times(runners: Mapping[str, LoadedEngine]) -> dict[str, float]:
     """How long the threads of each runner spin after a call, of those that do."""
     found = {name: float(getattr(runner, "settle", 0.0)) for name, runner in runners.items()}
     return {name: seconds for name, seconds in found.items() if seconds}

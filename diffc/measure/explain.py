@@ -30,7 +30,7 @@ from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings, interleaved
 from diffc.measure.results import Latency, Noise, Speedup
 from diffc_export.events import Work
-from diffc_export.targets.base import Arrays, Bound, Runner
+from diffc_export.targets.base import Arrays, BoundCall, LoadedEngine
 from diffc_export.targets.engine import read_info
 
 
@@ -109,10 +109,10 @@ def _with_reason(step: Step, reasons: Mapping[str, str]) -> Step:
 
 
 def _bound(
-    steps: Sequence[Step], runners: Mapping[str, Runner], batch: int, reference: Path | None
-) -> tuple[dict[str, Bound], list[Step]]:
+    steps: Sequence[Step], runners: Mapping[str, LoadedEngine], batch: int, reference: Path | None
+) -> tuple[dict[str, BoundCall], list[Step]]:
     """A call for every step that really runs here, and the steps with the others' reasons."""
-    bound: dict[str, Bound] = {}
+    bound: dict[str, BoundCall] = {}
     tried = []
     for step in steps:
         try:
@@ -127,7 +127,7 @@ def _bound(
     return bound, tried
 
 
-def _call(step: Step, runner: Runner, batch: int, reference: Path | None) -> Bound:
+def _call(step: Step, runner: LoadedEngine, batch: int, reference: Path | None) -> BoundCall:
     """The step's call, run once: torch.compile says only now whether it works."""
     inputs = example_inputs(runner.info, batch, reference)
     made = runner.bind(inputs) if step.captured else _uncaptured(runner, inputs)
@@ -135,11 +135,11 @@ def _call(step: Step, runner: Runner, batch: int, reference: Path | None) -> Bou
     return made
 
 
-def _uncaptured(runner: Runner, inputs: Arrays) -> Bound:
+def _uncaptured(runner: LoadedEngine, inputs: Arrays) -> BoundCall:
     bind = getattr(runner, "bind_uncaptured", None)
     if bind is None:
         raise UnavailableError(f"target '{runner.info.target}' captures no graph")
-    made: Bound = bind(inputs)
+    made: BoundCall = bind(inputs)
     return made
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc_export.events import Work
-from diffc_export.targets.base import Array, Runner
+from diffc_export.targets.base import Array, LoadedEngine
 from diffc_export.targets.engine import EngineInfo
 
 Decode = Callable[[Array], Array]
@@ -83,7 +83,9 @@ class Loop:
     calls, rows: how often the network was called so far, and the rows of its last call.
     """
 
-    def __init__(self, runner: Runner, options: LoopOptions, decode: Decode | None = None) -> None:
+    def __init__(
+        self, runner: LoadedEngine, options: LoopOptions, decode: Decode | None = None
+    ) -> None:
         import numpy as np
 
         self._runner, self._options = _for_any_batch(runner), options
@@ -140,18 +142,18 @@ class Loop:
         }
 
 
-def _for_any_batch(runner: Runner) -> Runner:
+def _for_any_batch(runner: LoadedEngine) -> LoadedEngine:
     """The runner as a server calls it: ONNX Runtime takes every batch size, padded to none."""
-    widened: Callable[[], Runner] | None = getattr(runner, "any_batch", None)
+    widened: Callable[[], LoadedEngine] | None = getattr(runner, "any_batch", None)
     return runner if widened is None else widened()
 
 
-def loop_call(runner: Runner, options: LoopOptions, decode: Decode | None = None) -> Call:
+def loop_call(runner: LoadedEngine, options: LoopOptions, decode: Decode | None = None) -> Call:
     """A call that makes ``options.batch`` images and returns its seconds."""
     return Loop(runner, options, decode)
 
 
-def decode_with(decoder: Runner) -> Decode:
+def decode_with(decoder: LoadedEngine) -> Decode:
     """Latents of any batch -> images, by an engine of the VAE's decoder."""
     from diffc_runtime.bundles import batched_decoder
 
@@ -168,8 +170,8 @@ def decode_with(decoder: Runner) -> Decode:
 
 
 def measure_loops(
-    dense: Runner, compressed: Runner, options: LoopOptions, timing: LatencyOptions,
-    decoder: Runner | None = None,
+    dense: LoadedEngine, compressed: LoadedEngine, options: LoopOptions, timing: LatencyOptions,
+    decoder: LoadedEngine | None = None,
 ) -> Work[tuple[Timings, dict[str, Any]]]:  # fmt: skip
     """Time the loop around both engines in turn; the times, and what each call did."""
     decode = decode_with(decoder) if decoder is not None else None

@@ -32,7 +32,7 @@ from diffc.measure.inputs import fill
 from diffc.measure.results import Closeness, Parity
 from diffc.measure.ssim import is_image, ssim
 from diffc_export.events import Progress, Work
-from diffc_export.targets.base import Array, Runner
+from diffc_export.targets.base import Array, LoadedEngine
 from diffc_export.targets.onnx_file import Size, reference_prefix, size_words
 
 TOLERANCE = {
@@ -41,13 +41,13 @@ TOLERANCE = {
 TRAJECTORY_FACTOR = 3.0
 
 
-def measure_parity(runner: Runner, reference: Path) -> Work[Parity]:
+def measure_parity(runner: LoadedEngine, reference: Path) -> Work[Parity]:
     """The worst of ``parities``: an engine is the model at every size, or it is not."""
     found = yield from parities(runner, reference)
     return worse(found.values())
 
 
-def parities(runner: Runner, reference: Path) -> Work[dict[Size | None, Parity]]:
+def parities(runner: LoadedEngine, reference: Path) -> Work[dict[Size | None, Parity]]:
     """Parity at each of the engine's sizes that the reference has; None: the working one.
 
     The caller decides what a failure is. Raises InputError when the reference is missing, damaged,
@@ -70,13 +70,13 @@ def worse(found: Collection[Parity]) -> Parity:
     return max(found, key=lambda p: (not p.passed, infinite if p.rel_l2 is None else p.rel_l2))
 
 
-def _elsewhere(runner: Runner, tensors: Mapping[str, Array], size: Size) -> Parity:
+def _elsewhere(runner: LoadedEngine, tensors: Mapping[str, Array], size: Size) -> Parity:
     """At another size than the working one; a reason says which."""
     at = size_words(size)
     return worse([_at_batch(runner, tensors, batch, None, at) for batch in _batches(runner)])
 
 
-def _working(runner: Runner, tensors: Mapping[str, Array]) -> Work[Parity]:
+def _working(runner: LoadedEngine, tensors: Mapping[str, Array]) -> Work[Parity]:
     yield Progress(0, 2, "trajectory")
     end = run_trajectory(runner, tensors) if "trajectory.final" in tensors else None
     yield Progress(1, 2, "noise levels")
@@ -90,13 +90,17 @@ def _working(runner: Runner, tensors: Mapping[str, Array]) -> Work[Parity]:
     return worse(found)
 
 
-def _batches(runner: Runner) -> list[int]:
+def _batches(runner: LoadedEngine) -> list[int]:
     """The batch sizes that the engine was built for; 1 where it serves any."""
     return sorted(set(runner.info.batches)) or [1]
 
 
 def _at_batch(
-    runner: Runner, tensors: Mapping[str, Array], batch: int, end: Array | None, size: str = ""
+    runner: LoadedEngine,
+    tensors: Mapping[str, Array],
+    batch: int,
+    end: Array | None,
+    size: str = "",
 ) -> Parity:
     """The noise levels, ``batch`` rows at a time, and the trajectory's end where it is given.
 
@@ -113,7 +117,7 @@ def _at_batch(
     return made.model_copy(update={"reason": f"at {place}: {made.reason}"})
 
 
-def read_reference(reference: Path, runner: Runner) -> dict[str, Array]:
+def read_reference(reference: Path, runner: LoadedEngine) -> dict[str, Array]:
     """The reference's tensors, checked against the engine's inputs."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -131,7 +135,7 @@ def read_reference(reference: Path, runner: Runner) -> dict[str, Array]:
     return tensors
 
 
-def run_rows(runner: Runner, inputs: Mapping[str, Any], size: int | None = None) -> Array:
+def run_rows(runner: LoadedEngine, inputs: Mapping[str, Any], size: int | None = None) -> Array:
     """The engine's output for K rows, ``size`` at a time; None: the smallest size built for."""
     rows = len(next(iter(inputs.values())))
     size = size or min(runner.info.batches, default=1)
@@ -142,11 +146,11 @@ def run_rows(runner: Runner, inputs: Mapping[str, Any], size: int | None = None)
     return np.concatenate(outputs)
 
 
-def _only_output(runner: Runner, inputs: Mapping[str, Array]) -> Array:
+def _only_output(runner: LoadedEngine, inputs: Mapping[str, Array]) -> Array:
     return runner(inputs)[runner.info.outputs[0].name]
 
 
-def run_trajectory(runner: Runner, tensors: Mapping[str, Any]) -> Array:
+def run_trajectory(runner: LoadedEngine, tensors: Mapping[str, Any]) -> Array:
     """x after the reference's steps, computed with the engine; (1, ...)."""
     size = min(runner.info.batches, default=1)
     x = tensors["trajectory.initial"].astype(np.float32)
@@ -167,7 +171,9 @@ def run_trajectory(runner: Runner, tensors: Mapping[str, Any]) -> Array:
     return result
 
 
-def closeness(runner: Runner, exact: Runner, reference: Path, seeds: int = 8) -> Closeness | None:
+def closeness(
+    runner: LoadedEngine, exact: LoadedEngine, reference: Path, seeds: int = 8
+) -> Closeness | None:
     """SSIM of the engine's images to those of ``exact``, over trajectories from the same noise.
 
     The steps are the reference's. None for anything but images: latents have no SSIM.
@@ -186,7 +192,7 @@ def closeness(runner: Runner, exact: Runner, reference: Path, seeds: int = 8) ->
     return Closeness(mean=float(np.mean(values)), least=min(values), n=seeds, steps=steps)
 
 
-def _moving(runner: Runner) -> tuple[Any, Any]:
+def _moving(runner: LoadedEngine) -> tuple[Any, Any]:
     """The inputs that change from step to step: the sample and the timestep."""
     kinds = {spec.kind: spec for spec in runner.info.inputs}
     names = {spec.name: spec for spec in runner.info.inputs}

@@ -32,7 +32,7 @@ from diffc.recipe import DEFAULT_TARGET
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work
 from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions, Runner
+from diffc_export.targets.base import BuildOptions, LoadedEngine
 from diffc_export.targets.engine import NAME, EngineInfo, read_info
 from diffc_export.targets.onnx_file import REFERENCE, read_onnx
 
@@ -171,7 +171,7 @@ def _sizes(info: EngineInfo) -> str:
 
 
 def _one_batch(
-    runners: Mapping[str, Runner],
+    runners: Mapping[str, LoadedEngine],
     infos: Mapping[str, EngineInfo],
     absent: Mapping[str, str],
     batch: int,
@@ -188,7 +188,7 @@ def _one_batch(
     return rows, timings
 
 
-def _fault(runner: Runner, batch: int, reference: Path | None) -> str:
+def _fault(runner: LoadedEngine, batch: int, reference: Path | None) -> str:
     """What is dead about its first output, or ''."""
     found = runner(example_inputs(runner.info, batch, reference))[runner.info.outputs[0].name]
     fault = dead_output(found)

@@ -386,7 +386,7 @@ def test_stored_times_that_are_none_are_not_judged(run, out, before, times):
 
 
 def test_a_candidate_that_gives_nan_has_regressed(run, out, before, monkeypatch):
-    bind = fake.FakeRunner.bind
+    bind = fake.FakeEngine.bind
 
     def broken(self, inputs):
         bound = bind(self, inputs)
@@ -402,7 +402,7 @@ def test_a_candidate_that_gives_nan_has_regressed(run, out, before, monkeypatch)
         return runner
 
     monkeypatch.setattr(fake.Fake, "load", with_folder)
-    monkeypatch.setattr(fake.FakeRunner, "bind", broken)
+    monkeypatch.setattr(fake.FakeEngine, "bind", broken)
     code, _, err = run("check", out, "--baseline", before, *FAST)
     assert code == 1 and "output has NaN or infinity" in err
 
@@ -466,7 +466,7 @@ def test_stored_times_give_no_verdict_on_a_noisy_machine(run, out, before, monke
     """The machine was quiet when they were taken: a busy one now makes everything slower."""
     wild = random.Random(0)
     monkeypatch.setattr(
-        fake.FakeBound, "run", lambda self: 9 * self._seconds * wild.lognormvariate(0, 1.5)
+        fake.FakeCall, "run", lambda self: 9 * self._seconds * wild.lognormvariate(0, 1.5)
     )
     code, said, _ = run("check", out, "--baseline-report", before, *FAST, "--json")
     assert code == 4 and rows(said)["latency p50"]["verdict"] == "unfit"
@@ -478,7 +478,7 @@ def test_far_slower_is_a_regression_on_a_noisy_machine_too(run, out, tmp_path, m
     slow = make_output(tmp_path / "slow", macs=40_000_000_000)
     wild = random.Random(0)
     monkeypatch.setattr(
-        fake.FakeBound, "run", lambda self: self._seconds * wild.lognormvariate(0, 1.5)
+        fake.FakeCall, "run", lambda self: self._seconds * wild.lognormvariate(0, 1.5)
     )
     code, said, err = run("check", slow, "--baseline", out, "--loop-steps", "0", "--json")
     assert json.loads(said)["noise"][0]["verdict"] == "unfit"

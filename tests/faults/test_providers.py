@@ -239,7 +239,7 @@ def test_a_call_of_the_processor_that_fails_is_one_line(tmp_path):
     drain(target("ort-cpu").build(onnx, BuildOptions(), tmp_path / "e"))
     runner = target("ort-cpu").load(tmp_path / "e")
     wrong = {**INPUTS, "sample": INPUTS["sample"].astype(np.float64)}
-    bound = ort_cpu.OrtBound(runner.session, runner.info, wrong)
+    bound = ort_cpu.OrtCpuCall(runner.session, runner.info, wrong)
     with pytest.raises(UnavailableError, match="ONNX Runtime failed while running ort-cpu"):
         bound.run()
 
@@ -271,16 +271,16 @@ def test_a_runtime_that_cannot_run_one_batch_size_loses_no_other(tmp_path, monke
     from diffc.measure.compare import measure_target
     from diffc.measure.engines import MeasureOptions
     from diffc.measure.latency import LatencyOptions
-    from diffc_export.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeEngine
 
-    bind = FakeRunner.bind
+    bind = FakeEngine.bind
 
     def fails(self, inputs):
         if len(inputs["sample"]) == 4:
             raise ort.OrtFailed("running fake", "no kernel for batch 4")
         return bind(self, inputs)
 
-    monkeypatch.setattr(FakeRunner, "bind", fails)
+    monkeypatch.setattr(FakeEngine, "bind", fails)
     onnx = write_handmade_folder(tmp_path / "onnx")
     for side in ("dense", "compressed"):
         drain(target("fake").build(onnx, BuildOptions(batch=(1, 4)), tmp_path / side))

@@ -22,7 +22,7 @@ from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions, Range
 from diffc_export.targets.engine import EngineInfo
-from diffc_export.targets.fake import FakeRunner
+from diffc_export.targets.fake import FakeEngine
 from diffc_export.targets.onnx_file import InputSpec
 
 WORDS = InputSpec("encoder_hidden_states", (2, 3))
@@ -199,9 +199,9 @@ def test_what_cannot_be_sampled_is_absent_with_its_reason(out, changes, words):
 
 
 def test_values_that_are_no_numbers_are_a_reason_not_a_traceback(out, monkeypatch):
-    call = FakeRunner.__call__
+    call = FakeEngine.__call__
     monkeypatch.setattr(
-        FakeRunner, "__call__", lambda self, x: {k: v * np.nan for k, v in call(self, x).items()}
+        FakeEngine, "__call__", lambda self, x: {k: v * np.nan for k, v in call(self, x).items()}
     )
     assert "not numbers" in loop_of(out, steps=2).absent
 

@@ -60,7 +60,7 @@ def test_limits_come_from_the_recipe_too(run, before, tmp_path):
 def test_just_at_the_limit_is_inconclusive(run, before, tmp_path, monkeypatch):
     noise = random.Random(0)
     monkeypatch.setattr(
-        fake.FakeBound, "run", lambda self: self._seconds * noise.lognormvariate(0, 0.1)
+        fake.FakeCall, "run", lambda self: self._seconds * noise.lognormvariate(0, 0.1)
     )
     after = make_output(tmp_path / "after", macs=2_100_000_000)
     code, _, err = check(run, after, "--baseline", before, "--json")
@@ -99,7 +99,7 @@ def test_an_altered_engine_is_refused(run, before, tmp_path):
 def test_parity_is_judged(run, tmp_path, monkeypatch):
     one, two = make_engine(tmp_path / "a"), make_engine(tmp_path / "b")
     monkeypatch.setattr(
-        fake.FakeRunner, "__call__", lambda self, x: {"out_sample": 0 * x["sample"]}
+        fake.FakeEngine, "__call__", lambda self, x: {"out_sample": 0 * x["sample"]}
     )
     code, _, err = check(run, one, "--baseline", two)
     assert code == 1 and "parity" in err and "zero" in err
@@ -107,7 +107,7 @@ def test_parity_is_judged(run, tmp_path, monkeypatch):
 
 def test_an_unfit_machine_says_its_figures(run, before, tmp_path, monkeypatch):
     wild = random.Random(0)
-    monkeypatch.setattr(fake.FakeBound, "run", lambda self: 0.02 * wild.lognormvariate(0, 2))
+    monkeypatch.setattr(fake.FakeCall, "run", lambda self: 0.02 * wild.lognormvariate(0, 2))
     code, out, err = check(run, before, "--baseline", before, "--json")
     assert code == 4
     assert "too noisy to judge" in err and "over 320 pairs" in err and "p90/p50" in err

@@ -43,15 +43,15 @@ def test_known_times_give_the_known_speedup(engines, folders):
 
 def test_the_first_call_counts_from_inputs_in_hand(engines, folders, monkeypatch):
     """Where an engine compiles, allocates and captures as its inputs are bound, that is in it."""
-    from diffc_export.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeEngine
 
-    bind = FakeRunner.bind
+    bind = FakeEngine.bind
 
     def slow(self, inputs):
         time.sleep(0.05)
         return bind(self, inputs)
 
-    monkeypatch.setattr(FakeRunner, "bind", slow)
+    monkeypatch.setattr(FakeEngine, "bind", slow)
     made = engines("fake")
     (one,) = drain(
         measure_target(made["dense"], made["compressed"], options(folders, references={}))
@@ -74,16 +74,16 @@ def test_times_outlive_a_memory_probe_that_fails(engines, folders, monkeypatch):
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, monkeypatch):
-    from diffc_export.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeEngine
 
-    bind = FakeRunner.bind
+    bind = FakeEngine.bind
 
     def limited(self, inputs):
         if len(inputs["sample"]) > 1:
             raise OutOfMemory("out of GPU memory: 9.0 GiB asked for", asked=9 << 30, free=1)
         return bind(self, inputs)
 
-    monkeypatch.setattr(FakeRunner, "bind", limited)
+    monkeypatch.setattr(FakeEngine, "bind", limited)
     made = engines("fake", batch=(1, 4))
     one, four = drain(
         measure_target(made["dense"], made["compressed"], options(folders, references={}))
@@ -95,13 +95,13 @@ def test_a_batch_that_memory_does_not_suffice_for_is_absent(engines, folders, mo
 
 def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
     """What only the loaded engine knows: the clock, and whether its graph could be captured."""
-    from diffc_export.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeEngine
 
     made = engines("fake", batch=(1,))
     call = (made["dense"], made["compressed"], options(folders, references={}))
     (plain,) = drain(measure_target(*call))
     assert not {"timed_by", "captured", "not_captured"} & set(plain.details)
-    bind = FakeRunner.bind
+    bind = FakeEngine.bind
 
     def captured(self, inputs):
         small = self.info.source["macs"] < 2e9
@@ -109,7 +109,7 @@ def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
         self.info = self.info.with_details(timed_by="GPU events", **facts)
         return bind(self, inputs)
 
-    monkeypatch.setattr(FakeRunner, "bind", captured)
+    monkeypatch.setattr(FakeEngine, "bind", captured)
     (found,) = drain(measure_target(*call))
     said = {key: found.details[key] for key in ("timed_by", "captured", "not_captured")}
     assert said == {"timed_by": "GPU events", "captured": False, "not_captured": "a loop"}

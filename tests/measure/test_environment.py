@@ -42,7 +42,7 @@ def cut_and_shared(monkeypatch):
     monkeypatch.setattr(machine.gpu, "gpus", lambda: (gpu,))
     monkeypatch.setattr(nvml, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(
-        nvml, "slices", lambda i: (nvml.Slice("NVIDIA H100 MIG 1g.10gb", 10 << 30),)
+        nvml, "slices", lambda i: (nvml.MigSlice("NVIDIA H100 MIG 1g.10gb", 10 << 30),)
     )
     monkeypatch.setattr(nvml, "busy", lambda i: "process 3 holds 1.0 GiB of it")
     return read_environment()

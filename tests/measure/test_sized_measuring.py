@@ -66,16 +66,16 @@ def test_the_loop_is_that_of_the_working_resolution(engines):
 
 
 def test_a_resolution_that_memory_does_not_suffice_for_is_absent(engines, monkeypatch):
-    from diffc_export.targets.fake import FakeRunner
+    from diffc_export.targets.fake import FakeEngine
 
-    bind = FakeRunner.bind
+    bind = FakeEngine.bind
 
     def small(self, inputs):
         if inputs["sample"].shape[-1] > 8:
             raise OutOfMemory("out of GPU memory", asked=9 << 30, free=None)
         return bind(self, inputs)
 
-    monkeypatch.setattr(FakeRunner, "bind", small)
+    monkeypatch.setattr(FakeEngine, "bind", small)
     found = measured(engines("fake", batch=(1,)))
     assert [(r.resolution, r.absent is None) for r in found] == [((8, 8), True), ((16, 16), False)]
 

@@ -5,8 +5,8 @@ import ctypes
 import pytest
 
 from diffc_runtime.machine.nvml import (
-    Other,
-    Slice,
+    MigSlice,
+    OtherProcess,
     busy,
     device_memory,
     driver_cuda,
@@ -142,14 +142,14 @@ def test_the_gpu_is_the_first_that_is_visible(monkeypatch):
 
 def test_other_processes_are_those_that_compute():
     found = FakeNvml([(7, 5), (3, 2 * GIB), (9, NOT_AVAILABLE)], [(4, 300)])
-    assert others(0, found, pid=7) == [Other(3, 2 * GIB), Other(9, None)]
+    assert others(0, found, pid=7) == [OtherProcess(3, 2 * GIB), OtherProcess(9, None)]
     assert others(0, FakeNvml(), pid=7) == []
 
 
 def test_in_a_container_one_of_the_processes_may_be_this_one():
     found = FakeNvml([(3, 100), (4, 100)])
     assert others(0, found, pid=7, mine=True) is None
-    assert others(0, found, pid=7, mine=False) == [Other(3, 100), Other(4, 100)]
+    assert others(0, found, pid=7, mine=False) == [OtherProcess(3, 100), OtherProcess(4, 100)]
 
 
 def test_a_busy_device_is_said():
@@ -161,14 +161,14 @@ def test_a_busy_device_is_said():
     assert busy(0, FakeNvml(percent=93), mine=False) == "it is 93 % busy"
     assert busy(0, FakeNvml(percent=93), mine=True) is None  # it may be us
     assert busy(0, FakeNvml(percent=2), mine=False) is None
-    assert words([Other(9, None)]) == "process 9 uses it"
+    assert words([OtherProcess(9, None)]) == "process 9 uses it"
 
 
 def test_mig_slices_with_empty_places_between():
     cut = FakeNvml(mig={0: "NVIDIA H100 MIG 1g.10gb", 3: "NVIDIA H100 MIG 3g.40gb"})
     assert slices(0, cut) == (
-        Slice("NVIDIA H100 MIG 1g.10gb", 10 * GIB),
-        Slice("NVIDIA H100 MIG 3g.40gb", 40 * GIB),
+        MigSlice("NVIDIA H100 MIG 1g.10gb", 10 * GIB),
+        MigSlice("NVIDIA H100 MIG 3g.40gb", 40 * GIB),
     )
     assert slices(0, FakeNvml()) is None
     assert slices(0, FakeNvml(mig={})) == ()

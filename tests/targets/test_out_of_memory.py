@@ -55,7 +55,7 @@ WORDS = {
 def full_gpu(monkeypatch):
     """A GPU with 3 of 8 GiB free, of which another process holds 4."""
     monkeypatch.setattr(cuda, "memory", lambda: (3 * GIB, 8 * GIB))
-    monkeypatch.setattr(nvml, "others", lambda: [nvml.Other(4711, 4 * GIB)])
+    monkeypatch.setattr(nvml, "others", lambda: [nvml.OtherProcess(4711, 4 * GIB)])
 
 
 @pytest.mark.parametrize("name", WORDS)

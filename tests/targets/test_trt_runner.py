@@ -11,7 +11,7 @@ from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
 from diffc_export.targets.trt import TARGET
-from diffc_export.targets.trt_runner import TrtRunner
+from diffc_export.targets.trt_runner import TrtEngine
 from diffc_runtime.machine import cuda
 
 
@@ -27,7 +27,7 @@ def runner(library, folder, tmp_path):
     def load(**options):
         drain(target("fake").build(folder, BuildOptions(**options), tmp_path / "e"))
         info = read_info(tmp_path / "e")
-        return TrtRunner(TARGET.flavour, tmp_path / "e" / "scale.txt", info)
+        return TrtEngine(TARGET.flavour, tmp_path / "e" / "scale.txt", info)
 
     return load
 
@@ -105,9 +105,9 @@ def test_a_failed_capture_raises_what_failed(library):
         raise ValueError("the real reason")
 
     with pytest.raises(ValueError, match="the real reason"):
-        cuda.Graph(cuda.Stream(), work)
+        cuda.CudaGraph(cuda.Stream(), work)
     assert library.runtime.capturing is None
-    cuda.Graph(cuda.Stream(), lambda: None)
+    cuda.CudaGraph(cuda.Stream(), lambda: None)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What every target is: one narrow protocol, its options, and what it says of itself.
 
-    Target   facts · status() · build(onnx folder, options, engine folder) · load(folder) -> Runner
-    Runner   inputs by name -> outputs by name; bind(inputs) -> a call that can be timed
+    Target         facts · status() · build(onnx folder, options, engine folder)
+                   load(folder) -> LoadedEngine
+    LoadedEngine   inputs by name -> outputs by name; bind(inputs) -> BoundCall
+    BoundCall      one call with its inputs in place, which can be timed
 
 A target knows one runtime. What they share stands beside this file: the check of the ONNX folder
 (onnx_file.py), shapes (shapes.py), the engine folder (engine.py).
@@ -172,7 +174,7 @@ class Status:
     device: str = ""
 
 
-class Bound(Protocol):
+class BoundCall(Protocol):
     """One engine call with its inputs already in place."""
 
     def run(self) -> float:
@@ -184,7 +186,7 @@ class Bound(Protocol):
         ...
 
 
-class Runner(Protocol):
+class LoadedEngine(Protocol):
     """A loaded engine.
 
     Three more things are there where they mean something: ``bind_uncaptured(inputs)``, as ``bind``
@@ -200,7 +202,7 @@ class Runner(Protocol):
         """Outputs by name for inputs by name, each (B, ...). Raises InputError on a bad input."""
         ...
 
-    def bind(self, inputs: Arrays) -> Bound:
+    def bind(self, inputs: Arrays) -> BoundCall:
         """Put ``inputs`` where the engine reads them, so that ``run`` times the engine alone."""
         ...
 
@@ -236,7 +238,7 @@ class Target(Protocol):
         """
         ...
 
-    def load(self, engine: Path, threads: int | None = None) -> Runner:
+    def load(self, engine: Path, threads: int | None = None) -> LoadedEngine:
         """Load an engine folder; ``threads`` overrides those it was built with.
 
         Raises InputError for a folder that was cut or altered, NotComparable for one from another

@@ -73,14 +73,14 @@ class Fake:
             )
             return engine.write_info(new, info)
 
-    def load(self, folder: Path, threads: int | None = None) -> FakeRunner:
+    def load(self, folder: Path, threads: int | None = None) -> FakeEngine:
         """Read the number back."""
         info = engine.open_engine(folder, NAME, {"fake": "1.0"})
-        return FakeRunner(info, float((folder / FILE).read_text()))
+        return FakeEngine(info, float((folder / FILE).read_text()))
 
 
-class FakeRunner:
-    """See diffc_export.targets.base.Runner."""
+class FakeEngine:
+    """See diffc_export.targets.base.LoadedEngine."""
 
     def __init__(self, info: engine.EngineInfo, scale: float = 1.0) -> None:
         self.info = info
@@ -91,13 +91,13 @@ class FakeRunner:
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         return {self.info.outputs[0].name: inputs["sample"] * self._scale}  # type: ignore[operator]
 
-    def bind(self, inputs: Arrays) -> FakeBound:
+    def bind(self, inputs: Arrays) -> FakeCall:
         """A call whose seconds are computed."""
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         seconds = 1e-12 * float(self.info.source.get("macs") or 1e9) * shapes.batch_of(call)
-        return FakeBound(seconds * _scale(self.info, call), self(inputs))
+        return FakeCall(seconds * _scale(self.info, call), self(inputs))
 
-    def bind_uncaptured(self, inputs: Arrays) -> FakeBound:
+    def bind_uncaptured(self, inputs: Arrays) -> FakeCall:
         """A quarter slower, as if the calls were not captured as a graph."""
         bound = self.bind(inputs)
         bound._seconds *= 1.25
@@ -113,7 +113,7 @@ def _scale(info: engine.EngineInfo, call: shapes.Call) -> float:
     return math.prod(found) / math.prod(info.outputs[0].shape)
 
 
-class FakeBound:
+class FakeCall:
     """Computed seconds: the first call takes ten times as long, the others wobble by 2 %."""
 
     def __init__(self, seconds: float, outputs: dict[str, Array]) -> None:

@@ -21,8 +21,8 @@ from diffc_export.targets.base import (
     Array,
     Arrays,
     BuildOptions,
+    LoadedEngine,
     Range,
-    Runner,
     Status,
     TargetFacts,
 )
@@ -116,12 +116,12 @@ class OpenVino:
             )
             return engine.write_info(new, info)
 
-    def load(self, folder: Path, threads: int | None = None) -> Runner:
+    def load(self, folder: Path, threads: int | None = None) -> LoadedEngine:
         """The IR, compiled for the shapes that are asked of it."""
         _openvino()
         info = engine.open_engine(folder, NAME, {})
         check_capability(info.precision_asked)
-        return OpenVinoRunner(folder / FILE, info, machine.cpu.threads(threads, info.threads))
+        return OpenVinoEngine(folder / FILE, info, machine.cpu.threads(threads, info.threads))
 
 
 def _openvino() -> Any:
@@ -230,8 +230,8 @@ def _kind(node: Any) -> str:
     return str(node.get_rt_info()["layerType"].astype(str))
 
 
-class OpenVinoRunner:
-    """See diffc_export.targets.base.Runner."""
+class OpenVinoEngine:
+    """See diffc_export.targets.base.LoadedEngine."""
 
     def __init__(self, path: Path, info: engine.EngineInfo, threads: int) -> None:
         self.info = info
@@ -258,10 +258,10 @@ class OpenVinoRunner:
         found = self._requests[call].infer(dict(inputs), share_inputs=True)
         return {spec.name: found[spec.name] for spec in self.info.outputs}
 
-    def bind(self, inputs: Arrays) -> OpenVinoBound:
+    def bind(self, inputs: Arrays) -> OpenVinoCall:
         """A request of its own whose input tensors are these arrays."""
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        return OpenVinoBound(self._model(call), self.info, inputs)
+        return OpenVinoCall(self._model(call), self.info, inputs)
 
     def close(self) -> None:
         """Free the compiled models."""
@@ -269,7 +269,7 @@ class OpenVinoRunner:
         self._compiled.clear()
 
 
-class OpenVinoBound:
+class OpenVinoCall:
     """One request with its inputs in place; timed by the clock."""
 
     def __init__(self, compiled: Any, info: engine.EngineInfo, inputs: Arrays) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Work
 from diffc_export.targets import engine, ort, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, Runner, Status, TargetFacts
+from diffc_export.targets.base import Array, Arrays, BuildOptions, LoadedEngine, Status, TargetFacts
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError
 
@@ -73,12 +73,12 @@ class OrtCpu:
         facts = {"versions": self.status().versions, "device": machine.cpu.cpu_fingerprint()}
         return (yield from ort.build(NAME, folder, options, out, _PROVIDERS, facts))
 
-    def load(self, folder: Path, threads: int | None = None) -> Runner:
+    def load(self, folder: Path, threads: int | None = None) -> LoadedEngine:
         """A session on the CPU provider."""
         ort.onnxruntime(NAME, "cpu")
         info = engine.open_engine(folder, NAME, {})
         options = ort.session_options(machine.cpu.threads(threads, info.threads))
-        return OrtRunner(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
+        return OrtCpuEngine(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
 
 
 @cache
@@ -105,8 +105,8 @@ def _has(precision: str) -> bool:
     return [name for name, _ in found] == [precision]
 
 
-class OrtRunner:
-    """An ONNX Runtime session on the CPU; see diffc_export.targets.base.Runner."""
+class OrtCpuEngine:
+    """An ONNX Runtime session on the CPU; see diffc_export.targets.base.LoadedEngine."""
 
     def __init__(self, session: Any, info: engine.EngineInfo) -> None:
         self.session = session
@@ -119,21 +119,21 @@ class OrtRunner:
         with ort.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
             return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
-    def bind(self, inputs: Arrays) -> OrtBound:
+    def bind(self, inputs: Arrays) -> OrtCpuCall:
         """Inputs and outputs stay in the session's own memory from run to run."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        return OrtBound(self.session, self.info, inputs)
+        return OrtCpuCall(self.session, self.info, inputs)
 
-    def any_batch(self) -> OrtRunner:
+    def any_batch(self) -> OrtCpuEngine:
         """The same session for whatever batch size, as a server calls it."""
-        return OrtRunner(self.session, replace(self.info, profiles=()))
+        return OrtCpuEngine(self.session, replace(self.info, profiles=()))
 
     def close(self) -> None:
         """Free the session."""
         self.session = None
 
 
-class OrtBound:
+class OrtCpuCall:
     """A session with its inputs bound; timed by the clock."""
 
     def __init__(self, session: Any, info: engine.EngineInfo, inputs: Arrays) -> None:

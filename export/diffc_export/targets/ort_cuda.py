@@ -20,7 +20,7 @@ from diffc_export.targets.base import (
     Array,
     Arrays,
     BuildOptions,
-    Runner,
+    LoadedEngine,
     Status,
     TargetFacts,
 )
@@ -101,12 +101,12 @@ class OrtCuda:
                 hint="layers that ONNX Runtime has no CUDA kernel for; another target may have it",
             ) from None
 
-    def load(self, folder: Path, threads: int | None = None) -> Runner:
+    def load(self, folder: Path, threads: int | None = None) -> LoadedEngine:
         """A session on the first GPU; ``threads`` are the host's."""
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
         graph = shapes.is_static(info.profiles)
-        return OrtCudaRunner(folder / ort.FILE, info, machine.cpu.threads(threads, 1), graph=graph)
+        return OrtCudaEngine(folder / ort.FILE, info, machine.cpu.threads(threads, 1), graph=graph)
 
     def _check(self, what: str) -> None:
         cuda_libraries.preload()
@@ -127,12 +127,12 @@ def _provider_options(graph: bool, stream: cuda.Stream | None = None) -> dict[st
     return chosen if stream is None else {**chosen, "user_compute_stream": str(stream.address)}
 
 
-class OrtCudaRunner:
-    """See diffc_export.targets.base.Runner."""
+class OrtCudaEngine:
+    """See diffc_export.targets.base.LoadedEngine."""
 
     def __init__(self, path: Path, info: engine.EngineInfo, threads: int, graph: bool) -> None:
         self._path, self._threads, self._graph = path, threads, graph
-        self._bound: dict[shapes.Call, OrtCudaBound] = {}
+        self._bound: dict[shapes.Call, OrtCudaCall] = {}
         self._stream = cuda.Stream() if cuda.installed() else None
         timed_by = cuda.CLOCK if self._stream is None else cuda.EVENTS
         self.info = info.with_details(timed_by=timed_by, captured=graph)
@@ -161,30 +161,30 @@ class OrtCudaRunner:
         bound.run()
         return bound.outputs()
 
-    def _kept(self, inputs: Arrays) -> OrtCudaBound:
+    def _kept(self, inputs: Arrays) -> OrtCudaCall:
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         if call not in self._bound:
             self._bound[call] = self._made(inputs)
         return self._bound[call]
 
-    def _made(self, inputs: Arrays) -> OrtCudaBound:
+    def _made(self, inputs: Arrays) -> OrtCudaCall:
         """A call with buffers of its own; where there is to be a graph, its first run captures."""
-        bound = OrtCudaBound(self.session, self.info, inputs, self._stream)
+        bound = OrtCudaCall(self.session, self.info, inputs, self._stream)
         if not self._graph:
             return bound
         try:
             bound.run()
         except ort.OrtFailed as error:
             self._uncaptured(error.reason)
-            bound = OrtCudaBound(self.session, self.info, inputs, self._stream)
+            bound = OrtCudaCall(self.session, self.info, inputs, self._stream)
         return bound
 
-    def bind(self, inputs: Arrays) -> OrtCudaBound:
+    def bind(self, inputs: Arrays) -> OrtCudaCall:
         """Inputs on the device; the same buffers that calls use, for a graph holds one set."""
         self(inputs)
         return self._kept(inputs)
 
-    def bind_uncaptured(self, inputs: Arrays) -> OrtCudaBound:
+    def bind_uncaptured(self, inputs: Arrays) -> OrtCudaCall:
         """A session of its own without a CUDA graph: to find out what the graph is worth.
 
         Raises UnavailableError for an engine of several shapes, which has no graph anyway.
@@ -192,9 +192,9 @@ class OrtCudaRunner:
         if not self._graph:
             reason = "an engine of several batch sizes or resolutions is not captured"
             raise UnavailableError(self.info.details.get("not_captured") or reason)
-        return OrtCudaBound(self._session(False), self.info, inputs, self._stream)
+        return OrtCudaCall(self._session(False), self.info, inputs, self._stream)
 
-    def any_batch(self) -> OrtCudaRunner:
+    def any_batch(self) -> OrtCudaEngine:
         """The same session for whatever batch size, as a server calls it; a captured one stays as
         it is, for a graph is of one set of shapes."""
         if self._graph:
@@ -209,7 +209,7 @@ class OrtCudaRunner:
         self.session = None
 
 
-class OrtCudaBound:
+class OrtCudaCall:
     """A session whose inputs and outputs stay on the device.
 
     stream: what the session computes on; its events time the calls. None: the clock does.

@@ -36,8 +36,8 @@ def _deserialised(flavour: Flavour, data: Any, name: str) -> Any:
     return opened
 
 
-class TrtRunner:
-    """See diffc_export.targets.base.Runner."""
+class TrtEngine:
+    """See diffc_export.targets.base.LoadedEngine."""
 
     def __init__(self, flavour: Flavour, path: Path, info: EngineInfo) -> None:
         cuda.device_count()
@@ -46,7 +46,7 @@ class TrtRunner:
         self.info = info.with_details(timed_by=cuda.EVENTS)
         self._cache = KernelCache(self._engine, flavour)
         self._stream = cuda.Stream()
-        self._bound: dict[shapes.Call, TrtBound] = {}
+        self._bound: dict[shapes.Call, TrtCall] = {}
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once; the context and buffers for each set of shapes are kept."""
@@ -58,11 +58,11 @@ class TrtRunner:
         bound.run()
         return bound.outputs()
 
-    def bind(self, inputs: Arrays) -> TrtBound:
+    def bind(self, inputs: Arrays) -> TrtCall:
         """A context of its own with the inputs on the device, the call captured."""
         return self._bind(inputs, capture=True)
 
-    def bind_uncaptured(self, inputs: Arrays) -> TrtBound:
+    def bind_uncaptured(self, inputs: Arrays) -> TrtCall:
         """The same without a CUDA graph: to find out what the graph is worth."""
         return self._bind(inputs, capture=False)
 
@@ -70,12 +70,12 @@ class TrtRunner:
         """The execution context's memory, as TensorRT plans it."""
         return int(self._engine.device_memory_size_v2)
 
-    def _bind(self, inputs: Arrays, capture: bool) -> TrtBound:
+    def _bind(self, inputs: Arrays, capture: bool) -> TrtCall:
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         profile = shapes.profile_index(self.info.profiles, call)
         context = self._cache.context()
         log = trt_builder.library(self._flavour)[2]
-        bound = TrtBound(context, self._stream, self.info, inputs, profile, log, capture)
+        bound = TrtCall(context, self._stream, self.info, inputs, profile, log, capture)
         if capture:
             why = {} if bound.captured else {"not_captured": bound.not_captured}
             self.info = self.info.with_details(captured=bound.captured, **why)
@@ -134,7 +134,7 @@ def kernel_cache_path(flavour: Flavour) -> Path:
     return cache_folder() / name
 
 
-class TrtBound:
+class TrtCall:
     """One context, its buffers, and its captured call.
 
     not_captured: why a call that was to be captured is not, and is enqueued each time instead.
@@ -177,9 +177,9 @@ class TrtBound:
         """Whether ``run`` launches a CUDA graph."""
         return self._graph is not None
 
-    def _capture(self) -> cuda.Graph | None:
+    def _capture(self) -> cuda.CudaGraph | None:
         try:
-            return cuda.Graph(self._stream, self._enqueue)
+            return cuda.CudaGraph(self._stream, self._enqueue)
         except OutOfMemory:
             raise
         except DiffcError as error:  # some layers cannot be captured: the call itself has just run

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, shapes, trt_builder, trt_precision
-from diffc_export.targets.base import BuildOptions, Runner, Status
+from diffc_export.targets.base import BuildOptions, LoadedEngine, Status
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
 from diffc_export.targets.trt_builder import Flavour
@@ -150,7 +150,7 @@ class TrtTarget:
         """What an ahead-of-time build is for by default: 8.0 and later, as far as they have it."""
         return f"sm{max(80, self.flavour.minimum_sm.get(precision, 0))}+"
 
-    def load(self, folder: Path, threads: int | None = None) -> Runner:
+    def load(self, folder: Path, threads: int | None = None) -> LoadedEngine:
         """Check the folder, then open the engine on the first GPU; ``threads`` has no meaning."""
         here = {self.flavour.module: trt_builder.version(self.flavour) or "none"}
         info = engine.open_engine(folder, self.facts.name, here | machine.gpu.gpu_fingerprint())
@@ -158,9 +158,9 @@ class TrtTarget:
         if not status.runnable:
             raise UnavailableError(f"target '{self.facts.name}' cannot run here: {status.reason}")
         check_built_for(folder, info)
-        from diffc_export.targets.trt_runner import TrtRunner
+        from diffc_export.targets.trt_runner import TrtEngine
 
-        return TrtRunner(self.flavour, folder / FILE, info)
+        return TrtEngine(self.flavour, folder / FILE, info)
 
 
 _TIED = ("gpu", "compute_capability")

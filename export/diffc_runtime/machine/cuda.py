@@ -185,7 +185,7 @@ class Stream:
         return elapsed.value / 1e3
 
 
-class Graph:
+class CudaGraph:
     """What ``work`` put on ``stream``, captured once and launched as one.
 
     When it cannot be captured, the stream is usable again; the error raised is the first one, which

@@ -102,7 +102,7 @@ class _Utilization(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Other:
+class OtherProcess:
     """A process of somebody else's that computes on the GPU; used: its bytes, None: not known."""
 
     pid: int
@@ -110,7 +110,7 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Slice:
+class MigSlice:
     """A part of a GPU that MIG has cut off: its name as NVIDIA gives it, and its bytes."""
 
     name: str
@@ -157,7 +157,7 @@ def _memory(nvml: Any, handle: ctypes.c_void_p) -> tuple[int, int] | None:
 
 def others(
     device: int | None = None, library: Any = None, pid: int | None = None, mine: bool | None = None
-) -> list[Other] | None:
+) -> list[OtherProcess] | None:
     """The other processes that compute on the GPU; None: nobody can say.
 
     In a container the driver may know this process by another number. So where its own number is
@@ -172,7 +172,7 @@ def others(
     if own not in listed and listed and (_uses_cuda() if mine is None else mine):
         return None
     return [
-        Other(number, None if used == _NOT_AVAILABLE else int(used))
+        OtherProcess(number, None if used == _NOT_AVAILABLE else int(used))
         for number, used in sorted(listed.items())
         if number != own
     ]
@@ -189,7 +189,7 @@ def _uses_cuda() -> bool:
     return False
 
 
-def words(held: Sequence[Other]) -> str:
+def words(held: Sequence[OtherProcess]) -> str:
     """'process 4711 holds 10.2 GiB of it', the largest first, at most three of them."""
     ranked = sorted(held, key=lambda other: -(other.used or 0))
     said = [
@@ -221,7 +221,7 @@ def busy(device: int | None = None, library: Any = None, mine: bool | None = Non
     return f"it is {found.gpu} % busy" if found.gpu > _IDLE_PERCENT else None
 
 
-def slices(device: int | None = None, library: Any = None) -> tuple[Slice, ...] | None:
+def slices(device: int | None = None, library: Any = None) -> tuple[MigSlice, ...] | None:
     """The slices that MIG has cut the GPU into; None where MIG is off or not to be had.
 
     A program sees one slice only, the first that is visible to it.
@@ -240,7 +240,7 @@ def slices(device: int | None = None, library: Any = None) -> tuple[Slice, ...] 
     return tuple(one for one in found if one is not None)
 
 
-def _slice(nvml: Any, parent: ctypes.c_void_p, index: int) -> Slice | None:
+def _slice(nvml: Any, parent: ctypes.c_void_p, index: int) -> MigSlice | None:
     """The slice in place ``index``; places may be empty."""
     handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
     if nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, index, ctypes.byref(handle)) != _OK:
@@ -248,4 +248,4 @@ def _slice(nvml: Any, parent: ctypes.c_void_p, index: int) -> Slice | None:
     if nvml.nvmlDeviceGetName(handle, name, len(name)) != _OK:
         return None
     memory = _memory(nvml, handle)
-    return Slice(name.value.decode(), memory[1] if memory else 0)
+    return MigSlice(name.value.decode(), memory[1] if memory else 0)

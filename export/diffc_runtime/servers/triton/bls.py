@@ -13,7 +13,7 @@ import serving
 import triton_python_backend_utils as pb_utils
 
 
-class TritonPythonModel:
+class RemoteDenoiserModel:
     """Loaded once for each instance."""
 
     def initialize(self, arguments: dict[str, str]) -> None:
@@ -61,3 +61,7 @@ def _model_call(model: str, output: str, batched: bool) -> Callable[[dict[str, A
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
 
     return call
+
+
+TritonPythonModel = RemoteDenoiserModel
+"""The name that Triton looks for."""

@@ -12,7 +12,7 @@ import serving
 import triton_python_backend_utils as pb_utils
 
 
-class TritonPythonModel:
+class EngineModel:
     """Loaded once for each instance."""
 
     def initialize(self, arguments: dict[str, str]) -> None:
@@ -56,3 +56,7 @@ class TritonPythonModel:
             array = pb_utils.get_input_tensor_by_name(request, spec.name).as_numpy()
             arrays[spec.name] = array.reshape(-1, *spec.shape)
         return arrays
+
+
+TritonPythonModel = EngineModel
+"""The name that Triton looks for."""

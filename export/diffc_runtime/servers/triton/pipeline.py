@@ -10,7 +10,7 @@ from typing import Any
 import serving
 
 
-class TritonPythonModel:
+class PipelineModel:
     """Loaded once for each instance."""
 
     def initialize(self, arguments: dict[str, str]) -> None:
@@ -25,3 +25,7 @@ class TritonPythonModel:
         """Return one response for each request."""
         answers: list[Any] = serving.responses(self.pipeline, requests)
         return answers
+
+
+TritonPythonModel = PipelineModel
+"""The name that Triton looks for."""
