@@ -70,9 +70,9 @@ def uniform_student(
     inputs = {"sample": torch.randn(1, *shape), "timestep": torch.tensor([1])}
     keep = {}
     for group in family.groups(student, inputs):
-        kept = int(group.size * (1 - ratio) ** 0.5) // group.blocks * group.blocks
+        kept = int(group.size * (1 - ratio) ** 0.5) // group.runs * group.runs
         if group.kind == "channels" and kept:
-            keep[group.name] = best_channels(np.arange(group.size, 0.0, -1), kept, group.blocks)
+            keep[group.name] = best_channels(np.arange(group.size, 0.0, -1), kept, group.runs)
     cut(student, family.groups(student, inputs), keep)
     return student, kept_channels(teacher, family, family.groups(teacher, inputs), keep)
 

@@ -48,10 +48,10 @@ from diffc.models.families import family as family_of
 from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find_source
-from diffc.prune.bench import Bench
+from diffc.prune.by_latency.device import LatencyDevice
+from diffc.prune.by_latency.search import EngineTrials, widths_by_latency
 from diffc.prune.importance import importance
 from diffc.prune.importance.base import Subject
-from diffc.prune.latency import Lab, widths_by_latency
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
 from diffc.prune.surgery import cut
@@ -188,7 +188,7 @@ def latency(args, found: dict) -> None:
     own = config_of(args, "ddpm-cifar10-32")
     free = Source("one group", own.folder, "", own.class_name,
                   {**own.config, "norm_num_groups": 1}, {}, ())  # fmt: skip
-    bench = Bench("ort-cpu", cache=args.work, threads=args.threads)
+    bench = LatencyDevice("ort-cpu", cache=args.work, threads=args.threads)
     folder = args.work / f"engines-{args.threads}"
     for name, (align, prune) in VARIANTS.items():
         place = folder / name.replace(": ", "-").replace(" ", "-")
@@ -204,7 +204,7 @@ def latency(args, found: dict) -> None:
     together(engines, {name: found[name]["macs"] for name in VARIANTS}, bench, found, args.rounds)
 
 
-def planned_engine(source: Source, align: int, prune, bench: Bench, place: Path) -> dict:
+def planned_engine(source: Source, align: int, prune, bench: LatencyDevice, place: Path) -> dict:
     """Plan and build one variant into ``place``."""
     recipe = resolve(family=source.class_name, flags={"prune": prune or {}})
     problem = problem_of(source, recipe, None, align)
@@ -218,12 +218,12 @@ def planned_engine(source: Source, align: int, prune, bench: Bench, place: Path)
         else:
             widths = chosen_widths(problem)
     seconds = time.perf_counter() - start
-    drain(Lab(problem, bench, place.parent).build(widths, place.name))
+    drain(EngineTrials(problem, bench, place.parent).build(widths, place.name))
     macs = problem.costs.macs(widths)
     return {"plan_seconds": seconds, "macs": macs, "why": why, "widths": widths.tolist()}
 
 
-def together(engines, macs, bench: Bench, found: dict, rounds: int) -> None:
+def together(engines, macs, bench: LatencyDevice, found: dict, rounds: int) -> None:
     """Every engine in turn; each against the dense one of its own network."""
     runners = {name: target(bench.target).load(path) for name, path in engines.items()}
     calls = {

@@ -26,9 +26,10 @@ from diffc.models.load import load_denoiser
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.save import save_compressed
 from diffc.models.source import Source, find_source
-from diffc.prune.bench import Bench
-from diffc.prune.latency import unranked, widths_by_latency
-from diffc.prune.latency_table import lowered, read_times
+from diffc.prune.allocate import unranked_scores
+from diffc.prune.by_latency.device import LatencyDevice
+from diffc.prune.by_latency.search import widths_by_latency
+from diffc.prune.by_latency.table import lowered, read_times
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
@@ -77,7 +78,7 @@ def prepare(folder: Path, allocation: str, work: Path, precision: str, batch: in
     return {**made, "seconds": time.perf_counter() - start}
 
 
-def table_summary(bench: Bench) -> dict:
+def table_summary(bench: LatencyDevice) -> dict:
     """What the cost tables hold so far: where they were measured, and per kind of layer how many
     points, and the least, median and greatest milliseconds."""
     kinds: dict[str, list[float]] = {}
@@ -90,13 +91,13 @@ def table_summary(bench: Bench) -> dict:
     }}  # fmt: skip
 
 
-def latency_bench(work: Path, precision: str, batch: int) -> Bench:
+def latency_bench(work: Path, precision: str, batch: int) -> LatencyDevice:
     """Where latencies are measured for planning; its tables stay in WORK/tables."""
     name, reason = planning_target()
     if name is None:
         raise SystemExit(reason)
     held = precision if name != "ort-cpu" else "fp32"
-    return Bench(name, held, batch, cache=work / "tables")
+    return LatencyDevice(name, held, batch, cache=work / "tables")
 
 
 def planning_target() -> tuple[str | None, str]:
@@ -134,7 +135,7 @@ def _recipe(source: Source, allocation: str):
     return resolve(family=source.class_name, flags={"prune": prune})
 
 
-def _widths(problem: Problem, allocation: str, bench: Bench | None):
+def _widths(problem: Problem, allocation: str, bench: LatencyDevice | None):
     if allocation == "dense":
         return problem.costs.dense, None
     if bench is not None:
@@ -155,7 +156,7 @@ def _write(problem: Problem, widths, place: Path, precision: str) -> None:
     specs = problem.specs
     model = load_denoiser(source)
     groups = found.groups(model, example_inputs(specs, source.config))
-    plans = group_plans(groups, unranked(groups), widths, problem.bounds.step.tolist())
+    plans = group_plans(groups, unranked_scores(groups), widths, problem.bounds.step.tolist())
     cut(model, groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
     place.mkdir(parents=True, exist_ok=True)
     if (widths < problem.costs.dense).any():

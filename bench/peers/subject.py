@@ -21,8 +21,9 @@ from diffc.models.families.examples import example_inputs
 from diffc.models.load import load_denoiser
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.sizes import follow_shapes
-from diffc.prune.bench import Bench
-from diffc.prune.latency import unranked, widths_by_latency
+from diffc.prune.allocate import unranked_scores
+from diffc.prune.by_latency.device import LatencyDevice
+from diffc.prune.by_latency.search import widths_by_latency
 from diffc.prune.plan import group_plans
 from diffc.prune.planning import chosen_widths, problem_of
 from diffc.prune.surgery import cut
@@ -72,14 +73,16 @@ class Subject:
             self.source, resolve(family=self.source.class_name, flags={"prune": prune}), None, 16
         )
         if self.args.allocate == "latency":
-            bench = Bench("ort-cpu", cache=self.args.work / "tables", threads=self.args.threads)
+            bench = LatencyDevice(
+                "ort-cpu", cache=self.args.work / "tables", threads=self.args.threads
+            )
             scratch = self.work / "tries"
             widths = drain(widths_by_latency(problem, bench, scratch)).widths
         else:
             widths = chosen_widths(problem)
         model = copy.deepcopy(self.dense)
         groups = self.family.groups(model, example_inputs(self.specs, self.source.config))
-        plans = group_plans(groups, unranked(groups), widths, problem.bounds.step.tolist())
+        plans = group_plans(groups, unranked_scores(groups), widths, problem.bounds.step.tolist())
         cut(model, groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
         return model
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from diffc.measure.distances import Reference
     from diffc.measure.quality import Samples
     from diffc.models.denoiser import Denoiser
-    from diffc.prune.bench import Bench
+    from diffc.prune.by_latency.device import LatencyDevice
 
 SCORES = "importance.safetensors"
 DENSE, COMPRESSED = "dense", "compressed"
@@ -84,7 +84,7 @@ def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage
         "align": alignment(recipe),
         "resolution": recipe.export.size,
     }
-    bench = latency_bench(recipe)
+    bench = latency_device(recipe)
     if bench is not None:
         inputs |= {"bench": bench.facts(), "export": recipe.export.model_dump(mode="json")}
 
@@ -96,7 +96,7 @@ def plan_stage(source: Source, recipe: Recipe, importance: Done | None) -> Stage
         if bench is None:
             plan = make_plan(source, recipe, scores, why, alignment(recipe))
         else:
-            from diffc.prune.latency import plan_by_latency
+            from diffc.prune.by_latency.search import plan_by_latency
 
             plan = yield from plan_by_latency(
                 source, recipe, scores, why, alignment(recipe), bench, room.scratch
@@ -312,7 +312,7 @@ def _existing(path: str, flag: str) -> Path:
     return Path(path)
 
 
-def latency_bench(recipe: Recipe) -> Bench | None:
+def latency_device(recipe: Recipe) -> LatencyDevice | None:
     """Where a plan by latency takes it: the first target, at the first batch size.
 
     None where no latency is asked for. In fp32 while the precision is still to be chosen.
@@ -320,10 +320,10 @@ def latency_bench(recipe: Recipe) -> Bench | None:
     options, build = recipe.prune, recipe.build.of(recipe.build.target[0])
     if options.rounding == "paper" or "latency" not in (options.allocate, options.ratio_of):
         return None
-    from diffc.prune.bench import Bench
+    from diffc.prune.by_latency.device import LatencyDevice
 
     precision = "fp32" if build.precision == "auto" else build.precision
-    return Bench(build.target[0], precision, build.batch[0], build.threads, cache_folder())
+    return LatencyDevice(build.target[0], precision, build.batch[0], build.threads, cache_folder())
 
 
 def alignment(recipe: Recipe) -> int:

@@ -68,7 +68,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
         from diffc.distill.setup import check_trackers
 
         check_trackers(recipe.distill.trackers)
-    bench = front.latency_bench(recipe)
+    bench = front.latency_device(recipe)
     if bench is not None:
         bench.check()
     return notes

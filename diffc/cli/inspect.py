@@ -127,14 +127,14 @@ def _group_rows(costs: Any, scores: dict[str, Any] | None) -> list[dict[str, Any
     rows = []
     for i, group in enumerate(costs.groups):
         fewer = costs.dense.copy()
-        fewer[i] -= group.blocks
-        saved = (costs.macs(costs.dense) - costs.macs(fewer)) / group.blocks
+        fewer[i] -= group.runs
+        saved = (costs.macs(costs.dense) - costs.macs(fewer)) / group.runs
         rows.append(
             {
                 "name": group.name,
                 "kind": group.kind,
                 "channels": group.size,
-                "blocks": group.blocks,
+                "blocks": group.runs,
                 "macs_per_channel": saved,
                 "importance": float(scores[group.name].sum()) / total if scores and total else None,
             }

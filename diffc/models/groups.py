@@ -52,7 +52,7 @@ class Group:
 
     name: the layer that produces them, by which recipes and plans call the group.
     size: C.
-    blocks: the channels come in this many equal runs (GroupNorm's groups, heads); the same number
+    runs: the channels come in this many equal runs (GroupNorm's groups, heads); the same number
         is kept in each, and channels are ranked inside their run, so that every run stays whole.
     unit: elements that one channel stands for along its layer's width (a head's size; else 1).
     kind: ``channels``, ``ffn``, ``heads`` or ``head_dim``, for people and for defaults.
@@ -64,15 +64,15 @@ class Group:
     name: str
     size: int
     slices: tuple[Slice, ...] = field(repr=False)
-    blocks: int = 1
+    runs: int = 1
     unit: int = 1
     kind: str = "channels"
     heads_of: str | None = None
     temperature: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.size % self.blocks:
-            raise ValueError(f"{self.name}: {self.size} channels do not split into {self.blocks}")
+        if self.size % self.runs:
+            raise ValueError(f"{self.name}: {self.size} channels do not split into {self.runs}")
         for piece in self.slices:
             if len(piece.index) != self.size:
                 raise ValueError(f"{self.name}: {piece.tensor} has {len(piece.index)} rows")

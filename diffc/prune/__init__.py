@@ -1,13 +1,11 @@
-"""Diff-Pruning: importance -> plan -> surgery -> checkpoint.
+"""Diff-Pruning: importance -> plan -> surgery -> checkpoint. Works on models alone.
 
-cost.py         what widths cost: MACs and parameters as a function of the widths
-importance/     how much each channel matters: one file for each score
+importance/     how much each unit matters: one file for each score
+cost.py         the cost of widths: MACs and parameters
 allocate.py     widths under a budget: uniform, global
-latency.py      widths by latency measured on the target; bench.py: where it is measured
 knapsack.py     the least importance lost under several budgets at once
-latency_table.py  what each width costs in time, from layers (layers.py) run one by one
-                (layer_graphs.py)
 planning.py     recipe and scores to plan
 plan.py         the plan: which channels to keep, and why; plan.json
 surgery.py      the cut itself
+by_latency/     widths by latency that is measured on the target
 """

@@ -7,7 +7,7 @@ choice:
     uniform   the group that keeps the largest share of its channels
     global    the group that loses the least importance per MAC (parameter, ...) saved
 
-``latency`` begins from the global walk and goes on in latency.py.
+``latency`` begins from the global walk and goes on in by_latency/search.py.
 
 A walk is the same for every ratio, it only stops earlier or later, so more ratio never means more
 cost. ``paper`` rounding is the published code's formula instead of a walk.
@@ -78,7 +78,7 @@ def group_step(group: Group, align: int) -> int:
     aligned = align // math.gcd(align, group.unit)
     if group.kind == "heads":
         aligned = min(aligned, max(1, group.size // 2))
-    return math.lcm(group.blocks, aligned)
+    return math.lcm(group.runs, aligned)
 
 
 def matching(groups: Sequence[Group], pattern: str) -> list[int]:
@@ -106,7 +106,7 @@ def paper_widths(groups: Sequence[Group], ratio: float) -> Widths:
 def _paper_width(group: Group, share: float) -> int:
     if group.kind == "ffn" and any(piece.index.shape[1] == 2 for piece in group.slices):
         return round(group.size * share**2)
-    return group.size - (group.size - int(group.size * share)) // group.blocks * group.blocks
+    return group.size - (group.size - int(group.size * share)) // group.runs * group.runs
 
 
 def walk(
@@ -148,6 +148,19 @@ def total_loss(groups: Sequence[Group], scores: Scores) -> Measure:
     return lambda widths: sum(
         loss(width) for loss, width in zip(losses, widths.tolist(), strict=True)
     )
+
+
+def unranked_scores(groups: Sequence[Group]) -> Scores:
+    """Scores where none were measured: cutting a share s of a group loses s^2.
+
+    Which channels go does not matter; the first ones are kept.
+    """
+    scores = {}
+    for group in groups:
+        each = group.size // group.runs
+        ramp = (2 * np.arange(each, 0, -1) - 1) / (each * each * group.runs)
+        scores[group.name] = np.tile(ramp, group.runs)
+    return scores
 
 
 def stepped_down(width: int, step: int) -> int:
@@ -195,10 +208,10 @@ def _global_picker(
 
 def loss_by_width(group: Group, score: NDArray[np.float64]) -> Callable[[int], float]:
     """Importance lost when the best ``width`` channels are kept, block by block."""
-    rows = -np.sort(-score.reshape(group.blocks, -1), axis=1)
+    rows = -np.sort(-score.reshape(group.runs, -1), axis=1)
     kept = np.concatenate([[0.0], np.cumsum(rows.sum(axis=0))])
     total = float(kept[-1])
-    return lambda width: total - float(kept[width // group.blocks])
+    return lambda width: total - float(kept[width // group.runs])
 
 
 def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:

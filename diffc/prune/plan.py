@@ -78,15 +78,15 @@ class Plan:
             raise InputError(f"cannot read the plan {path}: {error}") from error
 
 
-def best_channels(scores: NDArray[np.float64], kept: int, blocks: int) -> NDArray[np.int64]:
-    """The ``kept`` best channels, equally many from each of ``blocks`` equal runs, ascending.
+def best_channels(scores: NDArray[np.float64], kept: int, runs: int) -> NDArray[np.int64]:
+    """The ``kept`` best channels, equally many from each of ``runs`` equal runs, ascending.
 
     scores: (C,), higher is more important. Ties go to the lower index, so that plans reproduce.
     """
-    rows = scores.reshape(blocks, -1)
-    per_block = kept // blocks
-    order = np.argsort(-rows, axis=1, kind="stable")[:, :per_block]
-    offset = np.arange(blocks)[:, None] * rows.shape[1]
+    rows = scores.reshape(runs, -1)
+    each = kept // runs
+    order = np.argsort(-rows, axis=1, kind="stable")[:, :each]
+    offset = np.arange(runs)[:, None] * rows.shape[1]
     chosen: NDArray[np.int64] = np.sort((order + offset).ravel()).astype(np.int64)
     return chosen
 
@@ -101,7 +101,7 @@ def group_plans(
     plans = []
     for group, kept, step in zip(groups, widths.tolist(), steps, strict=True):
         score = scores[group.name]
-        keep = best_channels(score, kept, group.blocks)
+        keep = best_channels(score, kept, group.runs)
         total = float(score.sum())
         lost = 1.0 - float(score[keep].sum()) / total if total > 0 else 0.0
         plans.append(

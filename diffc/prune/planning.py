@@ -184,7 +184,7 @@ def by_latency(options: PruneSection) -> bool:
 
 
 def measure_of(ratio_of: str, costs: CostModel) -> Measure:
-    """What ``--ratio-of`` counts, latency apart (prune/latency.py)."""
+    """What ``--ratio-of`` counts, latency apart (by_latency/search.py)."""
     measures: dict[str, Measure] = {
         "macs": costs.macs,
         "params": costs.params,
@@ -215,10 +215,10 @@ def _pinned(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -> Widt
     for pattern, width in widths.items():
         for i in matching(costs.groups, pattern):
             group = costs.groups[i]
-            if not 0 < width <= group.size or width % group.blocks:
+            if not 0 < width <= group.size or width % group.runs:
                 raise RequestError(
                     f"prune.widths: {group.name} cannot have {width} channels",
-                    hint=f"it has {group.size} in {group.blocks} equal blocks",
+                    hint=f"it has {group.size} in {group.runs} equal blocks",
                 )
             start[i] = bounds.least[i] = width
     return start

@@ -318,7 +318,7 @@ def tiny_cut(ddpm, tmp_path):
     specs = known.specs(source.config, None)
     groups = known.groups(model, example_inputs(specs, source.config))
     group = groups[0]
-    run = group.size // group.blocks
+    run = group.size // group.runs
     cut(model, groups, {group.name: np.arange(group.size).reshape(-1, run)[:, : run // 2].ravel()})
     save_compressed(model, source, tmp_path / "cut", {})
     return tmp_path / "cut"

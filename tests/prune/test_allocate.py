@@ -35,7 +35,7 @@ def test_costs_are_those_of_the_layers():
 )
 @settings(max_examples=40, deadline=None)
 def test_a_walk_lands_on_allowed_widths_near_the_target(scored, sizes, ratio, align, seed):
-    costs = chain(*sizes, blocks=4)
+    costs = chain(*sizes, runs=4)
     scores = random_scores(costs, seed) if scored else None
     bounds = limits(costs.groups, align=align)
     target = costs.macs(costs.dense) * (1 - ratio)
@@ -55,7 +55,7 @@ def one_step(costs, widths, steps, group):
 
 @pytest.mark.parametrize("scored", [False, True])
 def test_more_ratio_never_costs_more(scored):
-    costs = chain(96, 128, 64, 128, blocks=4)
+    costs = chain(96, 128, 64, 128, runs=4)
     scores = random_scores(costs, 0) if scored else None
     bounds = limits(costs.groups, align=8)
     dense = costs.macs(costs.dense)
@@ -87,7 +87,7 @@ def test_global_loses_hardly_more_than_the_best_of_all_allocations():
 
 def lost(costs, scores, widths):
     return sum(
-        scores[g.name].sum() - scores[g.name][best_channels(scores[g.name], w, g.blocks)].sum()
+        scores[g.name].sum() - scores[g.name][best_channels(scores[g.name], w, g.runs)].sum()
         for g, w in zip(costs.groups, widths.tolist(), strict=True)
     )
 
@@ -126,5 +126,5 @@ def test_channels_are_ranked_inside_their_block(blocks, per_block, seed, share):
 
 
 def test_paper_rounding():
-    group = chain(128, blocks=32).groups
+    group = chain(128, runs=32).groups
     assert paper_widths(group, 0.3).tolist() == [96]  # a nominal 0.3 is really a quarter

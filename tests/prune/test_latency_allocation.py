@@ -13,14 +13,14 @@ from support.chains import chain, random_scores
 
 from diffc.errors import RequestError, UnavailableError
 from diffc.models.source import find_source
-from diffc.prune import bench as bench_module
-from diffc.prune import latency_table
-from diffc.prune.allocate import limits, total_loss, walk
-from diffc.prune.bench import Bench
+from diffc.prune.allocate import limits, total_loss, unranked_scores, walk
+from diffc.prune.by_latency import device as device_module
+from diffc.prune.by_latency import table as latency_table
+from diffc.prune.by_latency.device import LatencyDevice
+from diffc.prune.by_latency.layers import Layer
+from diffc.prune.by_latency.search import plan_by_latency
+from diffc.prune.by_latency.table import Table, anchors, latency_model
 from diffc.prune.knapsack import Budget, choose, minimise
-from diffc.prune.latency import plan_by_latency, unranked
-from diffc.prune.latency_table import Table, anchors, latency_model
-from diffc.prune.layers import Layer
 from diffc.prune.plan import best_channels
 from diffc.prune.planning import make_plan, problem_of
 from diffc.recipe import resolve
@@ -111,10 +111,10 @@ def test_recipe_widths_survive_the_walk_too():
 
 
 def test_unranked_channels_lose_the_square_of_the_share_cut():
-    costs = chain(32, 64, blocks=4)
-    scores = unranked(costs.groups)
+    costs = chain(32, 64, runs=4)
+    scores = unranked_scores(costs.groups)
     for group in costs.groups:
-        keep = best_channels(scores[group.name], group.size // 4 * 3, group.blocks)
+        keep = best_channels(scores[group.name], group.size // 4 * 3, group.runs)
         assert 1 - scores[group.name][keep].sum() == pytest.approx(1 / 16)
 
 
@@ -157,7 +157,7 @@ def test_the_model_sums_its_layers_and_measures_nothing_twice(counted, tmp_path)
     costs = chain(32, 64)
     shapes = {"l0.weight": (32, 8), "l1.weight": (64, 32), "l2.weight": (8, 64)}
     bounds = limits(costs.groups, align=8)
-    bench = Bench("ort-cpu", cache=tmp_path)
+    bench = LatencyDevice("ort-cpu", cache=tmp_path)
     for _ in range(2):
         model = drain(latency_model(chain_layers(costs), costs.groups, shapes, bounds, 8, bench))
         for widths in ([32, 64], [16, 40], [8, 8]):
@@ -178,7 +178,7 @@ def test_a_plan_that_is_stopped_keeps_the_points_that_it_has(monkeypatch, tmp_pa
 
     monkeypatch.setattr(latency_table, "_CHUNK_POINTS", 3)
     monkeypatch.setattr(latency_table, "_measured_chunk", chunk)
-    bench = Bench("ort-cpu", cache=tmp_path)
+    bench = LatencyDevice("ort-cpu", cache=tmp_path)
     points = {f"linear 1 {i}x8": ("linear", ((1,),), (i, 8)) for i in range(1, 9)}
     with pytest.raises(KeyboardInterrupt):
         drain(latency_table.measured(points, bench))
@@ -202,12 +202,12 @@ def test_a_plan_without_a_target_says_so(tiny_model, prune):
 
 def test_a_bench_that_cannot_run_says_so(monkeypatch):
     with pytest.raises(RequestError, match="torch does not run"):
-        Bench("torch").check()
+        LatencyDevice("torch").check()
     status = Status(True, True, False, "no GPU here")
     absent = SimpleNamespace(status=lambda: status, facts=target("trt").facts)
-    monkeypatch.setattr(bench_module, "target", lambda name: absent)
+    monkeypatch.setattr(device_module, "target", lambda name: absent)
     with pytest.raises(UnavailableError, match="cannot be measured here: no GPU here"):
-        Bench("trt").check()
+        LatencyDevice("trt").check()
 
 
 @pytest.mark.slow
@@ -217,7 +217,10 @@ def test_a_bench_that_cannot_run_says_so(monkeypatch):
 )
 def test_a_real_engine_is_planned_measured_and_recorded(tiny_model, tmp_path, prune):
     recipe = resolve(family="UNet2DModel", flags={"prune": {"ratio": 0.3, **prune}})
-    source, bench = find_source(tiny_model), Bench("ort-cpu", threads=1, cache=tmp_path / "cache")
+    source, bench = (
+        find_source(tiny_model),
+        LatencyDevice("ort-cpu", threads=1, cache=tmp_path / "cache"),
+    )
     plan = drain(plan_by_latency(source, recipe, None, {}, 4, bench, tmp_path / "scratch"))
     found = plan.why["latency"]
     assert found["measured"] in found["rounds"] and 1 <= len(found["rounds"]) <= 4

@@ -44,7 +44,7 @@ def test_the_budget_is_hit_within_a_percent_and_monotone(demo, scores, allocate,
 
 def test_kept_widths_are_aligned_and_whole_in_every_norm_group(demo, scores):
     found = plan(demo, scores, ratio=0.5)
-    blocks = {g.name: g.blocks for g in cost_of(demo).groups}
+    blocks = {g.name: g.runs for g in cost_of(demo).groups}
     for group in found.groups:
         if group.kind == "channels":
             assert group.kept % 16 == 0 and group.kept % blocks[group.name] == 0

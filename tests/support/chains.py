@@ -8,7 +8,7 @@ from diffc.models.groups import Group, Role, Slice
 from diffc.prune.cost import CostModel, Term
 
 
-def chain(*sizes: int, blocks: int = 1) -> CostModel:
+def chain(*sizes: int, runs: int = 1) -> CostModel:
     """A chain of linear layers, 8 -> sizes... -> 8; MACs are products of neighbours."""
     widths = [8, *sizes, 8]
     shapes = {f"l{i}.weight": (widths[i + 1], widths[i]) for i in range(len(widths) - 1)}
@@ -22,7 +22,7 @@ def chain(*sizes: int, blocks: int = 1) -> CostModel:
             Slice(f"l{i}.weight", 0, Role.OUT, index),
             Slice(f"l{i + 1}.weight", 1, Role.IN, index),
         )
-        groups.append(Group(f"l{i}", size, slices, blocks=blocks))
+        groups.append(Group(f"l{i}", size, slices, runs=runs))
     return CostModel(terms, shapes, groups)
 
 

@@ -98,7 +98,7 @@ def random_keep(groups: Sequence[Group], seed: int) -> Keep:
     rng = np.random.default_rng(seed)
     keep = {}
     for group in groups:
-        run = group.size // group.blocks
+        run = group.size // group.runs
         each = rng.integers(1, run + 1)
         keep[group.name] = _choose(group, each, rng)
     return keep
@@ -111,9 +111,9 @@ def least_keep(groups: Sequence[Group], seed: int = 0) -> Keep:
 
 
 def _choose(group: Group, each: int, rng: np.random.Generator) -> np.ndarray:
-    run = group.size // group.blocks
+    run = group.size // group.runs
     chosen = [
-        block * run + np.sort(rng.choice(run, each, replace=False)) for block in range(group.blocks)
+        block * run + np.sort(rng.choice(run, each, replace=False)) for block in range(group.runs)
     ]
     return np.concatenate(chosen).astype(np.int64)
 

@@ -106,7 +106,7 @@ def head_dim_group(name: str, attention: nn.Module) -> Group:
     return Group(
         name=f"{name}.head_dim",
         size=width,
-        blocks=int(attention.heads),  # type: ignore[arg-type]
+        runs=int(attention.heads),  # type: ignore[arg-type]
         kind="head_dim",
         slices=_slices(name, attention, index),
         temperature=() if is_linear_attention(attention) else tuple(scaled),

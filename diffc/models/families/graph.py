@@ -94,7 +94,7 @@ def _roots(graph: Any, names: Mapping[nn.Module, str]) -> list[nn.Module]:
 def _group(graph: Any, root: nn.Module, reached: Any, names: Mapping[nn.Module, str]) -> Group:
     size = graph.get_out_channels(root)
     slices: list[Slice] = []
-    blocks = 1
+    runs = 1
     for item in reached:
         module, handler = item.dep.target.module, item.dep.handler
         if module not in names:
@@ -103,10 +103,10 @@ def _group(graph: Any, root: nn.Module, reached: Any, names: Mapping[nn.Module, 
         is_out = graph.is_out_channel_pruning_fn(handler)
         slices += _slices(names[module], module, is_out, index)
         if isinstance(module, nn.GroupNorm):
-            blocks = math.lcm(blocks, module.num_groups)
+            runs = math.lcm(runs, module.num_groups)
     produced = {piece.module for piece in slices if piece.role is Role.OUT}
     first = next(name for name in names.values() if name in produced)
-    return Group(name=first, size=size, slices=tuple(slices), blocks=blocks)
+    return Group(name=first, size=size, slices=tuple(slices), runs=runs)
 
 
 def _positions(positions: list[int], roots: list[int], size: int, where: str) -> NDArray[np.int64]:

@@ -72,7 +72,7 @@ def test_each_group_alone_changes_the_output(tiny):
     dense = outputs(tiny, tiny.model)
     rng = np.random.default_rng(0)
     for group in rng.permutation(np.array(tiny.groups, dtype=object))[:6]:
-        if group.size == group.blocks:
+        if group.size == group.runs:
             continue
         got = outputs(tiny, cut_copy(tiny, least_keep([group])))
         assert got.shape == dense.shape
@@ -143,7 +143,7 @@ def test_every_matrix_inside_is_reached(tiny):
 def test_names_are_unique_and_blocks_divide(tiny):
     names = [group.name for group in tiny.groups]
     assert len(set(names)) == len(names)
-    assert all(group.size % group.blocks == 0 for group in tiny.groups)
+    assert all(group.size % group.runs == 0 for group in tiny.groups)
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if "head-dims" in n and "sana" not in n])

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from diffc.measure.inputs import example_inputs
 from diffc.models.groups import Group
 from diffc.prune.allocate import Limits, lowest
-from diffc.prune.bench import Bench
+from diffc.prune.by_latency.device import LatencyDevice
+from diffc.prune.by_latency.layer_graphs import write_layer, write_overhead
+from diffc.prune.by_latency.layers import Facts, Layer
 from diffc.prune.cost import Dim, Widths
-from diffc.prune.layer_graphs import write_layer, write_overhead
-from diffc.prune.layers import Facts, Layer
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work, drain
 from diffc_export.targets import target
@@ -135,7 +135,7 @@ def latency_model(
     shapes: Mapping[str, tuple[int, ...]],
     bounds: Limits,
     align: int,
-    bench: Bench,
+    bench: LatencyDevice,
 ) -> Work[LatencyModel]:
     """Measure what is not known yet of ``layers`` on ``bench``; the model of their time."""
     sizes = Sizes(layers, groups, shapes)
@@ -199,7 +199,7 @@ def _point(kind: str, facts: Facts, sizes: Sequence[int]) -> str:
 # --- measuring ----------------------------------------------------------------------------------
 
 
-def measured(points: Mapping[str, Point], bench: Bench) -> Work[Times]:
+def measured(points: Mapping[str, Point], bench: LatencyDevice) -> Work[Times]:
     """Seconds of each point on ``bench``; see the top of this file.
 
     Each chunk's are kept as soon as they are there: a run that is stopped goes on from them.
@@ -232,7 +232,7 @@ def _weights(point: Point) -> int:
 
 
 def _measured_chunk(
-    points: Mapping[str, Point], bench: Bench, done: int, total: int
+    points: Mapping[str, Point], bench: LatencyDevice, done: int, total: int
 ) -> Work[Times]:
     runtime = target(bench.target)
     calls: dict[str, Callable[[], float]] = {}
@@ -288,7 +288,7 @@ def timed(calls: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) -> Wo
 # --- the cache ----------------------------------------------------------------------------------
 
 
-def read_times(bench: Bench) -> Times:
+def read_times(bench: LatencyDevice) -> Times:
     """What is known of ``bench`` already; a file that cannot be read is made anew."""
     path = _path(bench)
     try:
@@ -297,7 +297,7 @@ def read_times(bench: Bench) -> Times:
         return {}
 
 
-def write_times(bench: Bench, times: Times) -> None:
+def write_times(bench: LatencyDevice, times: Times) -> None:
     """Keep ``times`` for the next run, under a temporary name first."""
     path = _path(bench)
     if path is None:
@@ -306,7 +306,7 @@ def write_times(bench: Bench, times: Times) -> None:
     write_text(path, json.dumps(content, indent=1, default=str))
 
 
-def _path(bench: Bench) -> Path | None:
+def _path(bench: LatencyDevice) -> Path | None:
     if bench.cache is None:
         return None
     facts = json.dumps(bench.facts(), sort_keys=True, default=str)

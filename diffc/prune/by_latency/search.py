@@ -19,14 +19,14 @@ Where that would lose more than twice the least importance that the budget allow
 MACs that cost little time (wide layers) are so kept, and widths that cost time without MACs (thin
 layers at a high resolution, weights that only stream through) are given up first.
 
-The time is first the sum of the layers' tables (latency_table.py), solved by knapsack.py. Then the
+The time is first the sum of the layers' tables (table.py), solved by knapsack.py. Then the
 engine is built and timed against the dense one, both in turn; the ratio of what was measured to
 what the tables said corrects the budget, and the problem is solved again, until it is met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,22 @@ from diffc.measure.latency import LatencyOptions, interleaved
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs as torch_inputs
 from diffc.models.families.examples import meta_inputs
-from diffc.models.groups import Group
 from diffc.models.load import load_denoiser, meta_denoiser
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.source import Source
-from diffc.prune.allocate import CLOSE_ENOUGH, Scores, check_reachable, total_loss, walk
-from diffc.prune.bench import Bench
+from diffc.prune.allocate import (
+    CLOSE_ENOUGH,
+    Scores,
+    check_reachable,
+    total_loss,
+    unranked_scores,
+    walk,
+)
+from diffc.prune.by_latency.device import LatencyDevice
+from diffc.prune.by_latency.layers import layers_of
+from diffc.prune.by_latency.table import LatencyModel, latency_model, lowered
 from diffc.prune.cost import Widths
 from diffc.prune.knapsack import Budget, Solution, minimise
-from diffc.prune.latency_table import LatencyModel, latency_model, lowered
-from diffc.prune.layers import layers_of
 from diffc.prune.plan import Plan, group_plans
 from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
 from diffc.prune.surgery import cut
@@ -89,7 +95,7 @@ class Timed:
 
 def plan_by_latency(
     source: Source, recipe: Recipe, scores: Scores | None, why: Mapping[str, Any], align: int,
-    bench: Bench, scratch: Path,
+    bench: LatencyDevice, scratch: Path,
 ) -> Work[Plan]:  # fmt: skip
     """As ``planning.make_plan``, by latency on ``bench``; ``why`` gets ``latency``.
 
@@ -101,7 +107,7 @@ def plan_by_latency(
     return replace(plan, why={**plan.why, "latency": found.why})
 
 
-def widths_by_latency(problem: Problem, bench: Bench, scratch: Path) -> Work[Timed]:
+def widths_by_latency(problem: Problem, bench: LatencyDevice, scratch: Path) -> Work[Timed]:
     """The widths of ``problem`` by latency on ``bench``, measured and corrected.
 
     scratch: a folder for the engines. Raises RequestError when the budget cannot be met,
@@ -109,7 +115,7 @@ def widths_by_latency(problem: Problem, bench: Bench, scratch: Path) -> Work[Tim
     """
     bench.check()
     model = yield from _tables(problem, bench)
-    lab = Lab(problem, bench, scratch)
+    lab = EngineTrials(problem, bench, scratch)
     yield from lab.build(problem.costs.dense, "dense")
     asked, factor, trials = _asked(problem), 1.0, list[tuple[Widths, Trial]]()
     for number in range(_ROUNDS):
@@ -165,7 +171,7 @@ def _by_budget(problem: Problem) -> Widths:
 def _solved(problem: Problem, model: LatencyModel, share: float) -> Solution:
     """Widths whose latency by the tables is ``share`` of the dense one's, or below."""
     costs, bounds, options = problem.costs, problem.bounds, problem.options
-    lost = total_loss(costs.groups, problem.ranked or unranked(costs.groups))
+    lost = total_loss(costs.groups, problem.ranked or unranked_scores(costs.groups))
     fast = Budget("latency", model, share * model(costs.dense))
     if options.ratio_of == "latency":
         check_reachable(costs, bounds, model, fast.most)
@@ -194,17 +200,7 @@ def _budget(problem: Problem) -> Budget:
     )
 
 
-def unranked(groups: Sequence[Group]) -> Scores:
-    """Scores for want of any: cutting a share s of a group loses s^2, whichever channels go."""
-    scores = {}
-    for group in groups:
-        each = group.size // group.blocks
-        ramp = (2 * np.arange(each, 0, -1) - 1) / (each * each * group.blocks)
-        scores[group.name] = np.tile(ramp, group.blocks)
-    return scores
-
-
-def _tables(problem: Problem, bench: Bench) -> Work[LatencyModel]:
+def _tables(problem: Problem, bench: LatencyDevice) -> Work[LatencyModel]:
     source = problem.source
     found = family(source.class_name)
     model = meta_denoiser(source)
@@ -215,10 +211,10 @@ def _tables(problem: Problem, bench: Bench) -> Work[LatencyModel]:
     return (yield from latency_model(layers, groups, shapes, bounds, problem.align, bench))
 
 
-class Lab:
+class EngineTrials:
     """Engines of one network at several widths, and their times."""
 
-    def __init__(self, problem: Problem, bench: Bench, scratch: Path) -> None:
+    def __init__(self, problem: Problem, bench: LatencyDevice, scratch: Path) -> None:
         self.problem, self.bench, self.scratch = problem, bench, scratch
 
     def build(self, widths: Widths, name: str) -> Work[None]:
@@ -229,7 +225,7 @@ class Lab:
         specs = problem.specs
         model = _filled(problem.source)
         groups = found.groups(model, torch_inputs(specs, problem.source.config))
-        scores = problem.ranked or unranked(groups)
+        scores = problem.ranked or unranked_scores(groups)
         plans = group_plans(groups, scores, widths, problem.bounds.step.tolist())
         kept = {plan.name: np.array(plan.keep) for plan in plans if plan.kept < plan.size}
         cut(model, groups, kept)
@@ -251,7 +247,7 @@ class Lab:
             }
             timings = yield from interleaved(calls, _TIMING)
         ratio = timings.ratio("compressed", "dense")
-        scores = self.problem.ranked or unranked(costs.groups)
+        scores = self.problem.ranked or unranked_scores(costs.groups)
         everything = sum(float(score.sum()) for score in scores.values())
         lost = total_loss(costs.groups, scores)(found.widths)
         return Trial(

@@ -16,7 +16,7 @@ from diffc_export.targets.base import BuildOptions
 
 
 @dataclass(frozen=True)
-class Bench:
+class LatencyDevice:
     """A target. batch: images in one call. threads: None: the machine's cores.
 
     cache: the folder that keeps tables of latencies from run to run; None: not kept.
