@@ -21,6 +21,7 @@ def doctor_(json: o.Json = False) -> None:
     from diffc.measure.environment import read_environment
     from diffc.models.families import broken_families, family_names
     from diffc.prune.importance import broken_scores, score_names
+    from diffc.report.sections import broken_sections, section_names
     from diffc_export.cache import cache_folder
     from diffc_export.targets import problems, targets
     from diffc_export.targets.base import Status
@@ -33,11 +34,12 @@ def doctor_(json: o.Json = False) -> None:
         added = {
             "families": _usable_and_broken(family_names(), broken_families()),
             "scores": _usable_and_broken(score_names(), broken_scores()),
+            "sections": _usable_and_broken(section_names(), broken_sections()),
         }
         here = {"environment": environment, "cache": str(cache_folder())}
         print_json({"diffc": __version__, "targets": statuses, **added, **here})
         return
-    _show(statuses, environment, broken_families() | broken_scores())
+    _show(statuses, environment, broken_families() | broken_scores() | broken_sections())
 
 
 def _usable_and_broken(names: list[str], broken: dict[str, str]) -> dict[str, object]:

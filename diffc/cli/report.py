@@ -120,14 +120,12 @@ def _several(
 
 def _table(reports: list[tuple[str, Report]]) -> None:
     from diffc.cli.show import console
-    from diffc.report.html_parts import comparison_rows
+    from diffc.report.comparison import comparison_table
     from diffc.report.tables import Column, print_table
 
-    figures = [comparison_rows(report) for _, report in reports]
-    names = dict.fromkeys(name for values in figures for name in values)
-    rows = [(name, *(values.get(name, "-") for values in figures)) for name in names]
-    columns = [Column(text=True), *(Column(name) for name, _ in reports)]
-    print_table(console(), columns, rows)
+    table = comparison_table(reports)
+    columns = [Column(text=True), *(Column(name) for name in table.heads[1:])]
+    print_table(console(), columns, table.rows)
 
 
 def _tell(page: Path, open_: bool, *, quiet: bool) -> None:

@@ -2,11 +2,14 @@
 
 model.py       Report, typed; its JSON Schema is report.schema.json
 collect.py     an output folder -> Report
-lines.py       the report as sections of rows, which the next two print
-speed.py       speed-ups in words: of one call, of one image, or none shown
+current.py     a Report without the figures that are not of its folder's files any more
+blocks.py      what sections are built of: tables, notes, charts ...
+sections/      one file a section; every rendering shows the same list of them
 terminal.py    for people at a terminal; tables.py: tables of any width, never cut
 markdown.py    for a pull request or a wiki
+html.py        report.html, one file without a network; html_blocks.py: each kind of block in it,
+               markup.py: escaping, svg.py: charts, assets/: style and script
+comparison.py  several runs on one page; history.py: latency over time
 side_by_side.py  what `diffc bench A B` shows
-html.py        report.html, one file without a network; html_parts.py and html_speed.py its
-               sections, svg.py its charts, markup.py escaping, assets/ its style and script
+speed.py, units.py  speed-ups, noise and figures in words
 """

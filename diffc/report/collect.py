@@ -21,10 +21,10 @@ from diffc.stages import STATE, Done
 def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) -> Report:
     """The report of ``out``. done: the stages of the present run, to tell what was reused."""
     lock = read_lock(out)
-    found = stage_records(out, lock["stages"])
+    records = stage_records(out, lock["stages"])
     fresh = {stage.name for stage in done if not stage.cached}
     benches, serves, climbs, choices = (
-        [record["result"] for name, record in found.items() if name.startswith(f"{kind}-")]
+        [record["result"] for name, record in records.items() if name.startswith(f"{kind}-")]
         for kind in ("bench", "serve", "explain", "choose")
     )
     return Report(
@@ -33,18 +33,18 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         command=command,
         notes=read_notes(out),
         digest=lock["model"]["digest"],
-        model=_figures(out, lock, found, "dense"),
-        compressed=_figures(out, lock, found, "compressed"),
+        model=_figures(out, lock, records, "dense"),
+        compressed=_figures(out, lock, records, "compressed"),
         plan=_plan(out),
-        data=_result(found, "data"),
-        distillation=_result(found, "distill"),
-        stages=[_stage(record, fresh) for record in found.values()],
+        data=_result(records, "data"),
+        distillation=_result(records, "distill"),
+        stages=[_stage(record, fresh) for record in records.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
         pipeline=[TargetResult(**bench["pipeline"]) for bench in benches],
         choices=[PrecisionChoice(**one["choice"]) for one in choices],
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
-        quality=_result(found, "samples"),
+        quality=_result(records, "samples"),
         environment=benches[-1]["environment"] if benches else None,
     )
 
@@ -55,18 +55,18 @@ def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, dict[str, A
     stages: name -> key, as recipe.lock.yaml has them.
     """
     paths = {name: out / STATE / f"{name}.json" for name in stages}
-    found = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    other = [name for name, record in found.items() if record.get("key") != stages[name]]
-    if other or "plan" not in found:
+    records = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    other = [name for name, record in records.items() if record.get("key") != stages[name]]
+    if other or "plan" not in records:
         raise InputError(
             f"{out} is unfinished: the run that was making it was interrupted",
             hint="run that command again: it goes on from the last finished piece",
         )
-    return found
+    return records
 
 
-def _result(found: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    return found[name]["result"] if name in found else None
+def _result(records: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    return records[name]["result"] if name in records else None
 
 
 def _stage(record: Mapping[str, Any], fresh: set[str]) -> StageFigures:
@@ -79,12 +79,12 @@ def _stage(record: Mapping[str, Any], fresh: set[str]) -> StageFigures:
 
 
 def _figures(
-    out: Path, lock: Mapping[str, Any], found: Mapping[str, Any], side: str
+    out: Path, lock: Mapping[str, Any], records: Mapping[str, Any], side: str
 ) -> ModelFigures:
-    plan = found["plan"]["result"][side]
+    plan = records["plan"]["result"][side]
     folder = Path(lock["model"]["folder"]) if side == "dense" else out / "model"
     # after ``diffc prune OUT`` the plan is newer than OUT/model, whose size then is not its own
-    of_plan = side == "dense" or "distill" in found
+    of_plan = side == "dense" or "distill" in records
     return ModelFigures(
         name=lock["model"]["name"],
         class_name=lock["model"]["class_name"],

@@ -37,17 +37,17 @@ def current_report(out: Path) -> tuple[Report, list[str]]:
 def _without(report: Report, gone: list[str]) -> Report:
     """The report without the figures of the stages ``gone``."""
 
-    def kept(kind: str, target: str) -> bool:
+    def is_current(kind: str, target: str) -> bool:
         return f"{kind}-{target}" not in gone
 
     return report.model_copy(
         update={
             "stages": [stage for stage in report.stages if stage.name not in gone],
-            "targets": [row for row in report.targets if kept("bench", row.target)],
-            "pipeline": [row for row in report.pipeline if kept("bench", row.target)],
-            "choices": [row for row in report.choices if kept("choose", row.target)],
-            "ladders": [row for row in report.ladders if kept("explain", row.target)],
-            "served": [row for row in report.served if kept("serve", row.target)],
+            "targets": [row for row in report.targets if is_current("bench", row.target)],
+            "pipeline": [row for row in report.pipeline if is_current("bench", row.target)],
+            "choices": [row for row in report.choices if is_current("choose", row.target)],
+            "ladders": [row for row in report.ladders if is_current("explain", row.target)],
+            "served": [row for row in report.served if is_current("serve", row.target)],
             "quality": None if "samples" in gone else report.quality,
             "distillation": None if "distill" in gone else report.distillation,
         }

@@ -1,53 +1,77 @@
-"""report.md: for a pull request or a wiki."""
+"""report.md: for a pull request or a wiki.
+
+Details and the numbers of charts are folded, as GitHub shows ``<details>``. Images are not here:
+what takes the text elsewhere does not take them along.
+"""
 
 from __future__ import annotations
 
-from diffc.report.lines import Section, headline, sections
+import html
+from collections.abc import Iterator, Sequence
+
+from diffc.report.blocks import Block, Chart, Code, Details, Facts, Notes, Table
 from diffc.report.model import Report
-from diffc.report.units import seconds
+from diffc.report.sections import parts
+
+_MOST_NUMBERS = 60
+"""Rows of a chart's table above which Markdown gives their number alone."""
 
 
 def to_markdown(report: Report) -> str:
     """The whole report as GitHub-flavoured Markdown."""
-    parts = [f"# {escape(headline(report))}", ""]
-    for section in sections(report):
-        parts += _table(section)
-    parts += _stages(report) + _environment(report)
-    if report.command:
-        parts += ["## Reproduce", "", f"    {report.command}", ""]
-    parts.append(f"diffc {report.diffc}, {report.created}")
-    return "\n".join(parts) + "\n"
+    lines: list[str] = []
+    for part in parts(report):
+        inside = [line for block in part.blocks for line in _block(block)]
+        is_headline = any(isinstance(block, Facts) for block in part.blocks)
+        if inside:
+            lines += inside if is_headline else [f"## {escape(part.title)}", "", *inside]
+    lines.append(f"diffc {report.diffc}, {report.created}")
+    return "\n".join(lines) + "\n"
 
 
-def _table(section: Section) -> list[str]:
-    lines = [f"## {escape(section.title)}", ""]
-    lines += [f"| | {' | '.join(section.heads)} |", "|---|---:|---:|---|"]
-    lines += [f"| {' | '.join(map(escape, row))} |" for row in section.rows]
-    lines += ["", *(f"{escape(note)}  " for note in section.notes), ""]
-    return lines
+def _block(block: Block) -> Iterator[str]:
+    if isinstance(block, Facts):
+        yield from (f"# {escape(block.sentence)}", "")
+    elif isinstance(block, Table):
+        yield from _table(block)
+    elif isinstance(block, Notes):
+        yield from (f"{escape(sentence)}  " for sentence in block.sentences)
+        yield ""
+    elif isinstance(block, Code):
+        yield from (f"    {line}" for line in block.text.splitlines())
+        yield ""
+    elif isinstance(block, Chart) and block.numbers is not None:
+        yield from _numbers(block.numbers)
+    elif isinstance(block, Details):
+        yield from _folded(block.summary, block.blocks)
 
 
-def _stages(report: Report) -> list[str]:
-    lines = ["## Stages", "", "| stage | seconds | peak memory | |", "|---|---:|---:|---|"]
-    for stage in report.stages:
-        reused = "reused" if stage.cached else ""
-        memory = f"{stage.peak_rss_bytes / 1e6:.0f} MB"
-        lines.append(f"| {stage.name} | {seconds(stage.seconds)} | {memory} | {reused} |")
-    return [*lines, ""]
+def _table(table: Table) -> Iterator[str]:
+    yield f"| {' | '.join(map(escape, table.heads))} |"
+    figures = len(table.heads) - table.texts
+    rules = ["---"] * table.texts + ["---:"] * figures
+    if figures == 3:
+        rules[-1] = "---"  # a change, or words on it
+    yield f"|{'|'.join(rules)}|"
+    yield from (f"| {' | '.join(map(escape, row))} |" for row in table.rows)
+    yield ""
 
 
-def _environment(report: Report) -> list[str]:
-    if not report.environment:
-        return []
-    found = report.environment
-    packages = ", ".join(f"{k} {v}" for k, v in sorted(found["packages"].items()))
-    gpus = ", ".join(gpu["name"] for gpu in found["gpus"]) or "no GPU"
-    return [
-        "## Measured on",
-        "",
-        escape(f"{found['cpu']}, {found['cores']} cores, {gpus}, {found['os']}, {packages}"),
-        "",
-    ]
+def _numbers(table: Table) -> Iterator[str]:
+    """A chart's numbers, folded; of many only their count."""
+    if len(table.rows) <= _MOST_NUMBERS:
+        yield from _folded("The numbers", [table])
+    else:
+        names = " and ".join(head for head in table.heads if head)
+        yield f"{len(table.rows)} rows of {escape(names)}: in report.html and report.json"
+        yield ""
+
+
+def _folded(summary: str, blocks: Sequence[Block]) -> Iterator[str]:
+    yield from (f"<details><summary>{html.escape(summary)}</summary>", "")
+    for block in blocks:
+        yield from _block(block)
+    yield from ("</details>", "")
 
 
 def escape(text: str) -> str:

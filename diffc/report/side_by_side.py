@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffc.measure.results import Comparison, Row
-from diffc.report.lines import noise_words
+from diffc.report.speed import noise_words
 from diffc.report.tables import Column, print_table, print_whole
 from diffc.report.units import interval, milliseconds, size
 
@@ -31,15 +31,15 @@ def show(result: Comparison, console: Console) -> None:
 
 def cells(row: Row) -> Sequence[str]:
     """The figures of one line, as ``HEADS`` names them."""
-    found = row.figures
-    if found.latency_ms is None:
+    figures = row.figures
+    if figures.latency_ms is None:
         return ("-",) * len(HEADS)
     ratio = row.speedup
     return (
-        milliseconds(found.latency_ms.p50),
-        milliseconds(found.latency_ms.p99),
-        milliseconds(found.first_call_ms),
-        size(found.memory.peak_bytes),
+        milliseconds(figures.latency_ms.p50),
+        milliseconds(figures.latency_ms.p99),
+        milliseconds(figures.first_call_ms),
+        size(figures.memory.peak_bytes),
         "1" if ratio is None else f"{ratio.median:.2f}x" + ("" if ratio.shown else UNSURE),
         "" if ratio is None else interval(ratio.ci95),
     )

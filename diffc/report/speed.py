@@ -1,4 +1,4 @@
-"""Speed-ups in words: of one call, of one image, and whether the noise leaves anything of them."""
+"""Speed-ups and noise in words: of one call, of one image, and whether the noise hides them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import EngineFigures, Speedup, TargetResult, at_working
+from diffc.measure.results import EngineFigures, Noise, Speedup, TargetResult, at_working
 from diffc.report.units import interval
 
 NOT_SHOWN = "no speed-up shown"
@@ -103,6 +103,21 @@ def loop_notes(result: TargetResult) -> list[str]:
     if calls and rows and (calls, rows) != (1, result.batch):
         notes.append(f"each step: {calls} call{'s' if calls > 1 else ''} of batch {rows}")
     return notes
+
+
+def noise_words(noise: Noise) -> str:
+    """One sentence on how much the machine's other work disturbed the times."""
+    parts = []
+    if noise.against_itself is not None:
+        low, high = noise.against_itself.ci95
+        parts.append(f"dense against itself 95 % {interval((low, high), 3)}")
+    if not noise.steady:
+        parts.append("times did not settle in the warm-up")
+    if noise.load is not None:
+        parts.append(f"load {noise.load:.1f} on {noise.cores} cores")
+    if noise.gpu_busy is not None:
+        parts.append(f"the GPU was shared: {noise.gpu_busy}")
+    return "noise of the machine: " + ", ".join(parts or ["not known"])
 
 
 def is_busy(ladder: Ladder, rung: Rung) -> bool:

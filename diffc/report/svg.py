@@ -45,8 +45,8 @@ class Axis:
         if not self.log:
             return round_ticks(self.low, self.high)
         powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
-        found = [10.0**p for p in powers]
-        return found if len(found) > 1 else [self.low, self.high]
+        ticks = [10.0**p for p in powers]
+        return ticks if len(ticks) > 1 else [self.low, self.high]
 
 
 def round_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -62,18 +62,27 @@ def round_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def bar(share: float, of: float = 1.0, *, second: bool = False) -> Html:
-    """A bar of ``share`` in an outline of ``of``, both parts of the full width (0 to 1).
+    """A bar inside an outline.
 
-    second: in the compressed side's colour.
+    Args:
+        share: The filled length, from 0 to 1 of the full width.
+        of: The length of the outline, from 0 to 1.
+        second: Draw it in the compressed model's colour.
     """
     share, of = (min(max(v, 0.0), 1.0) for v in (share, of))
     outline = tag("rect", class_="outline", x=0.0, y=1.0, width=200 * of, height=12.0)
-    filled = tag("rect", class_="second" if second else "first", x=0.0, y=1.0,
-                 width=200 * share, height=12.0)  # fmt: skip
+    filled = tag(
+        "rect", class_="second" if second else "first", x=0.0, y=1.0, width=200 * share, height=12.0
+    )
     return tag(
-        "svg", outline if of < 1 or of > share else None, filled, class_="bar",
-        viewBox="0 0 200 14", preserveAspectRatio="none", aria_hidden="true",
-    )  # fmt: skip
+        "svg",
+        outline if of < 1 or of > share else None,
+        filled,
+        class_="bar",
+        viewBox="0 0 200 14",
+        preserveAspectRatio="none",
+        aria_hidden="true",
+    )
 
 
 def histogram(rows: Sequence[tuple[str, Sequence[float]]], unit: str, label: str) -> Html:
@@ -93,41 +102,70 @@ def histogram(rows: Sequence[tuple[str, Sequence[float]]], unit: str, label: str
 
 
 def _bins(row: Sequence[float], x: Axis, base: float, kind: str) -> list[Html]:
-    """The bars of one distribution and its median; what lies beyond the axis is in the last."""
+    """The bars of one distribution and its median; the last bar has what lies beyond the axis."""
     counts = [0] * _BINS
     for value in row:
         place = int((value - x.low) / (x.high - x.low) * _BINS)
         counts[min(max(place, 0), _BINS - 1)] += 1
     most, step = max(counts), (x.end - x.start) / _BINS
     bars = [
-        tag("rect", class_=kind, x=x.start + i * step, y=base - 46 * n / most, width=step,
-            height=46 * n / most)
-        for i, n in enumerate(counts) if n
-    ]  # fmt: skip
+        tag(
+            "rect",
+            class_=kind,
+            x=x.start + i * step,
+            y=base - 46 * n / most,
+            width=step,
+            height=46 * n / most,
+        )
+        for i, n in enumerate(counts)
+        if n
+    ]
     median = sorted(row)[(len(row) - 1) // 2]
     at = min(x.at(median), x.end)
     near_end = at > WIDTH - 90
     shown = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
-    words = _text(f"p50 {shown}", at + (-4 if near_end else 4), base - 52,
-                  "end" if near_end else "start")  # fmt: skip
+    words = _text(
+        f"p50 {shown}", at + (-4 if near_end else 4), base - 52, "end" if near_end else "start"
+    )
     return [*bars, tag("line", class_="mark", x1=at, x2=at, y1=base, y2=base - 60), words]
 
 
 def steps(rows: Sequence[tuple[str, float, str]], unit: str, label: str) -> Html:
-    """(name, value, words) from top to bottom: bars from zero, each in the outline of the one
-    before; words stand at the right of the name."""
+    """One bar from zero for each step, in the outline of the bar before.
+
+    Args:
+        rows: (name, value, words) from top to bottom; the words stand at the right of the name.
+        unit: The name of the axis.
+        label: What the picture shows, for readers who do not see it.
+    """
     height = 8 + 40.0 * len(rows) + BOTTOM
     x = Axis(0.0, max(value for _, value, _ in rows) or 1.0, 6.0, WIDTH - RIGHT)
     parts = [_x_axis(x, height - BOTTOM, unit)]
     for index, (name, value, words) in enumerate(rows):
         top = 8 + 40.0 * index
         before = rows[index - 1][1] if index else value
-        outline = tag("rect", class_="outline", x=x.start, y=top + 18,
-                      width=x.at(before) - x.start, height=14.0)  # fmt: skip
-        filled = tag("rect", class_="second" if index == len(rows) - 1 else "first", x=x.start,
-                     y=top + 18, width=x.at(value) - x.start, height=14.0)  # fmt: skip
-        parts += [filled, outline, _text(name, x.start, top + 12),
-                  _text(words, WIDTH - RIGHT, top + 12, "end")]  # fmt: skip
+        outline = tag(
+            "rect",
+            class_="outline",
+            x=x.start,
+            y=top + 18,
+            width=x.at(before) - x.start,
+            height=14.0,
+        )
+        filled = tag(
+            "rect",
+            class_="second" if index == len(rows) - 1 else "first",
+            x=x.start,
+            y=top + 18,
+            width=x.at(value) - x.start,
+            height=14.0,
+        )
+        parts += [
+            filled,
+            outline,
+            _text(name, x.start, top + 12),
+            _text(words, WIDTH - RIGHT, top + 12, "end"),
+        ]
     return _chart(parts, height, label)
 
 
@@ -144,7 +182,15 @@ def line(
 ) -> Html:
     """A curve with a dot at each of its points.
 
-    level: a horizontal line and its name. spans: shaded ranges of x. log: y by powers of ten.
+    Args:
+        points: (x, y); points that are not finite are left out.
+        x_name: The name of the x axis.
+        y_name: The name of the y axis.
+        label: What the picture shows, for readers who do not see it.
+        level: A horizontal line at this value, and its name.
+        spans: Shaded ranges of x.
+        log: Draw y by powers of ten.
+        x_range: The ends of the x axis; None for those of the points.
     """
     points = [(px, py) for px, py in points if math.isfinite(py) and (py > 0 or not log)]
     height = 220.0
@@ -169,7 +215,7 @@ def line(
 def scatter(
     points: Sequence[tuple[str, float, float]], *, x_name: str, y_name: str, label: str
 ) -> Html:
-    """(name, x, y) as numbered dots; the names are for a table beside."""
+    """(name, x, y) as numbered dots; a table beside the picture has the names."""
     height = 260.0
     xs, ys = [p[1] for p in points], [p[2] for p in points]
     margin = 0.08 * ((max(ys) - min(ys)) or abs(max(ys)) or 1.0)
@@ -183,8 +229,14 @@ def scatter(
 
 def _span(span: tuple[float, float], x: Axis, y: Axis) -> Html:
     low, high = max(span[0], x.low), min(span[1], x.high)
-    return tag("rect", class_="span", x=x.at(low), y=y.end, width=max(x.at(high) - x.at(low), 0.0),
-               height=y.start - y.end)  # fmt: skip
+    return tag(
+        "rect",
+        class_="span",
+        x=x.at(low),
+        y=y.end,
+        width=max(x.at(high) - x.at(low), 0.0),
+        height=y.start - y.end,
+    )
 
 
 def _x_axis(x: Axis, base: float, name: str) -> Html:
@@ -217,6 +269,10 @@ def _text(words: str, x: float, y: float, anchor: str = "start") -> Html:
 
 def _chart(parts: Sequence[Html], height: float, label: str) -> Html:
     return tag(
-        "svg", *parts, class_="chart", role="img", aria_label=label,
+        "svg",
+        *parts,
+        class_="chart",
+        role="img",
+        aria_label=label,
         viewBox=f"0 0 {WIDTH:g} {height:g}",
-    )  # fmt: skip
+    )

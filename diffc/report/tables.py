@@ -22,10 +22,14 @@ _LEAST_TEXT = 14  # columns of text narrower than this are hard to read
 
 @dataclass(frozen=True)
 class Column:
-    """One column. head: its heading. left: aligned to the left. least: its smallest width.
+    """One column.
 
-    text: names and sentences, which may be wrapped, a long name anywhere; such columns share the
-    room that figures leave.
+    Attributes:
+        head: Its heading.
+        left: Cells are aligned to the left.
+        least: The smallest width.
+        text: Cells are names and sentences, which may be wrapped, a long name anywhere. Such
+            columns share the room that figures leave.
     """
 
     head: str = ""
@@ -52,7 +56,8 @@ def print_table(
 ) -> None:
     """Print a table to ``screen`` at its width, or at ``widest`` where that is less.
 
-    Raises ValueError for a row of another length than ``columns``.
+    Raises:
+        ValueError: A row has another number of cells than there are columns.
     """
     from rich.text import Text
 
@@ -76,10 +81,17 @@ def lines(
 ) -> list[Line]:
     """The table in lines of at most ``width`` characters, longer only where one word is.
 
-    fill: text columns take the whole width, so that tables below each other are aligned.
+    Args:
+        columns: The columns.
+        rows: Cells by row.
+        width: The most characters of a line.
+        fill: Text columns take the whole width, so that tables below each other are aligned.
+
+    Raises:
+        ValueError: A row has another number of cells than there are columns.
     """
     if any(len(row) != len(columns) for row in rows):
-        raise ValueError("a row has not as many cells as there are columns")
+        raise ValueError(f"every row needs {len(columns)} cells")
     widths = _widths(columns, rows, width, fill)
     return _stacked(columns, rows, width) if widths is None else _side(columns, rows, widths)
 
@@ -101,25 +113,25 @@ def _widths(
             if texts and fill:
                 sizes[texts[0]] += room - needed
             return sizes
-    found = list(longest)
+    narrowed = list(longest)
     for index in reversed(texts):
         others = sum(min(longest[i], _LEAST_TEXT) for i in texts if i < index)
-        found[index] = min(longest[index], room - others)
-        if found[index] < min(longest[index], _LEAST_TEXT):
+        narrowed[index] = min(longest[index], room - others)
+        if narrowed[index] < min(longest[index], _LEAST_TEXT):
             return None
-        room -= found[index]
-    return found if texts else None
+        room -= narrowed[index]
+    return narrowed if texts else None
 
 
 def _side(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]
 ) -> list[Line]:
     heads = [column.head for column in columns]
-    made = [Line(text, bold=True) for text in _row(columns, heads, widths)] if any(heads) else []
+    printed = [Line(text, bold=True) for text in _row(columns, heads, widths)] if any(heads) else []
     for row in rows:
         alone = bool(row[0]) and not any(row[1:])
-        made += [Line(text, bold=alone) for text in _row(columns, row, widths)]
-    return made
+        printed += [Line(text, bold=alone) for text in _row(columns, row, widths)]
+    return printed
 
 
 def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -128,30 +140,30 @@ def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int])
         wrapped(cell, size, anywhere=True) if column.text else [cell]
         for column, cell, size in zip(columns, cells, widths, strict=True)
     ]
-    made = []
+    printed = []
     for number in range(max(map(len, parts))):
         shown = [part[number] if number < len(part) else "" for part in parts]
         padded = [
             text.ljust(size) if column.left or column.text else text.rjust(size)
             for column, text, size in zip(columns, shown, widths, strict=True)
         ]
-        made.append((" " * _GAP).join(padded).rstrip())
-    return made
+        printed.append((" " * _GAP).join(padded).rstrip())
+    return printed
 
 
 def _stacked(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
     """Every row as a line with its name and one line for each of its figures."""
-    made = []
+    printed = []
     for row in rows:
         if row[0]:
-            made += [Line(text, bold=True) for text in wrapped(row[0], width)]
+            printed += [Line(text, bold=True) for text in wrapped(row[0], width)]
         for column, cell in zip(columns[1:], row[1:], strict=True):
             if cell:
-                made += [Line(text) for text in _named(column.head, cell, width)]
-    return made
+                printed += [Line(text) for text in _cell_under_head(column.head, cell, width)]
+    return printed
 
 
-def _named(head: str, cell: str, width: int) -> list[str]:
+def _cell_under_head(head: str, cell: str, width: int) -> list[str]:
     """'  head: cell' in one line where it fits, else the cell in lines of its own."""
     whole = f"  {head}: {cell}" if head else f"  {cell}"
     if len(whole) <= width:
@@ -165,17 +177,24 @@ def _indented(words: str, width: int) -> list[str]:
 
 
 def wrapped(words: str, width: int, *, anywhere: bool = False) -> list[str]:
-    """Lines of at most ``width`` characters, broken between words alone; what stands in front of
-    the first word stays there.
+    """Lines of at most ``width`` characters, broken between words alone.
 
-    anywhere: a word that is longer than a line is broken too.
+    Spaces in front of the first word stay.
+
+    Args:
+        words: The text.
+        width: The most characters of a line.
+        anywhere: Break a word that is longer than a line, too.
     """
     if len(words) <= width:
         return [words]
     before = words[: len(words) - len(words.lstrip())]
-    found = textwrap.wrap(
-        words.strip(), max(width, len(before) + 1), initial_indent=before,
-        subsequent_indent=before if anywhere else "", break_long_words=anywhere,
+    broken = textwrap.wrap(
+        words.strip(),
+        max(width, len(before) + 1),
+        initial_indent=before,
+        subsequent_indent=before if anywhere else "",
+        break_long_words=anywhere,
         break_on_hyphens=False,
-    )  # fmt: skip
-    return found or [words]
+    )
+    return broken or [words]

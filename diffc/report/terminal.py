@@ -1,34 +1,63 @@
-"""The report in a terminal, of 80 columns or fewer: see tables.py for what happens then."""
+"""The report in a terminal, of 80 columns or fewer: see tables.py for narrower ones.
+
+Details, charts and images do not fit there. The titles of parts that have nothing else stand in one
+line below the tables, so that nobody takes the terminal's report for the whole.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diffc.report.lines import Section, headline, sections
+from diffc.report.blocks import Block, Chart, Code, Details, Facts, Notes, Part, Table
 from diffc.report.model import Report
+from diffc.report.sections import parts
 from diffc.report.tables import WIDEST, Column, print_table, print_whole
-from diffc.report.units import seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the report's tables to ``console``."""
-    for section in sections(report):
-        console.print()
-        print_table(console, _columns(section), section.rows, title=section.title, widest=WIDEST)
-        for note in section.notes:
-            print_whole(console, f"  {note}", style="dim")
+    """Print the report's parts to ``console``, and its headline below them."""
+    sentences, left_out = [], []
+    for part in parts(report):
+        sentences += [block.sentence for block in part.blocks if isinstance(block, Facts)]
+        blocks = [block for block in part.blocks if isinstance(block, Table | Notes | Code)]
+        if blocks:
+            _show_part(part.title, blocks, console)
+        elif any(isinstance(block, Chart | Details) for block in part.blocks):
+            left_out.append(_lower_first(part))
     console.print()
-    print_whole(console, headline(report), style="bold")
-    reused = [stage for stage in report.stages if stage.cached]
-    took = sum(stage.seconds for stage in report.stages if not stage.cached)
-    note = f"{seconds(took)} of work in {len(report.stages) - len(reused)} stages"
-    print_whole(console, note + (f", {len(reused)} reused" if reused else ""), style="dim")
+    if left_out:
+        print_whole(console, f"report.html has more: {'; '.join(left_out)}", style="dim")
+    for sentence in sentences:
+        print_whole(console, sentence, style="bold")
 
 
-def _columns(section: Section) -> list[Column]:
-    first, second, last = section.heads
-    return [Column(text=True), Column(first, least=10), Column(second, least=10),
-            Column(last, least=19)]  # fmt: skip
+def _show_part(title: str, blocks: Sequence[Block], console: Console) -> None:
+    console.print()
+    print_whole(console, title, style="bold")
+    heads: Sequence[str] = ()
+    for block in blocks:
+        if isinstance(block, Table):
+            # tables below each other share their heads where those are the same
+            print_table(console, _columns(block, heads), block.rows, widest=WIDEST)
+            heads = block.heads
+        elif isinstance(block, Notes):
+            for sentence in block.sentences:
+                print_whole(console, f"  {sentence}", style="dim")
+        elif isinstance(block, Code):
+            print_whole(console, f"  {block.text}")
+
+
+def _columns(table: Table, heads_above: Sequence[str]) -> list[Column]:
+    """The table's columns, without heads that stand above already."""
+    heads = table.heads if list(table.heads) != list(heads_above) else [""] * len(table.heads)
+    columns = [Column(head, text=True) for head in heads[: table.texts]]
+    figures = heads[table.texts :]
+    return columns + [Column(head, least=19 if i == 2 else 10) for i, head in enumerate(figures)]
+
+
+def _lower_first(part: Part) -> str:
+    return part.title[:1].lower() + part.title[1:]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from support.pipelines import save_ddpm
 from support.quick import QUICK
+from support.reports import rows_of
 from torch import nn
 
 import diffc
@@ -19,7 +20,7 @@ from diffc.measure.frechet import (
     onnx_extractor,
     statistics,
 )
-from diffc.report.lines import sections
+from diffc.report.sections import parts
 from diffc_runtime.files import file_digest
 
 
@@ -70,7 +71,7 @@ def test_distances_to_reference_images(tiny_model, tmp_path, images, extractor):
     assert about["reference"] == {"n": 6, "sha256": statistics(rows, "x").digest}
     assert about["features_sha256"] == file_digest(extractor)
     assert {"sampler", "steps", "seeds", "n"} <= set(report.quality["kernel"])
-    shown = [row for section in sections(report) for row in section.rows]
+    shown = [row for part in parts(report) for row in rows_of(part)]
     assert any(row[0] == "Frechet distance on means.onnx" for row in shown)
 
 

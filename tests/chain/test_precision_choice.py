@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import yaml
+from support.reports import find_part, rows_of
 from typer.testing import CliRunner
 
 import diffc
@@ -16,7 +17,6 @@ from diffc.errors import CheckFailed, RequestError, UnavailableError
 from diffc.measure.results import Parity, PrecisionTry
 from diffc.measure.statistics import Ratio
 from diffc.recipe import Recipe
-from diffc.report.lines import choice_section
 from diffc_export.targets import target
 
 
@@ -87,9 +87,10 @@ def test_what_was_measured_decides(out):
     assert choice.chosen in (*faster, "fp32")
     engine = (out / "engines/openvino/compressed/engine.json").read_text()
     assert f'"precision_asked": "{choice.chosen}"' in engine
-    assert any("(taken)" in row[0] for row in choice_section(choice).rows)
-    assert "precision on openvino" in (out / "report.md").read_text()
-    assert "Precision, chosen by measuring" in (out / "report.html").read_text()
+    assert any("(taken)" in row[0] for row in rows_of(find_part(report, "Precision on")))
+    for name in ("report.md", "report.html"):
+        text = (out / name).read_text()
+        assert "Precision on openvino" in text and "chosen by measuring" in text
 
 
 def test_a_choice_is_forgotten_when_a_precision_is_named(out):

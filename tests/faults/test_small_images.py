@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from support import reports
 from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
@@ -15,7 +16,6 @@ from diffc.measure.pictures import left_out, picture_shape
 from diffc.measure.quality import Samples, estimate, grid, quality, write_pair
 from diffc.models.source import find_source
 from diffc.recipe import resolve
-from diffc.report.lines import sections
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
 from diffc.report.units import interval, number
@@ -37,8 +37,8 @@ def test_images_below_the_window_have_no_ssim_and_the_run_goes_on(tmp_path):
     assert report.quality["ssim"] is None and report.quality["psnr"]["n"] == 4
     assert report.quality["absent"]["ssim"] == why
     assert (tmp_path / "o" / "samples" / "grid.png").exists()
-    section = sections(report)[-1]
-    assert ("SSIM", "", "-", "") in section.rows and why in section.notes
+    part = reports.find_part(report, "Compressed against dense samples")
+    assert ("SSIM", "", "-", "") in reports.rows_of(part) and why in reports.notes_of(part)
     assert Report.read(tmp_path / "o").quality == report.quality
 
 
@@ -115,9 +115,10 @@ def report(tmp_path_factory):
 
 
 def test_one_image_is_reported_without_an_interval(report):
-    row = next(row for row in sections(report[0])[-1].rows if row[0] == "SSIM")
+    part = reports.find_part(report[0], "Compressed against dense samples")
+    row = next(row for row in reports.rows_of(part) if row[0] == "SSIM")
     assert row[3] == "one image"
-    assert sections(report[0])[-1].notes[0].startswith("1 image from the same noise")
+    assert reports.notes_of(part)[0].startswith("1 image from the same noise")
     assert json.loads((report[1] / "report.json").read_text())["quality"]["ssim"]["ci95"] is None
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from support.reports import notes_of, rows_of
 
 from diffc.cli import check as check_cli
 from diffc.cli import doctor as doctor_cli
@@ -18,9 +19,9 @@ from diffc.cli import show as cli_show
 from diffc.gate.result import CheckResult, Figure, Noise, overall, side
 from diffc.measure.results import Comparison, EngineFigures, Latency, Memory, Row, Speedup
 from diffc.report import side_by_side, terminal
-from diffc.report.html_parts import comparison_rows
-from diffc.report.lines import sections
+from diffc.report.comparison import comparison_rows
 from diffc.report.model import Report
+from diffc.report.sections import parts
 from diffc.report.tables import Column, lines
 from diffc.stages import Done, StageEvent
 from diffc_export.events import Progress
@@ -61,12 +62,14 @@ def screen(request, monkeypatch):
 def test_a_reports_cells_are_whole(screen, path):
     report = Report.read(path)
     terminal.show(report, screen.console())
-    for section in sections(report):
-        for row in section.rows:
+    for part in parts(report):
+        for row in rows_of(part):
             for cell in row[1:]:
                 assert screen.holds(cell), (cell, screen.width)
-        for note in section.notes:
+        for note in notes_of(part):
             assert all(screen.holds(word) for word in note.split())
+    for part in parts(report)[1:]:  # what the terminal leaves out is named in a line
+        assert all(screen.holds(word) for word in part.title.split()[1:]), part.title
 
 
 def test_no_line_of_a_report_is_wider_than_the_terminal():

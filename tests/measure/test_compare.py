@@ -117,7 +117,7 @@ def test_how_calls_were_run_is_in_the_details(engines, folders, monkeypatch):
 
 def test_a_gpu_that_others_use_is_in_the_result(engines, folders, monkeypatch):
     from diffc.measure import engines as measured
-    from diffc.report.lines import noise_words
+    from diffc.report.speed import noise_words
     from diffc_runtime.machine import nvml
 
     monkeypatch.setattr(nvml, "busy", lambda: "process 3 holds 10.0 GiB of it")

@@ -2,15 +2,25 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from diffc.report.html import comparison_html, embedded, to_html, write_html
+from diffc.report import terminal
+from diffc.report.html import comparison_html, to_html, write_html
+from diffc.report.html_blocks import embed
+from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
+from diffc.report.sections import parts
+from diffc.report.sections.headline import headline
+
+DEMO_RUN = Path(__file__).parents[2] / "bench" / "results" / "demo-run.json"
 
 
 class Page(HTMLParser):
@@ -47,10 +57,39 @@ def page(text):
 def test_every_section_is_there(report, out):
     titles = page(to_html(report, out)).titles()
     assert titles == [
-        "Samples", "Where the speed-up comes from", "One call on ort-cpu, fp32, batch 1",
-        "One image on ort-cpu, fp32: 2 steps, DDPMScheduler", "Memory", "Widths, layer by layer",
-        "Importance: which timesteps count", "Distillation", "Stages", "Measured on", "Reproduce",
-    ]  # fmt: skip
+        "demo (UNet2DModel)",
+        "Compressed against dense samples",
+        "Where the speed-up comes from: ort-cpu, fp32, batch 1",
+        "What was cut, and what came of it",
+        "One call on ort-cpu, fp32, batch 1",
+        "One image on ort-cpu, fp32: 2 steps, DDPMScheduler",
+        "Widths, layer by layer",
+        "Importance: which timesteps count",
+        "Distillation",
+        "Stages",
+        "Measured on",
+        "Reproduce",
+    ]
+
+
+def test_the_three_renderings_show_the_same_parts(report, out):
+    """The terminal names in a line what it has no room for; pictures are HTML's alone."""
+    screen = io.StringIO()
+    terminal.show(report, Console(file=screen, width=200))
+    titles = page(to_html(report, out)).titles()
+    assert titles == [part.title for part in parts(report)[1:]]
+    markdown = re.findall("^## (.*)$", to_markdown(report), re.M)
+    assert [title.replace("\\", "") for title in markdown] == titles
+    for title in titles:
+        assert title in screen.getvalue() or title[:1].lower() + title[1:] in screen.getvalue()
+
+
+def test_memory_stands_with_the_engine_it_is_of(out):
+    report = Report.read(DEMO_RUN)
+    text = to_html(report, out).split("<h2>One call on ort-cpu")[1].split("<section>")[0]
+    for name in ("engine file", "weights, in memory", "activations", "peak of the whole process"):
+        assert name in text
+    assert text.count('class="bar"') >= 4
 
 
 def test_the_figures_are_the_reports(report, out):
@@ -119,9 +158,10 @@ def test_what_is_absent_is_not_drawn(content, tmp_path):
     for key in ("targets", "pipeline", "stages", "ladders"):
         content[key] = []
     titles = page(to_html(Report.model_validate(content), tmp_path)).titles()
-    assert titles == ["Where the speed-up comes from"]
+    assert titles == ["demo (UNet2DModel)", "What was cut, and what came of it"]
     content["compressed"] = None
-    assert page(to_html(Report.model_validate(content), tmp_path)).titles() == []
+    text = to_html(Report.model_validate(content), tmp_path)
+    assert page(text).titles() == ["demo (UNet2DModel)"]
 
 
 def test_charts_have_a_name_and_a_table(report, out):
@@ -142,7 +182,8 @@ def test_the_ladder_has_every_rung_and_its_factor(report, out):
     last = ladder.rungs[-1]
     assert f"{last.over_previous.median:.2f}x pruning" in text
     assert f"{last.over_first.median:.2f}x" in text
-    assert "Noise of the machine" in text and "What was cut" in text
+    assert "noise of the machine" in text
+    assert "<h2>What was cut" in to_html(report, out)
 
 
 def test_a_rung_that_did_not_run_is_told_with_its_reason(content, out):
@@ -178,10 +219,10 @@ def test_the_clock_and_cuda_graphs_are_said(content, out):
 def test_what_was_said_of_the_data_is_there_as_text(content, out):
     content["data"] = {"origin": "images of a folder", "notes": ["3 files skipped: <b>.txt"]}
     page = to_html(Report.model_validate(content), out)
-    assert "Clean samples: images of a folder." in page
+    assert "clean samples: images of a folder." in page
     assert "3 files skipped: &lt;b&gt;.txt" in page
     content["data"]["notes"] = []
-    assert "Clean samples" not in to_html(Report.model_validate(content), out)
+    assert "clean samples" not in to_html(Report.model_validate(content), out)
 
 
 def test_a_large_picture_is_made_small(tmp_path):
@@ -189,7 +230,7 @@ def test_a_large_picture_is_made_small(tmp_path):
 
     noise = Image.frombytes("RGB", (1500, 1500), os.urandom(1500 * 1500 * 3))
     noise.save(tmp_path / "large.png")
-    text = embedded(tmp_path / "large.png")
+    text = embed(tmp_path / "large.png")
     assert text.startswith("data:image/jpeg") and len(text) < 1_300_000
 
 
@@ -224,19 +265,16 @@ def test_the_pareto_marks_the_unbeaten(content, report):
 
 
 def test_resolutions_are_in_the_titles_where_there_are_several(report):
-    from diffc.report.lines import headline, sections
-    from diffc.report.markdown import to_markdown
-
     one = report.targets[0]
-    place = f"{one.target}, {one.precision}, batch {one.batch}"
-    assert place in [section.title for section in sections(report)]
+    place = f"One call on {one.target}, {one.precision}, batch {one.batch}"
+    assert place in [part.title for part in parts(report)]
     sized = [one.model_copy(update={"resolution": size}) for size in ((16, 16), (24, 32))]
     several = report.model_copy(update={"targets": sized})
-    titles = [section.title for section in sections(several)]
+    titles = [part.title for part in parts(several)]
     assert [f"{place}, 16x16", f"{place}, 24x32"] == [t for t in titles if t.startswith(place)]
     assert f"## {place}, 24x32" in to_markdown(several)
     text = to_html(several)
-    for title in (f"One call on {place}, 16x16", f"One call on {place}, 24x32"):
+    for title in (f"{place}, 16x16", f"{place}, 24x32"):
         assert f"<h2>{title}</h2>" in text
     assert "24x32" not in headline(several) and "16x16" in headline(several)
     assert Report.model_validate_json(several.model_dump_json()) == several

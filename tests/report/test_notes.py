@@ -1,13 +1,27 @@
-"""What was said of the data and on the way is in the terminal's report and in Markdown."""
+"""What was said of the data and on the way is in every rendering."""
 
-from diffc.report.lines import sections
+import io
+
+from rich.console import Console
+from support.reports import find_part, notes_of
+
+from diffc.report import terminal
+from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 
 
-def test_notes_of_data_and_distillation_stand_below_the_model(report) -> None:
+def test_notes_of_the_run_its_data_and_distillation_are_in_every_rendering(report) -> None:
+    report.notes = ["8 images are few"]
     report.data = {"origin": "3 images from faces", "notes": ["3 images used, 1 unreadable"]}
     report.distillation = {"notes": ["no curve of quality: no image"]}
-    assert sections(report)[0].notes == [
-        "data: 3 images from faces", "3 images used, 1 unreadable", "no curve of quality: no image"
-    ]  # fmt: skip
-    assert "3 images used, 1 unreadable" in to_markdown(report)
+    assert notes_of(find_part(report, report.model.name)) == ["8 images are few"]
+    assert notes_of(find_part(report, "Data")) == [
+        "clean samples: 3 images from faces",
+        "3 images used, 1 unreadable",
+    ]
+    assert notes_of(find_part(report, "Distillation")) == ["no curve of quality: no image"]
+    screen = io.StringIO()
+    terminal.show(report, Console(file=screen, width=80))
+    for text in (screen.getvalue(), to_markdown(report), to_html(report)):
+        assert "3 images used, 1 unreadable" in text and "no curve of quality: no image" in text
+        assert "clean samples: 3 images from faces" in text and "8 images are few" in text

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from diffc.measure.results import Served
-from diffc.report import served
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
+from diffc.report.sections import serving
 
 SAMPLE = Path(__file__).parent / "sample.json"
 
@@ -20,26 +20,26 @@ def one(side: str, ms: float, **more) -> Served:
 
 
 def test_rows_put_dense_beside_compressed():
-    sides = served.by_target([one("dense", 100.0), one("compressed", 50.0)])["ort-cpu"]
-    assert served.rows(sides) == [
+    sides = serving.by_target([one("dense", 100.0), one("compressed", 50.0)])["ort-cpu"]
+    assert serving.rows(sides) == [
         ("an image in process", "100 ms", "50 ms", "2.00x as fast"),
         ("4 clients: latency, p50", "110 ms", "55 ms", "2.00x as fast"),
         ("4 clients: images per second", "10.00", "20.00", "2.00x as fast"),
         ("server over in process, 1 client", "1.10", "1.10", ""),
     ]
-    assert served.notes(sides) == ["timed by tritonclient grpc, one image a request; 0 errors"]
+    assert serving.notes(sides) == ["timed by tritonclient grpc, one image a request; 0 errors"]
 
 
 def test_every_rendering_has_them():
     report = Report.read(SAMPLE)
     report.served = [one("dense", 100.0), one("compressed", 50.0)]
     for text in (to_markdown(report), to_html(report)):
-        assert "through Triton on ort-cpu, 20 steps" in text and "4 clients" in text
+        assert "Through Triton on ort-cpu, 20 steps" in text and "4 clients" in text
 
 
 def test_what_is_absent_says_why():
     absent = [Served(target="trt", side=side, server="triton", steps=20, absent="no tritonserver")
               for side in ("dense", "compressed")]  # fmt: skip
-    sides = served.by_target(absent)["trt"]
-    assert served.notes(sides) == ["not measured: no tritonserver"]
-    assert served.rows(sides)[0] == ("an image in process", "-", "-", "")
+    sides = serving.by_target(absent)["trt"]
+    assert serving.notes(sides) == ["not measured: no tritonserver"]
+    assert serving.rows(sides)[0] == ("an image in process", "-", "-", "")

@@ -1,0 +1,50 @@
+"""The loss step by step, and the quality on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffc.report import svg
+from diffc.report.blocks import Block, Chart, Details, Notes, Table
+from diffc.report.model import Report
+from diffc.report.sections import Section
+from diffc.report.units import number
+
+_LOSS = "the distillation loss by step; its points are in the table"
+_SSIM = "SSIM to the dense model by distillation step; its points are in the table"
+_SSIM_WORDS = "samples of the moving average beside the dense model's, few and with few steps"
+
+
+def _build(report: Report) -> Iterator[Notes | Details]:
+    record = report.distillation
+    if not record:
+        return
+    yield Notes([str(note) for note in record.get("notes") or ()])
+    points = [(float(step), float(loss)) for step, loss in record.get("losses") or ()]
+    if not points:
+        return
+    words = f"{record['steps']} steps"
+    if isinstance(record.get("images_per_second"), int | float):
+        words += f", {record['images_per_second']:.3g} images per second in {record['precision']}"
+    picture = svg.line(points, x_name="step", y_name="loss", log=True, label=_LOSS)
+    rows = [(f"{step:g}", f"{loss:.4g}") for step, loss in points]
+    chart = Chart(picture, Table(rows, ("step", "loss")))
+    yield Details("the loss", [Notes([words]), chart, *_quality(report)], unfolded=True)
+
+
+def _quality(report: Report) -> Iterator[Block]:
+    """SSIM to the dense model while it was distilled."""
+    points = [
+        (float(point["step"]), float(point["ssim"]))
+        for point in (report.distillation or {}).get("quality") or ()
+        if number(point["ssim"], 3) != "-"
+    ]
+    if len(points) < 2:
+        return
+    picture = svg.line(points, x_name="step", y_name="SSIM to the dense model", label=_SSIM)
+    rows = [(f"{step:g}", f"{ssim:.3f}") for step, ssim in points]
+    yield Notes([_SSIM_WORDS])
+    yield Chart(picture, Table(rows, ("step", "SSIM")))
+
+
+SECTION = Section("Distillation", 120, _build)

@@ -1,0 +1,56 @@
+"""The report in one sentence, and its most important figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffc.measure.results import Speedup, at_working
+from diffc.report import speed
+from diffc.report.blocks import Fact, Facts
+from diffc.report.model import Report
+from diffc.report.sections import Section
+from diffc.report.units import change, count, interval, number
+
+
+def headline(report: Report) -> str:
+    """One sentence: how much smaller, faster, how close."""
+    if report.compressed is None:
+        return f"{report.model.name}: {count(report.model.params)} parameters"
+    parts = [f"{change(report.model.macs, report.compressed.macs)} MACs"]
+    parts += speed.headline_parts(report.targets, report.pipeline)
+    ssim = (report.quality or {}).get("ssim")
+    if ssim:
+        parts.append(f"SSIM {number(ssim['mean'], 3)} to dense")
+    return f"{report.model.name}: " + ", ".join(parts)
+
+
+def _build(report: Report) -> Iterator[Facts]:
+    yield Facts(headline(report), list(_facts(report)))
+
+
+def _facts(report: Report) -> Iterator[Fact]:
+    small = report.compressed
+    if small is None:
+        return
+    for result in at_working(report.targets):
+        if result.speedup is not None:
+            yield _speed_fact(f"one call on {result.target}, {result.shape_words}", result.speedup)
+    for result in report.pipeline:
+        if result.speedup is not None:
+            yield _speed_fact(f"{speed.images(result)} on {result.target}", result.speedup)
+    yield Fact("MACs", change(report.model.macs, small.macs))
+    yield Fact("parameters", change(report.model.params, small.params))
+    ssim = (report.quality or {}).get("ssim") or {}
+    if isinstance(ssim.get("mean"), int | float):
+        yield Fact("SSIM to dense", number(ssim["mean"], 3), f"{ssim.get('n', '?')} images")
+
+
+def _speed_fact(what: str, speedup: Speedup) -> Fact:
+    """A speed-up with its interval; where none is shown, that in the figure's place."""
+    if speedup.shown:
+        within = f"95 % {interval(speedup.ci95)}"
+        return Fact(f"as fast, {what}", f"{speedup.median:.2f}x", within)
+    return Fact(f"{speed.NOT_SHOWN}, {what}", "-", speed.with_interval(speedup))
+
+
+SECTION = Section("Headline", 0, _build)

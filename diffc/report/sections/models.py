@@ -1,0 +1,28 @@
+"""The sizes of both models, and the notes of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffc.report.blocks import Notes, Part, Table
+from diffc.report.model import Report
+from diffc.report.sections import Section
+from diffc.report.units import change, count, size
+
+
+def _build(report: Report) -> Iterator[Part]:
+    dense, small = report.model, report.compressed
+    figures = (
+        ("parameters", dense.params, small.params if small else None, count),
+        ("MACs per call", dense.macs, small.macs if small else None, count),
+        ("weights on disk", dense.bytes, small.bytes if small else None, size),
+    )
+    rows = [
+        (what, show(before), "-" if after is None else show(after), change(before, after))
+        for what, before, after, show in figures
+        if before is not None
+    ]
+    yield Part(f"{dense.name} ({dense.class_name})", [Table(rows), Notes(report.notes)])
+
+
+SECTION = Section("Models", 10, _build)

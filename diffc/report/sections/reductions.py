@@ -1,0 +1,53 @@
+"""By what factor parameters, MACs and times fell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffc.measure.results import Speedup, at_working
+from diffc.report import speed
+from diffc.report.blocks import Bar, Details, Notes, Table
+from diffc.report.model import Report
+from diffc.report.sections import Section
+
+
+def _build(report: Report) -> Iterator[Details]:
+    factors = list(_factors(report))
+    if not factors:
+        return
+    most = max([1.0, *(factor for _, factor in factors)])
+    table = Table(
+        [(what, f"{factor:.2f}x") for what, factor in factors],
+        ("", "dense / compressed"),
+        bars=[Bar(factor / most) for _, factor in factors],
+    )
+    notes = [
+        f"{result.target}, {result.shape_words}: the speed-up is {result.efficiency:.2f} of the "
+        f"fall in MACs{_doubt(result.speedup)}"
+        for result in report.targets
+        if result.efficiency is not None
+    ]
+    yield Details("size and time", [table, Notes(notes)], unfolded=True)
+
+
+def _factors(report: Report) -> Iterator[tuple[str, float]]:
+    """(what, dense / compressed)."""
+    small = report.compressed
+    if small is None:
+        return
+    yield "parameters", report.model.params / small.params
+    yield "MACs", report.model.macs / small.macs
+    kinds = (("one call", at_working(report.targets)), ("one image", report.pipeline))
+    for kind, results in kinds:
+        for result in results:
+            if result.speedup is not None:
+                place = f"{result.target} {result.precision}, {result.shape_words}"
+                doubt = _doubt(result.speedup)
+                yield f"time of {kind}: {place}{doubt}", result.speedup.median
+
+
+def _doubt(speedup: Speedup | None) -> str:
+    return "" if speedup is None or speedup.shown else f" ({speed.NOT_SHOWN})"
+
+
+SECTION = Section("What was cut, and what came of it", 40, _build)
