@@ -1,7 +1,8 @@
-"""The launch that this process is part of, as torchrun and ``accelerate launch`` describe it.
+"""The launch that this process belongs to, as torchrun and ``accelerate launch`` describe it.
 
-Clusters leave single variables of a launch in the shells that they give out. What is not a whole
-description (a rank below a number of processes above one, and an address) is no launch.
+Clusters leave single variables of a launch in the shells that they provide. An incomplete
+description does not count as a launch: it needs a rank below a number of processes above one, and
+an address.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ _OPEN_MPI = tuple(
 )
 _OTHER_MPI = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
 _DESCRIPTION = (*_TORCHRUN, *_OPEN_MPI, *_OTHER_MPI)
-"""What accelerate takes for a launch."""
+"""The variables that accelerate takes for a launch."""
 
 
 def is_launched() -> bool:
-    """Whether this is one of several processes of one launch."""
+    """True if this is one of several processes of one launch."""
     rank, size = _number("RANK"), _number("WORLD_SIZE")
     return size > 1 and 0 <= rank < size and bool(os.environ.get("MASTER_ADDR"))
 
 
 def process_rank() -> int:
-    """Which of the processes of a launch this is; 0 alone."""
+    """Return the number of this process in its launch; 0 without a launch."""
     return _number("RANK") if is_launched() else 0
 
 
@@ -39,9 +40,9 @@ def _number(name: str) -> int:
 
 @contextmanager
 def without_leftovers() -> Iterator[None]:
-    """Take variables that describe no launch out of the environment, for the time of the call.
+    """Remove variables that describe no launch from the environment, for the time of the block.
 
-    accelerate would wait for the other processes that they speak of.
+    accelerate would wait for the other processes that these variables mention.
     """
     if is_launched() or _is_started_by_mpi():
         yield
@@ -54,7 +55,7 @@ def without_leftovers() -> Iterator[None]:
 
 
 def _is_started_by_mpi() -> bool:
-    """Whether ``accelerate launch`` started this by mpirun, which has names of its own."""
+    """True if ``accelerate launch`` started this by mpirun, which has its own variable names."""
     sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     several = any(_number(name) > 1 for name in sizes)
     return several and bool(os.environ.get("MASTER_ADDR"))

@@ -1,10 +1,10 @@
-"""Files of the cache in an output folder, so that no change of one reaches the other.
+"""Puts files of the cache into an output folder, so that a change of one never reaches the other.
 
-An output folder is the user's: files in it are edited, written over and trained on. So it has files
-of its own. Where the file system can (Btrfs, XFS, bcachefs, ...), such a copy shares its blocks
-with the cache until one of the two is written (a reflink), and takes no room. Elsewhere it is a
-plain copy, but for one kind: large engines and ONNX files, which nobody writes to, are hard links
-to a file that is made read-only. A user whom that does not stop, such as root, gets copies.
+An output folder is the user's: its files are edited, written over and trained on. So it has files
+of its own. If the file system can (Btrfs, XFS, bcachefs, ...), such a copy shares its blocks with
+the cache until one of the two is written (a reflink), and takes no room. Elsewhere it is a plain
+copy, with one exception: large engines and ONNX files, which nobody writes to, are hard links to a
+file that is made read-only. A user who can write to read-only files, such as root, gets copies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from diffc_runtime.files import new_file, new_folder
 
 LARGE = 64 * 1024 * 1024
-"""Bytes from which on a file of an engine or an ONNX folder may be a hard link."""
+"""Files of an engine or an ONNX folder from this size in bytes may be hard links."""
 
 _LINKED = ("onnx", "engines")
 _READ_BY_PEOPLE = (".json", ".yaml", ".md", ".txt")
@@ -29,10 +29,13 @@ _FICLONE = 0x40049409  # linux/fs.h; fcntl.FICLONE is there from Python 3.12 on
 def place(origin: Path, goal: Path, where: str) -> None:
     """Put a file or a folder of the cache at ``goal``, whole or not at all.
 
-    What is there already and is the same is left alone.
+    Identical files that are already there stay.
 
     Args:
-        where: The goal's place in the output folder (``onnx/dense``), which decides how.
+        origin: The file or folder in the cache.
+        goal: Its place in the output folder.
+        where: The goal's path in the output folder (``onnx/dense``), which decides how it is
+            placed.
     """
     links = where.split("/")[0] in _LINKED
     if not origin.is_dir():
@@ -48,7 +51,7 @@ def place(origin: Path, goal: Path, where: str) -> None:
 
 
 def place_file(origin: Path, goal: Path, *, links: bool = False) -> None:
-    """Put one file at ``goal``: a reflink, a hard link where ``links`` allows it, or a copy."""
+    """Put one file at ``goal``: a reflink, a hard link if ``links`` allows it, or a copy."""
     with new_file(goal) as temporary:
         linked = not _reflink(origin, temporary) and links and _hard_link(origin, temporary)
         if not linked:
@@ -59,7 +62,9 @@ def place_file(origin: Path, goal: Path, *, links: bool = False) -> None:
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove what is at ``folder``, folders without write permission too; nothing there is fine."""
+    """Remove everything at ``folder``, folders without write permission too; nothing there is
+    fine.
+    """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     if not folder.exists():
@@ -78,7 +83,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_placed(origin: Path, goal: Path, links: bool) -> bool:
-    """Whether ``goal`` is a file of its own with the content of ``origin``."""
+    """True if ``goal`` is a separate file with the content of ``origin``."""
     if not goal.is_file() or goal.is_symlink():
         return False
     ours, theirs = goal.stat(), origin.stat()
@@ -96,7 +101,7 @@ def _may_link(origin: Path) -> bool:
 
 
 def _hard_link(origin: Path, goal: Path) -> bool:
-    """Link a large file that cannot be written any more; whether that was possible."""
+    """Hard-link a large file that can no longer be written; return False if that is impossible."""
     if not _may_link(origin):
         return False
     try:
@@ -110,7 +115,7 @@ def _hard_link(origin: Path, goal: Path) -> bool:
 
 
 def _reflink(origin: Path, goal: Path) -> bool:
-    """A copy that shares its blocks until one is written; whether the file system has that."""
+    """Copy with shared blocks until one is written; return False if the file system cannot."""
     try:
         import fcntl
     except ImportError:  # not on this system

@@ -1,9 +1,9 @@
-"""The state of PyTorch, of warnings and of the environment that diffc's work runs in.
+"""The state of PyTorch, of warnings and of the environment in which diffc works.
 
-What diffc computes must not depend on how its caller left PyTorch, above all since results are kept
-in a cache under keys that know nothing of the caller; and a call must leave no trace.
+diffc's results must not depend on the state in which its caller left PyTorch, above all because
+they are kept in a cache under keys that know nothing of the caller; and a call must leave no trace.
 
-    own_state   a context (or decorator) that sets what diffc needs and gives everything back
+    own_state   a context (or decorator) that sets diffc's own state and restores the caller's
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from typing import Any
 from diffc.launch import is_launched, without_leftovers
 
 SEED = 0
-"""Of the global generators inside: whatever draws from them draws the same in every run."""
+"""The seed of the global generators inside, so that draws from them are equal in every run."""
 
 
 @contextmanager
 def own_state(*, needs_torch: bool = False) -> Iterator[None]:
-    """Run the block in diffc's own state; the caller's comes back at its end, however it ends.
+    """Run the block in diffc's own state, and restore the caller's however the block ends.
 
-    Inside: gradients on, no inference mode, no autocast, float32 and the processor by default, the
-    precise matrix products, no demand for deterministic kernels, seeded generators, no leftovers of
-    a launch in the environment. Given back too: filters of warnings, PyTorch's threads, and what
-    accelerate knows of its processes.
+    Inside: gradients on, no inference mode, no autocast, float32 and the CPU by default, precise
+    matrix
+    products, no demand for deterministic kernels, seeded generators, no leftovers of a launch in
+    the
+    environment. Also restored: filters of warnings, PyTorch's threads, and accelerate's knowledge
+    of
+    its processes.
 
     Args:
-        needs_torch: import PyTorch for it. Otherwise, where nobody has imported it, there is no
-            state of the caller's.
+        needs_torch: True imports PyTorch. If False and PyTorch is not imported yet, the caller has
+            no state of it to restore.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -47,7 +50,7 @@ def own_state(*, needs_torch: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _seeded_python() -> Iterator[None]:
-    """The global generators of Python, and of NumPy where it is imported."""
+    """Seed the global generators of Python, and of NumPy if it is imported."""
     state = random.getstate()
     numpy: Any = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None
@@ -82,10 +85,11 @@ def _torch_state() -> Iterator[None]:
 
 @contextmanager
 def _no_autocast() -> Iterator[None]:
-    """Outside of every autocast.
+    """Leave every autocast.
 
-    A disabled one inside the caller's is not enough: casts of weights are kept until the outermost
-    ends, so that training within it would go on with the weights of its first step.
+    A disabled autocast inside the caller's is not enough: casts of weights are kept until the
+    outermost
+    one ends, so training inside it would go on with the weights of its first step.
     """
     import torch
 
@@ -109,7 +113,7 @@ def _no_autocast() -> Iterator[None]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """The switches that PyTorch has no context for."""
+    """Set the switches for which PyTorch has no context."""
     import torch
 
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
@@ -131,7 +135,9 @@ def _settings() -> Iterator[None]:
 
 @contextmanager
 def _own_accelerate() -> Iterator[None]:
-    """accelerate's state of the process anew, and the caller's back: it holds for all its users."""
+    """Give accelerate a new state of the process, and restore the caller's: all its users
+    share it.
+    """
     before = {name: dict(shared) for name, shared in _shared_states().items()}
     for shared in _shared_states().values():
         shared.clear()

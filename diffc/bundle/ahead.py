@@ -1,4 +1,4 @@
-"""What would make a bundle fail, found before there are engines to put into it."""
+"""Refuses a bundle that would fail, before there are engines for it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,23 @@ from diffc_runtime.json_types import JsonObject
 def check_ahead(
     server: str, targets: Sequence[str], named: bool, scheduler: JsonObject, to: Path
 ) -> str:
-    """The target whose engine will be bundled in ``to``: the first, if it was ``named``.
+    """Check that a bundle can be made once the engines exist.
 
-    targets: those that engines will be built for. scheduler: the model's scheduler config.
-    Raises RequestError, InputError and UnavailableError as ``bundle`` would at the end.
+    Args:
+        server: The inference server: a key of ``SERVERS``.
+        targets: The targets whose engines will be built.
+        named: True if the user named the targets on the command line.
+        scheduler: The model's scheduler config.
+        to: The bundle's folder.
+
+    Returns:
+        The target whose engine will be bundled: the first.
+
+    Raises:
+        RequestError: As ``write_bundle`` would at the end, and for several targets that come from a
+            recipe.
+        InputError: As ``write_bundle`` would at the end.
+        UnavailableError: As ``write_bundle`` would at the end.
     """
     if server not in SERVERS:
         raise unknown("server", server, SERVERS)

@@ -1,4 +1,4 @@
-"""From an output folder's engine to a bundle."""
+"""Makes a bundle from an output folder's engine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ SERVERS = {"triton": triton.write, "ovms": ovms.write, "none": plain.write}
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written.
+    """A bundle that was written.
 
-    files: paths relative to ``folder``; models: a server's model names; notes: what whoever serves
-    it should know first, as in the bundle's README.
+    Attributes:
+        folder: The bundle's folder.
+        server: The inference server that it is for.
+        target: The target of its engine.
+        side: ``dense`` or ``compressed``.
+        files: The files' paths, relative to ``folder``.
+        models: The names of the server's models.
+        engine_bytes: The engine's size.
+        notes: What people who serve it should know first, as in the bundle's README.
     """
 
     folder: Path
@@ -42,19 +49,26 @@ def write_bundle(
     gpu_engines: Sequence[Path] = (),
     force: bool = False,
 ) -> Bundle:
-    """Write ``to``: everything that a server needs to make images with an engine.
+    """Write everything that a server needs to make images with an engine.
 
-    out: an output folder (its engines/TARGET/SIDE is taken), or an engine folder itself.
-    server: ``triton`` for a model repository, ``ovms`` for OpenVINO Model Server, ``none`` for a
-        service of one's own.
-    target: which of the output folder's targets; may be left out when there is one.
-    plans: engine folders of the same model for other GPUs, picked by compute capability.
-    force: write into a folder that is not empty. Files that diffc did not make are never touched,
-        forced or not.
-    Raises RequestError for an unknown server, target or side and a folder that is not empty,
-    InputError for a damaged engine folder and a scheduler that the runtime cannot stand in for,
-    UnavailableError without the package that a server's
-    config needs.
+    Args:
+        out: An output folder (its engines/TARGET/SIDE is used), or an engine folder itself.
+        to: The bundle's folder.
+        server: ``triton`` for a model repository, ``ovms`` for OpenVINO Model Server, ``none`` for
+            a
+            service of one's own.
+        target: One of the output folder's targets; may be left out if there is one.
+        side: ``dense`` or ``compressed``.
+        gpu_engines: Engine folders of the same model for other GPUs; the runtime picks one by
+            compute
+            capability.
+        force: True writes into a folder that is not empty. Files that diffc did not make are never
+            changed, with or without it.
+
+    Raises:
+        RequestError: The server, target or side is unknown, or the folder is not empty.
+        InputError: The engine folder is damaged, or the runtime has no sampler for the scheduler.
+        UnavailableError: The package for the server's config is missing.
     """
     if server not in SERVERS:
         raise unknown("server", server, SERVERS)

@@ -1,7 +1,7 @@
-"""Which engines go into a bundle, and what the bundle says of them.
+"""The engines that go into a bundle, and the facts about them.
 
-engine.json in a bundle keeps what decides whether the engine fits a machine, and what the pipeline
-needs; of the machine that built it, it names only what the engine is tied to.
+engine.json in a bundle keeps the facts that decide whether the engine fits a machine, and those
+that the pipeline needs; of the machine that built it, it names only what the engine is tied to.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ _DETAILS = ("settings",)  # what an OpenVINO engine was measured with, and is lo
 class BundleContents:
     """The engines of one model.
 
-    engine: its engine folder; info: that folder's engine.json, as the bundle has it.
-    plans: engine folders of the same model for other GPUs. decoder: the VAE decoder's, or None.
+    Attributes:
+        engine: The denoiser's engine folder.
+        info: That folder's engine.json, as the bundle has it.
+        gpu_engines: Engine folders of the same model for other GPUs.
+        decoder: The VAE decoder's engine folder, or None.
     """
 
     engine: Path
@@ -59,11 +62,11 @@ class BundleContents:
 
     @property
     def decoder_info(self) -> JsonDict | None:
-        """The decoder's engine.json, as the bundle has it."""
+        """The decoder's engine.json, as the bundle has it; None without a decoder."""
         return public_info(self.decoder) if self.decoder else None
 
     def folders(self) -> Iterator[tuple[str, Path]]:
-        """(folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
+        """Yield (folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
         yield "engine", self.engine
         yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.gpu_engines, 1))
         if self.decoder:
@@ -71,26 +74,27 @@ class BundleContents:
 
     @property
     def scheduler(self) -> JsonDict:
-        """The scheduler's config, with what the model's own pipeline adds to it."""
+        """The scheduler's config, with the additions of the model's own pipeline."""
         config = self.info["source"]["scheduler"]
         sample = next(item for item in self.info["inputs"] if item["kind"] == "sample")
         return {**config, **flow_levels(config, sample["shape"])}
 
     @property
     def sampler(self) -> tuple[str, str | None]:
-        """The runtime's sampler for the model, and why it is not the scheduler's own, or None.
+        """The runtime's sampler for the model, and why it differs from the scheduler's, or None.
 
-        Raises InputError where the runtime has none that fits.
+        Raises:
+            InputError: The runtime has no sampler that fits.
         """
         return find_sampler(self.scheduler, self.info["inputs"])
 
     def notes(self) -> list[str]:
-        """What whoever serves the model should know first, a line each."""
+        """Return what people who serve the model should know first, one line each."""
         name, reason = self.sampler
         return [f"sampled with '{name}': {reason}"] if reason else []
 
     def settings(self) -> JsonDict:
-        """pipeline.json's content."""
+        """Return the content of pipeline.json."""
         return {
             "format": 1,
             "scheduler": self.scheduler,
@@ -100,7 +104,7 @@ class BundleContents:
         }
 
     def decoder_request(self) -> JsonDict | None:
-        """How a client asks a server for the decoder; None where there is none."""
+        """Return how a client calls the decoder on a server; None without a decoder."""
         from diffc_runtime.engines import batches
 
         info = self.decoder_info
@@ -126,7 +130,15 @@ class BundleContents:
 
 
 def find_sampler(scheduler: JsonObject, inputs: Sequence[JsonObject]) -> tuple[str, str | None]:
-    """``Source.sampler`` for a scheduler's config and a denoiser's inputs."""
+    """Return ``BundleContents.sampler`` for a scheduler's config and a denoiser's inputs.
+
+    Args:
+        scheduler: The scheduler's config.
+        inputs: The denoiser's inputs, as engine.json lists them.
+
+    Raises:
+        InputError: The runtime has no sampler that fits.
+    """
     from diffc_runtime.errors import BadRequest
     from diffc_runtime.schedulers import NAMES, substitute
 
@@ -141,7 +153,18 @@ def find_sampler(scheduler: JsonObject, inputs: Sequence[JsonObject]) -> tuple[s
 def find_contents(
     out: Path, target: str | None, side: str, gpu_engines: Sequence[Path] = ()
 ) -> BundleContents:
-    """The engines to bundle. Raises RequestError, InputError; see ``bundle``."""
+    """Return the engines to bundle.
+
+    Args:
+        out: An output folder, or an engine folder.
+        target: One of the output folder's targets; None if there is one.
+        side: ``dense`` or ``compressed``.
+        gpu_engines: Engine folders of the same model for other GPUs.
+
+    Raises:
+        RequestError: As in ``write_bundle``.
+        InputError: As in ``write_bundle``.
+    """
     engine = out if (out / NAME).is_file() else _find_engine(out, target, side)
     info = public_info(engine)
     if target is not None and info["target"] != target:
@@ -160,7 +183,11 @@ def find_contents(
 
 
 def check_servable(name: str) -> None:
-    """Raise RequestError for a target whose engines the serving runtime does not run."""
+    """Refuse a target whose engines the serving runtime does not run.
+
+    Raises:
+        RequestError: The target has no loader in the runtime.
+    """
     from diffc_export.targets import target, targets
 
     if target(name).facts.loader is None:
@@ -191,7 +218,11 @@ def _find_engine(out: Path, target: str | None, side: str) -> Path:
 
 
 def public_info(engine: Path) -> JsonDict:
-    """engine.json without what it says of the machine that built it, files checked."""
+    """Return engine.json without the facts about the machine that built it, and check the files.
+
+    Raises:
+        InputError: The engine folder is damaged.
+    """
     info = read_info(engine)
     check_files(engine, info)
     content = json.loads(json.dumps(info.to_json()))
@@ -209,7 +240,12 @@ def public_info(engine: Path) -> JsonDict:
 
 
 def _check_gpu_engines(engine: Path, info: JsonObject, gpu_engines: Sequence[Path]) -> None:
-    """Raise InputError for another model's plan, RequestError for two that nothing tells apart."""
+    """Check the engines for other GPUs.
+
+    Raises:
+        InputError: An engine is another model's.
+        RequestError: Two engines are for the same GPUs.
+    """
     places = {_gpu_words(info): engine}
     for plan in gpu_engines:
         other = public_info(plan)
@@ -225,7 +261,7 @@ def _check_gpu_engines(engine: Path, info: JsonObject, gpu_engines: Sequence[Pat
 
 
 def _gpu_words(info: JsonObject) -> str:
-    """The GPUs that an engine is for, in a few words."""
+    """Return the GPUs that an engine is for, in a few words."""
     if info["built_for"]:
         return ", ".join(info["built_for"])
     capability = info["device"].get("compute_capability")
@@ -246,7 +282,7 @@ def _check_same_model(info: JsonObject, other: JsonObject, plan: Path) -> None:
 
 
 def _describe_value(value: Any) -> str:
-    """A value of engine.json; of inputs and profiles, their names and shapes."""
+    """Return a value of engine.json as text; of inputs and profiles, their names and shapes."""
     if not isinstance(value, list):
         return str(value)
     return ", ".join(" ".join(str(part) for part in item.values()) for item in value) or "none"

@@ -1,8 +1,8 @@
 """Writing into a folder that may hold other people's files.
 
 bundle.json lists every file that diffc wrote, with its hash. A folder that is not empty is refused
-unless forced; forced, diffc replaces and removes only files that are as it wrote them. Everything
-is made beside the folder first, so that a failure leaves it as it was.
+without force; with force, diffc replaces and removes only files that are unchanged since it wrote
+them. Everything is made beside the folder first, so a failure leaves the folder unchanged.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ FORMAT = 1
 
 
 def check_free(to: Path, force: bool) -> None:
-    """Raise RequestError when ``to`` is a file or cannot be written, or holds something and
-    ``force`` is not given."""
+    """Refuse a folder that cannot be written, or that is not empty.
+
+    Args:
+        to: The folder.
+        force: True accepts a folder that is not empty.
+
+    Raises:
+        RequestError: ``to`` is a file, cannot be written, or is not empty.
+    """
     there = next((path for path in (to, *to.absolute().parents) if path.exists()), to)
     if not there.is_dir():
         raise RequestError(f"{there} is a file, not a folder")
@@ -37,7 +44,11 @@ def check_free(to: Path, force: bool) -> None:
 
 
 def check_replaceable(to: Path) -> None:
-    """Raise RequestError unless ``to`` is free, or holds a bundle as diffc wrote it."""
+    """Refuse a folder unless it is free, or holds a bundle as diffc wrote it.
+
+    Raises:
+        RequestError: The folder holds something else.
+    """
     check_free(to, force=True)
     if not to.is_dir() or not any(to.iterdir()):
         return
@@ -49,7 +60,11 @@ def check_replaceable(to: Path) -> None:
 
 @contextmanager
 def staging_folder(to: Path) -> Iterator[Path]:
-    """A temporary folder beside ``to``, removed at the end. RequestError where none can be made."""
+    """Provide a temporary folder beside ``to``, which is removed at the end.
+
+    Raises:
+        RequestError: No folder can be made there.
+    """
     with ExitStack() as stack:
         try:
             new = stack.enter_context(temporary_folder(to.parent, to.name))
@@ -59,10 +74,22 @@ def staging_folder(to: Path) -> Iterator[Path]:
 
 
 def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
-    """Move every file of ``new`` into ``to``, and return their names with the manifest's.
+    """Move every file of a new folder into place.
 
-    Files of an earlier bundle that this one has not are removed. Raises RequestError, with nothing
-    changed, when a file is in the way that diffc did not make or that was changed since.
+    Files of an earlier bundle that the new one does not have are removed.
+
+    Args:
+        new: The folder with the new files.
+        to: The bundle's folder.
+        about: Further content of bundle.json.
+
+    Returns:
+        The names of the files, bundle.json last.
+
+    Raises:
+        RequestError: A file is in the way that diffc did not make, or that was changed since.
+            Nothing
+            is changed then.
     """
     files = sorted(path for path in new.rglob("*") if path.is_file())
     hashes = {str(path.relative_to(new)): file_digest(path) for path in files}
@@ -78,7 +105,7 @@ def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
 
 
 def _earlier_files(to: Path) -> dict[str, str]:
-    """What the manifest in ``to`` lists; a manifest that is not diffc's lists nothing."""
+    """Return the files that the manifest in ``to`` lists; {} if the manifest is not diffc's."""
     try:
         content = json.loads((to / MANIFEST).read_text())
         files = content["files"]
@@ -109,7 +136,7 @@ def _check_in_the_way(to: Path, names: list[str], earlier: Mapping[str, str]) ->
 
 
 def _remove_stale(to: Path, earlier: Mapping[str, str], hashes: Mapping[str, str]) -> None:
-    """Remove the earlier bundle's unchanged files that are not in this one, then empty folders."""
+    """Remove the earlier bundle's unchanged files that the new one lacks, then empty folders."""
     for name, written in earlier.items():
         path = to / name
         if name in hashes or name == MANIFEST or path.is_symlink() or not path.is_file():
@@ -126,7 +153,7 @@ def _remove_empty(folder: Path, top: Path) -> None:
 
 
 def copy_file(source: Path, to: Path) -> None:
-    """Copy one file, making the folders above it."""
+    """Copy one file, and create the folders above it."""
     to.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, to)
 

@@ -1,4 +1,4 @@
-"""``--server ovms``: a folder for OpenVINO Model Server, and the sampling loop as its client.
+"""``--server ovms``: a folder for OpenVINO Model Server, with the sampling loop in its client.
 
     config.json       the models, as ``--config_path`` takes it
     denoiser/1/       OpenVINO's model.xml and model.bin
@@ -26,7 +26,14 @@ _PRECISION = "INFERENCE_PRECISION_HINT"
 
 
 def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
-    """Write the folder. Raises RequestError for another target's engine."""
+    """Write the folder.
+
+    Returns:
+        The names of the models.
+
+    Raises:
+        RequestError: The engine is of another target.
+    """
     check_target(contents.target)
     models = {"denoiser": contents.engine} | (
         {"decoder": contents.decoder} if contents.decoder else {}
@@ -42,7 +49,11 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
 
 
 def check_target(name: str) -> None:
-    """Raise RequestError for a target whose engines the server does not run."""
+    """Refuse a target whose engines the server does not run.
+
+    Raises:
+        RequestError: The server runs OpenVINO's models only.
+    """
     from diffc_export.targets import target, targets
 
     if not target(name).facts.model_server:
@@ -54,7 +65,7 @@ def check_target(name: str) -> None:
 
 
 def _config(name: str, engine: Path) -> JsonDict:
-    """A model's entry. Without its precision, OpenVINO takes bf16 by itself where that is fast."""
+    """Return a model's entry. Without a precision OpenVINO uses bf16 by itself if that is fast."""
     precision = public_info(engine)["details"].get("settings", {}).get(_PRECISION)
     plugin = {"plugin_config": {_PRECISION: precision}} if precision else {}
     return {"name": name, "base_path": f"{ROOT}/{name}", **plugin}

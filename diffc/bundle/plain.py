@@ -16,7 +16,11 @@ RUNTIME = Path(diffc_runtime.__file__).parent
 
 
 def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
-    """Write the bundle into ``to``; there are no server's models in it."""
+    """Write the bundle into ``to``.
+
+    Returns:
+        (): there are no models of a server in it.
+    """
     for name, engine in contents.folders():
         copy_engine(engine, to / name)
     copy_runtime(contents.target, to / "diffc_runtime")
@@ -26,7 +30,7 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
 
 
 def copy_runtime(name: str, to: Path) -> None:
-    """Copy the runtime, with the loader of target ``name`` where another package brings it."""
+    """Copy the runtime, with the loader of target ``name`` if another package brings it."""
     copy_package(RUNTIME, to)
     for init in sorted(RUNTIME.glob("*/__init__.py")):
         if init.parent.name != "servers":  # templates, which a server's own bundle starts from

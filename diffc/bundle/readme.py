@@ -1,4 +1,4 @@
-"""The README that goes into a bundle: what it holds, what it needs, how to run it."""
+"""The README of a bundle: what it holds, what it needs, how to run it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plain_readme(contents: BundleContents) -> str:
-    """README.md of a plain bundle."""
+    """Return README.md of a plain bundle."""
     out = "grid.png" if _is_picture(contents) else "samples.npy"
     return f"""# {_title(contents)}
 
@@ -56,7 +56,7 @@ def _to_images(contents: BundleContents) -> str:
 
 
 def triton_readme(contents: BundleContents) -> str:
-    """README.md of a model repository."""
+    """Return README.md of a model repository."""
     backend = target(contents.target).facts.triton
     native = f"`{backend.platform}`" if backend else "in Python, as Triton has no backend for it"
     return f"""# {_title(contents)}: a Triton model repository
@@ -106,7 +106,7 @@ def _batching_line(contents: BundleContents) -> str:
 
 
 def ovms_readme(contents: BundleContents) -> str:
-    """README.md of a folder for OpenVINO Model Server."""
+    """Return README.md of a folder for OpenVINO Model Server."""
     decoder = "- `decoder/`: the VAE's decoder, likewise\n" if contents.decoder else ""
     return f"""# {_title(contents)}: for OpenVINO Model Server
 
@@ -165,7 +165,7 @@ def _pairs(values: JsonObject) -> str:
 
 
 def _package(contents: BundleContents) -> str:
-    """What pip is asked for; of one version where the engine is tied to that."""
+    """Return the packages to install; of one version if the engine is tied to it."""
     required = list(target(contents.target).facts.requires)
     tied = list(_tied(contents.info).values())
     if tied and required:
@@ -185,7 +185,7 @@ def _condition_specs(contents: BundleContents) -> list[JsonObject]:
 
 
 def _arrays(contents: BundleContents) -> list[JsonObject]:
-    """The conditions that are more than one number: they come from files."""
+    """Return the conditions that are more than one number: they come from files."""
     return [item for item in _condition_specs(contents) if item["shape"]]
 
 
@@ -199,7 +199,7 @@ def _conditions(contents: BundleContents) -> str:
 
 
 def _placeholders(contents: BundleContents) -> str:
-    """Commands that write a file of zeros for each condition that is an array."""
+    """Return commands that write a file of zeros for each condition that is an array."""
     lines = [
         f"np.save('{item['name']}.npy', np.zeros({tuple(item['shape'])}, '{item['dtype']}'))"
         for item in _arrays(contents)
@@ -208,7 +208,7 @@ def _placeholders(contents: BundleContents) -> str:
 
 
 def _about_files(contents: BundleContents) -> str:
-    """What belongs into the files that the commands read."""
+    """Return lines about the content of the files that the commands read."""
     lines = [
         f"- `{item['name']}.npy`: {item['dtype']}, shape {tuple(item['shape'])} for all images,"
         f" or (N, {str(tuple(item['shape']))[1:]} for each its own"

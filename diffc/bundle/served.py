@@ -1,8 +1,8 @@
-"""Latency and throughput through a running Triton server, as its clients see them.
+"""Measures latency and throughput through a running Triton server, as its clients see them.
 
-Each of C clients asks for one image, waits for it, and asks again. The latency is the client's own
-clock around the request; the throughput is what all of them got in the window. Percentiles as in
-perf_analyzer: the element at ``int(p / 100 * (n - 1) + 0.5)``, no interpolation.
+Each of C clients requests one image, waits for it, and requests the next. The latency is the
+client's own clock around the request; the throughput counts all images in the window. Percentiles
+as in perf_analyzer: the element at ``int(p / 100 * (n - 1) + 0.5)``, no interpolation.
 """
 
 from __future__ import annotations
@@ -28,12 +28,24 @@ def measure_server(
     seconds: float = 10.0,
     warm_up: int = 3,
 ) -> JsonDict:
-    """Measure ``model`` at ``url`` (gRPC, host:port), one image of ``steps`` steps a request.
+    """Measure a model of a server, one image a request.
 
-    Returns ``model``, ``steps``, ``client`` and ``levels``, one for each concurrency:
-    ``concurrency``, ``requests``, ``errors``, ``seconds``, ``throughput_per_s`` (images) and
-    ``latency_ms`` with ``p50``, ``p90``, ``p95``, ``p99``, ``mean``, ``n``.
-    Raises UnavailableError when the server cannot be asked.
+    Args:
+        url: The server's gRPC address, host:port.
+        model: The model's name.
+        steps: The number of steps of each image.
+        conditions: The model's conditions by name.
+        concurrency: The numbers of clients to measure with.
+        seconds: How long each level is measured.
+        warm_up: The number of requests before.
+
+    Returns:
+        ``model``, ``steps``, ``client`` and ``levels``, one for each concurrency: ``concurrency``,
+        ``requests``, ``errors``, ``seconds``, ``throughput_per_s`` (images) and ``latency_ms`` with
+        ``p50``, ``p90``, ``p95``, ``p99``, ``mean``, ``n``.
+
+    Raises:
+        UnavailableError: The server does not answer, or tritonclient is missing.
     """
     client = _client()
     inputs = _inputs(client, steps, conditions or {})
@@ -75,7 +87,7 @@ def _inputs(client: Any, steps: int, conditions: JsonObject) -> list[Any]:
 def _level(
     client: Any, url: str, model: str, inputs: list[Any], concurrency: int, seconds: float
 ) -> JsonDict:
-    """``concurrency`` clients for ``seconds``."""
+    """Measure ``concurrency`` clients for ``seconds``."""
     latencies: list[list[float]] = [[] for _ in range(concurrency)]
     errors = [0] * concurrency
     start = time.perf_counter()
@@ -108,7 +120,7 @@ def _level(
 
 
 def _summarize(latencies: Sequence[float]) -> dict[str, float] | None:
-    """Percentiles in milliseconds of sorted seconds; None where no answer came."""
+    """Return percentiles in milliseconds of sorted seconds; None if there were no answers."""
     if not latencies:
         return None
     last = len(latencies) - 1

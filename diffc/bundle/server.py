@@ -1,7 +1,7 @@
-"""A tritonserver of this machine, started over a model repository and stopped again.
+"""A tritonserver on this machine, started over a model repository and stopped again.
 
-Found through DIFFC_TRITON_ENV, a folder that scripts/triton_env.sh made (nvidia-pytriton's server),
-or as ``tritonserver`` on PATH with its backends beside it.
+It is found through DIFFC_TRITON_ENV, a folder that scripts/triton_env.sh made (nvidia-pytriton's
+server), or as ``tritonserver`` on PATH with its backends beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ VARIABLE = "DIFFC_TRITON_ENV"
 
 @dataclass(frozen=True)
 class TritonInstall:
-    """Where a server's parts lie. path: what goes before PATH for its Python models."""
+    """The places of a server's parts.
+
+    Attributes:
+        program: The executable.
+        backends: The folder of the backends.
+        path: Folders to put before PATH, for the server's Python models.
+        libraries: The value of LD_LIBRARY_PATH.
+    """
 
     program: Path
     backends: Path
@@ -34,12 +41,12 @@ class TritonInstall:
     libraries: str = ""
 
     def has_backend(self, name: str) -> bool:
-        """Whether the server's build carries the backend."""
+        """True if the server's build includes the backend."""
         return (self.backends / name).is_dir()
 
 
 def find_triton() -> TritonInstall | None:
-    """The server of this machine, or None."""
+    """Return the server of this machine, or None."""
     folder = os.environ.get(VARIABLE)
     if folder and (Path(folder) / "env.sh").is_file():
         lines = (Path(folder) / "env.sh").read_text("utf-8").splitlines()
@@ -57,14 +64,14 @@ def find_triton() -> TritonInstall | None:
 
 
 def why_no_triton() -> str | None:
-    """Why no server can be started here, in one line; None when one can."""
+    """Return why no server can be started here, in one line; None if one can."""
     if find_triton() is not None:
         return None
     return f"no tritonserver here: it is not on PATH, and {VARIABLE} names no folder with one"
 
 
 class TritonServer:
-    """One tritonserver process over ``repository``, on ports of its own."""
+    """One tritonserver process over ``repository``, on its own ports."""
 
     def __init__(self, repository: Path, *arguments: str) -> None:
         self.repository, self.arguments = repository, arguments
@@ -78,7 +85,15 @@ class TritonServer:
         return f"http://127.0.0.1:{self.http}"
 
     def start(self, wait: bool = True, seconds: float = 120) -> TritonServer:
-        """Start it and wait until it is ready. UnavailableError has the log's end as its hint."""
+        """Start the server and wait until it is ready.
+
+        Args:
+            wait: False returns at once.
+            seconds: The longest wait.
+
+        Raises:
+            UnavailableError: There is no server, or it did not start; the hint is the log's end.
+        """
         parts = find_triton()
         if parts is None:
             raise UnavailableError(str(why_no_triton()))
@@ -108,7 +123,14 @@ class TritonServer:
         ]
 
     def wait_until_ready(self, seconds: float = 120) -> None:
-        """Return when every model is loaded. Raises UnavailableError; its hint is the log's end."""
+        """Return when every model is loaded.
+
+        Args:
+            seconds: The longest wait.
+
+        Raises:
+            UnavailableError: The server ended or took longer; the hint is the log's end.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process is None or self.process.poll() is not None:
@@ -120,13 +142,13 @@ class TritonServer:
         raise self._failed(f"was not ready in {seconds:.0f} s")
 
     def _failed(self, how: str) -> UnavailableError:
-        """One line, and the log's end as the hint."""
+        """Return an error of one line, with the log's end as the hint."""
         said = self.log.read_text("utf-8", "replace")[-3000:].strip()
         last = said.splitlines()[-1][:200] if said else "its log is empty"
         return UnavailableError(f"tritonserver {how}: {last}", hint=said or None)
 
     def is_ready(self) -> bool:
-        """Whether it says so."""
+        """True if the server reports that it is ready."""
         try:
             with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5) as answer:  # noqa: S310
                 return bool(answer.status == 200)
@@ -134,7 +156,7 @@ class TritonServer:
             return False
 
     def stop(self) -> int:
-        """Ask it to end, as Ctrl-C does; after a minute it is killed. Returns its exit status."""
+        """End the server as Ctrl-C does, or kill it after a minute; return its exit status."""
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGINT)
@@ -147,7 +169,7 @@ class TritonServer:
 
 @contextmanager
 def run_triton(repository: Path, *arguments: str) -> Iterator[TritonServer]:
-    """A server that is ready inside the block and gone after it."""
+    """Provide a server that is ready inside the block, and stop it afterwards."""
     server = TritonServer(repository, *arguments)
     try:
         yield server.start()

@@ -3,9 +3,9 @@
     denoiser/      the engine under its own backend (onnxruntime, tensorrt), else in Python
     decoder/       the VAE decoder of a latent model, likewise
     pipeline/      the whole loop in one process
-    pipeline_bls/  the loop that asks the denoiser model for every step
+    pipeline_bls/  the loop that calls the denoiser model for every step
 
-Every model's folder is whole in itself, as servers copy models one by one.
+Every model's folder is complete by itself, because servers copy models one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ VERSION = "1"
 
 
 def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
-    """Write the repository into ``to`` and return its models' names."""
+    """Write the repository into ``to``.
+
+    Returns:
+        The names of its models.
+
+    Raises:
+        RequestError: Several engines do not name the compute capability that they are for.
+        CheckFailed: The repository is not valid.
+    """
     configs.config_messages()  # without the protobuf message nothing is begun
     models = ["denoiser", *(["decoder"] if contents.decoder else []), "pipeline", "pipeline_bls"]
     _write_engine_model(to / "denoiser", contents.info, [contents.engine, *contents.gpu_engines])
@@ -46,14 +54,14 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
 
 
 def notes(contents: BundleContents) -> list[str]:
-    """What whoever serves the repository should know first, a line each."""
+    """Return what people who serve the repository should know first, one line each."""
     return [line for line in (configs.no_batching_note(contents.info),) if line]
 
 
 def _write_engine_model(
     folder: Path, info: JsonObject, engines: list[Path], native: bool = True
 ) -> None:
-    """A model that runs an engine: under its own backend where Triton has one."""
+    """Write a model that runs an engine: under its own backend if Triton has one."""
     backend = target(info["target"]).facts.triton if native else None
     files = {} if backend is None else _copy_native(folder / VERSION, engines, backend)
     if backend is None:
@@ -65,7 +73,11 @@ def _write_engine_model(
 
 
 def _copy_native(to: Path, engines: list[Path], backend: TritonBackend) -> dict[str, str]:
-    """The engine's files under the backend's names; compute capability -> file of each plan."""
+    """Copy the engine's files under the backend's names.
+
+    Returns:
+        Compute capability -> the file of the engine for it.
+    """
     plans: dict[str, str] = {}
     for i, engine in enumerate(engines):
         info = public_info(engine)
@@ -86,7 +98,7 @@ def _copy_native(to: Path, engines: list[Path], backend: TritonBackend) -> dict[
 
 
 def _copy_python(to: Path, template: str, name: str) -> None:
-    """A python model: its model.py, what it shares with the others, and the runtime."""
+    """Write a Python model: its model.py, the code that it shares with others, and the runtime."""
     copy_file(RUNTIME / "servers" / "triton" / f"{template}.py", to / "model.py")
     copy_file(RUNTIME / "servers" / "triton" / "serving.py", to / "serving.py")
     copy_runtime(name, to / "diffc_runtime")
@@ -111,7 +123,7 @@ def _write_bls(contents: BundleContents, folder: Path) -> None:
 
 
 def _models(contents: BundleContents) -> JsonDict:
-    """How the BLS model asks the others."""
+    """Return how the BLS model calls the others."""
     models = {"denoiser": {"batched": configs.max_batch(contents.info) > 0}}
     if contents.decoder_info:
         models["decoder"] = {"batched": configs.max_batch(contents.decoder_info) > 0}
@@ -128,9 +140,10 @@ def _write_json(path: Path, content: JsonObject) -> None:
 
 
 def stand_in(repository: Path, name: str, engine: Path) -> None:
-    """Replace the model ``name`` by one that runs ``engine`` in the python backend.
+    """Replace the model ``name`` by one that runs ``engine`` in the Python backend.
 
-    The same inputs, outputs and batching, for a server whose build lacks the engine's backend.
+    It has the same inputs, outputs and batching, for a server whose build lacks the engine's
+    backend.
     """
     folder = repository / name
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -139,7 +152,7 @@ def stand_in(repository: Path, name: str, engine: Path) -> None:
 
 
 def limit_threads(repository: Path, threads: int) -> None:
-    """Engines that the server runs in Python on a processor take so many threads."""
+    """Limit the threads of engines that the server runs in Python on a processor."""
     parameter = f'parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}\n'
     for path in repository.rglob("config.pbtxt"):
         path.write_text(path.read_text() + parameter)

@@ -1,8 +1,8 @@
-"""What is wrong with a model repository, without a server.
+"""Finds the problems of a model repository, without a server.
 
 Parsing config.pbtxt as the protobuf message finds unknown fields and enum names, with their line.
-The rest is checked here: the server says it only in its log, when it loads the model, or (a
-duplicate input) not at all.
+The other problems are found here: the server reports them only in its log, when it loads the model,
+or (a duplicate input) not at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BACKENDS = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "mod
 
 
 def find_problems(repository: Path) -> list[str]:
-    """Every problem found, each naming the model; empty when there is none."""
+    """Return every problem, with the name of its model; [] if there is none."""
     models = sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not models:
         return [f"{repository} holds no model"]
@@ -112,7 +112,7 @@ def _instances(config: Any) -> Iterator[str]:
 
 
 def _profiles(config: Any, opened: list[str]) -> Iterator[str]:
-    """The profiles that the backend opens; each one's best batch is warmed up."""
+    """Check the profiles that the backend opens; the best batch of each is warmed up."""
     wrong = [name for name in opened if not name.isdigit()]
     if wrong:
         yield f"instance_group has profile '{wrong[0]}', which is no index"

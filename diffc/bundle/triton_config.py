@@ -1,4 +1,4 @@
-"""config.pbtxt, written from Triton's own protobuf message.
+"""Writes config.pbtxt from Triton's own protobuf message.
 
 Shapes leave the batch out where the server batches (``max_batch_size`` above 0). An input of shape
 (batch,) is declared ``dims: [1] reshape: {}``: Triton has no input without dimensions, so clients
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from diffc.bundle.contents import BundleContents
 
 QUEUE_DELAY_US = 100
-"""How long a request may wait for others to share a batch with; well under a denoiser's step."""
+"""How long a request may wait to share a batch with others; far less than a denoiser's step."""
 
 LEAST_SHARED = 8
-"""The rows that a batch of steps has room for, at least, where the backend serves any batch."""
+"""The least number of rows in a batch of steps, if the backend serves any batch."""
 
 
 TENSORRT = "tensorrt_plan"
 
 
 def config_messages() -> Any:
-    """The module that holds Triton's ModelConfig. Raises UnavailableError when it is missing."""
+    """Return the module that holds Triton's ModelConfig.
+
+    Raises:
+        UnavailableError: tritonclient is missing.
+    """
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
@@ -40,14 +44,16 @@ def config_messages() -> Any:
 
 
 def to_text(config: Any) -> str:
-    """A ModelConfig as config.pbtxt holds it."""
+    """Return a ModelConfig as the text of config.pbtxt."""
     from google.protobuf import text_format
 
     return str(text_format.MessageToString(config))
 
 
 def batch_ranges(info: JsonObject) -> list[tuple[int, int, int]]:
-    """(min, opt, max) batch of each profile at the engine's own resolution, smallest first."""
+    """Return (min, opt, max) batch of each profile at the engine's own resolution, smallest
+    first.
+    """
     from diffc_runtime.engines import serves
 
     items = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))
@@ -55,16 +61,16 @@ def batch_ranges(info: JsonObject) -> list[tuple[int, int, int]]:
 
 
 def largest_batch(info: JsonObject) -> int:
-    """The largest batch that the engine serves; 0 when it sets no limit."""
+    """Return the largest batch that the engine serves; 0 if it has no limit."""
     return max((high for _, _, high in batch_ranges(info)), default=0)
 
 
 def max_batch(info: JsonObject) -> int:
-    """``max_batch_size``: 0 where the server must not batch, as some sizes are not served.
+    """Return ``max_batch_size``; 0 if the server must not batch, because some sizes are not served.
 
     A TensorRT engine with one static profile per batch serves 1, 4 and 8, say, but not 3. ONNX
-    Runtime serves more than it was measured at, so that the steps of several requests can always
-    share a batch; a decoder, whose images are large, keeps to what it was measured at.
+    Runtime serves more than it was measured at, so the steps of several requests can always share a
+    batch; a decoder, whose images are large, keeps to the batches that it was measured at.
     """
     backend = target(info["target"]).facts.triton
     most = largest_batch(info)
@@ -76,7 +82,7 @@ def max_batch(info: JsonObject) -> int:
 
 
 def no_batching_note(info: JsonObject) -> str | None:
-    """A line for an engine whose steps cannot share a batch; None where they can."""
+    """Return a line for an engine whose steps cannot share a batch; None if they can."""
     if max_batch(info) > 1:
         return None
     sizes = ", ".join(str(size) for size in sorted({high for _, _, high in batch_ranges(info)}))
@@ -87,7 +93,14 @@ def no_batching_note(info: JsonObject) -> str | None:
 
 
 def engine_model(name: str, info: JsonObject, *, native: bool, plans: Mapping[str, str]) -> Any:
-    """The config of a model that runs an engine. plans: compute capability -> file."""
+    """Return the config of a model that runs an engine.
+
+    Args:
+        name: The model's name.
+        info: The engine's engine.json.
+        native: True runs it under its own backend, False in Python.
+        plans: Compute capability -> the engine's file for it.
+    """
     pb = config_messages()
     backend = target(info["target"]).facts.triton
     most = max_batch(info)
@@ -113,9 +126,9 @@ def engine_model(name: str, info: JsonObject, *, native: bool, plans: Mapping[st
 
 
 def _profile_names(info: JsonObject) -> list[str]:
-    """The profiles at the engine's own resolution, by their index in the engine.
+    """Return the profiles at the engine's own resolution, by their index in the engine.
 
-    Where none is named the backend opens the engine's first alone.
+    If the config names none, the backend opens the engine's first profile alone.
     """
     from diffc_runtime.engines import serves
 
@@ -123,12 +136,14 @@ def _profile_names(info: JsonObject) -> list[str]:
 
 
 def backend_shape(tensor: Any) -> list[int]:
-    """The shape that the backend sees, without the server's batch: the reshape's where one is."""
+    """Return the shape that the backend sees, without the server's batch: the reshape's if there is
+    one.
+    """
     return list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
 def _tensor(kind: Any, item: JsonObject, most: int) -> Any:
-    """An input or output. Without server batching, the batch is the first of its dimensions."""
+    """Return an input or output; without server batching its first dimension is the batch."""
     pb = config_messages()
     dims = list(item["shape"])
     tensor = kind(name=item["name"], data_type=_data_type(item["dtype"]))
@@ -156,7 +171,9 @@ def _instances(name: str, count: int, native: bool) -> Any:
 
 
 def _batch_dynamically(config: Any, info: JsonObject) -> None:
-    """Requests of several clients in one batch, best in the sizes the engine was tuned for."""
+    """Let requests of several clients share a batch, best in the sizes that the engine is
+    tuned for.
+    """
     if config.max_batch_size < 2:
         return
     sizes = sorted({opt for _, opt, _ in batch_ranges(info) if opt > 1} | {config.max_batch_size})
@@ -165,7 +182,7 @@ def _batch_dynamically(config: Any, info: JsonObject) -> None:
 
 
 def _warm_up(config: Any, info: JsonObject) -> None:
-    """Zeros at every batch size that the engine was tuned for."""
+    """Warm up with zeros at every batch size that the engine is tuned for."""
     pb = config_messages()
     sizes = sorted({opt for _, opt, _ in batch_ranges(info)}) or [1]
     for size in sizes:
@@ -180,7 +197,9 @@ def _warm_up(config: Any, info: JsonObject) -> None:
 
 
 def _capture_graphs(config: Any, info: JsonObject) -> None:
-    """CUDA graphs for the exact shapes that the engine was tuned for, and for full batches."""
+    """Capture CUDA graphs for the exact shapes that the engine is tuned for, and for full
+    batches.
+    """
     cuda = config.optimization.cuda
     cuda.graphs, cuda.output_copy_stream = True, True
     for size in sorted({opt for _, opt, _ in batch_ranges(info)} | {largest_batch(info)}):
@@ -195,12 +214,12 @@ def _capture_graphs(config: Any, info: JsonObject) -> None:
 
 
 def bls_instances(info: JsonObject) -> int:
-    """As many loops at once as one batch of the denoiser can hold, from 2 to 8."""
+    """Return the number of loops at a time: the rows in a batch of the denoiser, from 2 to 8."""
     return min(max(max_batch(info), largest_batch(info), 2), 8)
 
 
 def pipeline_model(name: str, contents: BundleContents, instances: int) -> Any:
-    """The config of a model that makes images; a request may leave out all but the conditions."""
+    """Return the config of a model that makes images; only the conditions are required inputs."""
     pb = config_messages()
     config = pb.ModelConfig(name=name, backend="python")
     for field, kind in _REQUEST.items():
@@ -220,7 +239,7 @@ def pipeline_model(name: str, contents: BundleContents, instances: int) -> Any:
 
 
 _INT32, _INT64, _FP32, _STRING = 8, 9, 11, 13
-"""DataType's numbers for TYPE_INT32, TYPE_INT64, TYPE_FP32 and TYPE_STRING."""
+"""The numbers of TYPE_INT32, TYPE_INT64, TYPE_FP32 and TYPE_STRING in DataType."""
 _REQUEST = {
     "seed": _INT64,
     "steps": _INT32,
@@ -232,7 +251,7 @@ _REQUEST = {
 
 
 def sample_shape(contents: BundleContents) -> tuple[int, ...]:
-    """(C, H, W) of what the pipeline gives: the decoder's output, else the sample's."""
+    """Return (C, H, W) of the pipeline's result: the decoder's output, else the sample's."""
     decoder = contents.decoder_info
     if decoder is not None:
         return tuple(decoder["outputs"][0]["shape"])

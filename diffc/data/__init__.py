@@ -1,4 +1,4 @@
-"""Clean samples for calibration and distillation, whatever they come from.
+"""Clean samples for calibration and distillation, from any source.
 
 clean.py       CleanSet: samples x_0 and their conditions, on disk as safetensors
 images.py      a folder of images or an .npz -> CleanSet, skipping and counting what is broken

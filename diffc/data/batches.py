@@ -1,6 +1,6 @@
-"""Work in batches that memory has room for: a batch that has none is halved, down to one row.
+"""Works in batches for which memory has room: a batch that is too large is halved, down to one row.
 
-What is computed of a row does not depend on the rows beside it, so a smaller batch gives the same.
+The result of a row does not depend on the rows beside it, so a smaller batch gives the same result.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ HINT = "a smaller --resolution needs less; so does a machine or a GPU with more 
 def run_in_batches(
     n: int, batch: int, work: Callable[[range], Work[T]], doing: str
 ) -> Work[list[T]]:
-    """The results of ``work`` for consecutive ranges of at most ``batch`` of ``n`` rows.
+    """Return the results of ``work`` for consecutive ranges of at most ``batch`` of ``n`` rows.
 
     Args:
-        work: does the rows of a range; it is called again with half of them when it runs out of
-            memory.
-        doing: what is done, for messages: "sampling the dense model".
+        n: The number of rows.
+        batch: The largest number of rows at a time.
+        work: Processes the rows of a range; after running out of memory it is called again with
+            half
+            of them.
+        doing: The activity, for messages: "sampling the dense model".
 
     Raises:
-        OutOfMemory: when there is no room for one row.
+        OutOfMemory: There is no room for one row.
     """
     parts: list[T] = []
     start = 0
@@ -51,9 +54,15 @@ def run_in_batches(
 
 
 def halve_batch(batch: int, doing: str, failure: Exception) -> int:
-    """Half of a batch that memory had no room for; what is no longer used is freed.
+    """Return half of a batch that did not fit into memory, and free unused memory.
 
-    Raises OutOfMemory for a batch of one, with what to do.
+    Args:
+        batch: The number of rows that did not fit.
+        doing: The activity, for the message.
+        failure: The error of the failed attempt.
+
+    Raises:
+        OutOfMemory: The batch has one row. The hint says what to do.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -64,5 +73,5 @@ def halve_batch(batch: int, doing: str, failure: Exception) -> int:
 
 
 def out_of_memory_error(doing: str, failure: Exception) -> OutOfMemory:
-    """The error for work that no smaller batch helps."""
+    """Return the error for work that no smaller batch helps."""
     return error(doing, bytes_asked(str(failure)), torch.cuda.is_available(), hint=HINT)

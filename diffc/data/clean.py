@@ -23,10 +23,11 @@ from diffc.data.tensors import NULL
 class CleanSet:
     """N clean samples and their conditions.
 
-    sample: float32 (N, C, H, W), in [-1, 1] for images and in latent units for latent models.
-    conditions: name -> tensor with N rows.
-    origin: where the samples came from, in words, for reports.
-    null: name -> (...), what stands for "no condition" in classifier-free guidance.
+    Attributes:
+        sample: float32 (N, C, H, W), in [-1, 1] for images and in latent units for latent models.
+        conditions: Name -> tensor with N rows.
+        origin: The source of the samples, in words, for reports.
+        null: Name -> (...), the value that means "no condition" in classifier-free guidance.
     """
 
     sample: Tensor
@@ -38,11 +39,11 @@ class CleanSet:
         return len(self.sample)
 
     def rows(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The samples and conditions at ``index`` (B,)."""
+        """Return the samples and conditions at ``index`` (B,)."""
         return self.sample[index], {name: rows[index] for name, rows in self.conditions.items()}
 
     def save(self, path: Path) -> None:
-        """Write to ``path`` (safetensors)."""
+        """Write a safetensors file."""
         tensors = {"sample": self.sample.contiguous()}
         tensors |= {name: rows.contiguous() for name, rows in self.conditions.items()}
         tensors |= {NULL + name: value.contiguous() for name, value in self.null.items()}
@@ -50,7 +51,7 @@ class CleanSet:
 
     @classmethod
     def load(cls, path: Path) -> CleanSet:
-        """Read what ``save`` wrote."""
+        """Read the file that ``save`` wrote."""
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             origin = (file.metadata() or {}).get("origin", "unknown")
@@ -62,5 +63,5 @@ class CleanSet:
         return cls(tensors.pop("sample"), tensors, origin, null)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """``n`` rows drawn with replacement by ``generator``."""
+        """Return ``n`` rows, drawn with replacement by ``generator``."""
         return self.rows(torch.randint(len(self), (n,), generator=generator))

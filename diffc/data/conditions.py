@@ -1,8 +1,8 @@
-"""Conditions that are no text: what the model's own pipeline passes to its denoiser by default.
+"""Conditions other than text: the values that the model's own pipeline passes by default.
 
-    pipeline_conditions   a row of each, and the null row where the pipeline has another
-    check_given           refuse a condition that nothing gives, before any work
-    missing_condition     the error for it
+    pipeline_conditions       a row of each, and the null row if the pipeline has another
+    check_condition_values    refuse a condition without a value, before any work
+    missing_condition_error   the error for it
 
 Sources: diffusers' pipelines; SDXL's sizes are Podell et al. 2023 (2307.01952), section 2.2, the
 guidance embedding Luo et al. 2023 (2310.04378), section 4.1.
@@ -25,18 +25,23 @@ from diffc.models.source import Source
 from diffc_export.specs import TensorSpec
 
 _REFINER_IDS = 5
-"""The base model's six ids are three sizes; the refiner's last is an aesthetic score."""
+"""The base model's six ids are three sizes; the refiner's last id is an aesthetic score."""
 
 
 @dataclass(frozen=True)
 class PipelineConditions:
-    """name -> the value for every prompt, and for the empty one where it differs, (...)."""
+    """The conditions that every sample of a pipeline shares.
+
+    Attributes:
+        rows: Name -> the value (...) for every prompt.
+        null: Name -> the value (...) for the empty prompt, if it differs.
+    """
 
     rows: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
 
     def notes(self) -> list[str]:
-        """A sentence that names the values, for the report."""
+        """Return a sentence that names the values, for the report."""
         if not self.rows:
             return []
         shown = ", ".join(f"{name}{_short(value)}" for name, value in sorted(self.rows.items()))
@@ -46,12 +51,12 @@ class PipelineConditions:
 def pipeline_conditions(
     source: Source, specs: Sequence[TensorSpec], guidance: float | None = None
 ) -> PipelineConditions:
-    """The values of the conditions in ``specs`` that every sample of the pipeline shares.
+    """Return the values of the conditions in ``specs`` that every sample of the pipeline shares.
 
     Args:
-        source: the model.
-        specs: the denoiser's inputs.
-        guidance: the scale for a model that takes it as an input; None: its pipeline's.
+        source: The model.
+        specs: The denoiser's inputs.
+        guidance: The scale for a model that takes it as an input; None: its pipeline's.
     """
     rows: dict[str, Tensor] = {}
     null: dict[str, Tensor] = {}
@@ -68,7 +73,7 @@ def pipeline_conditions(
 
 @dataclass(frozen=True)
 class _ConditionContext:
-    """What a value may depend on. height, width: of the images, in pixels."""
+    """Everything that a value may depend on; height and width are the images', in pixels."""
 
     source: Source
     spec: TensorSpec
@@ -88,7 +93,9 @@ def _time_ids(
 
 
 def guidance_embedding(scale: float, width: int) -> Tensor:
-    """(width,) sinusoids of 1000 scale, as latent consistency models are told their guidance."""
+    """Return (width,) sinusoids of 1000 scale, the form in which latent consistency models take
+    guidance.
+    """
     half = width // 2
     rates = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / (half - 1))
     angles = 1000.0 * scale * rates
@@ -107,7 +114,7 @@ def _guidance(place: _ConditionContext) -> Tensor:
 
 
 def _example(place: _ConditionContext) -> Tensor:
-    """Positions, which have one value."""
+    """Return the example of positions, which have one possible value."""
     return example_inputs([place.spec], place.source.config)[place.spec.name][0]
 
 
@@ -123,7 +130,7 @@ _VALUES: Mapping[str, Callable[[_ConditionContext], Tensor]] = {
 
 
 def _pixels(source: Source, specs: Sequence[TensorSpec]) -> tuple[int, int]:
-    """Height and width of the images behind the denoiser's sample; 1 for what is no image."""
+    """Return height and width of the images of the denoiser's sample; 1 for other samples."""
     sample = next(spec.shape for spec in specs if spec.kind == "sample")
     if len(sample) != 3:
         return 1, 1
@@ -138,16 +145,16 @@ def _short(value: Tensor) -> str:
 
 
 def check_condition_values(specs: Sequence[TensorSpec], text: Sequence[str] | None) -> None:
-    """Refuse a condition that neither the user nor the pipeline gives a value for.
+    """Refuse a condition for which neither the user nor the pipeline has a value.
 
     Labels are drawn or come with the data (``inputs.check_conditions``).
 
     Args:
-        specs: the denoiser's inputs.
-        text: the conditions that the pipeline's text encoders give; None: there are no prompts.
+        specs: The denoiser's inputs.
+        text: The conditions that the pipeline's text encoders give; None: there are no prompts.
 
     Raises:
-        RequestError: naming the first such condition.
+        RequestError: A condition has no value; the message names the first one.
     """
     known = {LABELS} if text is None else {LABELS, *text, *_VALUES}
     for spec in specs:
@@ -156,11 +163,11 @@ def check_condition_values(specs: Sequence[TensorSpec], text: Sequence[str] | No
 
 
 def missing_condition_error(name: str, beside_prompts: bool = False) -> RequestError:
-    """The error for a condition that nothing gives.
+    """Return the error for a condition without a value.
 
     Args:
-        name: the denoiser's input.
-        beside_prompts: whether prompts are given, and do not make it.
+        name: The denoiser's input.
+        beside_prompts: True if prompts are given but do not determine it.
     """
     if beside_prompts:
         return RequestError(

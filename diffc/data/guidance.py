@@ -1,6 +1,6 @@
 """Classifier-free guidance of a run: its scale, and why a model is sampled without it.
 
-guidance_of        decided from the model where the user says nothing; without torch
+decide_guidance    the scale, from the model unless the user gives one; without torch
 embedded_guidance  the scale for models that take it as an input
 """
 
@@ -26,9 +26,11 @@ _NAMES = re.compile(
 
 @dataclass(frozen=True)
 class Guidance:
-    """scale: of classifier-free guidance, 1 for none. reason: why the model has none, or None.
+    """The guidance of a run.
 
-    has_null: whether the empty prompt is encoded, so that guidance is distilled as well.
+    Attributes:
+        scale: The scale of classifier-free guidance; 1 means none.
+        reason: Why the model has no guidance; None if it has.
     """
 
     scale: float
@@ -36,16 +38,18 @@ class Guidance:
 
     @property
     def has_null(self) -> bool:
-        """Whether there are null conditions to guide away from."""
+        """True if there are null conditions to guide away from; only then is the empty prompt
+        encoded.
+        """
         return self.reason is None
 
 
 def decide_guidance(source: Source, given: float | None) -> Guidance:
-    """The guidance that the dense model is sampled with.
+    """Return the guidance with which the dense model is sampled.
 
     Args:
-        source: the model.
-        given: what the user says; None to decide from the model.
+        source: The model.
+        given: The user's scale; None: decide from the model.
     """
     if takes_guidance(source):
         return Guidance(1.0, "its guidance is an input")
@@ -58,15 +62,16 @@ def decide_guidance(source: Source, given: float | None) -> Guidance:
 
 
 def takes_guidance(source: Source) -> bool:
-    """Whether the scale is an input of the denoiser: FLUX.1-dev's, or a consistency model's."""
+    """True if the scale is an input of the denoiser: FLUX.1-dev's, or a consistency model's."""
     return bool(source.config.get("guidance_embeds") or source.config.get("time_cond_proj_dim"))
 
 
 def _few_steps(source: Source) -> str | None:
-    """What shows that a model was distilled for a few steps, guidance included; None for others.
+    """Return why a model counts as distilled for few steps, guidance included; None for others.
 
     Published Turbo and Lightning pipelines sample with Euler over trailing timesteps. Models that
-    were trained down to no signal are spaced so as well, and say so.
+    were
+    trained down to zero signal use that spacing as well; their config says so.
     """
     config = source.scheduler
     name = str(config.get("_class_name", ""))
@@ -83,7 +88,7 @@ def _few_steps(source: Source) -> str | None:
 
 
 def guidance_notes(source: Source, given: float | None) -> list[str]:
-    """A sentence where a model is sampled without guidance that the user did not decide on."""
+    """Return a sentence if a model is sampled without guidance and the user did not decide so."""
     guidance = decide_guidance(source, given)
     if guidance.reason is None or takes_guidance(source):
         return []
@@ -93,7 +98,7 @@ def guidance_notes(source: Source, given: float | None) -> list[str]:
 
 
 def embedded_guidance(source: Source, given: float | None) -> float:
-    """The scale that is told to a model whose guidance is an input: the pipeline's default."""
+    """Return the scale for a model with guidance as an input: the user's, or the pipeline's."""
     if given is not None:
         return given
     default = call_defaults(source).get("guidance_scale")
@@ -101,7 +106,7 @@ def embedded_guidance(source: Source, given: float | None) -> float:
 
 
 def find_pipeline_class(source: Source) -> type[Any] | None:
-    """The model's own pipeline class; None where diffusers has none of that name."""
+    """Return the model's own pipeline class; None if diffusers has none of that name."""
     import diffusers
 
     kind: type[Any] | None = getattr(diffusers, str(source.index.get("_class_name", "")), None)
@@ -109,13 +114,13 @@ def find_pipeline_class(source: Source) -> type[Any] | None:
 
 
 def call_defaults(source: Source) -> JsonDict:
-    """The defaults of the call of the model's own pipeline class; {} where there is none."""
+    """Return the defaults of the call of the model's own pipeline class; {} if there is none."""
     kind = find_pipeline_class(source)
     return argument_defaults(kind.__call__) if kind is not None else {}
 
 
 def argument_defaults(function: Callable[..., Any]) -> JsonDict:
-    """The default values in a function's signature."""
+    """Return the default values in a function's signature."""
     return {
         name: parameter.default
         for name, parameter in inspect.signature(function).parameters.items()

@@ -1,7 +1,7 @@
-"""A Hugging Face ``datasets`` folder, as ``save_to_disk`` leaves it, as images for a denoiser.
+"""Reads the folder of a Hugging Face data set, as ``save_to_disk`` writes it, for images.py.
 
-The package is optional. Nothing is downloaded and no script of a data set runs: ``load_from_disk``
-reads Arrow files.
+The package ``datasets`` is optional. Nothing is downloaded and no script of a data set runs:
+``load_from_disk`` reads Arrow files.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ SPLIT = "train"
 
 
 class StoredImages:
-    """The rows of a data set: Pillow images, and labels where there are any.
+    """The rows of a data set: Pillow images, and labels if there are any.
 
-    Raises UnavailableError without the package, InputError when the folder is damaged, has no
-    ``train`` split, or no column of images.
+    Raises:
+        UnavailableError: The package is missing.
+        InputError: The folder is damaged, has no ``train`` split, or has no column of images.
     """
 
     rows: Dataset
@@ -63,16 +64,19 @@ class StoredImages:
         return len(self.rows)
 
     def picture(self, i: int) -> Image.Image:
-        """Row ``i``'s image, a Pillow one."""
+        """Return the image of row ``i``."""
         from PIL import Image
 
         value = self.rows[int(i)][self.image]
         return value if isinstance(value, Image.Image) else Image.fromarray(np.asarray(value))
 
     def labels(self) -> NDArray[np.int64] | None:
-        """int64 (N,), or None where there is no such column; names count in their sorted order.
+        """Return the labels, int64 (N,), or None without such a column.
 
-        Raises InputError for a column of anything else.
+        Labels that are names count in sorted order.
+
+        Raises:
+            InputError: The column holds neither whole numbers nor names.
         """
         if self.label is None:
             return None
@@ -87,7 +91,7 @@ class StoredImages:
         return values.astype(np.int64)
 
     def label_names(self) -> list[str]:
-        """The classes' names in the order of their labels; empty where labels are numbers."""
+        """Return the classes' names in the order of their labels; [] if labels are numbers."""
         if self.label is None:
             return []
         values = np.asarray(self.rows[self.label])

@@ -1,15 +1,15 @@
-"""Which files of a data folder are its images, and which folders are its classes; without torch.
+"""Finds the images and the class folders of a data folder; without torch.
 
-Classes are the folders directly under the data folder, in the order of the model's labels: of
-numbers where all names are numbers ('2' before '10'), else of names. Links are followed, a folder
-without images counts. What a system or an editor leaves behind (names that begin with a dot,
-``__MACOSX``, ``@eaDir``, ...) is neither a class nor an image.
+Classes are the folders directly under the data folder, in the order of the model's labels: by
+number if all names are numbers ('2' before '10'), else by name. Links are followed, and a folder
+without images counts. Files of a system or an editor (names that begin with a dot, ``__MACOSX``,
+``@eaDir``, ...) are neither classes nor images.
 
     image_files     the images below a folder, sorted
     class_folders   the classes, in the order of their labels
     class_of        the class of one image
-    check_images    refuse what is no source of images, from names and headers alone
-    images_digest   sha256 of all that decides what is read
+    check_images    refuse a path without images, from names and headers alone
+    images_digest   sha256 of everything that decides what is read
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ SOURCES = "an image folder, an .npz of images, or the folder of a data set"
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image below ``folder``, sorted by path; links are followed, circles are not."""
+    """Return every image below ``folder``, sorted by path; links are followed, circles are not."""
     return sorted(file for file in files_below(folder) if file.suffix.lower() in SUFFIXES)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder`` but leftovers; links are followed, a circle of links once."""
+    """Return every file below ``folder`` but leftovers; links are followed, a circle once."""
     yield from _walk(folder, (os.path.realpath(folder),))
 
 
@@ -67,25 +67,25 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a system or an editor made it: it is no part of the data."""
+    """True if a system or an editor made the file; it does not belong to the data."""
     return name.startswith(".") or name.lower() in _LEFTOVERS
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether ``path`` is a folder that ``datasets``' ``save_to_disk`` wrote."""
+    """True if ``path`` is a folder that ``datasets``' ``save_to_disk`` wrote."""
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def class_folders(folder: Path, classes: int) -> tuple[list[str], tuple[str, ...]]:
-    """The names of the class folders in the order of their labels, and what to say about them.
+    """Return the names of the class folders in the order of their labels, and notes about them.
 
     Args:
-        folder: the data folder.
-        classes: how many classes the model knows.
+        folder: The data folder.
+        classes: The number of classes that the model knows.
 
     Raises:
-        InputError: for images outside of class folders or deeper than them, and for another number
-            of folders than ``classes``, or one less where the last class means "no class".
+        InputError: There are images outside of class folders or deeper than them, or the number of
+            folders is not ``classes``, nor one less (the last class then means "no class").
     """
     names = _sort_classes(
         [path.name for path in folder.iterdir() if not is_leftover(path.name) and path.is_dir()]
@@ -118,15 +118,16 @@ def _sort_classes(names: list[str]) -> list[str]:
 
 
 def check_class_count(names: Sequence[str], classes: int, has: str, what: str) -> tuple[str, ...]:
-    """What to say where ``names`` are one less than the model's classes; nothing where as many.
+    """Return a note if ``names`` are one less than the model's classes; () if they are as many.
 
     Args:
-        names: the data's classes, in the order of their labels.
-        classes: how many the model knows.
-        has: who has them, with its verb. what: what they are.
+        names: The data's classes, in the order of their labels.
+        classes: The number of classes that the model knows.
+        has: The subject and verb of the message: "FOLDER has".
+        what: The kind of the names: "class folders".
 
     Raises:
-        InputError: for any other number.
+        InputError: There are fewer names, or more.
     """
     n = len(names)
     if n == classes:
@@ -144,20 +145,12 @@ def check_class_count(names: Sequence[str], classes: int, has: str, what: str) -
 
 
 def class_of(folder: Path, file: Path) -> str:
-    """The name of the class folder that ``file`` lies in."""
+    """Return the name of the class folder that holds ``file``."""
     return file.relative_to(folder).parts[0]
 
 
 def check_images(path: Path, flag: str, classes: int | None = None) -> None:
-    """Refuse what is no source of images, before anything is done; no image is opened.
-
-    Args:
-        path: what the user gave. flag: how it was given, for the message.
-        classes: how many classes the model knows, where labels are needed.
-
-    Raises:
-        InputError: with what is there instead. UnavailableError: without ``datasets``.
-    """
+    """Refuse a path that is no source of images, from names and headers alone."""
     check_readable(path, flag, SOURCES)
     if path.suffix == ".npz":
         _check_npz(path, flag, need_labels=bool(classes))
@@ -175,7 +168,7 @@ def check_images(path: Path, flag: str, classes: int | None = None) -> None:
 
 
 def check_readable(path: Path, flag: str, takes: str) -> None:
-    """Refuse a path where nothing is, or that this user may not read."""
+    """Refuse a path at which there is nothing, or that this user may not read."""
     if not path.exists():
         raise InputError(f"{flag}: there is nothing at '{path}'", hint=f"{flag} takes {takes}")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
@@ -183,14 +176,14 @@ def check_readable(path: Path, flag: str, takes: str) -> None:
 
 
 def check_file(path: Path, flag: str, takes: str) -> None:
-    """Refuse what is no file, or one that this user may not read."""
+    """Refuse a path that is no file, or that this user may not read."""
     check_readable(path, flag, takes)
     if path.is_dir():
         raise InputError(f"{flag}: '{path}' is a folder", hint=f"{flag} takes {takes}")
 
 
 def _check_npz(path: Path, flag: str, *, need_labels: bool) -> None:
-    """From the names of its arrays alone."""
+    """Check the names of the arrays in an .npz."""
     try:
         with zipfile.ZipFile(path) as arrays:
             names = [name.removesuffix(".npy") for name in arrays.namelist()]
@@ -219,7 +212,7 @@ def _check_datasets_package(path: Path) -> None:
 
 
 def images_digest(folder: Path) -> str:
-    """sha256 of a folder of images: the images' names and content, and the class folders' names."""
+    """Return the sha256 of a folder of images: file names, contents and class folders' names."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not is_leftover(path.name):  # an empty one moves the labels as well

@@ -1,12 +1,12 @@
-"""A folder of images, an .npz of arrays, or a stored data set, as a CleanSet for a denoiser.
+"""Reads a folder of images, an .npz of arrays or a stored data set as a CleanSet for a denoiser.
 
 A file that cannot be read, and a picture of another size, are skipped and counted; nothing is
 resized unless the caller asks for it (``fit="resize"``: centre crop to the aspect, then Lanczos).
 Modes are converted (greyscale for one channel, RGB for three; an alpha channel is dropped). Which
 files are used under a limit depends on the seed and the sorted file names alone.
 
-    read_images   the one entry: folder, .npz or data set -> (CleanSet, Counts)
-    Counts        what was used and what was skipped
+    read_images   the one entry: folder, .npz or data set -> (CleanSet, ImageCounts)
+    ImageCounts   how many images were used and skipped
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ Pixels = NDArray[np.float32]
 class ImageCounts:
     """How many images were used, and how many were skipped and why.
 
-    notes: how the data were taken, where they can be taken in more than one way.
+    Attributes:
+        used: Images in the result.
+        skipped_corrupt: Files that cannot be read.
+        skipped_size: Images of another size.
+        notes: How the data were interpreted, where more than one way is possible.
     """
 
     used: int = 0
@@ -54,7 +58,7 @@ class ImageCounts:
 
     @property
     def skipped(self) -> int:
-        """How many were not used."""
+        """The number of images that were not used."""
         return self.skipped_corrupt + self.skipped_size
 
     def __str__(self) -> str:
@@ -66,7 +70,14 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What the denoiser takes: channels, height, width; what to do with other sizes."""
+    """The images that the denoiser takes.
+
+    Attributes:
+        channels: 1 (greyscale) or 3 (RGB).
+        height: In pixels.
+        width: In pixels.
+        fit: How images of another size are handled.
+    """
 
     channels: int
     height: int
@@ -87,14 +98,24 @@ def read_images(
     fit: Fit = "skip",
     classes: int | None = None,
 ) -> tuple[CleanSet, ImageCounts]:
-    """Images from ``source`` (a folder with all below it, or an .npz) for a denoiser.
+    """Read images for a denoiser.
 
-    shape: (C, H, W) of the denoiser's input; C is 1 or 3.
-    limit: at most so many images, a subset drawn by ``seed``; None for all.
-    classes: how many classes the model knows, when it is class-conditional; labels are then the
-        positions of the class folders (image_folders.py), or the .npz's ``arr_1``/``labels``/``y``.
+    Args:
+        source: A folder with all below it, an .npz or a stored data set.
+        shape: (C, H, W) of the denoiser's input; C is 1 or 3.
+        limit: The largest number of images, a subset drawn by ``seed``; None for all.
+        seed: The seed of the order.
+        fit: "skip" leaves out images of another size, "resize" crops and resizes them.
+        classes: The number of classes of a class-conditional model; labels are then the positions
+            of
+            the class folders (image_folders.py), or the .npz's ``arr_1``/``labels``/``y``. None for
+            other models.
 
-    Raises InputError when there is nothing to read, none that fits, or another number of classes.
+    Returns:
+        The images, and how many were used and skipped.
+
+    Raises:
+        InputError: There are no images, none that fits, or another number of classes.
     """
     wanted = ImageFormat(*shape, fit=fit)
     if wanted.channels not in (1, 3):
@@ -135,13 +156,13 @@ def _read_folder(
 
 
 def shuffle_files(files: list[Path], seed: int) -> Iterator[Path]:
-    """The files in an order that depends on ``seed`` and their number alone."""
+    """Return the files in an order that depends on ``seed`` and their number alone."""
     for i in np.random.default_rng(seed).permutation(len(files)):
         yield files[i]
 
 
 class _WrongSize(Exception):
-    """The picture is sound, but not of the model's size."""
+    """The picture is intact, but does not have the model's size."""
 
 
 def _tally(counts: ImageCounts, read: Any) -> tuple[ImageCounts, Pixels | None]:
@@ -166,7 +187,7 @@ def _read_file(file: Path, wanted: ImageFormat) -> Pixels:
 
 
 def _fit_image(image: Any, wanted: ImageFormat) -> Pixels:
-    """A Pillow image as float32 (C, H, W) in [-1, 1]."""
+    """Convert a Pillow image to float32 (C, H, W) in [-1, 1]."""
     from PIL import Image, ImageOps
 
     size = (wanted.width, wanted.height)
@@ -221,7 +242,7 @@ def _read_npz(
 
 
 def _load_arrays(file: Path, classes: int | None) -> tuple[Any, NDArray[np.int64] | None]:
-    """(images, labels or None) of an .npz; never unpickles."""
+    """Return (images, labels or None) of an .npz; never unpickles."""
     try:
         with np.load(file, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
@@ -238,7 +259,7 @@ def _load_arrays(file: Path, classes: int | None) -> tuple[Any, NDArray[np.int64
 
 
 def _convert_layout(file: Path, images: Any) -> tuple[Any, tuple[str, ...]]:
-    """uint8 (N, H, W, C) or float32 (N, C, H, W) in [-1, 1], and what to say about it."""
+    """Return uint8 (N, H, W, C) or float32 (N, C, H, W) in [-1, 1], and notes about it."""
     first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
     if images.dtype == np.uint8:
         return (images.transpose(0, 2, 3, 1) if first and not last else images), ()
@@ -274,7 +295,7 @@ def _labels(file: Path, labels: Any, n: int, classes: int | None) -> NDArray[np.
 
 
 def _array_image(array: Any, wanted: ImageFormat) -> Pixels:
-    """uint8 (H, W, C) in 0..255, or float (C, H, W) in [-1, 1], as float32 (C, H, W)."""
+    """Convert uint8 (H, W, C) in 0..255, or float (C, H, W) in [-1, 1], to float32 (C, H, W)."""
     from PIL import Image
 
     if array.dtype == np.uint8:

@@ -1,7 +1,7 @@
-"""The denoiser's inputs in one run: its own, at the length of text that the data have.
+"""The denoiser's inputs in one run: its own, at the text length of the data.
 
 denoiser_specs     the inputs that the run works with and exports
-given_tokens       the length of the text conditions in a file of tensors
+data_text_tokens   the length of the text conditions in a file of tensors
 check_conditions   refuses a run in which a condition would have no value; notes on the rest
 """
 
@@ -24,14 +24,14 @@ LABELS = "class_labels"
 
 
 def denoiser_specs(source: Source, recipe: Recipe) -> list[TensorSpec]:
-    """The inputs of ``source``'s denoiser in a run of ``recipe``."""
+    """Return the inputs of the denoiser of ``source`` in a run of ``recipe``."""
     from diffc.models.inputs import input_specs
 
     return input_specs(source, recipe.export.size, data_text_tokens(recipe))
 
 
 def data_text_tokens(recipe: Recipe) -> int | None:
-    """How many tokens the texts of the recipe's data have; None where they hold no texts."""
+    """Return the number of tokens of the texts in the recipe's data; None if there are no texts."""
     path = Path(recipe.data.source)
     if not is_tensors(path) or not path.is_file():
         return None
@@ -42,11 +42,15 @@ def data_text_tokens(recipe: Recipe) -> int | None:
 def check_conditions(source: Source, recipe: Recipe) -> list[str]:
     """Refuse a run in which the denoiser would lack a condition.
 
+    Args:
+        source: The model.
+        recipe: The options of the run.
+
     Returns:
-        A note where the data's texts have another length than the pipeline's.
+        A note if the data's texts have another length than the pipeline's.
 
     Raises:
-        RequestError: for prompts that the denoiser does not take, and for labels that neither the
+        RequestError: There are prompts that the denoiser does not take, or labels that neither the
             data nor the model can give.
     """
     from diffc.models.inputs import input_specs
@@ -74,7 +78,10 @@ def check_conditions(source: Source, recipe: Recipe) -> list[str]:
 
 
 def _check_labels(source: Source, labels: TensorSpec) -> None:
-    """Labels are drawn, or are the numbers of image folders: both need the number of classes."""
+    """Refuse labels of an unknown number of classes.
+
+    Labels are drawn, or are the numbers of image folders: both need the number of classes.
+    """
     if labels.shape == () and family(source.class_name).class_count(source.config):
         return
     kind = source.config.get("class_embed_type")

@@ -1,10 +1,10 @@
-"""Images to latents and back, through the pipeline's own VAE.
+"""Converts images to latents and back, through the pipeline's own VAE.
 
-    scale_factor   pixels for each latent position along a side; 1 without a VAE
-    pixel_shape    the images that a latent denoiser's data are made of
-    encode         images (N, C, H, W) -> latents as the denoiser takes them, the mean of the VAE's
-                   posterior (random draws would differ between runs)
-    decode         back to images in [-1, 1], for figures and pictures
+    scale_factor     pixels for each latent position along an edge; 1 without a VAE
+    pixel_shape      the shape of the images for a latent denoiser
+    encode_images    images (N, C, H, W) -> latents as the denoiser takes them: the mean of the
+                     VAE's posterior (random draws would differ between runs)
+    decode_latents   back to images in [-1, 1], for figures and pictures
 
 A latent is (value - shift) * scale of its VAE (``latent_factors``), packed as the family's
 pipeline does.
@@ -29,13 +29,13 @@ from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonObject
 
 Factor = float | list[float]
-"""One for all channels of a latent, or one for each."""
+"""One number for all channels of a latent, or one for each."""
 _BATCH = 8
 _KINDS = ("AutoencoderKL", "AutoencoderDC", "VQModel")
 
 
 def vae_folder(source: Source) -> Path | None:
-    """The folder of the pipeline's VAE, or None for a model of pixels."""
+    """Return the folder of the pipeline's VAE, or None for a model of pixels."""
     for name in ("vae", "vqvae"):
         if source.is_pipeline and (source.folder / name / "config.json").exists():
             return source.folder / name
@@ -43,7 +43,7 @@ def vae_folder(source: Source) -> Path | None:
 
 
 def scale_factor(source: Source) -> int:
-    """Pixels for each latent position; 1 when the model works on pixels."""
+    """Return the pixels for each latent position along an edge; 1 for a model of pixels."""
     folder = vae_folder(source)
     if folder is None:
         return 1
@@ -54,9 +54,14 @@ def scale_factor(source: Source) -> int:
 
 
 def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]:
-    """(C, H, W) of the images behind a denoiser's ``sample``; InputError for video.
+    """Return (C, H, W) of the images for a denoiser.
 
-    sample: the denoiser's input without the batch; (C, H, W) unless the family packs latents.
+    Args:
+        source: The model.
+        sample: The denoiser's input without the batch; (C, H, W) unless the family packs latents.
+
+    Raises:
+        InputError: The samples are no images (video), or diffc cannot encode with this VAE.
     """
     folder = vae_folder(source)
     if folder is None:
@@ -77,7 +82,16 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
 
 
 def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
-    """Latents (N, *sample) of images (N, C, H, W) in [-1, 1]."""
+    """Encode images (N, C, H, W) in [-1, 1] as latents (N, *sample).
+
+    Args:
+        source: The model.
+        images: The images.
+        sample: The shape of the denoiser's input without the batch.
+
+    Raises:
+        InputError: The VAE's latents have another shape.
+    """
     vae, known = load_vae(source), family(source.class_name)
     scale, shift = latent_factors(dict(vae.config))
 
@@ -100,7 +114,7 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
 
 
 def decode_latents(source: Source, latents: Tensor) -> Work[Tensor]:
-    """Images (N, C, H, W) of latents; a model of pixels' samples are images already."""
+    """Decode latents to images (N, C, H, W); a model of pixels' samples are returned unchanged."""
     if vae_folder(source) is None:
         return latents
     vae, known = load_vae(source), family(source.class_name)
@@ -122,10 +136,11 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
     """Decode one sample on the meta device, without weights.
 
     Args:
-        sample: the shape of the denoiser's input. Videos are not decoded.
+        source: The model.
+        sample: The shape of the denoiser's input. Videos are not decoded.
 
     Raises:
-        InputError: the VAE does not take it, or its config has factors that are no numbers.
+        InputError: The VAE does not take the sample, or a factor in its config is not a number.
     """
     from diffc.models.cut import skeleton
 
@@ -145,7 +160,11 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
 
 
 def load_vae(source: Source) -> Any:
-    """The pipeline's VAE in float32, on the best device. Raises InputError."""
+    """Return the pipeline's VAE in float32, on the best device.
+
+    Raises:
+        InputError: The VAE cannot be loaded.
+    """
     from diffc.data.precision import best_device
     from diffc.models.load import load_component
 
@@ -154,10 +173,11 @@ def load_vae(source: Source) -> Any:
 
 
 def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:
-    """(scale, shift) of a VAE's config: a latent is (value - shift) * scale.
+    """Return (scale, shift) of a VAE's config: a latent is (value - shift) * scale.
 
-    A VAE with ``latents_mean`` and ``latents_std`` has a value of its own for each channel; scale
-    is then scaling_factor / std, as in SDXL's pipelines.
+    A VAE with ``latents_mean`` and ``latents_std`` has its own value for each channel; scale is
+    then
+    scaling_factor / std, as in SDXL's pipelines.
     """
     with reading_config(_vae_class(config), config):
         scaling = float(config.get("scaling_factor") or 1.0)
@@ -168,12 +188,12 @@ def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:
 
 
 def _vae_class(config: JsonObject) -> str:
-    """The class of a VAE's config; "VAE" where it names none."""
+    """Return the class that a VAE's config names; "VAE" if it names none."""
     return str(config.get("_class_name") or "VAE")
 
 
 def _broadcast(latents: Tensor, factor: Factor) -> Tensor:
-    """A factor shaped to be laid over latents (N, C, ...)."""
+    """Return a factor in a shape that broadcasts over latents (N, C, ...)."""
     values = torch.tensor(factor, dtype=latents.dtype, device=latents.device)
     if values.ndim and len(values) != latents.shape[1]:
         raise InputError(
@@ -185,7 +205,7 @@ def _broadcast(latents: Tensor, factor: Factor) -> Tensor:
 
 
 def _encoded_latent(encoded: Any) -> Tensor:
-    """The latent in an encoder's output: a posterior's mean, or the value itself."""
+    """Return the latent in an encoder's output: a posterior's mean, or the value itself."""
     if hasattr(encoded, "latent_dist"):
         mean: Tensor = encoded.latent_dist.mode()
         return mean

@@ -13,7 +13,7 @@ from diffc_runtime.machine.cpu import fast_bf16
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device is fast at it, else float32."""
+    """Return bfloat16 if the device is fast at it, else float32."""
     if device.type == "cpu":
         return torch.bfloat16 if fast_bf16() else torch.float32
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
@@ -22,28 +22,28 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Automatic mixed precision in ``dtype``; nothing for float32."""
+    """Return a context of automatic mixed precision in ``dtype``; it does nothing for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def best_device() -> torch.device:
-    """The GPU of this process where there is one, else the CPU."""
+    """Return the GPU of this process if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are."""
+    """Return the device of the model's parameters."""
     return next(model.parameters()).device
 
 
 def channels_last(model: nn.Module) -> None:
-    """Lay the weights of two-dimensional convolutions out channel by channel, in place.
+    """Store the weights of two-dimensional convolutions in channels-last order, in place.
 
-    ``nn.Module.to`` would do the same to the five dimensions of a video's, which torch refuses.
+    ``nn.Module.to`` would do the same to a video's five dimensions, which torch refuses.
     """
     for value in (*model.parameters(), *model.buffers()):
         if value.ndim == 4:

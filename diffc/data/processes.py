@@ -1,4 +1,4 @@
-"""The processes that torchrun or ``accelerate launch`` started, and what they share."""
+"""The processes that torchrun or ``accelerate launch`` started, and the data that they share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from diffc.errors import RequestError
 from diffc.launch import is_launched
 
 PATIENCE = timedelta(hours=12)
-"""How long the others wait where the first process saves or samples alone; when one dies, the
-launcher ends them all, long before."""
+"""How long the other processes wait while the first one saves or samples alone. If one dies, the
+launcher ends them all long before.
+"""
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -22,14 +23,17 @@ _SHARDING = {
 
 
 def on_cpu() -> bool:
-    """Whether work runs on CPUs; accelerate joins CPU processes only when it is told so."""
+    """True if work runs on CPUs; accelerate joins CPU processes only on request."""
     return not torch.accelerator.is_available()
 
 
 def process_share() -> tuple[int, int]:
-    """(rank, number of processes), joining the group on the first call; (0, 1) when alone.
+    """Return (rank, number of processes); (0, 1) without a launcher.
 
-    Raises RequestError under a launcher that wants the model sharded.
+    The first call joins the group of processes.
+
+    Raises:
+        RequestError: The launcher is configured to shard the model.
     """
     refuse_sharding()
     if not is_launched():
@@ -41,7 +45,11 @@ def process_share() -> tuple[int, int]:
 
 
 def refuse_sharding() -> None:
-    """Raise RequestError where ``accelerate launch`` was told to shard: nothing here is."""
+    """Refuse a launch that was configured to shard the model: diffc does not shard.
+
+    Raises:
+        RequestError: ``accelerate launch`` was configured for sharding.
+    """
     for variable, name in _SHARDING.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
             raise RequestError(
@@ -52,13 +60,13 @@ def refuse_sharding() -> None:
 
 
 def wait_for_all() -> None:
-    """Return once every process has come here; at once when alone."""
+    """Return once every process has called this; at once if there is one process."""
     if process_share()[1] > 1:
         torch.distributed.barrier()
 
 
 def gather_rows(rows: Tensor, n: int) -> Tensor:
-    """Every process's rows (equal shares) in rank order, cut to ``n``; the same on all."""
+    """Return every process's rows (equal shares) in rank order, cut to ``n``; the same on all."""
     world = process_share()[1]
     if world == 1:
         return rows[:n]

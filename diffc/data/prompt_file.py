@@ -1,4 +1,4 @@
-"""A text file of prompts, one a line; without torch."""
+"""Reads a text file of prompts, one a line; without torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ _WIDE_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""The longer marks first: UTF-32's begins with UTF-16's."""
+"""The longer marks come first: UTF-32's begins with UTF-16's."""
 _MARK = "\ufeff"
 _TAKES = "a text file, one prompt a line"
 _SAVE = "save it as UTF-8 text"
 
 
 def read_prompts(path: Path, flag: str = "--prompts") -> list[str]:
-    """The lines of a UTF-8 file that are not empty.
+    """Return the lines of a UTF-8 file that are not empty.
 
-    A line ends at a line feed alone (a carriage return before it is dropped): other characters that
-    Unicode calls line ends may stand in a prompt. A byte order mark is no part of a prompt.
+    Only a line feed ends a line (a carriage return before it is dropped): other characters that
+    Unicode calls line ends may stand in a prompt. A byte order mark does not belong to a prompt.
+
+    Args:
+        path: The file.
+        flag: The option that named it, for messages.
 
     Raises:
-        InputError: for no file, a file of another encoding, or one without prompts.
+        InputError: There is no such file, it has another encoding, or it holds no prompts.
     """
     check_file(path, flag, _TAKES)
     lines = [line.strip(f"{_MARK} \t\r") for line in _text(path, flag).split("\n")]

@@ -1,11 +1,11 @@
-"""Prompts from a text file as the conditions of a text-conditioned denoiser.
+"""Encodes prompts from a text file as the conditions of a text-conditioned denoiser.
 
 The pipeline's own ``encode_prompt`` encodes them, once; the denoiser and the VAE are not loaded for
 it. The empty prompt gives the null conditions of classifier-free guidance, which training puts in
 the place of a share of the others, so that the guided difference is distilled as well.
 
     read_prompts     a text file -> its lines (prompt_file.py)
-    encode_prompts   lines -> Encoded: rows for each condition, and the null row
+    encode_prompts   lines -> EncodedPrompts: rows for each condition, and the null row
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """rows: condition -> (M, ...), one row a prompt. null: condition -> (...), the empty prompt's.
+    """The conditions of a list of prompts.
 
-    ``null`` is empty for a model that is not guided: its guidance is an input (FLUX.1-dev), or was
-    distilled into it. notes: what the report says of conditions that are no text.
+    Attributes:
+        rows: Condition -> (M, ...), one row a prompt.
+        null: Condition -> (...), the empty prompt's. Empty for a model that is not guided: its
+            guidance
+            is an input (FLUX.1-dev), or was distilled into it.
+        notes: Sentences for the report about conditions other than text.
     """
 
     rows: Mapping[str, Tensor]
@@ -47,11 +51,11 @@ class EncodedPrompts:
 
 
 def text_conditions(source: Source) -> TextPlaces:
-    """The conditions that the pipeline's text encoders give.
+    """Return the conditions that the pipeline's text encoders give.
 
     Raises:
-        RequestError: the model takes no prompts.
-        InputError: its pipeline encodes them in a way that diffc does not know.
+        RequestError: The model takes no prompts.
+        InputError: diffc does not know how its pipeline encodes prompts.
     """
     places = family(source.class_name).text_places
     if not places or not source.is_pipeline:
@@ -66,7 +70,7 @@ def text_conditions(source: Source) -> TextPlaces:
 
 
 def _check_encoder(kind: type[Any]) -> None:
-    """Raise InputError for a pipeline class without the ``encode_prompt`` that diffc can call."""
+    """Raise InputError for a pipeline class without an ``encode_prompt`` that diffc can call."""
     encode = getattr(kind, "encode_prompt", None)
     if encode is None:
         reason = "it has no encode_prompt"
@@ -96,18 +100,18 @@ def encode_prompts(
     batch: int = 16,
     guidance: float | None = None,
 ) -> Work[EncodedPrompts]:
-    """The conditions of ``specs`` for each prompt, as the pipeline's own call makes them.
+    """Encode each prompt as the conditions in ``specs``, as the pipeline's own call does.
 
     Args:
-        source: the model, with its pipeline around it.
-        specs: the denoiser's inputs.
-        prompts: one row each.
-        batch: how many are encoded at once.
-        guidance: what the user says; None to decide from the model.
+        source: The model, with its pipeline around it.
+        specs: The denoiser's inputs.
+        prompts: One row each.
+        batch: The number of prompts that are encoded at once.
+        guidance: The user's scale; None: decide from the model.
 
     Raises:
-        RequestError: the model takes no prompts.
-        InputError: the encoders cannot be loaded, or give other shapes than the denoiser takes.
+        RequestError: The model takes no prompts.
+        InputError: The encoders cannot be loaded, or give other shapes than the denoiser takes.
     """
     places = text_conditions(source)
     shapes = {spec.name: spec.shape for spec in specs if spec.name in places}
@@ -131,7 +135,7 @@ def encode_prompts(
 def _encode_null(
     encoders: _Encoders, specs: Sequence[TensorSpec], shapes: JsonObject
 ) -> dict[str, Tensor]:
-    """The conditions of no prompt: what the pipeline guides away from when it is given none."""
+    """Return the conditions of the empty prompt, from which the pipeline guides away."""
     places = encoders.family.text_places
     known = inspect.signature(encoders.pipeline.encode_prompt).parameters
     if "do_classifier_free_guidance" not in known:
@@ -145,7 +149,7 @@ def _encode_null(
 
 @dataclass(frozen=True)
 class _Encoders:
-    """pipeline: with its tokenizers and text encoders alone. family: of its denoiser."""
+    """A pipeline with its tokenizers and text encoders alone, and the family of its denoiser."""
 
     pipeline: Any
     family: Family
@@ -160,7 +164,7 @@ def _text_encoders(source: Source) -> _Encoders:
 
 
 def _offered_arguments(tokens: int, device: Any, negative: bool = False) -> JsonDict:
-    """What diffc passes to ``encode_prompt`` where it takes it."""
+    """Return the arguments that diffc passes to ``encode_prompt`` if it takes them."""
     return {
         "device": device,
         "prompt_2": None,
@@ -173,16 +177,16 @@ def _offered_arguments(tokens: int, device: Any, negative: bool = False) -> Json
 
 
 def encoding_arguments(kind: type[Any], tokens: int, device: Any, negative: bool) -> JsonDict:
-    """The arguments of ``encode_prompt`` beside the prompts, as the pipeline's call gives them.
+    """Return the arguments of ``encode_prompt`` beside the prompts, as the pipeline's call does.
 
     The call's own defaults count, not encode_prompt's: Sana's call puts an instruction before the
     prompt, PixArt's cleans it.
 
     Args:
-        kind: the pipeline's class.
-        tokens: the length of the text encoder's sequence.
-        device: where the encoders are.
-        negative: whether the negative prompt is encoded as well.
+        kind: The pipeline's class.
+        tokens: The length of the text encoder's sequence.
+        device: The device of the encoders.
+        negative: True if the negative prompt is encoded as well.
     """
     known = inspect.signature(kind.encode_prompt).parameters
     defaults = argument_defaults(kind.__call__)
@@ -216,7 +220,7 @@ def _encode(
 def _condition_from(
     encoded: Sequence[Any], place: int | None, name: str, shape: tuple[int, ...]
 ) -> Tensor:
-    """One of the tensors that encode_prompt returned, of the shape that the denoiser takes."""
+    """Return one of the tensors that encode_prompt returned, if it has the denoiser's shape."""
     value = encoded[place] if place is not None and place < len(encoded) else None
     if not isinstance(value, Tensor):
         raise InputError(

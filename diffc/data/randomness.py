@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, never on what was drawn before.
+"""Random numbers that depend on a key alone, never on earlier draws.
 
 Image 17 of seed 3 starts from the same noise in any batch, any process and any resumed run, so no
 generator's state has to be saved or sent.
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def keyed_generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by a tuple of non-negative integers, such as (seed, step, row)."""
+    """Return a CPU generator seeded by non-negative integers, such as (seed, step, row)."""
     # PyTorch's CPU generator keeps 32 bits of its seed: mix the key down to those 32.
     word = int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])
     return torch.Generator().manual_seed(word)
 
 
 def keyed_noise(keys: Iterable[Sequence[int]], shape: Sequence[int]) -> Tensor:
-    """Standard normal float32 (B, *shape), row r drawn by the r-th key."""
+    """Return standard normal float32 (B, *shape); the r-th key draws row r."""
     return torch.stack([torch.randn(*shape, generator=keyed_generator(*key)) for key in keys])

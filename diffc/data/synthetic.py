@@ -83,8 +83,8 @@ def synthesize(
     def part(of: range) -> Work[Tensor]:
         part_rows = {name: value[of.start : of.stop] for name, value in rows.items()}
         noise = keyed_noise(((seed, NOISE, index[i]) for i in of), shape)
-        call = guided(denoiser, replace(given, rows=part_rows))
-        return _batch(call, device_of(model), scheduler, noise, of.start, share)
+        call = guided_call(denoiser, replace(given, rows=part_rows))
+        return _sample_batch(call, device_of(model), scheduler, noise, of.start, share)
 
     parts = yield from run_in_batches(share, batch, part, "sampling the dense model")
     model.train(was_training)
@@ -98,7 +98,7 @@ def synthesize(
     )
 
 
-def guided(denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = None) -> ModelCall:
+def guided_call(denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = None) -> ModelCall:
     """The model at given conditions as a function of (x, t), guided away from the null conditions.
 
     Ho & Salimans 2022: null + scale (conditioned - null); scale 1, or no null, is the model itself.
@@ -131,7 +131,7 @@ def guided(denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = 
     return call
 
 
-def _batch(
+def _sample_batch(
     call: ModelCall, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
 ) -> Work[Tensor]:
     start = noise.to(device)

@@ -1,16 +1,16 @@
-"""A safetensors file of the denoiser's own inputs: data for latent and conditioned models.
+"""Reads a safetensors file of the denoiser's own inputs: data for latent and conditioned models.
 
 sample            (N, ...)   clean samples in the denoiser's units; without them the dense model
                              is sampled under the conditions
-each condition    (N, ...)   by its input's name, row by row; class labels may be left out where
-                             the dense model is sampled
-null.NAME         (...)      optional: what stands for "no condition" NAME in guidance
+each condition    (N, ...)   by its input's name, row by row; class labels may be left out if the
+                             dense model is sampled
+null.NAME         (...)      optional: the value that means "no condition" NAME in guidance
 
-is_tensors     whether --data names such a file
-has_samples    whether it holds clean samples, from its header alone
-read_tensors   the file's rows, checked against the denoiser's inputs
-read_null      its null conditions, checked likewise
-clean_set      the file as a CleanSet
+is_tensors      whether --data names such a file
+has_samples     whether it holds clean samples, from its header alone
+read_tensors    the file's rows, checked against the denoiser's inputs
+read_null       its null conditions, checked likewise
+read_clean_set  the file as a CleanSet
 """
 
 from __future__ import annotations
@@ -36,20 +36,30 @@ _DRAWN = "class_labels"
 
 
 def is_tensors(source: str | Path) -> bool:
-    """Whether ``--data`` names a file of tensors."""
+    """True if ``--data`` names a file of tensors."""
     return Path(source).suffix == SUFFIX
 
 
 def has_samples(path: Path) -> bool:
-    """Whether the file holds clean samples. Raises InputError when it is damaged."""
+    """True if the file holds clean samples.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     return "sample" in check_safetensors(path)
 
 
 def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-    """The file's tensors, (N, ...) each, in their inputs' dtypes.
+    """Return the file's tensors, (N, ...) each, in their inputs' dtypes.
 
-    Raises InputError naming the tensor that is unknown, missing, of another shape or length, or
-    not finite.
+    Args:
+        path: The file.
+        specs: The denoiser's inputs.
+
+    Raises:
+        InputError: A tensor is unknown, missing, of another shape or length, or not finite; the
+            message
+            names it.
     """
     from safetensors.torch import load_file
 
@@ -74,9 +84,14 @@ def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
 
 
 def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-    """Condition -> (...), from the file's ``null.NAME``; empty where it has none.
+    """Return condition -> (...), from the file's ``null.NAME``; {} if it has none.
 
-    Raises InputError naming what is no condition, or of another shape, or not finite.
+    Args:
+        path: The file.
+        specs: The denoiser's inputs.
+
+    Raises:
+        InputError: A tensor names no condition, has another shape, or is not finite.
     """
     from safetensors import safe_open
 
@@ -102,7 +117,14 @@ def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
 def read_clean_set(
     path: Path, specs: Sequence[TensorSpec], *, limit: int | None = None, seed: int = 0
 ) -> CleanSet:
-    """The file's samples and conditions, but no null ones; at most ``limit`` rows, by ``seed``."""
+    """Return the file's samples and conditions, without the null conditions.
+
+    Args:
+        path: The file.
+        specs: The denoiser's inputs.
+        limit: The largest number of rows, drawn by ``seed``; None for all.
+        seed: The seed of the order.
+    """
     import torch
 
     from diffc.data.clean import CleanSet

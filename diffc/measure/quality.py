@@ -33,7 +33,7 @@ from diffc.data.sampling import (
     deterministic_scheduler,
     sampler_info,
 )
-from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided
+from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided_call
 from diffc.errors import InputError
 from diffc.measure.pictures import broken_samples, left_out
 from diffc.measure.ssim import WINDOW
@@ -96,7 +96,7 @@ def sample_pair(
         for side, model in enumerate((dense.model, compressed)):
             done = 2 * index.start + side * len(index)
             conditioning = Conditioning(rows, given.null, guidance)
-            call = guided(dense.with_model(model), conditioning, torch.float32)
+            call = guided_call(dense.with_model(model), conditioning, torch.float32)
             device = device_of(model)
             pair.append((yield from _sample(call, device, scheduler, noise, done, 2 * n)))
         return pair
@@ -129,7 +129,7 @@ def consistency(
     def images(model: nn.Module) -> Tensor:
         def part(of: range) -> Work[Tensor]:
             given = Conditioning({name: v[of.start : of.stop] for name, v in rows.items()})
-            call = guided(dense.with_model(model), given, torch.float32)
+            call = guided_call(dense.with_model(model), given, torch.float32)
             start = noise[of.start : of.stop]
             return _sample(call, device_of(model), scheduler, start, of.start, n)
 

@@ -1,4 +1,4 @@
-"""The front end: what diffc knows of the models it is given.
+"""What diffc knows of the models that it is given: the front end.
 
 source.py       MODEL on the command line -> a checked folder, without importing torch
 load.py         folder -> diffusers pipeline, dense or compressed, without unpickling

@@ -1,7 +1,7 @@
-"""Channels in and out of a denoiser: what it is given beside the sample to denoise.
+"""Channels in and out of a denoiser: which inputs it has beside the sample to denoise.
 
 Inpainting, editing, upscaling and image-to-video models take their condition as further channels
-of the sample, and predict the sample's own alone. diffc has no values for those channels.
+of the sample, and predict the sample's own channels alone. diffc has no values for those channels.
 """
 
 from __future__ import annotations
@@ -26,16 +26,22 @@ _CHANNEL_MEANINGS = (
     ("Zero123", "the image of the object"),
     ("Img2Img", "the image to change"),
 )
-"""In the names of pipelines -> what the further channels hold."""
+"""Part of a pipeline's class name -> what the further channels hold."""
 
 
 def check_channels(source: Source) -> None:
-    """Refuse a denoiser that predicts other channels than the ones it denoises.
+    """Refuse a denoiser that predicts another number of channels than it denoises.
 
-    Twice as many outputs are a learned variance, whose second half is left out everywhere.
+    Twice as many outputs as inputs are a learned variance; diffc leaves out that second half
+    everywhere.
+
+    Args:
+        source: The model.
 
     Raises:
-        InputError: with both numbers, and what the others are where the pipeline's class says so.
+        InputError: The numbers differ. The message gives both, and what the other channels hold
+            where
+            the pipeline's class tells.
     """
     known = family(source.class_name)
     if not known.is_denoiser:

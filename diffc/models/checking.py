@@ -1,7 +1,7 @@
-"""Does a component open, as far as its config and its files' headers tell: no weights are read.
+"""Checks from a config and file headers whether a component can be opened; reads no weights.
 
-Every tensor's name and shape is compared with the component's class on the meta device. The same
-comparison is made again when the weights are read (diffc/models/load.py).
+The name and shape of every tensor are compared with the component's class on the meta device. The
+same comparison is made again when the weights are read (diffc/models/load.py).
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ from diffc_runtime.json_types import JsonDict, JsonObject
 
 
 def check_components(source: Source, *, prompts: bool) -> list[str]:
-    """Check every component that a run uses; returns notes.
+    """Check every component that a run uses.
 
     Args:
         source: The model, with its weights.
-        prompts: Whether the text encoders are used.
+        prompts: True if the run uses the text encoders.
+
+    Returns:
+        Notes for the user.
 
     Raises:
-        InputError: One of them would not open, with what is wrong and what would do.
+        InputError: A component would not open. The message says what is wrong and what would help.
     """
     notes = check_denoiser(source)
     vae = source.vae
@@ -54,11 +57,19 @@ def check_components(source: Source, *, prompts: bool) -> list[str]:
 
 
 def check_denoiser(source: Source, dense: nn.Module | None = None) -> list[str]:
-    """Check the denoiser's tensors, of a dense or a compressed model; returns notes.
+    """Check the tensors of a denoiser, dense or compressed.
 
     A model without weights, of which there are only configs, passes.
 
-    dense: the skeleton of the source's class and config, where the caller has one.
+    Args:
+        source: The model.
+        dense: The skeleton of the source's class and config, if the caller has built it.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        InputError: A tensor is missing, unknown or has another shape.
     """
     if not source.weights:
         return []
@@ -75,9 +86,17 @@ def check_denoiser(source: Source, dense: nn.Module | None = None) -> list[str]:
 
 
 def check_component(part: Component, model: nn.Module | None = None) -> list[str]:
-    """Check one component: its class, its config, and its files' tensors; returns notes.
+    """Check one component: its class, its config and the tensors of its files.
 
-    model: the skeleton of a network of diffusers, where the caller has one.
+    Args:
+        part: The component.
+        model: The skeleton of a diffusers network, if the caller has built it.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        InputError: The component would not open.
     """
     part.need_folder()
     reasons.check_not_quantised(part.folder, part.config)
@@ -96,7 +115,12 @@ def check_component(part: Component, model: nn.Module | None = None) -> list[str
 
 
 def expected_tensors(model: nn.Module, *, cut: bool = False) -> ExpectedTensors:
-    """What a network of diffusers takes from its files."""
+    """Return the tensors that a diffusers network takes from its files.
+
+    Args:
+        model: The network; the meta device will do.
+        cut: True for a compressed model, whose tensors may be smaller.
+    """
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     buffers = {name for name, _ in model.named_buffers()}
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
@@ -107,12 +131,22 @@ def expected_tensors(model: nn.Module, *, cut: bool = False) -> ExpectedTensors:
 def check_diffusers_tensors(
     part: Component, model: nn.Module, entries: Mapping[str, TensorEntry]
 ) -> list[str]:
-    """Compare tensors with a network of diffusers; returns notes. Raises InputError."""
+    """Compare the tensors of a file with a diffusers network.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        InputError: A tensor is missing, unknown or has another shape.
+    """
     return check_tensors(part.folder, with_current_names(model, entries), expected_tensors(model))
 
 
 def with_current_names(model: nn.Module, state: JsonObject) -> JsonDict:
-    """``state`` under the names of today: diffusers renames attention's of before 2023 itself."""
+    """Return ``state`` with the names that today's diffusers uses.
+
+    diffusers itself renames the attention layers that were saved before 2023.
+    """
     fix: Any = getattr(model, "_fix_state_dict_keys_on_load", None)
     changed = dict(state)
     if fix is not None:
@@ -121,7 +155,11 @@ def with_current_names(model: nn.Module, state: JsonObject) -> JsonDict:
 
 
 def transformers_config(part: Component, kind: Any) -> Any:
-    """The config of a network of transformers. Raises InputError."""
+    """Return the config of a transformers network.
+
+    Raises:
+        InputError: transformers refuses the config.
+    """
     with quiet_transformers(), foreign_errors(f"{part.folder}/config.json cannot be used"):
         return kind.config_class.from_pretrained(part.folder, local_files_only=True)
 
@@ -132,9 +170,21 @@ def check_loading_facts(
     facts: JsonObject,
     entries: Mapping[str, TensorEntry],
 ) -> list[str]:
-    """What transformers itself says of missing and unknown tensors; returns notes.
+    """Check what transformers reports as missing, unknown or of another shape.
 
-    It renames what older versions wrote and knows tied weights, so that its word is taken.
+    transformers renames the tensors of older versions and knows tied weights, so its report counts.
+
+    Args:
+        part: The component.
+        model: The loaded network.
+        facts: The loading report of ``from_pretrained(output_loading_info=True)``.
+        entries: The tensors of the component's files.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        InputError: A tensor is missing, unknown or has another shape.
     """
     names = model.state_dict().keys()
     missing, unknown = sorted(facts["missing_keys"]), sorted(facts["unexpected_keys"])
@@ -168,7 +218,7 @@ def _check_transformers(
 
 
 def _class_notes(source: Source, prompts: bool) -> list[str]:
-    """Refuse, or note, a pipeline's class that is not installed."""
+    """Refuse a pipeline class that is not installed; note it where no prompts are encoded."""
     from diffc.errors import InputError
     from diffc.models.classes import pipeline_class
 

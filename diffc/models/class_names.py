@@ -1,4 +1,4 @@
-"""Which class of today an older or misspelt class name of a config means."""
+"""Translates older and misspelt class names of configs into the names of today."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from diffc_runtime.json_types import JsonObject
 
 
 def current_class(class_name: str, config: JsonObject) -> str:
-    """The class that the installed diffusers loads for ``class_name``.
+    """Return the class that the installed diffusers loads for ``class_name``.
 
-    config: the component's own. Names that nobody knows are given back as they are.
+    Args:
+        class_name: A class name of a config or an index.
+        config: The component's own config.
+
+    Returns:
+        The name of today; ``class_name`` itself if no family knows it.
     """
     by_lower_case = {name.lower(): name for name in family_names()}
     if class_name.lower() in by_lower_case:

@@ -1,6 +1,6 @@
-"""The classes that a model's files name, in the libraries that are installed.
+"""The classes that a model's files name, in the installed libraries.
 
-A class of a repository's own code is never imported: that would run it.
+A class of a repository's own code is never imported: importing it would run that code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from diffc.models.source import Source
 
 
 def component_class(part: Component) -> Any:
-    """The class of a component. Raises InputError where the installed library lacks it."""
+    """Return the class of a component.
+
+    Raises:
+        InputError: The installed library lacks the class, or the class is the repository's own
+            code.
+    """
     named = f"{part.library}.{part.class_name}"
     if part.class_name in family_names() and family(part.class_name).library == part.library:
         return family(part.class_name).model_class()
@@ -39,7 +44,7 @@ def component_class(part: Component) -> Any:
 
 
 def network_class(class_name: str) -> Any:
-    """A family's class, or else diffusers' class of that name."""
+    """Return a family's class, or else the diffusers class of that name."""
     import diffusers
 
     if class_name in family_names():
@@ -48,7 +53,11 @@ def network_class(class_name: str) -> Any:
 
 
 def pipeline_class(source: Source) -> Any:
-    """The class of a source's pipeline. Raises InputError without one that is installed."""
+    """Return the class of a source's pipeline.
+
+    Raises:
+        InputError: The source is no pipeline, or its class is not installed.
+    """
     import diffusers
 
     if not source.is_pipeline:
@@ -74,21 +83,21 @@ def pipeline_class(source: Source) -> Any:
 
 
 def is_diffusers_model(kind: Any) -> bool:
-    """Whether a class is a network of diffusers."""
+    """Return True for a diffusers network class."""
     from diffusers import ModelMixin
 
     return isinstance(kind, type) and issubclass(kind, ModelMixin)
 
 
 def is_transformers_model(kind: Any) -> bool:
-    """Whether a class is a network of transformers."""
+    """Return True for a transformers network class."""
     from transformers import PreTrainedModel
 
     return isinstance(kind, type) and issubclass(kind, PreTrainedModel)
 
 
 def _library(name: str) -> ModuleType | None:
-    """The module that holds a library's classes; None for code that is not installed."""
+    """Return the module that holds a library's classes; None for code that is not installed."""
     import diffusers
     import transformers
 

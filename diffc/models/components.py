@@ -1,8 +1,8 @@
-"""The components of a model: what model_index.json names, where each lies, and its files.
+"""The components of a model: the entries of model_index.json, their folders and their files.
 
-A component lies in a folder of its own name; in a flat repository in the pipeline's folder itself.
-Nothing here imports torch: class names, configs, headers and hashes are enough to plan, to key the
-stages and to copy a component.
+A component lies in a folder of its own name; in a flat repository it lies in the pipeline's folder.
+Nothing here imports torch: class names, configs, headers and hashes are enough to plan, to compute
+the stages' keys and to copy a component.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ _TOKENIZER_FILES = ("vocab", "merges", "tokenizer", "special_tokens_map", "added
 class Component:
     """One part of a model.
 
-    name: its name in model_index.json; ``""`` for a folder that is one component alone.
-    library, class_name: as model_index.json says, with the class of today for an older name.
-    folder: where its files lie. is_flat: whether that folder is the pipeline's own.
-    allow_pickle: whether pickled weights may be taken.
+    Attributes:
+        name: Its name in model_index.json; ``""`` for a folder that is one component alone.
+        library: The library of its class, as model_index.json names it.
+        class_name: Its class, with today's name for an older one.
+        folder: The folder of its files.
+        is_flat: True if that folder is the pipeline's own.
+        allow_pickle: True if its pickled weights may be read.
     """
 
     name: str
@@ -56,12 +59,12 @@ class Component:
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything of it: a partial download lacks whole folders."""
+        """True if any of its files are there: a partial download lacks whole folders."""
         return self.folder.is_dir() and (not self.is_flat or self.config_path is not None)
 
     @cached_property
     def config_path(self) -> Path | None:
-        """Its config file; None where there is none."""
+        """Its config file; None if there is none."""
         if self.is_flat:
             name = SCHEDULER_CONFIG if "scheduler" in self.name else "config.json"
             path = self.folder / name
@@ -70,33 +73,37 @@ class Component:
 
     @cached_property
     def config(self) -> JsonObject:
-        """Its config.json; {} where there is none."""
+        """Its config.json; {} if there is none."""
         return read_json(self.config_path) if self.config_path is not None else {}
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """How the component's library names the files of its weights."""
+        """The names, without suffixes, that the component's library gives to its weight files."""
         is_diffusers = self.library == "diffusers" or self.class_name in family_names()
         return DIFFUSERS_STEMS if is_diffusers else TRANSFORMERS_STEMS
 
     @property
     def is_network(self) -> bool:
-        """Whether it has weights: schedulers, tokenizers and image processors have none."""
+        """True if it has weights: schedulers, tokenizers and image processors have none."""
         return not any(word in f"{self.name}.{self.class_name}".lower() for word in _NO_NETWORKS)
 
     @property
     def is_text_encoder(self) -> bool:
-        """Whether the pipeline encodes prompts with it."""
+        """True if the pipeline encodes prompts with it."""
         return self.name.startswith("text_encoder")
 
     @property
     def is_tokenizer(self) -> bool:
-        """Whether the pipeline splits prompts with it."""
+        """True if the pipeline splits prompts into tokens with it."""
         return self.name.startswith("tokenizer")
 
     @cached_property
     def weights(self) -> WeightFiles | None:
-        """Its whole weights, of one variant; None where there are none. Raises InputError."""
+        """Its whole weights, of one variant; None if there are none.
+
+        Raises:
+            InputError: An index of the weights is damaged.
+        """
         if not (self.is_network and self.exists):
             return None
         return weight_files(self.folder, self.stems, need=False)
@@ -119,7 +126,11 @@ class Component:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def need_weights(self) -> WeightFiles:
-        """Its weights. Raises InputError when there are none, or pickles that are not allowed."""
+        """Return its weights.
+
+        Raises:
+            InputError: There are none, or only pickles that are not allowed.
+        """
         self.need_folder()
         weights = weight_files(self.folder, self.stems)
         if weights is None:
@@ -138,7 +149,7 @@ class Component:
         return weights
 
     def tensors(self) -> dict[str, TensorEntry]:
-        """name -> dtype and shape of every tensor in its safetensors; {} for pickles."""
+        """Return name -> dtype and shape of every tensor in its safetensors; {} for pickles."""
         weights = self.weights
         if weights is None or weights.is_pickled:
             return {}
@@ -148,7 +159,7 @@ class Component:
         return entries
 
     def _is_described_by(self, config: JsonObject) -> bool:
-        """Whether a config in the pipeline's own folder is this component's, and not another's."""
+        """True if a config in the pipeline's own folder belongs to this component."""
         named = config.get("_class_name")
         if "scheduler" in self.name or (named is None and self.name in denoiser_folders()):
             return True
@@ -157,7 +168,11 @@ class Component:
         return current_class(str(named), config) == current_class(self.class_name, config)
 
     def need_folder(self) -> None:
-        """Refuse a component that the index names and that is not there."""
+        """Check that the files of the component are there.
+
+        Raises:
+            InputError: The index names the component, and its folder is missing.
+        """
         if self.exists:
             return
         named = self.folder if self.is_flat else self.folder.parent
@@ -168,7 +183,7 @@ class Component:
         )
 
     def _is_own(self, path: Path) -> bool:
-        """Whether a file in the folder is read with the component, its weights aside."""
+        """True if a file in the folder is loaded with the component; False for weights."""
         if path.name.startswith(".") or is_weight_file(path):
             return False
         if not self.is_flat:
@@ -181,9 +196,15 @@ class Component:
 def pipeline_components(
     folder: Path, index: JsonObject, *, allow_pickle: bool = False
 ) -> tuple[Component, ...]:
-    """The components that a pipeline's model_index.json names; those of null are left out.
+    """Return the components that a pipeline's model_index.json names; entries of null are left out.
 
-    Raises InputError for a name such as ``../x``: a component is copied under its name.
+    Args:
+        folder: The pipeline's folder.
+        index: The content of model_index.json.
+        allow_pickle: True if pickled weights may be read.
+
+    Raises:
+        InputError: A name such as ``../x``: a component is copied to a folder of its name.
     """
     components = []
     for name, entry in index.items():
@@ -210,7 +231,7 @@ def pipeline_components(
 
 
 def is_component(name: str, entry: Any) -> bool:
-    """Whether an entry of model_index.json names a component that is there: [library, class]."""
+    """True if an entry of model_index.json names a component that is there: [library, class]."""
     return (
         isinstance(entry, list)
         and len(entry) == 2

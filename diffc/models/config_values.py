@@ -1,10 +1,11 @@
-"""Values of a config that nothing can be made of: one line, made here for whatever reads a config.
+"""Turns config values that cannot be used into one line, wherever a config is read.
 
-    reading_config   the reading of a class's config runs inside it
-    strange_values   the keys whose values are of another kind than the class's constructor takes
+    reading_config   a context in which a class's config is read
+    strange_values   the keys whose values have another kind than the class's constructor takes
 
-Reading stays plain code: it takes values as the class takes them. A config is the user's file, so
-what reading raises is said of the file, and the keys that are likely to be the cause are named.
+Code that reads a config stays plain: it uses the values as the class takes them. A config is the
+user's file, so an error while reading it becomes an error about the file, which names the keys that
+are the likely cause.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from diffc.errors import DiffcError, InputError
 from diffc_runtime.json_types import JsonObject
 
 _FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
-"""What arithmetic, indexing and the classes of diffusers raise of values that they do not take."""
+"""What arithmetic, indexing and diffusers classes raise for values that they do not take."""
 _LONGEST = 120  # characters of a reason
 _NAMED = 2  # so many keys are named
 _KINDS = ((bool | int | float, "number"), (str, "text"), (list | tuple, "list"), (dict, "table"))
@@ -28,11 +29,14 @@ _KINDS = ((bool | int | float, "number"), (str, "text"), (list | tuple, "list"),
 
 @contextmanager
 def reading_config(class_name: str, config: JsonObject) -> Iterator[None]:
-    """Raise InputError where the values of ``config`` cannot be read.
+    """Raise InputError if the block fails because of the values of ``config``.
 
     Args:
-        class_name: The class of diffusers whose config it is.
-        config: As its JSON file has it.
+        class_name: The diffusers class that the config is of.
+        config: The content of its JSON file.
+
+    Raises:
+        InputError: The block raised an error that unusable values cause.
     """
     try:
         yield
@@ -49,10 +53,11 @@ def reading_config(class_name: str, config: JsonObject) -> Iterator[None]:
 
 
 def strange_values(class_name: str, config: JsonObject) -> list[str]:
-    """The keys whose values have another kind (number, text, list, table) than the class takes.
+    """Return the keys whose values are of another kind (number, text, list, table) than expected.
 
-    Lists of published configs stand where a number is declared, so that this names suspects and
-    refuses nothing.
+    The class's constructor states the kind. Published configs hold lists where a number is
+    declared, so
+    the result names suspects; no config is refused for it alone.
     """
     import diffusers
 
@@ -76,7 +81,7 @@ def _fits(value: Any, hint: Any, default: Any) -> bool:
 
 
 def _kinds_of(hint: Any) -> set[str]:
-    """The kinds of a constructor's annotation, those inside its lists among them."""
+    """Return the kinds of a constructor's annotation, including those inside its lists."""
     origin = typing.get_origin(hint)
     if origin is None:
         return {_kind_of_type(hint)} if isinstance(hint, type) else set()

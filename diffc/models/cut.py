@@ -1,9 +1,9 @@
-"""Models that were cut: pruning.json, and loading them again without pickle.
+"""Compressed models: pruning.json, and loading them again without pickle.
 
 The weights are ordinary safetensors with smaller tensors, beside the *dense* config. Loading builds
-the dense skeleton on the meta device, gives every tensor the shape it has in the file, lets the
-sizes follow, sets the few attributes that no shape tells (numbers of heads), and assigns the
-weights. pruning.json carries those attributes.
+the dense skeleton on the meta device, gives every tensor the shape that it has in the file, adapts
+the size attributes to the shapes, sets the few attributes that no shape tells (numbers of heads),
+and assigns the weights. pruning.json carries those attributes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ _OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of
 
 
 def skeleton(class_name: str, config: JsonObject, *, real_buffers: bool = False) -> nn.Module:
-    """A denoiser of ``class_name`` on the meta device: shapes without memory.
+    """Build a denoiser on the meta device: shapes without memory.
 
-    real_buffers: compute buffers on the CPU. Position embeddings are buffers that no file holds.
+    Args:
+        class_name: The denoiser's class.
+        config: Its config.
+        real_buffers: True computes buffers on the CPU. Position embeddings are buffers that no file
+            holds.
 
-    Raises InputError when the class refuses the config.
+    Raises:
+        InputError: The class refuses the config.
     """
     from accelerate import init_empty_weights
 
@@ -51,7 +56,12 @@ def skeleton(class_name: str, config: JsonObject, *, real_buffers: bool = False)
 
 
 def attribute_changes(model: nn.Module, from_shapes: nn.Module) -> dict[str, JsonDict]:
-    """module name -> the plain attributes of ``model`` that its tensors' shapes do not tell."""
+    """Return module name -> the plain attributes of ``model`` that its tensors' shapes do not tell.
+
+    Args:
+        model: The cut model.
+        from_shapes: The model that is rebuilt from the shapes alone.
+    """
     changes: dict[str, JsonDict] = {}
     originals = dict(from_shapes.named_modules())
     for name, module in model.named_modules():
@@ -76,7 +86,15 @@ def write_pruning(
     config: JsonObject,
     facts: JsonObject,
 ) -> None:
-    """pruning.json for ``model``; ``facts`` (component, source, widths) are carried for people."""
+    """Write pruning.json for a cut model.
+
+    Args:
+        path: The file to write.
+        model: The cut model.
+        class_name: Its class.
+        config: The dense config.
+        facts: Further content for human readers: component, source, widths.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     from_shapes = cut_skeleton(class_name, config, shapes, {"attributes": {}})
     attributes = attribute_changes(model, from_shapes)
@@ -85,12 +103,16 @@ def write_pruning(
 
 
 def read_pruning(folder: Path) -> JsonDict:
-    """pruning.json of a compressed model's folder. Raises InputError on another format."""
+    """Return pruning.json of a compressed model's folder.
+
+    Raises:
+        InputError: The file has another format or is damaged.
+    """
     return _check_pruning(read_json(folder / PRUNING_FILE), folder / PRUNING_FILE)
 
 
 def pruning_of(source: Source) -> JsonDict:
-    """What is known of the cut of a compressed source: pruning.json, else its config's entry."""
+    """Return the content of pruning.json of a compressed source, or else its config's entry."""
     if source.pruning is not None:
         return read_pruning(source.folder)
     where = source.denoiser.config_path or source.denoiser_folder
@@ -98,7 +120,7 @@ def pruning_of(source: Source) -> JsonDict:
 
 
 def remember_pruning(model: nn.Module, pruning: JsonObject) -> None:
-    """Let the config of a cut model carry its cut, so that ``save_pretrained`` keeps it."""
+    """Add the cut to the config of a cut model, so that ``save_pretrained`` keeps it."""
     kept = {key: pruning[key] for key in ("format", "class_name", "attributes") if key in pruning}
     model.register_to_config(**{PRUNING_KEY: kept})  # type: ignore[operator]
 
@@ -125,7 +147,14 @@ def load_cut(
     weights: tuple[Path, ...],
     pruning: JsonObject,
 ) -> nn.Module:
-    """The cut denoiser in the files' own dtypes, bit-identical to what was saved."""
+    """Return the cut denoiser in the files' own dtypes, bit-identical to what was saved.
+
+    Args:
+        class_name: The denoiser's class.
+        config: The dense config.
+        weights: The safetensors files.
+        pruning: The content of pruning.json.
+    """
     state: dict[str, torch.Tensor] = {}
     for path in weights:
         state |= load_file(path)
@@ -143,7 +172,15 @@ def cut_skeleton(
     *,
     real_buffers: bool = False,
 ) -> nn.Module:
-    """The cut denoiser on the meta device; real_buffers as in ``skeleton``."""
+    """Build the cut denoiser on the meta device.
+
+    Args:
+        class_name: The denoiser's class.
+        config: The dense config.
+        shapes: Tensor name -> its shape in the cut model.
+        pruning: The content of pruning.json.
+        real_buffers: As in ``skeleton``.
+    """
     model = skeleton(class_name, config, real_buffers=real_buffers)
     for name, old in model.state_dict().items():
         if name in shapes and tuple(shapes[name]) != tuple(old.shape):
@@ -155,7 +192,11 @@ def cut_skeleton(
 
 
 def _set_attributes(model: nn.Module, name: str, attributes: JsonObject) -> None:
-    """Set what no shape tells of one module. Raises InputError for what it does not have."""
+    """Set the attributes of one module that no shape tells.
+
+    Raises:
+        InputError: The model has no such module or attribute.
+    """
     modules = dict(model.named_modules())
     if name not in modules:
         raise InputError(

@@ -1,10 +1,10 @@
-"""One call of the denoiser on the meta device, from its configs alone: shapes without memory.
+"""Calls the denoiser once on the meta device, from its configs alone: shapes without memory.
 
-What a family says of its class's inputs is tried here before any work. Whatever the class does not
-take becomes one line that names the class and the shapes.
+The inputs that a family states are tried here before any work. If the class does not take them, one
+line names the class and the shapes.
 
-    dry_run    a source -> what the user should know of it
-    dry_call   the same of a model that is at hand
+    dry_run    a source -> notes for the user
+    dry_call   the same for a model that is already built
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ _FAILURES = (
     AssertionError,
     ArithmeticError,
 )
-"""What the classes of diffusers and torch raise of inputs or configs that they do not take."""
+"""The errors that diffusers and torch classes raise for inputs or configs that they do not take."""
 _NAMED = 4
-"""At most so many kinds of modules are named in a note."""
+"""The largest number of module kinds that a note names."""
 
 
 def dry_run(source: Source, resolution: Size | None = None, tokens: int | None = None) -> list[str]:
-    """Build ``source``'s denoiser and call it once, both on the meta device.
+    """Build the denoiser of ``source`` and call it once, both on the meta device.
 
     Args:
-        resolution: of the denoiser's own input; None: the config's.
-        tokens: the length of the text condition; None: the pipeline's own.
+        source: The model.
+        resolution: The size of the denoiser's own input; None: the config's.
+        tokens: The length of the text condition; None: the pipeline's own.
 
     Returns:
-        Notes: the modules that no call reaches, which stay whole.
+        Notes that name the modules that no call reaches; they stay whole.
 
     Raises:
-        InputError: when the class cannot be made from its config, or cannot be called.
+        InputError: The class cannot be built from its config, or cannot be called.
     """
     specs = input_specs(source, resolution, tokens)
     known = family(source.class_name)
@@ -61,9 +62,19 @@ def dry_run(source: Source, resolution: Size | None = None, tokens: int | None =
 def dry_call(
     model: nn.Module, family: Family, specs: Sequence[TensorSpec], channel_axis: int = 0
 ) -> list[str]:
-    """Call ``model`` once on the meta device; returns and raises as ``dry_run``.
+    """Call ``model`` once on the meta device.
 
-    channel_axis: of the sample without its batch.
+    Args:
+        model: The denoiser.
+        family: Its family.
+        specs: Its inputs.
+        channel_axis: The axis of the channels in a sample without its batch.
+
+    Returns:
+        Notes as in ``dry_run``.
+
+    Raises:
+        InputError: The model cannot be called with inputs of these shapes.
     """
     result = _trace(model, family, specs)
     _check_output(result.output, family, specs, channel_axis)
@@ -79,7 +90,7 @@ def dry_call(
 
 
 def _count_kinds(names: Sequence[str]) -> str:
-    """Modules by their own names, which blocks repeat: 'fuser (16), position_net'."""
+    """Return the modules' own names with how often each occurs: 'fuser (16), position_net'."""
     leaves = (name.rpartition(".")[2] for name in names)
     counts = Counter(
         name if leaf.isdigit() else leaf for name, leaf in zip(names, leaves, strict=True)
@@ -106,7 +117,7 @@ def _trace(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> Cal
 def _check_output(
     output: torch.Tensor, family: Family, specs: Sequence[TensorSpec], channels: int
 ) -> None:
-    """The output has the sample's shape, but for its channels. A decoder's has another one."""
+    """Check that the output has the sample's shape, apart from channels; a decoder's may differ."""
     sample = next(spec for spec in specs if spec.kind == "sample")
     if not any(spec.kind == "timestep" for spec in specs):
         return
@@ -120,7 +131,7 @@ def _check_output(
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of a foreign error; its kind where it says nothing."""
+    """Return the first line of a library's error; its class if the error says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0].rstrip(":") if lines else ""
     return _short(said, 110) if said else type(error).__name__

@@ -1,4 +1,4 @@
-"""In which dtypes a compressed denoiser is saved: those of the weights that it was made from."""
+"""The dtypes in which a compressed denoiser is saved: those of its original weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class StoredDtypes:
-    """The dtype of most of a file's numbers, and the tensors that it keeps in float32 beside."""
+    """The dtypes of a weights file.
+
+    Attributes:
+        common: The dtype of most numbers.
+        float32: The names of the tensors that the file keeps in float32 beside them.
+    """
 
     common: torch.dtype
     float32: frozenset[str]
 
     def of(self, name: str) -> torch.dtype:
-        """What the tensor of that name is saved in."""
+        """Return the dtype in which the tensor of that name is saved."""
         return torch.float32 if name in self.float32 else self.common
 
     def cast(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A state as it is saved; integers stay as they are."""
+        """Return ``state`` in the dtypes in which it is saved; integers stay as they are."""
         return {
             name: (value.to(self.of(name)) if value.is_floating_point() else value).contiguous()
             for name, value in state.items()
@@ -37,10 +42,10 @@ class StoredDtypes:
 
 
 def stored_dtypes(part: Component, model: nn.Module) -> StoredDtypes:
-    """The dtypes of a component's weights, under the names of ``model``'s tensors.
+    """Return the dtypes of a component's weights, by the names of ``model``'s tensors.
 
-    At least 16 bits wide: the weights were trained on after they were read, and 8 bits would round
-    away what was learnt.
+    They have at least 16 bits: training went on after the weights were read, and 8 bits would round
+    away what it learnt.
     """
     entries = with_current_names(model, read_entries(part.need_weights()))
     own = {name: entry for name, entry in entries.items() if name in model.state_dict()}
@@ -51,7 +56,7 @@ def stored_dtypes(part: Component, model: nn.Module) -> StoredDtypes:
 
 
 def _counts(entries: Mapping[str, TensorEntry]) -> Counter[torch.dtype]:
-    """How many numbers are of each dtype; those of 8 bits count as the file's own 16-bit kind."""
+    """Count the numbers of each dtype; 8-bit ones count as the file's own 16-bit dtype."""
     counts: Counter[torch.dtype] = Counter()
     narrow = 0
     for entry in entries.values():

@@ -1,7 +1,7 @@
-"""The files of a model folder, read and checked without torch: JSON and safetensors headers.
+"""Reads and checks the files of a model folder without torch: JSON and safetensors headers.
 
-A file that cannot be read is refused with what it is instead: a git-lfs pointer, a web page, a
-pickle with another name, JSON that is not UTF-8.
+A file that cannot be read is refused, and the message says what it really is: a git-lfs pointer, a
+web page, a pickle with another name, JSON that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -18,21 +18,26 @@ _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _LFS = b"version https://git-lfs"
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 _OF_ERRORS = {"error", "errors", "message", "detail", "status", "statusCode", "code", "success"}
-"""The keys of what servers answer in place of a file."""
+"""The keys of the error messages that servers send in place of a file."""
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 _OTHER_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8)
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file. dtype: as safetensors writes it (F32, BF16, F8_E4M3, I64)."""
+    """One tensor of a file.
+
+    Attributes:
+        dtype: The dtype as safetensors writes it (F32, BF16, F8_E4M3, I64).
+        shape: The tensor's shape.
+    """
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def elements(self) -> int:
-        """How many numbers the tensor holds."""
+        """The number of elements of the tensor."""
         count = 1
         for size in self.shape:
             count *= size
@@ -40,7 +45,11 @@ class TensorEntry:
 
 
 def read_json(path: Path) -> JsonDict:
-    """A JSON object from ``path``; InputError naming the file when it is none."""
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: The file cannot be read, or holds no JSON object. The message names the file.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -64,9 +73,12 @@ def read_json(path: Path) -> JsonDict:
 
 
 def tensor_entries(path: Path) -> dict[str, TensorEntry]:
-    """name -> dtype and shape, from a safetensors file's header; InputError when it is damaged.
+    """Return name -> dtype and shape, from the header of a safetensors file.
 
     Only the header is read: 8 bytes of length, then JSON, whose largest offset must be the size.
+
+    Raises:
+        InputError: The file is damaged or truncated.
     """
     header, data_start = _header(path)
     try:
@@ -88,12 +100,16 @@ def tensor_entries(path: Path) -> dict[str, TensorEntry]:
 
 
 def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors file's header; InputError when the file is damaged."""
+    """Return name -> shape, from the header of a safetensors file.
+
+    Raises:
+        InputError: The file is damaged or truncated.
+    """
     return {name: entry.shape for name, entry in tensor_entries(path).items()}
 
 
 def _header(path: Path) -> tuple[JsonObject, int]:
-    """The header without its metadata, and where the tensors' bytes begin."""
+    """Return the header without its metadata, and the offset at which the tensors' bytes begin."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -114,7 +130,7 @@ def _header(path: Path) -> tuple[JsonObject, int]:
 
 
 def _check_by_library(path: Path) -> None:
-    """What the library itself refuses: unknown dtypes, offsets that do not fit the shapes."""
+    """Refuse what the safetensors library refuses: unknown dtypes, offsets that fit no shape."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -126,7 +142,7 @@ def _check_by_library(path: Path) -> None:
 
 
 def _refuse_other_content(path: Path, start: bytes) -> None:
-    """Refuse a file whose first bytes show that it is something else than its name says."""
+    """Refuse a file whose first bytes show that its content is not what its name says."""
     if start.startswith(_LFS):
         raise InputError(
             f"{path} is a git-lfs pointer, not the file itself",

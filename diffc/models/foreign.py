@@ -1,4 +1,4 @@
-"""How the libraries that read a user's files are held to one line and no noise."""
+"""Turns the errors of libraries that read a user's files into one line, and silences their logs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffc.errors import DiffcError, InputError
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something; its class where it says nothing."""
+    """Return the first line of an error's text; the error's class if there is no text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -19,10 +19,17 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def foreign_errors(what: str, hint: str | None = None) -> Iterator[None]:
-    """Make one line of whatever a library raises while it reads the user's files.
+    """Turn any error that a library raises while it reads the user's files into one line.
 
-    Only calls of a library belong inside: an error of our own would be hidden. Memory that runs out
-    is no matter of the files and passes.
+    Only calls of a library belong inside: an error of diffc's own would be hidden. Running out of
+    memory has nothing to do with the files, so such errors pass unchanged.
+
+    Args:
+        what: The beginning of the message: which file cannot be used.
+        hint: What the user can do.
+
+    Raises:
+        InputError: The block raised an error.
     """
     import torch
 
@@ -36,7 +43,7 @@ def foreign_errors(what: str, hint: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' own reports and progress bars; what they say is checked here."""
+    """Switch off transformers' own reports and progress bars; diffc checks what they report."""
     from transformers.utils import logging
 
     level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,10 +1,10 @@
 """Groups: channels that must be cut together.
 
 Cutting output channel c of one layer forces its bias, the norm after it, the input columns of every
-layer that reads it, and whatever is added to it elsewhere. A ``Group`` is the closure of that: C
-channels, and for each the positions it occupies in each tensor. Once a family has said its groups,
-importance is a sum over slices, surgery an index_select over slices, and the oracle of the tests a
-multiplication by zero over slices; none of them needs to know the network again.
+layer that reads it, and every tensor that is added to it elsewhere. A ``Group`` is the closure of
+that: C channels, and for each channel the positions that it occupies in each tensor. Once a family
+has listed its groups, importance is a sum over slices, surgery an index_select over slices, and the
+tests' oracle a multiplication by zero over slices; none of them has to know the network.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 class Role(str, Enum):
-    """What a slice's dimension is to the channel."""
+    """The relation of a slice's dimension to the channel."""
 
     OUT = "out"  # rows that produce the channel (weights, biases)
     IN = "in"  # columns that read the channel
@@ -29,10 +29,13 @@ class Role(str, Enum):
 class Slice:
     """The positions that a group's channels occupy along one dimension of one tensor.
 
-    tensor: a parameter's or buffer's name, ``down_blocks.0.resnets.0.conv1.weight``.
-    dim: the dimension that is cut.
-    index: int64 (C, k): row c holds the k positions of channel c (k > 1 where a channel fans out:
-        both halves of a GEGLU, all the elements of a head, a flattened feature map).
+    Attributes:
+        tensor: The name of a parameter or buffer: ``down_blocks.0.resnets.0.conv1.weight``.
+        dim: The dimension that is cut.
+        role: The relation of that dimension to the channel.
+        index: int64 (C, k): row c holds the k positions of channel c. k > 1 where a channel
+            occupies
+            several: both halves of a GEGLU, all the elements of a head, a flattened feature map.
     """
 
     tensor: str
@@ -42,7 +45,7 @@ class Slice:
 
     @property
     def module(self) -> str:
-        """The module that owns the tensor."""
+        """The name of the module that owns the tensor."""
         return self.tensor.rpartition(".")[0]
 
 
@@ -78,5 +81,5 @@ class Group:
                 raise ValueError(f"{self.name}: {piece.tensor} has {len(piece.index)} rows")
 
     def by_role(self, role: Role) -> Iterator[Slice]:
-        """The slices of one role."""
+        """Return the slices of one role."""
         return (piece for piece in self.slices if piece.role is role)

@@ -1,8 +1,8 @@
-"""A hub id -> a folder with the files that a run uses, and no others.
+"""Downloads the files of a hub id that a run uses, and no others, into a folder.
 
-The index comes first and says which components there are. Of each that is used, one set of weights
-is fetched: the plain safetensors, else a variant, else (when allowed) pickles. A published
-repository also holds other variants and single-file checkpoints, often several times as large.
+The index comes first and names the components. For each used component one set of weights is
+fetched: the plain safetensors, else a variant, else (if allowed) pickles. A published repository
+also holds other variants and single-file checkpoints, often several times as large.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _VARIANTS = ("", "fp32", "fp16", "bf16", "*")
 
 
 def fetch_model(model: str, *, need_weights: bool, allow_pickle: bool, whole: bool) -> Path:
-    """The folder with the files of ``owner/name`` or ``owner/name@revision``.
+    """Return the folder with the files of ``owner/name`` or ``owner/name@revision``.
 
     Args:
+        model: The hub id.
         need_weights: False fetches configs alone.
-        allow_pickle: whether pickles are fetched where there are no safetensors.
-        whole: fetch the weights of every component, not only of those that a run uses.
+        allow_pickle: True fetches pickles where there are no safetensors.
+        whole: True fetches the weights of every component; False only those that a run uses.
 
     Raises:
-        UnavailableError: the hub cannot be reached, or has no such repository.
-        InputError: there are only pickles, and they are not allowed.
+        UnavailableError: The hub cannot be reached, or has no such repository.
+        InputError: There are only pickles, and they are not allowed.
     """
     patterns = list(_ROOT)
     folder = _download(model, patterns)
@@ -60,7 +61,7 @@ def fetch_model(model: str, *, need_weights: bool, allow_pickle: bool, whole: bo
 
 
 def _parts(folder: Path, allow_pickle: bool) -> Sequence[Component]:
-    """The components of what was fetched; one alone where there is no index."""
+    """Return the components of the downloaded files; a single component if there is no index."""
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
         return pipeline_components(folder, index, allow_pickle=allow_pickle)
@@ -68,7 +69,7 @@ def _parts(folder: Path, allow_pickle: bool) -> Sequence[Component]:
 
 
 def _lacking(folder: Path, allow_pickle: bool, whole: bool) -> list[Component]:
-    """The components whose weights a run uses and that are not there yet."""
+    """Return the components whose weights a run uses and that are not downloaded yet."""
     parts = _parts(folder, allow_pickle)
     names = ("", *denoiser_folders(), *VAE_NAMES)
     used = [part for part in parts if part.name in names or part.is_text_encoder or whole]
@@ -76,7 +77,7 @@ def _lacking(folder: Path, allow_pickle: bool, whole: bool) -> list[Component]:
 
 
 def _names(part: Component, kind: str, variant: str) -> list[str]:
-    """Patterns of one set of weights of a component."""
+    """Return the file patterns of one set of weights of a component."""
     place = f"{part.name}/" if part.name and not part.is_flat else ""
     dot = f".{variant}" if variant else ""
     shards = [f"{dot}-*-of-*", *([f"-*-of-*{dot}"] if dot else [])]
@@ -84,7 +85,7 @@ def _names(part: Component, kind: str, variant: str) -> list[str]:
 
 
 def _refuse_pickles(model: str, patterns: Sequence[str], lacking: Sequence[Component]) -> None:
-    """Refuse a repository of which a component has pickles alone; they are not fetched for it."""
+    """Refuse a repository in which a component has pickles alone, without downloading them."""
     if not lacking:
         return
     names = [n for part in lacking for variant in ("", "*") for n in _names(part, PICKLED, variant)]

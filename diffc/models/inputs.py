@@ -1,7 +1,7 @@
-"""The inputs of a model's denoiser: its family's, at the length of text that its pipeline gives.
+"""The inputs of a model's denoiser: its family's, at the text length of its pipeline.
 
-A denoiser's config says how wide a text's tokens are, and not how many there are. The pipeline
-around it does: by its tokenizer, or by its class.
+A denoiser's config states the width of a text's tokens, but not their number. The pipeline around
+it determines the number: by its tokenizer, or by its class.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
 _LENGTHS = {"Kolors": 256, "LDMTextToImage": 77}
-"""How long texts are by the pipeline's class, where its call fixes it: the class's prefix."""
+"""Prefix of a pipeline's class name -> the length of texts, where the class's call fixes it."""
 _LONGEST = 4096
-"""Tokenizers without a limit have 10^30 as their length."""
+"""Longer lengths mean no limit: tokenizers without one state 10^30."""
 
 
 def input_specs(
     source: Source, resolution: Size | None = None, tokens: int | None = None
 ) -> list[TensorSpec]:
-    """The inputs of ``source``'s denoiser.
+    """Return the inputs of the denoiser of ``source``.
 
     Args:
-        resolution: as in ``Family.specs``.
-        tokens: the length of the text condition; None: what the pipeline gives.
+        source: The model.
+        resolution: As in ``Family.specs``.
+        tokens: The length of the text condition; None: the pipeline's.
     """
     length = tokens or text_tokens(source)
     with reading_config(source.class_name, source.config):
@@ -34,10 +35,12 @@ def input_specs(
 
 
 def text_tokens(source: Source) -> int | None:
-    """How many tokens the pipeline's text condition has; None where the family knows by itself.
+    """Return the number of tokens of the pipeline's text condition.
 
-    A class that serves many pipelines, such as the U-Net with cross-attention, does not know. A
-    pipeline without a tokenizer conditions on one embedding (a class, an image).
+    Returns:
+        None if the family knows the number itself. A class that serves many pipelines, such as the
+        U-Net with cross-attention, does not. A pipeline without a tokenizer has one token: it
+        conditions on one embedding (a class, an image).
     """
     if not family(source.class_name).text_length_is_pipelines or not source.is_pipeline:
         return None
@@ -55,7 +58,7 @@ def text_tokens(source: Source) -> int | None:
 
 
 def _tokenizer(index: JsonObject) -> str | None:
-    """The first CLIP tokenizer's folder; any tokenizer's where there is none of CLIP's."""
+    """Return the folder of the first CLIP tokenizer; of any tokenizer if CLIP has none."""
     classes = {
         name: str(value[1])
         for name, value in index.items()

@@ -1,8 +1,8 @@
-"""Are the tensors of a checkpoint those of the model: their names and shapes, before any loading.
+"""Compares the tensors of a checkpoint with those of the model, by name and shape, before loading.
 
-The libraries only log what is missing, and what is missing is then uninitialised memory. So every
-component's tensors are compared with its class here, and what differs is refused by its kind: an
-adapter that was not fused, a wrapper's prefix, quantised or original names, or another model.
+The libraries only log a missing tensor, which is then uninitialised memory. So every component's
+tensors are compared with its class here, and a difference is refused by its kind: an adapter that
+was not fused, a wrapper's prefix, quantised or original names, or another model.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ _COMPLEX = ("C", "torch.complex")  # of safetensors, and of pickles
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """What a class makes of a config.
+    """The tensors that a class builds from a config.
 
-    shapes: of every tensor that a file has to hold. buffers: names that are computed, and that
-    older files hold as well. ignored: patterns of names that the class itself passes over.
-    cut: the tensors may be smaller, as in a model that diffc compressed; no other may be there.
+    Attributes:
+        shapes: The shape of every tensor that a file has to hold.
+        buffers: The names of computed buffers, which older files hold as well.
+        ignored: Patterns of names that the class itself ignores.
+        integers: The names of tensors that hold integers.
+        cut: True for a model that diffc compressed: its tensors may be smaller, and no others may
+            be
+            in the file.
     """
 
     shapes: Mapping[str, Shape]
@@ -50,13 +55,14 @@ class ExpectedTensors:
 def check_tensors(
     where: Path, entries: Mapping[str, TensorEntry], expected: ExpectedTensors
 ) -> list[str]:
-    """Compare the tensors of the files in ``where`` with what the model takes.
+    """Compare the tensors of the files in ``where`` with the model's.
 
     Returns:
-        A note where the files hold tensors that the model does not need.
+        A note if the files hold tensors that the model does not need.
 
     Raises:
-        InputError: a tensor is missing, has another shape, or belongs to a part that is not there.
+        InputError: A tensor is missing, has another shape, or belongs to a part that the model
+            lacks.
     """
     missing = sorted(set(expected.shapes) - set(entries))
     unknown = sorted(set(entries) - set(expected.shapes) - set(expected.buffers))
@@ -72,7 +78,14 @@ def check_tensors(
 def names_error(
     where: Path, missing: Sequence[str], unknown: Sequence[str], total: int
 ) -> InputError:
-    """The refusal for tensors that are missing or unknown; total: how many the model has."""
+    """Return the error for tensors that are missing or unknown.
+
+    Args:
+        where: The folder of the files.
+        missing: Tensors of the model that no file holds.
+        unknown: Tensors of the files that the model lacks.
+        total: The number of tensors of the model.
+    """
     adapters = [name for name in unknown if _ADAPTERS.search(name)]
     if adapters:
         return InputError(
@@ -101,7 +114,7 @@ def names_error(
 
 
 def extra_note(where: Path, unknown: Sequence[str]) -> list[str]:
-    """A note of tensors that the model does not need; [] without any."""
+    """Return a note about tensors that the model does not need; [] if there are none."""
     if not unknown:
         return []
     count = f"{len(unknown)} tensors" if len(unknown) > 1 else "a tensor"
@@ -109,7 +122,15 @@ def extra_note(where: Path, unknown: Sequence[str]) -> list[str]:
 
 
 def shape_error(where: Path, name: str, held: Shape, wanted: Shape, more: int = 0) -> InputError:
-    """The refusal for a tensor of another shape than the config makes."""
+    """Return the error for a tensor whose shape differs from the config's.
+
+    Args:
+        where: The folder of the files.
+        name: The tensor's name.
+        held: Its shape in the file.
+        wanted: Its shape by the config.
+        more: How many other tensors differ as well.
+    """
     smaller = len(held) == len(wanted) and all(a <= b for a, b in zip(held, wanted, strict=True))
     hint = "the weights are of another model than config.json describes"
     if smaller:
@@ -162,9 +183,9 @@ def _fits(held: Shape, wanted: Shape, cut: bool) -> bool:
 def _check_kinds(
     where: Path, entries: Mapping[str, TensorEntry], expected: ExpectedTensors
 ) -> None:
-    """Refuse integers where the model has floats: matrices of a quantised model are such.
+    """Refuse integers where the model has floats: the matrices of a quantised model.
 
-    Complex numbers are refused too: a network of real ones would lose half of each.
+    Complex numbers are refused too: a network of real numbers would lose half of each.
     """
     for name in expected.shapes:
         if entries[name].dtype.startswith(_COMPLEX):
@@ -182,9 +203,16 @@ def _check_kinds(
 def strange_tensors(
     entries: Mapping[str, TensorEntry], unknown: Sequence[str], names: Collection[str]
 ) -> list[str]:
-    """Those of ``unknown`` that cannot be passed over; ``names``: the tensors of the model.
+    """Return the unknown tensors that must not be ignored.
 
-    Counters and position ids can, and what lies in no part of the model: a training's own state.
+    Counters and position ids may be ignored, and so may tensors outside every part of the model:
+    the
+    state of a training.
+
+    Args:
+        entries: The tensors of the files.
+        unknown: The names that the model lacks.
+        names: The names of the model's own tensors.
     """
     parts = {name.partition(".")[0] for name in names}
     return [name for name in unknown if not _is_harmless(name, entries[name], parts)]
@@ -205,7 +233,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _prefix(missing: Collection[str], unknown: Collection[str]) -> str:
-    """What a wrapper put before (or into) every name, so that without it they are the model's."""
+    """Return the text that a wrapper put before (or into) every name; "" if there is none."""
     if unknown and all(_COMPILED in name for name in unknown):
         return _COMPILED
     first = min(unknown, default="").split(".")

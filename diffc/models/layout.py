@@ -1,4 +1,4 @@
-"""Which files of a folder are one component's weights: variants, shards, safetensors or pickles.
+"""Finds the files of one component's weights in a folder: variants, shards, safetensors or pickles.
 
 The names that diffusers and transformers write, of today and of earlier versions:
 
@@ -7,7 +7,7 @@ The names that diffusers and transformers write, of today and of earlier version
     X.fp16-00001-of-00002.safetensors           X.safetensors.index.fp16.json
     X-00001-of-00002.fp16.safetensors           X.fp16.safetensors.index.json, X.safetensors.fp16...
 
-One variant is taken for each component: the plain one, else the most exact that there is.
+One variant is used for each component: the plain one, else the most exact that there is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRANSFORMERS_STEMS = ("model", "pytorch_model")
 SAFE, PICKLED = "safetensors", "bin"
 
 _VARIANTS = ("", "fp32", "fp16", "bf16", "ema")
-"""The best first; others follow by name, and weights without averaging come last."""
+"""Variants, the best first. Others follow by name; weights without averaging come last."""
 _LAST = "non_ema"
 
 _WEIGHTS = re.compile(
@@ -43,7 +43,14 @@ _OF_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".onnx",
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """One whole set of weights. variant: ``""``, ``fp16``, ... index: the shards' index."""
+    """One whole set of weights.
+
+    Attributes:
+        paths: The files.
+        variant: ``""``, ``fp16``, ...
+        kind: ``safetensors`` or ``bin``.
+        index: The index of the shards; None for a single file.
+    """
 
     paths: tuple[Path, ...]
     variant: str
@@ -52,13 +59,13 @@ class WeightFiles:
 
     @property
     def is_pickled(self) -> bool:
-        """Whether reading the files means unpickling."""
+        """True if reading the files means unpickling."""
         return self.kind == PICKLED
 
 
 @dataclass
 class _WeightSet:
-    """The files of one variant and kind, before it is known whether they are whole."""
+    """The files of one variant and kind, before they are known to be complete."""
 
     single: Path | None = None
     shards: list[Path] = field(default_factory=list)
@@ -67,12 +74,15 @@ class _WeightSet:
 
 
 def weight_files(folder: Path, stems: Sequence[str], *, need: bool = True) -> WeightFiles | None:
-    """The weights that ``folder`` holds: safetensors before pickles, the best variant first.
+    """Return the weights in ``folder``: safetensors before pickles, the best variant first.
 
-    stems: how the library calls its files. need: False ignores sets of which files are missing,
-    as planning is content with configs.
+    Args:
+        folder: The component's folder.
+        stems: The names, without suffixes, that the library gives to its weight files.
+        need: False ignores incomplete sets: planning works from configs alone.
 
-    Raises InputError when an index names a file that is missing.
+    Raises:
+        InputError: An index names a file that is missing.
     """
     sets = _collect_sets(folder, stems)
     for kind, variant in sorted(sets, key=_rank):
@@ -83,7 +93,7 @@ def weight_files(folder: Path, stems: Sequence[str], *, need: bool = True) -> We
 
 
 def other_weights(folder: Path) -> list[str]:
-    """Names of files in ``folder`` that look like weights; what a message can say there is."""
+    """Return the names of files in ``folder`` that look like weights, for messages."""
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.suffix in _OF_WEIGHTS and p.is_file())

@@ -1,4 +1,4 @@
-"""A denoiser of a known family -> an ONNX folder, by diffc_export."""
+"""Exports a denoiser of a known family as an ONNX folder, by diffc_export."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ def export_denoiser(
     facts: JsonObject | None = None,
     **options: Any,
 ) -> JsonDict:
-    """Write the ONNX folder of ``model``; returns model.json.
+    """Write the ONNX folder of ``model``.
 
     Args:
+        model: The denoiser.
+        family: Its family.
+        specs: Its inputs.
+        folder: The folder to write.
         facts: More content for model.json than the class's name, inputs and output.
         options: The other fields of ``diffc_export.onnx.export.GraphOptions``.
+
+    Returns:
+        The content of model.json.
 
     Raises:
         InputError: torch cannot export the model; the message names the operator.

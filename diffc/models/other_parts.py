@@ -1,6 +1,6 @@
-"""What stands beside the denoiser in a pipeline: which files a result takes along, and what fits.
+"""The parts of a pipeline beside the denoiser: which files a result copies, which parts fit.
 
-Nothing here imports torch: these are asked before the first stage, and for the stages' keys.
+Nothing here imports torch: these are needed before the first stage, and for the stages' keys.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _WIDTHS = "block_out_channels"
 
 
 def other_parts(source: Source) -> list[Component]:
-    """The pipeline's components without the denoiser; none for a component alone."""
+    """Return the pipeline's components without the denoiser; [] for a component alone."""
     return [part for part in source.components if part.name not in ("", source.component)]
 
 
 def text_files(source: Source) -> list[Path]:
-    """The licence, the readme and their like, which lie beside model_index.json."""
+    """Return the licence, the readme and similar files beside model_index.json."""
     return sorted(
         path
         for path in source.folder.iterdir()
@@ -38,7 +38,7 @@ def text_files(source: Source) -> list[Path]:
 
 
 def parts_digest(source: Source) -> JsonDict:
-    """What a saved model takes from the source beside the denoiser, for a stage's key."""
+    """Return what a saved model copies from the source beside the denoiser, for a stage's key."""
     return {
         "index": dict(source.index),
         "texts": files_digest(text_files(source)) if source.is_pipeline else None,
@@ -47,7 +47,7 @@ def parts_digest(source: Source) -> JsonDict:
 
 
 def uncompressed_notes(source: Source) -> list[str]:
-    """A note for each further denoiser of the same class, such as Wan 2.2's ``transformer_2``."""
+    """Return a note for each further denoiser of the class, such as Wan 2.2's ``transformer_2``."""
     return [
         f"{part.name} is not compressed: the pipeline calls it in the place of {source.component} "
         "at some noise levels, and one denoiser is compressed at a time"
@@ -60,7 +60,7 @@ def check_parts(source: Source) -> None:
     """Refuse components that cannot be copied, or that would not fit the compressed denoiser.
 
     Raises:
-        InputError: naming the component.
+        InputError: The message names the component.
     """
     for part in other_parts(source):
         if _is_tied(part, source):
@@ -77,7 +77,11 @@ def check_parts(source: Source) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Refuse a file that this user may not read. Raises InputError."""
+    """Refuse a file that this user may not read.
+
+    Raises:
+        InputError: The user has no permission.
+    """
     if not os.access(path, os.R_OK):
         raise InputError(
             f"cannot read {path}: Permission denied", hint="make the model's files readable"
@@ -85,10 +89,11 @@ def check_readable(path: Path) -> None:
 
 
 def _is_tied(part: Component, source: Source) -> bool:
-    """Whether a component's tensors are as wide as the denoiser's own hidden channels.
+    """True if a component's tensors are as wide as the denoiser's own hidden channels.
 
-    A ControlNet and its kin add their outputs to the denoiser's; of a class that diffc does not
-    know, the same widths in both configs tell.
+    A ControlNet and its kin add their outputs to the denoiser's hidden channels. For a class that
+    diffc
+    does not know, equal widths in both configs count as a sign of it.
     """
     if any(word in f"{part.name}.{part.class_name}".lower() for word in _TIED):
         return True

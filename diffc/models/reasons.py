@@ -1,8 +1,8 @@
-"""Why a folder is no model that diffc can take, in one true line, with what to do instead.
+"""Errors for folders that hold no model that diffc can take: one true line, and what to do instead.
 
-quantised      a checkpoint that was quantised already, from its config alone
-unsupported    a denoiser of a class that diffc does not know
-no_model       a folder without the files of a model: an adapter, a training output, ...
+quantisation       the method of a checkpoint that was quantised already, from its config alone
+unsupported_error  a denoiser of a class that diffc does not know
+no_model_error     a folder without the files of a model: an adapter, a training output, ...
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ _GIVE_ORIGINAL = "give the model it was made from, in float32, float16 or bfloat
 
 
 def check_not_quantised(folder: Path, config: JsonObject) -> None:
-    """Refuse a component whose config, or a file beside it, says that it is quantised."""
+    """Refuse a component whose config, or a file beside it, shows that it is quantised.
+
+    Raises:
+        InputError: The component is quantised.
+    """
     method = quantisation(folder, config)
     if method is not None:
         raise InputError(f"{folder} is quantised already ({method})", hint=_GIVE_ORIGINAL)
 
 
 def quantisation(folder: Path, config: JsonObject) -> str | None:
-    """The method that a component was quantised by; None for an ordinary one."""
+    """Return the method by which a component was quantised; None if it is not."""
     told = config.get("quantization_config")
     if told:
         return _method(told)
@@ -57,7 +61,7 @@ def _method(told: Any) -> str:
 
 
 def unsupported_error(what: str) -> InputError:
-    """The refusal of a class that is no family."""
+    """Return the error for a class that is no family."""
     denoisers = [known.class_name for known in families() if known.is_denoiser]
     return InputError(
         f"{what} is not supported",
@@ -66,7 +70,7 @@ def unsupported_error(what: str) -> InputError:
 
 
 def unsupported_class_error(folder: Path, class_name: str, config: JsonObject) -> InputError:
-    """Why a lone component cannot be compressed: of its kind, or only of its class."""
+    """Return the error for a component that cannot be compressed: by its kind, or its class."""
     if any(word in class_name for word in _STEERING):
         return InputError(
             f"{folder} is a {class_name}, which steers a denoiser and is none itself",
@@ -101,7 +105,7 @@ def no_class_error(folder: Path, config: JsonObject) -> InputError:
 
 
 def exported_pipeline_error(folder: Path, class_name: str) -> InputError | None:
-    """Why a pipeline of another runtime cannot be compressed; None for one of PyTorch."""
+    """Return the error for a pipeline of another runtime; None for a PyTorch pipeline."""
     runtimes = {"Onnx": "ONNX", "ORT": "ONNX", "OV": "OpenVINO", "Flax": "Flax"}
     for start, runtime in runtimes.items():
         if class_name.startswith(start):
@@ -115,7 +119,7 @@ def exported_pipeline_error(folder: Path, class_name: str) -> InputError | None:
 
 
 def no_model_error(folder: Path) -> InputError:
-    """Why a folder without model_index.json and without config.json is no model."""
+    """Return the error for a folder without model_index.json and without config.json."""
     names = sorted(path.name for path in folder.iterdir())
     adapter = find_adapter(names)
     if adapter is not None:
@@ -146,7 +150,7 @@ def no_model_error(folder: Path) -> InputError:
 
 
 def missing_config_error(folder: Path, name: str, class_name: str) -> InputError:
-    """Why a pipeline's denoiser, which its index names, is not in its folder."""
+    """Return the error for a pipeline whose denoiser is in its index but not in its folder."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     adapter = find_adapter(names)
     if adapter is not None:
@@ -170,13 +174,13 @@ def missing_config_error(folder: Path, name: str, class_name: str) -> InputError
 
 
 def find_adapter(names: Iterable[str]) -> str | None:
-    """The first of ``names`` that is an adapter's file."""
+    """Return the first of ``names`` that is an adapter's file; None if there is none."""
     adapters = (*_ADAPTER_NAMES, *_EMBEDDINGS)
     return next((n for n in names if any(word in n.lower() for word in adapters)), None)
 
 
 def adapter_error(folder: Path, file: str) -> InputError:
-    """The refusal of an adapter's folder."""
+    """Return the error for an adapter's folder."""
     if file.startswith(_EMBEDDINGS):
         return InputError(
             f"{folder} is a textual inversion ({file}), not a model",
@@ -190,7 +194,7 @@ def adapter_error(folder: Path, file: str) -> InputError:
 
 
 def _inner_models(folder: Path) -> list[Path]:
-    """Pipelines and denoisers up to two levels down, that of the latest checkpoint last."""
+    """Return pipelines and denoisers up to two levels down, that of the latest checkpoint last."""
     places: list[Path] = []
     for pattern in ("*", "*/*"):
         for path in folder.glob(pattern):
@@ -201,7 +205,7 @@ def _inner_models(folder: Path) -> list[Path]:
 
 
 def _class_in(folder: Path) -> str:
-    """The class that a folder's config names; "" where there is none that can be read."""
+    """Return the class that a folder's config names; "" if there is no readable config."""
     from diffc.models.files import read_json
 
     path = folder / "config.json"

@@ -1,9 +1,10 @@
-"""Which resolutions a model takes and one export serves, told from the config alone, without torch.
+"""The resolutions that a model takes and one export serves, from the config alone, without torch.
 
-The family knows them (``shared_multiple``, ``multiple``, ``squares_only``): a U-Net's export serves
-every height and width that its levels can halve; a transformer's holds its positions.
+The family states them (``shared_multiple``, ``multiple``, ``squares_only``): a U-Net's export
+serves
+every height and width that its levels can halve; a transformer's export holds its positions.
 
-A resolution is of the denoiser's own input: a side, or (height, width).
+A resolution is the size of the denoiser's own input: one number for a square, or (height, width).
 """
 
 from __future__ import annotations
@@ -22,22 +23,26 @@ if TYPE_CHECKING:
 
 
 def multiple_of(class_name: str, config: JsonObject) -> int | None:
-    """What a side must be a multiple of where one export serves several; None where it serves one.
+    """Return the number that heights and widths must be multiples of if one export serves several
+    sizes.
 
-    8 for a U-Net of four levels.
+    Returns:
+        8 for a U-Net of four levels; None if an export of the class serves one size only.
     """
     return family(class_name).shared_multiple(config)
 
 
 def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Size]) -> None:
-    """Refuse sides that the model does not take, or that one export cannot serve.
+    """Refuse sizes that the model does not take, or that one export cannot serve.
 
     Args:
-        sides: of ``--resolution``; without one, the config's own size is checked.
+        class_name: The denoiser's class.
+        config: Its config.
+        sizes: The sizes of ``--resolution``; if empty, the config's own size is checked.
 
     Raises:
-        RequestError: for the sides of ``--resolution``.
-        InputError: for the config's own.
+        RequestError: A size of ``--resolution`` does not fit.
+        InputError: The config's own size does not fit.
     """
     with reading_config(class_name, config):
         _check_sizes(class_name, config, sides)
@@ -98,12 +103,12 @@ def _check_config_size(known: Family, config: JsonObject) -> None:
 
 
 def _several_sizes_classes() -> str:
-    """The classes of which one export serves several sizes."""
+    """Return the names of the classes whose exports serve several sizes."""
     return ", ".join(one.class_name for one in families() if one.shared_multiple({}) is not None)
 
 
 def _nearest_hint(side: Size, factor: int) -> str:
-    """The sides below and above that are multiples of ``factor``."""
+    """Return a hint with the multiples of ``factor`` below and above a size."""
     height, width = as_pair(side)
     near: list[Size] = [
         (max(factor, height // factor * factor), max(factor, width // factor * factor)),

@@ -1,14 +1,14 @@
-"""What diffc knows of diffusers' scheduler classes: which it serves, and how each reads its config.
+"""The scheduler classes of diffusers that diffc supports, and how each reads its config.
 
-    check_scheduler   refuse by name what diffc has no noise for, from the config alone
-    settings          the config as the scheduler's own class reads it, defaults filled in
-    is_flow           rectified flow, by the class or by its settings
-    train_steps       T, the number of trained timesteps
-    fitting_steps     a number of steps that T has room for
+    check_scheduler     refuse a class or a setting whose noise is unknown, from the config alone
+    scheduler_settings  the config as the scheduler's own class reads it, defaults filled in
+    is_flow             rectified flow, by the class or by its settings
+    train_steps         T, the number of trained timesteps
+    fitting_steps       a number of steps that T has room for
 
-The class decides: what it does by default (betas, clipping, spacing) is read from its constructor,
-and what it does not do at all (a solver never clips) is not done because a key says so. Imports no
-torch; ``settings`` imports the class.
+The class decides. Its constructor gives the defaults (betas, clipping, spacing), and what the class
+does not do at all (a solver never clips) is not done because of a key in the config. Imports no
+torch; ``scheduler_settings`` imports the class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffc_runtime.json_types import JsonDict, JsonObject
 Config = JsonObject
 
 CLIPPING = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler")
-"""They clip x_0 unless their config says not to; every other class only where it is told to."""
+"""These classes clip x_0 by default; the others only if their config demands it."""
 FEW_STEPS = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
 """Samplers for models that were distilled for a few steps, guidance included."""
 _FLOW = (
@@ -59,20 +59,20 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "la
 SPACINGS = ("leading", "trailing", "linspace")
 _WITHOUT_CLASS = "DDIMScheduler"
 _UNSUPPORTED_SETTINGS = {"timestep_type": "continuous", "invert_sigmas": True}
-"""Settings of known classes that make another process of them."""
+"""Settings of known classes that make another noising process of them."""
 
 
 def is_flow(config: Config) -> bool:
-    """Whether a scheduler's config is of rectified flow: by its class, or by its settings.
+    """Return True if a scheduler's config is of rectified flow: by its class, or by its settings.
 
-    Sana and Wan ship solvers of beta schedules that are told to take flow's sigmas.
+    Sana and Wan use solvers of beta schedules with flow's sigmas switched on.
     """
     told = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return bool(told) or "FlowMatch" in str(config.get("_class_name", ""))
 
 
 def train_steps(config: Config) -> int:
-    """T, the number of timesteps that the model was trained on; 1000 in every known class."""
+    """Return T, the number of timesteps of the model's training; 1000 in every known class."""
     return int(config.get("num_train_timesteps") or 1000)
 
 
@@ -80,7 +80,7 @@ def check_scheduler(config: Config) -> None:
     """Refuse a scheduler whose noise diffc does not know, from its config alone.
 
     Raises:
-        InputError: naming the class or the setting, and what is known.
+        InputError: The message names the class or the setting, and what is supported.
     """
     if not config:
         raise InputError(
@@ -196,15 +196,15 @@ _AMENDED = (
     "StableDiffusionPipelineSafe",
     "LEditsPPPipelineStableDiffusion",
 )
-"""Pipelines whose constructor corrects old configs: latents are not clipped, timesteps from 1."""
+"""Pipelines whose constructor corrects old configs: no clipping of latents, timesteps from 1."""
 
 
 def with_pipeline_changes(config: Config, index: Config) -> JsonDict:
-    """A scheduler's config as its pipeline changes it when it is opened.
+    """Return a scheduler's config with the changes that its pipeline makes when it is opened.
 
     Args:
-        config: scheduler_config.json.
-        index: model_index.json, which also names a class that the config leaves out.
+        config: The content of scheduler_config.json.
+        index: The content of model_index.json, which also names a class that the config leaves out.
     """
     entry = index.get("scheduler")
     changed = dict(config)
@@ -220,11 +220,19 @@ def with_pipeline_changes(config: Config, index: Config) -> JsonDict:
 
 
 def scheduler_settings(config: Config) -> JsonDict:
-    """The config as its class reads it.
+    """Return the config as its class reads it.
 
-    Its own defaults are filled in, and keys that it does not have are left out: they were another
-    class's. What it does without a key is said as well: whether it clips x_0, the spacing of its
-    timesteps, and whether sampling ends at the clean sample (``set_alpha_to_one``).
+    The class's defaults are filled in, and keys that the class does not have are left out: they
+    belong
+    to another class. Behaviour that has no key is added: whether the class clips x_0, the spacing
+    of
+    its timesteps, and whether sampling ends at the clean sample (``set_alpha_to_one``).
+
+    Args:
+        config: The content of scheduler_config.json.
+
+    Raises:
+        InputError: The class is not installed, and the config leaves out a key.
     """
     name = str(config.get("_class_name") or _WITHOUT_CLASS)
     defaults = _defaults(name)
@@ -247,7 +255,7 @@ def scheduler_settings(config: Config) -> JsonDict:
 
 
 def _check_complete(config: JsonDict) -> None:
-    """Raise InputError for a missing key whose default only an uninstalled class could say."""
+    """Raise InputError for a missing key whose default only a class that is not installed has."""
     missing = [key for key in ("beta_start", "beta_end", "beta_schedule") if key not in config]
     if missing and not is_flow(config) and config.get("trained_betas") is None:
         raise InputError(
@@ -261,7 +269,7 @@ def _check_complete(config: JsonDict) -> None:
 
 @cache
 def _defaults(name: str) -> JsonDict:
-    """The defaults of a scheduler class's constructor; {} where the class cannot be imported."""
+    """Return the defaults of a scheduler's constructor; {} if the class cannot be imported."""
     import diffusers
 
     cls = getattr(diffusers, name, None)
@@ -274,10 +282,10 @@ def _defaults(name: str) -> JsonDict:
 
 
 def fitting_steps(config: Config, steps: int) -> int:
-    """``steps``, or the most that T has room for where there are fewer.
+    """Return ``steps``, or the largest number that T has room for.
 
-    With leading timesteps and an offset, the largest visited is (steps - 1) (T // steps) + offset,
-    which must be one of the T.
+    With leading timesteps and an offset, the largest visited timestep is (steps - 1) (T // steps) +
+    offset, which must be one of the T.
     """
     total = train_steps(config)
     steps = min(steps, total)
@@ -290,7 +298,7 @@ def fitting_steps(config: Config, steps: int) -> int:
 
 
 def steps_note(config: Config, what: str, steps: int) -> list[str]:
-    """A sentence for a number of steps that is lowered; nothing where it fits."""
+    """Return a sentence about a number of steps that is lowered; [] if the number fits."""
     fitting = fitting_steps(config, steps)
     if fitting == steps:
         return []

@@ -1,7 +1,7 @@
-"""Keep what a module says of its size equal to the shapes of its tensors.
+"""Keeps the size attributes of modules equal to the shapes of their tensors.
 
-Surgery and reloading both change tensors under a module's feet; layers and diffusers' blocks repeat
-those sizes in attributes, some of which their forward pass checks or uses.
+Surgery and reloading both change tensors of a module. Layers and diffusers' blocks repeat those
+sizes in attributes, some of which their forward pass checks or uses.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def follow_shapes(model: nn.Module) -> None:
 
 
 def _follow_resampling(module: nn.Module) -> None:
-    """Downsample2D and Upsample2D compare their input with ``channels`` and raise on a mismatch.
+    """Set ``channels`` of Downsample2D and Upsample2D, which compare it with their input's.
 
-    Those without a convolution lie inside a ResnetBlock2D, whose input they resample.
+    Those without a convolution lie inside a ResnetBlock2D and resample its input.
     """
     if isinstance(module, Downsample2D | Upsample2D):
         conv = getattr(module, "conv", None)
@@ -53,7 +53,7 @@ def _follow_resampling(module: nn.Module) -> None:
 
 
 def replace_tensor(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    """Put ``value`` where the parameter or buffer ``name`` of ``model`` was."""
+    """Replace the parameter or buffer ``name`` of ``model`` by ``value``."""
     owner_name, _, leaf = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     if leaf in owner._parameters:
@@ -65,7 +65,7 @@ def replace_tensor(model: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 def get_tensor(model: nn.Module, name: str) -> torch.Tensor:
-    """The parameter or buffer ``name`` of ``model``."""
+    """Return the parameter or buffer ``name`` of ``model``."""
     owner_name, _, leaf = name.rpartition(".")
     value = getattr(model.get_submodule(owner_name), leaf)
     assert isinstance(value, torch.Tensor)

@@ -1,4 +1,4 @@
-"""MODEL on the command line -> a checked folder, without importing torch.
+"""Resolves MODEL on the command line to a checked folder, without importing torch.
 
 MODEL is ``demo``, a diffusers folder (a pipeline, or one component of it), or a hub id. Everything
 that can be refused cheaply is refused here: no diffusers model, an unsupported or quantised class,
@@ -39,7 +39,7 @@ __all__ = ["Source", "check_safetensors", "find_source", "read_json"]
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 PRUNING_FILE = "pruning.json"
 PRUNING_KEY = "diffc_pruning"
-"""Where the config of a cut denoiser carries pruning.json, once a person has saved it again."""
+"""The key under which a cut denoiser's config holds pruning.json once a user has saved it again."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
@@ -48,13 +48,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 class Source:
     """A model that was found and looks usable.
 
-    name: what the user typed. folder: the pipeline's folder, or the component's own.
-    component: the denoiser's name in the pipeline (``unet``), ``""`` when ``folder`` is the
-        denoiser.
-    config, scheduler: the denoiser's and the scheduler's config.json ({} when there is none).
-    weights: the safetensors (or, when allowed, pickled) files; empty when only configs are there.
-    allow_pickle: whether pickled weights may be read, of any component.
-    saved_pruning: what the denoiser's config has of its cut; None for most.
+    Attributes:
+        name: The text that the user typed.
+        folder: The pipeline's folder, or the component's own.
+        component: The denoiser's name in the pipeline (``unet``); ``""`` if ``folder`` is the
+            denoiser.
+        class_name: The denoiser's class.
+        config: The denoiser's config.json.
+        scheduler: The scheduler's config; {} if there is none.
+        weights: The safetensors (or, if allowed, pickled) files; empty if there are only configs.
+        allow_pickle: True if pickled weights of any component may be read.
+        saved_pruning: The entry about its cut in the denoiser's config; None for most.
     """
 
     name: str
@@ -88,23 +92,23 @@ class Source:
 
     @property
     def denoiser_folder(self) -> Path:
-        """Where the denoiser's config.json lies: a folder of its own, or the pipeline's."""
+        """The folder of the denoiser's config.json: its own, or the pipeline's."""
         nested = self.folder / self.component
         return nested if nested.is_dir() else self.folder
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether there is a pipeline around the denoiser (model_index.json)."""
+        """True if there is a pipeline around the denoiser (model_index.json)."""
         return (self.folder / INDEX).exists()
 
     @cached_property
     def index(self) -> JsonObject:
-        """model_index.json; {} without one."""
+        """The content of model_index.json; {} if there is none."""
         return read_json(self.folder / INDEX) if self.is_pipeline else {}
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """What model_index.json names, the denoiser among it; for a component alone, itself."""
+        """The components that model_index.json names; for a single component, itself."""
         if not self.is_pipeline:
             return (
                 Component(
@@ -119,11 +123,11 @@ class Source:
 
     @property
     def vae(self) -> Component | None:
-        """The pipeline's VAE, whether or not its folder is there; None for a model of pixels."""
+        """The pipeline's VAE, even if its folder is missing; None for a model of pixels."""
         return next((part for part in self.components if part.name in VAE_NAMES), None)
 
     def find_component(self, name: str) -> Component | None:
-        """The component of that name; None where the pipeline has none."""
+        """Return the component of that name; None if the pipeline has none."""
         return next((part for part in self.components if part.name == name), None)
 
     @property
@@ -135,18 +139,18 @@ class Source:
 
     @property
     def pruning(self) -> Path | None:
-        """pruning.json; None where there is none."""
+        """The path of pruning.json; None if there is none."""
         path = self.folder / PRUNING_FILE
         return path if path.exists() else None
 
     @property
     def is_cut(self) -> bool:
-        """Whether the model was compressed by diffc before."""
+        """True if diffc compressed the model before."""
         return self.pruning is not None or self.saved_pruning is not None
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over configs and weights: what every cache key of this model starts from."""
+        """sha256 over configs and weights: the basis of every cache key of this model."""
         total = hashlib.sha256(_canonical([self.class_name, self.config, self.scheduler]))
         if self.saved_pruning is not None:
             total.update(_canonical(self.saved_pruning))
@@ -163,18 +167,19 @@ def find_source(
     family: str | None = None,
     whole: bool = False,
 ) -> Source:
-    """The ``Source`` that ``model`` names.
+    """Return the ``Source`` that ``model`` names.
 
     Args:
         model: ``demo``, a folder, or a hub id.
-        need_weights: False for planning, which is content with config files.
-        allow_pickle: accept ``.bin`` weights (they are still read with ``weights_only=True``).
-        family: treat the denoiser as this class whatever its config says.
-        whole: fetch every component of a hub id, not only those that a run uses.
+        need_weights: False for planning, which works from config files alone.
+        allow_pickle: True accepts ``.bin`` weights (they are still read with
+            ``weights_only=True``).
+        family: Treat the denoiser as this class, whatever its config says.
+        whole: True fetches every component of a hub id, not only those that a run uses.
 
     Raises:
-        InputError: with what is wrong and what would do.
-        UnavailableError: a hub id cannot be fetched.
+        InputError: The message says what is wrong, the hint what would help.
+        UnavailableError: A hub id cannot be fetched.
     """
     if family is not None and family not in family_names():
         raise unknown("family", family, family_names())
@@ -198,7 +203,7 @@ def find_source(
 
 @dataclass(frozen=True)
 class _HubOptions:
-    """What is wanted of a hub id."""
+    """Which files of a hub id are fetched; the fields are arguments of ``find_source``."""
 
     need_weights: bool
     allow_pickle: bool
@@ -229,14 +234,14 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
 
 
 def _inside_output(path: Path) -> Path:
-    """An output folder of diffc stands for the compressed model inside it."""
+    """Return the compressed model inside an output folder of diffc; other paths unchanged."""
     if (path / "recipe.lock.yaml").exists() and (path / "model" / INDEX).exists():
         return path / "model"
     return path
 
 
 def _find_denoiser(folder: Path, family: str | None) -> tuple[str, str, JsonDict]:
-    """The denoiser's name in the pipeline, its class and its config."""
+    """Return the denoiser's name in the pipeline, its class and its config."""
     if (folder / INDEX).exists():
         name, class_name, config = _denoiser_in_index(folder, read_json(folder / INDEX), family)
     elif (folder / "config.json").exists():
@@ -276,9 +281,9 @@ def _denoiser_in_index(
 
 
 def _denoiser_name(parts: Mapping[str, Component], family: str | None) -> str | None:
-    """The component that is the denoiser: of the forced family, or the first that diffc knows.
+    """Return the name of the denoiser: of the forced family, or the first that diffc knows.
 
-    A part of the pipeline, such as its VAE, is never taken in the denoiser's place.
+    Another part of the pipeline, such as its VAE, is never returned in the denoiser's place.
     """
     if family is not None:
         same = [name for name, part in parts.items() if _class_of(part) == family]
@@ -296,7 +301,7 @@ def _denoiser_name(parts: Mapping[str, Component], family: str | None) -> str | 
 
 
 def _class_of(part: Component) -> str:
-    """The class of today that an index's entry means; a repository's own class stays unknown."""
+    """Return today's class name of an index's entry; a repository's own class stays unknown."""
     if part.library != "diffusers":
         is_known = not is_own(part.class_name) and part.class_name in family_names()
         if is_known and family_of(part.class_name).library == part.library:
@@ -334,9 +339,9 @@ def _is_like_a_denoiser(name: str, part: Component) -> bool:
 
 
 def _scheduler_config(folder: Path) -> JsonDict:
-    """The scheduler's config as the pipeline opens it; {} without.
+    """Return the scheduler's config as the pipeline opens it; {} if there is none.
 
-    It lies in its own folder, or beside the denoiser's.
+    It lies in its own folder, or beside the denoiser's config.
     """
     index = folder / INDEX
     for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):

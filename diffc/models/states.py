@@ -1,6 +1,6 @@
-"""The tensors of a component's weights: their kinds and shapes alone, or their values.
+"""The tensors of a component's weights: their dtypes and shapes alone, or their values.
 
-Pickles are read with ``weights_only=True``, which makes tensors and nothing else of them.
+Pickles are read with ``weights_only=True``, which creates tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def read_entries(weights: WeightFiles) -> dict[str, TensorEntry]:
-    """name -> dtype and shape of every tensor, without its values."""
+    """Return name -> dtype and shape of every tensor, without its values."""
     entries: dict[str, TensorEntry] = {}
     for path in weights.paths:
         if weights.is_pickled:
@@ -47,7 +47,11 @@ def read_entries(weights: WeightFiles) -> dict[str, TensorEntry]:
 
 
 def read_state(weights: WeightFiles) -> dict[str, torch.Tensor]:
-    """name -> tensor, as the files hold them. Raises InputError when one cannot be read."""
+    """Return name -> tensor, as the files hold them.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
     from safetensors.torch import load_file
 
     state: dict[str, torch.Tensor] = {}
@@ -62,7 +66,7 @@ def read_state(weights: WeightFiles) -> dict[str, torch.Tensor]:
 
 
 def entries_of(state: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:
-    """name -> dtype and shape of tensors that are at hand."""
+    """Return name -> dtype and shape of tensors in memory."""
     return {
         name: TensorEntry(_NAMES.get(value.dtype, str(value.dtype)), tuple(value.shape))
         for name, value in state.items()

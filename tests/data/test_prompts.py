@@ -21,7 +21,7 @@ from diffc.chain.data import CLEAN
 from diffc.data.clean import CleanSet
 from diffc.data.latents import decode_latents, encode_images, pixel_shape, scale_factor
 from diffc.data.prompts import encode_prompts, read_prompts
-from diffc.data.synthetic import Conditioning, guided
+from diffc.data.synthetic import Conditioning, guided_call
 from diffc.errors import InputError, RequestError
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
@@ -102,12 +102,12 @@ def test_guidance_is_the_published_mixture(sd, monkeypatch) -> None:
     rows, null = found.rows["encoder_hidden_states"], found.null["encoder_hidden_states"]
     expected = at(null.expand(3, -1, -1)) * -2 + at(rows) * 3
     denoiser = denoiser_of(model, kind, source.scheduler)
-    mixed = guided(denoiser, Conditioning(found.rows, found.null, 3.0))(x, t)
+    mixed = guided_call(denoiser, Conditioning(found.rows, found.null, 3.0))(x, t)
     torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
     assert (expected - at(rows)).abs().max() > 0.01
     calls: list = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    guided(denoiser, Conditioning(found.rows, found.null, 1.0))(x, t)
+    guided_call(denoiser, Conditioning(found.rows, found.null, 1.0))(x, t)
     assert len(calls) == 1
 
 

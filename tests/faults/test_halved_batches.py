@@ -95,7 +95,7 @@ def test_sampled_data_do_not_depend_on_the_room(tmp_path, monkeypatch):
     model = save_ddpm(tmp_path / "m")
     compile_quickly(model, tmp_path / "whole", "plan")
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(synthetic, "guided", limited(synthetic.guided, 1))
+    monkeypatch.setattr(synthetic, "guided_call", limited(synthetic.guided_call, 1))
     compile_quickly(model, tmp_path / "halved", "plan")
     one, other = (
         load_file(tmp_path / name / ".diffc" / "clean.safetensors")["sample"]
@@ -105,7 +105,7 @@ def test_sampled_data_do_not_depend_on_the_room(tmp_path, monkeypatch):
 
 
 def test_no_room_for_one_sample_is_one_line_from_the_chain(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "guided", limited(synthetic.guided, 0))
+    monkeypatch.setattr(synthetic, "guided_call", limited(synthetic.guided_call, 0))
     with pytest.raises(OutOfMemory, match="while sampling the dense model, one at a time"):
         compile_quickly(save_ddpm(tmp_path / "m"), tmp_path / "o", "plan")
 

@@ -24,38 +24,45 @@ _REQUIRED = ("class_name", "component")
 
 
 def family_names() -> list[str]:
-    """The classes that diffc can compress: its own, denoisers first, then other packages'."""
+    """Return the classes that diffc can compress: its own first, then other packages'.
+
+    Among its own, denoisers come first.
+    """
     return list(dict.fromkeys([*_own_families(), *(point.name for point in entry_points(GROUP))]))
 
 
 def component_of(class_name: str) -> str:
-    """The folder of a pipeline that holds the class: ``unet``, ``transformer``, ``vae``."""
+    """Return the pipeline's folder that holds the class: ``unet``, ``transformer``, ``vae``."""
     return family(class_name).component
 
 
 def families() -> list[Family]:
-    """Every family that can be used; a broken one of another package is left out."""
+    """Return every usable family; a broken one of another package is left out."""
     candidates = map(_find_family, family_names())
     return [known for known in candidates if isinstance(known, _family_class())]
 
 
 def denoiser_folders() -> tuple[str, ...]:
-    """The folders of a pipeline that hold a denoiser, of diffc's own families."""
+    """Return the pipeline's folders that hold a denoiser, of diffc's own families."""
     denoisers = [known for known in _own_families().values() if known.is_denoiser]
     return tuple(dict.fromkeys(known.component for known in denoisers))
 
 
 def is_own(class_name: str) -> bool:
-    """Whether the family of ``class_name`` is a file of this folder."""
+    """Return True if the family of ``class_name`` is a file of this folder."""
     return class_name in _own_families()
 
 
 def family(class_name: str) -> Family:
-    """The family of a class.
+    """Return the family of a class.
+
+    Args:
+        class_name: The denoiser's class, as config.json's ``_class_name`` has it.
 
     Raises:
-        InputError: with the names that are known, when this one is not.
-        UnavailableError: when another package's family for it is broken, or two claim the class.
+        InputError: The class is unknown; the hint names the known ones.
+        UnavailableError: Another package's family for it is broken, or two families claim the
+            class.
     """
     known = _find_family(class_name)
     if isinstance(known, DiffcError):
@@ -64,19 +71,19 @@ def family(class_name: str) -> Family:
 
 
 def broken_families() -> dict[str, str]:
-    """Class name -> why its family, of another package, cannot be used."""
+    """Return class name -> why the family of another package cannot be used."""
     names = dict.fromkeys(point.name for point in entry_points(GROUP))
     return {name: str(why) for name in names if isinstance(why := _find_family(name), DiffcError)}
 
 
 def family_package(class_name: str) -> str | None:
-    """The distribution that another package's family comes from; None for diffc's own."""
+    """Return the distribution that another package's family comes from; None for diffc's own."""
     points = _points(class_name)
     return points[0].package if points and not is_own(class_name) else None
 
 
 def _find_family(class_name: str) -> Family | DiffcError:
-    """The family of a class, or why there is none."""
+    """Return the family of a class, or the error that says why there is none."""
     own = _own_families().get(class_name)
     points = _points(class_name)
     claims = [f"{type(own).__module__} of diffc"] if own else []

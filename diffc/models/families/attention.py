@@ -5,8 +5,8 @@ softmax, because the processors divide by the square root of the *present* head 
 names the query's tensors, which surgery multiplies by sqrt(d_new / d_old) to undo that. Sana's
 linear attention divides by its own sum and has no temperature.
 
-Everything with ``to_q``, ``to_k``, ``to_v`` and ``heads`` is an attention here: diffusers' own
-``Attention``, and the classes that Flux and Wan bring.
+Every module with ``to_q``, ``to_k``, ``to_v`` and ``heads`` counts as an attention here: diffusers'
+own ``Attention``, and the classes of Flux and Wan.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 
 
 def attentions(model: nn.Module) -> dict[str, nn.Module]:
-    """Every attention of ``model`` that can be cut and has an output layer of its own, by name.
+    """Return name -> module of every attention that can be cut and has an output layer of its own.
 
     Left out: attention without keys of its own, with fewer key heads than query heads, and the
     AddedKV processors (Kandinsky, IF), which reshape their heads to the width of their input.
@@ -47,7 +47,7 @@ def _can_be_cut(module: nn.Module) -> bool:
 
 
 def inner_projections(model: nn.Module) -> list[str]:
-    """The layers whose outputs are attention's inner width: to_q, to_k, to_v."""
+    """Return the layers whose outputs are attention's inner width: to_q, to_k, to_v."""
     return [
         f"{name}.{leaf}"
         for name, module in model.named_modules()
@@ -57,10 +57,12 @@ def inner_projections(model: nn.Module) -> list[str]:
 
 
 def attention_groups(model: nn.Module, *, head_dims: bool = False) -> list[Group]:
-    """One group for each attention: its heads, or the dimensions of its heads.
+    """Return one group for each attention: its heads, or the dimensions of its heads.
 
-    head_dims: cut dimensions in place of heads wherever that can be done. A single head cannot go,
-    so there dimensions are cut in any case.
+    Args:
+        model: A network with attentions.
+        head_dims: True cuts dimensions instead of heads wherever possible. A single head cannot be
+            removed, so its dimensions are cut in any case.
     """
     groups = []
     for name, attention in attentions(model).items():
@@ -73,16 +75,21 @@ def attention_groups(model: nn.Module, *, head_dims: bool = False) -> list[Group
 
 
 def _dimensions_are_free(attention: nn.Module) -> bool:
-    """Whether no normalisation ties a head's dimensions together."""
+    """True if no normalisation ties a head's dimensions together."""
     return all(getattr(attention, norm, None) is None for norm in _NORMS)
 
 
 def head_group(name: str, attention: nn.Module, readers: Sequence[str] | None = None) -> Group:
-    """The heads of one attention: a channel is a head.
+    """Return the group of one attention's heads; a channel is a head.
 
-    readers: the weights whose first columns read the heads; None: the attention's own output
-        layers. Exact to cut, unless queries and keys are normalised over all heads together; then
-        the normalisation's statistics are those of the heads that stay.
+    The cut is exact, unless queries and keys are normalised over all heads together: then the
+    normalisation's statistics are those of the remaining heads.
+
+    Args:
+        name: The attention's name in the model.
+        attention: The attention.
+        readers: The weights whose first columns read the heads; None: the attention's own output
+            layers.
     """
     heads = int(attention.heads)  # type: ignore[arg-type]
     width = _width(attention)
@@ -98,7 +105,7 @@ def head_group(name: str, attention: nn.Module, readers: Sequence[str] | None = 
 
 
 def head_dim_group(name: str, attention: nn.Module) -> Group:
-    """The dimensions of an attention's heads; equally many are kept in each head."""
+    """Return the group of the dimensions of an attention's heads; each head keeps equally many."""
     width = _width(attention)
     index = np.arange(width, dtype=np.int64)[:, None]
     queries = [f"{name}.{layer}" for layer in _QUERIES if _has(attention, layer)]
@@ -114,7 +121,7 @@ def head_dim_group(name: str, attention: nn.Module) -> Group:
 
 
 def is_linear_attention(attention: nn.Module) -> bool:
-    """Whether it is Sana's relu(q) relu(k)^T v, divided by its own sum."""
+    """True for Sana's relu(q) relu(k)^T v, which is divided by its own sum."""
     return "SanaLinear" in type(getattr(attention, "processor", None)).__name__
 
 
@@ -148,7 +155,7 @@ def _width(attention: nn.Module) -> int:
 
 
 def _has(attention: nn.Module, layer: str) -> bool:
-    """Whether the attention has the layer: diffusers leaves it out, or sets it to None."""
+    """True if the attention has the layer: diffusers leaves it out, or sets it to None."""
     first, _, rest = layer.partition(".")
     module = getattr(attention, first, None)
     return module is not None and (not rest or isinstance(module, nn.ModuleList))
@@ -160,6 +167,6 @@ def _leaves(attention: nn.Module, layer: str) -> list[str]:
 
 
 def _spans_heads(attention: nn.Module, layer: str, leaf: str) -> bool:
-    """Whether a normalisation of queries or keys goes over all heads together."""
+    """True if a normalisation of queries or keys goes over all heads together."""
     value = getattr(attention.get_submodule(layer), leaf)
     return bool(value.shape[0] == _width(attention))

@@ -1,6 +1,6 @@
 """AutoencoderKL's decoder: latents to images. The encoder is left whole.
 
-No denoiser: it has no timestep, and its output has another shape than its input.
+It is not a denoiser: it has no timestep, and its output has another shape than its input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AutoencoderKLDecoder(Family):
-    """See ``base.Family``."""
+    """The family of the VAE's decoder; see ``base.Family``."""
 
     class_name = "AutoencoderKL"
     component = "vae"
@@ -32,7 +32,7 @@ class AutoencoderKLDecoder(Family):
         resolution: Size | None = None,
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
-        """sample, the latent (C, h, w); resolution is the latent's."""
+        """Return sample, the latent (C, h, w); ``resolution`` is the latent's."""
         config = self.full_config(config)
         height, width = self.sample_size(config, resolution)
         if resolution is None:  # the config's is of the image
@@ -40,14 +40,14 @@ class AutoencoderKLDecoder(Family):
         return [TensorSpec("sample", (config["latent_channels"], height, width), kind="sample")]
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The decoded image, (B, 3, H, W) with H = 8 h for four levels."""
+        """Return the decoded image, (B, 3, H, W) with H = 8 h for four levels."""
         output: Tensor = model.decode(inputs["sample"], return_dict=False)[0]  # type: ignore[operator]
         return output
 
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
-        """The decoder's convolutions by tracing, its attention by hand."""
+        """Trace the decoder's convolutions; list its attention directly."""
         from diffc.models.families.attention import attention_groups, inner_projections
         from diffc.models.families.graph import trace_groups
 
@@ -62,16 +62,16 @@ class AutoencoderKLDecoder(Family):
         return trace_groups(model, inputs, self.call, fixed=fixed) + attention
 
     def shared_multiple(self, config: JsonObject) -> int | None:
-        """Any side: the decoder only doubles."""
+        """Return 1: the decoder only doubles sizes, so it takes any."""
         return 1
 
     def multiple(self, config: JsonObject) -> int:
-        """Any side."""
+        """Return 1: the decoder takes any size."""
         return 1
 
 
 def _factor(config: JsonObject) -> int:
-    """Image pixels for each latent pixel, along one side."""
+    """Return the number of image pixels for each latent pixel, along one edge."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 

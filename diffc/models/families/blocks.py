@@ -1,8 +1,8 @@
 """Groups of transformers, block by block.
 
 A transformer's residual stream runs through every block, its modulation tables and its position
-embedding, and is left whole. What lies inside a block is cut: the width of each feed-forward and
-the heads of each attention.
+embedding, and is left whole. The inside of each block is cut: the width of the feed-forward and
+the heads of the attention.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from diffc.models.groups import Group
 
 
 def block_groups(model: nn.Module, *, head_dims: bool = False) -> list[Group]:
-    """The feed-forwards' and attentions' groups of ``model``, in its modules' order."""
+    """Return the groups of ``model``'s feed-forwards and attentions, in its modules' order."""
     groups = [*attention_groups(model, head_dims=head_dims), *feed_forward_groups(model)]
     return in_order(model, groups)
 
 
 def in_order(model: nn.Module, groups: Iterable[Group]) -> list[Group]:
-    """``groups`` in the order in which their first layer comes in ``model``."""
+    """Return ``groups`` in the order in which their first layers come in ``model``."""
     order = {name: place for place, (name, _) in enumerate(model.named_modules())}
     return sorted(groups, key=lambda group: order[group.slices[0].module])

@@ -11,10 +11,11 @@ from diffc_runtime.json_types import JsonObject
 
 
 class DiT(Family):
-    """See ``base.Family``.
+    """The family of class-conditional diffusion transformers; see ``base.Family``.
 
-    The class unfolds its tokens to a square. Where sigma is learned (the published models) its
-    output is (B, 2C, H, W).
+    The class unfolds its tokens to a square. If sigma is learned (the published models) its output
+    is
+    (B, 2C, H, W).
     """
 
     class_name = "DiTTransformer2DModel"
@@ -29,17 +30,17 @@ class DiT(Family):
         resolution: Size | None = None,
         tokens: int | None = None,  # it has no text
     ) -> list[TensorSpec]:
-        """sample (C, H, W) with H = W, timestep (), class_labels ()."""
+        """Return sample (C, H, W) with H = W, timestep () and class_labels ()."""
         config = self.full_config(config)
         labels = replace(LABELS, example=range(self.class_count(config) or 1))
         return [*self.image_specs(config, resolution), labels]
 
     def class_count(self, config: JsonObject) -> int | None:
-        """Without the null class."""
+        """Return the number of classes, without the null class."""
         return int(config.get("num_embeds_ada_norm") or 0) or None
 
     def null_conditions(self, config: JsonObject) -> dict[str, int]:
-        """The label for "no class": the one after the last class."""
+        """Return the label for "no class": the one after the last class."""
         return {LABELS.name: int(config["num_embeds_ada_norm"])}
 
 

@@ -1,8 +1,8 @@
 """Example inputs: values of the right kind and range for a family's specs.
 
-For tracing, export and parity where no data is at hand. Samples and embeddings are standard normal;
-timesteps are whole numbers below 1000; what has a meaning of its own (labels, masks, position ids,
-sizes) gets the example that its spec has.
+They serve tracing, export and parity where there are no data. Samples and embeddings are standard
+normal; timesteps are whole numbers below 1000; inputs with a meaning of their own (labels, masks,
+position ids, sizes) get the example in their spec.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ def example_inputs(
     batch: int = 1,
     generator: torch.Generator | None = None,
 ) -> Inputs:
-    """One value for each spec, (batch, *shape), on the CPU. config: the denoiser's."""
+    """Return one value for each spec, (batch, *shape), on the CPU.
+
+    Args:
+        specs: The inputs.
+        config: The denoiser's config.
+        batch: The number of rows.
+        generator: The source of random values; None: torch's default generator.
+    """
     return {spec.name: _value(spec, config, batch, generator) for spec in specs}
 
 
 def meta_inputs(specs: Sequence[TensorSpec], batch: int = 1) -> Inputs:
-    """The same shapes and dtypes on the meta device, for tracing and counting."""
+    """Return inputs of the same shapes and dtypes on the meta device, for tracing and counting."""
     return {
         spec.name: torch.empty(batch, *spec.shape, dtype=dtype_of(spec), device="meta")
         for spec in specs
@@ -35,7 +42,7 @@ def meta_inputs(specs: Sequence[TensorSpec], batch: int = 1) -> Inputs:
 
 
 def dtype_of(spec: TensorSpec) -> torch.dtype:
-    """The torch dtype of a spec."""
+    """Return the torch dtype of a spec."""
     dtype = getattr(torch, spec.dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype

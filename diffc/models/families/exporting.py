@@ -1,12 +1,12 @@
-"""Two things that ONNX exporters get wrong, said another way while a model is exported.
+"""Workarounds for two bugs of the ONNX exporters, active while a model is exported.
 
 - ``x.squeeze(d)`` where dimension d is not 1 does nothing in torch. ONNX's Squeeze demands a 1, and
   torch's exporter (2.13, torchlib ``aten_squeeze_dim``) writes one all the same: an invalid graph.
 - ``x + 1e-15`` is dropped: onnxscript's rewriter matches every constant below 1e-8 as 0 (0.7,
-  ``rules.common._no_op.add_0``). Where the sum guards a division, 0 / 0 gives NaN.
+  ``rules.common._no_op.add_0``). If the sum guards a division, 0 / 0 gives NaN.
 
-Both change no value: the squeeze was none, and for x >= 0 max(x, 1e-15) differs from x + 1e-15 by
-at most 1e-15.
+Neither workaround changes a value: such a squeeze does nothing, and for x >= 0 max(x, 1e-15)
+differs from x + 1e-15 by at most 1e-15.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _READ_AS_ZERO = 1e-8
 
 
 def exporter_workarounds() -> AbstractContextManager[Any]:
-    """The context to run a forward pass in: it does something only during an export."""
+    """Return a context for a forward pass; it has an effect only during an export."""
     return ExporterWorkarounds() if torch.compiler.is_compiling() else nullcontext()
 
 
 class ExporterWorkarounds(TorchFunctionMode):
+    """Replaces the two operations by equal ones that exporters translate correctly."""
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name == "squeeze" and len(args) == 2 and _squeezes_nothing(*args):

@@ -1,7 +1,7 @@
 """Groups inside feed-forward layers: the width between the two projections.
 
-Where the first projection makes a value and a gate (GEGLU, SwiGLU, Sana's GLUMBConv), channel j is
-rows j and C + j of it, so that the pair goes together.
+If the first projection computes a value and a gate (GEGLU, SwiGLU, Sana's GLUMBConv), channel j is
+rows j and C + j of it, so both rows are cut together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffc.models.sizes import get_tensor
 
 
 def feed_forward_groups(model: nn.Module) -> list[Group]:
-    """One group for each FeedForward and each GLUMBConv of ``model``."""
+    """Return one group for each FeedForward and each GLUMBConv of ``model``."""
     groups = []
     for name, module in model.named_modules():
         if isinstance(module, FeedForward):
@@ -35,19 +35,23 @@ def feed_forward_groups(model: nn.Module) -> list[Group]:
 
 
 def first_projections(model: nn.Module) -> list[str]:
-    """The layers whose outputs are a feed-forward's width."""
+    """Return the layers whose outputs are a feed-forward's width."""
     return [group.name for group in feed_forward_groups(model)]
 
 
 def width_group(
     model: nn.Module, first: str, second: str, *, between: str | None = None, offset: int = 0
 ) -> Group:
-    """The channels between two projections.
+    """Return the group of the channels between two projections.
 
-    first, second: the layer that makes the channels and the one that reads them.
-    between: a depthwise convolution that lies between them.
-    offset: the column of ``second`` where the channels begin (Flux's single blocks read heads
-        first); they reach to the last column.
+    Args:
+        model: The network.
+        first: The layer that computes the channels.
+        second: The layer that reads them.
+        between: A depthwise convolution between the two; None if there is none.
+        offset: The column of ``second`` at which the channels begin (Flux's single blocks read
+            heads
+            first); the channels reach to the last column.
     """
     size = get_tensor(model, f"{second}.weight").shape[1] - offset
     index = _channel_rows(get_tensor(model, f"{first}.weight").shape[0], size)
@@ -68,6 +72,6 @@ def width_group(
 
 
 def _channel_rows(made: int, size: int) -> NDArray[np.int64]:
-    """int64 (size, made / size): the rows of each channel, one or a value and its gate."""
+    """Return int64 (size, rows / size): the rows of each channel, one or a value and its gate."""
     rows: NDArray[np.int64] = np.arange(made, dtype=np.int64).reshape(-1, size).T.copy()
     return rows

@@ -1,6 +1,6 @@
 """FluxTransformer2DModel: FLUX.1, double-stream blocks and then single-stream blocks.
 
-Its input is a sequence: the latent in patches of 2 x 2, (B, H W / 4, 64). Whole heads only are cut:
+Its input is a sequence: the latent in patches of 2 x 2, (B, H W / 4, 64). Only whole heads are cut:
 rotary position embedding and the normalisation of queries and keys tie a head's dimensions.
 """
 
@@ -27,9 +27,9 @@ _UNBATCHED = ("img_ids", "txt_ids")
 
 
 class Flux(Family):
-    """See ``base.Family``.
+    """The family of FLUX.1; see ``base.Family``.
 
-    Squares only: of a row of tokens nothing says another shape.
+    It takes squares only: a row of tokens does not tell its height and width.
     """
 
     class_name = "FluxTransformer2DModel"
@@ -43,10 +43,16 @@ class Flux(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
-        (P,), img_ids (S, 3), txt_ids (512, 3), guidance () where it is distilled into the model.
+        """Return the inputs of FLUX.1.
 
-        resolution: the side of the latent, 128 when not given; S = (resolution / 2)^2.
+        sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
+        (P,),
+        img_ids (S, 3), txt_ids (512, 3), and guidance () if guidance is distilled into the model.
+
+        Args:
+            config: The content of config.json.
+            resolution: The latent's height and width; None: 128. S = (resolution / 2)^2.
+            tokens: The length of the text condition; None: T5's 512.
         """
         config = self.full_config(config)
         height, width = as_pair(resolution or _LATENT)
@@ -65,7 +71,9 @@ class Flux(Family):
         return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The predicted velocity, (B, S, C). Position ids are those of the batch's first row."""
+        """Return the predicted velocity, (B, S, C). The batch's first row gives the position
+        ids.
+        """
         rest = {name: value for name, value in inputs.items() if name != "sample"}
         rest |= {name: inputs[name][0] for name in _UNBATCHED}
         rest["timestep"] = rest["timestep"] / 1000  # schedulers count to 1000, this class to 1
@@ -75,7 +83,7 @@ class Flux(Family):
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
-        """Feed-forward widths and whole heads, whatever ``head_dims``."""
+        """Return feed-forward widths and whole heads, whatever ``head_dims``."""
         from diffc.models.families.blocks import block_groups, in_order
 
         blocks = model.get_submodule("single_transformer_blocks")
@@ -87,7 +95,7 @@ class Flux(Family):
         return in_order(model, [*block_groups(model), *single])
 
     def multiple(self, config: JsonObject) -> int:
-        """The pipeline's patch."""
+        """Return the pipeline's patch."""
         return _PATCH
 
     def latent_shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
@@ -102,7 +110,7 @@ class Flux(Family):
         return tiles.reshape(n, h // 2 * (w // 2), 4 * c)
 
     def unpack(self, samples: Tensor) -> Tensor:
-        """The way back, for a square."""
+        """(N, H/2 W/2, 4 C) -> (N, C, H, W), of a square."""
         n, count, c = samples.shape
         side = round(count**0.5)
         tiles = samples.reshape(n, side, side, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
@@ -110,14 +118,17 @@ class Flux(Family):
 
 
 def _grid(tokens: int, axes: int) -> list[list[int]]:
-    """(0, row, column) of each token, on the squarest grid of ``tokens``."""
+    """Return (0, row, column) of each token, on the squarest grid of ``tokens``."""
     height = next(h for h in range(math.isqrt(tokens), 0, -1) if tokens % h == 0)
     zeros = [0] * (axes - 2)
     return [[*zeros, *divmod(place, tokens // height)] for place in range(tokens)]
 
 
 def _single_groups(model: nn.Module, block: str) -> list[Group]:
-    """The heads and the MLP of a single-stream block; its proj_out reads heads, then the MLP."""
+    """Return the heads and the MLP of a single-stream block.
+
+    Its proj_out reads heads first, then the MLP.
+    """
     from diffc.models.families.attention import head_group
     from diffc.models.families.feed_forward import width_group
 

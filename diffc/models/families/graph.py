@@ -1,9 +1,9 @@
 """Groups of a convolutional network, from torch-pruning's dependency graph.
 
 torch-pruning traces the network once through autograd (the meta device will do) and knows which
-layers an output channel reaches, through additions, concatenations, splits and reshapes. Only that
-is taken from it: its groups are turned into explicit positions (``Group``), and its pruner, whose
-selection is averaged over normalisation groups, is not used.
+layers an output channel reaches, through additions, concatenations, splits and reshapes. diffc uses
+only that: it turns the graph's groups into explicit positions (``Group``). It does not use
+torch-pruning's pruner, whose selection is averaged over normalisation groups.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ def trace_groups(
     *,
     fixed: Collection[str] = (),
 ) -> list[Group]:
-    """Every group of output channels of ``model``'s convolutions and linear layers.
+    """Return every group of output channels of ``model``'s convolutions and linear layers.
 
-    inputs: one example batch, on the model's device (``meta`` included).
-    fixed: names of layers whose output channels may not change (the output, attention's inner
-        projections that a family handles itself).
+    Args:
+        model: The network.
+        inputs: One example batch, on the model's device (``meta`` included).
+        call: Calls the model with the inputs.
+        fixed: The names of layers whose output channels may not change (the output, and attention's
+            inner projections, which a family handles itself).
 
-    Raises InputError where a layer passes channels on in a way that cannot be followed.
+    Raises:
+        InputError: A layer passes channels on in a way that cannot be followed.
     """
     graph = _graph(model, inputs, call)
     names = {module: name for name, module in model.named_modules()}
@@ -78,9 +82,10 @@ def _graph(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Any:
 
 
 def _roots(graph: Any, names: Mapping[nn.Module, str]) -> list[nn.Module]:
-    """Layers to start groups from, narrow ones first.
+    """Return the layers from which groups start, narrow ones first.
 
-    A time embedding's projection to a scale and a shift is twice as wide as what it scales: a
+    A time embedding's projection to a scale and a shift is twice as wide as the layer that it
+    scales: a
     channel of the group is one of the narrower layer, and two rows of the projection.
     """
     layers = [
@@ -110,7 +115,7 @@ def _group(graph: Any, root: nn.Module, reached: Any, names: Mapping[nn.Module, 
 
 
 def _positions(positions: list[int], roots: list[int], size: int, where: str) -> NDArray[np.int64]:
-    """int64 (size, k) from parallel lists of positions and the channel each belongs to."""
+    """Return int64 (size, k), from parallel lists of positions and of their channels."""
     order = np.lexsort((positions, roots))
     counts = np.bincount(np.asarray(roots), minlength=size)
     if len(counts) != size or counts.min() != counts.max():

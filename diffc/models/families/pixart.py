@@ -17,12 +17,14 @@ _SIZES = (
     TensorSpec("resolution", (2,), example=(1024.0, 1024.0)),
     TensorSpec("aspect_ratio", (1,), example=(1.0,)),
 )
-"""What alpha at 1024 pixels takes beside the text: of the image, in pixels."""
+"""The sizes that alpha at 1024 pixels takes beside the text: the image's, in pixels."""
 
 
 class PixArt(Family):
-    """See ``base.Family``. Where sigma is learned (the published models) its output is
-    (B, 2C, H, W)."""
+    """The family of PixArt-alpha and PixArt-Sigma; see ``base.Family``.
+
+    If sigma is learned (the published models) its output is (B, 2C, H, W).
+    """
 
     class_name = "PixArtTransformer2DModel"
     component = "transformer"
@@ -33,9 +35,11 @@ class PixArt(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,).
+        """Return the inputs of PixArt.
 
-        L: T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
+        sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,); L
+        counts
+        T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
         aspect_ratio (1,).
         """
         config = self.full_config(config)
@@ -50,8 +54,10 @@ class PixArt(Family):
         return [*specs, *_SIZES] if _takes_sizes(config) else specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(B, 2C, H, W): the predicted noise, then the variance, where sigma is learned (the
-        published models); else (B, C, H, W)."""
+        """Return the predicted noise, (B, C, H, W).
+
+        If sigma is learned (the published models), the variance follows: (B, 2C, H, W).
+        """
         from diffc.models.families.exporting import exporter_workarounds
 
         names = [spec.name for spec in _SIZES]
@@ -65,7 +71,7 @@ class PixArt(Family):
 
 
 def _takes_sizes(config: JsonObject) -> bool:
-    """Whether the image's size is a condition; diffusers decides by sample_size when unset."""
+    """True if the image's size is a condition; diffusers decides by sample_size if it is unset."""
     setting = config.get("use_additional_conditions")
     return bool(config["sample_size"] == 128 if setting is None else setting)
 

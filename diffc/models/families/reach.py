@@ -1,4 +1,4 @@
-"""What one call reaches: which modules run, and which inputs the output depends on.
+"""Traces one call: which modules run, and which inputs the output depends on.
 
 A class may hold modules that its call uses only on request: GLIGEN's ``fuser`` blocks, a position
 network. They have no share in importance, costs or training, so they must stay whole. Both
@@ -27,8 +27,10 @@ Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 class CallTrace:
     """One call on the meta device.
 
-    output: what the call returned, without values. modules: the names of those that ran.
-    inputs: the names of those that the output depends on.
+    Attributes:
+        output: The call's result, without values.
+        modules: The names of the modules that ran.
+        inputs: The names of the inputs that the output depends on.
     """
 
     output: Tensor
@@ -37,7 +39,7 @@ class CallTrace:
 
 
 def trace_call(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> CallTrace:
-    """Call ``model`` with inputs of the shapes of ``inputs`` on the meta device."""
+    """Call ``model`` on the meta device with inputs of the shapes of ``inputs``."""
     tensors = {name: torch.empty_like(value, device="meta") for name, value in inputs.items()}
     wrapped = _CallModule(model, call)
     values = [*wrapped.named_parameters(), *wrapped.named_buffers()]
@@ -51,15 +53,17 @@ def trace_call(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Ca
 def reached_groups(
     groups: Iterable[Group], model: nn.Module, inputs: Mapping[str, Tensor], call: Call
 ) -> list[Group]:
-    """The groups whose layers a call runs."""
+    """Return the groups whose layers a call runs."""
     modules = trace_call(model, inputs, call).modules
     return [group for group in groups if group.slices[0].module in modules]
 
 
 def idle_modules(model: nn.Module, modules: frozenset[str]) -> list[str]:
-    """The outermost modules with weights that did not run, where nothing inside ran either.
+    """Return the outermost modules with weights in which nothing ran.
 
-    modules: the names of those that ran.
+    Args:
+        model: The network.
+        modules: The names of the modules that ran.
     """
     alive = {"", *modules}
     for name in modules:
@@ -75,7 +79,7 @@ def idle_modules(model: nn.Module, modules: frozenset[str]) -> list[str]:
 
 
 class _CallModule(nn.Module):
-    """A family's call as a module's, so that its weights can be exchanged for the call."""
+    """A family's call as a module's forward pass, so that a call can replace its weights."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
         super().__init__()
@@ -87,7 +91,7 @@ class _CallModule(nn.Module):
 
 @contextmanager
 def _record_modules(model: nn.Module) -> Iterator[set[str]]:
-    """The names of the modules that run inside the block."""
+    """Collect the names of the modules that run inside the block."""
     names: set[str] = set()
     hooks = [
         module.register_forward_pre_hook(lambda _module, _inputs, name=name: names.add(name))
@@ -110,7 +114,7 @@ class _InputTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._names[value] = frozenset([name])
 
     def of(self, *values: Any) -> frozenset[str]:
-        """The inputs behind the tensors among ``values``."""
+        """Return the names of the inputs that the tensors in ``values`` were computed from."""
         tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
         return frozenset().union(*(self._names.get(value, frozenset()) for value in tensors))
 
@@ -128,6 +132,6 @@ class _InputTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _takes_shape_alone(func: Any) -> bool:
-    """Whether an operator reads its tensors' shapes and none of their values."""
+    """True if an operator reads its tensors' shapes and none of their values."""
     name = str(func.overloadpacket.__name__)
     return name.endswith("_like") or name.startswith("new_")

@@ -17,8 +17,10 @@ _TOKENS = 300  # Gemma's
 
 
 class Sana(Family):
-    """See ``base.Family``. What is cut: GLUMBConv widths, with their depthwise convolution, and
-    both attentions."""
+    """The family of Sana; see ``base.Family``.
+
+    GLUMBConv widths, with their depthwise convolution, and both attentions can be cut.
+    """
 
     class_name = "SanaTransformer2DModel"
     component = "transformer"
@@ -28,8 +30,12 @@ class Sana(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
-        (300,), and guidance () where it is distilled into the model (Sprint)."""
+        """Return the inputs of Sana.
+
+        sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
+        (300,), and
+        guidance () if guidance is distilled into the model (Sprint).
+        """
         config = self.full_config(config)
         length = tokens or _TOKENS
         specs = [
@@ -42,14 +48,14 @@ class Sana(Family):
         return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The predicted velocity, (B, C, H, W)."""
+        """Return the predicted velocity, (B, C, H, W)."""
         from diffc.models.families.exporting import exporter_workarounds
 
         with exporter_workarounds():  # linear attention divides by a sum + 1e-15
             return super().call(model, inputs)
 
     def multiple(self, config: JsonObject) -> int:
-        """Its patch, of 1 where the config leaves it out."""
+        """Return the patch, which is 1 if the config leaves it out."""
         return super().multiple({"patch_size": config.get("patch_size") or 1})
 
 

@@ -12,7 +12,10 @@ _TOKENS = _CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
 
 
 class SD3(Family):
-    """See ``base.Family``. Text and image share the heads of each attention."""
+    """The family of Stable Diffusion 3; see ``base.Family``.
+
+    Text and image share the heads of each attention.
+    """
 
     class_name = "SD3Transformer2DModel"
     component = "transformer"
@@ -22,8 +25,11 @@ class SD3(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D),
-        pooled_projections (P,)."""
+        """Return the inputs of Stable Diffusion 3.
+
+        sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (333, D), pooled_projections
+        (P,).
+        """
         config = self.full_config(config)
         return [
             *self.image_specs(config, resolution),
@@ -32,7 +38,7 @@ class SD3(Family):
         ]
 
     def encoded_tokens(self, tokens: int) -> int:
-        """T5's: the pipeline puts CLIP's before them."""
+        """Return the length of T5's part: the pipeline puts CLIP's tokens before it."""
         return tokens - _CLIP_TOKENS
 
 

@@ -1,4 +1,4 @@
-"""UNet2DModel: the unconditional (or class-conditional) U-Net of DDPM, DDIM, LDM and friends."""
+"""UNet2DModel: the unconditional (or class-conditional) U-Net of DDPM, DDIM and LDM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffc.models.groups import Group
 
 _SIZE = 32
-"""The side where a config has none."""
+"""The height and width if a config has none."""
 
 _REFUSED_TIMES = {
     "learned": "its table takes whole timesteps alone, and diffc's graphs take any",
@@ -27,7 +27,7 @@ _REFUSED_TIMES = {
 
 
 class UNet2D(Family):
-    """See ``base.Family``."""
+    """The family of unconditional and class-conditional U-Nets; see ``base.Family``."""
 
     class_name = "UNet2DModel"
     component = "unet"
@@ -35,8 +35,11 @@ class UNet2D(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (C, H, W), timestep (), and class_labels where the model has classes: () or, where
-        it adds them to the time embedding as they are, (its width,)."""
+        """Return sample (C, H, W), timestep (), and class_labels if the model has classes.
+
+        class_labels is (), or (width of the time embedding,) if the model adds the labels to it
+        unchanged.
+        """
         config = self.full_config(config)
         specs = self.image_specs(config, resolution, _SIZE)
         _check_time_embedding(config)
@@ -45,7 +48,7 @@ class UNet2D(Family):
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
-        """Convolution channels and the time embedding by tracing, attention by hand."""
+        """Trace convolution channels and the time embedding; list attention directly."""
         from torch import nn
 
         from diffc.models.families.attention import attention_groups, inner_projections
@@ -58,11 +61,11 @@ class UNet2D(Family):
         return groups + attention_groups(model, head_dims=head_dims)
 
     def shared_multiple(self, config: JsonObject) -> int | None:
-        """What its levels can halve."""
+        """Return the number whose multiples its levels can halve."""
         return halving_multiple(config)
 
     def multiple(self, config: JsonObject) -> int:
-        """The same for one size."""
+        """Return the number whose multiples its levels can halve."""
         return halving_multiple(config)
 
     def _class_specs(self, config: JsonObject) -> list[TensorSpec]:

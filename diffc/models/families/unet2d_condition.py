@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from diffc.models.groups import Group
 
 _SIZE = 64
-"""The side where a config has none."""
+"""The height and width if a config has none."""
 _CLIP_TOKENS = 77
-"""The length of CLIP's texts. What a pipeline gives instead is in ``models/inputs.py``."""
+"""The length of CLIP's texts. ``models/inputs.py`` has the lengths of other pipelines."""
 
 _ADDED = ("text_embeds", "time_ids")
 _TIME_IDS = {6: (1024.0, 1024, 0, 0, 1024, 1024), 5: (1024.0, 1024, 0, 0, 6)}
-"""Example of SDXL's original size, crop corner and target size; the refiner's last is its aesthetic
-score."""
+"""SDXL's sizes for example: the original size, the corner of the crop and the target size. The
+refiner's last number is an aesthetic score.
+"""
 
 # Their attention reshapes heads to its input's width, or normalises by the time embedding, whose
 # channels would have to be cut with it: DeepFloyd IF, Kandinsky 2, the k-diffusion upscalers.
@@ -33,7 +34,7 @@ _UNSUPPORTED = ("SimpleCrossAttn", "KDown", "KCrossAttn", "KUp")
 
 
 class UNet2DCondition(Family):
-    """See ``base.Family``."""
+    """The family of U-Nets with cross-attention; see ``base.Family``."""
 
     class_name = "UNet2DConditionModel"
     component = "unet"
@@ -43,7 +44,8 @@ class UNet2DCondition(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (C, H, W), timestep (), encoder_hidden_states (L, D), and what the config adds.
+        """Return sample (C, H, W), timestep (), encoder_hidden_states (L, D), and what the config
+        adds.
 
         SDXL adds text_embeds (1280,) and time_ids (6,); latent consistency models timestep_cond
         (256,); class-conditional ones class_labels. Without cross-attention to a text (AudioLDM)
@@ -58,7 +60,7 @@ class UNet2DCondition(Family):
         ]
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The predicted noise (or v, or x_0), (B, C, H, W)."""
+        """Return the predicted noise (or v, or x_0), (B, C, H, W)."""
         direct: dict[str, Tensor | None] = {"encoder_hidden_states": None}
         direct |= {name: value for name, value in inputs.items() if name not in _ADDED}
         added = {name: inputs[name] for name in _ADDED if name in inputs}
@@ -68,10 +70,12 @@ class UNet2DCondition(Family):
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
-        """Convolution channels, the transformers' inner widths and the time embedding by tracing;
-        feed-forward widths and attention by hand.
+        """Trace the convolutions; list feed-forward widths and attention directly.
 
-        Raises InputError for blocks that cannot be cut.
+        Tracing also covers the transformers' inner widths and the time embedding.
+
+        Raises:
+            InputError: The model has blocks that cannot be cut.
         """
         from torch import nn
 
@@ -90,11 +94,11 @@ class UNet2DCondition(Family):
         return groups + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
 
     def shared_multiple(self, config: JsonObject) -> int | None:
-        """What its levels can halve."""
+        """Return the number whose multiples its levels can halve."""
         return halving_multiple(config)
 
     def multiple(self, config: JsonObject) -> int:
-        """Any: its own forward pass evens out what its levels cannot halve."""
+        """Return 1: its forward pass adapts to sizes that its levels cannot halve."""
         return 1
 
     def _class_specs(self, config: JsonObject) -> list[TensorSpec]:
@@ -137,7 +141,7 @@ def _text_specs(config: JsonObject, tokens: int) -> list[TensorSpec]:
 
 
 def _context_width(config: JsonObject) -> int | None:
-    """The width of encoder_hidden_states; None where no block attends to a text."""
+    """Return the width of encoder_hidden_states; None if no block attends to a text."""
     kind = config.get("encoder_hid_dim_type")
     if kind not in (None, "text_proj"):
         raise InputError(
@@ -153,7 +157,7 @@ def _context_width(config: JsonObject) -> int | None:
 
 
 def _cross_attention_width(config: JsonObject) -> int | None:
-    """The width that every level attends to; None where each attends to its own (AudioLDM)."""
+    """Return the width that every level attends to; None if each has its own (AudioLDM)."""
     width = config["cross_attention_dim"]
     if isinstance(width, list | tuple):
         if list(width) == list(config["block_out_channels"]):
@@ -171,7 +175,7 @@ def _cross_attention_width(config: JsonObject) -> int | None:
 
 
 def _time_width(config: JsonObject) -> int:
-    """The width of the time embedding, as the class works it out."""
+    """Return the width of the time embedding, as the class computes it."""
     factor = 2 if config.get("time_embedding_type") == "fourier" else 4
     return int(config.get("time_embedding_dim") or factor * config["block_out_channels"][0])
 

@@ -25,7 +25,7 @@ _VIDEO = (21, 60, 104)  # latent frames, height and width of 81 frames of 480 x 
 
 
 class Wan(Family):
-    """See ``base.Family``."""
+    """The family of Wan 2.1 and 2.2; see ``base.Family``."""
 
     class_name = "WanTransformer3DModel"
     component = "transformer"
@@ -35,11 +35,15 @@ class Wan(Family):
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None
     ) -> list[TensorSpec]:
-        """sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and
-        encoder_hidden_states_image (257, I) for image-to-video; (514, I) for a first and a last
-        picture.
+        """Return the inputs of Wan.
 
-        resolution: the side of a square latent of 21 frames; None: 60 x 104.
+        sample (C, F, H, W), timestep (), encoder_hidden_states (512, D), and for image-to-video
+        encoder_hidden_states_image (257, I), or (514, I) for a first and a last picture.
+
+        Args:
+            config: The content of config.json.
+            resolution: The height and width of a latent of 21 frames; None: 60 x 104.
+            tokens: The length of the text condition; None: T5's 512.
         """
         config = self.full_config(config)
         frames, height, width = _VIDEO
@@ -58,7 +62,7 @@ class Wan(Family):
         return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The predicted velocity, (B, C, F, H, W)."""
+        """Return the predicted velocity, (B, C, F, H, W)."""
         whole = dict(inputs)
         if self._takes_two_pictures(model):  # the class folds them into one row again
             pictures = inputs["encoder_hidden_states_image"]
@@ -70,7 +74,7 @@ class Wan(Family):
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
-        """Feed-forward widths and whole heads, whatever ``head_dims``."""
+        """Return feed-forward widths and whole heads, whatever ``head_dims``."""
         from diffc.models.families.blocks import block_groups
 
         return block_groups(model)
