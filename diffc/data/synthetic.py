@@ -98,7 +98,9 @@ def synthesize(
     )
 
 
-def guided_call(denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = None) -> ModelCall:
+def guided_call(
+    denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = None
+) -> ModelCall:
     """The model at given conditions as a function of (x, t), guided away from the null conditions.
 
     Ho & Salimans 2022: null + scale (conditioned - null); scale 1, or no null, is the model itself.

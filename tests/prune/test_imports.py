@@ -12,7 +12,7 @@ import diffc.prune
 PRUNE = Path(diffc.prune.__file__).parent
 GROUND = (
     "diffc.errors",
-    "diffc.sides",
+    "diffc.input_size",
     "diffc.recipe",
     "diffc.data.inputs",  # how long the data's texts are
     "diffc_export.specs",
