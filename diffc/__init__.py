@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from diffc.recipe import Recipe
     from diffc.report.model import Report
 
-# CUDA numbers GPUs the fastest first, nvidia-smi by their place on the bus: without this the first
-# GPU of an engine's fingerprint need not be the one that it runs on. CUDA reads it when it starts.
+# CUDA numbers the fastest GPU first, nvidia-smi numbers GPUs by their place on the bus. Without
+# this setting, an engine could run on another GPU than the first one of its fingerprint.
+# CUDA reads it when it starts.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 # the one target that runs the torch model itself, and so has to know how diffc loads it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from diffc.chain.run import Request, run
 from diffc.models.source import find_source
@@ -16,6 +16,18 @@ from diffc.torch_state import own_state
 from diffc_export.disks import user_path
 from diffc_export.events import follow
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RunSettings(TypedDict, total=False):
+    """How ``compile`` runs; its docstring says what each setting does."""
+
+    stop: str
+    fresh: bool
+    allow_pickle: bool
+    on_event: Callable[[StageEvent], None] | None
+
 
 @own_state()
 def compile(
@@ -25,33 +37,54 @@ def compile(
     target: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     recipe: str | Path | None = None,
-    options: Mapping[str, Any] | None = None,
-    stop: str = "bench",
-    fresh: bool = False,
-    allow_pickle: bool = False,
-    on_event: Callable[[StageEvent], None] | None = None,
+    options: Mapping[str, object] | None = None,
+    **settings: Unpack[RunSettings],
 ) -> Report:
-    """Prune, distil, export, build and measure ``model``; returns what was measured.
+    """Prune, distil, export, build and measure a model.
 
-    model: a diffusers folder, a hub id, or ``demo``.
-    ratio: the share of MACs to remove, between 0 and 1 (the recipe's when None; 0.5 by default).
-    target: one or several of those that ``diffc doctor`` lists, such as ``ort-cpu``.
-    out: the output folder (``diffc-out/NAME-RATIO`` when None).
-    recipe: a shipped recipe's name or a YAML file.
-    options: anything else, nested like a recipe: ``{"distill": {"steps": 100}}``.
-    stop: the last stage wanted: plan, prune, distill, export, build or bench.
-    fresh: ignore the cache. on_event: called with each ``StageEvent``.
+    PyTorch's state (gradients, autocast, defaults, generators, ...) is diffc's own during the call,
+    and the caller's again afterwards (torch_state.py).
 
-    PyTorch's state (gradients, autocast, defaults, generators, ...) is diffc's own for the time of
-    the call, and the caller's again afterwards (torch_state.py).
+    Args:
+        model: a diffusers folder, a hub id, or ``demo``.
+        ratio: the share of MACs to remove, between 0 and 1; None: the recipe's, which is 0.5 by
+            default.
+        target: one or several of the targets that ``diffc doctor`` lists, such as ``ort-cpu``;
+            None: the recipe's.
+        out: the output folder; None: ``diffc-out/NAME-RATIO``.
+        recipe: a shipped recipe's name or a YAML file.
+        options: any other option, nested as in a recipe: ``{"distill": {"steps": 100}}``.
+        stop: the last stage: plan, prune, distill, export, build or bench, which is the default.
+        fresh: True ignores the cache.
+        allow_pickle: True accepts .bin weights, which can run code when they are read.
+        on_event: a function that is called with each ``StageEvent``.
 
-    Raises RequestError for wrong options, InputError for an unusable model or folder,
-    UnavailableError for a target that cannot build here, CheckFailed when an engine fails parity.
+    Returns:
+        What was measured, as ``OUT/report.json`` holds it.
+
+    Raises:
+        RequestError: an option is wrong.
+        InputError: the model or the output folder cannot be used.
+        UnavailableError: a target cannot build here.
+        CheckFailed: an engine fails parity.
     """
-    source = find_source(model, allow_pickle=allow_pickle)
-    flags: dict[str, Any] = {"prune": {"ratio": ratio}, "build": {"target": target}}
+    _check_names(settings)
+    source = find_source(model, allow_pickle=settings.get("allow_pickle", False))
+    flags: dict[str, object] = {"prune": {"ratio": ratio}, "build": {"target": target}}
     for section, value in (options or {}).items():
-        flags[section] = {**flags.get(section, {}), **value} if isinstance(value, dict) else value
+        given = flags.get(section, {})
+        if isinstance(value, dict) and isinstance(given, dict):
+            flags[section] = {**given, **value}
+        else:
+            flags[section] = value
     chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)
     folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
-    return follow(run(Request(source, chosen, folder, stop=stop, fresh=fresh)), on_event)
+    stop, fresh = settings.get("stop", "bench"), settings.get("fresh", False)
+    work = run(Request(source, chosen, folder, stop=stop, fresh=fresh))
+    return follow(work, settings.get("on_event"))
+
+
+def _check_names(settings: Mapping[str, object]) -> None:
+    for name in settings:
+        if name not in RunSettings.__annotations__:
+            raise TypeError(f"compile() got an unexpected keyword argument '{name}'")

@@ -33,7 +33,7 @@ def read_size(word: int | str | Sequence[int]) -> Size:
     if isinstance(word, str):
         match = re.fullmatch(r"\s*(\d+)\s*(?:[xX]\s*(\d+)\s*)?", word)
         if match is None:
-            raise ValueError(f"{word!r} is no side such as 64, and no height x width such as 64x96")
+            raise ValueError(f"{word!r} is neither a side (64) nor a height x width (64x96)")
         word = (int(match[1]), int(match[2] or match[1]))
     height, width = (word, word) if isinstance(word, int) else (word[0], word[1])
     return height if height == width else (height, width)

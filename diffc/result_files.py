@@ -1,7 +1,7 @@
-"""The files that a user names for a result: tried before anything is measured, written after.
+"""The files that a user names for a result: tried before the measurement, written after it.
 
-A measurement takes minutes; what its result would be lost by (a folder that is not there, a full
-or read-only disk, a folder where a file is wanted) is said before it begins.
+A measurement takes minutes. Whatever would lose its result (a folder that does not exist, a full or
+read-only disk, a folder in place of a file) is reported before it begins.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _TRIED_BYTES = 1 << 16
 
 
 def check_outputs(outputs: Mapping[str, Path | None]) -> None:
-    """Make the folders of ``outputs`` and try to write there; no file is left behind.
+    """Make the folders of ``outputs`` and try to write there; no file remains.
 
     Args:
-        outputs: flag -> file, None where it was not given.
+        outputs: flag -> file; None: the flag was not given.
 
     Raises:
         RequestError: two flags name one file.
@@ -43,7 +43,11 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
 
 
 def check_folder(folder: Path, flag: str) -> None:
-    """Make the folder's parent and try to write there. Raises InputError."""
+    """Make the folder's parent and try to write there.
+
+    Raises:
+        InputError: ``folder`` is a file, or its parent cannot be written to.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{flag} {folder} is a file", hint="give a folder")
     with writing(folder, flag):
@@ -52,7 +56,7 @@ def check_folder(folder: Path, flag: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace ``path`` whole; a device or a pipe (/dev/null, /dev/stderr) is written to."""
+    """Replace ``path`` as a whole; write into a device or a pipe (/dev/null, /dev/stderr)."""
     if _is_device(path):
         path.write_text(text, "utf-8")
     else:
@@ -67,7 +71,7 @@ def append_text(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path, flag: str) -> Iterator[None]:
-    """Turn what the system says of a path inside the block into one InputError that names it."""
+    """Turn an OSError inside the block into an InputError that names the flag and the path."""
     try:
         yield
     except OSError as error:
@@ -79,7 +83,7 @@ def writing(path: Path, flag: str) -> Iterator[None]:
 
 
 def _reason(error: OSError) -> str:
-    """The system's words; of shutil.Error, which has many and no number, the first file's."""
+    """The system's words. shutil.Error has many and no number: the words for its first file."""
     if error.strerror:
         return error.strerror
     if error.args and isinstance(error.args[0], list) and error.args[0]:
@@ -92,7 +96,7 @@ def _is_device(path: Path) -> bool:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make it with its parents. Raises OSError, which names a file that is in the way."""
+    """Make the folder with its parents. Raises OSError; it names a file that is in the way."""
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"'{there}' is not a folder", str(folder))

@@ -1,5 +1,13 @@
 """The command line: one file per group of verbs, thin: parse, call, show.
 
+app.py       the verbs in the order of ``diffc --help``
+command.py   @takes names a verb's flags; Command holds their values
+flags/       the flag table
+run.py       runs stages for a verb
+show.py      progress, tables and JSON
+compile.py, stages.py, inspect.py, bench.py, check.py, report.py, bundle.py, doctor.py, recipes.py
+             the verbs
+
 Nothing here imports torch, numpy or pydantic at the top: ``diffc --help`` has to answer at once.
 """
 
@@ -19,10 +27,10 @@ from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
 
 
 def main() -> None:
-    """The entry point ``diffc``: run a verb, turn what a user did wrong into a line and a code.
+    """Run a verb: the entry point ``diffc``. A user's mistake ends in a line and an exit code.
 
-    Everything else that is raised is a bug: its traceback is shown, and the exit code is not 1,
-    which says that a check failed.
+    Every other exception is a bug: its traceback is shown, and the exit code is not 1, which means
+    that a check failed.
     """
     try:
         _run_verb()
@@ -32,14 +40,14 @@ def main() -> None:
         _end_with_line(error)
     except KeyboardInterrupt:
         _interrupted()
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the reader of the output has ended
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         from diffc_export.disks import disk_error
 
         line = disk_error(error)
         _end_with_line(line) if line is not None else _end_with_traceback()
-    except BaseException:  # libraries in Rust panic with exceptions of their own
+    except BaseException:  # libraries in Rust raise their own exceptions when they panic
         _end_with_traceback()
 
 
@@ -48,7 +56,7 @@ def _run_verb() -> None:
 
     _check_working_directory()
     signal.signal(signal.SIGTERM, _interrupt)
-    # the interpreter's last collections walk through all that torch imported, for about a second
+    # without this, the last garbage collections walk through torch's modules for about a second
     atexit.register(gc.freeze)
     try:
         app()
@@ -61,7 +69,7 @@ def _run_verb() -> None:
 
 
 def _check_working_directory() -> None:
-    """Libraries that ask for it while they are imported fail obscurely where it was removed."""
+    """Raise InputError where the working directory was removed: imports would fail obscurely."""
     try:
         Path.cwd()
     except OSError as error:
@@ -72,7 +80,7 @@ def _check_working_directory() -> None:
 
 
 def _flush_stdout() -> None:
-    """Write what is buffered while a failure can still be said and given a code."""
+    """Write the buffer while a failure can still be reported with an exit code."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -82,7 +90,7 @@ def _flush_stdout() -> None:
 
 
 def _forget_stdout() -> None:
-    """Let the interpreter's own flush at its end succeed: it has nowhere to write to."""
+    """Send stdout to the null device, so that the interpreter's flush at exit succeeds."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -26,17 +26,19 @@ app = typer.Typer(
 @app.callback(invoke_without_command=False)
 def _root(
     version: bool = typer.Option(
-        False, "--version", help="Print the version and exit.", callback=lambda v: _version(v),
+        False,
+        "--version",
+        help="Print the version and exit.",
+        callback=lambda version: _print_version() if version else None,
         is_eager=True,
     ),
-) -> None:  # fmt: skip
+) -> None:
     pass
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"diffc {__version__}")
-        raise typer.Exit
+def _print_version() -> None:
+    typer.echo(f"diffc {__version__}")
+    raise typer.Exit
 
 
 app.command("compile", short_help="Prune, distil, export, build engines and measure, in one go.")(

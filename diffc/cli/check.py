@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from diffc.cli import options as o
+from diffc.cli.command import Command, takes
+from diffc.cli.flags.values import batch_sizes
 from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, RequestError
 
 if TYPE_CHECKING:
@@ -20,94 +21,22 @@ if TYPE_CHECKING:
     from diffc.gate.subject import Subject
     from diffc.recipe import Recipe
 
-Candidate = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CANDIDATE", help="An output folder or an engine folder.", parser=o.user_path
-    ),
-]
-BaselinePath = Annotated[
-    Path | None,
-    typer.Option(
-        "--baseline",
-        help="An output folder, an engine folder or a stored baseline.",
-        parser=o.user_path,
-    ),
-]
-BaselineReport = Annotated[
-    Path | None,
-    typer.Option(
-        "--baseline-report", help="Figures alone (weaker): same machine only.", parser=o.user_path
-    ),
-]
-MaxSlowdown = Annotated[
-    str | None, typer.Option("--max-slowdown", help="Of the median latency.  [5%]")
-]
-MaxMeanSlowdown = Annotated[
-    str | None, typer.Option("--max-mean-slowdown", help="Of the mean.  [reported only]")
-]
-MaxMemory = Annotated[
-    str | None, typer.Option("--max-memory", help="5% or 500MB, at the peak.  [5%]")
-]
-MaxEngineSize = Annotated[str | None, typer.Option("--max-engine-size", help="5% or 500MB.  [5%]")]
-MaxBuildTime = Annotated[
-    str | None, typer.Option("--max-build-time", help="50% or 90s.  [reported only]")
-]
-MinSsim = Annotated[
-    float | None, typer.Option("--min-ssim", help="Of compressed to dense.  [reported only]")
-]
-MostSeconds = Annotated[
-    float | None, typer.Option("--most-seconds", help="For one figure's verdict.  [60]")
-]
-LoopSteps = Annotated[
-    int | None, typer.Option("--loop-steps", help="Of the sampling loop; 0: skip it.  [10]")
-]
-Batch = Annotated[
-    str | None, typer.Option("--batch", help="Batch sizes to measure: 1,4.  [all built]")
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads of both sides.  [as built]")
-]
-Markdown = Annotated[
-    Path | None,
-    typer.Option("--markdown", help="Add the result here, as Markdown.", parser=o.user_path),
-]
-Junit = Annotated[
-    Path | None,
-    typer.Option("--junit", help="Write the result here, as JUnit XML.", parser=o.user_path),
-]
-Badge = Annotated[
-    Path | None, typer.Option("--badge", help="Write an SVG badge here.", parser=o.user_path)
-]
-History = Annotated[
-    Path | None,
-    typer.Option("--history", help="Add a line per engine to this .jsonl.", parser=o.user_path),
-]
 
-
+@takes(
+    *("candidate", "baseline", "baseline_report", "max_slowdown", "max_mean_slowdown"),
+    *("max_memory", "max_engine_size", "max_build_time", "min_ssim", "check_target"),
+    *("check_batch", "check_threads", "most_seconds", "loop_steps", "recipe", "seed"),
+    *("markdown", "junit", "badge", "history", "json", "quiet"),
+)
 def check_(
-    candidate: Candidate,
-    baseline: BaselinePath = None,
-    baseline_report: BaselineReport = None,
-    max_slowdown: MaxSlowdown = None,
-    max_mean_slowdown: MaxMeanSlowdown = None,
-    max_memory: MaxMemory = None,
-    max_engine_size: MaxEngineSize = None,
-    max_build_time: MaxBuildTime = None,
-    min_ssim: MinSsim = None,
-    target: o.Target = None,
-    batch: Batch = None,
-    threads: Threads = None,
-    most_seconds: MostSeconds = None,
-    loop_steps: LoopSteps = None,
-    recipe: o.RecipeName = None,
-    seed: o.Seed = None,
-    markdown: Markdown = None,
-    junit: Junit = None,
-    badge: Badge = None,
-    history: History = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
+    command: Command,
+    candidate: Path,
+    baseline: Path | None,
+    baseline_report: Path | None,
+    target: list[str] | None,
+    batch: str | None,
+    threads: int | None,
+    **files: Path | None,
 ) -> None:
     """Is CANDIDATE slower, larger or worse than the baseline? Both are measured now, in turn.
 
@@ -129,34 +58,29 @@ def check_(
 
     if (baseline is None) == (baseline_report is None):
         raise RequestError("give one of --baseline and --baseline-report")
-    given = {
-        "max_slowdown": max_slowdown, "max_mean_slowdown": max_mean_slowdown,
-        "max_memory": max_memory, "max_engine_size": max_engine_size,
-        "max_build_time": max_build_time, "min_ssim": min_ssim, "seconds": most_seconds,
-        "loop_steps": loop_steps,
-    }  # fmt: skip
-    ends = {"--markdown": markdown, "--junit": junit, "--badge": badge, "--history": history}
-    wanted = Wanted(tuple(target or ()), tuple(o.numbers("--batch", batch) or ()), threads)
-    check_wanted(wanted, seed or 0)
+    sizes = batch_sizes(batch) if batch is not None else []
+    wanted = Wanted(tuple(target or ()), tuple(sizes), threads)
+    check_wanted(wanted, 0)  # the flag table has checked --seed
     ours = open_subject(candidate)
     theirs = open_subject(baseline) if baseline else open_report(baseline_report or Path())
     if baseline and not theirs.engines:
         _figures_only(theirs)
-    request = _request(ours, theirs, _options(ours, recipe, given, seed), wanted)
-    check_outputs(ends)
+    request = _request(ours, theirs, _recipe(ours, command), wanted)
+    outputs = {f"--{name}": path for name, path in files.items()}
+    check_outputs(outputs)
     work = check(request) if baseline else check_report(request)
-    result = follow_measuring(work, quiet=quiet or json)
-    _show(result, json=json, quiet=quiet)
-    lost = _write(result, ends)
-    _end(result, lost)
+    result = follow_measuring(work, quiet=command.silent)
+    _show(result, command)
+    failures = _write(result, outputs)
+    _raise_verdict(result, failures)
 
 
-def _options(ours: Subject, recipe: str | None, given: dict[str, Any], seed: int | None) -> Recipe:
+def _recipe(ours: Subject, command: Command) -> Recipe:
     """The candidate's own recipe < --recipe < flags."""
     from diffc.recipe import resolve
 
     base = {"check": ours.options.model_dump(mode="json")} if ours.options else {}
-    return resolve(family="", recipe=recipe, flags={"check": given, "seed": seed}, base=base)
+    return resolve(family="", recipe=command.recipe, flags=command.options, base=base)
 
 
 def _request(ours: Subject, theirs: Subject, recipe: Recipe, wanted: Wanted) -> CheckRequest:
@@ -167,13 +91,22 @@ def _request(ours: Subject, theirs: Subject, recipe: Recipe, wanted: Wanted) -> 
     options = recipe.check
     allowed = limits(options)
     rule = RuleOptions(
-        limit=allowed.slowdown, pairs=options.pairs, most_pairs=options.most_pairs,
-        seconds=options.seconds, seed=recipe.seed,
-    )  # fmt: skip
+        limit=allowed.slowdown,
+        pairs=options.pairs,
+        most_pairs=options.most_pairs,
+        seconds=options.seconds,
+        seed=recipe.seed,
+    )
     return CheckRequest(
-        ours, theirs, allowed, rule, targets=wanted.targets, threads=wanted.threads,
-        batch=wanted.batch, loop_steps=options.loop_steps,
-    )  # fmt: skip
+        ours,
+        theirs,
+        allowed,
+        rule,
+        targets=wanted.targets,
+        threads=wanted.threads,
+        batch=wanted.batch,
+        loop_steps=options.loop_steps,
+    )
 
 
 def _figures_only(theirs: Subject) -> None:
@@ -184,42 +117,42 @@ def _figures_only(theirs: Subject) -> None:
 
 
 def _write(result: CheckResult, ends: Mapping[str, Path | None]) -> list[InputError]:
-    """Write every file that was asked for; returns what could not be written after all."""
+    """Write every output file; return the errors of those that could not be written."""
     from diffc.gate import outputs
     from diffc.gate.history import append_history, rows_of
     from diffc.result_files import append_text, write_whole, writing
 
     ways: dict[str, Callable[[Path], None]] = {
-        # added to, for a summary page has other steps' text already
+        # a summary page has the text of other steps already
         "--markdown": lambda path: append_text(path, outputs.to_markdown(result)),
         "--junit": lambda path: write_whole(path, outputs.to_junit(result)),
         "--badge": lambda path: write_whole(path, outputs.badge(result)),
         "--history": lambda path: append_history(path, rows_of(result)),
     }
-    lost = []
+    failures = []
     for flag, path in ends.items():
         if path is None:
             continue
         try:
             with writing(path, flag):
                 ways[flag](path)
-        except InputError as error:  # the others are written all the same
-            lost.append(error)
-    return lost
+        except InputError as error:  # write the other files all the same
+            failures.append(error)
+    return failures
 
 
-def _show(result: CheckResult, *, json: bool, quiet: bool) -> None:
+def _show(result: CheckResult, command: Command) -> None:
     from diffc.cli.show import print_json
     from diffc.gate import outputs
 
     github = os.environ.get("GITHUB_ACTIONS") == "true"
     lines = outputs.annotation_lines(result, github=github)
-    if json:
+    if command.json:
         print_json(result.model_dump(mode="json"))
-        sys.stdout.flush()  # before any file: one that cannot be written loses nothing here
-    elif not quiet:
+        sys.stdout.flush()  # before the files: a failure there loses nothing here
+    elif not command.quiet:
         _table(result)
-    if lines and (github or quiet):  # GitHub reads its commands from either stream
+    if lines and (github or command.quiet):  # GitHub reads commands from both streams
         print("\n".join(lines), file=sys.stderr)
 
 
@@ -246,11 +179,11 @@ def _table(result: CheckResult) -> None:
         print_whole(screen, outputs.headline(result), style="bold")
 
 
-def _end(result: CheckResult, lost: Sequence[InputError]) -> None:
-    """The exit code, through the error that has it; a verdict counts more than a lost file."""
+def _raise_verdict(result: CheckResult, failures: Sequence[InputError]) -> None:
+    """Raise the error that has the exit code; a verdict counts more than an unwritten file."""
     from diffc.gate.outputs import headline, noise_line
 
-    for error in lost if result.verdict != "pass" else lost[1:]:
+    for error in failures if result.verdict != "pass" else failures[1:]:
         print(f"diffc: {error}", file=sys.stderr)
     if result.verdict == "regressed":
         raise CheckFailed(headline(result))
@@ -262,12 +195,12 @@ def _end(result: CheckResult, lost: Sequence[InputError]) -> None:
             f"this machine is too noisy to judge: {noise_line(worst, result)}",
             hint="end what else runs here, use fewer --threads, or allow a larger --max-slowdown",
         )
-    if lost:
-        raise lost[0]
+    if failures:
+        raise failures[0]
 
 
 def _hint(result: CheckResult) -> str:
-    """What would decide an undecided check."""
+    """A hint how to decide an undecided check."""
     if any(figure.verdict == "inconclusive" and figure.pairs for figure in result.figures):
         return "try a quieter machine, or --most-seconds 300"
     if any(
@@ -283,17 +216,8 @@ baseline_app = typer.Typer(
 
 
 @baseline_app.command("save")
-def save_(
-    out: o.OutFolder,
-    to: Annotated[
-        Path, typer.Option("--to", help="The baseline's folder.", parser=o.user_path)
-    ] = Path("baselines/main"),
-    figures_only: Annotated[
-        bool, typer.Option("--figures-only", help="Small, without engines; checks are weaker.")
-    ] = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-) -> None:
+@takes("output_folder", "baseline_to", "figures_only", "json", "quiet")
+def save_(command: Command, output_folder: Path, to: Path, figures_only: bool) -> None:
     """Store OUT's compressed engines and figures, and add them to the history beside.
 
     \b
@@ -302,20 +226,17 @@ def save_(
     from diffc.cli.show import console, print_json
     from diffc.gate.baseline import save
 
-    baseline = save(out, to, engines=not figures_only)
-    if json:
+    baseline = save(output_folder, to, engines=not figures_only)
+    if command.json:
         print_json(baseline.model_dump(mode="json"))
-    elif not quiet:
-        said = f"{to}: {len(baseline.figures)} figures, {len(baseline.engines)} engines"
-        console().print(said, markup=False)
+    elif not command.quiet:
+        counts = f"{len(baseline.figures)} figures, {len(baseline.engines)} engines"
+        console().print(f"{to}: {counts}", markup=False)
 
 
 @baseline_app.command("list")
-def list_(
-    root: Annotated[Path, typer.Argument(metavar="FOLDER", parser=o.user_path)] = Path("baselines"),
-    csv: Annotated[bool, typer.Option("--csv", help="The history, as CSV on stdout.")] = False,
-    json: o.Json = False,
-) -> None:
+@takes("baselines", "csv", "json")
+def list_(command: Command, baselines: Path, csv: bool) -> None:
     """List the baselines in FOLDER, or their history over time.
 
     \b
@@ -327,29 +248,31 @@ def list_(
     from diffc.gate.history import history_csv, read_history
 
     if csv:
-        history = read_history(root / HISTORY)
+        history = read_history(baselines / HISTORY)
         for note in history.notes:
             print(f"diffc: {note}", file=sys.stderr)
         sys.stdout.write(history_csv(history.rows))
         return
-    baselines = baselines_in(root)
-    if not baselines:
-        raise InputError(f"{root} holds no baselines", hint="make one: diffc baseline save OUT")
-    if json:
+    stored = baselines_in(baselines)
+    if not stored:
+        raise InputError(
+            f"{baselines} holds no baselines", hint="make one: diffc baseline save OUT"
+        )
+    if command.json:
         keys = {"name", "created", "model", "digest", "engines"}
-        print_json({"baselines": [{"folder": str(path), **one.model_dump(include=keys)}
-                                  for path, one in baselines]})  # fmt: skip
+        rows = [
+            {"folder": str(path), **baseline.model_dump(include=keys)} for path, baseline in stored
+        ]
+        print_json({"baselines": rows})
         return
-    for path, one in baselines:
-        engines = ", ".join(dict.fromkeys(f"{f.target} {f.precision}" for f in one.figures))
-        print(f"{path}  {one.created}  {one.model}  {engines}", file=sys.stderr)
+    for path, baseline in stored:
+        engines = ", ".join(dict.fromkeys(f"{f.target} {f.precision}" for f in baseline.figures))
+        print(f"{path}  {baseline.created}  {baseline.model}  {engines}", file=sys.stderr)
 
 
 @baseline_app.command("show")
-def show_(
-    folder: Annotated[Path, typer.Argument(metavar="BASELINE", parser=o.user_path)],
-    json: o.Json = False,
-) -> None:
+@takes("baseline_folder", "json")
+def show_(command: Command, baseline_folder: Path) -> None:
     """Show a baseline: what it is of, where it was measured, its figures.
 
     \b
@@ -359,8 +282,8 @@ def show_(
     from diffc.gate.baseline import Baseline
     from diffc.report.units import milliseconds, size
 
-    baseline = Baseline.read(folder)
-    if json:
+    baseline = Baseline.read(baseline_folder)
+    if command.json:
         print_json(baseline.model_dump(mode="json"))
         return
     there = baseline.environment

@@ -1,13 +1,19 @@
-"""diffc doctor: what works here, and why the rest does not."""
+"""diffc doctor: shows what works here, and why the rest does not."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from diffc.cli import options as o
+from diffc.cli.command import Command, takes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffc_runtime.json_types import JsonObject
 
 
-def doctor_(json: o.Json = False) -> None:
+@takes("json")
+def doctor_(command: Command) -> None:
     """Show which targets work on this machine and why not, versions, and GPUs.
 
     \b
@@ -30,7 +36,7 @@ def doctor_(json: o.Json = False) -> None:
     states = {name: one.status() for name, one in targets().items()}
     unusable = {name: Status(False, False, False, reason) for name, reason in problems().items()}
     statuses = {name: asdict(status) for name, status in (states | unusable).items()}
-    if json:
+    if command.json:
         added = {
             "families": _usable_and_broken(family_names(), broken_families()),
             "scores": _usable_and_broken(score_names(), broken_scores()),
@@ -54,8 +60,8 @@ def _show(
     from diffc_runtime.machine.driver import no_gpu
 
     screen = console()
-    columns = [Column("target", left=True), Column("builds", left=True), Column("runs", left=True),
-               Column(text=True)]  # fmt: skip
+    heads = [Column(head, left=True) for head in ("target", "builds", "runs")]
+    columns = [*heads, Column(text=True)]
     rows = []
     for name, status in statuses.items():
         versions = status["versions"]
@@ -66,8 +72,8 @@ def _show(
     screen.print()
     for why in broken.values():
         print_whole(screen, f"skipped: {why}")
-    print_whole(screen, f"{environment['cpu']}, {environment['cores']} cores; "
-                        f"Python {environment['python']}")  # fmt: skip
+    machine = f"{environment['cpu']}, {environment['cores']} cores"
+    print_whole(screen, f"{machine}; Python {environment['python']}")
     gpus = environment["gpus"]
     assert isinstance(gpus, list)
     for line in gpu_lines(gpus) or [no_gpu()]:
@@ -77,13 +83,15 @@ def _show(
     print_whole(screen, ", ".join(f"{k} {v}" for k, v in packages.items()), style="dim")
 
 
-def gpu_lines(gpus: list[dict[str, Any]]) -> list[str]:
-    """One line for each GPU; under it its MIG slices, and a warning when somebody uses it."""
+def gpu_lines(gpus: Sequence[JsonObject]) -> list[str]:
+    """One line for each GPU; its MIG slices and a warning when it is busy follow it."""
     lines = []
     for gpu in gpus:
         cuda = f", CUDA {gpu['cuda']}" if gpu["cuda"] else ""
-        lines.append(f"{gpu['name']}, compute capability {gpu['compute_capability']}, "
-                     f"{gpu['memory_mib']} MiB, driver {gpu['driver']}{cuda}")  # fmt: skip
+        lines.append(
+            f"{gpu['name']}, compute capability {gpu['compute_capability']}, "
+            f"{gpu['memory_mib']} MiB, driver {gpu['driver']}{cuda}"
+        )
         if gpu["mig"] is not None:
             cut = "; ".join(gpu["mig"]) or "none yet, so no program can use it"
             lines.append(f"  cut into slices (MIG), a program sees the first: {cut}")

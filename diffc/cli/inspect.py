@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from diffc.cli import options as o
-from diffc.cli.compile import asked, run_chain
+from diffc.cli.command import Command, takes
+from diffc.cli.run import resolve_command, run_chain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from diffc.models.source import Source
+    from diffc.prune.cost import Cost, CostModel
     from diffc.prune.plan import Plan
+    from diffc.prune.planning import Scores
     from diffc.recipe import Recipe
+    from diffc_export.specs import TensorSpec
+    from diffc_runtime.json_types import JsonDict
 
 
-def plan_(
-    model: o.ModelOrOut,
-    ratio: o.Ratio = None,
-    ratio_of: o.RatioOf = None,
-    allocate: o.Allocate = None,
-    rounding: o.Rounding = None,
-    importance: o.ImportanceMethod = None,
-    threshold: o.Threshold = None,
-    data: o.Data = None,
-    prompts: o.Prompts = None,
-    guidance: o.Guidance = None,
-    target: o.Target = None,
-    precision: o.Precision = None,
-    threads: o.Threads = None,
-    recipe: o.RecipeName = None,
-    family: o.FamilyName = None,
-    seed: o.Seed = None,
-    out: o.Out = None,
-    fresh: o.Fresh = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-) -> None:
+class GroupRow(TypedDict):
+    """A group of channels, as ``diffc inspect --json`` has it.
+
+    Attributes:
+        macs_per_channel: MACs that the removal of one channel saves.
+        importance: the group's share of all importance; None: importance was not measured.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    blocks: int
+    macs_per_channel: float
+    importance: float | None
+
+
+@takes(
+    *("model_or_out", "ratio", "ratio_of", "allocate", "rounding", "importance", "threshold"),
+    *("data", "prompts", "guidance", "target", "precision", "threads", "recipe", "family"),
+    *("seed", "out", "fresh", "json", "quiet"),
+)
+def plan_(command: Command) -> None:
     """Show widths, MACs and parameters before and after, without cutting anything.
 
     With --out, importance is measured and OUT/plan.json written; otherwise the plan is made from
@@ -47,28 +52,15 @@ def plan_(
       diffc plan demo --ratio 0.5 --out OUT
       diffc plan ./ddpm-cifar10 --ratio-of channels --ratio 0.3 --rounding paper
     """
-    flags = o.recipe_flags(
-        ratio=ratio, ratio_of=ratio_of, allocate=allocate, rounding=rounding,
-        importance=importance, threshold=threshold, data=data, prompts=prompts, guidance=guidance,
-        target=target, precision=precision, threads=threads, seed=seed,
-    )  # fmt: skip
-    if out is not None:
-        folder = run_chain(
-            model, flags, "plan", out=out, recipe=recipe, family=family, fresh=fresh,
-            json=json, quiet=quiet, show=False,
-        )  # fmt: skip
-        _show_written_plan(folder, json=json, quiet=quiet)
+    if command.out is not None:
+        _show_written_plan(run_chain(command, "plan", show=False), command)
         return
-    source, chosen, folder = asked(model, flags, recipe=recipe, family=family, need_weights=False)
-    _show_plan(source.name, _plan(source, chosen, folder), json=json, quiet=quiet)
+    source, recipe, folder = resolve_command(command, need_weights=False)
+    _show_plan(source.name, _plan(source, recipe, folder), command)
 
 
-def inspect_(
-    model: o.ModelOrOut,
-    family: o.FamilyName = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-) -> None:
+@takes("model_or_out", "family", "json", "quiet")
+def inspect_(command: Command) -> None:
     """Show what can be cut (every group of channels, its cost, its importance) and the inputs.
 
     Importance is shown for an output folder in which it was measured.
@@ -81,22 +73,17 @@ def inspect_(
     from diffc.data.inputs import data_text_tokens, denoiser_specs
     from diffc.prune.planning import cost_of
 
-    source, chosen, folder = asked(model, {}, family=family, need_weights=False)
-    costs = cost_of(source, chosen.export.size, data_text_tokens(chosen))
+    source, recipe, folder = resolve_command(command, need_weights=False)
+    costs = cost_of(source, recipe.export.size, data_text_tokens(recipe))
     rows = _group_rows(costs, _scores(folder))
-    specs = denoiser_specs(source, chosen)
+    specs = denoiser_specs(source, recipe)
     total = costs.cost(costs.dense)
-    if json:
+    if command.json:
         from diffc.cli.show import print_json
 
-        print_json(
-            {
-                "model": {"name": source.name, "class_name": source.class_name, **vars(total)},
-                "inputs": [vars(spec) for spec in specs],
-                "groups": rows,
-            }
-        )
-    elif not quiet:
+        model: JsonDict = {"name": source.name, "class_name": source.class_name, **vars(total)}
+        print_json({"model": model, "inputs": [vars(spec) for spec in specs], "groups": rows})
+    elif not command.quiet:
         _show_groups(source, rows, total)
         _show_inputs(specs)
 
@@ -109,7 +96,7 @@ def _plan(source: Source, recipe: Recipe, folder: Path) -> Plan:
     return make_plan(source, recipe, scores, {}, alignment(recipe))
 
 
-def _scores(folder: Path) -> dict[str, Any] | None:
+def _scores(folder: Path) -> Scores | None:
     from diffc.chain.front import SCORES
     from diffc.stages import STATE
 
@@ -118,13 +105,13 @@ def _scores(folder: Path) -> dict[str, Any] | None:
         return None
     from safetensors.numpy import load_file
 
-    return load_file(path)
+    scores: Scores = load_file(path)
+    return scores
 
 
-def _group_rows(costs: Any, scores: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Each group: its channels, what removing one saves, and its share of all importance."""
+def _group_rows(costs: CostModel, scores: Scores | None) -> list[GroupRow]:
     total = sum(float(score.sum()) for score in scores.values()) if scores else 0.0
-    rows = []
+    rows: list[GroupRow] = []
     for i, group in enumerate(costs.groups):
         fewer = costs.dense.copy()
         fewer[i] -= group.runs
@@ -142,18 +129,18 @@ def _group_rows(costs: Any, scores: dict[str, Any] | None) -> list[dict[str, Any
     return rows
 
 
-def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None:
+def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
     from diffc.cli.show import console
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import count
 
     ranked = any(row["importance"] is not None for row in rows)
-    heads = ("kind", "size", "blocks", "MACs each", *(["share"] if ranked else []))
-    cells = [
-        (row["name"], row["kind"], str(row["channels"]), str(row["blocks"]),
-         count(row["macs_per_channel"]), *([f"{row['importance']:.2%}"] if ranked else []))
-        for row in rows
-    ]  # fmt: skip
+    heads = ["kind", "size", "blocks", "MACs each"] + ["share"] * ranked
+    cells = []
+    for row in rows:
+        sizes = (str(row["channels"]), str(row["blocks"]), count(row["macs_per_channel"]))
+        shares = [] if row["importance"] is None else [f"{row['importance']:.2%}"]
+        cells.append((row["name"], row["kind"], *sizes, *shares))
     screen = console()
     columns = [Column("group", text=True), *map(Column, heads)]
     print_table(screen, columns, cells, widest=WIDEST)
@@ -166,7 +153,7 @@ def _show_groups(source: Source, rows: list[dict[str, Any]], total: Any) -> None
     )
 
 
-def _show_inputs(specs: list[Any]) -> None:
+def _show_inputs(specs: Sequence[TensorSpec]) -> None:
     from diffc.cli.show import console
     from diffc.report.tables import print_whole
 
@@ -174,24 +161,24 @@ def _show_inputs(specs: list[Any]) -> None:
     print_whole(console(), f"it takes {takes}".replace("'N'", "N").replace(",)", ")"))
 
 
-def _show_written_plan(out: Path, *, json: bool, quiet: bool) -> None:
+def _show_written_plan(out: Path, command: Command) -> None:
     from diffc.launch import process_rank
     from diffc.output import read_lock
     from diffc.prune.plan import Plan
 
-    if process_rank() > 0:  # of the processes of one launch, one speaks
+    if process_rank() > 0:  # one process of a launch prints
         return
     name = str(read_lock(out)["model"]["name"])
     plan = Plan.read(out / "plan.json")
-    _show_plan(name, plan, json=json, quiet=quiet)
-    if not (json or quiet):
+    _show_plan(name, plan, command)
+    if not command.silent:
         print(out / "plan.json")
 
 
-def _show_plan(name: str, plan: Plan, *, json: bool, quiet: bool) -> None:
+def _show_plan(name: str, plan: Plan, command: Command) -> None:
     from dataclasses import asdict
 
-    if json:
+    if command.json:
         from diffc.cli.show import print_json
 
         groups = [{k: v for k, v in asdict(g).items() if k != "keep"} for g in plan.groups]
@@ -203,7 +190,7 @@ def _show_plan(name: str, plan: Plan, *, json: bool, quiet: bool) -> None:
                 "why": dict(plan.why),
             }
         )
-    elif not quiet:
+    elif not command.quiet:
         _print_plan(name, plan)
 
 

@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from diffc.cli import options as o
+from diffc.cli.command import Command, takes
+
+if TYPE_CHECKING:
+    from diffc.recipe import RecipeFile
 
 app = typer.Typer(help="The recipes that ship with diffc.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
-def _list(ctx: typer.Context, json: o.Json = False) -> None:
-    if ctx.invoked_subcommand is not None:
+@takes("json", context=True)
+def _list(command: Command, context: typer.Context) -> None:
+    if context.invoked_subcommand is not None:
         return
     from diffc.cli.show import console, print_json
     from diffc.recipe import recipe_files
 
-    found = list(recipe_files())
-    if json:
-        print_json({"recipes": [_row(recipe) for recipe in found]})
+    recipes = list(recipe_files())
+    if command.json:
+        print_json({"recipes": [_row(recipe) for recipe in recipes]})
         return
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("recipe", "family", "about"):
         table.add_column(heading)
-    for recipe in found:
+    for recipe in recipes:
         table.add_row(recipe.name, recipe.family, recipe.about.partition(". ")[0].rstrip("."))
     console().print(table)
 
 
-def _row(recipe: object) -> dict[str, object]:
+def _row(recipe: RecipeFile) -> dict[str, object]:
     return {key: getattr(recipe, key) for key in ("name", "family", "models", "about")}
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(metavar="NAME")], json: o.Json = False) -> None:
+@takes("recipe_name", "json")
+def show(command: Command, recipe_name: str) -> None:
     """Print a recipe with every default filled in.
 
     \b
@@ -47,13 +52,13 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], json: o.Json = Fa
     from diffc.cli.show import print_json
     from diffc.recipe import recipe_file, resolve
 
-    found = recipe_file(name)
-    model = found.models[0] if found.models else ""
-    whole = resolve(family=found.family, model=model).model_dump(mode="json")
-    if json:
-        print_json({**_row(found), "recipe": whole})
+    file = recipe_file(recipe_name)
+    model = file.models[0] if file.models else ""
+    recipe = resolve(family=file.family, model=model).model_dump(mode="json")
+    if command.json:
+        print_json({**_row(file), "recipe": recipe})
         return
     import yaml
 
-    sys.stdout.write(f"# {found.about}\n")
-    sys.stdout.write(yaml.safe_dump({"family": found.family, **whole}, sort_keys=False))
+    sys.stdout.write(f"# {file.about}\n")
+    sys.stdout.write(yaml.safe_dump({"family": file.family, **recipe}, sort_keys=False))

@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
-
-from diffc.cli import options as o
+from diffc.cli.command import Command, takes
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
     from diffc.report.model import Report
+    from diffc_runtime.json_types import JsonDict
 
 
+@takes("output_folders", "open", "html", "report_history", "json", "quiet")
 def report_(
-    out: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="OUT...", help="Output folders of diffc compile.", parser=o.user_path
-        ),
-    ],
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            help="Write the page here.  [OUT/report.html; comparison.html]",
-            parser=o.user_path,
-        ),
-    ] = None,
-    history: Annotated[
-        Path | None,
-        typer.Option(
-            "--history", help="A .jsonl of diffc check, drawn over time.", parser=o.user_path
-        ),
-    ] = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
+    command: Command,
+    output_folders: list[Path],
+    open_: bool,
+    html: Path | None,
+    history: Path | None,
 ) -> None:
     """Show OUT's report, or compare several: a table, and latency against quality.
 
@@ -50,72 +32,66 @@ def report_(
     from diffc.report.current import current_report
 
     reports = []
-    for path in out:
+    for path in output_folders:
         report, notes = current_report(path)
         reports.append((str(path), report))
         for note in notes:
             print(f"diffc: note: {note}", file=sys.stderr)
-    if len(reports) == 1:
-        _one(out[0], reports[0][1], open_, html, history, json=json, quiet=quiet)
-        return
-    if history is not None:
+    if len(reports) > 1 and history is not None:
         raise RequestError("--history belongs to one report", hint="give one OUT")
-    _several(reports, open_, html, json=json, quiet=quiet)
+    if len(reports) > 1:
+        page = html or (Path("comparison.html") if open_ else None)
+        _show_several(reports, page, command)
+    else:
+        out = output_folders[0]
+        folder = out if out.is_dir() else out.parent
+        page = (html or folder / "report.html") if open_ or html or history else None
+        _show_one(reports[0][1], folder, page, history, command)
+    if page is not None:
+        _show_page(page, open_, quiet=command.silent)
 
 
-def _one(
-    out: Path, report: Report, open_: bool, html: Path | None, history: Path | None, *,
-    json: bool, quiet: bool,
-) -> None:  # fmt: skip
+def _show_one(
+    report: Report, folder: Path, page: Path | None, history: Path | None, command: Command
+) -> None:
     from diffc.cli.show import show_report
-    from diffc.report.html import NAME
-    from diffc.result_files import check_outputs
-
-    folder = out if out.is_dir() else out.parent
-    page = (html or folder / NAME) if open_ or html or history else None
-    past = _read_history(history)
-    check_outputs({"--html": page})
-    show_report(report, json=json, quiet=quiet)
-    if page is None:
-        return
     from diffc.report.html import to_html
-    from diffc.result_files import write_whole, writing
+    from diffc.result_files import check_outputs, write_whole, writing
 
-    with writing(page, "--html"):
-        write_whole(page, to_html(report, folder, past))
-    _tell(page, open_, quiet=quiet or json)
+    rows = _read_history(history)
+    check_outputs({"--html": page})
+    show_report(report, json=command.json, quiet=command.quiet)
+    if page is not None:
+        with writing(page, "--html"):
+            write_whole(page, to_html(report, folder, rows))
 
 
-def _read_history(path: Path | None) -> list[dict[str, Any]]:
+def _read_history(path: Path | None) -> list[JsonDict]:
     """The history's rows; a line that cannot be read is named, and the others are kept."""
     if path is None:
         return []
     from diffc.gate.history import read_history
 
-    past = read_history(path)
-    for note in past.notes:
+    history = read_history(path)
+    for note in history.notes:
         print(f"diffc: {note}", file=sys.stderr)
-    return past.rows
+    return history.rows
 
 
-def _several(
-    reports: list[tuple[str, Report]], open_: bool, html: Path | None, *, json: bool, quiet: bool
-) -> None:
+def _show_several(reports: list[tuple[str, Report]], page: Path | None, command: Command) -> None:
     from diffc.report.html import write_comparison
     from diffc.result_files import check_outputs, writing
 
-    page = html or (Path("comparison.html") if open_ else None)
     check_outputs({"--html": page})
-    if json:
+    if command.json:
         from diffc.cli.show import print_json
 
         print_json({"runs": {name: report.model_dump(mode="json") for name, report in reports}})
-    elif not quiet:
+    elif not command.quiet:
         _table(reports)
     if page is not None:
         with writing(page, "--html"):
             write_comparison(reports, page)
-        _tell(page, open_, quiet=quiet or json)
 
 
 def _table(reports: list[tuple[str, Report]]) -> None:
@@ -128,7 +104,7 @@ def _table(reports: list[tuple[str, Report]]) -> None:
     print_table(console(), columns, table.rows)
 
 
-def _tell(page: Path, open_: bool, *, quiet: bool) -> None:
+def _show_page(page: Path, open_: bool, *, quiet: bool) -> None:
     if open_:
         import webbrowser
 

@@ -1,16 +1,16 @@
-"""How a run looks: progress on stderr while it goes, tables after, or one JSON object on stdout."""
+"""Shows a run: progress on stderr, then tables there or one JSON object on stdout."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from diffc_export import events
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from diffc.report.model import Report
     from diffc.stages import StageEvent
@@ -20,31 +20,31 @@ T = TypeVar("T")
 
 
 def console() -> Console:
-    """People's output goes to stderr; stdout is for --json alone."""
+    """The console on stderr, for people; stdout is for --json alone."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
-    """Run ``work`` to its end, showing each stage; returns its result."""
+    """Run ``work`` to its end, show each stage, and return the result."""
     if quiet or _is_follower():
         return events.drain(work)
     screen = console()
     if not screen.is_terminal:
         return _follow_plainly(work, screen)
     with _progress(screen) as progress:
-        task = None
+        task: TaskID | None = None
 
         def show(event: StageEvent) -> None:
             nonlocal task
-            task = _shown(event, progress, task)
+            task = _update_progress(event, progress, task)
 
         return events.follow(work, show)
 
 
 def follow_measuring(work: Work[T], *, quiet: bool) -> T:
-    """Run work that is no stage to its end, saying what is being done."""
+    """Run work outside the stages to its end, and show what it does."""
     screen = console()
     if quiet or not screen.is_terminal:
         return events.drain(work)
@@ -55,7 +55,7 @@ def follow_measuring(work: Work[T], *, quiet: bool) -> T:
 
 
 def show_report(report: Report, *, json: bool, quiet: bool) -> None:
-    """The report on stdout as JSON, or as tables on stderr."""
+    """Print the report on stdout as JSON, or on stderr as tables."""
     if _is_follower():
         return
     if json:
@@ -66,22 +66,22 @@ def show_report(report: Report, *, json: bool, quiet: bool) -> None:
         show(report, console())
 
 
-def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
+def print_json(value: object) -> None:
+    """Print one JSON object on stdout."""
     import json
 
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 def _is_follower() -> bool:
-    """Whether another process of the same launch speaks to the user."""
+    """True if another process of the same launch prints for the user."""
     from diffc.launch import process_rank
 
     return process_rank() > 0
 
 
 def _follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
-    """One line per stage, for logs."""
+    """Show one line per stage, for logs."""
 
     def show(event: StageEvent) -> None:
         if event.done is not None:
@@ -105,10 +105,11 @@ def _progress(screen: Console) -> Progress:
     )
 
 
-def _shown(event: StageEvent, progress: Progress, task: Any) -> Any:
+def _update_progress(event: StageEvent, progress: Progress, task: TaskID | None) -> TaskID | None:
+    """Show an event; return the bar of the stage that runs after it."""
     if event.kind == "started":
         return progress.add_task(event.stage, total=None, note="")
-    if event.progress is not None:
+    if event.progress is not None and task is not None:
         step = event.progress
         values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
         note = "  ".join(part for part in (step.note, values) if part)
@@ -117,7 +118,8 @@ def _shown(event: StageEvent, progress: Progress, task: Any) -> Any:
     if event.kind == "note":
         progress.console.print(_note(event))
         return task
-    progress.remove_task(task)
+    if task is not None:
+        progress.remove_task(task)
     if event.done is not None:
         progress.console.print(_line(event), soft_wrap=True)
     return None
@@ -130,7 +132,7 @@ def _note(event: StageEvent) -> str:
 
 
 def shortened(note: str, most: int = 30) -> str:
-    """``note`` in at most ``most`` characters, whole words alone: half a figure is another one."""
+    """``note`` in at most ``most`` characters, without cutting a word: half a figure misleads."""
     import textwrap
 
     return textwrap.shorten(note, most, placeholder=" ...") if len(note) > most else note

@@ -37,7 +37,7 @@ def _as_sides(value: object) -> object:
 
 def _as_side(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is no side such as 64, and no height x width such as 64x96")
+        raise ValueError(f"{value!r} is neither a side (64) nor a height x width (64x96)")
     return size_word(read_size(value))
 
 
@@ -56,7 +56,7 @@ def _as_percent(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if value < 1:
-        raise ValueError(f"{value:g} is no share such as 5%")
+        raise ValueError(f"{value:g} is not a share such as 5%")
     return f"{value:g}%"
 
 

@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds no mapping of options")
+        raise InputError(f"{path} is not a mapping of options")
     return value
 
 

@@ -154,5 +154,5 @@ def test_a_bad_value_for_one_target_is_refused(out):
     before = lock(out)
     done = run("build", out, "--target", "openvino", "--batch", "0")
     assert isinstance(done.exception, RequestError)
-    assert "holds a size below 1" in str(done.exception)
+    assert "has a size below 1" in str(done.exception)
     assert lock(out) == before

@@ -9,7 +9,7 @@ from support.onnx_folder import describe_folder, write_handmade_folder
 from support.quick import QUICK
 
 from diffc.chain.back import build_stage
-from diffc.cli.options import recipe_flags
+from diffc.cli.command import recipe_options
 from diffc.errors import RequestError
 from diffc.recipe import resolve
 from diffc.stages import Room
@@ -20,7 +20,7 @@ from diffc_runtime.files import file_digest
 def built(tmp_path, target, **flags):
     if not (tmp_path / "out").exists():
         write_handmade_folder(tmp_path / "out" / "onnx" / "dense")
-    recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=[target], **flags))
+    recipe = resolve(family="UNet2DModel", flags=recipe_options({"target": [target], **flags}))
     stage = build_stage(tmp_path / "out", recipe, target, "dense")
     place = tmp_path / f"room-{len(list(tmp_path.iterdir()))}"
     room = Room(out=place / "out", scratch=place / "scratch", logs=place / "logs")
@@ -47,12 +47,12 @@ def test_batches_share_a_profile_when_asked_for(tmp_path, target):
 def test_resolution_reaches_the_inputs():
     from diffc.models.families import family
 
-    recipe = resolve(family="UNet2DModel", flags=recipe_flags(resolution="64"))
+    recipe = resolve(family="UNet2DModel", flags=recipe_options({"resolution": "64"}))
     config = {"in_channels": 3, "sample_size": 32}
     sample = family("UNet2DModel").specs(config, recipe.export.size)[0]
     assert sample.shape == (3, 64, 64)
     with pytest.raises(RequestError, match=r"resolution.*0"):
-        resolve(family="UNet2DModel", flags=recipe_flags(resolution="0"))
+        resolve(family="UNet2DModel", flags=recipe_options({"resolution": "0"}))
 
 
 def test_an_engine_of_other_sizes_is_another(tmp_path):
@@ -61,12 +61,12 @@ def test_an_engine_of_other_sizes_is_another(tmp_path):
     folder = write_handmade_folder(tmp_path / "out" / "onnx" / "dense", others=((16, 16),))
     for others in (((16, 16),), ((24, 24),), ((16, 16), (24, 24))):
         describe_folder(folder, (1, 8, 8), others=others)
-        recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=["ort-cpu"]))
+        recipe = resolve(family="UNet2DModel", flags=recipe_options({"target": ["ort-cpu"]}))
         stage = build_stage(tmp_path / "out", recipe, "ort-cpu", "dense")
         keys.append(stage.inputs["onnx"])
     assert len(set(keys)) == 3
     write_handmade_folder(folder)
-    recipe = resolve(family="UNet2DModel", flags=recipe_flags(target=["ort-cpu"]))
+    recipe = resolve(family="UNet2DModel", flags=recipe_options({"target": ["ort-cpu"]}))
     alone = build_stage(tmp_path / "out", recipe, "ort-cpu", "dense").inputs["onnx"]
     assert alone not in keys
 
@@ -74,7 +74,7 @@ def test_an_engine_of_other_sizes_is_another(tmp_path):
 @pytest.mark.parametrize("told", ["16,16", "16,0", "16,x", "16,", ""])
 def test_sides_that_are_none_are_refused(told):
     with pytest.raises(RequestError, match="resolution"):
-        resolve(family="UNet2DModel", flags=recipe_flags(resolution=told))
+        resolve(family="UNet2DModel", flags=recipe_options({"resolution": told}))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_ladder_knows_what_is_captured(flags, captured):
     """ONNX Runtime's graphs hold one shape; TensorRT's are one for each."""
     from diffc.chain.ladder import captures
 
-    recipe = resolve(family="UNet2DModel", flags=recipe_flags(**flags))
+    recipe = resolve(family="UNet2DModel", flags=recipe_options(flags))
     assert captures("ort-cuda", recipe) is captured
     assert captures("trt", recipe) and not captures("ort-cpu", recipe)
 

@@ -197,8 +197,8 @@ def test_a_stage_goes_on_by_another_recipe(verb, compiled, tmp_path, monkeypatch
     from diffc.cli import stages
     from diffc.cli.app import app
 
-    asked = []
-    monkeypatch.setattr(stages, "run_chain", lambda *_, **said: asked.append(said))
+    commands = []
+    monkeypatch.setattr(stages, "run_chain", lambda command, _: commands.append(command))
     out, _, _ = compiled
     CliRunner().invoke(app, [verb, str(out), "--recipe", "gentler.yaml"], catch_exceptions=False)
-    assert asked[0]["recipe"] == "gentler.yaml"
+    assert commands[0].recipe == "gentler.yaml"

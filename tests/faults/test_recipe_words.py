@@ -57,7 +57,7 @@ def test_single_targets_have_the_same_words(tmp_path):
         ("build: {target: []}", "build.target names no target"),
         ("build: {target: ''}", "build.target names no target"),
         ("build: {target: ort_cpu}", "did you mean ort-cpu?"),
-        ("check: {max_slowdown: 0.05}", "0.05 is no share such as 5%"),
+        ("check: {max_slowdown: 0.05}", "0.05 is not a share such as 5%"),
         ("seed: -1", "seed: Input should be greater than or equal to 0"),
         ("seed: 99999999999999999999999", "seed: Input should be less than or equal to"),
         ("quality: {seed: 9223372036854775808}", "quality.seed: Input should be less"),
@@ -76,7 +76,7 @@ def test_what_cannot_be_meant_names_its_key(tmp_path, text, words):
         ("prune:\n  ratio: 0.3\n  ratio: 0.5\n", "'ratio' stands twice, in lines 2 and 3"),
         ("prune: {ratio: 0.3\n", "line 2: "),
         ("prune: {ratio: *nothing}\n", "line 1: "),
-        ("- a\n- b\n", "holds no mapping"),
+        ("- a\n- b\n", "is not a mapping"),
         ("? [a, b]\n: 1\n", "line 1: "),
     ],
 )

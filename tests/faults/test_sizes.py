@@ -9,7 +9,7 @@ from support.family_cases import CASES
 from support.pipelines import edit_json, save_ddpm
 from support.runs import compile_quickly, refusal
 
-from diffc.cli.options import recipe_flags
+from diffc.cli.command import recipe_options
 from diffc.errors import DiffcError, InputError, RequestError
 from diffc.input_size import read_size, size_word
 from diffc.models.dry_run import dry_run
@@ -104,7 +104,7 @@ def test_a_side_that_patches_or_levels_do_not_divide_names_the_nearest(
 
 def test_height_x_width_goes_from_the_flag_to_the_data_and_the_lock(tmp_path):
     model = save_ddpm(tmp_path / "m")
-    export = recipe_flags(resolution="16x24")["export"]
+    export = recipe_options({"resolution": "16x24"})["export"]
     compile_quickly(model, tmp_path / "o", "plan", export=export)
     from safetensors.torch import load_file
 
@@ -123,7 +123,7 @@ def test_height_x_width_goes_from_the_flag_to_the_data_and_the_lock(tmp_path):
     ],
 )
 def test_words_for_sides(text, sides, sizes):
-    export = resolve(family="UNet2DModel", flags=recipe_flags(resolution=text)).export
+    export = resolve(family="UNet2DModel", flags=recipe_options({"resolution": text})).export
     assert export.requested_sizes == sides and export.sizes == sizes
     again = type(export).model_validate(export.model_dump(mode="json"))
     assert again == export
@@ -132,7 +132,7 @@ def test_words_for_sides(text, sides, sizes):
 @pytest.mark.parametrize("text", ["16x", "x16", "16x24x8", "16*24", "a", "", "16.5"])
 def test_words_that_are_no_sides_are_refused_with_words_on_sides(text):
     with pytest.raises(RequestError, match="not a list of sides") as caught:
-        recipe_flags(resolution=text)
+        recipe_options({"resolution": text})
     assert "64x96 (height x width)" in caught.value.hint
 
 

@@ -70,7 +70,7 @@ class BuildSection(RecipeSection):
                 )
         for batch in (self.batch, *(overrides.batch for overrides in self.each.values())):
             if batch is not None and (not batch or min(batch) < 1):
-                raise ValueError(f"batch: {list(batch)} holds a size below 1")
+                raise ValueError(f"batch: {list(batch)} has a size below 1")
         return self
 
     def of(self, name: str) -> BuildSection:

@@ -29,8 +29,10 @@ class ExportSection(RecipeSection):
         sides = self.resolution
         if sides is None:
             return self
-        if not sides or min(min(as_pair(read_size(side))) for side in sides) < 1:
-            raise ValueError(f"resolution: {list(sides)} holds no side, or one below 1")
+        if not sides:
+            raise ValueError("resolution: the list has no side")
+        if min(min(as_pair(read_size(side))) for side in sides) < 1:
+            raise ValueError(f"resolution: {list(sides)} has a side below 1")
         twice = [side for side in sides if sides.count(side) > 1]
         if twice:
             raise ValueError(f"resolution: {list(sides)} names {twice[0]} twice")

@@ -81,5 +81,5 @@ class PruneSection(RecipeSection):
             )
         for pattern, floor in self.floors.items():
             if not 0 <= floor <= 1:
-                raise ValueError(f"floors: {pattern}: {floor} is no share between 0 and 1")
+                raise ValueError(f"floors: {pattern}: {floor} is not a share between 0 and 1")
         return self

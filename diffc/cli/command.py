@@ -1,0 +1,141 @@
+"""What a command line says: ``@takes`` names the flags of a verb, and Command holds their values.
+
+    @takes("model", "ratio", "no_build", "json")
+    def compile_(command: Command, no_build: bool) -> None: ...
+
+The values of flags with a path go into ``command.options``, nested as a recipe is; those of the
+flags that many verbs share are the other fields of Command; the rest are the verb's parameters.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import typer
+
+from diffc.cli.flags import FLAGS, Flag
+
+Verb = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """The values of the flags that several verbs take.
+
+    Attributes:
+        options: what the flags set in the recipe, nested as a recipe is; absent: not given.
+        model: a model, or an output folder in its place.
+        out: the output folder; None: the default one.
+        recipe: a shipped recipe's name or a YAML file.
+        family: the diffusers class as which the denoiser is treated; None: its own.
+        allow_pickle: True accepts .bin weights.
+        fresh: True ignores the cache.
+        json: True prints one JSON object on stdout and nothing else.
+        quiet: True prints no progress and no tables.
+    """
+
+    options: dict[str, object] = field(default_factory=dict)
+    model: str = ""
+    out: Path | None = None
+    recipe: str | None = None
+    family: str | None = None
+    allow_pickle: bool = False
+    fresh: bool = False
+    json: bool = False
+    quiet: bool = False
+
+    def section(self, name: str) -> dict[str, object]:
+        """The given options of one section; empty when there are none."""
+        section = self.options.get(name, {})
+        assert isinstance(section, dict)
+        return section
+
+    @property
+    def silent(self) -> bool:
+        """True shows no progress: --quiet was given, or --json has the screen."""
+        return self.quiet or self.json
+
+
+_SHARED = {field.name for field in fields(Command)}
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+
+def takes(*keys: str, context: bool = False) -> Callable[[Verb], Verb]:
+    """Make a function a verb with the flags of these keys, in the order that help shows them.
+
+    The function gets a Command, and by name the flags that neither have a path nor are in Command.
+
+    Args:
+        keys: of the flag table.
+        context: True hands in typer's context too, by that name.
+
+    Raises:
+        KeyError: a key is not in the flag table.
+    """
+    parameters = [FLAGS[key].parameter() for key in keys]
+    if context:
+        parameters.append(_CONTEXT)
+
+    def decorate(function: Verb) -> Verb:
+        def verb(**values: object) -> None:
+            command, own = _read_values(keys, values)
+            if context:
+                own[_CONTEXT.name] = values[_CONTEXT.name]
+            function(command, **own)
+
+        verb.__doc__ = function.__doc__
+        verb.__name__ = function.__name__
+        verb.__module__ = function.__module__
+        verb.__annotations__ = {}
+        vars(verb)["__signature__"] = inspect.Signature(parameters)
+        vars(verb)["__wrapped__"] = function
+        vars(verb)["flag_keys"] = keys
+        return verb
+
+    return decorate
+
+
+def _read_values(
+    keys: Sequence[str], values: Mapping[str, object]
+) -> tuple[Command, dict[str, object]]:
+    """The command, and the verb's own values by name."""
+    given = {key: values[FLAGS[key].parameter_name] for key in keys}
+    of_recipe = {key: value for key, value in given.items() if FLAGS[key].path is not None}
+    others = {FLAGS[key].parameter_name: given[key] for key in keys if key not in of_recipe}
+    shared = {name: value for name, value in others.items() if name in _SHARED}
+    own = {name: value for name, value in others.items() if name not in _SHARED}
+    return Command(recipe_options(of_recipe), **shared), own  # type: ignore[arg-type]
+
+
+def recipe_options(values: Mapping[str, object]) -> dict[str, object]:
+    """Flags as options nested like a recipe's.
+
+    Args:
+        values: key of a flag with a path -> its value; None and [] mean that it was not given.
+    """
+    options: dict[str, object] = {}
+    for key, value in values.items():
+        if value is not None and value != []:
+            _set_option(options, FLAGS[key], value)
+    return options
+
+
+def _set_option(options: dict[str, object], flag: Flag, value: object) -> None:
+    """Put ``value`` where the flag's path says."""
+    assert flag.path is not None
+    *sections, name = flag.path.split(".")
+    for section in sections:
+        inner = options.setdefault(section, {})
+        assert isinstance(inner, dict)
+        options = inner
+    options[name] = value if flag.read is None else flag.read(str(value))
+
+
+def command_line() -> str:
+    """This command, as it can be typed again."""
+    return shlex.join(["diffc", *sys.argv[1:]])

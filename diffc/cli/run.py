@@ -1,0 +1,142 @@
+"""Runs stages for a command: which model and folder it means, and what the user sees of the run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from diffc.cli.command import Command, command_line
+from diffc.cli.flags.values import user_path
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from diffc.models.source import Source
+    from diffc.recipe import Recipe
+
+
+class CheckAhead(Protocol):
+    """Refuses, before anything runs, what could not be done after the run."""
+
+    def __call__(self, source: Source, recipe: Recipe, out: Path) -> None: ...
+
+
+def run_chain(
+    command: Command,
+    stop: str,
+    *,
+    show: bool = True,
+    forget: Mapping[str, Collection[str]] | None = None,
+    check_ahead: CheckAhead | None = None,
+) -> Path:
+    """Run the chain for a model or an output folder up to a stage, and show the report.
+
+    Args:
+        stop: the last stage.
+        show: False leaves it to the caller to show the results.
+        forget: see ``resolve_command``.
+
+    Returns:
+        The output folder.
+    """
+    from diffc.chain.run import ParityFailed, Request, run
+    from diffc.cli.show import follow, show_report
+
+    source, recipe, out = resolve_command(command, forget=forget)
+    if check_ahead is not None:
+        check_ahead(source, recipe, out)
+    request = Request(source, recipe, out, stop, fresh=command.fresh, command=command_line())
+    try:
+        report = follow(run(request), quiet=command.silent)
+    except ParityFailed as failed:
+        show_report(failed.report, json=command.json, quiet=command.quiet)
+        raise
+    if show:
+        show_report(report, json=command.json, quiet=command.quiet)
+        if not command.silent:
+            show_files(out)
+    return out
+
+
+def finish_folder(command: Command, out: Path, stop: str) -> None:
+    """Build (and measure) the engines of an output folder, and show its report."""
+    from diffc.chain.run import ParityFailed, finish
+    from diffc.cli.show import follow, show_report
+    from diffc.output import read_lock
+    from diffc.recipe import resolve, with_overrides
+
+    build = command.section("build")
+    overrides = {name: value for name, value in build.items() if name != "target"}
+    flags = {**command.options, "build": {"target": build.get("target")}}
+    recipe = resolve(family="", flags=flags, base=read_lock(out)["recipe"])
+    own = with_overrides(recipe.build, overrides, "the flags")
+    recipe = recipe.model_copy(update={"build": own})
+    work = finish(out, recipe, stop, fresh=command.fresh, command=command_line())
+    try:
+        report = follow(work, quiet=command.silent)
+    except ParityFailed as failed:
+        show_report(failed.report, json=command.json, quiet=command.quiet)
+        raise
+    show_report(report, json=command.json, quiet=command.quiet)
+
+
+def show_files(out: Path) -> None:
+    """Print the files that a person opens next."""
+    from diffc.launch import process_rank
+
+    files = [out / "report.md", out / "samples" / "grid.png"]
+    if process_rank() == 0:
+        print("\n" + ", ".join(str(path) for path in files if path.exists()), file=sys.stderr)
+
+
+def resolve_command(
+    command: Command,
+    *,
+    need_weights: bool = True,
+    forget: Mapping[str, Collection[str]] | None = None,
+) -> tuple[Source, Recipe, Path]:
+    """The source, the recipe and the output folder of a command.
+
+    An output folder in the model's place stands for its model and its recipe.
+
+    Args:
+        need_weights: False takes a config.json alone.
+        forget: section -> the options that are not taken over from an output folder's recipe.
+    """
+    from diffc.chain.run import source_of
+    from diffc.models.source import find_source
+    from diffc.output import default_out, is_output, read_lock
+    from diffc.recipe import resolve
+
+    folder, flags = user_path(command.model), command.options
+    if command.out is None and is_output(folder):
+        source = source_of(folder, command.allow_pickle)
+        locked = read_lock(folder)["recipe"]
+        for section, names in (forget or {}).items():
+            options = locked[section].items()
+            locked[section] = {key: value for key, value in options if key not in names}
+        return source, resolve(family="", recipe=command.recipe, flags=flags, base=locked), folder
+    source = find_source(
+        command.model,
+        need_weights=need_weights,
+        allow_pickle=command.allow_pickle,
+        family=command.family,
+    )
+    recipe = resolve(
+        family=source.class_name, model=source.name, recipe=command.recipe, flags=flags
+    )
+    return source, recipe, command.out or default_out(command.model, recipe.prune.ratio)
+
+
+def of_folder(command: Command, out: Path) -> Command:
+    """The command with an output folder in the model's place.
+
+    Raises:
+        InputError: ``out`` is not an output folder.
+    """
+    from diffc.output import read_lock
+
+    read_lock(out)
+    return replace(command, model=str(out))

@@ -1,0 +1,119 @@
+"""The flag table: a row and a field of the recipe are enough for a verb to take a flag."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+import typer
+from pydantic import BaseModel, Field
+from typer.testing import CliRunner
+
+from diffc.cli.app import app
+from diffc.cli.command import Command, takes
+from diffc.cli.flags import FLAGS, Flag
+from diffc.cli.flags.of_recipes import RECIPE_FLAGS
+from diffc.cli.flags.of_verbs import VERB_FLAGS
+from diffc.recipe import Recipe, layers, resolve
+from diffc.recipe.sections.base import RecipeSection
+
+NOT_LITERAL = {"4; 1 for few steps", "the model's", "each", "all cores", "none", "reported only"}
+"""Defaults that help describes, since the recipe has None or False for them."""
+
+
+class ToySection(RecipeSection):
+    size: int = Field(default=1, ge=1)
+
+
+class ToyRecipe(Recipe):
+    toy: ToySection = ToySection()
+
+
+@pytest.fixture
+def toy_recipes(monkeypatch):
+    """The recipes of a verb with a toy flag, as the command line made them."""
+    recipes: list[ToyRecipe] = []
+    monkeypatch.setitem(
+        FLAGS, "toy_size", Flag("toy_size", int, "Size of the toy.", path="toy.size", shown="1")
+    )
+    monkeypatch.setattr(layers, "Recipe", ToyRecipe)
+
+    @takes("model", "ratio", "toy_size", "json")
+    def play(command: Command) -> None:
+        """Play with a model."""
+        recipes.append(resolve(family="", recipe=command.recipe, flags=command.options))
+
+    toys = typer.Typer()
+    toys.command("play")(play)
+    return recipes, toys
+
+
+def test_a_row_and_a_field_are_enough(toy_recipes):
+    recipes, toys = toy_recipes
+    done = CliRunner().invoke(toys, ["demo", "--toy-size", "3"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert (recipes[0].toy.size, recipes[0].prune.ratio) == (3, 0.5)
+    help_text = CliRunner().invoke(toys, ["--help"]).output
+    assert "--toy-size" in help_text and "Size of the toy.  [1]" in help_text
+
+
+def test_a_flag_that_is_not_given_leaves_the_recipe_its_default(toy_recipes):
+    recipes, toys = toy_recipes
+    CliRunner().invoke(toys, ["demo"], catch_exceptions=False)
+    assert recipes[0].toy.size == 1
+
+
+def test_the_recipe_refuses_a_flags_value_by_its_path(toy_recipes):
+    _, toys = toy_recipes
+    done = CliRunner().invoke(toys, ["demo", "--toy-size", "0"])
+    assert "toy.size: Input should be greater than or equal to 1" in str(done.exception)
+
+
+def field_at(path: str):
+    kind: type[BaseModel] = Recipe
+    *sections, name = path.split(".")
+    for section in sections:
+        kind = kind.model_fields[section].annotation
+    return kind.model_fields[name]
+
+
+@pytest.mark.parametrize("flag", RECIPE_FLAGS, ids=lambda flag: flag.key)
+def test_a_path_leads_to_a_field_whose_default_help_shows(flag):
+    default = field_at(flag.path).default
+    assert flag.default is None
+    if flag.shown and flag.shown not in NOT_LITERAL:
+        values = default if isinstance(default, tuple) else (default,)
+        assert flag.shown == ",".join(
+            f"{value:g}" if isinstance(value, float) else str(value) for value in values
+        )
+
+
+def verbs(one: typer.Typer = app) -> Iterator:
+    """Every function that is a verb, of all groups."""
+    for command in one.registered_commands:
+        yield command.callback
+    for group in one.registered_groups:
+        yield from verbs(group.typer_instance)
+
+
+@pytest.mark.parametrize("verb", list(verbs()), ids=lambda verb: verb.__name__)
+def test_a_verb_gets_what_its_function_takes(verb):
+    """The flags without a path that are not in Command are the function's own parameters."""
+    shared = set(inspect.signature(Command).parameters)
+    flags = [FLAGS[key] for key in verb.flag_keys]
+    own = {flag.parameter_name for flag in flags if flag.path is None} - shared
+    _, *parameters = inspect.signature(verb.__wrapped__).parameters.values()
+    named = {parameter.name for parameter in parameters if parameter.kind.name != "VAR_KEYWORD"}
+    assert named == own or (named < own and len(named) < len(parameters))
+    assert len({flag.parameter_name for flag in flags}) == len(flags)
+
+
+def test_every_row_has_a_key_of_its_own_and_a_verb():
+    assert len(FLAGS) == len(RECIPE_FLAGS) + len(VERB_FLAGS)
+    assert set(FLAGS) == {key for verb in verbs() for key in verb.flag_keys}
+
+
+def test_an_unknown_key_fails_at_import():
+    with pytest.raises(KeyError, match="ratoi"):
+        takes("ratoi")
