@@ -155,7 +155,7 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
         engines=_engines(out, report) if engines else [],
         figures=[StoredFigures.of(r, _onnx_sha(out, r.target)) for r in at_working(report.targets)],
         quality=report.quality,
-        environment=report.environment,
+        environment=dict(report.environment),
     )
     with writing(folder, "--to"):
         _write(out, folder, baseline)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from diffc import __version__
 from diffc.errors import InputError
@@ -15,11 +14,22 @@ from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
 from diffc.report.model import ModelFigures, Report, StageFigures
+from diffc.report.records import PlanRecord
 from diffc.stages import STATE, Done
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 
 def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) -> Report:
-    """The report of ``out``. done: the stages of the present run, to tell what was reused."""
+    """Return the report of an output folder.
+
+    Args:
+        out: The output folder.
+        done: The stages of the present run, which tell what it reused.
+        command: The command of the run, for the report.
+
+    Raises:
+        InputError: The folder is unfinished.
+    """
     lock = read_lock(out)
     records = stage_records(out, lock["stages"])
     fresh = {stage.name for stage in done if not stage.cached}
@@ -36,23 +46,28 @@ def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) ->
         model=_figures(out, lock, records, "dense"),
         compressed=_figures(out, lock, records, "compressed"),
         plan=_plan(out),
-        data=_result(records, "data"),
-        distillation=_result(records, "distill"),
+        data=records["data"]["result"] if "data" in records else None,
+        distillation=records["distill"]["result"] if "distill" in records else None,
         stages=[_stage(record, fresh) for record in records.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
         pipeline=[TargetResult(**bench["pipeline"]) for bench in benches],
         choices=[PrecisionChoice(**one["choice"]) for one in choices],
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
-        quality=_result(records, "samples"),
+        quality=records["samples"]["result"] if "samples" in records else None,
         environment=benches[-1]["environment"] if benches else None,
     )
 
 
-def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Each stage's record. Raises InputError for a folder whose making was interrupted.
+def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, JsonDict]:
+    """Return the record of each stage, by the stage's name.
 
-    stages: name -> key, as recipe.lock.yaml has them.
+    Args:
+        out: The output folder.
+        stages: Name -> key, as recipe.lock.yaml has them.
+
+    Raises:
+        InputError: The run that was making the folder was interrupted.
     """
     paths = {name: out / STATE / f"{name}.json" for name in stages}
     records = {name: read_json(path) for name, path in paths.items() if path.exists()}
@@ -65,11 +80,7 @@ def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, dict[str, A
     return records
 
 
-def _result(records: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    return records[name]["result"] if name in records else None
-
-
-def _stage(record: Mapping[str, Any], fresh: set[str]) -> StageFigures:
+def _stage(record: JsonObject, fresh: set[str]) -> StageFigures:
     return StageFigures(
         name=record["name"],
         seconds=record["seconds"],
@@ -79,11 +90,11 @@ def _stage(record: Mapping[str, Any], fresh: set[str]) -> StageFigures:
 
 
 def _figures(
-    out: Path, lock: Mapping[str, Any], records: Mapping[str, Any], side: str
+    out: Path, lock: JsonObject, records: Mapping[str, JsonDict], side: str
 ) -> ModelFigures:
     plan = records["plan"]["result"][side]
     folder = Path(lock["model"]["folder"]) if side == "dense" else out / "model"
-    # after ``diffc prune OUT`` the plan is newer than OUT/model, whose size then is not its own
+    # after ``diffc prune OUT`` the plan is newer than OUT/model: its size is not the plan's
     of_plan = side == "dense" or "distill" in records
     return ModelFigures(
         name=lock["model"]["name"],
@@ -102,11 +113,12 @@ def _weight_bytes(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in files) or None
 
 
-def _plan(out: Path) -> dict[str, Any] | None:
+def _plan(out: Path) -> PlanRecord | None:
     path = out / "plan.json"
     if not path.exists():
         return None
-    plan: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    for group in plan["groups"]:
+    content = json.loads(path.read_text("utf-8"))
+    for group in content["groups"]:
         group.pop("keep")  # thousands of indices that plan.json already has
+    plan: PlanRecord = content
     return plan

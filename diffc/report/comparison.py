@@ -99,7 +99,7 @@ def _unbeaten(points: Sequence[tuple[str, float, float]]) -> set[str]:
 
 def _are_of_different_machines(reports: Named) -> bool:
     machines = {
-        (report.environment or {}).get("fingerprint")
+        report.environment and report.environment.get("fingerprint")
         for _, report in reports
         if any(r.compressed.latency_ms is not None for r in report.targets)
     }

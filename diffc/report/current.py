@@ -35,7 +35,7 @@ def current_report(out: Path) -> tuple[Report, list[str]]:
 
 
 def _without(report: Report, gone: list[str]) -> Report:
-    """The report without the figures of the stages ``gone``."""
+    """Return the report without the figures of some stages."""
 
     def is_current(kind: str, target: str) -> bool:
         return f"{kind}-{target}" not in gone

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc.errors import InputError
 from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
+from diffc.report.records import (
+    AsRecorded,
+    DataRecord,
+    DistillRecord,
+    EnvironmentRecord,
+    PlanRecord,
+    QualityRecord,
+)
 
 SCHEMA_VERSION = 1
 
 
-class _Part(BaseModel):
+class _ReportPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelFigures(_Part):
+class ModelFigures(_ReportPart):
     """One model.
 
-    macs: of one call with one sample, attention's products included; a step with guidance makes
-    two calls. bytes: of its weights' files.
+    Attributes:
+        name: The model's name.
+        class_name: The class in its config.json.
+        params: The number of parameters.
+        macs: Of one call with one sample, attention's products included. A step with guidance makes
+            two calls.
+        bytes: The size of its weights' files; None where the folder is not here.
     """
 
     name: str
@@ -32,8 +44,15 @@ class ModelFigures(_Part):
     bytes: int | None = None
 
 
-class StageFigures(_Part):
-    """One stage of the run. seconds: when it was done; cached: whether that was an earlier run."""
+class StageFigures(_ReportPart):
+    """One stage of the run.
+
+    Attributes:
+        name: The stage's name.
+        seconds: How long the stage took when it last ran.
+        cached: True if this run reused an earlier run's result.
+        peak_rss_bytes: The peak memory of its process.
+    """
 
     name: str
     seconds: float
@@ -41,17 +60,29 @@ class StageFigures(_Part):
     peak_rss_bytes: int
 
 
-class Report(_Part):
-    """report.json. See docs for each field; ``quality`` figures carry sampler, steps, seeds and n.
+class Report(_ReportPart):
+    """report.json.
 
-    notes: what the checks before the first stage had to say of the run.
-    digest: of the dense model's configs and weights; None in reports of before it was kept.
-    data: what the clean samples are, and notes on how they were taken.
-    targets: one result per target, resolution and batch size. pipeline: the whole sampling loop per
-    target.
-    choices: of the precision, per target that was asked to choose. ladders: where the speed-up
-    comes from, per target and batch size. served: the loop through an inference server, per target
-    and side.
+    Attributes:
+        schema_version: The version of this layout.
+        diffc: The version of diffc that wrote the report.
+        created: When, in UTC.
+        command: The command of the run; None for a run from Python.
+        notes: Notes of the checks before the first stage.
+        digest: A hash of the dense model's configs and weights; None in older reports.
+        model: The dense model.
+        compressed: The compressed model.
+        plan: plan.json without the indices of channels.
+        data: The clean samples, and notes on how they were taken.
+        distillation: The training run.
+        stages: Every stage of the run, in order.
+        targets: One result for each target, resolution and batch size.
+        pipeline: The whole sampling loop, one result for each target.
+        choices: The precision of each target that chose one by measuring.
+        ladders: Where the speed-up comes from, for each target and batch size.
+        served: The loop through an inference server, for each target and side.
+        quality: Figures of the samples, with sampler, steps, seeds and n.
+        environment: The machine of the last target's figures.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -62,21 +93,28 @@ class Report(_Part):
     digest: str | None = None
     model: ModelFigures
     compressed: ModelFigures | None = None
-    plan: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
-    distillation: dict[str, Any] | None = None
+    plan: AsRecorded[PlanRecord | None] = None
+    data: AsRecorded[DataRecord | None] = None
+    distillation: AsRecorded[DistillRecord | None] = None
     stages: list[StageFigures] = Field(default_factory=list)
     targets: list[TargetResult] = Field(default_factory=list)
     pipeline: list[TargetResult] = Field(default_factory=list)
     choices: list[PrecisionChoice] = Field(default_factory=list)
     ladders: list[Ladder] = Field(default_factory=list)
     served: list[Served] = Field(default_factory=list)
-    quality: dict[str, Any] | None = None
-    environment: dict[str, Any] | None = None
+    quality: AsRecorded[QualityRecord | None] = None
+    environment: AsRecorded[EnvironmentRecord | None] = None
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        """report.json, or that of an output folder. Raises InputError when it is none."""
+        """Read a report.
+
+        Args:
+            path: A report.json, or an output folder.
+
+        Raises:
+            InputError: There is no report, or it does not follow the schema.
+        """
         path = path / "report.json" if path.is_dir() else path
         try:
             return cls.model_validate_json(path.read_bytes())

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffc.report import svg
@@ -25,6 +25,7 @@ def test_strings_are_escaped_and_markup_is_not():
     assert tag("input", checked=True, disabled=False, value=None) == "<input checked>"
 
 
+@settings(deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
 def test_ticks_are_round_and_inside(low, span):
     ticks = svg.round_ticks(low, low + span)
@@ -49,6 +50,7 @@ def test_a_logarithmic_axis_spaces_powers_evenly():
     assert {"0.01", "0.1", "1"} <= {t.text for t in chart.iter("text")}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(finite, finite), min_size=1, max_size=40), st.booleans())
 def test_lines_stay_inside(points, log):
     chart = drawn(svg.line(sorted(points), x_name="x", y_name="y", label="l", log=log))
@@ -57,6 +59,7 @@ def test_lines_stay_inside(points, log):
         assert -1 <= float(dot.get("cx")) <= svg.WIDTH + 1 and -1 <= float(dot.get("cy")) <= height
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=60), st.lists(finite, min_size=1, max_size=60))
 def test_histograms_stay_inside_and_count_everything(first, second):
     chart = drawn(svg.histogram([("a", first), ("b", second)], "ms", "l"))
@@ -74,6 +77,7 @@ def test_bars(share, of):
     assert len(widths) == 1 or widths[0] == pytest.approx(200 * of)
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=8))
 def test_steps_are_drawn_to_one_scale_each_in_the_outline_of_the_one_before(values):
     chart = drawn(svg.steps([(str(i), v, "w") for i, v in enumerate(values)], "ms", "l"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from diffc.report import svg
 from diffc.report.blocks import Block, Chart, Details, Notes, Table
 from diffc.report.model import Report
+from diffc.report.records import DistillRecord
 from diffc.report.sections import Section
-from diffc.report.units import number
 
 _LOSS = "the distillation loss by step; its points are in the table"
 _SSIM = "SSIM to the dense model by distillation step; its points are in the table"
@@ -24,20 +25,21 @@ def _build(report: Report) -> Iterator[Notes | Details]:
     if not points:
         return
     words = f"{record['steps']} steps"
-    if isinstance(record.get("images_per_second"), int | float):
-        words += f", {record['images_per_second']:.3g} images per second in {record['precision']}"
+    rate = record.get("images_per_second")
+    if isinstance(rate, int | float):
+        words += f", {rate:.3g} images per second in {record['precision']}"
     picture = svg.line(points, x_name="step", y_name="loss", log=True, label=_LOSS)
     rows = [(f"{step:g}", f"{loss:.4g}") for step, loss in points]
     chart = Chart(picture, Table(rows, ("step", "loss")))
-    yield Details("the loss", [Notes([words]), chart, *_quality(report)], unfolded=True)
+    yield Details("the loss", [Notes([words]), chart, *_quality(record)], unfolded=True)
 
 
-def _quality(report: Report) -> Iterator[Block]:
+def _quality(record: DistillRecord) -> Iterator[Block]:
     """SSIM to the dense model while it was distilled."""
     points = [
-        (float(point["step"]), float(point["ssim"]))
-        for point in (report.distillation or {}).get("quality") or ()
-        if number(point["ssim"], 3) != "-"
+        (float(point["step"]), ssim)
+        for point in (record.get("quality") or ())
+        if (ssim := point["ssim"]) is not None and math.isfinite(ssim)
     ]
     if len(points) < 2:
         return

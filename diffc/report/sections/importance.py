@@ -13,15 +13,16 @@ _LABEL = "the relative loss by timestep; its points are in the table"
 
 
 def _build(report: Report) -> Iterator[Details]:
-    why = ((report.plan or {}).get("why") or {}).get("importance") or {}
-    curve = why.get("curve")
-    if not curve:
+    reasons = report.plan.get("why") if report.plan else None
+    why = reasons.get("importance") if reasons else None
+    curve = why.get("curve") if why else None
+    if not why or not curve:
         return
     points = list(zip(map(float, curve["t"]), map(float, curve["relative_loss"]), strict=True))
     chosen = [(float(low), float(high)) for low, high in why.get("chosen_t") or ()]
     threshold = why.get("threshold")
-    timesteps = why.get("timesteps") or {}
-    steps, share = timesteps.get("of"), timesteps.get("share")
+    timesteps = why.get("timesteps")
+    steps, share = (timesteps.get("of"), timesteps.get("share")) if timesteps else (None, None)
     picture = svg.line(
         points,
         x_name="timestep t",

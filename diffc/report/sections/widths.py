@@ -12,7 +12,7 @@ _WORDS = "the outline is the dense width, the filled part what was kept"
 
 
 def _build(report: Report) -> Iterator[Details]:
-    groups = (report.plan or {}).get("groups")
+    groups = report.plan.get("groups") if report.plan else None
     if not groups:
         return
     most = max(group["size"] for group in groups)

@@ -1,0 +1,175 @@
+"""What stages found out, as report.json holds it: the records' own fields, typed.
+
+A record's other fields stay in report.json as they are, so that a report of another diffc is read
+whole. Nothing here is checked when a report is read: a section that does not find what it needs
+says so in its place, and the rest of the report is shown.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Annotated, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, PlainSerializer, WrapValidator
+
+# pydantic takes typing's own only from Python 3.12 on; it brings typing_extensions itself
+from typing_extensions import TypedDict
+
+from diffc_runtime.json_types import JsonDict
+
+T = TypeVar("T")
+
+
+def _copied(value: object, _check: object) -> object:
+    """A copy of a record, without a check of its fields."""
+    return copy(value)
+
+
+def _unchanged(value: object) -> object:
+    return value
+
+
+AsRecorded: TypeAlias = Annotated[T, WrapValidator(_copied), PlainSerializer(_unchanged)]
+"""A record that is read and written as it is."""
+QualityRecord: TypeAlias = JsonDict
+"""Figure by metric, None where the images have none, and under ``absent`` the reasons by metric.
+
+A figure of pairs has ``mean`` and ``ci95``; a distance has ``dense`` and ``compressed``, ``se`` by
+side, ``features`` and ``reference``. Each has sampler, steps, spacing, seeds, guidance and n.
+"""
+
+
+class _Record(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+
+class GroupRecord(_Record, total=False):
+    """One group of plan.json, without the indices of its channels.
+
+    Attributes:
+        name: The layer that gives the group its name.
+        kind: What a channel of it is: ``channels``, ``heads``.
+        size: The dense width.
+        kept: The width that is left.
+        step: What widths are a multiple of.
+        lost: The share of the group's importance that was cut away.
+    """
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    step: int
+    lost: float | None
+
+
+class CurveRecord(_Record, total=False):
+    """L_t / L_max at some timesteps t."""
+
+    t: list[float]
+    relative_loss: list[float]
+
+
+class TimestepsRecord(_Record, total=False):
+    """of: the number of training timesteps. share: the share of them that counts."""
+
+    of: int
+    share: float | None
+
+
+class ImportanceRecord(_Record, total=False):
+    """How importance came about.
+
+    Attributes:
+        method: The score's name.
+        threshold: T: timesteps with L_t / L_max above it count.
+        curve: The relative loss.
+        timesteps: How many count.
+        chosen_t: S, as ranges of timesteps, both ends included.
+    """
+
+    method: str
+    threshold: float | None
+    curve: CurveRecord
+    timesteps: TimestepsRecord
+    chosen_t: list[tuple[float, float]]
+
+
+class ReasonsRecord(_Record, total=False):
+    """How a plan came about."""
+
+    importance: ImportanceRecord
+
+
+class PlanRecord(_Record, total=False):
+    """plan.json, without the indices of channels."""
+
+    groups: list[GroupRecord]
+    why: ReasonsRecord
+
+
+class DataRecord(_Record, total=False):
+    """The clean samples: where they came from, in words, and notes on how they were taken."""
+
+    origin: str
+    notes: list[str]
+
+
+class QualityPoint(_Record, total=False):
+    """SSIM to the dense model's samples after so many steps of distillation."""
+
+    step: int
+    ssim: float | None
+
+
+class DistillRecord(_Record, total=False):
+    """A training run.
+
+    Attributes:
+        steps: The number of optimiser steps.
+        losses: (step, loss).
+        quality: SSIM on the way.
+        images_per_second: Over all processes; None where no step was timed.
+        precision: The format of the forward pass.
+        notes: What was said on the way.
+    """
+
+    steps: int
+    losses: list[tuple[float, float]]
+    quality: list[QualityPoint]
+    images_per_second: float | None
+    precision: str | None
+    notes: list[str]
+
+
+class GpuRecord(_Record, total=False):
+    """A GPU and its driver's version."""
+
+    name: str
+    driver: str
+
+
+class EnvironmentRecord(_Record, total=False):
+    """The machine, as ``diffc.measure.environment`` reads it.
+
+    Attributes:
+        cpu: The processor's name.
+        cores: How many of its cores the process could use.
+        memory_bytes: Of the whole machine.
+        os: System and release.
+        python: Python's version.
+        load: The load averages over 1, 5 and 15 minutes.
+        fingerprint: Two runs' times may be compared where it is equal.
+        packages: Version by distribution.
+        gpus: The GPUs.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    os: str
+    python: str
+    load: list[float] | None
+    fingerprint: str
+    packages: dict[str, str]
+    gpus: list[GpuRecord]

@@ -1,0 +1,42 @@
+"""Reports of any diffc stay readable: what stages found out is kept as it is."""
+
+import json
+import warnings
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import diffc
+from diffc.report.model import Report
+
+ROOT = Path(__file__).parents[2]
+REPORTS = [ROOT / "tests/report/sample.json", ROOT / "bench/results/demo-run.json"]
+RECORDS = ("plan", "data", "distillation", "quality", "environment")
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_older_reports_are_read_whole_and_follow_the_schema(path):
+    content = json.loads(path.read_text())
+    schema = json.loads((Path(diffc.__file__).parent / "report/report.schema.json").read_text())
+    jsonschema.validate(content, schema)
+    written = json.loads(Report.read(path).model_dump_json())
+    assert {name: written[name] for name in RECORDS} == {
+        name: content.get(name) for name in RECORDS
+    }
+
+
+def test_the_schema_is_the_models():
+    """A field that is typed anew stands in report.schema.json too."""
+    schema = json.loads((Path(diffc.__file__).parent / "report/report.schema.json").read_text())
+    assert schema == Report.model_json_schema()
+    assert "losses" in schema["$defs"]["DistillRecord"]["properties"]
+
+
+def test_fields_that_this_diffc_does_not_know_stay(content):
+    for name in RECORDS:
+        content[name] = {"a_field_of_tomorrow": [1, {"b": None}]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = json.loads(Report.model_validate(content).model_dump_json())
+    assert {name: written[name] for name in RECORDS} == {name: content[name] for name in RECORDS}
