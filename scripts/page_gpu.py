@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from page_parts import UNDATED, day, loops, machine, ratio, table
+from page_parts import UNDATED, day, fold, loops, machine, ratio, table
 
 Rows = list[dict[str, Any]]
 ANCHOR = "torch eager, dense"
@@ -29,10 +29,10 @@ def section(folder: Path, show: Callable[[Path], str]) -> list[str]:
         newest = max(found, key=lambda row: row["date"])
         lines.append(machine(newest["environment"], dates(found)))
     for title, part, pictures in PARTS:
-        made = part(found)
-        if made:
-            lines += [f"### {title}\n", *made]
-            lines += [show(path) + "\n" for path in sorted(folder.glob(pictures or "none"))]
+        figures = part(found)
+        if figures:
+            drawn = [show(path) + "\n" for path in sorted(folder.glob(pictures or "none"))]
+            lines += [f"### {title}\n", *fold([*figures, *drawn])]
     undone = [f"- {row['piece']}/{row['name']}: {said}" for row in found for said in _undone(row)]
     return [*lines, *(["### Not done\n", *undone, ""] if undone else [])]
 

@@ -1,4 +1,4 @@
-"""What the sections of docs/results.md are written with: a machine in a line, tables, ratios."""
+"""What docs/results.md is written with: a machine in a line, tables, ratios, folds."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
     heads = list(heads)
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def fold(lines: Iterable[str]) -> list[str]:
+    """The lines, folded: on GitHub, and on the site through md_in_html."""
+    return ['<details markdown="1">', "<summary>The figures</summary>\n", *lines, "</details>\n"]
 
 
 def ratio(found: dict[str, Any] | None) -> str:

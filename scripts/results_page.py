@@ -3,8 +3,9 @@
     python scripts/results_page.py            writes the page and copies its pictures
     python scripts/results_page.py --check    fails when the page is not what this script makes
 
-One function per file of bench/results; a file that is not there is a section that says so. GPUs are
-page_gpu.py's; page_parts.py holds what both write with.
+The five figures to read first stand at the top (page_first.py); all others are folded. One function
+per file of bench/results; a file that is not there is a section that says so. GPUs are
+page_gpu.py's; page_parts.py holds what all of them write with.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import page_first
 import page_gpu
-from page_parts import day, loops, machine, percent, ratio, table
+from page_parts import day, fold, loops, machine, percent, ratio, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -29,7 +31,7 @@ HEAD = """# Results
 Made by `scripts/results_page.py` from the files in `bench/results/`, which the scripts in `bench/`
 wrote; nothing here was typed by hand. Speed-ups are medians of paired ratios, engines timed in turn
 in one process; intervals are 95 % bootstraps. Each section says on what machine and when, as far as
-its file does.
+its file does. Five figures come first; the tables behind each heading are folded.
 """
 
 
@@ -47,12 +49,12 @@ def main() -> None:
 
 def page(*, copy: bool = False) -> str:
     """The whole page. copy: put the pictures where the page finds them."""
-    parts = [HEAD]
-    for file, title, made in SECTIONS:
+    parts = [HEAD, *page_first.first_rows(RESULTS)]
+    for file, title, make in SECTIONS:
         path = RESULTS / file
         parts.append(f"## {title}\n")
         if path.exists():
-            parts += [*made(json.loads(path.read_text())), ""]
+            parts += [*fold(make(json.loads(path.read_text()))), ""]
         else:
             parts.append(f"Not measured yet: there is no `bench/results/{file}`.\n")
     parts += gpus(copy)

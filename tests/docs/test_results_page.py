@@ -223,3 +223,14 @@ def test_a_section_says_when_or_that_nobody_knows(script, tmp_path, monkeypatch)
         found = {"environment": environment, **content}
         assert "date not recorded" in section(found)[0]
         assert "2026-11-24" in section({**found, "date": "2026-11-24T00:00:00"})[0]
+
+
+def test_five_figures_come_first_and_the_others_are_folded(script):
+    text = script.page()
+    first = text.split("\n## ")[1]
+    assert first.startswith("Five figures to read first\n")
+    assert len([line for line in first.splitlines() if line.startswith("| ")]) == 5 + 1
+    for section in text.split("\n## ")[2:]:
+        tables = section.split("<details")[0].split("\n")
+        assert not any(line.startswith("|") for line in tables), section[:60]
+    assert text.count("<details") == text.count("</details>") >= 10
