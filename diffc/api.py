@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 class RunSettings(TypedDict, total=False):
-    """How ``compile`` runs; its docstring says what each setting does."""
+    """How ``compile`` runs; every setting may be left out.
+
+    Attributes:
+        stop: the last stage: plan, prune, distill, export, build or bench, which is the default.
+        fresh: True ignores the cache.
+        allow_pickle: True accepts .bin weights, which can run code when they are read.
+        on_event: a function that is called with each ``StageEvent``.
+    """
 
     stop: str
     fresh: bool
@@ -54,10 +61,7 @@ def compile(
         out: the output folder; None: ``diffc-out/NAME-RATIO``.
         recipe: a shipped recipe's name or a YAML file.
         options: any other option, nested as in a recipe: ``{"distill": {"steps": 100}}``.
-        stop: the last stage: plan, prune, distill, export, build or bench, which is the default.
-        fresh: True ignores the cache.
-        allow_pickle: True accepts .bin weights, which can run code when they are read.
-        on_event: a function that is called with each ``StageEvent``.
+        **settings: ``stop``, ``fresh``, ``allow_pickle`` and ``on_event``, as RunSettings says.
 
     Returns:
         What was measured, as ``OUT/report.json`` holds it.

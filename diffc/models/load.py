@@ -52,9 +52,14 @@ if TYPE_CHECKING:
 
 @own_state()
 def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
-    """A diffusers pipeline from a folder, a hub id, ``demo``, or a compressed model's folder.
+    """A diffusers pipeline, dense or compressed, in float32 and in evaluation mode.
 
-    Raises InputError when the folder is no pipeline or its weights cannot be used.
+    Args:
+        model: a folder, a hub id, ``demo``, or the folder of a compressed model (``OUT/model``).
+        allow_pickle: True accepts .bin weights, which can run code when they are read.
+
+    Raises:
+        InputError: the folder is not a pipeline, or its weights cannot be used.
     """
     return load_pipeline(find_source(model, allow_pickle=allow_pickle, whole=True))
 
