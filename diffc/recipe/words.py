@@ -26,16 +26,16 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, int | float) else value
 
 
-def _as_sides(value: object) -> object:
-    """Sides as recipes have them: 64, or '48x64' where height and width differ."""
-    sides = _as_list(value)
+def _as_sizes(value: object) -> object:
+    """Sizes as recipes have them: 64, or '48x64' where height and width differ."""
+    sizes = _as_list(value)
     try:
-        return tuple(map(_as_side, sides)) if isinstance(sides, list | tuple) else sides
+        return tuple(map(_as_size, sizes)) if isinstance(sizes, list | tuple) else sizes
     except ValueError as error:
         raise ValueError(f"resolution: {error}") from None
 
 
-def _as_side(value: object) -> int | str:
+def _as_size(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is neither a side (64) nor a height x width (64x96)")
     return size_word(read_size(value))
@@ -72,7 +72,7 @@ def _expand_home(value: object) -> object:
 
 
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
-Sides = Annotated[tuple[int | str, ...], BeforeValidator(_as_sides)]
+Sizes = Annotated[tuple[int | str, ...], BeforeValidator(_as_sizes)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 OnOff = BeforeValidator(_as_on_off)
 NoneWord = BeforeValidator(_as_none)

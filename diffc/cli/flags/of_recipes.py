@@ -6,7 +6,7 @@ The recipe checks the values, so that a flag and a recipe file are refused with 
 from __future__ import annotations
 
 from diffc.cli.flags.flag import Flag
-from diffc.cli.flags.values import batch_sizes, checked_seed, sides
+from diffc.cli.flags.values import batch_sizes, checked_seed, input_sizes
 from diffc.prune.importance import own_score_names
 
 PRUNE = (
@@ -74,7 +74,7 @@ EXPORT = (
         "or 32,48,64; compressed at the first.",
         path="export.resolution",
         shown="the model's",
-        read=sides,
+        read=input_sizes,
     ),
 )
 BUILD = (

@@ -1,4 +1,4 @@
-"""Texts of the command line that become values: paths, seeds, lists of numbers and of sides."""
+"""Texts of the command line that become values: paths, seeds, lists of numbers and of sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch_sizes(text: str) -> list[int]:
         raise RequestError(f"--batch {text}: not a list of whole numbers such as 1,4,8") from None
 
 
-def sides(text: str) -> list[int | str]:
+def input_sizes(text: str) -> list[int | str]:
     """[32, '48x64'] for '32,48x64'.
 
     Raises:

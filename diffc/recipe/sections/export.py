@@ -6,7 +6,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from diffc.input_size import Size, as_pair, read_size
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Sides
+from diffc.recipe.words import Sizes
 
 
 class ExportSection(RecipeSection):
@@ -15,35 +15,35 @@ class ExportSection(RecipeSection):
     Attributes:
         opset: the ONNX opset.
         simplify: True lets onnxslim simplify the graph.
-        resolution: sides of the denoiser's own input, 64 or "64x96" (height x width): one, or
+        resolution: sizes of the denoiser's own input, 64 or "64x96" (height x width): one, or
             several that one file serves. The model is compressed at the first; None: at the
-            config's own. A recipe file may give one side without a list.
+            config's own. A recipe file may give one size without a list.
     """
 
     opset: int = Field(default=20, ge=17, le=23)
     simplify: bool = True
-    resolution: Sides | None = None
+    resolution: Sizes | None = None
 
     @model_validator(mode="after")
-    def _check_sides(self) -> ExportSection:
-        sides = self.resolution
-        if sides is None:
+    def _check_sizes(self) -> ExportSection:
+        sizes = self.resolution
+        if sizes is None:
             return self
-        if not sides:
+        if not sizes:
             raise ValueError("resolution: the list has no side")
-        if min(min(as_pair(read_size(side))) for side in sides) < 1:
-            raise ValueError(f"resolution: {list(sides)} has a side below 1")
-        twice = [side for side in sides if sides.count(side) > 1]
+        if min(min(as_pair(read_size(size))) for size in sizes) < 1:
+            raise ValueError(f"resolution: {list(sizes)} has a side below 1")
+        twice = [size for size in sizes if sizes.count(size) > 1]
         if twice:
-            raise ValueError(f"resolution: {list(sides)} names {twice[0]} twice")
+            raise ValueError(f"resolution: {list(sizes)} names {twice[0]} twice")
         return self
 
     @field_serializer("resolution")
     def _resolution_as_written(
-        self, sides: tuple[int | str, ...] | None
+        self, sizes: tuple[int | str, ...] | None
     ) -> int | str | tuple[int | str, ...] | None:
-        """Write one side as a number, as the caches and locks of older versions have it."""
-        return sides[0] if sides and len(sides) == 1 else sides
+        """Write one size as a number, as the caches and locks of older versions have it."""
+        return sizes[0] if sizes and len(sizes) == 1 else sizes
 
     @property
     def requested_sizes(self) -> tuple[Size, ...]:
