@@ -35,7 +35,7 @@ def comparison_table(reports: Named) -> Table:
 
 
 def comparison_rows(report: Report) -> dict[str, str]:
-    """What is compared between runs: name -> figure, as text."""
+    """The figures of one run that are compared with others': name -> text."""
     small = report.compressed or report.model
     rows = {
         "model": report.model.name,

@@ -1,4 +1,4 @@
-"""An output folder's report.json without what is not of the folder's files any more."""
+"""report.json without figures of files that the output folder no longer has."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from diffc.report.model import Report
 
 
 def current_report(out: Path) -> tuple[Report, list[str]]:
-    """report.json of ``out`` as far as its figures are still of what ``out`` holds.
+    """Read the report of an output folder, without figures that its files have outlived.
 
     Args:
-        out: An output folder, or a report.json (elsewhere than in one: shown as it is).
+        out: An output folder, or a report.json. One that lies outside an output folder is read
+            as it is.
 
     Returns:
         The report, and a sentence for each stage whose figures were left out.

@@ -1,4 +1,4 @@
-"""report.html: one file without a network, made of the report and OUT's samples.
+"""report.html: one file that needs no network, from the report and OUT's samples.
 
     write_html       the page of one run
     write_comparison several runs: a table, and a Pareto picture of latency against quality

@@ -6,7 +6,7 @@ from html import escape
 
 
 class Html(str):
-    """Text that is markup already; made by ``tag`` and ``joined`` alone."""
+    """Markup. Only ``tag`` and ``joined`` make it, and they escape every other string."""
 
     __slots__ = ()
 
@@ -15,10 +15,13 @@ Child = str | Html | int | float | None
 
 
 def tag(element: str, /, *children: Child, **attributes: str | float | bool | None) -> Html:
-    """``<element attributes>children</element>``.
+    """Return ``<element attributes>children</element>``.
 
-    Strings that are no ``Html`` are escaped; None leaves a child or an attribute out, True gives an
-    attribute without a value. ``class_`` and ``for_`` are class and for; ``_`` in a name is ``-``.
+    Args:
+        element: The element's name.
+        children: What it holds. Strings other than ``Html`` are escaped; None is left out.
+        attributes: None and False leave an attribute out; True gives one without a value.
+            ``class_`` and ``for_`` are class and for; ``_`` inside a name is ``-``.
     """
     inside = joined(*children)
     opened = f"<{element}{''.join(_attribute(*pair) for pair in attributes.items())}>"
@@ -26,7 +29,7 @@ def tag(element: str, /, *children: Child, **attributes: str | float | bool | No
 
 
 def joined(*children: Child) -> Html:
-    """Children one after the other, strings escaped."""
+    """Return the children one after the other; strings other than ``Html`` are escaped."""
     parts = (c if isinstance(c, Html) else escape(str(c)) for c in children if c is not None)
     return Html("".join(parts))
 

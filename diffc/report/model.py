@@ -1,4 +1,4 @@
-"""What report.json holds. Every number in it was measured or counted; what was not is absent."""
+"""The content of report.json. Every number was measured or counted; others are absent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What stages found out, as report.json holds it: the records' own fields, typed.
+"""The stages' records as report.json holds them: plan, data, distillation, quality, machine.
 
-A record's other fields stay in report.json as they are, so that a report of another diffc is read
-whole. Nothing here is checked when a report is read: a section that does not find what it needs
+Only the fields that reports show are typed. All others stay in report.json as they are, so that a
+report of another diffc is read whole. Reading checks none of them: a section that lacks a field
 says so in its place, and the rest of the report is shown.
 """
 

@@ -1,4 +1,4 @@
-"""What ``diffc bench A B ...`` shows: one table per batch size, and what is to be known of it."""
+"""The tables of ``diffc bench A B ...``: one for each batch size, and notes on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEADS = ("p50", "p99", "first", "peak", "as fast", "95 %")
 UNSURE = " ?"
-"""Stands behind a ratio whose interval holds 1."""
+"""The mark behind a ratio whose interval holds 1."""
 
 
 def show(result: Comparison, console: Console) -> None:
@@ -30,7 +30,7 @@ def show(result: Comparison, console: Console) -> None:
 
 
 def cells(row: Row) -> Sequence[str]:
-    """The figures of one line, as ``HEADS`` names them."""
+    """The figures of one line, in the order of ``HEADS``."""
     figures = row.figures
     if figures.latency_ms is None:
         return ("-",) * len(HEADS)
@@ -46,7 +46,7 @@ def cells(row: Row) -> Sequence[str]:
 
 
 def notes(result: Comparison) -> Iterator[str]:
-    """Why a line has no figures, what the machine was like, and how it was measured."""
+    """Reasons for missing figures, the machine's noise, and how the figures were measured."""
     absent = {row.label: row.figures.absent for row in result.rows if row.figures.absent}
     for label, reason in absent.items():
         yield f"{label}: not measured: {reason}"

@@ -11,11 +11,11 @@ from diffc.report.units import interval
 
 NOT_SHOWN = "no speed-up shown"
 BUSY_MARK = "* "
-_SCATTERED = 1.5  # p90 / p50 of a call above which other work was in between
+_SCATTERED = 1.5  # p90 / p50 of a call above which other work ran between the calls
 
 
 def words(speedup: Speedup) -> str:
-    """'1.76x as fast', or that none is shown, with the figure that says so."""
+    """'1.76x as fast'; where no speed-up is shown, that and the figure behind it."""
     if speedup.shown:
         return f"{speedup.median:.2f}x as fast"
     return f"{NOT_SHOWN}: {with_interval(speedup)}"
@@ -27,26 +27,34 @@ def with_interval(speedup: Speedup) -> str:
 
 
 def cells(speedup: Speedup) -> tuple[str, str]:
-    """The last cells of a table's two rows: the speed-up, and its interval below."""
+    """The speed-up and its interval, for the last cells of two rows of a table."""
     if speedup.shown:
         return f"{speedup.median:.2f}x as fast", f"95 % {interval(speedup.ci95)}"
     return NOT_SHOWN, with_interval(speedup)
 
 
 def calls_per_s(figures: EngineFigures, batch: int) -> float | None:
-    """Calls of the network a second; an older report has rows a second alone."""
+    """Calls of the network a second.
+
+    An older report has rows a second alone; the batch size turns them into calls.
+    """
     if figures.calls_per_s is not None or figures.throughput_per_s is None:
         return figures.calls_per_s
     return figures.throughput_per_s / batch
 
 
 def images_per_s(figures: EngineFigures) -> float | None:
-    """Images a second of a result of the sampling loop, in older reports too."""
+    """Images a second of a result of the sampling loop; older reports have another field for it."""
     return figures.throughput_per_s if figures.images_per_s is None else figures.images_per_s
 
 
 def headline_parts(targets: Sequence[TargetResult], loops: Sequence[TargetResult]) -> list[str]:
-    """For each target at its working resolution: one call, and one image where it was measured."""
+    """The headline's parts on speed.
+
+    Args:
+        targets: Results of calls; each target's working resolution is shown.
+        loops: Results of whole images, shown behind the call of the same target.
+    """
     images = {loop.target: loop for loop in loops if loop.speedup is not None}
     parts = []
     for result in at_working(targets):
@@ -81,7 +89,7 @@ def images(result: TargetResult) -> str:
 
 
 def loop_words(details: Mapping[str, Any]) -> str:
-    """What the loop did that was timed: steps, sampler, guidance, decoding; '' where not known."""
+    """The loop's steps, sampler, guidance and decoding, in words; '' where they are not known."""
     parts = [f"{details['steps']} steps"] if "steps" in details else []
     parts += [str(details.get("sampler") or details.get("scheduler") or "")]
     if details.get("guidance", 1) != 1:
@@ -92,7 +100,7 @@ def loop_words(details: Mapping[str, Any]) -> str:
 
 
 def loop_notes(result: TargetResult) -> list[str]:
-    """What the time of an image leaves out, and what its calls were."""
+    """Notes on what the time of an image leaves out, and on the calls of each step."""
     details = result.details
     if result.absent:
         return [f"not measured: {result.absent}"]
@@ -121,7 +129,7 @@ def noise_words(noise: Noise) -> str:
 
 
 def is_busy(ladder: Ladder, rung: Rung) -> bool:
-    """Whether a rung was timed beside other work, by the machine's noise or by its own times."""
+    """True if the machine's noise or the rung's own times show that other work ran beside it."""
     scattered = rung.latency_ms is not None and (
         rung.latency_ms.p90 > _SCATTERED * rung.latency_ms.p50
     )
@@ -129,12 +137,12 @@ def is_busy(ladder: Ladder, rung: Rung) -> bool:
 
 
 def label(ladder: Ladder, rung: Rung) -> str:
-    """The rung's name, with a mark where its time was taken on a busy machine."""
+    """The rung's name, with a mark if it was timed on a busy machine."""
     return (BUSY_MARK if is_busy(ladder, rung) else "") + rung.label
 
 
 def busy_note(ladder: Ladder) -> str | None:
-    """What the mark means; None where no rung has one."""
+    """The sentence that explains the mark; None if no rung has the mark."""
     timed = [rung for rung in ladder.rungs if rung.latency_ms is not None]
     if not any(is_busy(ladder, rung) for rung in timed):
         return None

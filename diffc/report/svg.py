@@ -1,9 +1,9 @@
-"""Charts as inline SVG, readable without colour; each is made from plain numbers.
+"""Charts as inline SVG, readable without colour, from plain numbers.
 
-    bars        one bar, or a bar within an outline, to stand in a table's cell
+    bar         a bar within an outline, for a table's cell
     histogram   two distributions, one row each, with their medians
     steps       one bar per step, the step before as an outline, so that each drop is seen
-    line        a curve through points, with a level, shaded spans and a logarithmic y axis if asked
+    line        a curve through points, optionally with a level, shaded spans, a logarithmic y axis
     scatter     labelled points
 
 Sizes are in a view box of WIDTH units, which the page scales between 320 and 560 pixels.

@@ -15,7 +15,7 @@ def count(value: float) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in decimal units; a dash when it was not measured."""
+    """Bytes in decimal units; a dash where nothing was measured."""
     return "-" if value is None else f"{count(value)}B".replace(" k", " k")
 
 
@@ -34,25 +34,25 @@ def seconds(value: float) -> str:
 
 
 def change(before: float | None, after: float | None) -> str:
-    """'-50.1 %'; empty when one of the two is unknown."""
+    """'-50.1 %'; an empty string if one of the two is not known."""
     if not before or after is None:
         return ""
     return f"{(after / before - 1) * 100:+.1f} %"
 
 
 def number(value: float | None, digits: int) -> str:
-    """'0.931'; a dash for what is not a finite number, which JSON holds as null."""
+    """'0.931'; a dash for a value that is not finite, which JSON holds as null."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def interval(pair: Sequence[float | None] | None, digits: int = 2) -> str:
-    """'[1.79, 1.84]'; a dash where there is none."""
+    """'[1.79, 1.84]'; a dash where there is no interval."""
     ends = [number(end, digits) for end in pair or (None,)]
     return "-" if "-" in ends else f"[{ends[0]}, {ends[1]}]"
 
 
 def rate(value: float | None) -> str:
-    """'177.6', '0.043': how many a second; a dash where it was not measured."""
+    """'177.6', '0.043': a number a second; a dash where nothing was measured."""
     if value is None:
         return "-"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""What was trained on, where there is something to say about it."""
+"""The clean samples of the training, if the run has notes on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sections of one call and of whole images share: rows of times, their chart, notes."""
+"""Rows of times, their chart and notes, for the sections of one call and of whole images."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _threads(details: JsonObject) -> str:
 
 
 def parity_note(result: TargetResult) -> Iterator[str]:
-    """Whether the engines compute what torch computes, and how far they are from it."""
+    """The verdict of parity, and the distance to torch's output."""
     parity = result.parity
     if parity is None:
         return
