@@ -132,7 +132,7 @@ def test_the_speedup_is_explained(compiled):
         ("compressed engine, fp32", "pruning"),
     ]
     assert all(rung.latency_ms and rung.absent is None for rung in ladder.rungs)
-    assert "where the speed-up comes from" in (out / "report.md").read_text()
+    assert "Where the speed-up comes from" in (out / "report.md").read_text()
     assert "x pruning" in (out / "report.html").read_text()
 
 
