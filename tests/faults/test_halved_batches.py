@@ -128,7 +128,7 @@ def test_samples_and_their_decoding_are_halved(tmp_path, monkeypatch):
         return vae
 
     monkeypatch.setattr(latents, "load_vae", load_vae)
-    monkeypatch.setattr(quality, "guided", limited(quality.guided, 2))
+    monkeypatch.setattr(quality, "guided_call", limited(quality.guided_call, 2))
     report = compile_quickly(
         save_sd(tmp_path / "sd"), tmp_path / "o", "distill", data={"prompts": str(prompts)}
     )
