@@ -62,8 +62,9 @@ def place_file(origin: Path, goal: Path, *, links: bool = False) -> None:
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove everything at ``folder``, folders without write permission too; nothing there is
-    fine.
+    """Remove everything at ``folder``, even folders without write permission.
+
+    A folder that does not exist is fine.
     """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()

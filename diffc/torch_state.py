@@ -135,8 +135,9 @@ def _settings() -> Iterator[None]:
 
 @contextmanager
 def _own_accelerate() -> Iterator[None]:
-    """Give accelerate a new state of the process, and restore the caller's: all its users
-    share it.
+    """Give accelerate a new state of the process and restore the caller's afterwards.
+
+    All users of accelerate in the process share that state.
     """
     before = {name: dict(shared) for name, shared in _shared_states().items()}
     for shared in _shared_states().values():

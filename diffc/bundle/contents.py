@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
@@ -281,7 +280,7 @@ def _check_same_model(info: JsonObject, other: JsonObject, plan: Path) -> None:
         )
 
 
-def _describe_value(value: Any) -> str:
+def _describe_value(value: object) -> str:
     """Return a value of engine.json as text; of inputs and profiles, their names and shapes."""
     if not isinstance(value, list):
         return str(value)

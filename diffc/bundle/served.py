@@ -10,12 +10,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffc.errors import UnavailableError
 from diffc_runtime.json_types import JsonDict, JsonObject
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferInput
 
 
 def measure_server(
@@ -59,7 +63,7 @@ def measure_server(
     return {"model": model, "steps": steps, "client": "tritonclient grpc", "levels": levels}
 
 
-def _client() -> Any:
+def _client() -> ModuleType:
     try:
         import tritonclient.grpc
     except ImportError as error:
@@ -70,7 +74,7 @@ def _client() -> Any:
     return tritonclient.grpc
 
 
-def _inputs(client: Any, steps: int, conditions: JsonObject) -> list[Any]:
+def _inputs(client: ModuleType, steps: int, conditions: JsonObject) -> list[InferInput]:
     values = {
         "n": np.array([1], np.int32),
         "steps": np.array([steps], np.int32),
@@ -85,7 +89,12 @@ def _inputs(client: Any, steps: int, conditions: JsonObject) -> list[Any]:
 
 
 def _level(
-    client: Any, url: str, model: str, inputs: list[Any], concurrency: int, seconds: float
+    client: ModuleType,
+    url: str,
+    model: str,
+    inputs: list[InferInput],
+    concurrency: int,
+    seconds: float,
 ) -> JsonDict:
     """Measure ``concurrency`` clients for ``seconds``."""
     latencies: list[list[float]] = [[] for _ in range(concurrency)]

@@ -143,9 +143,9 @@ class TritonServer:
 
     def _failed(self, how: str) -> UnavailableError:
         """Return an error of one line, with the log's end as the hint."""
-        said = self.log.read_text("utf-8", "replace")[-3000:].strip()
-        last = said.splitlines()[-1][:200] if said else "its log is empty"
-        return UnavailableError(f"tritonserver {how}: {last}", hint=said or None)
+        end = self.log.read_text("utf-8", "replace")[-3000:].strip()
+        last = end.splitlines()[-1][:200] if end else "its log is empty"
+        return UnavailableError(f"tritonserver {how}: {last}", hint=end or None)
 
     def is_ready(self) -> bool:
         """True if the server reports that it is ready."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffc.bundle import readme, triton_check
 from diffc.bundle import triton_config as configs
@@ -23,6 +23,9 @@ from diffc.errors import CheckFailed, RequestError
 from diffc_export.targets import target
 from diffc_export.targets.base import TritonBackend
 from diffc_runtime.json_types import JsonDict, JsonObject
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 VERSION = "1"
 
@@ -130,7 +133,7 @@ def _models(contents: BundleContents) -> JsonDict:
     return {"models": models, "decoder": contents.decoder_request()}
 
 
-def _write_config(folder: Path, config: Any) -> None:
+def _write_config(folder: Path, config: ModelConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(configs.to_text(config))
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffc.bundle.triton_config import TENSORRT, backend_shape, config_messages
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput
 
 _PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 _BACKENDS = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
@@ -50,7 +53,7 @@ def _model_problems(folder: Path) -> Iterator[str]:
     yield from _graphs(config)
 
 
-def _files(config: Any, folder: Path) -> Iterator[str]:
+def _files(config: ModelConfig, folder: Path) -> Iterator[str]:
     known = _PLATFORMS.get(config.platform) or _BACKENDS.get(config.backend)
     if known is None:
         yield f"unknown platform '{config.platform}' and backend '{config.backend}'"
@@ -65,7 +68,7 @@ def _files(config: Any, folder: Path) -> Iterator[str]:
                 yield f"{version.name}/{name} is missing"
 
 
-def _tensors(kind: str, tensors: Any, max_batch: int) -> Iterator[str]:
+def _tensors(kind: str, tensors: Sequence[ModelInput], max_batch: int) -> Iterator[str]:
     if not tensors:
         yield f"no {kind}"
     for name, count in Counter(tensor.name for tensor in tensors).items():
@@ -85,11 +88,11 @@ def _tensors(kind: str, tensors: Any, max_batch: int) -> Iterator[str]:
             yield f"{where} is reshaped to no dimensions without a batch"
 
 
-def _elements(dims: Any) -> int:
+def _elements(dims: Sequence[int]) -> int:
     return math.prod(dims)
 
 
-def _batching(config: Any) -> Iterator[str]:
+def _batching(config: ModelConfig) -> Iterator[str]:
     if config.max_batch_size < 0:
         yield f"max_batch_size is {config.max_batch_size}"
     if not config.HasField("dynamic_batching"):
@@ -101,7 +104,7 @@ def _batching(config: Any) -> Iterator[str]:
             yield f"preferred_batch_size {size} is outside 1..{config.max_batch_size}"
 
 
-def _instances(config: Any) -> Iterator[str]:
+def _instances(config: ModelConfig) -> Iterator[str]:
     for group in config.instance_group:
         if group.count < 1:
             yield f"instance_group has count {group.count}"
@@ -111,11 +114,11 @@ def _instances(config: Any) -> Iterator[str]:
             yield "optimisation profiles belong to the TensorRT backend alone"
 
 
-def _profiles(config: Any, opened: list[str]) -> Iterator[str]:
+def _profiles(config: ModelConfig, opened: list[str]) -> Iterator[str]:
     """Check the profiles that the backend opens; the best batch of each is warmed up."""
     wrong = [name for name in opened if not name.isdigit()]
     if wrong:
-        yield f"instance_group has profile '{wrong[0]}', which is no index"
+        yield f"instance_group has profile '{wrong[0]}', which is not an index"
     if len(set(opened)) != len(opened):
         yield f"instance_group has a profile twice: {', '.join(opened)}"
     sizes = len(config.model_warmup)
@@ -123,7 +126,7 @@ def _profiles(config: Any, opened: list[str]) -> Iterator[str]:
         yield f"instance_group opens {len(opened) or 'no'} profiles for {sizes} tuned batch sizes"
 
 
-def _warm_up(config: Any) -> Iterator[str]:
+def _warm_up(config: ModelConfig) -> Iterator[str]:
     inputs = {tensor.name: tensor for tensor in config.input}
     for sample in config.model_warmup:
         where = f"model_warmup '{sample.name}'"
@@ -139,13 +142,13 @@ def _warm_up(config: Any) -> Iterator[str]:
                 yield f"{where}: input '{name}' has dims {list(entry.dims)}"
 
 
-def _fits(given: Any, declared: Any) -> bool:
+def _fits(given: Sequence[int], declared: Sequence[int]) -> bool:
     pairs = list(zip(given, declared, strict=False))
     same = all(d == g or (d == -1 and g > 0) for g, d in pairs)
     return same and len(given) == len(declared)
 
 
-def _graphs(config: Any) -> Iterator[str]:
+def _graphs(config: ModelConfig) -> Iterator[str]:
     cuda = config.optimization.cuda
     if cuda.graphs and config.platform != "tensorrt_plan" and config.backend != "tensorrt":
         yield "CUDA graphs belong to the TensorRT backend alone"

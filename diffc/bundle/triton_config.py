@@ -8,13 +8,16 @@ send (batch, 1).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from diffc.errors import UnavailableError
 from diffc_export.targets import on_gpu, target
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelInstanceGroup
+
     from diffc.bundle.contents import BundleContents
 
 QUEUE_DELAY_US = 100
@@ -27,7 +30,7 @@ LEAST_SHARED = 8
 TENSORRT = "tensorrt_plan"
 
 
-def config_messages() -> Any:
+def config_messages() -> ModuleType:
     """Return the module that holds Triton's ModelConfig.
 
     Raises:
@@ -43,7 +46,7 @@ def config_messages() -> Any:
     return model_config_pb2
 
 
-def to_text(config: Any) -> str:
+def to_text(config: ModelConfig) -> str:
     """Return a ModelConfig as the text of config.pbtxt."""
     from google.protobuf import text_format
 
@@ -51,9 +54,7 @@ def to_text(config: Any) -> str:
 
 
 def batch_ranges(info: JsonObject) -> list[tuple[int, int, int]]:
-    """Return (min, opt, max) batch of each profile at the engine's own resolution, smallest
-    first.
-    """
+    """Return (min, opt, max) batch of each profile at the engine's own resolution, sorted."""
     from diffc_runtime.engines import serves
 
     items = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))
@@ -92,7 +93,9 @@ def no_batching_note(info: JsonObject) -> str | None:
     )
 
 
-def engine_model(name: str, info: JsonObject, *, native: bool, plans: Mapping[str, str]) -> Any:
+def engine_model(
+    name: str, info: JsonObject, *, native: bool, plans: Mapping[str, str]
+) -> ModelConfig:
     """Return the config of a model that runs an engine.
 
     Args:
@@ -135,14 +138,14 @@ def _profile_names(info: JsonObject) -> list[str]:
     return [str(i) for i, profile in enumerate(info["profiles"]) if serves(profile, info)]
 
 
-def backend_shape(tensor: Any) -> list[int]:
+def backend_shape(tensor: ModelInput) -> list[int]:
     """Return the shape that the backend sees, without the server's batch: the reshape's if there is
     one.
     """
     return list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
-def _tensor(kind: Any, item: JsonObject, most: int) -> Any:
+def _tensor(kind: type[ModelInput], item: JsonObject, most: int) -> ModelInput:
     """Return an input or output; without server batching its first dimension is the batch."""
     pb = config_messages()
     dims = list(item["shape"])
@@ -163,17 +166,15 @@ def _data_type(dtype: str) -> int:
     return int(pb.DataType.Value(names.get(dtype, f"TYPE_{dtype.upper()}")))
 
 
-def _instances(name: str, count: int, native: bool) -> Any:
+def _instances(name: str, count: int, native: bool) -> ModelInstanceGroup:
     pb = config_messages()
     gpu = native and on_gpu(name)
     kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
     return pb.ModelInstanceGroup(count=count, kind=kind)
 
 
-def _batch_dynamically(config: Any, info: JsonObject) -> None:
-    """Let requests of several clients share a batch, best in the sizes that the engine is
-    tuned for.
-    """
+def _batch_dynamically(config: ModelConfig, info: JsonObject) -> None:
+    """Let requests of several clients share a batch, best in the sizes of the engine's tuning."""
     if config.max_batch_size < 2:
         return
     sizes = sorted({opt for _, opt, _ in batch_ranges(info) if opt > 1} | {config.max_batch_size})
@@ -181,7 +182,7 @@ def _batch_dynamically(config: Any, info: JsonObject) -> None:
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
 
 
-def _warm_up(config: Any, info: JsonObject) -> None:
+def _warm_up(config: ModelConfig, info: JsonObject) -> None:
     """Warm up with zeros at every batch size that the engine is tuned for."""
     pb = config_messages()
     sizes = sorted({opt for _, opt, _ in batch_ranges(info)}) or [1]
@@ -196,10 +197,8 @@ def _warm_up(config: Any, info: JsonObject) -> None:
         config.model_warmup.append(sample)
 
 
-def _capture_graphs(config: Any, info: JsonObject) -> None:
-    """Capture CUDA graphs for the exact shapes that the engine is tuned for, and for full
-    batches.
-    """
+def _capture_graphs(config: ModelConfig, info: JsonObject) -> None:
+    """Capture CUDA graphs for the shapes that the engine is tuned for, and for full batches."""
     cuda = config.optimization.cuda
     cuda.graphs, cuda.output_copy_stream = True, True
     for size in sorted({opt for _, opt, _ in batch_ranges(info)} | {largest_batch(info)}):
@@ -218,7 +217,7 @@ def bls_instances(info: JsonObject) -> int:
     return min(max(max_batch(info), largest_batch(info), 2), 8)
 
 
-def pipeline_model(name: str, contents: BundleContents, instances: int) -> Any:
+def pipeline_model(name: str, contents: BundleContents, instances: int) -> ModelConfig:
     """Return the config of a model that makes images; only the conditions are required inputs."""
     pb = config_messages()
     config = pb.ModelConfig(name=name, backend="python")

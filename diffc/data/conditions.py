@@ -45,7 +45,7 @@ class PipelineConditions:
         if not self.rows:
             return []
         shown = ", ".join(f"{name}{_short(value)}" for name, value in sorted(self.rows.items()))
-        return [f"conditions that are no text, as the model's own pipeline passes them: {shown}"]
+        return [f"conditions other than text, as the model's own pipeline passes them: {shown}"]
 
 
 def pipeline_conditions(
@@ -88,8 +88,9 @@ def _time_ids(
     size = [float(place.height), float(place.width)]
     if place.spec.shape[0] != _REFINER_IDS:
         return torch.tensor([*size, 0.0, 0.0, *size])
-    said = call_defaults(place.source).get(score)
-    return torch.tensor([*size, 0.0, 0.0, float(said) if isinstance(said, int | float) else usual])
+    default = call_defaults(place.source).get(score)
+    value = float(default) if isinstance(default, int | float) else usual
+    return torch.tensor([*size, 0.0, 0.0, value])
 
 
 def guidance_embedding(scale: float, width: int) -> Tensor:

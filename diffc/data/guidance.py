@@ -10,12 +10,15 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffc.models.families import family
 from diffc.models.schedulers import FEW_STEPS
 from diffc.models.source import Source
 from diffc_runtime.json_types import JsonDict
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 USUAL_SCALE = 4.0
 _EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -38,7 +41,7 @@ class Guidance:
 
     @property
     def has_null(self) -> bool:
-        """True if there are null conditions to guide away from; only then is the empty prompt
+        """True if there are null conditions to guide away from; only then the empty prompt is
         encoded.
         """
         return self.reason is None
@@ -105,11 +108,12 @@ def embedded_guidance(source: Source, given: float | None) -> float:
     return float(default) if default is not None else 3.5
 
 
-def find_pipeline_class(source: Source) -> type[Any] | None:
+def find_pipeline_class(source: Source) -> type[DiffusionPipeline] | None:
     """Return the model's own pipeline class; None if diffusers has none of that name."""
     import diffusers
 
-    kind: type[Any] | None = getattr(diffusers, str(source.index.get("_class_name", "")), None)
+    name = str(source.index.get("_class_name", ""))
+    kind: type[DiffusionPipeline] | None = getattr(diffusers, name, None)
     return kind
 
 
@@ -119,7 +123,7 @@ def call_defaults(source: Source) -> JsonDict:
     return argument_defaults(kind.__call__) if kind is not None else {}
 
 
-def argument_defaults(function: Callable[..., Any]) -> JsonDict:
+def argument_defaults(function: Callable[..., object]) -> JsonDict:
     """Return the default values in a function's signature."""
     return {
         name: parameter.default

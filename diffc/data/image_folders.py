@@ -188,7 +188,7 @@ def _check_npz(path: Path, flag: str, *, need_labels: bool) -> None:
         with zipfile.ZipFile(path) as arrays:
             names = [name.removesuffix(".npy") for name in arrays.namelist()]
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{flag}: {path} is no .npz of arrays: {error}") from error
+        raise InputError(f"{flag}: {path} is not an .npz of arrays: {error}") from error
     if not set(names) & set(IMAGE_KEYS):
         raise InputError(
             f"{flag}: {path} holds {', '.join(names) or 'nothing'}, and no array of images",

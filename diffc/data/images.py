@@ -12,7 +12,7 @@ files are used under a limit depends on the seed and the sorted file names alone
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -165,9 +165,9 @@ class _WrongSize(Exception):
     """The picture is intact, but does not have the model's size."""
 
 
-def _tally(counts: ImageCounts, read: Any) -> tuple[ImageCounts, Pixels | None]:
+def _tally(counts: ImageCounts, read: Callable[[], Pixels]) -> tuple[ImageCounts, Pixels | None]:
     try:
-        image: Pixels = read()
+        image = read()
     except _WrongSize:
         return replace(counts, skipped_size=counts.skipped_size + 1), None
     except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...

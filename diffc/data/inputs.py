@@ -87,6 +87,6 @@ def _check_labels(source: Source, labels: TensorSpec) -> None:
     kind = source.config.get("class_embed_type")
     raise RequestError(
         f"this {source.class_name} takes '{LABELS}' {('N', *labels.shape)} (class_embed_type "
-        f"'{kind}'), and nothing says which",
+        f"'{kind}'), and neither the data nor the config give them",
         hint=f"--data FILE.safetensors, with '{LABELS}' and the other inputs",
     )

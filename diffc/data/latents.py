@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source, read_json
 from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 Factor = float | list[float]
 """One number for all channels of a latent, or one for each."""
@@ -66,7 +69,7 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
     folder = vae_folder(source)
     if folder is None:
         if len(sample) != 3:
-            raise InputError(f"{source.name} has no VAE, and its input {sample} is no image")
+            raise InputError(f"{source.name} has no VAE, and its input {sample} is not an image")
         return sample[0], sample[1], sample[2]
     config = read_json(folder / "config.json")
     kind = source.vae.class_name if source.vae is not None else config.get("_class_name")
@@ -149,7 +152,7 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
     if part is None or part.name == source.component or len(latent_shape) != 3:
         return
     part.need_folder()
-    vae: Any = skeleton(part.class_name, part.config)
+    vae: AutoencoderKL = skeleton(part.class_name, part.config)
     latent = torch.empty(1, *latent_shape, device="meta")
     for factor in latent_factors(part.config):
         _broadcast(latent, factor)
@@ -159,7 +162,7 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
         vae.decode(latent, return_dict=False)  # some operators have no meta version
 
 
-def load_vae(source: Source) -> Any:
+def load_vae(source: Source) -> AutoencoderKL:
     """Return the pipeline's VAE in float32, on the best device.
 
     Raises:

@@ -50,7 +50,7 @@ def _text(path: Path, flag: str) -> str:
     except UnicodeDecodeError as error:
         wide = next((name for mark, name in _WIDE_MARKS.items() if data.startswith(mark)), None)
         line = data.count(b"\n", 0, error.start) + 1
-        what = f"{path} is {wide} text" if wide else f"line {line} of {path} is no UTF-8 text"
+        what = f"{path} is {wide} text" if wide else f"line {line} of {path} is not UTF-8 text"
         raise InputError(f"{flag}: {what}", hint=_SAVE) from error
     if "\0" in text:  # UTF-16 without its mark is valid UTF-8 for plain letters
         raise InputError(f"{flag}: {path} holds zero bytes, as UTF-16 text does", hint=_SAVE)

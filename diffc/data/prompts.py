@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from diffc.models.source import Source
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 __all__ = ["ENCODERS", "EncodedPrompts", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -69,7 +72,7 @@ def text_conditions(source: Source) -> TextPlaces:
     return places
 
 
-def _check_encoder(kind: type[Any]) -> None:
+def _check_encoder(kind: type[DiffusionPipeline]) -> None:
     """Raise InputError for a pipeline class without an ``encode_prompt`` that diffc can call."""
     encode = getattr(kind, "encode_prompt", None)
     if encode is None:
@@ -151,7 +154,7 @@ def _encode_null(
 class _Encoders:
     """A pipeline with its tokenizers and text encoders alone, and the family of its denoiser."""
 
-    pipeline: Any
+    pipeline: DiffusionPipeline
     family: Family
 
 
@@ -163,7 +166,9 @@ def _text_encoders(source: Source) -> _Encoders:
     return _Encoders(pipeline, family(source.class_name))
 
 
-def _offered_arguments(tokens: int, device: Any, negative: bool = False) -> JsonDict:
+def _offered_arguments(
+    tokens: int, device: torch.device | None, negative: bool = False
+) -> JsonDict:
     """Return the arguments that diffc passes to ``encode_prompt`` if it takes them."""
     return {
         "device": device,

@@ -31,13 +31,13 @@ NOISE, LABEL = 1, 2  # streams of keys
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What samples are made from, beside noise.
+    """The conditions that samples are drawn under.
 
     Attributes:
         rows: For each condition, rows (M, ...). Sample i takes row i modulo M, so that several
             conditions stay aligned.
         null: A null condition (...) by name, which guidance leads away from.
-        guidance: The scale of classifier-free guidance; 1 is none.
+        guidance: The scale of classifier-free guidance; 1 means none.
     """
 
     rows: Mapping[str, Tensor] = field(default_factory=dict)
@@ -61,12 +61,12 @@ def synthesize(
 
     Args:
         denoiser: The dense model.
-        n: How many samples.
+        n: The number of samples.
         given: The conditions. Class labels that it lacks are drawn uniformly over the classes that
             the model knows.
-        steps: Of the sampler.
-        seed: Of noise and labels.
-        batch: How many samples at a time; halved where memory has no room.
+        steps: The number of sampling steps.
+        seed: The seed of noise and labels.
+        batch: The number of samples at a time; it is halved if memory runs out.
 
     Raises:
         RequestError: The model needs a condition that was not given.
@@ -101,14 +101,17 @@ def synthesize(
 def guided_call(
     denoiser: Denoiser, given: Conditioning, dtype: torch.dtype | None = None
 ) -> ModelCall:
-    """The model at given conditions as a function of (x, t), guided away from the null conditions.
+    """Return a function of (x, t): the model at given conditions, guided away from the null
+    conditions.
 
-    Ho & Salimans 2022: null + scale (conditioned - null); scale 1, or no null, is the model itself.
+    Ho & Salimans 2022: null + scale (conditioned - null); with scale 1, or without null conditions,
+    it
+    is the model itself.
 
     Args:
         denoiser: The model.
-        given: A row for each row of x.
-        dtype: Of the forward passes; None: the one that the device is fast at.
+        given: Conditions with one row for each row of x.
+        dtype: The dtype of the forward passes; None: the one that the device is fast at.
     """
     device, scale = device_of(denoiser.model), given.guidance
     conditions = {name: value.to(device) for name, value in given.rows.items()}
@@ -152,18 +155,8 @@ def condition_rows(
     classes: int | None,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Each condition's rows (len(index), ...) for the samples ``index``, in its input's dtype.
-
-    Args:
-        index: The samples' numbers.
-        specs: The denoiser's inputs.
-        conditions: Rows to take in turn.
-        classes: Labels that were not given are drawn uniformly from 0..classes-1; None: the model
-            knows no classes.
-        seed: Of these labels.
-
-    Raises:
-        RequestError: Nothing gives a condition.
+    """Return each condition's rows (len(index), ...) for the samples ``index``, in its input's
+    dtype.
     """
     rows: dict[str, Tensor] = {}
     for spec in (spec for spec in specs if spec.kind == "condition"):

@@ -106,7 +106,7 @@ def read_null(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
             if spec is None or tuple(value.shape) != spec.shape:
                 takes = ", ".join(f"{name} {spec.shape}" for name, spec in conditions.items())
                 raise InputError(
-                    f"{path}: '{name}' {tuple(value.shape)} is no null condition of the model",
+                    f"{path}: '{name}' {tuple(value.shape)} is not a null condition of the model",
                     hint=f"it has {takes or 'no conditions'}",
                 )
             _check_finite(path, name, value)

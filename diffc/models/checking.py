@@ -7,7 +7,7 @@ same comparison is made again when the weights are read (diffc/models/load.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -29,6 +29,9 @@ from diffc.models.key_names import (
 from diffc.models.source import Source
 from diffc.models.states import DTYPES, read_entries
 from diffc_runtime.json_types import JsonDict, JsonObject
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def check_components(source: Source, *, prompts: bool) -> list[str]:
@@ -154,7 +157,7 @@ def with_current_names(model: nn.Module, state: JsonObject) -> JsonDict:
     return changed
 
 
-def transformers_config(part: Component, kind: Any) -> Any:
+def transformers_config(part: Component, kind: type[PreTrainedModel]) -> PretrainedConfig:
     """Return the config of a transformers network.
 
     Raises:
@@ -197,7 +200,7 @@ def check_loading_facts(
 
 
 def _check_transformers(
-    part: Component, kind: Any, entries: Mapping[str, TensorEntry]
+    part: Component, kind: type[PreTrainedModel], entries: Mapping[str, TensorEntry]
 ) -> list[str]:
     config = transformers_config(part, kind)
     state = {

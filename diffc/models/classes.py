@@ -6,13 +6,16 @@ A class of a repository's own code is never imported: importing it would run tha
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffc.errors import InputError
 from diffc.models.components import INDEX, Component
 from diffc.models.families import family, family_names
 from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 def component_class(part: Component) -> Any:
@@ -52,7 +55,7 @@ def network_class(class_name: str) -> Any:
     return getattr(diffusers, class_name)
 
 
-def pipeline_class(source: Source) -> Any:
+def pipeline_class(source: Source) -> type[DiffusionPipeline]:
     """Return the class of a source's pipeline.
 
     Raises:
@@ -82,14 +85,14 @@ def pipeline_class(source: Source) -> Any:
     return kind
 
 
-def is_diffusers_model(kind: Any) -> bool:
+def is_diffusers_model(kind: object) -> bool:
     """Return True for a diffusers network class."""
     from diffusers import ModelMixin
 
     return isinstance(kind, type) and issubclass(kind, ModelMixin)
 
 
-def is_transformers_model(kind: Any) -> bool:
+def is_transformers_model(kind: object) -> bool:
     """Return True for a transformers network class."""
     from transformers import PreTrainedModel
 

@@ -11,7 +11,6 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
@@ -212,7 +211,7 @@ def pipeline_components(
             continue
         if not name.isidentifier():
             raise InputError(
-                f"{folder / INDEX} names a component {name!r}, which is no name of a folder in it",
+                f"{folder / INDEX} names a component {name!r}, which is not a folder's name",
                 hint="copy the file again from the folder that DiffusionPipeline.save_pretrained "
                 "wrote",
             )
@@ -230,7 +229,7 @@ def pipeline_components(
     return tuple(components)
 
 
-def is_component(name: str, entry: Any) -> bool:
+def is_component(name: str, entry: object) -> bool:
     """True if an entry of model_index.json names a component that is there: [library, class]."""
     return (
         isinstance(entry, list)

@@ -15,7 +15,6 @@ import types
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from diffc.errors import DiffcError, InputError
 from diffc_runtime.json_types import JsonObject
@@ -73,14 +72,14 @@ def strange_values(class_name: str, config: JsonObject) -> list[str]:
     ]
 
 
-def _fits(value: Any, hint: Any, default: Any) -> bool:
+def _fits(value: object, hint: object, default: object) -> bool:
     kinds = _kinds_of(hint) | {_kind(default)}
     if isinstance(value, list | tuple):
         return "list" in kinds and all(_kind(v) in kinds | {"list"} for v in value)
     return _kind(value) in kinds or not kinds - {"other"}
 
 
-def _kinds_of(hint: Any) -> set[str]:
+def _kinds_of(hint: object) -> set[str]:
     """Return the kinds of a constructor's annotation, including those inside its lists."""
     origin = typing.get_origin(hint)
     if origin is None:
@@ -97,5 +96,5 @@ def _kind_of_type(kind: type) -> str:
     return next((name for types_, name in _KINDS if issubclass(kind, types_)), "other")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return _kind_of_type(type(value))

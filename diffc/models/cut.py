@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -125,8 +124,8 @@ def remember_pruning(model: nn.Module, pruning: JsonObject) -> None:
     model.register_to_config(**{PRUNING_KEY: kept})  # type: ignore[operator]
 
 
-def _check_pruning(value: Any, where: Path) -> JsonDict:
-    value = value if isinstance(value, dict) else {}
+def _check_pruning(content: object, where: Path) -> JsonDict:
+    value: JsonDict = content if isinstance(content, dict) else {}
     if value.get("format") != FORMAT:
         raise InputError(
             f"{where} has format {value.get('format')} of pruning; this diffc reads {FORMAT}",
@@ -135,7 +134,7 @@ def _check_pruning(value: Any, where: Path) -> JsonDict:
     changes = value.get("attributes")
     if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):
         raise InputError(
-            f"{where} is damaged: its attributes of pruning are no table",
+            f"{where} is damaged: its attributes of pruning are not a table",
             hint="copy the file again from the folder that diffc wrote",
         )
     return dict(value)
@@ -208,7 +207,7 @@ def _set_attributes(model: nn.Module, name: str, attributes: JsonObject) -> None
         value = tuple(value) if isinstance(value, list) else value
         if not isinstance(old, int | float | tuple) or not isinstance(value, int | float | tuple):
             raise InputError(
-                f"pruning.json sets '{key}' of '{name}', which is no number there",
+                f"pruning.json sets '{key}' of '{name}', which is not a number there",
                 hint="it belongs to another model: copy the one from the folder that diffc wrote",
             )
         setattr(modules[name], key, value)

@@ -133,8 +133,8 @@ def _check_output(
 def _reason(error: BaseException) -> str:
     """Return the first line of a library's error; its class if the error says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0].rstrip(":") if lines else ""
-    return _short(said, 110) if said else type(error).__name__
+    first = lines[0].rstrip(":") if lines else ""
+    return _short(first, 110) if first else type(error).__name__
 
 
 def _short(text: str, most: int = 150) -> str:

@@ -64,9 +64,9 @@ def read_json(path: Path) -> JsonDict:
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")
     if value and value.keys() <= _OF_ERRORS:
-        said = " ".join(str(next(iter(value.values()))).split())[:80]
+        message = " ".join(str(next(iter(value.values()))).split())[:80]
         raise InputError(
-            f"{path} is a server's error message, not the file itself: {said}",
+            f"{path} is a server's error message, not the file itself: {message}",
             hint="log in where the model asks for it, and download the file again",
         )
     return value
@@ -117,14 +117,14 @@ def _header(path: Path) -> tuple[JsonObject, int]:
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
-                raise InputError(f"{path} is truncated or no safetensors file ({size:,} bytes)")
+                raise InputError(f"{path} is truncated or not a safetensors file ({size:,} bytes)")
             header = json.loads(file.read(length).decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} has a damaged header: {str(error)[:120]}") from error
     if not isinstance(header, dict):
-        raise InputError(f"{path} has a damaged header: it is no JSON object")
+        raise InputError(f"{path} has a damaged header: it is not a JSON object")
     header.pop("__metadata__", None)
     return header, 8 + length
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
@@ -36,9 +35,9 @@ def check_not_quantised(folder: Path, config: JsonObject) -> None:
 
 def quantisation(folder: Path, config: JsonObject) -> str | None:
     """Return the method by which a component was quantised; None if it is not."""
-    told = config.get("quantization_config")
-    if told:
-        return _method(told)
+    settings = config.get("quantization_config")
+    if settings:
+        return _method(settings)
     if config.get("quantization") or config.get("quant_method"):
         return str(config.get("quant_method") or config["quantization"])
     if folder.is_dir():
@@ -50,14 +49,14 @@ def quantisation(folder: Path, config: JsonObject) -> str | None:
     return None
 
 
-def _method(told: Any) -> str:
-    if not isinstance(told, Mapping):
-        return str(told)
-    if told.get("quant_method"):
-        return str(told["quant_method"])
-    if told.get("load_in_4bit") or told.get("load_in_8bit"):
+def _method(settings: object) -> str:
+    if not isinstance(settings, Mapping):
+        return str(settings)
+    if settings.get("quant_method"):
+        return str(settings["quant_method"])
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return "bitsandbytes"
-    return str(told.get("quant_type") or "by a method that its config does not name")
+    return str(settings.get("quant_type") or "by a method that its config does not name")
 
 
 def unsupported_error(what: str) -> InputError:
@@ -127,7 +126,7 @@ def no_model_error(folder: Path) -> InputError:
     inner = _inner_models(folder)
     if inner:
         return InputError(
-            f"{folder} is no model itself: the model lies in {inner[-1].relative_to(folder)}",
+            f"{folder} is not a model itself: the model lies in {inner[-1].relative_to(folder)}",
             hint=f"give {inner[-1]}",
         )
     if "modular_model_index.json" in names:
@@ -144,7 +143,7 @@ def no_model_error(folder: Path) -> InputError:
             hint="convert it: the pipeline class's from_single_file(FILE).save_pretrained(FOLDER)",
         )
     return InputError(
-        f"{folder} is no diffusers model: it has neither model_index.json nor config.json",
+        f"{folder} is not a diffusers model: it has neither model_index.json nor config.json",
         hint="give the folder that DiffusionPipeline.save_pretrained wrote",
     )
 

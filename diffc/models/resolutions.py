@@ -32,7 +32,7 @@ def multiple_of(class_name: str, config: JsonObject) -> int | None:
     return family(class_name).shared_multiple(config)
 
 
-def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Size]) -> None:
+def check_resolution(class_name: str, config: JsonObject, sizes: Sequence[Size]) -> None:
     """Refuse sizes that the model does not take, or that one export cannot serve.
 
     Args:
@@ -45,60 +45,62 @@ def check_resolution(class_name: str, config: JsonObject, sides: Sequence[Size])
         InputError: The config's own size does not fit.
     """
     with reading_config(class_name, config):
-        _check_sizes(class_name, config, sides)
+        known = family(class_name)
+        if not sizes:
+            _check_config_size(known, config)
+            return
+        shared = known.shared_multiple(config)
+        if len(sizes) > 1 and shared is None:
+            words = ",".join(str(size_word(size)) for size in sizes)
+            raise RequestError(
+                f"--resolution {words}: a {class_name} serves one resolution, because "
+                "its export holds its positions",
+                hint="give one size, and compile once for each; several are for "
+                + _several_sizes_classes(),
+            )
+        factor = (shared if len(sizes) > 1 else None) or known.multiple(config)
+        for size in sizes:
+            _check_size(known, size, factor)
 
 
-def _check_sizes(class_name: str, config: JsonObject, sides: Sequence[Size]) -> None:
-    known = family(class_name)
-    if not sides:
-        _check_config_size(known, config)
-        return
-    if len(sides) > 1 and known.shared_multiple(config) is None:
-        words = ",".join(str(size_word(side)) for side in sides)
+def _check_size(known: Family, size: Size, factor: int) -> None:
+    """Refuse a size that the class does not take, or that ``factor`` does not divide."""
+    height, width = as_pair(size)
+    if height != width and known.squares_only:
         raise RequestError(
-            f"--resolution {words}: a {class_name} serves one resolution, for "
-            "its export holds its positions",
-            hint="give one side, and compile once for each; several are for "
-            + _several_sizes_classes(),
+            f"--resolution {size_word(size)}: a {known.class_name} is compressed for squares only",
+            hint="give one size, such as --resolution "
+            + str(min(height, width) // factor * factor or factor),
         )
-    several = known.shared_multiple(config) if len(sides) > 1 else None
-    factor = several or known.multiple(config)
-    for side in sides:
-        height, width = as_pair(side)
-        if height != width and known.squares_only:
-            raise RequestError(
-                f"--resolution {size_word(side)}: a {class_name} is compressed for squares only",
-                hint="give one side, such as --resolution "
-                + str(min(height, width) // factor * factor or factor),
-            )
-        if height % factor or width % factor:
-            raise RequestError(
-                f"--resolution {size_word(side)} is not a multiple of {factor}, by which this "
-                f"{class_name} scales its input down",
-                hint=_nearest_hint(side, factor),
-            )
+    if height % factor or width % factor:
+        raise RequestError(
+            f"--resolution {size_word(size)} is not a multiple of {factor}, by which this "
+            f"{known.class_name} scales its input down",
+            hint=_nearest_hint(size, factor),
+        )
 
 
 def _check_config_size(known: Family, config: JsonObject) -> None:
-    size = config.get("sample_size")
-    if isinstance(size, list | tuple) and known.sample_size_is_number:
+    value = config.get("sample_size")
+    if isinstance(value, list | tuple) and known.sample_size_is_number:
         raise InputError(
-            f"the config's sample_size is {list(size)}; a {known.class_name} is made for a square, "
-            "and its sample_size is one number",
+            f"the config's sample_size is {list(value)}; a {known.class_name} is made for a "
+            "square, and its sample_size is one number",
             hint="write one number there"
             + ("" if known.squares_only else ", and give another shape with --resolution"),
         )
-    side: Size | None = size if isinstance(size, int) else None
-    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) for s in size):
-        side = (size[0], size[1])
-    if side is None or not known.is_denoiser:  # a VAE's is of its images
+    size: Size | None = value if isinstance(value, int) else None
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if is_pair and all(isinstance(number, int) for number in value):
+        size = (value[0], value[1])
+    if size is None or not known.is_denoiser:  # a VAE's sample_size is the image's
         return
     factor = known.multiple(config)
-    if any(value % factor for value in as_pair(side)):
+    if any(number % factor for number in as_pair(size)):
         raise InputError(
-            f"the config's sample_size {size_word(side)} is not a multiple of {factor}, by which "
+            f"the config's sample_size {size_word(size)} is not a multiple of {factor}, by which "
             f"this {known.class_name} scales its input down",
-            hint=f"give one with --resolution; {_nearest_hint(side, factor)}",
+            hint=f"give one with --resolution; {_nearest_hint(size, factor)}",
         )
 
 
@@ -107,9 +109,9 @@ def _several_sizes_classes() -> str:
     return ", ".join(one.class_name for one in families() if one.shared_multiple({}) is not None)
 
 
-def _nearest_hint(side: Size, factor: int) -> str:
+def _nearest_hint(size: Size, factor: int) -> str:
     """Return a hint with the multiples of ``factor`` below and above a size."""
-    height, width = as_pair(side)
+    height, width = as_pair(size)
     near: list[Size] = [
         (max(factor, height // factor * factor), max(factor, width // factor * factor)),
         (-(-height // factor) * factor, -(-width // factor) * factor),

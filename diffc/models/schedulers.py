@@ -67,8 +67,9 @@ def is_flow(config: Config) -> bool:
 
     Sana and Wan use solvers of beta schedules with flow's sigmas switched on.
     """
-    told = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return bool(told) or "FlowMatch" in str(config.get("_class_name", ""))
+    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        return True
+    return "FlowMatch" in str(config.get("_class_name", ""))
 
 
 def train_steps(config: Config) -> int:
@@ -132,7 +133,7 @@ def _check_numbers(config: Config) -> None:
     steps = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InputError(
-            f"the scheduler's num_train_timesteps is {steps!r}, which is no number of steps",
+            f"the scheduler's num_train_timesteps is {steps!r}, which is not a number of steps",
             hint="put the number of timesteps that the model was trained on",
         )
     for key in ("beta_start", "beta_end", "shift", "flow_shift", "steps_offset"):
@@ -144,7 +145,7 @@ def _check_numbers(config: Config) -> None:
             or not isinstance(value, int | float)
             or not math.isfinite(value)
         ):
-            raise InputError(f"the scheduler's {key} is {value!r}, which is no number")
+            raise InputError(f"the scheduler's {key} is {value!r}, which is not a number")
         if key == "steps_offset" and not 0 <= value < steps:
             raise InputError(
                 f"the scheduler's steps_offset {value} is outside its {steps} timesteps",

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError, unknown
 from diffc.models import reasons
@@ -362,5 +361,5 @@ def _find_weights(denoiser: Component, need: bool) -> tuple[Path, ...]:
     return weights.paths
 
 
-def _canonical(value: Any) -> bytes:
+def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, default=str).encode()

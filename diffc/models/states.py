@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -77,7 +76,7 @@ def _read_pickle(path: Path, device: str) -> dict[str, torch.Tensor]:
     with foreign_errors(
         f"{path} cannot be read", hint="it may hold more than tensors: convert it to safetensors"
     ):
-        value: Any = torch.load(path, map_location=device, weights_only=True)
+        value: object = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(value, dict) or not all(isinstance(v, torch.Tensor) for v in value.values()):
         raise InputError(
             f"{path} holds more than a model's tensors",

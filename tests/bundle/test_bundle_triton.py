@@ -377,7 +377,7 @@ def graph_of_the_requests_shape(c):
     ("break_it", "says"),
     [
         (one_profile, "instance_group opens no profiles for 3 tuned batch sizes"),
-        (named_profile, "instance_group has profile 'small', which is no index"),
+        (named_profile, "instance_group has profile 'small', which is not an index"),
         (same_profile, "instance_group has a profile twice: 2, 1, 2"),
         (graph_of_the_requests_shape, "graph_spec: input 'timestep' has dims [1]"),
     ],

@@ -138,7 +138,7 @@ def test_a_model_that_no_sampler_serves_is_refused_before_anything_is_run(tiny_m
 
 def test_a_bad_model_is_refused(tmp_path):
     done = diffc("compile", tmp_path)
-    assert done.returncode == 2 and "is no diffusers model" in done.stderr
+    assert done.returncode == 2 and "is not a diffusers model" in done.stderr
 
 
 def test_json_is_alone_on_stdout(tiny_model):

@@ -79,7 +79,7 @@ def test_null_conditions_are_read_and_checked(tmp_path):
     null = read_null(path, SPECS)
     assert set(null) == {"text"} and null["text"].dtype == torch.float32
     for name, value in (("null.text", torch.ones(2, 5)), ("null.sample", torch.ones(4, 8, 8))):
-        with pytest.raises(InputError, match=f"'{name}' .* is no null condition"):
+        with pytest.raises(InputError, match=f"'{name}' .* is not a null condition"):
             read_null(write(tmp_path, **rows(), **{name: value}), SPECS)
     with pytest.raises(InputError, match="NaN"):
         read_null(write(tmp_path, **rows(), **{"null.text": torch.full((3, 5), torch.nan)}), SPECS)

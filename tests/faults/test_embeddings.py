@@ -145,7 +145,10 @@ def test_labels_of_image_folders_are_refused_where_the_number_of_classes_is_unkn
     for name in "abc":
         save_image(tmp_path / "data" / name / "0.png", 90)
     error = refusal(model, tmp_path / "o", data={"source": str(tmp_path / "data")})
-    assert "nothing says which" in str(error) and "--data FILE.safetensors" in error.hint
+    assert (
+        "neither the data nor the config give them" in str(error)
+        and "--data FILE.safetensors" in error.hint
+    )
 
 
 def test_labels_have_the_dtype_of_the_graphs_input(tmp_path):

@@ -78,7 +78,7 @@ def test_height_x_width_is_refused_by_square_families(tmp_path, case, side, hint
     source = config_folder(tmp_path, case)
     with pytest.raises(RequestError, match="for squares only") as caught:
         check_resolution(source.class_name, source.config, (side,))
-    assert caught.value.hint == f"give one side, such as --resolution {hint}"
+    assert caught.value.hint == f"give one size, such as --resolution {hint}"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_size_that_is_no_number_is_refused(tmp_path):
     model = save_ddpm(tmp_path / "m")
     edit_json(model / "unet" / "config.json", sample_size="large")
     error = refusal(model, tmp_path / "o")
-    assert "sample_size 'large', which is no size" in str(error) and "--resolution" in error.hint
+    assert "sample_size 'large', which is not a size" in str(error) and "--resolution" in error.hint
 
 
 def test_a_side_is_read_and_written_alike():

@@ -46,7 +46,7 @@ def test_the_digest_is_of_content(model, tmp_path):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
-    with pytest.raises(InputError, match="is no diffusers model"):
+    with pytest.raises(InputError, match="is not a diffusers model"):
         find_source(tmp_path)
 
 

@@ -130,7 +130,7 @@ class Family(ABC):
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
     ) -> list[Group]:
-        """Return the groups of ``groups``, those in unreached modules included.
+        """Return the groups before unreached modules are left out.
 
         The default: the widths of feed-forwards and the heads of attentions.
 
@@ -236,22 +236,24 @@ class Family(ABC):
         if resolution is not None:
             return as_pair(resolution)
         size = config.get("sample_size") or default
-        whole = [size] if isinstance(size, int) else size
-        if not isinstance(whole, list | tuple) or not all(isinstance(side, int) for side in whole):
+        numbers = [size] if isinstance(size, int) else size
+        if not isinstance(numbers, list | tuple) or not all(isinstance(n, int) for n in numbers):
             raise InputError(
-                f"the config of this {self.class_name} has sample_size {size!r}, which is no size",
+                f"the config of this {self.class_name} has sample_size {size!r}, "
+                "which is not a size",
                 hint="give one with --resolution, such as 64 or 64x96",
             )
-        return as_pair(whole[0] if len(whole) == 1 else (whole[0], whole[1]))
+        return as_pair(numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1]))
 
     def image_specs(
         self, config: JsonObject, resolution: Size | None, default: int | None = None
     ) -> list[TensorSpec]:
-        """Return sample (in_channels, H, W) and timestep (); the arguments are those of
-        ``sample_size``.
+        """Return the specs sample (in_channels, H, W) and timestep ().
+
+        The arguments are those of ``sample_size``.
         """
-        sides = self.sample_size(config, resolution, default)
-        return [TensorSpec("sample", (config["in_channels"], *sides), kind="sample"), TIMESTEP]
+        size = self.sample_size(config, resolution, default)
+        return [TensorSpec("sample", (config["in_channels"], *size), kind="sample"), TIMESTEP]
 
 
 def halving_multiple(config: JsonObject) -> int:

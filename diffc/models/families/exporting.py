@@ -11,6 +11,7 @@ differs from x + 1e-15 by at most 1e-15.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 _READ_AS_ZERO = 1e-8
 
 
-def exporter_workarounds() -> AbstractContextManager[Any]:
+def exporter_workarounds() -> AbstractContextManager[object]:
     """Return a context for a forward pass; it has an effect only during an export."""
     return ExporterWorkarounds() if torch.compiler.is_compiling() else nullcontext()
 
@@ -29,7 +30,13 @@ def exporter_workarounds() -> AbstractContextManager[Any]:
 class ExporterWorkarounds(TorchFunctionMode):
     """Replaces the two operations by equal ones that exporters translate correctly."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         name = getattr(func, "__name__", "")
         if name == "squeeze" and len(args) == 2 and _squeezes_nothing(*args):
             return args[0]
@@ -38,9 +45,9 @@ class ExporterWorkarounds(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _squeezes_nothing(x: Tensor, dim: Any) -> bool:
+def _squeezes_nothing(x: Tensor, dim: object) -> bool:
     return isinstance(dim, int) and isinstance(x.shape[dim], int) and x.shape[dim] != 1
 
 
-def _guards_a_division(value: Any) -> bool:
+def _guards_a_division(value: object) -> bool:
     return isinstance(value, float) and 0 < value < _READ_AS_ZERO

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from torch import Tensor, nn
 
 from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
+
+if TYPE_CHECKING:
+    from torch_pruning import DependencyGraph
+    from torch_pruning.dependency import Group as Dependents
 
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
@@ -65,7 +69,7 @@ def trace_groups(
     return sorted(groups, key=lambda group: order[group.name])
 
 
-def _graph(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Any:
+def _graph(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> DependencyGraph:
     import torch_pruning as tp
 
     graph = tp.DependencyGraph()
@@ -81,7 +85,7 @@ def _graph(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> Any:
         )
 
 
-def _roots(graph: Any, names: Mapping[nn.Module, str]) -> list[nn.Module]:
+def _roots(graph: DependencyGraph, names: Mapping[nn.Module, str]) -> list[nn.Module]:
     """Return the layers from which groups start, narrow ones first.
 
     A time embedding's projection to a scale and a shift is twice as wide as the layer that it
@@ -96,7 +100,9 @@ def _roots(graph: Any, names: Mapping[nn.Module, str]) -> list[nn.Module]:
     return sorted(layers, key=graph.get_out_channels)
 
 
-def _group(graph: Any, root: nn.Module, reached: Any, names: Mapping[nn.Module, str]) -> Group:
+def _group(
+    graph: DependencyGraph, root: nn.Module, reached: Dependents, names: Mapping[nn.Module, str]
+) -> Group:
     size = graph.get_out_channels(root)
     slices: list[Slice] = []
     runs = 1

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -113,14 +113,18 @@ class _InputTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for name, value in inputs.items():
             self._names[value] = frozenset([name])
 
-    def of(self, *values: Any) -> frozenset[str]:
+    def of(self, *values: object) -> frozenset[str]:
         """Return the names of the inputs that the tensors in ``values`` were computed from."""
         tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
         return frozenset().union(*(self._names.get(value, frozenset()) for value in tensors))
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         names = frozenset() if _takes_shape_alone(func) else self.of(args, kwargs)
         if names:
@@ -131,7 +135,7 @@ class _InputTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _takes_shape_alone(func: Any) -> bool:
+def _takes_shape_alone(func: OpOverload) -> bool:
     """True if an operator reads its tensors' shapes and none of their values."""
     name = str(func.overloadpacket.__name__)
     return name.endswith("_like") or name.startswith("new_")
