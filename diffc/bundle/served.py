@@ -71,7 +71,8 @@ def _client() -> ModuleType:
         raise UnavailableError(
             f"served figures need tritonclient[grpc] ({error})", hint=hint
         ) from None
-    return tritonclient.grpc
+    module: ModuleType = tritonclient.grpc
+    return module
 
 
 def _inputs(client: ModuleType, steps: int, conditions: JsonObject) -> list[InferInput]:

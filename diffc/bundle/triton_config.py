@@ -43,7 +43,8 @@ def config_messages() -> ModuleType:
         raise UnavailableError(
             f"a Triton model repository needs tritonclient[grpc] ({error})", hint=hint
         ) from None
-    return model_config_pb2
+    module: ModuleType = model_config_pb2
+    return module
 
 
 def to_text(config: ModelConfig) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +148,7 @@ def _read_folder(
     for file in shuffle_files(files, seed):
         if limit is not None and counts.used >= limit:
             break
-        counts, image = _tally(counts, lambda file=file: _read_file(file, wanted))
+        counts, image = _tally(counts, partial(_read_file, file, wanted))
         if image is not None:
             pixels.append(image)
             labels.append(names.index(class_of(folder, file)) if classes else 0)
@@ -202,6 +203,10 @@ def _fit_image(image: Any, wanted: ImageFormat) -> Pixels:
     return np.ascontiguousarray(array.transpose(2, 0, 1) / 127.5 - 1.0)
 
 
+def _read_row(stored: StoredImages, row: int, wanted: ImageFormat) -> Pixels:
+    return _fit_image(stored.picture(row), wanted)
+
+
 def _read_dataset(
     folder: Path, wanted: ImageFormat, limit: int | None, seed: int, classes: int | None
 ) -> tuple[CleanSet, ImageCounts]:
@@ -215,7 +220,7 @@ def _read_dataset(
     for i in np.random.default_rng(seed).permutation(len(stored)):
         if limit is not None and counts.used >= limit:
             break
-        counts, image = _tally(counts, lambda i=i: _fit_image(stored.picture(i), wanted))
+        counts, image = _tally(counts, partial(_read_row, stored, i, wanted))
         if image is not None:
             pixels.append(image)
             used.append(i)
@@ -233,7 +238,7 @@ def _read_npz(
     for i in order:
         if limit is not None and counts.used >= limit:
             break
-        counts, image = _tally(counts, lambda i=i: _array_image(images[i], wanted))
+        counts, image = _tally(counts, partial(_array_image, images[i], wanted))
         if image is not None:
             pixels.append(image)
             used.append(i)

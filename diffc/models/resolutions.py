@@ -90,8 +90,11 @@ def _check_config_size(known: Family, config: JsonObject) -> None:
             + ("" if known.squares_only else ", and give another shape with --resolution"),
         )
     size: Size | None = value if isinstance(value, int) else None
-    is_pair = isinstance(value, list | tuple) and len(value) == 2
-    if is_pair and all(isinstance(number, int) for number in value):
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(n, int) for n in value)
+    ):
         size = (value[0], value[1])
     if size is None or not known.is_denoiser:  # a VAE's sample_size is the image's
         return
