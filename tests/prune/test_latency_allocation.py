@@ -19,7 +19,7 @@ from diffc.prune.by_latency import table as latency_table
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.layers import Layer
 from diffc.prune.by_latency.search import plan_by_latency
-from diffc.prune.by_latency.table import Table, anchors, latency_model
+from diffc.prune.by_latency.table import TimeTable, anchors, latency_model
 from diffc.prune.knapsack import Budget, choose, minimise
 from diffc.prune.plan import best_channels
 from diffc.prune.planning import make_plan, problem_of
@@ -130,7 +130,7 @@ def test_anchors_hold_both_ends_and_are_aligned_between(a, b, align):
 def test_a_table_of_a_bilinear_time_gives_it_everywhere(x, y):
     axes = (16, 32, 64), (8, 32)
     time = lambda a, b: 3.0 + 0.5 * a + 2.0 * b + 0.25 * a * b  # noqa: E731
-    table = Table(axes, np.array([[time(a, b) for b in axes[1]] for a in axes[0]]))
+    table = TimeTable(axes, np.array([[time(a, b) for b in axes[1]] for a in axes[0]]))
     assert table.at((x, y)) == pytest.approx(time(x, y))
 
 

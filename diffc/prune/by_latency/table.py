@@ -55,7 +55,7 @@ Times = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Table:
+class TimeTable:
     """Seconds over a grid of widths. anchors: per width, ascending. seconds: their grid."""
 
     anchors: tuple[tuple[int, ...], ...]
@@ -82,7 +82,7 @@ def _between(anchors: Sequence[int], values: NDArray[np.float64], at: float) -> 
 class LatencyModel:
     """The summed seconds of a network's layers at any widths of its groups."""
 
-    def __init__(self, layers: Sequence[Layer], sizes: Sizes, tables: Sequence[Table]) -> None:
+    def __init__(self, layers: Sequence[Layer], sizes: Sizes, tables: Sequence[TimeTable]) -> None:
         """tables: one for each layer."""
         self._sizes = sizes
         self._layers = list(zip(layers, tables, strict=True))
@@ -96,7 +96,7 @@ class LatencyModel:
             for layer, table in self._layers
         )
 
-    def _seconds(self, table: Table, sizes: tuple[float, ...]) -> float:
+    def _seconds(self, table: TimeTable, sizes: tuple[float, ...]) -> float:
         key = (id(table), sizes)
         if key not in self._known:
             self._known[key] = table.at(sizes)
@@ -182,13 +182,13 @@ def anchors(low: int, high: int, align: int) -> tuple[int, ...]:
     return tuple(sorted({low, high, *(width for width in between if low < width < high)}))
 
 
-def _table(key: Key, axes: list[tuple[int, ...]], known: Times) -> Table:
+def _table(key: Key, axes: list[tuple[int, ...]], known: Times) -> TimeTable:
     kind, facts, _ = key
     seconds = [known[_point(kind, facts, sizes)] for sizes in itertools.product(*axes)]
     grid = np.array(seconds).reshape([len(axis) for axis in axes])
     for axis in range(grid.ndim):  # a layer slower than a wider one was disturbed
         grid = np.flip(np.minimum.accumulate(np.flip(grid, axis), axis), axis)
-    return Table(tuple(axes), grid)
+    return TimeTable(tuple(axes), grid)
 
 
 def _point(kind: str, facts: Facts, sizes: Sequence[int]) -> str:
