@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from diffc.gate.check import CheckRequest, check, in_turn
-from diffc.gate.limits import limits
+from diffc.gate.limits import limits_of
 from diffc.gate.outputs import sentence
 from diffc.gate.rule import RuleOptions, compare_calls, looks, same_calls, slower
-from diffc.gate.subject import open_subject
-from diffc.measure.engines import loaded
+from diffc.gate.subject import open_side
+from diffc.measure.engines import open_engines
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
 from diffc.measure.statistics import paired_ratio
@@ -98,17 +98,19 @@ def trial(engine: Path, seed: int) -> dict:
     """One: the verdict as the gate gives it, then the pairs that the slower ones would ask for."""
     rule = RuleOptions(seed=seed)
     start = time.perf_counter()
-    with loaded(in_turn({"candidate": engine, "baseline": engine}, seed), None) as runners:
+    with open_engines(in_turn({"candidate": engine, "baseline": engine}, seed), None) as runners:
         calls = {n: r.bind(example_inputs(r.info, 1)).run for n, r in runners.items()}
         same = drain(same_calls(calls["baseline"], calls["candidate"], rule))
-    with loaded(in_turn({"candidate": engine, "baseline": engine}, seed), None) as runners:
+    with open_engines(in_turn({"candidate": engine, "baseline": engine}, seed), None) as runners:
         calls = {n: r.bind(example_inputs(r.info, 1)).run for n, r in runners.items()}
         found = drain(compare_calls(calls["candidate"], calls["baseline"], rule))
         taken = time.perf_counter() - start
         pairs, look = found.paired, looks(calls["candidate"], calls["baseline"], rule)
         while len(pairs) < rule.most_pairs and undecided(pairs, seed):
             more = drain(look(min(len(pairs), rule.most_pairs - len(pairs)), len(pairs)))
-            extra = np.column_stack([more.paired("candidate"), more.paired("baseline")])
+            extra = np.column_stack(
+                [more.round_medians("candidate"), more.round_medians("baseline")]
+            )
             pairs = np.concatenate([pairs, extra])
     return {
         "seed": seed,
@@ -223,7 +225,7 @@ def slowdowns(work: Path) -> None:
 
 def _slowdown(name: str, candidate: Path, baseline: Path, busy: int) -> dict:
     request = CheckRequest(
-        open_subject(candidate), open_subject(baseline), limits(CheckSection()), RuleOptions()
+        open_side(candidate), open_side(baseline), limits_of(CheckSection()), RuleOptions()
     )
     result = drain(check(request))
     figure = next(f for f in result.figures if f.name == "latency p50")

@@ -236,7 +236,7 @@ def together(engines, macs, bench: LatencyDevice, found: dict, rounds: int) -> N
         dense = f"{name.split(':')[0]}: dense"
         ratio, left = timings.ratio(dense, name), macs[name] / macs[dense]
         found.setdefault(name, {}).update(
-            ms=float(np.median(timings.paired(name))) * 1e3, macs_left=left,
+            ms=float(np.median(timings.round_medians(name))) * 1e3, macs_left=left,
             speedup=ratio.median, ci95=ratio.ci95, efficiency=ratio.median * left,
         )  # fmt: skip
     found["load"] = [load, os.getloadavg()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from diffc.errors import DiffcError
-from diffc.measure.engines import noise_of, opened, timed
+from diffc.measure.engines import noise_of, open_usable_engines, time_engines
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.memory import measure_memory
@@ -114,7 +114,7 @@ def _build(place: Path, name: str, variant: str, batch: int, precision: str):
 def _time(built, batch: int, seconds: float):
     """(rows, reasons, noise): every engine that loads here, in turn."""
     folders = {label: engine for label, (engine, _) in built.items()}
-    with opened(folders, None) as (runners, reasons):
+    with open_usable_engines(folders, None) as (runners, reasons):
         first_calls, refused = _first_calls(runners, batch)
         runners = {label: runners[label] for label in first_calls}
         if not runners:
@@ -122,7 +122,7 @@ def _time(built, batch: int, seconds: float):
         infos = [runner.info for runner in runners.values()]
         options = LatencyOptions(rounds=20, seconds=seconds, most_seconds=4 * seconds)
         try:
-            timings = drain(timed(runners, batch, options))
+            timings = drain(time_engines(runners, batch, options))
         except DiffcError as error:  # one that fails in the middle: which one is not known
             failed = dict.fromkeys(runners, f"timing ended with: {error}")
             return {}, {**reasons, **refused, **failed}, None

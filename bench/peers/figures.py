@@ -54,7 +54,7 @@ def _row(one: Candidate, timings: Timings) -> dict[str, Any]:
     if one.call is None:
         return row | {"absent": one.reason}
     eager_ratio = timings.ratio("peer: eager dense", one.name)
-    times = timings.paired(one.name) * 1e3
+    times = timings.round_medians(one.name) * 1e3
     return row | {
         "ms": float(np.median(times)),
         "least_ms": float(times.min()),
@@ -69,7 +69,7 @@ def figures(found: list[Candidate], timings: Timings) -> dict[str, Any]:
 
     def fastest(**wanted: str) -> str | None:
         fit = [o.name for o in timed_ones if all(getattr(o, k) == v for k, v in wanted.items())]
-        return min(fit, key=lambda n: float(np.median(timings.paired(n)))) if fit else None
+        return min(fit, key=lambda n: float(np.median(timings.round_medians(n)))) if fit else None
 
     def over(theirs: str | None, own: str | None) -> dict[str, Any] | None:
         if theirs is None or own is None:

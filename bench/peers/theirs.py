@@ -16,7 +16,7 @@ from bench.peers.models import Plain
 from bench.peers.subject import Subject, macs_of
 from diffc.errors import UnavailableError
 from diffc.measure.inputs import fill, reference_inputs
-from diffc.measure.parity import judge
+from diffc.measure.parity import judge_outputs
 from diffc_export.targets import target
 
 
@@ -66,7 +66,7 @@ def peer_parity(subject: Subject, bind: Bind, kind: str, batch: int) -> dict[str
             s.name: torch.from_numpy(fill(rows[s.name][i : i + 1], batch)) for s in subject.specs
         }
         found.append(np.array(bind(one)())[:1])
-    verdict = judge(np.concatenate(found), expected, None, None, kind)
+    verdict = judge_outputs(np.concatenate(found), expected, None, None, kind)
     return verdict.model_dump(mode="json")
 
 

@@ -23,9 +23,11 @@ from diffc.data.clean import CleanSet
 from diffc.data.images import read_images
 from diffc.data.randomness import keyed_generator, keyed_noise
 from diffc.data.sampling import deterministic_scheduler, sample, sampler_info
-from diffc.measure.frechet import features_of, frechet_distance
-from diffc.measure.frechet import statistics as feature_statistics
-from diffc.measure.quality import EVALUATION, compare_samples
+from diffc.measure.quality.features import features_of
+from diffc.measure.quality.features import statistics as feature_statistics
+from diffc.measure.quality.frechet import frechet_distance
+from diffc.measure.quality.ssim import METRIC as SSIM
+from diffc.measure.samples import EVALUATION
 from diffc_export.events import drain
 
 Tick = Callable[[], None]
@@ -159,6 +161,6 @@ class Judge:
         """Of samples, against the dense model's from the same noise."""
         found: dict = {"frechet": self.frechet(images)}
         if dense is not None:
-            both = compare_samples(dense[: len(images)], images)
-            found |= {"ssim": {**both["ssim"], "n": both["n"]}}
+            ssim = SSIM.figure(SSIM.of_pairs(dense[: len(images)], images))
+            found |= {"ssim": {**ssim, "n": len(images)}}
         return found

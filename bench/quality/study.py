@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.quality.judge import Classifier, Judge, fit, read_split
 from diffc.data.clean import CleanSet
-from diffc.measure.quality import INTENSITIES
+from diffc.measure.quality.ssim import INTENSITIES
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find_source

@@ -99,15 +99,17 @@ RatioOf = Callable[[str, str], Ratio]
 def _measured(
     recipe: Recipe, engines: Engines, references: Mapping[str, Path]
 ) -> Work[tuple[list[PrecisionTry], RatioOf]]:
-    from diffc.measure.engines import loaded, timed
+    from diffc.measure.engines import open_engines, time_engines
     from diffc.measure.latency import LatencyOptions
     from diffc.measure.results import Latency
 
     build, measure = recipe.build, recipe.measure
     folders = {precision: sides["compressed"] for precision, sides in engines.items()}
     options = LatencyOptions(rounds=measure.runs, seconds=measure.seconds)
-    with loaded(folders, build.threads) as runners:
-        timings = yield from timed(runners, build.batch[0], options, references["compressed"])
+    with open_engines(folders, build.threads) as runners:
+        timings = yield from time_engines(
+            runners, build.batch[0], options, references["compressed"]
+        )
     tries: list[PrecisionTry] = []
     for precision in engines:
         yield Progress(len(tries), len(engines), f"parity of {precision}")
@@ -126,14 +128,14 @@ def _closeness(
     engines: Engines, precision: str, references: Mapping[str, Path], threads: int | None
 ) -> Work[tuple[dict[str, Parity], dict[str, Closeness]]]:
     """Parity of both sides against torch, and SSIM against their own fp32 engines."""
-    from diffc.measure.engines import loaded
+    from diffc.measure.engines import open_engines
     from diffc.measure.parity import closeness, measure_parity
 
     parity: dict[str, Parity] = {}
     ssim: dict[str, Closeness] = {}
     for side in back.SIDES:
         pair = {precision: engines[precision][side], EXACT: engines[EXACT][side]}
-        with loaded(pair, threads) as runners:
+        with open_engines(pair, threads) as runners:
             parity[side] = yield from measure_parity(runners[precision], references[side])
             if precision != EXACT:
                 found = closeness(runners[precision], runners[EXACT], references[side])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from diffc.chain.data import CLEAN, content_digest, model_packages
 from diffc.data.guidance import decide_guidance
 from diffc.errors import InputError
+from diffc.measure.quality.measuring import metric_packages
 from diffc.models.other_parts import parts_digest
 from diffc.models.resolutions import multiple_of
 from diffc.models.source import PRUNING_FILE, Source, find_source
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from diffc.data.clean import CleanSet
     from diffc.distill.losses import Kept
     from diffc.distill.run import Judge
-    from diffc.measure.distances import Reference
-    from diffc.measure.quality import Samples
+    from diffc.measure.quality.base import Metric
+    from diffc.measure.quality.features import ReferenceImages
     from diffc.models.denoiser import Denoiser
     from diffc.prune.by_latency.device import LatencyDevice
 
@@ -208,11 +209,12 @@ def export_stage(source: Source, recipe: Recipe, data: Done, plan: Done, side: s
 def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -> Stage:
     """The same noise through both models: OUT/samples, and how alike they are."""
     options = recipe.quality
+    unused = None if options.metrics else {"metrics"}  # keys of earlier runs stay valid
     inputs: dict[str, Any] = {
         "model": source.digest,
         "vae": source.vae.digest if source.vae is not None else None,
         "compressed": distilled.key,
-        "options": options.model_dump(mode="json"),
+        "options": options.model_dump(mode="json", exclude=unused),
     }
     guidance = decide_guidance(source, recipe.data.guidance).scale
     if data.result.get("conditions") or data.result.get("null"):
@@ -229,8 +231,10 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         from diffc.data.latents import decode_latents
         from diffc.data.precision import best_device
         from diffc.data.synthetic import Conditioning
+        from diffc.measure.picture_files import grid, write_pair
         from diffc.measure.pictures import picture_shape
-        from diffc.measure.quality import grid, quality, sample_pair, write_pair
+        from diffc.measure.quality.measuring import checked_metrics, measure_quality
+        from diffc.measure.samples import sample_pair
         from diffc.models.families.base import sample_shape
         from diffc.models.load import load_denoiser
 
@@ -239,7 +243,8 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         if shape is None:
             yield Progress(1, 1, "samples are no pictures")
             return {}
-        more = yield from _wanted_figures(source, recipe, shape)
+        metrics = checked_metrics(shape, options)
+        reference = yield from _reference(recipe, shape, metrics)
         dense = _open(source, recipe)
         compressed = load_denoiser(find_source(distilled.folder / "model"))
         dense.model.to(best_device()), compressed.to(best_device())
@@ -255,54 +260,36 @@ def samples_stage(source: Source, recipe: Recipe, data: Done, distilled: Done) -
         pair = replace(pair, dense=made[0], compressed=made[1])
         grid(pair, room.out / "samples" / "grid.png")
         write_pair(pair, room.out / "samples")
-        return {**quality(pair), **(yield from more(pair))}
+        return (yield from measure_quality(pair, metrics, reference))
 
     places = {"samples": "samples"}
-    packages = (*model_packages(source), "torchmetrics", "pillow")
+    packages = (*model_packages(source), "pillow", *metric_packages(options))
     return Stage("samples", 8, inputs, run, places, packages)
 
 
-def _wanted_figures(
-    source: Source, recipe: Recipe, shape: tuple[int, int, int]
-) -> Work[Callable[[Samples], Work[dict[str, Any]]]]:
-    """LPIPS and distances to a reference, where asked for and possible.
+def _reference(
+    recipe: Recipe, shape: tuple[int, int, int], metrics: Sequence[Metric]
+) -> Work[ReferenceImages | None]:
+    """The reference images at the size of the decoded samples, prepared for the metrics.
 
-    What they lack is told now, and the reference's features are taken now: making samples is long.
+    Making samples takes long, so whatever can fail before them fails here.
     """
-    from diffc.measure.distances import check_perceptual, perceptual, to_reference
-    from diffc.measure.pictures import broken_samples, left_out
-
-    impossible = left_out(shape)
-    lpips = recipe.quality.lpips and "lpips" not in impossible
-    if lpips:
-        check_perceptual()
-    reference = None
-    if recipe.quality.reference is not None and "reference" not in impossible:
-        reference = yield from _reference(recipe, shape)
-
-    def figures(pair: Samples) -> Work[dict[str, Any]]:
-        if broken_samples(pair.dense, pair.compressed) is not None:
-            return {}
-        found = perceptual(pair) if lpips else {}
-        if reference is not None:
-            found |= yield from to_reference(pair, reference)
-        return found
-
-    return figures
-
-
-def _reference(recipe: Recipe, shape: tuple[int, int, int]) -> Work[Reference]:
-    """The features of the reference images, at the size of the decoded samples."""
     from diffc.data.images import read_images
-    from diffc.measure.distances import features, reference_features
+    from diffc.measure.quality.features import ReferenceImages
 
-    options = recipe.quality
-    used = features(options.features)
-    clean, _ = read_images(
-        Path(str(options.reference)), shape, limit=options.reference_images, seed=options.seed,
-        fit=recipe.data.fit,
-    )  # fmt: skip
-    return (yield from reference_features(clean.sample, used))
+    options, reference = recipe.quality, None
+    if any(one.uses_reference for one in metrics):
+        clean, _ = read_images(
+            Path(str(options.reference)),
+            shape,
+            limit=options.reference_images,
+            seed=options.seed,
+            fit=recipe.data.fit,
+        )
+        reference = ReferenceImages(clean.sample, options.features)
+    for one in metrics:
+        yield from one.prepare(reference)
+    return reference
 
 
 def _existing(path: str, flag: str) -> Path:
@@ -390,8 +377,8 @@ def _judge(
     """Who takes the curve of quality, on images; None, and why, where samples are none."""
     from diffc.data.latents import decode_latents, vae_folder
     from diffc.measure.pictures import picture_shape
-    from diffc.measure.quality import consistency
-    from diffc.measure.ssim import WINDOW, is_image
+    from diffc.measure.quality.ssim import WINDOW, is_image
+    from diffc.measure.samples import consistency
 
     if not recipe.distill.quality_every:
         return None, []

@@ -16,15 +16,15 @@ from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, R
 
 if TYPE_CHECKING:
     from diffc.gate.check import CheckRequest
-    from diffc.gate.pairing import Wanted
+    from diffc.gate.pairing import Selection
     from diffc.gate.result import CheckResult
-    from diffc.gate.subject import Subject
+    from diffc.gate.subject import CheckedSide
     from diffc.recipe import Recipe
 
 
 @takes(
     *("candidate", "baseline", "baseline_report", "max_slowdown", "max_mean_slowdown"),
-    *("max_memory", "max_engine_size", "max_build_time", "min_ssim", "check_target"),
+    *("max_memory", "max_engine_size", "max_build_time", "min_ssim", "limit", "check_target"),
     *("check_batch", "check_threads", "most_seconds", "loop_steps", "recipe", "seed"),
     *("markdown", "junit", "badge", "history", "json", "quiet"),
 )
@@ -51,18 +51,18 @@ def check_(
     """
     from diffc.cli.show import follow_measuring
     from diffc.gate.check import check, check_report
-    from diffc.gate.pairing import Wanted
+    from diffc.gate.pairing import Selection
     from diffc.gate.ready import check_wanted
-    from diffc.gate.subject import open_report, open_subject
+    from diffc.gate.subject import open_report, open_side
     from diffc.result_files import check_outputs
 
     if (baseline is None) == (baseline_report is None):
         raise RequestError("give one of --baseline and --baseline-report")
     sizes = batch_sizes(batch) if batch is not None else []
-    wanted = Wanted(tuple(target or ()), tuple(sizes), threads)
+    wanted = Selection(tuple(target or ()), tuple(sizes), threads)
     check_wanted(wanted, 0)  # the flag table has checked --seed
-    ours = open_subject(candidate)
-    theirs = open_subject(baseline) if baseline else open_report(baseline_report or Path())
+    ours = open_side(candidate)
+    theirs = open_side(baseline) if baseline else open_report(baseline_report or Path())
     if baseline and not theirs.engines:
         _figures_only(theirs)
     request = _request(ours, theirs, _recipe(ours, command), wanted)
@@ -75,7 +75,7 @@ def check_(
     _raise_verdict(result, failures)
 
 
-def _recipe(ours: Subject, command: Command) -> Recipe:
+def _recipe(ours: CheckedSide, command: Command) -> Recipe:
     """The candidate's own recipe < --recipe < flags."""
     from diffc.recipe import resolve
 
@@ -83,13 +83,15 @@ def _recipe(ours: Subject, command: Command) -> Recipe:
     return resolve(family="", recipe=command.recipe, flags=command.options, base=base)
 
 
-def _request(ours: Subject, theirs: Subject, recipe: Recipe, wanted: Wanted) -> CheckRequest:
+def _request(
+    ours: CheckedSide, theirs: CheckedSide, recipe: Recipe, wanted: Selection
+) -> CheckRequest:
     from diffc.gate.check import CheckRequest
-    from diffc.gate.limits import limits
+    from diffc.gate.limits import limits_of
     from diffc.gate.rule import RuleOptions
 
     options = recipe.check
-    allowed = limits(options)
+    allowed = limits_of(options)
     rule = RuleOptions(
         limit=allowed.slowdown,
         pairs=options.pairs,
@@ -109,7 +111,7 @@ def _request(ours: Subject, theirs: Subject, recipe: Recipe, wanted: Wanted) -> 
     )
 
 
-def _figures_only(theirs: Subject) -> None:
+def _figures_only(theirs: CheckedSide) -> None:
     raise InputError(
         f"{theirs.path} was saved without its engines, so it cannot be measured again",
         hint=f"--baseline-report {theirs.path} compares with its figures alone (weaker)",
@@ -244,7 +246,7 @@ def list_(command: Command, baselines: Path, csv: bool) -> None:
       diffc baseline list baselines --csv
     """
     from diffc.cli.show import print_json
-    from diffc.gate.baseline import HISTORY, baselines_in
+    from diffc.gate.baseline import HISTORY, list_baselines
     from diffc.gate.history import history_csv, read_history
 
     if csv:
@@ -253,7 +255,7 @@ def list_(command: Command, baselines: Path, csv: bool) -> None:
             print(f"diffc: {note}", file=sys.stderr)
         sys.stdout.write(history_csv(history.rows))
         return
-    stored = baselines_in(baselines)
+    stored = list_baselines(baselines)
     if not stored:
         raise InputError(
             f"{baselines} holds no baselines", hint="make one: diffc baseline save OUT"

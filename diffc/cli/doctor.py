@@ -25,6 +25,7 @@ def doctor_(command: Command) -> None:
     from diffc import __version__
     from diffc.cli.show import print_json
     from diffc.measure.environment import read_environment
+    from diffc.measure.quality import broken_metrics, metric_names
     from diffc.models.families import broken_families, family_names
     from diffc.prune.importance import broken_scores, score_names
     from diffc.report.sections import broken_sections, section_names
@@ -41,11 +42,13 @@ def doctor_(command: Command) -> None:
             "families": _usable_and_broken(family_names(), broken_families()),
             "scores": _usable_and_broken(score_names(), broken_scores()),
             "sections": _usable_and_broken(section_names(), broken_sections()),
+            "metrics": _usable_and_broken(metric_names(), broken_metrics()),
         }
         here = {"environment": environment, "cache": str(cache_folder())}
         print_json({"diffc": __version__, "targets": statuses, **added, **here})
         return
-    _show(statuses, environment, broken_families() | broken_scores() | broken_sections())
+    broken = broken_families() | broken_scores() | broken_sections() | broken_metrics()
+    _show(statuses, environment, broken)
 
 
 def _usable_and_broken(names: list[str], broken: dict[str, str]) -> dict[str, object]:

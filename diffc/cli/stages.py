@@ -63,7 +63,7 @@ def build_(command: Command, output_folder: Path) -> None:
 
 
 @takes(
-    *("output_folder", "images", "sampler_steps", "lpips", "reference", "features"),
+    *("output_folder", "images", "sampler_steps", "metric", "lpips", "reference", "features"),
     *("quality_seed", "fresh", "json", "quiet"),
 )
 def eval_(command: Command, output_folder: Path) -> None:
@@ -77,4 +77,4 @@ def eval_(command: Command, output_folder: Path) -> None:
 
     command = of_folder(command, output_folder)
     check_model(output_folder)
-    run_chain(command, "distill", forget={"quality": ("lpips", "reference", "features")})
+    run_chain(command, "distill", forget={"quality": ("metrics", "lpips", "reference", "features")})

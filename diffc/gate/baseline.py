@@ -195,7 +195,7 @@ def _write(out: Path, folder: Path, baseline: Baseline) -> None:
         (new / MANIFEST).write_text(baseline.model_dump_json(indent=1) + "\n", "utf-8")
 
 
-def baselines_in(root: Path) -> list[tuple[Path, Baseline]]:
+def list_baselines(root: Path) -> list[tuple[Path, Baseline]]:
     """The baselines in ``root``, by name."""
     return [
         (path.parent, Baseline.read(path.parent)) for path in sorted(root.glob(f"*/{MANIFEST}"))

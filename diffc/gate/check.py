@@ -14,12 +14,13 @@ from datetime import datetime, timezone
 from diffc import __version__
 from diffc.gate import figures as measure
 from diffc.gate.figures import Label, Measuring, in_turn
-from diffc.gate.limits import Limits
-from diffc.gate.pairing import Lost, Pair, StoredPair, Wanted, matched, matched_figures
+from diffc.gate.limits import CheckLimits
+from diffc.gate.pairing import Lost, Pair, Selection, StoredPair, match_engines, match_figures
+from diffc.gate.quality import quality_figures
 from diffc.gate.ready import check_inputs, check_wanted, why_not_ready
-from diffc.gate.result import EXIT, CheckResult, Figure, Noise, overall, side
+from diffc.gate.result import EXIT, CheckResult, Figure, SelfComparison, overall, side
 from diffc.gate.rule import RuleOptions
-from diffc.gate.subject import Engine, Subject
+from diffc.gate.subject import CheckedEngine, CheckedSide
 from diffc.measure.environment import read_environment
 from diffc.recipe import CheckSection
 from diffc_export.events import Work
@@ -40,9 +41,9 @@ class CheckRequest:
     loop_steps: of the sampling loop; 0: it is not timed. memory: whether it is measured.
     """
 
-    candidate: Subject
-    baseline: Subject
-    limits: Limits
+    candidate: CheckedSide
+    baseline: CheckedSide
+    limits: CheckLimits
     rule: RuleOptions
     targets: tuple[str, ...] = ()
     batch: tuple[int, ...] = ()
@@ -51,9 +52,9 @@ class CheckRequest:
     memory: bool = True
 
     @property
-    def wanted(self) -> Wanted:
+    def selection(self) -> Selection:
         """What it names."""
-        return Wanted(self.targets, tuple(dict.fromkeys(self.batch)), self.threads)
+        return Selection(self.targets, tuple(dict.fromkeys(self.batch)), self.threads)
 
     @property
     def measuring(self) -> Measuring:
@@ -64,9 +65,9 @@ class CheckRequest:
 @dataclass
 class _Findings:
     figures: list[Figure] = field(default_factory=list)
-    noise: list[Noise] = field(default_factory=list)
+    noise: list[SelfComparison] = field(default_factory=list)
 
-    def add(self, figures: Sequence[Figure], noise: Sequence[Noise] = ()) -> None:
+    def add(self, figures: Sequence[Figure], noise: Sequence[SelfComparison] = ()) -> None:
         self.figures += figures
         self.noise += noise
 
@@ -82,8 +83,8 @@ def check(request: CheckRequest) -> Work[CheckResult]:
     A machine too noisy to judge is a verdict, not an exception.
     """
     start = time.perf_counter()
-    check_wanted(request.wanted, request.rule.seed)
-    matching = matched(request.candidate, request.baseline, request.wanted)
+    check_wanted(request.selection, request.rule.seed)
+    matching = match_engines(request.candidate, request.baseline, request.selection)
     engines = [(pair.candidate, pair.baseline) for pair in matching.pairs]
     reasons = yield from _why_not(engines, request)
     findings = _Findings()
@@ -104,8 +105,8 @@ def check_report(request: CheckRequest) -> Work[CheckResult]:
     its runtimes.
     """
     start = time.perf_counter()
-    check_wanted(request.wanted, request.rule.seed)
-    matching = matched_figures(request.candidate, request.baseline, request.wanted)
+    check_wanted(request.selection, request.rule.seed)
+    matching = match_figures(request.candidate, request.baseline, request.selection)
     engines = [(pair.candidate,) for pair in matching.stored]
     reasons = yield from _why_not(engines, request)
     findings = _Findings()
@@ -120,21 +121,21 @@ def check_report(request: CheckRequest) -> Work[CheckResult]:
 
 
 def _why_not(
-    engines: Sequence[tuple[Engine, ...]], request: CheckRequest
+    engines: Sequence[tuple[CheckedEngine, ...]], request: CheckRequest
 ) -> Work[dict[str, str | None]]:
     """By the candidate's name: why it cannot be measured here; None where it can."""
     insist = request.loop_steps != CheckSection().loop_steps
     for together in engines:
-        check_inputs(together, request.wanted, request.loop_steps, insist=insist)
+        check_inputs(together, request.selection, request.loop_steps, insist=insist)
     reasons = {}
     for together in engines:
         reasons[together[0].name] = yield from why_not_ready(
-            together, request.wanted, load=len(engines) > 1
+            together, request.selection, load=len(engines) > 1
         )
     return reasons
 
 
-def _absent(engine: Engine, batches: Sequence[int], reason: str) -> list[Figure]:
+def _absent(engine: CheckedEngine, batches: Sequence[int], reason: str) -> list[Figure]:
     """What stands for an engine that cannot run here."""
     note = f"not measured here: {reason}"
     return [Label.of(engine, batch).figure(_LATENCY, "absent", note=note) for batch in batches]
@@ -174,7 +175,7 @@ def _result(
 ) -> CheckResult:
     places = [(Label(one.target, one.precision, one.batch), one.reason) for one in lost]
     gone = [label.figure("engine", "inconclusive", note=reason) for label, reason in places]
-    quality = measure.quality(request.candidate, request.baseline, request.limits.ssim)
+    quality = quality_figures(request.candidate, request.baseline, request.limits.quality)
     figures = [*_timed_or_open(findings.figures), *gone, *quality]
     verdict = overall(figures)
     sides = [side(s.path, s.kind, s.model, s.digest) for s in (request.candidate, request.baseline)]

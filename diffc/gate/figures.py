@@ -2,7 +2,7 @@
 
 For a pair of engines at one batch size: the baseline against itself (is this machine fit?), one
 engine call, the whole sampling loop, memory in fresh processes. Once per pair: size, build time,
-parity. Once in all: the samples' SSIM. What cannot be measured is absent, with its reason.
+parity. What cannot be measured is absent, with its reason.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffc.errors import UnavailableError
 from diffc.gate.baseline import StoredFigures
-from diffc.gate.limits import Limit, Limits
+from diffc.gate.limits import CheckLimits, Limit
 from diffc.gate.pairing import Pair
-from diffc.gate.result import Figure, Noise
+from diffc.gate.result import Figure, SelfComparison
 from diffc.gate.rule import (
     Decision,
     RuleOptions,
@@ -29,15 +28,15 @@ from diffc.gate.rule import (
     slower,
     unpaired_ratio,
 )
-from diffc.gate.subject import Engine, Subject
-from diffc.measure.engines import loaded
+from diffc.gate.subject import CheckedEngine
+from diffc.measure.engines import open_engines
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Call, LatencyOptions, interleaved
 from diffc.measure.loop import LoopOptions, fitting_loop_steps, loop_call
 from diffc.measure.memory import measure_memory
 from diffc.measure.parity import dead_output, measure_parity
 from diffc.measure.results import Memory
-from diffc.measure.statistics import Ratio, Samples, spread
+from diffc.measure.statistics import Ratio, Times, spread
 from diffc_export.events import Progress, Work
 from diffc_export.targets import on_gpu
 from diffc_export.targets.base import BoundCall, LoadedEngine
@@ -53,7 +52,7 @@ class Measuring:
     loop_steps: of the sampling loop; 0: it is not timed. memory: whether it is measured.
     """
 
-    limits: Limits
+    limits: CheckLimits
     rule: RuleOptions
     threads: int | None
     loop_steps: int
@@ -69,7 +68,7 @@ class Label:
     batch: int | None
 
     @classmethod
-    def of(cls, engine: Engine, batch: int | None) -> Label:
+    def of(cls, engine: CheckedEngine, batch: int | None) -> Label:
         """An engine's, at one batch size."""
         return cls(engine.info.target, engine.info.precision_asked, batch)
 
@@ -79,12 +78,14 @@ class Label:
         return Figure.model_validate({"name": name, "verdict": verdict, **values})
 
 
-def measured_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure], list[Noise]]]:
+def measured_pair(
+    pair: Pair, batch: int, how: Measuring
+) -> Work[tuple[list[Figure], list[SelfComparison]]]:
     """All that is measured of a pair at one batch size, and how noisy the machine was."""
     label = Label.of(pair.candidate, batch)
-    noise: list[Noise] = []
+    noise: list[SelfComparison] = []
     try:
-        figures, same = yield from _timed(pair, batch, how)
+        figures, same = yield from _time_pair(pair, batch, how)
         noise.append(same)
     except UnavailableError as error:  # memory ran out, say: the rest still counts
         figures = [label.figure("latency p50", "absent", note=str(error))]
@@ -93,12 +94,12 @@ def measured_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Fig
     return figures, noise
 
 
-def _timed(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure], Noise]]:
+def _time_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure], SelfComparison]]:
     """The machine's fitness, one call, the loop; little can be judged on an unfit machine."""
     baseline, label = pair.baseline, Label.of(pair.candidate, batch)
     same = yield from _fitness(baseline, batch, how)
     folders = {"candidate": pair.candidate.folder, "baseline": baseline.folder}
-    with loaded(in_turn(folders, how.rule.seed), how.threads) as runners:
+    with open_engines(in_turn(folders, how.rule.seed), how.threads) as runners:
         bound = {name: _bound(runner, baseline, batch) for name, runner in runners.items()}
         decision = yield from compare_calls(bound["candidate"].run, bound["baseline"].run, how.rule)
         figures = list(_latency(label, decision, same, how))
@@ -117,15 +118,15 @@ def in_turn(folders: dict[str, Path], seed: int) -> dict[str, Path]:
     return dict(reversed(folders.items())) if seed % 2 else folders
 
 
-def _fitness(baseline: Engine, batch: int, how: Measuring) -> Work[Decision]:
+def _fitness(baseline: CheckedEngine, batch: int, how: Measuring) -> Work[Decision]:
     """The baseline against itself, loaded twice: what loading alone changes counts as noise."""
     folders = {"first": baseline.folder, "again": baseline.folder}
-    with loaded(folders, how.threads) as runners:
+    with open_engines(folders, how.threads) as runners:
         calls = {name: _bound(runner, baseline, batch).run for name, runner in runners.items()}
         return (yield from same_calls(calls["first"], calls["again"], how.rule))
 
 
-def _bound(runner: LoadedEngine, inputs_of: Engine, batch: int) -> BoundCall:
+def _bound(runner: LoadedEngine, inputs_of: CheckedEngine, batch: int) -> BoundCall:
     return runner.bind(example_inputs(inputs_of.info, batch, inputs_of.reference))
 
 
@@ -240,12 +241,12 @@ def _memory(pair: Pair, batch: int, how: Measuring) -> Work[Figure]:
     return _within(label, name, "bytes", least["candidate"], least["baseline"], limit)
 
 
-def memory_name(engine: Engine) -> str:
+def memory_name(engine: CheckedEngine) -> str:
     """What the figure of an engine's memory is called."""
     return "GPU memory" if on_gpu(engine.info.target) else "peak memory"
 
 
-def _peak(engine: Engine, batch: int, how: Measuring) -> float:
+def _peak(engine: CheckedEngine, batch: int, how: Measuring) -> float:
     """Bytes at the peak of a fresh process. Raises UnavailableError where none are known."""
     memory: Memory = measure_memory(engine.folder, batch, split=False, threads=how.threads)
     gpu = on_gpu(engine.info.target)
@@ -256,22 +257,33 @@ def _peak(engine: Engine, batch: int, how: Measuring) -> float:
     return float(peak)
 
 
-def sizes(pair: Pair, limits: Limits) -> list[Figure]:
+def sizes(pair: Pair, limits: CheckLimits) -> list[Figure]:
     """What is read from engine.json: nothing has to run for it."""
     ours, theirs = pair.candidate.info, pair.baseline.info
     label = Label.of(pair.candidate, None)
     return [
-        _within(label, "engine size", "bytes", ours.engine_bytes, theirs.engine_bytes,
-                limits.engine_size),
-        _within(label, "build time", "s", ours.build_seconds, theirs.build_seconds,
-                limits.build_time),
-    ]  # fmt: skip
+        _within(
+            label,
+            "engine size",
+            "bytes",
+            ours.engine_bytes,
+            theirs.engine_bytes,
+            limits.engine_size,
+        ),
+        _within(
+            label, "build time", "s", ours.build_seconds, theirs.build_seconds, limits.build_time
+        ),
+    ]
 
 
 def _within(
-    label: Label, name: str, unit: str, candidate: float, baseline: float | None,
+    label: Label,
+    name: str,
+    unit: str,
+    candidate: float,
+    baseline: float | None,
     limit: Limit | None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """A counted figure against its limit; absent where there is nothing to take a share of."""
     allowed = None if limit is None else limit.allows(candidate, baseline)
     verdict: Verdict = "pass" if allowed else "regressed"
@@ -281,66 +293,41 @@ def _within(
     elif allowed is None:
         verdict, note = "absent", f"the baseline has no {name} to take {limit.text} of"
     return label.figure(
-        name, verdict, unit=unit, candidate=candidate, baseline=baseline, note=note,
-        ratio=candidate / baseline if baseline else None, limit=limit.text if limit else None,
-    )  # fmt: skip
+        name,
+        verdict,
+        unit=unit,
+        candidate=candidate,
+        baseline=baseline,
+        note=note,
+        ratio=candidate / baseline if baseline else None,
+        limit=limit.text if limit else None,
+    )
 
 
-def parity(engine: Engine, threads: int | None) -> Work[list[Figure]]:
+def parity(engine: CheckedEngine, threads: int | None) -> Work[list[Figure]]:
     """The candidate's engine against torch, where the reference is at hand."""
     label = Label.of(engine, None)
     if engine.reference is None:
         return [label.figure("parity", "absent", note="no reference.safetensors beside its ONNX")]
     try:
-        with loaded({"candidate": engine.folder}, threads) as runners:
+        with open_engines({"candidate": engine.folder}, threads) as runners:
             result = yield from measure_parity(runners["candidate"], engine.reference)
     except UnavailableError as error:
         return [label.figure("parity", "absent", note=str(error))]
     return [
         label.figure(
-            "parity", "pass" if result.passed else "regressed", candidate=result.rel_l2,
-            limit=f"{result.tolerance:g}", note=result.reason,
+            "parity",
+            "pass" if result.passed else "regressed",
+            candidate=result.rel_l2,
+            limit=f"{result.tolerance:g}",
+            note=result.reason,
         )
-    ]  # fmt: skip
-
-
-_SAMPLED_WITH = ("sampler", "steps", "spacing", "seeds", "guidance", "n")
-
-
-def quality(candidate: Subject, baseline: Subject, least: float | None) -> list[Figure]:
-    """The samples' SSIM to dense, as each side's run measured it."""
-    label = Label("samples", "", None)
-    limit = None if least is None else f">= {least:g}"
-    ours, theirs = ((side.quality or {}).get("ssim") or {} for side in (candidate, baseline))
-    value = ours.get("mean")
-    if value is None:
-        note = f"{candidate.path} has no samples compared"
-        if least is None:
-            return []
-        return [label.figure("SSIM", "inconclusive", limit=limit, note=note)]
-    verdict: Verdict = "reported"
-    if least is not None:
-        verdict = "pass" if value >= least else "regressed"
-    return [
-        label.figure(
-            "SSIM", verdict, candidate=value, baseline=theirs.get("mean"), limit=limit,
-            note=_sampled_differently(ours, theirs),
-        )
-    ]  # fmt: skip
-
-
-def _sampled_differently(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """What the two SSIMs are not both of, in words; '' where the baseline has none."""
-    if theirs.get("mean") is None:
-        return ""
-    differ = [key for key in _SAMPLED_WITH if ours.get(key) != theirs.get(key)]
-    words = (f"{key} {theirs.get(key)} before, {ours.get(key)} now" for key in differ)
-    return f"not of the same samples: {'; '.join(words)}" if differ else ""
+    ]
 
 
 def against_stored(
-    engine: Engine, batch: int, before: StoredFigures, how: Measuring
-) -> Work[tuple[list[Figure], list[Noise]]]:
+    engine: CheckedEngine, batch: int, before: StoredFigures, how: Measuring
+) -> Work[tuple[list[Figure], list[SelfComparison]]]:
     """One call of the candidate now, against the stored times of the baseline.
 
     On a machine that is unfit nothing is said of them: the times were not taken in turn, so that
@@ -349,7 +336,7 @@ def against_stored(
     label = Label.of(engine, batch)
     then = np.asarray(before.samples_ms, np.float64) / 1e3
     figures: list[Figure] = []
-    noise: list[Noise] = []
+    noise: list[SelfComparison] = []
     if not len(then) or not (then > 0).all():
         note = "the baseline has no times of it"
         figures.append(label.figure("latency p50", "absent", note=note))
@@ -364,15 +351,23 @@ def against_stored(
         figures.append(timed if fit else timed.model_copy(update={"verdict": "unfit"}))
     if how.memory:
         figures.append((yield from _memory_against(engine, batch, before, how)))
-    figures.append(_within(label, "engine size", "bytes", engine.info.engine_bytes,
-                           before.engine_bytes, how.limits.engine_size))  # fmt: skip
+    figures.append(
+        _within(
+            label,
+            "engine size",
+            "bytes",
+            engine.info.engine_bytes,
+            before.engine_bytes,
+            how.limits.engine_size,
+        )
+    )
     return figures, noise
 
 
-def _times(engine: Engine, batch: int, how: Measuring) -> Work[Samples]:
+def _times(engine: CheckedEngine, batch: int, how: Measuring) -> Work[Times]:
     """Every time of the engine's call, in seconds."""
     rule = how.rule
-    with loaded({"candidate": engine.folder}, how.threads) as runners:
+    with open_engines({"candidate": engine.folder}, how.threads) as runners:
         call = _bound(runners["candidate"], engine, batch).run
         timing = LatencyOptions(rounds=rule.most_pairs, seconds=0.0, most_seconds=rule.seconds)
         timings = yield from interleaved({"candidate": call}, timing)
@@ -380,7 +375,7 @@ def _times(engine: Engine, batch: int, how: Measuring) -> Work[Samples]:
 
 
 def _memory_against(
-    engine: Engine, batch: int, before: StoredFigures, how: Measuring
+    engine: CheckedEngine, batch: int, before: StoredFigures, how: Measuring
 ) -> Work[Figure]:
     yield Progress(0, None, "memory of candidate")
     label, name = Label.of(engine, batch), memory_name(engine)
@@ -392,10 +387,15 @@ def _memory_against(
     return _within(label, name, "bytes", peak, stored, how.limits.memory)
 
 
-def _noise(label: Label, same: Decision) -> Noise:
+def _noise(label: Label, same: Decision) -> SelfComparison:
     assert label.batch is not None
-    return Noise(
-        target=label.target, precision=label.precision, batch=label.batch, verdict=same.verdict,
-        ratio=same.ratio.median, ci99=same.ratio.ci99, pairs=same.ratio.pairs,
+    return SelfComparison(
+        target=label.target,
+        precision=label.precision,
+        batch=label.batch,
+        verdict=same.verdict,
+        ratio=same.ratio.median,
+        ci99=same.ratio.ci99,
+        pairs=same.ratio.pairs,
         spread=spread(same.baseline),
-    )  # fmt: skip
+    )

@@ -26,9 +26,20 @@ if TYPE_CHECKING:
     from diffc.gate.baseline import Baseline
 
 COLUMNS = (
-    "created", "fingerprint", "model", "target", "precision", "batch", "p50_ms", "n", "peak_bytes",
-    "engine_bytes", "ssim", "verdict", "source",
-)  # fmt: skip
+    "created",
+    "fingerprint",
+    "model",
+    "target",
+    "precision",
+    "batch",
+    "p50_ms",
+    "n",
+    "peak_bytes",
+    "engine_bytes",
+    "ssim",
+    "verdict",
+    "source",
+)
 
 
 @dataclass(frozen=True)

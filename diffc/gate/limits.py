@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from diffc.errors import RequestError
+from diffc.measure.quality import metric
 from diffc.recipe import CheckSection
 
 _BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -31,10 +33,16 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Limits:
+class CheckLimits:
     """Every limit of a check; None: measured and reported, not judged.
 
-    slowdown: d of the rule, as a share. mean_slowdown: the same for the mean. ssim: the least.
+    Attributes:
+        slowdown: d of the rule, as a share.
+        mean_slowdown: The same for the mean.
+        memory: Of the peak memory.
+        engine_size: Of the engine's files.
+        build_time: Of the engine's build.
+        quality: Metric -> the worst value that is allowed.
     """
 
     slowdown: float
@@ -42,19 +50,21 @@ class Limits:
     memory: Limit | None
     engine_size: Limit | None
     build_time: Limit | None
-    ssim: float | None
+    quality: Mapping[str, float] = field(default_factory=dict)
 
 
-def limits(options: CheckSection) -> Limits:
+def limits_of(options: CheckSection) -> CheckLimits:
     """The limits that ``options`` write as text. Raises RequestError naming a wrong one."""
-    mean = options.max_mean_slowdown
-    return Limits(
+    mean_slowdown = options.max_mean_slowdown
+    return CheckLimits(
         slowdown=share("--max-slowdown", options.max_slowdown),
-        mean_slowdown=None if mean is None else share("--max-mean-slowdown", mean),
+        mean_slowdown=None
+        if mean_slowdown is None
+        else share("--max-mean-slowdown", mean_slowdown),
         memory=_limit("--max-memory", options.max_memory, _BYTES),
         engine_size=_limit("--max-engine-size", options.max_engine_size, _BYTES),
         build_time=_limit("--max-build-time", options.max_build_time, _SECONDS),
-        ssim=_ssim(options.min_ssim),
+        quality=_quality(options),
     )
 
 
@@ -84,13 +94,24 @@ def _limit(flag: str, text: str | None, units: dict[str, float]) -> Limit | None
 
 
 def _parsed(flag: str, text: str, example: str) -> tuple[float, str]:
-    found = _TEXT.match(text.strip())
-    if found is None or not math.isfinite(float(found[1])):
+    match = _TEXT.match(text.strip())
+    if match is None or not math.isfinite(float(match[1])):
         raise RequestError(f"{flag} {text}: not a limit {example}")
-    return float(found[1]), found[2].upper()
+    return float(match[1]), match[2].upper()
 
 
-def _ssim(value: float | None) -> float | None:
-    if value is not None and not 0 < value <= 1:
-        raise RequestError(f"--min-ssim {value:g} is not between 0 and 1")
-    return value
+def _quality(options: CheckSection) -> dict[str, float]:
+    """The limits of metrics. ``min_ssim`` is the limit of SSIM under its older name."""
+    flags = {name: f"--limit {name}=" for name in options.limits}
+    worst = dict(options.limits)
+    if options.min_ssim is not None:
+        worst["ssim"], flags["ssim"] = options.min_ssim, "--min-ssim "
+    for name, value in worst.items():
+        between = metric(name).limits
+        if between is None:
+            raise RequestError(f"{flags[name]}{value:g}: {metric(name).label} is only reported")
+        if not between[0] < value <= between[1]:
+            low, high = between
+            words = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+            raise RequestError(f"{flags[name]}{value:g} is not {words}")
+    return worst

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
-from diffc.gate.result import CheckResult, Figure, Noise
+from diffc.gate.result import CheckResult, Figure, SelfComparison
 from diffc.report.markdown import escape as escape_markdown
 from diffc.report.units import milliseconds, size
 
@@ -39,7 +39,7 @@ def sentence(figure: Figure) -> str:
     """One figure in words: 'ort-cpu fp32 batch 1, latency p50: 5.2 ms -> 5.8 ms, ...'."""
     where = place(figure)
     name = f"{where}, {figure.name}" if where else figure.name
-    values = [shown(figure, v) for v in (figure.baseline, figure.candidate) if v is not None]
+    values = [value_words(figure, v) for v in (figure.baseline, figure.candidate) if v is not None]
     details = (
         " -> ".join(values),
         f"{change(figure)} {interval(figure)}".strip(),
@@ -49,7 +49,7 @@ def sentence(figure: Figure) -> str:
     return f"{name}: " + ", ".join(part for part in details if part)
 
 
-def place(figure: Figure | Noise) -> str:
+def place(figure: Figure | SelfComparison) -> str:
     """'ort-cpu fp32 batch 1'."""
     words = [figure.target, figure.precision]
     if figure.batch is not None:
@@ -57,7 +57,7 @@ def place(figure: Figure | Noise) -> str:
     return " ".join(word for word in words if word)
 
 
-def shown(figure: Figure, value: float | None) -> str:
+def value_words(figure: Figure, value: float | None) -> str:
     """A value in its unit."""
     if value is None:
         return "-"
@@ -83,7 +83,7 @@ def interval(figure: Figure) -> str:
 
 def cells(figure: Figure) -> tuple[str, ...]:
     """Baseline, candidate, change, interval, limit, verdict: a table's row after its name."""
-    values = (shown(figure, figure.baseline), shown(figure, figure.candidate))
+    values = (value_words(figure, figure.baseline), value_words(figure, figure.candidate))
     return (*values, change(figure), interval(figure), figure.limit or "", WORDS[figure.verdict])
 
 
@@ -94,7 +94,7 @@ def said_below(result: CheckResult) -> list[str]:
     return [*noise, *map(sentence, noted), *result.notes]
 
 
-def noise_line(noise: Noise, result: CheckResult) -> str:
+def noise_line(noise: SelfComparison, result: CheckResult) -> str:
     """What this machine can tell, in words; of stored figures the candidate alone is there."""
     engine = "candidate" if result.weaker else "baseline"
     low, high = ((bound - 1) * 100 for bound in noise.ci99)
@@ -172,8 +172,12 @@ def _command_value(text: str) -> str:
     return _command_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-_COLOURS = {"pass": "#2b7a3d", "regressed": "#b3261e", "inconclusive": "#8a6100",
-            "unfit": "#5f6368"}  # fmt: skip
+_COLOURS = {
+    "pass": "#2b7a3d",
+    "regressed": "#b3261e",
+    "inconclusive": "#8a6100",
+    "unfit": "#5f6368",
+}
 
 
 def badge(result: CheckResult) -> str:

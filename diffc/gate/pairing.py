@@ -1,7 +1,7 @@
 """Which engines of two subjects are judged against one another, and what cannot be compared.
 
-    matched     pairs of engines that are measured again      matched_figures   engines against
-                                                              figures that were stored
+    match_engines   pairs of engines that are measured again
+    match_figures   engines and the figures that were stored of the baseline
 
 Refused (NotComparable): other models, machines, devices, versions, inputs. Lost: an engine or a
 batch size that the baseline has and the candidate has not, unless the request names what it wants.
@@ -16,7 +16,7 @@ from typing import Any
 
 from diffc.errors import NotComparable, RequestError
 from diffc.gate.baseline import StoredFigures
-from diffc.gate.subject import Engine, Subject
+from diffc.gate.subject import CheckedEngine, CheckedSide
 from diffc.measure.engines import serves_batch, threads_of
 from diffc.measure.environment import OF_THE_MOMENT, read_environment
 from diffc_export.targets import on_gpu
@@ -27,7 +27,7 @@ _EVERY_CORE = "every core"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Selection:
     """What a request names. targets, batch: empty: all. threads: None: as each side was built."""
 
     targets: tuple[str, ...] = ()
@@ -43,8 +43,8 @@ class Wanted:
 class Pair:
     """A candidate and the baseline that it is judged against, at each of ``batches``."""
 
-    candidate: Engine
-    baseline: Engine
+    candidate: CheckedEngine
+    baseline: CheckedEngine
     batches: tuple[int, ...]
 
 
@@ -52,7 +52,7 @@ class Pair:
 class StoredPair:
     """A candidate and the figures that were stored of the baseline, by batch size."""
 
-    candidate: Engine
+    candidate: CheckedEngine
     stored: Mapping[int, StoredFigures]
 
 
@@ -76,7 +76,7 @@ class Matching:
     notes: list[str] = field(default_factory=list)
 
 
-def matched(candidate: Subject, baseline: Subject, wanted: Wanted) -> Matching:
+def match_engines(candidate: CheckedSide, baseline: CheckedSide, wanted: Selection) -> Matching:
     """The engines that both have.
 
     Raises:
@@ -102,11 +102,13 @@ def matched(candidate: Subject, baseline: Subject, wanted: Wanted) -> Matching:
     return result
 
 
-def matched_figures(candidate: Subject, baseline: Subject, wanted: Wanted) -> Matching:
+def match_figures(candidate: CheckedSide, baseline: CheckedSide, wanted: Selection) -> Matching:
     """The candidate's engines, each with the baseline's stored figures of it.
 
-    Raises NotComparable and RequestError as ``matched``, and NotComparable when the figures are of
-    another machine, or of other versions of the runtimes.
+    Raises:
+        NotComparable: As ``match_engines``; the figures are of another machine, or of other
+            versions of the runtimes.
+        RequestError: As ``match_engines``.
     """
     result = Matching(notes=check_model(candidate, baseline))
     _check_fingerprint(baseline)
@@ -131,7 +133,7 @@ def matched_figures(candidate: Subject, baseline: Subject, wanted: Wanted) -> Ma
     return result
 
 
-def check_model(candidate: Subject, baseline: Subject) -> list[str]:
+def check_model(candidate: CheckedSide, baseline: CheckedSide) -> list[str]:
     """Raise NotComparable when the two were made from different dense models.
 
     Returns:
@@ -153,14 +155,14 @@ def check_model(candidate: Subject, baseline: Subject) -> list[str]:
     ]
 
 
-def check_machine(baseline: Subject) -> None:
+def check_machine(baseline: CheckedSide) -> None:
     """Raise NotComparable when the stored figures are of another processor, GPU or driver."""
     there = baseline.environment
     if there is None or baseline.kind == "output":
         return
     here = read_environment().model_dump(mode="json")
     differ = {
-        key: (_shown(there.get(key)), _shown(here[key]))
+        key: (_words(there.get(key)), _words(here[key]))
         for key in _MACHINE
         if _lasting(there.get(key)) != _lasting(here[key])
     }
@@ -171,7 +173,7 @@ def check_machine(baseline: Subject) -> None:
         )
 
 
-def _check_fingerprint(baseline: Subject) -> None:
+def _check_fingerprint(baseline: CheckedSide) -> None:
     here = read_environment().fingerprint
     there = (baseline.environment or {}).get("fingerprint")
     if here != there:
@@ -182,20 +184,20 @@ def _check_fingerprint(baseline: Subject) -> None:
         )
 
 
-def _by_name(subject: Subject, wanted: Wanted) -> dict[str, Engine]:
+def _by_name(subject: CheckedSide, wanted: Selection) -> dict[str, CheckedEngine]:
     return {engine.name: engine for engine in subject.engines if wanted.takes(engine.info.target)}
 
 
 def _check_common(
-    candidate: Subject,
+    candidate: CheckedSide,
     ours: Mapping[str, Any],
-    baseline: Subject,
+    baseline: CheckedSide,
     theirs: Mapping[str, Any],
-    wanted: Wanted,
+    wanted: Selection,
 ) -> None:
     """Raise NotComparable unless something is on both sides, and all that the request names."""
     common = [name for name in ours if name in theirs]
-    sides = f"{candidate.path} has {_listed(ours)}; {baseline.path} has {_listed(theirs)}"
+    sides = f"{candidate.path} has {_names(ours)}; {baseline.path} has {_names(theirs)}"
     if not common:
         raise NotComparable(f"no engine is on both sides: {sides}")
     for target in wanted.targets:
@@ -203,7 +205,7 @@ def _check_common(
             raise NotComparable(f"{target} is not on both sides: {sides}")
 
 
-def _check_pair(ours: Engine, theirs: Engine) -> None:
+def _check_pair(ours: CheckedEngine, theirs: CheckedEngine) -> None:
     """Raise NotComparable when the two engines are of other models, devices or versions."""
     sides = [
         {**e.info.device, **e.info.versions, "model": _class_name(e), **e.info.interface}
@@ -225,11 +227,11 @@ def _check_pair(ours: Engine, theirs: Engine) -> None:
         )
 
 
-def _class_name(engine: Engine) -> str:
+def _class_name(engine: CheckedEngine) -> str:
     return str(engine.info.source.get("class_name", ""))
 
 
-def _batches(ours: EngineInfo, theirs: EngineInfo, wanted: Wanted) -> tuple[int, ...]:
+def _batches(ours: EngineInfo, theirs: EngineInfo, wanted: Selection) -> tuple[int, ...]:
     """The batch sizes that both serve: those of the request, else those that both are best at."""
     if wanted.batch:
         return tuple(b for b in wanted.batch if serves_batch(ours, b) and serves_batch(theirs, b))
@@ -238,13 +240,13 @@ def _batches(ours: EngineInfo, theirs: EngineInfo, wanted: Wanted) -> tuple[int,
 
 
 def _stored_batches(
-    ours: EngineInfo, theirs: Mapping[int, StoredFigures], wanted: Wanted
+    ours: EngineInfo, theirs: Mapping[int, StoredFigures], wanted: Selection
 ) -> tuple[int, ...]:
     sizes = wanted.batch or sorted(theirs)
     return tuple(batch for batch in sizes if batch in theirs and serves_batch(ours, batch))
 
 
-def _check_batches(batches: Mapping[str, tuple[int, ...]], wanted: Wanted) -> None:
+def _check_batches(batches: Mapping[str, tuple[int, ...]], wanted: Selection) -> None:
     """Raise RequestError for a batch size that no pair serves, NotComparable for none in common."""
     served = {batch for sizes in batches.values() for batch in sizes}
     for batch in wanted.batch:
@@ -255,7 +257,7 @@ def _check_batches(batches: Mapping[str, tuple[int, ...]], wanted: Wanted) -> No
         raise NotComparable(f"{next(iter(batches))}: no batch size in common")
 
 
-def _lost_batches(ours: Engine, theirs: Sequence[int], wanted: Wanted) -> list[Lost]:
+def _lost_batches(ours: CheckedEngine, theirs: Sequence[int], wanted: Selection) -> list[Lost]:
     target, precision = _place(ours.info)
     reason = "the baseline serves it, the candidate does not"
     return [
@@ -266,10 +268,10 @@ def _lost_batches(ours: Engine, theirs: Sequence[int], wanted: Wanted) -> list[L
 
 
 def _lost(
-    candidate: Subject,
-    ours: Mapping[str, Engine],
+    candidate: CheckedSide,
+    ours: Mapping[str, CheckedEngine],
     theirs: Sequence[tuple[str, str]],
-    wanted: Wanted,
+    wanted: Selection,
 ) -> list[Lost]:
     """The baseline's engines that the candidate has not; none where the request names targets."""
     if wanted.targets:
@@ -286,7 +288,7 @@ def _new(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     return [f"{name} is not in the baseline: not judged" for name in ours if name not in theirs]
 
 
-def _built_differently(ours: Engine, theirs: Engine, wanted: Wanted) -> list[str]:
+def _built_differently(ours: CheckedEngine, theirs: CheckedEngine, wanted: Selection) -> list[str]:
     """A sentence for each thing that the two engines of a pair were built with differently."""
     sides = [_build_facts(engine.info, wanted) for engine in (theirs, ours)]
     return [
@@ -296,7 +298,7 @@ def _built_differently(ours: Engine, theirs: Engine, wanted: Wanted) -> list[str
     ]
 
 
-def _build_facts(info: EngineInfo, wanted: Wanted) -> dict[str, str]:
+def _build_facts(info: EngineInfo, wanted: Selection) -> dict[str, str]:
     """What is in an engine's times beside its model. Threads, unless the request sets them."""
     facts = {
         "the shapes that they serve": _served_words(info.served),
@@ -313,7 +315,7 @@ def _served_words(served: Sequence[str]) -> str:
     return "; ".join(served) or "any batch"
 
 
-def _check_stored(ours: Engine, stored: Mapping[int, StoredFigures]) -> None:
+def _check_stored(ours: CheckedEngine, stored: Mapping[int, StoredFigures]) -> None:
     """Raise NotComparable when the stored times are of an engine with other inputs or outputs."""
     here = ours.info.interface
     for there in (one.interface for one in stored.values()):
@@ -333,7 +335,7 @@ def _check_stored(ours: Engine, stored: Mapping[int, StoredFigures]) -> None:
 
 
 def _stored_differently(
-    ours: Engine, stored: Mapping[int, StoredFigures], wanted: Wanted
+    ours: CheckedEngine, stored: Mapping[int, StoredFigures], wanted: Selection
 ) -> list[str]:
     """A note for each thing that the stored engine was built with differently, or is not known."""
     here = threads_of(ours.info, wanted.threads)
@@ -355,7 +357,7 @@ def _stored_differently(
     return notes
 
 
-def _note(ours: Engine, what: str, baseline: str, candidate: str) -> str:
+def _note(ours: CheckedEngine, what: str, baseline: str, candidate: str) -> str:
     return (
         f"{ours.name}: {what} differ, and count in the figures: baseline {baseline}, "
         f"candidate {candidate}"
@@ -380,15 +382,15 @@ def _lasting(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def _words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(f"{gpu['name']} (driver {gpu['driver']})" for gpu in value) or "no GPU"
     return str(value)
 
 
-def _model(subject: Subject) -> str:
+def _model(subject: CheckedSide) -> str:
     return f"{subject.model} {str(subject.digest)[:12]}"
 
 
-def _listed(engines: Mapping[str, Any]) -> str:
+def _names(engines: Mapping[str, Any]) -> str:
     return ", ".join(engines) or "none"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from diffc.errors import DiffcError, NotComparable, RequestError, UnavailableError
-from diffc.gate.pairing import Wanted
-from diffc.gate.subject import Engine
-from diffc.measure.engines import opened, why_absent
+from diffc.gate.pairing import Selection
+from diffc.gate.subject import CheckedEngine
+from diffc.measure.engines import open_usable_engines, why_absent
 from diffc.measure.parity import read_reference
 from diffc_export.events import Progress, Work
 from diffc_export.targets import target
@@ -23,7 +23,7 @@ from diffc_runtime import machine
 from diffc_runtime.schedules import train_steps
 
 
-def check_wanted(wanted: Wanted, seed: int) -> None:
+def check_wanted(wanted: Selection, seed: int) -> None:
     """Raise RequestError for names and numbers that cannot be, before any file is read."""
     for name in wanted.targets:
         target(name)
@@ -35,7 +35,9 @@ def check_wanted(wanted: Wanted, seed: int) -> None:
         raise RequestError(f"--seed {seed}: seeds are 0 or more")
 
 
-def check_inputs(engines: Sequence[Engine], wanted: Wanted, steps: int, *, insist: bool) -> None:
+def check_inputs(
+    engines: Sequence[CheckedEngine], wanted: Selection, steps: int, *, insist: bool
+) -> None:
     """Raise what can be said of the engines' own descriptions, before any is loaded.
 
     Args:
@@ -59,7 +61,9 @@ def check_inputs(engines: Sequence[Engine], wanted: Wanted, steps: int, *, insis
             _check_steps(engine.info, steps)
 
 
-def why_not_ready(engines: Sequence[Engine], wanted: Wanted, *, load: bool) -> Work[str | None]:
+def why_not_ready(
+    engines: Sequence[CheckedEngine], wanted: Selection, *, load: bool
+) -> Work[str | None]:
     """The reason why these engines cannot be measured here; None where nothing stands against it.
 
     Args:
@@ -82,10 +86,10 @@ def why_not_ready(engines: Sequence[Engine], wanted: Wanted, *, load: bool) -> W
     return None if error is None else str(error)
 
 
-def _loading_error(engines: Sequence[Engine], wanted: Wanted) -> DiffcError | None:
+def _loading_error(engines: Sequence[CheckedEngine], wanted: Selection) -> DiffcError | None:
     folders = {str(number): engine.folder for number, engine in enumerate(engines)}
     try:
-        with opened(folders, wanted.threads, strict=True):
+        with open_usable_engines(folders, wanted.threads, strict=True):
             return None
     except (UnavailableError, NotComparable) as error:
         return error

@@ -13,11 +13,11 @@ SCHEMA_VERSION = 1
 EXIT = {"pass": 0, "regressed": 1, "inconclusive": 3, "unfit": 4}
 
 
-class _Part(BaseModel):
+class _ResultPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Figure(_Part):
+class Figure(_ResultPart):
     """One figure of one engine, judged.
 
     name: latency p50, latency mean, loop p50, peak memory, engine size, build time, parity, SSIM;
@@ -42,7 +42,7 @@ class Figure(_Part):
     samples_ms: dict[str, list[float]] | None = None
 
 
-class Noise(_Part):
+class SelfComparison(_ResultPart):
     """The baseline against itself: what this machine can tell now."""
 
     target: str
@@ -55,7 +55,7 @@ class Noise(_Part):
     spread: float
 
 
-class Side(_Part):
+class Side(_ResultPart):
     """What was checked, or what it was checked against."""
 
     path: str
@@ -64,7 +64,7 @@ class Side(_Part):
     digest: str | None = None
 
 
-class CheckResult(_Part):
+class CheckResult(_ResultPart):
     """A whole check. weaker: the baseline was not measured again. seconds: how long it took."""
 
     schema_version: int = SCHEMA_VERSION
@@ -76,7 +76,7 @@ class CheckResult(_Part):
     baseline: Side
     weaker: bool = False
     figures: list[Figure]
-    noise: list[Noise] = Field(default_factory=list)
+    noise: list[SelfComparison] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     seconds: float
     environment: dict[str, Any]

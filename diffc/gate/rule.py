@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
-from diffc.measure.statistics import RESAMPLES, Ratio, Samples, paired_ratio
+from diffc.measure.statistics import RESAMPLES, Ratio, Times, paired_ratio
 from diffc_export.events import Progress, Work
 
 Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "absent", "reported"]
@@ -57,9 +57,9 @@ class Decision:
 
     verdict: Verdict
     ratio: Ratio
-    baseline: Samples
-    candidate: Samples
-    paired: Samples
+    baseline: Times
+    candidate: Times
+    paired: Times
     seconds: float
 
 
@@ -89,7 +89,7 @@ def decide(
     taken: list[Timings] = []
     pairs, wanted = 0, options.pairs
     while True:
-        taken.append((yield from _noted(look(wanted - pairs, len(taken)), pairs, options)))
+        taken.append((yield from _count_in_pairs(look(wanted - pairs, len(taken)), pairs, options)))
         decision = _decision(taken, options, judge, time.perf_counter() - start)
         pairs = decision.ratio.pairs
         if decision.verdict != "inconclusive" or pairs >= options.most_pairs:
@@ -99,7 +99,7 @@ def decide(
         wanted = min(2 * pairs, options.most_pairs)
 
 
-def _noted(work: Work[Timings], before: int, options: RuleOptions) -> Work[Timings]:
+def _count_in_pairs(work: Work[Timings], before: int, options: RuleOptions) -> Work[Timings]:
     """The look's events, counted in pairs."""
     while True:
         try:
@@ -117,7 +117,7 @@ def _decision(
     seconds: float,
 ) -> Decision:
     sides = {
-        name: np.concatenate([timings.paired(name) for timings in taken])
+        name: np.concatenate([timings.round_medians(name) for timings in taken])
         for name in ("candidate", "baseline")
     }
     ratio = paired_ratio(sides["candidate"], sides["baseline"], options.seed)
@@ -161,7 +161,7 @@ def same_calls(first: Call, again: Call, options: RuleOptions) -> Work[Decision]
     return decision
 
 
-def unpaired_ratio(candidate: Samples, baseline: Samples, seed: int = 0) -> Ratio:
+def unpaired_ratio(candidate: Times, baseline: Times, seed: int = 0) -> Ratio:
     """The ratio of two medians whose times were not taken together, with bootstrap intervals.
 
     Weaker than a paired ratio: whatever changed between the two runs is in it.
@@ -184,7 +184,7 @@ def unpaired_ratio(candidate: Samples, baseline: Samples, seed: int = 0) -> Rati
     )
 
 
-def mean_ratio(paired: Samples, seed: int = 0) -> Ratio:
+def mean_ratio(paired: Times, seed: int = 0) -> Ratio:
     """The ratio of the means of pairs (n, 2), candidate over baseline; pairs are resampled."""
     n = len(paired)
     draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))

@@ -1,7 +1,7 @@
 """What CANDIDATE and BASELINE may be: an output folder, an engine folder, or a stored baseline.
 
-Each becomes a ``Subject``: its compressed engines, and what is known of the model and the machine.
-pairing.py says which of two subjects' engines are compared.
+Each becomes a ``CheckedSide``: its compressed engines, and what is known of the model and the
+machine. pairing.py says which engines of two sides are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffc_export.targets.engine import NAME, EngineInfo, check_files, read_info
 
 
 @dataclass(frozen=True)
-class Engine:
+class CheckedEngine:
     """One engine. reference: what torch gave at its inputs, where that is known."""
 
     folder: Path
@@ -37,7 +37,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckedSide:
     """One side of a check.
 
     digest: of the dense model it was made from, where known. class_name: of its denoiser, where
@@ -47,7 +47,7 @@ class Subject:
 
     path: Path
     kind: str
-    engines: tuple[Engine, ...]
+    engines: tuple[CheckedEngine, ...]
     model: str
     digest: str | None = None
     class_name: str = ""
@@ -57,8 +57,12 @@ class Subject:
     options: CheckSection | None = None
 
 
-def open_subject(path: Path) -> Subject:
-    """What ``path`` holds. Raises InputError when it is nothing that can be checked."""
+def open_side(path: Path) -> CheckedSide:
+    """Open what ``path`` holds.
+
+    Raises:
+        InputError: It is nothing that can be checked.
+    """
     if (path / NAME).is_file():
         return _of_engine(path)
     if is_baseline(path):
@@ -79,12 +83,12 @@ def open_subject(path: Path) -> Subject:
     )
 
 
-def open_report(path: Path) -> Subject:
-    """The figures of a report.json or of a stored baseline, without any engine."""
+def open_report(path: Path) -> CheckedSide:
+    """Open the figures of a report.json or of a stored baseline, without any engine."""
     if is_baseline(path):
         return _of_baseline(path)
     report = Report.read(path)
-    return Subject(
+    return CheckedSide(
         path=path,
         kind="report",
         engines=(),
@@ -97,13 +101,13 @@ def open_report(path: Path) -> Subject:
     )
 
 
-def _of_output(out: Path) -> Subject:
+def _of_output(out: Path) -> CheckedSide:
     model = read_lock(out)["model"]
     folders = sorted((out / "engines").glob(f"*/compressed/{NAME}"))
     if not folders:
         raise InputError(f"{out} holds no engines", hint=f"diffc build {out} makes them")
     report = current_report(out)[0] if (out / "report.json").is_file() else None
-    return Subject(
+    return CheckedSide(
         path=out,
         kind="output",
         engines=tuple(_engine(path.parent) for path in folders),
@@ -116,11 +120,11 @@ def _of_output(out: Path) -> Subject:
     )
 
 
-def _of_engine(folder: Path) -> Subject:
+def _of_engine(folder: Path) -> CheckedSide:
     engine = _engine(folder)
     class_name = str(engine.info.source.get("class_name", ""))
     home = engine.folder.parent.parent.parent  # of HOME/engines/TARGET/SIDE
-    return Subject(
+    return CheckedSide(
         folder, "engine", (engine,), class_name, _digest_beside(home), class_name=class_name
     )
 
@@ -132,9 +136,9 @@ def _digest_beside(folder: Path) -> str | None:
     return Baseline.read(folder).digest if is_baseline(folder) else None
 
 
-def _of_baseline(folder: Path) -> Subject:
+def _of_baseline(folder: Path) -> CheckedSide:
     baseline = Baseline.read(folder)
-    return Subject(
+    return CheckedSide(
         path=folder,
         kind="baseline",
         engines=tuple(_engine(folder / name) for name in baseline.engines),
@@ -146,7 +150,7 @@ def _of_baseline(folder: Path) -> Subject:
     )
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path) -> CheckedEngine:
     """An engine folder, its files checked, with the reference that lies beside its ONNX.
 
     Raises InputError for one that is damaged, or is not of what its output folder holds now.
@@ -156,4 +160,4 @@ def _engine(path: Path) -> Engine:
     info = read_info(folder)
     check_files(folder, info)
     place = folder.parent.parent.parent / "onnx" / folder.name / "reference.safetensors"
-    return Engine(folder, info, place if place.is_file() else None)
+    return CheckedEngine(folder, info, place if place.is_file() else None)

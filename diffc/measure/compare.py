@@ -20,11 +20,11 @@ from diffc.measure.engines import (
     PERCENTILE_RULE,
     MeasureOptions,
     cores_of,
-    loaded,
-    memories,
+    measure_memories,
     noise_of,
+    open_engines,
     threads_of,
-    timed,
+    time_engines,
     why_absent,
 )
 from diffc.measure.inputs import other_than_working
@@ -65,17 +65,17 @@ def measure_target(
     if absent:
         return [_absent_result(infos, place, absent) for place in places]
     reference = next(iter(options.references.values()), None)
-    with loaded(folders, options.threads) as runners:
+    with open_engines(folders, options.threads) as runners:
         # times before parity: the first call must be the engine's first
         timings, reasons = {}, {}
         for place in places:
             try:
-                timings[place] = yield from timed(
+                timings[place] = yield from time_engines(
                     runners, place.batch, options.latency, reference, place.size
                 )
             except UnavailableError as error:  # memory, a kernel: the others still count
                 reasons[place] = str(error)
-        judged = (yield from _parities(runners, options.references)) if timings else {}
+        parity_by_size = (yield from _parities(runners, options.references)) if timings else {}
     infos = {name: runner.info for name, runner in runners.items()}
     results = []
     for place in places:
@@ -83,15 +83,15 @@ def measure_target(
             results.append(_absent_result(infos, place, reasons[place]))
             continue
         yield Progress(0, None, f"memory, {place}")
-        found = memories(folders, place.batch, options.memory, place.size, options.threads)
+        memory = measure_memories(folders, place.batch, options.memory, place.size, options.threads)
         at = other_than_working(infos["dense"].sizes, place.size)
-        held = {name: each[at] for name, each in judged.items() if at in each}
-        results.append(_result(infos, place, timings[place], found, held, options))
+        parity = {name: each[at] for name, each in parity_by_size.items() if at in each}
+        results.append(_result(infos, place, timings[place], memory, parity, options))
     return results
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Setting:
     """What one result is of. size: None where the engines serve one alone."""
 
     size: Size | None
@@ -110,30 +110,30 @@ def _check_same(infos: Mapping[str, EngineInfo]) -> None:
         )
 
 
-def _places(infos: Mapping[str, EngineInfo], options: MeasureOptions) -> list[_Place]:
+def _places(infos: Mapping[str, EngineInfo], options: MeasureOptions) -> list[_Setting]:
     """Every batch size at the working resolution, then at each of the others."""
     batches = options.batch or infos["dense"].batches or (1,)
     sizes: tuple[Size | None, ...] = infos["dense"].sizes or (None,)
-    return [_Place(size, batch) for size in sizes for batch in batches]
+    return [_Setting(size, batch) for size in sizes for batch in batches]
 
 
 def _parities(
     runners: Mapping[str, LoadedEngine], references: Mapping[str, Path]
 ) -> Work[dict[str, dict[Size | None, Parity]]]:
-    found = {}
+    by_engine = {}
     for name, runner in runners.items():
         if name in references:
             yield Progress(0, None, f"parity of {name}")
-            found[name] = yield from parities(runner, references[name])
-    return found
+            by_engine[name] = yield from parities(runner, references[name])
+    return by_engine
 
 
 def _result(
     infos: Mapping[str, EngineInfo],
-    place: _Place,
+    place: _Setting,
     timings: Timings,
     memory: Mapping[str, Memory],
-    held: Mapping[str, Parity],
+    parity: Mapping[str, Parity],
     options: MeasureOptions,
     *,
     images: bool = False,
@@ -144,7 +144,7 @@ def _result(
             memory=memory[name],
             build_seconds=info.build_seconds,
             precision_found=info.precision_found,
-            parity=held.get(name),
+            parity=parity.get(name),
         )
         for name, info in infos.items()
     }
@@ -159,7 +159,7 @@ def _result(
         compressed=figures["compressed"],
         speedup=speedup,
         efficiency=None if elsewhere else _efficiency(speedup.median, infos),
-        parity=worse(held.values()) if held else None,
+        parity=worse(parity.values()) if parity else None,
         noise=noise_of(timings, "dense", infos.values()),
         details=_details(infos, timings, options),
     )
@@ -185,17 +185,17 @@ def _details(
 
 def _how_run(infos: Collection[EngineInfo]) -> dict[str, Any]:
     """What the runners say of their calls: told by which clock, captured, and if not, why."""
-    found: dict[str, Any] = {}
-    if timed_by := next(iter(_said(infos, "timed_by")), None):
-        found["timed_by"] = timed_by
-    if captured := _said(infos, "captured"):
-        found["captured"] = all(captured)
-    if reasons := _said(infos, "not_captured"):
-        found["not_captured"] = reasons[0]
-    return found
+    facts: dict[str, Any] = {}
+    if timed_by := next(iter(_stated(infos, "timed_by")), None):
+        facts["timed_by"] = timed_by
+    if captured := _stated(infos, "captured"):
+        facts["captured"] = all(captured)
+    if reasons := _stated(infos, "not_captured"):
+        facts["not_captured"] = reasons[0]
+    return facts
 
 
-def _said(infos: Collection[EngineInfo], fact: str) -> list[Any]:
+def _stated(infos: Collection[EngineInfo], fact: str) -> list[Any]:
     return [info.details[fact] for info in infos if fact in info.details]
 
 
@@ -207,7 +207,7 @@ def _efficiency(speedup: float, infos: Mapping[str, EngineInfo]) -> float | None
     return speedup / (float(dense) / float(compressed))
 
 
-def _absent_result(infos: Mapping[str, EngineInfo], place: _Place, reason: str) -> TargetResult:
+def _absent_result(infos: Mapping[str, EngineInfo], place: _Setting, reason: str) -> TargetResult:
     figures = {
         name: EngineFigures(
             memory=Memory(engine_bytes=info.engine_bytes),
@@ -238,25 +238,25 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
     infos = {name: read_info(folder) for name, folder in folders.items()}
     _check_same(infos)
     loop = options.loop
-    place = _Place(None, loop.batch)
+    place = _Setting(None, loop.batch)
     absent = why_absent(infos["dense"]) or loop.absent
     if absent:
         return _absent_result(infos, place, absent)
-    with loaded(folders, options.threads) as runners, ExitStack() as stack:
+    with open_engines(folders, options.threads) as runners, ExitStack() as stack:
         decoder, notes = _decoder(loop, options.threads, stack)
         try:
-            timings, did = yield from measure_loops(
+            timings, facts = yield from measure_loops(
                 runners["dense"], runners["compressed"], loop, options.latency, decoder
             )
         except (UnavailableError, BadRequest, UnfitEngine) as error:
             return _absent_result(infos, place, str(error))
     infos = {name: runner.info for name, runner in runners.items()}
-    found = memories(folders, loop.batch, wanted=False)
-    result = _result(infos, place, timings, found, {}, options, images=True)
-    did["scheduler"] = loop.scheduler or infos["dense"].source["scheduler"].get("_class_name")
-    did["decoded"] = decoder is not None if loop.latent else None
-    did["notes"] = [*loop.notes, *notes]
-    return result.model_copy(update={"details": {**result.details, **did}, "efficiency": None})
+    memory = measure_memories(folders, loop.batch, wanted=False)
+    result = _result(infos, place, timings, memory, {}, options, images=True)
+    facts["scheduler"] = loop.scheduler or infos["dense"].source["scheduler"].get("_class_name")
+    facts["decoded"] = decoder is not None if loop.latent else None
+    facts["notes"] = [*loop.notes, *notes]
+    return result.model_copy(update={"details": {**result.details, **facts}, "efficiency": None})
 
 
 def _decoder(

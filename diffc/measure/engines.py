@@ -1,8 +1,8 @@
-"""Engine folders, opened together and timed in turn: what every comparison stands on.
+"""Engine folders, opened together and timed in turn: every comparison stands on these functions.
 
-loaded    engines that must all run here, on pinned cores
-opened    the same, where one that cannot run keeps its reason
-timed     all of them in turn at one batch size, on the same inputs
+open_engines          engines that must all run here, on pinned cores
+open_usable_engines   the engines that can run here, and why each of the others cannot
+time_engines          all of them in turn at one batch size, on the same inputs
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.measure.loop import LoopOptions
 from diffc.measure.memory import measure_memory
-from diffc.measure.pinning import chosen, pinned
-from diffc.measure.results import Memory, Noise, Speedup
+from diffc.measure.pinning import choose_cores, pin_cores
+from diffc.measure.results import MachineNoise, Memory, Speedup
 from diffc_export.events import Work
 from diffc_export.targets import on_gpu, target
 from diffc_export.targets.base import LoadedEngine
@@ -57,7 +57,7 @@ def why_absent(info: EngineInfo) -> str | None:
 
 def cores_of(infos: Collection[EngineInfo], threads: int | None) -> tuple[int, ...]:
     """The cores that these engines are pinned to; empty for engines on a GPU."""
-    return chosen(_most_threads(infos, threads)) if _all_on_cpu(infos) else ()
+    return choose_cores(_most_threads(infos, threads)) if _all_on_cpu(infos) else ()
 
 
 def _all_on_cpu(infos: Collection[EngineInfo]) -> bool:
@@ -66,37 +66,50 @@ def _all_on_cpu(infos: Collection[EngineInfo]) -> bool:
 
 def _most_threads(infos: Collection[EngineInfo], threads: int | None) -> int | None:
     """The threads of the engine that has most; None where one takes every core."""
-    found = [threads or info.threads for info in infos]
-    return max((n for n in found if n), default=None) if all(found) else None
+    counts = [threads or info.threads for info in infos]
+    return max((n for n in counts if n), default=None) if all(counts) else None
 
 
-def threads_of(info: EngineInfo, asked: int | None) -> int | None:
+def threads_of(info: EngineInfo, requested: int | None) -> int | None:
     """The threads that an engine runs on here; None for one on a GPU."""
-    return None if on_gpu(info.target) else machine.cpu.threads(asked, info.threads)
+    return None if on_gpu(info.target) else machine.cpu.threads(requested, info.threads)
 
 
 @contextmanager
-def loaded(folders: Mapping[str, Path], threads: int | None) -> Iterator[dict[str, LoadedEngine]]:
-    """The engines, loaded together on pinned cores, closed at the end."""
-    with opened(folders, threads, strict=True) as (runners, _):
+def open_engines(
+    folders: Mapping[str, Path], threads: int | None
+) -> Iterator[dict[str, LoadedEngine]]:
+    """Load the engines together on pinned cores, and close them at the end."""
+    with open_usable_engines(folders, threads, strict=True) as (runners, _):
         yield runners
 
 
 @contextmanager
-def opened(
+def open_usable_engines(
     folders: Mapping[str, Path], threads: int | None, *, strict: bool = False
 ) -> Iterator[tuple[dict[str, LoadedEngine], dict[str, str]]]:
-    """(runners, reasons): the engines that can run here, and why the others cannot.
+    """Load the engines that can run here, and close them at the end.
 
     Engines on a processor run on as many cores as they have threads, always the same ones.
-    strict: an engine that cannot run is an error (NotComparable, UnavailableError, InputError).
+
+    Args:
+        folders: Name -> engine folder.
+        threads: CPU threads of every engine; None: as each was built.
+        strict: Whether an engine that cannot run is an error.
+
+    Yields:
+        The loaded engines by name, and for each of the others why it cannot run.
+
+    Raises:
+        DamagedEngine: A file of an engine is not what was written.
+        NotComparable, UnavailableError, InputError: With ``strict``, an engine cannot run.
     """
     infos = {name: read_info(folder) for name, folder in folders.items()}
     runners: dict[str, LoadedEngine] = {}
     reasons: dict[str, str] = {}
     with ExitStack() as stack:
         if _all_on_cpu(infos.values()):
-            stack.enter_context(pinned(_most_threads(infos.values(), threads)))
+            stack.enter_context(pin_cores(_most_threads(infos.values(), threads)))
         for name, folder in folders.items():
             absent = None if strict else why_absent(infos[name])
             try:
@@ -105,7 +118,7 @@ def opened(
                     stack.callback(runners[name].close)
                     continue
             except DamagedEngine:
-                raise  # nobody meant to measure that file
+                raise  # its figures would be of another file
             except (NotComparable, UnavailableError, InputError) as error:
                 if strict:
                     raise
@@ -114,13 +127,16 @@ def opened(
         yield runners, reasons
 
 
-def timed(
-    runners: Mapping[str, LoadedEngine], batch: int, latency: LatencyOptions,
-    reference: Path | None = None, size: Size | None = None,
-) -> Work[Timings]:  # fmt: skip
-    """All runners in turn at one batch size (and size of the sample), on the same numbers.
+def time_engines(
+    runners: Mapping[str, LoadedEngine],
+    batch: int,
+    latency: LatencyOptions,
+    reference: Path | None = None,
+    size: Size | None = None,
+) -> Work[Timings]:
+    """Time all engines in turn at one batch size (and size of the sample), on the same numbers.
 
-    The first call counts from inputs in hand: binding them may compile, allocate and capture.
+    The first call's time includes binding the inputs, which may compile, allocate and capture.
     """
     calls, first = {}, {}
     for name, runner in runners.items():
@@ -133,15 +149,18 @@ def timed(
 
 
 def settle_times(runners: Mapping[str, LoadedEngine]) -> dict[str, float]:
-    """How long the threads of each runner spin after a call, of those that do."""
-    found = {name: float(getattr(runner, "settle", 0.0)) for name, runner in runners.items()}
-    return {name: seconds for name, seconds in found.items() if seconds}
+    """Engine -> the seconds that its threads spin after a call, where they do."""
+    spins = {name: float(getattr(runner, "settle", 0.0)) for name, runner in runners.items()}
+    return {name: seconds for name, seconds in spins.items() if seconds}
 
 
 def check_same_inputs(infos: Mapping[str, EngineInfo]) -> None:
-    """Raise RequestError naming two engines whose inputs have not the same shapes.
+    """Refuse engines whose inputs have not the same shapes.
 
-    Names and types may differ: another exporter calls things otherwise, and halves are halves.
+    Names and types may differ between exporters, and float16 and bfloat16 inputs count as equal.
+
+    Raises:
+        RequestError: It names two engines that differ.
     """
     first, *others = infos
     for other in others:
@@ -159,7 +178,11 @@ def _inputs(info: EngineInfo) -> str:
 
 
 def check_batch(infos: Mapping[str, EngineInfo], batch: int) -> None:
-    """Raise RequestError naming the first engine that was not built for this batch size."""
+    """Refuse a batch size that an engine was not built for.
+
+    Raises:
+        RequestError: It names the first such engine.
+    """
     for name, info in infos.items():
         if not serves_batch(info, batch):
             built = ", ".join(map(str, info.batches))
@@ -170,15 +193,21 @@ def check_batch(infos: Mapping[str, EngineInfo], batch: int) -> None:
 
 
 def serves_batch(info: EngineInfo, batch: int) -> bool:
-    """Whether an engine takes this batch size; one without profiles takes any."""
+    """True for a batch size that the engine takes; an engine without profiles takes any."""
     spans = [next(iter(profile.values())) for profile in info.profiles]
     return not spans or any(span.min[0] <= batch <= span.max[0] for span in spans)
 
 
-def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Noise:
-    """How restless the machine was, by one of its calls; infos: the engines that were timed."""
+def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> MachineNoise:
+    """The machine's noise during a measurement.
+
+    Args:
+        timings: The measurement.
+        name: The call whose times are compared with themselves.
+        infos: The engines that were timed.
+    """
     itself = timings.neighbours(name)
-    return Noise(
+    return MachineNoise(
         against_itself=None if itself is None else Speedup.of(itself),
         steady=timings.steady,
         load=timings.load,
@@ -187,24 +216,33 @@ def noise_of(timings: Timings, name: str, infos: Collection[EngineInfo]) -> Nois
     )
 
 
-def memories(
+def measure_memories(
     folders: Mapping[str, Path],
     batch: int,
     wanted: bool,
     size: Size | None = None,
     threads: int | None = None,
 ) -> dict[str, Memory]:
-    """Each engine's memory in a fresh process; its files' size alone where that is not wanted.
+    """Measure each engine's memory in a fresh process.
 
-    Where the process fails the figures are absent with the reason: times that were taken stay.
+    Args:
+        folders: Name -> engine folder.
+        batch: The batch size to run.
+        wanted: False gives the size of the engines' files alone.
+        size: Of the sample, where the engines serve several; None: the working one.
+        threads: CPU threads; None: as each was built.
+
+    Returns:
+        Name -> its memory. Where the process fails, the figures are absent with the reason, since
+        times that were taken stay.
     """
-    found = {}
+    by_engine = {}
     for name, folder in folders.items():
-        held = Memory(engine_bytes=read_info(folder).engine_bytes)
+        memory = Memory(engine_bytes=read_info(folder).engine_bytes)
         try:
             if wanted:
-                held = measure_memory(folder, batch, size=size, threads=threads)
-            found[name] = held
+                memory = measure_memory(folder, batch, size=size, threads=threads)
+            by_engine[name] = memory
         except UnavailableError as error:
-            found[name] = held.model_copy(update={"absent": str(error)})
-    return found
+            by_engine[name] = memory.model_copy(update={"absent": str(error)})
+    return by_engine

@@ -72,7 +72,7 @@ class Environment(BaseModel):
 
 def read_environment() -> Environment:
     """This machine, now."""
-    found = Environment(
+    environment = Environment(
         cpu=machine.cpu.cpu_name(),
         cores=machine.cpu.cores(),
         logical_cpus=os.cpu_count() or 1,
@@ -87,7 +87,7 @@ def read_environment() -> Environment:
         gpus=_gpus(),
         load=os.getloadavg() if hasattr(os, "getloadavg") else None,
     )
-    return found.model_copy(update={"fingerprint": fingerprint(found.model_dump())})
+    return environment.model_copy(update={"fingerprint": fingerprint(environment.model_dump())})
 
 
 def fingerprint(environment: Mapping[str, Any]) -> str:
@@ -107,13 +107,13 @@ def fingerprint(environment: Mapping[str, Any]) -> str:
 def _gpus() -> list[GpuInfo]:
     driver = nvml.driver_cuda()
     cuda = ".".join(map(str, driver)) if driver else None
-    found = []
+    gpus = []
     for gpu in machine.gpu.gpus():
         cut = nvml.slices(gpu.index)
         names = None if cut is None else [f"{part.name}, {part.total >> 20} MiB" for part in cut]
         facts = {key: value for key, value in vars(gpu).items() if key != "index"}
-        found.append(GpuInfo(**facts, cuda=cuda, mig=names, busy=nvml.busy(gpu.index)))
-    return found
+        gpus.append(GpuInfo(**facts, cuda=cuda, mig=names, busy=nvml.busy(gpu.index)))
+    return gpus
 
 
 def _simd_flags() -> list[str]:
@@ -123,11 +123,11 @@ def _simd_flags() -> list[str]:
 def _packages() -> dict[str, str]:
     """Versions by distribution; of ONNX Runtime's two the one that an import gives."""
     names = (*_PACKAGES, *engine_packages())
-    found = {name: number for name in names if (number := machine.packages.version(name))}
+    versions = {name: number for name in names if (number := machine.packages.version(name))}
     imported = ort.package()
     if imported is None:
-        return found
-    others = {name: number for name, number in found.items() if name not in ort.PACKAGES}
+        return versions
+    others = {name: number for name, number in versions.items() if name not in ort.PACKAGES}
     return {**others, imported[0]: imported[1]}
 
 

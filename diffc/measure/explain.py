@@ -22,13 +22,13 @@ from diffc.measure.engines import (
     MeasureOptions,
     cores_of,
     noise_of,
-    opened,
+    open_usable_engines,
     settle_times,
     threads_of,
 )
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings, interleaved
-from diffc.measure.results import Latency, Noise, Speedup
+from diffc.measure.results import Latency, MachineNoise, Speedup
 from diffc_export.events import Work
 from diffc_export.targets.base import Arrays, BoundCall, LoadedEngine
 from diffc_export.targets.engine import read_info
@@ -60,7 +60,7 @@ class Ladder(BaseModel):
     precision: str
     batch: int
     rungs: list[Rung]
-    noise: Noise | None = None
+    noise: MachineNoise | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -92,7 +92,7 @@ def explain(
     folders = {str(step.engine): step.engine for step in steps if step.engine is not None}
     reference = next(iter(options.references.values()), None)
     ladders = []
-    with opened(folders, options.threads) as (runners, reasons):
+    with open_usable_engines(folders, options.threads) as (runners, reasons):
         known = [_with_reason(step, reasons) for step in steps]
         for batch in batches:
             bound, tried = _bound(known, runners, batch, reference)
@@ -130,17 +130,17 @@ def _bound(
 def _call(step: Step, runner: LoadedEngine, batch: int, reference: Path | None) -> BoundCall:
     """The step's call, run once: torch.compile says only now whether it works."""
     inputs = example_inputs(runner.info, batch, reference)
-    made = runner.bind(inputs) if step.captured else _uncaptured(runner, inputs)
-    made.run()
-    return made
+    call = runner.bind(inputs) if step.captured else _uncaptured(runner, inputs)
+    call.run()
+    return call
 
 
 def _uncaptured(runner: LoadedEngine, inputs: Arrays) -> BoundCall:
     bind = getattr(runner, "bind_uncaptured", None)
     if bind is None:
         raise UnavailableError(f"target '{runner.info.target}' captures no graph")
-    made: BoundCall = bind(inputs)
-    return made
+    call: BoundCall = bind(inputs)
+    return call
 
 
 def _ladder(steps: Sequence[Step], batch: int, timings: Timings, options: MeasureOptions) -> Ladder:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffc.measure.statistics import Ratio, Samples, paired_ratio, percentile
+from diffc.measure.statistics import Ratio, Times, paired_ratio, percentile
 from diffc_export.events import Progress, Work
 
 Call = Callable[[], float]
@@ -69,18 +69,20 @@ class Timings:
     seed: int
     load: float | None = None
 
-    def times(self, name: str) -> Samples:
+    def times(self, name: str) -> Times:
         """Every single time of a call, in the order they were taken."""
         return self.samples[name].ravel()
 
-    def paired(self, name: str) -> Samples:
+    def round_medians(self, name: str) -> Times:
         """One time for each round: the median of its k calls."""
-        medians: Samples = np.median(self.samples[name], axis=1)
+        medians: Times = np.median(self.samples[name], axis=1)
         return medians
 
     def ratio(self, numerator: str, denominator: str) -> Ratio:
         """The paired ratio of two calls' times."""
-        return paired_ratio(self.paired(numerator), self.paired(denominator), self.seed)
+        return paired_ratio(
+            self.round_medians(numerator), self.round_medians(denominator), self.seed
+        )
 
     def neighbours(self, name: str) -> Ratio | None:
         """A call against itself: each round's time over the next round's; the machine's noise.
@@ -88,7 +90,7 @@ class Timings:
         A whole round lies between the two, so it is no smaller than what a paired ratio of two
         calls within one round suffers. None for fewer than 10 rounds.
         """
-        times = self.paired(name)
+        times = self.round_medians(name)
         even = len(times) // 2 * 2
         if even < 10:
             return None
@@ -97,8 +99,8 @@ class Timings:
     def percentiles_ms(self, name: str) -> dict[str, float]:
         """p50, p90, p95, p99 and the mean, in milliseconds, and how many times they are of."""
         times = self.times(name)
-        found = {f"p{p}": percentile(times, p) * 1e3 for p in (50, 90, 95, 99)}
-        return {**found, "mean": float(times.mean()) * 1e3, "n": len(times)}
+        percentiles = {f"p{p}": percentile(times, p) * 1e3 for p in (50, 90, 95, 99)}
+        return {**percentiles, "mean": float(times.mean()) * 1e3, "n": len(times)}
 
 
 def interleaved(

@@ -29,22 +29,27 @@ import numpy as np
 
 from diffc.errors import InputError
 from diffc.measure.inputs import fill
+from diffc.measure.quality.ssim import is_image, ssim
 from diffc.measure.results import Closeness, Parity
-from diffc.measure.ssim import is_image, ssim
 from diffc_export.events import Progress, Work
 from diffc_export.targets.base import Array, LoadedEngine
 from diffc_export.targets.onnx_file import Size, reference_prefix, size_words
 
 TOLERANCE = {
-    "fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 6e-2, "fp8": 0.15, "int8": 0.15,
-}  # fmt: skip
+    "fp32": 1e-3,
+    "tf32": 5e-3,
+    "fp16": 1e-2,
+    "bf16": 6e-2,
+    "fp8": 0.15,
+    "int8": 0.15,
+}
 TRAJECTORY_FACTOR = 3.0
 
 
 def measure_parity(runner: LoadedEngine, reference: Path) -> Work[Parity]:
     """The worst of ``parities``: an engine is the model at every size, or it is not."""
-    found = yield from parities(runner, reference)
-    return worse(found.values())
+    by_size = yield from parities(runner, reference)
+    return worse(by_size.values())
 
 
 def parities(runner: LoadedEngine, reference: Path) -> Work[dict[Size | None, Parity]]:
@@ -54,20 +59,20 @@ def parities(runner: LoadedEngine, reference: Path) -> Work[dict[Size | None, Pa
     or of another model.
     """
     tensors = read_reference(reference, runner)
-    found: dict[Size | None, Parity] = {None: (yield from _working(runner, tensors))}
+    by_size: dict[Size | None, Parity] = {None: (yield from _working(runner, tensors))}
     for size in runner.info.sizes[1:]:
         prefix = reference_prefix(size)
         at = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
         if "output" in at:
             yield Progress(0, None, f"noise levels at {size_words(size)}")
-            found[size] = _elsewhere(runner, at, size)
-    return found
+            by_size[size] = _elsewhere(runner, at, size)
+    return by_size
 
 
-def worse(found: Collection[Parity]) -> Parity:
+def worse(results: Collection[Parity]) -> Parity:
     """The one that failed, else the one with the larger error; not a number counts as largest."""
     infinite = float("inf")
-    return max(found, key=lambda p: (not p.passed, infinite if p.rel_l2 is None else p.rel_l2))
+    return max(results, key=lambda p: (not p.passed, infinite if p.rel_l2 is None else p.rel_l2))
 
 
 def _elsewhere(runner: LoadedEngine, tensors: Mapping[str, Array], size: Size) -> Parity:
@@ -81,13 +86,15 @@ def _working(runner: LoadedEngine, tensors: Mapping[str, Array]) -> Work[Parity]
     end = run_trajectory(runner, tensors) if "trajectory.final" in tensors else None
     yield Progress(1, 2, "noise levels")
     smallest, *others = _batches(runner)
-    found = [_at_batch(runner, tensors, smallest, end)]
+    results = [_at_batch(runner, tensors, smallest, end)]
     for batch in others:
-        made = _at_batch(runner, tensors, batch, None)
-        drift = {"trajectory_rel_l2": found[0].trajectory_rel_l2,
-                 "trajectory_ssim": found[0].trajectory_ssim}  # fmt: skip
-        found.append(made.model_copy(update=drift))
-    return worse(found)
+        result = _at_batch(runner, tensors, batch, None)
+        drift = {
+            "trajectory_rel_l2": results[0].trajectory_rel_l2,
+            "trajectory_ssim": results[0].trajectory_ssim,
+        }
+        results.append(result.model_copy(update=drift))
+    return worse(results)
 
 
 def _batches(runner: LoadedEngine) -> list[int]:
@@ -107,14 +114,16 @@ def _at_batch(
     The reason of a failure names the size, and the batch where several were built for.
     """
     inputs = {spec.name: tensors[f"input.{spec.name}"] for spec in runner.info.inputs}
-    found = run_rows(runner, inputs, batch)
+    outputs = run_rows(runner, inputs, batch)
     expected_end = None if end is None else tensors.get("trajectory.final")
-    made = judge(found, tensors["output"], end, expected_end, runner.info.precision_asked)
+    result = judge_outputs(
+        outputs, tensors["output"], end, expected_end, runner.info.precision_asked
+    )
     several = len(_batches(runner)) > 1
     place = ", ".join(filter(None, [size, f"batch {batch}" if several else ""]))
-    if made.passed or not place:
-        return made
-    return made.model_copy(update={"reason": f"at {place}: {made.reason}"})
+    if result.passed or not place:
+        return result
+    return result.model_copy(update={"reason": f"at {place}: {result.reason}"})
 
 
 def read_reference(reference: Path, runner: LoadedEngine) -> dict[str, Array]:
@@ -199,17 +208,17 @@ def _moving(runner: LoadedEngine) -> tuple[Any, Any]:
     return kinds.get("sample") or names["sample"], kinds.get("timestep") or names["timestep"]
 
 
-def judge(
-    found: Any, expected: Any, end: Any | None, expected_end: Any | None, precision: str
+def judge_outputs(
+    outputs: Any, expected: Any, end: Any | None, expected_end: Any | None, precision: str
 ) -> Parity:
     """Compare outputs (K, ...) level by level, and the trajectory's end; see the module's table."""
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    outputs, expected = outputs.astype(np.float64), expected.astype(np.float64)
     tolerance = TOLERANCE.get(precision, TOLERANCE["fp32"])
-    levels = [relative_l2(f, e) for f, e in zip(found, expected, strict=True)]
+    levels = [relative_l2(f, e) for f, e in zip(outputs, expected, strict=True)]
     drift = None if end is None else relative_l2(end, expected_end)
-    reason = _broken(found, expected) or _off(levels, drift, tolerance)
+    reason = _broken(outputs, expected) or _off(levels, drift, tolerance)
     return Parity(
-        max_abs=_finite(float(np.abs(found - expected).max())),
+        max_abs=_finite(float(np.abs(outputs - expected).max())),
         rel_l2=_finite(float(np.max(levels))),
         trajectory_rel_l2=_finite(drift),
         trajectory_ssim=_image_ssim(end, expected_end),
@@ -229,15 +238,15 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def relative_l2(found: Any, expected: Any) -> float:
+def relative_l2(values: Any, expected: Any) -> float:
     """|found - expected| / |expected| over all elements, in float64."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    values, expected = np.asarray(values, np.float64), np.asarray(expected, np.float64)
     scale = float(np.linalg.norm(expected)) or 1.0
-    return float(np.linalg.norm(found - expected)) / scale
+    return float(np.linalg.norm(values - expected)) / scale
 
 
-def _broken(found: Any, expected: Any) -> str:
-    for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+def _broken(outputs: Any, expected: Any) -> str:
+    for index, (ours, theirs) in enumerate(zip(outputs, expected, strict=True)):
         fault = dead_output(ours)
         if fault.startswith("has") or (fault and np.ptp(theirs) > 0):
             return f"the output at noise level {index} {fault}"

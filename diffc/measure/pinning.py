@@ -1,7 +1,7 @@
 """Pinned cores: while engines are measured on a processor, their threads stay on the same cores.
 
-    chosen(threads)    the cores: one per physical core first, of those this process may use
-    pinned(threads)    a block in which every thread of this process runs on them alone
+    choose_cores(threads)  the cores: one per physical core first, of those this process may use
+    pin_cores(threads)     a block in which every thread of this process runs on them alone
 
 A runtime makes its threads while it loads, and a new thread inherits its maker's cores; those that
 are there already (torch's pool) are moved too. Where every core is wanted, or the system has no
@@ -19,10 +19,15 @@ _TASKS = Path("/proc/self/task")
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
 
 
-def chosen(threads: int | None) -> tuple[int, ...]:
-    """The cores that ``threads`` are pinned to; all that are allowed when they are as many.
+def choose_cores(threads: int | None) -> tuple[int, ...]:
+    """The cores that an engine of ``threads`` threads is pinned to.
 
-    Empty where the system has no affinity. None: every core.
+    Args:
+        threads: How many; None for one on every core.
+
+    Returns:
+        As many cores as threads, at most all that this process may use; none where the system has
+        no affinity.
     """
     if not hasattr(os, "sched_getaffinity"):
         return ()
@@ -53,9 +58,9 @@ def _siblings(core: int) -> str:
 
 
 @contextmanager
-def pinned(threads: int | None) -> Iterator[tuple[int, ...]]:
-    """Run the block on ``chosen(threads)``, which it yields; every thread gets its own back."""
-    cores = chosen(threads)
+def pin_cores(threads: int | None) -> Iterator[tuple[int, ...]]:
+    """Run the block on the cores of ``choose_cores``, then give every thread its own back."""
+    cores = choose_cores(threads)
     if not cores or set(cores) == os.sched_getaffinity(0):
         yield cores
         return

@@ -35,10 +35,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--trim", action="store_true")
-    found = parser.parse_args()
-    size = (found.size[0], found.size[1]) if found.size else None
-    made = probe(found.engine, found.batch, found.runs, found.trim, size, found.threads)
-    print(json.dumps(made))
+    arguments = parser.parse_args()
+    size = (arguments.size[0], arguments.size[1]) if arguments.size else None
+    readings = probe(
+        arguments.engine, arguments.batch, arguments.runs, arguments.trim, size, arguments.threads
+    )
+    print(json.dumps(readings))
 
 
 def probe(

@@ -148,7 +148,7 @@ class Served(_Result):
     absent: str | None = None
 
 
-class Noise(_Result):
+class MachineNoise(_Result):
     """How restless the machine was while these times were taken.
 
     against_itself: the dense engine's time in one round over its time in the next; 1 on a silent
@@ -214,7 +214,7 @@ class TargetResult(_Result):
     speedup: Speedup | None = None
     efficiency: float | None = None
     parity: Parity | None = None
-    noise: Noise | None = None
+    noise: MachineNoise | None = None
     absent: str | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
@@ -254,7 +254,7 @@ class Comparison(_Result):
     """
 
     rows: list[Row]
-    noise: dict[int, Noise] = Field(default_factory=dict)
+    noise: dict[int, MachineNoise] = Field(default_factory=dict)
     threads: int | None = None
     cores: list[int] = Field(default_factory=list)
     percentile_rule: str
@@ -265,10 +265,10 @@ def latency_figures(
     timings: Timings, name: str, batch: int, *, images: bool = False
 ) -> dict[str, Any]:
     """The timing fields of EngineFigures. images: each time is of ``batch`` images, not a call."""
-    found = timings.percentiles_ms(name)
-    a_second = 1e3 / found["p50"]
+    percentiles = timings.percentiles_ms(name)
+    a_second = 1e3 / percentiles["p50"]
     return {
-        "latency_ms": Latency.model_validate(found),
+        "latency_ms": Latency.model_validate(percentiles),
         "first_call_ms": timings.first[name] * 1e3,
         "images_per_s" if images else "calls_per_s": batch * a_second if images else a_second,
         "throughput_per_s": batch * a_second,

@@ -18,10 +18,10 @@ from diffc.measure.engines import (
     check_batch,
     check_same_inputs,
     cores_of,
-    memories,
+    measure_memories,
     noise_of,
-    opened,
-    timed,
+    open_usable_engines,
+    time_engines,
 )
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs
@@ -56,8 +56,8 @@ def side_by_side(
     with temporary_folder() as scratch:
         sizes = options.batch or (_fixed_batch(things) or 1,)
         build = BuildOptions(batch=sizes, threads=options.threads)
-        found = yield from candidates(things, targets, scratch, build)
-        infos = {c.label: read_info(c.engine) for c in found}
+        compared = yield from candidates(things, targets, scratch, build)
+        infos = {c.label: read_info(c.engine) for c in compared}
         check_same_inputs(infos)
         batches = options.batch or _common_batches(infos)
         for batch in batches:
@@ -65,8 +65,8 @@ def side_by_side(
         reference = _reference(things)
         rows: list[Row] = []
         noise = {}
-        folders = {c.label: c.engine for c in found}
-        with opened(folders, options.threads) as (runners, absent):
+        folders = {c.label: c.engine for c in compared}
+        with open_usable_engines(folders, options.threads) as (runners, absent):
             for batch in batches:
                 some, timings = yield from _one_batch(
                     runners, infos, absent, batch, options, reference
@@ -92,39 +92,40 @@ def _fixed_batch(things: Sequence[Path]) -> int | None:
     return next((batch for file in files for batch in file.fixed.values()), None)
 
 
-def candidates(things: Sequence[Path], targets: Sequence[str], scratch: Path,
-               build: BuildOptions) -> Work[list[Candidate]]:  # fmt: skip
+def candidates(
+    things: Sequence[Path], targets: Sequence[str], scratch: Path, build: BuildOptions
+) -> Work[list[Candidate]]:
     """What is compared: engine folders as they are, the engines of output folders (of ``targets``
     alone where some are named), ONNX files or folders built for each of ``targets`` (ort-cpu when
     none is named) into ``scratch``.
 
     Raises InputError for a path that is none of these.
     """
-    found: list[Candidate] = []
+    results: list[Candidate] = []
     for index, thing in enumerate(things):
         if (thing / NAME).is_file():
             check_engine(thing)
-            found.append(Candidate(str(thing), thing))
+            results.append(Candidate(str(thing), thing))
         elif (thing / "engines").is_dir():
-            found += _of_output(thing, targets)
+            results += _of_output(thing, targets)
         elif thing.suffix == ".onnx" or (thing / "model.onnx").is_file():
-            found += yield from _built(thing, targets, scratch / str(index), build)
+            results += yield from _build(thing, targets, scratch / str(index), build)
         else:
             what = "is nothing that can be measured" if thing.exists() else "does not exist"
             hint = "give engine folders, .onnx files, ONNX folders or output folders"
             raise InputError(f"{thing} {what}", hint=hint)
-    return _distinct(found)
+    return _distinct(results)
 
 
-def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+def _distinct(some: Sequence[Candidate]) -> list[Candidate]:
     """The same thing given twice is measured twice, under two labels."""
     seen: dict[str, int] = {}
-    made = []
-    for one in found:
+    distinct = []
+    for one in some:
         seen[one.label] = count = seen.get(one.label, 0) + 1
         label = one.label if count == 1 else f"{one.label} ({count})"
-        made.append(Candidate(label, one.engine))
-    return made
+        distinct.append(Candidate(label, one.engine))
+    return distinct
 
 
 def _of_output(out: Path, targets: Sequence[str]) -> list[Candidate]:
@@ -140,14 +141,14 @@ def _of_output(out: Path, targets: Sequence[str]) -> list[Candidate]:
     return [Candidate(str(path.relative_to(out.parent)), path) for path in kept]
 
 
-def _built(
+def _build(
     thing: Path, targets: Sequence[str], scratch: Path, build: BuildOptions
 ) -> Work[list[Candidate]]:
-    found = []
+    engines = []
     for name in targets or (DEFAULT_TARGET,):
         yield from target(name).build(thing, build, scratch / name)
-        found.append(Candidate(f"{thing} ({name})", scratch / name))
-    return found
+        engines.append(Candidate(f"{thing} ({name})", scratch / name))
+    return engines
 
 
 def _reference(things: Sequence[Path]) -> Path | None:
@@ -161,8 +162,10 @@ def _common_batches(infos: Mapping[str, EngineInfo]) -> tuple[int, ...]:
     common = set.intersection(*(set(info.batches or (1,)) for info in infos.values()))
     if not common:
         each = "; ".join(f"{label}: {_sizes(info)}" for label, info in infos.items())
-        raise RequestError(f"no batch size that all engines were built for ({each})",
-                           hint="give --batch, or build again with --batch")  # fmt: skip
+        raise RequestError(
+            f"no batch size that all engines were built for ({each})",
+            hint="give --batch, or build again with --batch",
+        )
     return tuple(sorted(common))
 
 
@@ -181,7 +184,7 @@ def _one_batch(
     """Every candidate's line at one batch size; no times where nothing can run."""
     timings, faults = None, dict[str, str]()
     if runners:
-        timings = yield from timed(runners, batch, options.latency, reference)
+        timings = yield from time_engines(runners, batch, options.latency, reference)
         faults = {label: _fault(runner, batch, reference) for label, runner in runners.items()}
     rows = [_row(label, info, batch, timings, absent) for label, info in infos.items()]
     rows = [row.model_copy(update={"fault": faults.get(row.label) or None}) for row in rows]
@@ -190,8 +193,8 @@ def _one_batch(
 
 def _fault(runner: LoadedEngine, batch: int, reference: Path | None) -> str:
     """What is dead about its first output, or ''."""
-    found = runner(example_inputs(runner.info, batch, reference))[runner.info.outputs[0].name]
-    fault = dead_output(found)
+    output = runner(example_inputs(runner.info, batch, reference))[runner.info.outputs[0].name]
+    fault = dead_output(output)
     return fault and f"the output {fault}"
 
 
@@ -224,7 +227,7 @@ def _add_memory(
         if wanted and row.label in running:
             yield Progress(index, len(rows), f"memory of {row.label}")
             folder = {row.label: running[row.label]}
-            found = memories(folder, row.batch, wanted, threads=threads)[row.label]
+            memory = measure_memories(folder, row.batch, wanted, threads=threads)[row.label]
             rows[index] = row.model_copy(
-                update={"figures": row.figures.model_copy(update={"memory": found})}
+                update={"figures": row.figures.model_copy(update={"memory": memory})}
             )

@@ -1,4 +1,4 @@
-"""The statistics of timings: percentiles, paired ratios, the noise of a machine.
+"""The statistics of timings and of figures: percentiles, paired ratios, noise, means of images.
 
 Sources: trtexec's percentile; paired ("duet") benchmarking, arXiv 2001.05811; the bootstrap of
 paired ratios as Chromium's performance bots use it.
@@ -6,16 +6,20 @@ paired ratios as Chromium's performance bots use it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-Samples = NDArray[np.float64]
+from diffc_runtime.json_types import JsonDict
+
+Times = NDArray[np.float64]
 RESAMPLES = 2000
 
 
-def percentile(samples: Samples, p: float) -> float:
+def percentile(samples: Times, p: float) -> float:
     """trtexec's rule: the sorted sample at ``max(n - 1 - int((1 - p/100) n), 0)``, never between.
 
     samples: (n,), n >= 1. The small addend keeps (1 - 0.9) * 10 from counting as 0.
@@ -35,7 +39,7 @@ class Ratio:
     pairs: int
 
 
-def paired_ratio(numerator: Samples, denominator: Samples, seed: int = 0) -> Ratio:
+def paired_ratio(numerator: Times, denominator: Times, seed: int = 0) -> Ratio:
     """The median of numerator_i / denominator_i, both (pairs,), with seeded intervals.
 
     The statistic is the median of the log ratio, so that a / b and b / a agree; intervals are
@@ -53,6 +57,31 @@ def paired_ratio(numerator: Samples, denominator: Samples, seed: int = 0) -> Rat
     )
 
 
-def spread(samples: Samples) -> float:
+def spread(samples: Times) -> float:
     """p90 / p50: 1.0 on a silent machine; what an engine's own timings say of the noise."""
     return percentile(samples, 90) / percentile(samples, 50)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images with its 95 % interval (None for one image), and the values."""
+
+    mean: float
+    ci95: tuple[float, float] | None
+    values: list[float] = field(repr=False)
+
+    def as_dict(self) -> JsonDict:
+        """Plain values, for reports, without the ones of each image."""
+        return {"mean": self.mean, "ci95": self.ci95 and list(self.ci95)}
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean and Student's t 95 % interval, which one value has not."""
+    from scipy import stats
+
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n < 2:
+        return Estimate(mean, None, list(values))
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+    return Estimate(mean, (mean - half, mean + half), list(values))

@@ -66,6 +66,17 @@ def _as_text(value: object) -> object:
     return f"{value:g}" if is_number else value
 
 
+def _as_pairs(value: object) -> object:
+    """{'lpips': '0.1'} for ['lpips=0.1'], which the command line gives."""
+    if not isinstance(value, list | tuple):
+        return value
+    pairs = [str(part).partition("=") for part in value]
+    wrong = next((name for name, sign, _ in pairs if not sign), None)
+    if wrong is not None:
+        raise ValueError(f"limits: {wrong} is no limit such as lpips=0.1")
+    return {name.strip(): number.strip() for name, _, number in pairs}
+
+
 def _expand_home(value: object) -> object:
     """A path with the home folder in place of a leading ``~``."""
     return str(user_path(value)) if isinstance(value, str | Path) else value
@@ -77,5 +88,6 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 OnOff = BeforeValidator(_as_on_off)
 NoneWord = BeforeValidator(_as_none)
 Share = Annotated[str, BeforeValidator(_as_percent)]
+MetricLimits = Annotated[dict[str, float], BeforeValidator(_as_pairs)]
 Limit = Annotated[str, BeforeValidator(_as_text)]
 PathText = Annotated[str, BeforeValidator(_expand_home)]

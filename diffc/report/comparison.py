@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from diffc.measure.quality import metrics_of
 from diffc.measure.results import at_working
 from diffc.report import svg
 from diffc.report.blocks import Block, Chart, Notes, Part, Table
 from diffc.report.model import Report
 from diffc.report.sections import build_parts
-from diffc.report.units import count, interval, milliseconds, number, size
+from diffc.report.units import count, interval, milliseconds, size
 
 Named = Sequence[tuple[str, Report]]
 _LABEL = "latency against quality; the numbers stand for the table's rows"
@@ -50,10 +51,12 @@ def comparison_rows(report: Report) -> dict[str, str]:
         if r.speedup is not None:
             rows[f"speed-up, {place}"] = f"{r.speedup.median:.2f}x {interval(r.speedup.ci95)}"
         rows[f"peak memory, {place}"] = size(r.compressed.memory.peak_bytes)
-    for name in ("ssim", "psnr"):
-        figure = (report.quality or {}).get(name)
-        if figure:
-            rows[name.upper()] = f"{number(figure['mean'], 3)} {interval(figure['ci95'], 3)}"
+    quality = report.quality or {}
+    rows |= {
+        metric.title(quality[metric.name]): metric.sentence(quality[metric.name])
+        for metric in metrics_of(quality)
+        if quality[metric.name]
+    }
     return rows
 
 

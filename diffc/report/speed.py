@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import EngineFigures, Noise, Speedup, TargetResult, at_working
+from diffc.measure.results import EngineFigures, MachineNoise, Speedup, TargetResult, at_working
 from diffc.report.units import interval
 
 NOT_SHOWN = "no speed-up shown"
@@ -113,7 +113,7 @@ def loop_notes(result: TargetResult) -> list[str]:
     return notes
 
 
-def noise_words(noise: Noise) -> str:
+def noise_words(noise: MachineNoise) -> str:
     """One sentence on how much the machine's other work disturbed the times."""
     parts = []
     if noise.against_itself is not None:

@@ -28,7 +28,7 @@ def test_latents_are_decoded_first(tmp_path, monkeypatch) -> None:
         seen.append(tuple(dense.shape))
         return [1.0]
 
-    monkeypatch.setattr("diffc.measure.quality.ssim_per_image", ssim)
+    monkeypatch.setattr("diffc.measure.samples.SSIM.of_pairs", ssim)
     model, (found, notes) = judge(find_source(str(save_sd(tmp_path / "sd"))))
     assert found is not None and not notes
     assert found(model) == 1.0

@@ -13,13 +13,9 @@ from torch import nn
 
 import diffc
 from diffc.errors import InputError, UnavailableError
-from diffc.measure.frechet import (
-    frechet_distance,
-    frechet_error,
-    kernel_distance,
-    onnx_extractor,
-    statistics,
-)
+from diffc.measure.quality.features import onnx_extractor, statistics
+from diffc.measure.quality.frechet import frechet_distance, frechet_error
+from diffc.measure.quality.kernel import kernel_distance
 from diffc.report.sections import parts
 from diffc_runtime.files import file_digest
 
@@ -114,6 +110,6 @@ def test_a_reference_that_does_not_fit_is_told_before_samples_are_made(
         nn.Sequential(nn.AvgPool2d(56), nn.Flatten()).eval(), (torch.zeros(1, 3, 224, 224),), path,
         dynamo=True,
     )  # fmt: skip
-    monkeypatch.setattr("diffc.measure.quality.sample_pair", lambda *_args, **_more: 1 / 0)
+    monkeypatch.setattr("diffc.measure.samples.sample_pair", lambda *_args, **_more: 1 / 0)
     with pytest.raises(InputError, match=r"large\.onnx takes .*224"):
         evaluated(tiny_model, tmp_path / "out", reference=str(images), features=str(path))

@@ -8,7 +8,7 @@ import torch
 from support import tiny_training
 from support.tiny_training import same, trained, weights
 
-from diffc.measure.quality import consistency
+from diffc.measure.samples import consistency
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain

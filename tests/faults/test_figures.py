@@ -8,7 +8,7 @@ import pytest
 from support.reports import find_part, rows_of
 
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import Latency, Noise, Speedup
+from diffc.measure.results import Latency, MachineNoise, Speedup
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
@@ -104,7 +104,7 @@ def test_an_interval_that_holds_1_is_no_speed_up(report, ratio, shown):
         assert f"[{low:.2f}, {high:.2f}]" in text
 
 
-def ladder(noise: Noise | None, p90: float = 11.0) -> Ladder:
+def ladder(noise: MachineNoise | None, p90: float = 11.0) -> Ladder:
     latency = Latency(p50=10.0, p90=p90, p95=p90, p99=p90, mean=10.0, n=9)
     return Ladder(
         target="ort-cpu", precision="fp32", batch=1, noise=noise,
@@ -115,12 +115,12 @@ def ladder(noise: Noise | None, p90: float = 11.0) -> Ladder:
 
 @pytest.mark.parametrize(
     ("noise", "p90", "marked"),
-    [(Noise(steady=True, load=2.1, cores=2), 11.0, False),
+    [(MachineNoise(steady=True, load=2.1, cores=2), 11.0, False),
      (None, 11.0, False),
-     (Noise(steady=True, load=8.3, cores=2), 11.0, True),
-     (Noise(steady=False, load=0.1, cores=2), 11.0, True),
-     (Noise(steady=True, cores=2, gpu_busy="python, 900 MiB"), 11.0, True),
-     (Noise(steady=True, load=0.5, cores=2), 40.0, True)],
+     (MachineNoise(steady=True, load=8.3, cores=2), 11.0, True),
+     (MachineNoise(steady=False, load=0.1, cores=2), 11.0, True),
+     (MachineNoise(steady=True, cores=2, gpu_busy="python, 900 MiB"), 11.0, True),
+     (MachineNoise(steady=True, load=0.5, cores=2), 40.0, True)],
 )  # fmt: skip
 def test_a_rung_taken_on_a_busy_machine_has_a_mark(report, noise, p90, marked):
     report.ladders = [ladder(noise, p90)]

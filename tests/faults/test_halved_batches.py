@@ -14,7 +14,7 @@ from support.runs import compile_quickly
 
 import diffc.data.latents as latents
 import diffc.data.synthetic as synthetic
-import diffc.measure.quality as quality
+import diffc.measure.samples as samples
 from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
 from diffc.errors import OutOfMemory
@@ -128,7 +128,7 @@ def test_samples_and_their_decoding_are_halved(tmp_path, monkeypatch):
         return vae
 
     monkeypatch.setattr(latents, "load_vae", load_vae)
-    monkeypatch.setattr(quality, "guided_call", limited(quality.guided_call, 2))
+    monkeypatch.setattr(samples, "guided_call", limited(samples.guided_call, 2))
     report = compile_quickly(
         save_sd(tmp_path / "sd"), tmp_path / "o", "distill", data={"prompts": str(prompts)}
     )

@@ -15,7 +15,7 @@ from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError, OutOfMemory, UnavailableError
 from diffc.measure import environment, probe
-from diffc.measure.engines import opened
+from diffc.measure.engines import open_usable_engines
 from diffc_export.events import drain
 from diffc_export.targets import ort, ort_cpu, target
 from diffc_export.targets.base import BuildOptions
@@ -255,10 +255,10 @@ def test_an_engine_that_is_refused_at_load_is_absent_and_the_others_run(tmp_path
 
     monkeypatch.setattr(ort, "open_session", refused)
     folders = {name: tmp_path / name for name in ("ort-cpu", "fake")}
-    with opened(folders, None) as (runners, reasons):
+    with open_usable_engines(folders, None) as (runners, reasons):
         assert list(runners) == ["fake"]
         assert reasons == {"ort-cpu": "ONNX Runtime refuses model.onnx: bad graph"}
-    with pytest.raises(InputError), opened(folders, None, strict=True):
+    with pytest.raises(InputError), open_usable_engines(folders, None, strict=True):
         pass
 
 

@@ -12,17 +12,27 @@ from support.runs import compile_quickly
 
 from diffc.chain.preflight import preflight
 from diffc.data.sampling import SamplerInfo
-from diffc.measure.pictures import left_out, picture_shape
-from diffc.measure.quality import Samples, estimate, grid, quality, write_pair
+from diffc.measure.picture_files import grid, write_pair
+from diffc.measure.pictures import picture_shape
+from diffc.measure.quality import own_metrics
+from diffc.measure.quality.measuring import measure_quality
+from diffc.measure.samples import SamplePair
+from diffc.measure.statistics import estimate
 from diffc.models.source import find_source
 from diffc.recipe import resolve
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
 from diffc.report.units import interval, number
+from diffc_export.events import drain
 
 
 def samples(dense, compressed):
-    return Samples(dense, compressed, SamplerInfo("DDIM", 2, "leading"), 0)
+    return SamplePair(dense, compressed, SamplerInfo("DDIM", 2, "leading"), 0)
+
+
+def quality(pair):
+    """The figures that every run has."""
+    return drain(measure_quality(pair, [one for one in own_metrics() if one.always]))
 
 
 def notes_of(model, out, **sections_):
@@ -48,12 +58,12 @@ def test_images_below_the_window_have_no_ssim_and_the_run_goes_on(tmp_path):
         ((3, 32, 32), set()),
         ((1, 10, 64), {"ssim", "lpips"}),
         ((3, 30, 31), {"lpips"}),
-        ((4, 64, 64), {"lpips", "reference"}),
-        ((2, 8, 8), {"ssim", "lpips", "reference"}),
+        ((4, 64, 64), {"lpips", "frechet", "kernel"}),
+        ((2, 8, 8), {"ssim", "lpips", "frechet", "kernel"}),
     ],
 )
 def test_what_a_shape_cannot_have(shape, names):
-    assert set(left_out(shape)) == names
+    assert {one.name for one in own_metrics() if one.why_impossible(shape)} == names
 
 
 @pytest.mark.parametrize(

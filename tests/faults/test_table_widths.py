@@ -16,7 +16,7 @@ from diffc.cli import doctor as doctor_cli
 from diffc.cli import inspect as inspect_cli
 from diffc.cli import report as report_cli
 from diffc.cli import show as cli_show
-from diffc.gate.result import CheckResult, Figure, Noise, overall, side
+from diffc.gate.result import CheckResult, Figure, SelfComparison, overall, side
 from diffc.measure.results import Comparison, EngineFigures, Latency, Memory, Row, Speedup
 from diffc.report import side_by_side, terminal
 from diffc.report.comparison import comparison_rows
@@ -104,7 +104,7 @@ def test_a_checks_table_is_whole(screen):
         verdict="regressed", unit="ms", baseline=5.125, candidate=1234.5, ratio=1.102,
         ci99=(1.091, 1.113), pairs=20, limit="+5%", note="",
     )  # fmt: skip
-    noise = Noise(target="ort-cpu", precision="fp32", batch=1, verdict="pass", ratio=1.0,
+    noise = SelfComparison(target="ort-cpu", precision="fp32", batch=1, verdict="pass", ratio=1.0,
                   ci99=(0.99, 1.01), pairs=20, spread=1.2)  # fmt: skip
     half = side("before", "output", "m", None)
     result = CheckResult(

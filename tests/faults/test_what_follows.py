@@ -15,7 +15,7 @@ from diffc.chain.run import finish
 from diffc.errors import InputError
 from diffc.follows import check_engine, check_measured, check_model, check_onnx, still_follows
 from diffc.gate.baseline import save
-from diffc.gate.subject import open_subject
+from diffc.gate.subject import open_side
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.side_by_side import side_by_side
 from diffc.output import locked_recipe, read_lock, write_lock_of
@@ -81,8 +81,8 @@ def asked(out: Path, tmp_path: Path):
         "bundle of an engine": lambda: write_bundle(
             out / ENGINE, tmp_path / "bundle", server="none"
         ),
-        "check": lambda: open_subject(out),
-        "check of an engine": lambda: open_subject(out / ENGINE),
+        "check": lambda: open_side(out),
+        "check of an engine": lambda: open_side(out / ENGINE),
         "baseline save": lambda: save(out, tmp_path / "baseline"),
     }
 

@@ -3,13 +3,13 @@
 import pytest
 
 from diffc.errors import RequestError
-from diffc.gate.limits import limits
+from diffc.gate.limits import limits_of
 from diffc.recipe import CheckSection
 
 
 def test_the_defaults():
-    found = limits(CheckSection())
-    assert found.slowdown == 0.05 and found.mean_slowdown is None and found.ssim is None
+    found = limits_of(CheckSection())
+    assert found.slowdown == 0.05 and found.mean_slowdown is None and found.quality == {}
     assert found.memory.allows(104, 100) and not found.memory.allows(106, 100)
     assert found.memory.allows(105.0, 100.0)
 
@@ -27,12 +27,12 @@ def test_the_defaults():
     ],
 )
 def test_memory(text, candidate, baseline, allowed):
-    assert limits(CheckSection(max_memory=text)).memory.allows(candidate, baseline) is allowed
+    assert limits_of(CheckSection(max_memory=text)).memory.allows(candidate, baseline) is allowed
 
 
 def test_build_time_in_seconds_and_minutes():
-    assert limits(CheckSection(max_build_time="90s")).build_time.value == 90
-    assert limits(CheckSection(max_build_time="2min")).build_time.value == 120
+    assert limits_of(CheckSection(max_build_time="90s")).build_time.value == 90
+    assert limits_of(CheckSection(max_build_time="2min")).build_time.value == 120
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,12 @@ def test_build_time_in_seconds_and_minutes():
         ({"max_engine_size": ""}, "--max-engine-size"),
         ({"min_ssim": 1.5}, "--min-ssim 1.5 is not between 0 and 1"),
         ({"min_ssim": 0.0}, "is not between 0 and 1"),
+        ({"limits": {"ssim": 1.5}}, "--limit ssim=1.5 is not between 0 and 1"),
+        ({"limits": {"lpips": 0.0}}, "--limit lpips=0 is not above 0"),
+        ({"limits": {"lpisp": 0.1}}, "unknown metric 'lpisp'"),
     ],
 )
 def test_limits_that_make_no_sense(options, said):
     with pytest.raises(RequestError) as error:
-        limits(CheckSection(**options))
+        limits_of(CheckSection(**options))
     assert said in str(error.value)

@@ -9,7 +9,7 @@ import pytest
 import diffc
 from diffc.gate.baseline import Baseline
 from diffc.gate.outputs import annotation_lines, badge, headline, to_junit, to_markdown
-from diffc.gate.result import CheckResult, Figure, Noise, overall, side
+from diffc.gate.result import CheckResult, Figure, SelfComparison, overall, side
 
 NASTY = '<script>alert("1")</script> | & % , : `x`\n::error::\x07'
 
@@ -23,7 +23,7 @@ def result(*verdicts, path="before"):
         )
         for i, verdict in enumerate(verdicts)
     ]  # fmt: skip
-    noise = Noise(target="ort-cpu", precision="fp32", batch=1, verdict="pass", ratio=1.0,
+    noise = SelfComparison(target="ort-cpu", precision="fp32", batch=1, verdict="pass", ratio=1.0,
                   ci99=(0.99, 1.01), pairs=20, spread=1.2)  # fmt: skip
     return CheckResult(
         diffc="0", created="2026-01-01T00:00:00+00:00", verdict=overall(figures), exit_code=0,

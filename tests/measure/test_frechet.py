@@ -12,17 +12,10 @@ from onnx import TensorProto, helper
 from scipy import linalg
 
 from diffc.errors import InputError, UnavailableError
-from diffc.measure.frechet import (
-    features_of,
-    frechet_distance,
-    frechet_error,
-    inception,
-    kernel_distance,
-    kernel_error,
-    lpips_per_pair,
-    onnx_extractor,
-    statistics,
-)
+from diffc.measure.quality.features import features_of, inception, onnx_extractor, statistics
+from diffc.measure.quality.frechet import frechet_distance, frechet_error
+from diffc.measure.quality.kernel import kernel_distance, kernel_error
+from diffc.measure.quality.lpips import METRIC as LPIPS
 from diffc_export.events import drain
 
 
@@ -149,4 +142,4 @@ def test_missing_weights_are_told_with_their_place(tmp_path: Path, monkeypatch) 
     with pytest.raises(UnavailableError, match=str(tmp_path)):
         inception()
     with pytest.raises(UnavailableError, match=str(tmp_path)):
-        lpips_per_pair(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
+        LPIPS.of_pairs(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))

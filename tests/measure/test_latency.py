@@ -48,7 +48,7 @@ def test_short_calls_are_repeated_and_all_times_kept():
     timings = drain(interleaved(clock.calls, QUICK))
     assert timings.samples["short"].shape == (12, 3)
     assert timings.samples["long"].shape == (12, 1)
-    assert timings.paired("short").shape == (12,)
+    assert timings.round_medians("short").shape == (12,)
     assert timings.percentiles_ms("short")["n"] == 36
     assert timings.percentiles_ms("short")["p50"] == pytest.approx(4.0)
 

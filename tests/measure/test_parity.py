@@ -6,7 +6,7 @@ from safetensors.numpy import load_file, save_file
 from support.onnx_folder import write_handmade_folder
 
 from diffc.errors import InputError
-from diffc.measure.parity import TOLERANCE, judge, measure_parity
+from diffc.measure.parity import TOLERANCE, judge_outputs, measure_parity
 from diffc_export.events import drain
 from diffc_export.targets import target
 
@@ -84,7 +84,7 @@ def test_broken_outputs_fail(runner, reference, change, words):
 @pytest.mark.parametrize("value", [np.nan, 0.0, 1.0])
 def test_blank_output_fails_at_every_precision(precision, value):
     expected = np.random.default_rng(0).standard_normal((4, 1, 8, 8))
-    found = judge(np.full_like(expected, value), expected, None, None, precision)
+    found = judge_outputs(np.full_like(expected, value), expected, None, None, precision)
     assert not found.passed
 
 
@@ -93,15 +93,15 @@ def test_one_bad_level_among_many_is_found():
     expected[0] *= 1e-3  # a level whose output is small
     found = expected.copy()
     found[0] *= 1.5
-    assert not judge(found, expected, None, None, "fp16").passed
-    assert "noise level 0" in judge(found, expected, None, None, "fp16").reason
+    assert not judge_outputs(found, expected, None, None, "fp16").passed
+    assert "noise level 0" in judge_outputs(found, expected, None, None, "fp16").reason
 
 
 def test_trajectory_that_drifts_fails():
     expected = np.random.default_rng(0).standard_normal((2, 1, 8, 8))
     end = expected[:1]
-    good = judge(expected, expected, end * 1.002, end, "fp32")
-    bad = judge(expected, expected, end * 1.004, end, "fp32")
+    good = judge_outputs(expected, expected, end * 1.002, end, "fp32")
+    bad = judge_outputs(expected, expected, end * 1.004, end, "fp32")
     assert good.passed and not bad.passed
     assert "after the trajectory" in bad.reason
 

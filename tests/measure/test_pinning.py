@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from diffc.measure import pinning
-from diffc.measure.engines import cores_of, opened
-from diffc.measure.pinning import chosen, pinned
+from diffc.measure.engines import cores_of, open_usable_engines
+from diffc.measure.pinning import choose_cores, pin_cores
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="this system has no affinity"
@@ -17,9 +17,9 @@ needs_two = pytest.mark.skipif(len(ALL) < 2, reason="one core only")
 
 
 def test_every_core_changes_nothing():
-    with pinned(None) as cores:
+    with pin_cores(None) as cores:
         assert list(cores) == ALL and sorted(os.sched_getaffinity(0)) == ALL
-    assert chosen(10_000) == tuple(ALL)
+    assert choose_cores(10_000) == tuple(ALL)
 
 
 @needs_two
@@ -36,7 +36,7 @@ def test_all_threads_move_and_come_back():
     early = threading.Thread(target=before)
     early.start()
     late = threading.Thread(target=lambda: seen.update(inside=os.sched_getaffinity(0)))
-    with pinned(1) as cores:
+    with pin_cores(1) as cores:
         assert len(cores) == 1 and os.sched_getaffinity(0) == set(cores)
         go.set()
         late.start()
@@ -51,7 +51,7 @@ def test_all_threads_move_and_come_back():
 
 @needs_two
 def test_cores_come_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), pinned(1):
+    with pytest.raises(ZeroDivisionError), pin_cores(1):
         raise ZeroDivisionError
     assert sorted(os.sched_getaffinity(0)) == ALL
 
@@ -60,16 +60,16 @@ def test_physical_cores_come_first(monkeypatch):
     siblings = {0: "0,4", 1: "1,5", 4: "0,4", 5: "1,5"}
     monkeypatch.setattr(pinning, "_siblings", siblings.get)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 4, 1, 5})
-    assert chosen(2) == (0, 1)
-    assert chosen(3) == (0, 1, 4)
-    assert chosen(4) == (0, 1, 4, 5)
+    assert choose_cores(2) == (0, 1)
+    assert choose_cores(3) == (0, 1, 4)
+    assert choose_cores(4) == (0, 1, 4, 5)
 
 
 @needs_two
 def test_engines_run_on_as_many_cores_as_they_have_threads(engines):
     pytest.importorskip("onnxruntime")
     made = engines("ort-cpu")
-    with opened(made, 1) as (runners, _):
+    with open_usable_engines(made, 1) as (runners, _):
         inside = os.sched_getaffinity(0)
         infos = [runner.info for runner in runners.values()]
     assert inside == set(cores_of(infos, 1)) and len(inside) == 1

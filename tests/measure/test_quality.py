@@ -15,16 +15,13 @@ from scipy import ndimage, stats
 from diffc.data.sampling import SamplerInfo
 from diffc.data.synthetic import Conditioning
 from diffc.errors import InputError
-from diffc.measure.quality import (
-    Samples,
-    compare_samples,
-    estimate,
-    grid,
-    psnr_per_image,
-    quality,
-    sample_pair,
-    ssim_per_image,
-)
+from diffc.measure.picture_files import grid, write_pair
+from diffc.measure.quality import own_metrics
+from diffc.measure.quality.measuring import measure_quality
+from diffc.measure.quality.psnr import METRIC as PSNR
+from diffc.measure.quality.ssim import METRIC as SSIM
+from diffc.measure.samples import SamplePair, sample_pair
+from diffc.measure.statistics import estimate
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
@@ -40,6 +37,15 @@ def pair(n: int = 3, channels: int = 1, size: int = 24) -> tuple[torch.Tensor, t
         -1, 1, 1, 1
     )
     return a, (a + noise).clamp(-1, 1)
+
+
+def of(a, b) -> SamplePair:
+    return SamplePair(a, b, SamplerInfo("DDIM", 3, "leading"), 0)
+
+
+def quality(pair: SamplePair) -> dict:
+    """The figures that every run has."""
+    return drain(measure_quality(pair, [one for one in own_metrics() if one.always]))
 
 
 def ssim_written_out(a: np.ndarray, b: np.ndarray) -> float:
@@ -67,27 +73,25 @@ def test_ssim_is_the_published_formula() -> None:
         ssim_written_out(x[0].double().numpy(), y[0].double().numpy())
         for x, y in zip(a, b, strict=True)
     ]
-    assert ssim_per_image(a, b) == pytest.approx(expected, abs=1e-5)
-    assert ssim_per_image(a, a) == pytest.approx([1, 1, 1])
+    assert SSIM.of_pairs(a, b) == pytest.approx(expected, abs=1e-5)
+    assert SSIM.of_pairs(a, a) == pytest.approx([1, 1, 1])
 
 
 def test_an_image_does_not_resemble_its_negative() -> None:
     a, _ = pair()
-    assert max(ssim_per_image(a, -a)) < 0
+    assert max(SSIM.of_pairs(a, -a)) < 0
 
 
 def test_psnr_is_the_formula() -> None:
     a, b = pair(channels=3)
     mse = ((a - b).double() ** 2).mean((1, 2, 3))
     expected = [10 * math.log10(4 / value) for value in mse.tolist()]
-    assert psnr_per_image(a, b) == pytest.approx(expected, rel=1e-5)
+    assert PSNR.of_pairs(a, b) == pytest.approx(expected, rel=1e-5)
 
 
 def test_images_are_clipped_before_they_are_compared() -> None:
     a, b = pair()
-    assert ssim_per_image(a * 3, b * 3) == ssim_per_image(
-        (a * 3).clamp(-1, 1), (b * 3).clamp(-1, 1)
-    )
+    assert SSIM.of_pairs(a * 3, b * 3) == SSIM.of_pairs((a * 3).clamp(-1, 1), (b * 3).clamp(-1, 1))
 
 
 def test_the_interval_is_students() -> None:
@@ -99,20 +103,20 @@ def test_the_interval_is_students() -> None:
 
 def test_identical_images_have_no_psnr() -> None:
     a, b = pair()
-    both = compare_samples(torch.cat([a, a]), torch.cat([a, b]))
-    assert both["identical"] == 3 and both["n"] == 6 and math.isfinite(both["psnr"]["mean"])
-    assert compare_samples(a, a)["psnr"] is None
+    both = quality(of(torch.cat([a, a]), torch.cat([a, b])))["psnr"]
+    assert both["identical"] == 3 and both["n"] == 6 and math.isfinite(both["mean"])
+    assert quality(of(a, a))["psnr"] is None
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 16, 16), (2, 1, 16, 17)])
 def test_what_cannot_be_compared(shape) -> None:
     with pytest.raises(InputError, match="cannot be compared"):
-        compare_samples(torch.zeros(shape), torch.zeros(max(shape[0], 0), 1, 16, 16))
+        PSNR.of_pairs(torch.zeros(shape), torch.zeros(max(shape[0], 0), 1, 16, 16))
 
 
 def test_images_smaller_than_the_window() -> None:
     with pytest.raises(InputError, match="11x11"):
-        ssim_per_image(*pair(size=8))
+        SSIM.of_pairs(*pair(size=8))
 
 
 def tiny(width: int, seed: int = 0) -> UNet2DModel:
@@ -129,7 +133,7 @@ def tiny(width: int, seed: int = 0) -> UNet2DModel:
     ).eval()
 
 
-def samples(a, b, n: int, **options) -> Samples:
+def samples(a, b, n: int, **options) -> SamplePair:
     return drain(sample_pair(denoiser_of(a, FAMILY, CONFIG), b, n, steps=3, **options))
 
 
@@ -167,7 +171,7 @@ def test_figures_say_how_they_were_made() -> None:
 
 def test_the_grid_shows_each_pixel_as_a_square(tmp_path: Path) -> None:
     a, b = pair(n=2, size=16)
-    path = grid(Samples(a, b, SamplerInfo("DDIM", 3, "leading"), 0), tmp_path / "g.png", side=32)
+    path = grid(SamplePair(a, b, SamplerInfo("DDIM", 3, "leading"), 0), tmp_path / "g.png", side=32)
     picture = np.asarray(Image.open(path).convert("L"), dtype=int)
     left = 84
     for row, images in enumerate((a, b)):
@@ -181,11 +185,9 @@ def test_the_grid_shows_each_pixel_as_a_square(tmp_path: Path) -> None:
 def test_the_pair_holds_the_same_images_at_the_same_places(tmp_path):
     from PIL import Image
 
-    from diffc.measure.quality import write_pair
-
     generator = torch.Generator().manual_seed(0)
     dense = torch.rand(5, 1, 8, 8, generator=generator) * 2 - 1
-    made = Samples(dense, -dense, SamplerInfo("DDIM", 2, "leading"), 0)
+    made = SamplePair(dense, -dense, SamplerInfo("DDIM", 2, "leading"), 0)
     paths = write_pair(made, tmp_path, columns=3, rows=2, side=16)
     first, second = (np.asarray(Image.open(path).convert("L"), int) for path in paths)
     assert first.shape == second.shape == (2 * 16 + 4, 3 * 16 + 2 * 4)

@@ -154,6 +154,13 @@ MEASURE = (
 QUALITY = (
     Flag("images", int, "Images from the same noise.", path="quality.images", shown="32"),
     Flag("sampler_steps", int, "DDIM (Euler for flow) steps.", path="quality.steps", shown="50"),
+    Flag(
+        "metric",
+        list[str],
+        "One more metric, by name; repeatable.",
+        path="quality.metrics",
+        metavar="NAME",
+    ),
     Flag("lpips", bool, "LPIPS between the pairs too.", path="quality.lpips"),
     Flag(
         "reference",
@@ -192,6 +199,13 @@ CHECK = (
     Flag("max_build_time", str, "50% or 90s.", path="check.max_build_time", shown="reported only"),
     Flag(
         "min_ssim", float, "Of compressed to dense.", path="check.min_ssim", shown="reported only"
+    ),
+    Flag(
+        "limit",
+        list[str],
+        "Of a metric's value: lpips=0.1; repeatable.",
+        path="check.limits",
+        metavar="NAME=VALUE",
     ),
     Flag("most_seconds", float, "For one figure's verdict.", path="check.seconds", shown="60"),
     Flag(

@@ -35,7 +35,7 @@ import numpy as np
 from torch import nn
 
 from diffc.errors import RequestError
-from diffc.measure.engines import loaded
+from diffc.measure.engines import open_engines
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
 from diffc.models.families import family
@@ -240,7 +240,7 @@ class EngineTrials:
         """The compressed engine against the dense one, both in turn."""
         costs = self.problem.costs
         places = {name: self.scratch / name / "engine" for name in ("dense", "compressed")}
-        with loaded(places, self.bench.threads) as runners:
+        with open_engines(places, self.bench.threads) as runners:
             calls = {
                 name: runner.bind(example_inputs(runner.info, self.bench.batch)).run
                 for name, runner in runners.items()
@@ -254,8 +254,8 @@ class EngineTrials:
             predicted=model(found.widths) / model(costs.dense),
             measured=ratio.median,
             ci95=ratio.ci95,
-            dense_ms=float(np.median(timings.paired("dense"))) * 1e3,
-            compressed_ms=float(np.median(timings.paired("compressed"))) * 1e3,
+            dense_ms=float(np.median(timings.round_medians("dense"))) * 1e3,
+            compressed_ms=float(np.median(timings.round_medians("compressed"))) * 1e3,
             importance_lost=lost / everything,
             macs_left=costs.macs(found.widths) / costs.macs(costs.dense),
             over=found.over,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Limit, Share
+from diffc.recipe.words import Limit, MetricLimits, Share
 
 
 class CheckSection(RecipeSection):
@@ -20,7 +20,8 @@ class CheckSection(RecipeSection):
         max_memory: of the peak memory.
         max_engine_size: of the engine's files.
         max_build_time: of the engine's build.
-        min_ssim: the lowest SSIM of compressed to dense.
+        limits: metric -> the worst value of the samples that is allowed (diffc/measure/quality).
+        min_ssim: the lowest SSIM of compressed to dense, as ``ssim`` in ``limits``.
         pairs: pairs of runs before the first verdict of the sequential rule (gate/rule.py).
         most_pairs: pairs at which the rule gives up.
         seconds: time at which the rule gives up, for one figure.
@@ -32,6 +33,7 @@ class CheckSection(RecipeSection):
     max_memory: Limit | None = "5%"
     max_engine_size: Limit | None = "5%"
     max_build_time: Limit | None = None
+    limits: MetricLimits = Field(default_factory=dict)
     min_ssim: float | None = None
     pairs: int = Field(default=20, ge=10)
     most_pairs: int = Field(default=320, ge=10)

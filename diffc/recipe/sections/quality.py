@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import PathText, Seed
+from diffc.recipe.words import PathText, Seed, Words
 
 
 class QualitySection(RecipeSection):
@@ -15,7 +15,8 @@ class QualitySection(RecipeSection):
         images: how many pairs of images are sampled.
         steps: steps of the sampler, DDIM or Euler for flow models.
         seed: seed of the noise.
-        lpips: True measures LPIPS between the pairs too.
+        metrics: more metrics to measure, by name (diffc/measure/quality).
+        lpips: True measures LPIPS between the pairs too, as ``lpips`` in ``metrics`` does.
         reference: images (as ``data.source`` names them) to which the Frechet and the kernel
             distance of both sides are measured; None measures neither.
         features: the features of these distances: ``inception`` (FID and KID), or an ONNX file.
@@ -25,6 +26,7 @@ class QualitySection(RecipeSection):
     images: int = Field(default=32, ge=1)
     steps: int = Field(default=50, ge=1)
     seed: Seed = 0
+    metrics: Words = ()
     lpips: bool = False
     reference: PathText | None = None
     features: PathText = "inception"

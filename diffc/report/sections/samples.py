@@ -1,89 +1,72 @@
-"""Samples of both models from the same noise: the pictures, and how close they are."""
+"""Samples of both models from the same noise: the pictures, and how close they are.
+
+Each metric (diffc/measure/quality) states the title and the digits of its figure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffc.measure.quality import metrics_of
+from diffc.measure.quality.base import Metric
 from diffc.report.blocks import Images, Notes, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import interval, number
-from diffc_runtime.json_types import JsonObject
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 Row = tuple[str, str, str, str]
-_MEANS = (("ssim", 3), ("psnr", 2))
-"""Fields of ``Report.quality`` that are means over images, and their digits."""
-_DISTANCES = {"frechet": ("Frechet distance", "FID"), "kernel": ("kernel distance", "KID")}
 
 
 def _build(report: Report) -> Iterator[Images | Table | Notes]:
-    ssim = (report.quality or {}).get("ssim") or {}
+    quality = report.quality or {}
+    figure = _first_figure(quality)
     yield Images(
         "samples/dense.png",
         "samples/compressed.png",
         "samples/grid.png",
         "Both models from the same noise",
-        f"{ssim['sampler']}, {ssim['steps']} steps" if ssim else "",
+        f"{figure['sampler']}, {figure['steps']} steps" if figure else "",
     )
-    if report.quality:
-        yield Table([*_mean_rows(report), *_distance_rows(report)])
-        yield Notes(_notes(report))
+    if quality:
+        yield Table([_row(metric, quality[metric.name]) for metric in metrics_of(quality)])
+        yield Notes(_notes(quality))
 
 
-def _mean_rows(report: Report) -> Iterator[Row]:
-    """SSIM, PSNR and LPIPS; a dash for one that could not be computed."""
-    quality = report.quality or {}
+def _first_figure(quality: JsonObject) -> JsonDict | None:
+    """The first figure that could be computed; all are of the same samples."""
+    figures = [quality[metric.name] for metric in metrics_of(quality)]
+    return next((figure for figure in figures if figure), None)
+
+
+def _row(metric: Metric, figure: JsonObject | None) -> Row:
+    """The row of one figure; a dash for one that could not be computed."""
+    if not figure:
+        return metric.label, "", "-", ""
+    title = metric.title(figure)
+    if "mean" in figure:
+        ends = [metric.as_text(end) for end in figure.get("ci95") or (None,)]
+        within = "one image" if "-" in ends else f"95 % [{', '.join(ends)}]"
+        return title, "", metric.as_text(figure["mean"]), within
+    dense, compressed = (_with_error(metric, figure, side) for side in ("dense", "compressed"))
+    reference = figure.get("reference")
+    return title, dense, compressed, f"to {reference['n']} images" if reference else ""
+
+
+def _with_error(metric: Metric, figure: JsonObject, side: str) -> str:
+    """A side's value and its standard error, where the figure has one."""
+    value, errors = metric.as_text(figure.get(side)), figure.get("se", {})
+    return f"{value} ± {errors[side]:.2g}" if side in errors else value
+
+
+def _notes(quality: JsonObject) -> list[str]:
+    """How the images were made, why a figure is left out, and how to read the others."""
+    figure = _first_figure(quality)
+    metrics = metrics_of(quality)
     absent: dict[str, str] = quality.get("absent", {})
-    for name, digits in _MEANS:
-        if figure := quality.get(name):
-            yield _mean_row(name.upper(), figure, digits)
-        elif name in absent:
-            yield name.upper(), "", "-", ""
-    if figure := quality.get("lpips"):
-        yield _mean_row("LPIPS", figure, 3)
-
-
-def _mean_row(name: str, figure: JsonObject, digits: int) -> Row:
-    """A mean over images and its interval; a dash for what is not a number."""
-    words = interval(figure["ci95"], digits)
-    return (
-        name,
-        "",
-        number(figure["mean"], digits),
-        f"95 % {words}" if words != "-" else "one image",
-    )
-
-
-def _distance_rows(report: Report) -> Iterator[Row]:
-    """Each side's distance to reference images, where a run has them."""
-    quality = report.quality or {}
-    for name, (long, short) in _DISTANCES.items():
-        if figure := quality.get(name):
-            features = figure["features"]
-            errors = figure.get("se", {})
-            dense, compressed = (
-                f"{figure[side]:.4g}" + (f" ± {errors[side]:.2g}" if side in errors else "")
-                for side in ("dense", "compressed")
-            )
-            yield (
-                short if features == "InceptionV3" else f"{long} on {features}",
-                dense,
-                compressed,
-                f"to {figure['reference']['n']} images",
-            )
-
-
-def _notes(report: Report) -> list[str]:
-    """How the images were made, and why a figure is left out."""
-    quality = report.quality or {}
-    absent: dict[str, str] = quality.get("absent", {})
-    figures = [quality[name] for name, _ in _MEANS if quality.get(name)]
-    notes = [_settings(figures[-1])] if figures else []
-    named = {"ssim", "psnr", *({"lpips"} if "lpips" in quality else {})}
-    notes += dict.fromkeys(why for name, why in absent.items() if name in named)
-    if any(name in quality for name in _DISTANCES):
-        notes.append("distances: ± one standard error; fewer images give a larger Frechet distance")
-    return notes
+    notes = [_settings(figure)] if figure else []
+    notes += [absent[metric.name] for metric in metrics if metric.name in absent]
+    notes += [metric.note for metric in metrics if metric.note and quality[metric.name]]
+    return list(dict.fromkeys(notes))
 
 
 def _settings(figure: JsonObject) -> str:

@@ -1,0 +1,156 @@
+"""Samples of the dense and the compressed model from the same noise.
+
+    SamplePair   the images, with sampler, steps, spacing and seed, which every figure carries
+    sample_pair  images from the same noise through both, by the same deterministic sampler
+    consistency  the mean SSIM of a few such pairs, for a curve over training
+
+Metrics (quality/) compare the images as they would be saved: clipped to [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.data.batches import run_in_batches
+from diffc.data.precision import device_of
+from diffc.data.randomness import keyed_noise
+from diffc.data.sampling import (
+    ModelCall,
+    SamplerInfo,
+    denoise,
+    deterministic_scheduler,
+    sampler_info,
+)
+from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided_call
+from diffc.measure.quality.ssim import METRIC as SSIM
+from diffc.measure.statistics import estimate
+from diffc.models.denoiser import Denoiser
+from diffc_export.events import Progress, Work, drain
+from diffc_runtime.json_types import JsonDict
+
+EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
+
+
+@dataclass(frozen=True)
+class SamplePair:
+    """Images from the same noise, row by row.
+
+    Attributes:
+        dense: The dense model's, (N, C, H, W).
+        compressed: The compressed model's, of the same shape.
+        sampler: How both were made.
+        seed: Image i starts from noise keyed by (seed, i).
+        guidance: The scale of classifier-free guidance; 1 for none.
+    """
+
+    dense: Tensor
+    compressed: Tensor
+    sampler: SamplerInfo
+    seed: int
+    guidance: float = 1.0
+
+    def origin(self) -> JsonDict:
+        """How the samples were made: sampler, steps, spacing, seeds, guidance, n."""
+        how = {**self.sampler.as_dict(), "seeds": [self.seed], "guidance": self.guidance}
+        return {**how, "n": len(self.dense)}
+
+
+def sample_pair(
+    dense: Denoiser,
+    compressed: nn.Module,
+    n: int,
+    given: Conditioning = UNCONDITIONAL,
+    *,
+    steps: int = 50,
+    seed: int = 0,
+    batch: int = 16,
+) -> Work[SamplePair]:
+    """Make images from the same noise through both models, in float32.
+
+    Args:
+        dense: The dense model.
+        compressed: The compressed network of the same class.
+        n: How many images of each.
+        given: The conditions, as in ``diffc.data.synthetic.synthesize``; without null conditions
+            there is no guidance.
+        steps: Of the deterministic sampler.
+        seed: Of noise and labels.
+        batch: How many images at a time; halved where memory has no room.
+    """
+    guidance = given.guidance if given.null else 1.0
+    scheduler = deterministic_scheduler(dense.scheduler, steps)
+
+    def part(index: range) -> Work[list[Tensor]]:
+        rows = condition_rows(index, dense.specs, given.rows, dense.class_count, seed)
+        noise = keyed_noise(((seed, EVALUATION, i) for i in index), dense.sample_shape)
+        pair = []
+        for side, model in enumerate((dense.model, compressed)):
+            done = 2 * index.start + side * len(index)
+            conditioning = Conditioning(rows, given.null, guidance)
+            call = guided_call(dense.with_model(model), conditioning, torch.float32)
+            device = device_of(model)
+            pair.append((yield from _sample(call, device, scheduler, noise, done, 2 * n)))
+        return pair
+
+    parts = yield from run_in_batches(n, batch, part, "taking samples")
+    pair = [torch.cat(side) for side in zip(*parts, strict=True)]
+    return SamplePair(pair[0], pair[1], sampler_info(scheduler), seed, guidance)
+
+
+def consistency(
+    dense: Denoiser,
+    conditions: Mapping[str, Tensor],
+    *,
+    n: int = 8,
+    steps: int = 20,
+    decode: Callable[[Tensor], Work[Tensor]] | None = None,
+) -> Callable[[nn.Module], float]:
+    """Return a function from a model to its mean SSIM to ``dense``, with seed 0.
+
+    It takes few images and steps, to watch a training run by; ``measure_quality`` gives figures to
+    report. The dense images are made once, on the first call.
+
+    Args:
+        dense: The dense model.
+        conditions: Rows of conditions, of which image i takes row i modulo their number.
+        n: How many images.
+        steps: Of the deterministic sampler.
+        decode: From the denoiser's samples to images, for latent models.
+    """
+    scheduler = deterministic_scheduler(dense.scheduler, steps)
+    rows = condition_rows(range(n), dense.specs, conditions, dense.class_count, 0)
+    noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), dense.sample_shape)
+    dense_images: list[Tensor] = []
+
+    def images(model: nn.Module) -> Tensor:
+        def part(of: range) -> Work[Tensor]:
+            given = Conditioning({name: v[of.start : of.stop] for name, v in rows.items()})
+            call = guided_call(dense.with_model(model), given, torch.float32)
+            start = noise[of.start : of.stop]
+            return _sample(call, device_of(model), scheduler, start, of.start, n)
+
+        with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
+            parts = drain(run_in_batches(n, n, part, "taking samples for the curve of quality"))
+        samples = torch.cat(parts)
+        return samples if decode is None else drain(decode(samples))
+
+    def ssim(model: nn.Module) -> float:
+        if not dense_images:
+            dense_images.append(images(dense.model))
+        return estimate(SSIM.of_pairs(dense_images[0], images(model))).mean
+
+    return ssim
+
+
+def _sample(
+    call: ModelCall, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
+) -> Work[Tensor]:
+    x, steps = noise, len(scheduler.timesteps)
+    for i, x in enumerate(denoise(call, scheduler, noise.to(device))):
+        yield Progress(done + len(x) * (i + 1) / steps, total, "sampling from the same noise")
+    return x.float().cpu()
