@@ -1,6 +1,7 @@
 """Output folders made by hand around fake engines, whose times a test knows."""
 
 import json
+import shutil
 from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
@@ -14,10 +15,14 @@ from diffc.recipe import Recipe
 from diffc.report.model import ModelFigures, Report
 from diffc_export.events import drain
 from diffc_export.targets import target
-from diffc_export.targets.base import BuildOptions
+from diffc_export.targets.base import BuildOptions, Status
 from support.onnx_folder import write_handmade_folder
 
 DIGEST = "d" * 64
+FAST = ("--loop-steps", "0", "--most-seconds", "1")
+"""Flags of a check that takes little time."""
+PEAK = 50_000_000
+"""Bytes of peak memory in place of a measurement."""
 
 
 def make_engine(
@@ -64,3 +69,43 @@ def edit(path: Path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def figures_of(text):
+    """The figures of a check's JSON, by name."""
+    return {f["name"]: f for f in json.loads(text)["figures"]}
+
+
+def add_target(out: Path, name: str) -> Path:
+    """A second target's engine in OUT and in its report, output from the fake one's."""
+    folder = out / "engines" / name / "compressed"
+    shutil.copytree(out / "engines" / "fake" / "compressed", folder)
+    edit(folder / "engine.json", lambda content: content.update(target=name))
+
+    def both(report):
+        report["targets"].append({**report["targets"][0], "target": name})
+
+    edit(out / "report.json", both)
+    return folder
+
+
+def forbid_running(monkeypatch, name):
+    """Let a target say that it cannot run here."""
+    status = Status(True, True, False, "no GPU here")
+    monkeypatch.setattr(type(target(name)), "status", lambda self: status)
+
+
+def change_engine(out: Path, **changes):
+    """The candidate's engine as if it had been built otherwise."""
+    folder = out / "engines/fake/compressed"
+    edit(folder / "engine.json", lambda content: content.update(**changes))
+
+
+def profiles_of(*spans):
+    """Profiles of the fake engine at these (least, most) batch sizes."""
+    names = {"sample": (1, 8, 8), "timestep": ()}
+    return [
+        {name: {"min": (low, *rest), "opt": (low, *rest), "max": (high, *rest)}
+         for name, rest in names.items()}
+        for low, high in spans
+    ]  # fmt: skip
