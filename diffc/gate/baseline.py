@@ -15,7 +15,6 @@ import json
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,6 +26,7 @@ from diffc.measure.results import TargetResult, at_working
 from diffc.report.model import Report
 from diffc.result_files import check_folder, check_outputs, writing
 from diffc_runtime.files import new_folder
+from diffc_runtime.json_types import JsonDict
 
 MANIFEST = "baseline.json"
 HISTORY = "history.jsonl"
@@ -93,11 +93,11 @@ class Baseline(BaseModel):
     name: str
     model: str
     digest: str
-    build: dict[str, Any]
+    build: JsonDict
     engines: list[str]
     figures: list[StoredFigures]
-    quality: dict[str, Any] | None = None
-    environment: dict[str, Any]
+    quality: JsonDict | None = None
+    environment: JsonDict
 
     @classmethod
     def read(cls, folder: Path) -> Baseline:

@@ -13,14 +13,15 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from diffc.errors import InputError
 from diffc.gate.result import CheckResult, Figure
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 if TYPE_CHECKING:
     from diffc.gate.baseline import Baseline
@@ -47,7 +48,7 @@ class History:
     """What a history's file holds. damaged: the numbers of the lines that cannot be read."""
 
     path: Path
-    rows: list[dict[str, Any]]
+    rows: list[JsonDict]
     damaged: tuple[int, ...] = ()
 
     @property
@@ -68,7 +69,7 @@ def read_history(path: Path) -> History:
         lines = path.read_bytes().splitlines()
     except OSError:
         raise InputError(f"there is no history at {path}") from None
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonDict] = []
     damaged: list[int] = []
     for number, line in enumerate(lines, 1):
         try:
@@ -83,7 +84,7 @@ def read_history(path: Path) -> History:
     return History(path, rows, tuple(damaged))
 
 
-def _rows_in(line: str) -> list[dict[str, Any]]:
+def _rows_in(line: str) -> list[JsonDict]:
     """The rows of one line; none of an empty one.
 
     Raises ValueError, KeyError, TypeError or RecursionError for what is no row.
@@ -99,14 +100,14 @@ def _rows_in(line: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_drawable(row: Mapping[str, Any]) -> bool:
+def _is_drawable(row: JsonObject) -> bool:
     """Whether the row has a date, and a time that is a finite number or was not measured."""
     time = row["p50_ms"]
     is_number = isinstance(time, int | float) and math.isfinite(time)
     return isinstance(row["created"], str) and (time is None or is_number)
 
 
-def append_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def append_history(path: Path, rows: Sequence[JsonObject]) -> None:
     """Add ``rows`` as whole lines at the end; what was there stays as it is.
 
     Raises OSError when the disk refuses; the file is then as it was before.
@@ -140,7 +141,7 @@ def _locked(file: BinaryIO) -> Iterator[None]:
     yield  # closing the file unlocks it
 
 
-def rows_of(result: CheckResult) -> list[dict[str, Any]]:
+def rows_of(result: CheckResult) -> list[JsonDict]:
     """One line for each engine and batch size whose latency was measured."""
     ssim = _value(result, "SSIM", "samples", None)
     return [
@@ -164,7 +165,7 @@ def rows_of(result: CheckResult) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of_baseline(baseline: Baseline) -> list[dict[str, Any]]:
+def rows_of_baseline(baseline: Baseline) -> list[JsonDict]:
     """One line of medians per figure of a stored baseline."""
     ssim = ((baseline.quality or {}).get("ssim") or {}).get("mean")
     return [
@@ -184,7 +185,7 @@ def rows_of_baseline(baseline: Baseline) -> list[dict[str, Any]]:
     ]
 
 
-def history_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def history_csv(rows: Sequence[JsonObject]) -> str:
     """The same as CSV, with a line of names."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from diffc.errors import NotComparable, RequestError
 from diffc.gate.baseline import StoredFigures
@@ -190,9 +189,9 @@ def _by_name(subject: CheckedSide, wanted: Selection) -> dict[str, CheckedEngine
 
 def _check_common(
     candidate: CheckedSide,
-    ours: Mapping[str, Any],
+    ours: Mapping[str, object],
     baseline: CheckedSide,
-    theirs: Mapping[str, Any],
+    theirs: Mapping[str, object],
     wanted: Selection,
 ) -> None:
     """Raise NotComparable unless something is on both sides, and all that the request names."""
@@ -284,7 +283,7 @@ def _lost(
     ]
 
 
-def _new(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def _new(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     return [f"{name} is not in the baseline: not judged" for name in ours if name not in theirs]
 
 
@@ -375,14 +374,14 @@ def _differences(differ: Mapping[str, tuple[str, str]], ours: str) -> str:
     )
 
 
-def _lasting(value: Any) -> Any:
+def _lasting(value: object) -> object:
     """GPUs without what is of the moment."""
     if isinstance(value, list):
         return [{k: v for k, v in gpu.items() if k not in OF_THE_MOMENT} for gpu in value]
     return value
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(f"{gpu['name']} (driver {gpu['driver']})" for gpu in value) or "no GPU"
     return str(value)
@@ -392,5 +391,5 @@ def _model(subject: CheckedSide) -> str:
     return f"{subject.model} {str(subject.digest)[:12]}"
 
 
-def _names(engines: Mapping[str, Any]) -> str:
+def _names(engines: Mapping[str, object]) -> str:
     return ", ".join(engines) or "none"

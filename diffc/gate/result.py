@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.gate.rule import Verdict
+from diffc_runtime.json_types import JsonDict
 
 SCHEMA_VERSION = 1
 EXIT = {"pass": 0, "regressed": 1, "inconclusive": 3, "unfit": 4}
@@ -79,7 +79,7 @@ class CheckResult(_ResultPart):
     noise: list[SelfComparison] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     seconds: float
-    environment: dict[str, Any]
+    environment: JsonDict
 
     @property
     def absent(self) -> list[Figure]:

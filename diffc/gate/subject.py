@@ -6,10 +6,8 @@ machine. pairing.py says which engines of two sides are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError
 from diffc.follows import check_engine
@@ -20,6 +18,7 @@ from diffc.recipe import CheckSection
 from diffc.report.current import current_report
 from diffc.report.model import Report
 from diffc_export.targets.engine import NAME, EngineInfo, check_files, read_info
+from diffc_runtime.json_types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class CheckedSide:
     model: str
     digest: str | None = None
     class_name: str = ""
-    environment: Mapping[str, Any] | None = None
-    quality: Mapping[str, Any] | None = None
+    environment: JsonObject | None = None
+    quality: JsonObject | None = None
     figures: tuple[StoredFigures, ...] = ()
     options: CheckSection | None = None
 

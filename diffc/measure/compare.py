@@ -45,6 +45,7 @@ from diffc_export.targets.base import LoadedEngine
 from diffc_export.targets.engine import EngineInfo, read_info
 from diffc_export.targets.onnx_file import Size, size_words
 from diffc_runtime.errors import BadRequest, UnfitEngine
+from diffc_runtime.json_types import JsonDict
 
 
 def measure_target(
@@ -167,7 +168,7 @@ def _result(
 
 def _details(
     infos: Mapping[str, EngineInfo], timings: Timings, options: MeasureOptions
-) -> dict[str, Any]:
+) -> JsonDict:
     return {
         "threads": threads_of(infos["dense"], options.threads),
         "interface": infos["dense"].interface,
@@ -183,9 +184,9 @@ def _details(
     }
 
 
-def _how_run(infos: Collection[EngineInfo]) -> dict[str, Any]:
+def _how_run(infos: Collection[EngineInfo]) -> JsonDict:
     """What the runners say of their calls: told by which clock, captured, and if not, why."""
-    facts: dict[str, Any] = {}
+    facts: JsonDict = {}
     if timed_by := next(iter(_stated(infos, "timed_by")), None):
         facts["timed_by"] = timed_by
     if captured := _stated(infos, "captured"):

@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc_export.targets import engine_packages, ort
 from diffc_runtime import machine
+from diffc_runtime.json_types import JsonObject
 from diffc_runtime.machine import nvml
 
 _PACKAGES = ("diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx")
@@ -90,7 +89,7 @@ def read_environment() -> Environment:
     return environment.model_copy(update={"fingerprint": fingerprint(environment.model_dump())})
 
 
-def fingerprint(environment: Mapping[str, Any]) -> str:
+def fingerprint(environment: JsonObject) -> str:
     """A short hash of what must be equal for two runs' times to be compared.
 
     Processor, usable cores, system, Python, GPUs with their drivers, and runtimes; neither the load

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +31,7 @@ from diffc.measure.results import Latency, MachineNoise, Speedup
 from diffc_export.events import Work
 from diffc_export.targets.base import Arrays, BoundCall, LoadedEngine
 from diffc_export.targets.engine import read_info
+from diffc_runtime.json_types import JsonDict
 
 
 class Rung(BaseModel):
@@ -61,7 +61,7 @@ class Ladder(BaseModel):
     batch: int
     rungs: list[Rung]
     noise: MachineNoise | None = None
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: JsonDict = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def example_inputs(
     return {spec.name: _noise(spec, batch, generator, size) for spec in info.inputs}
 
 
-def _fits(rows: Any, spec: InputSpec, size: Size | None) -> bool:
+def _fits(rows: Array | None, spec: InputSpec, size: Size | None) -> bool:
     return (
         rows is not None and rows.shape[1:] == spec.shape_at(size) and str(rows.dtype) == spec.dtype
     )
@@ -57,7 +56,7 @@ def reference_inputs(reference: Path, size: Size | None = None) -> dict[str, Arr
     }
 
 
-def fill(rows: Any, batch: int) -> Array:
+def fill(rows: Array, batch: int) -> Array:
     """``batch`` rows, taken in turn from ``rows`` (K, ...)."""
     filled: Array = np.ascontiguousarray(rows[np.arange(batch) % len(rows)])
     return filled

@@ -22,9 +22,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import diffc
 import diffc_export
@@ -33,6 +31,7 @@ from diffc.errors import UnavailableError
 from diffc.measure.results import Memory
 from diffc_export.targets.engine import read_info
 from diffc_export.targets.onnx_file import Size
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 _MOST_SECONDS = 600
 
@@ -81,7 +80,7 @@ Python 3.10 has no ``-P`` against it.
 """
 
 
-def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
+def _probed(engine: Path, batch: int, *flags: str) -> JsonDict:
     modules = (diffc_runtime, diffc_export, diffc)
     packages = os.pathsep.join(str(Path(str(module.__file__)).parent) for module in modules)
     command = [sys.executable, "-c", _START, packages, str(engine.resolve()), "--batch"]
@@ -102,7 +101,7 @@ def _probed(engine: Path, batch: int, *flags: str) -> dict[str, Any]:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UnavailableError(f"the memory of {engine} cannot be measured: {reason}")
     try:
-        readings: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        readings: JsonDict = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         raise UnavailableError(
             f"the memory of {engine} cannot be measured: its process printed no figures"
@@ -119,9 +118,7 @@ def _environment() -> dict[str, str]:
     return variables
 
 
-def from_readings(
-    whole: Mapping[str, Any], apart: Mapping[str, Any] | None, engine_bytes: int
-) -> Memory:
+def from_readings(whole: JsonObject, apart: JsonObject | None, engine_bytes: int) -> Memory:
     """The probe's readings -> the figures above; apart: with ``--trim``."""
     start, loaded, run = whole["device"]
     return Memory(

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from diffc.errors import InputError
 from diffc.measure.inputs import fill
@@ -33,7 +34,7 @@ from diffc.measure.quality.ssim import is_image, ssim
 from diffc.measure.results import Closeness, Parity
 from diffc_export.events import Progress, Work
 from diffc_export.targets.base import Array, LoadedEngine
-from diffc_export.targets.onnx_file import Size, reference_prefix, size_words
+from diffc_export.targets.onnx_file import InputSpec, Size, reference_prefix, size_words
 
 TOLERANCE = {
     "fp32": 1e-3,
@@ -44,6 +45,7 @@ TOLERANCE = {
     "int8": 0.15,
 }
 TRAJECTORY_FACTOR = 3.0
+Doubles: TypeAlias = NDArray[np.float64]
 
 
 def measure_parity(runner: LoadedEngine, reference: Path) -> Work[Parity]:
@@ -144,7 +146,7 @@ def read_reference(reference: Path, runner: LoadedEngine) -> dict[str, Array]:
     return tensors
 
 
-def run_rows(runner: LoadedEngine, inputs: Mapping[str, Any], size: int | None = None) -> Array:
+def run_rows(runner: LoadedEngine, inputs: Mapping[str, Array], size: int | None = None) -> Array:
     """The engine's output for K rows, ``size`` at a time; None: the smallest size built for."""
     rows = len(next(iter(inputs.values())))
     size = size or min(runner.info.batches, default=1)
@@ -159,7 +161,7 @@ def _only_output(runner: LoadedEngine, inputs: Mapping[str, Array]) -> Array:
     return runner(inputs)[runner.info.outputs[0].name]
 
 
-def run_trajectory(runner: LoadedEngine, tensors: Mapping[str, Any]) -> Array:
+def run_trajectory(runner: LoadedEngine, tensors: Mapping[str, Array]) -> Array:
     """x after the reference's steps, computed with the engine; (1, ...)."""
     size = min(runner.info.batches, default=1)
     x = tensors["trajectory.initial"].astype(np.float32)
@@ -201,7 +203,7 @@ def closeness(
     return Closeness(mean=float(np.mean(values)), least=min(values), n=seeds, steps=steps)
 
 
-def _moving(runner: LoadedEngine) -> tuple[Any, Any]:
+def _moving(runner: LoadedEngine) -> tuple[InputSpec, InputSpec]:
     """The inputs that change from step to step: the sample and the timestep."""
     kinds = {spec.kind: spec for spec in runner.info.inputs}
     names = {spec.name: spec for spec in runner.info.inputs}
@@ -209,16 +211,17 @@ def _moving(runner: LoadedEngine) -> tuple[Any, Any]:
 
 
 def judge_outputs(
-    outputs: Any, expected: Any, end: Any | None, expected_end: Any | None, precision: str
+    outputs: Array, expected: Array, end: Array | None, expected_end: Array | None, precision: str
 ) -> Parity:
     """Compare outputs (K, ...) level by level, and the trajectory's end; see the module's table."""
-    outputs, expected = outputs.astype(np.float64), expected.astype(np.float64)
+    ours: Doubles = outputs.astype(np.float64)
+    theirs: Doubles = expected.astype(np.float64)
     tolerance = TOLERANCE.get(precision, TOLERANCE["fp32"])
-    levels = [relative_l2(f, e) for f, e in zip(outputs, expected, strict=True)]
-    drift = None if end is None else relative_l2(end, expected_end)
-    reason = _broken(outputs, expected) or _off(levels, drift, tolerance)
+    levels = [relative_l2(f, e) for f, e in zip(ours, theirs, strict=True)]
+    drift = None if end is None or expected_end is None else relative_l2(end, expected_end)
+    reason = _broken(ours, theirs) or _off(levels, drift, tolerance)
     return Parity(
-        max_abs=_finite(float(np.abs(outputs - expected).max())),
+        max_abs=_finite(float(np.abs(ours - theirs).max())),
         rel_l2=_finite(float(np.max(levels))),
         trajectory_rel_l2=_finite(drift),
         trajectory_ssim=_image_ssim(end, expected_end),
@@ -228,7 +231,7 @@ def judge_outputs(
     )
 
 
-def _image_ssim(end: Any | None, expected: Any | None) -> float | None:
+def _image_ssim(end: Array | None, expected: Array | None) -> float | None:
     if end is None or expected is None or not is_image(end.shape[1:]):
         return None
     return _finite(ssim(end[0], expected[0]))
@@ -238,14 +241,14 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def relative_l2(values: Any, expected: Any) -> float:
+def relative_l2(values: ArrayLike, expected: ArrayLike) -> float:
     """|found - expected| / |expected| over all elements, in float64."""
     values, expected = np.asarray(values, np.float64), np.asarray(expected, np.float64)
     scale = float(np.linalg.norm(expected)) or 1.0
     return float(np.linalg.norm(values - expected)) / scale
 
 
-def _broken(outputs: Any, expected: Any) -> str:
+def _broken(outputs: Array, expected: Array) -> str:
     for index, (ours, theirs) in enumerate(zip(outputs, expected, strict=True)):
         fault = dead_output(ours)
         if fault.startswith("has") or (fault and np.ptp(theirs) > 0):
@@ -253,7 +256,7 @@ def _broken(outputs: Any, expected: Any) -> str:
     return ""
 
 
-def dead_output(output: Any) -> str:
+def dead_output(output: Array) -> str:
     """What no working denoiser gives: 'has NaN or infinity', 'is zero', 'is constant'; else ''."""
     if not np.isfinite(output).all():
         return "has NaN or infinity"

@@ -21,9 +21,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-Reading = dict[str, Any]
+Reading = dict[str, object]
 
 
 def main() -> None:
@@ -166,7 +165,7 @@ def device_used() -> int | None:
     return cuda.used_bytes()
 
 
-def allocator_bytes(runner: Any) -> int | None:
+def allocator_bytes(runner: object) -> int | None:
     """What the runtime's own allocator counts, where the runner can ask it."""
     ask = getattr(runner, "allocator_bytes", None)
     return None if ask is None else ask()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.measure.latency import Timings
 from diffc.measure.statistics import Ratio, spread
 from diffc_export.targets.onnx_file import size_words
+from diffc_runtime.json_types import JsonDict
 
 _CROWDED = 1.5
 """A load of so many times the cores is more than an engine on all of them makes by itself."""
@@ -216,7 +216,7 @@ class TargetResult(_Result):
     parity: Parity | None = None
     noise: MachineNoise | None = None
     absent: str | None = None
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: JsonDict = Field(default_factory=dict)
 
     @property
     def shape_words(self) -> str:
@@ -258,12 +258,10 @@ class Comparison(_Result):
     threads: int | None = None
     cores: list[int] = Field(default_factory=list)
     percentile_rule: str
-    environment: dict[str, Any] | None = None
+    environment: JsonDict | None = None
 
 
-def latency_figures(
-    timings: Timings, name: str, batch: int, *, images: bool = False
-) -> dict[str, Any]:
+def latency_figures(timings: Timings, name: str, batch: int, *, images: bool = False) -> JsonDict:
     """The timing fields of EngineFigures. images: each time is of ``batch`` images, not a call."""
     percentiles = timings.percentiles_ms(name)
     a_second = 1e3 / percentiles["p50"]
