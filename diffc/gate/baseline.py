@@ -36,9 +36,11 @@ SCHEMA_VERSION = 1
 class StoredFigures(BaseModel):
     """One compressed engine's figures at one batch size.
 
-    samples_ms: every single time. threads: of the engine while it was timed; None on a GPU.
-    interface, served: its inputs and outputs, and the shapes that it was built for, in words. None
-    where an older diffc did not keep them.
+    Attributes:
+        samples_ms: Every single time in milliseconds.
+        threads: Of the engine while it was timed; None on a GPU.
+        interface: Its inputs and outputs in words; None where an older diffc did not keep them.
+        served: The shapes that it was built for in words; None as ``interface``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -81,8 +83,11 @@ class StoredFigures(BaseModel):
 class Baseline(BaseModel):
     """baseline.json.
 
-    model: its name, for people. digest: of the dense model. build: the recipe's build options.
-    engines: the engine folders kept beside it, relative.
+    Attributes:
+        model: The model's name, for people.
+        digest: Of the dense model.
+        build: The recipe's ``build`` section.
+        engines: The engine folders that lie beside the file, relative.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -101,7 +106,11 @@ class Baseline(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Baseline:
-        """A baseline's figures. Raises InputError when it is damaged, or newer than this diffc."""
+        """Read a baseline's figures.
+
+        Raises:
+            InputError: The baseline is damaged, or newer than this diffc.
+        """
         path = folder / MANIFEST
         try:
             content = json.loads(path.read_text("utf-8"))
@@ -124,15 +133,21 @@ class Baseline(BaseModel):
 
 
 def is_baseline(folder: Path) -> bool:
-    """Whether ``folder`` holds a stored baseline."""
+    """True for a folder that holds a stored baseline."""
     return (folder / MANIFEST).is_file()
 
 
 def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
     """Store ``out``'s compressed engines and figures as ``folder``, replaced whole.
 
-    engines: keep the engines, so that they can be measured again. Raises InputError when ``out``
-    was not measured, when ``folder`` is somebody else's, or when the disk takes no files there.
+    Args:
+        out: A measured output folder.
+        folder: Where to store it.
+        engines: Keep the engines, so that they can be measured again.
+
+    Raises:
+        InputError: ``out`` was not measured, ``folder`` holds something else, or the disk takes no
+            files there.
     """
     from diffc.output import read_lock
 
@@ -165,7 +180,11 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
 
 
 def _engines(out: Path, report: Report) -> list[str]:
-    """The engine folders to keep, relative. Raises InputError for one that was cut or altered."""
+    """The engine folders to keep, relative.
+
+    Raises:
+        InputError: An engine was cut or altered.
+    """
     from diffc_export.targets.engine import check_files, read_info
 
     names = dict.fromkeys(f"engines/{result.target}/compressed" for result in report.targets)

@@ -36,9 +36,18 @@ _WEAKER = (
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """One check. targets, batch: those wanted; empty: all that the baseline has.
+    """One check.
 
-    loop_steps: of the sampling loop; 0: it is not timed. memory: whether it is measured.
+    Attributes:
+        candidate: The side that is judged.
+        baseline: The side that it is judged against.
+        limits: How much worse is allowed.
+        rule: How long to measure.
+        targets: The targets to judge; empty: all that the baseline has.
+        batch: The batch sizes to judge; empty: all that the baseline has.
+        threads: CPU threads of both sides; None: as each was built.
+        loop_steps: Steps of the sampling loop; 0: the loop is not timed.
+        memory: Whether memory is measured.
     """
 
     candidate: CheckedSide
@@ -53,12 +62,12 @@ class CheckRequest:
 
     @property
     def selection(self) -> Selection:
-        """What it names."""
+        """The engines that the request names."""
         return Selection(self.targets, tuple(dict.fromkeys(self.batch)), self.threads)
 
     @property
     def measuring(self) -> Measuring:
-        """How it measures."""
+        """How the check measures."""
         return Measuring(self.limits, self.rule, self.threads, self.loop_steps, self.memory)
 
 
@@ -75,12 +84,13 @@ class _Findings:
 def check(request: CheckRequest) -> Work[CheckResult]:
     """Judge a candidate against a baseline that can be measured again.
 
-    Raises:
-        NotComparable: the two cannot be compared; the message shows both.
-        UnavailableError: an engine that the request names cannot run here.
-        RequestError: the request cannot be. All three come before anything is timed.
+    A machine too noisy to judge is a verdict, not an exception. Every error comes before anything
+    is timed.
 
-    A machine too noisy to judge is a verdict, not an exception.
+    Raises:
+        NotComparable: The two cannot be compared; the message shows both.
+        UnavailableError: An engine that the request names cannot run here.
+        RequestError: The request is wrong.
     """
     start = time.perf_counter()
     check_wanted(request.selection, request.rule.seed)
@@ -99,10 +109,12 @@ def check(request: CheckRequest) -> Work[CheckResult]:
 
 
 def check_report(request: CheckRequest) -> Work[CheckResult]:
-    """The weaker check: the candidate measured now against figures that were stored.
+    """Judge a candidate, measured now, by figures that were stored: a weaker check.
 
-    Raises as ``check``, and NotComparable unless the stored figures are of this very machine and
-    its runtimes.
+    Raises:
+        NotComparable: As ``check``; the stored figures are not of this machine and its runtimes.
+        UnavailableError: As ``check``.
+        RequestError: As ``check``.
     """
     start = time.perf_counter()
     check_wanted(request.selection, request.rule.seed)
@@ -123,7 +135,7 @@ def check_report(request: CheckRequest) -> Work[CheckResult]:
 def _why_not(
     engines: Sequence[tuple[CheckedEngine, ...]], request: CheckRequest
 ) -> Work[dict[str, str | None]]:
-    """By the candidate's name: why it cannot be measured here; None where it can."""
+    """Candidate's name -> why it cannot be measured here; None where it can."""
     insist = request.loop_steps != CheckSection().loop_steps
     for together in engines:
         check_inputs(together, request.selection, request.loop_steps, insist=insist)
@@ -136,13 +148,13 @@ def _why_not(
 
 
 def _absent(engine: CheckedEngine, batches: Sequence[int], reason: str) -> list[Figure]:
-    """What stands for an engine that cannot run here."""
+    """The figures of an engine that cannot run here."""
     note = f"not measured here: {reason}"
     return [Label.of(engine, batch).figure(_LATENCY, "absent", note=note) for batch in batches]
 
 
 def _timed_or_open(figures: Sequence[Figure]) -> list[Figure]:
-    """The same figures; where no engine at all was timed, that leaves the check undecided."""
+    """The same figures, but inconclusive latencies where no engine at all was timed."""
     absent = [figure.verdict == "absent" for figure in figures if figure.name == _LATENCY]
     if not all(absent):
         return list(figures)

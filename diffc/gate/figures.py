@@ -47,9 +47,14 @@ _MEMORY_TRIES = 3
 
 @dataclass(frozen=True)
 class Measuring:
-    """How a check measures. threads: of both sides; None: as each was built.
+    """How a check measures.
 
-    loop_steps: of the sampling loop; 0: it is not timed. memory: whether it is measured.
+    Attributes:
+        limits: How much worse is allowed.
+        rule: How long to measure.
+        threads: CPU threads of both sides; None: as each was built.
+        loop_steps: Steps of the sampling loop; 0: the loop is not timed.
+        memory: Whether memory is measured.
     """
 
     limits: CheckLimits
@@ -61,7 +66,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Label:
-    """Where a figure belongs. batch: None: to the engine as a whole."""
+    """The engine and batch size that a figure is of; batch None: the engine as a whole."""
 
     target: str
     precision: str
@@ -69,11 +74,11 @@ class Label:
 
     @classmethod
     def of(cls, engine: CheckedEngine, batch: int | None) -> Label:
-        """An engine's, at one batch size."""
+        """The label of an engine at one batch size."""
         return cls(engine.info.target, engine.info.precision_asked, batch)
 
     def figure(self, name: str, verdict: Verdict, **rest: object) -> Figure:
-        """A figure of this place."""
+        """A figure with this label."""
         values = {"target": self.target, "precision": self.precision, "batch": self.batch, **rest}
         return Figure.model_validate({"name": name, "verdict": verdict, **values})
 
@@ -81,13 +86,13 @@ class Label:
 def measured_pair(
     pair: Pair, batch: int, how: Measuring
 ) -> Work[tuple[list[Figure], list[SelfComparison]]]:
-    """All that is measured of a pair at one batch size, and how noisy the machine was."""
+    """Measure a pair at one batch size, and how noisy the machine is."""
     label = Label.of(pair.candidate, batch)
     noise: list[SelfComparison] = []
     try:
         figures, same = yield from _time_pair(pair, batch, how)
         noise.append(same)
-    except UnavailableError as error:  # memory ran out, say: the rest still counts
+    except UnavailableError as error:  # such as no memory: the rest still counts
         figures = [label.figure("latency p50", "absent", note=str(error))]
     if how.memory:
         figures.append((yield from _memory(pair, batch, how)))
@@ -112,14 +117,14 @@ def _time_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure
 def in_turn(folders: dict[str, Path], seed: int) -> dict[str, Path]:
     """The engines in the order in which they are loaded: an odd seed loads the baseline first.
 
-    Which one comes first to memory can make it a little faster or slower for good, which no order
-    within pairs evens out; repeated checks with other seeds do.
+    Load order can bias an engine's speed for the whole run. Repeat the check with another seed to
+    average it out.
     """
     return dict(reversed(folders.items())) if seed % 2 else folders
 
 
 def _fitness(baseline: CheckedEngine, batch: int, how: Measuring) -> Work[Decision]:
-    """The baseline against itself, loaded twice: what loading alone changes counts as noise."""
+    """Compare the baseline with itself, loaded twice: what loading changes counts as noise."""
     folders = {"first": baseline.folder, "again": baseline.folder}
     with open_engines(folders, how.threads) as runners:
         calls = {name: _bound(runner, baseline, batch).run for name, runner in runners.items()}
@@ -181,7 +186,7 @@ def _timing(
 
 
 def judged(ratio: Ratio, same: Decision, limit: float) -> Verdict:
-    """The verdict on one ratio, given what the baseline against itself (``same``) said.
+    """The verdict on one ratio, given the baseline's comparison with itself (``same``).
 
     An interval wholly beyond the limit is a regression on a noisy machine too: noise has widened
     it. Only where the baseline differs from itself by more than the limit for good (its interval
@@ -223,8 +228,10 @@ def _loop(
 
 
 def _memory(pair: Pair, batch: int, how: Measuring) -> Work[Figure]:
-    """Peak memory in a fresh process; a candidate above its limit is measured again, for some
-    runs take more by chance, and the least of each side counts."""
+    """Peak memory in a fresh process, the least of up to three runs.
+
+    A candidate above its limit is measured again, since some runs take more by chance.
+    """
     label, limit = Label.of(pair.candidate, batch), how.limits.memory
     name = memory_name(pair.candidate)
     peaks: dict[str, list[float]] = {"baseline": [], "candidate": []}
@@ -242,12 +249,16 @@ def _memory(pair: Pair, batch: int, how: Measuring) -> Work[Figure]:
 
 
 def memory_name(engine: CheckedEngine) -> str:
-    """What the figure of an engine's memory is called."""
+    """The name of the figure of an engine's memory."""
     return "GPU memory" if on_gpu(engine.info.target) else "peak memory"
 
 
 def _peak(engine: CheckedEngine, batch: int, how: Measuring) -> float:
-    """Bytes at the peak of a fresh process. Raises UnavailableError where none are known."""
+    """Bytes at the peak of a fresh process.
+
+    Raises:
+        UnavailableError: The memory cannot be measured here.
+    """
     memory: Memory = measure_memory(engine.folder, batch, split=False, threads=how.threads)
     gpu = on_gpu(engine.info.target)
     peak = memory.device_bytes if gpu else memory.peak_bytes
@@ -258,7 +269,7 @@ def _peak(engine: CheckedEngine, batch: int, how: Measuring) -> float:
 
 
 def sizes(pair: Pair, limits: CheckLimits) -> list[Figure]:
-    """What is read from engine.json: nothing has to run for it."""
+    """The figures in engine.json, which need no run."""
     ours, theirs = pair.candidate.info, pair.baseline.info
     label = Label.of(pair.candidate, None)
     return [
@@ -305,7 +316,7 @@ def _within(
 
 
 def parity(engine: CheckedEngine, threads: int | None) -> Work[list[Figure]]:
-    """The candidate's engine against torch, where the reference is at hand."""
+    """Compare the candidate's engine with torch, where its reference is at hand."""
     label = Label.of(engine, None)
     if engine.reference is None:
         return [label.figure("parity", "absent", note="no reference.safetensors beside its ONNX")]
@@ -330,8 +341,8 @@ def against_stored(
 ) -> Work[tuple[list[Figure], list[SelfComparison]]]:
     """One call of the candidate now, against the stored times of the baseline.
 
-    On a machine that is unfit nothing is said of them: the times were not taken in turn, so that
-    other work moves the candidate's alone, and does not only widen the interval.
+    An unfit machine gives no verdict. The times were not taken in turn, so other work shifts the
+    candidate's alone and does not only widen the interval.
     """
     label = Label.of(engine, batch)
     then = np.asarray(before.samples_ms, np.float64) / 1e3

@@ -1,4 +1,4 @@
-"""How much worse is allowed: '5%' of the baseline, or an absolute '20MB', '90s', '0.85'."""
+"""The limits of a check: '5%' of the baseline, or an absolute '20MB', '90s', '0.85'."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Limit:
     relative: bool
 
     def allows(self, candidate: float, baseline: float | None) -> bool | None:
-        """Whether ``candidate`` is within it; None when there is no baseline to be relative to."""
+        """True for a candidate within the limit; None for a share of a baseline that is missing."""
         if not self.relative:
             return candidate <= self.value
         return None if not baseline else candidate <= baseline * (1 + self.value)
@@ -54,7 +54,11 @@ class CheckLimits:
 
 
 def limits_of(options: CheckSection) -> CheckLimits:
-    """The limits that ``options`` write as text. Raises RequestError naming a wrong one."""
+    """The limits that ``options`` write as text.
+
+    Raises:
+        RequestError: A limit makes no sense; the message names it.
+    """
     mean_slowdown = options.max_mean_slowdown
     return CheckLimits(
         slowdown=share("--max-slowdown", options.max_slowdown),
@@ -69,7 +73,11 @@ def limits_of(options: CheckSection) -> CheckLimits:
 
 
 def share(flag: str, text: str) -> float:
-    """'5%' -> 0.05. Raises RequestError unless it is above 0 % and at most 1000 %."""
+    """'5%' -> 0.05.
+
+    Raises:
+        RequestError: The share is not above 0 % and at most 1000 %.
+    """
     number, unit = _parsed(flag, text, "such as 5%")
     if unit != "%":
         raise RequestError(f"{flag} {text}: not a share of the baseline's time such as 5%")

@@ -1,4 +1,4 @@
-"""What a check found, in the form of its JSON: the source of truth for every other output."""
+"""The result of a check, in the form of its JSON. Every other output is made from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,23 @@ class _ResultPart(BaseModel):
 class Figure(_ResultPart):
     """One figure of one engine, judged.
 
-    name: latency p50, latency mean, loop p50, peak memory, engine size, build time, parity, SSIM;
-    output (of numbers that are none), engine (that the baseline has and the candidate lost).
-    note: why it is absent or inconclusive, or what its values do not share.
-    unit: ms, bytes, s, or empty. ratio, ci99, pairs: of candidate over baseline, where measured so.
+    Attributes:
+        target: The engine's target; ``samples`` for a figure of the samples.
+        precision: The precision that the engine was built for.
+        batch: The batch size; None: the engine as a whole.
+        name: latency p50, latency mean, loop p50, peak memory, engine size, build time, parity,
+            a metric's title such as SSIM; output (with values that are not numbers), engine (that
+            the baseline has and the candidate lost).
+        verdict: What the gate decided.
+        unit: ms, bytes, s, a metric's own, or empty.
+        baseline: The baseline's value.
+        candidate: The candidate's value.
+        ratio: Candidate over baseline, where it was measured in pairs.
+        ci99: The 99 % interval of ``ratio``.
+        pairs: The number of pairs behind ``ratio``.
+        limit: The limit in words.
+        note: Why it is absent or inconclusive, or in what the two values differ by origin.
+        samples_ms: Side -> every single time in milliseconds.
     """
 
     target: str
@@ -43,7 +56,7 @@ class Figure(_ResultPart):
 
 
 class SelfComparison(_ResultPart):
-    """The baseline against itself: what this machine can tell now."""
+    """The baseline compared with itself: the least difference that this machine shows now."""
 
     target: str
     precision: str
@@ -56,7 +69,7 @@ class SelfComparison(_ResultPart):
 
 
 class Side(_ResultPart):
-    """What was checked, or what it was checked against."""
+    """One of the two things that were compared."""
 
     path: str
     kind: str
@@ -65,7 +78,12 @@ class Side(_ResultPart):
 
 
 class CheckResult(_ResultPart):
-    """A whole check. weaker: the baseline was not measured again. seconds: how long it took."""
+    """A whole check.
+
+    Attributes:
+        weaker: The baseline was not measured again.
+        seconds: How long the check took.
+    """
 
     schema_version: int = SCHEMA_VERSION
     diffc: str
@@ -83,26 +101,26 @@ class CheckResult(_ResultPart):
 
     @property
     def absent(self) -> list[Figure]:
-        """What could not be measured; each has its reason as its note."""
+        """The figures that could not be measured, each with the reason as its note."""
         return [figure for figure in self.figures if figure.verdict == "absent"]
 
     @property
     def worst(self) -> list[Figure]:
-        """What did not pass, the regressions first."""
+        """The figures that did not pass, the regressions first."""
         order = ("regressed", "unfit", "inconclusive")
         bad = [figure for figure in self.figures if figure.verdict in order]
         return sorted(bad, key=lambda f: (order.index(f.verdict), -(f.ratio or 0.0)))
 
 
 def overall(figures: list[Figure]) -> Verdict:
-    """The verdict of all: a regression counts whatever else could not be judged."""
+    """The verdict on all figures: one regression decides, whatever else could not be judged."""
     verdicts = {figure.verdict for figure in figures}
     order: tuple[Verdict, ...] = ("regressed", "unfit", "inconclusive")
     return next((verdict for verdict in order if verdict in verdicts), "pass")
 
 
 def side(path: Path, kind: str, model: str, digest: str | None) -> Side:
-    """How a side is named in the result."""
-    # names on a disk may be no text; what is written has to be
+    """A side as the result names it."""
+    # a name on a disk may be bytes that are not text, and JSON takes text alone
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return Side(path=text, kind=kind, model=model, digest=digest)

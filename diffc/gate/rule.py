@@ -37,8 +37,15 @@ FEWEST_PAIRS = 8
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """limit: d, as a share (0.05). pairs: of the first look; doubled up to ``most_pairs``, and no
-    new look after ``seconds``. seed: of the order within pairs and of the bootstrap."""
+    """How long the rule measures.
+
+    Attributes:
+        limit: d, as a share (0.05).
+        pairs: Of the first look; doubled at each further look.
+        most_pairs: The rule gives up at so many pairs.
+        seconds: No new look begins after so many.
+        seed: Of the order within pairs and of the bootstrap.
+    """
 
     limit: float = 0.05
     pairs: int = 20
@@ -49,10 +56,15 @@ class RuleOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the rule said of one pair of engines.
+    """The rule's decision on one pair of engines.
 
-    ratio: of candidate over baseline. baseline, candidate: every single time, in seconds.
-    paired: (pairs, 2), candidate then baseline, in seconds. seconds: how long it took.
+    Attributes:
+        verdict: The verdict.
+        ratio: Of candidate over baseline.
+        baseline: Every single time in seconds.
+        candidate: Every single time in seconds.
+        paired: (pairs, 2), candidate then baseline, in seconds.
+        seconds: How long the decision took.
     """
 
     verdict: Verdict
@@ -76,7 +88,7 @@ def slower(ratio: Ratio, limit: float) -> Verdict:
 
 
 def unequal(ratio: Ratio, limit: float) -> Verdict:
-    """A against A: pass when the interval lies inside [1 / (1 + d), 1 + d]."""
+    """Judge A against A: pass when the interval lies inside [1 / (1 + d), 1 + d]."""
     low, high = ratio.ci99
     return "pass" if 1 / (1 + limit) < low and high < 1 + limit else "inconclusive"
 
@@ -100,7 +112,7 @@ def decide(
 
 
 def _count_in_pairs(work: Work[Timings], before: int, options: RuleOptions) -> Work[Timings]:
-    """The look's events, counted in pairs."""
+    """Pass on a look's progress events, counted in pairs."""
     while True:
         try:
             event = next(work)
@@ -149,12 +161,12 @@ def looks(candidate: Call, baseline: Call, options: RuleOptions) -> Look:
 
 
 def compare_calls(candidate: Call, baseline: Call, options: RuleOptions) -> Work[Decision]:
-    """Is ``candidate`` slower than ``baseline``?"""
+    """Decide whether ``candidate`` is slower than ``baseline``."""
     return (yield from decide(looks(candidate, baseline, options), options))
 
 
 def same_calls(first: Call, again: Call, options: RuleOptions) -> Work[Decision]:
-    """A against A: can this machine tell ``limit``? The verdict is pass or unfit."""
+    """Compare a call with itself: pass, or unfit where this machine cannot tell ``limit``."""
     decision = yield from decide(looks(again, first, options), options, unequal)
     if decision.verdict == "inconclusive":
         return replace(decision, verdict="unfit")
@@ -165,7 +177,11 @@ def unpaired_ratio(candidate: Times, baseline: Times, seed: int = 0) -> Ratio:
     """The ratio of two medians whose times were not taken together, with bootstrap intervals.
 
     Weaker than a paired ratio: whatever changed between the two runs is in it.
-    candidate, baseline: (n,) and (m,) seconds.
+
+    Args:
+        candidate: (n,) seconds.
+        baseline: (m,) seconds.
+        seed: Of the bootstrap.
     """
     generator = np.random.default_rng(seed)
     logs = [np.log(candidate), np.log(baseline)]

@@ -1,4 +1,4 @@
-"""What CANDIDATE and BASELINE may be: an output folder, an engine folder, or a stored baseline.
+"""The two sides of a check: an output folder, an engine folder, or a stored baseline each.
 
 Each becomes a ``CheckedSide``: its compressed engines, and what is known of the model and the
 machine. pairing.py says which engines of two sides are compared.
@@ -23,7 +23,13 @@ from diffc_runtime.json_types import JsonObject
 
 @dataclass(frozen=True)
 class CheckedEngine:
-    """One engine. reference: what torch gave at its inputs, where that is known."""
+    """One engine.
+
+    Attributes:
+        folder: The engine folder.
+        info: The content of its engine.json.
+        reference: The file of torch's outputs at its inputs, where that is known.
+    """
 
     folder: Path
     info: EngineInfo
@@ -39,9 +45,17 @@ class CheckedEngine:
 class CheckedSide:
     """One side of a check.
 
-    digest: of the dense model it was made from, where known. class_name: of its denoiser, where
-    known. environment: of the machine on which its figures were measured, where known. figures:
-    those measured then.
+    Attributes:
+        path: Where it lies.
+        kind: ``output``, ``engine``, ``baseline`` or ``report``.
+        engines: Its compressed engines.
+        model: The model's name, for people.
+        digest: Of the dense model that it was made from, where known.
+        class_name: Of its denoiser, where known.
+        environment: Of the machine on which its figures were measured, where known.
+        quality: The figures of its samples.
+        figures: The figures that were measured then.
+        options: The ``check`` section of its recipe.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Dense against compressed: the table that the whole compiler is for.
+"""Dense against compressed: the table that the compiler exists for.
 
     measure_target   one call, on one target, one result per resolution and batch size
     measure_loop     the same for whole images: the sampling loop, guidance and decoder included
@@ -51,12 +51,14 @@ from diffc_runtime.json_types import JsonDict
 def measure_target(
     dense: Path, compressed: Path, options: MeasureOptions
 ) -> Work[list[TargetResult]]:
-    """Measure two engine folders of one target: parity at each resolution that they serve, times
-    and memory at each resolution and batch size.
+    """Measure two engine folders of one target.
 
-    One that memory does not suffice for, or that the runtime cannot run, is absent with the reason.
-    Raises RequestError when the folders are of different targets; what parity finds is in the
-    result, and the caller decides.
+    Parity is measured at each resolution that they serve, times and memory at each resolution and
+    batch size. A batch that memory does not suffice for, or that the runtime cannot run, is absent
+    with the reason. The caller decides what a failed parity means.
+
+    Raises:
+        RequestError: The folders are of different targets.
     """
     infos = {"dense": read_info(dense), "compressed": read_info(compressed)}
     folders = {"dense": dense, "compressed": compressed}
@@ -93,7 +95,7 @@ def measure_target(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What one result is of. size: None where the engines serve one alone."""
+    """The batch size and resolution of one result; size is None where the engines serve one."""
 
     size: Size | None
     batch: int
@@ -185,7 +187,7 @@ def _details(
 
 
 def _how_run(infos: Collection[EngineInfo]) -> JsonDict:
-    """What the runners say of their calls: told by which clock, captured, and if not, why."""
+    """The engines' facts about their calls: the clock, whether they are captured, or why not."""
     facts: JsonDict = {}
     if timed_by := next(iter(_stated(infos, "timed_by")), None):
         facts["timed_by"] = timed_by
@@ -230,7 +232,7 @@ def _absent_result(infos: Mapping[str, EngineInfo], place: _Setting, reason: str
 
 
 def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work[TargetResult]:
-    """Dense against compressed for whole images; ``details`` says what was done for one.
+    """Measure dense against compressed for whole images; ``details`` describes the loop.
 
     Where the loop cannot run, the result is absent with the reason. A decoder that does not load
     is left out, and the result says so.
@@ -263,7 +265,7 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
 def _decoder(
     loop: LoopOptions, threads: int | None, stack: ExitStack
 ) -> tuple[LoadedEngine | None, list[str]]:
-    """The decoder's engine, closed with ``stack``; or None, and why where there is one."""
+    """The decoder's engine, closed with ``stack``; None, with a note where it does not load."""
     if loop.decoder is None:
         return None, []
     try:

@@ -1,4 +1,4 @@
-"""The machine that figures come from: what a reader needs to judge or repeat them.
+"""The machine that figures come from, as a reader needs it to judge or repeat them.
 
 Read from files, packages' metadata and nvidia-smi; no runtime is imported. What cannot be read is
 absent, never guessed.
@@ -23,14 +23,17 @@ _PACKAGES = ("diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx")
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
 _NOT_COMPARED = ("diffc", "torch-pruning", "diffusers")
 OF_THE_MOMENT = ("clock_mhz", "busy")
-"""What a GPU's facts say of now, and not of the machine."""
+"""The facts of a GPU that change from moment to moment."""
 
 
 class GpuInfo(BaseModel):
     """One NVIDIA GPU; clocks in MHz.
 
-    cuda: the CUDA version that its driver is for. mig: the slices that it is cut into, of which a
-    program sees the first only; None where it is whole. busy: who else was at work on it.
+    Attributes:
+        cuda: The CUDA version that its driver is for.
+        mig: The slices that it is cut into, of which a program sees the first only; None where it
+            is whole.
+        busy: The other programs at work on it.
     """
 
     name: str
@@ -47,8 +50,11 @@ class GpuInfo(BaseModel):
 class Environment(BaseModel):
     """The machine at the time of measuring.
 
-    cores: those this process may use. clock_mhz: of the first core, now. load: the load averages
-    over 1, 5 and 15 minutes; above the number of cores, others are at work here.
+    Attributes:
+        cores: The cores that this process may use.
+        clock_mhz: Of the first core, now.
+        load: The load averages over 1, 5 and 15 minutes. Above the number of cores, others are at
+            work here.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -120,7 +126,7 @@ def _simd_flags() -> list[str]:
 
 
 def _packages() -> dict[str, str]:
-    """Versions by distribution; of ONNX Runtime's two the one that an import gives."""
+    """Versions by distribution; of ONNX Runtime's two, the distribution that an import gives."""
     names = (*_PACKAGES, *engine_packages())
     versions = {name: number for name in names if (number := machine.packages.version(name))}
     imported = ort.package()

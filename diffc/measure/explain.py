@@ -3,9 +3,9 @@
     torch eager -> (torch compiled) -> dense engine, fp32 -> asked precision -> graph capture
                 -> compressed, the same
 
-All rungs are timed in turn in one process, so that the factors multiply up to the whole, and nobody
-credits pruning with what fp16 did. Every factor is measured; a rung that cannot run here is left
-out with its reason.
+All rungs are timed in turn in one process, so that the factors multiply up to the whole, and
+pruning is not credited with the effect of fp16. Every factor is measured; a rung that cannot run
+here is left out with its reason.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from diffc_runtime.json_types import JsonDict
 class Rung(BaseModel):
     """One rung: its latency, its factor over the rung before that ran, and over the first.
 
-    cause: what changed from the rung before (engine, precision, graph capture, pruning).
-    absent: why it was not timed.
+    Attributes:
+        cause: The change from the rung before (engine, precision, graph capture, pruning).
+        absent: Why it was not timed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,9 +67,14 @@ class Ladder(BaseModel):
 
 @dataclass(frozen=True)
 class Step:
-    """A rung to be measured: what it is, what it changes, and its engine folder.
+    """A rung to be measured.
 
-    captured: False for the engine's calls without a CUDA graph. absent: why there is no engine.
+    Attributes:
+        label: Its name.
+        cause: The change from the step before.
+        engine: Its engine folder; None where there is none.
+        captured: False for the engine's calls without a CUDA graph.
+        absent: Why there is no engine.
     """
 
     label: str
@@ -83,8 +89,11 @@ def explain(
 ) -> Work[list[Ladder]]:
     """Measure every step that can run here, in turn, and the factor that each adds.
 
-    One ladder per batch size; target and precision are the last step's. Raises RequestError when
-    two steps have one label, or fewer than two can run here.
+    Returns:
+        One ladder per batch size. Target and precision are the last step's.
+
+    Raises:
+        RequestError: Two steps have one label, or fewer than two can run here.
     """
     labels = [step.label for step in steps]
     if len(set(labels)) < len(labels):
@@ -111,7 +120,7 @@ def _with_reason(step: Step, reasons: Mapping[str, str]) -> Step:
 def _bound(
     steps: Sequence[Step], runners: Mapping[str, LoadedEngine], batch: int, reference: Path | None
 ) -> tuple[dict[str, BoundCall], list[Step]]:
-    """A call for every step that really runs here, and the steps with the others' reasons."""
+    """A call for each step that runs here, and all steps, with the reason of those that do not."""
     bound: dict[str, BoundCall] = {}
     tried = []
     for step in steps:
@@ -128,7 +137,7 @@ def _bound(
 
 
 def _call(step: Step, runner: LoadedEngine, batch: int, reference: Path | None) -> BoundCall:
-    """The step's call, run once: torch.compile says only now whether it works."""
+    """The step's call, run once, since torch.compile fails in its first run only."""
     inputs = example_inputs(runner.info, batch, reference)
     call = runner.bind(inputs) if step.captured else _uncaptured(runner, inputs)
     call.run()

@@ -1,4 +1,4 @@
-"""What an engine is measured on: real noisy inputs where there are some, else seeded noise."""
+"""The inputs that an engine is measured on: real noisy ones where there are some, else noise."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ def example_inputs(
 ) -> dict[str, Array]:
     """Inputs (batch, ...) for an engine: rows of ``reference``, repeated to fill the batch.
 
-    size: of the sample, where the engine serves several; None: the working one.
     Without a reference, or with one of other inputs (another exporter's names, another precision):
     standard normal floats, timestep 500, zeros for other integers.
+
+    Args:
+        info: The engine.
+        batch: The batch size.
+        reference: The file of real inputs.
+        seed: Of the noise.
+        size: Of the sample, where the engine serves several; None: the working one.
     """
     if reference is not None and reference.is_file():
         rows = reference_inputs(reference, other_than_working(info.sizes, size))
@@ -45,8 +51,12 @@ def other_than_working(sizes: Sequence[Size], size: Size | None) -> Size | None:
 
 
 def reference_inputs(reference: Path, size: Size | None = None) -> dict[str, Array]:
-    """``input.NAME`` of a reference file, by NAME, each (K, ...); size: of another than the
-    working one."""
+    """The inputs in a reference file by name, each (K, ...).
+
+    Args:
+        reference: The file.
+        size: A size other than the working one; None: the working one.
+    """
     from safetensors.numpy import load_file
 
     begin = f"{reference_prefix(size)}input."

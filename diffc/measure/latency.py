@@ -7,8 +7,8 @@
     one time  the median of k calls in a row, k chosen so that it lasts 10 ms: the first call after
               another engine's finds the caches cold, which a sampling loop's calls do not
 
-The first call of each (allocation, kernels, shapes) is kept apart: whoever bound the engine says
-how long that and its first run took. Raw samples are all kept.
+The first call of each (allocation, kernels, shapes) is kept apart: the caller, who binds the
+engine, passes the time of binding and the first run. Raw samples are all kept.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ _MOST_REPEATS = 16
 class LatencyOptions:
     """How long to measure.
 
-    rounds and seconds: at least so many rounds, and at least so long (both must be reached).
-    most_seconds: stop there, whatever has been reached (at least 3 rounds are run).
-    warmup_seconds: the longest warm-up. seed: of the order within rounds and of the bootstrap.
+    Attributes:
+        rounds: At least so many rounds.
+        seconds: At least so long; both must be reached.
+        most_seconds: Stop there, whatever has been reached (at least 3 rounds are run).
+        warmup_seconds: The longest warm-up.
+        seed: Of the order within rounds and of the bootstrap.
     """
 
     rounds: int = 40
@@ -56,10 +59,15 @@ class LatencyOptions:
 
 @dataclass(frozen=True)
 class Timings:
-    """What was measured, in seconds.
+    """The times of several calls, in seconds.
 
-    samples: call -> (rounds, k). first: call -> its first call. steady: whether the warm-up ended
-    because the times agreed. load: the system's load average over a minute, as it began.
+    Attributes:
+        samples: Call -> (rounds, k).
+        first: Call -> its first call.
+        warmup_seconds: How long the warm-up took.
+        steady: Whether the warm-up ended because the times agreed.
+        seed: Of the order within rounds.
+        load: The system's load average over a minute, as the timing began.
     """
 
     samples: Mapping[str, NDArray[np.float64]]
@@ -111,9 +119,13 @@ def interleaved(
 ) -> Work[Timings]:
     """Time ``calls`` in turn; yields the seconds done of those expected.
 
-    first: call -> the seconds that its first run took, where it has run already.
-    settle: call -> seconds of rest after its turn: a thread pool that spins on for milliseconds
-    takes the next engine's core. One call that is not timed follows, for a rest leaves caches cold.
+    Args:
+        calls: Name -> call.
+        options: How long to measure.
+        settle: Call -> seconds of rest after its turn: a thread pool that spins on for
+            milliseconds takes the next engine's core. One call that is not timed follows, since a
+            rest leaves caches cold.
+        first: Call -> the seconds that its first run took, where it has run already.
     """
     turns = _Turns(calls, settle or {})
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -136,7 +148,7 @@ def interleaved(
 
 
 class _Turns:
-    """Whose turn it is: each begins when the threads of the one before have come to rest."""
+    """Runs calls in turn; a turn begins when the threads of the call before have come to rest."""
 
     def __init__(self, calls: Mapping[str, Call], settle: Mapping[str, float]) -> None:
         self._calls, self._settle = calls, settle
@@ -202,6 +214,6 @@ def _agree(windows: list[float]) -> bool:
 
 
 def against_itself(call: Call, options: LatencyOptions) -> Work[Ratio]:
-    """The paired ratio of a call with itself: how far from 1 this machine's noise takes it."""
+    """The paired ratio of a call with itself: 1 apart from this machine's noise."""
     timings = yield from interleaved({"A": call, "A again": call}, options)
     return timings.ratio("A again", "A")

@@ -46,10 +46,15 @@ def measure_memory(
 ) -> Memory:
     """Load and run ``engine`` at ``batch`` in a fresh process.
 
-    size: of the sample, where the engine serves several; None: the working one. threads: of the
-    engine, each with scratch memory of its own; None: those it was built with.
-    split: tell weights and activations apart, which takes a second process.
-    Raises UnavailableError with the process's last line when it cannot.
+    Args:
+        engine: The engine folder.
+        batch: The batch size.
+        split: Tell weights and activations apart, which takes a second process.
+        size: Of the sample, where the engine serves several; None: the working one.
+        threads: Of the engine, each with scratch memory of its own; None: as it was built.
+
+    Raises:
+        UnavailableError: The process failed; the message has its last line.
     """
     at = () if size is None else ("--size", *map(str, size))
     if threads is not None:
@@ -72,7 +77,7 @@ for package in sys.argv.pop(1).split(os.pathsep):
     spec.loader.exec_module(sys.modules[name])
 runpy.run_module("diffc.measure.probe", run_name="__main__", alter_sys=True)
 """
-"""What the process runs: this very diffc, wherever it lies, and nothing of the working directory.
+"""The process's script: it runs this very diffc, and nothing of the working directory.
 
 ``python -m`` and ``python -c`` put the working directory first on the path, where a folder
 ``onnxruntime`` or a script ``numpy.py`` of the user's would be imported in the package's place;
@@ -119,7 +124,13 @@ def _environment() -> dict[str, str]:
 
 
 def from_readings(whole: JsonObject, apart: JsonObject | None, engine_bytes: int) -> Memory:
-    """The probe's readings -> the figures above; apart: with ``--trim``."""
+    """The figures above.
+
+    Args:
+        whole: The probe's readings.
+        apart: The readings with ``--trim``; None gives no weights and activations.
+        engine_bytes: The size of the engine's files.
+    """
     start, loaded, run = whole["device"]
     return Memory(
         engine_bytes=engine_bytes,

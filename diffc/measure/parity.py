@@ -1,4 +1,4 @@
-"""Parity: is the engine still the model? Against what torch fp32 gave, on real noisy inputs.
+"""Parity: an engine against torch fp32, on real noisy inputs.
 
 K noise levels (each compared alone: an error at one level must not drown in the others) and a short
 deterministic trajectory x <- a x + b f(x, t), where errors add up as they do in sampling.
@@ -49,7 +49,7 @@ Doubles: TypeAlias = NDArray[np.float64]
 
 
 def measure_parity(runner: LoadedEngine, reference: Path) -> Work[Parity]:
-    """The worst of ``parities``: an engine is the model at every size, or it is not."""
+    """The worst of ``parities``: an engine must compute the model at every size."""
     by_size = yield from parities(runner, reference)
     return worse(by_size.values())
 
@@ -57,8 +57,10 @@ def measure_parity(runner: LoadedEngine, reference: Path) -> Work[Parity]:
 def parities(runner: LoadedEngine, reference: Path) -> Work[dict[Size | None, Parity]]:
     """Parity at each of the engine's sizes that the reference has; None: the working one.
 
-    The caller decides what a failure is. Raises InputError when the reference is missing, damaged,
-    or of another model.
+    The caller decides what a failure means.
+
+    Raises:
+        InputError: The reference is missing, damaged, or of another model.
     """
     tensors = read_reference(reference, runner)
     by_size: dict[Size | None, Parity] = {None: (yield from _working(runner, tensors))}
@@ -72,7 +74,7 @@ def parities(runner: LoadedEngine, reference: Path) -> Work[dict[Size | None, Pa
 
 
 def worse(results: Collection[Parity]) -> Parity:
-    """The one that failed, else the one with the larger error; not a number counts as largest."""
+    """The result that failed, else the one with the largest error; NaN counts as the largest."""
     infinite = float("inf")
     return max(results, key=lambda p: (not p.passed, infinite if p.rel_l2 is None else p.rel_l2))
 

@@ -3,7 +3,7 @@
     python -m diffc.measure.probe ENGINE_DIR --batch 1
 
 Imports what a server would have: numpy and the engine's runtime; no torch, no pydantic. Resident
-memory is read from /proc (VmRSS, VmHWM), for getrusage's peak is inherited from the parent process;
+memory is read from /proc (VmRSS, VmHWM), since getrusage's peak is inherited from the parent;
 the peak is set back between loading and running, so that each has its own.
 
     --trim   hand what loading freed back to the system before running
@@ -84,7 +84,7 @@ def probe(
 
 
 def import_runtime(name: str) -> None:
-    """Import the target's libraries before the first reading: their code is no engine's memory."""
+    """Import the target's libraries before the first reading, so that their code does not count."""
     from importlib import import_module
 
     from diffc_export.targets import target
@@ -135,10 +135,12 @@ def reset_peak() -> None:
 
 
 def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
-    """(a reading of device memory in use, whose it is); readings are None without a GPU.
+    """How to read the device memory in use.
 
-    This process's own by NVML where the driver knows it; else what is in use on the whole device,
-    which is this process's only as long as nobody else's changes.
+    Returns:
+        A function that reads it, and its source in words: this process's own by NVML where the
+        driver knows it, else all that is in use on the device, which other programs change too.
+        Without a GPU the readings and the words are None.
     """
     from diffc_export.targets import on_gpu
     from diffc_runtime.machine import nvml
@@ -152,21 +154,21 @@ def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
 
 
 def start_cuda() -> None:
-    """Make this process's CUDA context: hundreds of MB that no engine answers for."""
+    """Create this process's CUDA context, so that its hundreds of MB do not count."""
     from diffc_runtime.machine import cuda
 
     cuda.free_bytes()
 
 
 def device_used() -> int | None:
-    """Bytes in use on the device, whoever's."""
+    """Bytes in use on the device, by all programs."""
     from diffc_runtime.machine import cuda
 
     return cuda.used_bytes()
 
 
 def allocator_bytes(runner: object) -> int | None:
-    """What the runtime's own allocator counts, where the runner can ask it."""
+    """The bytes that the runtime's own allocator counts; None where it does not say."""
     ask = getattr(runner, "allocator_bytes", None)
     return None if ask is None else ask()
 

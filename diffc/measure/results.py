@@ -1,4 +1,4 @@
-"""What measuring gives, in the form that report.json holds it. Absent is None, with a reason."""
+"""The results of measuring, as report.json holds them. An absent figure is None, with a reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffc_export.targets.onnx_file import size_words
 from diffc_runtime.json_types import JsonDict
 
 _CROWDED = 1.5
-"""A load of so many times the cores is more than an engine on all of them makes by itself."""
+"""Others are at work at a load of so many times the cores: one engine on all cores makes less."""
 
 
 class _Result(BaseModel):
@@ -31,9 +31,11 @@ class Latency(_Result):
 
 
 class Memory(_Result):
-    """Bytes; see diffc.measure.memory for what each figure is, and ``device_how`` for which.
+    """Bytes; diffc.measure.memory defines each figure.
 
-    absent: why all but the engine's own size could not be measured.
+    Attributes:
+        device_how: How the memory of the GPU was read.
+        absent: Why nothing but the engine's own size could be measured.
     """
 
     engine_bytes: int
@@ -50,9 +52,16 @@ class Memory(_Result):
 
 
 class Parity(_Result):
-    """An engine against torch fp32; see diffc.measure.parity. None where it is not a number.
+    """An engine against torch fp32, by diffc.measure.parity. A figure that is not finite is None.
 
-    trajectory_ssim: of the one image that the short trajectory ends in; None for latents.
+    Attributes:
+        max_abs: The largest difference of any element.
+        rel_l2: The relative L2 error at the worst noise level.
+        passed: Whether the engine computes what torch does.
+        trajectory_rel_l2: The relative L2 error after the short trajectory.
+        trajectory_ssim: The SSIM of the one image that the trajectory ends in; None for latents.
+        tolerance: The largest ``rel_l2`` that passes.
+        reason: Why it failed; empty where it passed.
     """
 
     max_abs: float | None
@@ -74,17 +83,17 @@ class Speedup(_Result):
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown: the 95 % interval does not hold 1."""
+        """True where the 95 % interval excludes 1; otherwise the difference may be noise."""
         return not self.ci95[0] <= 1 <= self.ci95[1]
 
     @classmethod
     def of(cls, ratio: Ratio) -> Speedup:
-        """From the statistics' own form."""
+        """The same ratio as report.json holds it."""
         return cls(median=ratio.median, ci95=ratio.ci95, ci99=ratio.ci99, pairs=ratio.pairs)
 
 
 class Closeness(_Result):
-    """SSIM between an engine's images and the fp32 engine's: n trajectories of ``steps`` steps."""
+    """SSIM of an engine's images to the fp32 engine's: n trajectories of ``steps`` steps."""
 
     mean: float
     least: float
@@ -93,9 +102,15 @@ class Closeness(_Result):
 
 
 class PrecisionTry(_Result):
-    """One precision of a choice. over_fp32: the fp32 engine's time over this one's, compressed.
+    """One precision of a choice.
 
-    parity, ssim: dense and compressed. absent: why it was not tried, or cannot be had.
+    Attributes:
+        precision: The precision.
+        latency_ms: Of the compressed engine.
+        over_fp32: The fp32 engine's time over this one's, both compressed.
+        parity: Side -> parity.
+        ssim: Side -> closeness to the fp32 engine.
+        absent: Why it was not tried, or is not available.
     """
 
     precision: str
@@ -107,7 +122,7 @@ class PrecisionTry(_Result):
 
 
 class PrecisionChoice(_Result):
-    """Which precision one target got when it was asked to choose, and what it was chosen from."""
+    """The precision that was chosen for one target, and every precision that was tried."""
 
     target: str
     batch: int
@@ -116,7 +131,7 @@ class PrecisionChoice(_Result):
 
 
 class ServedLevel(_Result):
-    """What ``concurrency`` clients got, one image a request; latency by the client's clock."""
+    """A server's answers to ``concurrency`` clients, one image a request, by the client's clock."""
 
     concurrency: int
     requests: int
@@ -129,9 +144,13 @@ class ServedLevel(_Result):
 class Served(_Result):
     """One side's sampling loop through an inference server.
 
-    steps, sampler, guidance, decoded: what an image is made with, as ``TargetResult.details`` says
-    it. in_process_ms: the same in this process, median. overhead: the latency of one client over
-    that. absent: why nothing was measured.
+    Attributes:
+        steps: Of the loop; ``sampler``, ``guidance`` and ``decoded`` as in
+            ``TargetResult.details``.
+        in_process_ms: The median of the same loop in this process.
+        levels: One for each number of clients.
+        overhead: The latency of one client over ``in_process_ms``.
+        absent: Why nothing was measured.
     """
 
     target: str
@@ -149,12 +168,15 @@ class Served(_Result):
 
 
 class MachineNoise(_Result):
-    """How restless the machine was while these times were taken.
+    """The noise of the machine while these times were taken.
 
-    against_itself: the dense engine's time in one round over its time in the next; 1 on a silent
-    machine, and a speed-up inside its interval is none. steady: whether the warm-up ended because
-    the times agreed. load: the system's load average over a minute when the timing began; cores:
-    how many the machine has for us. gpu_busy: who else was at work on the GPU, for engines on one.
+    Attributes:
+        against_itself: The dense engine's time in one round over its time in the next. It is 1 on
+            a silent machine; a speed-up within its interval is indistinguishable from noise.
+        steady: Whether the warm-up ended because the times agreed.
+        load: The system's load average over a minute when the timing began.
+        cores: The cores that this process may use.
+        gpu_busy: Other programs at work on the GPU, for engines on one.
     """
 
     against_itself: Speedup | None = None
@@ -165,7 +187,7 @@ class MachineNoise(_Result):
 
     @property
     def busy(self) -> bool:
-        """Whether others were at work, or times never settled: figures may be far off then."""
+        """True where others were at work or times never settled: figures may be far off then."""
         crowded = self.load is not None and self.load > _CROWDED * self.cores
         return crowded or not self.steady or self.gpu_busy is not None
 
@@ -173,10 +195,14 @@ class MachineNoise(_Result):
 class EngineFigures(_Result):
     """One engine at one batch size: of one call, or of the whole loop (``Report.pipeline``).
 
-    first_call_ms: the first call after loading, apart from the rest. calls_per_s: calls of the
-    network, whatever their batch. images_per_s: images, of the whole loop alone. throughput_per_s:
-    the batch size over the median time: rows of calls, or images of the loop. spread: p90 / p50.
-    samples_ms: every single time, in order. absent: why latency is None.
+    Attributes:
+        first_call_ms: The first call after loading, apart from the rest.
+        calls_per_s: Calls of the network, whatever their batch.
+        images_per_s: Images, of the whole loop alone.
+        throughput_per_s: The batch size over the median time: rows of calls, or images of the loop.
+        spread: p90 / p50.
+        samples_ms: Every single time, in order.
+        absent: Why latency is None.
     """
 
     latency_ms: Latency | None = None
@@ -196,13 +222,17 @@ class EngineFigures(_Result):
 class TargetResult(_Result):
     """Dense against compressed on one target at one batch size.
 
-    resolution: (H, W) of the sample where the engines serve several, the working one first; None
-    where they serve one. efficiency: the speed-up divided by the factor by which MACs fell; None at
-    another resolution than the working one, whose MACs those are. parity: the worse of the two
-    engines'. absent: why there is no speed-up. details: threads, warm-up, ways of timing, interface
-    and served (what the engines take, in words); of the whole loop also what it did: steps,
-    scheduler (the model's), sampler, guidance, calls_per_step and rows_per_call, decoded (None: its
-    samples are images), notes on what it leaves out.
+    Attributes:
+        resolution: (H, W) of the sample where the engines serve several, the working one first;
+            None where they serve one.
+        efficiency: The speed-up divided by the factor by which MACs fell. MACs are of the working
+            resolution, so it is None at another.
+        parity: The worse of the two engines'.
+        absent: Why there is no speed-up.
+        details: Threads, warm-up, ways of timing, interface and served (what the engines take, in
+            words). Of the whole loop also steps, scheduler (the model's), sampler, guidance,
+            calls_per_step, rows_per_call, decoded (None: its samples are images), and notes on
+            what it leaves out.
     """
 
     target: str
@@ -226,7 +256,7 @@ class TargetResult(_Result):
 
 
 def at_working(results: Iterable[TargetResult]) -> list[TargetResult]:
-    """Those at the working resolution, which is each target's first."""
+    """The results at the working resolution, which is the first one of each target."""
     first: dict[str, tuple[int, int] | None] = {}
     return [
         one for one in results if first.setdefault(one.target, one.resolution) == one.resolution
@@ -234,9 +264,11 @@ def at_working(results: Iterable[TargetResult]) -> list[TargetResult]:
 
 
 class Row(_Result):
-    """One line of a side-by-side comparison: speed-up is over the first line.
+    """One line of a side-by-side comparison.
 
-    fault: what its output cannot be (NaN, zero, constant), or None; its times then mean nothing.
+    Attributes:
+        speedup: Over the first line.
+        fault: What is wrong with its output (NaN, zero, constant); its times then mean nothing.
     """
 
     label: str
@@ -248,9 +280,13 @@ class Row(_Result):
 
 
 class Comparison(_Result):
-    """Anything side by side: lines in the order given, and the noise by batch size.
+    """Anything side by side.
 
-    cores: those that engines on a processor were pinned to. threads: None: as each was built.
+    Attributes:
+        rows: In the order given.
+        noise: Batch size -> the machine's noise.
+        threads: CPU threads of every engine; None: as each was built.
+        cores: The cores that engines on a processor were pinned to.
     """
 
     rows: list[Row]
@@ -262,7 +298,14 @@ class Comparison(_Result):
 
 
 def latency_figures(timings: Timings, name: str, batch: int, *, images: bool = False) -> JsonDict:
-    """The timing fields of EngineFigures. images: each time is of ``batch`` images, not a call."""
+    """The timing fields of EngineFigures.
+
+    Args:
+        timings: The times of all calls.
+        name: The call whose figures these are.
+        batch: The batch size.
+        images: Each time is of ``batch`` images, not of a call.
+    """
     percentiles = timings.percentiles_ms(name)
     a_second = 1e3 / percentiles["p50"]
     return {

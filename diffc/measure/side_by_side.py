@@ -1,7 +1,7 @@
 """``diffc bench A B ...``: any engines, ONNX files or output folders, all in turn.
 
-Speed-up is over the first that runs here. One that cannot run here keeps its line, with the reason;
-so does one whose output is NaN, zero or constant, however fast it is.
+Speed-up is over the first engine that runs here. An engine that cannot run here keeps its line,
+with the reason; so does an engine whose output is NaN, zero or constant, however fast it is.
 """
 
 from __future__ import annotations
@@ -50,8 +50,13 @@ def side_by_side(
 ) -> Work[Comparison]:
     """Time everything in turn, at each batch size.
 
-    things: see ``candidates``. Raises RequestError when their inputs have different shapes, or
-    when one of them does not serve a batch size.
+    Args:
+        things: As ``candidates`` takes them.
+        targets: As ``candidates`` takes them.
+        options: How to measure.
+
+    Raises:
+        RequestError: Inputs have different shapes, or an engine does not serve a batch size.
     """
     with temporary_folder() as scratch:
         sizes = options.batch or (_fixed_batch(things) or 1,)
@@ -95,11 +100,18 @@ def _fixed_batch(things: Sequence[Path]) -> int | None:
 def candidates(
     things: Sequence[Path], targets: Sequence[str], scratch: Path, build: BuildOptions
 ) -> Work[list[Candidate]]:
-    """What is compared: engine folders as they are, the engines of output folders (of ``targets``
-    alone where some are named), ONNX files or folders built for each of ``targets`` (ort-cpu when
-    none is named) into ``scratch``.
+    """The engines to compare.
 
-    Raises InputError for a path that is none of these.
+    Args:
+        things: Engine folders, which are taken as they are; output folders, whose engines are
+            taken; ONNX files or folders, which are built.
+        targets: The targets whose engines of an output folder are taken (all where none is named),
+            and that ONNX files are built for (ort-cpu where none is named).
+        scratch: Where engines are built.
+        build: How they are built.
+
+    Raises:
+        InputError: A path is none of these.
     """
     results: list[Candidate] = []
     for index, thing in enumerate(things):
@@ -118,7 +130,7 @@ def candidates(
 
 
 def _distinct(some: Sequence[Candidate]) -> list[Candidate]:
-    """The same thing given twice is measured twice, under two labels."""
+    """The candidates with distinct labels: a thing given twice is measured twice."""
     seen: dict[str, int] = {}
     distinct = []
     for one in some:
@@ -181,7 +193,7 @@ def _one_batch(
     options: MeasureOptions,
     reference: Path | None,
 ) -> Work[tuple[list[Row], Timings | None]]:
-    """Every candidate's line at one batch size; no times where nothing can run."""
+    """Each candidate's line at one batch size, and the times; None where nothing can run."""
     timings, faults = None, dict[str, str]()
     if runners:
         timings = yield from time_engines(runners, batch, options.latency, reference)
@@ -192,7 +204,7 @@ def _one_batch(
 
 
 def _fault(runner: LoadedEngine, batch: int, reference: Path | None) -> str:
-    """What is dead about its first output, or ''."""
+    """The fault of its first output (NaN, zero, constant), or ''."""
     output = runner(example_inputs(runner.info, batch, reference))[runner.info.outputs[0].name]
     fault = dead_output(output)
     return fault and f"the output {fault}"
@@ -222,7 +234,7 @@ def _row(
 def _add_memory(
     rows: list[Row], running: Mapping[str, Path], wanted: bool, threads: int | None
 ) -> Work[None]:
-    """Measured after the times, so that no other process runs beside them."""
+    """Measure memory after the times, so that no other process runs beside them."""
     for index, row in enumerate(rows):
         if wanted and row.label in running:
             yield Progress(index, len(rows), f"memory of {row.label}")
