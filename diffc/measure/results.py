@@ -82,7 +82,7 @@ class Speedup(_Result):
     pairs: int
 
     @property
-    def shown(self) -> bool:
+    def is_shown(self) -> bool:
         """True where the 95 % interval excludes 1; otherwise the difference may be noise."""
         return not self.ci95[0] <= 1 <= self.ci95[1]
 

@@ -40,7 +40,7 @@ def cells(row: Row) -> Sequence[str]:
         milliseconds(figures.latency_ms.p99),
         milliseconds(figures.first_call_ms),
         size(figures.memory.peak_bytes),
-        "1" if ratio is None else f"{ratio.median:.2f}x" + ("" if ratio.shown else UNSURE),
+        "1" if ratio is None else f"{ratio.median:.2f}x" + ("" if ratio.is_shown else UNSURE),
         "" if ratio is None else interval(ratio.ci95),
     )
 
@@ -57,7 +57,7 @@ def notes(result: Comparison) -> Iterator[str]:
         yield f"batch {batch}: {noise_words(noise)}"
     if any(row.speedup for row in result.rows):
         yield "measured in turn in one process; as fast: median of paired ratios, over the first"
-    if any(row.speedup is not None and not row.speedup.shown for row in result.rows):
+    if any(row.speedup is not None and not row.speedup.is_shown for row in result.rows):
         yield "?: the interval holds 1, so no difference is shown"
     if result.cores:
         yield f"on cores {', '.join(map(str, result.cores))}"

@@ -16,7 +16,7 @@ _SCATTERED = 1.5  # p90 / p50 of a call above which other work ran between the c
 
 def words(speedup: Speedup) -> str:
     """'1.76x as fast'; where no speed-up is shown, that and the figure behind it."""
-    if speedup.shown:
+    if speedup.is_shown:
         return f"{speedup.median:.2f}x as fast"
     return f"{NOT_SHOWN}: {with_interval(speedup)}"
 
@@ -28,7 +28,7 @@ def with_interval(speedup: Speedup) -> str:
 
 def cells(speedup: Speedup) -> tuple[str, str]:
     """The speed-up and its interval, for the last cells of two rows of a table."""
-    if speedup.shown:
+    if speedup.is_shown:
         return f"{speedup.median:.2f}x as fast", f"95 % {interval(speedup.ci95)}"
     return NOT_SHOWN, with_interval(speedup)
 
@@ -70,7 +70,7 @@ def headline_parts(targets: Sequence[TargetResult], loops: Sequence[TargetResult
 
 def _on(what: str, speedup: Speedup, place: str = "") -> str:
     on = f" on {place}" if place else ""
-    if speedup.shown:
+    if speedup.is_shown:
         return f"{what} {speedup.median:.2f}x as fast{on}"
     return f"{what}{on}: {NOT_SHOWN}: {with_interval(speedup)}"
 

@@ -84,7 +84,7 @@ def _notes(result: TargetResult) -> Iterator[str]:
     if reason:
         yield f"latency not measured: {reason}"
     if result.efficiency is not None:
-        unsure = result.speedup is not None and not result.speedup.shown
+        unsure = result.speedup is not None and not result.speedup.is_shown
         words = f"efficiency (speed-up / reduction of MACs): {result.efficiency:.2f}"
         yield words + (f", of {speed.NOT_SHOWN}" if unsure else "")
     yield from parity_note(result)

@@ -30,7 +30,7 @@ def _over_fp32(one: PrecisionTry) -> str:
     if one.precision == "fp32" or one.over_fp32 is None:
         return ""
     faster = f"{one.over_fp32.median:.2f}x"
-    return f"{faster} as fast" if one.over_fp32.shown else f"{faster}, not shown"
+    return f"{faster} as fast" if one.over_fp32.is_shown else f"{faster}, not shown"
 
 
 def _closeness(one: PrecisionTry) -> str:

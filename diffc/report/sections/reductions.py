@@ -47,7 +47,7 @@ def _factors(report: Report) -> Iterator[tuple[str, float]]:
 
 
 def _doubt(speedup: Speedup | None) -> str:
-    return "" if speedup is None or speedup.shown else f" ({speed.NOT_SHOWN})"
+    return "" if speedup is None or speedup.is_shown else f" ({speed.NOT_SHOWN})"
 
 
 SECTION = Section("What was cut, and what came of it", 40, _build)
