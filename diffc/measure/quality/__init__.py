@@ -1,10 +1,10 @@
 """Metrics of the samples' quality: one file each, found by its name.
 
-    base.py       what a metric says of itself
-    ssim.py psnr.py lpips.py    of pairs of images from the same noise
-    frechet.py kernel.py        of each side's images to reference images (FID and KID)
-    features.py   the networks and the reference images that such distances are taken with
-    measuring.py  which metrics a run wants, whether it can have them, their figures
+base.py                       what a metric says of itself
+ssim.py, psnr.py, lpips.py    of pairs of images from the same noise
+frechet.py, kernel.py         of each side's images to reference images (FID and KID)
+features.py                   the networks and the reference images of such distances
+measuring.py                  the metrics that a run wants, their checks, their figures
 
 Another package adds a metric with an entry point of the group ``diffc.metrics``
 (docs/extending.md). Neither this file nor a metric's imports torch at its top: reports ask metrics
