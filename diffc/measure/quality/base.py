@@ -65,6 +65,8 @@ class Metric(ABC):
 
     always: ClassVar[bool] = False
     """Whether every run measures it; otherwise it is measured when somebody asks for it."""
+    in_headline: ClassVar[bool] = False
+    """Whether a report's headline shows it."""
     uses_reference: ClassVar[bool] = False
     """Whether it compares with reference images (``--reference``)."""
     least_side: ClassVar[int] = 1

@@ -43,6 +43,7 @@ class Ssim(PairMetric):
     packages = ("torchmetrics",)
     limits = (0.0, 1.0)
     in_every_check = True
+    in_headline = True
     facts: ClassVar[JsonObject] = {"intensities": list(INTENSITIES)}
 
     def values(self, dense: Tensor, compressed: Tensor) -> list[float]:

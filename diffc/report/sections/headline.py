@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffc.measure.quality import metrics_of
+from diffc.measure.quality.base import Metric
 from diffc.measure.results import Speedup, at_working
 from diffc.report import speed
 from diffc.report.blocks import Fact, Facts
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import change, count, interval, number
+from diffc.report.units import change, count, interval
+from diffc_runtime.json_types import JsonObject
 
 
 def headline(report: Report) -> str:
@@ -18,9 +21,10 @@ def headline(report: Report) -> str:
         return f"{report.model.name}: {count(report.model.params)} parameters"
     parts = [f"{change(report.model.macs, report.compressed.macs)} MACs"]
     parts += speed.headline_parts(report.targets, report.pipeline)
-    ssim = (report.quality or {}).get("ssim")
-    if ssim:
-        parts.append(f"SSIM {number(ssim['mean'], 3)} to dense")
+    parts += [
+        f"{metric.label} {metric.as_text(metric.value(figure))} to dense"
+        for metric, figure in _quality_figures(report)
+    ]
     return f"{report.model.name}: " + ", ".join(parts)
 
 
@@ -40,9 +44,19 @@ def _facts(report: Report) -> Iterator[Fact]:
             yield _speed_fact(f"{speed.images(result)} on {result.target}", result.speedup)
     yield Fact("MACs", change(report.model.macs, small.macs))
     yield Fact("parameters", change(report.model.params, small.params))
-    ssim = (report.quality or {}).get("ssim") or {}
-    if isinstance(ssim.get("mean"), int | float):
-        yield Fact("SSIM to dense", number(ssim["mean"], 3), f"{ssim.get('n', '?')} images")
+    for metric, figure in _quality_figures(report):
+        value = metric.value(figure)
+        if value is not None:
+            images = f"{figure.get('n', '?')} images"
+            yield Fact(f"{metric.label} to dense", metric.as_text(value), images)
+
+
+def _quality_figures(report: Report) -> Iterator[tuple[Metric, JsonObject]]:
+    """The figures of the samples that belong in the headline, with their metrics."""
+    quality = report.quality or {}
+    for metric in metrics_of(quality):
+        if metric.in_headline and quality[metric.name]:
+            yield metric, quality[metric.name]
 
 
 def _speed_fact(what: str, speedup: Speedup) -> Fact:
