@@ -45,7 +45,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class History:
-    """What a history's file holds. damaged: the numbers of the lines that cannot be read."""
+    """The content of a history's file.
+
+    Attributes:
+        path: The file.
+        rows: The lines that can be read.
+        damaged: The numbers of the other lines.
+    """
 
     path: Path
     rows: list[JsonDict]
@@ -58,10 +64,12 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """A history's rows; a damaged line hides no other one.
+    """Read a history's rows; the other lines are read even where one is damaged.
 
-    Two objects on one line, which a file without a newline at its end led to, are two rows.
-    Raises InputError when there is no file, or when no line of it can be read.
+    Two objects on one line are two rows: a file without a newline at its end led to such lines.
+
+    Raises:
+        InputError: There is no file, or no line of it can be read.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a history", hint="give a .jsonl of diffc check")
@@ -85,9 +93,10 @@ def read_history(path: Path) -> History:
 
 
 def _rows_in(line: str) -> list[JsonDict]:
-    """The rows of one line; none of an empty one.
+    """The rows of one line; none for an empty line.
 
-    Raises ValueError, KeyError, TypeError or RecursionError for what is no row.
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: The line holds something else.
     """
     rows, decoder, rest = [], json.JSONDecoder(), line.strip()
     while rest:
@@ -101,7 +110,7 @@ def _rows_in(line: str) -> list[JsonDict]:
 
 
 def _is_drawable(row: JsonObject) -> bool:
-    """Whether the row has a date, and a time that is a finite number or was not measured."""
+    """True for a row with a date, and a time that is a finite number or None."""
     time = row["p50_ms"]
     is_number = isinstance(time, int | float) and math.isfinite(time)
     return isinstance(row["created"], str) and (time is None or is_number)
@@ -114,7 +123,7 @@ def append_history(path: Path, rows: Sequence[JsonObject]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    # unbuffered: one write is one line of ours whole, whoever else appends
+    # unbuffered, so that one write is one whole line while other processes append
     with path.open("a+b", buffering=0) as file, _locked(file):
         end = file.seek(0, os.SEEK_END)
         if end:

@@ -95,7 +95,10 @@ def said_below(result: CheckResult) -> list[str]:
 
 
 def noise_line(noise: SelfComparison, result: CheckResult) -> str:
-    """What this machine can tell, in words; of stored figures the candidate alone is there."""
+    """The least difference that this machine shows, in words.
+
+    The engine is the candidate where the baseline is stored figures, else the baseline.
+    """
     engine = "candidate" if result.weaker else "baseline"
     low, high = ((bound - 1) * 100 for bound in noise.ci99)
     fit = "fit" if noise.verdict == "pass" else "UNFIT"
@@ -106,7 +109,7 @@ def noise_line(noise: SelfComparison, result: CheckResult) -> str:
 
 
 def to_markdown(result: CheckResult) -> str:
-    """For a CI's summary page."""
+    """The check as Markdown, for a CI's summary page."""
     lines = [f"## diffc check: {escape_markdown(headline(result))}", ""]
     lines += ["| | figure | baseline | candidate | change | 99 % | limit | verdict |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|---|"]
@@ -146,7 +149,7 @@ def _case(figure: Figure, result: CheckResult) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold."""
+    """The text without the control characters that XML cannot hold."""
     return "".join(sign for sign in text if sign in "\n\t" or ord(sign) >= 32)
 
 

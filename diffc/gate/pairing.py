@@ -27,14 +27,20 @@ _EVERY_CORE = "every core"
 
 @dataclass(frozen=True)
 class Selection:
-    """What a request names. targets, batch: empty: all. threads: None: as each side was built."""
+    """The engines that a request names.
+
+    Attributes:
+        targets: Empty for all.
+        batch: Batch sizes; empty for all.
+        threads: CPU threads of both sides; None: as each was built.
+    """
 
     targets: tuple[str, ...] = ()
     batch: tuple[int, ...] = ()
     threads: int | None = None
 
     def takes(self, target: str) -> bool:
-        """Whether this target's engines are to be judged."""
+        """True where this target's engines are judged."""
         return not self.targets or target in self.targets
 
 
@@ -57,7 +63,12 @@ class StoredPair:
 
 @dataclass(frozen=True)
 class Lost:
-    """What the baseline has and the candidate has not. batch: None: the whole engine."""
+    """An engine, or a batch size of one, that the baseline has and the candidate lacks.
+
+    Attributes:
+        batch: None for the whole engine.
+        reason: The sentence that the check shows.
+    """
 
     target: str
     precision: str
@@ -67,7 +78,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Matching:
-    """Everything that can be compared, and what should have been. notes: sentences for people."""
+    """Everything that can be compared, and what the candidate lost; notes are sentences."""
 
     pairs: list[Pair] = field(default_factory=list)
     stored: list[StoredPair] = field(default_factory=list)
@@ -133,7 +144,7 @@ def match_figures(candidate: CheckedSide, baseline: CheckedSide, wanted: Selecti
 
 
 def check_model(candidate: CheckedSide, baseline: CheckedSide) -> list[str]:
-    """Raise NotComparable when the two were made from different dense models.
+    """Refuse two sides that were made from different dense models.
 
     Returns:
         A note where one side does not say what it was made from.
@@ -155,7 +166,11 @@ def check_model(candidate: CheckedSide, baseline: CheckedSide) -> list[str]:
 
 
 def check_machine(baseline: CheckedSide) -> None:
-    """Raise NotComparable when the stored figures are of another processor, GPU or driver."""
+    """Refuse stored figures of another processor, GPU or driver.
+
+    Raises:
+        NotComparable: The message shows both machines.
+    """
     there = baseline.environment
     if there is None or baseline.kind == "output":
         return
@@ -298,7 +313,10 @@ def _built_differently(ours: CheckedEngine, theirs: CheckedEngine, wanted: Selec
 
 
 def _build_facts(info: EngineInfo, wanted: Selection) -> dict[str, str]:
-    """What is in an engine's times beside its model. Threads, unless the request sets them."""
+    """The facts beside the model that an engine's times depend on.
+
+    Threads are among them, unless the request sets them.
+    """
     facts = {
         "the shapes that they serve": _served_words(info.served),
         "the precisions that they compute in": info.precision_found,
@@ -375,7 +393,7 @@ def _differences(differ: Mapping[str, tuple[str, str]], ours: str) -> str:
 
 
 def _lasting(value: object) -> object:
-    """GPUs without what is of the moment."""
+    """GPUs without the facts that change from moment to moment; anything else as it is."""
     if isinstance(value, list):
         return [{k: v for k, v in gpu.items() if k not in OF_THE_MOMENT} for gpu in value]
     return value

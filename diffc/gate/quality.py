@@ -67,7 +67,7 @@ def _limit_words(metric: Metric, limit: float) -> str:
 
 
 def _difference_note(metric: Metric, ours: JsonObject, theirs: JsonObject) -> str:
-    """Where two figures are of different samples: in what; '' where the baseline has none."""
+    """The settings in which two figures' samples differ, in words; '' where they do not."""
     if metric.value(theirs) is None:
         return ""
     differ = [key for key in metric.depends_on if ours.get(key) != theirs.get(key)]

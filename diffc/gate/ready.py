@@ -1,4 +1,4 @@
-"""What a check asks before it times anything: can it be measured here, all that was wanted?
+"""The questions of a check before it times anything: can everything be measured here?
 
 A target that cannot run here is left out with its reason, unless the request names it. A wrong
 request (an unknown target, more steps than the model has) ends here, not after minutes.
@@ -24,7 +24,11 @@ from diffc_runtime.schedules import train_steps
 
 
 def check_wanted(wanted: Selection, seed: int) -> None:
-    """Raise RequestError for names and numbers that cannot be, before any file is read."""
+    """Refuse impossible names and numbers before any file is read.
+
+    Raises:
+        RequestError: The message names the flag.
+    """
     for name in wanted.targets:
         target(name)
     machine.cpu.check_threads(wanted.threads)
@@ -38,7 +42,7 @@ def check_wanted(wanted: Selection, seed: int) -> None:
 def check_inputs(
     engines: Sequence[CheckedEngine], wanted: Selection, steps: int, *, insist: bool
 ) -> None:
-    """Raise what can be said of the engines' own descriptions, before any is loaded.
+    """Refuse engines by their own descriptions, before any is loaded.
 
     Args:
         engines: the candidate, and the baseline where it is measured again.
@@ -97,15 +101,18 @@ def _loading_error(engines: Sequence[CheckedEngine], wanted: Selection) -> Diffc
 
 @dataclass(frozen=True)
 class _Described:
-    """In a runner's place, where its description alone is read."""
+    """Stands in for a loaded engine where its description alone is read."""
 
     info: EngineInfo
 
 
 def _check_steps(info: EngineInfo, steps: int) -> None:
-    """Raise RequestError for steps that the model's schedule does not have.
+    """Refuse more steps than the model's schedule has.
 
     A loop that cannot be sampled for another reason is absent later, with that reason.
+
+    Raises:
+        RequestError: The message has both numbers.
     """
     most = train_steps(info.source.get("scheduler", {}))
     if steps > most:

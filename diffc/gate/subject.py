@@ -164,7 +164,7 @@ def _of_baseline(folder: Path) -> CheckedSide:
 
 
 def _engine(path: Path) -> CheckedEngine:
-    """An engine folder, its files checked, with the reference that lies beside its ONNX.
+    """The engine of a folder, its files checked, with the reference beside its ONNX.
 
     Raises InputError for one that is damaged, or is not of what its output folder holds now.
     """

@@ -33,12 +33,16 @@ PERCENTILE_RULE = "sorted[max(n - 1 - int((1 - p/100) n), 0)], as trtexec"
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What to measure.
+    """The figures to measure, and how long.
 
-    batch: sizes to time; empty: those that the engines were built for.
-    threads: of the engines; None: those they were built with.
-    references: the ONNX folders' reference.safetensors, ``dense`` and ``compressed``; parity and
-    real inputs need them. memory: whether to measure it (a fresh process per engine and batch).
+    Attributes:
+        batch: Batch sizes to time; empty: those that the engines were built for.
+        threads: CPU threads of the engines; None: as each was built.
+        latency: How long to measure.
+        references: The ONNX folders' reference.safetensors, ``dense`` and ``compressed``; parity
+            and real inputs need them.
+        memory: Whether memory is measured, in a fresh process per engine and batch.
+        loop: The sampling loop.
     """
 
     batch: tuple[int, ...] = ()
@@ -50,7 +54,7 @@ class MeasureOptions:
 
 
 def why_absent(info: EngineInfo) -> str | None:
-    """Why this engine cannot run here, or None when it can."""
+    """The reason why this engine cannot run here; None where it can."""
     status = target(info.target).status()
     return None if status.runnable else status.reason
 

@@ -180,7 +180,7 @@ def _repeats(seconds: float) -> int:
 
 
 def _calls_in(span: float, seconds: float) -> int:
-    """How many calls of ``seconds`` fill ``span``; a clock may read 0 for a short one."""
+    """The number of calls of ``seconds`` that fill ``span``; a clock may read 0 for a short one."""
     return max(math.ceil(span / max(seconds, 1e-7)), 1)
 
 

@@ -259,7 +259,7 @@ def _broken(outputs: Array, expected: Array) -> str:
 
 
 def dead_output(output: Array) -> str:
-    """What no working denoiser gives: 'has NaN or infinity', 'is zero', 'is constant'; else ''."""
+    """The fault of an output: 'has NaN or infinity', 'is zero', 'is constant'; '' without one."""
     if not np.isfinite(output).all():
         return "has NaN or infinity"
     if np.ptp(output) == 0:

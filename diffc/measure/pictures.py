@@ -54,7 +54,7 @@ def check_pictures(source: Source, sample: tuple[int, ...], options: QualitySect
 
 
 def broken_samples(dense: Tensor, compressed: Tensor) -> str | None:
-    """Why pairs of samples (N, ...) have no figures; None where every value is finite."""
+    """The reason why samples (N, ...) have no figures; None where every value is finite."""
     words = []
     for side, images in (("dense", dense), ("compressed", compressed)):
         count = int((~torch.isfinite(images).flatten(1).all(1)).sum())

@@ -1,6 +1,6 @@
 """Metrics of the samples' quality: one file each, found by its name.
 
-base.py                       what a metric says of itself
+base.py                       the facts of a metric
 ssim.py, psnr.py, lpips.py    of pairs of images from the same noise
 frechet.py, kernel.py         of each side's images to reference images (FID and KID)
 features.py                   the networks and the reference images of such distances
@@ -74,7 +74,7 @@ def _place(one: Metric) -> tuple[int, str]:
 
 
 def _fault(name: str, thing: object) -> str:
-    """What a metric of another distribution lacks; empty when it is whole."""
+    """The fault of another distribution's metric; empty for a whole one."""
     if not isinstance(thing, Metric):
         return "its METRIC is not an instance of diffc.measure.quality.base.Metric"
     missing = [part for part in ("name", "label", "better") if not hasattr(thing, part)]

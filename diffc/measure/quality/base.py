@@ -1,4 +1,4 @@
-"""What a metric says of itself: one class, one small file, found by its name.
+"""The facts of a metric: one class in one small file, found by its name.
 
 A metric turns the dense and the compressed model's samples into one figure. Its file states what
 the figure is called and how it is written, whether a higher value is better, which pictures and
@@ -45,13 +45,13 @@ class Metric(ABC):
     """A figure of the compressed model's samples.
 
     A subclass must set ``name``, ``label`` and ``better`` and define ``measure``. Everything else
-    has a default that holds for a metric of any pictures, measured when somebody asks for it.
+    has a default that holds for a metric of any pictures, measured on request.
     """
 
     name: str
-    """What ``--metric`` calls it and the key of its figure in report.json."""
+    """Its name in ``--metric``, and the key of its figure in report.json."""
     label: str
-    """What tables call it."""
+    """Its name in tables."""
     better: ClassVar[Literal["higher", "lower"]]
     """Which values are better."""
     unit: ClassVar[str] = ""
@@ -64,7 +64,7 @@ class Metric(ABC):
     """A sentence under every table that has the figure."""
 
     always: ClassVar[bool] = False
-    """Whether every run measures it; otherwise it is measured when somebody asks for it."""
+    """Whether every run measures it; otherwise a run measures it on request."""
     in_headline: ClassVar[bool] = False
     """Whether a report's headline shows it."""
     uses_reference: ClassVar[bool] = False
@@ -96,7 +96,7 @@ class Metric(ABC):
     """Keys of the figure that two figures must share to be compared."""
 
     def is_wanted(self, options: QualitySection) -> bool:
-        """Whether a run with these options measures it."""
+        """True where a run with these options measures it."""
         return self.always or self.name in options.metrics
 
     def why_impossible(self, shape: Shape) -> str | None:
@@ -152,7 +152,7 @@ class Metric(ABC):
         """
 
     def title(self, figure: JsonObject) -> str:
-        """What tables call this figure."""
+        """The figure's name in tables."""
         return self.label
 
     def value(self, figure: JsonObject) -> float | None:
@@ -176,7 +176,7 @@ class Metric(ABC):
         return value if error is None else f"{value} ± {error:.2g}"
 
     def is_within(self, value: float, limit: float) -> bool:
-        """Whether a value keeps a limit: at least the limit where higher is better."""
+        """True for a value that keeps a limit: at least the limit where higher is better."""
         return value >= limit if self.better == "higher" else value <= limit
 
 

@@ -70,7 +70,7 @@ def feature_network(name: str) -> FeatureNetwork:
         name: ``inception``, or the path of an ONNX file.
 
     Raises:
-        InputError: The file is no network of images.
+        InputError: The file is not a network of images.
         UnavailableError: Weights or a package are not on this machine.
     """
     if name == INCEPTION:
@@ -253,7 +253,7 @@ def onnx_extractor(path: Path) -> Extractor:
     """The first output of an ONNX model, flattened per image; its one input takes the images.
 
     Raises:
-        InputError: The file is no such model.
+        InputError: The file is not such a model.
         UnavailableError: ONNX Runtime is not installed.
     """
     try:

@@ -22,7 +22,7 @@ class Frechet(FeatureDistance):
     order = 40
 
     def distance(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
-        """Of one side's features (N, D)."""
+        """The distance of one side's features (N, D)."""
         return frechet_distance(statistics(features, reference.network.name), reference.statistics)
 
     def error(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:

@@ -21,7 +21,7 @@ class Kernel(FeatureDistance):
     order = 50
 
     def distance(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
-        """Of one side's features (N, D)."""
+        """The distance of one side's features (N, D)."""
         return kernel_distance(features, reference.features)
 
     def error(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
