@@ -8,7 +8,9 @@ from diffc.report.blocks import Bar, Details, Notes, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
 
-_WORDS = "the outline is the dense width, the filled part what was kept"
+_WORDS = (
+    "bars are shares of the widest layer: the outline is the dense width, the filled part is kept"
+)
 
 
 def _build(report: Report) -> Iterator[Details]:
