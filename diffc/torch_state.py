@@ -26,12 +26,9 @@ def own_state(*, needs_torch: bool = False) -> Iterator[None]:
     """Run the block in diffc's own state, and restore the caller's however the block ends.
 
     Inside: gradients on, no inference mode, no autocast, float32 and the CPU by default, precise
-    matrix
-    products, no demand for deterministic kernels, seeded generators, no leftovers of a launch in
-    the
-    environment. Also restored: filters of warnings, PyTorch's threads, and accelerate's knowledge
-    of
-    its processes.
+    matrix products, no demand for deterministic kernels, seeded generators, no leftovers of a
+    launch in the environment. Also restored: filters of warnings, PyTorch's threads, and
+    accelerate's knowledge of its processes.
 
     Args:
         needs_torch: True imports PyTorch. If False and PyTorch is not imported yet, the caller has
@@ -88,8 +85,7 @@ def _no_autocast() -> Iterator[None]:
     """Leave every autocast.
 
     A disabled autocast inside the caller's is not enough: casts of weights are kept until the
-    outermost
-    one ends, so training inside it would go on with the weights of its first step.
+    outermost one ends, so training inside it would go on with the weights of its first step.
     """
     import torch
 

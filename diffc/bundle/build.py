@@ -55,13 +55,11 @@ def write_bundle(
         out: An output folder (its engines/TARGET/SIDE is used), or an engine folder itself.
         to: The bundle's folder.
         server: ``triton`` for a model repository, ``ovms`` for OpenVINO Model Server, ``none`` for
-            a
-            service of one's own.
+            a service of one's own.
         target: One of the output folder's targets; may be left out if there is one.
         side: ``dense`` or ``compressed``.
         gpu_engines: Engine folders of the same model for other GPUs; the runtime picks one by
-            compute
-            capability.
+            compute capability.
         force: True writes into a folder that is not empty. Files that diffc did not make are never
             changed, with or without it.
 

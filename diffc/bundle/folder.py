@@ -88,8 +88,7 @@ def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
 
     Raises:
         RequestError: A file is in the way that diffc did not make, or that was changed since.
-            Nothing
-            is changed then.
+            Nothing is changed then.
     """
     files = sorted(path for path in new.rglob("*") if path.is_file())
     hashes = {str(path.relative_to(new)): file_digest(path) for path in files}

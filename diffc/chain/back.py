@@ -51,9 +51,11 @@ def engine_folder(out: Path, target: str, side: str) -> Path:
 
 
 def check_targets(build: BuildSection) -> None:
-    """Raise for the first thing that cannot be built here: before the long work.
+    """Check before the long work that every target of ``build`` can be built here.
 
-    UnavailableError for a target or a precision, RequestError for GPUs and threads.
+    Raises:
+        UnavailableError: A target or a precision is not available on this machine.
+        RequestError: GPUs or threads do not fit.
     """
     from diffc_export.targets import check_gpus, target
     from diffc_runtime.machine.cpu import check_threads

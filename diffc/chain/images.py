@@ -119,7 +119,13 @@ def is_latent(out: Path, info: EngineInfo) -> bool:
 
 
 def loop_options(out: Path, recipe: Recipe, name: str) -> LoopOptions:
-    """How the bench stage of one target times whole images."""
+    """Return the options with which a target's bench stage times whole images.
+
+    Args:
+        out: The output folder.
+        recipe: The options of the run.
+        name: The target.
+    """
     info = read_info(engine_folder(out, name, "dense"))
     inputs, decoder = image_inputs(out, recipe, info), decoder_engine(out, name)
     latent = is_latent(out, info)

@@ -28,8 +28,7 @@ def run_in_batches(
         n: The number of rows.
         batch: The largest number of rows at a time.
         work: Processes the rows of a range; after running out of memory it is called again with
-            half
-            of them.
+            half of them.
         doing: The activity, for messages: "sampling the dense model".
 
     Raises:

@@ -73,8 +73,7 @@ def _few_steps(source: Source) -> str | None:
     """Return why a model counts as distilled for few steps, guidance included; None for others.
 
     Published Turbo and Lightning pipelines sample with Euler over trailing timesteps. Models that
-    were
-    trained down to zero signal use that spacing as well; their config says so.
+    were trained down to zero signal use that spacing as well; their config says so.
     """
     config = source.scheduler
     name = str(config.get("_class_name", ""))

@@ -108,9 +108,8 @@ def read_images(
         seed: The seed of the order.
         fit: "skip" leaves out images of another size, "resize" crops and resizes them.
         classes: The number of classes of a class-conditional model; labels are then the positions
-            of
-            the class folders (image_folders.py), or the .npz's ``arr_1``/``labels``/``y``. None for
-            other models.
+            of the class folders (image_folders.py), or the .npz's ``arr_1``/``labels``/``y``. None
+            for other models.
 
     Returns:
         The images, and how many were used and skipped.

@@ -179,8 +179,7 @@ def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:
     """Return (scale, shift) of a VAE's config: a latent is (value - shift) * scale.
 
     A VAE with ``latents_mean`` and ``latents_std`` has its own value for each channel; scale is
-    then
-    scaling_factor / std, as in SDXL's pipelines.
+    then scaling_factor / std, as in SDXL's pipelines.
     """
     with reading_config(_vae_class(config), config):
         scaling = float(config.get("scaling_factor") or 1.0)

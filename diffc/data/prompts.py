@@ -43,8 +43,7 @@ class EncodedPrompts:
     Attributes:
         rows: Condition -> (M, ...), one row a prompt.
         null: Condition -> (...), the empty prompt's. Empty for a model that is not guided: its
-            guidance
-            is an input (FLUX.1-dev), or was distilled into it.
+            guidance is an input (FLUX.1-dev), or was distilled into it.
         notes: Sentences for the report about conditions other than text.
     """
 

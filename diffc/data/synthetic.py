@@ -105,8 +105,7 @@ def guided_call(
     conditions.
 
     Ho & Salimans 2022: null + scale (conditioned - null); with scale 1, or without null conditions,
-    it
-    is the model itself.
+    it is the model itself.
 
     Args:
         denoiser: The model.

@@ -58,8 +58,7 @@ def read_tensors(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
 
     Raises:
         InputError: A tensor is unknown, missing, of another shape or length, or not finite; the
-            message
-            names it.
+            message names it.
     """
     from safetensors.torch import load_file
 

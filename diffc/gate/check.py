@@ -67,7 +67,7 @@ class CheckRequest:
 
     @property
     def measuring(self) -> Measuring:
-        """How the check measures."""
+        """Return the options with which the check measures."""
         return Measuring(self.limits, self.rule, self.threads, self.loop_steps, self.memory)
 
 

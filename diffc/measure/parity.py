@@ -149,7 +149,13 @@ def read_reference(reference: Path, runner: LoadedEngine) -> dict[str, Array]:
 
 
 def run_rows(runner: LoadedEngine, inputs: Mapping[str, Array], size: int | None = None) -> Array:
-    """The engine's output for K rows, ``size`` at a time; None: the smallest size built for."""
+    """Return the engine's output for K rows of inputs.
+
+    Args:
+        runner: The engine.
+        inputs: Input name -> (K, ...).
+        size: The batch size of a call; None: the smallest that the engine was built for.
+    """
     rows = len(next(iter(inputs.values())))
     size = size or min(runner.info.batches, default=1)
     outputs = []

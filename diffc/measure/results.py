@@ -93,7 +93,14 @@ class Speedup(_Result):
 
 
 class Closeness(_Result):
-    """SSIM of an engine's images to the fp32 engine's: n trajectories of ``steps`` steps."""
+    """How close an engine's images are to the fp32 engine's: SSIM over short trajectories.
+
+    Attributes:
+        mean: The mean SSIM.
+        least: The lowest SSIM.
+        n: The number of trajectories, each with one image at its end.
+        steps: The steps of each trajectory.
+    """
 
     mean: float
     least: float

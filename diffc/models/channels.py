@@ -40,8 +40,7 @@ def check_channels(source: Source) -> None:
 
     Raises:
         InputError: The numbers differ. The message gives both, and what the other channels hold
-            where
-            the pipeline's class tells.
+            where the pipeline's class tells.
     """
     known = family(source.class_name)
     if not known.is_denoiser:

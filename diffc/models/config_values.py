@@ -55,8 +55,7 @@ def strange_values(class_name: str, config: JsonObject) -> list[str]:
     """Return the keys whose values are of another kind (number, text, list, table) than expected.
 
     The class's constructor states the kind. Published configs hold lists where a number is
-    declared, so
-    the result names suspects; no config is refused for it alone.
+    declared, so the result names suspects; no config is refused for it alone.
     """
     import diffusers
 

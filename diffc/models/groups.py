@@ -34,8 +34,8 @@ class Slice:
         dim: The dimension that is cut.
         role: The relation of that dimension to the channel.
         index: int64 (C, k): row c holds the k positions of channel c. k > 1 where a channel
-            occupies
-            several: both halves of a GEGLU, all the elements of a head, a flattened feature map.
+            occupies several: both halves of a GEGLU, all the elements of a head, a flattened
+            feature map.
     """
 
     tensor: str
@@ -51,17 +51,20 @@ class Slice:
 
 @dataclass(frozen=True)
 class Group:
-    """C channels that can be cut, each by its positions in every tensor that it touches.
+    """C channels that can be cut, each by its positions in every tensor that it occupies.
 
-    name: the layer that produces them, by which recipes and plans call the group.
-    size: C.
-    runs: the channels come in this many equal runs (GroupNorm's groups, heads); the same number
-        is kept in each, and channels are ranked inside their run, so that every run stays whole.
-    unit: elements that one channel stands for along its layer's width (a head's size; else 1).
-    kind: ``channels``, ``ffn``, ``heads`` or ``head_dim``, for people and for defaults.
-    heads_of: the Attention whose number of heads this group is, which surgery must tell it.
-    temperature: tensors to multiply by sqrt(kept / size), so that a softmax over shorter heads
-        keeps its temperature.
+    Attributes:
+        name: The layer that computes the channels; recipes and plans call the group by it.
+        size: C.
+        slices: The channels' positions, tensor by tensor.
+        runs: The channels come in this many equal runs (GroupNorm's groups, heads). The same number
+            is kept in each run, and channels are ranked inside their run, so that every run stays
+            whole.
+        unit: Elements that one channel stands for along its layer's width (a head's size; else 1).
+        kind: ``channels``, ``ffn``, ``heads`` or ``head_dim``, for people and for defaults.
+        heads_of: The Attention whose number of heads this group is; surgery sets that number.
+        temperature: Tensors to multiply by sqrt(kept / size), so that a softmax over shorter heads
+            keeps its temperature.
     """
 
     name: str

@@ -41,8 +41,7 @@ class ExpectedTensors:
         ignored: Patterns of names that the class itself ignores.
         integers: The names of tensors that hold integers.
         cut: True for a model that diffc compressed: its tensors may be smaller, and no others may
-            be
-            in the file.
+            be in the file.
     """
 
     shapes: Mapping[str, Shape]
@@ -206,8 +205,7 @@ def strange_tensors(
     """Return the unknown tensors that must not be ignored.
 
     Counters and position ids may be ignored, and so may tensors outside every part of the model:
-    the
-    state of a training.
+    the state of a training.
 
     Args:
         entries: The tensors of the files.

@@ -92,8 +92,7 @@ def _is_tied(part: Component, source: Source) -> bool:
     """True if a component's tensors are as wide as the denoiser's own hidden channels.
 
     A ControlNet and its kin add their outputs to the denoiser's hidden channels. For a class that
-    diffc
-    does not know, equal widths in both configs count as a sign of it.
+    diffc does not know, equal widths in both configs count as a sign of it.
     """
     if any(word in f"{part.name}.{part.class_name}".lower() for word in _TIED):
         return True

@@ -1,8 +1,7 @@
 """The resolutions that a model takes and one export serves, from the config alone, without torch.
 
 The family states them (``shared_multiple``, ``multiple``, ``squares_only``): a U-Net's export
-serves
-every height and width that its levels can halve; a transformer's export holds its positions.
+serves every height and width that its levels can halve; a transformer's export holds its positions.
 
 A resolution is the size of the denoiser's own input: one number for a square, or (height, width).
 """

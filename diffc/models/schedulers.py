@@ -224,10 +224,8 @@ def scheduler_settings(config: Config) -> JsonDict:
     """Return the config as its class reads it.
 
     The class's defaults are filled in, and keys that the class does not have are left out: they
-    belong
-    to another class. Behaviour that has no key is added: whether the class clips x_0, the spacing
-    of
-    its timesteps, and whether sampling ends at the clean sample (``set_alpha_to_one``).
+    belong to another class. Behaviour that has no key is added: whether the class clips x_0, the
+    spacing of its timesteps, and whether sampling ends at the clean sample (``set_alpha_to_one``).
 
     Args:
         config: The content of scheduler_config.json.

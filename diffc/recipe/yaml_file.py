@@ -26,10 +26,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, object]:
-    """The mapping in a YAML file; empty for an empty file.
+    """Return the mapping in a YAML file; {} for an empty file.
 
     Raises:
-        InputError: the file cannot be read, is not a mapping, or names a key twice.
+        InputError: The file cannot be read, is not a mapping, or has a key twice.
     """
     try:
         value = _parse(path.read_text("utf-8"))

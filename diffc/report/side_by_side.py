@@ -19,7 +19,12 @@ UNSURE = " ?"
 
 
 def show(result: Comparison, console: Console) -> None:
-    """Print the tables to ``console``."""
+    """Print a comparison: a table of figures for each batch size, and the notes below them.
+
+    Args:
+        result: The measured engines.
+        console: The place to print to.
+    """
     for batch in dict.fromkeys(row.batch for row in result.rows):
         rows = [(row.label, *cells(row)) for row in result.rows if row.batch == batch]
         columns = [Column(text=True), *(Column(head) for head in HEADS)]

@@ -145,7 +145,10 @@ def _open_decoder(
 
 
 def decoder_of(engine: Engine) -> Callable[[Array], Array]:
-    """Return a call from latents of any batch to samples, in batches that the decoder serves."""
+    """Return a function that decodes latents (N, ...) to samples (N, ...), for any N.
+
+    It splits N into batches that the decoder's engine serves.
+    """
     (latent,) = engine.inputs
     return batched_decoder(engine.run, latent.name, latent.dtype, engine.batches, latent.shape)
 

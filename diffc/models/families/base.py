@@ -102,8 +102,7 @@ class Family(ABC):
 
         Returns:
             The predicted noise (or v, x_0, velocity), shaped like the sample. If the variance is
-            learned,
-            it follows in a second half of the channels.
+            learned, it follows in a second half of the channels.
         """
         rest = {name: value for name, value in inputs.items() if name != "sample"}
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
@@ -260,8 +259,7 @@ def halving_multiple(config: JsonObject) -> int:
     """Return the number whose multiples each level of a U-Net can halve: 8 for four levels.
 
     A U-Net convolves, and its attention takes any number of positions, so one export serves every
-    size
-    that its levels can halve.
+    size that its levels can halve.
     """
     levels = config.get("block_out_channels")
     return int(2 ** ((len(levels) if levels else _LEVELS) - 1))

@@ -14,8 +14,7 @@ class DiT(Family):
     """The family of class-conditional diffusion transformers; see ``base.Family``.
 
     The class unfolds its tokens to a square. If sigma is learned (the published models) its output
-    is
-    (B, 2C, H, W).
+    is (B, 2C, H, W).
     """
 
     class_name = "DiTTransformer2DModel"

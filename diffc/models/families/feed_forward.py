@@ -50,8 +50,7 @@ def width_group(
         second: The layer that reads them.
         between: A depthwise convolution between the two; None if there is none.
         offset: The column of ``second`` at which the channels begin (Flux's single blocks read
-            heads
-            first); the channels reach to the last column.
+            heads first); the channels reach to the last column.
     """
     size = get_tensor(model, f"{second}.weight").shape[1] - offset
     index = _channel_rows(get_tensor(model, f"{first}.weight").shape[0], size)

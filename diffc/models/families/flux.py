@@ -46,8 +46,8 @@ class Flux(Family):
         """Return the inputs of FLUX.1.
 
         sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
-        (P,),
-        img_ids (S, 3), txt_ids (512, 3), and guidance () if guidance is distilled into the model.
+        (P,), img_ids (S, 3), txt_ids (512, 3), and guidance () if guidance is distilled into the
+        model.
 
         Args:
             config: The content of config.json.

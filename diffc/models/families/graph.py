@@ -89,8 +89,7 @@ def _roots(graph: DependencyGraph, names: Mapping[nn.Module, str]) -> list[nn.Mo
     """Return the layers from which groups start, narrow ones first.
 
     A time embedding's projection to a scale and a shift is twice as wide as the layer that it
-    scales: a
-    channel of the group is one of the narrower layer, and two rows of the projection.
+    scales: a channel of the group is one of the narrower layer, and two rows of the projection.
     """
     layers = [
         module

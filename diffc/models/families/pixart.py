@@ -38,9 +38,8 @@ class PixArt(Family):
         """Return the inputs of PixArt.
 
         sample (C, H, W), timestep (), encoder_hidden_states (L, D), encoder_attention_mask (L,); L
-        counts
-        T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,) and
-        aspect_ratio (1,).
+        counts T5 tokens, 120 in alpha and 300 in Sigma. alpha at 1024 pixels adds resolution (2,)
+        and aspect_ratio (1,).
         """
         config = self.full_config(config)
         # as the published configs tell them apart: Sigma's says false, alpha's says nothing

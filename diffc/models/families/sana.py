@@ -33,8 +33,7 @@ class Sana(Family):
         """Return the inputs of Sana.
 
         sample (C, H, W), timestep (), encoder_hidden_states (300, D), encoder_attention_mask
-        (300,), and
-        guidance () if guidance is distilled into the model (Sprint).
+        (300,), and guidance () if guidance is distilled into the model (Sprint).
         """
         config = self.full_config(config)
         length = tokens or _TOKENS

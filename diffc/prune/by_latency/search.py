@@ -218,7 +218,12 @@ class EngineTrials:
         self.problem, self.bench, self.scratch = problem, bench, scratch
 
     def build(self, widths: Widths, name: str) -> Work[None]:
-        """Cut, export and build the network at ``widths``, in place of what ``name`` was."""
+        """Cut, export and build the network at ``widths``, replacing the earlier engine ``name``.
+
+        Args:
+            widths: The kept channels of each group.
+            name: The engine's folder in the scratch: ``dense`` or ``compressed``.
+        """
         yield Progress(0, None, f"building the {name} engine")
         problem, folder = self.problem, self.scratch / name
         found = family(problem.source.class_name)

@@ -67,7 +67,7 @@ def check_score(name: str) -> None:
 
 
 def broken_scores() -> dict[str, str]:
-    """Name -> one line on why another package's score cannot be used."""
+    """Return name -> why a score of another package cannot be used, in one line."""
     reasons = {}
     for name in _added_names():
         try:

@@ -53,7 +53,7 @@ def problems() -> dict[str, str]:
 
 
 def targets() -> dict[str, Target]:
-    """Every listed target that can be used, by name; imports the file of each."""
+    """Return every usable target by its name; this imports each target's file."""
     broken = problems()
     return {name: target(name) for name in names() if name not in broken}
 

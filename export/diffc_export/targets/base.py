@@ -212,11 +212,11 @@ class LoadedEngine(Protocol):
 
 
 class Target(Protocol):
-    """A runtime that engines are built for.
+    """A runtime for which engines are built.
 
-    Two more methods are there where they mean something: ``check_gpus(gpus, precision)``, which
-    raises what a build for these GPUs would raise, and ``preload()``, which loads what the
-    libraries in ``facts.libraries`` need before they are imported.
+    A target may have two more methods. ``check_gpus(gpus, precision)`` raises the errors that a
+    build for these GPUs would raise. ``preload()`` loads the libraries that the modules in
+    ``facts.libraries`` need before their import.
     """
 
     facts: TargetFacts

@@ -98,7 +98,7 @@ class FakeEngine:
         return FakeCall(seconds * _scale(self.info, call), self(inputs))
 
     def bind_uncaptured(self, inputs: Arrays) -> FakeCall:
-        """A quarter slower, as if the calls were not captured as a graph."""
+        """Return a call that is a quarter slower, as if it were not captured as a graph."""
         bound = self.bind(inputs)
         bound._seconds *= 1.25
         return bound
