@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffc.errors import InputError, NotComparable, RequestError, UnavailableError
 from diffc.measure.engines import (
@@ -198,7 +197,7 @@ def _how_run(infos: Collection[EngineInfo]) -> JsonDict:
     return facts
 
 
-def _stated(infos: Collection[EngineInfo], fact: str) -> list[Any]:
+def _stated(infos: Collection[EngineInfo], fact: str) -> list[object]:
     return [info.details[fact] for info in infos if fact in info.details]
 
 

@@ -73,7 +73,7 @@ def _as_pairs(value: object) -> object:
     pairs = [str(part).partition("=") for part in value]
     wrong = next((name for name, sign, _ in pairs if not sign), None)
     if wrong is not None:
-        raise ValueError(f"limits: {wrong} is no limit such as lpips=0.1")
+        raise ValueError(f"limits: {wrong}: not a limit such as lpips=0.1")
     return {name.strip(): number.strip() for name, _, number in pairs}
 
 

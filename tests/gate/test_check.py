@@ -89,6 +89,15 @@ def test_a_worse_ssim_fails(run, before, tmp_path):
     assert check(run, after, "--baseline", before)[0] == 0
 
 
+def test_any_metric_may_have_a_limit(run, before, tmp_path):
+    after = make_output(tmp_path / "after", ssim=0.5)
+    code, out, _ = check(run, after, "--baseline", before, "--limit", "ssim=0.85", "--json")
+    assert code == 1 and figures(out)["SSIM"]["limit"] == ">= 0.85"
+    for limit, words in (("ssim", "not a limit such as lpips=0.1"), ("lpisp=1", "unknown metric")):
+        code, _, err = check(run, after, "--baseline", before, "--limit", limit)
+        assert code == 2 and words in err
+
+
 def test_an_altered_engine_is_refused(run, before, tmp_path):
     after = make_engine(tmp_path / "after")
     (after / fake.FILE).write_text("2.0")
