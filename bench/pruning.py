@@ -52,7 +52,7 @@ from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.search import EngineTrials, widths_by_latency
 from diffc.prune.importance import importance
 from diffc.prune.importance.base import Subject
-from diffc.prune.plan import group_plans
+from diffc.prune.plan import unit_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import ImportanceSection, PruneSection, resolve
@@ -301,7 +301,7 @@ class Study:
         options = PruneSection(ratio=ratio, allocate=allocate)
         problem = replace(self.problem, options=options, ranked=scores)
         widths = chosen_widths(problem)
-        plans = group_plans(self.groups, scores, widths, problem.bounds.step.tolist())
+        plans = unit_plans(self.groups, scores, widths, problem.bounds.step.tolist())
         model = copy.deepcopy(self.dense)
         model.zero_grad(set_to_none=True)
         cut(model, self.groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})

@@ -30,7 +30,7 @@ from diffc.prune.allocate import unranked_scores
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.search import widths_by_latency
 from diffc.prune.by_latency.table import lowered, read_times
-from diffc.prune.plan import group_plans
+from diffc.prune.plan import unit_plans
 from diffc.prune.planning import Problem, chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
@@ -156,7 +156,7 @@ def _write(problem: Problem, widths, place: Path, precision: str) -> None:
     specs = problem.specs
     model = load_denoiser(source)
     groups = found.groups(model, example_inputs(specs, source.config))
-    plans = group_plans(groups, unranked_scores(groups), widths, problem.bounds.step.tolist())
+    plans = unit_plans(groups, unranked_scores(groups), widths, problem.bounds.step.tolist())
     cut(model, groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
     place.mkdir(parents=True, exist_ok=True)
     if (widths < problem.costs.dense).any():

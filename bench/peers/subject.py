@@ -24,7 +24,7 @@ from diffc.models.sizes import follow_shapes
 from diffc.prune.allocate import unranked_scores
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.search import widths_by_latency
-from diffc.prune.plan import group_plans
+from diffc.prune.plan import unit_plans
 from diffc.prune.planning import chosen_widths, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import resolve
@@ -82,7 +82,7 @@ class Subject:
             widths = chosen_widths(problem)
         model = copy.deepcopy(self.dense)
         groups = self.family.groups(model, example_inputs(self.specs, self.source.config))
-        plans = group_plans(groups, unranked_scores(groups), widths, problem.bounds.step.tolist())
+        plans = unit_plans(groups, unranked_scores(groups), widths, problem.bounds.step.tolist())
         cut(model, groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
         return model
 

@@ -66,7 +66,11 @@ def importance_stage(source: Source, recipe: Recipe, data: Done) -> Stage:
         groups = denoiser.groups()
         clean = CleanSet.load(data.folder / CLEAN)
         denoiser.model.to(best_device())
-        found = yield from importance(Subject(denoiser, clean, groups), options, recipe.seed)
+        found = yield from importance(
+            Subject(denoiser, clean, groups, denoiser.family.branches(denoiser.model)),
+            options,
+            recipe.seed,
+        )
         save_file(dict(found.scores), room.out / SCORES)
         return {"why": dict(found.why), "groups": len(groups)}
 
@@ -127,7 +131,7 @@ def prune_stage(source: Source, recipe: Recipe, plan: Done) -> Stage:
         yield Progress(0, 1, "cutting channels")
         denoiser = _open(source, recipe)
         chosen = Plan.read(plan.folder / "plan.json")
-        cut(denoiser.model, denoiser.groups(), chosen.keep())
+        cut(denoiser.model, denoiser.units(), chosen.keep())
         save_compressed(denoiser.model, source, room.out / "pruned", plan_summary(chosen))
         return {"params": chosen.compressed.params}
 

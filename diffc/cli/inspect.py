@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from diffc_runtime.json_types import JsonDict
 
 
+class BranchRow(TypedDict):
+    """A part that can be left out whole, and what that saves."""
+
+    name: str
+    kind: str
+    macs: float
+    params: int
+
+
 class GroupRow(TypedDict):
     """A group of channels, as ``diffc inspect --json`` has it.
 
@@ -82,9 +91,12 @@ def inspect_(command: Command) -> None:
         from diffc.cli.show import print_json
 
         model: JsonDict = {"name": source.name, "class_name": source.class_name, **vars(total)}
-        print_json({"model": model, "inputs": [vars(spec) for spec in specs], "groups": rows})
+        inputs = [vars(spec) for spec in specs]
+        parts: JsonDict = {"groups": rows, "branches": _branch_rows(costs)}
+        print_json({"model": model, "inputs": inputs, **parts})
     elif not command.quiet:
         _show_groups(source, rows, total)
+        _show_branches(costs)
         _show_inputs(specs)
 
 
@@ -127,6 +139,37 @@ def _group_rows(costs: CostModel, scores: Scores | None) -> list[GroupRow]:
             }
         )
     return rows
+
+
+def _branch_rows(costs: CostModel) -> list[BranchRow]:
+    """Each part that can be left out whole: what that saves."""
+    dense = costs.cost(costs.dense)
+    rows: list[BranchRow] = []
+    for place, branch in enumerate(costs.branches, start=len(costs.groups)):
+        widths = costs.dense.copy()
+        widths[place] = 0
+        left = costs.cost(widths)
+        rows.append(
+            {
+                "name": branch.name,
+                "kind": branch.kind,
+                "macs": dense.macs - left.macs,
+                "params": dense.params - left.params,
+            }
+        )
+    return rows
+
+
+def _show_branches(costs: CostModel) -> None:
+    from diffc.cli.show import console
+    from diffc.report.tables import print_whole
+
+    if costs.branches:
+        print_whole(
+            console(),
+            f"{len(costs.branches)} blocks and branches can be left out whole (--json lists them), "
+            f"by a recipe's prune.widths: {{{costs.branches[-1].name}: 0}}",
+        )
 
 
 def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
@@ -181,7 +224,7 @@ def _show_plan(name: str, plan: Plan, command: Command) -> None:
     if command.json:
         from diffc.cli.show import print_json
 
-        groups = [{k: v for k, v in asdict(g).items() if k != "keep"} for g in plan.groups]
+        groups = [{k: v for k, v in asdict(g).items() if k != "keep"} for g in plan.units]
         print_json(
             {
                 "model": asdict(plan.dense),
@@ -201,7 +244,7 @@ def _print_plan(name: str, plan: Plan) -> None:
 
     screen = console()
     columns = [Column("group", text=True), *map(Column, ("kind", "dense", "kept", "step"))]
-    rows = [(g.name, g.kind, str(g.size), str(g.kept), str(g.step)) for g in plan.groups]
+    rows = [(g.name, g.kind, str(g.size), str(g.kept), str(g.step)) for g in plan.units]
     print_table(screen, columns, rows, widest=WIDEST)
     for what, before, after in (
         ("MACs", plan.dense.macs, plan.compressed.macs),

@@ -25,17 +25,24 @@ def kept_channels(
     groups: Sequence[Group],
     keep: Mapping[str, NDArray[np.int64]],
 ) -> Kept:
-    """For each block of the dense ``model``, the output channels that stay.
+    """For each block of the dense ``model`` that stays, the output channels that stay.
 
     Args:
         groups: of ``model``.
-        keep: group name -> channels kept; groups not in it stay whole.
+        keep: unit's name -> channels kept, none for a branch left out; others stay whole.
     """
     residual = _residual_blocks(model)
     if not residual:
-        return dict.fromkeys(_transformer_blocks(model, family.block_lists))
+        blocks = _transformer_blocks(model, family.block_lists)
+        return dict.fromkeys(name for name in blocks if not _is_left_out(name, keep))
     rows = _kept_rows(groups, keep)
-    return {block: rows.get(last) for block, last in residual.items()}
+    return {
+        block: rows.get(last) for block, last in residual.items() if not _is_left_out(block, keep)
+    }
+
+
+def _is_left_out(block: str, keep: Mapping[str, NDArray[np.int64]]) -> bool:
+    return block in keep and not len(keep[block])
 
 
 def _residual_blocks(model: nn.Module) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import nn
 from diffc.models import reasons
 from diffc.models.classes import component_class, is_diffusers_model, is_transformers_model
 from diffc.models.components import Component
-from diffc.models.cut import cut_skeleton, pruning_of, skeleton
+from diffc.models.cut import cut_skeleton, leave_out, pruning_of, skeleton
 from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors, quiet_transformers
 from diffc.models.key_names import (
@@ -66,7 +66,8 @@ def check_denoiser(source: Source, dense: nn.Module | None = None) -> list[str]:
 
     Args:
         source: The model.
-        dense: The skeleton of the source's class and config, if the caller has built it.
+        dense: The skeleton of the source's class and config, if the caller has built it. The
+            branches that a compressed model was cut by are left out of it.
 
     Returns:
         Notes for the user.
@@ -81,10 +82,12 @@ def check_denoiser(source: Source, dense: nn.Module | None = None) -> list[str]:
     entries = read_entries(source.denoiser.need_weights())
     if dense is None:
         dense = skeleton(source.class_name, source.config)
+    pruning = pruning_of(source)
+    leave_out(dense, source.class_name, pruning)
     expected = expected_tensors(dense, cut=True)
     notes = check_tensors(source.denoiser_folder, entries, expected)
     shapes = {name: entry.shape for name, entry in entries.items()}
-    cut_skeleton(source.class_name, source.config, shapes, pruning_of(source))
+    cut_skeleton(source.class_name, source.config, shapes, pruning)
     return notes
 
 

@@ -3,7 +3,8 @@
 The weights are ordinary safetensors with smaller tensors, beside the *dense* config. Loading builds
 the dense skeleton on the meta device, gives every tensor the shape that it has in the file, adapts
 the size attributes to the shapes, sets the few attributes that no shape tells (numbers of heads),
-and assigns the weights. pruning.json carries those attributes.
+and assigns the weights. pruning.json carries those attributes, and the names of branches that were
+left out.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffc.errors import InputError
+from diffc.models.branches import remove_branches, removed_branches
 from diffc.models.classes import network_class
+from diffc.models.families import family
 from diffc.models.sizes import follow_shapes, replace_tensor
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 from diffc_runtime.json_types import JsonDict, JsonObject
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""2 names branches that were left out (``removed``). A cut without any is written as 1, which older
+diffc reads too."""
 _OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of the model
 
 
@@ -95,9 +100,16 @@ def write_pruning(
         facts: Further content for human readers: component, source, widths.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    from_shapes = cut_skeleton(class_name, config, shapes, {"attributes": {}})
+    removed = {"removed": names} if (names := removed_branches(model)) else {}
+    from_shapes = cut_skeleton(class_name, config, shapes, {"attributes": {}, **removed})
     attributes = attribute_changes(model, from_shapes)
-    value = {"format": FORMAT, "class_name": class_name, **facts, "attributes": attributes}
+    value = {
+        "format": FORMATS[bool(removed)],
+        "class_name": class_name,
+        **facts,
+        **removed,
+        "attributes": attributes,
+    }
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
@@ -120,21 +132,29 @@ def pruning_of(source: Source) -> JsonDict:
 
 def remember_pruning(model: nn.Module, pruning: JsonObject) -> None:
     """Add the cut to the config of a cut model, so that ``save_pretrained`` keeps it."""
-    kept = {key: pruning[key] for key in ("format", "class_name", "attributes") if key in pruning}
+    keys = ("format", "class_name", "removed", "attributes")
+    kept = {key: pruning[key] for key in keys if key in pruning}
     model.register_to_config(**{PRUNING_KEY: kept})  # type: ignore[operator]
 
 
 def _check_pruning(content: object, where: Path) -> JsonDict:
     value: JsonDict = content if isinstance(content, dict) else {}
-    if value.get("format") != FORMAT:
+    if value.get("format") not in FORMATS:
         raise InputError(
-            f"{where} has format {value.get('format')} of pruning; this diffc reads {FORMAT}",
+            f"{where} has format {value.get('format')} of pruning; this diffc reads "
+            f"{' and '.join(map(str, FORMATS))}",
             hint="install the diffc version that made it",
         )
     changes = value.get("attributes")
     if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):
         raise InputError(
             f"{where} is damaged: its attributes of pruning are not a table",
+            hint="copy the file again from the folder that diffc wrote",
+        )
+    removed = value.get("removed", [])
+    if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
+        raise InputError(
+            f"{where} is damaged: its removed parts are not a list of names",
             hint="copy the file again from the folder that diffc wrote",
         )
     return dict(value)
@@ -181,6 +201,7 @@ def cut_skeleton(
         real_buffers: As in ``skeleton``.
     """
     model = skeleton(class_name, config, real_buffers=real_buffers)
+    leave_out(model, class_name, pruning)
     for name, old in model.state_dict().items():
         if name in shapes and tuple(shapes[name]) != tuple(old.shape):
             replace_tensor(model, name, torch.empty(shapes[name], dtype=old.dtype, device="meta"))
@@ -188,6 +209,30 @@ def cut_skeleton(
     for name, attributes in pruning["attributes"].items():
         _set_attributes(model, name, attributes)
     return model
+
+
+def leave_out(model: nn.Module, class_name: str, pruning: JsonObject) -> None:
+    """Leave out of a dense ``model``, in place, the branches that its cut removed.
+
+    Args:
+        model: The network, on any device.
+        class_name: Its class.
+        pruning: The content of pruning.json.
+
+    Raises:
+        InputError: A branch is named that the class does not have.
+    """
+    names = pruning.get("removed", [])
+    if not names:
+        return
+    branches = {branch.name: branch for branch in family(class_name).branches(model)}
+    for name in names:
+        if name not in branches:
+            raise InputError(
+                f"pruning.json leaves out '{name}', which a {class_name} does not have",
+                hint="it belongs to another model: copy the one from the folder that diffc wrote",
+            )
+    remove_branches(model, [branches[name] for name in names])
 
 
 def _set_attributes(model: nn.Module, name: str, attributes: JsonObject) -> None:

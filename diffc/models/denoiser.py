@@ -22,6 +22,7 @@ from diffc.models.load import load_denoiser
 from diffc_export.specs import Inputs, TensorSpec
 
 if TYPE_CHECKING:
+    from diffc.models.branches import Unit
     from diffc.models.groups import Group
     from diffc.models.source import Source
 
@@ -67,6 +68,10 @@ class Denoiser:
     def groups(self) -> list[Group]:
         """Every group of channels that can be cut."""
         return self.family.groups(self.model, self.examples())
+
+    def units(self) -> list[Unit]:
+        """Everything that can shrink: the groups of channels, then the branches."""
+        return [*self.groups(), *self.family.branches(self.model)]
 
     def examples(self, batch: int = 1, generator: torch.Generator | None = None) -> Inputs:
         """Example values for ``specs``, (batch, *shape), on the CPU."""

@@ -60,7 +60,8 @@ class Group:
         runs: The channels come in this many equal runs (GroupNorm's groups, heads). The same number
             is kept in each run, and channels are ranked inside their run, so that every run stays
             whole.
-        unit: Elements that one channel stands for along its layer's width (a head's size; else 1).
+        elements: Elements along its layer's width that one channel stands for (a head's size; else
+            1).
         kind: ``channels``, ``ffn``, ``heads`` or ``head_dim``, for people and for defaults.
         heads_of: The Attention whose number of heads this group is; surgery sets that number.
         temperature: Tensors to multiply by sqrt(kept / size), so that a softmax over shorter heads
@@ -71,7 +72,7 @@ class Group:
     size: int
     slices: tuple[Slice, ...] = field(repr=False)
     runs: int = 1
-    unit: int = 1
+    elements: int = 1
     kind: str = "channels"
     heads_of: str | None = None
     temperature: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import RequestError, unknown
+from diffc.models.branches import Branch, Unit
 from diffc.models.groups import Group
 from diffc.prune.cost import CostModel, Widths
 
@@ -38,9 +39,11 @@ CLOSE_ENOUGH = 0.0025  # of the dense cost: below this a landing is not adjusted
 
 @dataclass(frozen=True)
 class Limits:
-    """What each group may become: (G,) arrays of step, least width and (for pinned ones) width.
+    """What each unit may become, as (U,) arrays.
 
-    step: widths go down by this many channels. least: never below.
+    Attributes:
+        step: Widths go down by this many channels; 1 for a branch.
+        least: The smallest width; at least 1 for a group, 0 for a branch that may be left out.
     """
 
     step: NDArray[np.int64]
@@ -48,59 +51,71 @@ class Limits:
 
 
 def limits(
-    groups: Sequence[Group],
+    units: Sequence[Unit],
     *,
     align: int,
     fixed: Sequence[str] = (),
     floors: Mapping[str, float] | None = None,
 ) -> Limits:
-    """The limits of ``groups``.
+    """The limits of ``units``.
 
-    align: what the target wants widths to be a multiple of.
-    fixed: patterns of layers that may not be cut. floors: pattern -> least share kept.
-    Raises RequestError when a pattern matches no layer.
+    Args:
+        align: What the target wants widths to be a multiple of.
+        fixed: Patterns of layers that may not be cut.
+        floors: Pattern -> least share kept.
+
+    Raises:
+        RequestError: When a pattern matches no layer.
     """
-    step = np.array([group_step(group, align) for group in groups], dtype=np.int64)
-    size = np.array([group.size for group in groups], dtype=np.int64)
-    share = np.full(len(groups), DEFAULT_FLOOR)
+    step = np.array([unit_step(unit, align) for unit in units], dtype=np.int64)
+    size = np.array([unit.size for unit in units], dtype=np.int64)
+    share = np.full(len(units), DEFAULT_FLOOR)
     for pattern, floor in (floors or {}).items():
-        share[matching(groups, pattern)] = floor
+        share[matching(units, pattern)] = floor
     least = np.minimum(np.ceil(share * size / step) * step, size).astype(np.int64)
     least = np.maximum(least, np.minimum(step, size))
+    least[[isinstance(unit, Branch) for unit in units]] = 0
     for pattern in fixed:
-        chosen = matching(groups, pattern)
+        chosen = matching(units, pattern)
         least[chosen] = size[chosen]
     return Limits(step, least)
 
 
-def group_step(group: Group, align: int) -> int:
-    """The multiple that a group's kept number must be: whole blocks, and aligned elements."""
-    aligned = align // math.gcd(align, group.unit)
-    if group.kind == "heads":
-        aligned = min(aligned, max(1, group.size // 2))
-    return math.lcm(group.runs, aligned)
+def unit_step(unit: Unit, align: int) -> int:
+    """The multiple that a unit's kept number must be: whole runs, and aligned elements."""
+    if isinstance(unit, Branch):
+        return 1
+    aligned = align // math.gcd(align, unit.elements)
+    if unit.kind == "heads":
+        aligned = min(aligned, max(1, unit.size // 2))
+    return math.lcm(unit.runs, aligned)
 
 
-def matching(groups: Sequence[Group], pattern: str) -> list[int]:
-    """Indices of the groups whose name, or one of whose layers, matches the glob ``pattern``."""
-    found = [
-        i
-        for i, group in enumerate(groups)
-        if fnmatchcase(group.name, pattern)
-        or any(fnmatchcase(piece.module, pattern) for piece in group.slices)
-    ]
-    if not found:
-        raise unknown("layer", pattern, {group.name for group in groups})
-    return found
+def matching(units: Sequence[Unit], pattern: str) -> list[int]:
+    """Indices of the units whose name, or one of whose layers, matches the glob ``pattern``."""
+    indices = [i for i, unit in enumerate(units) if _matches(unit, pattern)]
+    if not indices:
+        raise unknown("layer", pattern, {unit.name for unit in units})
+    return indices
 
 
-def paper_widths(groups: Sequence[Group], ratio: float) -> Widths:
+def _matches(unit: Unit, pattern: str) -> bool:
+    layers = () if isinstance(unit, Branch) else unit.slices
+    return fnmatchcase(unit.name, pattern) or any(
+        fnmatchcase(piece.module, pattern) for piece in layers
+    )
+
+
+def paper_widths(units: Sequence[Unit], ratio: float) -> Widths:
     """C - floor((C - int(C (1 - r))) / G) G, as the published Diff-Pruning code rounds.
 
     A GEGLU keeps (1 - r)^2: its two halves are cut by r each, at positions of their own, and a
     channel stays only where both stay. The published LDM-4 is smaller for it.
     """
-    return np.array([_paper_width(group, 1 - ratio) for group in groups], dtype=np.int64)
+    kept = [
+        unit.size if isinstance(unit, Branch) else _paper_width(unit, 1 - ratio) for unit in units
+    ]
+    return np.array(kept, dtype=np.int64)
 
 
 def _paper_width(group: Group, share: float) -> int:
@@ -138,28 +153,28 @@ def walk(
     landed = _land(before, widths, bounds, ceiling, lambda w: abs(measure(w) - target) / dense)
     if scores is None:
         return landed
-    lost = total_loss(costs.groups, scores)
+    lost = total_loss(costs.units, scores)
     return _improved(landed, bounds, ceiling, measure, lost)
 
 
-def total_loss(groups: Sequence[Group], scores: Scores) -> Measure:
+def total_loss(units: Sequence[Unit], scores: Scores) -> Measure:
     """The importance lost at any widths, when the best channels are kept."""
-    losses = [loss_by_width(group, scores[group.name]) for group in groups]
+    losses = [loss_by_width(unit, scores[unit.name]) for unit in units]
     return lambda widths: sum(
         loss(width) for loss, width in zip(losses, widths.tolist(), strict=True)
     )
 
 
-def unranked_scores(groups: Sequence[Group]) -> Scores:
-    """Scores where none were measured: cutting a share s of a group loses s^2.
+def unranked_scores(units: Sequence[Unit]) -> Scores:
+    """Scores where none were measured: cutting a share s of a unit loses s^2.
 
     Which channels go does not matter; the first ones are kept.
     """
     scores = {}
-    for group in groups:
-        each = group.size // group.runs
-        ramp = (2 * np.arange(each, 0, -1) - 1) / (each * each * group.runs)
-        scores[group.name] = np.tile(ramp, group.runs)
+    for unit in units:
+        each = unit.size // unit.runs
+        ramp = (2 * np.arange(each, 0, -1) - 1) / (each * each * unit.runs)
+        scores[unit.name] = np.tile(ramp, unit.runs)
     return scores
 
 
@@ -181,7 +196,7 @@ def _global_picker(
 ) -> Callable[[Widths], int]:
     """Lazy greedy: savings only shrink as other groups shrink, so a stale price is a lower bound,
     and the cheapest group is found by repricing the top of a heap until it stays on top."""
-    losses = [loss_by_width(group, scores[group.name]) for group in costs.groups]
+    losses = [loss_by_width(unit, scores[unit.name]) for unit in costs.units]
 
     def price(group: int, now: Widths) -> float:
         after = now.copy()
@@ -206,17 +221,17 @@ def _global_picker(
     return choose
 
 
-def loss_by_width(group: Group, score: NDArray[np.float64]) -> Callable[[int], float]:
-    """Importance lost when the best ``width`` channels are kept, block by block."""
-    rows = -np.sort(-score.reshape(group.runs, -1), axis=1)
+def loss_by_width(unit: Unit, score: NDArray[np.float64]) -> Callable[[int], float]:
+    """Importance lost when the best ``width`` channels are kept, run by run."""
+    rows = -np.sort(-score.reshape(unit.runs, -1), axis=1)
     kept = np.concatenate([[0.0], np.cumsum(rows.sum(axis=0))])
     total = float(kept[-1])
-    return lambda width: total - float(kept[width // group.runs])
+    return lambda width: total - float(kept[width // unit.runs])
 
 
 def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:
     lower = (widths - 1) // bounds.step * bounds.step
-    fits: NDArray[np.bool_] = (lower >= bounds.least) & (lower > 0)
+    fits: NDArray[np.bool_] = (lower >= bounds.least) & (widths > 0)
     return fits
 
 
@@ -227,7 +242,7 @@ def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: 
         return
     reach = math.floor((1 - floor / dense) * 1000) / 1000
     held = np.argsort(-np.where(least == costs.dense, costs.dense, 0), kind="stable")[:3]
-    names = [costs.groups[i].name for i in held if least[i] == costs.dense[i]]
+    names = [costs.units[i].name for i in held if least[i] == costs.dense[i]]
     because = f"; held by {', '.join(names)}" if names else ""
     raise RequestError(
         f"ratio {1 - target / dense:.3g} cannot be reached: at most {reach:.3g} can be removed",
@@ -289,7 +304,7 @@ def neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> lis
     up = min(int(widths[group]) // step * step + step, int(dense[group]))
     found = []
     for width in (down, up):
-        if max(int(bounds.least[group]), 1) <= width != widths[group]:
+        if int(bounds.least[group]) <= width != widths[group]:
             moved = widths.copy()
             moved[group] = width
             found.append(moved)

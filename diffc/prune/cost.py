@@ -1,4 +1,4 @@
-"""What widths cost: MACs and parameters of a network as a function of its groups' widths.
+"""The cost of widths: MACs and parameters of a network as a function of its units' widths.
 
 The network runs once on the meta device. Every convolution, linear layer and attention product
 leaves a term (coefficient x product of tensor dimensions); every parameter's element count is such
@@ -8,9 +8,9 @@ cost of any widths is arithmetic, and an allocator can ask for thousands of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from diffc.models.branches import Branch, Unit
 from diffc.models.groups import Group
 
 Dim = tuple[str, int]
 """A tensor's name and one of its dimensions."""
 
+KEPT = -1
+"""In place of a tensor's dimension: whether the branch of that name is kept, 1 or 0."""
+
 Widths = NDArray[np.int64]
-"""The number of channels kept in each group, (G,)."""
+"""How much of each unit is kept, (U,): channels of a group; 1 or 0 of a branch."""
 
 
 @dataclass(frozen=True)
@@ -47,72 +51,107 @@ class Cost:
     params: int
 
 
-class CostModel:
-    """The cost of any widths of ``groups`` in a network; see ``cost_model``."""
+class Dimensions:
+    """The sizes of tensors' dimensions as a function of the units' widths.
+
+    A dimension shrinks linearly with the widths of the groups that lie along it. A branch has a
+    dimension of its own, ``(name, KEPT)``: 1, or 0 where the branch is left out.
+    """
 
     def __init__(
-        self, terms: Sequence[Term], shapes: Mapping[str, tuple[int, ...]], groups: Sequence[Group]
+        self,
+        dims: Iterable[Dim],
+        shapes: Mapping[str, tuple[int, ...]],
+        units: Sequence[Unit],
     ) -> None:
-        self.groups = list(groups)
-        self.dense = np.array([group.size for group in groups], dtype=np.int64)
-        self.terms = list(terms)
-        dims = {dim for term in terms for dim in term.dims}
-        dims |= {(piece.tensor, piece.dim) for group in groups for piece in group.slices}
-        self._place = {dim: i for i, dim in enumerate(sorted(dims))}
-        self._full = np.array([shapes[name][dim] for name, dim in sorted(dims)], dtype=np.float64)
-        self._per_channel = self._fan(groups)
-        self._macs = _Products([t for t in terms if t.kind in _MACS], self._place)
-        self._paper = _Products([t for t in terms if t.kind in _PAPER], self._place)
-        self._params, self._fixed_params = self._parameter_terms(shapes)
+        switches = {(unit.name, KEPT) for unit in units if isinstance(unit, Branch)}
+        self.dims = sorted({*dims, *switches})
+        self.place = {dim: i for i, dim in enumerate(self.dims)}
+        sizes = [1 if dim in switches else shapes[dim[0]][dim[1]] for dim in self.dims]
+        self._full = np.array(sizes, dtype=np.float64)
+        self._dense = np.array([unit.size for unit in units], dtype=np.int64)
+        self._fan = np.zeros((len(self.dims), len(units)))  # positions that one channel takes
+        for column, unit in enumerate(units):
+            if isinstance(unit, Branch):
+                self._fan[self.place[unit.name, KEPT], column] = 1
+                continue
+            for piece in unit.slices:
+                row = self.place.get((piece.tensor, piece.dim))
+                if row is not None:
+                    self._fan[row, column] += piece.index.shape[1]
 
     def sizes(self, widths: Widths) -> NDArray[np.float64]:
-        """The present size of every dimension that matters, (D,)."""
-        full: NDArray[np.float64] = self._full - self._per_channel @ (self.dense - widths)
-        return full
+        """The present size of every dimension, (D,) in the order of ``dims``."""
+        sizes: NDArray[np.float64] = self._full - self._fan @ (self._dense - widths)
+        return sizes
+
+
+def switches(units: Iterable[Unit], module: str) -> tuple[Dim, ...]:
+    """The dimensions of the branches that ``module`` goes with: a 0 among them leaves it out."""
+    return tuple(
+        (unit.name, KEPT) for unit in units if isinstance(unit, Branch) and unit.covers(module)
+    )
+
+
+class CostModel:
+    """The cost of any widths of ``units`` in a network; see ``cost_model``."""
+
+    def __init__(
+        self, terms: Sequence[Term], shapes: Mapping[str, tuple[int, ...]], units: Sequence[Unit]
+    ) -> None:
+        self.units = list(units)
+        self.groups = [unit for unit in units if isinstance(unit, Group)]
+        self.branches = [unit for unit in units if isinstance(unit, Branch)]
+        self.dense = np.array([unit.size for unit in units], dtype=np.int64)
+        self.terms = [
+            replace(term, dims=(*term.dims, *switches(self.branches, term.layer))) for term in terms
+        ]
+        dims = {dim for term in terms for dim in term.dims}
+        dims |= {(piece.tensor, piece.dim) for group in self.groups for piece in group.slices}
+        self._dimensions = Dimensions(dims, shapes, units)
+        self._macs = self._products([t for t in self.terms if t.kind in _MACS])
+        self._paper = self._products([t for t in self.terms if t.kind in _PAPER])
+        parameters, self._fixed_params = self._parameter_terms(shapes)
+        self._params = self._products(parameters)
 
     def macs(self, widths: Widths) -> float:
         """Multiply-accumulates of one forward pass of one image, attention's products included."""
-        return self._macs(self.sizes(widths))
+        return self._macs(self._dimensions.sizes(widths))
 
     def params(self, widths: Widths) -> float:
         """The number of parameters."""
-        return self._params(self.sizes(widths)) + self._fixed_params
+        return self._params(self._dimensions.sizes(widths)) + self._fixed_params
 
     def cost(self, widths: Widths) -> Cost:
         """All figures at once."""
-        sizes = self.sizes(widths)
+        sizes = self._dimensions.sizes(widths)
         params = round(self._params(sizes) + self._fixed_params)
         return Cost(self._macs(sizes), self._paper(sizes), params)
 
     def layer_macs(self, widths: Widths) -> dict[str, float]:
         """MACs by layer."""
-        sizes = self.sizes(widths)
+        sizes, place = self._dimensions.sizes(widths), self._dimensions.place
         total: dict[str, float] = {}
         for term in self._macs.terms:
-            value = term.coefficient * float(
-                np.prod([sizes[self._place[dim]] for dim in term.dims])
-            )
+            value = term.coefficient * float(np.prod([sizes[place[dim]] for dim in term.dims]))
             total[term.layer] = total.get(term.layer, 0.0) + value
         return total
 
-    def _fan(self, groups: Sequence[Group]) -> NDArray[np.float64]:
-        """(D, G): how many positions of each dimension one channel of each group takes."""
-        fan = np.zeros((len(self._place), len(groups)))
-        for column, group in enumerate(groups):
-            for piece in group.slices:
-                fan[self._place[piece.tensor, piece.dim], column] += piece.index.shape[1]
-        return fan
+    def _products(self, terms: Sequence[Term]) -> _Products:
+        return _Products(terms, self._dimensions.place)
 
-    def _parameter_terms(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Products, float]:
+    def _parameter_terms(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[Term], float]:
+        place = self._dimensions.place
         terms, fixed = [], 0.0
         for name, shape in shapes.items():
-            cut = tuple((name, d) for d in range(len(shape)) if (name, d) in self._place)
+            cut = tuple((name, d) for d in range(len(shape)) if (name, d) in place)
             rest = float(np.prod([s for d, s in enumerate(shape) if (name, d) not in cut]))
+            cut += switches(self.branches, name.rpartition(".")[0])
             if cut:
                 terms.append(Term(rest, cut, name, "params"))
             else:
                 fixed += rest
-        return _Products(terms, self._place), fixed
+        return terms, fixed
 
 
 _MACS = ("conv", "linear", "attention")
@@ -142,10 +181,11 @@ def cost_model(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     call: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
-    groups: Sequence[Group],
+    units: Sequence[Unit],
 ) -> CostModel:
     """The cost model of ``model`` at the shapes of ``inputs`` (batch 1; meta device will do)."""
     terms: list[Term] = []
+    groups = [unit for unit in units if isinstance(unit, Group)]
     whole_heads = {group.heads_of for group in groups if group.heads_of is not None}
     with torch.no_grad(), _recording(model, terms, whole_heads):
         call(model, inputs)
@@ -154,8 +194,8 @@ def cost_model(
     if cut:
         buffers = dict(model.named_buffers())
         # a cut buffer has dimensions but no parameters
-        return CostModel(terms, shapes | {n: tuple(buffers[n].shape) for n in cut}, groups)
-    return CostModel(terms, shapes, groups)
+        return CostModel(terms, shapes | {n: tuple(buffers[n].shape) for n in cut}, units)
+    return CostModel(terms, shapes, units)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The plan: which channels of which group are kept, and why. Written as plan.json.
+"""The plan: which channels and branches are kept, and why. Written as plan.json.
 
 A plan is made before anything is cut; surgery does exactly what it says.
 """
@@ -9,21 +9,33 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import InputError
-from diffc.models.groups import Group
+from diffc.models.branches import BRANCH_KINDS, Unit
 from diffc.prune.cost import Cost
+from diffc_runtime.json_types import JsonDict, JsonObject
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
+"""1 had ``groups`` of channels alone, in place of ``units``."""
 
 
 @dataclass(frozen=True)
-class GroupPlan:
-    """One group's fate. keep: ascending channel indices. lost: the share of importance cut away."""
+class UnitPlan:
+    """The part of one unit that is kept: channels of a group, or a branch (1 or 0 of 1).
+
+    Attributes:
+        name: Of the group or the branch.
+        kind: Of the group (``channels``, ``ffn``, ``heads``, ``head_dim``) or of the branch
+            (``branch``, ``block``).
+        size: How many channels there are.
+        kept: How many are kept.
+        step: What ``kept`` is a multiple of.
+        keep: The kept channels' indices, ascending.
+        lost: The share of the unit's importance that is cut away; None where nothing was ranked.
+    """
 
     name: str
     kind: str
@@ -32,32 +44,41 @@ class GroupPlan:
     step: int
     keep: tuple[int, ...]
     lost: float | None = None
-    why: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The widths before and after.
 
-    why: how it came about (importance, threshold, curve L_t / L_max, S, allocation, budget).
+    Attributes:
+        units: Every group of channels, and the branches that were up for being left out.
+        dense: The cost before.
+        compressed: The cost after.
+        why: How the plan came about (importance, threshold, curve L_t / L_max, S, allocation,
+            budget).
     """
 
-    groups: tuple[GroupPlan, ...]
+    units: tuple[UnitPlan, ...]
     dense: Cost
     compressed: Cost
-    why: Mapping[str, Any] = field(default_factory=dict)
+    why: JsonObject = field(default_factory=dict)
+
+    @property
+    def groups(self) -> tuple[UnitPlan, ...]:
+        """The groups of channels among the units."""
+        return tuple(unit for unit in self.units if unit.kind not in BRANCH_KINDS)
 
     @property
     def widths(self) -> NDArray[np.int64]:
-        """(G,) channels kept."""
-        return np.array([group.kept for group in self.groups], dtype=np.int64)
+        """(U,) how much of each unit is kept."""
+        return np.array([unit.kept for unit in self.units], dtype=np.int64)
 
     def keep(self) -> dict[str, NDArray[np.int64]]:
-        """Group name -> channels kept, for groups that lose some."""
+        """Unit's name -> channels kept, for units that lose some; none for a branch left out."""
         return {
-            group.name: np.asarray(group.keep, dtype=np.int64)
-            for group in self.groups
-            if group.kept < group.size
+            unit.name: np.asarray(unit.keep, dtype=np.int64)
+            for unit in self.units
+            if unit.kept < unit.size
         }
 
     def save(self, path: Path) -> None:
@@ -67,15 +88,35 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Read plan.json; InputError when it is damaged or of a newer format."""
+        """Read plan.json.
+
+        Raises:
+            InputError: When the file is damaged or of a newer format.
+        """
         try:
             value = json.loads(path.read_text("utf-8"))
-            if value.pop("format") != PLAN_FORMAT:
-                raise InputError(f"{path} is of another format than diffc's {PLAN_FORMAT}")
-            groups = tuple(GroupPlan(**{**g, "keep": tuple(g["keep"])}) for g in value["groups"])
-            return cls(groups, Cost(**value["dense"]), Cost(**value["compressed"]), value["why"])
+            units = tuple(_read_unit(unit) for unit in plan_units(value, path))
+            return cls(units, Cost(**value["dense"]), Cost(**value["compressed"]), value["why"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"cannot read the plan {path}: {error}") from error
+
+
+def plan_units(plan: JsonObject, path: Path) -> list[JsonDict]:
+    """The units in the content of a plan.json of any format that diffc has written.
+
+    Raises:
+        InputError: When the format is a newer one.
+    """
+    names = {1: "groups", PLAN_FORMAT: "units"}
+    name = names.get(plan["format"])
+    if name is None:
+        raise InputError(f"{path} is of another format than diffc's {PLAN_FORMAT}")
+    return list(plan[name])
+
+
+def _read_unit(unit: JsonObject) -> UnitPlan:
+    fields = {name: value for name, value in unit.items() if name != "why"}  # format 1's, empty
+    return UnitPlan(**{**fields, "keep": tuple(unit["keep"])})
 
 
 def best_channels(scores: NDArray[np.float64], kept: int, runs: int) -> NDArray[np.int64]:
@@ -91,22 +132,19 @@ def best_channels(scores: NDArray[np.float64], kept: int, runs: int) -> NDArray[
     return chosen
 
 
-def group_plans(
-    groups: Sequence[Group],
+def unit_plans(
+    units: Sequence[Unit],
     scores: Mapping[str, NDArray[np.float64]],
     widths: NDArray[np.int64],
     steps: Sequence[int],
-) -> tuple[GroupPlan, ...]:
-    """The plan of each group at the given widths."""
+) -> tuple[UnitPlan, ...]:
+    """The plan of each unit at the given widths."""
     plans = []
-    for group, kept, step in zip(groups, widths.tolist(), steps, strict=True):
-        score = scores[group.name]
-        keep = best_channels(score, kept, group.runs)
+    for unit, kept, step in zip(units, widths.tolist(), steps, strict=True):
+        score = scores[unit.name]
+        keep = best_channels(score, kept, unit.runs)
         total = float(score.sum())
         lost = 1.0 - float(score[keep].sum()) / total if total > 0 else 0.0
-        plans.append(
-            GroupPlan(
-                group.name, group.kind, group.size, kept, step, tuple(keep.tolist()), max(lost, 0.0)
-            )
-        )
+        indices = tuple(keep.tolist())
+        plans.append(UnitPlan(unit.name, unit.kind, unit.size, kept, step, indices, max(lost, 0.0)))
     return tuple(plans)

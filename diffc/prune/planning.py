@@ -5,8 +5,9 @@ Works from configs alone on the meta device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from diffc.data.inputs import data_text_tokens
 from diffc.errors import InputError, RequestError
 from diffc.input_size import Size
+from diffc.models.branches import Branch, Unit
 from diffc.models.dry_run import dry_call
 from diffc.models.families import family
 from diffc.models.families.examples import meta_inputs
-from diffc.models.groups import Group
 from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
 from diffc.models.resolutions import check_resolution
@@ -34,7 +35,7 @@ from diffc.prune.allocate import (
     walk,
 )
 from diffc.prune.cost import CostModel, Widths, cost_model
-from diffc.prune.plan import Plan, group_plans
+from diffc.prune.plan import Plan, unit_plans
 from diffc.recipe import ExportSection, PruneSection, Recipe
 from diffc_export.specs import TensorSpec
 
@@ -78,22 +79,37 @@ def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int
 
     Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
     """
-    tokens = data_text_tokens(recipe)
-    (costs, notes), options = _traced(source, recipe.export.size, tokens), recipe.prune
-    bounds = limits(costs.groups, align=align, fixed=options.fixed, floors=options.floors)
+    tokens, options = data_text_tokens(recipe), recipe.prune
     _check_finite(scores or {})
-    start = _pinned(costs, bounds, options.widths)
+
+    def is_candidate(branch: Branch) -> bool:
+        return branch.name in (scores or {}) or _left_out(branch, options.widths)
+
+    costs, notes = _traced(source, recipe.export.size, tokens, is_candidate)
+    bounds = limits(costs.units, align=align, fixed=options.fixed, floors=options.floors)
+    if scores is None or options.allocate == "uniform":  # nothing ranks branches: they stay
+        bounds.least[len(costs.groups) :] = 1
+    start = _start_widths(costs, bounds, options.widths)
     return Problem(
-        source, options, recipe.export, align, costs, bounds, start, scores, tokens, tuple(notes)
-    )  # fmt: skip
+        source=source,
+        options=options,
+        export=recipe.export,
+        align=align,
+        costs=costs,
+        bounds=bounds,
+        start=start,
+        ranked=None if scores is None else _no_scores(costs.branches) | dict(scores),
+        tokens=tokens,
+        notes=tuple(notes),
+    )
 
 
 def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
     """The plan at ``widths``. why: how the importance was found."""
     costs, bounds = problem.costs, problem.bounds
-    ranked = problem.ranked if problem.ranked is not None else _no_scores(costs.groups)
+    ranked = problem.ranked if problem.ranked is not None else _no_scores(costs.units)
     return Plan(
-        groups=group_plans(costs.groups, ranked, widths, bounds.step.tolist()),
+        units=unit_plans(costs.units, ranked, widths, bounds.step.tolist()),
         dense=costs.cost(costs.dense),
         compressed=costs.cost(widths),
         why=_why(problem.options, problem.ranked, why, problem.align),
@@ -101,7 +117,7 @@ def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
 
 
 def cost_of(source: Source, resolution: Size | None = None, tokens: int | None = None) -> CostModel:
-    """The cost model of a model, traced on the meta device; its ``groups`` are what can be cut.
+    """The cost model of a model, traced on the meta device; its ``units`` are all that can shrink.
 
     Args:
         resolution, tokens: as in ``diffc.models.inputs.input_specs``.
@@ -109,13 +125,19 @@ def cost_of(source: Source, resolution: Size | None = None, tokens: int | None =
     Raises:
         InputError: when the class cannot be made from its config, or cannot be called.
     """
-    return _traced(source, resolution, tokens)[0]
+    return _traced(source, resolution, tokens, lambda branch: True)[0]
 
 
 def _traced(
-    source: Source, resolution: Size | None, tokens: int | None
+    source: Source,
+    resolution: Size | None,
+    tokens: int | None,
+    is_candidate: Callable[[Branch], bool],
 ) -> tuple[CostModel, list[str]]:
-    """The cost model, and the notes of the dry call, of one model on the meta device."""
+    """The cost model, and the notes of the dry call, of one model on the meta device.
+
+    Its units are the groups of channels, then the branches that are candidates.
+    """
     found = family(source.class_name)
     check_resolution(source.class_name, source.config, () if resolution is None else (resolution,))
     specs = input_specs(source, resolution, tokens)
@@ -123,8 +145,9 @@ def _traced(
     notes = dry_call(model, found, specs)
     inputs = meta_inputs(specs)
     with torch.device("meta"):
-        groups = found.groups(model, inputs)
-        return cost_model(model, inputs, found.call, groups), notes
+        branches = [branch for branch in found.branches(model) if is_candidate(branch)]
+        units: list[Unit] = [*found.groups(model, inputs), *branches]
+        return cost_model(model, inputs, found.call, units), notes
 
 
 def make_plan(
@@ -152,7 +175,7 @@ def check_plan(source: Source, recipe: Recipe, align: int) -> list[str]:
     problem = problem_of(source, recipe, None, align)
     options, costs = recipe.prune, problem.costs
     if options.rounding == "paper":
-        _paper(costs, problem.bounds, options)
+        _paper(problem)
         return list(problem.notes)
     if options.ratio_of == "latency":
         return list(problem.notes)
@@ -167,7 +190,7 @@ def chosen_widths(problem: Problem) -> Widths:
     """The widths that the options ask for, without latencies."""
     options, costs, bounds = problem.options, problem.costs, problem.bounds
     if options.rounding == "paper":
-        return _paper(costs, bounds, options)
+        return _paper(problem)
     if by_latency(options):
         raise RequestError(
             "latency is not known from a config: it is measured on the target",
@@ -188,44 +211,65 @@ def measure_of(ratio_of: str, costs: CostModel) -> Measure:
     measures: dict[str, Measure] = {
         "macs": costs.macs,
         "params": costs.params,
-        "channels": lambda widths: float(np.sum(widths * _units(costs.groups))),
+        "channels": lambda widths: float(np.sum(widths * _elements(costs.units))),
     }
     return measures[ratio_of]
 
 
-def _units(groups: Sequence[Group]) -> NDArray[np.int64]:
-    return np.array([group.unit for group in groups], dtype=np.int64)
+def _elements(units: Sequence[Unit]) -> NDArray[np.int64]:
+    """How many elements of a layer's width one channel of each unit is; 0 for a branch."""
+    elements = [0 if isinstance(unit, Branch) else unit.elements for unit in units]
+    return np.array(elements, dtype=np.int64)
 
 
-def _paper(costs: CostModel, bounds: Limits, options: PruneSection) -> Widths:
+def _paper(problem: Problem) -> Widths:
+    costs, bounds, options = problem.costs, problem.bounds, problem.options
     if options.ratio_of != "channels":
         raise RequestError(
             f"--rounding paper removes a share of channels, not of {options.ratio_of}",
             hint="add --ratio-of channels",
         )
-    widths = paper_widths(costs.groups, options.ratio)
+    widths = paper_widths(costs.units, options.ratio)
     whole = bounds.least == costs.dense
     kept: Widths = np.where(whole, costs.dense, np.maximum(widths, 1))
+    branches = len(costs.groups)
+    kept[branches:] = problem.start[branches:]
     return kept
 
 
-def _pinned(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -> Widths:
+def _start_widths(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -> Widths:
     """The dense widths with the recipe's own put in, which the walk then leaves alone."""
     start: Widths = costs.dense.copy()
     for pattern, width in widths.items():
-        for i in matching(costs.groups, pattern):
-            group = costs.groups[i]
-            if not 0 < width <= group.size or width % group.runs:
+        left_out = [i for i, unit in enumerate(costs.units) if _leaves_out(unit, pattern, width)]
+        for i in left_out or _of_groups(costs.units, pattern):
+            unit = costs.units[i]
+            if not left_out and (not 0 < width <= unit.size or width % unit.runs):
                 raise RequestError(
-                    f"prune.widths: {group.name} cannot have {width} channels",
-                    hint=f"it has {group.size} in {group.runs} equal blocks",
+                    f"prune.widths: {unit.name} cannot have {width} channels",
+                    hint=f"it has {unit.size} in {unit.runs} equal blocks",
                 )
             start[i] = bounds.least[i] = width
     return start
 
 
-def _no_scores(groups: Sequence[Group]) -> Scores:
-    return {group.name: np.zeros(group.size) for group in groups}
+def _of_groups(units: Sequence[Unit], pattern: str) -> list[int]:
+    """Indices of the groups that match; those of branches where nothing else does."""
+    indices = matching(units, pattern)
+    return [i for i in indices if not isinstance(units[i], Branch)] or indices
+
+
+def _leaves_out(unit: Unit, pattern: str, width: int) -> bool:
+    return isinstance(unit, Branch) and _left_out(unit, {pattern: width})
+
+
+def _left_out(branch: Branch, widths: Mapping[str, int]) -> bool:
+    """Whether the recipe's own widths leave the branch out: a pattern of its name, and 0."""
+    return any(width == 0 and fnmatchcase(branch.name, name) for name, width in widths.items())
+
+
+def _no_scores(units: Sequence[Unit]) -> dict[str, NDArray[np.float64]]:
+    return {unit.name: np.zeros(unit.size) for unit in units}
 
 
 def _check_finite(scores: Scores) -> None:

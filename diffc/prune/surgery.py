@@ -1,4 +1,4 @@
-"""The cut: select the kept channels along every dimension that a plan names.
+"""The cut: select the kept channels along every dimension of a plan, and leave out branches.
 
 Nothing here knows a network: a group's slices say which positions go. Tensors are selected, sizes
 that layers repeat in attributes follow the new shapes, heads are told their new number, and the
@@ -15,17 +15,43 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from diffc.errors import InputError
+from diffc.models.branches import Branch, Unit, remove_branches
 from diffc.models.groups import Group
 from diffc.models.sizes import follow_shapes, get_tensor, replace_tensor
 
 Keep = Mapping[str, NDArray[np.int64]]
-"""Group name -> ascending indices of the channels to keep."""
+"""Unit's name -> ascending indices of the channels to keep; none of a branch leaves it out."""
 
 
-def cut(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None:
-    """Cut ``model`` in place to the channels in ``keep``; groups not in it stay whole."""
+def cut(model: nn.Module, units: Sequence[Unit], keep: Keep) -> None:
+    """Cut ``model`` in place to what ``keep`` names; units not in it stay whole.
+
+    Args:
+        model: The network.
+        units: Its groups of channels and its branches.
+        keep: The channels to keep.
+
+    Raises:
+        InputError: When ``keep`` leaves out a branch that the network does not have.
+    """
+    groups = [unit for unit in units if isinstance(unit, Group)]
+    _cut_channels(model, groups, keep)
+    names = {name for name, channels in keep.items() if not len(channels)}
+    branches = [unit for unit in units if isinstance(unit, Branch) and unit.name in names]
+    unknown = sorted(names - {branch.name for branch in branches})
+    if unknown:
+        raise InputError(
+            f"the plan leaves out '{unknown[0]}', which is no part of this "
+            f"{type(model).__name__} that can be left out",
+            hint="diffc inspect MODEL lists what can",
+        )
+    remove_branches(model, branches)
+
+
+def _cut_channels(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None:
     with torch.no_grad():
-        for (name, dim), gone in _gone(groups, keep).items():
+        for (name, dim), gone in _removed_positions(groups, keep).items():
             old = get_tensor(model, name)
             stays = np.setdiff1d(np.arange(old.shape[dim]), gone)
             index = torch.from_numpy(stays).to(old.device)
@@ -33,11 +59,13 @@ def cut(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None:
         for group in groups:
             if group.name in keep:
                 _keep_temperature(model, group, len(keep[group.name]))
-                _tell_heads(model, group, len(keep[group.name]))
+                _set_heads(model, group, len(keep[group.name]))
     follow_shapes(model)
 
 
-def _gone(groups: Sequence[Group], keep: Keep) -> dict[tuple[str, int], NDArray[np.int64]]:
+def _removed_positions(
+    groups: Sequence[Group], keep: Keep
+) -> dict[tuple[str, int], NDArray[np.int64]]:
     """(tensor, dim) -> positions to remove, over all groups that lie along it."""
     gone: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
     for group in groups:
@@ -54,7 +82,7 @@ def _keep_temperature(model: nn.Module, group: Group, kept: int) -> None:
         get_tensor(model, name).mul_(math.sqrt(kept / group.size))
 
 
-def _tell_heads(model: nn.Module, group: Group, kept: int) -> None:
+def _set_heads(model: nn.Module, group: Group, kept: int) -> None:
     if group.heads_of is not None:
         attention = model.get_submodule(group.heads_of)
         attention.heads = kept  # type: ignore[assignment]

@@ -118,6 +118,7 @@ def _plan(out: Path) -> PlanRecord | None:
     if not path.exists():
         return None
     content = json.loads(path.read_text("utf-8"))
+    content["groups"] = content.pop("units", None) or content["groups"]  # as format 1 calls them
     for group in content["groups"]:
         group.pop("keep")  # thousands of indices that plan.json already has
     plan: PlanRecord = content

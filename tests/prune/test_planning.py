@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from support.runs import compile_quickly
 
 from diffc.chain.front import alignment
 from diffc.errors import InputError, RequestError
+from diffc.models.branches import removed_branches
+from diffc.models.load import load, load_denoiser
 from diffc.models.source import find_source
-from diffc.prune.planning import cost_of, make_plan
+from diffc.prune.allocate import total_loss
+from diffc.prune.knapsack import Budget, minimise
+from diffc.prune.plan import Plan
+from diffc.prune.planning import cost_of, make_plan, problem_of
 from diffc.recipe import resolve
 
 RATIOS = np.round(np.arange(0.2, 0.71, 0.05), 2).tolist()
@@ -100,11 +109,91 @@ def test_alignment_follows_the_target(targets, precision, expected):
 
 
 def test_a_plan_survives_its_file(demo, scores, tmp_path):
-    from diffc.prune.plan import Plan
-
     found = plan(demo, scores, ratio=0.5)
     found.save(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == found
     (tmp_path / "plan.json").write_text('{"format": 1, "groups": [')
     with pytest.raises(InputError, match="cannot read the plan"):
         Plan.read(tmp_path / "plan.json")
+
+
+def test_a_plan_of_format_1_can_be_read(demo, scores, tmp_path):
+    chosen = plan(demo, scores, ratio=0.5)
+    chosen.save(tmp_path / "plan.json")
+    value = json.loads((tmp_path / "plan.json").read_text())
+    assert value["format"] == 2
+    groups = [{**unit, "why": ""} for unit in value.pop("units")]
+    (tmp_path / "plan.json").write_text(json.dumps({**value, "format": 1, "groups": groups}))
+    assert Plan.read(tmp_path / "plan.json") == chosen
+    (tmp_path / "plan.json").write_text(json.dumps({**value, "format": 3, "units": groups}))
+    with pytest.raises(InputError, match="another format than diffc's 2"):
+        Plan.read(tmp_path / "plan.json")
+
+
+OUT = "mid_block.resnets.0"
+
+
+@pytest.mark.parametrize("pattern", [OUT, "mid_*.resnets.0"])
+def test_a_recipe_leaves_out_a_branch(demo, scores, tmp_path, pattern):
+    """Its cost is gone, the rest meets the budget, and plan.json names it with the groups."""
+    chosen = plan(demo, scores, ratio=0.4, widths={pattern: 0})
+    kept = {unit.name: (unit.kept, unit.size, unit.keep) for unit in chosen.units}
+    assert kept[OUT] == (0, 1, ()) and chosen.keep()[OUT].tolist() == []
+    assert chosen.compressed.macs == pytest.approx(0.6 * chosen.dense.macs, rel=0.01)
+    assert OUT not in [group.name for group in chosen.groups]
+    chosen.save(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == chosen
+
+
+@pytest.mark.parametrize("prune", [{"allocate": "uniform"}, {"ratio_of": "params"},
+                                   {"ratio_of": "channels", "rounding": "paper"}])  # fmt: skip
+def test_every_allocation_carries_a_branch_that_the_recipe_leaves_out(demo, scores, prune):
+    chosen = plan(demo, scores, ratio=0.3, widths={OUT: 0}, **prune)
+    assert {unit.name: unit.kept for unit in chosen.units}[OUT] == 0
+    assert chosen.compressed.macs < chosen.dense.macs
+
+
+def test_a_branch_stays_where_nothing_ranks_it(demo, scores):
+    chosen = plan(demo, scores, ratio=0.4)
+    assert [unit for unit in chosen.units if unit.kind in ("branch", "block")] == []
+
+
+@pytest.mark.parametrize("worth", [0.0, 1e9])
+def test_a_branch_that_is_ranked_goes_when_it_is_worth_little(demo, scores, worth):
+    ranked = {**scores, OUT: np.array([worth])}
+    chosen = plan(demo, ranked, ratio=0.4)
+    assert {unit.name: unit.kept for unit in chosen.units}[OUT] == int(worth > 0)
+    assert chosen.compressed.macs == pytest.approx(0.6 * chosen.dense.macs, rel=0.01)
+    if not worth:
+        fixed = plan(demo, ranked, ratio=0.4, fixed=[OUT])
+        assert {unit.name: unit.kept for unit in fixed.units}[OUT] == 1
+
+
+def test_the_knapsack_leaves_out_a_branch_that_is_worth_little(demo, scores):
+    source = demo
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"ratio": 0.4}})
+    problem = problem_of(source, recipe, {**scores, OUT: np.array([0.0])}, 16)
+    costs = problem.costs
+    budget = Budget("macs", costs.macs, 0.6 * costs.macs(costs.dense))
+    lost = total_loss(costs.units, problem.ranked)
+    best = minimise(lost, [budget], problem.bounds, problem.start, problem.start)
+    assert best.over == 0 and best.widths[-1] == 0
+
+
+def test_a_plan_that_leaves_out_a_branch_goes_to_a_checked_engine(tiny_model, tmp_path):
+    name = "mid_block.resnets.1"
+    report = compile_quickly(tiny_model, tmp_path / "out", "bench", prune={"widths": {name: 0}})
+    assert report.targets[0].parity.passed
+    row = next(row for row in report.plan["groups"] if row["name"] == name)
+    assert (row["size"], row["kept"]) == (1, 0) and "keep" not in row
+    pruning = json.loads((tmp_path / "out/model/pruning.json").read_text())
+    assert pruning["removed"] == [name]
+    model = load_denoiser(find_source(tmp_path / "out/model"))
+    assert removed_branches(model) == [name]
+    counted = sum(value.numel() for value in model.parameters())
+    assert counted == Plan.read(tmp_path / "out/plan.json").compressed.params
+    load(tmp_path / "out/model").save_pretrained(tmp_path / "again")
+    again = load_denoiser(find_source(tmp_path / "again"))
+    assert removed_branches(again) == [name]
+    states = zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in states)

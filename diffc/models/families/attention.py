@@ -97,7 +97,7 @@ def head_group(name: str, attention: nn.Module, readers: Sequence[str] | None = 
     return Group(
         name=f"{name}.heads",
         size=heads,
-        unit=width // heads,
+        elements=width // heads,
         kind="heads",
         slices=_slices(name, attention, index, readers),
         heads_of=name,

@@ -25,6 +25,7 @@ from diffc_runtime.json_types import JsonDict, JsonObject
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from diffc.models.branches import Branch
     from diffc.models.groups import Group
 
 TextPlaces: TypeAlias = Mapping[str, tuple[int, int | None]]
@@ -75,6 +76,10 @@ class Family(ABC):
 
     In a model with residual blocks of convolutions, the outputs of these are compared instead.
     """
+
+    block_returns: ClassVar[Sequence[str]] = ()
+    """The arguments of a block's call that it gives back, changed, for the blocks of
+    ``block_lists``; () where blocks cannot be left out."""
 
     # What a call takes.
 
@@ -141,6 +146,18 @@ class Family(ABC):
         from diffc.models.families.blocks import block_groups
 
         return block_groups(model, head_dims=head_dims)
+
+    def branches(self, model: nn.Module) -> list[Branch]:
+        """Every part that can be left out whole: the blocks of ``block_lists`` here.
+
+        Args:
+            model: of this class; may be on the meta device.
+        """
+        from diffc.models.branches import listed_blocks
+
+        if not self.block_returns:
+            return []
+        return listed_blocks(model, self.block_lists, self.block_returns)
 
     # Sizes.
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from diffc.input_size import Size
 from diffc.models.families.base import LABELS, Family
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diffc.models.branches import Branch
 
 
 class DiT(Family):
@@ -22,6 +28,7 @@ class DiT(Family):
     older_names = {"Transformer2DModel": {"norm_type": "ada_norm_zero"}}
     squares_only = True
     sample_size_is_number = True
+    block_returns = ("hidden_states",)
 
     def specs(
         self,
@@ -33,6 +40,11 @@ class DiT(Family):
         config = self.full_config(config)
         labels = replace(LABELS, example=range(self.class_count(config) or 1))
         return [*self.image_specs(config, resolution), labels]
+
+    def branches(self, model: nn.Module) -> list[Branch]:
+        """All blocks but the first, whose embedding of the timestep the model's end uses too."""
+        branches = super().branches(model)
+        return [branch for branch in branches if branch.name != "transformer_blocks.0"]
 
     def class_count(self, config: JsonObject) -> int | None:
         """Return the number of classes, without the null class."""

@@ -39,6 +39,7 @@ class Flux(Family):
     squares_only = True
     channel_axis = -1
     block_lists = ("transformer_blocks", "single_transformer_blocks")
+    block_returns = ("encoder_hidden_states", "hidden_states")
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

@@ -31,6 +31,7 @@ class PixArt(Family):
     older_names = {"Transformer2DModel": {"norm_type": "ada_norm_single"}}
     text_places = {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}
     sample_size_is_number = True
+    block_returns = ("hidden_states",)
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

@@ -26,6 +26,7 @@ class Sana(Family):
     component = "transformer"
     text_places = {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}
     sample_size_is_number = True
+    block_returns = ("hidden_states",)
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

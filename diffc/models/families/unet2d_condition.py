@@ -15,6 +15,7 @@ from diffc_runtime.json_types import JsonObject
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from diffc.models.branches import Branch
     from diffc.models.groups import Group
 
 _SIZE = 64
@@ -92,6 +93,12 @@ class UNet2DCondition(Family):
             fixed.append("time_embedding.linear_2")  # as wide as the labels that are added to it
         groups = trace_groups(model, inputs, self.call, fixed=fixed)
         return groups + feed_forward_groups(model) + attention_groups(model, head_dims=head_dims)
+
+    def branches(self, model: nn.Module) -> list[Branch]:
+        """The branches of its residual blocks and attentions."""
+        from diffc.models.branches import residual_branches
+
+        return residual_branches(model)
 
     def shared_multiple(self, config: JsonObject) -> int | None:
         """Return the number whose multiples its levels can halve."""

@@ -31,6 +31,7 @@ class Wan(Family):
     component = "transformer"
     text_places = {"encoder_hidden_states": (0, 1)}
     block_lists = ("blocks",)
+    block_returns = ("hidden_states",)
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

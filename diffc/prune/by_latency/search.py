@@ -26,7 +26,7 @@ what the tables said corrects the budget, and the problem is solved again, until
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from diffc.errors import RequestError
 from diffc.measure.engines import open_engines
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
+from diffc.models.branches import Unit
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs as torch_inputs
 from diffc.models.families.examples import meta_inputs
@@ -57,7 +58,7 @@ from diffc.prune.by_latency.layers import layers_of
 from diffc.prune.by_latency.table import LatencyModel, latency_model, lowered
 from diffc.prune.cost import Widths
 from diffc.prune.knapsack import Budget, Solution, minimise
-from diffc.prune.plan import Plan, group_plans
+from diffc.prune.plan import Plan, unit_plans
 from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import Recipe
@@ -171,7 +172,7 @@ def _by_budget(problem: Problem) -> Widths:
 def _solved(problem: Problem, model: LatencyModel, share: float) -> Solution:
     """Widths whose latency by the tables is ``share`` of the dense one's, or below."""
     costs, bounds, options = problem.costs, problem.bounds, problem.options
-    lost = total_loss(costs.groups, problem.ranked or unranked_scores(costs.groups))
+    lost = total_loss(costs.units, _scores(problem, costs.units))
     fast = Budget("latency", model, share * model(costs.dense))
     if options.ratio_of == "latency":
         check_reachable(costs, bounds, model, fast.most)
@@ -200,6 +201,11 @@ def _budget(problem: Problem) -> Budget:
     )
 
 
+def _scores(problem: Problem, units: Sequence[Unit]) -> Scores:
+    """The problem's importance; where a unit has none, as ``unranked_scores`` has it."""
+    return {**unranked_scores(units), **(problem.ranked or {})}
+
+
 def _tables(problem: Problem, bench: LatencyDevice) -> Work[LatencyModel]:
     source = problem.source
     found = family(source.class_name)
@@ -207,8 +213,8 @@ def _tables(problem: Problem, bench: LatencyDevice) -> Work[LatencyModel]:
     inputs = meta_inputs(problem.specs)
     layers = layers_of(model, inputs, found.call)
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    groups, bounds = problem.costs.groups, problem.bounds
-    return (yield from latency_model(layers, groups, shapes, bounds, problem.align, bench))
+    units, bounds = problem.costs.units, problem.bounds
+    return (yield from latency_model(layers, units, shapes, bounds, problem.align, bench))
 
 
 class EngineTrials:
@@ -229,11 +235,14 @@ class EngineTrials:
         found = family(problem.source.class_name)
         specs = problem.specs
         model = _filled(problem.source)
-        groups = found.groups(model, torch_inputs(specs, problem.source.config))
-        scores = problem.ranked or unranked_scores(groups)
-        plans = group_plans(groups, scores, widths, problem.bounds.step.tolist())
+        units: list[Unit] = [
+            *found.groups(model, torch_inputs(specs, problem.source.config)),
+            *problem.costs.branches,
+        ]
+        scores = _scores(problem, units)
+        plans = unit_plans(units, scores, widths, problem.bounds.step.tolist())
         kept = {plan.name: np.array(plan.keep) for plan in plans if plan.kept < plan.size}
-        cut(model, groups, kept)
+        cut(model, units, kept)
         export = problem.export
         facts = {"macs": problem.costs.macs(widths)}
         export_denoiser(model, found, specs, folder / "onnx", opset=export.opset,
@@ -252,9 +261,9 @@ class EngineTrials:
             }
             timings = yield from interleaved(calls, _TIMING)
         ratio = timings.ratio("compressed", "dense")
-        scores = self.problem.ranked or unranked_scores(costs.groups)
+        scores = _scores(self.problem, costs.units)
         everything = sum(float(score.sum()) for score in scores.values())
-        lost = total_loss(costs.groups, scores)(found.widths)
+        lost = total_loss(costs.units, scores)(found.widths)
         return Trial(
             predicted=model(found.widths) / model(costs.dense),
             measured=ratio.median,

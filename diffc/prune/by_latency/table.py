@@ -32,12 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.measure.inputs import example_inputs
-from diffc.models.groups import Group
+from diffc.models.branches import Unit
 from diffc.prune.allocate import Limits, lowest
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.layer_graphs import write_layer, write_overhead
 from diffc.prune.by_latency.layers import Facts, Layer
-from diffc.prune.cost import Dim, Widths
+from diffc.prune.cost import Dim, Dimensions, Widths, switches
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work, drain
 from diffc_export.targets import target
@@ -80,20 +80,37 @@ def _between(anchors: Sequence[int], values: NDArray[np.float64], at: float) -> 
 
 
 class LatencyModel:
-    """The summed seconds of a network's layers at any widths of its groups."""
+    """The summed seconds of a network's layers at any widths of its units."""
 
-    def __init__(self, layers: Sequence[Layer], sizes: Sizes, tables: Sequence[TimeTable]) -> None:
-        """tables: one for each layer."""
-        self._sizes = sizes
-        self._layers = list(zip(layers, tables, strict=True))
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        dimensions: Dimensions,
+        tables: Sequence[TimeTable],
+        units: Sequence[Unit],
+    ) -> None:
+        """Hold one table for each layer.
+
+        Args:
+            layers: The network's.
+            dimensions: Every layer's widths.
+            tables: One for each layer.
+            units: What can shrink. A layer of a branch that is left out takes no time.
+        """
+        self._dimensions = dimensions
+        self._layers = [
+            (layer.dims, switches(units, layer.name), table)
+            for layer, table in zip(layers, tables, strict=True)
+        ]
         self._known: dict[tuple[int, tuple[float, ...]], float] = {}
 
     def __call__(self, widths: Widths) -> float:
-        """Seconds at ``widths`` (G,)."""
-        present = self._sizes(widths)
+        """Seconds at ``widths`` (U,)."""
+        present = present_sizes(self._dimensions, widths)
         return sum(
-            self._seconds(table, tuple(present[dim] for dim in layer.dims))
-            for layer, table in self._layers
+            self._seconds(table, tuple(present[dim] for dim in dims))
+            for dims, branches, table in self._layers
+            if all(present[branch] for branch in branches)
         )
 
     def _seconds(self, table: TimeTable, sizes: tuple[float, ...]) -> float:
@@ -103,44 +120,26 @@ class LatencyModel:
         return self._known[key]
 
 
-class Sizes:
-    """The present sizes of the layers' dimensions as a function of the groups' widths."""
-
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        groups: Sequence[Group],
-        shapes: Mapping[str, tuple[int, ...]],
-    ) -> None:
-        self._dims = sorted({dim for layer in layers for dim in layer.dims})
-        place = {dim: i for i, dim in enumerate(self._dims)}
-        self._full = np.array([shapes[name][axis] for name, axis in self._dims], dtype=np.float64)
-        self._dense = np.array([group.size for group in groups], dtype=np.int64)
-        self._fan = np.zeros((len(place), len(groups)))
-        for column, group in enumerate(groups):
-            for piece in group.slices:
-                row = place.get((piece.tensor, piece.dim))
-                if row is not None:
-                    self._fan[row, column] += piece.index.shape[1]
-
-    def __call__(self, widths: Widths) -> dict[Dim, int]:
-        """Dimension -> its size."""
-        present = self._full - self._fan @ (self._dense - widths)
-        return dict(zip(self._dims, present.astype(int).tolist(), strict=True))
+def present_sizes(dimensions: Dimensions, widths: Widths) -> dict[Dim, int]:
+    """Dimension -> its size at ``widths``."""
+    sizes = dimensions.sizes(widths).astype(int).tolist()
+    return dict(zip(dimensions.dims, sizes, strict=True))
 
 
 def latency_model(
     layers: Sequence[Layer],
-    groups: Sequence[Group],
+    units: Sequence[Unit],
     shapes: Mapping[str, tuple[int, ...]],
     bounds: Limits,
     align: int,
     bench: LatencyDevice,
 ) -> Work[LatencyModel]:
     """Measure what is not known yet of ``layers`` on ``bench``; the model of their time."""
-    sizes = Sizes(layers, groups, shapes)
-    dense = np.array([group.size for group in groups], dtype=np.int64)
-    ends = sizes(lowest(dense, bounds)), sizes(dense)
+    dims = {dim for layer in layers for dim in layer.dims}
+    dimensions = Dimensions(dims, shapes, units)
+    dense = np.array([unit.size for unit in units], dtype=np.int64)
+    least = present_sizes(dimensions, lowest(dense, bounds))
+    ends = least, present_sizes(dimensions, dense)
     grids = _grids(layers, ends, align)
     points = {_point(kind, facts, s): (kind, facts, s)
               for (kind, facts, _), axes in grids.items()
@@ -151,7 +150,9 @@ def latency_model(
         known |= yield from measured(missing, bench)
         write_times(bench, known)
     tables = {key: _table(key, axes, known) for key, axes in grids.items()}
-    return LatencyModel(layers, sizes, [tables[_alike(layer, ends)] for layer in layers])
+    return LatencyModel(
+        layers, dimensions, [tables[_alike(layer, ends)] for layer in layers], units
+    )
 
 
 Key = tuple[str, Facts, tuple[int, ...]]

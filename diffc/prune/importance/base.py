@@ -20,6 +20,7 @@ from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
     from diffc.data.clean import CleanSet
+    from diffc.models.branches import Branch
     from diffc.models.denoiser import Denoiser
     from diffc.recipe import ImportanceSection
     from diffc_export.events import Work
@@ -53,12 +54,15 @@ class Subject:
         denoiser: The model, on the device to compute on, in evaluation mode.
         clean: Samples x_0 and their conditions.
         groups: The groups of channels to score.
+        branches: What could be left out whole. A score may rank some too: one number for each by
+            its name; a branch without one stays.
         limit: Shared by all passes, so that the first one that runs out of memory sets it for all.
     """
 
     denoiser: Denoiser
     clean: CleanSet
     groups: Sequence[Group]
+    branches: Sequence[Branch] = ()
     limit: RowLimit = field(default_factory=RowLimit)
 
 

@@ -58,7 +58,8 @@ class PruneSection(RecipeSection):
             want.
         fixed: globs of layers that may not be cut.
         floors: glob -> the smallest share of channels to keep.
-        widths: glob -> channels to keep, whatever the allocation says.
+        widths: glob -> channels to keep, whatever the allocation says; 0 leaves out the blocks and
+            branches (``diffc inspect``) that match.
         importance: how channels are ranked.
     """
 

@@ -268,5 +268,5 @@ def test_head_groups_count_heads():
         if group.kind == "heads":
             attention = tiny.model.get_submodule(group.heads_of)
             assert group.size == attention.heads
-            assert group.size * group.unit == attention.to_q.out_features
+            assert group.size * group.elements == attention.to_q.out_features
             assert math.prod(group.slices[0].index.shape) == attention.to_q.out_features

@@ -1,0 +1,133 @@
+"""Branches: parts of a network that can be left out whole, such as a block of a transformer.
+
+A branch adds something to what passes it by. Left out, it adds nothing: the network behaves as the
+dense one does with that branch silenced (its last layer multiplied by zero). A family lists its
+branches (``Family.branches``), since only it knows what is added to what.
+
+    Branch            one part that can be left out, and what stands in its place
+    remove_branches   leave some out
+    removed_branches  the names of those that were left out of a model
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from diffc.models.groups import Group
+
+BRANCH_KINDS = ("branch", "block")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A part of a network that can be left out whole. Its size is 1: kept is 1 or 0.
+
+    Attributes:
+        name: The module, by which recipes and plans call the branch.
+        kind: ``branch`` for the residual branch of a block, ``block`` for a whole block.
+        returns: The arguments of the module's call that it gives back, changed: one, or several as
+            a tuple. Left out, it gives them back as they are.
+        keeps: A submodule that stays, and is applied to the first of ``returns``: a convolution on
+            the shortcut. Empty for none.
+    """
+
+    name: str
+    kind: str
+    returns: tuple[str, ...]
+    keeps: str = ""
+
+    @property
+    def size(self) -> int:
+        """1: a branch is kept whole or not at all."""
+        return 1
+
+    @property
+    def runs(self) -> int:
+        """1, as for a group of channels that is no set of equal runs."""
+        return 1
+
+    def covers(self, module: str) -> bool:
+        """Whether ``module`` goes with the branch."""
+        kept = f"{self.name}.{self.keeps}"
+        if self.keeps and (module == kept or module.startswith(f"{kept}.")):
+            return False
+        return module == self.name or module.startswith(f"{self.name}.")
+
+
+Unit = Group | Branch
+"""What can shrink: the channels of a group, or a branch whole (kept 1 or 0 of a size of 1)."""
+
+
+class Shortcut(nn.Module):
+    """In the place of a branch that was left out: gives back what it was given."""
+
+    def __init__(self, branch: Branch, original: nn.Module) -> None:
+        super().__init__()
+        self._names = tuple(inspect.signature(original.forward).parameters)
+        self._returns = branch.returns
+        self._keeps = branch.keeps
+        if branch.keeps:
+            self.add_module(branch.keeps, original.get_submodule(branch.keeps))
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        values = dict(zip(self._names, args, strict=False)) | kwargs
+        given = [values[name] for name in self._returns]
+        if self._keeps:
+            given[0] = self.get_submodule(self._keeps)(given[0])
+        return given[0] if len(given) == 1 else tuple(given)
+
+
+def remove_branches(model: nn.Module, branches: Sequence[Branch]) -> None:
+    """Leave ``branches`` out of ``model``, in place."""
+    for branch in branches:
+        if any(other is not branch and other.covers(branch.name) for other in branches):
+            continue  # it goes with the larger one
+        parent, _, leaf = branch.name.rpartition(".")
+        original = model.get_submodule(branch.name)
+        setattr(model.get_submodule(parent), leaf, Shortcut(branch, original))
+
+
+def removed_branches(model: nn.Module) -> list[str]:
+    """The names of the branches that were left out of ``model``."""
+    return [name for name, module in model.named_modules() if isinstance(module, Shortcut)]
+
+
+def listed_blocks(model: nn.Module, lists: Iterable[str], returns: Sequence[str]) -> list[Branch]:
+    """Every block that is there of the model's ``lists``; each gives back ``returns``."""
+    return [
+        Branch(f"{name}.{place}", "block", tuple(returns))
+        for name, module in model.named_children()
+        if name in lists and isinstance(module, nn.ModuleList)
+        for place, block in enumerate(module)
+        if not isinstance(block, Shortcut)
+    ]
+
+
+def residual_branches(model: nn.Module) -> list[Branch]:
+    """The branches of a U-Net: of its residual blocks, its attentions and its transformer blocks.
+
+    A residual block that resizes its input, and one that scales the sum, cannot be left out.
+    """
+    branches = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind == "ResnetBlock2D" and _only_adds(module):
+            keeps = "conv_shortcut" if getattr(module, "conv_shortcut", None) is not None else ""
+            branches.append(Branch(name, "branch", ("input_tensor",), keeps))
+        elif kind == "BasicTransformerBlock" or (kind == "Attention" and _is_residual(module)):
+            branches.append(Branch(name, "block", ("hidden_states",)))
+    return branches
+
+
+def _only_adds(block: nn.Module) -> bool:
+    resizes = any(getattr(block, name, None) is not None for name in ("upsample", "downsample"))
+    return not resizes and getattr(block, "output_scale_factor", None) == 1.0
+
+
+def _is_residual(attention: nn.Module) -> bool:
+    adds = getattr(attention, "residual_connection", False)
+    return bool(adds) and getattr(attention, "rescale_output_factor", None) == 1.0
