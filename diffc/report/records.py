@@ -44,15 +44,15 @@ class _Record(TypedDict, total=False):
 
 
 class GroupRecord(_Record, total=False):
-    """One group of plan.json, without the indices of its channels.
+    """One unit of plan.json (format 1 calls it a group), without the indices of its channels.
 
     Attributes:
-        name: The layer that gives the group its name.
-        kind: What a channel of it is: ``channels``, ``heads``.
-        size: The dense width.
-        kept: The width that is left.
+        name: The layer that gives the unit its name.
+        kind: What the unit is: channels, heads, a whole branch or block.
+        size: The dense width; 1 for a branch or block.
+        kept: The width that is left; 0 for a branch or block that is left out.
         step: What widths are a multiple of.
-        lost: The share of the group's importance that was cut away.
+        lost: The share of the unit's importance that was cut away.
     """
 
     name: str
