@@ -53,8 +53,10 @@ def main() -> None:
 
 def _run_verb() -> None:
     from diffc.cli.app import app
+    from diffc.lean_imports import defer_packages
 
     _check_working_directory()
+    defer_packages()
     signal.signal(signal.SIGTERM, _interrupt)
     # without this, the last garbage collections walk through torch's modules for about a second
     atexit.register(gc.freeze)

@@ -226,9 +226,9 @@ def _check_transformers(
 def _class_notes(source: Source, prompts: bool) -> list[str]:
     """Refuse a pipeline class that is not installed; note it where no prompts are encoded."""
     from diffc.errors import InputError
-    from diffc.models.classes import pipeline_class
+    from diffc.models.classes import has_pipeline, pipeline_class
 
-    if not source.is_pipeline:
+    if not source.is_pipeline or (not prompts and has_pipeline(source.index.get("_class_name"))):
         return []
     try:
         pipeline_class(source)

@@ -85,6 +85,17 @@ def pipeline_class(source: Source) -> type[DiffusionPipeline]:
     return kind
 
 
+def has_pipeline(class_name: object) -> bool:
+    """True if the installed diffusers lists a pipeline of that name; its file is not imported.
+
+    False where only the class itself can tell (``pipeline_class``).
+    """
+    import diffusers
+
+    listed = getattr(diffusers.pipelines, "__all__", ())  # a plain package where it is not lazy
+    return isinstance(class_name, str) and class_name.endswith("Pipeline") and class_name in listed
+
+
 def is_diffusers_model(kind: object) -> bool:
     """Return True for a diffusers network class."""
     from diffusers import ModelMixin
