@@ -5,6 +5,8 @@ Works from configs alone on the meta device.
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from diffc.data.inputs import data_text_tokens
 from diffc.errors import InputError, RequestError
@@ -20,6 +23,7 @@ from diffc.input_size import Size
 from diffc.models.branches import Branch, Unit
 from diffc.models.dry_run import dry_call
 from diffc.models.families import family
+from diffc.models.families.base import Family
 from diffc.models.families.examples import meta_inputs
 from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
@@ -138,16 +142,37 @@ def _traced(
 
     Its units are the groups of channels, then the branches that are candidates.
     """
-    found = family(source.class_name)
+    known = family(source.class_name)
     check_resolution(source.class_name, source.config, () if resolution is None else (resolution,))
     specs = input_specs(source, resolution, tokens)
     model = meta_denoiser(source)
-    notes = dry_call(model, found, specs)
+    branches = [branch for branch in known.branches(model) if is_candidate(branch)]
+    if source.is_cut:  # its widths are its own
+        return _trace(model, known, specs, branches)
+    key = known, json.dumps(source.config, sort_keys=True), repr((specs, branches))
+    for traced, result in _TRACES:
+        if traced == key:
+            return result
+    result = _trace(model, known, specs, branches)
+    _TRACES.append((key, result))
+    return result
+
+
+def _trace(
+    model: nn.Module, known: Family, specs: Sequence[TensorSpec], branches: Sequence[Branch]
+) -> tuple[CostModel, list[str]]:
+    notes = dry_call(model, known, specs)
     inputs = meta_inputs(specs)
     with torch.device("meta"):
-        branches = [branch for branch in found.branches(model) if is_candidate(branch)]
-        units: list[Unit] = [*found.groups(model, inputs), *branches]
-        return cost_model(model, inputs, found.call, units), notes
+        units: list[Unit] = [*known.groups(model, inputs), *branches]
+        costs = cost_model(model, inputs, known.call, units)
+    costs.dense.setflags(write=False)  # it may be another plan's too
+    return costs, notes
+
+
+_TRACES: deque[tuple[tuple[Family, str, str], tuple[CostModel, list[str]]]] = deque(maxlen=8)
+"""The latest traces, with what each depends on: the checks before the first stage make the one that
+the plan needs."""
 
 
 def make_plan(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,24 @@ class CallTrace:
     inputs: frozenset[str]
 
 
+_LATEST: WeakKeyDictionary[nn.Module, tuple[object, CallTrace]] = WeakKeyDictionary()
+"""The latest call of each model, with what it depends on: the checks of a model and the search for
+its groups make the same one."""
+
+
 def trace_call(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> CallTrace:
     """Call ``model`` on the meta device with inputs of the shapes of ``inputs``."""
+    key = call, _signature(inputs.items()), _signature(model.named_parameters())
+    if model not in _LATEST or _LATEST[model][0] != key:
+        _LATEST[model] = key, _trace(model, inputs, call)
+    return _LATEST[model][1]
+
+
+def _signature(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, torch.Size, torch.dtype]]:
+    return [(name, value.shape, value.dtype) for name, value in tensors]
+
+
+def _trace(model: nn.Module, inputs: Mapping[str, Tensor], call: Call) -> CallTrace:
     tensors = {name: torch.empty_like(value, device="meta") for name, value in inputs.items()}
     wrapped = _CallModule(model, call)
     values = [*wrapped.named_parameters(), *wrapped.named_buffers()]
