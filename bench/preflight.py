@@ -3,8 +3,9 @@
     python -m bench.preflight MODEL [MODEL ...]     writes bench/results/preflight.json
 
 MODEL is ``demo`` or a folder; a folder of configs alone is checked as ``diffc plan`` does it. Each
-model is checked in processes of its own, with an empty cache: what is counted is the whole process
-(imports included) and the checks alone, in wall and processor seconds.
+model is checked in processes of its own, as the command line starts them, with an empty cache. The
+figures are of the whole process from its start, and of its two parts: the imports of modules, and
+the rest, which is the checks.
 """
 
 from __future__ import annotations
@@ -12,23 +13,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
-
-import diffusers
-import torch
 
 from diffc.measure.environment import read_environment
 
 RESULT = Path(__file__).parent / "results" / "preflight.json"
+PACKAGES = ("diffc", "torch", "diffusers", "transformers", "torch-pruning")
 CHECK = """
-import json, resource, sys, time
+import time
+from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+
+importing = {"depth": 0, "wall": 0.0, "cpu": 0.0}
+def timed(call):
+    def inner(*args):
+        importing["depth"] += 1
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            return call(*args)
+        finally:
+            importing["depth"] -= 1
+            if importing["depth"] == 0:
+                importing["wall"] += time.perf_counter() - wall
+                importing["cpu"] += time.process_time() - cpu
+    return inner
+for loader in (SourceFileLoader, ExtensionFileLoader):
+    loader.create_module = timed(loader.create_module)
+    loader.exec_module = timed(loader.exec_module)
+
+import json, resource, sys
 from pathlib import Path
-start, begun = time.perf_counter(), time.process_time()
+from diffc.lean_imports import defer_packages
+defer_packages()  # as the command line does
 from diffc.chain.front import alignment
 from diffc.chain.preflight import preflight
 from diffc.models.source import find_source
@@ -42,9 +65,13 @@ if whole:
     preflight(source, recipe, Path(sys.argv[3]), "bench")
 else:
     check_plan(source, recipe, alignment(recipe))
-row = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - begun}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({**row, "peak_rss_bytes": peak}))
+wall, cpu = time.time() - float(sys.argv[4]), time.process_time()
+print(json.dumps({
+    "seconds": wall, "cpu_seconds": cpu,
+    "imports_seconds": importing["wall"], "imports_cpu_seconds": importing["cpu"],
+    "checks_seconds": wall - importing["wall"], "checks_cpu_seconds": cpu - importing["cpu"],
+    "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+}))
 """
 
 
@@ -61,15 +88,20 @@ def main() -> None:
         "cpu": environment.cpu,
         "cores": environment.cores,
         "load_before": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
         "runs": args.runs,
-        "models": {Path(model).name: measured(model, args.runs) for model in args.models},
+        "models": {Path(model).name: median_run(model, args.runs) for model in args.models},
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name, row in result["models"].items():
+        parts = f"imports {row['imports_cpu_seconds']:.1f}, checks {row['checks_cpu_seconds']:.1f}"
+        sys.stdout.write(
+            f"{name}: {row['seconds']:.1f} s; CPU {row['cpu_seconds']:.1f} ({parts})\n"
+        )
 
 
-def measured(model: str, runs: int) -> dict:
+def median_run(model: str, runs: int) -> dict:
     """The medians over ``runs`` fresh processes."""
     has_weights = model == "demo" or any(Path(model).rglob("*.safetensors"))
     rows = [one_run(model, has_weights) for _ in range(runs)]
@@ -78,10 +110,11 @@ def measured(model: str, runs: int) -> dict:
 
 
 def one_run(model: str, has_weights: bool) -> dict:
+    """The figures of one fresh process with an empty cache."""
+    kind = "whole" if has_weights else "configs"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", CHECK, model, "whole" if has_weights else "configs",
-                   f"{folder}/out"]  # fmt: skip
         environment = {**os.environ, "DIFFC_CACHE": f"{folder}/cache"}
+        command = [sys.executable, "-c", CHECK, model, kind, f"{folder}/out", str(time.time())]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
