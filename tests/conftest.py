@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.quick import QUICK, save_tiny_model
+from support.shared import copy_once, make_once
 
 
 @pytest.fixture(autouse=True)
@@ -19,27 +20,45 @@ def own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A random DDPM pipeline folder: 16x16, one channel, about 60 k parameters."""
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+    return make_once(tmp_path_factory, "tiny", lambda folder: save_tiny_model(folder, seed=0))
 
 
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory) -> Path:
     """Another random model of the same shape."""
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+    return make_once(tmp_path_factory, "other", lambda folder: save_tiny_model(folder, seed=1))
 
 
 @pytest.fixture(scope="session")
 def compiled(tiny_model, tmp_path_factory):
-    """The tiny model, compiled once: (output folder, report, cache)."""
+    """The tiny model, compiled once in a session: (output folder, report, cache).
+
+    Each worker has copies of the folder and the cache.
+    """
     import diffc
 
-    out, cache = tmp_path_factory.mktemp("out") / "run", tmp_path_factory.mktemp("cache")
-    before = os.environ.get("DIFFC_CACHE")
-    os.environ["DIFFC_CACHE"] = str(cache)
-    try:
-        report = diffc.compile(tiny_model, ratio=0.4, out=out, options=QUICK)
-    finally:
-        os.environ.pop("DIFFC_CACHE")
-        if before is not None:
-            os.environ["DIFFC_CACHE"] = before
-    return out, report, cache
+    def compile_tiny(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DIFFC_CACHE", str(folder / "cache"))
+            diffc.compile(tiny_model, ratio=0.4, out=folder / "run", options=QUICK)
+
+    copy = copy_once(tmp_path_factory, "compiled", compile_tiny)
+    return copy / "run", diffc.Report.read(copy / "run"), copy / "cache"
+
+
+@pytest.fixture
+def compiled_cache(compiled, monkeypatch):
+    """The cache that ``compiled`` filled, as the test's own: stages that it needs are there."""
+    monkeypatch.setenv("DIFFC_CACHE", str(compiled[2]))
+
+
+@pytest.fixture(scope="session")
+def unet_folder(tmp_path_factory) -> Path:
+    """A tiny UNet2DModel with attention, exported by torch; not to be written to."""
+
+    def export(folder: Path) -> None:
+        from support.onnx_folder import tiny_unet, write_onnx_folder
+
+        write_onnx_folder(tiny_unet(), folder / "onnx")
+
+    return make_once(tmp_path_factory, "unet", export) / "onnx"

@@ -19,6 +19,8 @@ from diffc.measure.quality.kernel import kernel_distance
 from diffc.report.sections import parts
 from diffc_runtime.files import file_digest
 
+pytestmark = pytest.mark.usefixtures("compiled_cache")  # only samples and figures are tried here
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

@@ -25,8 +25,11 @@ def run(*args):
 
 
 @pytest.fixture
-def out(compiled, tmp_path):
-    """The compiled tiny model's folder, as if copied to a machine that only finishes it."""
+def out(compiled, compiled_cache, tmp_path):
+    """The compiled tiny model's folder, as if copied to a machine that only finishes it.
+
+    Its tests share a cache: what one has built and measured, the next need not.
+    """
     return shutil.copytree(compiled[0], tmp_path / "out")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.gpu_targets import needs
-from support.onnx_folder import shared_unet_folder, tiny_unet
+from support.onnx_folder import tiny_unet
 
 from diffc_export.events import drain
 from diffc_export.targets.base import BuildOptions
@@ -24,12 +24,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.gpu)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture(scope="session")
-def unet_folder():
-    """A tiny UNet2DModel with attention, exported by torch."""
-    return shared_unet_folder()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from support.onnx_folder import shared_unet_folder, tiny_unet, write_handmade_folder
+from support.onnx_folder import tiny_unet, write_handmade_folder
 
 from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
@@ -30,8 +30,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def unet():
-    return shared_unet_folder()
+def unet(unet_folder):
+    return unet_folder
 
 
 def run(folder, reference):

@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from support.onnx_folder import shared_unet_folder
 
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs
@@ -24,8 +23,8 @@ ort = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def unet():
-    return shared_unet_folder()
+def unet(unet_folder):
+    return unet_folder
 
 
 @pytest.fixture

@@ -5,12 +5,8 @@ beside it. The real exporter is export/diffc_export/onnx/export.py; this one is 
 on purpose.
 """
 
-import atexit
 import hashlib
 import json
-import shutil
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +73,6 @@ def write_onnx_folder(model, folder, scheduler=SCHEDULER):
     _write_reference(model, folder, shape)
     _write_model_json(model, folder, shape, scheduler)
     return folder
-
-
-@cache
-def shared_unet_folder():
-    """The tiny UNet's ONNX folder, exported once per test process; not to be written to."""
-    folder = Path(tempfile.mkdtemp(prefix="diffc-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write_onnx_folder(tiny_unet(), folder / "onnx")
 
 
 def _write_reference(model, folder, shape, levels=4, steps=10):

@@ -1,16 +1,10 @@
 """ONNX folders for the targets' tests: a handmade one (milliseconds) and a UNet from torch."""
 
 import pytest
-from support.onnx_folder import shared_unet_folder, write_handmade_folder
+from support.onnx_folder import write_handmade_folder
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A handmade ONNX folder of this test's own."""
     return write_handmade_folder(tmp_path / "onnx")
-
-
-@pytest.fixture(scope="session")
-def unet_folder():
-    """A tiny UNet2DModel with attention, exported by torch."""
-    return shared_unet_folder()

@@ -1,0 +1,35 @@
+"""What is made once in a test session and shared by its worker processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the session that ``make`` filled, in whichever worker came first.
+
+    It is every worker's: what changes it takes a copy (``copy_once``).
+    """
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, whole = root / "shared" / name, root / "shared" / f"{name}.whole"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a worker that failed has left
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
+
+
+def copy_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The same, as a copy of this worker's own."""
+    return shutil.copytree(make_once(factory, name, make), factory.mktemp(name) / name)
