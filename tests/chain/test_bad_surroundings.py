@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support.command import diffc_in_process, diffc_process
 from support.quick import QUICK
 
 
 def diffc(*args, cache):
-    return subprocess.run(
-        [sys.executable, "-m", "diffc", *map(str, args)], capture_output=True, text=True,
-        env={**os.environ, "DIFFC_CACHE": str(cache)},
-    )  # fmt: skip
+    return diffc_in_process(*args, DIFFC_CACHE=str(cache))
 
 
 @pytest.fixture
@@ -61,7 +57,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(
 ):
     disk = mount("size=64k")
     args = ["prune", tiny_model, "--recipe", recipe, "--out", tmp_path / "out"]
-    done = diffc(*args, cache=disk / "cache")
+    done = diffc_process(*args, DIFFC_CACHE=str(disk / "cache"))
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.command import diffc_in_process
 from support.quick import QUICK
 
 import diffc
@@ -88,7 +89,7 @@ def test_a_second_run_reuses_everything_and_a_new_ratio_what_it_can(compiled, tm
     again, reused = compile_(report.model.name, out, cache, ratio=0.4)
     assert all(reused.values())
     assert again.targets == report.targets
-    _, reused = compile_(report.model.name, tmp_path / "new", cache, ratio=0.3)
+    _, reused = compile_(report.model.name, tmp_path / "new", cache, ratio=0.3, stop="build")
     assert reused["importance"] and reused["export-dense"] and reused["build-ort-cpu-dense"]
     assert not reused["plan"] and not reused["distill"]
 
@@ -343,9 +344,7 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
     shutil.copytree(out, copy)
 
     def diffc_(*args):
-        command = [sys.executable, "-m", "diffc", *map(str, args)]
-        env = {**os.environ, "DIFFC_CACHE": str(cache)}
-        return subprocess.run(command, env=env, capture_output=True, text=True)
+        return diffc_in_process(*args, DIFFC_CACHE=str(cache))
 
     done = diffc_("eval", copy, "--images", 6, "--sampler-steps", 3, "--seed", 7, "--json")
     assert done.returncode == 0, done.stderr

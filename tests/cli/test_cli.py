@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 
 import pytest
+from support.command import diffc_in_process as diffc
+from support.command import diffc_process
 
 HEAVY = ("torch", "diffusers", "numpy", "pydantic", "onnxruntime", "onnx", "rich")
-
-
-def diffc(*args, **env):
-    return subprocess.run(
-        [sys.executable, "-m", "diffc", *map(str, args)], capture_output=True, text=True,
-        env={**os.environ, **env},
-    )  # fmt: skip
 
 
 def test_help_imports_nothing_heavy():
@@ -41,7 +35,7 @@ def test_help_answers_at_once():
 
     def seconds():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        diffc("--help")
+        diffc_process("--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -53,7 +47,7 @@ def test_help_answers_at_once():
              "eval", "check", "report", "bundle", "doctor", "recipes"],
 )  # fmt: skip
 def test_every_verb_has_help_with_an_example(verb):
-    done = diffc(verb, "--help")
+    done = diffc_process(verb, "--help")
     assert done.returncode == 0
     assert f"diffc {verb}" in done.stdout or verb == "recipes"
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
@@ -142,7 +136,7 @@ def test_a_bad_model_is_refused(tmp_path):
 
 
 def test_json_is_alone_on_stdout(tiny_model):
-    done = diffc("plan", tiny_model, "--ratio", "0.3", "--json")
+    done = diffc_process("plan", tiny_model, "--ratio", "0.3", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert set(plan) >= {"model", "compressed", "groups"}
@@ -183,7 +177,7 @@ def test_report_of_nothing(tmp_path):
 
 def test_the_report_fits_80_columns(compiled):
     out, _, _ = compiled
-    done = diffc("report", out, COLUMNS="80")
+    done = diffc_process("report", out, COLUMNS="80")
     assert done.returncode == 0 and done.stdout == ""
     assert "as fast" in done.stderr
     assert all(len(line) <= 80 for line in done.stderr.splitlines())

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.command import diffc_process as diffc
 
 from diffc.errors import InputError, RequestError
 from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
@@ -27,13 +28,6 @@ def small_disk(tmp_path):
         pytest.skip("cannot mount a tmpfs here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def diffc(*args, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "diffc", *map(str, args)], capture_output=True, text=True,
-        env={**os.environ, **variables},
-    )  # fmt: skip
 
 
 def one_line(done, *words) -> None:
