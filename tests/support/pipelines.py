@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,12 @@ from support import tiny_text
 
 def save_ddpm(folder: Path, scheduler: Any = None, **config: Any) -> Path:
     """A DDPM pipeline of 16x16 greyscale images; ``config`` changes its U-Net's."""
+    if scheduler is None:
+        return saved_once(repr(sorted(config.items())), folder, lambda to: _save_ddpm(to, **config))
+    return _save_ddpm(folder, scheduler, **config)
+
+
+def _save_ddpm(folder: Path, scheduler: Any = None, **config: Any) -> Path:
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
@@ -28,7 +38,23 @@ def save_ddpm(folder: Path, scheduler: Any = None, **config: Any) -> Path:
 
 def save_sd(folder: Path) -> Path:
     """Stable Diffusion's structure: 8x8 latents of 16x16 images."""
-    return tiny_text.save_sd(folder)
+    return saved_once("stable diffusion", folder, tiny_text.save_sd)
+
+
+_SAVED: dict[str, Path] = {}
+
+
+def saved_once(name: str, folder: Path, save: Callable[[Path], object]) -> Path:
+    """A copy of what ``save`` writes, in ``folder``; this process saves each ``name`` once."""
+    import torch
+
+    if name not in _SAVED:
+        place = Path(tempfile.mkdtemp(prefix="diffc-tests-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        save(place / "model")
+        _SAVED[name] = place / "model"
+    torch.manual_seed(0)  # as where it has just been made
+    return shutil.copytree(_SAVED[name], folder, dirs_exist_ok=True)
 
 
 def other_parts(folder: Path) -> dict[str, Any]:
