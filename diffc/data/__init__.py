@@ -8,4 +8,14 @@ hub_datasets.py  a Hugging Face data set on disk, for images.py
 latents.py     images <-> latents through the pipeline's VAE
 prompts.py     a text file -> conditions, by the pipeline's text encoders
 synthetic.py   the dense model's own samples -> CleanSet, when the user has no data
+batches.py     works in batches for which memory has room
+conditions.py  conditions other than text
+guidance.py    the scale of classifier-free guidance, and why a model is sampled without it
+inputs.py      the denoiser's inputs in one run: its own, at the text length of the data
+precision.py   the fast floating-point type of a device, and forward passes in it
+processes.py   the processes that torchrun or ``accelerate launch`` started, and the data that they
+               share
+randomness.py  random numbers that depend on a key alone, never on earlier draws
+sampling.py    deterministic sampling: from noise to images with diffusers' own schedulers
+tensors.py     reads a safetensors file of the denoiser's own inputs
 """

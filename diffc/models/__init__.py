@@ -5,4 +5,35 @@ load.py         folder -> diffusers pipeline, dense or compressed, without unpic
 diffusion.py    the noising process: parametrisations, schedules, losses in epsilon space
 noise_levels.py where a flow-matching pipeline places its noise levels, by the image's size
 families/       one file per denoiser class: its inputs, its call, what can be cut
+channels.py     channels in and out of a denoiser
+checking.py     checks from a config and file headers whether a component can be opened; reads no
+                weights
+class_names.py  translates older and misspelt class names of configs into the names of today
+classes.py      the classes that a model's files name, in the installed libraries
+components.py   the components of a model
+config_values.py  turns config values that cannot be used into one line, wherever a config is read
+cut.py          compressed models: pruning.json, and loading them again without pickle
+denoiser.py     a denoiser with everything that training, sampling and measuring it ask for
+dry_run.py      calls the denoiser once on the meta device, from its configs alone
+dtypes.py       the dtypes in which a compressed denoiser is saved
+files.py        reads and checks the files of a model folder without torch
+foreign.py      turns the errors of libraries that read a user's files into one line, and silences
+                their logs
+groups.py       groups: channels that must be cut together
+hub.py          downloads the files of a hub id that a run uses, and no others, into a folder
+inputs.py       the inputs of a model's denoiser
+key_names.py    compares the tensors of a checkpoint with those of the model, by name and shape,
+                before loading
+layout.py       finds the files of one component's weights in a folder
+onnx_export.py  exports a denoiser of a known family as an ONNX folder, by diffc_export
+other_parts.py  the parts of a pipeline beside the denoiser
+reasons.py      errors for folders that hold no model that diffc can take
+resolutions.py  the resolutions that a model takes and one export serves, from the config alone,
+                without torch
+save.py         a pipeline folder around a cut denoiser
+schedulers.py   the scheduler classes of diffusers that diffc supports, and how each reads its
+                config
+sizes.py        keeps the size attributes of modules equal to the shapes of their tensors
+states.py       the tensors of a component's weights
+branches.py     parts of a network that can be left out whole: branches and blocks
 """

@@ -12,4 +12,10 @@ html.py        report.html, one file without a network; html_blocks.py: each kin
 comparison.py  several runs on one page; history.py: latency over time
 side_by_side.py  what `diffc bench A B` shows
 speed.py, units.py  speed-ups, noise and figures in words
+history.py  latency over time
+html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.tag``
+markup.py  HTML from functions
+records.py  the stages' records as report.json holds them
+svg.py    charts as inline SVG, readable without colour, from plain numbers
+tables.py  tables of text for a terminal of any width, in which nothing is ever cut
 """

@@ -6,6 +6,8 @@
     discovery.py the files of a folder, and what other packages add
     events.py    progress of long work
     cache.py     where caches lie
+    disks.py     the folders that diffc writes to, and what is said when a disk cannot take or give
+                 a file
 
 Imports diffc_runtime; never diffc.
 """

@@ -14,6 +14,16 @@
     values.py      types that several modules name; json_types.py: those of JSON's content
     arguments.py   conditions on a command line
     __main__.py    python -m diffc_runtime generate | info
+    clean.py       computes x_0 from a model's output by the config's prediction type, and keeps it
+                   in range
+    cuda.py        the calls of the CUDA runtime that TensorRT needs
+    dpm.py         DPM-Solver++ 2M (Lu et al.)
+    errors.py      what can go wrong, and the exit code each case ends with
+    euler.py       euler's method over sigmas: of a beta schedule, and of flow matching
+    json_types.py  the content of JSON files, as types
+    machine/       this machine, as far as an engine depends on it
+    servers/       templates for inference servers: copied into a bundle, never imported
+    trt.py         a TensorRT (or TensorRT for RTX) engine as a call on numpy arrays
 
 Only relative imports, so that the folder works under any name, wherever it is copied. What is
 public is imported when it is first used: diffc takes its errors from here, without numpy.

@@ -13,7 +13,24 @@ distribution adds one with an entry point of the group ``diffc.sections`` (docs/
     whole_images   the whole sampling loop           stages         time and memory of the run
     machine        what it was measured on           reproduce      the command
 
-timings.py helps calls and whole_images.
+timings.py  helps calls and whole_images.
+calls.py   one call of the network on each target, and the memory of its engines
+clean_data.py  the clean samples of the training, if the run has notes on them
+distillation.py  the loss step by step, and the quality on the way
+headline.py  the report in one sentence, and its most important figures
+importance.py  L_t / L_max, the threshold T, and S, the timesteps that count
+ladders.py  where the speed-up comes from
+machine.py  the machine and the versions that the figures were measured with
+models.py  the sizes of both models, and the notes of the run
+precisions.py  the precision of each target that was to choose one by measuring, and what it chose
+               from
+reductions.py  by what factor parameters, MACs and times fell
+reproduce.py  the command that made the run
+samples.py  samples of both models from the same noise: the pictures, and how close they are
+serving.py  the sampling loop through an inference server, dense beside compressed, per target
+stages.py  how long each stage took, and its memory
+whole_images.py  whole images on each target: the sampling loop with all that belongs to it
+widths.py  channels of every layer before and after
 """
 
 from __future__ import annotations
