@@ -206,8 +206,8 @@ def open_anyway(place: Path, precision: str) -> dict:
     directly, and its own words are recorded.
     """
     from diffc_export.targets.engine import read_info
+    from diffc_export.targets.trt_engine import TrtEngine
     from diffc_export.targets.trt_rtx import TARGET
-    from diffc_export.targets.trt_runner import TrtEngine
 
     engine, facts = _build(place, "trt-rtx", "", 1, precision)
     info = read_info(engine)

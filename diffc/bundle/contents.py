@@ -15,7 +15,8 @@ from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
 from diffc.models.noise_levels import flow_levels
-from diffc_export.targets.engine import NAME, check_files, exported_file, read_info
+from diffc_export.targets.engine import NAME, exported_file, read_info
+from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 SIDES = ("dense", "compressed")
@@ -223,7 +224,7 @@ def public_info(engine: Path) -> JsonDict:
         InputError: The engine folder is damaged.
     """
     info = read_info(engine)
-    check_files(engine, info)
+    check_files(engine, info.files)
     content = json.loads(json.dumps(info.to_json()))
     tied = set(info.tied_to)
     content["device"] = {k: v for k, v in content["device"].items() if k in tied}

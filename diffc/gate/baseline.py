@@ -185,12 +185,13 @@ def _engines(out: Path, report: Report) -> list[str]:
     Raises:
         InputError: An engine was cut or altered.
     """
-    from diffc_export.targets.engine import check_files, read_info
+    from diffc_export.targets.engine import read_info
+    from diffc_runtime.engine_folder import check_files
 
     names = dict.fromkeys(f"engines/{result.target}/compressed" for result in report.targets)
     kept = [name for name in names if (out / name).is_dir()]
     for name in kept:
-        check_files(out / name, read_info(out / name))
+        check_files(out / name, read_info(out / name).files)
     return kept
 
 

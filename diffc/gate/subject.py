@@ -17,7 +17,8 @@ from diffc.output import LOCK, is_output, locked_recipe, read_lock
 from diffc.recipe import CheckSection
 from diffc.report.current import current_report
 from diffc.report.model import Report
-from diffc_export.targets.engine import NAME, EngineInfo, check_files, read_info
+from diffc_export.targets.engine import NAME, EngineInfo, read_info
+from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonObject
 
 
@@ -171,6 +172,6 @@ def _engine(path: Path) -> CheckedEngine:
     check_engine(path)
     folder = path.resolve()
     info = read_info(folder)
-    check_files(folder, info)
+    check_files(folder, info.files)
     place = folder.parent.parent.parent / "onnx" / folder.name / "reference.safetensors"
     return CheckedEngine(folder, info, place if place.is_file() else None)

@@ -4,7 +4,6 @@ user_path     a path as a person writes it, ``~`` included
 check_place   refuse a folder that cannot be made or written; nothing is made
 disk_errors   an error of a disk as one line that names the place
 temporary_folder  a folder for temporary files; says whose disk is full
-utf8_path     a path for libraries that take UTF-8 whatever the locale is
 """
 
 from __future__ import annotations
@@ -183,21 +182,6 @@ def _no_room(temporary: Path, reason: str) -> InputError:
         f"no room for temporary files in {temporary} (TMPDIR): {reason}",
         hint="set TMPDIR to a folder with more room; what was done is kept",
     )
-
-
-def utf8_path(path: Path) -> str:
-    """``path`` for a library in C++ that takes UTF-8, whatever this process's locale is.
-
-    Raises:
-        InputError: when the name on the disk is not UTF-8.
-    """
-    try:
-        return os.fsencode(path).decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(
-            f"the name {str(path)!a} is not UTF-8, and ONNX Runtime takes no other",
-            hint="rename the folder",
-        ) from None
 
 
 def _is_temporary(path: Path, temporary: Path) -> bool:

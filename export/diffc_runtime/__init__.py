@@ -7,6 +7,9 @@
     pipeline.py    seed, steps, guidance, conditions -> images
     engines.py     an engine folder -> a call, or why it does not fit this machine
     loaders/       one file for each target whose engines it runs, found by the target's name
+    libraries/     the only places that open an engine: ONNX Runtime, OpenVINO, TensorRT
+    machine/       processor, GPUs, driver, CUDA, memory that ran out, installed packages
+    engine_folder.py  engine.json and the files that it names
     fit.py         does an engine fit this machine?
     bundles.py     a bundle's folder -> a Pipeline
     files.py       files and folders written whole or not at all, and their hashes

@@ -9,7 +9,6 @@ fit here is refused before anything is loaded, with both sides named.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,26 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from . import loaders
-from .errors import BadRequest, UnfitEngine
-from .fit import check_files, misfit
+from .engine_folder import check_files, read_engine_json
+from .errors import BadRequest, DamagedEngine, InputError, UnfitEngine
+from .fit import misfit
 from .machine import cpu
-from .pipeline import Array, Denoise, Input
-
-FORMAT = 1
-_KEYS = (
-    "target",
-    "versions",
-    "device",
-    "tied_to",
-    "built_for",
-    "inputs",
-    "outputs",
-    "profiles",
-    "files",
-    "source",
-    "precision_asked",
-    "precision_found",
-)
+from .pipeline import Input
+from .values import Array, Denoise
 
 
 @dataclass(frozen=True)
@@ -60,19 +45,10 @@ def read_info(folder: Path) -> dict[str, Any]:
     Raises:
         UnfitEngine: The file is missing or damaged, or has a format that this runtime cannot read.
     """
-    path = folder / "engine.json"
     try:
-        info = json.loads(path.read_text())
-    except OSError:
-        raise UnfitEngine(f"{folder} is not an engine folder: it has no engine.json") from None
-    except ValueError:
-        raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise UnfitEngine(f"{path} is not of format {FORMAT}, the one that this runtime reads")
-    missing = [key for key in _KEYS if key not in info]
-    if missing:
-        raise UnfitEngine(f"{path} is damaged: it has no '{missing[0]}'")
-    return info
+        return read_engine_json(folder)
+    except InputError as error:
+        raise UnfitEngine(str(error)) from None
 
 
 def open_engine(folder: Path, threads: int | None = None) -> Engine:
@@ -92,7 +68,10 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
     reason = misfit(info)
     if reason:
         raise UnfitEngine(f"{folder}: {reason}")
-    check_files(folder, info)
+    try:
+        check_files(folder, info["files"])
+    except DamagedEngine as error:
+        raise UnfitEngine(str(error)) from None
     with _in_one_line("cannot load the engine"):
         run = loaders.find_loader(info["target"]).load(folder, info, threads or cpu.cores())
     return Engine(info, specs(info), batches(info), _said_in_one_line(run))
@@ -141,7 +120,7 @@ def _in_one_line(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         message = " ".join(str(error).split()).rpartition("Status Message: ")[2]
-        message = re.sub(r"\S*/\S+\.\w+(:\d+)?", "", message).strip()
+        message = re.sub(r"\s*\S*/\S+\.\w+(:\d+)?", "", message).strip()
         raise UnfitEngine(f"{what}: {message[:300] or type(error).__name__}") from None
 
 

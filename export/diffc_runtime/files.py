@@ -6,6 +6,7 @@
     temporary_folder            a folder that is removed at the end
     new_folder                  a temporary folder that takes a folder's place at the end
     rename_folder               the last step of new_folder
+    utf8_path                   a path for libraries that take UTF-8 whatever the locale is
 
 Every temporary file or folder lies beside what it becomes: a rename is atomic only inside one file
 system. Its name starts with a dot and ends with a random part, so that two writers do not meet.
@@ -20,6 +21,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .errors import InputError
 
 _BLOCK = 1 << 22  # bytes that are read and hashed at once
 
@@ -122,6 +125,21 @@ def rename_folder(folder: Path, goal: Path) -> None:
         old.rename(goal)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def utf8_path(path: Path) -> str:
+    """Return ``path`` for a library in C++ that takes UTF-8, whatever this process's locale is.
+
+    Raises:
+        InputError: The name on the disk is not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(
+            f"the name {str(path)!a} is not UTF-8, and ONNX Runtime takes no other",
+            hint="rename the folder",
+        ) from None
 
 
 def _random_part() -> str:

@@ -6,12 +6,9 @@ Reads files and package metadata, and runs ``nvidia-smi``; loads no engine runti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from . import loaders
-from .errors import UnfitEngine
-from .files import file_digest
 from .machine import cpu, gpu, packages
 
 
@@ -20,26 +17,44 @@ def misfit(info: Mapping[str, Any]) -> str | None:
     unknown = loaders.why_none(info["target"])
     if unknown is not None:
         return unknown
-    there = {**info["device"], **info["versions"]}
-    tied = list(info["tied_to"])
-    here = machine_properties(tied)
-    if any(there.get(key) != here.get(key) for key in tied):
-        built = ", ".join(f"{key} {there.get(key, 'none')}" for key in tied)
-        now = ", ".join(f"{key} {here.get(key) or 'none'}" for key in tied)
+    difference = tied_difference(info, machine_properties(info["tied_to"]))
+    if difference is not None:
+        built, now = difference
         return f"built for {built}; here: {now}"
     if not info["built_for"]:
         return None
     capability = machine_properties(["compute_capability"])["compute_capability"]
-    if any(_serves(sm, capability) for sm in info["built_for"]):
+    if any(runs_on(sm, capability) for sm in info["built_for"]):
         return None
     return f"built for {', '.join(info['built_for'])}; here: {_sm(capability)}"
+
+
+def tied_difference(
+    info: Mapping[str, Any], here: Mapping[str, str | None]
+) -> tuple[str, str] | None:
+    """Compare what an engine is tied to with this machine.
+
+    Args:
+        info: The content of engine.json.
+        here: This machine's versions and device, by the same keys as the engine's.
+
+    Returns:
+        (what the engine was built for, what is here) in words, or None if they are the same.
+    """
+    there = {**info["device"], **info["versions"]}
+    tied = list(info["tied_to"])
+    if all(there.get(key) == here.get(key) for key in tied):
+        return None
+    built = ", ".join(f"{key} {there.get(key, 'none')}" for key in tied)
+    now = ", ".join(f"{key} {here.get(key) or 'none'}" for key in tied)
+    return built, now
 
 
 def _sm(capability: str | None) -> str:
     return f"sm{capability.replace('.', '')}" if capability else "no NVIDIA GPU"
 
 
-def _serves(built: str, capability: str | None) -> bool:
+def runs_on(built: str, capability: str | None) -> bool:
     """Return True if an engine for ``built`` ("sm86"; "sm80+": it and later) runs on this GPU."""
     if capability is None:
         return False
@@ -62,13 +77,3 @@ _DEVICE_KEYS = ("machine", "cpu", "cpu_model", "simd", "gpu", "compute_capabilit
 
 def _device() -> dict[str, str]:
     return {**cpu.cpu_fingerprint(), **gpu.gpu_fingerprint()}
-
-
-def check_files(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise UnfitEngine for the first file that is missing or was altered since the build."""
-    for name, expected in info["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise UnfitEngine(f"{path} is missing")
-        if file_digest(path) != expected:
-            raise UnfitEngine(f"{path} was cut or altered since it was built")

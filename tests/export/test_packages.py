@@ -105,3 +105,11 @@ def _run(*command: str, cwd: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_runtime_alone_opens_engines():
+    """Targets build, bind and time; what opens an engine has one place for each runtime."""
+    opening = ("InferenceSession(", "deserialize", "cudaMalloc")
+    folder = Path(diffc_export.__file__).parent / "targets"
+    sources = {path.name: path.read_text("utf-8") for path in folder.glob("*.py")}
+    assert [name for name, text in sources.items() if any(call in text for call in opening)] == []

@@ -12,10 +12,12 @@ from support import tiny_engines
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from diffc_runtime import cuda, machine
+from diffc_runtime import machine
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import UnfitEngine
-from diffc_runtime.trt import TensorRtEngine
+from diffc_runtime.libraries.tensorrt import Log, TrtLibrary
+from diffc_runtime.loaders.trt import ServedTrtEngine
+from diffc_runtime.machine import cuda
 
 
 class HostCuda:
@@ -24,8 +26,11 @@ class HostCuda:
     def __init__(self) -> None:
         self.memory: dict[int, ctypes.Array] = {}
 
-    def cudaStreamCreate(self, stream):
+    def cudaStreamCreateWithFlags(self, stream, flags):
         stream._obj.value = 7
+        return 0
+
+    def cudaEventCreate(self, event):
         return 0
 
     def cudaStreamSynchronize(self, stream):
@@ -57,12 +62,15 @@ class Context:
 
     def set_optimization_profile_async(self, profile, stream):
         self.profile = profile
+        return True
 
     def set_input_shape(self, name, shape):
         self.shapes[name] = shape
+        return True
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
+        return True
 
     def _array(self, name, shape, dtype):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -81,21 +89,15 @@ class Context:
 @pytest.fixture
 def library(monkeypatch):
     fake = HostCuda()
-    monkeypatch.setattr(cuda, "library", lambda: fake)
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
     return fake
 
 
 def fake_trt(log, loads=True):
     opened = SimpleNamespace(create_execution_context=lambda: Context(log)) if loads else None
-
-    class Logger:
-        ERROR = 1
-
-        def __init__(self, level):
-            pass
-
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: opened)
-    return SimpleNamespace(Logger=Logger, Runtime=lambda logger: runtime, __version__="11.4")
+    trt = SimpleNamespace(Runtime=lambda logger: runtime, __version__="11.4")
+    return TrtLibrary(trt, None, Log())
 
 
 def info(*batches):
@@ -115,7 +117,7 @@ def info(*batches):
 
 def test_runs_in_the_profile_that_is_best_at_the_batch(library):
     log: list[tuple] = []
-    engine = TensorRtEngine(fake_trt(log), b"plan", info((1, 1, 8), (1, 4, 8)))
+    engine = ServedTrtEngine(fake_trt(log), b"plan", info((1, 1, 8), (1, 4, 8)))
     for batch in (1, 4, 3, 8):
         x = np.random.default_rng(batch).standard_normal((batch, 3, 8, 8), dtype=np.float32)
         t = np.arange(batch)
@@ -135,7 +137,7 @@ def test_profiles_of_other_resolutions_are_left_alone(library):
     engine_info = info((2, 2, 2), (2, 2, 2))
     for key in ("min", "opt", "max"):
         engine_info["profiles"][0]["sample"][key][2:] = [16, 16]
-    engine = TensorRtEngine(fake_trt(log), b"plan", engine_info)
+    engine = ServedTrtEngine(fake_trt(log), b"plan", engine_info)
     engine({"sample": np.zeros((2, 3, 8, 8), np.float32), "timestep": np.arange(2)})
     assert log == [(1, 2)]
 
@@ -144,14 +146,14 @@ def test_an_engine_that_does_not_load_says_who_built_it(library):
     with pytest.raises(
         UnfitEngine, match=r"cannot load this engine here; it was built by tensorrt"
     ):
-        TensorRtEngine(fake_trt([], loads=False), b"plan", info((1, 1, 1)))
+        ServedTrtEngine(fake_trt([], loads=False), b"plan", info((1, 1, 1)))
 
 
 def test_a_context_that_cannot_be_made_is_said(library):
-    trt = fake_trt([])
-    trt.Runtime(None).deserialize_cuda_engine(b"").create_execution_context = lambda: None
+    library = fake_trt([])
+    library.trt.Runtime(None).deserialize_cuda_engine(b"").create_execution_context = lambda: None
     with pytest.raises(UnfitEngine, match="could not make an execution context for profile 0"):
-        TensorRtEngine(trt, b"plan", info((1, 1, 1)))
+        ServedTrtEngine(library, b"plan", info((1, 1, 1)))
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ import pytest
 from support.command import diffc_process as diffc
 
 from diffc.errors import InputError, RequestError
-from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder, utf8_path
-from diffc_runtime.files import write_text
+from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder
+from diffc_runtime.files import utf8_path, write_text
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_names_in_another_locale_reach_the_runtime(compiled, tmp_path):
     out, _, cache = compiled
     shutil.copytree(out, tmp_path / "caf\u00e9")
     code = (
-        "import os, pathlib; from diffc_export.disks import utf8_path\n"
+        "import os, pathlib; from diffc_runtime.files import utf8_path\n"
         f"folder = next(p for p in pathlib.Path({str(tmp_path)!r}).iterdir() if 'caf' in p.name)\n"
         "from diffc_export.targets import target\n"
         "target('ort-cpu').load(folder / 'engines/ort-cpu/compressed', 1).close(); print('loaded')"

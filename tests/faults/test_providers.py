@@ -22,6 +22,7 @@ from diffc_export.targets.base import BuildOptions
 from diffc_runtime import fit, machine
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import UnfitEngine
+from diffc_runtime.libraries import ort as library
 from diffc_runtime.machine import cuda_libraries
 
 INPUTS = {"sample": np.ones((1, 1, 8, 8), np.float32), "timestep": np.zeros(1, np.int64)}
@@ -204,7 +205,8 @@ RuntimeException.__module__ = Fail.__module__
      RuntimeError("no kernel\nat line 3")],
 )  # fmt: skip
 def test_whatever_onnx_runtime_raises_is_one_line_of_ours(error):
-    with pytest.raises(UnavailableError) as caught, ort.failures_named("running x", on_gpu=False):
+    named = library.failures_named("running x", on_gpu=False)
+    with pytest.raises(UnavailableError) as caught, named:
         raise error
     assert str(caught.value).startswith("ONNX Runtime failed while running x: no kernel")
     assert "\n" not in str(caught.value)
@@ -212,16 +214,16 @@ def test_whatever_onnx_runtime_raises_is_one_line_of_ours(error):
 
 def test_an_error_without_words_has_its_class(monkeypatch):
     with (
-        pytest.raises(ort.OrtFailed, match=r"running x: Fail$"),
-        ort.failures_named("running x", False),
+        pytest.raises(library.OrtFailed, match=r"running x: Fail$"),
+        library.failures_named("running x", False),
     ):
         raise Fail("")
 
 
 def test_memory_and_our_own_bugs_keep_their_classes():
-    with pytest.raises(OutOfMemory), ort.failures_named("running x", on_gpu=False):
+    with pytest.raises(OutOfMemory), library.failures_named("running x", on_gpu=False):
         raise Fail("Failed to allocate memory for requested buffer of size 2830172160")
-    with pytest.raises(ValueError, match="ours"), ort.failures_named("running x", on_gpu=False):
+    with pytest.raises(ValueError, match="ours"), library.failures_named("running x", on_gpu=False):
         raise ValueError("ours")
 
 
@@ -253,7 +255,7 @@ def test_an_engine_that_is_refused_at_load_is_absent_and_the_others_run(tmp_path
     def refused(*_):
         raise InputError("ONNX Runtime refuses model.onnx: bad graph")
 
-    monkeypatch.setattr(ort, "open_session", refused)
+    monkeypatch.setattr(library, "open_session", refused)
     folders = {name: tmp_path / name for name in ("ort-cpu", "fake")}
     with open_usable_engines(folders, None) as (runners, reasons):
         assert list(runners) == ["fake"]
@@ -277,7 +279,7 @@ def test_a_runtime_that_cannot_run_one_batch_size_loses_no_other(tmp_path, monke
 
     def fails(self, inputs):
         if len(inputs["sample"]) == 4:
-            raise ort.OrtFailed("running fake", "no kernel for batch 4")
+            raise library.OrtFailed("running fake", "no kernel for batch 4")
         return bind(self, inputs)
 
     monkeypatch.setattr(FakeEngine, "bind", fails)

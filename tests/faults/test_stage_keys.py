@@ -24,8 +24,9 @@ from diffc.recipe import Recipe, resolve
 from diffc.stages import Done, Runner, Stage
 from diffc_export.cache import cache_folder
 from diffc_export.events import drain
-from diffc_export.targets.engine import NAME, check_files, read_info
+from diffc_export.targets.engine import NAME, read_info
 from diffc_export.targets.onnx_file import read_onnx
+from diffc_runtime.engine_folder import check_files
 
 pytestmark = [
     pytest.mark.slow,
@@ -129,7 +130,7 @@ def is_guarded(path: Path) -> bool:
     """Whether whoever reads the file compares it with a hash first, and refuses it."""
     try:
         if (path.parent / NAME).is_file():
-            check_files(path.parent, read_info(path.parent))
+            check_files(path.parent, read_info(path.parent).files)
         elif path.name.startswith("model.onnx"):
             read_onnx(path.parent)
         else:

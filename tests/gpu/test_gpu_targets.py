@@ -146,7 +146,7 @@ def test_the_built_engine_is_read_back(engine, name):
 
 
 def test_timings_and_kernels_are_kept_for_the_next_time(engine, tmp_path, monkeypatch):
-    from diffc_export.targets import trt_runner
+    from diffc_export.targets import trt_engine
     from diffc_export.targets.trt import TARGET as trt
 
     if trt.status().runnable:
@@ -154,7 +154,7 @@ def test_timings_and_kernels_are_kept_for_the_next_time(engine, tmp_path, monkey
         assert [file.suffix for file in (tmp_path / "timings").iterdir()] == [".timing"]
     kept = tmp_path / "rtx.kernels"
     monkeypatch.setattr(
-        trt_runner, "kernel_cache_path", lambda flavour: kept if flavour.ahead_of_time else None
+        trt_engine, "kernel_cache_path", lambda flavour: kept if flavour.ahead_of_time else None
     )
     runner = target("trt-rtx").load(engine("trt-rtx"))
     runner.bind({"sample": np.ones((4, 1, 8, 8), np.float32), "timestep": np.arange(4)})

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from diffc_export.targets import trt_builder
 from diffc_export.targets.trt import TARGET
+from diffc_runtime.libraries import tensorrt
 from diffc_runtime.machine import cuda
 from support.fake_cuda import FakeRuntime, installed
 
@@ -55,7 +55,7 @@ class FakeContext:
 class FakeLibrary:
     def __init__(self, monkeypatch):
         self.runtime = installed(monkeypatch, FakeRuntime())
-        self.log = trt_builder.Log()
+        self.log = tensorrt.Log()
         self.refuses, self.uncapturable, self.contexts = set(), False, []
         self.inspected = "{}"
 
@@ -76,7 +76,7 @@ class FakeLibrary:
 def install(monkeypatch):
     """Put it in tensorrt's place, and the stand-in for CUDA in libcudart's."""
     library = FakeLibrary(monkeypatch)
-    held = (library, None, library.log)
-    monkeypatch.setitem(trt_builder._LIBRARIES, TARGET.flavour.module, held)
+    loaded = tensorrt.TrtLibrary(library, None, library.log)
+    monkeypatch.setitem(tensorrt.LIBRARIES, TARGET.flavour.module, loaded)
     assert cuda.installed()
     return library

@@ -178,7 +178,7 @@ def test_torch_for_the_processor_is_not_called_a_gpus(installed, monkeypatch):
 def test_a_provider_that_does_not_load_is_no_silent_fallback(folder):
     """ONNX Runtime takes the processor where CUDA's libraries are missing, and only logs it."""
     from diffc.errors import UnavailableError
-    from diffc_export.targets import ort
+    from diffc_runtime.libraries import ort
 
     runtime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in runtime.get_available_providers():

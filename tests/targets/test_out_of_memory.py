@@ -163,7 +163,7 @@ INPUTS = {"sample": np.ones((2, 1, 8, 8), np.float32), "timestep": np.array([1, 
 def test_onnxruntime_runs_out_when_it_is_built(folder, tmp_path, monkeypatch, full_gpu):
     """With a session that fails as CUDA's provider does when the weights do not fit."""
     runtime = pytest.importorskip("onnxruntime")
-    from diffc_export.targets import ort
+    from diffc_runtime.libraries import ort
 
     def session(*_, **__):
         raise RuntimeError(WORDS["onnxruntime"][0])

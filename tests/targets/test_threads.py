@@ -6,10 +6,11 @@ import pytest
 
 from diffc.errors import RequestError
 from diffc_export.events import drain
-from diffc_export.targets import ort, target
+from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
 from diffc_runtime import machine
+from diffc_runtime.libraries import ort as library
 
 
 @pytest.fixture
@@ -79,8 +80,8 @@ def test_an_engine_from_a_larger_machine_takes_what_is_here(folder, tmp_path, mo
     content = json.loads((tmp_path / "e" / "engine.json").read_text())
     (tmp_path / "e" / "engine.json").write_text(json.dumps({**content, "threads": 64}))
     asked = []
-    options = ort.session_options
-    monkeypatch.setattr(ort, "session_options", lambda n: asked.append(n) or options(n))
+    options = library.session_options
+    monkeypatch.setattr(library, "session_options", lambda n: asked.append(n) or options(n))
     target("ort-cpu").load(tmp_path / "e")
     target("ort-cpu").load(tmp_path / "e", threads=1)
     assert asked == [machine.cpu.cores(), 1]

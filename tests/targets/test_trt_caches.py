@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from diffc_export.events import drain
-from diffc_export.targets import trt_builder, trt_runner
+from diffc_export.targets import trt_builder, trt_engine
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.trt_rtx import TARGET
 from diffc_export.targets.trt_target import TrtTarget
+from diffc_runtime.libraries import tensorrt
 
 
 def test_a_cache_is_written_whole_beside_others(tmp_path, monkeypatch):
@@ -20,15 +21,15 @@ def test_a_cache_is_written_whole_beside_others(tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(path), "write_bytes", lambda self, data: names.append(self.name) or write(self, data)
     )
-    trt_builder.keep(path, b"other times")
-    trt_builder.keep(path, b"times")
+    tensorrt.write_cache(path, b"other times")
+    tensorrt.write_cache(path, b"times")
     assert path.read_bytes() == b"times" and os.listdir(path.parent) == ["x.timing"]
     assert len({path.name, *names}) == 3  # two writers never share a temporary file
 
 
 def test_a_cache_that_cannot_be_kept_is_no_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    trt_builder.keep(tmp_path / "file" / "x.timing", b"times")
+    tensorrt.write_cache(tmp_path / "file" / "x.timing", b"times")
     config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"times"))
     trt_builder.save_timing_cache(config, tmp_path / "file" / "x.timing")
 
@@ -42,16 +43,14 @@ class FakeEngine:
 
 
 def test_kernels_are_kept_in_diffcs_cache_folder(tmp_path, monkeypatch):
-    library = (None, None, trt_builder.Log())
-    monkeypatch.setitem(trt_builder._LIBRARIES, TARGET.flavour.module, library)
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
-    cache = trt_runner.KernelCache(FakeEngine(), TARGET.flavour)
+    cache = tensorrt.KernelCache(FakeEngine(), trt_engine.kernel_cache_path(TARGET.flavour))
     cache.save()
     (kept,) = (tmp_path / "cache").iterdir()
     assert kept.suffix == ".kernels" and kept.read_bytes() == b"kernels"
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "file"))
-    trt_runner.KernelCache(FakeEngine(), TARGET.flavour).save()
+    tensorrt.KernelCache(FakeEngine(), trt_engine.kernel_cache_path(TARGET.flavour)).save()
 
 
 def test_timings_are_saved_when_the_engine_is_there(folder, tmp_path, monkeypatch):

@@ -30,8 +30,9 @@ from diffc_export.targets import trt_precision
 SOURCES = (
     "diffc_export/targets/trt_builder.py",
     "diffc_export/targets/trt_precision.py",
-    "diffc_export/targets/trt_runner.py",
-    "diffc_runtime/trt.py",
+    "diffc_export/targets/trt_engine.py",
+    "diffc_runtime/libraries/tensorrt.py",
+    "diffc_runtime/loaders/trt.py",
 )
 INSPECTORS_OWN = {"BFLOAT16"}  # what it calls a type that the enumeration calls otherwise
 CLASSES = {  # what a variable or attribute of this name holds
@@ -56,7 +57,10 @@ CLASSES = {  # what a variable or attribute of this name holds
     "_runtime": "Runtime",
     "cache": "ITimingCache",
 }
-OURS = {  # names that also hold things of diffc's own: diffc's Network, Path
+_CONTEXT = {"set_shape", "place", "output_shape", "enqueue"}
+OURS = {  # names that also hold things of diffc's own: diffc's Network, Path, TrtContext
+    "context": _CONTEXT,
+    "_context": _CONTEXT,
     "network": {"trt", "builder", "network", "parser", "log", "model", "flavour"},
     "cache": {"name"},
 }
@@ -182,7 +186,7 @@ def test_enough_is_read_from_the_sources():
         ("tensor", "dtype"),
     } <= pairs
     assert len(pairs) > 40
-    assert any(where.startswith("diffc_runtime/trt.py") for _, _, where in used())
+    assert any(where.startswith("diffc_runtime/libraries/tensorrt.py") for _, _, where in used())
     assert ("IBuilderConfig.set_timing_cache", "ignore_mismatch") in {k[:2] for k in keywords()}
     assert {
         ("LayerType", "MATRIX_MULTIPLY"),

@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 
 from diffc.errors import InputError, UnavailableError
 from diffc.measure.quality.base import Metric, MetricFigure
-from diffc_export.disks import utf8_path
 from diffc_export.events import Progress, Work
-from diffc_runtime.files import file_digest
+from diffc_runtime.files import file_digest, utf8_path
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diffc_export.disks import utf8_path
 from diffc_export.onnx.weights import on_skeleton, save
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_export.targets.onnx_file import Size, onnx_digest
 from diffc_runtime.errors import InputError
+from diffc_runtime.files import utf8_path
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:

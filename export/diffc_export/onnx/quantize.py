@@ -34,6 +34,7 @@ from diffc_export.targets import ort
 from diffc_export.targets.base import Array
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_runtime.errors import CheckFailed, InputError, RequestError
+from diffc_runtime.libraries import ort as library
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -163,11 +164,11 @@ def _conditions(model: OnnxModel, tensors: Mapping[str, Any], seed: int) -> dict
 
 def _session(path: Path, threads: int) -> Any:
     ort.onnxruntime("ort-cpu", "cpu")
-    return ort.open_session(path, ort.session_options(threads), ["CPUExecutionProvider"])
+    return library.open_session(path, library.session_options(threads), ["CPUExecutionProvider"])
 
 
 def _first_output(session: Any, feeds: Feed) -> Array:
-    with ort.failures_named("calibrating int8", on_gpu=False):
+    with library.failures_named("calibrating int8", on_gpu=False):
         output: Array = session.run(None, dict(feeds))[0]
         return output
 
@@ -191,7 +192,7 @@ def _quantize_all(
         def get_next(self) -> Feed | None:
             return next(self._feeds, None)
 
-    named = ort.failures_named(f"calibrating int8 for {source.path}", on_gpu=False)
+    named = library.failures_named(f"calibrating int8 for {source.path}", on_gpu=False)
     with temporary_folder() as temporary, named:
         path = temporary / "int8.onnx"
         quantize_static(

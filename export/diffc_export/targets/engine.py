@@ -18,11 +18,11 @@ from diffc_export.targets.base import Range
 from diffc_export.targets.onnx_file import InputSpec, OnnxModel, Size, sizes_of
 from diffc_export.targets.onnx_precision import FLOATS, file_precision
 from diffc_export.targets.shapes import Profile, profile_words
-from diffc_runtime.errors import CheckFailed, DamagedEngine, InputError, NotComparable
+from diffc_runtime.engine_folder import FORMAT, check_files, read_engine_json
+from diffc_runtime.engine_folder import NAME as NAME
+from diffc_runtime.errors import CheckFailed, InputError, NotComparable
 from diffc_runtime.files import file_digest, new_folder
-
-NAME = "engine.json"
-FORMAT = 1
+from diffc_runtime.fit import tied_difference
 
 
 @dataclass(frozen=True)
@@ -143,16 +143,11 @@ def write_info(folder: Path, info: EngineInfo) -> EngineInfo:
 
 def read_info(folder: Path) -> EngineInfo:
     """What ``folder``'s engine.json says. Raises InputError when it is none; checks no file."""
-    path = folder / NAME
+    content = read_engine_json(folder)
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise InputError(f"{path} has format {content['format']}, this diffc reads {FORMAT}")
         return EngineInfo.from_json(content)
-    except FileNotFoundError:
-        hint = "`diffc build` makes one"
-        raise InputError(f"{folder} is not an engine folder: no {NAME}", hint=hint) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        path = folder / NAME
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
@@ -191,31 +186,18 @@ def open_engine(folder: Path, target: str, here: Mapping[str, str]) -> EngineInf
     info = read_info(folder)
     if info.target != target:
         raise InputError(f"{folder} holds an engine for '{info.target}', not '{target}'")
-    check_files(folder, info)
+    check_files(folder, info.files)
     check_fingerprint(folder, info, here)
     return info
 
 
-def check_files(folder: Path, info: EngineInfo) -> None:
-    """Raise DamagedEngine naming the first file that is missing or is not what was written."""
-    for name, expected in info.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedEngine(f"{path} is missing", hint="build the engine again")
-        if file_digest(path) != expected:
-            hint = "build the engine again"
-            raise DamagedEngine(f"{path} was cut or altered since it was built", hint=hint)
-
-
 def check_fingerprint(folder: Path, info: EngineInfo, here: Mapping[str, str]) -> None:
     """Raise NotComparable, with both fingerprints, when ``info`` is tied to another machine."""
-    there = {**info.device, **info.versions}
-    differ = [key for key in info.tied_to if there.get(key) != here.get(key)]
-    if differ:
-        built = ", ".join(f"{key} {there.get(key, 'none')}" for key in info.tied_to)
-        found = ", ".join(f"{key} {here.get(key, 'none')}" for key in info.tied_to)
+    difference = tied_difference(info.to_json(), here)
+    if difference is not None:
+        built, now = difference
         raise NotComparable(
-            f"{folder} was built for another machine or version: built for {built}; here {found}",
+            f"{folder} was built for another machine or version: built for {built}; here {now}",
             hint=f"build it here from its ONNX folder: `diffc build OUT --target {info.target}`",
         )
 

@@ -22,7 +22,6 @@ from diffc_export.targets.base import (
     Arrays,
     BuildOptions,
     LoadedEngine,
-    Range,
     Status,
     TargetFacts,
 )
@@ -30,9 +29,9 @@ from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError, UnavailableError
+from diffc_runtime.libraries.openvino import FILE, StaticModels, compile_model, reason
 
 NAME = "openvino"
-FILE = "model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
@@ -151,15 +150,7 @@ def _converted(model: OnnxModel) -> Any:
     try:
         return ov.Core().read_model(model.path)
     except RuntimeError as error:
-        raise InputError(f"OpenVINO refuses {model.path}: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """What OpenVINO's message comes to: its summary where it has one, without source paths."""
-    text = str(error).partition("Summary:")[2] or str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return " ".join(said or lines)[:400]
+        raise InputError(f"OpenVINO refuses {model.path}: {reason(error)}") from None
 
 
 def _make_static(graph: Any, profile: shapes.Profile) -> None:
@@ -195,10 +186,7 @@ def _settings(precision: str, threads: int | None) -> dict[str, Any]:
 
 def _compiled(graph: Any, profile: shapes.Profile, precision: str, threads: int) -> Any:
     _make_static(graph, profile)
-    try:
-        return _openvino().Core().compile_model(graph, "CPU", _settings(precision, threads))
-    except RuntimeError as error:
-        raise InputError(f"OpenVINO cannot compile the model: {_reason(error)}") from None
+    return compile_model(graph, _settings(precision, threads))
 
 
 def _elements(compiled: Any) -> Iterator[tuple[str, int]]:
@@ -235,38 +223,24 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path, info: engine.EngineInfo, threads: int) -> None:
         self.info = info
-        self._path = path
-        self._threads = threads
-        self._compiled: dict[shapes.Call, Any] = {}
-        self._requests: dict[shapes.Call, Any] = {}
+        self._models = StaticModels(path, _settings(info.precision_asked, threads))
         for batch in info.batches[:1]:  # the first engine's compilation belongs to loading
-            self._model(shapes.call_of(info.inputs, batch))
-
-    def _model(self, call: shapes.Call) -> Any:
-        if call not in self._compiled:
-            graph = _openvino().Core().read_model(self._path)
-            fixed = {name: Range(shape, shape, shape) for name, shape in call}
-            precision = self.info.precision_asked
-            self._compiled[call] = _compiled(graph, fixed, precision, self._threads)
-        return self._compiled[call]
+            self._models.model(dict(shapes.call_of(info.inputs, batch)))
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once."""
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        if call not in self._requests:
-            self._requests[call] = self._model(call).create_infer_request()
-        found = self._requests[call].infer(dict(inputs), share_inputs=True)
-        return {spec.name: found[spec.name] for spec in self.info.outputs}
+        outputs = self._models.request(dict(call)).infer(dict(inputs), share_inputs=True)
+        return {spec.name: outputs[spec.name] for spec in self.info.outputs}
 
     def bind(self, inputs: Arrays) -> OpenVinoCall:
         """A request of its own whose input tensors are these arrays."""
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        return OpenVinoCall(self._model(call), self.info, inputs)
+        return OpenVinoCall(self._models.model(dict(call)), self.info, inputs)
 
     def close(self) -> None:
         """Free the compiled models."""
-        self._requests.clear()
-        self._compiled.clear()
+        self._models.close()
 
 
 class OpenVinoCall:

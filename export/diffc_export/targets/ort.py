@@ -12,28 +12,22 @@ import importlib.util
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffc_export.disks import temporary_folder, utf8_path
+from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, shapes
 from diffc_export.targets.base import BuildOptions, TritonBackend
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import NAMES, shares
 from diffc_runtime import machine
-from diffc_runtime.errors import DiffcError, InputError, UnavailableError
-from diffc_runtime.machine.out_of_memory import out_of_memory
+from diffc_runtime.errors import UnavailableError
+from diffc_runtime.files import utf8_path
+from diffc_runtime.libraries.ort import FILE, Provider, open_session, session_options
 
-FILE = "model.onnx"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-_LIBRARIES_HINT = (
-    "its libraries (CUDA, cuDNN) are missing or of another version: pip install "
-    "'onnxruntime-gpu[cuda,cudnn]'"
-)
-_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 def triton_backend() -> TritonBackend:
@@ -90,7 +84,7 @@ def build(
     folder: Path,
     options: BuildOptions,
     out: Path,
-    providers: list[Any],
+    providers: Sequence[Provider],
     facts: Mapping[str, Any],
 ) -> Work[engine.EngineInfo]:
     """Check that the file loads, read its precision back, and copy it into ``out``.
@@ -137,84 +131,7 @@ def _copy(model: OnnxModel, new: Path) -> None:
         shutil.copyfile(file, stored)
 
 
-def session_options(threads: int) -> Any:
-    """Every optimisation, a fixed number of threads, none of them spinning between runs."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
-
-
-class OrtFailed(UnavailableError):
-    """ONNX Runtime could not do a call here. reason: its own words, in one line."""
-
-    def __init__(self, doing: str, reason: str) -> None:
-        super().__init__(f"ONNX Runtime failed while {doing}: {reason}")
-        self.reason = reason
-
-
-def is_own(error: Exception) -> bool:
-    """Whether ONNX Runtime raised it: its classes derive from Exception alone and are private to
-    the extension module, and what its C++ code throws besides is a plain RuntimeError."""
-    return type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError
-
-
-def reason(error: Exception) -> str:
-    """What one of ONNX Runtime's errors says, in one line, without its status."""
-    return _STATUS.sub("", " ".join(str(error).split()))[:400] or type(error).__name__
-
-
-@contextmanager
-def failures_named(doing: str, on_gpu: bool) -> Iterator[None]:
-    """The border to ONNX Runtime: whatever it raises inside the block is an error of ours after it.
-
-    Raises:
-        OutOfMemory: where it says that memory ran out.
-        OrtFailed: for everything else that is its own.
-    """
-    try:
-        with out_of_memory(doing, on_gpu):
-            yield
-    except DiffcError:
-        raise
-    except Exception as error:
-        if not is_own(error):
-            raise
-        raise OrtFailed(doing, reason(error)) from None
-
-
-def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
-    """An InferenceSession on the first of ``providers``, and on no other in its place.
-
-    Raises InputError with ONNX Runtime's own reason, one line of it; OutOfMemory; UnavailableError
-    when the provider's libraries do not load: ONNX Runtime then takes the processor, silently.
-    """
-    import onnxruntime as ort
-
-    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    on_gpu = wanted != "CPUExecutionProvider"
-    try:
-        with failures_named(f"opening {path}", on_gpu):
-            # else it goes on with other providers after an error, and prints so to stdout
-            session = ort.InferenceSession(
-                utf8_path(path), options, providers=providers, enable_fallback=0
-            )
-    except OrtFailed as error:
-        raise InputError(f"ONNX Runtime refuses {path}: {error.reason}") from None
-    used = list(session.get_providers())
-    if used[:1] != [wanted]:
-        instead = ", ".join(used) or "nothing"
-        message = f"ONNX Runtime cannot load its {wanted}, and would compute with {instead}"
-        raise UnavailableError(message, hint=_LIBRARIES_HINT)
-    session.disable_fallback()  # the same after an error of a call
-    return session
-
-
-def weight_elements(file: Path, providers: list[Any]) -> list[tuple[str, int]]:
+def weight_elements(file: Path, providers: Sequence[Provider]) -> list[tuple[str, int]]:
     """(precision, weight elements) of each heavy layer in the graph as ONNX Runtime optimised it.
 
     The graph is written with its weights outside, so that only its structure is parsed.

@@ -24,9 +24,10 @@ from diffc_export.targets import engine, ort, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, LoadedEngine, Status, TargetFacts
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError
+from diffc_runtime.libraries import ort as library
 
 NAME = "ort-cpu"
-_PROVIDERS = ["CPUExecutionProvider"]
+_PROVIDERS = [library.CPU]
 
 
 class OrtCpu:
@@ -77,8 +78,8 @@ class OrtCpu:
         """A session on the CPU provider."""
         ort.onnxruntime(NAME, "cpu")
         info = engine.open_engine(folder, NAME, {})
-        options = ort.session_options(machine.cpu.threads(threads, info.threads))
-        return OrtCpuEngine(ort.open_session(folder / ort.FILE, options, _PROVIDERS), info)
+        options = library.session_options(machine.cpu.threads(threads, info.threads))
+        return OrtCpuEngine(library.open_session(folder / library.FILE, options, _PROVIDERS), info)
 
 
 @cache
@@ -116,7 +117,7 @@ class OrtCpuEngine:
         """Run once."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         names = [spec.name for spec in self.info.outputs]
-        with ort.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
+        with library.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
             return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
     def bind(self, inputs: Arrays) -> OrtCpuCall:
@@ -149,7 +150,7 @@ class OrtCpuCall:
 
     def run(self) -> float:
         """One call, in seconds."""
-        with ort.failures_named(self._doing, on_gpu=False):
+        with library.failures_named(self._doing, on_gpu=False):
             start = time.perf_counter()
             self._session.run_with_iobinding(self._binding)
             return time.perf_counter() - start

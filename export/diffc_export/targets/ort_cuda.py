@@ -26,10 +26,10 @@ from diffc_export.targets.base import (
 )
 from diffc_runtime import machine
 from diffc_runtime.errors import CheckFailed, InputError, UnavailableError
+from diffc_runtime.libraries import ort as library
 from diffc_runtime.machine import cuda, cuda_libraries, driver
 
 NAME = "ort-cuda"
-_PROVIDER = "CUDAExecutionProvider"
 
 
 class OrtCuda:
@@ -90,7 +90,7 @@ class OrtCuda:
         """
         self._check("build")
         facts = {"versions": self.status().versions, "device": machine.gpu.gpu_fingerprint()}
-        providers = [(_PROVIDER, _provider_options(True))]
+        providers = [(library.CUDA, _provider_options(True))]
         try:
             return (yield from ort.build(NAME, folder, options, out, providers, facts))
         except InputError as error:
@@ -106,7 +106,8 @@ class OrtCuda:
         info = engine.open_engine(folder, NAME, {})
         self._check("run")
         graph = shapes.is_static(info.profiles)
-        return OrtCudaEngine(folder / ort.FILE, info, machine.cpu.threads(threads, 1), graph=graph)
+        cores = machine.cpu.threads(threads, 1)
+        return OrtCudaEngine(folder / library.FILE, info, cores, graph=graph)
 
     def _check(self, what: str) -> None:
         cuda_libraries.preload()
@@ -114,10 +115,10 @@ class OrtCuda:
         status = self.status()
         if not status.runnable:
             raise UnavailableError(f"target '{NAME}' cannot {what} here: {status.reason}")
-        if _PROVIDER not in module.get_available_providers():
+        if library.CUDA not in module.get_available_providers():
             has = ", ".join(module.get_available_providers())
             raise UnavailableError(
-                f"target '{NAME}': this onnxruntime has no {_PROVIDER}, only {has}",
+                f"target '{NAME}': this onnxruntime has no {library.CUDA}, only {has}",
                 hint="uninstall onnxruntime, and install onnxruntime-gpu anew",
             )
 
@@ -144,8 +145,8 @@ class OrtCudaEngine:
             self._uncaptured(str(error))
 
     def _session(self, graph: bool) -> Any:
-        providers = [(_PROVIDER, _provider_options(graph, self._stream))]
-        return ort.open_session(self._path, ort.session_options(self._threads), providers)
+        providers = [(library.CUDA, _provider_options(graph, self._stream))]
+        return library.open_session(self._path, library.session_options(self._threads), providers)
 
     def _uncaptured(self, why: str) -> None:
         """Go on without a graph, on a stream of its own: a capture may still be open on the old."""
@@ -174,7 +175,7 @@ class OrtCudaEngine:
             return bound
         try:
             bound.run()
-        except ort.OrtFailed as error:
+        except library.OrtFailed as error:
             self._uncaptured(error.reason)
             bound = OrtCudaCall(self.session, self.info, inputs, self._stream)
         return bound
@@ -226,7 +227,7 @@ class OrtCudaCall:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._doing = shapes.call_words(NAME, inputs)
         call = shapes.check_inputs(info.inputs, info.profiles, inputs)
-        with ort.failures_named(self._doing, on_gpu=True):
+        with library.failures_named(self._doing, on_gpu=True):
             self._inputs = {
                 name: OrtValue.ortvalue_from_numpy(array, "cuda", 0)
                 for name, array in inputs.items()
@@ -250,7 +251,7 @@ class OrtCudaCall:
 
     def run(self) -> float:
         """One call, in the GPU's own seconds; without a stream until the device is done."""
-        with ort.failures_named(self._doing, on_gpu=True):
+        with library.failures_named(self._doing, on_gpu=True):
             if self._stream is not None:
                 self._stream.start()
                 self._session.run_with_iobinding(self._binding, self._options)

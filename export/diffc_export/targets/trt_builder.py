@@ -5,7 +5,7 @@ ONNX file says and nothing falls back. What only one library or version has is a
 ``hasattr``. Everything that can be checked before is checked in onnx_file.py and shapes.py; what is
 left is turned here from the library's log into one line.
 
-    library     the imported module, its log
+    library     the imported module and its log, from diffc_runtime.libraries.tensorrt
     parsed      ONNX -> network, or an InputError naming node and operator
     configured  GPUs, static shapes or profiles, timing cache
     serialized  the build, in a thread: progress with elapsed time, cancelled when closed
@@ -13,12 +13,9 @@ left is turned here from the library's log into one line.
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,14 @@ from diffc_export.targets.base import BuildOptions, TargetFacts
 from diffc_export.targets.onnx_file import OnnxModel
 from diffc_export.targets.shapes import Profile
 from diffc_runtime import machine
-from diffc_runtime.errors import InputError, OutOfMemory, RequestError, UnavailableError
-from diffc_runtime.files import write_bytes
-from diffc_runtime.machine import out_of_memory
-from diffc_runtime.machine.out_of_memory import bytes_asked, says_so
+from diffc_runtime.errors import InputError, RequestError, UnavailableError
+from diffc_runtime.libraries.tensorrt import (
+    LIBRARIES,
+    Log,
+    TrtLibrary,
+    load_library,
+    write_cache,
+)
 
 
 @dataclass(frozen=True)
@@ -66,61 +67,23 @@ class Flavour:
         return self.facts.ahead_of_time
 
 
-class Log:
-    """The library's log since it was last read; one per library, for the first one wins."""
-
-    def __init__(self) -> None:
-        self._lines: deque[tuple[int, str]] = deque(maxlen=200)
-
-    def add(self, severity: int, line: str) -> None:
-        """Keep one line; lower severity is worse (0 internal error, 1 error, 2 warning)."""
-        self._lines.append((severity, line))
-
-    def errors(self) -> list[str]:
-        """The errors since the last call, without the noise of a machine that has no driver."""
-        return [line for severity, line in self._taken() if severity <= 1]
-
-    def failure(self, message: str, doing: str) -> InputError | OutOfMemory:
-        """The error for a call that failed: out of memory, or ``message`` and the first error.
-
-        An error says that memory ran out; how much was asked for may be in a warning.
-        """
-        taken = self._taken()
-        errors = [line for severity, line in taken if severity <= 1]
-        if says_so(" ".join(errors)):
-            asked = bytes_asked("\n".join(line for _, line in taken))
-            return out_of_memory.error(doing, asked, on_gpu=True)
-        reason = " ".join(errors[0].split())[:400] if errors else "no reason given"
-        return InputError(f"{message}: {reason}")
-
-    def _taken(self) -> list[tuple[int, str]]:
-        taken = [(severity, line) for severity, line in self._lines if "cudaError 35" not in line]
-        self._lines.clear()
-        return taken
-
-
-_LIBRARIES: dict[str, tuple[Any, Any, Log]] = {}
-
-
-def library(flavour: Flavour) -> tuple[Any, Any, Log]:
-    """(module, logger, log). Raises UnavailableError when it is missing or too old."""
-    if flavour.module not in _LIBRARIES:
-        found = version(flavour)
-        if found is None:
-            reason = f"target '{flavour.target}' {missing(flavour)}"
-            raise UnavailableError(reason, hint=f"pip install 'diffc[{flavour.extra}]'")
-        if number(found) < flavour.minimum:
-            least = ".".join(map(str, flavour.minimum))
-            reason = f"target '{flavour.target}' needs {flavour.module} >= {least}, found {found}"
-            raise UnavailableError(reason, hint=f"pip install 'diffc[{flavour.extra}]'")
-        try:
-            trt = importlib.import_module(flavour.module)
-        except (ImportError, OSError) as error:
-            reason = f"{flavour.module} {found} is installed but cannot load: {error}"
-            raise UnavailableError(reason) from None
-        log = Log()
-        _LIBRARIES[flavour.module] = (trt, _logger(trt, log), log)
-    return _LIBRARIES[flavour.module]
+def library(flavour: Flavour) -> TrtLibrary:
+    """The library with its log. Raises UnavailableError when it is missing or too old."""
+    if flavour.module in LIBRARIES:
+        return LIBRARIES[flavour.module]
+    installed = version(flavour)
+    if installed is None:
+        reason = f"target '{flavour.target}' {missing(flavour)}"
+        raise UnavailableError(reason, hint=f"pip install 'diffc[{flavour.extra}]'")
+    if number(installed) < flavour.minimum:
+        least = ".".join(map(str, flavour.minimum))
+        reason = f"target '{flavour.target}' needs {flavour.module} >= {least}, found {installed}"
+        raise UnavailableError(reason, hint=f"pip install 'diffc[{flavour.extra}]'")
+    try:
+        return load_library(flavour.module)
+    except (ImportError, OSError) as error:
+        reason = f"{flavour.module} {installed} is installed but cannot load: {error}"
+        raise UnavailableError(reason) from None
 
 
 def version(flavour: Flavour) -> str | None:
@@ -145,17 +108,6 @@ def missing(flavour: Flavour) -> str:
     return needs
 
 
-def _logger(trt: Any, log: Log) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, line: str) -> None:
-            log.add(int(severity), line)
-
-    return Logger()
-
-
 @dataclass(frozen=True)
 class Network:
     """A parsed network and what must stay alive with it: the library frees what is not held."""
@@ -174,7 +126,8 @@ def parsed(flavour: Flavour, model: OnnxModel) -> Network:
 
     Raises InputError naming the node and operator that the library does not take.
     """
-    trt, logger, log = library(flavour)
+    loaded = library(flavour)
+    trt, logger, log = loaded.trt, loaded.logger, loaded.log
     log.errors()
     builder = trt.Builder(logger)
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -276,7 +229,7 @@ def check_gpus(flavour: Flavour, gpus: tuple[str, ...], precision: str) -> None:
 def _check_known(flavour: Flavour, gpus: tuple[str, ...]) -> None:
     """Each of ``gpus`` is among those that the library names; it is imported only for some."""
     wanted = [(gpu, f"SM{capability(gpu)}") for gpu in gpus]
-    trt: Any = library(flavour)[0] if wanted else None
+    trt: Any = library(flavour).trt if wanted else None
     for gpu, name in wanted:
         if not hasattr(trt.ComputeCapability, name):
             raise _not_built_for(trt, flavour, gpu)
@@ -315,16 +268,7 @@ def save_timing_cache(config: Any, path: Path) -> None:
     """Keep the timings of this build for the next one."""
     cache = config.get_timing_cache()
     if cache is not None:
-        keep(path, bytes(cache.serialize()))
-
-
-def keep(path: Path, data: bytes) -> None:
-    """Write a cache's file whole or not at all, beside whoever else writes it.
-
-    A cache that cannot be kept (a full disk, a folder of somebody else's) is no reason to fail.
-    """
-    with suppress(OSError):
-        write_bytes(path, data)
+        write_cache(path, bytes(cache.serialize()))
 
 
 class Cancel:

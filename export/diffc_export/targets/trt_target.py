@@ -16,6 +16,7 @@ from diffc_export.targets.onnx_precision import shares
 from diffc_export.targets.trt_builder import Flavour
 from diffc_runtime import machine
 from diffc_runtime.errors import NotComparable, UnavailableError
+from diffc_runtime.fit import runs_on
 from diffc_runtime.machine import driver
 
 FILE = "model.engine"
@@ -112,7 +113,7 @@ class TrtTarget:
         details: dict[str, Any] = {"precision_read_from": "strongly typed network"}
         if self._no_run_reason():
             return shares(typed), details
-        from diffc_export.targets.trt_runner import inspect
+        from diffc_export.targets.trt_engine import inspect
 
         inspected = trt_precision.engine_elements(inspect(self.flavour, data))
         details["inspected"] = trt_precision.coverage(inspected, typed)
@@ -158,7 +159,7 @@ class TrtTarget:
         if not status.runnable:
             raise UnavailableError(f"target '{self.facts.name}' cannot run here: {status.reason}")
         check_built_for(folder, info)
-        from diffc_export.targets.trt_runner import TrtEngine
+        from diffc_export.targets.trt_engine import TrtEngine
 
         return TrtEngine(self.flavour, folder / FILE, info)
 
@@ -175,10 +176,7 @@ def check_built_for(folder: Path, info: engine.EngineInfo) -> None:
     if not info.built_for or not gpus:
         return
     here = gpus[0].sm
-    open_ended = [gpu for gpu in info.built_for if gpu.endswith("+")]
-    if here in info.built_for:
-        return
-    if any(trt_builder.capability(here) >= trt_builder.capability(g[:-1]) for g in open_ended):
+    if any(runs_on(gpu, gpus[0].compute_capability) for gpu in info.built_for):
         return
     raise NotComparable(
         f"{folder} was built for {', '.join(info.built_for)}; this machine has {here}",

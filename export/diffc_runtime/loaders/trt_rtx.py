@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..pipeline import Denoise
-from . import import_library
+from ..values import Denoise
 from .trt import open_plan
 
 ANY_BATCH = False
 
 
 def load(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
-    """The engine on the first GPU; ``threads`` has no meaning."""
-    return open_plan(folder, info, import_library("tensorrt_rtx", str(info["target"])))
+    """Open the engine on the first GPU; ``threads`` has no meaning."""
+    return open_plan(folder, info, "tensorrt_rtx")

@@ -11,7 +11,7 @@ from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.engine import read_info
 from diffc_export.targets.trt import TARGET
-from diffc_export.targets.trt_runner import TrtEngine
+from diffc_export.targets.trt_engine import TrtEngine
 from diffc_runtime.machine import cuda
 
 

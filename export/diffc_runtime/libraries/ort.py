@@ -1,0 +1,119 @@
+"""ONNX Runtime: sessions that compute where they were asked to, and its errors in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import DiffcError, InputError, UnavailableError
+from ..files import utf8_path
+from ..machine.out_of_memory import out_of_memory
+
+FILE = "model.onnx"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+Provider = str | tuple[str, dict[str, str]]
+"""A provider's name, with its options where it has any."""
+_LIBRARIES_HINT = (
+    "its libraries (CUDA, cuDNN) are missing or of another version: pip install "
+    "'onnxruntime-gpu[cuda,cudnn]'"
+)
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
+
+def session_options(threads: int) -> Any:
+    """Return options for every optimisation and ``threads`` threads that never spin between runs.
+
+    Errors are raised, and not logged too.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def open_session(path: Path, options: Any, providers: Sequence[Provider]) -> Any:
+    """Return an InferenceSession on the first of ``providers``, and on no other in its place.
+
+    Args:
+        path: The ONNX file.
+        options: What ``session_options`` returned.
+        providers: Where to compute.
+
+    Raises:
+        InputError: ONNX Runtime refuses the file; the message has its reason.
+        OutOfMemory: Memory ran out.
+        UnavailableError: The provider's libraries do not load; ONNX Runtime would take the
+            processor then, silently.
+    """
+    import onnxruntime as ort
+
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    try:
+        with failures_named(f"opening {path}", on_gpu=wanted != CPU):
+            # with a fallback it goes on with other providers after an error, and prints so
+            session = ort.InferenceSession(
+                utf8_path(path), options, providers=list(providers), enable_fallback=0
+            )
+    except OrtFailed as error:
+        raise InputError(f"ONNX Runtime refuses {path}: {error.reason}") from None
+    used = list(session.get_providers())
+    if used[:1] != [wanted]:
+        instead = ", ".join(used) or "nothing"
+        message = f"ONNX Runtime cannot load its {wanted}, and would compute with {instead}"
+        raise UnavailableError(message, hint=_LIBRARIES_HINT)
+    session.disable_fallback()  # the same after an error of a call
+    return session
+
+
+class OrtFailed(UnavailableError):
+    """ONNX Runtime could not do a call here.
+
+    Args:
+        doing: What it was called for.
+        reason: Its own words, in one line.
+    """
+
+    def __init__(self, doing: str, reason: str) -> None:
+        super().__init__(f"ONNX Runtime failed while {doing}: {reason}")
+        self.reason = reason
+
+
+def is_own(error: Exception) -> bool:
+    """Return True if ONNX Runtime raised ``error``.
+
+    Its classes derive from Exception alone and are private to the extension module, and what its
+    C++ code throws besides is a plain RuntimeError.
+    """
+    return type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError
+
+
+def reason(error: Exception) -> str:
+    """Return what one of ONNX Runtime's errors says, in one line, without its status."""
+    return _STATUS.sub("", " ".join(str(error).split()))[:400] or type(error).__name__
+
+
+@contextmanager
+def failures_named(doing: str, on_gpu: bool) -> Iterator[None]:
+    """Turn whatever ONNX Runtime raises inside the block into an error of ours.
+
+    Raises:
+        OutOfMemory: It says that memory ran out.
+        OrtFailed: It raised anything else.
+    """
+    try:
+        with out_of_memory(doing, on_gpu):
+            yield
+    except DiffcError:
+        raise
+    except Exception as error:
+        if not is_own(error):
+            raise
+        raise OrtFailed(doing, reason(error)) from None
