@@ -131,7 +131,7 @@ def _drop_old(folder: Path, key: str) -> None:
 
 def _key_of(sidecar: Path) -> str | None:
     try:
-        found: str = json.loads(sidecar.read_text(encoding="utf-8"))["key"]
+        key: str = json.loads(sidecar.read_text(encoding="utf-8"))["key"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found
+    return key

@@ -247,8 +247,9 @@ class Run:
         scaler = self.scaler.state_dict() or {"scale": 0.0, "_growth_tracker": 0}
         numbers = torch.tensor(
             [step, adam_step, scaler["scale"], scaler["_growth_tracker"]],
-            dtype=torch.float64, device=self.accelerator.device,
-        )  # fmt: skip
+            dtype=torch.float64,
+            device=self.accelerator.device,
+        )
         if self.accelerator.num_processes > 1:
             for tensor in [numbers, *self.tensors().values()]:
                 torch.distributed.broadcast(tensor, src=0)

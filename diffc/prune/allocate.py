@@ -241,8 +241,8 @@ def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: 
     if floor <= target:
         return
     reach = math.floor((1 - floor / dense) * 1000) / 1000
-    held = np.argsort(-np.where(least == costs.dense, costs.dense, 0), kind="stable")[:3]
-    names = [costs.units[i].name for i in held if least[i] == costs.dense[i]]
+    largest = np.argsort(-np.where(least == costs.dense, costs.dense, 0), kind="stable")[:3]
+    names = [costs.units[i].name for i in largest if least[i] == costs.dense[i]]
     because = f"; held by {', '.join(names)}" if names else ""
     raise RequestError(
         f"ratio {1 - target / dense:.3g} cannot be reached: at most {reach:.3g} can be removed",
@@ -302,10 +302,10 @@ def neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> lis
     step = int(bounds.step[group])
     down = stepped_down(int(widths[group]), step)
     up = min(int(widths[group]) // step * step + step, int(dense[group]))
-    found = []
+    moves = []
     for width in (down, up):
         if int(bounds.least[group]) <= width != widths[group]:
             moved = widths.copy()
             moved[group] = width
-            found.append(moved)
-    return found
+            moves.append(moved)
+    return moves

@@ -34,7 +34,7 @@ from diffc.prune.allocate import (
 from diffc.prune.cost import Widths
 
 _RADII = (1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0)  # shares of a group's size
-_OVER = 1e3  # what exceeding a budget by all of it weighs, in largest objectives
+_OVER = 1e3  # penalty for exceeding a budget by 100 %, as a multiple of the largest objective
 _GAP = 1e-4
 _SECONDS = 20.0
 _MOST_SWEEPS = 20
@@ -103,24 +103,28 @@ def choose(
     excess = csr_matrix(np.eye(budgets))
     one = csr_matrix((np.ones(n), (np.repeat(np.arange(len(counts)), counts), np.arange(n))))
     empty = csr_matrix((len(counts), budgets))
-    rows = vstack([hstack([one, empty]),
-                   hstack([csr_matrix(price), -excess]),
-                   hstack([csr_matrix(price), excess])])  # fmt: skip
+    rows = vstack(
+        [
+            hstack([one, empty]),
+            hstack([csr_matrix(price), -excess]),
+            hstack([csr_matrix(price), excess]),
+        ]
+    )
     low = [*np.ones(len(counts)), *np.full(budgets, -np.inf), *(np.array(least) / scale)]
     high = [*np.ones(len(counts)), *(np.array(most) / scale), *np.full(budgets, np.inf)]
     loss = np.concatenate(list(losses))
     total = max(float(sum(np.abs(values).max() for values in losses)), 1e-30)
     with _quiet_stdout():
-        found = milp(
+        solved = milp(
             np.concatenate([loss / total, np.full(budgets, _OVER)]),
             constraints=LinearConstraint(rows.tocsr(), low, high),
             integrality=np.concatenate([np.ones(n), np.zeros(budgets)]),
             bounds=Bounds(0, np.concatenate([np.ones(n), np.full(budgets, np.inf)])),
             options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
         )
-    assert found.x is not None, found.message  # the excess makes every instance feasible
-    parts = np.split(found.x[:n], np.cumsum(counts)[:-1])
-    return Choice([int(np.argmax(part)) for part in parts], float(found.mip_gap or 0.0))
+    assert solved.x is not None, solved.message  # the excess makes every instance feasible
+    parts = np.split(solved.x[:n], np.cumsum(counts)[:-1])
+    return Choice([int(np.argmax(part)) for part in parts], float(solved.mip_gap or 0.0))
 
 
 @contextmanager
@@ -169,9 +173,13 @@ def minimise(
 
 
 def _rounds(
-    objective: Measure, budgets: Sequence[Budget], bounds: Limits, start: Widths, ceiling: Widths,
+    objective: Measure,
+    budgets: Sequence[Budget],
+    bounds: Limits,
+    start: Widths,
+    ceiling: Widths,
     rank: Rank,
-) -> tuple[Widths, float]:  # fmt: skip
+) -> tuple[Widths, float]:
     """The best widths of all rounds from ``start``, and the last knapsack's gap."""
     allowed = [_allowed(group, bounds, ceiling) for group in range(len(start))]
     best = now = start.copy()

@@ -36,8 +36,8 @@ class LatencyDevice:
     def facts(self) -> Mapping[str, Any]:
         """What a latency depends on besides the network."""
         status = target(self.target).status()
-        held = {key: value for key, value in asdict(self).items() if key != "cache"}
-        return held | {"versions": dict(status.versions), "device": status.device}
+        options = {key: value for key, value in asdict(self).items() if key != "cache"}
+        return options | {"versions": dict(status.versions), "device": status.device}
 
     def check(self) -> None:
         """Raise when no engine of an ONNX file can be built and run here."""

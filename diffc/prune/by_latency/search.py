@@ -65,9 +65,9 @@ from diffc.recipe import Recipe
 from diffc_export.events import Progress, Work
 from diffc_export.targets import target
 
-_SPENT = 1.0  # more importance lost than the budget needs, at most, for the sake of time
+_MAX_EXTRA_LOSS = 1.0  # for the sake of time: at most twice the importance that the budget costs
 _ROUNDS = 4
-_LANDED = 0.02  # of the asked latency: near enough to stop
+_LANDED = 0.02  # as a share of the latency to reach: near enough to stop
 _TIMING = LatencyOptions(rounds=25, seconds=2.0)
 
 
@@ -95,17 +95,22 @@ class Timed:
 
 
 def plan_by_latency(
-    source: Source, recipe: Recipe, scores: Scores | None, why: Mapping[str, Any], align: int,
-    bench: LatencyDevice, scratch: Path,
-) -> Work[Plan]:  # fmt: skip
+    source: Source,
+    recipe: Recipe,
+    scores: Scores | None,
+    why: Mapping[str, Any],
+    align: int,
+    bench: LatencyDevice,
+    scratch: Path,
+) -> Work[Plan]:
     """As ``planning.make_plan``, by latency on ``bench``; ``why`` gets ``latency``.
 
     scratch: a folder for the engines that are tried.
     """
     problem = problem_of(source, recipe, scores, align)
-    found = yield from widths_by_latency(problem, bench, scratch)
-    plan = plan_of(problem, found.widths, why)
-    return replace(plan, why={**plan.why, "latency": found.why})
+    timed = yield from widths_by_latency(problem, bench, scratch)
+    plan = plan_of(problem, timed.widths, why)
+    return replace(plan, why={**plan.why, "latency": timed.why})
 
 
 def widths_by_latency(problem: Problem, bench: LatencyDevice, scratch: Path) -> Work[Timed]:
@@ -116,60 +121,63 @@ def widths_by_latency(problem: Problem, bench: LatencyDevice, scratch: Path) -> 
     """
     bench.check()
     model = yield from _tables(problem, bench)
-    lab = EngineTrials(problem, bench, scratch)
-    yield from lab.build(problem.costs.dense, "dense")
-    asked, factor, trials = _asked(problem), 1.0, list[tuple[Widths, Trial]]()
+    engines = EngineTrials(problem, bench, scratch)
+    yield from engines.build(problem.costs.dense, "dense")
+    goal, factor, trials = _goal(problem), 1.0, list[tuple[Widths, Trial]]()
     for number in range(_ROUNDS):
         yield Progress(number, _ROUNDS, "choosing widths")
         try:
-            found = _solved(problem, model, asked / factor)
+            solution = _solve(problem, model, goal / factor)
         except RequestError:
             if not trials:
                 raise
             break  # out of reach only after the correction: the nearest stands
-        if any((found.widths == tried).all() for tried, _ in trials):
+        if any((solution.widths == tried).all() for tried, _ in trials):
             break
-        yield from lab.build(found.widths, "compressed")
-        trial = yield from lab.time(model, found)
-        trials.append((found.widths, trial))
+        yield from engines.build(solution.widths, "compressed")
+        trial = yield from engines.time(model, solution)
+        trials.append((solution.widths, trial))
         factor = trial.measured / trial.predicted
-        if abs(trial.measured / asked - 1) <= _LANDED:
+        if abs(trial.measured / goal - 1) <= _LANDED:
             break
-    widths, best = min(trials, key=lambda pair: _miss(problem, pair[1], asked))
+    widths, best = min(trials, key=lambda pair: _trial_rank(problem, pair[1], goal))
     why = {
         "bench": dict(bench.facts()),
-        "asked": asked,
+        "asked": goal,
         "measured": asdict(best),
         "rounds": [asdict(trial) for _, trial in trials],
     }
     return Timed(widths, why)
 
 
-def _asked(problem: Problem) -> float:
-    """The share of the dense engine's latency to come to."""
+def _goal(problem: Problem) -> float:
+    """The latency to reach, as a share of the dense engine's."""
     if problem.options.ratio_of == "latency":
         return 1.0 - problem.options.ratio
     return problem.costs.macs(_by_budget(problem)) / problem.costs.macs(problem.costs.dense)
 
 
-def _miss(problem: Problem, trial: Trial, asked: float) -> tuple[float, float]:
-    """What the best trial has least of: how far it is from the asked latency; under another budget,
-    how much slower it is, and of those that are fast enough the importance lost."""
-    off = trial.measured / asked - 1.0
+def _trial_rank(problem: Problem, trial: Trial, goal: float) -> tuple[float, float]:
+    """The sort key of trials; smaller is better.
+
+    The distance to the latency budget; under other budgets the excess latency, then the importance
+    lost.
+    """
+    off = trial.measured / goal - 1.0
     if problem.options.ratio_of == "latency":
         return abs(off), 0.0
     return max(off - _LANDED, 0.0), trial.importance_lost
 
 
 def _by_budget(problem: Problem) -> Widths:
-    """The widths under the budget without a thought of time: where the search begins."""
+    """The widths under the budget, whatever their latency: the search begins there."""
     costs, options = problem.costs, problem.options
     measure = measure_of(options.ratio_of, costs)
     aim = measure(costs.dense) * (1 - options.ratio)
     return walk(costs, problem.bounds, measure, aim, problem.walked, problem.start)
 
 
-def _solved(problem: Problem, model: LatencyModel, share: float) -> Solution:
+def _solve(problem: Problem, model: LatencyModel, share: float) -> Solution:
     """Widths whose latency by the tables is ``share`` of the dense one's, or below."""
     costs, bounds, options = problem.costs, problem.bounds, problem.options
     lost = total_loss(costs.units, _scores(problem, costs.units))
@@ -185,7 +193,7 @@ def _solved(problem: Problem, model: LatencyModel, share: float) -> Solution:
     if model(least.widths) <= fast.most:
         return least
     whole = minimise(lost, [budget, fast], bounds, least.widths, problem.start)
-    spared = Budget("importance", lost, (1 + _SPENT) * least.value)
+    spared = Budget("importance", lost, (1 + _MAX_EXTRA_LOSS) * least.value)
     if whole.over == 0 and whole.value <= spared.most:
         return whole
     return minimise(model, [budget, spared], bounds, least.widths, problem.start)
@@ -208,10 +216,10 @@ def _scores(problem: Problem, units: Sequence[Unit]) -> Scores:
 
 def _tables(problem: Problem, bench: LatencyDevice) -> Work[LatencyModel]:
     source = problem.source
-    found = family(source.class_name)
+    known = family(source.class_name)
     model = meta_denoiser(source)
     inputs = meta_inputs(problem.specs)
-    layers = layers_of(model, inputs, found.call)
+    layers = layers_of(model, inputs, known.call)
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
     units, bounds = problem.costs.units, problem.bounds
     return (yield from latency_model(layers, units, shapes, bounds, problem.align, bench))
@@ -232,11 +240,11 @@ class EngineTrials:
         """
         yield Progress(0, None, f"building the {name} engine")
         problem, folder = self.problem, self.scratch / name
-        found = family(problem.source.class_name)
+        known = family(problem.source.class_name)
         specs = problem.specs
-        model = _filled(problem.source)
+        model = _network(problem.source)
         units: list[Unit] = [
-            *found.groups(model, torch_inputs(specs, problem.source.config)),
+            *known.groups(model, torch_inputs(specs, problem.source.config)),
             *problem.costs.branches,
         ]
         scores = _scores(problem, units)
@@ -245,12 +253,19 @@ class EngineTrials:
         cut(model, units, kept)
         export = problem.export
         facts = {"macs": problem.costs.macs(widths)}
-        export_denoiser(model, found, specs, folder / "onnx", opset=export.opset,
-                    simplify=export.simplify, facts=facts)  # fmt: skip
+        export_denoiser(
+            model,
+            known,
+            specs,
+            folder / "onnx",
+            opset=export.opset,
+            simplify=export.simplify,
+            facts=facts,
+        )
         ready = lowered(folder / "onnx", self.bench.precision)
         yield from target(self.bench.target).build(ready, self.bench.options, folder / "engine")
 
-    def time(self, model: LatencyModel, found: Solution) -> Work[Trial]:
+    def time(self, model: LatencyModel, solution: Solution) -> Work[Trial]:
         """The compressed engine against the dense one, both in turn."""
         costs = self.problem.costs
         places = {name: self.scratch / name / "engine" for name in ("dense", "compressed")}
@@ -263,21 +278,21 @@ class EngineTrials:
         ratio = timings.ratio("compressed", "dense")
         scores = _scores(self.problem, costs.units)
         everything = sum(float(score.sum()) for score in scores.values())
-        lost = total_loss(costs.units, scores)(found.widths)
+        lost = total_loss(costs.units, scores)(solution.widths)
         return Trial(
-            predicted=model(found.widths) / model(costs.dense),
+            predicted=model(solution.widths) / model(costs.dense),
             measured=ratio.median,
             ci95=ratio.ci95,
             dense_ms=float(np.median(timings.round_medians("dense"))) * 1e3,
             compressed_ms=float(np.median(timings.round_medians("compressed"))) * 1e3,
             importance_lost=lost / everything,
-            macs_left=costs.macs(found.widths) / costs.macs(costs.dense),
-            over=found.over,
-            gap=found.gap,
+            macs_left=costs.macs(solution.widths) / costs.macs(costs.dense),
+            over=solution.over,
+            gap=solution.gap,
         )
 
 
-def _filled(source: Source) -> nn.Module:
+def _network(source: Source) -> nn.Module:
     """The network with its weights; random ones where only configs are there: time is the same."""
     if source.weights:
         return load_denoiser(source)

@@ -141,9 +141,11 @@ def latency_model(
     least = present_sizes(dimensions, lowest(dense, bounds))
     ends = least, present_sizes(dimensions, dense)
     grids = _grids(layers, ends, align)
-    points = {_point(kind, facts, s): (kind, facts, s)
-              for (kind, facts, _), axes in grids.items()
-              for s in itertools.product(*axes)}  # fmt: skip
+    points = {
+        _point(kind, facts, s): (kind, facts, s)
+        for (kind, facts, _), axes in grids.items()
+        for s in itertools.product(*axes)
+    }
     known = read_times(bench)
     missing = {name: point for name, point in points.items() if name not in known}
     if missing:
@@ -163,8 +165,8 @@ Point = tuple[str, Facts, tuple[int, ...]]
 
 def _alike(layer: Layer, ends: Ends) -> Key:
     low, high = ends
-    held = tuple(high[dim] if low[dim] == high[dim] else 0 for dim in layer.dims)
-    return layer.kind, layer.facts, held
+    constant = tuple(high[dim] if low[dim] == high[dim] else 0 for dim in layer.dims)
+    return layer.kind, layer.facts, constant
 
 
 def _grids(layers: Sequence[Layer], ends: Ends, align: int) -> dict[Key, list[tuple[int, ...]]]:
@@ -214,15 +216,15 @@ def measured(points: Mapping[str, Point], bench: LatencyDevice) -> Work[Times]:
 
 def _chunks(points: Mapping[str, Point]) -> Iterator[dict[str, Point]]:
     chunk: dict[str, Point] = {}
-    held = 0
+    loaded = 0
     for name, point in points.items():
         size = 4 * _weights(point)
-        full = held + size > _CHUNK_BYTES or len(chunk) == _CHUNK_POINTS
+        full = loaded + size > _CHUNK_BYTES or len(chunk) == _CHUNK_POINTS
         if chunk and full:
             yield chunk
-            chunk, held = {}, 0
+            chunk, loaded = {}, 0
         chunk[name] = point
-        held += size
+        loaded += size
     yield chunk
 
 
@@ -248,7 +250,7 @@ def _measured_chunk(
             inputs = example_inputs(read_info(place / "engine"), bench.batch)
             calls[name] = runner.bind(inputs).run
             yield Progress(done + len(calls) - 1, 2 * total, "building single layers")
-        taken = yield from timed(calls)
+        taken = yield from time_calls(calls)
     overhead = taken.pop(_OVERHEAD)
     return {name: max(seconds - overhead, 1e-7) for name, seconds in taken.items()}
 
@@ -268,7 +270,7 @@ def lowered(folder: Path, precision: str) -> Path:
     return out
 
 
-def timed(calls: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) -> Work[Times]:
+def time_calls(calls: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) -> Work[Times]:
     """The lower quartile of each call's seconds over ``rounds``, each in a fresh random order.
 
     What disturbs a call only ever makes it longer.
