@@ -180,7 +180,7 @@ def test_bf16_comes_after_fp16_and_the_study_last(tmp_path, monkeypatch):
 
 
 def test_rtx_anyway_is_skipped_on_a_gpu_without_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu.machine, "gpus", lambda: (GPU,))
+    monkeypatch.setattr(gpu.machine.gpu, "gpus", lambda: (GPU,))
     monkeypatch.setattr(gpu, "_cannot_build", lambda name: f"{name} is not installed")
     found = wanted(tmp_path, monkeypatch, "--only", "latency", "--networks", "cifar")
     assert found["latency/trt-rtx-anyway"] == "trt-rtx is not installed"

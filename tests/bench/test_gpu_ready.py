@@ -49,7 +49,7 @@ def test_a_target_that_builds_and_does_not_run_is_skipped(tmp_path, monkeypatch)
 
 
 def test_a_gpus_plan_is_never_made_on_the_processor(tmp_path, monkeypatch):
-    monkeypatch.setattr(variants.machine, "gpus", lambda: (GPU,))
+    monkeypatch.setattr(variants.machine.gpu, "gpus", lambda: (GPU,))
     runs = {"ort-cpu": True}
 
     def status(name):
@@ -67,7 +67,7 @@ def test_a_gpus_plan_is_never_made_on_the_processor(tmp_path, monkeypatch):
     assert "cannot be planned" in found["latency/cifar-fp16-latency"]
     runs["ort-cuda"] = True
     assert variants.planning_target() == ("ort-cuda", "")
-    monkeypatch.setattr(variants.machine, "gpus", lambda: ())
+    monkeypatch.setattr(variants.machine.gpu, "gpus", lambda: ())
     runs["ort-cuda"] = False
     assert variants.planning_target() == ("ort-cpu", ""), "a rehearsal"
 

@@ -172,7 +172,7 @@ def test_a_wrong_source_names_its_flag(plain, tmp_path):
         "nothing": "there is nothing at",
         "empty": "no images in",
         "x.txt": "neither a folder nor an .npz",
-        "bad.npz": "no .npz of arrays",
+        "bad.npz": "is not an .npz of arrays",
         "other.npz": "holds weights, and no array of images",
     }
     for name, words in wrong.items():
