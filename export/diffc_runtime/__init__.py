@@ -2,8 +2,11 @@
 
     schedules.py   betas, alpha_bar, timesteps, sigmas
     schedulers.py  a sampler by name, from a scheduler's config
-    stepping.py    the base of every sampler; clean.py: x_0 from a model's output
-    discrete.py    DDPM, DDIM; euler.py: Euler, flow-matching Euler; dpm.py: DPM-Solver++ 2M
+    stepping.py    the base of every sampler
+    discrete.py    DDPM, DDIM
+    dpm.py         DPM-Solver++ 2M (Lu et al.)
+    euler.py       Euler's method over sigmas: of a beta schedule, and of flow matching
+    clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
     engines.py     an engine folder -> a call, or why it does not fit this machine
     loaders/       one file for each target whose engines it runs, found by the target's name
@@ -14,19 +17,12 @@
     bundles.py     a bundle's folder -> a Pipeline
     files.py       files and folders written whole or not at all, and their hashes
     images.py      samples -> uint8, grids, PNG
-    values.py      types that several modules name; json_types.py: those of JSON's content
+    values.py      types that several modules name
+    json_types.py  the content of JSON files, as types
+    errors.py      what can go wrong, and the exit code each case ends with
+    servers/       templates for inference servers: copied into a bundle, never imported
     arguments.py   conditions on a command line
     __main__.py    python -m diffc_runtime generate | info
-    clean.py       computes x_0 from a model's output by the config's prediction type, and keeps it
-                   in range
-    cuda.py        the calls of the CUDA runtime that TensorRT needs
-    dpm.py         DPM-Solver++ 2M (Lu et al.)
-    errors.py      what can go wrong, and the exit code each case ends with
-    euler.py       euler's method over sigmas: of a beta schedule, and of flow matching
-    json_types.py  the content of JSON files, as types
-    machine/       this machine, as far as an engine depends on it
-    servers/       templates for inference servers: copied into a bundle, never imported
-    trt.py         a TensorRT (or TensorRT for RTX) engine as a call on numpy arrays
 
 Only relative imports, so that the folder works under any name, wherever it is copied. What is
 public is imported when it is first used: diffc takes its errors from here, without numpy.
