@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from diffc.chain.front import alignment
 from diffc.errors import RequestError
 from diffc.models.source import find_source
 from diffc.prune.planning import chosen_widths, problem_of
 from diffc.recipe import resolve
+from diffc.stages.plan import alignment
 
 RESULT = Path(__file__).parent / "results" / "plans.json"
 RATIOS = (0.3, 0.5)

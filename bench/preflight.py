@@ -52,8 +52,8 @@ import json, resource, sys
 from pathlib import Path
 from diffc.lean_imports import defer_packages
 defer_packages()  # as the command line does
-from diffc.chain.front import alignment
-from diffc.chain.preflight import preflight
+from diffc.stages.plan import alignment
+from diffc.stages.preflight import preflight
 from diffc.models.source import find_source
 from diffc.prune.planning import check_plan
 from diffc.recipe import resolve

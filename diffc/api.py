@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from diffc.chain.run import Request, run
 from diffc.models.source import find_source
 from diffc.output import default_out
 from diffc.recipe import resolve
 from diffc.report.model import Report
-from diffc.stages import StageEvent
+from diffc.runner import StageEvent
+from diffc.stages.order import Request, run
 from diffc.torch_state import own_state
 from diffc_export.disks import user_path
 from diffc_export.events import follow

@@ -23,7 +23,7 @@ from typing import Any
 from diffc.errors import InputError
 from diffc.models.source import read_json
 from diffc.output import is_output, read_lock
-from diffc.stages import STATE, place_of
+from diffc.stage_records import STATE, place_of
 from diffc_export.targets.engine import NAME, engine_digest, exported_file, read_info
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.files import file_digest

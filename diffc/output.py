@@ -1,4 +1,9 @@
-"""The output folder: whose run it holds, and recipe.lock.yaml."""
+"""The output folder: whose run it holds, recipe.lock.yaml, and where its files lie.
+
+onnx/SIDE             what torch exported; onnx/PRECISION/SIDE where a file had to be written
+engines/TARGET/SIDE   what was built of it
+.diffc/               the stages' records
+"""
 
 from __future__ import annotations
 
@@ -15,8 +20,10 @@ from diffc.errors import InputError
 from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
 from diffc.recipe.yaml_file import read_yaml
-from diffc.stages import STATE, package_version
+from diffc.stage_records import STATE
+from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.files import write_text
+from diffc_runtime.machine.packages import version as package_version
 
 LOCK = "recipe.lock.yaml"
 LOCK_FORMAT = 1
@@ -27,6 +34,37 @@ _VERSIONS = (
     "torch", "diffusers", "accelerate", "safetensors", "torch-pruning", "onnx", "onnxscript",
     "onnxslim", "numpy",
 )  # fmt: skip
+
+
+SIDES = ("dense", "compressed")
+DECODER = "decoder"
+"""The third name beside ``SIDES``: the VAE's decoder of a latent pipeline."""
+
+
+def onnx_folder(out: Path, side: str) -> Path:
+    """OUT/onnx/SIDE. Raises InputError when it is not there."""
+    folder = out / "onnx" / side
+    if not (folder / DESCRIPTION).is_file():
+        raise InputError(
+            f"{folder} holds no exported model", hint=f"diffc export {out} makes it (needs torch)"
+        )
+    return folder
+
+
+def reference_file(out: Path, side: str) -> Path:
+    """What torch gave, beside OUT/onnx/SIDE. Raises InputError when it is not there."""
+    path = onnx_folder(out, side) / REFERENCE
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing: parity has no reference",
+            hint=f"diffc export {out} --fresh writes it (needs torch)",
+        )
+    return path
+
+
+def engine_folder(out: Path, target: str, side: str) -> Path:
+    """OUT/engines/TARGET/SIDE."""
+    return out / "engines" / target / side
 
 
 def default_out(model: str, ratio: float) -> Path:

@@ -101,16 +101,16 @@ def inspect_(command: Command) -> None:
 
 
 def _plan(source: Source, recipe: Recipe, folder: Path) -> Plan:
-    from diffc.chain.front import alignment
     from diffc.prune.planning import make_plan
+    from diffc.stages.plan import alignment
 
     scores = _scores(folder)
     return make_plan(source, recipe, scores, {}, alignment(recipe))
 
 
 def _scores(folder: Path) -> Scores | None:
-    from diffc.chain.front import SCORES
-    from diffc.stages import STATE
+    from diffc.stage_records import STATE
+    from diffc.stages.importance import SCORES
 
     path = folder / STATE / SCORES
     if not path.exists():

@@ -41,8 +41,8 @@ def run_chain(
     Returns:
         The output folder.
     """
-    from diffc.chain.run import ParityFailed, Request, run
     from diffc.cli.show import follow, show_report
+    from diffc.stages.order import ParityFailed, Request, run
 
     source, recipe, out = resolve_command(command, forget=forget)
     if check_ahead is not None:
@@ -62,10 +62,10 @@ def run_chain(
 
 def finish_folder(command: Command, out: Path, stop: str) -> None:
     """Build (and measure) the engines of an output folder, and show its report."""
-    from diffc.chain.run import ParityFailed, finish
     from diffc.cli.show import follow, show_report
     from diffc.output import read_lock
     from diffc.recipe import resolve, with_overrides
+    from diffc.stages.order import ParityFailed, finish
 
     build = command.section("build")
     overrides = {name: value for name, value in build.items() if name != "target"}
@@ -105,10 +105,10 @@ def resolve_command(
         need_weights: False takes a config.json alone.
         forget: section -> the options that are not taken over from an output folder's recipe.
     """
-    from diffc.chain.run import source_of
     from diffc.models.source import find_source
     from diffc.output import default_out, is_output, read_lock
     from diffc.recipe import resolve
+    from diffc.stages.order import source_of
 
     folder, flags = user_path(command.model), command.options
     if command.out is None and is_output(folder):

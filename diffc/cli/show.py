@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from diffc.report.model import Report
-    from diffc.stages import StageEvent
+    from diffc.runner import StageEvent
     from diffc_export.events import Work
 
 T = TypeVar("T")

@@ -15,11 +15,14 @@ from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
 from diffc.report.model import ModelFigures, Report, StageFigures
 from diffc.report.records import PlanRecord
-from diffc.stages import STATE, Done
+from diffc.runner import Outcome, StageResult
+from diffc.stage_records import STATE
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 
-def collect(out: Path, done: Sequence[Done] = (), command: str | None = None) -> Report:
+def collect(
+    out: Path, done: Sequence[StageResult[Outcome]] = (), command: str | None = None
+) -> Report:
     """Return the report of an output folder.
 
     Args:

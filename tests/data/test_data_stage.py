@@ -11,21 +11,22 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.family_cases import CASES
 
-from diffc.chain.data import data_stage
 from diffc.data.clean import CleanSet
 from diffc.models.families import family
 from diffc.models.source import find_source
 from diffc.recipe import resolve
-from diffc.stages import Room
+from diffc.runner import StageFolder
+from diffc.stages.data import data_stage
 from diffc_export.events import drain
 
 
 def done(tmp_path, source, recipe):
     """(the clean set, the stage's result)."""
-    room = Room(*(tmp_path / name for name in ("out", "scratch", "logs")))
-    room.out.mkdir(parents=True, exist_ok=True)
-    result = drain(data_stage(source, recipe).run(room))
-    return CleanSet.load(room.out / "clean.safetensors"), result
+    folder = StageFolder(*(tmp_path / name for name in ("out", "scratch", "logs")))
+    folder.out.mkdir(parents=True, exist_ok=True)
+    stage = data_stage(source, recipe)
+    outcome = drain(stage.run(stage.inputs, folder))
+    return CleanSet.load(folder.out / "clean.safetensors"), outcome
 
 
 @pytest.mark.parametrize("given", ["synthetic", "images"])
@@ -73,18 +74,18 @@ def test_dits_null_label_goes_with_given_samples(tmp_path) -> None:
     source, recipe, _ = tensors_for("dit", tmp_path)
     clean, result = done(tmp_path, source, recipe)
     assert clean.null == {"class_labels": torch.tensor(source.config["num_embeds_ada_norm"])}
-    assert result["notes"] == []
+    assert result.notes == []
 
 
 def test_a_text_models_null_is_kept_or_missed(tmp_path) -> None:
     source, recipe, held = tensors_for("pixart", tmp_path)
     _, result = done(tmp_path, source, recipe)
-    assert "no null conditions were given" in result["notes"][0]
+    assert "no null conditions were given" in result.notes[0]
     null = {"null.encoder_hidden_states": torch.ones(held["encoder_hidden_states"].shape[1:])}
     source, recipe, _ = tensors_for("pixart", tmp_path, **null)
     clean, result = done(tmp_path, source, recipe)
     assert torch.equal(clean.null["encoder_hidden_states"], null["null.encoder_hidden_states"])
-    assert result["notes"] == []
+    assert result.notes == []
 
 
 def test_skipped_files_are_told(tiny_model, tmp_path) -> None:
@@ -94,8 +95,8 @@ def test_skipped_files_are_told(tiny_model, tmp_path) -> None:
     (tmp_path / "images" / "z.png").write_bytes(b"no")
     flags = {"data": {"source": str(tmp_path / "images")}}
     _, result = done(tmp_path, find_source(str(tiny_model)), resolve(family="", flags=flags))
-    assert result["notes"] == ["1 images used, 1 unreadable, 1 of another size"]
+    assert result.notes == ["1 images used, 1 unreadable, 1 of another size"]
     np.savez(tmp_path / "x.npz", x=np.zeros((2, 16, 16, 1), np.uint8))
     flags = {"data": {"source": str(tmp_path / "x.npz")}}
     _, result = done(tmp_path, find_source(str(tiny_model)), resolve(family="", flags=flags))
-    assert result["notes"] == []
+    assert result.notes == []

@@ -17,7 +17,6 @@ from support.quick import QUICK
 from support.tiny_text import save_sd, save_sdxl, vae
 
 import diffc
-from diffc.chain.data import CLEAN
 from diffc.data.clean import CleanSet
 from diffc.data.latents import decode_latents, encode_images, pixel_shape, scale_factor
 from diffc.data.prompts import encode_prompts, read_prompts
@@ -27,6 +26,7 @@ from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
 from diffc.models.families.flux import FAMILY as FLUX
 from diffc.models.source import find_source
+from diffc.stages.data import CLEAN
 from diffc_export.events import drain
 
 PROMPTS = ["a red cat", "a blue house", "dog"]

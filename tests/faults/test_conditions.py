@@ -23,7 +23,6 @@ from support import tiny_text
 from support.pipelines import edit_json, other_parts, save_ddpm, save_sd
 from support.runs import compile_quickly, refusal
 
-from diffc.chain.data import CLEAN
 from diffc.data.conditions import guidance_embedding, pipeline_conditions
 from diffc.data.guidance import decide_guidance
 from diffc.data.latents import decode_latents, encode_images, latent_factors, load_vae
@@ -31,6 +30,7 @@ from diffc.data.prompts import encode_prompts, encoding_arguments
 from diffc.errors import InputError
 from diffc.models.families import family
 from diffc.models.source import Source, find_source
+from diffc.stages.data import CLEAN
 from diffc_export.events import drain
 
 PROMPTS = ["a red cat", "a blue dog"]

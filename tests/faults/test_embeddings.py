@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from support.pipelines import edit_json, other_parts, save_ddpm, save_image, save_sd
 from support.runs import compile_quickly, refusal
 
-from diffc.chain.preflight import preflight
 from diffc.errors import InputError
 from diffc.models.cut import skeleton
 from diffc.models.dry_run import dry_call, dry_run
@@ -20,6 +19,7 @@ from diffc.models.inputs import input_specs
 from diffc.models.source import find_source
 from diffc.prune.planning import cost_of
 from diffc.recipe import resolve
+from diffc.stages.preflight import preflight
 
 UNET = {
     "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [16, 32],

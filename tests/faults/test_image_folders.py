@@ -9,10 +9,10 @@ import pytest
 from support.pipelines import save_ddpm, save_image
 from support.runs import compile_quickly, refusal
 
-from diffc.chain.data import _data_digest as data_digest
 from diffc.data.image_folders import class_folders, image_files
 from diffc.data.images import read_images
 from diffc.errors import InputError
+from diffc.stages.data import _data_digest as data_digest
 
 SHAPE = (1, 16, 16)
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from support.pipelines import save_ddpm, save_sd
 
 import diffc
-from diffc.chain.preflight import preflight
 from diffc.errors import DiffcError
 from diffc.models.source import find_source
 from diffc.recipe import resolve
+from diffc.stages.preflight import preflight
 
 FAST, MANY = range(40), range(40, 340)
 

@@ -12,12 +12,12 @@ from support.pipelines import save_sd
 from support.runs import refusal
 
 import diffc
-from diffc.chain.preflight import preflight
 from diffc.errors import InputError
 from diffc.models.checking import check_components
 from diffc.models.load import load_pipeline
 from diffc.models.source import find_source
 from diffc.recipe import resolve
+from diffc.stages.preflight import preflight
 
 PICKLES = {
     "unet": "diffusion_pytorch_model.bin",

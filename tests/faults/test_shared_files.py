@@ -13,7 +13,8 @@ import pytest
 
 from diffc import placing
 from diffc.placing import clear_folder, place
-from diffc.stages import Runner, Stage
+from diffc.runner import Stage, StageRunner
+from diffc.stage_outcomes import StageOutcome
 from diffc_export.events import Progress, drain
 
 FILES = ("model/unet/weights.safetensors", "model/config.json", "onnx/dense/model.onnx.data",
@@ -23,17 +24,17 @@ FILES = ("model/unet/weights.safetensors", "model/config.json", "onnx/dense/mode
 def stage(calls: list[str]) -> Stage:
     """A stage with every kind of place: a model, an ONNX folder, a single file."""
 
-    def run(room):
+    def run(inputs, folder):
         calls.append("done")
         yield Progress(0, 1)
         for name in FILES:
-            path = room.out / name.removeprefix("onnx/")
+            path = folder.out / name.removeprefix("onnx/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(name * 1000)
-        return {}
+        return StageOutcome()
 
     places = {"model": "model", "dense": "onnx/dense", "plan.json": "plan.json"}
-    return Stage("demo", 1, {}, run, places)
+    return Stage("demo", 1, {}, run, StageOutcome, places)
 
 
 def inodes(folder: Path) -> set[int]:
@@ -43,7 +44,7 @@ def inodes(folder: Path) -> set[int]:
 def test_no_file_is_shared(tmp_path):
     calls: list[str] = []
     for name in ("a", "b"):
-        drain(Runner(tmp_path / name, tmp_path / "cache").do(stage(calls)))
+        drain(StageRunner(tmp_path / name, tmp_path / "cache").do(stage(calls)))
     folders = [inodes(tmp_path / name) for name in ("a", "b", "cache")]
     assert len(set.union(*folders)) == sum(map(len, folders)) and calls == ["done"]
 
@@ -52,36 +53,36 @@ def test_no_file_is_shared(tmp_path):
 def test_an_edit_of_one_folder_reaches_no_other(tmp_path, name):
     calls: list[str] = []
     for out in ("a", "b"):
-        done = drain(Runner(tmp_path / out, tmp_path / "cache").do(stage(calls)))
+        done = drain(StageRunner(tmp_path / out, tmp_path / "cache").do(stage(calls)))
     with (tmp_path / "a" / name).open("r+") as file:  # in place, as safetensors and onnx write
         file.write("edited")
     assert (tmp_path / "b" / name).read_text() == name * 1000
     kept = done.folder / name.removeprefix("onnx/")
     assert kept.read_text() == name * 1000
-    assert drain(Runner(tmp_path / "c", tmp_path / "cache").do(stage(calls))).cached
+    assert drain(StageRunner(tmp_path / "c", tmp_path / "cache").do(stage(calls))).cached
     assert calls == ["done"]
 
 
 def test_a_folder_that_was_adopted_shares_nothing_with_the_cache(tmp_path):
-    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     shutil.rmtree(tmp_path / "cache")
-    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     assert not inodes(tmp_path / "a") & inodes(tmp_path / "cache")
 
 
 def test_folders_that_an_older_diffc_linked_are_parted(tmp_path):
-    done = drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    done = drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     for name in FILES:
         (tmp_path / "a" / name).unlink()
         os.link(done.folder / name.removeprefix("onnx/"), tmp_path / "a" / name)
-    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     assert not inodes(tmp_path / "a") & inodes(tmp_path / "cache")
 
 
 def test_what_is_in_place_already_is_not_copied_again(tmp_path):
-    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     before = inodes(tmp_path / "a")
-    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     assert inodes(tmp_path / "a") == before
 
 
@@ -90,12 +91,12 @@ def test_a_work_folder_that_a_killed_run_left_is_no_hindrance(tmp_path):
     (left / "model").mkdir(parents=True)
     (left / "model" / "half").write_text("x")
     left.chmod(0o555)
-    drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     assert not (tmp_path / "a" / "model" / "half").exists()
 
 
 def test_records_are_not_shared_either(tmp_path):
-    done = drain(Runner(tmp_path / "a", tmp_path / "cache").do(stage([])))
+    done = drain(StageRunner(tmp_path / "a", tmp_path / "cache").do(stage([])))
     record = tmp_path / "a" / ".diffc" / "demo.json"
     record.write_text("{}")
     assert json.loads((done.folder / "stage.json").read_text())["key"] == done.key

@@ -10,7 +10,6 @@ from support import reports
 from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
-from diffc.chain.preflight import preflight
 from diffc.data.sampling import SamplerInfo
 from diffc.measure.picture_files import grid, write_pair
 from diffc.measure.pictures import picture_shape
@@ -23,6 +22,7 @@ from diffc.recipe import resolve
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
 from diffc.report.units import interval, number
+from diffc.stages.preflight import preflight
 from diffc_export.events import drain
 
 

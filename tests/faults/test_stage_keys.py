@@ -17,11 +17,11 @@ from support.opened_files import OpenedFiles
 from support.pipelines import save_image, save_sd
 from support.runs import options_of
 
-from diffc.chain import run as chain
 from diffc.errors import CheckFailed, InputError
 from diffc.models.source import find_source
 from diffc.recipe import Recipe, resolve
-from diffc.stages import Done, Runner, Stage
+from diffc.runner import Stage, StageResult, StageRunner
+from diffc.stages import order
 from diffc_export.cache import cache_folder
 from diffc_export.events import drain
 from diffc_export.targets.engine import NAME, read_info
@@ -38,10 +38,12 @@ PASSING = ("recipe.lock.yaml",)  # its digests and options are inputs one by one
 class KeyRunner:
     """Takes the keys of a chain's stages; what a real run left stands in for their results."""
 
-    def __init__(self, out: Path, before: dict[str, Done], altered: str | None = None) -> None:
+    def __init__(
+        self, out: Path, before: dict[str, StageResult], altered: str | None = None
+    ) -> None:
         self.out, self._before, self._altered = out, before, altered
         self.keys: dict[str, str] = {}
-        self.done: list[Done] = []
+        self.done: list[StageResult] = []
 
     def do(self, stage: Stage):
         yield from ()
@@ -59,21 +61,21 @@ class Watched:
         monkeypatch.setenv("DIFFC_CACHE", str(folder / "cache"))
         (folder / "cache" / "done").mkdir(parents=True)
         self._files = OpenedFiles(folder)
-        timed = Runner._timed
+        timed = StageRunner._do_timed
 
-        def watched(runner, stage, room):
+        def watched(runner, stage, folder):
             self._files.forget()
-            manifest = yield from timed(runner, stage, room)
+            record = yield from timed(runner, stage, folder)
             self.opened[stage.name] = self._files.names()
-            return manifest
+            return record
 
-        monkeypatch.setattr(Runner, "_timed", watched)
+        monkeypatch.setattr(StageRunner, "_do_timed", watched)
         self.done = self._run()
 
-    def _run(self) -> dict[str, Done]:
-        done: dict[str, Done] = {}
-        request = chain.Request(find_source(self.model), self.recipe, self.out)
-        work = chain.run(request)
+    def _run(self) -> dict[str, StageResult]:
+        done: dict[str, StageResult] = {}
+        request = order.Request(find_source(self.model), self.recipe, self.out)
+        work = order.run(request)
         try:
             for event in work:
                 if event.done is not None:
@@ -84,9 +86,9 @@ class Watched:
 
     def keys(self, altered: str | None = None) -> dict[str, str]:
         runner = KeyRunner(self.out, self.done, altered)
-        request = chain.Request(find_source(self.model), self.recipe, self.out)
-        drain(chain._front(runner, request))
-        drain(chain._back(runner, self.recipe, "bench"))
+        request = order.Request(find_source(self.model), self.recipe, self.out)
+        drain(order._front(runner, request))
+        drain(order._back(runner, self.recipe, "bench"))
         return runner.keys
 
     def readers(self, path: Path) -> set[str]:

@@ -12,7 +12,8 @@ from support.runs import compile_quickly, refusal
 
 from diffc.errors import RequestError
 from diffc.launch import is_launched, process_rank, without_leftovers
-from diffc.stages import Runner, Stage
+from diffc.runner import Stage, StageRunner
+from diffc.stage_outcomes import StageOutcome
 from diffc_export.cache import cache_folder
 from diffc_export.events import drain
 
@@ -122,16 +123,16 @@ def test_a_cache_that_is_a_file_or_a_dangling_link(tiny_model, tmp_path, monkeyp
     assert not (tmp_path / "o").exists()
 
 
-def do(runner: Runner) -> list[str]:
+def do(runner: StageRunner) -> list[str]:
     calls: list[str] = []
 
-    def run(room):
+    def run(inputs, folder):
         calls.append("done")
-        (room.out / "x").write_text("x")
-        return {}
+        (folder.out / "x").write_text("x")
+        return StageOutcome()
         yield
 
-    drain(runner.do(Stage("demo", 1, {}, run, {"x": "x"})))
+    drain(runner.do(Stage("demo", 1, {}, run, StageOutcome, {"x": "x"})))
     return calls
 
 
@@ -142,7 +143,7 @@ def test_a_disk_without_locks_does_without(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="a disk without locks"):
-        assert do(Runner(tmp_path / "o", tmp_path / "c")) == ["done"]
+        assert do(StageRunner(tmp_path / "o", tmp_path / "c")) == ["done"]
 
 
 def test_another_error_of_a_lock_is_one_line(tmp_path, monkeypatch):
@@ -153,7 +154,7 @@ def test_another_error_of_a_lock_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(InputError, match="No space left on device"):
-        do(Runner(tmp_path / "o", tmp_path / "c"))
+        do(StageRunner(tmp_path / "o", tmp_path / "c"))
 
 
 @pytest.mark.parametrize("verb", [("bench", "o"), ("plan", "demo"), ("doctor",)], ids=" ".join)

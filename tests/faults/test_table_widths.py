@@ -23,7 +23,8 @@ from diffc.report.comparison import comparison_rows
 from diffc.report.model import Report
 from diffc.report.sections import parts
 from diffc.report.tables import Column, lines
-from diffc.stages import Done, StageEvent
+from diffc.runner import StageEvent, StageResult
+from diffc.stage_outcomes import StageOutcome
 from diffc_export.events import Progress
 
 WIDTHS = (20, 40, 60, 70, 79, 80, 100, 120, 200)
@@ -155,7 +156,8 @@ def test_runs_beside_each_other_are_whole(screen):
 
 
 def test_a_stages_seconds_are_whole(screen):
-    done = Done("precision-int8-asymmetric-compressed", "key", Path(), {}, 69.4, 1, False)
+    name = "precision-int8-asymmetric-compressed"
+    done = StageResult(name, "key", Path(), StageOutcome(), 69.4, 1, False)
     event = StageEvent(done.name, "finished", done=done)
     screen.console().print(cli_show._line(event), soft_wrap=True)
     assert screen.holds("1 min 09 s")

@@ -10,7 +10,6 @@ from support.family_cases import CASES
 from support.pipelines import edit_json, save_conditions
 from support.runs import compile_quickly
 
-from diffc.chain.preflight import preflight
 from diffc.data.precision import channels_last
 from diffc.models.dry_run import dry_run
 from diffc.models.inputs import input_specs
@@ -18,6 +17,7 @@ from diffc.models.load import load_denoiser
 from diffc.models.other_parts import uncompressed_notes
 from diffc.models.source import find_source
 from diffc.recipe import resolve
+from diffc.stages.preflight import preflight
 
 SIDE = 4
 

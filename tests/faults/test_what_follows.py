@@ -11,7 +11,6 @@ from support.pipelines import edit_json
 from support.runs import compile_quickly
 
 from diffc.bundle import write_bundle
-from diffc.chain.run import finish
 from diffc.errors import InputError
 from diffc.follows import check_engine, check_measured, check_model, check_onnx, still_follows
 from diffc.gate.baseline import save
@@ -21,7 +20,8 @@ from diffc.measure.side_by_side import side_by_side
 from diffc.output import locked_recipe, read_lock, write_lock_of
 from diffc.report.current import current_report
 from diffc.report.model import Report
-from diffc.stages import STATE
+from diffc.stage_records import STATE
+from diffc.stages.order import finish
 from diffc_export.events import drain
 
 ENGINE = "engines/ort-cpu/compressed"

@@ -10,7 +10,6 @@ import pytest
 from safetensors.numpy import save_file
 from support.onnx_folder import SCHEDULER, write_handmade_folder
 
-from diffc.chain.images import image_inputs, is_latent, loop_digest, loop_options
 from diffc.errors import InputError
 from diffc.measure import compare
 from diffc.measure.compare import measure_loop
@@ -18,6 +17,7 @@ from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
 from diffc.measure.loop import Loop, LoopOptions, decode_with
 from diffc.recipe import resolve
+from diffc.stages.images import ImageInput, image_inputs, is_latent, loop_options
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions, Range
@@ -162,7 +162,7 @@ def test_a_model_without_conditions_has_nothing_to_say(out):
     found = loop_options(out, recipe(), "fake")
     assert (found.guidance, found.notes, found.latent, found.decoder) == (1.0, (), False, None)
     assert found.settings["sampler"] == "ddim"
-    assert loop_digest(found)["decoder"] is None
+    assert ImageInput(found).keyed()["decoder"] is None
 
 
 def test_latents_without_a_decoder_are_said_to_be_without_decoding(out):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from support.onnx_folder import tiny_unet, write_handmade_folder
 
-from diffc.chain.back import check_targets
 from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
 from diffc.recipe import BuildSection
+from diffc.stages.build import check_targets
 from diffc_export.events import drain
 from diffc_export.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc_export.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds

@@ -9,7 +9,6 @@ import pytest
 import torch
 from support.runs import compile_quickly
 
-from diffc.chain.front import alignment
 from diffc.errors import InputError, RequestError
 from diffc.models.branches import removed_branches
 from diffc.models.load import load, load_denoiser
@@ -19,6 +18,7 @@ from diffc.prune.knapsack import Budget, minimise
 from diffc.prune.plan import Plan
 from diffc.prune.planning import cost_of, make_plan, problem_of
 from diffc.recipe import resolve
+from diffc.stages.plan import alignment
 
 RATIOS = np.round(np.arange(0.2, 0.71, 0.05), 2).tolist()
 

@@ -10,7 +10,7 @@ import pytest
 import diffc
 from diffc.errors import DiffcError
 from diffc.report.model import Report
-from diffc.stages import StageEvent
+from diffc.runner import StageEvent
 from support.quick import QUICK
 
 QUICKEST = {**QUICK, "measure": {**QUICK["measure"], "explain": "off"}}

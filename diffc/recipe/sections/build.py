@@ -36,7 +36,7 @@ class BuildSection(RecipeSection):
     Attributes:
         target: the targets.
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``fp8``; ``auto`` measures, and takes
-            the fastest that passes parity (chain/choose.py).
+            the fastest that passes parity (stages/precision_auto.py).
         batch: the batch sizes to build for and to measure.
         one_profile: True builds one profile from the smallest to the largest batch size; False
             builds one profile for each.

@@ -7,6 +7,7 @@ driver.py          whether there is a driver, and whether it is new enough
 nvml.py            memory and processes of a GPU, from the driver's own library
 cuda.py            buffers, streams, events and graphs, through libcudart
 cuda_libraries.py  CUDA's libraries, loaded from where Python packages keep them
+memory.py          this process's memory, now and at its peak
 out_of_memory.py   one error for memory that ran out, in any runtime's words
 """
 

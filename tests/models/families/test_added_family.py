@@ -13,10 +13,10 @@ import pytest
 from support.distributions import install
 from support.runs import compile_quickly, refusal
 
-from diffc.chain.data import model_packages
 from diffc.errors import InputError, UnavailableError
 from diffc.models.families import broken_families, families, family, family_names
 from diffc.models.source import find_source
+from diffc.stages.data import model_packages
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
 SECTION = PAGE.read_text().partition("## A family")[2].partition("\n## ")[0]

@@ -8,23 +8,69 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffc.chain.back import SIDES, engine_folder
-from diffc.chain.images import loop_digest, loop_options
 from diffc.errors import UnavailableError
 from diffc.measure.loop import LoopOptions
+from diffc.measure.results import Served
+from diffc.output import SIDES, engine_folder
 from diffc.recipe import Recipe
-from diffc.stages import Room, Stage
+from diffc.runner import Stage, StageFolder
+from diffc.stage_inputs import FileInput
+from diffc.stage_outcomes import ServeOutcome
+from diffc.stages.bench import MachineInput, engine_inputs
+from diffc.stages.images import ImageInput, image_input
 from diffc_export.events import Progress, Work
-from diffc_export.targets.engine import engine_digest
+from diffc_runtime.json_types import JsonDict
 
 CONCURRENCY = (1, 4, 16)
 _SECONDS, _REPEATS = 5.0, 5
 
 
-def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
+@dataclass(frozen=True)
+class OutputInput:
+    """An output folder, whose bundles are served.
+
+    The key does not hold it: ``ServeInputs`` has what of it a bundle is made of.
+    """
+
+    path: Path
+
+    def keyed(self) -> object:
+        """Nothing."""
+        return None
+
+
+@dataclass(frozen=True)
+class ServeInputs:
+    """What served figures follow from.
+
+    Attributes:
+        out: The output folder.
+        target: The target.
+        engines: Side -> its engine folder.
+        images: What making an image takes.
+        steps: Of the sampler, as asked for.
+        threads: Of the engines; None: those that they were built with.
+        server: The server's program; None where none is installed.
+        absent: Why nothing can be served; None when it can.
+        fingerprint: The machine.
+    """
+
+    out: OutputInput
+    target: str
+    engines: dict[str, FileInput]
+    images: ImageInput
+    steps: int
+    threads: int | None
+    server: str | None
+    absent: str | None
+    fingerprint: MachineInput
+
+
+def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage[ServeInputs, ServeOutcome] | None:
     """Served figures of one target; None where they are not wanted, or nothing serves the target.
 
     Where no server can be started, the reason is the result.
@@ -36,37 +82,40 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage | None:
     status = target(name).status()
     if recipe.measure.server is None or target(name).facts.loader is None:
         return None
-    absent = why_no_triton() if status.runnable else status.reason
-    found = find_triton()
-    loop = loop_options(out, recipe, name)
-    inputs = {
-        "engines": {side: engine_digest(engine_folder(out, name, side)) for side in SIDES},
-        "images": loop_digest(loop),
-        "steps": recipe.measure.loop_steps,
-        "server": str(found.program) if found else None,
-        "absent": absent,
-        "fingerprint": read_environment().fingerprint,
-    }
-
-    def run(room: Room) -> Work[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        for side in SIDES:
-            yield Progress(len(rows), len(SIDES), f"{side} through a server")
-            about = {"target": name, "side": side, "server": "triton", **_about(loop)}
-            if absent is not None:
-                rows.append({**about, "absent": absent})
-                continue
-            try:
-                measured = _served(out, name, side, room.scratch, recipe, loop)
-            except UnavailableError as error:
-                measured = {"absent": str(error)}
-            rows.append({**about, **measured})
-        return {"served": rows}
-
-    return Stage(f"serve-{name}", 2, inputs, run, packages=("tritonclient",))
+    server = find_triton()
+    inputs = ServeInputs(
+        out=OutputInput(out),
+        target=name,
+        engines=engine_inputs(out, name),
+        images=image_input(out, recipe, name),
+        steps=recipe.measure.loop_steps,
+        threads=recipe.build.threads,
+        server=str(server.program) if server else None,
+        absent=why_no_triton() if status.runnable else status.reason,
+        fingerprint=MachineInput(read_environment()),
+    )
+    return Stage(f"serve-{name}", 3, inputs, serve, ServeOutcome, packages=("tritonclient",))
 
 
-def _about(loop: LoopOptions) -> dict[str, Any]:
+def serve(inputs: ServeInputs, folder: StageFolder) -> Work[ServeOutcome]:
+    """Serve both sides, one after the other."""
+    rows: list[Served] = []
+    loop = inputs.images.options
+    for side in SIDES:
+        yield Progress(len(rows), len(SIDES), f"{side} through a server")
+        about = {"target": inputs.target, "side": side, "server": "triton", **_about(loop)}
+        if inputs.absent is not None:
+            rows.append(Served(**about, absent=inputs.absent))
+            continue
+        try:
+            measured = _serve_side(inputs, side, folder.scratch)
+        except UnavailableError as error:
+            measured = {"absent": str(error)}
+        rows.append(Served(**about, **measured))
+    return ServeOutcome(served=rows)
+
+
+def _about(loop: LoopOptions) -> JsonDict:
     """What an image is made with, as a client of the server asks for it."""
     return {
         "steps": loop.steps,
@@ -76,15 +125,14 @@ def _about(loop: LoopOptions) -> dict[str, Any]:
     }
 
 
-def _served(
-    out: Path, name: str, side: str, scratch: Path, recipe: Recipe, loop: LoopOptions
-) -> dict[str, Any]:
+def _serve_side(inputs: ServeInputs, side: str, scratch: Path) -> JsonDict:
     """In process first, then through the server: the two never compete."""
     from diffc.bundle import triton, write_bundle
     from diffc.bundle.served import measure_server
     from diffc.bundle.server import find_triton, run_triton
 
-    threads = recipe.build.threads
+    out, name, threads = inputs.out.path, inputs.target, inputs.threads
+    loop = inputs.images.options
     plain, repository = scratch / f"plain-{side}", scratch / f"repository-{side}"
     write_bundle(out, plain, server="none", target=name, side=side)
     write_bundle(out, repository, server="triton", target=name, side=side)

@@ -10,13 +10,13 @@ from support.reports import find_part, rows_of
 from typer.testing import CliRunner
 
 import diffc
-from diffc.chain.back import precision_folder, precision_stage
-from diffc.chain.choose import chosen
 from diffc.cli.app import app
 from diffc.errors import CheckFailed, RequestError, UnavailableError
 from diffc.measure.results import Parity, PrecisionTry
 from diffc.measure.statistics import Ratio
 from diffc.recipe import Recipe
+from diffc.stages.precision import precision_folder, precision_stage
+from diffc.stages.precision_auto import best_precision
 from diffc_export.targets import target
 
 
@@ -66,12 +66,12 @@ def ratios(seconds, noise=0.02):
 )
 def test_the_rule(seconds, failing, expected):
     tries = [tried(precision, precision not in failing) for precision in seconds]
-    assert chosen(tries, ratios(seconds)) == expected
+    assert best_precision(tries, ratios(seconds)) == expected
 
 
-def test_nothing_that_fails_parity_is_chosen():
+def test_nothing_that_fails_parity_is_best_precision():
     with pytest.raises(CheckFailed, match="no precision passes parity"):
-        chosen([tried("fp32", False)], ratios({"fp32": 1.0}))
+        best_precision([tried("fp32", False)], ratios({"fp32": 1.0}))
 
 
 def test_what_was_measured_decides(out):

@@ -12,8 +12,8 @@ from support.tiny_text import save_sd
 import diffc
 from diffc.bundle import write_bundle
 from diffc.bundle.server import why_no_triton
-from diffc.chain.run import finish
 from diffc.output import locked_recipe
+from diffc.stages.order import finish
 from diffc_export.events import drain
 from diffc_runtime import open_bundle
 from diffc_runtime.pipeline import _draw, _streams

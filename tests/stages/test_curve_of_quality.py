@@ -6,19 +6,20 @@ import pytest
 import torch
 from support.tiny_text import save_sd
 
-from diffc.chain import front
 from diffc.data.clean import CleanSet
 from diffc.models.source import find_source
-from diffc.recipe import DistillSection, Recipe, resolve
+from diffc.recipe import DistillSection, resolve
+from diffc.stage_inputs import RunShape
+from diffc.stages.distill import quality_judge
 
 
 def judge(source, **flags):
-    recipe = Recipe(distill=DistillSection(quality_every=1))
-    denoiser = front._open(source, recipe)
+    options = DistillSection(quality_every=1)
+    denoiser = RunShape(None, None).open(source)
     specs = denoiser.specs
     text = {spec.name: torch.randn(2, *spec.shape) for spec in specs if spec.kind == "condition"}
     clean = CleanSet(torch.zeros(2, 1), text, "")
-    return denoiser.model.eval(), front._judge(source, recipe, denoiser, clean)
+    return denoiser.model.eval(), quality_judge(source, options, denoiser, clean)
 
 
 def test_latents_are_decoded_first(tmp_path, monkeypatch) -> None:

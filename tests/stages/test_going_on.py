@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-from diffc.chain.back import reference_file
-from diffc.chain.run import _stages
 from diffc.errors import InputError
-from diffc.output import write_lock_of
+from diffc.output import reference_file, write_lock_of
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
-from diffc.stages import STATE, Done
+from diffc.runner import StageResult
+from diffc.stage_outcomes import StageOutcome
+from diffc.stage_records import STATE
+from diffc.stages.order import _stages
 
 MODEL = {"name": "demo", "class_name": "UNet2DModel", "digest": "d" * 64}
 KEYS = {
@@ -26,7 +27,9 @@ KEYS = {
 
 
 def done(keys, folder):
-    return [Done(name, key, folder, {}, 1.0, 1, False) for name, key in keys.items()]
+    return [
+        StageResult(name, key, folder, StageOutcome(), 1.0, 1, False) for name, key in keys.items()
+    ]
 
 
 @pytest.fixture

@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from diffc.chain.back import engine_folder, reference_file
-from diffc.chain.data import CLEAN
-from diffc.chain.decoder import DECODER
 from diffc.data.guidance import USUAL_SCALE
 from diffc.data.tensors import NULL
 from diffc.errors import InputError
 from diffc.measure.loop import LoopOptions, fitting_loop_steps
 from diffc.models.files import read_json
+from diffc.output import DECODER, engine_folder, reference_file
 from diffc.recipe import Recipe
-from diffc.stages import STATE
+from diffc.stage_records import STATE
+from diffc.stages.data import CLEAN
 from diffc_export.targets.base import Array
 from diffc_export.targets.engine import NAME, EngineInfo, engine_digest, read_info
 
@@ -164,11 +163,25 @@ def _settings(
         return None, [], str(error)
 
 
-def loop_digest(options: LoopOptions) -> dict[str, Any]:
-    """What of ``loop_options`` decides an image's time, for a stage's key."""
-    inputs = ImageInputs(options.conditions, options.unconditional, options.guidance, options.notes)
-    return {
-        "inputs": inputs.digest,
-        "settings": options.settings,
-        "decoder": None if options.decoder is None else engine_digest(options.decoder),
-    }
+@dataclass(frozen=True)
+class ImageInput:
+    """What making an image takes. The key holds what of it decides an image's time."""
+
+    options: LoopOptions
+
+    def keyed(self) -> object:
+        """Conditions, guidance, pipeline.json, and the decoder's engine."""
+        options = self.options
+        inputs = ImageInputs(
+            options.conditions, options.unconditional, options.guidance, options.notes
+        )
+        return {
+            "inputs": inputs.digest,
+            "settings": options.settings,
+            "decoder": None if options.decoder is None else engine_digest(options.decoder),
+        }
+
+
+def image_input(out: Path, recipe: Recipe, name: str) -> ImageInput:
+    """What an image takes in the stages that time whole images on one target."""
+    return ImageInput(loop_options(out, recipe, name))

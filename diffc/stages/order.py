@@ -6,8 +6,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.chain import back, choose, data, decoder, front, ladder, serve
-from diffc.chain.preflight import preflight
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
@@ -23,7 +21,21 @@ from diffc.output import (
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
-from diffc.stages import Done, Runner, StageEvent
+from diffc.runner import Outcome, StageEvent, StageResult, StageRunner
+from diffc.stages.bench import bench_stage
+from diffc.stages.build import check_targets, engine_stages
+from diffc.stages.data import data_stage
+from diffc.stages.decoder import decoder_build_stage, decoder_stage
+from diffc.stages.distill import distill_stage
+from diffc.stages.explain import explain_stage
+from diffc.stages.export import export_stages
+from diffc.stages.importance import importance_stage
+from diffc.stages.plan import plan_stage
+from diffc.stages.precision_auto import choose_precision
+from diffc.stages.preflight import preflight
+from diffc.stages.prune import prune_stage
+from diffc.stages.samples import samples_stage
+from diffc.stages.serve import serve_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
 
@@ -72,7 +84,7 @@ def _run(request: Request) -> RunWork:
     if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
         out.mkdir(parents=True, exist_ok=True)  # followed by another whole one
         write_lock(out, source, recipe, {})
-    runner = Runner(out, cache_folder(), fresh=request.fresh)
+    runner = StageRunner(out, cache_folder(), fresh=request.fresh)
     yield from _front(runner, request)
     if request.stop in ("build", "bench"):
         yield from _back(runner, recipe, request.stop)
@@ -80,19 +92,19 @@ def _run(request: Request) -> RunWork:
         write_lock(out, source, recipe, _stages(out, runner.done, request.stop))
         write_notes(out, notes)
         _write_report(out, runner.done, request.command)
-    _meet()
-    return _passed(Report.read(out))
+    _wait_for_all_ranks()
+    return _checked(Report.read(out))
 
 
-def _stages(out: Path, done: Sequence[Done], stop: str) -> dict[str, str]:
+def _stages(out: Path, done: Sequence[StageResult[Outcome]], stop: str) -> dict[str, str]:
     """The keys of this run's stages, and of earlier ones beyond ``stop`` that still follow from it.
 
     Nothing but the pictures follows from ``samples``.
     """
     now = {stage.name: stage.key for stage in done}
-    held = read_lock(out)["stages"]
-    same = all(held.get(name) == key for name, key in now.items() if name != "samples")
-    return _following(out, {**held, **now}) if same and stop not in ("build", "bench") else now
+    earlier = read_lock(out)["stages"]
+    same = all(earlier.get(name) == key for name, key in now.items() if name != "samples")
+    return _following(out, {**earlier, **now}) if same and stop not in ("build", "bench") else now
 
 
 def _following(out: Path, stages: Mapping[str, str]) -> dict[str, str]:
@@ -100,7 +112,7 @@ def _following(out: Path, stages: Mapping[str, str]) -> dict[str, str]:
     return {name: stages[name] for name in still_follows(out, stages)}
 
 
-def _meet() -> None:
+def _wait_for_all_ranks() -> None:
     """Under torchrun, the other processes wait here for the first one's report."""
     if is_launched():
         from diffc.data.processes import wait_for_all
@@ -108,8 +120,9 @@ def _meet() -> None:
         wait_for_all()
 
 
-def finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool = False,
-           command: str | None = None) -> RunWork:  # fmt: skip
+def finish(
+    out: Path, recipe: Recipe, stop: str, *, fresh: bool = False, command: str | None = None
+) -> RunWork:
     """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
     with disk_errors(out, cache_folder()):
         return (yield from _finish(out, recipe, stop, fresh=fresh, command=command))
@@ -121,54 +134,57 @@ def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str |
     check_place(cache_folder(), "DIFFC_CACHE")
     stage_records(out, lock["stages"])
     check_onnx(out)
-    back.check_targets(recipe.build)
-    runner = Runner(out, cache_folder(), fresh=fresh)
+    check_targets(recipe.build)
+    runner = StageRunner(out, cache_folder(), fresh=fresh)
     yield from _back(runner, recipe, stop)
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     stages = _following(out, stages)
     write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
-    return _passed(_write_report(out, runner.done, command))
+    return _checked(_write_report(out, runner.done, command))
 
 
-def _front(runner: Runner, request: Request) -> Generator[StageEvent, None, None]:
+def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None, None]:
+    """The half that needs the model: from the data to OUT/onnx."""
     source, recipe, stop = request.source, request.recipe, STOPS.index(request.stop)
-    clean = yield from runner.do(data.data_stage(source, recipe))
-    importance = yield from runner.do(front.importance_stage(source, recipe, clean))
-    plan = yield from runner.do(front.plan_stage(source, recipe, importance))
+    clean = yield from runner.do(data_stage(source, recipe))
+    importance = yield from runner.do(importance_stage(source, recipe, clean))
+    plan = yield from runner.do(plan_stage(source, recipe, importance))
     if stop < STOPS.index("prune"):
         return
-    pruned = yield from runner.do(front.prune_stage(source, recipe, plan))
+    prune = prune_stage(source, recipe, plan)
+    pruned = yield from runner.do(prune)
     if stop < STOPS.index("distill"):
         return
-    distilled = yield from runner.do(front.distill_stage(source, recipe, clean, plan, pruned))
-    yield from runner.do(front.samples_stage(source, recipe, clean, distilled))
+    distill = distill_stage(source, recipe, clean, prune.inputs.plan_file, pruned)
+    distilled = yield from runner.do(distill)
+    yield from runner.do(samples_stage(source, recipe, clean, distilled))
     if stop < STOPS.index("export"):
         return
-    for side in back.SIDES:
-        stage = front.export_stage(source, recipe, clean, plan, side, distilled)
-        yield from runner.do(stage)
-    decoded = decoder.export_stage(source, recipe)
-    if decoded is not None:
-        yield from runner.do(decoded)
+    for export in export_stages(source, recipe, clean, plan, distilled):
+        yield from runner.do(export)
+    decoder = decoder_stage(source, recipe)
+    if decoder is not None:
+        yield from runner.do(decoder)
 
 
-def _back(runner: Runner, whole: Recipe, stop: str) -> Generator[StageEvent, None, None]:
+def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent, None, None]:
+    """The half that needs OUT/onnx alone: engines, and what they are worth here."""
     for name in whole.build.target:
         recipe = whole.for_target(name)
         if recipe.build.precision == "auto":
-            recipe = yield from choose.choose_precision(runner, recipe, name)
-        yield from back.engine_stages(runner, recipe, name)
-        decoded = decoder.build_stage(runner.out, recipe, name)
-        if decoded is not None:
-            yield from runner.do(decoded)
+            recipe = yield from choose_precision(runner, recipe, name)
+        yield from engine_stages(runner, recipe, name)
+        decoder = decoder_build_stage(runner.out, recipe, name)
+        if decoder is not None:
+            yield from runner.do(decoder)
         if stop == "bench":
-            yield from runner.do(back.bench_stage(runner.out, recipe, name))
-            explained = ladder.explain_stage(runner.out, recipe, name)
-            if explained is not None:
-                yield from runner.do(explained)
-            served = serve.serve_stage(runner.out, recipe, name)
-            if served is not None:
-                yield from runner.do(served)
+            yield from runner.do(bench_stage(runner.out, recipe, name))
+            explain = explain_stage(runner.out, recipe, name)
+            if explain is not None:
+                yield from runner.do(explain)
+            serve = serve_stage(runner.out, recipe, name)
+            if serve is not None:
+                yield from runner.do(serve)
 
 
 def _still_true(stages: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
@@ -179,13 +195,13 @@ def _still_true(stages: Mapping[str, str], recipe: Recipe) -> dict[str, str]:
 
 def _with_targets(out: Path, recipe: Recipe) -> Recipe:
     """The folder's own recipe, its targets joined by those that were added, each with its own."""
-    held = locked_recipe(out)
-    targets = tuple(dict.fromkeys((*held.build.target, *recipe.build.target)))
-    build = held.build.model_copy(update={"target": targets, "each": recipe.build.each})
-    return held.model_copy(update={"build": build, "measure": recipe.measure})
+    locked = locked_recipe(out)
+    targets = tuple(dict.fromkeys((*locked.build.target, *recipe.build.target)))
+    build = locked.build.model_copy(update={"target": targets, "each": recipe.build.each})
+    return locked.model_copy(update={"build": build, "measure": recipe.measure})
 
 
-def _write_report(out: Path, done: Sequence[Done], command: str | None) -> Report:
+def _write_report(out: Path, done: Sequence[StageResult[Outcome]], command: str | None) -> Report:
     from diffc.report.html import write_html
     from diffc.report.markdown import to_markdown
     from diffc_runtime.files import write_text
@@ -197,7 +213,7 @@ def _write_report(out: Path, done: Sequence[Done], command: str | None) -> Repor
     return report
 
 
-def _passed(report: Report) -> Report:
+def _checked(report: Report) -> Report:
     for result in report.failed:
         assert result.parity is not None
         error = ParityFailed(
@@ -220,10 +236,10 @@ def source_of(out: Path, allow_pickle: bool = False) -> Source:
     """The dense model that an output folder was made from. Raises InputError when it changed."""
     from diffc.models.source import find_source
 
-    held = read_lock(out)["model"]
-    name = held["name"] if held["name"] == "demo" else held["folder"]
-    source = replace(find_source(name, allow_pickle=allow_pickle), name=held["name"])
-    if source.digest != held["digest"]:
+    locked = read_lock(out)["model"]
+    name = locked["name"] if locked["name"] == "demo" else locked["folder"]
+    source = replace(find_source(name, allow_pickle=allow_pickle), name=locked["name"])
+    if source.digest != locked["digest"]:
         raise InputError(
             f"the model at {source.folder} is not the one that {out} was made from any more",
             hint="compile it into a new --out",

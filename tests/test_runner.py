@@ -13,48 +13,55 @@ from pathlib import Path
 
 import pytest
 
-from diffc import stages
+from diffc import runner as module
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.stages import Runner, Stage
+from diffc.runner import Stage, StageRunner
+from diffc.stage_outcomes import StageOutcome
 from diffc_export.disks import disk_errors
 from diffc_export.events import Progress, drain
 from diffc_runtime.files import write_text
 
 
 def make_stage(calls: list[str], value: str = "x", name: str = "demo") -> Stage:
-    def run(room):
-        calls.append(value)
+    def run(inputs, folder):
+        calls.append(inputs["value"])
         yield Progress(0, 1)
-        (room.out / "folder").mkdir()
-        (room.out / "folder" / "file.txt").write_text(value)
-        (room.out / "one.txt").write_text(value)
-        return {"value": value}
+        (folder.out / "folder").mkdir()
+        (folder.out / "folder" / "file.txt").write_text(value)
+        (folder.out / "one.txt").write_text(value)
+        return Told(value=value)
 
     places = {"folder": "here/folder", "one.txt": "one.txt"}
-    return Stage(name, 1, {"value": value}, run, places)
+    return Stage(name, 1, {"value": value}, run, Told, places)
 
 
-def do(runner: Runner, stage: Stage):
+class Told(StageOutcome):
+    """What the stages of these tests find out."""
+
+    value: str = ""
+
+
+def do(runner: StageRunner, stage: Stage):
     return drain(runner.do(stage))
 
 
 def test_a_stage_is_done_once_for_a_key(tmp_path):
     calls: list[str] = []
     for _ in range(2):
-        runner = Runner(tmp_path / "out", tmp_path / "cache")
+        runner = StageRunner(tmp_path / "out", tmp_path / "cache")
         done = do(runner, make_stage(calls))
     assert calls == ["x"]
     assert done.cached
-    assert done.result == {"value": "x"}
+    assert done.result == Told(value="x")
     assert (tmp_path / "out/here/folder/file.txt").read_text() == "x"
 
 
 def test_other_inputs_and_fresh_do_it_again(tmp_path):
     calls: list[str] = []
     out, cache = tmp_path / "out", tmp_path / "cache"
-    do(Runner(out, cache), make_stage(calls))
-    do(Runner(out, cache), make_stage(calls, "y"))
-    do(Runner(out, cache, fresh=True), make_stage(calls, "y"))
+    do(StageRunner(out, cache), make_stage(calls))
+    do(StageRunner(out, cache), make_stage(calls, "y"))
+    do(StageRunner(out, cache, fresh=True), make_stage(calls, "y"))
     assert calls == ["x", "y", "y"]
     assert (out / "one.txt").read_text() == "y"
 
@@ -68,14 +75,14 @@ def test_a_cache_that_the_nodes_do_not_share_is_told_once(tmp_path, monkeypatch)
         naps.append(seconds)
         if len(naps) == 3:
             monkeypatch.setenv("RANK", "0")
-            do(Runner(out, cache), stage)
+            do(StageRunner(out, cache), stage)
             monkeypatch.setenv("RANK", "1")
 
     second_of_two(monkeypatch)
-    monkeypatch.setattr(stages, "_WARNING_SECONDS", 0.0)
-    monkeypatch.setattr(stages.time, "sleep", sleep)
+    monkeypatch.setattr(module, "_WARNING_SECONDS", 0.0)
+    monkeypatch.setattr(module.time, "sleep", sleep)
     with pytest.warns(UserWarning, match="'demo' and sees no sign of it.*DIFFC_CACHE") as told:
-        assert do(Runner(out, cache), stage).result == {"value": "x"}
+        assert do(StageRunner(out, cache), stage).result == Told(value="x")
     assert len(told) == 1 and len(naps) == 3
 
 
@@ -88,55 +95,55 @@ def second_of_two(monkeypatch):
 def test_a_process_does_not_wait_for_ever(tmp_path, monkeypatch, sign):
     stage, cache = make_stage([]), tmp_path / "cache"
     second_of_two(monkeypatch)
-    monkeypatch.setattr(stages, "_PATIENCE_SECONDS" if sign else "_SILENCE_SECONDS", 0.0)
-    monkeypatch.setattr(stages, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS" if sign else "_SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
     if sign:
         lock = cache / "work" / f"demo-{stage.key[:32]}.lock"
         lock.parent.mkdir(parents=True)
         lock.touch()
     with pytest.raises(UnavailableError, match="process 1 waits for the first one's 'demo'"):
-        do(Runner(tmp_path / "out", cache), stage)
+        do(StageRunner(tmp_path / "out", cache), stage)
 
 
 def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path):
     calls: list[str] = []
     out, cache = tmp_path / "out", tmp_path / "cache"
-    done = do(Runner(out, cache), make_stage(calls))
+    done = do(StageRunner(out, cache), make_stage(calls))
     (done.folder / "one.txt").write_text("damage")
-    do(Runner(out, cache), make_stage(calls))
+    do(StageRunner(out, cache), make_stage(calls))
     assert calls == ["x", "x"]
     assert (out / "one.txt").read_text() == "x"
 
 
 def test_an_output_folder_alone_is_enough(tmp_path):
     calls: list[str] = []
-    do(Runner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
+    do(StageRunner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
     shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
-    done = do(Runner(tmp_path / "elsewhere", tmp_path / "new-cache"), make_stage(calls))
+    done = do(StageRunner(tmp_path / "elsewhere", tmp_path / "new-cache"), make_stage(calls))
     assert calls == ["x"]
     assert done.cached
 
 
 def test_an_altered_output_folder_is_not_trusted(tmp_path):
     calls: list[str] = []
-    do(Runner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
+    do(StageRunner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
     shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
     (tmp_path / "elsewhere/one.txt").write_text("altered")
-    do(Runner(tmp_path / "elsewhere", tmp_path / "new-cache"), make_stage(calls))
+    do(StageRunner(tmp_path / "elsewhere", tmp_path / "new-cache"), make_stage(calls))
     assert calls == ["x", "x"]
 
 
 def test_a_failed_stage_leaves_what_was_there(tmp_path):
     out, cache = tmp_path / "out", tmp_path / "cache"
-    do(Runner(out, cache), make_stage([]))
+    do(StageRunner(out, cache), make_stage([]))
 
-    def broken(room):
-        (room.out / "one.txt").write_text("half")
+    def broken(inputs, folder):
+        (folder.out / "one.txt").write_text("half")
         yield Progress(0, 1)
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        do(Runner(out, cache), Stage("demo", 2, {}, broken, {"one.txt": "one.txt"}))
+        do(StageRunner(out, cache), Stage("demo", 2, {}, broken, Told, {"one.txt": "one.txt"}))
     assert (out / "one.txt").read_text() == "x"
 
 
@@ -144,11 +151,15 @@ KILLED = """
     import sys, time
     from pathlib import Path
     from diffc_export.events import Progress, drain
-    from diffc.stages import Runner, Stage
+    from diffc.runner import Stage, StageRunner
+    from diffc.stage_outcomes import StageOutcome
 
-    def run(room):
+    class Steps(StageOutcome):
+        steps_here: int
+
+    def run(inputs, folder):
         for i in range(40):
-            count = room.scratch / "count"
+            count = folder.scratch / "count"
             n = int(count.read_text()) if count.exists() else 0
             if n >= 40:
                 break
@@ -156,12 +167,12 @@ KILLED = """
             yield Progress(n, 40)
             print(n, flush=True)
             time.sleep(0.02)
-        (room.out / "file").write_text("whole")
-        return {"steps_here": i}
+        (folder.out / "file").write_text("whole")
+        return Steps(steps_here=i)
 
-    runner = Runner(Path(sys.argv[1]), Path(sys.argv[2]))
-    done = drain(runner.do(Stage("slow", 1, {}, run, {"file": "file"})))
-    print("result", done.result["steps_here"], flush=True)
+    runner = StageRunner(Path(sys.argv[1]), Path(sys.argv[2]))
+    done = drain(runner.do(Stage("slow", 1, {}, run, Steps, {"file": "file"})))
+    print("result", done.result.steps_here, flush=True)
 """
 
 
@@ -183,12 +194,12 @@ def test_scratch_survives_a_kill(tmp_path, how):
 
 
 def test_two_runs_of_one_key_do_not_mix(tmp_path):
-    runner = Runner(tmp_path / "out", tmp_path / "cache")
+    runner = StageRunner(tmp_path / "out", tmp_path / "cache")
     first = runner.do(make_stage([]))
     next(first)
     next(first)  # inside the stage now
     with pytest.raises(RequestError, match="another diffc is doing"):
-        do(Runner(tmp_path / "out2", tmp_path / "cache"), make_stage([]))
+        do(StageRunner(tmp_path / "out2", tmp_path / "cache"), make_stage([]))
     drain(first)
 
 
@@ -200,20 +211,23 @@ def test_a_full_disk_is_said_in_one_line(small_disk):
 
 def test_a_stage_that_fills_the_disk_leaves_out_as_it_was(small_disk, tmp_path):
     out = small_disk / "out"
-    do(Runner(out, tmp_path / "cache"), make_stage([]))
+    do(StageRunner(out, tmp_path / "cache"), make_stage([]))
 
-    def big(room):
-        (room.out / "one.txt").write_text("x" * 8_000_000)
+    def big(inputs, folder):
+        (folder.out / "one.txt").write_text("x" * 8_000_000)
         yield Progress(0, 1)
-        return {}
+        return Told()
 
     with pytest.raises(InputError, match="No space left"):
-        do(Runner(out, tmp_path / "cache"), Stage("demo", 3, {}, big, {"one.txt": "one.txt"}))
+        do(
+            StageRunner(out, tmp_path / "cache"),
+            Stage("demo", 3, {}, big, Told, {"one.txt": "one.txt"}),
+        )
     assert (out / "one.txt").read_text() == "x"
 
 
 def test_manifests_are_plain_json(tmp_path):
-    done = do(Runner(tmp_path / "out", tmp_path / "cache"), make_stage([]))
+    done = do(StageRunner(tmp_path / "out", tmp_path / "cache"), make_stage([]))
     record = json.loads((tmp_path / "out/.diffc/demo.json").read_text())
     assert record["key"] == done.key
     assert set(record["files"]) == {"folder/file.txt", "one.txt"}

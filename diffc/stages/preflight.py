@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffc import __version__
-from diffc.chain import back, data, front
-from diffc.chain.noise import noise_checks, process_checks
 from diffc.follows import check_untouched
 from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
@@ -26,10 +24,14 @@ from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.prune.importance import check_score
 from diffc.recipe import Recipe
-from diffc.stages import package_version
+from diffc.stages.build import check_targets
+from diffc.stages.data import check_data, check_values, model_packages
+from diffc.stages.noise import noise_checks, process_checks
+from diffc.stages.plan import alignment, latency_device
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place
 from diffc_runtime.files import write_text
+from diffc_runtime.machine.packages import version as package_version
 
 _VERSION = 4
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
@@ -59,16 +61,16 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
     check_resolution(source.class_name, source.config, recipe.export.requested_sizes)
     check_parts(source)
-    data.check_data(source, recipe)
+    check_data(source, recipe)
     notes = [*noise_checks(source, recipe), *uncompressed_notes(source)]
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
-        back.check_targets(recipe.build)
+        check_targets(recipe.build)
     if recipe.distill.trackers and stop != "plan":
         from diffc.distill.setup import check_trackers
 
         check_trackers(recipe.distill.trackers)
-    bench = front.latency_device(recipe)
+    bench = latency_device(recipe)
     if bench is not None:
         bench.check()
     return notes
@@ -87,8 +89,8 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     shape = sample_shape(denoiser_specs(source, recipe))
     process_checks(source, shape)
     notes = check_conditions(source, recipe)
-    data.check_values(source, recipe)
-    notes += check_plan(source, recipe, front.alignment(recipe))
+    check_values(source, recipe)
+    notes += check_plan(source, recipe, alignment(recipe))
     notes += check_pictures(source, shape, recipe.quality)
     notes += check_components(source, prompts=recipe.data.prompts is not None)
     check_decoder(source, shape)
@@ -114,7 +116,7 @@ def _model_key(source: Source, recipe: Recipe) -> str:
     given = (Path(path) for path in (recipe.data.source, recipe.data.prompts) if path)
     files = [*source.files, *(path for path in given if path.is_file())]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    packages = (*data.model_packages(source), "transformers", "torch-pruning")
+    packages = (*model_packages(source), "transformers", "torch-pruning")
     versions = [__version__, *map(package_version, packages)]
     facts = [source.class_name, source.allow_pickle, recipe.model_dump(mode="json")]
     value = [_VERSION, versions, stats, *facts]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from support.runs import compile_quickly
 
-from diffc.chain import preflight
 from diffc.output import read_notes
+from diffc.stages import preflight
 
 
 def test_notes_are_events_and_stay_in_the_report(tiny_model, tmp_path, monkeypatch):

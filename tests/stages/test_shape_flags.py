@@ -8,11 +8,11 @@ import pytest
 from support.onnx_folder import describe_folder, write_handmade_folder
 from support.quick import QUICK
 
-from diffc.chain.back import build_stage
 from diffc.cli.command import recipe_options
 from diffc.errors import RequestError
 from diffc.recipe import resolve
-from diffc.stages import Room
+from diffc.runner import StageFolder, StageResult
+from diffc.stages.build import build_stage
 from diffc_export.events import drain
 from diffc_runtime.files import file_digest
 
@@ -22,11 +22,11 @@ def built(tmp_path, target, **flags):
         write_handmade_folder(tmp_path / "out" / "onnx" / "dense")
     recipe = resolve(family="UNet2DModel", flags=recipe_options({"target": [target], **flags}))
     stage = build_stage(tmp_path / "out", recipe, target, "dense")
-    place = tmp_path / f"room-{len(list(tmp_path.iterdir()))}"
-    room = Room(out=place / "out", scratch=place / "scratch", logs=place / "logs")
-    room.out.mkdir(parents=True)
-    drain(stage.run(room))
-    profiles = json.loads((room.out / "engine" / "engine.json").read_text())["profiles"]
+    place = tmp_path / f"folder-{len(list(tmp_path.iterdir()))}"
+    folder = StageFolder(out=place / "out", scratch=place / "scratch", logs=place / "logs")
+    folder.out.mkdir(parents=True)
+    drain(stage.run(stage.inputs, folder))
+    profiles = json.loads((folder.out / "engine" / "engine.json").read_text())["profiles"]
     spans = [[p["sample"][end][0] for end in ("min", "opt", "max")] for p in profiles]
     return stage, spans
 
@@ -87,8 +87,8 @@ def test_sides_that_are_none_are_refused(told):
 def test_what_cannot_be_exported_is_refused_before_anything_is_made(
     tiny_model, tmp_path, class_name, sides, words
 ):
-    from diffc.chain.run import Request, run
     from diffc.models.source import find_source
+    from diffc.stages.order import Request, run
 
     source = replace(find_source(str(tiny_model)), class_name=class_name)
     recipe = resolve(family=class_name, flags={"export": {"resolution": sides}})
@@ -99,20 +99,22 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_made(
 
 def test_the_front_works_at_the_first_side(tiny_model):
     """Importance is the same stage whatever else is served; one side alone keeps its old key."""
-    from diffc.chain.data import data_stage
-    from diffc.chain.front import importance_stage
     from diffc.models.source import find_source
-    from diffc.stages import Done
+    from diffc.stage_outcomes import DataOutcome
+    from diffc.stages.data import data_stage
+    from diffc.stages.importance import importance_stage
 
     source = find_source(str(tiny_model))
     stages = []
     for sides in (16, [16], [16, 24], [24, 16]):
         recipe = resolve(family="UNet2DModel", flags={"export": {"resolution": sides}})
-        data = Done("data", data_stage(source, recipe).key, Path(), {}, 0.0, 0, True)
+        data = StageResult(
+            "data", data_stage(source, recipe).key, Path(), DataOutcome(), 0.0, 0, True
+        )
         stages.append(importance_stage(source, recipe, data).inputs)
     assert stages[0] == stages[1] == stages[2] != stages[3]
-    assert (stages[0]["resolution"], stages[3]["resolution"]) == (16, 24)
-    assert stages[0]["data"] != stages[3]["data"]  # samples of another size are others
+    assert (stages[0].shape.resolution, stages[3].shape.resolution) == (16, 24)
+    assert stages[0].data.key != stages[3].data.key  # samples of another size are others
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_the_front_works_at_the_first_side(tiny_model):
 )
 def test_the_ladder_knows_what_is_captured(flags, captured):
     """ONNX Runtime's graphs hold one shape; TensorRT's are one for each."""
-    from diffc.chain.ladder import captures
+    from diffc.stages.explain import captures
 
     recipe = resolve(family="UNet2DModel", flags=recipe_options(flags))
     assert captures("ort-cuda", recipe) is captured
@@ -164,8 +166,8 @@ def _wrong_elsewhere_fails(out):
     """An engine that another size's reference does not bear out ends the run as failed."""
     from safetensors.numpy import load_file, save_file
 
-    from diffc.chain.run import ParityFailed, finish
     from diffc.output import locked_recipe
+    from diffc.stages.order import ParityFailed, finish
     from diffc_export.events import follow
 
     path = out / "onnx" / "compressed" / "reference.safetensors"

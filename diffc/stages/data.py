@@ -8,8 +8,7 @@ prompts                          encoded once, beside the first two
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +26,12 @@ from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import RequestError
 from diffc.models.families import family, family_package
 from diffc.models.source import Source, check_safetensors
-from diffc.recipe import Recipe
-from diffc.stages import STATE, Room, Stage
+from diffc.recipe import DataSection, Recipe
+from diffc.runner import Stage, StageFolder
+from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput, content_digest
+from diffc.stage_outcomes import DataOutcome
+from diffc.stage_records import STATE
 from diffc_export.events import Progress, Work
-from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,46 +43,92 @@ if TYPE_CHECKING:
 CLEAN = "clean.safetensors"
 
 
-def data_stage(source: Source, recipe: Recipe) -> Stage:
+@dataclass(frozen=True)
+class DataInputs:
+    """What clean samples follow from.
+
+    Attributes:
+        model: The denoiser where it draws the samples, or else its config.
+        pipeline: What decides the denoiser's inputs beside it: the index and the tokenizers.
+        options: The recipe's section; its files are the next two fields.
+        content: The samples or conditions that the user gave; None where there are none.
+        prompts: The prompts, and the encoders that read them; None without prompts.
+        vae: The VAE that encodes images; None where nothing is encoded.
+        guidance: Of classifier-free guidance: the scale, and whether null conditions are made.
+        shape: What the denoiser's inputs are like.
+        seed: Of everything random.
+    """
+
+    model: ModelInput
+    pipeline: ModelInput
+    options: SectionInput[DataSection]
+    content: FileInput | None
+    prompts: FileInput | None
+    vae: ModelInput | None
+    guidance: tuple[float, bool]
+    shape: RunShape
+    seed: int
+
+    @property
+    def draws(self) -> bool:
+        """Whether the dense model draws the samples: none were given."""
+        return self.content is None or is_drawn(str(self.content.path))
+
+
+def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]:
     """Clean samples and conditions."""
     options = recipe.data
-    synthetic = is_drawn(options.source)
-    given = options.source != "synthetic"
-    guidance = decide_guidance(source, options.guidance)
-    inputs: dict[str, Any] = {
-        **pipeline_facts(source),
-        "guidance": [guidance.scale, guidance.has_null],
-        "model": source.digest if synthetic else _inputs_of(source),
-        "options": options.model_dump(mode="json", exclude={"source", "prompts"}),
-        "content": _data_digest(Path(options.source)) if given else "synthetic",
-        "resolution": recipe.export.size,
-        "seed": recipe.seed,
-    }
-    if options.prompts is not None:
-        inputs["prompts"] = content_digest(Path(options.prompts))
-        inputs["encoders"] = _digests(source, "text_encoder")
-    if not synthetic and source.vae is not None:
-        inputs["vae"] = source.vae.digest
-    uses_model = synthetic or options.prompts is not None or not _is_pixels(source)
+    draws, guidance = is_drawn(options.source), decide_guidance(source, options.guidance)
+    content = Path(options.source)
+    inputs = DataInputs(
+        model=ModelInput.denoiser(source) if draws else ModelInput(source, _config_of(source)),
+        pipeline=ModelInput(source, pipeline_facts(source)),
+        options=SectionInput(options, without=("source", "prompts")),
+        content=None if is_synthetic(options) else FileInput(content, _data_digest(content)),
+        prompts=_prompts(source, options),
+        vae=ModelInput.vae(source) if not draws and source.vae is not None else None,
+        guidance=(guidance.scale, guidance.has_null),
+        shape=RunShape.of(recipe),
+        seed=recipe.seed,
+    )
+    uses_model = draws or options.prompts is not None or not _is_pixels(source)
     packages = model_packages(source) if uses_model else ()
-
-    def run(room: Room) -> Work[dict[str, Any]]:
-        from diffc.data.inputs import denoiser_specs
-
-        specs = denoiser_specs(source, recipe)
-        conditions = yield from _conditions(source, recipe, specs)
-        make = _synthesized if synthetic else _read
-        clean, facts = yield from make(source, recipe, specs, conditions)
-        clean.save(room.out / CLEAN)
-        notes = [*facts.pop("notes", ()), *conditions.notes]
-        if guidance.has_null:
-            notes += _guidance_notes(clean, specs)
-        about = {"origin": clean.origin, "null": sorted(clean.null), "guidance": guidance.scale,
-                 "notes": notes}  # fmt: skip
-        return {"images": len(clean), **about, **facts}
-
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 8, inputs, run, places, packages, collective=synthetic)
+    return Stage("data", 9, inputs, make_data, DataOutcome, places, packages, collective=draws)
+
+
+def _prompts(source: Source, options: DataSection) -> FileInput | None:
+    """The file of prompts, keyed by its content and the encoders."""
+    if options.prompts is None:
+        return None
+    path = Path(options.prompts)
+    return FileInput(path, [content_digest(path), digests_of(source, "text_encoder")])
+
+
+def is_synthetic(options: DataSection) -> bool:
+    """Whether no data were given."""
+    return options.source == "synthetic"
+
+
+def make_data(inputs: DataInputs, folder: StageFolder) -> Work[DataOutcome]:
+    """Write clean.safetensors: samples, conditions and null conditions."""
+    specs = inputs.shape.specs(inputs.model.source)
+    conditions = yield from _conditions(inputs, specs)
+    make = _draw if inputs.draws else _read
+    clean, outcome = yield from make(inputs, specs, conditions)
+    clean.save(folder.out / CLEAN)
+    notes = [*outcome.notes, *conditions.notes]
+    if inputs.guidance[1]:
+        notes += _guidance_notes(clean, specs)
+    return outcome.model_copy(
+        update={
+            "images": len(clean),
+            "origin": clean.origin,
+            "null": sorted(clean.null),
+            "guidance": inputs.guidance[0],
+            "notes": notes,
+        }
+    )
 
 
 def model_packages(source: Source) -> tuple[str, ...]:
@@ -95,19 +142,19 @@ def is_drawn(data: str) -> bool:
     return data == "synthetic" or (is_tensors(data) and not has_samples(Path(data)))
 
 
-def _conditions(source: Source, recipe: Recipe, specs: list[TensorSpec]) -> Work[EncodedPrompts]:
+def _conditions(inputs: DataInputs, specs: list[TensorSpec]) -> Work[EncodedPrompts]:
     """What the user gives to condition on: prompts, or a file of tensors without samples."""
     from diffc.data.prompts import EncodedPrompts, encode_prompts
     from diffc.data.tensors import read_null, read_tensors
 
-    options = recipe.data
-    if options.prompts is not None:
-        prompts = read_prompts(Path(options.prompts))
+    source, options = inputs.model.source, inputs.options.section
+    if inputs.prompts is not None:
+        prompts = read_prompts(inputs.prompts.path)
         return (yield from encode_prompts(source, specs, prompts, guidance=options.guidance))
-    if not is_tensors(options.source):
+    if inputs.content is None or not is_tensors(inputs.content.path):
         return EncodedPrompts({}, _null_conditions(source))
-    path = Path(options.source)
-    rows = read_tensors(path, specs) if is_drawn(options.source) else {}
+    path = inputs.content.path
+    rows = read_tensors(path, specs) if inputs.draws else {}
     return EncodedPrompts(rows, {**_null_conditions(source), **read_null(path, specs)})
 
 
@@ -130,65 +177,71 @@ def _null_conditions(source: Source) -> dict[str, Tensor]:
     return {name: torch.tensor(value) for name, value in values.items()}
 
 
-def _synthesized(
-    source: Source, recipe: Recipe, specs: list[TensorSpec], given: EncodedPrompts
-) -> Work[tuple[CleanSet, dict[str, Any]]]:
+def _draw(
+    inputs: DataInputs, specs: list[TensorSpec], given: EncodedPrompts
+) -> Work[tuple[CleanSet, DataOutcome]]:
+    """Samples of the dense model."""
     from diffc.data.precision import best_device
     from diffc.data.synthetic import Conditioning, synthesize
     from diffc.models.denoiser import open_denoiser
 
-    options = recipe.data
-    denoiser = open_denoiser(source, specs)
+    options = inputs.options.section
+    denoiser = open_denoiser(inputs.model.source, specs)
     denoiser.model.to(best_device())
-    guidance = decide_guidance(source, options.guidance).scale
     clean = yield from synthesize(
         denoiser,
         options.images,
-        Conditioning(given.rows, given.null, guidance),
+        Conditioning(given.rows, given.null, inputs.guidance[0]),
         steps=options.steps,
-        seed=recipe.seed,
+        seed=inputs.seed,
         batch=options.batch,
     )
-    return clean, {"conditions": sorted(given.rows)}
+    return clean, DataOutcome(conditions=sorted(given.rows))
 
 
 def _read(
-    source: Source, recipe: Recipe, specs: list[TensorSpec], given: EncodedPrompts
-) -> Work[tuple[CleanSet, dict[str, Any]]]:
+    inputs: DataInputs, specs: list[TensorSpec], given: EncodedPrompts
+) -> Work[tuple[CleanSet, DataOutcome]]:
+    """Samples that the user gave."""
     from diffc.data.tensors import read_clean_set
 
-    options = recipe.data
-    yield Progress(0, 1, f"reading {options.source}")
-    if is_tensors(options.source):
-        clean = read_clean_set(Path(options.source), specs, limit=options.images, seed=recipe.seed)
-        return replace(clean, null=given.null), {"conditions": sorted(clean.conditions)}
-    return (yield from _read_images(source, recipe, specs, given))
+    assert inputs.content is not None
+    path = inputs.content.path
+    yield Progress(0, 1, f"reading {path}")
+    if is_tensors(path):
+        clean = read_clean_set(path, specs, limit=inputs.options.section.images, seed=inputs.seed)
+        return replace(clean, null=given.null), DataOutcome(conditions=sorted(clean.conditions))
+    return (yield from _read_images(inputs, path, specs, given))
 
 
 def _read_images(
-    source: Source, recipe: Recipe, specs: list[TensorSpec], given: EncodedPrompts
-) -> Work[tuple[CleanSet, dict[str, Any]]]:
+    inputs: DataInputs, path: Path, specs: list[TensorSpec], given: EncodedPrompts
+) -> Work[tuple[CleanSet, DataOutcome]]:
     from diffc.data.clean import CleanSet
     from diffc.data.images import read_images
     from diffc.data.inputs import LABELS
     from diffc.data.latents import encode_images, pixel_shape, vae_folder
     from diffc.data.synthetic import condition_rows
 
-    options = recipe.data
+    source, options = inputs.model.source, inputs.options.section
     shape = next(spec.shape for spec in specs if spec.kind == "sample")
     takes_labels = any(spec.name == LABELS for spec in specs)
     clean, counts = read_images(
-        Path(options.source), pixel_shape(source, shape), limit=options.images,
-        seed=recipe.seed, fit=options.fit, classes=_class_count(source) if takes_labels else None,
-    )  # fmt: skip
+        path,
+        pixel_shape(source, shape),
+        limit=options.images,
+        seed=inputs.seed,
+        fit=options.fit,
+        classes=_class_count(source) if takes_labels else None,
+    )
     sample = clean.sample
     if vae_folder(source) is not None:
         sample = yield from encode_images(source, sample, shape)
     pool = {**given.rows, **clean.conditions}
-    rows = condition_rows(range(len(clean)), specs, pool, None, recipe.seed)
+    rows = condition_rows(range(len(clean)), specs, pool, None, inputs.seed)
     notes = [*counts.notes, *([str(counts)] if counts.skipped else [])]
-    facts = {"counts": str(counts), "conditions": sorted(given.rows), "notes": notes}
-    return CleanSet(sample, rows, clean.origin, given.null), facts
+    outcome = DataOutcome(counts=str(counts), conditions=sorted(given.rows), notes=notes)
+    return CleanSet(sample, rows, clean.origin, given.null), outcome
 
 
 def _is_pixels(source: Source) -> bool:
@@ -197,14 +250,14 @@ def _is_pixels(source: Source) -> bool:
 
 def pipeline_facts(source: Source) -> dict[str, Any]:
     """What of the pipeline decides its inputs beside the denoiser, for a stage's key."""
-    return {"index": dict(source.index), "tokenizers": _digests(source, "tokenizer")}
+    return {"index": dict(source.index), "tokenizers": digests_of(source, "tokenizer")}
 
 
-def _digests(source: Source, kind: str) -> dict[str, str]:
+def digests_of(source: Source, kind: str) -> dict[str, str]:
     return {part.name: part.digest for part in source.components if part.name.startswith(kind)}
 
 
-def _inputs_of(source: Source) -> dict[str, Any]:
+def _config_of(source: Source) -> dict[str, Any]:
     """What the denoiser's inputs are made by: its config, whatever its weights."""
     return {"class_name": source.class_name, **source.config}
 
@@ -213,16 +266,6 @@ def _data_digest(path: Path) -> str:
     """sha256 of what is read: of a folder of images no leftovers and no other files."""
     is_images = path.is_dir() and not is_dataset(path)
     return images_digest(path) if is_images else content_digest(path)
-
-
-def content_digest(path: Path) -> str:
-    """sha256 of a file, or of every file's name and content in a folder."""
-    if path.is_file():
-        return file_digest(path)
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(str(file.relative_to(path)).encode() + file_digest(file).encode())
-    return total.hexdigest()
 
 
 def check_data(source: Source, recipe: Recipe) -> None:

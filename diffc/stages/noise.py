@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from diffc.chain.data import is_drawn
 from diffc.data.guidance import guidance_notes
 from diffc.data.tensors import is_tensors
 from diffc.errors import InputError
@@ -10,6 +9,7 @@ from diffc.models.config_values import reading_config
 from diffc.models.schedulers import check_scheduler, steps_note
 from diffc.models.source import Source
 from diffc.recipe import Recipe
+from diffc.stages.data import is_drawn
 
 _TRIED_STEPS = 2
 """So many steps are sampled before the first stage."""

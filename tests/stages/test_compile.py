@@ -20,6 +20,7 @@ from support.quick import QUICK
 import diffc
 import diffc.output
 from diffc.errors import InputError, UnavailableError
+from diffc.runner import StageFolder
 from diffc_runtime.files import file_digest
 
 
@@ -138,9 +139,8 @@ def test_the_speedup_is_explained(compiled):
 
 
 def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_model, tmp_path):
-    from diffc.chain.ladder import explain_stage
     from diffc.output import locked_recipe
-    from diffc.stages import Room
+    from diffc.stages.explain import explain_stage
     from diffc_export.events import drain
 
     copy = tmp_path / "copied"
@@ -150,15 +150,14 @@ def test_another_model_at_the_same_place_is_not_the_dense_one(compiled, other_mo
     (copy / "recipe.lock.yaml").unlink()
     (copy / "recipe.lock.yaml").write_text(yaml.safe_dump(lock))
     stage = explain_stage(copy, locked_recipe(copy), "ort-cpu")
-    rungs = drain(stage.run(Room(tmp_path / "o", tmp_path / "s", tmp_path / "l")))["ladders"][0][
-        "rungs"
-    ]
-    assert "is not the one that was compressed any more" in rungs[0]["absent"]
-    assert rungs[1]["latency_ms"] and rungs[2]["over_previous"]
+    folder = StageFolder(tmp_path / "o", tmp_path / "s", tmp_path / "l")
+    rungs = drain(stage.run(stage.inputs, folder)).ladders[0].rungs
+    assert "is not the one that was compressed any more" in rungs[0].absent
+    assert rungs[1].latency_ms and rungs[2].over_previous
 
 
 def test_without_torch_the_engines_are_explained_all_the_same(compiled, monkeypatch):
-    from diffc.chain.ladder import why_no_torch
+    from diffc.stages.explain import why_no_torch
     from diffc_runtime import machine
 
     found = {"onnxruntime": "1.22"}
@@ -167,8 +166,8 @@ def test_without_torch_the_engines_are_explained_all_the_same(compiled, monkeypa
 
 
 def test_nothing_is_explained_when_that_is_off(compiled):
-    from diffc.chain.ladder import explain_stage
     from diffc.output import locked_recipe
+    from diffc.stages.explain import explain_stage
 
     recipe = locked_recipe(compiled[0])
     off = recipe.model_copy(
@@ -189,12 +188,26 @@ def test_nothing_is_explained_when_that_is_off(compiled):
     ],
 )
 def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes):
-    from diffc.chain.ladder import _steps
+    from diffc.measure.environment import read_environment
     from diffc.recipe import Recipe
+    from diffc.stage_inputs import FileInput, SectionInput
+    from diffc.stages.bench import MachineInput
+    from diffc.stages.explain import DenseModel, ExplainInputs, captures, ladder_steps
     from diffc_export.events import drain
 
     recipe = Recipe.model_validate({"build": {"batch": batch}})
-    steps = drain(_steps(tmp_path, recipe, name, "no torch here", tmp_path / "s"))
+    inputs = ExplainInputs(
+        target=name,
+        engines={side: FileInput(tmp_path / side, "") for side in ("dense", "compressed")},
+        references={},
+        onnx=FileInput(tmp_path / "onnx", ""),
+        model=DenseModel("demo", "", "no torch here"),
+        options=recipe.measure,
+        build=SectionInput(recipe.build),
+        captured=captures(name, recipe),
+        fingerprint=MachineInput(read_environment()),
+    )
+    steps = drain(ladder_steps(inputs, tmp_path / "s"))
     assert [step.cause for step in steps] == causes
     plain = next(step for step in steps if step.cause == "engine")
     assert plain.captured == ("graph capture" not in causes)
@@ -206,7 +219,7 @@ def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes
 def test_a_precision_has_a_rung_of_its_own(compiled, tmp_path):
     """bf16 where the processor has it, else int8, whose parity on a random model may fail."""
     pytest.importorskip("openvino")
-    from diffc.chain.run import ParityFailed
+    from diffc.stages.order import ParityFailed
     from diffc_export.targets.openvino import _capabilities
 
     precision = "bf16" if "BF16" in _capabilities() else "int8"
@@ -270,8 +283,8 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
 
 
 def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
-    from diffc.chain.run import ParityFailed, finish
     from diffc.recipe import Recipe
+    from diffc.stages.order import ParityFailed, finish
     from diffc_export.events import drain
 
     out, _, _ = compiled

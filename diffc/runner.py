@@ -1,0 +1,380 @@
+"""How a run goes: stages in order, a content-addressed cache, resume, events.
+
+A stage is a name, a version, typed inputs that decide its outcome, and a function of these that
+writes files into a folder. Its key is the hash of name, version, inputs and the versions of the
+packages that it uses, so a stage is done once for a key and never again:
+
+    done/NAME-KEY/           in the cache: its files and stage.json (hashes, seconds, result),
+                             renamed into place
+    work/NAME-KEY/           there too: ``out`` while it runs; ``scratch`` outlives a kill
+    OUT/...                  the files a user wants, as copies of their own (placing.py)
+    OUT/.diffc/NAME.json     stage.json again, so that OUT alone is enough on another machine
+
+Nothing is half there: files come to their final name by rename, after they were written whole.
+
+    stage_inputs.py    what a key holds of the inputs
+    stage_records.py   stage.json
+    locks.py           one process at a time works on a key
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
+
+from diffc.errors import UnavailableError
+from diffc.launch import process_rank
+from diffc.locks import stage_lock
+from diffc.placing import clear_folder, place, place_file
+from diffc.stage_inputs import keyed
+from diffc.stage_records import (
+    RECORD,
+    STATE,
+    StageRecord,
+    digest_or_none,
+    files_of,
+    place_of,
+    read_record,
+)
+from diffc.torch_state import own_state
+from diffc_export.disks import disk_errors
+from diffc_export.events import Progress, Work
+from diffc_runtime.files import rename_folder, temporary_folder
+from diffc_runtime.json_types import JsonDict
+from diffc_runtime.machine.memory import peak_memory, reset_peak
+from diffc_runtime.machine.packages import version as package_version
+
+T = TypeVar("T")
+LOGS = "logs"
+_POLL_SECONDS, _WARNING_SECONDS = 0.2, 60.0
+_SILENCE_SECONDS, _PATIENCE_SECONDS = 600.0, 12 * 3600.0
+"""How long a process waits for the first one's result: without a sign of it, and with one."""
+_SHARED_CACHE = "all processes of a launch must share that folder (DIFFC_CACHE)"
+
+
+class Outcome(Protocol):
+    """The result of a stage; ``diffc.stage_outcomes.StageOutcome`` is one."""
+
+    def to_json(self) -> JsonDict:
+        """The outcome as the stage's record holds it."""
+
+    @classmethod
+    def model_validate(cls: type[T], obj: object) -> T:
+        """The outcome that a record holds."""
+
+
+Inputs = TypeVar("Inputs")
+Result = TypeVar("Result", bound=Outcome)
+ResultOf = TypeVar("ResultOf", bound=Outcome, covariant=True)
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """Where a stage works.
+
+    Attributes:
+        out: Becomes the stage's files.
+        scratch: Survives a kill, then is removed.
+        logs: OUT/logs, for what is watched while the stage runs and is no part of its files.
+    """
+
+    out: Path
+    scratch: Path
+    logs: Path
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Inputs, Result]):
+    """One piece of work.
+
+    Attributes:
+        name: The stage's; with its target and side where there are several.
+        version: Raised whenever the code's outcome changes for the same inputs.
+        inputs: Everything else that decides the outcome, and all that ``run`` is given: a frozen
+            dataclass of what ``diffc.stage_inputs.keyed`` takes.
+        run: A function of the inputs that writes into ``StageFolder.out``.
+        outcome: The type of its result.
+        places: File or folder in ``StageFolder.out`` -> its place in OUT.
+        packages: Distributions whose versions are part of the key.
+        collective: Under torchrun or accelerate every process runs it; otherwise the first one.
+    """
+
+    name: str
+    version: int
+    inputs: Inputs
+    run: Callable[[Inputs, StageFolder], Work[Result]]
+    outcome: type[Result]
+    places: Mapping[str, str] = field(default_factory=dict)
+    packages: Sequence[str] = ()
+    collective: bool = False
+
+    @property
+    def recorded(self) -> JsonDict:
+        """``inputs`` as JSON: what the outcome follows from, for diffc/follows.py."""
+        value = keyed(self.inputs)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def key(self) -> str:
+        """sha256 of everything that decides the outcome."""
+        versions = {name: package_version(name) for name in self.packages}
+        value = [self.name, self.version, self.recorded, versions]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StageResult(Generic[ResultOf]):
+    """A stage that is done. As an input of a later stage it stands for its key.
+
+    Attributes:
+        name: The stage's.
+        key: The stage's.
+        folder: Its files in the cache.
+        result: What it found out.
+        seconds: How long the work took, now or in an earlier run.
+        peak_rss_bytes: The process's peak memory meanwhile.
+        cached: It was done before this run.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    result: ResultOf
+    seconds: float
+    peak_rss_bytes: int
+    cached: bool
+
+    def keyed(self) -> str:
+        """The key."""
+        return self.key
+
+
+@dataclass(frozen=True)
+class StageEvent:
+    """One moment of a run.
+
+    Attributes:
+        stage: The name of the stage, or of the checks before the first one.
+        kind: ``note`` and ``passed`` are of the checks before the first stage alone.
+        progress: How far the work is.
+        done: The result, once the stage is done.
+        note: A sentence for the user.
+    """
+
+    stage: str
+    kind: Literal["started", "progress", "finished", "reused", "note", "passed"]
+    progress: Progress | None = None
+    done: StageResult[Outcome] | None = None
+    note: str = ""
+
+
+StageWork = Generator[StageEvent, None, StageResult[Result]]
+
+
+class StageRunner:
+    """Runs stages into one output folder, reusing what is in the cache or in the folder itself."""
+
+    def __init__(self, out: Path, cache: Path, *, fresh: bool = False) -> None:
+        self.out, self.cache, self.fresh = out, cache, fresh
+        self.done: list[StageResult[Outcome]] = []
+
+    def do(self, stage: Stage[Inputs, Result]) -> StageWork[Result]:
+        """Do ``stage``, or reuse it; its files are in OUT when this returns."""
+        yield StageEvent(stage.name, "started")
+        with disk_errors(self.out, self.cache):
+            if process_rank() == 0:
+                done_now = stage.key in {done.key for done in self.done}
+                reused = None if self.fresh and not done_now else self._reuse(stage)
+                done = reused or (yield from self._run(stage))
+                self._place(stage, done)
+            else:
+                done = yield from self._follow(stage)
+        self.done.append(done)
+        yield StageEvent(stage.name, "reused" if done.cached else "finished", done=done)
+        return done
+
+    def _folder(self, stage: Stage[Inputs, Result]) -> Path:
+        return self.cache / "done" / f"{stage.name}-{stage.key[:32]}"
+
+    def _work_folder(self, stage: Stage[Inputs, Result]) -> Path:
+        return self.cache / "work" / f"{stage.name}-{stage.key[:32]}"
+
+    def _reuse(self, stage: Stage[Inputs, Result]) -> StageResult[Result] | None:
+        folder = self._folder(stage)
+        if not (folder / RECORD).exists():
+            self._adopt(stage)
+        record = read_record(folder / RECORD)
+        if record is None or record.key != stage.key:
+            return None
+        try:
+            result = _result(stage, record, folder, cached=True)
+        except ValueError:  # what it holds is no result of this stage
+            result = None
+        if result is None or not record.is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # damaged: it is done again
+            return None
+        if record.inputs != stage.recorded:  # written by an older diffc; the key is the same
+            replace(record, inputs=stage.recorded).write(folder / RECORD)
+        return result
+
+    def _adoptable(self, stage: Stage[Inputs, Result]) -> StageRecord | None:
+        """The record of a stage that OUT holds whole (copied from another machine)."""
+        record = read_record(self.out / STATE / f"{stage.name}.json")
+        if record is None or record.key != stage.key:
+            return None
+        for name, sha in record.files.items():
+            home = place_of(name, record.places)
+            if home is None or digest_or_none(self.out / home) != sha:
+                return None
+        return record
+
+    def _adopt(self, stage: Stage[Inputs, Result]) -> None:
+        """Take such a stage into the cache."""
+        record = self._adoptable(stage)
+        if record is None:
+            return
+        with temporary_folder(self.cache / "done") as folder:
+            for name in record.files:
+                place_file(self.out / str(place_of(name, record.places)), folder / name)
+            record.write(folder / RECORD)
+            rename_folder(folder, self._folder(stage))
+
+    def _run(
+        self, stage: Stage[Inputs, Result]
+    ) -> Generator[StageEvent, None, StageResult[Result]]:
+        work = self._work_folder(stage)
+        with stage_lock(work):
+            if self.fresh:
+                shutil.rmtree(work, ignore_errors=True)
+            folder = StageFolder(work / "out", work / "scratch", self.out / LOGS)
+            clear_folder(folder.out)
+            folder.out.mkdir(parents=True)
+            folder.scratch.mkdir(parents=True, exist_ok=True)
+            record = yield from self._do_timed(stage, folder)
+            record.write(folder.out / RECORD)
+            rename_folder(folder.out, self._folder(stage))
+            shutil.rmtree(work, ignore_errors=True)
+        return _result(stage, record, self._folder(stage), cached=False)
+
+    def _follow(
+        self, stage: Stage[Inputs, Result]
+    ) -> Generator[StageEvent, None, StageResult[Result]]:
+        """What the other processes of a launch do: take part, then wait for the first one's result.
+
+        They share its scratch (checkpoints), write nothing that is kept, and hold no lock.
+        """
+        work = self._work_folder(stage)
+        mine = work.with_name(f"{work.name}.rank{process_rank()}")
+        if stage.collective and (self.fresh or not self._is_there(stage)):
+            folder = StageFolder(mine, work / "scratch", self.out / LOGS)
+            for path in (folder.out, folder.scratch):
+                path.mkdir(parents=True, exist_ok=True)
+            yield from self._do_timed(stage, folder)
+            shutil.rmtree(mine, ignore_errors=True)
+        record = self._wait_for_record(stage, work.parent / f"{work.name}.lock")
+        return _result(stage, record, self._folder(stage), cached=False)
+
+    def _wait_for_record(self, stage: Stage[Inputs, Result], lock: Path) -> StageRecord:
+        """The first process's record; when it fails, the launch ends, and with it this process.
+
+        Raises:
+            UnavailableError: The record does not come.
+        """
+        started, warned = time.monotonic(), False
+        while (record := read_record(self._folder(stage) / RECORD)) is None:
+            time.sleep(_POLL_SECONDS)
+            waited, sign = time.monotonic() - started, lock.exists()
+            if waited > (_PATIENCE_SECONDS if sign else _SILENCE_SECONDS):
+                raise UnavailableError(self._silence(stage), hint=_SHARED_CACHE)
+            if not (warned or sign) and waited > _WARNING_SECONDS:
+                warned = True
+                warnings.warn(f"{self._silence(stage)}: {_SHARED_CACHE}", stacklevel=2)
+        return record
+
+    def _silence(self, stage: Stage[Inputs, Result]) -> str:
+        return (
+            f"process {process_rank()} waits for the first one's '{stage.name}' and sees no sign "
+            f"of it in {self.cache}"
+        )
+
+    def _is_there(self, stage: Stage[Inputs, Result]) -> bool:
+        return (self._folder(stage) / RECORD).exists() or self._adoptable(stage) is not None
+
+    def _do_timed(
+        self, stage: Stage[Inputs, Result], folder: StageFolder
+    ) -> Generator[StageEvent, None, StageRecord]:
+        """Do the work; returns its record."""
+        reset_peak()
+        start = time.perf_counter()
+        with _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):
+            result = yield from _events(stage.name, stage.run(stage.inputs, folder))
+        seconds = time.perf_counter() - start
+        return StageRecord(
+            name=stage.name,
+            key=stage.key,
+            files=files_of(folder.out),
+            places=dict(stage.places),
+            result=result.to_json(),
+            seconds=seconds,
+            peak_rss_bytes=peak_memory(),
+            inputs=stage.recorded,
+        )
+
+    def _place(self, stage: Stage[Inputs, Result], done: StageResult[Result]) -> None:
+        """Put the stage's files into OUT. Killed on the way, OUT has no record of the stage."""
+        path = self.out / STATE / f"{stage.name}.json"
+        same_run = read_record(path) == read_record(done.folder / RECORD)
+        if not same_run:
+            path.unlink(missing_ok=True)
+        for source, goal in stage.places.items():
+            place(done.folder / source, self.out / goal, goal)
+        place(done.folder / RECORD, path, STATE)
+
+
+@contextmanager
+def _memory_errors(name: str) -> Iterator[None]:
+    """Out of memory where no smaller batch helps, such as loading a model, in one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as failure:
+        from diffc_runtime.machine.out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(failure):
+            raise
+        from diffc.data.batches import out_of_memory_error
+
+        raise out_of_memory_error(f"doing the stage '{name}'", failure) from failure
+
+
+def _events(name: str, work: Work[T]) -> Generator[StageEvent, None, T]:
+    """The progress of ``work`` as events of the stage ``name``; returns its result."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield StageEvent(name, "progress", progress)
+
+
+def _result(
+    stage: Stage[Inputs, Result], record: StageRecord, folder: Path, *, cached: bool
+) -> StageResult[Result]:
+    return StageResult(
+        record.name,
+        record.key,
+        folder,
+        stage.outcome.model_validate(record.result),
+        record.seconds,
+        record.peak_rss_bytes,
+        cached,
+    )

@@ -1,0 +1,164 @@
+"""The result of each stage, typed: what its record holds as JSON, and what the report is made of.
+
+A field without a value in an older record has its default; fields that were never set are left out
+of the record, so that a record says nothing that its stage did not find out.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffc.measure.explain import Ladder
+from diffc.measure.results import PrecisionChoice, Served, TargetResult
+from diffc_runtime.json_types import JsonDict
+
+
+class StageOutcome(BaseModel):
+    """What a stage found out, beside its files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def to_json(self) -> JsonDict:
+        """The outcome as the stage's record holds it: the fields that were set."""
+        whole = self.model_dump(mode="json")
+        return {name: whole[name] for name in whole if name in self.model_fields_set}
+
+
+class DataOutcome(StageOutcome):
+    """Clean samples.
+
+    Attributes:
+        images: How many.
+        origin: Where they came from, in words.
+        null: The conditions that have a null value.
+        guidance: The scale of classifier-free guidance of the run.
+        notes: What the user should know of them.
+        conditions: The conditions whose rows the user gave; the others were drawn.
+        counts: How many images were read and skipped, in words; None where none were read.
+    """
+
+    images: int = 0
+    origin: str = ""
+    null: list[str] = Field(default_factory=list)
+    guidance: float = 1.0
+    notes: list[str] = Field(default_factory=list)
+    conditions: list[str] = Field(default_factory=list)
+    counts: str | None = None
+
+
+class ImportanceOutcome(StageOutcome):
+    """Scores. why: how they came about, for plan.json. groups: how many groups have some."""
+
+    why: JsonDict = Field(default_factory=dict)
+    groups: int = 0
+
+
+class CostFigures(StageOutcome):
+    """What one model costs.
+
+    Attributes:
+        params: How many parameters.
+        macs: Of one call with one sample, attention's products included.
+        macs_paper: The same by the counting of published tables.
+    """
+
+    params: int
+    macs: float
+    macs_paper: float | None = None
+
+
+class PlanOutcome(StageOutcome):
+    """The plan in figures. latency: what was measured for it; None where nothing was."""
+
+    dense: CostFigures
+    compressed: CostFigures
+    groups: int = 0
+    groups_cut: int = 0
+    latency: JsonDict | None = None
+
+    def cost(self, side: str) -> CostFigures:
+        """The costs of the ``dense`` or the ``compressed`` model."""
+        return self.dense if side == "dense" else self.compressed
+
+
+class PruneOutcome(StageOutcome):
+    """The cut model. params: how many are left."""
+
+    params: int
+
+
+class QualityPoint(StageOutcome):
+    """SSIM to the dense model's samples after so many steps."""
+
+    step: int
+    ssim: float
+
+
+class DistillOutcome(StageOutcome):
+    """A training run; the fields are those of ``diffc.distill.run.DistillResult``."""
+
+    steps: int
+    losses: list[tuple[int, float]] = Field(default_factory=list)
+    resumed_from: int = 0
+    quality: list[QualityPoint] = Field(default_factory=list)
+    images_per_second: float | None = None
+    precision: str | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class SamplesOutcome(StageOutcome):
+    """Figures of quality by name, as the metrics give them; none where samples are no pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class ExportOutcome(StageOutcome):
+    """An ONNX folder. sha256: of the ONNX files. parameters: of the network."""
+
+    sha256: str
+    parameters: int
+
+
+class PrecisionOutcome(StageOutcome):
+    """What model.json says of a lower precision: ``precision``, ``kept_fp32``, its error."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class BuildOutcome(StageOutcome):
+    """An engine. precision_found: what it was seen to compute in. engine_bytes: its files' size."""
+
+    precision_found: str | None = None
+    engine_bytes: int | None = None
+
+
+class ChoiceOutcome(StageOutcome):
+    """The precision that was taken for a target, and what was tried."""
+
+    choice: PrecisionChoice
+
+
+class BenchOutcome(StageOutcome):
+    """Figures of one target.
+
+    Attributes:
+        targets: Of engine calls, one for each resolution and batch size.
+        pipeline: Of whole images.
+        environment: The machine, as diffc/measure/environment.py reads it.
+    """
+
+    targets: list[TargetResult]
+    pipeline: TargetResult
+    environment: JsonDict
+
+
+class ExplainOutcome(StageOutcome):
+    """Where one target's speed-up comes from, for each batch size."""
+
+    ladders: list[Ladder]
+
+
+class ServeOutcome(StageOutcome):
+    """The sampling loop through a server, for each side."""
+
+    served: list[Served]

@@ -1,0 +1,27 @@
+"""The flow of a run: a file for each stage, in the order in which they run.
+
+data.py            clean samples and their conditions
+importance.py      how much every channel matters
+plan.py            which channels stay: OUT/plan.json
+prune.py           surgery: OUT/pruned
+distill.py         training: OUT/model
+samples.py         pictures of both models, and how alike they are: OUT/samples
+export.py          ONNX of both sides, with what torch gave: OUT/onnx
+decoder.py         the VAE's decoder: ONNX and engine
+precision.py       a lower precision, written into the ONNX file
+precision_auto.py  the precision that measuring chooses
+build.py           engines: OUT/engines
+bench.py           figures: latency, memory, parity, whole images
+explain.py         where the speed-up comes from
+serve.py           the loop through an inference server
+
+order.py           the order of these, and what each verb asks of it
+preflight.py       what can be refused before the first stage
+noise.py           preflight's questions to the scheduler
+images.py          what making an image takes, for the stages that time images
+
+A stage is a frozen dataclass of inputs, a function of these alone, and ``NAME_stage``, which
+gathers the inputs. The key of the stage is the hash of the inputs (diffc/stage_inputs.py), the
+result a class of diffc/stage_outcomes.py. From data.py to decoder.py the model is needed; what
+follows works from OUT/onnx, without torch.
+"""

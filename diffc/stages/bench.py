@@ -1,0 +1,100 @@
+"""The bench stages: dense against compressed on one target. Figures alone, no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffc.measure.engines import MeasureOptions
+from diffc.measure.environment import Environment, read_environment
+from diffc.measure.latency import LatencyOptions
+from diffc.output import SIDES, engine_folder, reference_file
+from diffc.recipe import MeasureSection, Recipe
+from diffc.runner import Stage, StageFolder
+from diffc.stage_inputs import FileInput
+from diffc.stage_outcomes import BenchOutcome
+from diffc.stages.images import ImageInput, image_input
+from diffc_export.events import Work
+from diffc_export.targets.engine import engine_digest
+
+
+@dataclass(frozen=True)
+class MachineInput:
+    """The machine that figures are of. The key holds what makes two machines differ."""
+
+    environment: Environment
+
+    def keyed(self) -> object:
+        """The fingerprint."""
+        return self.environment.fingerprint
+
+
+@dataclass(frozen=True)
+class BenchInputs:
+    """What figures follow from.
+
+    Attributes:
+        engines: Side -> its engine folder.
+        references: Side -> what torch gave.
+        images: What making an image takes.
+        options: How long to measure.
+        batch: The batch sizes to time.
+        threads: Of the engines; None: those that they were built with.
+        fingerprint: The machine.
+    """
+
+    engines: dict[str, FileInput]
+    references: dict[str, FileInput]
+    images: ImageInput
+    options: MeasureSection
+    batch: tuple[int, ...]
+    threads: int | None
+    fingerprint: MachineInput
+
+
+def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, BenchOutcome]:
+    """Figures of one target."""
+    inputs = BenchInputs(
+        engines=engine_inputs(out, name),
+        references=reference_inputs(out),
+        images=image_input(out, recipe, name),
+        options=recipe.measure,
+        batch=recipe.build.batch,
+        threads=recipe.build.threads,
+        fingerprint=MachineInput(read_environment()),
+    )
+    return Stage(f"bench-{name}", 7, inputs, bench, BenchOutcome)
+
+
+def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
+    """Time engine calls and whole images; measure memory and parity."""
+    from diffc.measure.compare import measure_loop, measure_target
+
+    options = inputs.options
+    measure = MeasureOptions(
+        batch=inputs.batch,
+        threads=inputs.threads,
+        latency=LatencyOptions(rounds=options.runs, seconds=options.seconds),
+        references={side: file.path for side, file in inputs.references.items()},
+    )
+    loop = MeasureOptions(
+        threads=inputs.threads,
+        latency=LatencyOptions(rounds=options.loop_runs, seconds=0.0),
+        loop=inputs.images.options,
+    )
+    dense, compressed = (inputs.engines[side].path for side in SIDES)
+    results = yield from measure_target(dense, compressed, measure)
+    whole = yield from measure_loop(dense, compressed, loop)
+    environment = inputs.fingerprint.environment.model_dump(mode="json")
+    return BenchOutcome(targets=results, pipeline=whole, environment=environment)
+
+
+def engine_inputs(out: Path, name: str) -> dict[str, FileInput]:
+    """Side -> its engine folder, of one target."""
+    folders = {side: engine_folder(out, name, side) for side in SIDES}
+    return {side: FileInput(path, engine_digest(path)) for side, path in folders.items()}
+
+
+def reference_inputs(out: Path) -> dict[str, FileInput]:
+    """Side -> what torch gave. Raises InputError where a file is missing."""
+    return {side: FileInput.of(reference_file(out, side)) for side in SIDES}

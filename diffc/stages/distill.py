@@ -1,0 +1,161 @@
+"""The distill stage: the cut model is trained to behave as the dense one. OUT/model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from diffc.models.source import PRUNING_FILE, Source, find_source
+from diffc.recipe import DistillSection, Recipe
+from diffc.recipe.sections.distill import WATCHING
+from diffc.runner import Stage, StageFolder, StageResult
+from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
+from diffc.stage_outcomes import DataOutcome, DistillOutcome, PruneOutcome, QualityPoint
+from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.prune import PRUNED
+from diffc_export.events import Progress, Work
+
+if TYPE_CHECKING:
+    from diffc.data.clean import CleanSet
+    from diffc.distill.losses import Kept
+    from diffc.distill.run import DistillResult, Judge
+    from diffc.models.denoiser import Denoiser
+
+MODEL = "model"
+_FACTS = ("dense", "compressed", "groups", "groups_cut")
+
+
+@dataclass(frozen=True)
+class DistillInputs:
+    """What the compressed model follows from.
+
+    Attributes:
+        model: The dense model, which teaches, with the VAE that decodes its samples.
+        parts: What is saved beside the denoiser.
+        data: The clean samples.
+        plan_file: The plan, which says what the feature loss compares.
+        pruned: The cut model.
+        options: How to train; what only watches the training does not change the model.
+        shape: What the denoiser's inputs are like.
+        seed: Of everything random.
+    """
+
+    model: ModelInput
+    parts: ModelInput
+    data: StageResult[DataOutcome]
+    plan_file: FileInput
+    pruned: StageResult[PruneOutcome]
+    options: SectionInput[DistillSection]
+    shape: RunShape
+    seed: int
+
+
+def distill_stage(
+    source: Source,
+    recipe: Recipe,
+    data: StageResult[DataOutcome],
+    plan_file: FileInput,
+    pruned: StageResult[PruneOutcome],
+) -> Stage[DistillInputs, DistillOutcome]:
+    """The compressed model."""
+    options = recipe.distill
+    inputs = DistillInputs(
+        model=ModelInput.denoiser(source),
+        parts=ModelInput.parts(source),
+        data=data,
+        plan_file=plan_file,
+        pruned=pruned,
+        options=SectionInput(options, without=tuple(WATCHING)),
+        shape=RunShape.of(recipe),
+        seed=recipe.seed,
+    )
+    packages = (*model_packages(source), "accelerate")
+    collective = options.steps > 0
+    places = {MODEL: MODEL}
+    return Stage(
+        "distill", 7, inputs, distill, DistillOutcome, places, packages, collective=collective
+    )
+
+
+def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
+    """Train the cut model, or copy it where no steps are asked for."""
+    pruned = inputs.pruned.folder / PRUNED
+    if inputs.options.section.steps == 0:
+        shutil.copytree(pruned, folder.out / MODEL)
+        yield Progress(1, 1, "no distillation asked for")
+        return DistillOutcome(steps=0, losses=[])
+    from diffc.data.clean import CleanSet
+    from diffc.distill import train
+    from diffc.distill.run import ModelPair
+    from diffc.models.load import load_denoiser
+    from diffc.models.save import save_compressed
+
+    teacher = inputs.shape.open(inputs.model.source)
+    student = load_denoiser(find_source(pruned))
+    clean = CleanSet.load(inputs.data.folder / CLEAN)
+    options = inputs.options.section
+    judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
+    result = yield from train.distill(
+        ModelPair(teacher, student, _kept_channels(inputs, teacher)),
+        clean,
+        options,
+        folder.scratch,
+        seed=inputs.seed,
+        judge=judge,
+        logs=folder.logs,
+    )
+    summary = json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
+    facts = {name: summary[name] for name in _FACTS}
+    save_compressed(student, inputs.parts.source, folder.out / MODEL, facts)
+    return _outcome(result, notes)
+
+
+def _outcome(result: DistillResult, notes: list[str]) -> DistillOutcome:
+    return DistillOutcome(
+        steps=result.steps,
+        resumed_from=result.resumed_from,
+        losses=result.losses,
+        quality=[QualityPoint(step=step, ssim=ssim) for step, ssim in result.quality],
+        images_per_second=result.images_per_second,
+        precision=result.precision,
+        notes=[*notes, *result.notes],
+    )
+
+
+def quality_judge(
+    source: Source, options: DistillSection, teacher: Denoiser, clean: CleanSet
+) -> tuple[Judge | None, list[str]]:
+    """A function that takes the curve of quality, on images, and notes.
+
+    Returns:
+        None for the function where no curve is asked for; and, with a note that says why, where
+        samples are no images.
+    """
+    from diffc.data.latents import decode_latents, vae_folder
+    from diffc.measure.pictures import picture_shape
+    from diffc.measure.quality.ssim import WINDOW, is_image
+    from diffc.measure.samples import consistency
+
+    if not options.quality_every:
+        return None, []
+    shape = picture_shape(source, teacher.sample_shape)
+    if shape is None or not is_image(shape):
+        least = f"{WINDOW}x{WINDOW}"
+        words = shape or teacher.sample_shape
+        return None, [f"no curve of quality: samples of {words} are no images of at least {least}"]
+    through = partial(decode_latents, source) if vae_folder(source) is not None else None
+    return consistency(teacher, clean.conditions, decode=through), []
+
+
+def _kept_channels(inputs: DistillInputs, teacher: Denoiser) -> Kept | None:
+    """For the feature loss: which channels of each block's output are still there."""
+    if not inputs.options.section.losses.features:
+        return None
+    from diffc.distill.blocks import kept_channels
+    from diffc.prune.plan import Plan
+
+    keep = Plan.read(inputs.plan_file.path).keep()
+    return kept_channels(teacher.model, teacher.family, teacher.groups(), keep)

@@ -1,0 +1,72 @@
+"""The importance stage: how much every channel matters. The same for every ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffc.models.source import Source
+from diffc.prune.importance import score_package
+from diffc.recipe import ImportanceSection, Recipe
+from diffc.runner import Stage, StageFolder, StageResult
+from diffc.stage_inputs import ModelInput, RunShape
+from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
+from diffc.stage_records import STATE
+from diffc.stages.data import CLEAN, model_packages
+from diffc_export.events import Work
+
+SCORES = "importance.safetensors"
+
+
+@dataclass(frozen=True)
+class ImportanceInputs:
+    """What scores follow from.
+
+    Attributes:
+        model: The dense model.
+        data: The clean samples.
+        options: How to rank.
+        shape: What the denoiser's inputs are like.
+        seed: Of everything random.
+    """
+
+    model: ModelInput
+    data: StageResult[DataOutcome]
+    options: ImportanceSection
+    shape: RunShape
+    seed: int
+
+
+def importance_stage(
+    source: Source, recipe: Recipe, data: StageResult[DataOutcome]
+) -> Stage[ImportanceInputs, ImportanceOutcome]:
+    """How much every channel matters."""
+    options = recipe.prune.importance
+    inputs = ImportanceInputs(
+        ModelInput.denoiser(source), data, options, RunShape.of(recipe), recipe.seed
+    )
+    places = {SCORES: f"{STATE}/{SCORES}"}
+    package = score_package(options.method)
+    packages = (*model_packages(source), "torch-pruning", *([package] if package else []))
+    return Stage(
+        "importance", 5, inputs, rank, ImportanceOutcome, places, packages, collective=True
+    )
+
+
+def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcome]:
+    """Write a score for every channel of every group."""
+    from safetensors.numpy import save_file
+
+    from diffc.data.clean import CleanSet
+    from diffc.data.precision import best_device
+    from diffc.prune.importance import importance
+    from diffc.prune.importance.base import Subject
+
+    denoiser = inputs.shape.open(inputs.model.source)
+    groups = denoiser.groups()
+    clean = CleanSet.load(inputs.data.folder / CLEAN)
+    denoiser.model.to(best_device())
+    branches = denoiser.family.branches(denoiser.model)
+    subject = Subject(denoiser, clean, groups, branches)
+    scored = yield from importance(subject, inputs.options, inputs.seed)
+    save_file(dict(scored.scores), folder.out / SCORES)
+    return ImportanceOutcome(why=dict(scored.why), groups=len(groups))

@@ -1,0 +1,65 @@
+"""The prune stage: surgery by the plan. OUT/pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffc.models.source import Source
+from diffc.recipe import Recipe
+from diffc.runner import Stage, StageFolder, StageResult
+from diffc.stage_inputs import FileInput, ModelInput, RunShape
+from diffc.stage_outcomes import PlanOutcome, PruneOutcome
+from diffc.stages.data import model_packages
+from diffc.stages.plan import PLAN, plan_outcome
+from diffc_export.events import Progress, Work
+
+PRUNED = "pruned"
+
+
+@dataclass(frozen=True)
+class PruneInputs:
+    """What the cut model follows from.
+
+    Attributes:
+        model: The dense model.
+        parts: What is saved beside the denoiser.
+        plan: The plan stage.
+        plan_file: The plan, by its content: latencies differ from one time to the next.
+        shape: What the denoiser's inputs are like.
+    """
+
+    model: ModelInput
+    parts: ModelInput
+    plan: StageResult[PlanOutcome]
+    plan_file: FileInput
+    shape: RunShape
+
+
+def prune_stage(
+    source: Source, recipe: Recipe, plan: StageResult[PlanOutcome]
+) -> Stage[PruneInputs, PruneOutcome]:
+    """The cut model."""
+    inputs = PruneInputs(
+        model=ModelInput.denoiser(source),
+        parts=ModelInput.parts(source),
+        plan=plan,
+        plan_file=FileInput.of(plan.folder / PLAN),
+        shape=RunShape.of(recipe),
+    )
+    packages = model_packages(source)
+    return Stage("prune", 3, inputs, prune, PruneOutcome, {PRUNED: PRUNED}, packages)
+
+
+def prune(inputs: PruneInputs, folder: StageFolder) -> Work[PruneOutcome]:
+    """Cut the channels that the plan does not keep, and save what is left."""
+    from diffc.models.save import save_compressed
+    from diffc.prune.plan import Plan
+    from diffc.prune.surgery import cut
+
+    yield Progress(0, 1, "cutting channels")
+    denoiser = inputs.shape.open(inputs.model.source)
+    plan = Plan.read(inputs.plan_file.path)
+    cut(denoiser.model, denoiser.units(), plan.keep())
+    summary = plan_outcome(plan).to_json()
+    save_compressed(denoiser.model, inputs.parts.source, folder.out / PRUNED, summary)
+    return PruneOutcome(params=plan.compressed.params)

@@ -1,0 +1,170 @@
+"""The samples stage: the same noise through both models, and how alike they are. OUT/samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from diffc.data.guidance import decide_guidance
+from diffc.errors import InputError
+from diffc.measure.quality.measuring import metric_packages
+from diffc.models.source import Source, find_source
+from diffc.recipe import QualitySection, Recipe
+from diffc.runner import Stage, StageFolder, StageResult
+from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
+from diffc.stage_outcomes import DataOutcome, DistillOutcome, SamplesOutcome
+from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.distill import MODEL
+from diffc_export.events import Progress, Work
+
+if TYPE_CHECKING:
+    from diffc.data.synthetic import Conditioning
+    from diffc.measure.quality.base import Metric
+    from diffc.measure.quality.features import ReferenceImages
+
+SAMPLES = "samples"
+
+
+@dataclass(frozen=True)
+class SamplesInputs:
+    """What samples and their figures follow from.
+
+    Attributes:
+        model: The dense model.
+        vae: The VAE that decodes its samples.
+        compressed: The compressed model.
+        data: The conditions and null conditions; None where the model is sampled without.
+        guidance: The scale of classifier-free guidance; 1 without ``data``.
+        options: How many samples, and which figures; its files are the next two fields.
+        reference: Images to compare both sides with; None for none.
+        features: The network whose features are compared; None for the usual one.
+        fit: What happens to reference images of another size; None without ``reference``.
+        shape: What the denoiser's inputs are like.
+    """
+
+    model: ModelInput
+    vae: ModelInput
+    compressed: StageResult[DistillOutcome]
+    data: StageResult[DataOutcome] | None
+    guidance: float
+    options: SectionInput[QualitySection]
+    reference: FileInput | None
+    features: FileInput | None
+    fit: Literal["skip", "resize"] | None
+    shape: RunShape
+
+
+def samples_stage(
+    source: Source,
+    recipe: Recipe,
+    data: StageResult[DataOutcome],
+    distilled: StageResult[DistillOutcome],
+) -> Stage[SamplesInputs, SamplesOutcome]:
+    """Samples of both models."""
+    options = recipe.quality
+    has_conditions = bool(data.result.conditions or data.result.null)
+    reference, features = options.reference, options.features
+    compares = reference is not None
+    inputs = SamplesInputs(
+        model=ModelInput.denoiser(source),
+        vae=ModelInput.vae(source),
+        compressed=distilled,
+        data=data if has_conditions else None,
+        guidance=decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0,
+        options=SectionInput(options, without=("reference", "features")),
+        reference=None if reference is None else _existing(reference, "--reference"),
+        features=_existing(features, "--features") if compares and features != USUAL else None,
+        fit=recipe.data.fit if compares else None,
+        shape=RunShape.of(recipe),
+    )
+    packages = (*model_packages(source), "pillow", *metric_packages(options))
+    places = {SAMPLES: SAMPLES}
+    return Stage("samples", 9, inputs, compare, SamplesOutcome, places, packages)
+
+
+USUAL = "inception"
+"""The features where no file of them is given."""
+
+
+def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
+    """Write pictures of both models' samples; return the figures of quality."""
+    from diffc.data.latents import decode_latents
+    from diffc.data.precision import best_device
+    from diffc.measure.picture_files import grid, write_pair
+    from diffc.measure.pictures import picture_shape
+    from diffc.measure.quality.measuring import checked_metrics, measure_quality
+    from diffc.measure.samples import sample_pair
+    from diffc.models.families.base import sample_shape
+    from diffc.models.load import load_denoiser
+
+    source, options = inputs.model.source, inputs.options.section
+    shape = picture_shape(inputs.vae.source, sample_shape(inputs.shape.specs(source)))
+    (folder.out / SAMPLES).mkdir()
+    if shape is None:
+        yield Progress(1, 1, "samples are no pictures")
+        return SamplesOutcome()
+    metrics = checked_metrics(shape, options)
+    reference = yield from _reference(inputs, shape, metrics)
+    dense = inputs.shape.open(source)
+    compressed = load_denoiser(find_source(inputs.compressed.folder / MODEL))
+    dense.model.to(best_device()), compressed.to(best_device())
+    pair = yield from sample_pair(
+        dense,
+        compressed,
+        options.images,
+        _conditioning(inputs),
+        steps=options.steps,
+        seed=options.seed,
+    )
+    dense_images = yield from decode_latents(inputs.vae.source, pair.dense)
+    compressed_images = yield from decode_latents(inputs.vae.source, pair.compressed)
+    pair = replace(pair, dense=dense_images, compressed=compressed_images)
+    grid(pair, folder.out / SAMPLES / "grid.png")
+    write_pair(pair, folder.out / SAMPLES)
+    return SamplesOutcome(**(yield from measure_quality(pair, metrics, reference)))
+
+
+def _conditioning(inputs: SamplesInputs) -> Conditioning:
+    from diffc.data.clean import CleanSet
+    from diffc.data.synthetic import Conditioning
+
+    if inputs.data is None:
+        return Conditioning()
+    clean = CleanSet.load(inputs.data.folder / CLEAN)
+    rows = {name: clean.conditions[name] for name in inputs.data.result.conditions}
+    return Conditioning(rows, clean.null, inputs.guidance)
+
+
+def _reference(
+    inputs: SamplesInputs, shape: tuple[int, int, int], metrics: Sequence[Metric]
+) -> Work[ReferenceImages | None]:
+    """The reference images at the size of the decoded samples, prepared for the metrics.
+
+    Making samples takes long, so whatever can fail before them fails here.
+    """
+    from diffc.data.images import read_images
+    from diffc.measure.quality.features import ReferenceImages
+
+    options, reference = inputs.options.section, None
+    if inputs.reference is not None and any(one.uses_reference for one in metrics):
+        clean, _ = read_images(
+            inputs.reference.path,
+            shape,
+            limit=options.reference_images,
+            seed=options.seed,
+            fit=inputs.fit or "skip",
+        )
+        features = USUAL if inputs.features is None else str(inputs.features.path)
+        reference = ReferenceImages(clean.sample, features)
+    for one in metrics:
+        yield from one.prepare(reference)
+    return reference
+
+
+def _existing(path: str, flag: str) -> FileInput:
+    """The file or folder. Raises InputError naming the flag that gave it."""
+    if not Path(path).exists():
+        raise InputError(f"{flag}: there is nothing at '{path}'")
+    return FileInput.of(Path(path))
