@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -179,7 +180,7 @@ def test_the_report_fits_80_columns(compiled):
     out, _, _ = compiled
     done = diffc_process("report", out, COLUMNS="80")
     assert done.returncode == 0 and done.stdout == ""
-    assert "as fast" in done.stderr
+    assert re.search(r"x\s+as\s+fast|no\s+speed-up\s+shown", done.stderr)  # as the timings were
     assert all(len(line) <= 80 for line in done.stderr.splitlines())
 
 
