@@ -139,13 +139,13 @@ def write_lock_of(
     from diffc_export.targets import engine_packages
 
     names = dict.fromkeys((*_VERSIONS, *engine_packages()))
-    found = {name: package_version(name) for name in names}
+    versions = {name: package_version(name) for name in names}
     value = {
         "format": LOCK_FORMAT,
         "diffc": __version__,
         "model": dict(model),
         "recipe": recipe.model_dump(mode="json"),
-        "versions": {name: version for name, version in found.items() if version},
+        "versions": {name: version for name, version in versions.items() if version},
         "stages": dict(stages),
     }
     write_text(out / LOCK, yaml.safe_dump(value, sort_keys=False))

@@ -78,9 +78,9 @@ class TorchTarget:
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Write down what to load; nothing is loaded yet."""
         model = read_onnx(folder)
-        asked = engine.asked_precision(model, options.precision, self.facts.hinted)
-        if asked not in _DTYPES:
-            raise RequestError(f"target '{NAME}' does not compute in {asked}")
+        precision = engine.asked_precision(model, options.precision, self.facts.hinted)
+        if precision not in _DTYPES:
+            raise RequestError(f"target '{NAME}' does not compute in {precision}")
         variant = options.variant or VARIANTS[0]
         if variant not in VARIANTS:
             raise unknown("variant of torch", variant, VARIANTS)
@@ -95,9 +95,9 @@ class TorchTarget:
                 device=_device(),
                 inputs=model.inputs,
                 outputs=model.outputs,
-                precision_asked=asked,
-                precision_found=asked,
-                precision_shares={asked: 1.0},
+                precision_asked=precision,
+                precision_found=precision,
+                precision_shares={precision: 1.0},
                 profiles=tuple(served),
                 threads=options.threads,
                 source=model.content,

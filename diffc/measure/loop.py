@@ -108,11 +108,13 @@ class Loop:
         if not self._options.settings and "scheduler" not in info.source:
             raise UnfitEngine("its engine names no scheduler")  # of a plain ONNX file
         settings = self._options.settings or {"scheduler": info.source["scheduler"]}
-        made = pipeline_of(settings, info.to_json(), self._denoise, decode)
+        pipeline = pipeline_of(settings, info.to_json(), self._denoise, decode)
         # other runners than ONNX Runtime's take the batch sizes they were built for alone
         spans = [next(iter(profile.values())) for profile in self._runner.info.profiles]
-        made.batches = sorted({(span.min[0], span.max[0]) for span in spans}) or made.batches
-        return made
+        pipeline.batches = (
+            sorted({(span.min[0], span.max[0]) for span in spans}) or pipeline.batches
+        )
+        return pipeline
 
     def _denoise(self, arrays: dict[str, Array]) -> Array:
         self.calls += 1

@@ -184,8 +184,8 @@ def run_trajectory(runner: LoadedEngine, tensors: Mapping[str, Array]) -> Array:
             sample.name: fill(x.astype(sample.dtype), size),
             timestep.name: np.full((size, *timestep.shape), t, timestep.dtype),
         }
-        found: Any = _only_output(runner, inputs)[:1, : x.shape[1]]  # not a learned variance
-        x = np.float32(a) * x + np.float32(b) * found.astype(np.float32)
+        prediction: Any = _only_output(runner, inputs)[:1, : x.shape[1]]  # not a learned variance
+        x = np.float32(a) * x + np.float32(b) * prediction.astype(np.float32)
     result: Array = x
     return result
 

@@ -46,13 +46,13 @@ def write_reference(
         tensors |= _trajectory(denoiser, inputs, generator)
         for size in others:
             scaled = _noisy_inputs(denoiser, clean, generator, LEVELS_ELSEWHERE, size)
-            held, prefix = _levels(denoiser, scaled), reference_prefix(size)
-            tensors |= {f"{prefix}{name}": value for name, value in held.items()}
+            level_tensors, prefix = _levels(denoiser, scaled), reference_prefix(size)
+            tensors |= {f"{prefix}{name}": value for name, value in level_tensors.items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
 def _levels(denoiser: Denoiser, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    held = {f"input.{name}": value for name, value in inputs.items()}
+    level_tensors = {f"input.{name}": value for name, value in inputs.items()}
 
     def part(rows: range) -> Work[Tensor]:
         given = {name: value[rows.start : rows.stop] for name, value in inputs.items()}
@@ -61,7 +61,7 @@ def _levels(denoiser: Denoiser, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
 
     count = len(inputs["sample"])
     parts = drain(run_in_batches(count, count, part, "running the model at reference inputs"))
-    return held | {"output": torch.cat(parts)}
+    return level_tensors | {"output": torch.cat(parts)}
 
 
 def _noisy_inputs(

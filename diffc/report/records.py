@@ -115,7 +115,7 @@ class DataRecord(_Record, total=False):
     notes: list[str]
 
 
-class QualityPoint(_Record, total=False):
+class QualityCurvePoint(_Record, total=False):
     """SSIM to the dense model's samples after so many steps of distillation."""
 
     step: int
@@ -136,7 +136,7 @@ class DistillRecord(_Record, total=False):
 
     steps: int
     losses: list[tuple[float, float]]
-    quality: list[QualityPoint]
+    quality: list[QualityCurvePoint]
     images_per_second: float | None
     precision: str | None
     notes: list[str]

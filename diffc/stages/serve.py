@@ -147,15 +147,15 @@ def _serve_side(inputs: ServeInputs, side: str, scratch: Path) -> JsonDict:
         triton.limit_threads(repository, threads)
     only = ("--model-control-mode=explicit", "--load-model=pipeline")
     with run_triton(repository, *only) as server:
-        found = measure_server(
+        figures = measure_server(
             f"127.0.0.1:{server.grpc}", "pipeline", steps=loop.steps,
             conditions=_tensors(loop), concurrency=CONCURRENCY, seconds=_SECONDS,
         )  # fmt: skip
-    first = found["levels"][0]["latency_ms"]
+    first = figures["levels"][0]["latency_ms"]
     return {
-        "client": found["client"],
+        "client": figures["client"],
         "in_process_ms": alone * 1e3,
-        "levels": found["levels"],
+        "levels": figures["levels"],
         "overhead": first["p50"] / (alone * 1e3) if first else None,
     }
 

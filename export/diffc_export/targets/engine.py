@@ -135,8 +135,8 @@ def write_info(folder: Path, info: EngineInfo) -> EngineInfo:
     """Hash the files in ``folder``, write engine.json, and return what it says."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
     hashes = {str(p.relative_to(folder)): file_digest(p) for p in files}
-    held = sum(p.stat().st_size for p in files) or info.engine_bytes
-    whole = replace(info, files=hashes, engine_bytes=held)
+    engine_bytes = sum(p.stat().st_size for p in files) or info.engine_bytes
+    whole = replace(info, files=hashes, engine_bytes=engine_bytes)
     (folder / NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
     return whole
 
@@ -225,8 +225,8 @@ def check_precision(
         return file_precision(held)
     reach = FLOATS if asked in hinted else (asked,)
     wanted = sum(model.shares.get(name, 0.0) for name in reach)
-    found = held.get(asked, 0.0)
-    if (model.shares or held) and (found == 0 or found < wanted - _LEEWAY):
+    share = held.get(asked, 0.0)
+    if (model.shares or held) and (share == 0 or share < wanted - _LEEWAY):
         raise CheckFailed(
             f"{engine}: {asked} was asked for, the built engine computes in {share_words(held)}; "
             f"by the ONNX file ({share_words(model.shares)}) {wanted:.0%} were to be in {asked}",

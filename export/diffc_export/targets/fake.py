@@ -52,7 +52,7 @@ class Fake:
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[engine.EngineInfo]:
         """Write the number 1."""
         model = read_onnx(folder)
-        asked = engine.asked_precision(model, options.precision)
+        precision = engine.asked_precision(model, options.precision)
         served = shapes.profiles(model, options)
         yield Progress(0, 1, "pretending")
         with engine.new_engine_folder(out) as new:
@@ -64,9 +64,9 @@ class Fake:
                 tied_to=("fake",),
                 inputs=model.inputs,
                 outputs=model.outputs,
-                precision_asked=asked,
-                precision_found=asked,
-                precision_shares={asked: 1.0},
+                precision_asked=precision,
+                precision_found=precision,
+                precision_shares={precision: 1.0},
                 profiles=tuple(served),
                 threads=options.threads,
                 source=model.content,
@@ -109,8 +109,8 @@ class FakeEngine:
 
 def _scale(info: engine.EngineInfo, call: shapes.Call) -> float:
     """By how much a call's samples are larger than the working size."""
-    found = shapes.output_shape(info.inputs, info.outputs[0], call)[1:]
-    return math.prod(found) / math.prod(info.outputs[0].shape)
+    shape = shapes.output_shape(info.inputs, info.outputs[0], call)[1:]
+    return math.prod(shape) / math.prod(info.outputs[0].shape)
 
 
 class FakeCall:

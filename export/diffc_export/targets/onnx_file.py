@@ -110,8 +110,8 @@ def read_onnx(source: Path) -> OnnxModel:
         replace(_graph_spec(v, path, moving.get(v.name)), sizes=()) for v in model.graph.output
     )
     inputs = _described(inputs, content, path)
-    held, fixed = shares(file_elements(model.graph)), _fixed_batch(model)
-    return OnnxModel(path, inputs, outputs, content, files, held, fixed)
+    weight_shares, fixed = shares(file_elements(model.graph)), _fixed_batch(model)
+    return OnnxModel(path, inputs, outputs, content, files, weight_shares, fixed)
 
 
 def _by_name(content: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:
@@ -206,8 +206,8 @@ def _external_files(model: Any, path: Path) -> list[Path]:
         if not file.is_file():
             raise InputError(f"{path} keeps its weights in {file.name}, which is missing")
         if file.stat().st_size < size:
-            found = file.stat().st_size
-            raise InputError(f"{file} was cut short: {found} bytes of at least {size}")
+            length = file.stat().st_size
+            raise InputError(f"{file} was cut short: {length} bytes of at least {size}")
     return sorted(needed)
 
 
@@ -259,8 +259,8 @@ def _graph_spec(value: Any, path: Path, item: Mapping[str, Any] | None) -> Input
     if sizes and item and dims[-2:] == [-1, -1]:
         dims[-2:] = item["shape"][-2:]
     elif sizes:
-        found = f"'{value.name}' is fixed at {dims[1:]}, {DESCRIPTION} lists {len(sizes)} sizes"
-        raise InputError(f"{path}: {found}")
+        mismatch = f"'{value.name}' is fixed at {dims[1:]}, {DESCRIPTION} lists {len(sizes)} sizes"
+        raise InputError(f"{path}: {mismatch}")
     if not dims or -1 in dims[1:]:
         shape = [d.dim_param or d.dim_value for d in tensor.shape.dim]
         reason = f"'{value.name}' has shape {shape}"
@@ -280,12 +280,14 @@ def _described(
     described = {item["name"]: item for item in content["inputs"]}
     names = {spec.name for spec in inputs}
     if names != set(described):
-        found = f"{path} has inputs {sorted(names)}, {DESCRIPTION} describes {sorted(described)}"
-        raise InputError(found)
+        mismatch = f"{path} has inputs {sorted(names)}, {DESCRIPTION} describes {sorted(described)}"
+        raise InputError(mismatch)
     for spec in inputs:
         item = described[spec.name]
         if tuple(item["shape"]) != spec.shape or item["dtype"] != spec.dtype:
-            found = f"{spec.dtype} {spec.shape}, {DESCRIPTION} says {item['dtype']} {item['shape']}"
-            raise InputError(f"{path}: input '{spec.name}' is {found}")
+            mismatch = (
+                f"{spec.dtype} {spec.shape}, {DESCRIPTION} says {item['dtype']} {item['shape']}"
+            )
+            raise InputError(f"{path}: input '{spec.name}' is {mismatch}")
     kinds = {name: str(item.get("kind", "condition")) for name, item in described.items()}
     return tuple(replace(spec, kind=kinds[spec.name]) for spec in inputs)

@@ -36,8 +36,8 @@ def file_precision(held: Mapping[str, float]) -> str:
 def file_elements(graph: Any) -> list[tuple[str, int]]:
     """(precision, weight elements) of each layer whose weights are constants."""
     reader = _Reader(graph)
-    found = (reader.layer(node) for node in graph.node if node.op_type in _LAYERS)
-    return [item for item in found if item is not None]
+    elements = (reader.layer(node) for node in graph.node if node.op_type in _LAYERS)
+    return [item for item in elements if item is not None]
 
 
 class _Reader:

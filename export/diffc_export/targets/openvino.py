@@ -79,11 +79,11 @@ class OpenVino:
         ov = _openvino()
         yield Progress(0, 3, "reading the ONNX file")
         model = read_onnx(folder)
-        asked = engine.asked_precision(model, options.precision, self.facts.hinted)
+        requested = engine.asked_precision(model, options.precision, self.facts.hinted)
         strict = engine.is_promised(model, options.precision)
-        if not strict and asked not in self.precisions():
-            asked = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here
-        check_capability(asked)
+        if not strict and requested not in self.precisions():
+            requested = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here
+        check_capability(requested)
         served = shapes.profiles(model, options)
         threads = machine.cpu.threads(options.threads)
         start = time.perf_counter()
@@ -92,10 +92,12 @@ class OpenVino:
         if len(served) == 1:
             _make_static(graph, served[0])
         yield Progress(2, 3, "compiling")
-        found = list(_elements(_compiled(graph.clone(), served[0], asked, threads)))
-        held = shares(found)
+        elements = list(_elements(_compiled(graph.clone(), served[0], requested, threads)))
+        weight_shares = shares(elements)
         name = f"{NAME}, {model.path}"
-        precision = engine.check_precision(asked, held, model, name, tuple(_HINTS), strict)
+        precision = engine.check_precision(
+            requested, weight_shares, model, name, tuple(_HINTS), strict
+        )
         with engine.new_engine_folder(out) as new:
             ov.save_model(graph, new / FILE, compress_to_fp16=False)
             info = engine.EngineInfo(
@@ -104,14 +106,17 @@ class OpenVino:
                 device=machine.cpu.cpu_fingerprint(),
                 inputs=model.inputs,
                 outputs=model.outputs,
-                precision_asked=asked,
+                precision_asked=requested,
                 precision_found=precision,
-                precision_shares=held,
+                precision_shares=weight_shares,
                 profiles=tuple(served),
                 threads=options.threads,
                 build_seconds=time.perf_counter() - start,
                 source=model.content,
-                details={"heavy_layers": len(found), "settings": _settings(asked, options.threads)},
+                details={
+                    "heavy_layers": len(elements),
+                    "settings": _settings(requested, options.threads),
+                },
             )
             return engine.write_info(new, info)
 
@@ -193,9 +198,9 @@ def _elements(compiled: Any) -> Iterator[tuple[str, int]]:
     """(precision, weight elements) of each heavy layer of the compiled model."""
     for node in compiled.get_runtime_model().get_ordered_ops():
         if _kind(node) in _HEAVY:
-            found = str(node.get_rt_info()["runtimePrecision"].astype(str))
+            runtime_precision = str(node.get_rt_info()["runtimePrecision"].astype(str))
             if size := _weight_size(node):
-                yield _NAMES.get(found, found), size
+                yield _NAMES.get(runtime_precision, runtime_precision), size
 
 
 def _weight_size(node: Any) -> int:

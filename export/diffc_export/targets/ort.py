@@ -94,14 +94,14 @@ def build(
     machine.cpu.check_threads(options.threads)
     yield Progress(0, 3, "reading the ONNX file")
     model = read_onnx(folder)
-    asked = engine.asked_precision(model, options.precision)
+    requested = engine.asked_precision(model, options.precision)
     served = shapes.profiles(model, options)
     start = time.perf_counter()
     yield Progress(1, 3, "optimising the graph")
-    found = weight_elements(model.path, providers)
-    held, strict = shares(found), engine.is_promised(model, options.precision)
+    elements = weight_elements(model.path, providers)
+    weight_shares, strict = shares(elements), engine.is_promised(model, options.precision)
     name = f"{target}, {model.path}"
-    precision = engine.check_precision(asked, held, model, name, strict=strict)
+    precision = engine.check_precision(requested, weight_shares, model, name, strict=strict)
     with engine.new_engine_folder(out) as new:
         yield Progress(2, 3, "writing the engine")
         _copy(model, new)
@@ -109,14 +109,14 @@ def build(
             target=target,
             inputs=model.inputs,
             outputs=model.outputs,
-            precision_asked=asked,
+            precision_asked=requested,
             precision_found=precision,
-            precision_shares=held,
+            precision_shares=weight_shares,
             profiles=tuple(served),
             threads=options.threads,
             build_seconds=time.perf_counter() - start,
             source=model.content,
-            details={"heavy_layers": len(found)},
+            details={"heavy_layers": len(elements)},
             **facts,
         )
         return engine.write_info(new, info)

@@ -53,12 +53,12 @@ class OrtCpu:
 
     def status(self) -> Status:
         """Runs wherever onnxruntime is installed."""
-        found = ort.package()
+        package = ort.package()
         device = f"{machine.cpu.cpu_name()}, {machine.cpu.cores()} cores"
-        if found is None:
+        if package is None:
             reason = "onnxruntime is not installed: pip install 'diffc[cpu]'"
             return Status(False, False, False, reason, {}, device)
-        return Status(True, True, True, "", {found[0]: found[1]}, device)
+        return Status(True, True, True, "", {package[0]: package[1]}, device)
 
     def precisions(self) -> frozenset[str]:
         """fp32, and the halves that it has convolutions in on this processor, which is tried.
@@ -100,10 +100,10 @@ def _has(precision: str) -> bool:
         path = folder / "probe.onnx"
         save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
         try:
-            found = ort.weight_elements(path, _PROVIDERS)
+            elements = ort.weight_elements(path, _PROVIDERS)
         except InputError:  # it has no kernel and no way round
             return False
-    return [name for name, _ in found] == [precision]
+    return [name for name, _ in elements] == [precision]
 
 
 class OrtCpuEngine:

@@ -25,10 +25,10 @@ models and captured graphs are kept by."""
 
 def profiles(model: OnnxModel, options: BuildOptions) -> list[Profile]:
     """One mapping input -> range per optimisation profile. Raises RequestError, see ``check``."""
-    found = _profiles(model, options)
-    for profile in found:
+    planned = _profiles(model, options)
+    for profile in planned:
         _check_fixed(model, profile)
-    return found
+    return planned
 
 
 def _profiles(model: OnnxModel, options: BuildOptions) -> list[Profile]:
@@ -46,11 +46,11 @@ def _profiles(model: OnnxModel, options: BuildOptions) -> list[Profile]:
 def _check_fixed(model: OnnxModel, profile: Profile) -> None:
     """Raise RequestError for a batch size that the graph does not take."""
     for name, batch in model.fixed.items():
-        asked = {profile[name].min[0], profile[name].max[0]}
-        if asked != {batch}:
+        batches = {profile[name].min[0], profile[name].max[0]}
+        if batches != {batch}:
             raise RequestError(
                 f"{model.path}: input '{name}' is fixed at batch {batch}, not "
-                f"{'-'.join(map(str, sorted(asked)))}",
+                f"{'-'.join(map(str, sorted(batches)))}",
                 hint=f"give --batch {batch}, or export it with a dynamic leading batch dimension",
             )
 
@@ -58,8 +58,10 @@ def _check_fixed(model: OnnxModel, profile: Profile) -> None:
 def _checked_batch(batch: Iterable[int]) -> list[int]:
     sizes = sorted(set(batch))
     if not sizes or sizes[0] < 1:
-        asked = ",".join(str(size) for size in sizes) or "nothing"
-        raise RequestError(f"batch sizes must be 1 or more, not {asked}", hint="e.g. --batch 1,4,8")
+        listing = ",".join(str(size) for size in sizes) or "nothing"
+        raise RequestError(
+            f"batch sizes must be 1 or more, not {listing}", hint="e.g. --batch 1,4,8"
+        )
     return sizes
 
 
@@ -137,8 +139,8 @@ def _check_order(what: str, asked: Range, axis: int) -> None:
 def _is_of(spec: InputSpec, shape: Sequence[int]) -> bool:
     """Whether a shape (batch first) is one of the input's, whichever its size is."""
     fixed = spec.shape[:-2] if spec.sizes else spec.shape
-    found = tuple(shape[1:-2] if spec.sizes else shape[1:])
-    return len(shape) == len(spec.shape) + 1 and found == fixed
+    dims = tuple(shape[1:-2] if spec.sizes else shape[1:])
+    return len(shape) == len(spec.shape) + 1 and dims == fixed
 
 
 def _words(spec: InputSpec) -> str:
@@ -200,8 +202,8 @@ def _serves(profile: Profile, call: Call) -> bool:
     return all(
         len(shape) == len(profile[name].min)
         and all(
-            low <= found <= high
-            for low, found, high in zip(profile[name].min, shape, profile[name].max, strict=True)
+            low <= dim <= high
+            for low, dim, high in zip(profile[name].min, shape, profile[name].max, strict=True)
         )
         for name, shape in call
     )

@@ -88,8 +88,8 @@ def library(flavour: Flavour) -> TrtLibrary:
 
 def version(flavour: Flavour) -> str | None:
     """The installed version of the library, from its package's metadata."""
-    found = machine.packages.first_version(*flavour.packages)
-    return found[1] if found else None
+    package = machine.packages.first_version(*flavour.packages)
+    return package[1] if package else None
 
 
 def number(text: str) -> tuple[int, int]:
@@ -179,10 +179,10 @@ def _make_static(network: Network, profile: Profile) -> None:
 
 
 def _add_profile(network: Network, config: Any, profile: Profile) -> None:
-    made = network.builder.create_optimization_profile()
+    optimization = network.builder.create_optimization_profile()
     for name, span in profile.items():
-        made.set_shape(name, span.min, span.opt, span.max)
-    if config.add_optimization_profile(made) < 0:
+        optimization.set_shape(name, span.min, span.opt, span.max)
+    if config.add_optimization_profile(optimization) < 0:
         raise RequestError(f"{network.flavour.target} does not take the shapes {dict(profile)}")
 
 
@@ -260,8 +260,8 @@ def timing_cache_path(network: Network, cache: Path) -> Path:
 
 
 def _use_timing_cache(network: Network, config: Any, path: Path) -> None:
-    held = path.read_bytes() if path.is_file() else b""
-    config.set_timing_cache(config.create_timing_cache(held), ignore_mismatch=False)
+    content = path.read_bytes() if path.is_file() else b""
+    config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
 
 
 def save_timing_cache(config: Any, path: Path) -> None:

@@ -34,8 +34,8 @@ def network_elements(trt: Any, network: Any) -> list[tuple[str, int]]:
         for layer in layers
         for index in range(layer.num_outputs)
     }
-    found = (_layer_elements(trt, layer, makers) for layer in layers)
-    return [item for item in found if item is not None]
+    elements = (_layer_elements(trt, layer, makers) for layer in layers)
+    return [item for item in elements if item is not None]
 
 
 def _layer_elements(trt: Any, layer: Any, makers: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -90,13 +90,13 @@ def engine_elements(inspected: str) -> list[tuple[str, int]]:
     inspected: what ``get_engine_information(JSON)`` gave for an engine built with detailed
     profiling verbosity. Empty when it names no layer's weights.
     """
-    found = []
+    elements = []
     for item in json.loads(inspected).get("Layers", []):
         weights = item.get("Weights") if isinstance(item, dict) else None
         if isinstance(weights, dict) and weights.get("Count"):
             name = str(weights.get("Type", "")).upper()
-            found.append((_NAMES.get(name, name.lower()), int(weights["Count"])))
-    return found
+            elements.append((_NAMES.get(name, name.lower()), int(weights["Count"])))
+    return elements
 
 
 def coverage(inspected: Sequence[tuple[str, int]], typed: Sequence[tuple[str, int]]) -> float:

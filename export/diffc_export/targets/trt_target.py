@@ -33,14 +33,14 @@ class TrtTarget:
         """From the packages' metadata and nvidia-smi: nothing is loaded."""
         flavour, gpu = self.flavour, next(iter(machine.gpu.gpus()), None)
         device = f"{gpu.name} ({gpu.sm})" if gpu else "no NVIDIA GPU"
-        found = trt_builder.version(flavour)
-        if found is None:
+        version = trt_builder.version(flavour)
+        if version is None:
             reason = f"{trt_builder.missing(flavour)}: pip install 'diffc[{flavour.extra}]'"
             return Status(False, False, False, reason, {}, device)
-        versions = {flavour.module: found}
-        if trt_builder.number(found) < flavour.minimum:
+        versions = {flavour.module: version}
+        if trt_builder.number(version) < flavour.minimum:
             least = ".".join(map(str, flavour.minimum))
-            reason = f"needs {flavour.module} >= {least}, found {found}"
+            reason = f"needs {flavour.module} >= {least}, found {version}"
             return Status(True, False, False, reason, versions, device)
         reason = self._no_run_reason()
         buildable = flavour.ahead_of_time or not reason
@@ -69,7 +69,7 @@ class TrtTarget:
         self._can_build()
         yield Progress(0, None, "reading the ONNX file")
         model = read_onnx(folder)
-        asked = engine.asked_precision(model, options.precision)
+        requested = engine.asked_precision(model, options.precision)
         served = shapes.profiles(model, options)
         network = trt_builder.parsed(self.flavour, model)
         config = trt_builder.configured(network, options, served)
@@ -77,14 +77,14 @@ class TrtTarget:
         start = time.perf_counter()
         data = yield from trt_builder.serialized(network, config)
         seconds = time.perf_counter() - start
-        held, read = self._held(network.trt, data, typed)
+        weight_shares, read = self._held(network.trt, data, typed)
         strict = engine.is_promised(model, options.precision)
         name = f"{self.facts.name}, {model.path}"
-        found = engine.check_precision(asked, held, model, name, strict=strict)
+        precision = engine.check_precision(requested, weight_shares, model, name, strict=strict)
         with engine.new_engine_folder(out) as new:
             with (new / FILE).open("wb") as file:
                 file.write(memoryview(data))
-            info = self._info(model, options, served, asked, found, held)
+            info = self._info(model, options, served, requested, precision, weight_shares)
             details = {
                 **read,
                 "static": shapes.is_static(served),

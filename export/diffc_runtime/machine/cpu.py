@@ -37,8 +37,8 @@ def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = _CGROUP
         lines = membership.read_text().splitlines()
     except OSError:
         return None
-    found = [quota for line in lines for quota in _quotas(line, root)]
-    return min(found, default=None)
+    quotas = [quota for line in lines for quota in _quotas(line, root)]
+    return min(quotas, default=None)
 
 
 def _quotas(line: str, root: Path) -> Iterator[int]:

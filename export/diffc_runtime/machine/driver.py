@@ -50,14 +50,14 @@ def old_driver(*distributions: str) -> str:
 
     A driver runs every CUDA of its own major version and those before.
     """
-    found, driver = packages.first_version(*distributions), nvml.driver_cuda()
-    needed = cuda_major(found[0]) if found else None
-    if found is None or needed is None or driver is None or driver[0] >= needed:
+    package, driver = packages.first_version(*distributions), nvml.driver_cuda()
+    needed = cuda_major(package[0]) if package else None
+    if package is None or needed is None or driver is None or driver[0] >= needed:
         return ""
     least = _DRIVERS.get(needed)
     number = f" ({gpu.gpus()[0].driver})" if gpu.gpus() else ""
     return (
-        f"the driver{number} is for CUDA {driver[0]}.{driver[1]}, {found[0]} {found[1]} needs "
+        f"the driver{number} is for CUDA {driver[0]}.{driver[1]}, {package[0]} {package[1]} needs "
         f"CUDA {needed}: update the driver" + (f" to {least} or later" if least else "")
     )
 
@@ -76,10 +76,10 @@ def cuda_major(package: str) -> int | None:
     if package == "torch":
         return torch_cuda()
     try:
-        asked = metadata.requires(package) or []
+        requirements = metadata.requires(package) or []
     except metadata.PackageNotFoundError:
         return None
-    for text in (package, f"+{(packages.version(package) or '').partition('+')[2]}", *asked):
+    for text in (package, f"+{(packages.version(package) or '').partition('+')[2]}", *requirements):
         match = _CUDA.search(text)
         if match:
             return int(next(group for group in match.groups() if group))
@@ -92,8 +92,8 @@ def torch_cuda() -> int | None:
 
     Read from its version.py: importing torch takes seconds.
     """
-    found = util.find_spec("torch")
-    for folder in (found.submodule_search_locations or []) if found else []:
+    spec = util.find_spec("torch")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
         try:
             text = (Path(folder) / "version.py").read_text()
         except OSError:

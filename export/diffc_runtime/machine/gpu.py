@@ -41,8 +41,8 @@ def gpus() -> tuple[Gpu, ...]:
     """
     said, failure = nvidia_smi()
     lines = [] if failure else [line for line in said.splitlines() if line.strip()]
-    found = tuple(replace(parse_gpu(line), index=i) for i, line in enumerate(lines))
-    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    listed = tuple(replace(parse_gpu(line), index=i) for i, line in enumerate(lines))
+    return visible(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def visible(found: tuple[Gpu, ...], chosen: str | None) -> tuple[Gpu, ...]:

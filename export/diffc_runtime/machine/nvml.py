@@ -61,8 +61,10 @@ def process_bytes(
     if handle is None:
         return None
     wanted = os.getpid() if pid is None else pid
-    found = [p.used for name in _LISTS for p in _processes(nvml, name, handle) if p.pid == wanted]
-    known = [used for used in found if used != _NOT_AVAILABLE]
+    readings = [
+        p.used for name in _LISTS for p in _processes(nvml, name, handle) if p.pid == wanted
+    ]
+    known = [used for used in readings if used != _NOT_AVAILABLE]
     return max(known) if known else None
 
 
@@ -149,10 +151,10 @@ def _first_visible() -> int:
 
 
 def _memory(nvml: Any, handle: ctypes.c_void_p) -> tuple[int, int] | None:
-    found = _Memory()
-    if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(found)) != _OK:
+    memory = _Memory()
+    if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != _OK:
         return None
-    return int(found.free), int(found.total)
+    return int(memory.free), int(memory.total)
 
 
 def others(
@@ -212,13 +214,13 @@ def busy(device: int | None = None, library: Any = None, mine: bool | None = Non
     if handle is None:
         return None
     uses = _uses_cuda() if mine is None else mine
-    held = others(device, nvml, mine=uses)
-    if held:
-        return words(held)
-    found = _Utilization()
-    if uses or nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(found)) != _OK:
+    processes = others(device, nvml, mine=uses)
+    if processes:
+        return words(processes)
+    rates = _Utilization()
+    if uses or nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) != _OK:
         return None
-    return f"it is {found.gpu} % busy" if found.gpu > _IDLE_PERCENT else None
+    return f"it is {rates.gpu} % busy" if rates.gpu > _IDLE_PERCENT else None
 
 
 def slices(device: int | None = None, library: Any = None) -> tuple[MigSlice, ...] | None:
@@ -236,8 +238,8 @@ def slices(device: int | None = None, library: Any = None) -> tuple[MigSlice, ..
         return None
     if nvml.nvmlDeviceGetMaxMigDeviceCount(handle, ctypes.byref(most)) != _OK:
         return ()
-    found = (_slice(nvml, handle, index) for index in range(most.value))
-    return tuple(one for one in found if one is not None)
+    instances = (_slice(nvml, handle, index) for index in range(most.value))
+    return tuple(one for one in instances if one is not None)
 
 
 def _slice(nvml: Any, parent: ctypes.c_void_p, index: int) -> MigSlice | None:

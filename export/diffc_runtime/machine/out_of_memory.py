@@ -45,12 +45,12 @@ def says_so(text: str) -> bool:
 
 def bytes_asked(text: str) -> int | None:
     """What the last allocation that failed asked for; None where the words do not say."""
-    found = None
+    largest = None
     for match in _ASKED.finditer(text):
         unit = _UNITS[(match["unit"] or "bytes").lower()]
         number = next(value for value in match.group("a", "b", "c", "d", "e") if value)
-        found = int(float(number.rstrip(".")) * unit)
-    return found
+        largest = int(float(number.rstrip(".")) * unit)
+    return largest
 
 
 def error(
@@ -79,9 +79,9 @@ def _hint(hint: str, on_gpu: bool) -> str:
     if on_gpu:
         from . import nvml
 
-        held = nvml.others()
-        if held:
-            hint += f"; {nvml.words(held)}"
+        processes = nvml.others()
+        if processes:
+            hint += f"; {nvml.words(processes)}"
     return hint
 
 
