@@ -93,7 +93,7 @@ def _run(request: Request) -> RunWork:
         write_notes(out, notes)
         _write_report(out, runner.done, request.command)
     _wait_for_all_ranks()
-    return _checked(Report.read(out))
+    return _raise_if_failed(Report.read(out))
 
 
 def _stages(out: Path, done: Sequence[StageResult[Outcome]], stop: str) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str |
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     stages = _following(out, stages)
     write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
-    return _checked(_write_report(out, runner.done, command))
+    return _raise_if_failed(_write_report(out, runner.done, command))
 
 
 def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None, None]:
@@ -213,7 +213,7 @@ def _write_report(out: Path, done: Sequence[StageResult[Outcome]], command: str 
     return report
 
 
-def _checked(report: Report) -> Report:
+def _raise_if_failed(report: Report) -> Report:
     for result in report.failed:
         assert result.parity is not None
         error = ParityFailed(
