@@ -22,6 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from diffc_runtime.machine.memory import memory_field, reset_peak
+
 Reading = dict[str, object]
 
 
@@ -97,41 +99,12 @@ def import_runtime(name: str) -> None:
         import_module(module)
 
 
-def memory_field(name: str) -> int:
-    """VmRSS or VmHWM of this process in bytes, from /proc/self/status; elsewhere by the system."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return _resident_elsewhere(name)
-    line = next(line for line in lines if line.startswith(name + ":"))
-    return int(line.split()[1]) * 1024
-
-
-def _resident_elsewhere(name: str) -> int:
-    if name == "VmRSS":
-        import psutil
-
-        return int(psutil.Process().memory_info().rss)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def give_back_freed() -> None:
     """Hand pages that were freed back to the system, where the C library can (glibc)."""
     import ctypes
 
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def reset_peak() -> None:
-    """Start counting VmHWM anew, where the kernel can; elsewhere it stays the whole process's."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from diffc.models.branches import Branch, Unit
 from diffc.models.groups import Group
 
+ModuleHook = Callable[[nn.Module, Any, Tensor], None]
 Dim = tuple[str, int]
 """A tensor's name and one of its dimensions."""
 
@@ -200,28 +202,53 @@ def cost_model(
 
 @contextmanager
 def _recording(model: nn.Module, terms: list[Term], whole_heads: Set[str]) -> Iterator[None]:
-    names = {module: name for name, module in model.named_modules()}
-    stack: list[str] = []
-    hooks = []
-    for module, name in names.items():
-        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear | nn.LayerNorm):
-            hooks.append(module.register_forward_hook(_layer_hook(name, terms)))
+    hooks = {
+        name: _layer_hook(name, terms)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear | nn.LayerNorm)
+    }
+    with (
+        module_hooks(model, hooks) as attentions,
+        _AttentionProducts(model, attentions, terms, whole_heads),
+    ):
+        yield
+
+
+@contextmanager
+def module_hooks(model: nn.Module, hooks: Mapping[str, ModuleHook]) -> Iterator[list[str]]:
+    """Call hooks after their modules, and follow which attention is running.
+
+    Args:
+        model: The network.
+        hooks: Name of a module -> its hook.
+
+    Yields:
+        The names of the modules with ``to_q`` that run now, outermost first.
+    """
+    running: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        if name in hooks:
+            handles.append(module.register_forward_hook(hooks[name]))
         if hasattr(module, "to_q"):
-            hooks.append(module.register_forward_pre_hook(lambda _m, _i, n=name: stack.append(n)))
-            hooks.append(module.register_forward_hook(lambda _m, _i, _o: _drop(stack)))
+            handles.append(module.register_forward_pre_hook(partial(_enter, running, name)))
+            handles.append(module.register_forward_hook(partial(_leave, running)))
     try:
-        with _AttentionProducts(model, stack, terms, whole_heads):
-            yield
+        yield running
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _drop(stack: list[str]) -> None:
-    stack.pop()
+def _enter(running: list[str], name: str, _module: nn.Module, _inputs: object) -> None:
+    running.append(name)
 
 
-def _layer_hook(name: str, terms: list[Term]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _leave(running: list[str], _module: nn.Module, _inputs: object, _output: object) -> None:
+    running.pop()
+
+
+def _layer_hook(name: str, terms: list[Term]) -> ModuleHook:
     weight = f"{name}.weight"
 
     def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diffc.prune.cost import Dim
+from diffc.prune.cost import Dim, ModuleHook, module_hooks
 
 Facts = tuple[tuple[int, ...], ...]
 
@@ -57,27 +57,16 @@ _KINDS = (nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
 
 @contextmanager
 def _recording(model: nn.Module, layers: list[Layer]) -> Iterator[None]:
-    stack: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, _KINDS) and getattr(module, "weight", None) is not None:
-            hooks.append(module.register_forward_hook(_hook(name, layers)))
-        if hasattr(module, "to_q"):
-            hooks.append(module.register_forward_pre_hook(lambda _m, _i, n=name: stack.append(n)))
-            hooks.append(module.register_forward_hook(lambda _m, _i, _o: _drop(stack)))
-    try:
-        with _Attention(stack, layers):
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = {
+        name: _hook(name, layers)
+        for name, module in model.named_modules()
+        if isinstance(module, _KINDS) and getattr(module, "weight", None) is not None
+    }
+    with module_hooks(model, hooks) as attentions, _Attention(attentions, layers):
+        yield
 
 
-def _drop(stack: list[str]) -> None:
-    stack.pop()
-
-
-def _hook(name: str, layers: list[Layer]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _hook(name: str, layers: list[Layer]) -> ModuleHook:
     weight = f"{name}.weight"
     both: tuple[Dim, ...] = ((weight, 1), (weight, 0))
     out: tuple[Dim, ...] = ((weight, 0),)

@@ -157,18 +157,18 @@ class OrtCudaEngine:
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once; the device's buffers of each set of shapes are kept, as a graph needs them."""
-        bound = self._kept(inputs)
+        bound = self._call_for(inputs)
         bound.write(inputs)
         bound.run()
         return bound.outputs()
 
-    def _kept(self, inputs: Arrays) -> OrtCudaCall:
+    def _call_for(self, inputs: Arrays) -> OrtCudaCall:
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         if call not in self._bound:
-            self._bound[call] = self._made(inputs)
+            self._bound[call] = self._new_call(inputs)
         return self._bound[call]
 
-    def _made(self, inputs: Arrays) -> OrtCudaCall:
+    def _new_call(self, inputs: Arrays) -> OrtCudaCall:
         """A call with buffers of its own; where there is to be a graph, its first run captures."""
         bound = OrtCudaCall(self.session, self.info, inputs, self._stream)
         if not self._graph:
@@ -183,7 +183,7 @@ class OrtCudaEngine:
     def bind(self, inputs: Arrays) -> OrtCudaCall:
         """Inputs on the device; the same buffers that calls use, for a graph holds one set."""
         self(inputs)
-        return self._kept(inputs)
+        return self._call_for(inputs)
 
     def bind_uncaptured(self, inputs: Arrays) -> OrtCudaCall:
         """A session of its own without a CUDA graph: to find out what the graph is worth.
