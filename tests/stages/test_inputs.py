@@ -20,13 +20,17 @@ FOLDER = Path(diffc.stages.__file__).parent
 MODULES = [
     importlib.import_module(f"diffc.stages.{path.stem}") for path in sorted(FOLDER.glob("*.py"))
 ]
-INPUTS = {
+# Lists, not sets: every process that collects these tests must see them in one order
+INPUTS = [
     value
     for module in MODULES
     for name, value in vars(module).items()
-    if name.endswith("Inputs") and is_dataclass(value) and value.__module__ == module.__name__
-} - {importlib.import_module("diffc.stages.images").ImageInputs}
-FUNCTIONS = {
+    if name.endswith("Inputs")
+    and is_dataclass(value)
+    and value.__module__ == module.__name__
+    and name != "ImageInputs"  # a part of other stages' inputs
+]
+FUNCTIONS = [
     value
     for module in MODULES
     for value in vars(module).values()
@@ -34,7 +38,7 @@ FUNCTIONS = {
     and not value.__name__.startswith("_")
     and value.__module__ == module.__name__
     and list(inspect.signature(value).parameters) == ["inputs", "folder"]
-}
+]
 
 
 def named(one) -> str:
