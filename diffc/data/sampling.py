@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffc.models.diffusion import LEAST_SIGNAL, scheduler_betas
+from diffc.models.diffusion import LEAST_SIGNAL
 from diffc.models.noise_levels import flow_levels
 from diffc.models.schedulers import fitting_steps, is_flow, scheduler_settings, train_steps
+from diffc_runtime import schedules
 
 ModelCall = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
@@ -72,7 +73,8 @@ def _ddim(own: Mapping[str, Any], steps: int) -> Any:
     taken = inspect.signature(DDIMScheduler.__init__).parameters
     given = {key: value for key, value in own.items() if key in taken}
     if given["trained_betas"] is None and given["beta_schedule"] not in _DDIM_BETAS:
-        given |= {"trained_betas": scheduler_betas(own).tolist(), "beta_schedule": "linear"}
+        betas = schedules.betas(own, np.float64).tolist()
+        given |= {"trained_betas": betas, "beta_schedule": "linear"}
     scheduler = DDIMScheduler(**given)
     if own["rescale_betas_zero_snr"] and own["prediction_type"] == "epsilon":
         scheduler.alphas_cumprod[-1] = LEAST_SIGNAL  # x_0 is divided by its root

@@ -16,21 +16,21 @@ Lipman et al. 2023 (flow matching), as parametrised by Esser et al. 2024 (SD3), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffc.models.schedulers import check_scheduler, is_flow, scheduler_settings, train_steps
-from diffc_runtime.schedules import BETA_SCHEDULES as BY_NAME
+from diffc_runtime import schedules
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
-LEAST_SIGNAL = 2.0**-24
-"""alpha_bar where a schedule leaves no signal: what diffusers' Euler keeps, to be divided by."""
+LEAST_SIGNAL = float(schedules.LEAST_SIGNAL)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Process:
     steps = train_steps(own)
     if is_flow(own):
         return _flow_process(own, steps)
-    alpha_bar = torch.cumprod(1.0 - scheduler_betas(own), dim=0)
+    alpha_bar = torch.from_numpy(schedules.alpha_bar(own, np.float64))
     if own.get("rescale_betas_zero_snr"):
-        alpha_bar = _zero_terminal_snr(alpha_bar)
+        alpha_bar = alpha_bar.clamp_min(LEAST_SIGNAL)  # training divides by its root
     return Process(
         prediction=own["prediction_type"],
         signal=alpha_bar.sqrt(),
@@ -116,57 +116,9 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Process:
 
 
 def served_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's ``settings`` for a runtime without diffusers, as plain JSON.
-
-    Schedules that the runtime does not know by name are given as their betas.
-    """
+    """A scheduler's ``settings`` for a runtime without diffusers, as plain JSON."""
     own = scheduler_settings(config)
-    if not is_flow(own) and own["trained_betas"] is None and own["beta_schedule"] not in BY_NAME:
-        own |= {"trained_betas": scheduler_betas(own).tolist(), "beta_schedule": "trained_betas"}
     return {k: v for k, v in own.items() if not isinstance(v, float) or math.isfinite(v)}
-
-
-def scheduler_betas(config: Mapping[str, Any]) -> Tensor:
-    """float64 (T,) of a config's ``settings``, by the same rules as diffusers' schedulers."""
-    trained, steps = config.get("trained_betas"), train_steps(config)
-    if trained is not None:
-        return torch.tensor(trained, dtype=torch.float64)
-    start, end = float(config["beta_start"]), float(config["beta_end"])
-    schedule = config["beta_schedule"]
-    if schedule == "linear":
-        return torch.linspace(start, end, steps, dtype=torch.float64)
-    if schedule == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    if schedule == "sigmoid":
-        ramp = torch.linspace(-6, 6, steps, dtype=torch.float64)
-        return torch.sigmoid(ramp) * (end - start) + start
-    edges = torch.arange(steps + 1, dtype=torch.float64) / steps
-    bar = _SIGNAL_LEFT[schedule](edges)
-    return (1 - bar[1:] / bar[:-1]).clamp_max(0.999)
-
-
-def _laplace(t: Tensor) -> Tensor:
-    """sqrt(alpha_bar) of Hang et al. 2024 (2407.03297), as diffusers has it."""
-    away = (0.5 - t).abs()
-    half_log_snr = -0.5 * torch.where(t <= 0.5, 1.0, -1.0) * torch.log(1 - 2 * away + 1e-6)
-    return torch.sigmoid(half_log_snr).sqrt()
-
-
-_SIGNAL_LEFT: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "squaredcos_cap_v2": lambda t: torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2,
-    "laplace": _laplace,
-    "exp": lambda t: torch.exp(-12 * t),
-}
-
-
-def _zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
-    """Lin et al. 2023 (2305.08891), algorithm 1: no signal is left at the last timestep.
-
-    ``LEAST_SIGNAL`` of it is kept all the same.
-    """
-    root = alpha_bar.sqrt()
-    scaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return scaled.square().clamp_min(LEAST_SIGNAL)
 
 
 def _flow_process(config: Mapping[str, Any], steps: int) -> Process:

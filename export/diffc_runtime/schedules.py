@@ -7,7 +7,7 @@ rounding would show in the images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,15 @@ Config = Mapping[str, Any]
 LEAST_SIGNAL = np.float32(2.0**-24)
 """alpha_bar at a timestep without signal, as in diffusers' Euler."""
 SPACINGS = ("leading", "trailing", "linspace")
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "trained_betas")
+BETA_SCHEDULES = (
+    "linear",
+    "scaled_linear",
+    "squaredcos_cap_v2",
+    "sigmoid",
+    "laplace",
+    "exp",
+    "trained_betas",
+)
 
 
 def train_steps(config: Config) -> int:
@@ -29,72 +37,94 @@ def train_steps(config: Config) -> int:
     return int(config.get("num_train_timesteps", 1000))
 
 
-def alpha_bar(config: Config) -> Table:
-    """Return (T,) the share of the signal's variance at each training timestep."""
-    betas = _betas(config)
-    rescaled = bool(config.get("rescale_betas_zero_snr"))
-    if rescaled:
-        betas = _zero_terminal_snr(betas)
-    bar = _cumulative(np.float32(1.0) - betas)
-    if rescaled and config.get("prediction_type", "epsilon") == "epsilon":
-        bar[-1] = LEAST_SIGNAL  # x_0 is divided by its root
+def alpha_bar(config: Config, dtype: type[np.floating[Any]] = np.float32) -> Table:
+    """Return (T,) the share of the signal's variance at each training timestep.
+
+    Args:
+        config: A scheduler's config.
+        dtype: float32, as diffusers' samplers compute it, or float64, for training.
+    """
+    bar = _cumulative(dtype(1.0) - betas(config, dtype))
+    if not config.get("rescale_betas_zero_snr"):
+        return bar
+    bar = _zero_terminal_snr(bar)
+    if config.get("prediction_type", "epsilon") == "epsilon":
+        # x_0 is divided by its root; a schedule that gives no number stays none
+        bar[-1] = np.maximum(bar[-1], LEAST_SIGNAL)
     return bar
 
 
-def _betas(config: Config) -> Table:
-    steps = train_steps(config)
+def betas(config: Config, dtype: type[np.floating[Any]] = np.float32) -> Table:
+    """Return (T,) the variance of the noise that each training timestep adds, before any rescaling.
+
+    Raises:
+        BadRequest: The config names a schedule that does not exist.
+    """
     trained = config.get("trained_betas")
     if trained is not None:
-        return np.asarray(trained, dtype=np.float32)
-    return _named_betas(config, steps)
-
-
-def _named_betas(config: Config, steps: int) -> Table:
+        return np.asarray(trained, dtype=dtype)
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    schedule = config.get("beta_schedule", "linear")
+    schedule, steps = config.get("beta_schedule", "linear"), train_steps(config)
     if schedule == "linear":
-        return _linspace(start, end, steps)
+        return _linspace(start, end, steps, dtype)
     if schedule == "scaled_linear":
-        return np.square(_linspace(start**0.5, end**0.5, steps))
-    if schedule == "squaredcos_cap_v2":
-        edges = np.arange(steps + 1) / steps
-        bar = np.cos((edges + 0.008) / 1.008 * np.pi / 2) ** 2
-        cosine: Table = np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
-        return cosine
+        return np.square(_linspace(start**0.5, end**0.5, steps, dtype))
     if schedule == "sigmoid":
-        ramp = 1 / (1 + np.exp(-_linspace(-6.0, 6.0, steps).astype(np.float64)))
-        betas: Table = ramp.astype(np.float32) * np.float32(end - start) + np.float32(start)
-        return betas
+        ramp = 1 / (1 + np.exp(-_linspace(-6.0, 6.0, steps, dtype).astype(np.float64)))
+        rising: Table = ramp.astype(dtype) * dtype(end - start) + dtype(start)
+        return rising
+    if schedule in _SIGNAL_LEFT:
+        bar = _SIGNAL_LEFT[schedule](np.arange(steps + 1) / steps)
+        left: Table = np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(dtype)
+        return left
     raise BadRequest(
         f"unknown beta_schedule '{schedule}' (known: {', '.join(BETA_SCHEDULES)})",
     )
 
 
-def _linspace(start: float, end: float, n: int) -> Table:
-    """Return (n,) as torch.linspace in float32: it counts from both ends, each for its half."""
-    first, last = np.float32(start), np.float32(end)
-    step = np.float64((last - first) / np.float32(max(n - 1, 1)))
+def _laplace(t: Table) -> Table:
+    """Return sqrt(alpha_bar) of Hang et al. 2024 (2407.03297), as diffusers has it."""
+    away = np.abs(0.5 - t)
+    half_log_snr = -0.5 * np.where(t <= 0.5, 1.0, -1.0) * np.log(1 - 2 * away + 1e-6)
+    root: Table = np.sqrt(1 / (1 + np.exp(-half_log_snr)))
+    return root
+
+
+_SIGNAL_LEFT: Mapping[str, Callable[[Table], Table]] = {
+    "squaredcos_cap_v2": lambda t: np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2,
+    "laplace": _laplace,
+    "exp": lambda t: np.exp(-12 * t),
+}
+"""Schedules that are given by the signal left at t in 0..1; a beta is what a timestep takes."""
+
+
+def _linspace(start: float, end: float, n: int, dtype: type[np.floating[Any]]) -> Table:
+    """Return (n,) as torch.linspace in ``dtype``: it counts from both ends, each for its half."""
+    first, last = dtype(start), dtype(end)
+    step = np.float64((last - first) / dtype(max(n - 1, 1)))
     rising = np.float64(first) + step * np.arange(n)
     falling = np.float64(last) - step * np.arange(n - 1, -1, -1)
-    both: Table = np.where(np.arange(n) < n // 2, rising, falling).astype(np.float32)
+    both: Table = np.where(np.arange(n) < n // 2, rising, falling).astype(dtype)
     return both
 
 
 def _cumulative(alphas: Table) -> Table:
     """Return the running product, in float64 between the elements, as torch does on a CPU."""
-    return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+    return np.cumprod(alphas.astype(np.float64)).astype(alphas.dtype)
 
 
-def _zero_terminal_snr(betas: Table) -> Table:
-    """Rescale betas (T,) so that no signal is left at the last timestep.
+def _zero_terminal_snr(bar: Table) -> Table:
+    """Rescale alpha_bar (T,) so that no signal is left at the last timestep.
 
-    Lin et al. 2023 (2305.08891), algorithm 1.
+    Lin et al. 2023 (2305.08891), algorithm 1. It goes by way of the betas, as diffusers does. A
+    schedule of a single timestep gives NaN.
     """
-    root = np.sqrt(_cumulative(np.float32(1.0) - betas))
+    root, one = np.sqrt(bar), bar.dtype.type(1.0)
     first, last = root[0], root[-1]
-    bar = ((root - last) * (first / (first - last))) ** 2
-    rescaled: Table = np.float32(1.0) - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
-    return rescaled
+    with np.errstate(divide="ignore", invalid="ignore"):  # one timestep has no range to rescale
+        bar = ((root - last) * (first / (first - last))) ** 2
+        rescaled: Table = one - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+    return _cumulative(one - rescaled)
 
 
 def spaced(config: Config, steps: int, default: str) -> Table:

@@ -128,6 +128,7 @@ def test_follows_diffusers_over_a_thousand_steps(name, betas, prediction):
         ("ddpm", {"clip_sample": False}),
         ("ddpm", {"clip_sample_range": 0.4}),
         ("ddpm", {"beta_schedule": "sigmoid", "beta_start": 1e-4}),
+        ("ddpm", {"beta_schedule": "laplace"}),
         ("ddpm", {"thresholding": True, "sample_max_value": 1.5}),
         ("ddim", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
         ("ddim", {"clip_sample_range": 0.4}),
@@ -296,7 +297,7 @@ def test_steps_out_of_range(steps):
     ("name", "config", "says"),
     [
         ("plms", {}, "unknown scheduler 'plms' .known: ddpm, ddim, euler, dpm.., flow-euler"),
-        ("ddim", {"beta_schedule": "laplace"}, "unknown beta_schedule"),
+        ("ddim", {"beta_schedule": "cubic"}, "unknown beta_schedule"),
         ("ddim", {"timestep_spacing": "random"}, "unknown timestep_spacing"),
         ("ddim", {"prediction_type": "score"}, "unknown prediction_type"),
         ("ddpm", {"prediction_type": "flow_prediction"}, "unknown prediction_type"),
@@ -394,7 +395,7 @@ def test_an_engine_of_whole_timesteps_gets_a_sampler_of_whole_timesteps():
         {"_class_name": "ScoreSdeVeScheduler"},
         {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"},
         {"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True},
-        {"_class_name": "DDPMScheduler", "beta_schedule": "laplace"},
+        {"_class_name": "DDPMScheduler", "beta_schedule": "cubic"},
     ],
 )
 def test_no_sampler_stands_in_for_another_process(config):
