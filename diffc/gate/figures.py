@@ -78,7 +78,13 @@ class Label:
         return cls(engine.info.target, engine.info.precision_asked, batch)
 
     def figure(self, name: str, verdict: Verdict, **rest: object) -> Figure:
-        """A figure with this label."""
+        """Return a figure of this engine at this batch size.
+
+        Args:
+            name: What was measured: ``latency p50``.
+            verdict: Whether it is worse than the baseline.
+            rest: The other fields of ``Figure``: values, interval, limit, note.
+        """
         values = {"target": self.target, "precision": self.precision, "batch": self.batch, **rest}
         return Figure.model_validate({"name": name, "verdict": verdict, **values})
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 class Role(str, Enum):
-    """The relation of a slice's dimension to the channel."""
+    """What the positions of a slice are to the channel: they make it, read it, or scale it."""
 
     OUT = "out"  # rows that produce the channel (weights, biases)
     IN = "in"  # columns that read the channel

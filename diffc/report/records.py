@@ -96,7 +96,11 @@ class ImportanceRecord(_Record, total=False):
 
 
 class ReasonsRecord(_Record, total=False):
-    """How a plan came about."""
+    """What a plan was made from.
+
+    Attributes:
+        importance: How the channels were scored, and which timesteps counted.
+    """
 
     importance: ImportanceRecord
 

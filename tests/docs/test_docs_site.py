@@ -1,4 +1,4 @@
-"""The site's moving parts: every verb and recipe is on its page, every message is the program's."""
+"""Pages hold what the program says: every verb, recipe, figure and message is the program's own."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def load(name):
     return module
 
 
-@pytest.fixture(scope="module")
-def hook():
-    return load("site_hook")
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(pages.ROOT / "scripts")  # as when it is run
+    return load("fill_docs")
 
 
-def test_every_verb_is_on_the_page_once(hook):
+def test_every_verb_is_on_the_page_once(script):
     said = re.findall(r"<!-- verb: (.*?) -->", (DOCS / "verbs.md").read_text())
-    assert sorted(said) == sorted(hook.commands())
+    assert sorted(said) == sorted(script.commands())
 
 
-def test_a_verbs_text_is_its_help(hook):
-    text = hook.verb("baseline save")
+def test_a_verbs_text_is_its_help(script):
+    text = script.verb("baseline save")
     command = [sys.executable, "-m", "diffc", "baseline", "save", "--help"]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}
@@ -62,30 +63,62 @@ def test_every_recipe_of_a_model_is_on_the_page():
             assert f"diffc compile {model} " in text, recipe.name
 
 
-def test_every_page_can_be_filled(hook):
-    for page in pages.PAGES[1:]:
-        assert not re.search(r"<!-- (verb|recipe|planned|file)", hook.filled(page.read_text()))
+@pytest.mark.parametrize("page", pages.PAGES[1:], ids=lambda page: page.name)
+def test_a_page_holds_what_the_program_says(script, page):
+    text = page.read_text()
+    assert script.filled(text) == text, "run scripts/fill_docs.py"
+    for line in text.splitlines():
+        assert not line.startswith(":::"), "a page is whole without the site"
 
 
-@pytest.mark.parametrize("mark", ["verb: compil", "planned: sd9", "file: no.txt", "verbs: x"])
-def test_an_unknown_mark_fails_the_build(hook, mark):
+@pytest.mark.parametrize(
+    "mark", ["verb: compil", "planned: sd9", "file: no.txt", "verbs: x", "api: diffc.nothing"]
+)
+def test_an_unknown_mark_is_an_error(script, mark):
     with pytest.raises((KeyError, OSError)):
-        hook.filled(f"<!-- {mark} -->\n")
+        script.filled(f"<!-- {mark} -->\n")
 
 
-def test_the_site_says_why_a_command_was_not_run(hook):
-    text = hook.filled("<!-- not run: needs a GPU -->\n```bash\nx\n```\n")
+def test_a_filled_page_is_filled_anew(script, tmp_path):
+    """What stood there before is replaced, and what the page says after it stays."""
+    (tmp_path / "one.yaml").write_text("a: 1\n")
+    mark = f"<!-- file: {tmp_path / 'one.yaml'} -->"
+    first = script.filled(f"before\n{mark}\nafter\n{mark}\n")
+    assert first.count("a: 1") == 2 and "\nafter\n" in first
+    (tmp_path / "one.yaml").write_text("b: 2\n")
+    second = script.filled(first)
+    assert second.count("b: 2") == 2 and "a: 1" not in second and "\nafter\n" in second
+    assert script.filled(second) == second
+
+
+def test_a_mark_inside_a_fence_is_text(script):
+    text = "```\n<!-- recipes -->\n```\n"
+    assert script.filled(text) == text
+
+
+def test_the_site_says_why_a_command_was_not_run():
+    text = load("site_hook").on_page_markdown("<!-- not run: needs a GPU -->\n```bash\nx\n```\n")
     assert text.startswith("```bash\nx\n```") and "Not run by the tests: needs a GPU." in text
 
 
-def test_planned_figures_are_the_results(hook):
-    held = json.loads((pages.ROOT / "bench" / "results" / "plans.json").read_text())["models"]
-    text = hook.planned("sdxl")
-    assert f"{held['sdxl']['dense']['params'] / 1e9:.2f} B" in text or "2.57 G" in text
+def test_an_object_is_described_by_its_source(script):
+    text = script.content("api", "diffc.recipe.sections.prune")
+    assert "class PruneSection(RecipeSection):\n    ratio: float = 0.5" in text
+    assert "\n- `ratio`: the share to remove, between 0 and 1." in text
+    assert "_check_shares" not in text
+    text = script.content("api", "diffc.api.compile")
+    assert "    ratio: float | None = None,\n" in text
+    assert "**Raises**\n\n- `RequestError`: an option is wrong." in text
+
+
+def test_planned_figures_are_the_results(script):
+    models = json.loads((pages.ROOT / "bench" / "results" / "plans.json").read_text())["models"]
+    text = script.planned("sdxl")
+    assert f"{models['sdxl']['dense']['params'] / 1e9:.2f} B" in text or "2.57 G" in text
     assert set(re.findall(r"<!-- planned: (.*?) -->", (DOCS / "models.md").read_text())) <= set(
-        held
+        models
     )
-    for name, one in held.items():
+    for name, one in models.items():
         for ratio, cost in one["ratios"].items():
             if "refused" not in cost:
                 share = cost["macs"] / one["dense"]["macs"]
@@ -134,17 +167,3 @@ def test_a_message_is_the_programs(said, message):
 def test_a_message_that_is_not_would_be_seen(said):
     assert len(MESSAGES) > 30
     assert not any("ratio … is not between 1 and 2" in text for text in said)
-
-
-# -- docstrings -------------------------------------------------------------------------------
-
-
-@pytest.mark.slow  # after `make docs`, which brings griffe
-def test_names_become_a_list():
-    pytest.importorskip("griffe")
-    text = "What it does.\n\nratio: the share,\nof all.\nout: the folder. seed: of it.\n\nRaises X."
-    assert load("site_docstrings").listed(text).splitlines() == [
-        "What it does.", "", "- `ratio`: the share,", "  of all.", "- `out`: the folder.",
-        "- `seed`: of it.", "",
-        "Raises X.",
-    ]  # fmt: skip

@@ -32,7 +32,17 @@ def family_names() -> list[str]:
 
 
 def component_of(class_name: str) -> str:
-    """Return the pipeline's folder that holds the class: ``unet``, ``transformer``, ``vae``."""
+    """Return the name of the folder in a pipeline that holds models of this class.
+
+    Args:
+        class_name: As config.json's ``_class_name`` has it.
+
+    Returns:
+        ``unet``, ``transformer`` or ``vae``.
+
+    Raises:
+        InputError: No family is known for the class.
+    """
     return family(class_name).component
 
 

@@ -292,7 +292,11 @@ def time_calls(calls: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) 
 
 
 def read_times(bench: LatencyDevice) -> Times:
-    """What is known of ``bench`` already; a file that cannot be read is made anew."""
+    """Return the seconds by layer that earlier runs measured on this device.
+
+    They are empty where there is no cache, no file yet, or a file that cannot be read; then the
+    layers are timed again.
+    """
     path = _path(bench)
     try:
         return dict(json.loads(path.read_text("utf-8"))["seconds"]) if path else {}

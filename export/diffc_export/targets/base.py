@@ -226,7 +226,10 @@ class Target(Protocol):
         ...
 
     def precisions(self) -> frozenset[str]:
-        """What its engines may compute in here; the built engine is read back all the same."""
+        """Return the precisions that this machine can build engines of: ``fp32``, ``fp16`` ...
+
+        What a built engine really computes in is read back from the engine itself.
+        """
         ...
 
     def build(self, folder: Path, options: BuildOptions, out: Path) -> Work[EngineInfo]:

@@ -76,9 +76,10 @@ class EngineInfo:
 
     @property
     def interface(self) -> dict[str, str]:
-        """Its inputs and outputs in words, without the batch: what makes engines interchangeable.
+        """Dtype and shape (without the batch) of every input and output, in words and in order.
 
-        name -> 'float32 [1, 16, 16]', in their order.
+        ``{"sample": "float32 [1, 16, 16]", ...}``. Where two engines have the same, either can
+        serve in the other's place.
         """
         return {
             spec.name: f"{spec.dtype} {list(spec.shape)}" for spec in self.inputs + self.outputs

@@ -123,7 +123,7 @@ class FakeCall:
         self._calls = 0
 
     def run(self) -> float:
-        """The seconds of one call."""
+        """Return the seconds that one call would take; nothing runs, and nobody waits."""
         self._calls += 1
         slow = 10.0 if self._calls == 1 else 1.0
         return self._seconds * slow * self._wobble.uniform(0.98, 1.02)

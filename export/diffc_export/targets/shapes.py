@@ -151,7 +151,17 @@ def _words(spec: InputSpec) -> str:
 
 
 def check_inputs(specs: Sequence[InputSpec], served: Sequence[Profile], inputs: Arrays) -> Call:
-    """The shapes of ``inputs``. Raises InputError when an engine cannot take them."""
+    """Return (name, shape with the batch) for every input, in the engine's order.
+
+    Args:
+        specs: The engine's inputs.
+        served: The profiles that it was built with; empty for any batch.
+        inputs: The arrays of one call.
+
+    Raises:
+        InputError: A name, a shape or a dtype is not the engine's, the batches differ, or no
+            profile serves the shapes.
+    """
     known = [spec.name for spec in specs]
     for name in inputs:
         if name not in known:
