@@ -33,6 +33,9 @@ from diffc_export.targets.base import Arrays, BoundCall, LoadedEngine
 from diffc_export.targets.engine import read_info
 from diffc_runtime.json_types import JsonDict
 
+PRUNING = "pruning"
+"""The cause of the last rung: the compressed engine after the dense one, built the same way."""
+
 
 class Rung(BaseModel):
     """One rung: its latency, its factor over the rung before that ran, and over the first.

@@ -9,10 +9,12 @@ terminal.py    for people at a terminal; tables.py: tables of any width, never c
 markdown.py    for a pull request or a wiki
 html.py        report.html, one file without a network; html_blocks.py: each kind of block in it,
                markup.py: escaping, svg.py: charts, assets/: style and script
-comparison.py  several runs on one page; history.py: latency over time
+comparison.py  several runs on one page
 side_by_side.py  what `diffc bench A B` shows
+verdict.py     whether the compressed model is worth having, in one sentence
 speed.py, units.py  speed-ups, noise and figures in words
 history.py  latency over time
+loops.py    sampling loops in words: which was timed, which was judged
 html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.tag``
 markup.py  HTML from functions
 records.py  the stages' records as report.json holds them

@@ -87,10 +87,19 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """The report in one sentence, and its most important figures, which HTML shows large."""
+    """The report in one sentence, and its most important figures, which HTML shows large.
+
+    Attributes:
+        sentence: The first thing that is shown.
+        facts: The figures.
+        notes: What to do about it, and how to read it.
+        summary: The last line in the terminal: what was found, without the reason.
+    """
 
     sentence: str
     facts: Sequence[Fact]
+    notes: Sequence[str] = ()
+    summary: str = ""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def _facts(block: Facts) -> Html:
         for fact in block.facts
     )
     figures = tag("dl", *boxes, class_="facts") if block.facts else None
-    return joined(tag("h1", block.sentence), figures)
+    notes = [_note(sentence) for sentence in block.notes]
+    return joined(tag("h1", block.sentence), *notes, figures)
 
 
 def _note(sentence: str, is_warning: bool = False) -> Html:

@@ -32,6 +32,9 @@ def to_markdown(report: Report) -> str:
 def _block(block: Block) -> Iterator[str]:
     if isinstance(block, Facts):
         yield from (f"# {escape(block.sentence)}", "")
+        yield from (f"{escape(sentence)}  " for sentence in block.notes)
+        if block.notes:
+            yield ""
     elif isinstance(block, Table):
         yield from _table(block)
     elif isinstance(block, Notes):

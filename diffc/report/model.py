@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc.errors import InputError
+from diffc.measure.anchors import Anchors
 from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.report.records import (
@@ -18,7 +19,9 @@ from diffc.report.records import (
     QualityRecord,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: ``anchors``, and in ``quality`` ``each`` (the value of every pair) and ``prompts``. Reports of
+version 1 are read as they are."""
 
 
 class _ReportPart(BaseModel):
@@ -82,6 +85,8 @@ class Report(_ReportPart):
         ladders: Where the speed-up comes from, for each target and batch size.
         served: The loop through an inference server, for each target and side.
         quality: Figures of the samples, with sampler, steps, seeds and n.
+        anchors: Samples of the dense model with fewer steps, judged as the compressed model's are,
+            for each target whose images were timed.
         environment: The machine of the last target's figures.
     """
 
@@ -103,6 +108,7 @@ class Report(_ReportPart):
     ladders: list[Ladder] = Field(default_factory=list)
     served: list[Served] = Field(default_factory=list)
     quality: AsRecorded[QualityRecord | None] = None
+    anchors: list[Anchors] = Field(default_factory=list)
     environment: AsRecorded[EnvironmentRecord | None] = None
 
     @classmethod

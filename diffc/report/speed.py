@@ -1,24 +1,14 @@
-"""Speed-ups and noise in words: of one call, of one image, and whether the noise hides them."""
+"""Speed-ups and noise in words: of one step, of one image, and whether the noise hides them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import EngineFigures, MachineNoise, Speedup, TargetResult, at_working
+from diffc.measure.results import EngineFigures, MachineNoise, Speedup, TargetResult
 from diffc.report.units import interval
 
 NOT_SHOWN = "no speed-up shown"
 BUSY_MARK = "* "
 _SCATTERED = 1.5  # p90 / p50 of a call above which other work ran between the calls
-
-
-def words(speedup: Speedup) -> str:
-    """'1.76x as fast'; where no speed-up is shown, that and the figure behind it."""
-    if speedup.is_shown:
-        return f"{speedup.median:.2f}x as fast"
-    return f"{NOT_SHOWN}: {with_interval(speedup)}"
 
 
 def with_interval(speedup: Speedup) -> str:
@@ -46,57 +36,6 @@ def calls_per_s(figures: EngineFigures, batch: int) -> float | None:
 def images_per_s(figures: EngineFigures) -> float | None:
     """Images a second of a result of the sampling loop; older reports have another field for it."""
     return figures.throughput_per_s if figures.images_per_s is None else figures.images_per_s
-
-
-def headline_parts(targets: Sequence[TargetResult], loops: Sequence[TargetResult]) -> list[str]:
-    """The headline's parts on speed.
-
-    Args:
-        targets: Results of calls; each target's working resolution is shown.
-        loops: Results of whole images, shown behind the call of the same target.
-    """
-    images = {loop.target: loop for loop in loops if loop.speedup is not None}
-    parts = []
-    for result in at_working(targets):
-        if result.speedup is None:
-            continue
-        place = f"{result.target} ({result.precision}, {result.shape_words})"
-        parts.append(_on("a call", result.speedup, place))
-        image = images.pop(result.target, None)
-        if image is not None and image.speedup is not None:
-            parts.append(_on("an image", image.speedup))
-    return parts
-
-
-def _on(what: str, speedup: Speedup, place: str = "") -> str:
-    on = f" on {place}" if place else ""
-    if speedup.is_shown:
-        return f"{what} {speedup.median:.2f}x as fast{on}"
-    return f"{what}{on}: {NOT_SHOWN}: {with_interval(speedup)}"
-
-
-def image_title(result: TargetResult) -> str:
-    """'one image on ort-cpu, fp32: 20 steps, ddim, guidance 7, decoded'."""
-    said = loop_words(result.details)
-    return f"{images(result)} on {result.target}, {result.precision}" + (
-        f": {said}" if said else ""
-    )
-
-
-def images(result: TargetResult) -> str:
-    """'one image', or '4 images at once'."""
-    return "one image" if result.batch == 1 else f"{result.batch} images at once"
-
-
-def loop_words(details: Mapping[str, Any]) -> str:
-    """The loop's steps, sampler, guidance and decoding, in words; '' where they are not known."""
-    parts = [f"{details['steps']} steps"] if "steps" in details else []
-    parts += [str(details.get("sampler") or details.get("scheduler") or "")]
-    if details.get("guidance", 1) != 1:
-        parts.append(f"guidance {details['guidance']:g}")
-    if details.get("decoded") is not None:
-        parts.append("decoded" if details["decoded"] else "without decoding")
-    return ", ".join(part for part in parts if part)
 
 
 def loop_notes(result: TargetResult) -> list[str]:

@@ -1,7 +1,8 @@
 """The report in a terminal, of 80 columns or fewer: see tables.py for narrower ones.
 
 Details, charts and images do not fit there. The titles of parts that have nothing else stand in one
-line below the tables, so that nobody takes the terminal's report for the whole.
+line below the tables, so that nobody takes the terminal's report for the whole. The verdict is the
+first line, and the summary the last, which stays in sight.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the report's parts to ``console``, and its headline below them."""
-    sentences, left_out = [], []
+    """Print the verdict, the report's parts, and the summary below them."""
+    summaries, left_out = [], []
     for part in parts(report):
-        sentences += [block.sentence for block in part.blocks if isinstance(block, Facts)]
+        for block in part.blocks:
+            if isinstance(block, Facts):
+                _show_facts(block, console)
+                summaries.append(block.summary or block.sentence)
         blocks = [block for block in part.blocks if isinstance(block, Table | Notes | Code)]
         if blocks:
             _show_part(part.title, blocks, console)
@@ -31,8 +35,16 @@ def show(report: Report, console: Console) -> None:
     console.print()
     if left_out:
         print_whole(console, f"report.html has more: {'; '.join(left_out)}", style="dim")
-    for sentence in sentences:
+    for sentence in summaries:
         print_whole(console, sentence, style="bold")
+
+
+def _show_facts(facts: Facts, console: Console) -> None:
+    """The verdict, and what to do about it; the figures stand in the parts below."""
+    console.print()
+    print_whole(console, facts.sentence, style="bold")
+    for sentence in facts.notes:
+        print_whole(console, f"  {sentence}", style="dim")
 
 
 def _show_part(title: str, blocks: Sequence[Block], console: Console) -> None:

@@ -136,7 +136,7 @@ def why_no_torch(model: JsonObject) -> str | None:
 
 def ladder_steps(inputs: ExplainInputs, scratch: Path) -> Work[list[Step]]:
     """Every rung in order; engines that OUT does not hold are built into ``scratch``."""
-    from diffc.measure.explain import Step
+    from diffc.measure.explain import PRUNING, Step
 
     precision, graphs = inputs.build.section.precision, inputs.captured
     dense, small = (inputs.engines[side].path for side in ("dense", "compressed"))
@@ -151,7 +151,7 @@ def ladder_steps(inputs: ExplainInputs, scratch: Path) -> Work[list[Step]]:
     captured = ", captured" if graphs else ""
     if graphs:
         steps.append(Step(f"dense engine, {precision}{captured}", "graph capture", dense))
-    steps.append(Step(f"compressed engine, {precision}{captured}", "pruning", small))
+    steps.append(Step(f"compressed engine, {precision}{captured}", PRUNING, small))
     return steps
 
 

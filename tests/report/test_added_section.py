@@ -53,7 +53,7 @@ def test_the_example_is_in_every_rendering_at_its_place(add, report):
     for text in renderings(report):
         assert TITLE in text and f"{time / 3.6e6 * 400:.4f}" in text
         assert "at 0.4 dollars an hour, one image after the other" in text
-        assert text.index("ne image on ort-cpu, fp32") < text.index(TITLE) < text.index("Stages")
+        assert text.index("Where the speed-up") < text.index(TITLE) < text.index("Stages")
     report.pipeline = []
     assert not any(TITLE in text for text in renderings(report))
 

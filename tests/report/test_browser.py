@@ -75,7 +75,9 @@ def test_the_slider_shows_what_it_says(chromium, report, out):
     chromium.size(1200)
     chromium.open(write_html(report, out).as_uri())
     box = chromium.js("""(() => {
-        const r = document.querySelector('.swipe').getBoundingClientRect();
+        const swipe = document.querySelector('.swipe');
+        swipe.scrollIntoView({block: 'center'});
+        const r = swipe.getBoundingClientRect();
         return [r.left, r.top, r.width, r.height];
     })()""")
     picture = Image.open(BytesIO(chromium.picture())).convert("RGB")

@@ -61,7 +61,7 @@ def reported_metric(name: str) -> Metric:
 
 def metrics_of(quality: JsonObject) -> list[Metric]:
     """The metrics of a report's figures, in the order of tables."""
-    return in_order(reported_metric(name) for name in quality if name != "absent")
+    return in_order(reported_metric(name) for name in quality if name not in _NO_METRICS)
 
 
 def in_order(some: Iterable[Metric]) -> list[Metric]:
@@ -71,6 +71,10 @@ def in_order(some: Iterable[Metric]) -> list[Metric]:
 
 def _place(one: Metric) -> tuple[int, str]:
     return one.order, one.name
+
+
+_NO_METRICS = ("absent", "prompts")
+"""Keys of a report's figures that are no metric's."""
 
 
 def _fault(name: str, thing: object) -> str:

@@ -1,6 +1,6 @@
-"""One call of the network on each target, and the memory of its engines.
+"""One step of the network on each target, and the memory of its engines.
 
-A sampling loop makes one or two calls at each step.
+With guidance a sampling loop runs the network twice at each step.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ _MEMORY = (
     ("allocator_bytes", "by the runtime's allocator"),
 )
 """Fields of ``Memory`` and their names, in reading order."""
+_GUIDED = "with guidance each step of an image runs the network twice; these times are of one run"
 
 
 def _build(report: Report) -> Iterator[Part]:
+    guided = {r.target for r in report.pipeline if r.details.get("guidance", 1) != 1}
     for result in report.targets:
         place = f"{result.target}, {result.precision}, {result.shape_words}"
-        yield Part(f"One call on {place}", list(_blocks(result)))
+        notes = [_GUIDED] if result.target in guided and result.speedup is not None else []
+        yield Part(f"One step on {place}", [*_blocks(result), Notes(notes)])
 
 
 def _blocks(result: TargetResult) -> Iterator[Block]:
@@ -44,15 +47,15 @@ def _blocks(result: TargetResult) -> Iterator[Block]:
 
 def _latency_rows(result: TargetResult) -> list[Row]:
     dense, small = result.dense, result.compressed
-    rows = time_rows(result, "one call")
+    rows = time_rows(result, "one step")
     if not rows:
         return []
     each = [rate(speed.calls_per_s(side, result.batch)) for side in (dense, small)]
     first = [milliseconds(side.first_call_ms) for side in (dense, small)]
     return [
         *rows,
-        ("first call", first[0], first[1], ""),
-        ("calls per second", each[0], each[1], ""),
+        ("first step", first[0], first[1], ""),
+        ("steps per second", each[0], each[1], ""),
     ]
 
 
@@ -92,4 +95,4 @@ def _notes(result: TargetResult) -> Iterator[str]:
         yield f"GPU memory read by {result.dense.memory.device_how}"
 
 
-SECTION = Section("One call of the network", 50, _build)
+SECTION = Section("One step of the network", 40, _build)

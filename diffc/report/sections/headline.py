@@ -1,62 +1,77 @@
-"""The report in one sentence, and its most important figures."""
+"""The verdict in one sentence, and the report's most important figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from diffc.measure.quality import metrics_of
-from diffc.measure.quality.base import Metric
-from diffc.measure.results import Speedup, at_working
+from diffc.measure.results import Speedup, TargetResult, at_working
 from diffc.report import speed
 from diffc.report.blocks import Fact, Facts
+from diffc.report.loops import image_words, two_loops
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import change, count, interval
-from diffc_runtime.json_types import JsonObject
+from diffc.report.units import change, interval, milliseconds
+from diffc.report.verdict import ssim_of, summary, verdicts, worst_value
 
 
 def headline(report: Report) -> str:
-    """One sentence: how much smaller, faster, how close."""
-    if report.compressed is None:
-        return f"{report.model.name}: {count(report.model.params)} parameters"
-    parts = [f"{change(report.model.macs, report.compressed.macs)} MACs"]
-    parts += speed.headline_parts(report.targets, report.pipeline)
-    parts += [
-        f"{metric.label} {metric.as_text(metric.value(figure))} to dense"
-        for metric, figure in _quality_figures(report)
-    ]
-    return f"{report.model.name}: " + ", ".join(parts)
+    """The first line of every rendering: the verdict of the first target, and its reason."""
+    return verdicts(report)[0].words
 
 
 def _build(report: Report) -> Iterator[Facts]:
-    yield Facts(headline(report), list(_facts(report)))
+    first, *others = verdicts(report)
+    notes = [first.advice, *(one.words for one in others), two_loops(report)]
+    yield Facts(
+        first.words,
+        list(_facts(report)),
+        [note for note in notes if note],
+        summary(report),
+    )
 
 
 def _facts(report: Report) -> Iterator[Fact]:
     small = report.compressed
     if small is None:
         return
+    for result in report.pipeline:
+        yield from _image_facts(result)
+    yield from _quality_facts(report)
     for result in at_working(report.targets):
         if result.speedup is not None:
-            yield _speed_fact(f"one call on {result.target}, {result.shape_words}", result.speedup)
-    for result in report.pipeline:
-        if result.speedup is not None:
-            yield _speed_fact(f"{speed.images(result)} on {result.target}", result.speedup)
+            yield _speed_fact(f"one step on {result.target}, {result.shape_words}", result.speedup)
     yield Fact("MACs", change(report.model.macs, small.macs))
     yield Fact("parameters", change(report.model.params, small.params))
-    for metric, figure in _quality_figures(report):
-        value = metric.value(figure)
-        if value is not None:
-            images = f"{figure.get('n', '?')} images"
-            yield Fact(f"{metric.label} to dense", metric.as_text(value), images)
 
 
-def _quality_figures(report: Report) -> Iterator[tuple[Metric, JsonObject]]:
-    """The figures of the samples that belong in the headline, with their metrics."""
+def _image_facts(result: TargetResult) -> Iterator[Fact]:
+    """The time of an image, and how much faster that is."""
+    dense, small = result.dense.latency_ms, result.compressed.latency_ms
+    if result.speedup is None or dense is None or small is None:
+        return
+    what = f"{image_words(result)} on {result.target}"
+    yield Fact(what, milliseconds(small.p50), f"dense {milliseconds(dense.p50)}")
+    yield _speed_fact("one image" if result.batch == 1 else "images", result.speedup)
+
+
+def _quality_facts(report: Report) -> Iterator[Fact]:
+    """Figures that belong in the headline, the worst image, and the dense model's in that time."""
     quality = report.quality or {}
     for metric in metrics_of(quality):
-        if metric.in_headline and quality[metric.name]:
-            yield metric, quality[metric.name]
+        value = metric.value(quality[metric.name] or {})
+        if metric.in_headline and value is not None:
+            images = f"mean of {quality[metric.name].get('n', '?')} images"
+            yield Fact(f"{metric.label} to dense", metric.as_text(value), images)
+    figure = ssim_of(report)
+    worst = None if figure is None else worst_value(figure)
+    if worst is not None:
+        yield Fact("SSIM, worst image", f"{worst:.3f}")
+    for anchors in report.anchors:
+        row = anchors.row("same-time")
+        if row is not None:
+            words = f"dense in the same time on {anchors.target}: {row.steps} steps"
+            yield Fact(words, f"{row.ssim.mean:.3f}", "SSIM to all of its steps")
 
 
 def _speed_fact(what: str, speedup: Speedup) -> Fact:

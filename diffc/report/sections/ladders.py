@@ -2,68 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import Speedup
+from diffc.measure.explain import PRUNING, Ladder, Rung
+from diffc.measure.results import Speedup, at_working
 from diffc.report import speed, svg
 from diffc.report.blocks import Chart, Details, Notes, Part, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import interval, milliseconds
+from diffc.report.units import interval
 
 _LABEL = (
-    "the time of one call, change by change; each bar lies in the outline of the one before; the "
-    "numbers are in the table"
+    "the time of one step as a share of torch's, change by change; each bar lies in the outline of "
+    "the one before; the numbers are in the table"
 )
 _HOW = "all timed in turn in one process; factors are medians of paired ratios, with 95 % intervals"
+_OF_STEPS = (
+    "what pruning gives is the speed-up of one step that is reported above, not timed again; "
+    "'in all' is its product with the factors before it"
+)
 
 
 def _build(report: Report) -> Iterator[Part]:
     for ladder in report.ladders:
         place = f"{ladder.target}, {ladder.precision}, batch {ladder.batch}"
-        how = Details("How it was measured", [Notes([_HOW])])
-        blocks = [*_figures(ladder), Notes(list(_notes(ladder))), how]
+        measured = _step_speedup(report, ladder)
+        rows = _factors(ladder, measured)
+        how = Details("How it was measured", [Notes([_HOW, *([_OF_STEPS] if measured else [])])])
+        blocks = [*_figures(ladder, rows), Notes(list(_notes(ladder))), how]
         yield Part(f"Where the speed-up comes from: {place}", blocks)
 
 
-def _figures(ladder: Ladder) -> Iterator[Table | Chart]:
-    """The table and the chart of the rungs that were timed."""
-    timed = [(rung, rung.latency_ms) for rung in ladder.rungs if rung.latency_ms is not None]
-    if not timed:
-        return
-    bars = [
-        (speed.label(ladder, rung), time.p50, f"{milliseconds(time.p50)}  {_by(rung)}".strip())
-        for rung, time in timed
-    ]
-    numbers = [
-        (
-            speed.label(ladder, rung),
-            rung.cause or "-",
-            milliseconds(time.p50),
-            _factor(rung.over_previous) or "-",
-            _factor(rung.over_first) or "-",
+def _step_speedup(report: Report, ladder: Ladder) -> Speedup | None:
+    """The speed-up of one step with the ladder's last two engines, as its own section has it."""
+    wanted = (ladder.target, ladder.precision, ladder.batch)
+    for result in at_working(report.targets):
+        if (result.target, result.precision, result.batch) == wanted:
+            return result.speedup
+    return None
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """One rung's factor over the rung before and over the first; None for the first."""
+
+    rung: Rung
+    by: Speedup | None
+    in_all: Speedup | None
+
+
+def _factors(ladder: Ladder, measured: Speedup | None) -> list[_Factors]:
+    """The rungs that were timed.
+
+    One report has one figure for one thing: what pruning gives was timed longer for the section of
+    one step, and is taken from there.
+    """
+    timed = [rung for rung in ladder.rungs if rung.latency_ms is not None]
+    rows = [_Factors(rung, rung.over_previous, rung.over_first) for rung in timed]
+    if measured is None or len(rows) < 2 or rows[-1].rung.cause != PRUNING:
+        return rows
+    before = rows[-2].in_all
+    in_all = measured if before is None else product(before, measured)
+    return [*rows[:-1], _Factors(timed[-1], measured, in_all)]
+
+
+def product(first: Speedup, second: Speedup) -> Speedup:
+    """The product of two ratios that were measured apart, with its intervals.
+
+    Their errors are independent, so the half-widths of the intervals of the logarithms add as
+    squares.
+    """
+    median = first.median * second.median
+
+    def ends(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+        low, high = (
+            math.hypot(math.log(a[i] / first.median), math.log(b[i] / second.median))
+            for i in (0, 1)
         )
-        for rung, time in timed
+        return median * math.exp(-low), median * math.exp(high)
+
+    return Speedup(
+        median=median,
+        ci95=ends(first.ci95, second.ci95),
+        ci99=ends(first.ci99, second.ci99),
+        pairs=min(first.pairs, second.pairs),
+    )
+
+
+def _figures(ladder: Ladder, factors: Sequence[_Factors]) -> Iterator[Table | Chart]:
+    """The table and the chart of the rungs that were timed."""
+    if not factors:
+        return
+    labels = [speed.label(ladder, row.rung) for row in factors]
+    bars = [
+        (label, 100 / (row.in_all.median if row.in_all else 1), _by(row))
+        for label, row in zip(labels, factors, strict=True)
     ]
     rows = [
-        (
-            speed.label(ladder, rung),
-            milliseconds(time.p50),
-            _by(rung),
-            _factor(rung.over_first),
-        )
-        for rung, time in timed
+        (label, _by(row), _factor(row.in_all) if row.in_all else "1x")
+        for label, row in zip(labels, factors, strict=True)
     ]
-    yield Table(rows, ("", "p50", "by", "in all"))
-    heads = ("", "changed", "p50", "by", "in all")
-    yield Chart(svg.steps(bars, "milliseconds, p50", _LABEL), Table(numbers, heads, texts=2))
+    numbers = [
+        (label, row.rung.cause or "-", _factor(row.by) or "-", _factor(row.in_all) or "-")
+        for label, row in zip(labels, factors, strict=True)
+    ]
+    yield Table(rows, ("", "by", "in all"))
+    heads = ("", "changed", "by", "in all")
+    picture = svg.steps(bars, f"time of one step, % of {factors[0].rung.label}", _LABEL)
+    yield Chart(picture, Table(numbers, heads, texts=2))
 
 
-def _by(rung: Rung) -> str:
+def _by(row: _Factors) -> str:
     """'1.67x pruning': the factor of this rung's change."""
-    factor = rung.over_previous
-    return "" if factor is None else f"{factor.median:.2f}x {rung.cause}"
+    return "" if row.by is None else f"{row.by.median:.2f}x {row.rung.cause}"
 
 
 def _factor(factor: Speedup | None) -> str:
@@ -82,4 +135,4 @@ def _notes(ladder: Ladder) -> Iterator[str]:
             yield f"{rung.label}: not measured: {rung.absent}"
 
 
-SECTION = Section("Where the speed-up comes from", 30, _build)
+SECTION = Section("Where the speed-up comes from", 50, _build)

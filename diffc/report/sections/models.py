@@ -14,7 +14,7 @@ def _build(report: Report) -> Iterator[Part]:
     dense, small = report.model, report.compressed
     figures = (
         ("parameters", dense.params, small.params if small else None, count),
-        ("MACs per call", dense.macs, small.macs if small else None, count),
+        ("MACs per step", dense.macs, small.macs if small else None, count),
         ("weights on disk", dense.bytes, small.bytes if small else None, size),
     )
     rows = [
@@ -25,4 +25,4 @@ def _build(report: Report) -> Iterator[Part]:
     yield Part(f"{dense.name} ({dense.class_name})", [Table(rows), Notes(report.notes)])
 
 
-SECTION = Section("Models", 10, _build)
+SECTION = Section("Models", 30, _build)

@@ -37,7 +37,7 @@ def _factors(report: Report) -> Iterator[tuple[str, float]]:
         return
     yield "parameters", report.model.params / small.params
     yield "MACs", report.model.macs / small.macs
-    kinds = (("one call", at_working(report.targets)), ("one image", report.pipeline))
+    kinds = (("one step", at_working(report.targets)), ("one image", report.pipeline))
     for kind, results in kinds:
         for result in results:
             if result.speedup is not None:
@@ -50,4 +50,4 @@ def _doubt(speedup: Speedup | None) -> str:
     return "" if speedup is None or speedup.is_shown else f" ({speed.NOT_SHOWN})"
 
 
-SECTION = Section("What was cut, and what came of it", 40, _build)
+SECTION = Section("What was cut, and what came of it", 60, _build)

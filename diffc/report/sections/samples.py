@@ -1,41 +1,46 @@
-"""Samples of both models from the same noise: the pictures, and how close they are.
+"""Samples of both models from the same noise: the pictures, how close they are, and the scale.
 
-Each metric (diffc/measure/quality) states the title and the digits of its figure.
+Each metric (diffc/measure/quality) states the title and the digits of its figure. Anchors
+(diffc/measure/anchors.py) are the dense model's own samples, judged in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from diffc.measure.anchors import Anchor, Anchors
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
 from diffc.report.blocks import Images, Notes, Table
+from diffc.report.loops import judged_loop, loop_words
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc_runtime.json_types import JsonDict, JsonObject
+from diffc.report.units import interval, number
+from diffc.report.verdict import ssim_of
+from diffc_runtime.json_types import JsonObject
 
 Row = tuple[str, str, str, str]
+_WORST = 3
+"""Images that are named as the worst."""
+_PROMPT = 60
+"""Characters of a prompt in a table; a longer one ends with a mark."""
 
 
 def _build(report: Report) -> Iterator[Images | Table | Notes]:
     quality = report.quality or {}
-    figure = _first_figure(quality)
+    figure = judged_loop(report)
     yield Images(
         "samples/dense.png",
         "samples/compressed.png",
         "samples/grid.png",
         "Both models from the same noise",
-        f"{figure['sampler']}, {figure['steps']} steps" if figure else "",
+        loop_words(figure) if figure else "",
     )
     if quality:
-        yield Table([_row(metric, quality[metric.name]) for metric in metrics_of(quality)])
-        yield Notes(_notes(quality))
-
-
-def _first_figure(quality: JsonObject) -> JsonDict | None:
-    """The first figure that could be computed; all are of the same samples."""
-    figures = [quality[metric.name] for metric in metrics_of(quality)]
-    return next((figure for figure in figures if figure), None)
+        rows = [_row(metric, quality[metric.name]) for metric in metrics_of(quality)]
+        yield Table([*rows, *_anchor_rows(report.anchors)])
+        yield Table(list(_worst_rows(report)), ("furthest from dense", "SSIM"))
+        yield Notes(_notes(report))
 
 
 def _row(metric: Metric, figure: JsonObject | None) -> Row:
@@ -46,7 +51,7 @@ def _row(metric: Metric, figure: JsonObject | None) -> Row:
     if "mean" in figure:
         ends = [metric.as_text(end) for end in figure.get("ci95") or (None,)]
         within = "one image" if "-" in ends else f"95 % [{', '.join(ends)}]"
-        return title, "", metric.as_text(figure["mean"]), within
+        return f"{title}, mean", "", metric.as_text(figure["mean"]), within
     dense, compressed = (_with_error(metric, figure, side) for side in ("dense", "compressed"))
     reference = figure.get("reference")
     return title, dense, compressed, f"to {reference['n']} images" if reference else ""
@@ -58,23 +63,72 @@ def _with_error(metric: Metric, figure: JsonObject, side: str) -> str:
     return f"{value} ± {errors[side]:.2g}" if side in errors else value
 
 
-def _notes(quality: JsonObject) -> list[str]:
+def _anchor_rows(several: Sequence[Anchors]) -> Iterator[Row]:
+    """SSIM of the dense model's own samples. What no target's time decides stands once."""
+    for anchors in several:
+        row = anchors.row("same-time")
+        if row is not None:
+            on = f" on {anchors.target}" if len(several) > 1 else ""
+            yield _anchor_row(f"SSIM, dense in the same time{on}: {_steps(row)}", row)
+    for kind, words in (("fewer-steps", "dense with {}"), ("other-seed", "dense from other noise")):
+        rows = [row for anchors in several for row in anchors.rows if row.kind == kind]
+        if rows:
+            yield _anchor_row(f"SSIM, {words.format(_steps(rows[0]))}", rows[0])
+
+
+def _anchor_row(words: str, row: Anchor) -> Row:
+    within = f"95 % {interval(row.ssim.ci95, 3)}" if row.ssim.ci95 else "one image"
+    return words, number(row.ssim.mean, 3), "", within
+
+
+def _steps(row: Anchor) -> str:
+    return f"{row.steps} step{'' if row.steps == 1 else 's'}"
+
+
+def _worst_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """The images that are furthest from the dense model's, by their prompts where there are any."""
+    each = (ssim_of(report) or {}).get("each") or []
+    prompts = (report.quality or {}).get("prompts") or []
+    known = [(value, index) for index, value in enumerate(each) if value is not None]
+    if len(known) < 2:
+        return
+    for value, index in sorted(known)[:_WORST]:
+        prompt = f": {_shortened(str(prompts[index]))}" if index < len(prompts) else ""
+        yield f"image {index + 1}{prompt}", number(value, 3)
+
+
+def _shortened(prompt: str) -> str:
+    return prompt if len(prompt) <= _PROMPT else f"{prompt[: _PROMPT - 3].rstrip()}..."
+
+
+def _notes(report: Report) -> list[str]:
     """How the images were made, why a figure is left out, and how to read the others."""
-    figure = _first_figure(quality)
+    quality, figure = report.quality or {}, judged_loop(report)
     metrics = metrics_of(quality)
     absent: dict[str, str] = quality.get("absent", {})
     notes = [_settings(figure)] if figure else []
     notes += [absent[metric.name] for metric in metrics if metric.name in absent]
     notes += [metric.note for metric in metrics if metric.note and quality[metric.name]]
+    notes += [anchors.absent for anchors in report.anchors if anchors.absent]
+    if any(anchors.rows for anchors in report.anchors):
+        notes += [_cost(report)]
     return list(dict.fromkeys(notes))
+
+
+def _cost(report: Report) -> str:
+    """What the dense model's own samples are, and what they cost."""
+    seconds = sum(stage.seconds for stage in report.stages if stage.name.startswith("anchors-"))
+    n = max(row.n for anchors in report.anchors for row in anchors.rows)
+    return (
+        "the dense model's own rows are SSIM to its images with all steps, of "
+        f"{n} images at most; they took {seconds:.0f} s"
+    )
 
 
 def _settings(figure: JsonObject) -> str:
     plural = "s" if figure["n"] != 1 else ""
-    words = f"{figure['n']} image{plural} from the same noise, {figure['sampler']}, "
-    words += f"{figure['steps']} steps, seed {', '.join(map(str, figure['seeds']))}"
-    scale = figure.get("guidance", 1)
-    return words + (f", guidance {scale:g}" if scale != 1 else "")
+    words = f"{figure['n']} image{plural} from the same noise, {loop_words(figure)}"
+    return f"{words}, seed {', '.join(map(str, figure['seeds']))}"
 
 
 SECTION = Section("Compressed against dense samples", 20, _build)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from diffc.measure.results import Served, ServedLevel
 from diffc.report.blocks import Notes, Part, Table
+from diffc.report.loops import loop_words
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.speed import loop_words
 from diffc.report.units import milliseconds
 
 Row = tuple[str, str, str, str]

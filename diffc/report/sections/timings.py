@@ -15,14 +15,17 @@ _LABEL = "distributions of latency: dense above, compressed below; their figures
 
 
 def time_rows(result: TargetResult, what: str) -> list[Row]:
-    """Median and tail of ``what``, and the speed-up with its interval below it."""
+    """Median and tail of ``what``, and the speed-up with its interval below it.
+
+    The interval is of this run: it holds no drift between one run and the next.
+    """
     dense, small = result.dense.latency_ms, result.compressed.latency_ms
     if dense is None or small is None or result.speedup is None:
         return []
     faster, within = speed.cells(result.speedup)
     return [
         (f"{what}, p50", milliseconds(dense.p50), milliseconds(small.p50), faster),
-        ("", "", "", within),
+        ("  within this run", "", "", within),
         (f"{what}, p99", milliseconds(dense.p99), milliseconds(small.p99), ""),
     ]
 
@@ -52,7 +55,7 @@ def _percentile_rows(result: TargetResult) -> list[Row]:
     return [
         *rows,
         ("times taken", str(dense.n), str(small.n), ""),
-        ("first call", first[0], first[1], ""),
+        ("first", first[0], first[1], ""),
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from diffc.measure.results import TargetResult
 from diffc.report import speed
 from diffc.report.blocks import Block, Notes, Part, Table
+from diffc.report.loops import image_words
 from diffc.report.model import Report
 from diffc.report.sections import Section
 from diffc.report.sections.timings import distribution, how_measured, parity_note, time_rows
@@ -15,18 +16,20 @@ from diffc.report.units import rate
 
 def _build(report: Report) -> Iterator[Part]:
     for result in shown_loops(report):
-        title = speed.image_title(result)
-        yield Part(title[:1].upper() + title[1:], list(_blocks(result)))
+        words = image_words(result)
+        title = f"{words[:1].upper()}{words[1:]} on {result.target}, {result.precision}"
+        yield Part(title, list(_blocks(result)))
 
 
 def shown_loops(report: Report) -> list[TargetResult]:
-    """The results of the loop, without those whose reason a call's result already gives."""
+    """The results of the loop, without those whose reason a step's result already gives."""
     reasons = {(result.target, result.absent) for result in report.targets}
     return [r for r in report.pipeline if not r.absent or (r.target, r.absent) not in reasons]
 
 
 def _blocks(result: TargetResult) -> Iterator[Block]:
-    if rows := time_rows(result, speed.images(result)):
+    what = "one image" if result.batch == 1 else f"{result.batch} images"
+    if rows := time_rows(result, what):
         each = [rate(speed.images_per_s(side)) for side in (result.dense, result.compressed)]
         yield Table([*rows, ("images per second", each[0], each[1], "")])
     yield from distribution(result)
@@ -42,4 +45,4 @@ def _measured_notes(result: TargetResult) -> Iterator[str]:
             yield speed.noise_words(result.noise)
 
 
-SECTION = Section("Whole images", 60, _build)
+SECTION = Section("Whole images", 10, _build)
