@@ -18,10 +18,14 @@ else:
 class TensorSpec:
     """One input: its name, its shape without the batch, and its dtype in the exported graph.
 
-    kind: ``sample``, ``timestep`` or ``condition``.
-    example: a value for tracing and parity where standard normal is out of range: one number, one
-        row of ``shape``, or a range that whole numbers are drawn from. It is no part of what is
-        exported.
+    Attributes:
+        name: The argument's name in the call.
+        shape: The shape without the batch.
+        dtype: The number format in the graph.
+        kind: ``sample``, ``timestep`` or ``condition``.
+        example: A value for tracing and parity where standard normal is out of range: one number,
+            one row of ``shape``, or a range that whole numbers are drawn from. It is no part of
+            what is exported.
     """
 
     name: str

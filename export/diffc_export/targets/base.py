@@ -130,20 +130,21 @@ class Range:
 class BuildOptions:
     """What to build.
 
-    batch: the batch sizes that the engine must serve; one alone gives a static engine.
-    one_profile: with several batches, one profile from the smallest to the largest, in place of
-        one profile each (smaller and quicker to build; slower away from the middle).
-    ranges: input name -> range, one mapping per profile; replaces what ``batch`` says.
-    gpu: compute capabilities for an ahead-of-time build, such as ("sm86", "sm89"); empty: the
-        target's default.
-    threads: CPU threads of the engine; None: every core that this process may use.
-    precision: what the engine must compute in: what the ONNX file holds, or one of the target's
-        hinted precisions; None: what model.json says.
-    level: the builder's optimisation level; None: its default.
-    cache: where timing caches are kept between builds; None: not kept.
-    model: what ``diffc.load`` takes, for a target that runs the torch model itself.
-    variant: one of a target's ways of running (torch: eager, compiled, graphs); empty: its
-        first.
+    Attributes:
+        batch: The batch sizes that the engine must serve; one alone gives a static engine.
+        one_profile: With several batches, one profile from the smallest to the largest, in place of
+            one profile each (smaller and quicker to build; slower away from the middle).
+        ranges: Input name -> range, one mapping per profile; replaces what ``batch`` says.
+        gpu: Compute capabilities for an ahead-of-time build, such as ("sm86", "sm89"); empty: the
+            target's default.
+        threads: CPU threads of the engine; None: every core that this process may use.
+        precision: What the engine must compute in: what the ONNX file holds, or one of the target's
+            hinted precisions; None: what model.json says.
+        level: The builder's optimisation level; None: its default.
+        cache: Where timing caches are kept between builds; None: not kept.
+        model: What ``diffc.load`` takes, for a target that runs the torch model itself.
+        variant: One of a target's ways of running (torch: eager, compiled, graphs); empty: its
+            first.
     """
 
     batch: tuple[int, ...] = (1,)
@@ -162,8 +163,13 @@ class BuildOptions:
 class Status:
     """What a target can do on this machine.
 
-    reason: one line for whichever of the three is False, saying what to do; empty when all hold.
-    versions: the packages and drivers it stands on. device: what it would run on.
+    Attributes:
+        installed: Its packages are here.
+        buildable: It can build engines here.
+        runnable: Its engines run here.
+        reason: One line that says what to do about whichever is False; empty when all three hold.
+        versions: The packages and drivers it stands on, with their versions.
+        device: What it would run on.
     """
 
     installed: bool

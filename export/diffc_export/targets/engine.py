@@ -29,20 +29,29 @@ from diffc_runtime.fit import tied_difference
 class EngineInfo:
     """What engine.json says.
 
-    versions: package -> version, at the build. device: what the engine was built on or for.
-    tied_to: the keys of versions and device that must be equal where it is loaded.
-    built_for: compute capabilities of an ahead-of-time build ("sm86", or "sm80+").
-    threads: what was asked for; None: every core of the machine that it is loaded on.
-    profiles: input -> (min, opt, max) shapes, one mapping per profile; empty: any batch.
-    precision_found: the one asked for, once the engine was seen to compute in it what the ONNX
-        file has in it; precision_shares: the share of the weights of convolutions and matrix
-        products that the engine computes in each.
-    files: file name -> sha256. engine_bytes: their sum; of what the engine loads from elsewhere
-        where it holds no file itself (torch). build_seconds: the builder's own time.
-    source: the content of the ONNX folder's model.json.
-    details: what else the target found in the engine (layers, options). A runner's adds what came
-        of loading it: ``timed_by`` ("GPU events" or "clock"), and where there are CUDA graphs
-        ``captured``, with ``not_captured`` why it is not.
+    Attributes:
+        target: The target's name.
+        versions: Package -> version, at the build.
+        device: What the engine was built on or for.
+        inputs: The inputs, in the order of the ONNX file.
+        outputs: The outputs, likewise.
+        precision_asked: What was to be computed in.
+        precision_found: The same, once the engine was seen to compute in it what the ONNX file has
+            in it.
+        precision_shares: Precision -> the share of the weights of convolutions and matrix products
+            that the engine computes in it.
+        tied_to: The keys of versions and device that must be equal where it is loaded.
+        built_for: Compute capabilities of an ahead-of-time build ("sm86", or "sm80+").
+        profiles: Input -> (min, opt, max) shapes, one mapping per profile; empty: any batch.
+        threads: The threads of the request; None: every core of the machine that it is loaded on.
+        files: File name -> sha256.
+        engine_bytes: Their sum; of what the engine loads from elsewhere where it has no file itself
+            (torch).
+        build_seconds: The builder's own time.
+        source: The content of the ONNX folder's model.json.
+        details: What else the target saw in the engine (layers, options). A loaded engine adds what
+            came of loading it: ``timed_by`` ("GPU events" or "clock"), and where there are CUDA
+            graphs ``captured``, or the reason in ``not_captured``.
     """
 
     target: str
