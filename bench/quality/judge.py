@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from diffc.data.clean import CleanSet
 from diffc.data.images import read_images
 from diffc.data.randomness import keyed_generator, keyed_noise
-from diffc.data.sampling import deterministic_scheduler, sample, sampler_info
+from diffc.data.sampling import deterministic_loop, sample
 from diffc.measure.quality.features import features_of
 from diffc.measure.quality.features import statistics as feature_statistics
 from diffc.measure.quality.frechet import frechet_distance
@@ -116,14 +116,14 @@ class Judge:
     def __init__(self, network: Classifier, test: CleanSet, scheduler_config, steps: int, device,
                  tick: Tick) -> None:  # fmt: skip
         self.network, self.device, self.tick = network, device, tick
-        self.scheduler = deterministic_scheduler(scheduler_config, steps)
+        self.loop = deterministic_loop(scheduler_config, steps)
         self.shape = test.sample.shape[1:]
         self.real = feature_statistics(self.features(test.sample), "classifier")
 
     def facts(self) -> dict:
         """Sampler, steps, spacing, seed, and the reference statistics' size and hash."""
         statistics = {"n": self.real.n, "sha256": self.real.digest}
-        return {**sampler_info(self.scheduler).as_dict(), "seed": 0, "test_statistics": statistics}
+        return {**self.loop.info.as_dict(), "seed": 0, "test_statistics": statistics}
 
     def features(self, images: Tensor):
         """(N, 64) float64."""
@@ -142,7 +142,7 @@ class Judge:
             index = range(start, min(start + batch, n))
             noise = keyed_noise(((0, EVALUATION, i) for i in index), self.shape)
             call = lambda x, t: model(x, t, return_dict=False)[0]  # noqa: E731
-            made.append(sample(call, self.scheduler, noise.to(self.device)).cpu())
+            made.append(sample(call, self.loop, noise.to(self.device)).cpu())
         return torch.cat(made)
 
     def frechet(self, images: Tensor) -> dict:

@@ -1,26 +1,25 @@
-"""Deterministic sampling: from noise to images with diffusers' own schedulers.
+"""Deterministic sampling: from noise to images by the runtime's samplers and its loop.
 
-deterministic_scheduler   DDIM (eta 0), or Euler for flow matching, set to a number of steps
-place_levels              flow matching's noise levels, for samples of one size
-denoise                   the loop; yields after each step, returns x_0
-SamplerInfo               what every figure made from samples must carry
+deterministic_loop  DDIM (eta 0), or Euler for flow matching, over a number of steps
+denoise             the loop; yields after each step, the last is x_0
+SamplerInfo         what every figure made from samples must carry
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from diffc.models.diffusion import LEAST_SIGNAL
+from diffc.models.diffusion import served_settings
 from diffc.models.noise_levels import flow_levels
 from diffc.models.schedulers import fitting_steps, is_flow, scheduler_settings, train_steps
-from diffc_runtime import schedules
+from diffc_runtime import denoising
+from diffc_runtime.schedulers import scheduler
+from diffc_runtime.stepping import Scheduler
 
 ModelCall = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
@@ -39,94 +38,94 @@ class SamplerInfo:
         return asdict(self)
 
 
-def deterministic_scheduler(config: Mapping[str, Any], steps: int) -> Any:
-    """A diffusers scheduler that adds no noise on the way: DDIM, or Euler along a flow.
+@dataclass(frozen=True)
+class TorchLoop:
+    """A sampling loop over the noise levels of one model, for its torch network.
+
+    Attributes:
+        sampler: The runtime's name of the sampler.
+        steps: The number of steps.
+        config: The scheduler's config as the sampler reads it.
+    """
+
+    sampler: str
+    steps: int
+    config: Mapping[str, Any]
+
+    def trajectory(self, shape: Sequence[int]) -> Scheduler:
+        """Return the steps of one trajectory.
+
+        Args:
+            shape: Of a sample without the batch: a flow's noise levels may depend on it, as they do
+                in the model's own pipeline.
+        """
+        levels = flow_levels(self.config, shape)
+        return scheduler(self.sampler, {**self.config, **levels}, self.steps)
+
+    @property
+    def info(self) -> SamplerInfo:
+        """What to write beside a figure made with this loop."""
+        name = _NAMES[self.sampler]
+        return SamplerInfo(name, self.steps, self.config.get("timestep_spacing") or "linspace")
+
+
+_NAMES = {"ddim": "DDIM", "flow-euler": "FlowMatchEulerDiscrete"}
+"""The samplers as diffusers' classes name them."""
+
+
+def deterministic_loop(config: Mapping[str, Any], steps: int) -> TorchLoop:
+    """Return a loop that adds no noise on the way: DDIM, or Euler along a flow.
 
     Betas, prediction, clipping and spacing are those of the config's own class; DDIM brings no
     defaults of its own.
 
     Args:
-        config: the model's own scheduler_config.json, with its ``_class_name``.
-        steps: at most so many; fewer where the model has fewer timesteps
+        config: The model's own scheduler_config.json, with its ``_class_name``.
+        steps: At most so many; fewer where the model has fewer timesteps
             (``diffc.models.schedulers.fitting_steps``).
     """
     own = scheduler_settings(config)
     steps = fitting_steps(own, steps)
-    return _flow_euler(own, steps) if is_flow(own) else _ddim(own, steps)
+    if is_flow(own):
+        return TorchLoop("flow-euler", steps, _flow_config(own))
+    return TorchLoop("ddim", steps, served_settings(config))
 
 
-def _flow_euler(own: Mapping[str, Any], steps: int) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    given = {**own, "stochastic_sampling": False}
+def _flow_config(own: Mapping[str, Any]) -> dict[str, Any]:
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     if "FlowMatch" not in own["_class_name"]:  # a solver that is told to take its sigmas
-        given = {"num_train_timesteps": train_steps(own), "shift": own.get("flow_shift", 1.0)}
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(given)
-    # mu stands in until ``denoise`` sees how large the samples are
-    scheduler.set_timesteps(steps, mu=own.get("base_shift") or 0.5)
-    return scheduler
+        return {
+            **flow,
+            "num_train_timesteps": train_steps(own),
+            "shift": own.get("flow_shift", 1.0),
+        }
+    # mu counts where the shape of a sample gives none, as that of a video
+    return {**own, **flow, "stochastic_sampling": False, "mu": own.get("base_shift") or 0.5}
 
 
-def _ddim(own: Mapping[str, Any], steps: int) -> Any:
-    from diffusers import DDIMScheduler
+def denoise(model: ModelCall, loop: TorchLoop, noise: Tensor) -> Iterator[Tensor]:
+    """Yield x after each step of ``loop``; the last one is x_0. Every step overwrites x.
 
-    taken = inspect.signature(DDIMScheduler.__init__).parameters
-    given = {key: value for key, value in own.items() if key in taken}
-    if given["trained_betas"] is None and given["beta_schedule"] not in _DDIM_BETAS:
-        betas = schedules.betas(own, np.float64).tolist()
-        given |= {"trained_betas": betas, "beta_schedule": "linear"}
-    scheduler = DDIMScheduler(**given)
-    if own["rescale_betas_zero_snr"] and own["prediction_type"] == "epsilon":
-        scheduler.alphas_cumprod[-1] = LEAST_SIGNAL  # x_0 is divided by its root
-    scheduler.set_timesteps(steps)
-    # over some numbers of steps, trailing spacing counts on to -1
-    scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
-    return scheduler
-
-
-_DDIM_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-"""The beta schedules that DDIM knows by name; every other is handed over as its betas."""
-
-
-def sampler_info(scheduler: Any) -> SamplerInfo:
-    """What to write beside a figure made with ``scheduler``."""
-    name = type(scheduler).__name__.removesuffix("Scheduler")
-    spacing = str(scheduler.config.get("timestep_spacing", "linspace"))
-    return SamplerInfo(name, int(scheduler.num_inference_steps), spacing)
-
-
-def place_levels(scheduler: Any, shape: Sequence[int]) -> None:
-    """Set a flow scheduler's steps as the model's own pipeline does for samples of ``shape``."""
-    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
-    levels = flow_levels(config, shape)
-    if not levels:
-        return
-    steps = int(scheduler.num_inference_steps)
-    sigmas = np.linspace(1.0, 1 / steps, steps) if "sigmas_end" in levels else None
-    scheduler.set_timesteps(steps, sigmas=sigmas, mu=levels.get("mu"))
-
-
-def denoise(model: ModelCall, scheduler: Any, noise: Tensor) -> Iterator[Tensor]:
-    """Yield x after each step of ``scheduler``; the last one is x_0.
-
-    noise: (B, ...) standard normal. The scheduler's step counter is set back first, so that one
-    scheduler serves many batches; flow matching's noise levels may depend on the noise's shape.
+    Args:
+        model: The network; where it learns a variance, that comes after the noise and is left out.
+        loop: A loop that adds no noise.
+        noise: (B, ...) standard normal.
     """
-    place_levels(scheduler, noise.shape[1:])
-    if hasattr(scheduler, "_step_index"):
-        scheduler._step_index = None
-    x = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
-    for t in scheduler.timesteps:
-        output = model(x, t.expand(len(x)).to(x.device))
-        output = output[:, : x.shape[1]]  # where the variance is learned it comes after the noise
-        x = scheduler.step(output.to(x.dtype), t, x, return_dict=False)[0]
-        yield x
+    sampler = loop.trajectory(noise.shape[1:])
+    kind = torch.float32 if is_flow(loop.config) else torch.int64
+
+    def call(x: Any, t: float) -> Any:
+        output = model(x, torch.full((len(x),), t, dtype=kind, device=x.device))
+        return output[:, : x.shape[1]]
+
+    start: Any = noise * sampler.init_noise_sigma
+    yield from denoising.denoise(call, sampler, start)  # type: ignore[misc]
 
 
 @torch.no_grad()
-def sample(model: ModelCall, scheduler: Any, noise: Tensor) -> Tensor:
+def sample(model: ModelCall, loop: TorchLoop, noise: Tensor) -> Tensor:
     """x_0 (B, ...) from ``noise`` (B, ...), without progress."""
     x = noise
-    for x in denoise(model, scheduler, noise):  # noqa: B007
+    for x in denoise(model, loop, noise):  # noqa: B007
         pass
     return x

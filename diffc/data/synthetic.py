@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from diffc.data.inputs import LABELS
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_generator, keyed_noise
-from diffc.data.sampling import ModelCall, denoise, deterministic_scheduler
+from diffc.data.sampling import ModelCall, TorchLoop, denoise, deterministic_loop
 from diffc.models.denoiser import Denoiser
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
@@ -71,7 +70,7 @@ def synthesize(
     Raises:
         RequestError: The model needs a condition that was not given.
     """
-    scheduler = deterministic_scheduler(denoiser.scheduler, steps)
+    loop = deterministic_loop(denoiser.scheduler, steps)
     model, shape = denoiser.model, denoiser.sample_shape
     rank, world = process_share()
     share = -(-n // world)  # the last process makes a few too many, which are dropped
@@ -84,7 +83,7 @@ def synthesize(
         part_rows = {name: value[of.start : of.stop] for name, value in rows.items()}
         noise = keyed_noise(((seed, NOISE, index[i]) for i in of), shape)
         call = guided_call(denoiser, replace(given, rows=part_rows))
-        return _sample_batch(call, device_of(model), scheduler, noise, of.start, share)
+        return _sample_batch(call, device_of(model), loop, noise, of.start, share)
 
     parts = yield from run_in_batches(share, batch, part, "sampling the dense model")
     model.train(was_training)
@@ -92,8 +91,7 @@ def synthesize(
     return CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},
-        f"{n} samples of the dense model, {scheduler.num_inference_steps} deterministic steps, "
-        f"seed {seed}",
+        f"{n} samples of the dense model, {loop.steps} deterministic steps, seed {seed}",
         dict(given.null),
     )
 
@@ -136,13 +134,13 @@ def guided_call(
 
 
 def _sample_batch(
-    call: ModelCall, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
+    call: ModelCall, device: torch.device, loop: TorchLoop, noise: Tensor, done: int, total: int
 ) -> Work[Tensor]:
     start = noise.to(device)
     if start.ndim == 4:
         start = start.to(memory_format=torch.channels_last)
-    x, steps = start, len(scheduler.timesteps)
-    for i, x in enumerate(denoise(call, scheduler, start)):
+    x, steps = start, loop.steps
+    for i, x in enumerate(denoise(call, loop, start)):
         yield Progress(done + len(x) * (i + 1) / steps, total, "sampling the dense model")
     return x.float().cpu().contiguous()
 

@@ -35,6 +35,7 @@ from diffc.measure.results import Closeness, Parity
 from diffc_export.events import Progress, Work
 from diffc_export.targets.base import Array, LoadedEngine
 from diffc_export.targets.onnx_file import InputSpec, Size, reference_prefix, size_words
+from diffc_runtime.denoising import denoise_whole, linear_sampler
 
 TOLERANCE = {
     "fp32": 1e-3,
@@ -177,17 +178,19 @@ def run_trajectory(runner: LoadedEngine, tensors: Mapping[str, Array]) -> Array:
         spec.name: fill(tensors[f"input.{spec.name}"][:1], size) for spec in runner.info.inputs
     }
     sample, timestep = _moving(runner)
-    steps = zip(tensors["trajectory.timesteps"], tensors["trajectory.coefficients"], strict=True)
-    for t, (a, b) in steps:
+
+    def call(rows: Array, t: float) -> Any:
         inputs = {
             **fixed,
-            sample.name: fill(x.astype(sample.dtype), size),
+            sample.name: fill(rows.astype(sample.dtype), size),
             timestep.name: np.full((size, *timestep.shape), t, timestep.dtype),
         }
-        prediction: Any = _only_output(runner, inputs)[:1, : x.shape[1]]  # not a learned variance
-        x = np.float32(a) * x + np.float32(b) * prediction.astype(np.float32)
-    result: Array = x
-    return result
+        return _only_output(runner, inputs)[:1, : x.shape[1]]  # not a learned variance
+
+    times = tensors["trajectory.timesteps"].astype(np.float64)
+    return denoise_whole(
+        call, linear_sampler(times, tensors["trajectory.coefficients"].tolist()), x
+    )
 
 
 def closeness(

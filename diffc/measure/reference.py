@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import Process
 from diffc_export.events import Progress, Work, drain
 from diffc_export.targets.onnx_file import Size, reference_prefix
+from diffc_runtime.denoising import denoise_whole, linear_sampler
 
 LEVELS = 8
 LEVELS_ELSEWHERE = 3
@@ -90,14 +92,20 @@ def _trajectory(
     x = torch.randn(inputs["sample"][:1].shape, generator=generator)
     first = x.clone()
     conditions = {k: v[:1] for k, v in inputs.items() if k not in ("sample", "timestep")}
-    for time, (a, b) in zip(times, coefficients, strict=True):
-        output = denoiser.call({"sample": x, "timestep": time[None], **conditions})
-        x = a * x + b * output[:, : x.shape[1]]
+
+    def call(sample: Any, time: float) -> Any:
+        timestep = torch.tensor([time], dtype=times.dtype)
+        output = denoiser.call({"sample": sample, "timestep": timestep, **conditions})
+        return output[:, : sample.shape[1]]
+
+    start: Any = x
+    sampler = linear_sampler(times.double().numpy(), coefficients.tolist())
+    end: Any = denoise_whole(call, sampler, start)
     return {
         "trajectory.initial": first,
         "trajectory.timesteps": times,
         "trajectory.coefficients": coefficients,
-        "trajectory.final": x,
+        "trajectory.final": end,
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,9 @@ from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import (
     ModelCall,
     SamplerInfo,
+    TorchLoop,
     denoise,
-    deterministic_scheduler,
-    sampler_info,
+    deterministic_loop,
 )
 from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided_call
 from diffc.measure.quality.ssim import METRIC as SSIM
@@ -83,7 +82,7 @@ def sample_pair(
         batch: How many images at a time; halved where memory has no room.
     """
     guidance = given.guidance if given.null else 1.0
-    scheduler = deterministic_scheduler(dense.scheduler, steps)
+    loop = deterministic_loop(dense.scheduler, steps)
 
     def part(index: range) -> Work[list[Tensor]]:
         rows = condition_rows(index, dense.specs, given.rows, dense.class_count, seed)
@@ -94,12 +93,12 @@ def sample_pair(
             conditioning = Conditioning(rows, given.null, guidance)
             call = guided_call(dense.with_model(model), conditioning, torch.float32)
             device = device_of(model)
-            pair.append((yield from _sample(call, device, scheduler, noise, done, 2 * n)))
+            pair.append((yield from _sample(call, device, loop, noise, done, 2 * n)))
         return pair
 
     parts = yield from run_in_batches(n, batch, part, "taking samples")
     pair = [torch.cat(side) for side in zip(*parts, strict=True)]
-    return SamplePair(pair[0], pair[1], sampler_info(scheduler), seed, guidance)
+    return SamplePair(pair[0], pair[1], loop.info, seed, guidance)
 
 
 def consistency(
@@ -122,7 +121,7 @@ def consistency(
         steps: Of the deterministic sampler.
         decode: From the denoiser's samples to images, for latent models.
     """
-    scheduler = deterministic_scheduler(dense.scheduler, steps)
+    loop = deterministic_loop(dense.scheduler, steps)
     rows = condition_rows(range(n), dense.specs, conditions, dense.class_count, 0)
     noise = keyed_noise(((0, EVALUATION, i) for i in range(n)), dense.sample_shape)
     dense_images: list[Tensor] = []
@@ -132,7 +131,7 @@ def consistency(
             given = Conditioning({name: v[of.start : of.stop] for name, v in rows.items()})
             call = guided_call(dense.with_model(model), given, torch.float32)
             start = noise[of.start : of.stop]
-            return _sample(call, device_of(model), scheduler, start, of.start, n)
+            return _sample(call, device_of(model), loop, start, of.start, n)
 
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
             parts = drain(run_in_batches(n, n, part, "taking samples for the curve of quality"))
@@ -148,9 +147,9 @@ def consistency(
 
 
 def _sample(
-    call: ModelCall, device: torch.device, scheduler: Any, noise: Tensor, done: int, total: int
+    call: ModelCall, device: torch.device, loop: TorchLoop, noise: Tensor, done: int, total: int
 ) -> Work[Tensor]:
-    x, steps = noise, len(scheduler.timesteps)
-    for i, x in enumerate(denoise(call, scheduler, noise.to(device))):
+    x, steps = noise, loop.steps
+    for i, x in enumerate(denoise(call, loop, noise.to(device))):
         yield Progress(done + len(x) * (i + 1) / steps, total, "sampling from the same noise")
     return x.float().cpu()

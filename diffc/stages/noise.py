@@ -51,13 +51,13 @@ def process_checks(source: Source, shape: tuple[int, ...]) -> None:
     """
     import torch
 
-    from diffc.data.sampling import deterministic_scheduler, sample
+    from diffc.data.sampling import deterministic_loop, sample
     from diffc.models.diffusion import process_from_scheduler
 
     with reading_config(str(source.scheduler.get("_class_name", "")), source.scheduler):
         process = process_from_scheduler(source.scheduler)
-        scheduler = deterministic_scheduler(source.scheduler, _TRIED_STEPS)
-        sample(lambda x, t: x, scheduler, torch.zeros(1, *shape))
+        loop = deterministic_loop(source.scheduler, _TRIED_STEPS)
+        sample(lambda x, t: x, loop, torch.zeros(1, *shape))
     if not all(torch.isfinite(level).all() for level in (process.signal, process.noise)):
         name = source.scheduler["_class_name"]
         raise InputError(

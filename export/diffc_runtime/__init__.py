@@ -3,6 +3,7 @@
     schedules.py   betas, alpha_bar, timesteps, sigmas
     schedulers.py  a sampler by name, from a scheduler's config
     stepping.py    the base of every sampler
+    denoising.py   the sampling loop
     discrete.py    DDPM, DDIM
     dpm.py         DPM-Solver++ 2M (Lu et al.)
     euler.py       Euler's method over sigmas: of a beta schedule, and of flow matching

@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array
+from .stepping import Array, multiply
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Clean:
 
     def __call__(self, i: int, x: Array, output: Array, clean: Array, work: Array) -> Array:
         """Write x_0 at step ``i`` to ``clean`` and return it; ``work`` is scratch. All (B, ...)."""
-        np.multiply(output, self.from_output[i], out=clean)
+        multiply(output, self.from_output[i], out=clean)
         if self.from_x[i]:
-            np.multiply(x, self.from_x[i], out=work)
+            multiply(x, self.from_x[i], out=work)
             clean += work
         if self.divisor[i] != 1.0:
             clean /= self.divisor[i]
@@ -80,13 +80,19 @@ def _limit(config: Config, clips: bool) -> Callable[[Array], None] | None:
 
 
 def _clip(clean: Array, bound: float) -> None:
-    np.clip(clean, -bound, bound, out=clean)
+    clean[...] = clean.clip(-bound, bound)
 
 
 def _threshold(clean: Array, ratio: float, top: float) -> None:
     """Dynamic thresholding, Saharia et al. 2022 (2205.11487), section 2.3."""
-    flat = clean.reshape(len(clean), -1)
-    bound = np.quantile(np.abs(flat), ratio, axis=1, keepdims=True).astype(np.float32)
-    bound = np.clip(bound, 1, max(top, 1.0))
-    np.clip(flat, -bound, bound, out=flat)
-    flat /= bound
+    for i in range(len(clean)):
+        row = clean[i]
+        quantile = np.quantile(np.abs(_as_numpy(row)), ratio).astype(np.float32)
+        bound = float(np.clip(quantile, 1, max(top, 1.0)))
+        row[...] = row.clip(-bound, bound)
+        row /= bound
+
+
+def _as_numpy(x: Array) -> Array:
+    """Return an array as numpy's: a tensor on a GPU is copied from it first."""
+    return np.asarray(x.cpu() if hasattr(x, "cpu") else x)

@@ -14,7 +14,7 @@ from . import schedules
 from .clean import predicted_clean
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, refuse, whole_timesteps
+from .stepping import Array, Scheduler, Scratch, multiply, refuse, whole_timesteps
 
 
 def ddpm(config: Config, steps: int) -> Scheduler:
@@ -80,16 +80,16 @@ def _epsilon(
     a, b = signal.tolist(), noise.tolist()
 
     def from_epsilon(i: int, x: Array, output: Array, work: Array) -> None:
-        np.copyto(x, output)
+        x[...] = output
 
     def from_sample(i: int, x: Array, output: Array, work: Array) -> None:
-        np.multiply(output, a[i], out=work)
+        multiply(output, a[i], out=work)
         x -= work
         x /= b[i]
 
     def from_v(i: int, x: Array, output: Array, work: Array) -> None:
         x *= b[i]
-        np.multiply(output, a[i], out=work)
+        multiply(output, a[i], out=work)
         x += work
 
     known = {"epsilon": from_epsilon, "sample": from_sample, "v_prediction": from_v}

@@ -9,7 +9,7 @@ from . import schedules
 from .clean import predicted_clean
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, refuse, whole_timesteps
+from .stepping import Array, Scheduler, Scratch, multiply, refuse, subtract, whole_timesteps
 
 
 def dpm_solver(config: Config, steps: int) -> Scheduler:
@@ -39,10 +39,10 @@ def dpm_solver(config: Config, steps: int) -> Scheduler:
         x_0, before = history[i % 2], history[1 - i % 2]
         clean(i, x, output, x_0, work)
         x *= from_x[i]
-        np.multiply(x_0, from_clean[i], out=work)
+        multiply(x_0, from_clean[i], out=work)
         x -= work
         if from_slope[i]:
-            np.subtract(x_0, before, out=work)
+            subtract(x_0, before, out=work)
             work *= ratio[i]
             work *= from_slope[i]
             x += work

@@ -6,13 +6,15 @@ flow-euler  rectified flow, as in Esser et al. 2024 (2403.03206)
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import schedules
 from .clean import Clean
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, refuse
+from .stepping import Array, Scheduler, Scratch, multiply, refuse, subtract
 
 
 def euler(config: Config, steps: int) -> Scheduler:
@@ -38,7 +40,7 @@ def euler(config: Config, steps: int) -> Scheduler:
     def advance(i: int, x: Array, output: Array) -> None:
         x_0, work = scratch(x)
         clean(i, x, output, x_0, work)
-        np.subtract(x, x_0, out=work)
+        subtract(x, x_0, out=work)
         work /= divisor[i]
         work *= stride[i]
         x += work
@@ -85,7 +87,7 @@ def flow_euler(config: Config, steps: int) -> Scheduler:
 
     def advance(i: int, x: Array, output: Array) -> None:
         (work,) = scratch(x)
-        np.multiply(output, sigma[i] if stochastic else stride[i], out=work)
+        multiply(output, sigma[i] if stochastic else stride[i], out=work)
         if stochastic:
             x -= work
             x *= 1.0 - then[i]
@@ -135,5 +137,6 @@ def _dynamic_shift(config: Config, sigmas: Table) -> Table:
     mu = config.get("mu", config.get("base_shift"))
     if mu is None:
         raise BadRequest("the scheduler shifts by the image's size: put mu in its config")
-    scale = np.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+    exponential = config.get("time_shift_type", "exponential") == "exponential"
+    scale = math.exp(mu) if exponential else float(mu)  # no numpy number: sigmas keep their dtype
     return np.asarray(scale / (scale + (1 / sigmas - 1)))

@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .json_types import JsonObject
 from .schedulers import check_whole, own_name, scheduler
@@ -178,14 +180,8 @@ class Pipeline:
         x = np.empty((stop - start, *self.sample_shape), np.float32)
         _draw(streams, x)
         x *= np.float32(sampler.init_noise_sigma)
-        noise = np.empty_like(x) if sampler.stochastic else None
         call = _Call(self, request, start, stop)
-        for i, timestep in enumerate(sampler.timesteps.tolist()):
-            sampler.scale_input(x, i, out=call.sample)
-            output = call(timestep)
-            if noise is not None and sampler.noise_scale[i]:
-                _draw(streams, noise)
-            sampler.step(output, i, x, noise)
+        x = denoise_whole(call, sampler, x, partial(_draw, streams), model_input=call.sample)
         return self._decode_latents(x)
 
     def _decode_latents(self, x: Array) -> Array:
@@ -269,12 +265,12 @@ class _Call:
             self._inputs[name][self._second] = values[start:stop]
         self._views = [{k: v[rows] for k, v in self._inputs.items()} for rows in self._calls]
 
-    def __call__(self, timestep: float) -> Array:
-        """Return the model's output (B, C, H, W) in float32 for the values in ``sample``."""
+    def __call__(self, sample: Array, timestep: float) -> Array:
+        """Return the model's output (B, C, H, W) in float32; ``sample`` is ``self.sample``."""
         self._time[...] = timestep
         if self._guidance == 1.0:
             return self._output(self._denoise(self._views[0]))[: self._images]
-        self._all[self._second] = self.sample
+        self._all[self._second] = sample
         outputs = [self._output(self._denoise(view)) for view in self._views]
         if len(outputs) == 2:
             given, none = outputs[0][: self._images], outputs[1][: self._images]

@@ -156,7 +156,7 @@ def check_steps(steps: int, limit: int) -> None:
 
 
 _CLIPPING = ("", "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
-_CLIPS_ON_REQUEST = (*_CLIPPING, "HeunDiscreteScheduler")
+_CLIPS_ON_REQUEST = (*_CLIPPING, "HeunDiscreteScheduler", "LCMScheduler", "TCDScheduler")
 _PROCESS = (
     "num_train_timesteps",
     "beta_start",

@@ -1,4 +1,9 @@
-"""The steps of one trajectory, and the scratch arrays for them: the base of every sampler."""
+"""The steps of one trajectory, and the scratch arrays for them: the base of every sampler.
+
+A sampler computes with operators, assignments to ``x[...]`` and ``clip`` alone, which numpy's
+arrays and torch's tensors both have. So the samplers that serve an engine also sample the torch
+model, on its device, and nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +49,10 @@ class Scheduler:
 
     def scale_input(self, x: Array, i: int, out: Array | None = None) -> Array:
         """Return the model's input for x (B, ...) at step i; written to ``out`` if there is one."""
-        if self.input_divisor:
-            return np.divide(x, self.input_divisor[i], out=out)
+        scaled: Array = x / self.input_divisor[i] if self.input_divisor else x
         if out is None:
-            return x
-        np.copyto(out, x)
+            return scaled
+        out[...] = scaled
         return out
 
     def step(self, model_output: Array, i: int, x: Array, noise: Array | None = None) -> Array:
@@ -70,16 +74,31 @@ class Scheduler:
 
 
 class Scratch:
-    """``count`` arrays shaped like x, allocated at the first call with that shape."""
+    """``count`` arrays like x, allocated at the first call with an x of that shape and kind."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.arrays: list[Array] = []
+        self._like: object = None
 
     def __call__(self, x: Array) -> list[Array]:
-        if not self.arrays or self.arrays[0].shape != x.shape:
-            self.arrays = [np.empty_like(x) for _ in range(self.count)]
+        like = (type(x), x.shape, x.dtype, getattr(x, "device", None))
+        if self._like != like:
+            self.arrays = [x * 0 for _ in range(self.count)]
+            self._like = like
         return self.arrays
+
+
+def multiply(x: Array, factor: float, out: Array) -> None:
+    """Write ``x`` times ``factor`` to ``out``."""
+    out[...] = x
+    out *= factor
+
+
+def subtract(x: Array, y: Array, out: Array) -> None:
+    """Write ``x`` minus ``y`` to ``out``."""
+    out[...] = x
+    out -= y
 
 
 def refuse(name: str, config: Config, **accepted: tuple[Any, ...]) -> None:

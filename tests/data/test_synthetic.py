@@ -14,7 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_noise
-from diffc.data.sampling import deterministic_scheduler, sample
+from diffc.data.sampling import deterministic_loop, sample
 from diffc.data.synthetic import Conditioning, synthesize
 from diffc.errors import RequestError
 from diffc.models.denoiser import denoiser_of
@@ -64,7 +64,7 @@ def test_other_seeds_give_other_images() -> None:
 def test_sampling_is_diffusers_ddim(monkeypatch) -> None:
     """Oracle: diffusers' own pipeline, given the same noise."""
     model, noise = tiny(), keyed_noise([(1, 2)], (1, 8, 8))
-    scheduler = deterministic_scheduler(CONFIG, 5)
+    scheduler = deterministic_loop(CONFIG, 5)
     ours = sample(lambda x, t: model(x, t).sample, scheduler, noise)
     pipeline = DDIMPipeline(model, DDIMScheduler.from_config(CONFIG))
     monkeypatch.setattr(
@@ -80,7 +80,7 @@ def test_sampling_is_diffusers_ddim(monkeypatch) -> None:
 
 def test_flow_matching_integrates_a_known_velocity() -> None:
     """With u = eps - x_0 known exactly, any number of Euler steps lands on x_0."""
-    scheduler = deterministic_scheduler(
+    scheduler = deterministic_loop(
         {
             **FlowMatchEulerDiscreteScheduler().config,
             "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -93,7 +93,7 @@ def test_flow_matching_integrates_a_known_velocity() -> None:
 
 def test_flow_matching_visits_the_levels_of_fluxs_pipeline() -> None:
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
-    scheduler, visited = deterministic_scheduler(config, 4), []
+    scheduler, visited = deterministic_loop(config, 4), []
 
     def model(x, t):
         visited.append(float(t[0]))

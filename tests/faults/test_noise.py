@@ -10,16 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.diffusers_loops import diffusers_scheduler
 from support.pipelines import edit_json, save_ddpm, save_sd
 from support.runs import refusal
 
-from diffc.data.sampling import deterministic_scheduler, sample
+from diffc.data.sampling import TorchLoop, deterministic_loop, sample
 from diffc.errors import InputError
 from diffc.models.diffusion import process_from_scheduler, served_settings
 from diffc.models.schedulers import CLIPPING, KNOWN, check_scheduler, is_flow
 from diffc.models.schedulers import scheduler_settings as settings_of
 from diffc.models.source import find_source
 from diffc_runtime import schedulers as served
+from diffc_runtime import schedules
 
 READABLE = [name for name in KNOWN if name != "DPMSolverSDEScheduler"]  # needs torchsde
 OVER_BETAS = [name for name in READABLE if "FlowMatch" not in name]
@@ -28,6 +30,20 @@ OVER_BETAS = [name for name in READABLE if "FlowMatch" not in name]
 def written(scheduler) -> dict:
     """What ``save_pretrained`` writes of a scheduler."""
     return json.loads(scheduler.to_json_string())
+
+
+def alpha_bar(loop: TorchLoop) -> torch.Tensor:
+    """(T,) float32 of a loop's noise levels."""
+    return torch.from_numpy(schedules.alpha_bar(loop.config))
+
+
+def largest_clean(loop: TorchLoop) -> float:
+    """The largest value of x_0 after one step from a state that gives 7 without any clipping."""
+    sampler = loop.trajectory((1, 2, 2))
+    bar = float(alpha_bar(loop)[int(sampler.timesteps[0])])
+    x = np.full((1, 1, 2, 2), 7 * bar**0.5, np.float32)
+    clean = {"epsilon": 0.0, "sample": 7.0, "v_prediction": 0.0}[loop.config["prediction_type"]]
+    return float(np.abs(sampler.step(np.full_like(x, clean), 0, x)).max())
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +57,12 @@ def test_ddim_has_the_betas_and_the_clipping_of_the_sources_class(name, whole) -
     """From the file that diffusers writes, and from one that leaves every default out."""
     own = getattr(diffusers, name)()
     config = written(own) if whole else {"_class_name": name}
-    made = deterministic_scheduler(config, 5)
-    torch.testing.assert_close(made.alphas_cumprod, own.alphas_cumprod)
-    assert made.config.prediction_type == own.config.prediction_type
-    assert made.config.clip_sample == (name in CLIPPING)
+    made = deterministic_loop(config, 5)
+    torch.testing.assert_close(alpha_bar(made), own.alphas_cumprod)
+    assert made.config["prediction_type"] == own.config.prediction_type
+    assert made.config["clip_sample"] == (name in CLIPPING)
     spacing = own.config.get("timestep_spacing", "linspace")
-    assert made.config.timestep_spacing == spacing
+    assert made.info.spacing == made.config["timestep_spacing"] == spacing
     bar = process_from_scheduler(config).signal ** 2
     torch.testing.assert_close(bar.float(), own.alphas_cumprod, atol=1e-6, rtol=1e-4)
 
@@ -66,17 +82,17 @@ def test_ddim_has_the_betas_and_the_clipping_of_the_sources_class(name, whole) -
 )
 def test_clipping_is_what_the_class_does(cls, told, clips) -> None:
     config = {"_class_name": cls, **told}
-    made = deterministic_scheduler(config, 3)
-    assert made.config.clip_sample is clips
-    if "clip_sample_range" in told:
-        assert made.config.clip_sample_range == told["clip_sample_range"]
+    largest = largest_clean(deterministic_loop(config, 1))
+    expected = diffusers_scheduler(config, 1)
+    assert expected.config.clip_sample is clips
+    assert largest == pytest.approx(told.get("clip_sample_range", 1.0) if clips else 7.0, rel=1e-3)
     assert served_settings(config)["clip_sample"] is clips
 
 
 def test_latents_of_a_solver_are_not_cut_at_one(sd) -> None:
     for cls in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
         config = written(getattr(diffusers, cls)(beta_schedule="scaled_linear"))
-        made = deterministic_scheduler(config, 2)
+        made = deterministic_loop(config, 2)
         drawn = sample(lambda x, _t: -x, made, torch.randn(2, 4, 8, 8))
         assert drawn.abs().max() > 2
 
@@ -84,16 +100,18 @@ def test_latents_of_a_solver_are_not_cut_at_one(sd) -> None:
 @pytest.mark.parametrize("schedule", ["sigmoid", "laplace"])
 def test_a_schedule_that_ddim_does_not_name_is_handed_over_as_its_betas(schedule) -> None:
     own = diffusers.DDPMScheduler(beta_schedule=schedule)
-    made = deterministic_scheduler(written(own), 7)
-    torch.testing.assert_close(made.alphas_cumprod, own.alphas_cumprod, atol=1e-5, rtol=1e-4)
+    made = deterministic_loop(written(own), 7)
+    torch.testing.assert_close(alpha_bar(made), own.alphas_cumprod, atol=1e-5, rtol=1e-4)
+    theirs = diffusers_scheduler(written(own), 7)
+    assert made.trajectory((1, 2, 2)).timesteps.tolist() == theirs.timesteps.tolist()
     ours = served.scheduler("ddim", served_settings(written(own)), 7)
-    assert ours.timesteps.tolist() == made.timesteps.tolist()
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
 
 
 def test_a_heun_solvers_exponential_schedule() -> None:
     own = diffusers.HeunDiscreteScheduler(beta_schedule="exp")
-    made = deterministic_scheduler(written(own), 7)
-    torch.testing.assert_close(made.alphas_cumprod, own.alphas_cumprod, atol=1e-5, rtol=1e-4)
+    made = deterministic_loop(written(own), 7)
+    torch.testing.assert_close(alpha_bar(made), own.alphas_cumprod, atol=1e-5, rtol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,7 +132,10 @@ def test_a_heun_solvers_exponential_schedule() -> None:
 def test_the_served_loop_follows_the_one_that_made_the_samples(
     name, schedule, start, total, steps, spacing, offset, prediction, clip, thresholding, zero_snr
 ) -> None:
-    """From one config: DDIM made for data and figures, and the runtime's from model.json."""
+    """From one config: DDIM made for data and figures, and the runtime's from model.json.
+
+    diffusers' own DDIM is the oracle of both.
+    """
     config = {
         "_class_name": name, "beta_schedule": schedule, "beta_start": start,
         "num_train_timesteps": total, "timestep_spacing": spacing, "steps_offset": offset,
@@ -123,7 +144,9 @@ def test_the_served_loop_follows_the_one_that_made_the_samples(
     }  # fmt: skip
     config = {key: value for key, value in config.items() if value is not None}
     check_scheduler(config)
-    theirs = deterministic_scheduler(config, steps)
+    theirs = diffusers_scheduler(config, steps)
+    made = deterministic_loop(config, steps)
+    assert made.trajectory((1, 4, 4)).timesteps.tolist() == theirs.timesteps.tolist()
     ours = served.scheduler("ddim", served_settings(config), int(theirs.num_inference_steps))
     assert ours.timesteps.tolist() == theirs.timesteps.tolist()
     x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -140,17 +163,22 @@ def test_the_served_loop_follows_the_one_that_made_the_samples(
 @pytest.mark.parametrize("last", ["zero", "sigma_min"])
 def test_sampling_ends_where_the_solver_ends(last) -> None:
     config = {"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": last}
-    made = deterministic_scheduler(config, 4)
-    expected = 1.0 if last == "zero" else float(made.alphas_cumprod[0])
-    assert float(made.final_alpha_cumprod) == pytest.approx(expected)
-    assert deterministic_scheduler({"_class_name": "PNDMScheduler"}, 4).config.set_alpha_to_one is (
+    made = deterministic_loop(config, 4)
+    kept = 1.0 if last == "zero" else float(alpha_bar(made)[0])
+    x, noise = np.zeros((1, 1, 2, 2), np.float32), np.ones((1, 1, 2, 2), np.float32)
+    sampler = made.trajectory((1, 2, 2))
+    end = sampler.step(noise, len(sampler) - 1, x)
+    bar = float(alpha_bar(made)[int(sampler.timesteps[-1])])
+    clean = -((1 - bar) ** 0.5) / bar**0.5
+    np.testing.assert_allclose(end, clean * kept**0.5 + (1 - kept) ** 0.5, atol=1e-5)
+    assert deterministic_loop({"_class_name": "PNDMScheduler"}, 4).config["set_alpha_to_one"] is (
         False
     )
 
 
 def test_a_flow_is_sampled_without_drawing_noise() -> None:
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True}
-    made, x = deterministic_scheduler(config, 3), torch.randn(1, 4, 8, 8)
+    made, x = deterministic_loop(config, 3), torch.randn(1, 4, 8, 8)
     first, again = (sample(lambda x, _t: x, made, x) for _ in range(2))
     assert torch.equal(first, again)
 
@@ -256,9 +284,9 @@ def test_an_old_config_is_corrected_as_stable_diffusions_pipeline_does(
     (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     edit_json(model / "model_index.json", scheduler=["diffusers", config["_class_name"]])
     theirs = StableDiffusionPipeline.from_pretrained(model).scheduler.config
-    ours = deterministic_scheduler(find_source(str(model)).scheduler, 4).config
-    assert ours.steps_offset == theirs.steps_offset == offset
-    assert ours.clip_sample is theirs.get("clip_sample", False) is False
+    ours = deterministic_loop(find_source(str(model)).scheduler, 4).config
+    assert ours["steps_offset"] == theirs.steps_offset == offset
+    assert ours["clip_sample"] is theirs.get("clip_sample", False) is False
 
 
 def test_the_runtime_serves_no_class_that_diffc_does_not_know() -> None:
@@ -270,11 +298,11 @@ def test_a_class_that_cannot_be_imported_is_read_from_a_whole_config() -> None:
     """diffusers has DPMSolverSDEScheduler only beside torchsde."""
     name = "DPMSolverSDEScheduler"
     whole = {**written(diffusers.KDPM2DiscreteScheduler()), "_class_name": name}
-    made = deterministic_scheduler(whole, 3)
-    assert made.config.beta_end == 0.012 and made.config.clip_sample is False
+    made = deterministic_loop(whole, 3)
+    assert made.config["beta_end"] == 0.012 and made.config["clip_sample"] is False
     if not hasattr(diffusers.schedulers, "scheduling_dpmsolver_sde"):
         with pytest.raises(InputError, match=f"beta_start, beta_end, beta_schedule.*{name}"):
-            deterministic_scheduler({"_class_name": name}, 3)
+            deterministic_loop({"_class_name": name}, 3)
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -282,7 +310,7 @@ def test_every_known_class_is_read_sampled_and_served_or_refused_in_a_line(name)
     config = written(getattr(diffusers, name)())
     check_scheduler(config)
     assert is_flow(settings_of(config)) == ("FlowMatch" in name)
-    made = deterministic_scheduler(config, 4)
+    made = deterministic_loop(config, 4)
     assert torch.isfinite(sample(lambda x, _t: 0.1 * x, made, torch.randn(1, 3, 8, 8))).all()
     json.dumps(served_settings(config), allow_nan=False)
     if name not in ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler"):

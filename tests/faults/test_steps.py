@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
-from diffc.data.sampling import deterministic_scheduler, sampler_info
+from diffc.data.sampling import deterministic_loop
 from diffc.measure.loop import fitting_loop_steps
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.schedulers import fitting_steps, steps_note
@@ -36,9 +36,10 @@ from diffc_runtime.schedulers import scheduler
 def test_steps_are_lowered_to_what_fits(total, offset, steps, fitting) -> None:
     config = {"_class_name": "DDIMScheduler", "num_train_timesteps": total, "steps_offset": offset}
     assert fitting_steps(config, steps) == fitting
-    made = deterministic_scheduler(config, steps)
-    assert sampler_info(made).steps == fitting == len(made.timesteps)
-    assert int(made.timesteps.max()) < total
+    made = deterministic_loop(config, steps)
+    times = made.trajectory((1, 8, 8)).timesteps
+    assert made.info.steps == fitting == len(times)
+    assert int(times.max()) < total
     note = steps_note(config, "steps", steps)
     assert bool(note) == (fitting != steps)
     assert not note or f"{fitting} instead of {steps}" in note[0]
@@ -57,7 +58,7 @@ def test_every_number_of_steps_ends_in_timesteps_of_the_model(
         "_class_name": "DDIMScheduler", "num_train_timesteps": total,
         "steps_offset": min(offset, total - 1), "timestep_spacing": spacing,
     }  # fmt: skip
-    times = deterministic_scheduler(config, steps).timesteps
+    times = deterministic_loop(config, steps).trajectory((1, 8, 8)).timesteps
     assert 1 <= len(times) <= steps
     assert int(times.min()) >= 0 and int(times.max()) < total
 
