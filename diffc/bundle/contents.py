@@ -14,6 +14,7 @@ from pathlib import Path
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
+from diffc.judged import Judged, find_judged
 from diffc.models.noise_levels import flow_levels
 from diffc_export.targets.engine import NAME, exported_file, read_info
 from diffc_runtime.engine_folder import check_files
@@ -48,12 +49,14 @@ class BundleContents:
         info: That folder's engine.json, as the bundle has it.
         gpu_engines: Engine folders of the same model for other GPUs.
         decoder: The VAE decoder's engine folder, or None.
+        judged: How the samples were made that the report judged; None where there are none.
     """
 
     engine: Path
     info: JsonObject
     gpu_engines: tuple[Path, ...] = ()
     decoder: Path | None = None
+    judged: Judged | None = None
 
     @property
     def target(self) -> str:
@@ -102,6 +105,32 @@ class BundleContents:
             "unconditional": self.info["source"].get("unconditional"),
             "latent": self._latent(),
         }
+
+    def served_settings(self) -> JsonDict:
+        """Return ``settings`` with the defaults that make the images that the report judged.
+
+        A sampler that was judged and that does not fit the engine is left out, and so is guidance
+        where the engine does not bring the values for "none".
+        """
+        settings = self.settings()
+        if self.judged is None:
+            return settings
+        sampler = self.judged.sampler if self._takes(self.judged) else None
+        conditions = {spec["name"] for spec in self.info["inputs"] if spec["kind"] == "condition"}
+        has_none = conditions and conditions <= set(settings["unconditional"] or {})
+        usual = {"steps": self.judged.steps, "guidance": self.judged.guidance if has_none else 1.0}
+        return {**settings, "sampler": sampler or settings["sampler"], "defaults": usual}
+
+    def _takes(self, judged: Judged) -> bool:
+        """Return True if the runtime has the judged sampler for this model."""
+        from diffc_runtime.errors import BadRequest
+        from diffc_runtime.schedulers import scheduler
+
+        try:
+            scheduler(judged.sampler, self.scheduler, judged.steps)
+        except BadRequest:
+            return False
+        return True
 
     def decoder_request(self) -> JsonDict | None:
         """Return how a client calls the decoder on a server; None without a decoder."""
@@ -179,7 +208,10 @@ def find_contents(
     has_decoder = (decoder / NAME).is_file()
     if has_decoder:
         check_engine(decoder)
-    return BundleContents(engine, info, tuple(gpu_engines), decoder if has_decoder else None)
+    judged = None if engine == out else find_judged(out)
+    return BundleContents(
+        engine, info, tuple(gpu_engines), decoder if has_decoder else None, judged
+    )
 
 
 def check_servable(name: str) -> None:

@@ -75,7 +75,7 @@ def _write_client(contents: BundleContents, folder: Path) -> None:
     copy_runtime(contents.target, folder / "diffc_runtime")
     copy_file(RUNTIME / "servers" / "ovms" / "client.py", folder / "client.py")
     write_info(contents.info, folder / "engine")
-    settings = {**contents.settings(), "decoder": contents.decoder_request()}
+    settings = {**contents.served_settings(), "decoder": contents.decoder_request()}
     _write_json(folder / "pipeline.json", settings)
 
 

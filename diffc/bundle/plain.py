@@ -13,6 +13,13 @@ from diffc.bundle.folder import copy_file, copy_package
 from diffc_export.targets import target
 
 RUNTIME = Path(diffc_runtime.__file__).parent
+_PROGRAM = """\
+import sys
+
+from diffc_runtime.__main__ import main
+
+sys.exit(main())
+"""
 
 
 def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
@@ -24,7 +31,8 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     for name, engine in contents.folders():
         copy_engine(engine, to / name)
     copy_runtime(contents.target, to / "diffc_runtime")
-    (to / "pipeline.json").write_text(json.dumps(contents.settings(), indent=2) + "\n")
+    (to / "pipeline.json").write_text(json.dumps(contents.served_settings(), indent=2) + "\n")
+    (to / "__main__.py").write_text(_PROGRAM)  # ``python FOLDER generate``, from anywhere
     (to / "README.md").write_text(readme.plain_readme(contents))
     return ()
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def plain_readme(contents: BundleContents) -> str:
     """Return README.md of a plain bundle."""
-    out = "grid.png" if _is_picture(contents) else "samples.npy"
     return f"""# {_title(contents)}
 
 {_about(contents)}
@@ -23,41 +22,62 @@ def plain_readme(contents: BundleContents) -> str:
 ## What is here
 - `engine/`: the denoiser's engine; `engine.json` says what it was built for
 - `diffc_runtime/`: a Python package that samples with it. It needs `numpy` and {_package(contents)}
-- `pipeline.json`: the scheduler's config
+- `pipeline.json`: the scheduler's config, and what a call has where it says nothing
 
 ## Try it
 ```bash
-pip install numpy {_package(contents)}
-python -m diffc_runtime info
-{_placeholders(contents)}{_generate(contents, out)}
+pip install numpy pillow {_package(contents)}
+python . info
+{_placeholders(contents)}{_generate(contents)}
 ```
+From another folder: `python FOLDER generate ...`.
 {_about_files(contents)}
 ## Use it
 ```python
-from pathlib import Path
-{_imports(contents)}from diffc_runtime import open_bundle, to_uint8
+import sys
 
-pipeline = open_bundle(Path("."))
-samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(contents)})
-{_to_images(contents)}```
+sys.path.insert(0, ".")  # this folder
+{_imports(contents)}from diffc_runtime import open_bundle
 
-An image is named by its seed and its index: `generate(1, ..., first=3)` makes the fourth image of
-`generate(4, ...)` again. Requests larger than the engine's largest batch are split.
+pipe = open_bundle(".")  # this folder
+{_call(contents)}```
+
+{_judged(contents)}An image is named by its seed and its index: the first of `pipe(n=4, seed=0)`
+is that of `pipe(seed=0)`, and `pipe.generate(1, ..., first=3)` gives the samples of the fourth
+alone, as a numpy array. Requests larger than the engine's largest batch are split.
 """
 
 
-def _generate(contents: BundleContents, out: str) -> str:
-    flags = f"--n 16 --steps 50 --seed 0 --out {out}{_condition_flags(contents)}"
-    return f"python -m diffc_runtime generate {flags}"
+def _generate(contents: BundleContents) -> str:
+    out = "--out a.png" if _is_picture(contents) else "--out samples.npy"
+    return f"python . generate --n 4 --seed 0 {out}{_condition_flags(contents)}"
 
 
-def _to_images(contents: BundleContents) -> str:
-    return "images = to_uint8(samples)  # (4, H, W, C)\n" if _is_picture(contents) else ""
+def _call(contents: BundleContents) -> str:
+    given = _condition_arguments(contents)
+    if _is_picture(contents):
+        return f'images = pipe(n=4, seed=0{given}).images  # Pillow\'s\nimages[0].save("b.png")\n'
+    return f'samples = pipe(n=4, seed=0{given}, output_type="np").images\n'
+
+
+def _judged(contents: BundleContents) -> str:
+    """Return the sentence about the defaults; nothing where no samples were judged."""
+    usual = contents.served_settings().get("defaults")
+    if usual is None:
+        return ""
+    guidance = f", guidance {usual['guidance']:g}" if usual["guidance"] != 1 else ""
+    sampler = contents.served_settings()["sampler"]
+    return (
+        f"By default it samples as the report's pictures were: {sampler}, {usual['steps']} "
+        f"steps{guidance}. For\nthe same conditions, image i of seed 0 is the report's.\n\n"
+    )
 
 
 def triton_readme(contents: BundleContents) -> str:
     """Return README.md of a model repository."""
     backend = target(contents.target).facts.triton
+    steps, guidance = _usual(contents, "steps", 50), _usual(contents, "guidance", 1)
+    sampler = contents.served_settings()["sampler"]
     native = f"`{backend.platform}`" if backend else "in Python, as Triton has no backend for it"
     return f"""# {_title(contents)}: a Triton model repository
 
@@ -85,12 +105,13 @@ A model that runs its engine in Python on a processor takes every core; to leave
 
 ## Ask it
 ```bash
-pip install "tritonclient[http]" numpy
+pip install "tritonclient[http]" numpy pillow
 {_placeholders(contents)}{_ask("localhost:8000", contents)}
 ```
 {_about_files(contents)}
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
-`steps` (INT32, 50), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, 1), `scheduler` (STRING).
+`steps` (INT32, {steps}), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, {guidance}),
+`scheduler` (STRING, "{sampler}").
 {_conditions(contents)}
 Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
 without a decoder come as `samples` alone.
@@ -98,6 +119,11 @@ without a decoder come as `samples` alone.
 `bundle.json` lists the files that diffc wrote here; a later `diffc bundle --force` replaces no
 other.
 """
+
+
+def _usual(contents: BundleContents, name: str, value: float) -> str:
+    """Return what a request has where it does not name ``name``."""
+    return f"{(contents.served_settings().get('defaults') or {}).get(name, value):g}"
 
 
 def _batching_line(contents: BundleContents) -> str:
@@ -132,9 +158,8 @@ cd client
 ```python
 {_imports(contents)}from client import open_server
 
-pipeline = open_server("http://localhost:8000")
-samples = pipeline.generate(n=4, steps=50, seed=0{_condition_arguments(contents)})
-```
+pipe = open_server("http://localhost:8000")
+{_call(contents)}```
 """
 
 
@@ -229,7 +254,8 @@ def _condition_flags(contents: BundleContents) -> str:
 
 
 def _ask(url: str, contents: BundleContents) -> str:
-    flags = f"--n 4 --steps 50 --seed 0 --out images.npy{_condition_flags(contents)}"
+    out = "a.png" if _is_picture(contents) else "samples.npy"
+    flags = f"--n 4 --seed 0 --out {out}{_condition_flags(contents)}"
     return f"python client.py --url {url} {flags}"
 
 
@@ -239,7 +265,7 @@ def _imports(contents: BundleContents) -> str:
 
 def _condition_arguments(contents: BundleContents) -> str:
     given = [
-        f'"{item["name"]}": ' + (f'np.load("{item["name"]}.npy")' if item["shape"] else "0")
+        f"{item['name']}=" + (f'np.load("{item["name"]}.npy")' if item["shape"] else "0")
         for item in _condition_specs(contents)
     ]
-    return f", conditions={{{', '.join(given)}}}" if given else ""
+    return "".join(f", {item}" for item in given)

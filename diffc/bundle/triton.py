@@ -112,7 +112,7 @@ def _write_pipeline(contents: BundleContents, folder: Path) -> None:
     _copy_python(version, "pipeline", contents.target)
     for name, engine in contents.folders():
         copy_engine(engine, version / name)
-    _write_json(version / "pipeline.json", contents.settings())
+    _write_json(version / "pipeline.json", contents.served_settings())
     _write_config(folder, configs.pipeline_model(folder.name, contents, instances=1))
 
 
@@ -120,7 +120,7 @@ def _write_bls(contents: BundleContents, folder: Path) -> None:
     version = folder / VERSION
     _copy_python(version, "bls", contents.target)
     write_info(contents.info, version / "engine")
-    _write_json(version / "pipeline.json", {**contents.settings(), **_models(contents)})
+    _write_json(version / "pipeline.json", {**contents.served_settings(), **_models(contents)})
     instances = configs.bls_instances(contents.info)
     _write_config(folder, configs.pipeline_model(folder.name, contents, instances))
 

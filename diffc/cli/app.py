@@ -5,7 +5,18 @@ from __future__ import annotations
 import typer
 
 from diffc import __version__
-from diffc.cli import bench, bundle, check, compile, doctor, inspect, recipes, report, stages
+from diffc.cli import (
+    bench,
+    bundle,
+    check,
+    compile,
+    doctor,
+    generate,
+    inspect,
+    recipes,
+    report,
+    stages,
+)
 
 app = typer.Typer(
     name="diffc",
@@ -62,6 +73,9 @@ app.command("check", short_help="Is CANDIDATE slower, larger or worse than a bas
     check.check_
 )
 app.command("report", short_help="Show OUT's report, or compare several.")(report.report_)
+app.command("generate", short_help="Make images with OUT: its engine, or torch.")(
+    generate.generate_
+)
 app.command("bundle", short_help="Write what an inference server loads.")(bundle.bundle_)
 app.command("doctor", short_help="Show what works on this machine, and why the rest does not.")(
     doctor.doctor_

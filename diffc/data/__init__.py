@@ -15,6 +15,7 @@ inputs.py      the denoiser's inputs in one run: its own, at the text length of 
 precision.py   the fast floating-point type of a device, and forward passes in it
 processes.py   the processes that torchrun or ``accelerate launch`` started, and the data that they
                share
+labels.py      class labels that are drawn, without torch
 randomness.py  random numbers that depend on a key alone, never on earlier draws
 sampling.py    deterministic sampling: from noise to images with diffusers' own schedulers
 tensors.py     reads a safetensors file of the denoiser's own inputs

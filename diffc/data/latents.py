@@ -116,11 +116,19 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
     return latents
 
 
-def decode_latents(source: Source, latents: Tensor) -> Work[Tensor]:
-    """Decode latents to images (N, C, H, W); a model of pixels' samples are returned unchanged."""
+def decode_latents(
+    source: Source, latents: Tensor, vae: AutoencoderKL | None = None
+) -> Work[Tensor]:
+    """Decode latents to images (N, C, H, W); a model of pixels' samples are returned unchanged.
+
+    Args:
+        source: The model.
+        latents: As the denoiser gives them.
+        vae: The model's VAE; None: it is loaded.
+    """
     if vae_folder(source) is None:
         return latents
-    vae, known = load_vae(source), family(source.class_name)
+    vae, known = vae or load_vae(source), family(source.class_name)
     scale, shift = latent_factors(dict(vae.config))
 
     def part(rows: range) -> Work[Tensor]:

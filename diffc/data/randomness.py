@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffc_runtime import noise
+
 
 def keyed_generator(*key: int) -> torch.Generator:
     """Return a CPU generator seeded by non-negative integers, such as (seed, step, row)."""
@@ -23,3 +25,8 @@ def keyed_generator(*key: int) -> torch.Generator:
 def keyed_noise(keys: Iterable[Sequence[int]], shape: Sequence[int]) -> Tensor:
     """Return standard normal float32 (B, *shape); the r-th key draws row r."""
     return torch.stack([torch.randn(*shape, generator=keyed_generator(*key)) for key in keys])
+
+
+def image_noise(seed: int, index: range, shape: Sequence[int]) -> Tensor:
+    """Return the noise (len(index), *shape) that the runtime starts these images of a seed from."""
+    return torch.from_numpy(noise.image_noise(seed, index.start, len(index), shape))

@@ -16,16 +16,17 @@ from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
 from diffc.data.conditions import missing_condition_error
 from diffc.data.inputs import LABELS
+from diffc.data.labels import drawn_label
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
-from diffc.data.randomness import keyed_generator, keyed_noise
+from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import ModelCall, TorchLoop, denoise, deterministic_loop
 from diffc.models.denoiser import Denoiser
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
 
-NOISE, LABEL = 1, 2  # streams of keys
+NOISE = 1  # a stream of keys; ``labels.LABEL`` is another
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,8 @@ def condition_rows(
             pool = conditions[name]
             rows[name] = pool[torch.tensor(index) % len(pool)].to(dtype)
         elif name == LABELS and spec.shape == () and classes:
-            rows[name] = torch.stack([_label(seed, i, classes) for i in index]).to(dtype)
+            labels = [drawn_label(seed, i, classes) for i in index]
+            rows[name] = torch.tensor(labels).to(dtype)
         else:
             raise missing_condition_error(name)
     return rows
-
-
-def _label(seed: int, i: int, classes: int) -> Tensor:
-    return torch.randint(classes, (), generator=keyed_generator(seed, LABEL, i))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffc.data.batches import run_in_batches
 from diffc.data.precision import device_of
-from diffc.data.randomness import keyed_noise
+from diffc.data.randomness import image_noise, keyed_noise
 from diffc.data.sampling import (
     ModelCall,
     SamplerInfo,
@@ -32,7 +32,7 @@ from diffc.models.denoiser import Denoiser
 from diffc_export.events import Progress, Work, drain
 from diffc_runtime.json_types import JsonDict
 
-EVALUATION = 7  # the stream of keys that evaluation noise is drawn from, apart from training's
+EVALUATION = 7  # the stream of keys that a curve's noise is drawn from, apart from training's
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SamplePair:
         dense: The dense model's, (N, C, H, W).
         compressed: The compressed model's, of the same shape.
         sampler: How both were made.
-        seed: Image i starts from noise keyed by (seed, i).
+        seed: Image i starts from the noise that the serving runtime gives image i of this seed.
         guidance: The scale of classifier-free guidance; 1 for none.
     """
 
@@ -86,7 +86,7 @@ def sample_pair(
 
     def part(index: range) -> Work[list[Tensor]]:
         rows = condition_rows(index, dense.specs, given.rows, dense.class_count, seed)
-        noise = keyed_noise(((seed, EVALUATION, i) for i in index), dense.sample_shape)
+        noise = image_noise(seed, index, dense.sample_shape)
         pair = []
         for side, model in enumerate((dense.model, compressed)):
             done = 2 * index.start + side * len(index)

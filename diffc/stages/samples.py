@@ -81,7 +81,7 @@ def samples_stage(
     )
     packages = (*model_packages(source), "pillow", *metric_packages(options))
     places = {SAMPLES: SAMPLES}
-    return Stage("samples", 9, inputs, compare, SamplesOutcome, places, packages)
+    return Stage("samples", 10, inputs, compare, SamplesOutcome, places, packages)
 
 
 USUAL = "inception"

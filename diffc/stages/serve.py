@@ -134,8 +134,9 @@ def _serve_side(inputs: ServeInputs, side: str, scratch: Path) -> JsonDict:
     out, name, threads = inputs.out.path, inputs.target, inputs.threads
     loop = inputs.images.options
     plain, repository = scratch / f"plain-{side}", scratch / f"repository-{side}"
-    write_bundle(out, plain, server="none", target=name, side=side)
-    write_bundle(out, repository, server="triton", target=name, side=side)
+    engine = engine_folder(out, name, side)  # not OUT: its bundles have the judged sampler
+    write_bundle(engine, plain, server="none")
+    write_bundle(engine, repository, server="triton")
     alone = _in_process(plain, threads, loop)
     parts = find_triton()
     if parts is not None and not parts.has_backend("onnxruntime"):

@@ -9,6 +9,10 @@
     euler.py       Euler's method over sigmas: of a beta schedule, and of flow matching
     clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
+    checks.py      a request's numbers and conditions
+    noise.py       the noise of image i of a seed
+    output.py      a call's images, as Pillow's or as numpy arrays
+    saving.py      images -> one file, numbered files or a grid; nothing is overwritten in silence
     engines.py     an engine folder -> a call, or why it does not fit this machine
     loaders/       one file for each target whose engines it runs, found by the target's name
     libraries/     the only places that open an engine: ONNX Runtime, OpenVINO, TensorRT
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from .engines import Engine, open_engine
     from .errors import BadRequest, UnfitEngine
     from .images import grid, to_uint8, write_png
+    from .output import PipelineOutput
     from .pipeline import Input, Pipeline
     from .schedulers import NAMES, scheduler
     from .stepping import Scheduler
@@ -49,6 +54,7 @@ __all__ = [
     "Engine",
     "Input",
     "Pipeline",
+    "PipelineOutput",
     "Scheduler",
     "UnfitEngine",
     "grid",
@@ -65,6 +71,7 @@ _HOMES = {
     "Engine": "engines",
     "Input": "pipeline",
     "Pipeline": "pipeline",
+    "PipelineOutput": "output",
     "Scheduler": "stepping",
     "UnfitEngine": "errors",
     "grid": "images",

@@ -1,31 +1,29 @@
 """The bundle's own program.
 
-    python -m diffc_runtime generate --n 16 --steps 50 --seed 0 --out grid.png
-    python -m diffc_runtime info
+    python FOLDER generate --n 4 --steps 50 --seed 0 --out a.png     a-0.png to a-3.png
+    python FOLDER info
 
-Run it in the bundle's folder, or name the folder with --bundle. A wrong request ends with one line
+FOLDER is a bundle's; any working directory will do. ``python -m diffc_runtime`` is the same inside
+the bundle's folder, or with --bundle FOLDER. A wrong request ends with one line
 and exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
 from .engines import batches, read_info
 from .errors import BadRequest, UnfitEngine
-from .images import grid, is_picture, to_uint8, write_file, write_png
+from .images import is_picture
 from .pipeline import Pipeline
+from .saving import ARRAY, check_files, file_words, output_files, save_samples
 from .schedulers import NAMES, own_name
 
 
@@ -51,58 +49,49 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (info, make):
         verb.add_argument("--bundle", type=Path, default=home, help="the bundle's folder")
     make.add_argument("--n", type=int, default=1, help="images")
-    make.add_argument("--steps", type=int, default=50)
+    make.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
-    make.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    make.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         make.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
     make.add_argument("--threads", type=int, help="of a processor; default: all")
-    make.add_argument("--out", type=Path, default=Path("grid.png"), help=".png, or .npy of samples")
+    make.add_argument("--out", type=Path, default=Path("image.png"), help=".png, .jpg, .webp, .npy")
+    make.add_argument("--grid", action="store_true", help="one picture of all images")
+    make.add_argument("--force", action="store_true", help="replace files that are there")
     return parser
 
 
 def _generate(options: argparse.Namespace) -> None:
-    if options.out.suffix not in (".png", ".npy"):
-        raise BadRequest(f"--out must end in .png or .npy, not '{options.out.name}'")
-    if not options.out.resolve().parent.is_dir():
-        raise BadRequest(f"--out: the folder {options.out.parent} does not exist")
-    if options.out.is_dir():
-        raise BadRequest(f"--out: {options.out} is a folder, not a file")
-    if options.unconditional and options.guidance == 1:
-        raise BadRequest("--unconditional has no effect without a --guidance other than 1")
+    files = output_files(options.out, options.n, options.grid)
+    check_files(files, options.force)
     pipeline = open_bundle(options.bundle, options.threads)
     _check_picture(pipeline, options.out)
+    usual = pipeline.defaults
+    guidance = usual.guidance if options.guidance is None else options.guidance
+    if options.unconditional and guidance == 1:
+        raise BadRequest("--unconditional has no effect without a --guidance other than 1")
     start = time.perf_counter()
     samples = pipeline.generate(
         options.n,
-        options.steps,
+        usual.steps if options.steps is None else options.steps,
         options.seed,
         options.scheduler,
-        options.guidance,
+        guidance,
         named_values(options.condition),
         named_values(options.unconditional),
     )
     seconds = time.perf_counter() - start
-    _save(samples, options.out)
-    print(f"{options.out}: {options.n} images in {seconds:.2f} s", file=sys.stderr)
+    save_samples(samples, files)
+    print(f"{file_words(files)}: {options.n} images in {seconds:.2f} s", file=sys.stderr)
 
 
 def _check_picture(pipeline: Pipeline, out: Path) -> None:
     """Raise BadRequest if the output is a picture and the samples are latents or video frames."""
     shape = pipeline.sample_shape
-    if out.suffix == ".png" and pipeline.decode is None and not is_picture(shape):
+    if out.suffix != ARRAY and pipeline.decode is None and not is_picture(shape):
         raise BadRequest(f"samples of shape {shape} are no picture: name an .npy with --out")
-
-
-def _save(samples: NDArray[np.float32], out: Path) -> None:
-    if out.suffix == ".npy":
-        content = io.BytesIO()
-        np.save(content, samples)
-        write_file(out, content.getvalue())
-    else:
-        write_png(out, grid(to_uint8(samples)))
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Opens a bundle's folder as a Pipeline.
 
-    pipeline.json   the scheduler's config, and what a request may leave out
+    pipeline.json   the scheduler's config, and what a request may leave out: ``defaults`` has the
+                    steps and the guidance of the pictures that diffc's report judged
     engine/         the denoiser's engine folder; beside it engine-NAME/, for other GPUs
     decoder/        the VAE decoder's, for a latent model
 
@@ -19,7 +20,7 @@ from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
 from .json_types import JsonObject
-from .pipeline import Pipeline, smallest_batch
+from .pipeline import Pipeline, PipelineDefaults, smallest_batch
 from .values import Array, Denoise
 
 FORMAT = 1
@@ -43,15 +44,17 @@ def read_settings(folder: Path) -> JsonObject:
     return settings
 
 
-def open_bundle(folder: Path, threads: int | None = None) -> Pipeline:
-    """Load the bundle in ``folder``.
+def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
+    """Load a bundle.
 
     Args:
+        folder: The bundle's folder; ``~`` is the home folder.
         threads: For engines on a processor; by default all cores.
 
     Raises:
         UnfitEngine: No engine of the bundle fits this machine, or a file is missing or altered.
     """
+    folder = Path(folder).expanduser().absolute()
     settings = read_settings(folder)
     engine = open_engine(fitting_engine(folder, settings), threads)
     return pipeline_of(settings, engine.info, engine.run, _open_decoder(folder, settings, threads))
@@ -72,7 +75,7 @@ def pipeline_of(
         decode: Latents, scaled for the decoder -> samples.
     """
     inputs = specs(info)
-    latent = settings.get("latent") or {}
+    latent, usual = settings.get("latent") or {}, settings.get("defaults") or {}
     return Pipeline(
         denoise,
         settings["scheduler"],
@@ -84,6 +87,8 @@ def pipeline_of(
         latent_shift=latent.get("shift", 0.0),
         unconditional=settings.get("unconditional"),
         scheduler=settings.get("sampler"),
+        defaults=PipelineDefaults(usual.get("steps", 50), usual.get("guidance", 1.0)),
+        runs_on=f"{info['target']} {info['precision_found']}",
     )
 
 

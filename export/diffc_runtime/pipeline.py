@@ -2,37 +2,41 @@
 
     pipeline = Pipeline(denoise, scheduler_config, (3, 32, 32))
     samples = pipeline.generate(16, steps=50, seed=0)          # (16, 3, 32, 32)
+    pipeline(n=4, seed=0).images[0].save("a.png")              # Pillow's images
 
 Every image has its own stream of random numbers, named by (seed, index): image 7 of seed 0 is the
-same alone and among sixteen. Buffers are allocated once per batch; a step of the loop allocates
-nothing but the array that ``denoise`` returns.
+same alone and among sixteen (noise.py). Buffers are allocated once per batch; a step of the loop
+allocates nothing but the array that ``denoise`` returns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows, row_count
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .json_types import JsonObject
+from .noise import fill, image_streams
+from .output import PipelineOutput, check_output, output_of
 from .schedulers import check_whole, own_name, scheduler
+from .schedules import train_steps
 from .stepping import Scheduler
 from .values import Array as Array
 from .values import Denoise as Denoise
 
-MOST_IMAGES = 1024
-"""The largest number of images of one request."""
 MOST_BATCH = 64
 """The largest batch where the engine sets no limit."""
 MOST_GUIDANCE = 100.0
-LAST_SEED = 2**63 - 1
+_NONE = "unconditional_"
+"""Before a condition's name: its value for "none", which guidance leads away from."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,22 @@ class Input:
     shape: tuple[int, ...]
     dtype: str = "float32"
     kind: str = "condition"
+
+
+@dataclass(frozen=True)
+class PipelineDefaults:
+    """What a call has where it says nothing.
+
+    Attributes:
+        steps: The number of the sampler's steps; fewer where the model has fewer timesteps.
+        guidance: The scale of classifier-free guidance; 1 for none.
+        conditions: (seed, n) -> conditions by name, of the images 0 to n - 1 of a seed; None where
+            a call has to give them.
+    """
+
+    steps: int = 50
+    guidance: float = 1.0
+    conditions: Callable[[int, int], Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,8 @@ class Pipeline:
         latent_shift: As ``latent_scale``.
         unconditional: The values of the conditions that stand for "none", for guidance.
         scheduler: The sampler for requests that name none; by default the config's own.
+        defaults: What a call of the object has where it says nothing.
+        runs_on: In words, what runs the denoiser, such as ``ort-cpu fp32``.
     """
 
     denoise: Denoise
@@ -98,6 +120,8 @@ class Pipeline:
     latent_shift: float | Sequence[float] = 0.0
     unconditional: Mapping[str, object] | None = None
     scheduler: InitVar[str | None] = None
+    defaults: PipelineDefaults = PipelineDefaults()
+    runs_on: str = ""
 
     def __post_init__(self, scheduler: str | None) -> None:
         self.scheduler_config = dict(self.scheduler_config)
@@ -109,6 +133,8 @@ class Pipeline:
         self.batches = sorted(self.batches) or [(1, MOST_BATCH)]
         self.unconditional = dict(self.unconditional or {})
         self.scheduler_name = scheduler or own_name(self.scheduler_config)
+        most = train_steps(self.scheduler_config)
+        self.defaults = replace(self.defaults, steps=min(self.defaults.steps, most))
         self._sample = _only_input(self.inputs, "sample")
         self._timestep = _only_input(self.inputs, "timestep")
         self.conditions = tuple(spec for spec in self.inputs if spec.kind == "condition")
@@ -117,6 +143,71 @@ class Pipeline:
     def largest_batch(self) -> int:
         """The largest number of rows for one call of the denoiser."""
         return max(high for _, high in self.batches)
+
+    def __call__(
+        self,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: str | None = None,
+        output_type: str = "pil",
+        **conditions: object,
+    ) -> PipelineOutput:
+        """Make images.
+
+        Args:
+            n: The number of images; by default as many as a condition has rows, else 1.
+            seed: Image i is image i of this seed, whatever ``n``.
+            num_inference_steps: The number of the sampler's steps.
+            guidance_scale: Of classifier-free guidance; 1 for none.
+            scheduler: The sampler's name; by default the pipeline's own.
+            output_type: ``pil`` for Pillow images, ``np`` for an array (N, H, W, C) in [0, 1].
+            **conditions: The model's conditions by name, (N, ...) or (...) for all images alike,
+                such as ``class_labels=[3, 7]``; ``unconditional_NAME`` for guidance.
+
+        Raises:
+            BadRequest: An argument is out of range, or a condition is missing.
+            UnfitEngine: The engine gave values that are not numbers.
+        """
+        check_output(output_type, None if self.decode else tuple(self.sample_shape))
+        samples = self.sample(
+            n=n,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            scheduler=scheduler,
+            **conditions,
+        )
+        return output_of(samples, output_type)
+
+    def sample(
+        self,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: str | None = None,
+        **conditions: object,
+    ) -> NDArray[np.float32]:
+        """Return what ``__call__`` makes, as samples (N, C, H, W) in [-1, 1]."""
+        none = {k.removeprefix(_NONE): v for k, v in conditions.items() if k.startswith(_NONE)}
+        given = {name: value for name, value in conditions.items() if not name.startswith(_NONE)}
+        if n is None:
+            rows = (row_count(s, given[s.name]) for s in self.conditions if s.name in given)
+            n = max(rows, default=1)
+        check_numbers(n, seed)
+        usual = self.defaults
+        if usual.conditions is not None:
+            given = {**usual.conditions(seed, n), **given}
+        known = {**(self.unconditional or {}), **none}
+        if known:  # a condition without a value for "none" stays what it is
+            none = {**{name: value for name, value in given.items() if name not in known}, **none}
+        steps = usual.steps if num_inference_steps is None else num_inference_steps
+        guidance = usual.guidance if guidance_scale is None else guidance_scale
+        return self.generate(n, steps, seed, scheduler, guidance, given, none)
 
     def generate(
         self,
@@ -176,12 +267,12 @@ class Pipeline:
 
     def _batch(self, request: ImageRequest, start: int, stop: int, sampler: Scheduler) -> Array:
         """Make the images ``start`` to ``stop`` of a request: the whole loop."""
-        streams = _streams(request.seed, request.first + start, stop - start)
+        streams = image_streams(request.seed, request.first + start, stop - start)
         x = np.empty((stop - start, *self.sample_shape), np.float32)
-        _draw(streams, x)
+        fill(streams, x)
         x *= np.float32(sampler.init_noise_sigma)
         call = _Call(self, request, start, stop)
-        x = denoise_whole(call, sampler, x, partial(_draw, streams), model_input=call.sample)
+        x = denoise_whole(call, sampler, x, partial(fill, streams), model_input=call.sample)
         return self._decode_latents(x)
 
     def _decode_latents(self, x: Array) -> Array:
@@ -199,9 +290,8 @@ class Pipeline:
     def _check_request(self, request: ImageRequest) -> ImageRequest:
         """Return ``request`` with numbers of the right type and conditions as rows (N, ...)."""
         n = request.n
-        _check_whole("n, the number of images,", n, 1, MOST_IMAGES)
-        _check_whole("seed", request.seed, 0, LAST_SEED)
-        _check_whole("first", request.first, 0, LAST_SEED)
+        check_numbers(n, request.seed)
+        check_whole_number("first", request.first, 0, LAST_SEED)
         weight = self._guidance_weight(request.guidance)
         given = self._condition_rows(request.conditions, n, "condition")
         none: dict[str, Array] = {}
@@ -231,7 +321,7 @@ class Pipeline:
             if spec.name not in given:
                 need = ("n", *spec.shape)
                 raise BadRequest(f"the {what} '{spec.name}' is missing: {spec.dtype} {need}")
-        return {spec.name: _rows(spec, given[spec.name], n) for spec in self.conditions}
+        return {spec.name: condition_rows(spec, given[spec.name], n) for spec in self.conditions}
 
 
 class _Call:
@@ -313,45 +403,3 @@ def _only_input(inputs: Sequence[Input], kind: str) -> Input:
             f"the engine needs one {kind} input, it has {len(matching)} among: {names}"
         )
     return matching[0]
-
-
-def _streams(seed: int, first: int, n: int) -> list[np.random.Generator]:
-    """Return one generator per image. Philox gives 2^192 numbers before two streams overlap."""
-    return [
-        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + i]))
-        for i in range(n)
-    ]
-
-
-def _draw(streams: Sequence[np.random.Generator], out: Array) -> None:
-    """Fill ``out`` with standard normal noise, each row from its own stream."""
-    for stream, row in zip(streams, out, strict=True):
-        stream.standard_normal(dtype=np.float32, out=row)
-
-
-def _check_whole(what: str, value: int, low: int, high: int) -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise BadRequest(f"{what} must be a whole number from {low} to {high}, not {value!r}")
-
-
-def _rows(spec: Input, value: object, n: int) -> Array:
-    """Return a condition as (n, ...) in the input's dtype. Raises BadRequest."""
-    try:
-        array = np.asarray(value)
-        number = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
-    except ValueError:  # rows of different lengths
-        number = False
-    if not number:
-        raise BadRequest(f"condition '{spec.name}' is not an array of real numbers")
-    if array.shape == spec.shape:
-        array = np.broadcast_to(array, (n, *spec.shape))
-    if array.shape != (n, *spec.shape):
-        raise BadRequest(
-            f"condition '{spec.name}' must have shape {(n, *spec.shape)} or {spec.shape},"
-            f" not {array.shape}"
-        )
-    whole = np.issubdtype(spec.dtype, np.integer)
-    if whole and not np.issubdtype(array.dtype, np.integer):
-        raise BadRequest(f"condition '{spec.name}' must be whole numbers, not {array.dtype}")
-    return array.astype(spec.dtype, copy=False)

@@ -54,7 +54,8 @@ def plain(out, tmp_path_factory) -> Path:
 
 def test_generates_by_itself(plain, tmp_path):
     picture = tmp_path / "grid.png"
-    done = run(plain, "generate", "--n", "5", "--steps", "3", "--seed", "7", "--out", str(picture))
+    asked = ("--n", "5", "--steps", "3", "--seed", "7", "--out", str(picture))
+    done = run(plain, "generate", *asked, "--grid")
     assert done.returncode == 0, done.stderr
     samples = open_bundle(plain).generate(5, 3, 7)
     images = to_uint8(samples)
@@ -63,6 +64,48 @@ def test_generates_by_itself(plain, tmp_path):
     np.testing.assert_array_equal(grid[:8, 8:16], images[1])
     np.testing.assert_array_equal(grid[8:, 8:16], images[4])
     assert images.std() > 10
+    assert run(plain, "generate", *asked).returncode == 0, "other files than the grid's"
+    for i in range(5):
+        alone = np.asarray(Image.open(tmp_path / f"grid-{i}.png"))
+        np.testing.assert_array_equal(alone, images[i])
+
+
+def test_nothing_is_overwritten_in_silence(plain, tmp_path):
+    (tmp_path / "a-1.png").write_text("mine")
+    asked = ("--n", "2", "--steps", "1", "--out", str(tmp_path / "a.png"))
+    done = run(plain, "generate", *asked)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'a-1.png'} exists: name another file" in done.stderr
+    assert (tmp_path / "a-1.png").read_text() == "mine" and not (tmp_path / "a-0.png").exists()
+    assert run(plain, "generate", *asked, "--force").returncode == 0
+    assert Image.open(tmp_path / "a-1.png").size == (8, 8)
+
+
+def test_the_folder_runs_from_any_working_directory(plain, tmp_path):
+    command = [sys.executable, plain, "generate", "--steps", "2", "--out", "a.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pipe = open_bundle(str(plain))  # a string
+    expected = pipe(num_inference_steps=2, output_type="np").images[0]
+    found = np.asarray(Image.open(tmp_path / "a.png")) / 255
+    np.testing.assert_allclose(found, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_without_pillow_an_array_is_offered(plain):
+    code = (
+        "import sys; sys.modules['PIL'] = None; sys.path.insert(0, sys.argv[1])\n"
+        "from diffc_runtime import open_bundle\n"
+        "pipe = open_bundle(sys.argv[1])\n"
+        "print(pipe(num_inference_steps=1, output_type='np').images.shape)\n"
+        "try: pipe(num_inference_steps=1)\n"
+        "except ValueError as error: print(error)\n"
+    )
+    command = [sys.executable, "-I", "-c", code, plain]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "(1, 8, 8, 3)",
+        "output_type='pil' needs Pillow: pip install pillow, or ask for output_type='np'",
+    ]
 
 
 def test_info_by_itself(plain):
@@ -88,7 +131,7 @@ def test_info_by_itself(plain):
         (["--condition", "class_labels"], "a condition is NAME=NUMBER or NAME=FILE.npy"),
         (["--condition", "x=missing.npy"], "cannot read missing.npy"),
         (["--guidance", "2"], "needs a model with conditions"),
-        (["--out", "grid.jpg"], "--out must end in .png or .npy"),
+        (["--out", "grid.gif"], "--out must end in .png, .jpg, .jpeg, .webp or .npy, not"),
         (["--out", "nowhere/grid.png"], "the folder nowhere does not exist"),
         (["--out", "folder.png"], "folder.png is a folder, not a file"),
         (["--steps", "1", "--out", "/proc/grid.png"], "cannot write /proc/grid.png"),
@@ -230,9 +273,10 @@ def test_the_readmes_commands_work_as_printed(which, request, tmp_path):
     lines = [line for line in shell.splitlines() if not line.startswith("pip install")]
     script = "set -e\n" + "\n".join(lines).replace("python ", f"{sys.executable} ")
     subprocess.run(["bash", "-c", script], cwd=to, check=True)
-    assert Image.open(to / "grid.png").size[0] > 8
+    size = Image.open(to / "a-3.png").size
+    assert size[0] >= 8
     (python,) = blocks(to / "README.md", "python")
-    code = python + "\nassert images.shape[0] == 4 and images.dtype.name == 'uint8'\n"
+    code = python + f"\nassert len(images) == 4 and images[3].size == {size}\n"
     subprocess.run([sys.executable, "-c", code], cwd=to, check=True)
 
 

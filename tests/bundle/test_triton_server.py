@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import triton_server
 from support.triton_server import Server
 
@@ -124,11 +125,15 @@ def test_the_bundled_client(server, local, tmp_path):
     command = [
         f"{parts.path}/python", str(server.repository / "client.py"),
         "--url", f"127.0.0.1:{server.http}", "--n", "3", "--steps", "4", "--seed", "9",
-        "--out", "images.npy",
     ]  # fmt: skip
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    pictures, arrays = ([*command, "--out", name] for name in ("a.png", "images.npy"))
+    subprocess.run(pictures, cwd=tmp_path, check=True, timeout=120)
+    subprocess.run(arrays, cwd=tmp_path, check=True, timeout=120)
     expected = to_uint8(local.generate(3, 4, 9))
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), expected)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a-2.png")), expected[2])
+    again = subprocess.run(pictures, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.stderr.startswith("error: a-0.png exists: name another file with --out")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -211,7 +216,7 @@ def assert_the_readmes_command_works(running: Server, tmp_path: Path, *more: str
         "client.py", str(running.repository / "client.py")
     )
     subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, timeout=120)
-    assert np.load(tmp_path / "images.npy").shape == (4, 8, 8, 3)
+    assert Image.open(tmp_path / "a-3.png").size == (8, 8)
     wrong = subprocess.run(
         [python, running.repository / "client.py", "--url", url, *more],
         capture_output=True, text=True, timeout=120,

@@ -9,7 +9,7 @@ from diffusers import EulerDiscreteScheduler
 import diffc
 from diffc.bundle import write_bundle
 from diffc_runtime import open_bundle
-from diffc_runtime.pipeline import _draw, _streams
+from diffc_runtime.noise import image_noise
 
 STEPS, SEED = 7, 3
 
@@ -25,8 +25,7 @@ def test_euler_with_linspace_is_diffusers_own(compiled, tmp_path):
     scheduler.set_timesteps(STEPS)
     assert any(float(t) % 1 for t in scheduler.timesteps)
     unet = diffc.load(out / "model").unet.eval()
-    noise = np.empty((1, *served.sample_shape), np.float32)
-    _draw(_streams(SEED, 0, 1), noise)
+    noise = image_noise(SEED, 0, 1, served.sample_shape)
     x = torch.from_numpy(noise) * scheduler.init_noise_sigma
     with torch.no_grad():
         for t in scheduler.timesteps:

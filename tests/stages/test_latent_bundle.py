@@ -16,7 +16,7 @@ from diffc.output import locked_recipe
 from diffc.stages.order import finish
 from diffc_export.events import drain
 from diffc_runtime import open_bundle
-from diffc_runtime.pipeline import _draw, _streams
+from diffc_runtime.noise import image_noise
 
 STEPS, SEED, GUIDANCE = 4, 3, 3.0
 
@@ -55,8 +55,7 @@ def test_a_bundles_images_are_diffusers_own(out, tmp_path):
         conditions={"encoder_hidden_states": rows.numpy()},
         unconditional={"encoder_hidden_states": null.numpy()},
     )  # fmt: skip
-    noise = np.empty((1, *served.sample_shape), np.float32)
-    _draw(_streams(SEED, 0, 1), noise)
+    noise = image_noise(SEED, 0, 1, served.sample_shape)
     expected = pipeline(
         prompt_embeds=rows, negative_prompt_embeds=null, latents=torch.from_numpy(noise),
         num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np",

@@ -81,6 +81,60 @@ BUNDLE = (
     ),
     Flag("force", bool, "Add to a folder that is not empty."),
 )
+GENERATE = (
+    Flag("image_count", int, "Images.", default=1, name="n", metavar="N"),
+    Flag("image_seed", int, "Image i is image i of this seed.", default=0, name="seed"),
+    Flag("image_steps", int, "Of the sampler.", shown="as the report's", name="steps"),
+    Flag(
+        "image_guidance",
+        float,
+        "Scale of classifier-free guidance; 1 for none.",
+        shown="as the report's",
+        name="guidance",
+    ),
+    Flag(
+        "image_sampler",
+        str,
+        "ddpm, ddim, euler, dpm++ or flow-euler.",
+        shown="the report's",
+        name="sampler",
+    ),
+    Flag("label", str, "Class labels, one an image: 3,7.", shown="the report's"),
+    Flag(
+        "condition",
+        list[str],
+        "An input of the denoiser: a number, or an .npy of (n, ...) or (...); repeatable.",
+        metavar="NAME=V",
+    ),
+    Flag(
+        "unconditional",
+        list[str],
+        "Its value for 'none', which guidance leads away from; repeatable.",
+        metavar="NAME=V",
+    ),
+    Flag(
+        "generate_target",
+        str,
+        "Whose engine, or torch.",
+        shown="the fastest that runs here",
+        name="target",
+    ),
+    Flag("device", str, "cpu or cuda."),
+    Flag("dtype", str, "fp32, fp16 or bf16."),
+    Flag("dense", bool, "The dense model in place of the compressed one."),
+    Flag("compare", bool, "One picture: dense above compressed, from the same noise."),
+    Flag("grid", bool, "One picture of all images."),
+    Flag(
+        "image_out",
+        Path,
+        ".png, .jpg, .webp, or .npy of samples; several images are numbered.",
+        shown="image.png",
+        name="out",
+        options=("--out", "-o"),
+        metavar="FILE",
+    ),
+    Flag("overwrite", bool, "Replace files that are there.", name="force"),
+)
 CHECK = (
     Flag("baseline", Path, "An output folder, an engine folder or a stored baseline."),
     Flag("baseline_report", Path, "Figures alone (weaker): same machine only."),
@@ -110,4 +164,4 @@ REPORT = (
     Flag("report_history", Path, "A .jsonl of diffc check, drawn over time.", name="history"),
 )
 
-VERB_FLAGS = (*ARGUMENTS, *COMMON, *COMPILE, *BUNDLE, *CHECK, *BASELINE, *REPORT)
+VERB_FLAGS = (*ARGUMENTS, *COMMON, *COMPILE, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT)

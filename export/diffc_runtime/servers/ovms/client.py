@@ -1,8 +1,9 @@
 """Images from an OpenVINO Model Server: the loop runs here, every step is a request to the server.
 
-    python client.py --url http://localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+    python client.py --url http://localhost:8000 --n 4 --steps 50 --seed 0 --out a.png
 
-Needs numpy alone; speaks the KServe protocol, version 2, over REST.
+Four images are a-0.png to a-3.png. Needs numpy alone; speaks the KServe protocol, version 2, over
+REST.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from diffc_runtime import to_uint8  # noqa: E402
 from diffc_runtime.arguments import named_values  # noqa: E402
 from diffc_runtime.bundles import batched_decoder, pipeline_of, read_bundle  # noqa: E402
 from diffc_runtime.errors import BadRequest, UnfitEngine  # noqa: E402
 from diffc_runtime.images import is_picture  # noqa: E402
+from diffc_runtime.saving import (  # noqa: E402
+    ARRAY,
+    check_files,
+    file_words,
+    output_files,
+    save_samples,
+)
 
 KINDS = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32"}
 
@@ -85,34 +92,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--url", default="http://localhost:8000")
     parser.add_argument("--n", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    parser.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
-    parser.add_argument("--out", type=Path, default=Path("images.npy"))
+    parser.add_argument("--out", type=Path, default=Path("image.png"), help=".png, .jpg, .npy")
+    parser.add_argument("--grid", action="store_true", help="one picture of all images")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args()
     try:
-        images = _generate(options)
-        np.save(options.out, images)
+        files = output_files(options.out, options.n, options.grid)
+        check_files(files, options.force)
+        samples = _generate(options)
+        save_samples(samples, files)
     except (BadRequest, UnfitEngine, OSError) as error:
-        sys.exit(str(error))
-    print(f"{options.out}: {images.shape} {images.dtype}")
+        sys.exit(f"error: {error}")
+    print(f"{file_words(files)}: {samples.shape}")
 
 
 def _generate(options: argparse.Namespace) -> np.ndarray:
-    """Return pixels, or the samples themselves if they are no pictures (latents)."""
     pipeline = open_server(options.url)
+    if (
+        options.out.suffix != ARRAY
+        and not pipeline.decode
+        and not is_picture(pipeline.sample_shape)
+    ):
+        raise BadRequest(f"samples of shape {pipeline.sample_shape} are no picture: --out FILE.npy")
+    usual = pipeline.defaults
     samples: np.ndarray = pipeline.generate(
         options.n,
-        options.steps,
+        usual.steps if options.steps is None else options.steps,
         options.seed,
-        guidance=options.guidance,
+        guidance=usual.guidance if options.guidance is None else options.guidance,
         conditions=named_values(options.condition),
         unconditional=named_values(options.unconditional),
     )
-    return to_uint8(samples) if is_picture(samples.shape[1:]) else samples
+    return samples
 
 
 if __name__ == "__main__":

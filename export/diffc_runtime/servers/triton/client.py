@@ -1,8 +1,9 @@
 """A client of the server: images by seed, over HTTP.
 
-    pip install "tritonclient[http]" numpy
-    python client.py --url localhost:8000 --n 4 --steps 50 --seed 0 --out images.npy
+    pip install "tritonclient[http]" numpy pillow
+    python client.py --url localhost:8000 --n 4 --steps 50 --seed 0 --out a.png
 
+Four images are a-0.png to a-3.png. Pictures need Pillow; ``.npy`` holds the array, without it.
 ``--bls`` asks the model that runs every step on the denoiser model. ``--condition NAME=VALUE``, or
 ``NAME=FILE.npy``, for each of the model's conditions; ``--guidance`` for classifier-free guidance.
 """
@@ -15,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tritonclient.http as triton
+
+try:
+    import tritonclient.http as triton
+except ImportError as error:
+    sys.exit(f'error: {error}; pip install "tritonclient[http]" numpy')
 
 
 def inputs(**values: Any) -> list[Any]:
@@ -84,31 +89,64 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="localhost:8000")
     parser.add_argument("--n", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=1.0, help="1 for none")
+    parser.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    parser.add_argument("--scheduler", help="the sampler; default: the model's")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
     parser.add_argument("--bls", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("images.npy"))
+    parser.add_argument("--out", type=Path, default=Path("image.png"), help=".png, .jpg or .npy")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args()
     try:
+        files = output_files(options.out, options.n, options.force)
         images = _request_images(options)
-        np.save(options.out, images)
-    except (triton.InferenceServerException, OSError, ValueError) as error:
+        save_images(images, files)
+    except (triton.InferenceServerException, ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(f"{options.out}: {images.shape} {images.dtype}")
+    print(
+        f"{files[0]}{f' to {files[-1].name}' if files[1:] else ''}: {images.shape} {images.dtype}"
+    )
+
+
+def output_files(out: Path, n: int, force: bool) -> list[Path]:
+    """Return the files of ``n`` images; ValueError where a picture cannot be written."""
+    files = [out]
+    if out.suffix != ".npy":
+        from PIL import Image
+
+        if out.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"--out must end as a picture's or in .npy, not '{out.name}'")
+        files = [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(n)] if n > 1 else files
+    there = [file for file in files if file.exists()]
+    if there and not force:
+        raise ValueError(f"{there[0]} exists: name another file with --out, or --force replaces it")
+    return files
+
+
+def save_images(images: np.ndarray, files: list[Path]) -> None:
+    """Write images (N, H, W, C) in uint8 as pictures, or any array as one .npy."""
+    if files[0].suffix == ".npy":
+        np.save(files[0], images)
+        return
+    from PIL import Image
+
+    if images.dtype != np.uint8:
+        raise ValueError("the model gives latents, which are no pictures: name an .npy with --out")
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)
 
 
 def _request_images(options: argparse.Namespace) -> np.ndarray:
+    optional = {name: getattr(options, name) for name in ("steps", "guidance", "scheduler")}
     return generate(
         options.url,
         "pipeline_bls" if options.bls else "pipeline",
         n=options.n,
-        steps=options.steps,
         seed=options.seed,
-        guidance=options.guidance,
+        **{name: value for name, value in optional.items() if value is not None},
         **values_by_name(options.condition),
         **values_by_name(options.unconditional, "unconditional_"),
     )

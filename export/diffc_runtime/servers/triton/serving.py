@@ -1,7 +1,8 @@
 """Answers a request to the pipeline model, for both ways of running the denoiser.
 
 What a client may send: ``seed``, ``steps``, ``n``, ``first``, ``guidance``, ``scheduler``, and a
-tensor for each condition, ``unconditional_NAME`` for guidance. All but the conditions are optional.
+tensor for each condition, ``unconditional_NAME`` for guidance. All but the conditions are optional;
+steps and guidance are by default those of pipeline.json.
 The answer to a wrong request is an error that says what is wrong; the model keeps running.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-DEFAULTS: dict[str, Any] = {"seed": 0, "steps": 50, "n": 1, "first": 0, "guidance": 1.0}
+DEFAULTS: dict[str, Any] = {"seed": 0, "n": 1, "first": 0}
 
 
 def version_folder(arguments: dict[str, str]) -> Path:
@@ -71,6 +72,8 @@ def _outputs(samples: np.ndarray, request: Any) -> list[Any]:
 def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
     """Return the request's tensors as the arguments of ``Pipeline.generate``."""
     arguments = {name: _scalar(request, name, default) for name, default in DEFAULTS.items()}
+    usual = {"steps": pipeline.defaults.steps, "guidance": pipeline.defaults.guidance}
+    arguments |= {name: _scalar(request, name, default) for name, default in usual.items()}
     arguments["scheduler"] = _scalar(request, "scheduler", None)
     arguments["conditions"] = _conditions(pipeline, request, "", arguments["n"])
     arguments["unconditional"] = _conditions(pipeline, request, "unconditional_", arguments["n"])

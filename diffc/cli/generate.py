@@ -1,0 +1,185 @@
+"""diffc generate: images from an output folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffc.cli.command import Command, takes
+from diffc.errors import RequestError
+
+if TYPE_CHECKING:
+    from diffc.generate.opening import OpenRequest
+    from diffc_runtime import Pipeline
+    from diffc_runtime.values import Array
+
+SIDES = ("dense", "compressed")
+
+
+@takes(
+    *("output_folder", "image_count", "image_seed", "image_steps", "image_guidance"),
+    *("image_sampler", "label", "condition", "unconditional", "generate_target", "device", "dtype"),
+    *("dense", "compare", "grid", "image_out", "overwrite", "json", "quiet"),
+)
+def generate_(command: Command, output_folder: Path, **given: object) -> None:
+    """Make images: by the fastest engine of OUT that runs here, else by torch.
+
+    \b
+      diffc generate OUT --out a.png
+      diffc generate OUT --n 4 --out a.png          a-0.png to a-3.png
+      diffc generate OUT --n 9 --grid --out a.png   one picture
+      diffc generate OUT --n 4 --compare            dense above compressed
+      diffc generate OUT --label 3,7 --guidance 4
+
+    Noise, sampler, steps and conditions are those of the report's pictures, so that image i of seed
+    0 is one of them. A file that is there is not replaced without --force.
+    """
+    from diffc.generate.opening import OpenRequest
+    from diffc_runtime.saving import check_files, file_words, output_files
+
+    out = command.out or Path("image.png")
+    request = _ImageOptions(out=out, **given)  # type: ignore[arg-type]
+    files = output_files(request.out, 1 if request.compare else request.n, request.grid)
+    check_files(files, request.force)
+    opening = OpenRequest(
+        output_folder,
+        "dense" if request.dense else "compressed",
+        request.target,
+        request.device,
+        request.dtype,
+    )
+    sides = _open_sides(opening, request.compare)
+    pipe = sides[opening.side]
+    started = time.perf_counter()
+    samples = {side: _samples(one, request) for side, one in sides.items()}
+    seconds = time.perf_counter() - started
+    _save(samples, files, request.compare)
+    facts = _facts(pipe, request)
+    if command.json:
+        from diffc.cli.show import print_json
+
+        print_json({"files": [str(file) for file in files], "seconds": seconds, **facts})
+    elif not command.quiet:
+        print(f"{file_words(files)}  {_words(samples, facts, seconds)}")
+
+
+@dataclass(frozen=True)
+class _ImageOptions:
+    """The command's own flags, as the flag table names them."""
+
+    n: int
+    seed: int
+    steps: int | None
+    guidance: float | None
+    sampler: str | None
+    label: str | None
+    condition: list[str] | None
+    unconditional: list[str] | None
+    target: str | None
+    device: str | None
+    dtype: str | None
+    dense: bool
+    compare: bool
+    grid: bool
+    out: Path
+    force: bool
+
+
+def _open_sides(opening: OpenRequest, compare: bool) -> dict[str, Pipeline]:
+    """The pipelines by side; both by the same means where two are compared."""
+    from diffc.generate.opening import open_output
+
+    pipe, note = open_output(opening)
+    if note is not None:
+        print(f"diffc: note: {note}", file=sys.stderr)
+    if not compare:
+        return {opening.side: pipe}
+    if opening.side == "dense":
+        raise RequestError("--compare shows both sides: leave --dense out")
+    same = replace(opening, target=pipe.runs_on.split()[0])
+    return {"dense": open_output(replace(same, side="dense"))[0], "compressed": pipe}
+
+
+def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
+    from diffc_runtime.arguments import named_values
+    from diffc_runtime.errors import BadRequest
+    from diffc_runtime.images import is_picture
+    from diffc_runtime.saving import ARRAY
+
+    shape = tuple(pipe.sample_shape)
+    if request.out.suffix != ARRAY and pipe.decode is None and not is_picture(shape):
+        raise BadRequest(
+            f"samples of shape {shape} are no pictures, and there is no VAE to decode them: "
+            "name an .npy with --out"
+        )
+    conditions = named_values(request.condition or [])
+    none = named_values(request.unconditional or [])
+    conditions |= {f"unconditional_{name}": value for name, value in none.items()}
+    if request.label is not None:
+        conditions["class_labels"] = _labels(request.label, request.n)
+    return pipe.sample(
+        n=request.n,
+        seed=request.seed,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        scheduler=request.sampler,
+        **conditions,
+    )
+
+
+def _labels(text: str, n: int) -> list[int]:
+    """The labels of n images: one after the other, from the first again at the end."""
+    try:
+        labels = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(f"--label is a number, or several: 3,7; not '{text}'") from None
+    return [labels[i % len(labels)] for i in range(max(n, 0))]
+
+
+def _save(samples: dict[str, Array], files: list[Path], compare: bool) -> None:
+    import numpy as np
+
+    from diffc_runtime.images import grid, to_uint8
+    from diffc_runtime.saving import ARRAY, save_samples, write_picture
+
+    if not compare:
+        (only,) = samples.values()
+        save_samples(only, files)
+    elif files[0].suffix == ARRAY:
+        save_samples(np.stack([samples[side] for side in SIDES]), files)
+    else:
+        pixels = np.concatenate([to_uint8(samples[side]) for side in SIDES])
+        count = len(pixels) // len(SIDES)
+        write_picture(files[0], grid(pixels, columns=2 if count == 1 else count))
+
+
+def _facts(pipe: Pipeline, request: _ImageOptions) -> dict[str, object]:
+    """How the images were made, as the pipeline's defaults complete what was given."""
+    usual = pipe.defaults
+    return {
+        "runs_on": pipe.runs_on,
+        "sampler": request.sampler or pipe.scheduler_name,
+        "steps": usual.steps if request.steps is None else request.steps,
+        "guidance": usual.guidance if request.guidance is None else request.guidance,
+        "seed": request.seed,
+    }
+
+
+def _words(samples: dict[str, Array], facts: dict[str, object], seconds: float) -> str:
+    import numpy as np
+
+    height, width = next(iter(samples.values())).shape[-2:]
+    guided = f", guidance {facts['guidance']:g}" if facts["guidance"] != 1 else ""
+    words = (
+        f"{width}x{height}  {seconds:.2f} s  {facts['runs_on']}, {facts['sampler']} "
+        f"{facts['steps']} steps{guided}, seed {facts['seed']}"
+    )
+    if len(samples) == 1:
+        return words
+    dense, compressed = (np.clip(samples[side], -1, 1) for side in SIDES)
+    place = "above" if len(dense) > 1 else "left of"
+    mean = np.abs(dense - compressed).mean() * 127.5
+    return f"{words}\ndense {place} compressed: they differ by {mean:.1f} of 255 in the mean"

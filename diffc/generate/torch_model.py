@@ -1,0 +1,120 @@
+"""OUT/model, or the dense model, in the runtime's loop: torch runs the denoiser and the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from diffc.bundle.contents import BundleContents
+from diffc.data.latents import decode_latents, load_vae, vae_folder
+from diffc.errors import InputError, UnavailableError
+from diffc.generate.engine import as_judged
+from diffc.judged import find_judged
+from diffc.models.denoiser import Denoiser
+from diffc.models.diffusion import served_settings
+from diffc.models.source import Source, find_source
+from diffc.output import locked_recipe
+from diffc.stage_inputs import RunShape
+from diffc.stages.order import source_of
+from diffc.torch_state import own_state
+from diffc_export.events import drain
+from diffc_runtime import Pipeline
+from diffc_runtime.bundles import pipeline_of
+from diffc_runtime.values import Array, Denoise
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_BATCH = 8
+
+
+@own_state()
+def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline:
+    """Load a model of OUT into torch.
+
+    Args:
+        out: The output folder.
+        side: ``compressed`` for OUT/model, ``dense`` for what it was made from.
+        device: ``cpu`` or ``cuda``; None: the GPU where there is one.
+        dtype: ``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        InputError: The model is not there, or cannot be used.
+        UnavailableError: There is no such device here.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("torch finds no NVIDIA GPU here", hint="device='cpu' runs it")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    source = source_of(out) if side == "dense" else _compressed(out)
+    denoiser = RunShape.of(locked_recipe(out)).open(source)
+    nn.Module.to(denoiser.model, where, _DTYPES[dtype])  # diffusers' own ``to`` warns on every cast
+    contents = _contents(out, denoiser, source, dtype)
+    decode = None if vae_folder(source) is None else vae_decoder(source)
+    opened = pipeline_of(
+        contents.served_settings(), contents.info, torch_call(denoiser, where), decode
+    )
+    opened.batches = [(1, _BATCH)]
+    opened.runs_on = f"torch {dtype} on {where.type}"
+    return as_judged(opened, out, contents)
+
+
+def _compressed(out: Path) -> Source:
+    folder = out / "model"
+    if not (folder / "model_index.json").is_file() and not (folder / "pruning.json").is_file():
+        raise InputError(
+            f"{out} is unfinished: it holds no compressed model yet",
+            hint="the command that began it goes on where it stopped",
+        )
+    return find_source(folder)
+
+
+def _contents(out: Path, denoiser: Denoiser, source: Source, dtype: str) -> BundleContents:
+    """The facts that a bundle of this model would have."""
+    specs = [
+        {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "kind": spec.kind}
+        for spec in denoiser.specs
+    ]
+    about = {
+        "scheduler": served_settings(source.scheduler),
+        "unconditional": denoiser.family.null_conditions(source.config),
+    }
+    info = {
+        "target": "torch",
+        "precision_found": dtype,
+        "inputs": specs,
+        "profiles": [],
+        "source": about,
+    }
+    return BundleContents(out, info, judged=find_judged(out))
+
+
+def torch_call(denoiser: Denoiser, device: torch.device) -> Denoise:
+    """Return a call of the denoiser on numpy arrays (B, ...), in its own dtype."""
+    dtype = next(denoiser.model.parameters()).dtype
+
+    def call(inputs: dict[str, Array]) -> Array:
+        tensors = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
+        tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        with torch.inference_mode():
+            output: Array = denoiser.call(tensors).float().cpu().numpy()
+        return output
+
+    return call
+
+
+def vae_decoder(source: Source) -> Callable[[Array], Array]:
+    """Return a call from the denoiser's latents (N, ...) to images; the VAE is loaded once."""
+    loaded: list[AutoencoderKL] = []
+
+    def decode(latents: Array) -> Array:
+        if not loaded:
+            loaded.append(load_vae(source))
+        images: Array = drain(decode_latents(source, torch.from_numpy(latents), loaded[0])).numpy()
+        return images
+
+    return decode

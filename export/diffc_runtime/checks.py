@@ -1,0 +1,61 @@
+"""Checks of a request to a pipeline: its numbers, and the arrays of its conditions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import BadRequest
+from .values import Array
+
+if TYPE_CHECKING:
+    from .pipeline import Input
+
+MOST_IMAGES = 1024
+"""The largest number of images of one request."""
+LAST_SEED = 2**63 - 1
+
+
+def check_numbers(n: int, seed: int) -> None:
+    """Refuse a number of images or a seed that is out of range. Raises BadRequest."""
+    check_whole_number("n, the number of images,", n, 1, MOST_IMAGES)
+    check_whole_number("seed", seed, 0, LAST_SEED)
+
+
+def check_whole_number(what: str, value: int, low: int, high: int) -> None:
+    """Refuse what is no whole number from ``low`` to ``high``. Raises BadRequest."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise BadRequest(f"{what} must be a whole number from {low} to {high}, not {value!r}")
+
+
+def row_count(spec: Input, value: object) -> int:
+    """Return N of a condition (N, ...); 1 of one for all images, or of what is no array."""
+    try:
+        shape = np.asarray(value).shape
+    except ValueError:  # rows of different lengths
+        return 1
+    return shape[0] if len(shape) == len(spec.shape) + 1 else 1
+
+
+def condition_rows(spec: Input, value: object, n: int) -> Array:
+    """Return a condition as (n, ...) in the input's dtype. Raises BadRequest."""
+    try:
+        array = np.asarray(value)
+        number = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
+    except ValueError:  # rows of different lengths
+        number = False
+    if not number:
+        raise BadRequest(f"condition '{spec.name}' is not an array of real numbers")
+    if array.shape == spec.shape:
+        array = np.broadcast_to(array, (n, *spec.shape))
+    if array.shape != (n, *spec.shape):
+        raise BadRequest(
+            f"condition '{spec.name}' must have shape {(n, *spec.shape)} or {spec.shape},"
+            f" not {array.shape}"
+        )
+    whole = np.issubdtype(spec.dtype, np.integer)
+    if whole and not np.issubdtype(array.dtype, np.integer):
+        raise BadRequest(f"condition '{spec.name}' must be whole numbers, not {array.dtype}")
+    return array.astype(spec.dtype, copy=False)
