@@ -47,9 +47,18 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'diffc' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name == "ModelMixin" or name in _compressed_classes():
+        return getattr(import_module("diffc.compressed"), name)
+    raise AttributeError(f"module 'diffc' has no attribute {name!r}")
+
+
+def _compressed_classes() -> list[str]:
+    """The classes that a compressed model's model_index.json names as diffc's."""
+    from diffc.models.families import family_names
+
+    return family_names()
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ LARGE = 64 * 1024 * 1024
 
 _LINKED = ("onnx", "engines")
 _READ_BY_PEOPLE = (".json", ".yaml", ".md", ".txt")
+_CARDS = (Path("README.md"),)  # of a model: written with the report, into a stage's folder
 _BY_CONTENT = 1024 * 1024  # smaller files are compared by content, larger by size and time
 _FICLONE = 0x40049409  # linux/fs.h; fcntl.FICLONE is there from Python 3.12 on
 
@@ -43,7 +44,8 @@ def place(origin: Path, goal: Path, where: str) -> None:
             place_file(origin, goal, links=links)
         return
     files = sorted(path.relative_to(origin) for path in origin.rglob("*") if path.is_file())
-    if _files_in(goal) == files and all(_is_placed(origin / f, goal / f, links) for f in files):
+    there = [name for name in _files_in(goal) if name not in _CARDS or name in files]
+    if there == files and all(_is_placed(origin / f, goal / f, links) for f in files):
         return
     with new_folder(goal) as folder:
         for name in files:

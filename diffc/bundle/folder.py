@@ -20,6 +20,9 @@ from diffc_runtime.files import file_digest, temporary_folder
 from diffc_runtime.json_types import JsonObject
 
 MANIFEST = "bundle.json"
+_HIDING = ("triton",)
+"""PyTorch imports this package where it is, and any folder of the name in the working directory
+is one to Python."""
 FORMAT = 1
 
 
@@ -31,8 +34,15 @@ def check_free(to: Path, force: bool) -> None:
         force: True accepts a folder that is not empty.
 
     Raises:
-        RequestError: ``to`` is a file, cannot be written, or is not empty.
+        RequestError: ``to`` is a file, cannot be written, is not empty, or has the name of a
+            package that PyTorch asks for.
     """
+    if to.resolve().name in _HIDING:
+        raise RequestError(
+            f"a folder named '{to.resolve().name}' breaks PyTorch in every program that is started "
+            "beside it, which takes the folder for the package of that name",
+            hint=f"--to {to}-models, or any other name",
+        )
     there = next((path for path in (to, *to.absolute().parents) if path.exists()), to)
     if not there.is_dir():
         raise RequestError(f"{there} is a file, not a folder")

@@ -20,7 +20,7 @@ _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
 @dataclass(frozen=True)
-class Candidate:
+class OutEngine:
     """An engine of OUT that may run here.
 
     Attributes:
@@ -50,7 +50,7 @@ class Candidate:
             return None
 
 
-def candidates(out: Path, side: str, target: str | None) -> list[Candidate]:
+def candidates(out: Path, side: str, target: str | None) -> list[OutEngine]:
     """Return the engines of OUT, the fastest that was measured first.
 
     Raises:
@@ -64,7 +64,7 @@ def candidates(out: Path, side: str, target: str | None) -> list[Candidate]:
         raise unknown("target", target, [*served, "torch"])
     times = _measured_ms(out, side)
     served.sort(key=lambda name: times.get(name, float("inf")))
-    return [Candidate(out, name, side) for name in served if target in (None, name)]
+    return [OutEngine(out, name, side) for name in served if target in (None, name)]
 
 
 def _is_served(name: str) -> bool:
@@ -87,7 +87,7 @@ def _measured_ms(out: Path, side: str) -> Mapping[str, float]:
     return times
 
 
-def try_open(one: Candidate, reasons: list[str]) -> Pipeline | None:
+def try_open(one: OutEngine, reasons: list[str]) -> Pipeline | None:
     """Return the engine as a pipeline; None where it cannot be used, with the reason added."""
     try:
         return _open(one)
@@ -96,7 +96,7 @@ def try_open(one: Candidate, reasons: list[str]) -> Pipeline | None:
         return None
 
 
-def _open(one: Candidate) -> Pipeline:
+def _open(one: OutEngine) -> Pipeline:
     contents = find_contents(one.out, one.target, one.side)
     loaded = open_engine(contents.engine)
     if contents.decoder is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
-from diffc.models.families import denoiser_folders, family_names
+from diffc.models.families import denoiser_folders, family, family_names
 from diffc.models.files import TensorEntry, read_json, tensor_entries
 from diffc.models.layout import (
     DIFFUSERS_STEMS,
@@ -28,6 +28,11 @@ from diffc_runtime.files import files_digest
 from diffc_runtime.json_types import JsonObject
 
 INDEX = "model_index.json"
+CARD, DENSE_CARD = "README.md", "README.dense.md"
+"""A model's card, and the name that the dense model's has in a compressed model's folder."""
+CUT_LIBRARY = "diffc"
+"""What model_index.json of a compressed model names as its denoiser's library: diffusers then asks
+diffc for the class (diffc/compressed.py)."""
 SCHEDULER_CONFIG = "scheduler_config.json"
 VAE_NAMES = ("vae", "vqvae")
 
@@ -219,7 +224,7 @@ def pipeline_components(
         components.append(
             Component(
                 name=name,
-                library=str(entry[0]),
+                library=_library(str(entry[0]), str(entry[1])),
                 class_name=str(entry[1]),
                 folder=folder if is_flat else folder / name,
                 is_flat=is_flat,
@@ -227,6 +232,12 @@ def pipeline_components(
             )
         )
     return tuple(components)
+
+
+def _library(named: str, class_name: str) -> str:
+    """The library of a class: a cut denoiser's is its family's, although the index says diffc."""
+    known = named == CUT_LIBRARY and class_name in family_names()
+    return family(class_name).library if known else named
 
 
 def is_component(name: str, entry: object) -> bool:

@@ -15,7 +15,14 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from diffc.models.components import INDEX, SCHEDULER_CONFIG, Component
+from diffc.models.components import (
+    CARD,
+    CUT_LIBRARY,
+    DENSE_CARD,
+    INDEX,
+    SCHEDULER_CONFIG,
+    Component,
+)
 from diffc.models.cut import write_pruning
 from diffc.models.dtypes import stored_dtypes
 from diffc.models.files import tensor_entries
@@ -58,10 +65,11 @@ def save_compressed(
 
 
 def _copy_parts(source: Source, folder: Path) -> None:
-    """model_index.json, licence and readme, and every component but the denoiser.
+    """model_index.json, licence and card, and every component but the denoiser.
 
-    A component that the index names and that is not there becomes null: without that, no library
-    opens the folder.
+    The card is of the dense model and is called so: the compressed model's own is written with the
+    report. A component that the index names and that is not there becomes null: without that, no
+    library opens the folder.
     """
     index = dict(source.index)
     for part in other_parts(source):
@@ -69,9 +77,10 @@ def _copy_parts(source: Source, folder: Path) -> None:
             _copy_component(part, folder / part.name)
         else:
             index[part.name] = [None, None]
+    index[source.component] = [CUT_LIBRARY, source.class_name]
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     for path in text_files(source):
-        _copy(path, folder / path.name)
+        _copy(path, folder / (DENSE_CARD if path.name == CARD else path.name))
 
 
 def _copy_scheduler(source: Source, folder: Path) -> None:

@@ -7,6 +7,7 @@ blocks.py      what sections are built of: tables, notes, charts ...
 sections/      one file a section; every rendering shows the same list of them
 terminal.py    for people at a terminal; tables.py: tables of any width, never cut
 markdown.py    for a pull request or a wiki
+card.py        OUT/model/README.md, the compressed model's own card
 html.py        report.html, one file without a network; html_blocks.py: each kind of block in it,
                markup.py: escaping, svg.py: charts, assets/: style and script
 comparison.py  several runs on one page

@@ -76,7 +76,7 @@ def distill_stage(
     collective = options.steps > 0
     places = {MODEL: MODEL}
     return Stage(
-        "distill", 7, inputs, distill, DistillOutcome, places, packages, collective=collective
+        "distill", 8, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
 
 

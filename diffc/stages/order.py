@@ -202,6 +202,7 @@ def _with_targets(out: Path, recipe: Recipe) -> Recipe:
 
 
 def _write_report(out: Path, done: Sequence[StageResult[Outcome]], command: str | None) -> Report:
+    from diffc.report.card import write_card
     from diffc.report.html import write_html
     from diffc.report.markdown import to_markdown
     from diffc_runtime.files import write_text
@@ -210,6 +211,7 @@ def _write_report(out: Path, done: Sequence[StageResult[Outcome]], command: str 
     write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
     write_text(out / "report.md", to_markdown(report))
     write_html(report, out)
+    write_card(report, out)
     return report
 
 

@@ -47,7 +47,7 @@ def prune_stage(
         shape=RunShape.of(recipe),
     )
     packages = model_packages(source)
-    return Stage("prune", 3, inputs, prune, PruneOutcome, {PRUNED: PRUNED}, packages)
+    return Stage("prune", 4, inputs, prune, PruneOutcome, {PRUNED: PRUNED}, packages)
 
 
 def prune(inputs: PruneInputs, folder: StageFolder) -> Work[PruneOutcome]:

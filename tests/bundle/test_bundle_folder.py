@@ -137,3 +137,14 @@ def test_a_failure_leaves_nothing_behind(out, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_bundle(out, tmp_path / "bundle", server="none")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["triton", "triton/", "models/../triton"])
+def test_a_folder_that_hides_a_package_is_refused(out, tmp_path, monkeypatch, name):
+    """In a working directory with a folder `triton`, `import torch._dynamo` fails."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="a folder named 'triton' breaks PyTorch") as caught:
+        write_bundle(out, Path(name), server="none")
+    assert "-models" in caught.value.hint and not (tmp_path / "triton").exists()
+    write_bundle(out, Path("triton-models"), server="none")

@@ -283,12 +283,12 @@ def test_the_readmes_commands_work_as_printed(which, request, tmp_path):
 def test_a_readme_names_the_version_that_the_engine_is_tied_to(out, tmp_path):
     engine = out / "engines" / "ort-cpu" / "dense"
     said = {
-        "trt": ("tensorrt", "pip install numpy tensorrt==11.4.0\n"),
+        "trt": ("tensorrt", "pip install numpy pillow tensorrt==11.4.0\n"),
         "trt-rtx": (
             "tensorrt_rtx",
-            "pip install numpy tensorrt-rtx-cu13==11.4.0 nvidia-cuda-runtime\n",
+            "pip install numpy pillow tensorrt-rtx-cu13==11.4.0 nvidia-cuda-runtime\n",
         ),
-        "ort-cuda": ("", "pip install numpy onnxruntime-gpu\n"),
+        "ort-cuda": ("", "pip install numpy pillow onnxruntime-gpu\n"),
     }
     for name, (package, command) in said.items():
         changes = {"target": name, "versions": {package: "11.4.0"}, "tied_to": [package]}

@@ -145,7 +145,7 @@ def test_nothing_but_the_components_is_taken_along(sd):
     for name in ("README.md", "LICENSE", "LICENSE.txt", "Notice.md"):
         (sd / name).write_text("words")
     folder = saved(sd)
-    texts = {"README.md", "LICENSE", "LICENSE.txt", "Notice.md"}
+    texts = {"README.dense.md", "LICENSE", "LICENSE.txt", "Notice.md"}
     assert {path.name for path in folder.iterdir()} == {
         *PARTS, *texts, "model_index.json", "pruning.json"
     }  # fmt: skip
