@@ -11,6 +11,7 @@ from diffc.output import default_out
 from diffc.recipe import resolve
 from diffc.report.model import Report
 from diffc.runner import StageEvent
+from diffc.stages.finished import Over
 from diffc.stages.order import Request, run
 from diffc.torch_state import own_state
 from diffc_export.disks import user_path
@@ -26,12 +27,15 @@ class RunSettings(TypedDict, total=False):
     Attributes:
         stop: the last stage: plan, prune, distill, export, build or bench, which is the default.
         fresh: True ignores the cache.
+        force: True replaces a finished run of another request in ``out``, once the new run is
+            whole. Otherwise such a run is left as it is, and the call is refused.
         allow_pickle: True accepts .bin weights, which can run code when they are read.
         on_event: a function that is called with each ``StageEvent``.
     """
 
     stop: str
     fresh: bool
+    force: bool
     allow_pickle: bool
     on_event: Callable[[StageEvent], None] | None
 
@@ -61,13 +65,14 @@ def compile(
         out: the output folder; None: ``diffc-out/NAME-RATIO``.
         recipe: a shipped recipe's name or a YAML file.
         options: any other option, nested as in a recipe: ``{"distill": {"steps": 100}}``.
-        **settings: ``stop``, ``fresh``, ``allow_pickle`` and ``on_event``, as RunSettings says.
+        **settings: ``stop``, ``fresh``, ``force``, ``allow_pickle`` and ``on_event``, as
+            RunSettings says.
 
     Returns:
         What was measured, as ``OUT/report.json`` holds it.
 
     Raises:
-        RequestError: an option is wrong.
+        RequestError: an option is wrong. Or ``out`` holds a finished run of another request.
         InputError: the model or the output folder cannot be used.
         UnavailableError: a target cannot build here.
         CheckFailed: an engine fails parity.
@@ -81,10 +86,17 @@ def compile(
             flags[section] = {**given, **value}
         else:
             flags[section] = value
-    chosen = resolve(family=source.class_name, model=source.name, recipe=recipe, flags=flags)
+    chosen = resolve(
+        family=source.class_name,
+        model=source.name,
+        config=source.config,
+        recipe=recipe,
+        flags=flags,
+    )
     folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
     stop, fresh = settings.get("stop", "bench"), settings.get("fresh", False)
-    work = run(Request(source, chosen, folder, stop=stop, fresh=fresh))
+    over: Over = "replaces" if settings.get("force", False) else "asks"
+    work = run(Request(source, chosen, folder, stop=stop, fresh=fresh, over=over))
     return follow(work, settings.get("on_event"))
 
 

@@ -19,6 +19,7 @@ from diffc import __version__
 from diffc.errors import InputError
 from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
+from diffc.recipe.files import LOCK_FORMAT
 from diffc.recipe.yaml_file import read_yaml
 from diffc.stage_records import STATE
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
@@ -26,7 +27,6 @@ from diffc_runtime.files import write_text
 from diffc_runtime.machine.packages import version as package_version
 
 LOCK = "recipe.lock.yaml"
-LOCK_FORMAT = 1
 NOTES = f"{STATE}/preflight.json"
 """What the checks before the first stage had to say of the run that the folder holds."""
 

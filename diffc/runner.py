@@ -181,10 +181,16 @@ StageWork = Generator[StageEvent, None, StageResult[Result]]
 
 
 class StageRunner:
-    """Runs stages into one output folder, reusing what is in the cache or in the folder itself."""
+    """Runs stages into one output folder, reusing what is in the cache or in the folder itself.
 
-    def __init__(self, out: Path, cache: Path, *, fresh: bool = False) -> None:
+    origin: another folder whose stages are reused as the folder's own are.
+    """
+
+    def __init__(
+        self, out: Path, cache: Path, *, fresh: bool = False, origin: Path | None = None
+    ) -> None:
         self.out, self.cache, self.fresh = out, cache, fresh
+        self._origin = origin or out
         self.done: list[StageResult[Outcome]] = []
 
     def do(self, stage: Stage[Inputs, Result]) -> StageWork[Result]:
@@ -228,12 +234,12 @@ class StageRunner:
 
     def _adoptable(self, stage: Stage[Inputs, Result]) -> StageRecord | None:
         """The record of a stage that OUT holds whole (copied from another machine)."""
-        record = read_record(self.out / STATE / f"{stage.name}.json")
+        record = read_record(self._origin / STATE / f"{stage.name}.json")
         if record is None or record.key != stage.key:
             return None
         for name, sha in record.files.items():
             home = place_of(name, record.places)
-            if home is None or digest_or_none(self.out / home) != sha:
+            if home is None or digest_or_none(self._origin / home) != sha:
                 return None
         return record
 
@@ -244,7 +250,7 @@ class StageRunner:
             return
         with temporary_folder(self.cache / "done") as folder:
             for name in record.files:
-                place_file(self.out / str(place_of(name, record.places)), folder / name)
+                place_file(self._origin / str(place_of(name, record.places)), folder / name)
             record.write(folder / RECORD)
             rename_folder(folder, self._folder(stage))
 
@@ -323,7 +329,8 @@ class StageRunner:
             key=stage.key,
             files=files_of(folder.out),
             places=dict(stage.places),
-            result=result.to_json(),
+            # as it is read back: what follows must not depend on whether this process found it out
+            result=json.loads(json.dumps(result.to_json(), sort_keys=True)),
             seconds=seconds,
             peak_rss_bytes=peak_memory(),
             inputs=stage.recorded,
@@ -338,6 +345,15 @@ class StageRunner:
         for source, goal in stage.places.items():
             place(done.folder / source, self.out / goal, goal)
         place(done.folder / RECORD, path, STATE)
+
+
+def move_logs(source: Path, goal: Path) -> None:
+    """Put the logs of one output folder into another, over those of the same names."""
+    for path in sorted((source / LOGS).rglob("*")):
+        if path.is_file():
+            place = goal / LOGS / path.relative_to(source / LOGS)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from diffc.errors import InputError, RequestError
 from diffc.recipe import Recipe, recipe_files, resolve
@@ -137,3 +138,93 @@ def test_no_resolution_is_the_models_own():
 def test_sides_that_cannot_be_are_refused(sides, words):
     with pytest.raises(RequestError, match=words):
         resolve(family="UNet2DModel", flags={"export": {"resolution": sides}})
+
+
+SD15 = {
+    "_class_name": "UNet2DConditionModel", "in_channels": 4, "out_channels": 4, "sample_size": 64,
+    "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2, "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}  # fmt: skip
+"""Of unet/config.json of stable-diffusion-v1-5, what its recipe looks at."""
+HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def of_folder(**changes):
+    config = {**SD15, **changes}
+    return resolve(family="UNet2DConditionModel", model="./ours", config=config)
+
+
+def test_a_folder_of_a_known_model_gets_its_recipe():
+    known = resolve(family="UNet2DConditionModel", model=HUB_ID)
+    assert of_folder() == known != resolve(family="UNet2DConditionModel", model="./ours")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cross_attention_dim": 1024},  # Stable Diffusion 2
+        {"in_channels": 9},  # inpainting
+        {"time_cond_proj_dim": 256},  # distilled for few steps
+        {"block_out_channels": [64, 128]},
+    ],
+)
+def test_a_folder_of_another_model_gets_its_familys(changes):
+    assert of_folder(**changes) == resolve(family="UNet2DConditionModel", model="./ours")
+
+
+def test_a_recipe_extends_a_shipped_one(tmp_path):
+    path = write(tmp_path, "extends: sd15\ndata: {guidance: 7}\n")
+    recipe = resolve(family="UNet2DConditionModel", model="./ours", recipe=path)
+    sd15 = resolve(family="UNet2DConditionModel", model=HUB_ID)
+    assert recipe.data == sd15.data.model_copy(update={"guidance": 7.0})
+    assert recipe.model_copy(update={"data": sd15.data}) == sd15
+
+
+def test_a_recipe_extends_a_file_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    (tmp_path / "base.yaml").write_text("extends: sd15\nprune: {ratio: 0.25}\nseed: 7\n")
+    path = write(tmp_path, "extends: base.yaml\nseed: 8\n")
+    recipe = resolve(family="UNet2DConditionModel", recipe=path)
+    assert (recipe.prune.ratio, recipe.seed, recipe.build.precision) == (0.25, 8, "fp16")
+
+
+def test_a_wrong_key_below_is_told(tmp_path):
+    (tmp_path / "base.yaml").write_text("prune: {ratoi: 0.25}\n")
+    with pytest.raises(RequestError, match=r"unknown key 'prune\.ratoi'"):
+        resolve(family="X", recipe=write(tmp_path, "extends: base.yaml\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: mine.yaml", "extends itself"),
+        ("extends: other.yaml", "there is no recipe file"),
+        ("extends: sd51", "unknown recipe 'sd51'"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path, text, said):
+    with pytest.raises(RequestError, match=said):
+        resolve(family="X", recipe=write(tmp_path, text))
+
+
+def test_a_lock_is_a_recipe(tmp_path):
+    """Every option of it counts, whatever the family's recipe says; flags still win."""
+    from diffc.output import write_lock_of
+
+    made = resolve(family="UNet2DConditionModel", model=HUB_ID, flags={"build": {"each": {
+        "trt": {"batch": [1, 8]}}}})  # fmt: skip
+    model = {"name": "x", "folder": str(tmp_path), "class_name": "X", "digest": "d" * 64}
+    write_lock_of(tmp_path, model, made, {})
+    path = tmp_path / "recipe.lock.yaml"
+    assert resolve(family="UNet2DModel", recipe=path) == made
+    assert resolve(family="", recipe=path, base={"seed": 9}) == made
+    assert resolve(family="", recipe=path, flags={"seed": 9}).seed == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"format": 99}, "is of format 99"), ({"recipe": None}, "is damaged")]
+)
+def test_a_lock_that_cannot_be_read(tmp_path, change, said):
+    lock = {"format": 1, "model": {}, "recipe": {}, "stages": {}, **change}
+    with pytest.raises(InputError, match=said):
+        resolve(family="X", recipe=write(tmp_path, yaml.safe_dump(lock)))

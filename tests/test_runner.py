@@ -56,6 +56,27 @@ def test_a_stage_is_done_once_for_a_key(tmp_path):
     assert (tmp_path / "out/here/folder/file.txt").read_text() == "x"
 
 
+def test_what_a_stage_found_out_is_the_same_when_it_is_read_back(tmp_path):
+    """To the byte of its JSON: a run that goes on after a kill writes the same plan.json."""
+
+    def run(inputs, folder):
+        yield Progress(0, 1)
+        return Why(why={"b": 0.1, "a": [2, {"z": 1, "y": 1 / 3}]})
+
+    stage = Stage("demo", 1, {"value": "x"}, run, Why)
+    said = [
+        json.dumps(do(StageRunner(tmp_path / "out", tmp_path / "cache"), stage).result.to_json())
+        for _ in range(2)
+    ]
+    assert said[0] == said[1]
+
+
+class Why(StageOutcome):
+    """A result whose keys have an order."""
+
+    why: dict
+
+
 def test_other_inputs_and_fresh_do_it_again(tmp_path):
     calls: list[str] = []
     out, cache = tmp_path / "out", tmp_path / "cache"

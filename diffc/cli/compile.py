@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
     from diffc.models.source import Source
     from diffc.recipe import Recipe
+    from diffc.stages.finished import Over
 
 
 @takes(
     *("model", "ratio", "target", "precision", "batch", "one_profile", "resolution", "gpu"),
     *("data", "prompts", "guidance", "steps", "out", "recipe", "seed", "ratio_of", "allocate"),
     *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "family"),
-    *("allow_pickle", "no_build", "bundle", "fresh", "json", "quiet"),
+    *("allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
 )
-def compile_(command: Command, no_build: bool, bundle: str | None) -> None:
+def compile_(command: Command, no_build: bool, bundle: str | None, force: bool) -> None:
     """Prune, distil, export, build engines and measure, in one go.
 
     \b
@@ -31,16 +32,18 @@ def compile_(command: Command, no_build: bool, bundle: str | None) -> None:
       diffc compile demo --recipe unet2d --steps 0 --no-build --out OUT
 
     The same command again reuses whatever is done; killed at any moment, it goes on from there.
+    Asked otherwise, it leaves a finished run as it is, unless --force is given.
     """
+    over: Over = "replaces" if force else "asks"
     if bundle is None:
-        run_chain(command, "export" if no_build else "bench")
+        run_chain(command, "export" if no_build else "bench", over=over)
     elif no_build:
         raise RequestError("--bundle needs the engines that --no-build leaves out")
     else:
-        _run_and_bundle(command, bundle)
+        _run_and_bundle(command, bundle, over)
 
 
-def _run_and_bundle(command: Command, server: str) -> None:
+def _run_and_bundle(command: Command, server: str, over: Over) -> None:
     from diffc.bundle import write_bundle
     from diffc.bundle.ahead import check_ahead
     from diffc.cli.bundle import print_notes
@@ -52,6 +55,6 @@ def _run_and_bundle(command: Command, server: str) -> None:
         targets, to = recipe.build.target, out / "bundle"
         engines.append(check_ahead(server, targets, named, source.scheduler, to))
 
-    out = run_chain(command, "bench", check_ahead=check)
+    out = run_chain(command, "bench", check_ahead=check, over=over)
     written = write_bundle(out, out / "bundle", server=server, target=engines[0], force=True)
     print_notes(written.notes)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from diffc.models.source import Source
     from diffc.recipe import Recipe
+    from diffc.stages.finished import Over
 
 
 class CheckAhead(Protocol):
@@ -30,6 +31,7 @@ def run_chain(
     show: bool = True,
     forget: Mapping[str, Collection[str]] | None = None,
     check_ahead: CheckAhead | None = None,
+    over: Over = "goes on",
 ) -> Path:
     """Run the chain for a model or an output folder up to a stage, and show the report.
 
@@ -37,6 +39,8 @@ def run_chain(
         stop: the last stage.
         show: False leaves it to the caller to show the results.
         forget: see ``resolve_command``.
+        check_ahead: refuses what could not be done after the run.
+        over: what becomes of a finished run of another request in the output folder.
 
     Returns:
         The output folder.
@@ -47,7 +51,9 @@ def run_chain(
     source, recipe, out = resolve_command(command, forget=forget)
     if check_ahead is not None:
         check_ahead(source, recipe, out)
-    request = Request(source, recipe, out, stop, fresh=command.fresh, command=command_line())
+    request = Request(
+        source, recipe, out, stop, fresh=command.fresh, command=command_line(), over=over
+    )
     try:
         report = follow(run(request), quiet=command.silent)
     except ParityFailed as failed:
@@ -125,7 +131,11 @@ def resolve_command(
         family=command.family,
     )
     recipe = resolve(
-        family=source.class_name, model=source.name, recipe=command.recipe, flags=flags
+        family=source.class_name,
+        model=source.name,
+        config=source.config,
+        recipe=command.recipe,
+        flags=flags,
     )
     return source, recipe, command.out or default_out(command.model, recipe.prune.ratio)
 

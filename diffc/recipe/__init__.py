@@ -16,7 +16,7 @@ validation.py   turns pydantic's errors into one line that names the key
 """
 
 from diffc.recipe.files import RecipeFile, recipe_file, recipe_files
-from diffc.recipe.layers import resolve
+from diffc.recipe.layers import recognised, resolve
 from diffc.recipe.recipe import Recipe
 from diffc.recipe.sections.build import (
     DEFAULT_TARGET,
@@ -50,6 +50,7 @@ __all__ = [
     "TargetOverrides",
     "recipe_file",
     "recipe_files",
+    "recognised",
     "resolve",
     "validate",
     "with_overrides",

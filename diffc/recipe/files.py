@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffc.errors import unknown
+from diffc.errors import InputError, unknown
 from diffc.recipe.yaml_file import read_yaml
 
 _PACKAGE = Path(__file__).parent.parent
 RECIPES = next(p for p in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if p.is_dir())
 """The recipes lie in the package in a wheel, and beside the package in a checkout."""
+
+
+LOCK_FORMAT = 1
+"""The format of recipe.lock.yaml, which can be given back as a recipe."""
+
+_HEADER = ("family", "models", "about", "extends", "config")
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,10 @@ class RecipeFile:
         about: one or two sentences for people.
         options: nested as a Recipe is.
         path: the file.
+        extends: the recipe that this one changes: a shipped recipe's name, or a YAML file.
+        config: the values of a denoiser's config.json by which a model of ``models`` is recognised
+            in a folder of any name; null: absent.
+        is_whole: True for a recipe.lock.yaml, which holds every option.
     """
 
     name: str
@@ -33,6 +43,15 @@ class RecipeFile:
     about: str
     options: Mapping[str, object]
     path: Path
+    extends: str = ""
+    config: Mapping[str, object] = field(default_factory=dict)
+    is_whole: bool = False
+
+    def recognises(self, config: Mapping[str, object]) -> bool:
+        """True for the config.json of a model that the recipe is for."""
+        return bool(self.config) and all(
+            _as_list(config.get(key)) == _as_list(value) for key, value in self.config.items()
+        )
 
 
 def recipe_files() -> Iterator[RecipeFile]:
@@ -60,8 +79,10 @@ def read_recipe_file(path: Path) -> RecipeFile:
         InputError: the file cannot be read, or is not a mapping of options.
     """
     value = read_yaml(path)
-    header = {key: value.pop(key, None) for key in ("family", "models", "about")}
-    models = header["models"]
+    if {"format", "recipe", "stages"} <= value.keys():
+        return _of_lock(path, value)
+    header = {key: value.pop(key, None) for key in _HEADER}
+    models, config = header["models"], header["config"]
     return RecipeFile(
         name=path.stem,
         family=str(header["family"] or ""),
@@ -69,4 +90,20 @@ def read_recipe_file(path: Path) -> RecipeFile:
         about=str(header["about"] or "").strip(),
         options=value,
         path=path,
+        extends=str(header["extends"] or ""),
+        config=config if isinstance(config, dict) else {},
     )
+
+
+def _of_lock(path: Path, lock: Mapping[str, object]) -> RecipeFile:
+    """The recipe of a recipe.lock.yaml."""
+    options = lock["recipe"]
+    if lock["format"] != LOCK_FORMAT:
+        raise InputError(f"{path} is of format {lock['format']}; this diffc reads {LOCK_FORMAT}")
+    if not isinstance(options, dict):
+        raise InputError(f"{path} is damaged: it has no 'recipe'")
+    return RecipeFile(path.stem, "", (), "", options, path, is_whole=True)
+
+
+def _as_list(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

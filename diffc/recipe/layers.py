@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffc.errors import RequestError
-from diffc.recipe.files import read_recipe_file, recipe_file, recipe_files
+from diffc.recipe.files import RecipeFile, read_recipe_file, recipe_file, recipe_files
 from diffc.recipe.recipe import Recipe
 from diffc.recipe.validation import validate
 from diffc_export.disks import user_path
@@ -19,6 +19,7 @@ def resolve(
     *,
     family: str,
     model: str = "",
+    config: Layer | None = None,
     recipe: str | Path | None = None,
     flags: Layer | None = None,
     base: Layer | None = None,
@@ -28,7 +29,9 @@ def resolve(
     Args:
         family: the denoiser's class; "" for none, which has no recipe of its own.
         model: the model's name, since some models have a recipe of their own.
-        recipe: a shipped recipe's name or a YAML file.
+        config: the denoiser's config.json, by which such a model is recognised under any name.
+        recipe: a shipped recipe's name, a YAML file, or a recipe.lock.yaml, which holds every
+            option and so replaces what lies below it.
         flags: nested as a recipe is; None means that a value is not given.
         base: the recipe that an output folder was made with; it replaces the family's recipe.
 
@@ -36,11 +39,14 @@ def resolve(
         RequestError: a key is unknown (the error has the nearest known key), or a value is wrong.
         InputError: the recipe file cannot be read.
     """
-    layers = [_family_layer(family, model) if base is None else base]
+    layers = [_family_layer(family, model, config or {}) if base is None else base]
     where = "the flags"
     if recipe is not None:
-        layer, where = _file_layer(recipe)
-        layers.append(layer)
+        where = f"recipe {recipe}"
+        for file in reversed(_extended(_named(recipe))):
+            where = str(file.path) if _is_path(recipe) else where
+            layers = [] if file.is_whole else layers
+            layers.append({key: value for key, value in file.options.items() if value is not None})
     layers.append(_without_none(flags or {}))
     merged: dict[str, object] = {}
     for layer in layers:
@@ -61,25 +67,57 @@ def _clear_overrides(build: object, flags: object) -> None:
     }
 
 
-def _family_layer(family: str, model: str) -> Layer:
-    """The recipe that names the model, on top of its family's (the one that names no model)."""
+def recognised(family: str, model: str, config: Layer) -> RecipeFile | None:
+    """The recipe of a model of another name whose config this is; None where there is none."""
+    files = [file for file in recipe_files() if file.family == family]
+    if any(model in file.models for file in files):
+        return None
+    return next((file for file in files if file.recognises(config)), None)
+
+
+def _family_layer(family: str, model: str, config: Layer) -> Layer:
+    """The recipe that is for the model, on top of its family's (the one that names no model)."""
     merged: dict[str, object] = {}
     files = [file for file in recipe_files() if file.family == family]
+    own = recognised(family, model, config)
     for file in sorted(files, key=lambda file: bool(file.models)):
-        if not file.models or model in file.models:
+        if not file.models or model in file.models or (own and file.name == own.name):
             merged = _merge(merged, file.options)
     return merged
 
 
-def _file_layer(recipe: str | Path) -> tuple[Layer, str]:
-    """The options of a recipe that the user named, and what to call it in an error."""
+def _is_path(recipe: str | Path) -> bool:
     path = user_path(recipe)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise RequestError(f"there is no recipe file '{path}'")
-        options = read_recipe_file(path).options
-        return {key: value for key, value in options.items() if value is not None}, str(path)
-    return recipe_file(str(recipe)).options, f"recipe {recipe}"
+    return path.suffix in (".yaml", ".yml") or path.is_file()
+
+
+def _named(recipe: str | Path, beside: Path | None = None) -> RecipeFile:
+    """The recipe that the user named; a file that a recipe extends is named from where that lies.
+
+    Raises:
+        RequestError: there is no such file or recipe.
+    """
+    if not _is_path(recipe):
+        return recipe_file(str(recipe))
+    path = user_path(recipe) if beside is None else beside.parent / user_path(recipe)
+    if not path.is_file():
+        raise RequestError(f"there is no recipe file '{path}'")
+    return read_recipe_file(path)
+
+
+def _extended(file: RecipeFile) -> list[RecipeFile]:
+    """The recipe, the one that it extends, the one that this extends, and so on.
+
+    Raises:
+        RequestError: one of them extends itself in the end.
+    """
+    chain = [file]
+    while chain[-1].extends:
+        below = _named(chain[-1].extends, chain[-1].path)
+        if any(below.path.resolve() == above.path.resolve() for above in chain):
+            raise RequestError(f"{file.path} extends itself: {chain[-1].extends}")
+        chain.append(below)
+    return chain
 
 
 def _merge(below: Layer, above: Layer) -> dict[str, object]:

@@ -16,6 +16,7 @@ explain.py         where the speed-up comes from
 serve.py           the loop through an inference server
 
 order.py           the order of these, and what each verb asks of it
+finished.py        a finished run in OUT, and a compile that asks for another one there
 preflight.py       what can be refused before the first stage
 noise.py           preflight's questions to the scheduler
 images.py          what making an image takes, for the stages that time images

@@ -18,10 +18,11 @@ from diffc.output import (
     write_lock_of,
     write_notes,
 )
+from diffc.placing import clear_folder
 from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
-from diffc.runner import Outcome, StageEvent, StageResult, StageRunner
+from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, move_logs
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
 from diffc.stages.data import data_stage
@@ -29,6 +30,7 @@ from diffc.stages.decoder import decoder_build_stage, decoder_stage
 from diffc.stages.distill import distill_stage
 from diffc.stages.explain import explain_stage
 from diffc.stages.export import export_stages
+from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
 from diffc.stages.precision_auto import choose_precision
@@ -38,6 +40,7 @@ from diffc.stages.samples import samples_stage
 from diffc.stages.serve import serve_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
+from diffc_export.events import drain
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
@@ -46,11 +49,22 @@ PREFLIGHT = "preflight"
 """The name of the checks before the first stage, in events."""
 
 RunWork = Generator[StageEvent, None, Report]
+ChainWork = Generator[StageEvent, None, list[StageResult[Outcome]]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One run. stop: the last stage wanted, of ``STOPS``. command: how to say it again."""
+    """One run.
+
+    Attributes:
+        source: The model.
+        recipe: Every option.
+        out: The output folder.
+        stop: The last stage wanted, of ``STOPS``.
+        fresh: True ignores the cache.
+        command: How to say it again.
+        over: What becomes of a finished run of another request in ``out``.
+    """
 
     source: Source
     recipe: Recipe
@@ -58,6 +72,7 @@ class Request:
     stop: str = "bench"
     fresh: bool = False
     command: str | None = None
+    over: Over = "goes on"
 
     def __post_init__(self) -> None:
         if self.stop not in STOPS:
@@ -76,24 +91,49 @@ def run(request: Request) -> RunWork:
 
 def _run(request: Request) -> RunWork:
     source, recipe, out = request.source, request.recipe, request.out
+    replaces = replaces_finished(source, recipe, out, request.over)
     yield StageEvent(PREFLIGHT, "started")
     notes = preflight(source, recipe, out, request.stop)
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)
     yield StageEvent(PREFLIGHT, "passed")
+    if replaces:
+        done = yield from _aside(request)
+    else:
+        done = yield from _chain(request, fresh=request.fresh)
+    if process_rank() == 0:
+        write_lock(out, source, recipe, _stages(out, done, request.stop))
+        write_notes(out, notes)
+        keep_request(out, recipe, request.over)
+        _write_report(out, done, request.command)
+    _wait_for_all_ranks()
+    return _raise_if_failed(Report.read(out))
+
+
+def _chain(request: Request, *, fresh: bool, origin: Path | None = None) -> ChainWork:
+    """Every stage up to ``request.stop``, with OUT's files in place; returns what was done."""
+    out, recipe = request.out, request.recipe
     if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
         out.mkdir(parents=True, exist_ok=True)  # followed by another whole one
-        write_lock(out, source, recipe, {})
-    runner = StageRunner(out, cache_folder(), fresh=request.fresh)
+        write_lock(out, request.source, recipe, {})
+    runner = StageRunner(out, cache_folder(), fresh=fresh, origin=origin)
     yield from _front(runner, request)
     if request.stop in ("build", "bench"):
         yield from _back(runner, recipe, request.stop)
+    return runner.done
+
+
+def _aside(request: Request) -> ChainWork:
+    """The same beside the finished run that OUT holds, which the whole new one then replaces."""
+    out, aside = request.out, request.out / NEXT
+    done = yield from _chain(replace(request, out=aside), fresh=request.fresh, origin=out)
+    if process_rank() == 0:  # from here on the same command goes on
+        write_lock(out, request.source, request.recipe, {})
+        move_logs(aside, out)
+    drain(_chain(request, fresh=False))  # everything is cached: files are placed
     if process_rank() == 0:
-        write_lock(out, source, recipe, _stages(out, runner.done, request.stop))
-        write_notes(out, notes)
-        _write_report(out, runner.done, request.command)
-    _wait_for_all_ranks()
-    return _raise_if_failed(Report.read(out))
+        clear_folder(aside)
+    return done
 
 
 def _stages(out: Path, done: Sequence[StageResult[Outcome]], stop: str) -> dict[str, str]:

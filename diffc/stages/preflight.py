@@ -23,7 +23,7 @@ from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.prune.importance import check_score
-from diffc.recipe import Recipe
+from diffc.recipe import Recipe, recognised
 from diffc.stages.build import check_targets
 from diffc.stages.data import check_data, check_values, model_packages
 from diffc.stages.noise import noise_checks, process_checks
@@ -62,7 +62,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_resolution(source.class_name, source.config, recipe.export.requested_sizes)
     check_parts(source)
     check_data(source, recipe)
-    notes = [*noise_checks(source, recipe), *uncompressed_notes(source)]
+    notes = [*_recipe_notes(source), *noise_checks(source, recipe), *uncompressed_notes(source)]
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         check_targets(recipe.build)
@@ -74,6 +74,14 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     if bench is not None:
         bench.check()
     return notes
+
+
+def _recipe_notes(source: Source) -> list[str]:
+    """A sentence where the model is recognised by its config alone."""
+    own = recognised(source.class_name, source.name, source.config)
+    if own is None:
+        return []
+    return [f"by its config this is a model like {own.models[0]}: it gets the recipe {own.name}"]
 
 
 def model_checks(source: Source, recipe: Recipe) -> list[str]:

@@ -32,6 +32,7 @@ def compile_(model, out, cache, **options):
             reused[event.stage] = event.done.cached
 
     merged = {**QUICK, **options.pop("options", {})}
+    options.setdefault("force", True)  # one folder is compiled with several requests
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFC_CACHE", str(cache))
         report = diffc.compile(model, out=out, options=merged, on_event=note, **options)

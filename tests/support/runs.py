@@ -32,8 +32,10 @@ def compile_quickly(model: Path | str, out: Path, stop: str = "distill", **chang
         "allow_pickle": changes.pop("allow_pickle", False),
     }
     arguments |= {
-        key: changes.pop(key) for key in ("ratio", "target", "on_event") if key in changes
+        key: changes.pop(key) for key in ("ratio", "target", "on_event", "force") if key in changes
     }
+    # tests go on in one folder with other options
+    arguments.setdefault("force", True)
     return diffc.compile(model, out=out, stop=stop, options=options_of(changes), **arguments)
 
 

@@ -59,6 +59,7 @@ COMMON = (
     Flag("quiet", bool, "No progress, no tables.", options=("--quiet", "-q")),
 )
 COMPILE = (
+    Flag("replace", bool, "Replace OUT's finished run, if asked otherwise.", name="force"),
     Flag("no_build", bool, "Stop before the engines: build them elsewhere."),
     Flag("bundle", str, "OUT/bundle for a server: triton, ovms, none."),
 )
