@@ -2,6 +2,8 @@
 
 app.py       the verbs in the order of ``diffc --help``
 command.py   @takes names a verb's flags; Command holds their values
+help.py      verbs as typer knows them: help with its options in groups
+usage.py     the command line's own errors in diffc's words
 flags/       the flag table
 run.py       runs stages for a verb
 show.py      progress, tables and JSON
@@ -55,6 +57,7 @@ def main() -> None:
 
 def _run_verb() -> None:
     from diffc.cli.app import app
+    from diffc.cli.usage import ClickException, request_error
     from diffc.lean_imports import defer_packages
 
     _check_working_directory()
@@ -63,13 +66,25 @@ def _run_verb() -> None:
     # without this, the last garbage collections walk through torch's modules for about a second
     atexit.register(gc.freeze)
     try:
-        app()
+        code = app(args=_asked(sys.argv[1:]), prog_name="diffc", standalone_mode=False)
+    except ClickException as error:
+        raise request_error(error) from None
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer would end with 1
             raise end.__context__ from None
         raise
     finally:
         _flush_stdout()
+    if code == EXIT_INTERRUPTED:  # typer makes an exit code of KeyboardInterrupt
+        raise KeyboardInterrupt
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _asked(arguments: list[str]) -> list[str]:
+    """``diffc help VERB`` and ``diffc version`` as the options that they mean; no verb: help."""
+    if not arguments or arguments[0] == "help":
+        return [*arguments[1:], "--help"]
+    return ["--version"] if arguments == ["version"] else arguments
 
 
 def _check_working_directory() -> None:
@@ -99,10 +114,24 @@ def _forget_stdout() -> None:
 
 
 def _end_with_line(error: DiffcError) -> NoReturn:
-    print(f"diffc: {error}", file=sys.stderr)
+    print(f"diffc: {_as_typed(error)}", file=sys.stderr)
     if error.hint:
         print(f"  {error.hint}", file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+def _as_typed(error: DiffcError) -> str:
+    """The message, with the flag in place of the recipe's option that the flag has set."""
+    key, said = getattr(error, "key", None), getattr(error, "said", None)
+    if key is None:
+        return str(error)
+    from diffc.cli.flags import FLAGS
+
+    typed = {argument.partition("=")[0] for argument in sys.argv}
+    for flag in FLAGS.values():
+        if flag.path == key and flag.spelling in typed:
+            return f"{flag.spelling}: {said}"
+    return str(error)
 
 
 def _end_with_traceback() -> NoReturn:

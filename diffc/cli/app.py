@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from diffc import __version__
@@ -17,15 +19,20 @@ from diffc.cli import (
     report,
     stages,
 )
+from diffc.cli.help import VerbCommand, VerbGroup
 
 app = typer.Typer(
     name="diffc",
+    cls=VerbGroup,
     help=(
         "A compression compiler for diffusion models: prune, distil, export, build, measure.\n\n"
         "\b\n"
         "  diffc compile demo --ratio 0.5\n"
-        "  diffc compile google/ddpm-cifar10-32 --ratio 0.5 --target trt --precision fp16\n"
-        "  diffc doctor"
+        "  diffc doctor                       what works on this machine\n"
+        "  diffc plan MODEL --ratio 0.5       what would be removed\n"
+        "  diffc compile MODEL --ratio 0.5    the whole chain: MODEL may be demo\n"
+        "  diffc report OUT                   what it is worth\n\n"
+        "diffc VERB -h explains a verb; docs/verbs.md has them all."
     ),
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -52,33 +59,23 @@ def _print_version() -> None:
     raise typer.Exit
 
 
-app.command("compile", short_help="Prune, distil, export, build engines and measure, in one go.")(
-    compile.compile_
-)
-app.command("inspect", short_help="Show what can be cut, what it costs, and the inputs.")(
-    inspect.inspect_
-)
-app.command("plan", short_help="Show widths, MACs and parameters before and after.")(inspect.plan_)
-app.command("prune", short_help="Cut the model: OUT/plan.json and OUT/pruned.")(stages.prune_)
-app.command("distill", short_help="Distil the cut model from the dense one: OUT/model.")(
-    stages.distill_
-)
-app.command("export", short_help="Export both models to ONNX: OUT/onnx.")(stages.export_)
-app.command("build", short_help="Build engines from OUT/onnx alone: no model, no torch.")(
-    stages.build_
-)
-app.command("bench", short_help="Measure OUT's engines on this machine, in turn.")(bench.bench_)
-app.command("eval", short_help="Measure how close OUT/model is to the dense one.")(stages.eval_)
-app.command("check", short_help="Is CANDIDATE slower, larger or worse than a baseline?")(
-    check.check_
-)
-app.command("report", short_help="Show OUT's report, or compare several.")(report.report_)
-app.command("generate", short_help="Make images with OUT: its engine, or torch.")(
-    generate.generate_
-)
-app.command("bundle", short_help="Write what an inference server loads.")(bundle.bundle_)
-app.command("doctor", short_help="Show what works on this machine, and why the rest does not.")(
-    doctor.doctor_
-)
+def _add(name: str, verb: Callable[..., None], short_help: str) -> None:
+    app.command(name, cls=VerbCommand, short_help=short_help)(verb)
+
+
+_add("compile", compile.compile_, "Prune, distil, export, build engines and measure, in one go.")
+_add("inspect", inspect.inspect_, "Show what can be cut, what it costs, and the inputs.")
+_add("plan", inspect.plan_, "Show widths, MACs and parameters before and after.")
+_add("prune", stages.prune_, "Cut the model: OUT/plan.json and OUT/pruned.")
+_add("distill", stages.distill_, "Distil the cut model from the dense one: OUT/model.")
+_add("export", stages.export_, "Export both models to ONNX: OUT/onnx.")
+_add("build", stages.build_, "Build engines from OUT/onnx alone: no model, no torch.")
+_add("bench", bench.bench_, "Measure OUT's engines on this machine, in turn.")
+_add("eval", stages.eval_, "Measure how close OUT/model is to the dense one.")
+_add("check", check.check_, "Is CANDIDATE slower, larger or worse than a baseline?")
+_add("report", report.report_, "Show OUT's report, or compare several.")
+_add("generate", generate.generate_, "Make images with OUT: its engine, or torch.")
+_add("bundle", bundle.bundle_, "Write what an inference server loads.")
+_add("doctor", doctor.doctor_, "Show what works on this machine, and why the rest does not.")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(check.baseline_app, name="baseline")

@@ -41,10 +41,10 @@ def bench_(command: Command, things: list[Path]) -> None:
     if command.json:
         sys.stdout.write(result.model_dump_json(indent=1) + "\n")
     elif not command.quiet:
-        from diffc.cli.show import console
+        from diffc.cli.show import answers
         from diffc.report.side_by_side import show
 
-        show(result, console())
+        show(result, answers())
     dead = [row for row in result.rows if row.fault]
     if dead:
         raise CheckFailed(

@@ -31,7 +31,7 @@ def bundle_(
       diffc bundle OUT --server triton --to ./model-repository
       diffc bundle OUT --server ovms --target openvino --to ./models
       diffc bundle OUT --server none --to ./service
-      diffc bundle OUT --plan ./built-on-a100/engines/trt/compressed --to ./model-repository
+      diffc bundle OUT --plan ./a100/engines/trt/compressed --to ./repository
     """
     from diffc.bundle import write_bundle
     from diffc.cli.show import print_json
@@ -60,8 +60,7 @@ def bundle_(
     elif not command.quiet:
         print(
             f"{written.folder}: {written.server}, {written.side} {written.target} engine; "
-            f"{written.folder}/README.md says how to run it",
-            file=sys.stderr,
+            f"{written.folder}/README.md says how to run it"
         )
 
 

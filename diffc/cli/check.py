@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffc.cli.command import Command, takes
-from diffc.cli.flags.values import batch_sizes
+from diffc.cli.help import VerbCommand, VerbGroup
 from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_(
     baseline: Path | None,
     baseline_report: Path | None,
     target: list[str] | None,
-    batch: str | None,
+    batch: list[int] | None,
     threads: int | None,
     **files: Path | None,
 ) -> None:
@@ -47,7 +47,8 @@ def check_(
 
     \b
     exit code  0 pass   1 regressed   2 wrong request   3 inconclusive
-               4 not comparable, or this machine is too noisy to judge   70 a bug in diffc
+               4 not comparable, or this machine is too noisy to judge
+               70 a bug in diffc
     """
     from diffc.cli.show import follow_measuring
     from diffc.gate.check import check, check_report
@@ -57,9 +58,11 @@ def check_(
     from diffc.result_files import check_outputs
 
     if (baseline is None) == (baseline_report is None):
-        raise RequestError("give one of --baseline and --baseline-report")
-    sizes = batch_sizes(batch) if batch is not None else []
-    wanted = Selection(tuple(target or ()), tuple(sizes), threads)
+        raise RequestError(
+            "give one of --baseline and --baseline-report",
+            hint="make a baseline of a good run: diffc baseline save OUT",
+        )
+    wanted = Selection(tuple(target or ()), tuple(batch or ()), threads)
     check_wanted(wanted, 0)  # the flag table has checked --seed
     ours = open_side(candidate)
     theirs = open_side(baseline) if baseline else open_report(baseline_report or Path())
@@ -159,11 +162,11 @@ def _show(result: CheckResult, command: Command) -> None:
 
 
 def _table(result: CheckResult) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.gate import outputs
     from diffc.report.tables import Column, print_table, print_whole
 
-    screen = console()
+    screen = answers()
     heads = ("baseline", "candidate", "change", "99 %", "limit")
     columns = [Column(text=True), *map(Column, heads), Column("verdict", left=True)]
     rows: list[tuple[str, ...]] = []
@@ -213,11 +216,14 @@ def _hint(result: CheckResult) -> str:
 
 
 baseline_app = typer.Typer(
-    help="Stored baselines for diffc check.", no_args_is_help=True, rich_markup_mode=None
+    cls=VerbGroup,
+    help="Stored baselines for diffc check.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
-@baseline_app.command("save")
+@baseline_app.command("save", cls=VerbCommand, short_help="Store OUT's engines and figures.")
 @takes("output_folder", "baseline_to", "figures_only", "json", "quiet")
 def save_(command: Command, output_folder: Path, to: Path, figures_only: bool) -> None:
     """Store OUT's compressed engines and figures, and add them to the history beside.
@@ -225,7 +231,7 @@ def save_(command: Command, output_folder: Path, to: Path, figures_only: bool) -
     \b
       diffc baseline save OUT --to baselines/main
     """
-    from diffc.cli.show import console, print_json
+    from diffc.cli.show import answers, print_json
     from diffc.gate.baseline import save
 
     baseline = save(output_folder, to, engines=not figures_only)
@@ -233,10 +239,10 @@ def save_(command: Command, output_folder: Path, to: Path, figures_only: bool) -
         print_json(baseline.model_dump(mode="json"))
     elif not command.quiet:
         counts = f"{len(baseline.figures)} figures, {len(baseline.engines)} engines"
-        console().print(f"{to}: {counts}", markup=False)
+        answers().print(f"{to}: {counts}", markup=False)
 
 
-@baseline_app.command("list")
+@baseline_app.command("list", cls=VerbCommand)
 @takes("baselines", "csv", "json")
 def list_(command: Command, baselines: Path, csv: bool) -> None:
     """List the baselines in FOLDER, or their history over time.
@@ -269,10 +275,10 @@ def list_(command: Command, baselines: Path, csv: bool) -> None:
         return
     for path, baseline in stored:
         engines = ", ".join(dict.fromkeys(f"{f.target} {f.precision}" for f in baseline.figures))
-        print(f"{path}  {baseline.created}  {baseline.model}  {engines}", file=sys.stderr)
+        print(f"{path}  {baseline.created}  {baseline.model}  {engines}")
 
 
-@baseline_app.command("show")
+@baseline_app.command("show", cls=VerbCommand)
 @takes("baseline_folder", "json")
 def show_(command: Command, baseline_folder: Path) -> None:
     """Show a baseline: what it is of, where it was measured, its figures.
@@ -299,4 +305,4 @@ def show_(command: Command, baseline_folder: Path) -> None:
             f"({len(one.samples_ms)} times), peak {size(one.peak_bytes)}, "
             f"engine {size(one.engine_bytes)}"
         )
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(lines))

@@ -106,7 +106,11 @@ def _read_values(
     """The command, and the verb's own values by name."""
     given = {key: values[FLAGS[key].parameter_name] for key in keys}
     of_recipe = {key: value for key, value in given.items() if FLAGS[key].path is not None}
-    others = {FLAGS[key].parameter_name: given[key] for key in keys if key not in of_recipe}
+    others = {
+        FLAGS[key].parameter_name: FLAGS[key].value_of(given[key])
+        for key in keys
+        if key not in of_recipe
+    }
     shared = {name: value for name, value in others.items() if name in _SHARED}
     own = {name: value for name, value in others.items() if name not in _SHARED}
     return Command(recipe_options(of_recipe), **shared), own  # type: ignore[arg-type]
@@ -116,7 +120,11 @@ def recipe_options(values: Mapping[str, object]) -> dict[str, object]:
     """Flags as options nested like a recipe's.
 
     Args:
-        values: key of a flag with a path -> its value; None and [] mean that it was not given.
+        values: key of a flag with a path -> what was typed; None and [] mean that it was not
+            given.
+
+    Raises:
+        RequestError: a value is no such value.
     """
     options: dict[str, object] = {}
     for key, value in values.items():
@@ -133,7 +141,7 @@ def _set_option(options: dict[str, object], flag: Flag, value: object) -> None:
         inner = options.setdefault(section, {})
         assert isinstance(inner, dict)
         options = inner
-    options[name] = value if flag.read is None else flag.read(str(value))
+    options[name] = flag.value_of(value)
 
 
 def command_line() -> str:

@@ -27,8 +27,9 @@ def compile_(command: Command, no_build: bool, bundle: str | None, force: bool) 
 
     \b
       diffc compile demo --ratio 0.5
-      diffc compile ./my-ddpm --ratio 0.3 --data ./images --target ort-cpu --target openvino
-      diffc compile demo --ratio 0.5 --target trt-rtx --gpu sm86,sm89,sm120
+      diffc compile ./my-ddpm --ratio 30% --target ort-cpu,openvino
+      diffc compile ./my-ddpm --ratio 0.3 --data ./images --steps 2000
+      diffc compile demo --ratio 0.5 --target trt-rtx --gpu L4,A10,sm120
       diffc compile demo --recipe unet2d --steps 0 --no-build --out OUT
 
     The same command again reuses whatever is done; killed at any moment, it goes on from there.

@@ -58,11 +58,11 @@ def _usable_and_broken(names: list[str], broken: dict[str, str]) -> dict[str, ob
 def _show(
     statuses: dict[str, dict[str, object]], environment: dict[str, object], broken: dict[str, str]
 ) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc_runtime.machine.driver import no_gpu
 
-    screen = console()
+    screen = answers()
     heads = [Column(head, left=True) for head in ("target", "builds", "runs")]
     columns = [*heads, Column(text=True)]
     rows = []

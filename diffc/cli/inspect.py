@@ -47,8 +47,8 @@ class GroupRow(TypedDict):
 
 @takes(
     *("model_or_out", "ratio", "ratio_of", "allocate", "rounding", "importance", "threshold"),
-    *("data", "prompts", "guidance", "target", "precision", "threads", "recipe", "family"),
-    *("seed", "out", "fresh", "json", "quiet"),
+    *("data", "prompts", "guidance", "target", "precision", "threads", "resolution", "recipe"),
+    *("family", "seed", "out", "fresh", "json", "quiet"),
 )
 def plan_(command: Command) -> None:
     """Show widths, MACs and parameters before and after, without cutting anything.
@@ -161,19 +161,19 @@ def _branch_rows(costs: CostModel) -> list[BranchRow]:
 
 
 def _show_branches(costs: CostModel) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.report.tables import print_whole
 
     if costs.branches:
         print_whole(
-            console(),
+            answers(),
             f"{len(costs.branches)} blocks and branches can be left out whole (--json lists them), "
             f"by a recipe's prune.widths: {{{costs.branches[-1].name}: 0}}",
         )
 
 
 def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import count
 
@@ -184,7 +184,7 @@ def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
         sizes = (str(row["channels"]), str(row["blocks"]), count(row["macs_per_channel"]))
         shares = [] if row["importance"] is None else [f"{row['importance']:.2%}"]
         cells.append((row["name"], row["kind"], *sizes, *shares))
-    screen = console()
+    screen = answers()
     columns = [Column("group", text=True), *map(Column, heads)]
     print_table(screen, columns, cells, widest=WIDEST)
     screen.print()
@@ -197,11 +197,11 @@ def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
 
 
 def _show_inputs(specs: Sequence[TensorSpec]) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.report.tables import print_whole
 
     takes = ", ".join(f"{spec.name} {('N', *spec.shape)}" for spec in specs)
-    print_whole(console(), f"it takes {takes}".replace("'N'", "N").replace(",)", ")"))
+    print_whole(answers(), f"it takes {takes}".replace("'N'", "N").replace(",)", ")"))
 
 
 def _show_written_plan(out: Path, command: Command) -> None:
@@ -238,11 +238,11 @@ def _show_plan(name: str, plan: Plan, command: Command) -> None:
 
 
 def _print_plan(name: str, plan: Plan) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import change, count
 
-    screen = console()
+    screen = answers()
     columns = [Column("group", text=True), *map(Column, ("kind", "dense", "kept", "step"))]
     rows = [(g.name, g.kind, str(g.size), str(g.kept), str(g.step)) for g in plan.units]
     print_table(screen, columns, rows, widest=WIDEST)

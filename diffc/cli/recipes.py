@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffc.cli.command import Command, takes
+from diffc.cli.help import VerbCommand, VerbGroup
 
 if TYPE_CHECKING:
     from diffc.recipe import RecipeFile
 
-app = typer.Typer(help="The recipes that ship with diffc.", rich_markup_mode=None)
+app = typer.Typer(cls=VerbGroup, help="The recipes that ship with diffc.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -20,28 +21,25 @@ app = typer.Typer(help="The recipes that ship with diffc.", rich_markup_mode=Non
 def _list(command: Command, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
-    from diffc.cli.show import console, print_json
+    from diffc.cli.show import answers, print_json
     from diffc.recipe import recipe_files
 
     recipes = list(recipe_files())
     if command.json:
         print_json({"recipes": [_row(recipe) for recipe in recipes]})
         return
-    from rich.table import Table
+    from diffc.report.tables import Column, print_table
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "family", "about"):
-        table.add_column(heading)
-    for recipe in recipes:
-        table.add_row(recipe.name, recipe.family, recipe.about.partition(". ")[0].rstrip("."))
-    console().print(table)
+    columns = [Column("recipe", left=True), Column("family", text=True), Column("about", text=True)]
+    rows = [(one.name, one.family, one.about.partition(". ")[0].rstrip(".")) for one in recipes]
+    print_table(answers(), columns, rows)
 
 
 def _row(recipe: RecipeFile) -> dict[str, object]:
     return {key: getattr(recipe, key) for key in ("name", "family", "models", "about")}
 
 
-@app.command("show")
+@app.command("show", cls=VerbCommand)
 @takes("recipe_name", "json")
 def show(command: Command, recipe_name: str) -> None:
     """Print a recipe with every default filled in.

@@ -95,13 +95,13 @@ def _show_several(reports: list[tuple[str, Report]], page: Path | None, command:
 
 
 def _table(reports: list[tuple[str, Report]]) -> None:
-    from diffc.cli.show import console
+    from diffc.cli.show import answers
     from diffc.report.comparison import comparison_table
     from diffc.report.tables import Column, print_table
 
     table = comparison_table(reports)
     columns = [Column(text=True), *(Column(name) for name in table.heads[1:])]
-    print_table(console(), columns, table.rows)
+    print_table(answers(), columns, table.rows)
 
 
 def _show_page(page: Path, open_: bool, *, quiet: bool) -> None:
@@ -110,4 +110,4 @@ def _show_page(page: Path, open_: bool, *, quiet: bool) -> None:
 
         webbrowser.open(page.resolve().as_uri())
     if not quiet:
-        print(page, file=sys.stderr)
+        print(page)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,7 +93,7 @@ def show_files(out: Path) -> None:
 
     files = [out / "report.md", out / "samples" / "grid.png"]
     if process_rank() == 0:
-        print("\n" + ", ".join(str(path) for path in files if path.exists()), file=sys.stderr)
+        print("\n" + ", ".join(str(path) for path in files if path.exists()))
 
 
 def resolve_command(

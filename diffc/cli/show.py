@@ -1,7 +1,8 @@
-"""Shows a run: progress on stderr, then tables there or one JSON object on stdout."""
+"""Shows a run: progress and notes on stderr, then the answer on stdout, as tables or as JSON."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeVar
@@ -19,19 +20,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def console() -> Console:
-    """The console on stderr, for people; stdout is for --json alone."""
+def answers() -> Console:
+    """The console on stdout: what the verb was asked for, which can be piped."""
+    return _console(stderr=False)
+
+
+def messages() -> Console:
+    """The console on stderr: progress and notes."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console that sends no codes at all where NO_COLOR or TERM=dumb asks for none."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    system = None if _is_plain() else "auto"
+    return Console(stderr=stderr, highlight=False, color_system=system)  # type: ignore[arg-type]
+
+
+def _is_plain() -> bool:
+    """True for a terminal that shall get text alone (no-color.org)."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
     """Run ``work`` to its end, show each stage, and return the result."""
     if quiet or _is_follower():
         return events.drain(work)
-    screen = console()
-    if not screen.is_terminal:
+    screen = messages()
+    if not screen.is_terminal or _is_plain():
         return _follow_plainly(work, screen)
     with _progress(screen) as progress:
         task: TaskID | None = None
@@ -45,8 +62,8 @@ def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
 
 def follow_measuring(work: Work[T], *, quiet: bool) -> T:
     """Run work outside the stages to its end, and show what it does."""
-    screen = console()
-    if quiet or not screen.is_terminal:
+    screen = messages()
+    if quiet or not screen.is_terminal or _is_plain():
         return events.drain(work)
     with screen.status("measuring") as status:
         return events.follow(
@@ -55,7 +72,7 @@ def follow_measuring(work: Work[T], *, quiet: bool) -> T:
 
 
 def show_report(report: Report, *, json: bool, quiet: bool) -> None:
-    """Print the report on stdout as JSON, or on stderr as tables."""
+    """Print the report on stdout, as JSON or as tables."""
     if _is_follower():
         return
     if json:
@@ -63,7 +80,7 @@ def show_report(report: Report, *, json: bool, quiet: bool) -> None:
     elif not quiet:
         from diffc.report.terminal import show
 
-        show(report, console())
+        show(report, answers())
 
 
 def print_json(value: object) -> None:

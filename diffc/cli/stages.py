@@ -54,7 +54,7 @@ def build_(command: Command, output_folder: Path) -> None:
 
     \b
       diffc build OUT --target trt
-      diffc build OUT --target trt-rtx --gpu sm86,sm89
+      diffc build OUT --target trt-rtx --gpu A10,L4
       diffc build OUT --target openvino --precision auto
 
     These options are kept for the targets that they are given for.
@@ -71,7 +71,8 @@ def eval_(command: Command, output_folder: Path) -> None:
 
     \b
       diffc eval OUT --images 256
-      diffc eval OUT --images 10000 --reference test-images/ --features classifier.onnx
+      diffc eval OUT --images 10000 --reference test-images/
+      diffc eval OUT --reference test-images/ --features classifier.onnx
     """
     from diffc.follows import check_model
 

@@ -7,6 +7,7 @@ also holds other variants and single-file checkpoints, often several times as la
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,14 @@ def _call_hub(model: str, patterns: Sequence[str], **options: Any) -> Any:
             repo, revision=revision or None, allow_patterns=list(patterns), **options
         )
     except Exception as error:  # the hub's client raises many kinds, of several libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnavailableError(
-            f"cannot fetch '{model}' from the hub: {reason[:160]}",
+            f"cannot fetch '{model}' from the hub: {_reason(error)}",
             hint="check the id and the network, or download the model and give its folder",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what the client says: the others are advice for its own callers."""
+    lines = str(error).strip().splitlines()
+    sentence = lines[0].partition(". ")[0].rstrip(".") if lines else ""
+    return textwrap.shorten(sentence, 200, placeholder=" ...") or type(error).__name__

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from diffc.errors import InputError, unknown
+from diffc.errors import InputError, nearest, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
 from diffc.models.components import (
@@ -226,10 +226,16 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
             allow_pickle=fetch.allow_pickle,
             whole=fetch.whole,
         )
+    close = nearest(model, ("demo", *_folders_here()), n=1)
     raise InputError(
         f"there is no folder '{model}'",
-        hint="MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo",
+        hint=(f"did you mean {close[0]}? " if close else "")
+        + "MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo",
     )
+
+
+def _folders_here() -> list[str]:
+    return [path.name for path in Path().iterdir() if path.is_dir()]
 
 
 def _inside_output(path: Path) -> Path:

@@ -43,7 +43,9 @@ def resolve(
     where = "the flags"
     if recipe is not None:
         where = f"recipe {recipe}"
-        for file in reversed(_extended(_named(recipe))):
+        chain = _extended(_named(recipe))
+        _check_family(chain[0], family)
+        for file in reversed(chain):
             where = str(file.path) if _is_path(recipe) else where
             layers = [] if file.is_whole else layers
             layers.append({key: value for key, value in file.options.items() if value is not None})
@@ -118,6 +120,17 @@ def _extended(file: RecipeFile) -> list[RecipeFile]:
             raise RequestError(f"{file.path} extends itself: {chain[-1].extends}")
         chain.append(below)
     return chain
+
+
+def _check_family(file: RecipeFile, family: str) -> None:
+    """Raise RequestError where a recipe names another family than the model's."""
+    if not family or file.family in ("", family):
+        return
+    fitting = [one.name for one in recipe_files() if one.family == family]
+    raise RequestError(
+        f"recipe {file.name} is for models of {file.family}, and this model is a {family}",
+        hint=f"recipes for it: {', '.join(fitting)}" if fitting else "leave --recipe out",
+    )
 
 
 def _merge(below: Layer, above: Layer) -> dict[str, object]:

@@ -12,6 +12,19 @@ from diffc.errors import RequestError, nearest
 M = TypeVar("M", bound=BaseModel)
 
 
+class WrongValue(RequestError):
+    """An option of the recipe has a value that it cannot have.
+
+    Attributes:
+        key: the option, such as ``distill.steps``.
+        said: what is wrong with the value.
+    """
+
+    def __init__(self, key: str, said: str) -> None:
+        super().__init__(f"{key}: {said}")
+        self.key, self.said = key, said
+
+
 def validate(kind: type[M], value: Mapping[str, object], where: str) -> M:
     """``value`` as a ``kind``.
 
@@ -39,9 +52,55 @@ def _request_error(kind: type[BaseModel], error: ValidationError, where: str) ->
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # diffc's own message, which names the value already
         return RequestError(message)
-    value = first.get("input")
-    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
-    return RequestError(f"{key}: {message}{shown}" if key else message)
+    said = _said(first["type"], first.get("ctx", {}), first.get("input")) or message
+    return WrongValue(key, said) if key else RequestError(said)
+
+
+_LIMITS = {
+    "greater_than_equal": ("is too small", "at least", "ge"),
+    "greater_than": ("is too small", "more than", "gt"),
+    "less_than_equal": ("is too large", "at most", "le"),
+    "less_than": ("is too large", "less than", "lt"),
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of names to values",
+    "model": "a mapping of options",
+}
+"""By the beginning of pydantic's type of error: int_parsing, int_type, int_from_float."""
+
+
+def _said(kind: str, limits: Mapping[str, object], value: object) -> str | None:
+    """What is wrong with a value; None for an error that has no words here."""
+    shown = _shown(value)
+    if kind == "literal_error":
+        expected = str(limits.get("expected", "")).replace("'", "")
+        words = expected.replace(" or ", ", ").split(", ")
+        close = nearest(str(value).lower(), words)
+        return f"{shown} is none of {expected}" + (f" (did you mean {close[0]}?)" if close else "")
+    if kind in _LIMITS:
+        size, bound, name = _LIMITS[kind]
+        return f"{shown} {size}: {bound} {_number(limits.get(name))}"
+    what = _KINDS.get(kind.partition("_")[0])
+    return None if what is None else f"{shown} is not {what}"
+
+
+def _shown(value: object) -> str:
+    """The value, if it is short enough for a message."""
+    if isinstance(value, float):
+        return _number(value)
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if 0 < len(text) <= 60 and text.isprintable() else "the value"
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _keys_at(kind: type[BaseModel], path: list[str]) -> set[str]:

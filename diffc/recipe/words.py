@@ -5,6 +5,7 @@ The validators run before pydantic's own, and leave what they do not know for it
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
+from diffc_export.gpu_names import gpu_capability
 
 MOST_SEED = 2**63 - 1
 """The largest seed that PyTorch's generators take."""
@@ -20,10 +22,34 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
 def _as_list(value: object) -> object:
-    """A list of one value, or of the parts of a text such as '1,4'."""
+    """A list of one value, or of the parts of a text such as '1,4', in a list too."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list | tuple) and any(isinstance(part, str) for part in value):
+        return [one for part in value for one in _parts(part)]
     return [value] if isinstance(value, int | float) else value
+
+
+def _parts(value: object) -> list[object]:
+    return list(_as_list(value)) if isinstance(value, str) else [value]  # type: ignore[call-overload]
+
+
+def _as_gpus(value: object) -> object:
+    """Compute capabilities, of which cards' names may stand for some: sm89 for L4."""
+    names = _as_list(value)
+    if not isinstance(names, list | tuple):
+        return names
+    # YAML and JSON have 8.9 and 4090 as numbers
+    return tuple(gpu_capability(name if isinstance(name, str) else str(name)) for name in names)
+
+
+def as_fraction(value: object) -> object:
+    """0.3 for '30%' or '30 %'; what is no such text, as it is."""
+    match = re.fullmatch(r"\s*([-+]?[\d.]+)\s*%\s*", value) if isinstance(value, str) else None
+    try:
+        return value if match is None else float(match[1]) / 100
+    except ValueError:
+        return value
 
 
 def _as_sizes(value: object) -> object:
@@ -85,6 +111,9 @@ def _expand_home(value: object) -> object:
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
 Sizes = Annotated[tuple[int | str, ...], BeforeValidator(_as_sizes)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Gpus = Annotated[tuple[str, ...], BeforeValidator(_as_gpus)]
+Fraction = Annotated[float, BeforeValidator(as_fraction)]
+"""A share from 0 to 1, as 0.3 or 30%. ``Share`` is one of the texts that diffc check compares."""
 OnOff = BeforeValidator(_as_on_off)
 NoneWord = BeforeValidator(_as_none)
 Share = Annotated[str, BeforeValidator(_as_percent)]

@@ -40,6 +40,8 @@ class DiffcError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint and hasattr(self, "add_note"):  # Python 3.11: a traceback shows the hint too
+            self.add_note(hint)
 
 
 class RequestError(DiffcError):

@@ -67,8 +67,7 @@ def test_a_ratio_out_of_range_is_one_line(tiny_model, tmp_path, ratio):
 def test_a_ratio_that_is_no_number(tiny_model):
     done = diffc("compile", tiny_model, "--ratio", "abc")
     assert done.returncode == 2
-    assert "Invalid value for '--ratio'" in done.stderr and "valid number" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "diffc: --ratio abc: not a share such as 0.3 or 30%\n"
 
 
 def test_a_ratio_out_of_reach_says_the_nearest(tiny_model, tmp_path):
@@ -81,7 +80,7 @@ def test_a_ratio_out_of_reach_says_the_nearest(tiny_model, tmp_path):
     ("args", "said"),
     [
         (["--target", "tensorrt"], "unknown target 'tensorrt'"),
-        (["--precision", "fp12"], "got 'fp12'"),
+        (["--precision", "fp12"], "--precision: fp12 is none of auto, fp32, fp16"),
         (["--batch", "1,x"], "--batch 1,x: not a list of whole numbers"),
         (["--recipe", "unet3d"], "unknown recipe 'unet3d'"),
         (["--recipe", "nowhere.yaml"], "there is no recipe file 'nowhere.yaml'"),
@@ -148,7 +147,7 @@ def test_plan_needs_no_weights(tiny_model, tmp_path):
     copy = shutil.copytree(tiny_model, tmp_path / "model")
     (copy / "unet/diffusion_pytorch_model.safetensors").unlink()
     done = diffc("plan", copy, "--ratio", "0.3")
-    assert done.returncode == 0 and "MACs" in done.stderr and done.stdout == ""
+    assert done.returncode == 0 and "MACs" in done.stdout and done.stderr == ""
 
 
 def test_inspect_lists_the_groups(tiny_model):
@@ -166,7 +165,7 @@ def test_doctor_says_what_works_and_why_not():
 
 
 def test_recipes_are_listed_and_shown():
-    assert "unet2d" in diffc("recipes").stderr
+    assert "unet2d" in diffc("recipes").stdout
     shown = diffc("recipes", "show", "unet2d").stdout
     assert "family: UNet2DModel" in shown and "threshold: 0.05" in shown
 
@@ -179,9 +178,9 @@ def test_report_of_nothing(tmp_path):
 def test_the_report_fits_80_columns(compiled):
     out, _, _ = compiled
     done = diffc_process("report", out, COLUMNS="80")
-    assert done.returncode == 0 and done.stdout == ""
-    assert re.search(r"x\s+as\s+fast|no\s+speed-up\s+shown", done.stderr)  # as the timings were
-    assert all(len(line) <= 80 for line in done.stderr.splitlines())
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.search(r"x\s+as\s+fast|no\s+speed-up\s+shown", done.stdout)  # as the timings were
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("verb", ["distill", "export"])

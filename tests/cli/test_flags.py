@@ -18,7 +18,8 @@ from diffc.cli.flags.of_verbs import VERB_FLAGS
 from diffc.recipe import Recipe, layers, resolve
 from diffc.recipe.sections.base import RecipeSection
 
-NOT_LITERAL = {"4; 1 for few steps", "the model's", "each", "all cores", "none", "reported only"}
+NOT_LITERAL = {"4; 1 for few steps", "the model's", "each", "all cores", "none", "reported only",
+               "the recipe's"}  # fmt: skip
 """Defaults that help describes, since the recipe has None or False for them."""
 
 
@@ -67,7 +68,7 @@ def test_a_flag_that_is_not_given_leaves_the_recipe_its_default(toy_recipes):
 def test_the_recipe_refuses_a_flags_value_by_its_path(toy_recipes):
     _, toys = toy_recipes
     done = CliRunner().invoke(toys, ["demo", "--toy-size", "0"])
-    assert "toy.size: Input should be greater than or equal to 1" in str(done.exception)
+    assert "toy.size: 0 is too small: at least 1" in str(done.exception)
 
 
 def field_at(path: str):

@@ -103,7 +103,7 @@ def test_the_site_says_why_a_command_was_not_run():
 
 def test_an_object_is_described_by_its_source(script):
     text = script.content("api", "diffc.recipe.sections.prune")
-    assert "class PruneSection(RecipeSection):\n    ratio: float = 0.5" in text
+    assert "class PruneSection(RecipeSection):\n    ratio: Fraction = 0.5" in text
     assert "\n- `ratio`: the share to remove, between 0 and 1." in text
     assert "_check_shares" not in text
     text = script.content("api", "diffc.api.compile")

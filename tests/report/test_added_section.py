@@ -65,7 +65,7 @@ def test_the_verb_shows_the_example_and_doctor_lists_it(add, tmp_path):
     done = subprocess.run(
         [*command, "report", DEMO_RUN, "--html", page], capture_output=True, text=True
     )
-    assert done.returncode == 0 and TITLE in done.stderr and TITLE in page.read_text()
+    assert done.returncode == 0 and TITLE in done.stdout and TITLE in page.read_text()
     done = subprocess.run([*command, "doctor", "--json"], capture_output=True, text=True)
     assert "dollars" in json.loads(done.stdout)["sections"]["usable"]
 

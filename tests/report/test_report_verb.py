@@ -15,14 +15,14 @@ def diffc(*args):
 
 def test_the_page_is_written_when_asked_for(out, tmp_path):
     done = diffc("report", out, "--html", tmp_path / "page.html")
-    assert done.returncode == 0 and done.stdout == ""
+    assert done.returncode == 0 and done.stderr == ""
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert not (out / "report.html").exists()
 
 
 def test_several_are_compared(out, tmp_path):
     done = diffc("report", out, out, "--html", tmp_path / "page.html")
-    assert done.returncode == 0 and "SSIM" in done.stderr
+    assert done.returncode == 0 and "SSIM" in done.stdout
     assert "2 runs compared" in (tmp_path / "page.html").read_text()
     done = diffc("report", out, out, "--json")
     assert list(json.loads(done.stdout)["runs"]) == [str(out)]

@@ -50,7 +50,7 @@ def test_the_example_goes_through_every_verb(add, tiny_model, tmp_path):
 
     done = diffc("check", out, "--baseline", out, "--loop-steps", 2, "--most-seconds", 5)
     assert done.returncode in (0, 1, 3, 4), done.stderr
-    assert "ort-basic fp32" in done.stderr and "peak memory" in done.stderr
+    assert "ort-basic fp32" in done.stdout and "peak memory" in done.stdout
     for server in ("none", "triton"):
         done = diffc("bundle", out, "--server", server, "--to", tmp_path / server)
         assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_doctor_shows_the_example_and_names_a_broken_target(add):
     assert shown["ort-basic"]["runnable"] and not shown["bad-toy"]["installed"]
     assert "bad_toy (bad-toys 1.0)" in shown["bad-toy"]["reason"]
     done = diffc("doctor")
-    assert done.returncode == 0 and "bad-toy" in done.stderr
+    assert done.returncode == 0 and "bad-toy" in done.stdout
 
 
 BROKEN = {

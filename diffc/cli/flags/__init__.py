@@ -3,7 +3,8 @@
 flag.py        Flag: a row, and how it becomes a parameter of the command line
 of_recipes.py  rows with a path in the recipe, such as ``build.threads``, by section
 of_verbs.py    all other rows: what to work on, where to write, how to show
-values.py      texts that become a recipe's values, such as 1,4,8
+values.py      texts that become values, such as 1,4,8
+completion.py  what completion offers for a flag
 
 A new option of the recipe is a field there, one row in of_recipes.py, and its name in ``@takes``
 of each verb that takes it (cli/command.py).

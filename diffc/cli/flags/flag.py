@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import GenericAlias
@@ -11,7 +11,24 @@ from typing import Annotated
 
 import typer
 
-from diffc.cli.flags.values import user_path
+from diffc.cli.flags.values import number, user_path, whole_number
+
+WHAT, WHERE, QUALITY, ADVANCED = GROUPS = (
+    "What",
+    "Where it runs",
+    "Quality and limits",
+    "Advanced",
+)
+"""The groups of a verb's options, in the order of its help."""
+
+_METAVARS: dict[object, str] = {
+    int: "N",
+    float: "NUMBER",
+    str: "NAME",
+    Path: "PATH",
+    list[str]: "NAME",
+}
+_READERS: dict[object, Callable[[str, str], object]] = {int: whole_number, float: number}
 
 
 @dataclass(frozen=True)
@@ -20,10 +37,13 @@ class Flag:
 
     Attributes:
         key: the name in ``@takes``. It is the spelling too, unless ``name`` says otherwise.
-        kind: the type of its value, without None. A ``~`` in a Path is the home folder.
+        kind: the type of its value, without None. A ``~`` in a Path is the home folder. Numbers
+            and lists are read by the flag itself, so that errors have diffc's words: a list may
+            be given in several flags, or in one with commas.
         help: one sentence; ``[shown]`` follows it.
         path: the recipe's option that the flag sets, such as ``build.threads``; None: it sets none.
-        shown: the default, as help shows it; "" shows no default.
+        shown: the default, as help shows it; "" shows ``default``, if there is one.
+        group: the group of the verb's help in which it stands.
         name: the spelling without dashes, and the name of the verb's parameter: two verbs can spell
             two flags alike.
         options: the spellings with dashes, where ``--name`` alone is not enough.
@@ -31,10 +51,10 @@ class Flag:
             of the recipe count.
         argument: True for an argument, which is given without dashes.
         required: True for a flag that has to be given.
-        metavar: what stands for the value in help.
-        check: looks at the value when the command line is read, and returns it.
-        minimum: the smallest number.
-        read: turns the text into the recipe's value when the verb begins.
+        metavar: what stands for the value in help; None: by its kind.
+        values: the values that completion offers; upper and lower case are the same in them. None:
+            the words that the recipe takes at ``path``.
+        read: turns the text into the value when the verb begins; None: by its kind.
     """
 
     key: str
@@ -42,20 +62,27 @@ class Flag:
     help: str
     path: str | None = None
     shown: str = ""
+    group: str = ADVANCED
     name: str = ""
     options: tuple[str, ...] = ()
     default: object = None
     argument: bool = False
     required: bool = False
     metavar: str | None = None
-    check: Callable[[int | None], int | None] | None = None
-    minimum: float | None = None
+    values: Callable[[], Iterable[str]] | None = None
     read: Callable[[str], object] | None = None
 
     @property
     def parameter_name(self) -> str:
         """The name of the parameter that holds the flag's value."""
         return self.name or self.key
+
+    @property
+    def spelling(self) -> str:
+        """The flag as it is typed; an argument's metavar."""
+        if self.argument:
+            return self.metavar or self.key.upper()
+        return (self.options or ("--" + self.parameter_name.replace("_", "-"),))[0].split("/")[0]
 
     def parameter(self) -> inspect.Parameter:
         """The flag as typer reads it from a function's signature."""
@@ -64,7 +91,8 @@ class Flag:
             default = inspect.Parameter.empty
         elif self.kind is bool and self.path is None:
             default = False
-        annotation = self.kind | None if default is None else self.kind
+        kind = str if self.kind in _READERS else self.kind
+        annotation = kind | None if default is None else kind
         return inspect.Parameter(
             self.parameter_name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -72,17 +100,54 @@ class Flag:
             default=default,
         )
 
+    def value_of(self, given: object) -> object:
+        """The value, from what typer read: text, a list of texts, a path or a boolean.
+
+        Raises:
+            RequestError: the text is no such value.
+        """
+        if isinstance(given, list) and self.kind == list[str]:
+            return [self._as_spelled(part) for text in given for part in _parts(text)]
+        if not isinstance(given, str):
+            return given
+        if self.read is not None:
+            return self.read(given)
+        if self.kind in _READERS:
+            return _READERS[self.kind](self.spelling, given)
+        return self._as_spelled(given)
+
+    def _as_spelled(self, text: str) -> str:
+        """The value that differs from ``text`` in upper and lower case alone, or ``text``."""
+        if self.values is None or self.path is not None:  # the recipe sees to its own words
+            return text
+        return next((one for one in self.values() if one.lower() == text.lower()), text)
+
     def _typer_info(self) -> object:
-        text = f"{self.help}  [{self.shown}]" if self.shown else self.help
+        from diffc.cli.flags.completion import completer
+
+        shown = self.shown or (str(self.default) if self.default not in (None, "") else "")
+        text = f"{self.help}  [{shown}]".strip() if shown else self.help
         parser = user_path if self.kind in (Path, list[Path]) else None
+        metavar = self.metavar or _METAVARS.get(self.kind)
         if self.argument:
-            return typer.Argument(metavar=self.metavar, help=text or None, parser=parser)
-        options = self.options or ("--" + self.parameter_name.replace("_", "-"),)
+            return typer.Argument(
+                metavar=self.metavar,
+                help=text or None,
+                parser=parser,
+                show_default=False,
+                autocompletion=completer(self),
+            )
+        options = self.options or (self.spelling,)
         return typer.Option(
             *options,
             help=text,
-            metavar=self.metavar,
+            metavar=None if self.kind is bool else metavar,
             parser=parser,
-            callback=self.check,
-            min=self.minimum,
+            show_default=False,
+            rich_help_panel=self.group,
+            autocompletion=None if self.kind is bool else completer(self),
         )
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -5,12 +5,22 @@ The recipe checks the values, so that a flag and a recipe file are refused with 
 
 from __future__ import annotations
 
-from diffc.cli.flags.flag import Flag
-from diffc.cli.flags.values import batch_sizes, checked_seed, input_sizes
+from diffc.cli.flags import completion
+from diffc.cli.flags.flag import QUALITY, WHAT, WHERE, Flag
+from diffc.cli.flags.values import batch_sizes, checked_seed, input_sizes, share
 from diffc.prune.importance import own_score_names
 
 PRUNE = (
-    Flag("ratio", float, "Share to remove, between 0 and 1.", path="prune.ratio", shown="0.5"),
+    Flag(
+        "ratio",
+        float,
+        "Share to remove: 0.3 or 30%.",
+        path="prune.ratio",
+        shown="0.5",
+        group=WHAT,
+        metavar="SHARE",
+        read=share("--ratio"),
+    ),
     Flag(
         "ratio_of",
         str,
@@ -38,6 +48,8 @@ PRUNE = (
         f"{', '.join(own_score_names())}.",
         path="prune.importance.method",
         shown="diff-pruning",
+        group=QUALITY,
+        values=completion.score_names,
     ),
     Flag(
         "threshold",
@@ -45,6 +57,9 @@ PRUNE = (
         "T: timesteps with L_t/L_max above it count.",
         path="prune.importance.threshold",
         shown="0.05",
+        group=QUALITY,
+        metavar="SHARE",
+        read=share("--threshold"),
     ),
 )
 DATA = (
@@ -54,18 +69,38 @@ DATA = (
         "Image folder, .npz, .safetensors, data set folder, or 'synthetic'.",
         path="data.source",
         shown="synthetic",
+        group=WHAT,
+        metavar="PATH",
+        values=completion.data_here,
     ),
-    Flag("prompts", str, "A text file, one prompt a line, for text models.", path="data.prompts"),
+    Flag(
+        "prompts",
+        str,
+        "A text file, one prompt a line, for text models.",
+        path="data.prompts",
+        group=WHAT,
+        metavar="FILE",
+    ),
     Flag(
         "guidance",
         float,
         "Classifier-free guidance of the dense model's own samples.",
         path="data.guidance",
         shown="4; 1 for few steps",
+        group=QUALITY,
     ),
     Flag("fit", str, "Images of another size: skip, resize.", path="data.fit", shown="skip"),
 )
-DISTILL = (Flag("steps", int, "Distillation steps; 0 for none.", path="distill.steps"),)
+DISTILL = (
+    Flag(
+        "steps",
+        int,
+        "Distillation steps; 0 for none.",
+        path="distill.steps",
+        shown="the recipe's",
+        group=QUALITY,
+    ),
+)
 EXPORT = (
     Flag(
         "resolution",
@@ -74,6 +109,8 @@ EXPORT = (
         "or 32,48,64; compressed at the first.",
         path="export.resolution",
         shown="the model's",
+        group=WHERE,
+        metavar="SIZE",
         read=input_sizes,
     ),
 )
@@ -81,9 +118,11 @@ BUILD = (
     Flag(
         "target",
         list[str],
-        "What engines are built for: a target that diffc doctor lists; repeatable.",
+        "What engines are built for: targets that diffc doctor lists.",
         path="build.target",
-        metavar="NAME",
+        shown="the recipe's",
+        group=WHERE,
+        values=completion.target_names,
     ),
     Flag(
         "precision",
@@ -91,6 +130,7 @@ BUILD = (
         "fp32, fp16, bf16, int8, fp8, or auto: measured.",
         path="build.precision",
         shown="fp32",
+        group=WHERE,
     ),
     Flag(
         "batch",
@@ -98,6 +138,8 @@ BUILD = (
         "Batch sizes to build and measure: 1,4,8.",
         path="build.batch",
         shown="1",
+        group=WHERE,
+        metavar="N",
         read=batch_sizes,
     ),
     Flag(
@@ -109,7 +151,12 @@ BUILD = (
         options=("--one-profile/--profile-each",),
     ),
     Flag(
-        "gpu", str, "Compute capabilities built ahead of time: sm86,sm89,sm120.", path="build.gpu"
+        "gpu",
+        str,
+        "GPUs to build for ahead of time: sm86,sm89 or cards such as L4,A100.",
+        path="build.gpu",
+        group=WHERE,
+        values=completion.gpu_names,
     ),
     Flag(
         "threads",
@@ -117,6 +164,7 @@ BUILD = (
         "CPU threads of the engines, on pinned cores.",
         path="build.threads",
         shown="all cores",
+        group=WHERE,
     ),
     Flag(
         "torch",
@@ -124,6 +172,7 @@ BUILD = (
         "How --target torch runs: eager, compiled, graphs.",
         path="build.torch",
         shown="eager",
+        group=WHERE,
     ),
 )
 MEASURE = (
@@ -133,6 +182,7 @@ MEASURE = (
         "Where the speed-up comes from: off, on, full (torch.compile too).",
         path="measure.explain",
         shown="on",
+        metavar="WORD",
     ),
     Flag(
         "seconds",
@@ -140,7 +190,6 @@ MEASURE = (
         "Measure for at least this long.",
         path="measure.seconds",
         shown="3",
-        minimum=0.0,
     ),
     Flag(
         "measure_server",
@@ -148,25 +197,43 @@ MEASURE = (
         "triton: through a server started here, too.",
         path="measure.server",
         shown="none",
+        group=WHERE,
         name="server",
     ),
 )
-QUALITY = (
-    Flag("images", int, "Images from the same noise.", path="quality.images", shown="32"),
-    Flag("sampler_steps", int, "DDIM (Euler for flow) steps.", path="quality.steps", shown="50"),
+QUALITIES = (
+    Flag(
+        "images",
+        int,
+        "Images from the same noise.",
+        path="quality.images",
+        shown="32",
+        group=QUALITY,
+    ),
+    Flag(
+        "sampler_steps",
+        int,
+        "DDIM (Euler for flow) steps.",
+        path="quality.steps",
+        shown="50",
+        group=QUALITY,
+    ),
     Flag(
         "metric",
         list[str],
-        "One more metric, by name; repeatable.",
+        "More metrics, by name.",
         path="quality.metrics",
-        metavar="NAME",
+        group=QUALITY,
+        values=completion.metric_names,
     ),
-    Flag("lpips", bool, "LPIPS between the pairs too.", path="quality.lpips"),
+    Flag("lpips", bool, "LPIPS between the pairs too.", path="quality.lpips", group=QUALITY),
     Flag(
         "reference",
         str,
         "Images (as for --data): FID and KID of both sides.",
         path="quality.reference",
+        group=QUALITY,
+        metavar="PATH",
     ),
     Flag(
         "features",
@@ -174,6 +241,8 @@ QUALITY = (
         "Features for --reference: an ONNX file.",
         path="quality.features",
         shown="inception",
+        group=QUALITY,
+        metavar="FILE",
     ),
     Flag(
         "quality_seed",
@@ -182,29 +251,71 @@ QUALITY = (
         path="quality.seed",
         shown="0",
         name="seed",
-        check=checked_seed,
+        read=checked_seed,
     ),
 )
 CHECK = (
-    Flag("max_slowdown", str, "Of the median latency.", path="check.max_slowdown", shown="5%"),
+    Flag(
+        "max_slowdown",
+        str,
+        "Of the median latency.",
+        path="check.max_slowdown",
+        shown="5%",
+        group=QUALITY,
+        metavar="LIMIT",
+    ),
     Flag(
         "max_mean_slowdown",
         str,
         "Of the mean.",
         path="check.max_mean_slowdown",
         shown="reported only",
+        group=QUALITY,
+        metavar="LIMIT",
     ),
-    Flag("max_memory", str, "5% or 500MB, at the peak.", path="check.max_memory", shown="5%"),
-    Flag("max_engine_size", str, "5% or 500MB.", path="check.max_engine_size", shown="5%"),
-    Flag("max_build_time", str, "50% or 90s.", path="check.max_build_time", shown="reported only"),
     Flag(
-        "min_ssim", float, "Of compressed to dense.", path="check.min_ssim", shown="reported only"
+        "max_memory",
+        str,
+        "5% or 500MB, at the peak.",
+        path="check.max_memory",
+        shown="5%",
+        group=QUALITY,
+        metavar="LIMIT",
+    ),
+    Flag(
+        "max_engine_size",
+        str,
+        "5% or 500MB.",
+        path="check.max_engine_size",
+        shown="5%",
+        group=QUALITY,
+        metavar="LIMIT",
+    ),
+    Flag(
+        "max_build_time",
+        str,
+        "50% or 90s.",
+        path="check.max_build_time",
+        shown="reported only",
+        group=QUALITY,
+        metavar="LIMIT",
+    ),
+    Flag(
+        "min_ssim",
+        float,
+        "Of compressed to dense.",
+        path="check.min_ssim",
+        shown="reported only",
+        group=QUALITY,
+        metavar="SHARE",
+        read=share("--min-ssim"),
     ),
     Flag(
         "limit",
         list[str],
-        "Of a metric's value: lpips=0.1; repeatable.",
+        "Of a metric's value: lpips=0.1.",
         path="check.limits",
+        group=QUALITY,
         metavar="NAME=VALUE",
     ),
     Flag("most_seconds", float, "For one figure's verdict.", path="check.seconds", shown="60"),
@@ -213,7 +324,7 @@ CHECK = (
     ),
 )
 WHOLE = (
-    Flag("seed", int, "Seed of everything random.", path="seed", shown="0", check=checked_seed),
+    Flag("seed", int, "Seed of everything random.", path="seed", shown="0", read=checked_seed),
 )
 
-RECIPE_FLAGS = (*PRUNE, *DATA, *DISTILL, *EXPORT, *BUILD, *MEASURE, *QUALITY, *CHECK, *WHOLE)
+RECIPE_FLAGS = (*PRUNE, *DATA, *DISTILL, *EXPORT, *BUILD, *MEASURE, *QUALITIES, *CHECK, *WHOLE)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffc.cli.flags.flag import Flag
+from diffc.cli.flags import completion
+from diffc.cli.flags.flag import QUALITY, WHAT, WHERE, Flag
+from diffc.cli.flags.values import batch_sizes
 
 ARGUMENTS = (
-    Flag("model", str, "A diffusers folder, a hub id, or 'demo'.", metavar="MODEL", argument=True),
+    Flag(
+        "model",
+        str,
+        "A diffusers folder, a hub id, or 'demo'.",
+        metavar="MODEL",
+        argument=True,
+        values=completion.models_here,
+    ),
     Flag(
         "model_or_out",
         str,
@@ -15,14 +24,23 @@ ARGUMENTS = (
         name="model",
         metavar="MODEL|OUT",
         argument=True,
+        values=completion.models_here,
     ),
-    Flag("output_folder", Path, "An output folder of diffc compile.", metavar="OUT", argument=True),
+    Flag(
+        "output_folder",
+        Path,
+        "An output folder of diffc compile.",
+        metavar="OUT",
+        argument=True,
+        values=completion.folders_here,
+    ),
     Flag(
         "output_folders",
         list[Path],
         "Output folders of diffc compile.",
         metavar="OUT...",
         argument=True,
+        values=completion.folders_here,
     ),
     Flag(
         "things",
@@ -30,6 +48,7 @@ ARGUMENTS = (
         "An output folder; or engines, ONNX files, output folders to compare.",
         metavar="OUT|A B...",
         argument=True,
+        values=completion.folders_here,
     ),
     Flag(
         "candidate",
@@ -37,10 +56,25 @@ ARGUMENTS = (
         "An output folder or an engine folder.",
         metavar="CANDIDATE",
         argument=True,
+        values=completion.folders_here,
     ),
-    Flag("baselines", Path, "", default=Path("baselines"), metavar="FOLDER", argument=True),
-    Flag("baseline_folder", Path, "", metavar="BASELINE", argument=True),
-    Flag("recipe_name", str, "", metavar="NAME", argument=True),
+    Flag(
+        "baselines",
+        Path,
+        "The folder that holds the baselines.",
+        default=Path("baselines"),
+        metavar="FOLDER",
+        argument=True,
+    ),
+    Flag("baseline_folder", Path, "A stored baseline.", metavar="BASELINE", argument=True),
+    Flag(
+        "recipe_name",
+        str,
+        "A shipped recipe.",
+        metavar="NAME",
+        argument=True,
+        values=completion.shipped_recipes,
+    ),
 )
 COMMON = (
     Flag(
@@ -48,11 +82,24 @@ COMMON = (
         Path,
         "Output folder.",
         shown="diffc-out/NAME-RATIO",
+        group=WHAT,
         options=("--out", "-o"),
-        metavar="PATH",
     ),
-    Flag("recipe", str, "A shipped recipe's name, or a YAML file."),
-    Flag("family", str, "Treat the denoiser as this diffusers class."),
+    Flag(
+        "recipe",
+        str,
+        "A shipped recipe's name, or a YAML file.",
+        group=WHAT,
+        shown="the model's",
+        values=completion.recipe_names,
+    ),
+    Flag(
+        "family",
+        str,
+        "Treat the denoiser as this diffusers class.",
+        metavar="CLASS",
+        values=completion.family_names,
+    ),
     Flag("allow_pickle", bool, "Accept .bin weights from an origin you trust."),
     Flag("fresh", bool, "Ignore what is cached."),
     Flag("json", bool, "One JSON object on stdout, nothing else."),
@@ -60,38 +107,71 @@ COMMON = (
 )
 COMPILE = (
     Flag("replace", bool, "Replace OUT's finished run, if asked otherwise.", name="force"),
-    Flag("no_build", bool, "Stop before the engines: build them elsewhere."),
-    Flag("bundle", str, "OUT/bundle for a server: triton, ovms, none."),
+    Flag("no_build", bool, "Stop before the engines: build them elsewhere.", group=WHERE),
+    Flag(
+        "bundle",
+        str,
+        "OUT/bundle for a server: triton, ovms, none.",
+        group=WHERE,
+        values=completion.server_names,
+    ),
 )
 BUNDLE = (
-    Flag("bundle_to", Path, "Where the bundle goes.", name="to", required=True, metavar="FOLDER"),
+    Flag(
+        "bundle_to",
+        Path,
+        "Where the bundle goes.",
+        group=WHAT,
+        name="to",
+        required=True,
+        metavar="FOLDER",
+    ),
     Flag(
         "bundle_server",
         str,
         "triton: a model repository; ovms: OpenVINO Model Server's; none: a plain folder.",
+        group=WHERE,
         name="server",
         default="triton",
+        values=completion.server_names,
     ),
-    Flag("bundle_target", str, "Whose engine.", shown="the only one in OUT", name="target"),
-    Flag("side", str, "compressed or dense.", default="compressed"),
+    Flag(
+        "bundle_target",
+        str,
+        "Whose engine.",
+        shown="the only one in OUT",
+        group=WHERE,
+        name="target",
+        values=completion.target_names,
+    ),
+    Flag(
+        "side",
+        str,
+        "compressed or dense.",
+        group=WHAT,
+        default="compressed",
+        values=completion.sides,
+    ),
     Flag(
         "plan",
         list[Path],
         "An engine folder of the same model for another GPU; repeatable.",
+        group=WHERE,
         metavar="ENGINE",
     ),
     Flag("force", bool, "Add to a folder that is not empty."),
 )
 GENERATE = (
-    Flag("image_count", int, "Images.", default=1, name="n", metavar="N"),
-    Flag("image_seed", int, "Image i is image i of this seed.", default=0, name="seed"),
-    Flag("image_steps", int, "Of the sampler.", shown="as the report's", name="steps"),
+    Flag("image_count", int, "Images.", default=1, name="n", metavar="N", group=WHAT),
+    Flag("image_seed", int, "Image i is image i of this seed.", default=0, name="seed", group=WHAT),
+    Flag("image_steps", int, "Of the sampler.", shown="as the report's", name="steps", group=WHAT),
     Flag(
         "image_guidance",
         float,
         "Scale of classifier-free guidance; 1 for none.",
         shown="as the report's",
         name="guidance",
+        group=WHAT,
     ),
     Flag(
         "image_sampler",
@@ -99,19 +179,22 @@ GENERATE = (
         "ddpm, ddim, euler, dpm++ or flow-euler.",
         shown="the report's",
         name="sampler",
+        group=WHAT,
     ),
-    Flag("label", str, "Class labels, one an image: 3,7.", shown="the report's"),
+    Flag("label", str, "Class labels, one an image: 3,7.", shown="the report's", group=WHAT),
     Flag(
         "condition",
         list[str],
         "An input of the denoiser: a number, or an .npy of (n, ...) or (...); repeatable.",
         metavar="NAME=V",
+        group=WHAT,
     ),
     Flag(
         "unconditional",
         list[str],
         "Its value for 'none', which guidance leads away from; repeatable.",
         metavar="NAME=V",
+        group=WHAT,
     ),
     Flag(
         "generate_target",
@@ -119,12 +202,14 @@ GENERATE = (
         "Whose engine, or torch.",
         shown="the fastest that runs here",
         name="target",
+        values=completion.target_names,
+        group=WHERE,
     ),
-    Flag("device", str, "cpu or cuda."),
-    Flag("dtype", str, "fp32, fp16 or bf16."),
-    Flag("dense", bool, "The dense model in place of the compressed one."),
-    Flag("compare", bool, "One picture: dense above compressed, from the same noise."),
-    Flag("grid", bool, "One picture of all images."),
+    Flag("device", str, "cpu or cuda.", group=WHERE),
+    Flag("dtype", str, "fp32, fp16 or bf16.", group=WHERE),
+    Flag("dense", bool, "The dense model in place of the compressed one.", group=WHAT),
+    Flag("compare", bool, "One picture: dense above compressed, from the same noise.", group=WHAT),
+    Flag("grid", bool, "One picture of all images.", group=WHAT),
     Flag(
         "image_out",
         Path,
@@ -133,36 +218,85 @@ GENERATE = (
         name="out",
         options=("--out", "-o"),
         metavar="FILE",
+        group=WHAT,
     ),
-    Flag("overwrite", bool, "Replace files that are there.", name="force"),
+    Flag("overwrite", bool, "Replace files that are there.", name="force", group=WHAT),
 )
 CHECK = (
-    Flag("baseline", Path, "An output folder, an engine folder or a stored baseline."),
-    Flag("baseline_report", Path, "Figures alone (weaker): same machine only."),
+    Flag(
+        "baseline",
+        Path,
+        "An output folder, an engine folder or a stored baseline.",
+        group=WHAT,
+    ),
+    Flag("baseline_report", Path, "Figures alone (weaker): same machine only.", group=WHAT),
     Flag(
         "check_target",
         list[str],
-        "Compare the engines of this target alone; repeatable.",
+        "Compare the engines of these targets alone.",
         shown="all built",
+        group=WHERE,
         name="target",
-        metavar="NAME",
+        values=completion.target_names,
     ),
-    Flag("check_batch", str, "Batch sizes to measure: 1,4.", shown="all built", name="batch"),
-    Flag("check_threads", int, "CPU threads of both sides.", shown="as built", name="threads"),
+    Flag(
+        "check_batch",
+        str,
+        "Batch sizes to measure: 1,4.",
+        shown="all built",
+        group=WHERE,
+        name="batch",
+        metavar="N",
+        read=batch_sizes,
+    ),
+    Flag(
+        "check_threads",
+        int,
+        "CPU threads of both sides.",
+        shown="as built",
+        group=WHERE,
+        name="threads",
+    ),
     Flag("markdown", Path, "Add the result here, as Markdown."),
     Flag("junit", Path, "Write the result here, as JUnit XML."),
     Flag("badge", Path, "Write an SVG badge here."),
     Flag("history", Path, "Add a line per engine to this .jsonl."),
 )
 BASELINE = (
-    Flag("baseline_to", Path, "The baseline's folder.", name="to", default=Path("baselines/main")),
-    Flag("figures_only", bool, "Small, without engines; checks are weaker."),
+    Flag(
+        "baseline_to",
+        Path,
+        "The baseline's folder.",
+        group=WHAT,
+        name="to",
+        default=Path("baselines/main"),
+    ),
+    Flag("figures_only", bool, "Small, without engines; checks are weaker.", group=QUALITY),
     Flag("csv", bool, "The history, as CSV on stdout."),
 )
 REPORT = (
-    Flag("open", bool, "Open the page in the browser.", name="open_", options=("--open",)),
-    Flag("html", Path, "Write the page here.", shown="OUT/report.html; comparison.html"),
-    Flag("report_history", Path, "A .jsonl of diffc check, drawn over time.", name="history"),
+    Flag(
+        "open",
+        bool,
+        "Open the page in the browser.",
+        group=WHAT,
+        name="open_",
+        options=("--open",),
+    ),
+    Flag(
+        "html",
+        Path,
+        "Write the page here.",
+        shown="OUT/report.html; comparison.html",
+        group=WHAT,
+    ),
+    Flag(
+        "report_history",
+        Path,
+        "A .jsonl of diffc check, drawn over time.",
+        group=WHAT,
+        name="history",
+    ),
 )
 
 VERB_FLAGS = (*ARGUMENTS, *COMMON, *COMPILE, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from diffc.errors import RequestError
@@ -14,15 +15,58 @@ def user_path(text: str) -> Path:
     return user_path(text)
 
 
-def checked_seed(value: int | None) -> int | None:
-    """The seed itself.
+def checked_seed(text: str) -> int:
+    """The seed.
 
     Raises:
         RequestError: no generator takes it.
     """
-    if value is not None and not 0 <= value < 2**63:
-        raise RequestError(f"--seed {value}: a seed is a whole number from 0 to 2^63 - 1")
-    return value
+    seed = whole_number("--seed", text)
+    if not 0 <= seed < 2**63:
+        raise RequestError(f"--seed {text}: a seed is a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def whole_number(flag: str, text: str) -> int:
+    """12 for '12'.
+
+    Raises:
+        RequestError: ``text`` is not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError(f"{flag} {text}: not a whole number such as 12") from None
+
+
+def number(flag: str, text: str) -> float:
+    """0.5 for '0.5'.
+
+    Raises:
+        RequestError: ``text`` is not a number.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError(f"{flag} {text}: not a number such as 0.5") from None
+
+
+def share(flag: str) -> Callable[[str], float]:
+    """What reads the shares of ``flag``: 0.3 for '0.3' or '30%'.
+
+    Raises:
+        RequestError: the text is neither.
+    """
+
+    def read(text: str) -> float:
+        from diffc.recipe.words import as_fraction
+
+        try:
+            return float(str(as_fraction(text)))
+        except ValueError:
+            raise RequestError(f"{flag} {text}: not a share such as 0.3 or 30%") from None
+
+    return read
 
 
 def batch_sizes(text: str) -> list[int]:

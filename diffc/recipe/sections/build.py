@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diffc.errors import nearest
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.validation import validate
-from diffc.recipe.words import Numbers, Words
+from diffc.recipe.words import Gpus, Numbers, Words
 from diffc_export import targets
 
 DEFAULT_TARGET = "ort-cpu"
@@ -25,7 +25,7 @@ class TargetOverrides(RecipeSection):
     precision: Precision | None = None
     batch: Numbers | None = None
     one_profile: bool | None = None
-    gpu: Words | None = None
+    gpu: Gpus | None = None
     threads: int | None = Field(default=None, ge=1)
     torch: TorchWay | None = None
 
@@ -40,7 +40,7 @@ class BuildSection(RecipeSection):
         batch: the batch sizes to build for and to measure.
         one_profile: True builds one profile from the smallest to the largest batch size; False
             builds one profile for each.
-        gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...).
+        gpu: compute capabilities of ahead-of-time builds (sm86, sm89, ...), or cards (L4, A100).
         threads: CPU threads of the engine; None: the machine's cores.
         torch: how the torch target runs the model.
         each: target -> the options in which it differs from all these.
@@ -50,10 +50,17 @@ class BuildSection(RecipeSection):
     precision: Precision = "fp32"
     batch: Numbers = (1,)
     one_profile: bool = False
-    gpu: Words = ()
+    gpu: Gpus = ()
     threads: int | None = Field(default=None, ge=1)
     torch: TorchWay = "eager"
     each: dict[str, TargetOverrides] = Field(default_factory=dict)
+
+    @field_validator("target")
+    @classmethod
+    def _as_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Names in the registry's spelling: upper and lower case are the same."""
+        known = {name.lower(): name for name in targets.names()}
+        return tuple(dict.fromkeys(known.get(name.lower(), name) for name in names))
 
     @model_validator(mode="after")
     def _check_targets_and_batches(self) -> BuildSection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Limit, MetricLimits, Share
+from diffc.recipe.words import Fraction, Limit, MetricLimits, Share
 
 
 class CheckSection(RecipeSection):
@@ -34,7 +34,7 @@ class CheckSection(RecipeSection):
     max_engine_size: Limit | None = "5%"
     max_build_time: Limit | None = None
     limits: MetricLimits = Field(default_factory=dict)
-    min_ssim: float | None = None
+    min_ssim: Fraction | None = None
     pairs: int = Field(default=20, ge=10)
     most_pairs: int = Field(default=320, ge=10)
     seconds: float = Field(default=60.0, gt=0)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Words
+from diffc.recipe.words import Fraction, Words
 
 WATCHING = ("checkpoint_every", "trackers")
 """Options that do not change a run's result: another value of them trains nothing anew."""
@@ -84,10 +84,10 @@ class DistillSection(RecipeSection):
     losses: LossesSection = LossesSection()
     weighting: Literal["path", "min_snr", "none"] = "path"
     min_snr_gamma: float = Field(default=5.0, gt=0)
-    focus: float = Field(default=0.0, ge=0, le=1)
+    focus: Fraction = Field(default=0.0, ge=0, le=1)
     timesteps: Literal["stratified", "uniform"] = "stratified"
     clip_grad: float = Field(default=1.0, ge=0)
-    null_share: float = Field(default=0.1, ge=0, le=1)
+    null_share: Fraction = Field(default=0.1, ge=0, le=1)
     checkpoint_every: int = Field(default=100, ge=1)
     quality_every: int = Field(default=0, ge=0)
     compile: bool = False

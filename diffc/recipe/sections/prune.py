@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from diffc.errors import nearest
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Words
+from diffc.recipe.words import Fraction, Words
 
 _COUNTED = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
 
@@ -27,7 +27,7 @@ class ImportanceSection(RecipeSection):
     """
 
     method: str = "diff-pruning"
-    threshold: float = Field(default=0.05, ge=0, lt=1)
+    threshold: Fraction = Field(default=0.05, ge=0, lt=1)
     grid: int = Field(default=40, ge=2)
     curve_images: int = Field(default=16, ge=1)
     passes: int = Field(default=64, ge=1)
@@ -39,6 +39,7 @@ class ImportanceSection(RecipeSection):
         from diffc.prune.importance import score_names
 
         known = score_names()
+        method = next((name for name in known if name.lower() == method.lower()), method)
         if method not in known:
             close = nearest(method, known)
             near = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
@@ -63,13 +64,13 @@ class PruneSection(RecipeSection):
         importance: how channels are ranked.
     """
 
-    ratio: float = 0.5
+    ratio: Fraction = 0.5
     ratio_of: Literal["macs", "params", "channels", "latency"] = "macs"
     allocate: Literal["uniform", "global", "latency"] = "global"
     rounding: Literal["align", "paper"] = "align"
     align: int | None = Field(default=None, ge=1)
     fixed: Words = ()
-    floors: dict[str, float] = Field(default_factory=dict)
+    floors: dict[str, Fraction] = Field(default_factory=dict)
     widths: dict[str, int] = Field(default_factory=dict)
     importance: ImportanceSection = ImportanceSection()
 

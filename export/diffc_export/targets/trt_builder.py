@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from diffc_export.events import Progress, Work
+from diffc_export.gpu_names import CARDS, gpu_capability
 from diffc_export.targets import shapes
 from diffc_export.targets.base import BuildOptions, TargetFacts
 from diffc_export.targets.onnx_file import OnnxModel
 from diffc_export.targets.shapes import Profile
 from diffc_runtime import machine
-from diffc_runtime.errors import InputError, RequestError, UnavailableError
+from diffc_runtime.errors import InputError, RequestError, UnavailableError, nearest
 from diffc_runtime.libraries.tensorrt import (
     LIBRARIES,
     Log,
@@ -187,11 +188,14 @@ def _add_profile(network: Network, config: Any, profile: Profile) -> None:
 
 
 def capability(gpu: str) -> int:
-    """86 for ``sm86``. Raises RequestError for anything else."""
-    digits = gpu.lower().removeprefix("sm").replace(".", "").replace("_", "")
-    if not digits.isdigit():
+    """86 for ``sm86`` or ``A10``. Raises RequestError for anything else."""
+    digits = gpu_capability(gpu).removeprefix("sm")
+    if not digits.isdigit() or len(digits) > 3:
+        close = nearest(gpu.upper(), CARDS)
+        known = f"did you mean {close[0]}? " if close else ""
         raise RequestError(
-            f"'{gpu}' is not a GPU's compute capability", hint="e.g. --gpu sm86,sm89"
+            f"'{gpu}' is neither a GPU's compute capability nor a card that diffc knows",
+            hint=f"{known}e.g. --gpu sm86,sm89 or --gpu L4,A100",
         )
     return int(digits)
 

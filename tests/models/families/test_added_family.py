@@ -162,7 +162,7 @@ def test_doctor_names_and_skips_a_broken_family(add):
     assert "libtoy.so is missing" in shown["families"]["broken"][CLASS]
     assert "UNet2DModel" in shown["families"]["usable"]
     done = subprocess.run(command, capture_output=True, text=True)
-    shown = " ".join(done.stderr.split())
+    shown = " ".join(done.stdout.split())
     assert done.returncode == 0 and "skipped: the family of PixelTransformer2DModel" in shown
 
 

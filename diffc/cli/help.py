@@ -1,0 +1,100 @@
+"""Verbs as typer knows them: help with its options in groups, and names that are nearly right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from diffc.cli.flags.flag import ADVANCED, GROUPS
+from diffc.errors import RequestError
+
+if TYPE_CHECKING:
+    Record = tuple[str, str]
+
+_OTHER_WORDS = {
+    "clean": "cache",
+    "run": "generate",
+    "sample": "generate",
+    "serve": "bundle",
+    "compare": "report",
+    "show": "report",
+    "measure": "bench",
+    "train": "distill",
+    "distil": "distill",
+    "quantize": "build",
+    "test": "check",
+}
+"""What people type, and the verb that does it."""
+
+
+class VerbCommand(TyperCommand):
+    """A verb. Its help shows the options in groups."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """``[OPTIONS] OUT``: the arguments by the names that help explains."""
+        arguments = [_name(one) for one in self.get_params(ctx) if _is_argument(one)]
+        return [self.options_metavar or "", *arguments]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then each group of options under its title."""
+        params = self.get_params(ctx)
+        _write(formatter, "Arguments", [_record(one) for one in params if _is_argument(one)])
+        for group in GROUPS:
+            options = [one for one in params if not _is_argument(one) and _group(one) == group]
+            _write(formatter, group, [_record(one) for one in options])
+
+
+class VerbGroup(TyperGroup):
+    """Several verbs. A name that is none of them is refused with the nearest ones."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that ``args`` begins with.
+
+        Raises:
+            RequestError: there is no such verb.
+        """
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            raise RequestError(
+                f"there is no verb '{name}'", hint=_verb_hint(name, self.commands, ctx)
+            )
+        return super().resolve_command(ctx, args)
+
+
+def _verb_hint(name: str, verbs: Any, ctx: Any) -> str:
+    other = _OTHER_WORDS.get(name, "")
+    close = [other] if other in verbs else get_close_matches(name, list(verbs), n=1, cutoff=0.7)
+    path = ctx.command_path
+    return f"did you mean {path} {close[0]}?" if close else f"{path} --help lists the verbs"
+
+
+def _write(formatter: Any, title: str, records: Sequence[Record]) -> None:
+    if records:
+        with formatter.section(title):
+            formatter.write_dl(records)
+
+
+def _is_argument(param: Any) -> bool:
+    return bool(param.param_type_name == "argument")
+
+
+def _group(option: Any) -> str:
+    return getattr(option, "rich_help_panel", None) or ADVANCED
+
+
+def _name(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
+def _record(param: Any) -> Record:
+    """How the parameter is typed, and what it is."""
+    if _is_argument(param):
+        return _name(param), param.help or ""
+    spellings = ", ".join(sorted(param.opts, key=len))
+    if param.secondary_opts:
+        spellings += " / " + ", ".join(param.secondary_opts)
+    value = "" if param.is_flag or not param.metavar else f" {param.metavar}"
+    return spellings + value, (param.help or "") + ("  [required]" if param.required else "")

@@ -1,0 +1,98 @@
+"""The command line's own errors in diffc's words: what is wrong, and what would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from diffc.errors import RequestError, nearest
+
+ClickException: type[BaseException] = typer.BadParameter.__mro__[2]
+"""typer has its own copy of click, or click itself, depending on its version."""
+
+_EXTRA_ARGUMENT = {"check": "name the other side: diffc check CANDIDATE --baseline {0}"}
+"""Verb -> what to do about one argument too many."""
+
+
+def request_error(error: Any) -> RequestError:
+    """The error of typer's in diffc's words.
+
+    Args:
+        error: a ClickException.
+    """
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "diffc"
+    kind = type(error).__name__
+    if kind == "NoSuchOption":
+        return _no_such_option(error, context, path)
+    if kind == "BadOptionUsage":
+        return RequestError(_of_option(error), hint=f"see {path} -h")
+    if kind == "MissingParameter" and error.param is not None:
+        name = _spelling(error.param)
+        return RequestError(f"{_verb(path)} needs {name}", hint=_usage(context, path))
+    message = str(error.format_message()).rstrip(".")
+    if "unexpected extra argument" in message:
+        return _extra_argument(context, path, message)
+    if getattr(error, "param", None) is not None:
+        return RequestError(f"{_spelling(error.param)}: {_lowered(error.message)}")
+    return RequestError(_lowered(message), hint=_usage(context, path))
+
+
+def _no_such_option(error: Any, context: Any, path: str) -> RequestError:
+    known = [spelling for param in _parameters(context) for spelling in param.opts]
+    close = nearest(error.option_name, [name for name in known if name.startswith("--")], n=1)
+    hint = f"did you mean {close[0]}?" if close else f"{path} -h lists its options"
+    return RequestError(f"{_verb(path)} has no option {error.option_name}", hint=hint)
+
+
+def _of_option(error: Any) -> str:
+    """An option without its value, or a switch with one."""
+    if "requires" in error.message:
+        return f"{error.option_name} needs a value"
+    return f"{error.option_name} is a switch: it takes no value"
+
+
+def _extra_argument(context: Any, path: str, message: str) -> RequestError:
+    extra = message.rpartition("(")[2].rstrip(")") or "an argument"
+    hint = _EXTRA_ARGUMENT.get(_verb(path))
+    first = extra.split()[0]
+    return RequestError(
+        f"{_verb(path)} takes nothing more: {extra}",
+        hint=hint.format(first) if hint else _usage(context, path),
+    )
+
+
+def _verb(path: str) -> str:
+    """The verb without the program's name, which every error begins with."""
+    return path.partition(" ")[2] or path
+
+
+def _parameters(context: Any) -> list[Any]:
+    return [] if context is None else list(context.command.get_params(context))
+
+
+def _usage(context: Any, path: str) -> str:
+    """How the verb is typed, and where its help is."""
+    if context is None:
+        return f"see {path} -h"
+    usage = " ".join(context.command.collect_usage_pieces(context)).replace("[OPTIONS] ", "")
+    required = [
+        _spelling(one)
+        for one in _parameters(context)
+        if one.param_type_name == "option" and one.required
+    ]
+    words = " ".join(filter(None, [path, usage, *required]))
+    return f"such as: {words}; {path} -h says more"
+
+
+def _spelling(param: Any) -> str:
+    """``--to FOLDER``; an argument's name."""
+    if param.param_type_name == "argument":
+        return str(param.metavar or param.name.upper())
+    longest = max(param.opts, key=len)
+    return f"{longest} {param.metavar}" if param.metavar else longest
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:].rstrip(".")

@@ -1,0 +1,189 @@
+"""What is typed wrongly, what completion offers, and how help is laid out: diffc's own words."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+from support.command import diffc_in_process as diffc
+from support.command import diffc_process
+
+from diffc.cli.app import app
+from diffc.cli.flags.completion import matching
+from diffc.cli.flags.flag import GROUPS
+from diffc.errors import RequestError
+from diffc.recipe import Recipe, resolve
+
+VERBS = ("compile", "inspect", "plan", "prune", "distill", "export", "build", "bench", "eval",
+         "check", "report", "bundle", "doctor")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "lines"),
+    [
+        (["compile"], ["compile needs MODEL", "compile MODEL; diffc compile -h says more"]),
+        (["bundle", "OUT"], ["bundle needs --to FOLDER", "diffc bundle OUT --to FOLDER"]),
+        (["clan"], ["there is no verb 'clan'", "did you mean diffc plan?"]),
+        (["serve", "OUT"], ["there is no verb 'serve'", "did you mean diffc bundle?"]),
+        (["compile", "demo", "--ratoi", "1"], ["has no option --ratoi", "did you mean --ratio?"]),
+        (["compile", "demo", "--ratio"], ["--ratio needs a value", "-h"]),
+        (["compile", "demo", "--quiet=1"], ["--quiet is a switch: it takes no value", "-h"]),
+        (["compile", "demo", "--steps", "x"], ["--steps x: not a whole number such as 12"]),
+        (["compile", "demo", "--steps", "-5"], ["--steps: -5 is too small: at least 0"]),
+        (["compile", "demo", "--ratio", "abc"], ["--ratio abc: not a share such as 0.3 or 30%"]),
+        (["compile", "demo", "--guidance", "a"], ["--guidance a: not a number such as 0.5"]),
+        (["compile", "demo", "--seed", "-1"], ["--seed -1: a seed is a whole number from 0"]),
+        (["check", "A", "B"], ["check takes nothing more: B", "check CANDIDATE --baseline B"]),
+        (["check", "A"], ["give one of --baseline", "diffc baseline save OUT"]),
+        (["doctor", "x"], ["doctor takes nothing more: x", "diffc doctor -h"]),
+        (["recipes", "shwo"], ["there is no verb 'shwo'", "did you mean diffc recipes show?"]),
+        (["plan", "dmeo"], ["there is no folder 'dmeo'", "did you mean demo?"]),
+        (["plan", "demo", "--allocate", "globl"],
+         ["--allocate: globl is none of uniform, global or latency (did you mean global?)"]),
+        (["plan", "demo", "--recipe", "sd15"],
+         ["recipe sd15 is for models of UNet2DConditionModel", "unet2d"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_and_what_would_do(args, lines, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = diffc(*args)
+    said = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, len(said)) == (2, "", len(lines))
+    assert said[0].startswith("diffc: ")
+    for line, part in zip(said, lines, strict=True):
+        assert part in line
+
+
+def test_help_and_version_are_words_too():
+    assert diffc("help", "plan").stdout == diffc("plan", "--help").stdout
+    assert diffc("help").stdout == diffc().stdout == diffc("-h").stdout
+    assert diffc("version").stdout == diffc("--version").stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_its_options_in_groups_and_fits_80_columns(verb):
+    text = diffc(verb, "-h", COLUMNS="80").stdout
+    titles = re.findall(r"^(\w.*):$", text, re.M)
+    groups = [title for title in titles if title != "Arguments"]
+    assert groups == [group for group in GROUPS if group in groups]
+    assert max(map(len, text.splitlines())) <= 80
+    for noise in ("<", "default:", "{", "Options:"):
+        assert noise not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "section", "option", "value"),
+    [
+        ({"prune": {"ratio": "30%"}}, "prune", "ratio", 0.3),
+        ({"prune": {"ratio": "30 %"}}, "prune", "ratio", 0.3),
+        ({"prune": {"allocate": "Uniform", "ratio_of": "MACs"}}, "prune", "ratio_of", "macs"),
+        ({"distill": {"null_share": "20%"}}, "distill", "null_share", 0.2),
+        ({"build": {"precision": "FP16"}}, "build", "precision", "fp16"),
+        ({"build": {"target": ["ORT-CPU,openvino"]}}, "build", "target", ("ort-cpu", "openvino")),
+        ({"build": {"target": "ort-cpu"}}, "build", "target", ("ort-cpu",)),
+        ({"build": {"gpu": "L4, a100,RTX 4090"}}, "build", "gpu", ("sm89", "sm80", "sm89")),
+        ({"build": {"gpu": ["8.6", "sm120"]}}, "build", "gpu", ("sm86", "sm120")),
+        ({"build": {"batch": "1,4"}}, "build", "batch", (1, 4)),
+        ({"quality": {"metrics": ["lpips,psnr"]}}, "quality", "metrics", ("lpips", "psnr")),
+        ({"check": {"min_ssim": "85%"}}, "check", "min_ssim", 0.85),
+    ],
+)
+def test_values_are_understood_as_people_write_them(given, section, option, value):
+    assert getattr(getattr(resolve(family="", flags=given), section), option) == value
+
+
+@pytest.mark.parametrize("ratio", ["%", "1.2.3%", "a%", "30%%"])
+def test_what_is_no_share_is_refused(ratio):
+    with pytest.raises(RequestError, match="is not a number"):
+        resolve(family="", flags={"prune": {"ratio": ratio}})
+
+
+def test_a_list_may_be_given_in_one_flag_or_in_several(tmp_path):
+    for flags in (["--target", "ort-cpu,Fast"], ["--target", "ort-cpu", "--target", "Fast"]):
+        done = diffc("compile", "demo", *flags, "--out", tmp_path / "out")
+        assert "unknown target 'Fast'" in done.stderr
+
+
+def completed(line: str) -> list[str]:
+    """What bash is offered at the end of ``line``, by typer's own protocol."""
+    variables = {"_DIFFC_COMPLETE": "complete_bash", "COMP_WORDS": line,
+                 "COMP_CWORD": str(len(line.split()) - (not line.endswith(" ")))}  # fmt: skip
+    command = "import sys; sys.argv = ['diffc']; from diffc.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True,
+                          env={**os.environ, **variables})  # fmt: skip
+    return done.stdout.split()
+
+
+def test_completion_offers_values():
+    assert "demo" in completed("diffc compile ")
+    assert {"ort-cpu", "openvino", "trt"} <= set(completed("diffc compile demo --target "))
+    assert completed("diffc compile demo --allocate glo") == ["global"]
+
+
+def test_every_flag_with_values_offers_them():
+    """Each of them by the function that typer calls, without a process each."""
+    offered = {}
+    for name in VERBS:
+        for param in typer.main.get_command(app).commands[name].params:
+            complete = param._custom_shell_complete
+            if complete is not None:
+                offered[name, param.name] = complete(None, param, "")
+    words = {key: [getattr(item, "value", item) for item in items]
+             for key, items in offered.items()}  # fmt: skip
+    assert words["compile", "precision"] == ["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
+    assert {"sd15", "unet2d"} <= set(words["compile", "recipe"])
+    assert {"L4", "sm89"} <= set(words["build", "gpu"])
+    assert set(words["bundle", "server"]) == {"triton", "ovms", "none"}
+    assert words["bundle", "side"] == ["compressed", "dense"]
+    assert "lpips" in words["eval", "metric"]
+    assert words["compile", "out"] == []
+
+
+def test_completion_goes_on_after_a_comma():
+    assert matching(["ort-cpu", "openvino", "trt"], "ort-cpu,o") == ["ort-cpu,openvino"]
+    assert matching(["ort-cpu"], "ORT") == ["ort-cpu"]
+
+
+def on_a_terminal(*args: object, **variables: str) -> bytes:
+    """What ``diffc ARGS`` sends to a terminal on both streams."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "diffc", *map(str, args)]
+    env = {**os.environ, "TERM": "xterm", **variables}
+    with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=env):
+        os.close(follower)
+        said = b""
+        while True:
+            try:
+                part = os.read(leader, 65536)
+            except OSError:  # the last writer has ended
+                break
+            if not part:
+                break
+            said += part
+    os.close(leader)
+    return said
+
+
+def test_no_codes_are_sent_where_none_are_wanted():
+    assert b"\x1b[" in on_a_terminal("doctor")
+    assert b"\x1b" not in on_a_terminal("doctor", NO_COLOR="1")
+    assert b"\x1b" not in on_a_terminal("doctor", TERM="dumb")
+
+
+def test_answers_are_on_stdout_alone(compiled):
+    out, _, _ = compiled
+    for args in (["doctor"], ["recipes"], ["report", out], ["inspect", out], ["plan", out]):
+        done = diffc_process(*args)
+        assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) > 3
+        assert all(line == line.rstrip() for line in done.stdout.splitlines())
+
+
+def test_a_recipe_still_says_which_words_it_takes():
+    with pytest.raises(RequestError, match="precision: fp12 is none of auto, fp32, fp16"):
+        resolve(family="", flags={"build": {"precision": "fp12"}})
+    assert Recipe().build.precision == "fp32"
