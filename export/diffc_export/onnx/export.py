@@ -37,6 +37,7 @@ Examples = Callable[[Sequence[TensorSpec], int, torch.Generator], Inputs]
 
 OUTPUT = "out_sample"
 _EXAMPLE_BATCH = 2  # torch would fix a batch of 1 in the graph
+_MOST_BATCH = 63  # diffusers branches at 64 rows; a larger bound has torch trace the model twice
 _MOST_SIDE = 8192
 _SIDES = ("height", "width")
 
@@ -148,7 +149,7 @@ def _dynamic_dimensions(
             back; None if the sides are fixed.
     """
     dim = torch.export.Dim
-    batch, sides = dim("batch", min=1, max=4096), dict[int, Any]()
+    batch, sides = dim("batch", min=1, max=_MOST_BATCH), dict[int, Any]()
     if multiple is not None:
         for index, name in enumerate(_SIDES):
             side = dim(f"_{name}", min=1, max=_MOST_SIDE // multiple)
