@@ -15,10 +15,11 @@ from diffc_export.targets import target
 RUNTIME = Path(diffc_runtime.__file__).parent
 _PROGRAM = """\
 import sys
+from pathlib import Path
 
 from diffc_runtime.__main__ import main
 
-sys.exit(main())
+sys.exit(main(home=Path(__file__).parent))
 """
 
 

@@ -27,9 +27,17 @@ from .saving import ARRAY, check_files, file_words, output_files, save_samples
 from .schedulers import NAMES, own_name
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit code."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, home: Path | None = None) -> int:
+    """Run the program.
+
+    Args:
+        arguments: The command line; None: this process's.
+        home: The bundle where --bundle names none; None: the folder beside this package.
+
+    Returns:
+        The exit code.
+    """
+    options = _parser(home).parse_args(arguments)
     try:
         {"generate": _generate, "info": _info}[options.verb](options)
     except (BadRequest, UnfitEngine) as error:
@@ -38,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(home: Path | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffc_runtime", description="Generate images.")
     # beside this package in a bundle; where the package is installed, the working directory
     places = (Path(__file__).resolve().parent.parent, Path.cwd())
-    home = next((place for place in places if (place / "pipeline.json").is_file()), places[0])
+    there = (place for place in places if (place / "pipeline.json").is_file())
+    home = home or next(there, places[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     info = verbs.add_parser("info", help="what the bundle holds, and whether it fits here")
     make = verbs.add_parser("generate", help="make images")
