@@ -5,8 +5,12 @@
     stepping.py    the base of every sampler
     denoising.py   the sampling loop
     discrete.py    DDPM, DDIM
-    dpm.py         DPM-Solver++ 2M (Lu et al.)
-    euler.py       Euler's method over sigmas: of a beta schedule, and of flow matching
+    dpm.py         DPM-Solver++ 2M (Lu et al.), its stochastic form, and along a flow
+    euler.py       Euler's method over sigmas: of a beta schedule, ancestral, of flow matching
+    heun.py        Heun's method over sigmas
+    unipc.py       UniPC (Zhao et al.)
+    pndm.py        PLMS and pseudo Runge-Kutta (Liu et al.)
+    consistency.py LCM (Luo et al.)
     clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
     checks.py      a request's numbers and conditions

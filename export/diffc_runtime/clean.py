@@ -61,11 +61,11 @@ def predicted_clean(config: Config, signal: Table, noise: Table, clips: bool) ->
     if prediction not in known:
         raise BadRequest(f"unknown prediction_type '{prediction}' (known: {', '.join(known)})")
     from_x, from_output, divisor = known[prediction]
-    limit = _limit(config, clips)
+    limit = clipped(config, clips)
     return Clean(from_x.tolist(), from_output.tolist(), divisor.tolist(), limit)
 
 
-def _limit(config: Config, clips: bool) -> Callable[[Array], None] | None:
+def clipped(config: Config, clips: bool) -> Callable[[Array], None] | None:
     """Return a function that keeps x_0 in range, in place; None for no limit.
 
     Thresholding goes before clipping.

@@ -1,6 +1,15 @@
-"""DPM-Solver++ 2M: Lu et al. 2022 (2211.01095)."""
+"""DPM-Solver++ 2M: Lu et al. 2022 (2211.01095).
+
+dpm++        of the ordinary differential equation
+dpm++-sde    of the stochastic one
+flow-dpm++   along a flow
+
+Karras' and exponential sigmas are the config's matter, and names of schedulers.py set them.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +21,42 @@ from .schedules import Config, Table
 from .stepping import Array, Scheduler, Scratch, multiply, refuse, subtract, whole_timesteps
 
 
-def dpm_solver(config: Config, steps: int) -> Scheduler:
+def dpm_solver(config: Config, steps: int, name: str = "dpm++") -> Scheduler:
     """Return DPM-Solver++ over ``steps`` steps. Raises BadRequest for settings it does not have."""
+    return _solver(config, steps, name, stochastic=False)
+
+
+def dpm_solver_sde(config: Config, steps: int) -> Scheduler:
+    """Return stochastic DPM-Solver++. Raises BadRequest for settings that it does not have."""
+    given = {**config, "algorithm_type": "sde-dpmsolver++"}
+    return _solver(given, steps, "dpm++-sde", stochastic=True)
+
+
+def flow_dpm_solver(config: Config, steps: int) -> Scheduler:
+    """Return DPM-Solver++ along a flow. Raises BadRequest for settings that it does not have."""
+    shift = float(config.get("shift") or config.get("flow_shift") or 1.0)
+    if config.get("use_dynamic_shifting"):
+        mu = config.get("mu", config.get("base_shift"))
+        if mu is None:
+            raise BadRequest("the scheduler shifts by the image's size: put mu in its config")
+        shift = math.exp(mu)
+    flow = {
+        "num_train_timesteps": schedules.train_steps(config),
+        "use_flow_sigmas": True,
+        "prediction_type": "flow_prediction",
+        "flow_shift": shift,
+    }
+    return dpm_solver(flow, steps, "flow-dpm++")
+
+
+def _solver(config: Config, steps: int, name: str, stochastic: bool) -> Scheduler:
     refuse(
-        "dpm++",
+        name,
         config,
-        algorithm_type=("dpmsolver++",),
+        algorithm_type=("sde-dpmsolver++",) if stochastic else ("dpmsolver++",),
         solver_type=("midpoint", "heun"),
         solver_order=(1, 2),
         variance_type=(None, "fixed_small", "fixed_small_log", "fixed_large"),
-        use_exponential_sigmas=(False, None),
         use_beta_sigmas=(False, None),
         use_lu_lambdas=(False, None),
         final_sigmas_type=("zero", "sigma_min"),
@@ -31,7 +66,8 @@ def dpm_solver(config: Config, steps: int) -> Scheduler:
     signal = 1 - sigmas if flow else 1 / np.sqrt(sigmas**2 + 1)
     noise = sigmas if flow else sigmas * signal
     clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
-    from_x, from_clean, from_slope, ratio = _dpm_tables(config, signal, noise)
+    tables = _dpm_tables(config, signal, noise, stochastic)
+    from_x, from_clean, from_slope, ratio = (table.tolist() for table in tables[:4])
     scratch = Scratch(3)
 
     def advance(i: int, x: Array, output: Array) -> None:
@@ -47,7 +83,8 @@ def dpm_solver(config: Config, steps: int) -> Scheduler:
             work *= from_slope[i]
             x += work
 
-    return Scheduler("dpm++", times.astype(np.float64), advance)
+    added = tables[4].tolist() if stochastic else []
+    return Scheduler(name, times.astype(np.float64), advance, noise_scale=added)
 
 
 def _dpm_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:
@@ -67,6 +104,16 @@ def _dpm_times(config: Config, steps: int) -> NDArray[np.int64]:
     lambdas = np.log(np.sqrt(bar)) - np.log(np.sqrt(np.float32(1.0) - bar))
     floor = float(config.get("lambda_min_clipped", -np.inf))
     last = len(bar) - int(np.searchsorted(lambdas[::-1], floor))
+    return solver_times("dpm++", config, steps, last)
+
+
+def solver_times(name: str, config: Config, steps: int, last: int) -> NDArray[np.int64]:
+    """Return (S,) timesteps below ``last`` as multistep solvers space them: the end is left out.
+
+    Raises:
+        BadRequest: A timestep would be visited twice.
+    """
+    total = schedules.train_steps(config)
     spacing = config.get("timestep_spacing", "linspace")
     if spacing == "linspace":
         times: Table = np.linspace(0, last - 1, steps + 1)[::-1][:-1]
@@ -74,13 +121,14 @@ def _dpm_times(config: Config, steps: int) -> NDArray[np.int64]:
         stride = last // (steps + 1)
         times = (np.arange(steps + 1) * stride)[::-1][:-1] + float(config.get("steps_offset", 0))
     elif spacing == "trailing":
-        times = schedules.trailing(last, len(bar), steps)
+        times = schedules.trailing(last, total, steps)
     else:
         raise schedules.unknown_spacing(spacing)
-    whole = whole_timesteps("dpm++", times, len(bar))
-    if not config.get("use_karras_sigmas") and len(np.unique(whole)) < len(whole):
+    whole = whole_timesteps(name, times, total)
+    placed = config.get("use_karras_sigmas") or config.get("use_exponential_sigmas")
+    if not placed and len(np.unique(whole)) < len(whole):
         raise BadRequest(
-            f"scheduler 'dpm++' would visit a timestep twice in {steps} steps of {len(bar)};"
+            f"scheduler '{name}' would visit a timestep twice in {steps} steps of {total};"
             " take fewer steps"
         )
     return whole
@@ -98,26 +146,31 @@ def _dpm_flow_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table
 
 
 def _dpm_tables(
-    config: Config, signal: Table, noise: Table
-) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Return the coefficients of x, x_0, x_0's slope, and the slope's own divisor, each (S,).
+    config: Config, signal: Table, noise: Table, stochastic: bool
+) -> tuple[Table, Table, Table, Table, Table]:
+    """Return the factors of x, x_0, x_0's slope, that slope's own, and the noise, each (S,).
 
     The last step is of first order if the noise ends at zero.
 
     Args:
         signal, noise: (S + 1,) the factors of x_0 and of the noise in x.
+        stochastic: Of the stochastic equation, which forgets twice as fast and adds noise.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         lambdas = np.log(signal) - np.log(noise)
         h = np.diff(lambdas)
         ratio = np.append(np.float32(0.0), h[1:] / h[:-1])
-        ends = signal[1:] * (np.exp(-h) - np.float32(1.0))
+        forgotten = np.float32(2.0) * h if stochastic else h
+        ends = signal[1:] * (np.exp(-forgotten) - np.float32(1.0))
         heun = config.get("solver_type") == "heun"
-        slope = signal[1:] * ((np.exp(-h) - 1) / h + 1) if heun else np.float32(-0.5) * ends
+        bent = signal[1:] * ((np.exp(-forgotten) - 1) / forgotten + 1)
+        slope = bent if heun else np.float32(-0.5) * ends
     second = _second_order(config, len(h))
     slope = np.where(second, slope, np.float32(0.0))
     ratio = np.where(second, ratio, np.float32(0.0))
-    return (noise[1:] / noise[:-1]).tolist(), ends.tolist(), slope.tolist(), ratio.tolist()
+    kept = noise[1:] / noise[:-1]
+    added = noise[1:] * np.sqrt(np.float32(1.0) - np.exp(np.float32(-2.0) * h))
+    return kept * np.exp(-h) if stochastic else kept, ends, slope, ratio, added
 
 
 def _second_order(config: Config, steps: int) -> NDArray[np.bool_]:

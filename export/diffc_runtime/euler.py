@@ -1,17 +1,19 @@
 """Euler's method over sigmas: of a beta schedule, and of flow matching.
 
 euler       Karras et al. 2022 (2206.00364), algorithm 2 without churn
+euler-ancestral  the same over a smaller step, then as much noise as makes up for it
 flow-euler  rectified flow, as in Esser et al. 2024 (2403.03206)
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from . import schedules
-from .clean import Clean
+from .clean import Clean, clipped
 from .errors import BadRequest
 from .schedules import Config, Table
 from .stepping import Array, Scheduler, Scratch, multiply, refuse, subtract
@@ -24,7 +26,6 @@ def euler(config: Config, steps: int) -> Scheduler:
         config,
         interpolation_type=("linear",),
         timestep_type=("discrete",),
-        use_exponential_sigmas=(False, None),
         use_beta_sigmas=(False, None),
         final_sigmas_type=("zero", "sigma_min"),
         prediction_type=("epsilon", "v_prediction", "sample"),
@@ -32,10 +33,31 @@ def euler(config: Config, steps: int) -> Scheduler:
     times = schedules.spaced(config, steps, "linspace").astype(np.float32)
     times, sigmas = schedules.sigma_path(config, times.astype(np.float64), steps)
     now = sigmas[:-1]
-    total = np.sqrt(now**2 + 1)
-    clean = _euler_clean(config, now, total)
-    divisor, stride = now.tolist(), np.diff(sigmas).tolist()
-    scratch = Scratch(2)
+    clean = clean_from_sigma({**config, "clip_sample": False}, now, np.sqrt(now**2 + 1))
+    return _euler_steps("euler", config, times, sigmas, np.diff(sigmas), clean)
+
+
+def euler_ancestral(config: Config, steps: int) -> Scheduler:
+    """Return ancestral Euler. Raises BadRequest for settings that it does not have."""
+    refuse("euler-ancestral", config, prediction_type=("epsilon", "v_prediction"))
+    times = schedules.spaced(config, steps, "linspace").astype(np.float32).astype(np.float64)
+    bar = schedules.sigma_bar(config)
+    path: Table = np.interp(times, np.arange(len(bar)), schedules.sigmas_of(bar))
+    sigmas = np.append(path, 0.0).astype(np.float32)
+    now, then = sigmas[:-1], sigmas[1:]
+    up = np.sqrt(then**2 * (now**2 - then**2) / now**2)
+    stride = np.sqrt(then**2 - up**2) - now
+    clean = clean_from_sigma({**config, "clip_sample": False}, now, np.sqrt(now**2 + 1))
+    steps_of = _euler_steps("euler-ancestral", config, times, sigmas, stride, clean)
+    return replace(steps_of, noise_scale=up.tolist())
+
+
+def _euler_steps(
+    name: str, config: Config, times: Table, sigmas: Table, strides: Table, clean: Clean
+) -> Scheduler:
+    """Return the sampler that goes ``strides`` (S,) along the slope at each of its sigmas."""
+    now = sigmas[:-1]
+    divisor, stride, scratch = now.tolist(), strides.tolist(), Scratch(2)
 
     def advance(i: int, x: Array, output: Array) -> None:
         x_0, work = scratch(x)
@@ -45,35 +67,51 @@ def euler(config: Config, steps: int) -> Scheduler:
         work *= stride[i]
         x += work
 
-    wide = config.get("timestep_spacing", "linspace") in ("linspace", "trailing")
-    top = float(sigmas.max())
     return Scheduler(
-        "euler",
+        name,
         times.astype(np.float32).astype(np.float64),
         advance,
-        init_noise_sigma=top if wide else (top**2 + 1) ** 0.5,
-        input_divisor=total.tolist(),
+        init_noise_sigma=first_deviation(config, sigmas),
+        input_divisor=np.sqrt(now**2 + 1).tolist(),
     )
 
 
-def _euler_clean(config: Config, sigma: Table, total: Table) -> Clean:
-    """Return the formula for x_0 where x = x_0 + sigma eps; without clipping."""
+def first_deviation(config: Config, sigmas: Table) -> float:
+    """Return the standard deviation of the initial noise of a sampler over sigmas (S + 1,)."""
+    top = float(sigmas.max())
+    wide = config.get("timestep_spacing", "linspace") in ("linspace", "trailing")
+    return top if wide else (top**2 + 1) ** 0.5
+
+
+def clean_from_sigma(config: Config, sigma: Table, total: Table) -> Clean:
+    """Return the formula for x_0 where x = x_0 + sigma eps.
+
+    Args:
+        config: The scheduler's config, which may ask for clipping.
+        sigma: (S,).
+        total: (S,) the standard deviation of x where x_0's is 1.
+    """
     one, zero = np.ones_like(sigma), np.zeros_like(sigma)
     from_x, from_output = {
         "epsilon": (one, -sigma),
         "v_prediction": (1 / (sigma**2 + 1), -sigma / total),
         "sample": (zero, one),
     }[config.get("prediction_type", "epsilon")]
-    return Clean(from_x.tolist(), from_output.tolist(), one.tolist(), None)
+    limit = clipped({**config, "thresholding": False}, clips=True)
+    return Clean(from_x.tolist(), from_output.tolist(), one.tolist(), limit)
 
 
 def flow_euler(config: Config, steps: int) -> Scheduler:
     """Return Euler for a flow. Raises BadRequest for settings that it does not have."""
+    if config.get("use_flow_sigmas"):  # of a solver of beta schedules that follows a flow
+        config = {
+            "num_train_timesteps": schedules.train_steps(config),
+            "shift": config.get("flow_shift", 1.0),
+        }
     refuse(
         "flow-euler",
         config,
         invert_sigmas=(False, None),
-        use_exponential_sigmas=(False, None),
         use_beta_sigmas=(False, None),
         time_shift_type=("exponential", "linear"),
     )
@@ -109,8 +147,11 @@ def _flow_sigmas(config: Config, steps: int) -> Table:
     if config.get("shift_terminal"):
         rest = 1 - sigmas
         sigmas = 1 - rest / (rest[-1] / (1 - float(config["shift_terminal"])))
+    ends = float(sigmas[-1]), float(sigmas[0])
     if config.get("use_karras_sigmas"):
-        return schedules.karras(float(sigmas[-1]), float(sigmas[0]), steps)
+        return schedules.karras(*ends, steps)
+    if config.get("use_exponential_sigmas"):
+        return schedules.exponential(*ends, steps)
     return sigmas
 
 

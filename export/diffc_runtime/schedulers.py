@@ -10,22 +10,28 @@ Every coefficient is computed once, in tables over the steps; a step is a few in
 ``x`` and on scratch arrays that are allocated at the first step. The order of operations is
 diffusers', so that both agree in float32 over whole trajectories.
 
-The samplers themselves: discrete.py (ddpm, ddim), euler.py (euler, flow-euler), dpm.py (dpm++).
+The samplers themselves: discrete.py (ddpm, ddim), euler.py (euler, euler-ancestral, flow-euler),
+heun.py, dpm.py (dpm++ and its variants, flow-dpm++), unipc.py, pndm.py, consistency.py (lcm).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from . import schedules
+from .consistency import lcm
 from .discrete import ddim, ddpm
-from .dpm import dpm_solver
+from .dpm import dpm_solver, dpm_solver_sde, flow_dpm_solver
 from .errors import BadRequest
-from .euler import euler, flow_euler
+from .euler import euler, euler_ancestral, flow_euler
+from .heun import heun
+from .pndm import pndm
 from .schedules import Config
 from .stepping import Scheduler
+from .unipc import unipc
 
 _CLASSES = {
     "DDPMScheduler": "ddpm",
@@ -57,10 +63,27 @@ _BUILDERS: dict[str, Callable[[Config, int], Scheduler]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "euler": euler,
+    "euler-ancestral": euler_ancestral,
+    "heun": heun,
     "dpm++": dpm_solver,
+    "dpm++-karras": dpm_solver,
+    "dpm++-exponential": dpm_solver,
+    "dpm++-sde": dpm_solver_sde,
+    "unipc": unipc,
+    "pndm": pndm,
+    "lcm": lcm,
     "flow-euler": flow_euler,
+    "flow-dpm++": flow_dpm_solver,
 }
+_SIGMAS: dict[str, Config] = {
+    "dpm++-karras": {"use_karras_sigmas": True, "use_exponential_sigmas": False},
+    "dpm++-exponential": {"use_karras_sigmas": False, "use_exponential_sigmas": True},
+}
+"""The settings that a sampler's name stands for."""
 NAMES = tuple(_BUILDERS)
+FLOW_NAMES = ("flow-euler", "flow-dpm++")
+_EITHER = ("dpm++", "unipc")
+"""Samplers of beta schedules that follow a flow where the config's ``use_flow_sigmas`` says so."""
 
 
 def scheduler(name: str, config: Config, steps: int) -> Scheduler:
@@ -79,10 +102,11 @@ def scheduler(name: str, config: Config, steps: int) -> Scheduler:
     """
     if name not in _BUILDERS:
         raise BadRequest(f"unknown scheduler '{name}' (known: {', '.join(NAMES)})")
-    shared = _shared_settings(config)
+    shared = _shared_settings(config, name)
     _check_process(name, shared)
     check_steps(steps, schedules.train_steps(shared))
-    return _BUILDERS[name](shared, steps)
+    sampler = _BUILDERS[name]({**shared, **_SIGMAS.get(name, {})}, steps)
+    return replace(sampler, name=name)
 
 
 def own_name(config: Config) -> str:
@@ -172,20 +196,33 @@ _PROCESS = (
 """Settings of the training: the defaults of the config's own class count, for every sampler."""
 
 
-def _shared_settings(config: Config) -> Config:
-    """Return the config without the sampler's keys whose values are its own class's defaults.
+_OF_CLASSES = {
+    "algorithm_type": "DPMSolver",
+    "solver_type": "DPMSolver",
+    "solver_order": "DPMSolver",
+    "predict_x0": "UniPC",
+    "disable_corrector": "UniPC",
+    "solver_p": "UniPC",
+    "skip_prk_steps": "PNDM",
+}
+"""Keys that count where the config's class begins with this: others mean something else by them."""
+
+
+def _shared_settings(config: Config, name: str) -> Config:
+    """Return the config without the keys whose values are its own class's, for sampler ``name``.
 
     ``clip_sample`` is False for a class that never clips x_0: DDPM and DDIM clip by default.
     """
     defaults = set(config.get("_use_default_values", ())) - set(_PROCESS)
     shared = {key: value for key, value in config.items() if key not in defaults}
-    name = str(config.get("_class_name", ""))
-    if name not in _CLIPS_ON_REQUEST:
+    cls = str(config.get("_class_name", ""))
+    if cls not in _CLIPS_ON_REQUEST:
         shared["clip_sample"] = False
-    elif name not in _CLIPPING:
+    elif cls not in _CLIPPING:
         shared.setdefault("clip_sample", False)
-    if name and not name.startswith("DPMSolver"):  # UniPC and others use these keys otherwise
-        for key in ("algorithm_type", "solver_type", "solver_order"):
+    for key, owner in _OF_CLASSES.items():
+        owner = "UniPC" if name == "unipc" and key.startswith("solver_") else owner
+        if cls and not cls.startswith(owner):
             shared.pop(key, None)
     return shared
 
@@ -195,9 +232,11 @@ def _is_flow(config: Config) -> bool:
 
 
 def _check_process(name: str, config: Config) -> None:
-    if _is_flow(config) and name != "flow-euler":
-        raise BadRequest(f"scheduler '{name}' does not fit a flow-matching model; use flow-euler")
-    if name == "flow-euler" and not _is_flow(config):
-        raise BadRequest(
-            "scheduler 'flow-euler' needs a flow-matching model; use ddpm, ddim, euler or dpm++"
-        )
+    flow = _is_flow(config) or bool(config.get("use_flow_sigmas"))
+    if name in FLOW_NAMES and not flow:
+        names = ", ".join(known for known in NAMES if known not in FLOW_NAMES)
+        raise BadRequest(f"scheduler '{name}' needs a flow-matching model; use {names}")
+    follows = name in FLOW_NAMES or (config.get("use_flow_sigmas") and name in _EITHER)
+    if flow and not follows:
+        names = " or ".join(FLOW_NAMES)
+        raise BadRequest(f"scheduler '{name}' does not fit a flow-matching model; use {names}")

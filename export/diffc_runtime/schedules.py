@@ -7,6 +7,7 @@ rounding would show in the images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -174,6 +175,11 @@ def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Table:
     return np.asarray((ends[1] + ramp * (ends[0] - ends[1])) ** rho)
 
 
+def exponential(low: float, high: float, steps: int) -> Table:
+    """Return (steps,) sigmas from ``high`` to ``low``, of equal ratios."""
+    return np.exp(np.linspace(math.log(high), math.log(low), steps))
+
+
 def sigma_to_timestep(sigma: Table, sigmas: Table) -> Table:
     """Return the (fractional) training timesteps at which the noise is ``sigma``."""
     return np.interp(np.log(np.maximum(sigma, 1e-10)), np.log(sigmas), np.arange(len(sigmas)))
@@ -193,16 +199,18 @@ def sigma_path(
     """Return timesteps (S,) and sigmas (S + 1,); the last sigma is the end of the trajectory.
 
     Args:
-        times: (S,) timesteps before Karras' sigmas, if the config has those, replace them.
-        whole_range: Karras' sigmas span all training timesteps (DPM-Solver++), not just ``times``.
+        times: (S,) timesteps before Karras' or exponential sigmas, if the config has those,
+            replace them.
+        whole_range: These sigmas span all training timesteps (DPM-Solver++), not just ``times``.
     """
     every = sigmas_of(sigma_bar(config))
     sigmas: Table = np.interp(times, np.arange(len(every)), every)
-    if config.get("use_karras_sigmas"):
+    spread = karras if config.get("use_karras_sigmas") else exponential
+    if spread is karras or config.get("use_exponential_sigmas"):
         first, last = (every[-1], every[0]) if whole_range else (sigmas[0], sigmas[-1])
         low = config.get("sigma_min") or float(last)
         high = config.get("sigma_max") or float(first)
-        sigmas = karras(low, high, steps)
+        sigmas = spread(low, high, steps)
         times = sigma_to_timestep(sigmas, every)
     end = every[0] if config.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
     return times, np.append(sigmas, end).astype(np.float32)
