@@ -53,16 +53,22 @@ class GroupRow(TypedDict):
 def plan_(command: Command) -> None:
     """Show widths, MACs and parameters before and after, without cutting anything.
 
-    With --out, importance is measured and OUT/plan.json written; otherwise the plan is made from
-    the config alone (uniform widths: nothing is ranked), on the meta device.
+    With --out, importance is measured and OUT/plan.json written. For an output folder alone, its
+    plan.json is shown. Otherwise the plan is made from the config alone (uniform widths: nothing
+    is ranked), on the meta device.
 
     \b
       diffc plan ./sdxl/unet --ratio 0.5
       diffc plan demo --ratio 0.5 --out OUT
+      diffc plan OUT
       diffc plan ./ddpm-cifar10 --ratio-of channels --ratio 0.3 --rounding paper
     """
     if command.out is not None:
         _show_written_plan(run_chain(command, "plan", show=False), command)
+        return
+    written = _written_plan(command)
+    if written is not None:
+        _show_written_plan(written, command)
         return
     source, recipe, folder = resolve_command(command, need_weights=False)
     _show_plan(source.name, _plan(source, recipe, folder), command)
@@ -98,6 +104,17 @@ def inspect_(command: Command) -> None:
         _show_groups(source, rows, total)
         _show_branches(costs)
         _show_inputs(specs)
+
+
+def _written_plan(command: Command) -> Path | None:
+    """The output folder that is asked for its plan and nothing else; None for another request."""
+    from diffc.cli.flags.values import user_path
+    from diffc.output import is_output
+    from diffc.stages.plan import PLAN
+
+    folder = user_path(command.model)
+    asks_more = command.options or command.recipe or command.family or command.fresh
+    return folder if not asks_more and is_output(folder) and (folder / PLAN).is_file() else None
 
 
 def _plan(source: Source, recipe: Recipe, folder: Path) -> Plan:

@@ -13,6 +13,10 @@ import pytest
 from support.command import diffc_in_process as diffc
 from support.command import diffc_process
 
+from diffc.output import LOCK_FORMAT
+from diffc.prune.cost import Cost
+from diffc.prune.plan import Plan
+
 HEAVY = ("torch", "diffusers", "numpy", "pydantic", "onnxruntime", "onnx", "rich")
 
 
@@ -148,6 +152,26 @@ def test_plan_needs_no_weights(tiny_model, tmp_path):
     (copy / "unet/diffusion_pytorch_model.safetensors").unlink()
     done = diffc("plan", copy, "--ratio", "0.3")
     assert done.returncode == 0 and "MACs" in done.stdout and done.stderr == ""
+
+
+def test_plan_of_a_run_shows_what_was_decided(tmp_path):
+    """OUT's plan.json, not a new plan of uniform widths: the model need not even be there."""
+    out = tmp_path / "out"
+    out.mkdir()
+    model = {"name": "gone", "folder": "/gone", "class_name": "UNet2DModel", "digest": "0"}
+    lock = {"format": LOCK_FORMAT, "model": model, "recipe": {}, "stages": {}}
+    (out / "recipe.lock.yaml").write_text(json.dumps(lock))
+    dense, compressed = (
+        Cost(macs=3e6, params=1000, macs_paper=3e6),
+        Cost(macs=1.5e6, params=321, macs_paper=1.5e6),
+    )
+    Plan((), dense, compressed, {"importance": {"method": "magnitude"}}).save(out / "plan.json")
+    done = diffc("plan", out)
+    assert done.returncode == 0, done.stderr
+    assert "gone: parameters 1 k -> 321 (-67.9 %)" in done.stdout
+    assert "nothing was ranked" not in done.stdout
+    assert json.loads(diffc("plan", out, "--json").stdout)["compressed"]["params"] == 321
+    assert diffc("plan", out, "--ratio", "0.3").returncode == 2  # a new plan needs the model
 
 
 def test_inspect_lists_the_groups(tiny_model):
