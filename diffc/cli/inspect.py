@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from diffc.cli.command import Command, takes
+from diffc.cli.flags.values import share
 from diffc.cli.run import resolve_command, run_chain
+from diffc.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,11 +49,12 @@ class GroupRow(TypedDict):
 
 
 @takes(
-    *("model_or_out", "ratio", "ratio_of", "allocate", "rounding", "importance", "threshold"),
-    *("data", "prompts", "guidance", "target", "precision", "threads", "resolution", "recipe"),
+    *("model_or_out", "plan_ratio", "ratio_of", "allocate", "rounding", "importance"),
+    *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
+    *("resolution", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
 )
-def plan_(command: Command) -> None:
+def plan_(command: Command, ratio: list[str] | None) -> None:
     """Show widths, MACs and parameters before and after, without cutting anything.
 
     With --out, importance is measured and OUT/plan.json written. For an output folder alone, its
@@ -58,11 +62,16 @@ def plan_(command: Command) -> None:
     is ranked), on the meta device.
 
     \b
-      diffc plan ./sdxl/unet --ratio 0.5
+      diffc plan ./sdxl/unet --ratio 0.2,0.3,0.5
       diffc plan demo --ratio 0.5 --out OUT
       diffc plan OUT
       diffc plan ./ddpm-cifar10 --ratio-of channels --ratio 0.3 --rounding paper
     """
+    commands = [_with_ratio(command, share("--ratio")(text)) for text in ratio or ()]
+    if len(commands) > 1:
+        _show_ratios(commands)
+        return
+    command = commands[0] if commands else command
     if command.out is not None:
         _show_written_plan(run_chain(command, "plan", show=False), command)
         return
@@ -104,6 +113,46 @@ def inspect_(command: Command) -> None:
         _show_groups(source, rows, total)
         _show_branches(costs)
         _show_inputs(specs)
+
+
+def _with_ratio(command: Command, ratio: float) -> Command:
+    options = {**command.options, "prune": {**command.section("prune"), "ratio": ratio}}
+    return replace(command, options=options)
+
+
+def _show_ratios(commands: Sequence[Command]) -> None:
+    """One row for each ratio; the network is traced once."""
+    from diffc.cli.show import answers, print_json
+    from diffc.report.tables import Column, print_table, print_whole
+    from diffc.report.units import change, count
+
+    if commands[0].out is not None:
+        raise RequestError(
+            "--out holds one plan, and several ratios were given",
+            hint="give one --ratio with --out, or leave --out out",
+        )
+    plans = []
+    for command in commands:
+        source, recipe, folder = resolve_command(command, need_weights=False)
+        plans.append((recipe.prune.ratio, _plan(source, recipe, folder)))
+    if commands[0].json:
+        print_json({"plans": [{"ratio": ratio, **_as_json(plan)} for ratio, plan in plans]})
+        return
+    if commands[0].quiet:
+        return
+    dense = plans[0][1].dense
+    rows = [("dense", count(dense.macs), "", count(dense.params), "")]
+    for ratio, plan in plans:
+        after = plan.compressed
+        macs, params = change(dense.macs, after.macs), change(dense.params, after.params)
+        rows.append((f"{ratio:g}", count(after.macs), macs, count(after.params), params))
+    heads = ("MACs of a step", "change", "parameters", "change")
+    print_table(answers(), [Column("ratio", left=True), *map(Column, heads)], rows)
+    if any(plan.why.get("importance") is None for _, plan in plans):
+        print_whole(answers(), _NOT_RANKED, style="dim")
+
+
+_NOT_RANKED = "uniform widths: nothing was ranked (--out OUT measures importance, for one ratio)"
 
 
 def _written_plan(command: Command) -> Path | None:
@@ -236,22 +285,22 @@ def _show_written_plan(out: Path, command: Command) -> None:
 
 
 def _show_plan(name: str, plan: Plan, command: Command) -> None:
-    from dataclasses import asdict
-
     if command.json:
         from diffc.cli.show import print_json
 
-        groups = [{k: v for k, v in asdict(g).items() if k != "keep"} for g in plan.units]
-        print_json(
-            {
-                "model": asdict(plan.dense),
-                "compressed": asdict(plan.compressed),
-                "groups": groups,
-                "why": dict(plan.why),
-            }
-        )
+        print_json(_as_json(plan))
     elif not command.quiet:
         _print_plan(name, plan)
+
+
+def _as_json(plan: Plan) -> dict[str, object]:
+    """The plan without the channels' numbers."""
+    return {
+        "model": asdict(plan.dense),
+        "compressed": asdict(plan.compressed),
+        "groups": [{k: v for k, v in asdict(g).items() if k != "keep"} for g in plan.units],
+        "why": dict(plan.why),
+    }
 
 
 def _print_plan(name: str, plan: Plan) -> None:

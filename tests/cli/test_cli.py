@@ -174,6 +174,25 @@ def test_plan_of_a_run_shows_what_was_decided(tmp_path):
     assert diffc("plan", out, "--ratio", "0.3").returncode == 2  # a new plan needs the model
 
 
+def test_plan_compares_several_ratios(tiny_model):
+    """Each as the plan of that ratio alone has it."""
+    ratios = ("0.2", "40%")
+    done = diffc("plan", tiny_model, "--ratio", ",".join(ratios), "--json")
+    plans = json.loads(done.stdout)["plans"]
+    assert [plan.pop("ratio") for plan in plans] == [0.2, 0.4]
+    alone = [json.loads(diffc("plan", tiny_model, "--ratio", one, "--json").stdout)
+             for one in ratios]  # fmt: skip
+    assert plans == alone
+    lines = diffc("plan", tiny_model, "--ratio", ",".join(ratios)).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["dense", "0.2", "0.4"]
+
+
+def test_several_ratios_make_no_single_plan(tiny_model, tmp_path):
+    done = diffc("plan", tiny_model, "--ratio", "0.2,0.3", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "--out holds one plan" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_inspect_lists_the_groups(tiny_model):
     done = diffc("inspect", tiny_model, "--json")
     groups = json.loads(done.stdout)["groups"]

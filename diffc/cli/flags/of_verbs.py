@@ -116,6 +116,17 @@ COMPILE = (
         values=completion.server_names,
     ),
 )
+PLAN = (
+    Flag(
+        "plan_ratio",
+        list[str],
+        "Shares to remove: 0.3, 30%, or several to compare: 0.2,0.3,0.5.",
+        shown="0.5",
+        group=WHAT,
+        name="ratio",
+        metavar="SHARE",
+    ),
+)
 BUNDLE = (
     Flag(
         "bundle_to",
@@ -299,4 +310,4 @@ REPORT = (
     ),
 )
 
-VERB_FLAGS = (*ARGUMENTS, *COMMON, *COMPILE, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT)
+VERB_FLAGS = (*ARGUMENTS, *COMMON, *COMPILE, *PLAN, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT)
