@@ -50,8 +50,8 @@ for loader in (SourceFileLoader, ExtensionFileLoader):
 
 import json, resource, sys
 from pathlib import Path
-from diffc.lean_imports import defer_packages
-defer_packages()  # as the command line does
+from diffc.lean_imports import make_imports_lean
+make_imports_lean()  # as the command line does
 from diffc.stages.plan import alignment
 from diffc.stages.preflight import preflight
 from diffc.models.source import find_source

@@ -1,18 +1,24 @@
-"""A command imports one class of diffusers without the classes beside it; a library call does not
-change how anything is imported."""
+"""A command imports PyTorch and diffusers without what it does not need, and everything works that
+needs the rest after all; a library call does not change how anything is imported.
+
+Each test runs in fresh interpreters: what was imported before decides.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
+import pytest
+
+LEAN = "from diffc.lean_imports import make_imports_lean; make_imports_lean()\n"
 DEFERRED = """
 import sys
-from diffc.lean_imports import PACKAGES, defer_packages
-defer_packages()
-defer_packages()
+make_imports_lean()
+from diffc.lean_imports.deferred import PACKAGES
 from diffusers import UNet2DModel
-assert not PACKAGES - set(sys.modules) - {"diffusers.models.autoencoders"}
+assert "diffusers.models.unets" in sys.modules
 others = [name for name in sys.modules if "transformer_flux" in name or "unet_3d" in name]
 assert not others, others
 
@@ -38,17 +44,162 @@ before = list(sys.meta_path)
 import diffc, diffc.models.load
 assert sys.meta_path[-len(before):] == before
 assert not [f for f in sys.meta_path if getattr(f, "__module__", "").startswith("diffc")]
+assert "torch._dynamo" in sys.modules
+"""
+ABSENT = """
+import sys
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel, UNet2DModel
+large = {"torch._dynamo", "transformers", "scipy.stats", "scipy.integrate"} & set(sys.modules)
+assert not large, large
+"""
+HANDED_OVER = """
+import sys
+import torch
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.hooks.group_offloading import ModuleGroup
+assert "torch._dynamo" not in sys.modules
+left_out = ModuleGroup.onload_
+from torch._dynamo import trace_rules
+assert id(BasicTransformerBlock) in trace_rules._allowed_callable_ids
+assert id(FeedForward) not in trace_rules._allowed_callable_ids
+assert "__dynamo_disable" not in vars(left_out.__wrapped__)
+"""
+GRAPHS = """
+import json
+import torch
+from diffusers import Transformer2DModel, UNet2DModel
+
+torch.manual_seed(0)
+graphs = []
+
+def backend(graph, inputs):
+    targets = (getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes)
+    graphs.append(list(targets))
+    return graph.forward
+
+unet = UNet2DModel(
+    sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 8),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"), norm_num_groups=4, attention_head_dim=4,
+).eval()
+blocks = Transformer2DModel(
+    num_attention_heads=1, attention_head_dim=8, in_channels=8, num_layers=1, norm_num_groups=4
+).eval()
+meta = torch.ones(2, device="meta") * torch.arange(2, device="meta")  # one of torch's own, before
+with torch.no_grad():
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 5])
+    dense = unet(x, t).sample
+    compiled = torch.compile(unet, backend=backend)(x, t).sample
+    assert torch.allclose(dense, compiled, atol=1e-6)
+    y = torch.randn(2, 8, 4, 4)
+    assert torch.allclose(
+        blocks(y).sample, torch.compile(blocks, backend=backend)(y).sample, atol=1e-6
+    )
+    program = torch.export.export(unet, (x, t))
+    assert torch.allclose(dense, program.module()(x, t).sample, atol=1e-6)
+
+@torch.compiler.disable
+def left_out(value):
+    return value.sin()
+
+@torch._disable_dynamo
+def left_out_by_torch(value):
+    return value.cos()
+
+def mixed(value):
+    return left_out_by_torch(left_out(value + 1) * 2) - 1
+
+torch._dynamo.reset()
+before = len(graphs)
+torch.compile(mixed, backend=backend)(torch.ones(3))
+print(json.dumps([graphs, len(graphs) - before, len(program.graph.nodes)]))
+"""
+LATER = """
+import sys
+import torch
+from diffusers.loaders import lora_base, single_file_utils
+from diffusers.quantizers import pipe_quant_config
+from diffusers import DPMSolverMultistepScheduler, LMSDiscreteScheduler
+assert "transformers" not in sys.modules
+name = lora_base.PreTrainedModel
+assert not isinstance(torch.nn.Linear(1, 1), name)
+assert "transformers" not in sys.modules
+import transformers
+class Own(transformers.PreTrainedModel):
+    pass
+assert isinstance(object.__new__(Own), name)
+assert issubclass(Own, name)
+assert not isinstance(torch.nn.Linear(1, 1), name)
+own = single_file_utils.AutoImageProcessor.from_pretrained
+assert own.__func__ is transformers.AutoImageProcessor.from_pretrained.__func__
+config = transformers.BitsAndBytesConfig(load_in_8bit=True)
+assert isinstance(config, pipe_quant_config.TransformersQuantConfigMixin)
+assert not isinstance(1, pipe_quant_config.TransformersQuantConfigMixin)
+spaced = DPMSolverMultistepScheduler(use_beta_sigmas=True)
+spaced.set_timesteps(5)
+assert "scipy.stats" in sys.modules
+lms = LMSDiscreteScheduler()
+lms.set_timesteps(5)
+lms.set_begin_index(0)
+assert lms.get_lms_coefficient(1, 0, 0) != 0
+print(spaced.sigmas.tolist())
+"""
+DISTRIBUTIONS = """
+from importlib import metadata
+own = metadata.packages_distributions
+import diffusers.utils.import_utils as module
+assert metadata.packages_distributions is own
+found = module._package_map
+assert dict(found) == dict(own())
+assert "torch" in found and found["torch"] == ["torch"] and found.get("nobody") is None
+assert len(found) == len(own())
+assert module._is_distribution_installed("PIL")[0]
+"""
+SCOPED = """
+import builtins
+import diffusers.utils.torch_utils as module
+assert vars(module)["__builtins__"] == vars(builtins)
+assert module.randn_tensor.__globals__ is vars(module)
+assert module.randn_tensor.__builtins__["__import__"] is builtins.__import__
+assert type(module.__spec__.loader).__name__ == "SourceFileLoader"
 """
 
 
-def run(code: str) -> None:
+def run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_a_package_waits_until_a_name_is_missing() -> None:
-    run(DEFERRED)
+@pytest.mark.parametrize(
+    "code",
+    [DEFERRED, ABSENT, HANDED_OVER, DISTRIBUTIONS, SCOPED],
+    ids=["deferred", "absent", "handed over", "distributions", "scoped"],
+)
+def test_a_command_imports_lean(code: str) -> None:
+    run(LEAN + code)
 
 
 def test_a_process_that_imports_diffc_imports_as_before() -> None:
     run(LEFT_ALONE)
+
+
+def test_what_is_compiled_and_exported_is_the_same() -> None:
+    plain, lean = json.loads(run(GRAPHS)), json.loads(run(LEAN + GRAPHS))
+    assert plain[1] == 3  # a graph before, between and after the two functions that are left out
+    assert lean == plain
+
+
+def test_classes_and_modules_come_at_their_first_use() -> None:
+    assert json.loads(run(LEAN + LATER)) == json.loads(
+        run(LATER.replace('assert "transformers" not in sys.modules', ""))
+    )
+
+
+@pytest.mark.parametrize("first", ["torch", "torch._dynamo", "diffusers", "transformers"])
+def test_it_can_begin_late(first: str) -> None:
+    """What was imported before is left as it is, and what comes after works."""
+    late = f"import {first}\n{LEAN}" + HANDED_OVER.replace(
+        'assert "torch._dynamo" not in sys.modules', ""
+    )
+    run(late)

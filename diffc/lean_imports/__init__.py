@@ -1,0 +1,21 @@
+"""Lets a command import what it needs of PyTorch and diffusers without all that lies beside it.
+
+One class of diffusers brings torch._dynamo, transformers, scipy and some fifty other models, which
+is half of a short command's time. In a process of diffc's own these wait until something needs
+them, and then come as they would have come. A caller's process, which imports ``diffc`` as a
+library, is left as it is; and what was imported before is left as it is, too.
+
+finder.py     which module is imported in which way
+running.py    what surrounds a module's own code while it runs
+deferred.py   modules whose code waits until somebody asks for a name
+dynamo.py     torch._dynamo, and the functions and classes that it has to know
+later.py      classes that are imported at their first use
+
+Nothing here imports anything large, since this runs before everything else.
+"""
+
+from __future__ import annotations
+
+from diffc.lean_imports.finder import make_imports_lean
+
+__all__ = ["make_imports_lean"]
