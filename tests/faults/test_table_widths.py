@@ -55,7 +55,8 @@ class Screen:
 @pytest.fixture(params=WIDTHS)
 def screen(request, monkeypatch):
     found = Screen(request.param)
-    monkeypatch.setattr(cli_show, "console", found.console)
+    for name in ("answers", "messages"):
+        monkeypatch.setattr(cli_show, name, found.console)
     return found
 
 
