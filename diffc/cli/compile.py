@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @takes(
     *("model", "ratio", "target", "precision", "batch", "one_profile", "resolution", "gpu"),
-    *("data", "prompts", "guidance", "steps", "out", "recipe", "seed", "ratio_of", "allocate"),
+    *("data", "prompts", "guidance", "distill_steps", "out", "recipe", "seed", "ratio_of"),
+    *("allocate",),
     *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "family"),
     *("allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
 )
@@ -28,9 +29,9 @@ def compile_(command: Command, no_build: bool, bundle: str | None, force: bool) 
     \b
       diffc compile demo --ratio 0.5
       diffc compile ./my-ddpm --ratio 30% --target ort-cpu,openvino
-      diffc compile ./my-ddpm --ratio 0.3 --data ./images --steps 2000
+      diffc compile ./my-ddpm --ratio 0.3 --data ./images --distill-steps 2000
       diffc compile demo --ratio 0.5 --target trt-rtx --gpu L4,A10,sm120
-      diffc compile demo --recipe unet2d --steps 0 --no-build --out OUT
+      diffc compile demo --recipe unet2d --distill-steps 0 --no-build --out OUT
 
     The same command again reuses whatever is done; killed at any moment, it goes on from there.
     Asked otherwise, it leaves a finished run as it is, unless --force is given.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from diffc.cli.flags.flag import ADVANCED, GROUPS
+from diffc.cli.flags.flag import ADVANCED, FORMER_NAMES, GROUPS
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -31,7 +32,21 @@ _OTHER_WORDS = {
 
 
 class VerbCommand(TyperCommand):
-    """A verb. Its help shows the options in groups."""
+    """A verb. Its help shows the options in groups, and options keep their former names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; a note on stderr names the new spelling of an option."""
+        known = {name for one in self.get_params(ctx) for name in one.opts}
+        quiet = {"-q", "--quiet"} & {*args}
+        for former, name in FORMER_NAMES.items():
+            if former in known or name not in known:
+                continue
+            renamed = [_renamed(arg, former, name) for arg in args]
+            if renamed != args and not quiet:
+                note = f"{former} is now {name}: training steps of distillation"
+                print(f"diffc: note: {note}", file=sys.stderr)
+            args = renamed
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """``[OPTIONS] OUT``: the arguments by the names that help explains."""
@@ -45,6 +60,12 @@ class VerbCommand(TyperCommand):
         for group in GROUPS:
             options = [one for one in params if not _is_argument(one) and _group(one) == group]
             _write(formatter, group, [_record(one) for one in options])
+
+
+def _renamed(arg: str, former: str, name: str) -> str:
+    """``arg`` with ``name`` where it is the option ``former``, with a value or without."""
+    option, sign, value = arg.partition("=")
+    return f"{name}{sign}{value}" if option == former else arg
 
 
 class VerbGroup(TyperGroup):

@@ -24,12 +24,12 @@ def prune_(command: Command) -> None:
     run_chain(command, "prune")
 
 
-@takes("output_folder", "steps", "recipe", "fresh", "json", "quiet")
+@takes("output_folder", "distill_steps", "recipe", "fresh", "json", "quiet")
 def distill_(command: Command, output_folder: Path) -> None:
     """Distil the cut model from the dense one: OUT/model, and samples of both.
 
     \b
-      diffc distill OUT --steps 2000
+      diffc distill OUT --distill-steps 2000
       diffc distill OUT --recipe gentler.yaml
     """
     run_chain(of_folder(command, output_folder), "distill")

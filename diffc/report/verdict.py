@@ -22,7 +22,7 @@ Kind: TypeAlias = Literal[
 ]
 CLOSE = 0.8
 """The SSIM to the dense model's images from which on they are called close."""
-_FAR = "distil longer (--steps), or cut less (--ratio)"
+_FAR = "distil longer (--distill-steps), or cut less (--ratio)"
 _NOISE = "measure again on a quiet machine, or cut more (--ratio)"
 _SLOWER = "another target or precision may run it faster (diffc doctor, --precision auto)"
 

@@ -33,8 +33,10 @@ VERBS = ("compile", "inspect", "plan", "prune", "distill", "export", "build", "b
         (["compile", "demo", "--ratoi", "1"], ["has no option --ratoi", "did you mean --ratio?"]),
         (["compile", "demo", "--ratio"], ["--ratio needs a value", "-h"]),
         (["compile", "demo", "--quiet=1"], ["--quiet is a switch: it takes no value", "-h"]),
-        (["compile", "demo", "--steps", "x"], ["--steps x: not a whole number such as 12"]),
-        (["compile", "demo", "--steps", "-5"], ["--steps: -5 is too small: at least 0"]),
+        (["compile", "demo", "--distill-steps", "x"],
+         ["--distill-steps x: not a whole number such as 12"]),
+        (["compile", "demo", "--distill-steps", "-5"],
+         ["--distill-steps: -5 is too small: at least 0"]),
         (["compile", "demo", "--ratio", "abc"], ["--ratio abc: not a share such as 0.3 or 30%"]),
         (["compile", "demo", "--guidance", "a"], ["--guidance a: not a number such as 0.5"]),
         (["compile", "demo", "--seed", "-1"], ["--seed -1: a seed is a whole number from 0"]),
@@ -187,3 +189,21 @@ def test_a_recipe_still_says_which_words_it_takes():
     with pytest.raises(RequestError, match="precision: fp12 is none of auto, fp32, fp16"):
         resolve(family="", flags={"build": {"precision": "fp12"}})
     assert Recipe().build.precision == "fp32"
+
+
+@pytest.mark.parametrize("typed", [["--steps", "-5"], ["--steps=-5"]])
+def test_training_steps_keep_their_former_name(typed, tmp_path, monkeypatch):
+    """A note says the new one, but for --quiet; the value counts, and is judged by its new name."""
+    monkeypatch.chdir(tmp_path)
+    noted, refused = diffc("compile", "demo", *typed).stderr.splitlines()
+    assert noted.startswith("diffc: note: --steps is now --distill-steps")
+    assert "--distill-steps: -5 is too small" in refused
+    (alone,) = diffc("compile", "demo", *typed, "--quiet").stderr.splitlines()
+    assert alone == refused
+
+
+def test_steps_of_other_verbs_are_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = diffc("plan", "demo", "--steps", "3").stderr
+    assert "plan has no option --steps" in said and "note" not in said
+    assert "note" not in diffc("generate", "OUT", "--steps", "3").stderr

@@ -61,7 +61,7 @@ def edit_record(out: Path, name: str, **inputs) -> None:
 
 
 def distilled_again(out: Path) -> None:
-    """What ``diffc distill OUT --steps 8`` leaves: another OUT/model, its record and lock."""
+    """What ``diffc distill OUT --distill-steps 8`` leaves: another OUT/model, record and lock."""
     path = out / STATE / "distill.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "key": "another"}))

@@ -60,7 +60,7 @@ def test_far_says_what_to_do(demo):
     demo.quality["ssim"]["mean"] = 0.55
     one = verdict(demo)
     assert one.kind == "far" and "FAR FROM DENSE" in one.words and "SSIM 0.550" in one.words
-    assert "--steps" in one.advice and "--ratio" in one.advice
+    assert "--distill-steps" in one.advice and "--ratio" in one.advice
 
 
 @pytest.mark.parametrize(

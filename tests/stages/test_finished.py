@@ -155,7 +155,7 @@ def test_cut_off_while_files_are_placed_the_folder_is_unfinished(tiny_model, out
 def test_a_stage_that_was_done_again_is_another_request(tiny_model, out):
     from support.command import diffc_in_process
 
-    ended = diffc_in_process("distill", out, "--steps", 3, "--quiet")
+    ended = diffc_in_process("distill", out, "--distill-steps", 3, "--quiet")
     assert ended.returncode == 0, ended.stderr
     assert not (out / REQUEST).exists()
     with pytest.raises(RequestError, match=r"distill\.steps 3, now 4"):

@@ -51,7 +51,7 @@ def test_two_processes_distil_and_end_well(compiled, tmp_path):
     out, _, cache = compiled
     shutil.copytree(out, tmp_path / "out")
     shutil.copytree(cache, tmp_path / "cache")
-    launch(TORCHRUN, "distill", tmp_path / "out", "--steps", "6", cache=tmp_path / "cache")
+    launch(TORCHRUN, "distill", tmp_path / "out", "--distill-steps", "6", cache=tmp_path / "cache")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["distillation"]["steps"] == 6
     assert (tmp_path / "out" / "model" / "pruning.json").is_file()

@@ -21,6 +21,9 @@ WHAT, WHERE, QUALITY, ADVANCED = GROUPS = (
 )
 """The groups of a verb's options, in the order of its help."""
 
+FORMER_NAMES = {"--steps": "--distill-steps"}
+"""What an option was called before: many took it for the sampler's steps."""
+
 _METAVARS: dict[object, str] = {
     int: "N",
     float: "NUMBER",

@@ -93,9 +93,9 @@ DATA = (
 )
 DISTILL = (
     Flag(
-        "steps",
+        "distill_steps",
         int,
-        "Distillation steps; 0 for none.",
+        "Training steps of the distillation; 0 for none.",
         path="distill.steps",
         shown="the recipe's",
         group=QUALITY,
