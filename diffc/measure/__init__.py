@@ -16,6 +16,7 @@ inputs.py        the inputs of engines that are measured
 samples.py       images of both models from the same noise
 pictures.py      the figures that such images can have
 picture_files.py the images as PNGs
+sheets.py        how the images lie on samples/dense.png and samples/compressed.png
 quality/         one file for each metric of the samples
 statistics.py    percentiles, paired ratios, means with intervals
 environment.py   the machine that figures come from

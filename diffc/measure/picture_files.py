@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from diffc.measure import sheets
 from diffc.measure.samples import SamplePair
 from diffc_runtime.files import new_file
 
@@ -44,28 +45,23 @@ def grid(samples: SamplePair, path: Path, *, columns: int = 8, side: int = 96) -
     return path
 
 
-def write_pair(
-    samples: SamplePair, folder: Path, *, columns: int = 8, rows: int = 2, side: int = 96
-) -> tuple[Path, Path]:
-    """``dense.png`` and ``compressed.png``: the same images at the same places, no label.
+def write_pair(samples: SamplePair, folder: Path, *, side: int = 96) -> tuple[Path, Path]:
+    """Write ``dense.png`` and ``compressed.png``: the same images at the same places, no label.
 
-    Pictures to lay one over the other: up to ``columns`` x ``rows``, enlarged as in ``grid``.
+    Sheets (sheets.py) to lay one over the other or to cut apart, enlarged as in ``grid``.
     """
     from PIL import Image
 
-    n = min(columns * rows, len(samples.dense))
+    n = sheets.shown(len(samples.dense))
     height, width = samples.dense.shape[-2:]
-    scale, margin = max(1, side // max(height, width)), 4
-    cell = (width * scale + margin, height * scale + margin)
-    size = (min(n, columns) * cell[0] - margin, -(-n // columns) * cell[1] - margin)
+    scale = max(1, side // max(height, width))
+    cell = (width * scale, height * scale)
     paths = (folder / "dense.png", folder / "compressed.png")
     for path, images in zip(paths, (samples.dense, samples.compressed), strict=True):
-        canvas = Image.new("RGB", size, "white")
+        canvas = Image.new("RGB", sheets.sheet_size(cell, n), "white")
         for i in range(n):
-            picture = to_image(images[i]).resize(
-                (width * scale, height * scale), Image.Resampling.NEAREST
-            )
-            canvas.paste(picture, (i % columns * cell[0], i // columns * cell[1]))
+            picture = to_image(images[i]).resize(cell, Image.Resampling.NEAREST)
+            canvas.paste(picture, sheets.place(cell, i))
         with new_file(path) as part:
             canvas.save(part, format="PNG")
     return paths

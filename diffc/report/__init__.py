@@ -9,7 +9,7 @@ terminal.py    for people at a terminal; tables.py: tables of any width, never c
 markdown.py    for a pull request or a wiki
 card.py        OUT/model/README.md, the compressed model's own card
 html.py        report.html, one file without a network; html_blocks.py: each kind of block in it,
-               markup.py: escaping, svg.py: charts, assets/: style and script
+               markup.py: escaping, svg.py: charts, assets/: style
 comparison.py  several runs on one page
 side_by_side.py  what `diffc bench A B` shows
 verdict.py     whether the compressed model is worth having, in one sentence
@@ -19,6 +19,7 @@ loops.py    sampling loops in words: which was timed, which was judged
 html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.tag``
 markup.py  HTML from functions
 records.py  the stages' records as report.json holds them
+pictures.py  samples for report.html: pairs and their difference
 svg.py    charts as inline SVG, readable without colour, from plain numbers
 tables.py  tables of text for a terminal of any width, in which nothing is ever cut
 """

@@ -117,7 +117,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures of OUT, which HTML embeds: a pair under a slider, or else one picture of both.
+    """Pictures of OUT, which HTML embeds: image by image with their difference, or both as one.
 
     Attributes:
         dense: The path of the dense model's picture in OUT.
@@ -125,6 +125,8 @@ class Images:
         both: The path of the picture that is shown where one of those is missing.
         caption: A sentence that goes before the position of the two.
         settings: How the pictures were made; may be empty.
+        captions: What stands below each image, in their order: its figure, its prompt. There are
+            as many as there are images on the two pictures.
     """
 
     dense: str
@@ -132,6 +134,7 @@ class Images:
     both: str
     caption: str
     settings: str = ""
+    captions: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)

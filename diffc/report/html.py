@@ -3,9 +3,8 @@
     write_html       the page of one run
     write_comparison several runs: a table, and a Pareto picture of latency against quality
 
-The page may load nothing: its policy allows this page's own style and script, by their hashes, and
-pictures inside it. html_blocks.py makes the body; strings are escaped by ``markup.tag``; the script
-reads nothing of the report.
+The page may load nothing and has no script: its policy allows this page's own style, by its hash,
+and pictures inside it. html_blocks.py makes the body; strings are escaped by ``markup.tag``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from diffc.report.sections import parts
 from diffc_runtime.files import write_text
 from diffc_runtime.json_types import JsonObject
 
-ASSETS = Path(__file__).parent / "assets"
+STYLE = Path(__file__).parent / "assets" / "report.css"
 NAME = "report.html"
 
 
@@ -63,10 +62,10 @@ def comparison_html(reports: Sequence[tuple[str, Report]]) -> str:
 
 def page(title: str, body: Html, report: Report) -> str:
     """A whole document around ``body``."""
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    style = _style()
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
-        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+        "base-uri 'none'; form-action 'none'"
     )
     head = tag(
         "head",
@@ -77,13 +76,13 @@ def page(title: str, body: Html, report: Report) -> str:
         Html(f"<style>{style}</style>"),
     )
     footer = tag("footer", tag("p", f"diffc {report.diffc}, {report.created}"))
-    whole_body = tag("body", body, footer, Html(f"<script>{script}</script>"))
+    whole_body = tag("body", body, footer)
     return f"<!doctype html>\n{tag('html', head, whole_body, lang='en')}\n"
 
 
 @cache
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text("utf-8")
+def _style() -> str:
+    return STYLE.read_text("utf-8")
 
 
 def _hash(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,11 +19,10 @@ from diffc.report.blocks import (
     Table,
 )
 from diffc.report.markup import Html, joined, tag
+from diffc.report.pictures import PIXEL_ART, STRENGTH, PicturePair, embed, picture_pairs
 
 _MOST_ROWS = 24
 """Rows above which a table scrolls inside a box."""
-_MOST_PICTURE_BYTES = 900_000
-_MOST_PIXELS = 1600
 
 
 def render_parts(parts: Sequence[Part], out: Path | None) -> Html:
@@ -140,15 +138,20 @@ def _chart(chart: Chart, title: str) -> Iterator[Html]:
 
 
 def _images(images: Images, out: Path | None) -> Iterator[Html]:
-    """The pair under a slider, or the one picture where the pair is not there."""
+    """The pairs, image by image; the two pictures, or one, where these cannot be cut."""
     if out is None:
         return
-    pair = [out / images.dense, out / images.compressed]
-    if all(path.is_file() for path in pair):
-        yield _caption(images, "dense on the left of the line, compressed on its right")
-        yield _swipe(
-            *(tag("img", src=embed(path), alt=f"{path.stem} samples") for path in pair),
-        )
+    paths = (out / images.dense, out / images.compressed)
+    if all(path.is_file() for path in paths):
+        pairs = list(picture_pairs(*paths, len(images.captions)))
+        if pairs:
+            where = f"dense, compressed, and their difference ({STRENGTH} times as strong)"
+            yield _caption(images, f"from top to bottom {where}")
+            yield _sheet(pairs, images.captions)
+            return
+        yield _caption(images, "dense above, compressed below")
+        for path in paths:
+            yield tag("img", src=embed(path), alt=f"{path.stem} samples", class_="grid")
     elif (out / images.both).is_file():
         where = "dense above, compressed below"
         yield _caption(images, where)
@@ -160,33 +163,23 @@ def _caption(images: Images, where: str) -> Html:
     return _note(f"{images.caption}: {where}{settings}")
 
 
-def _swipe(dense: Html, compressed: Html) -> Html:
-    label = "share of the picture that shows dense samples"
-    share = tag("input", type="range", min="0", max="100", value="50", id="swipe", aria_label=label)
-    flip = tag("button", "Flip", type="button")
-    sides = tag("div", tag("span", "dense"), share, tag("span", "compressed"), flip, class_="sides")
-    return tag("div", tag("div", dense, compressed, class_="swipe"), sides, data_swipe=True)
+def _sheet(pairs: Sequence[PicturePair], captions: Sequence[Sequence[str]]) -> Html:
+    """The pairs, and a box to tick that lets dense and compressed change places (style alone)."""
+    box = tag("input", type="checkbox", id="flip")
+    label = tag("label", box, " Swap dense and compressed, to see what moves", class_="flip")
+    figures = [
+        _figure(number, pair, lines)
+        for number, (pair, lines) in enumerate(zip(pairs, captions, strict=True), 1)
+    ]
+    return tag("div", label, tag("div", *figures, class_="sheet"), class_="pairs")
 
 
-def embed(path: Path) -> str:
-    """A picture as a data URI; a large one is scaled down and becomes a JPEG first."""
-    data, kind = path.read_bytes(), "png"
-    if len(data) > _MOST_PICTURE_BYTES:
-        data, kind = _smaller(path), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _smaller(path: Path) -> bytes:
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
-    for pixels in (_MOST_PIXELS, _MOST_PIXELS // 2):
-        small.thumbnail((pixels, pixels))
-        buffer = BytesIO()
-        small.save(buffer, format="JPEG", quality=85)
-        if buffer.tell() <= _MOST_PICTURE_BYTES:
-            break
-    return buffer.getvalue()
+def _figure(number: int, pair: PicturePair, lines: Sequence[str]) -> Html:
+    kind = "pixels" if pair.width <= PIXEL_ART else None
+    pictures = [
+        tag("img", src=pair.dense, alt=f"image {number}, dense", class_="d"),
+        tag("img", src=pair.compressed, alt=f"image {number}, compressed", class_="c"),
+        tag("img", src=pair.difference, alt=f"image {number}, difference", class_="e"),
+    ]
+    texts = [tag("span", line) for line in lines]
+    return tag("figure", *pictures, tag("figcaption", tag("b", number), *texts), class_=kind)

@@ -186,13 +186,13 @@ def test_the_pair_holds_the_same_images_at_the_same_places(tmp_path):
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
-    dense = torch.rand(5, 1, 8, 8, generator=generator) * 2 - 1
+    dense = torch.rand(13, 1, 8, 8, generator=generator) * 2 - 1
     made = SamplePair(dense, -dense, SamplerInfo("DDIM", 2, "leading"), 0)
-    paths = write_pair(made, tmp_path, columns=3, rows=2, side=16)
+    paths = write_pair(made, tmp_path, side=16)
     first, second = (np.asarray(Image.open(path).convert("L"), int) for path in paths)
-    assert first.shape == second.shape == (2 * 16 + 4, 3 * 16 + 2 * 4)
-    cell = first[20:36:2, 20:36:2]  # the fifth image: second row, second column
-    np.testing.assert_allclose(cell, (dense[4, 0].numpy() + 1) * 127.5, atol=0.51)
+    assert first.shape == second.shape == (2 * 16 + 4, 8 * 16 + 7 * 4)
+    cell = first[20:36:2, 20:36:2]  # the tenth image: second row, second column
+    np.testing.assert_allclose(cell, (dense[9, 0].numpy() + 1) * 127.5, atol=0.51)
     np.testing.assert_allclose(second[20:36:2, 20:36:2], 255 - cell, atol=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["compressed.png", "dense.png"]
 

@@ -116,7 +116,7 @@ def test_a_foreign_sections_text_is_escaped(add, report):
     add("prices", {"dollars": source})
     page, markdown = to_html(report), to_markdown(report)
     assert "cannot be shown" not in page
-    assert page.count("<script>") == 1 and page.count("&lt;script&gt;") == 11
+    assert "<script" not in page and page.count("&lt;script&gt;") == 11
     outside_code = "\n".join(x for x in markdown.splitlines() if not x.startswith("    "))
     assert not re.search(r"(?<!\\)<script", outside_code)
 

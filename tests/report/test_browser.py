@@ -37,53 +37,46 @@ def test_it_opens_and_fits(chromium, report, out, tmp_path, width, scheme):
     colour = chromium.js("getComputedStyle(document.body).backgroundColor")
     assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
     pictures = chromium.js("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert pictures and chromium.js("document.images.length") == 2
+    assert pictures and chromium.js("document.images.length") == 12
 
 
-def test_the_slider_works_by_keyboard(chromium, report, out):
-    chromium.size(1200)
-    chromium.open(write_html(report, out).as_uri())
-    assert (
-        chromium.js("getComputedStyle(document.querySelector('.swipe')).getPropertyValue('--cut')")
-        == "50%"
-    )
-    for _ in range(20):
-        chromium.press("Tab")
-        if chromium.js("document.activeElement.id") == "swipe":
-            break
-    cut = "document.querySelector('.swipe').style.getPropertyValue('--cut')"
-    shown = []
-    for key in ("ArrowRight", "Home", "End", "ArrowLeft"):
-        chromium.press(key)
-        shown.append(chromium.js(cut))
-    assert shown == ["51%", "0%", "100%", "99%"]
-    assert "99 % dense" in chromium.js("document.activeElement.getAttribute('aria-valuetext')")
-    chromium.press("Tab")
-    assert chromium.js("document.activeElement.textContent") == "Flip"
-    chromium.press("Enter")
-    assert chromium.js(cut) == "0%"
-    chromium.press("Enter")
-    assert chromium.js(cut) == "100%"
-
-
-def test_the_slider_shows_what_it_says(chromium, report, out):
-    """Left of the line the dense picture's red, right of it the compressed one's blue."""
-    from io import BytesIO
-
+def sheets(out, colours):
+    """Four images, as the sample report has, of one colour for each model."""
     from PIL import Image
 
+    for name, colour in colours.items():
+        Image.new("RGB", (4 * 64 + 12, 64), colour).save(out / "samples" / f"{name}.png")
+
+
+def test_dense_and_compressed_change_places_by_keyboard(chromium, report, out):
+    """Without a script: a box to tick, and the style does the rest."""
+    sheets(out, {"dense": (200, 30, 30), "compressed": (30, 30, 200)})
     chromium.size(1200)
     chromium.open(write_html(report, out).as_uri())
-    box = chromium.js("""(() => {
-        const swipe = document.querySelector('.swipe');
-        swipe.scrollIntoView({block: 'center'});
-        const r = swipe.getBoundingClientRect();
-        return [r.left, r.top, r.width, r.height];
-    })()""")
-    picture = Image.open(BytesIO(chromium.picture())).convert("RGB")
-    middle = box[1] + box[3] / 2
-    left, right = (picture.getpixel((int(box[0] + box[2] * x), int(middle))) for x in (0.25, 0.75))
-    assert left == (200, 30, 30) and right == (30, 30, 200)
+    for _ in range(20):
+        chromium.press("Tab")
+        if chromium.js("document.activeElement.id") == "flip":
+            break
+    order = """[...document.querySelectorAll('figure')].map(f => [...f.querySelectorAll('img')]
+        .sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)
+        .map(i => i.className).join(''))"""
+    assert chromium.js(order) == ["dce"] * 4
+    chromium.press(" ")
+    assert chromium.js(order) == ["cde"] * 4
+    chromium.press(" ")
+    assert chromium.js(order) == ["dce"] * 4
+    assert chromium.problems == []
+
+
+def test_all_is_there_on_paper(chromium, report, out):
+    sheets(out, {"dense": (200, 30, 30), "compressed": (30, 30, 200)})
+    chromium.size(794)
+    chromium.open(write_html(report, out).as_uri())
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    assert chromium.js("getComputedStyle(document.querySelector('.flip')).display") == "none"
+    assert chromium.js("document.documentElement.scrollWidth") <= 794
+    assert chromium.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    chromium.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_nothing_hostile_runs(chromium, hostile_report, out, tmp_path):

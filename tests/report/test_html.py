@@ -14,9 +14,9 @@ from rich.console import Console
 
 from diffc.report import terminal
 from diffc.report.html import comparison_html, to_html, write_html
-from diffc.report.html_blocks import embed
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
+from diffc.report.pictures import STRENGTH, embed, picture_pairs
 from diffc.report.sections import parts
 from diffc.report.sections.headline import headline
 
@@ -69,6 +69,7 @@ def test_every_section_is_there(report, out):
         "Stages",
         "Measured on",
         "Reproduce",
+        "What to do next",
     ]
 
 
@@ -108,14 +109,14 @@ def test_it_is_one_small_file_that_loads_nothing(report, out):
     assert not re.search(r"url\(|@import|https?:", found.raw)
 
 
-def test_the_policy_allows_this_script_alone(report, out):
+def test_the_page_has_no_script_and_allows_none(report, out):
     text = to_html(report, out)
     policy = next(a["content"] for n, a in page(text).tags if a.get("http-equiv"))
-    for kind in ("script", "style"):
-        inside = re.search(rf"<{kind}>(.*?)</{kind}>", text, re.S)[1]
-        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}'" in policy
-    assert "default-src 'none'" in policy
+    inside = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy and "script-src" not in policy
+    assert "<script" not in text
     assert not any("style" in a or any(k.startswith("on") for k in a) for _, a in page(text).tags)
 
 
@@ -136,9 +137,9 @@ def test_a_hostile_history_and_comparison(hostile_report, out):
     names = ["created", "fingerprint", "model", "target", "precision", "verdict", "source", "batch"]
     row = dict.fromkeys(names, "<script>") | {"p50_ms": 3.0}
     text = to_html(hostile_report, out, [row, row, {**row, "p50_ms": None}])
-    assert text.count("<script>") == 1 and "Latency over time" in text
+    assert "<script>" not in text and "Latency over time" in text
     text = comparison_html([("<script>", hostile_report), ("b", hostile_report)])
-    assert text.count("<script>") == 1 and "2 runs compared" in text
+    assert "<script>" not in text and "2 runs compared" in text
 
 
 @pytest.mark.parametrize("part", ["plan", "distillation", "quality", "environment"])
@@ -158,7 +159,7 @@ def test_what_is_absent_is_not_drawn(content, tmp_path):
     for key in ("targets", "pipeline", "stages", "ladders"):
         content[key] = []
     titles = page(to_html(Report.model_validate(content), tmp_path)).titles()
-    assert titles == ["demo (UNet2DModel)", "What was cut, and what came of it"]
+    assert titles == ["demo (UNet2DModel)", "What was cut, and what came of it", "What to do next"]
     content["compressed"] = None
     text = to_html(Report.model_validate(content), tmp_path)
     assert page(text).titles() == ["demo (UNet2DModel)"]
@@ -232,11 +233,72 @@ def test_a_large_picture_is_made_small(tmp_path):
     assert text.startswith("data:image/jpeg") and len(text) < 1_300_000
 
 
+def sheets_of(out, values, cell=(6, 5)):
+    """Sheets of two images; ``values``: the grey of each, by model."""
+    width, height = cell
+    for name, greys in values.items():
+        sheet = Image.new("RGB", (2 * width + 4, height), "white")
+        for index, grey in enumerate(greys):
+            sheet.paste((grey,) * 3, (index * (width + 4), 0, index * (width + 4) + width, height))
+        sheet.save(out / "samples" / f"{name}.png")
+    return [out / "samples" / f"{name}.png" for name in ("dense", "compressed")]
+
+
+def opened(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+
+
+def test_sheets_are_cut_into_images_with_their_difference(out):
+    paths = sheets_of(out, {"dense": (100, 200), "compressed": (110, 20)})
+    pairs = list(picture_pairs(*paths, 2))
+    for pair, dense, compressed in zip(pairs, (100, 200), (110, 20), strict=True):
+        difference = min(255, STRENGTH * abs(dense - compressed))
+        for uri, grey in ((pair.dense, dense), (pair.compressed, compressed),
+                          (pair.difference, difference)):  # fmt: skip
+            picture = opened(uri)
+            assert picture.size == (6, 5)
+            assert picture.getextrema() == ((grey, grey),) * 3
+
+
+@pytest.mark.parametrize("images", [0, 3, 5])
+def test_sheets_of_another_layout_are_not_cut(out, images):
+    paths = sheets_of(out, {"dense": (1, 2), "compressed": (3, 4)})
+    assert list(picture_pairs(*paths, images)) == []
+
+
+def test_sheets_of_two_sizes_are_not_cut(out):
+    first, second = sheets_of(out, {"dense": (1, 2), "compressed": (3, 4)})
+    Image.new("RGB", (30, 5)).save(second)
+    assert list(picture_pairs(first, second, 2)) == []
+
+
+def test_an_image_stands_with_its_figure_and_its_prompt(content, out):
+    sheets_of(out, {"dense": (100, 200), "compressed": (110, 20)})
+    ssim = content["quality"]["ssim"]
+    ssim |= {"n": 2, "each": [0.9, 0.25]}
+    content["quality"]["prompts"] = ["a cat", "a <b> dog"]
+    text = to_html(Report.model_validate(content), out)
+    first, second = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert first == "<b>1</b><span>SSIM 0.900</span><span>a cat</span>"
+    assert second == "<b>2</b><span>SSIM 0.250</span><span>a &lt;b&gt; dog</span>"
+    assert text.count("<img") == 6 and 'alt="image 2, difference"' in text
+
+
+def test_what_was_built_and_not_measured_is_one_line(content, out):
+    row = json.loads(json.dumps(content["targets"][0]))
+    row |= {"target": "trt-rtx", "speedup": None, "absent": "no <GPU> here", "efficiency": None}
+    content["targets"].append(row)
+    text = to_html(Report.model_validate(content), out)
+    part = text.split("<h2>Built, and not measured here</h2>")[1].split("</section>")[0]
+    assert part.count("<p") == 1 and "<table" not in part and "no &lt;GPU&gt; here; engine" in part
+    assert "diffc bench OUT --target trt-rtx" in text and "--target ort-cpu --to service" in text
+
+
 def test_the_grid_alone_is_enough(report, out):
     Image.new("RGB", (40, 20)).save(out / "samples" / "grid.png")
     (out / "samples" / "dense.png").unlink()
     text = to_html(report, out)
-    assert "dense above, compressed below" in text and "data-swipe" not in text.split("<script")[0]
+    assert "dense above, compressed below" in text and "<figure" not in text
 
 
 def test_unlike_machines_are_said_in_a_comparison(content, report):

@@ -81,9 +81,18 @@ class Browser:
 
     def press(self, key, code=None, text=None):
         """One key, as from a keyboard."""
-        codes = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+        codes = {
+            "Tab": 9,
+            "Enter": 13,
+            "End": 35,
+            "Home": 36,
+            "ArrowLeft": 37,
+            "ArrowRight": 39,
+            " ": 32,
+        }
         base = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
-        extra = {"text": "\r"} if key == "Enter" else {}
+        texts = {"Enter": "\r", " ": " "}
+        extra = {"text": texts[key]} if key in texts else {}
         kind = "keyDown" if extra else "rawKeyDown"
         self.call("Input.dispatchKeyEvent", type=kind, **base, **extra)
         self.call("Input.dispatchKeyEvent", type="keyUp", **base)

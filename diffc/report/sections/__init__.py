@@ -12,6 +12,7 @@ distribution adds one with an entry point of the group ``diffc.sections`` (docs/
     calls          one call of the network           distillation   the loss
     whole_images   the whole sampling loop           stages         time and memory of the run
     machine        what it was measured on           reproduce      the command
+    next_steps     what to do with OUT now
 
 timings.py  helps calls and whole_images.
 calls.py   one call of the network on each target, and the memory of its engines
@@ -20,6 +21,7 @@ distillation.py  the loss step by step, and the quality on the way
 headline.py  the report in one sentence, and its most important figures
 importance.py  L_t / L_max, the threshold T, and S, the timesteps that count
 ladders.py  where the speed-up comes from
+next_steps.py  what can be done with the output folder now
 machine.py  the machine and the versions that the figures were measured with
 models.py  the sizes of both models, and the notes of the run
 precisions.py  the precision of each target that was to choose one by measuring, and what it chose
@@ -50,7 +52,7 @@ class Section:
     Attributes:
         title: The heading of its blocks, and its name in errors.
         order: Its place: sections are shown from the lowest number to the highest. diffc's own
-            are 0 to 150, ten apart.
+            are 0 to 160, ten apart.
         build: Takes the report and gives blocks, or parts that have titles of their own. Nothing
             is shown of a section that gives none.
     """

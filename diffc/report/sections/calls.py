@@ -30,10 +30,29 @@ _GUIDED = "with guidance each step of an image runs the network twice; these tim
 
 def _build(report: Report) -> Iterator[Part]:
     guided = {r.target for r in report.pipeline if r.details.get("guidance", 1) != 1}
+    unmeasured: list[str] = []
     for result in report.targets:
         place = f"{result.target}, {result.precision}, {result.shape_words}"
+        if reason := _reason(result):
+            unmeasured.append(f"{place}: {reason}; {_built(result)}")
+            continue
         notes = [_GUIDED] if result.target in guided and result.speedup is not None else []
         yield Part(f"One step on {place}", [*_blocks(result), Notes(notes)])
+    yield Part("Built, and not measured here", [Notes(unmeasured)])
+
+
+def _reason(result: TargetResult) -> str:
+    """Why the result has no times; empty where it has."""
+    return result.absent or ("" if result.speedup else result.dense.absent) or ""
+
+
+def _built(result: TargetResult) -> str:
+    """What is known of engines that did not run: their files, and their builds."""
+    dense, small = result.dense, result.compressed
+    before, after = dense.memory.engine_bytes, small.memory.engine_bytes
+    built = f"built in {dense.build_seconds:.1f} s and {small.build_seconds:.1f} s"
+    smaller = change(before, after)
+    return f"engine file {size(before)} dense, {size(after)} compressed ({smaller}), {built}"
 
 
 def _blocks(result: TargetResult) -> Iterator[Block]:
@@ -83,9 +102,6 @@ def _bar(dense: int, compressed: int | None) -> Bar | None:
 def _notes(result: TargetResult) -> Iterator[str]:
     if result.noise is not None:
         yield speed.noise_words(result.noise)
-    reason = result.absent or ("" if result.speedup else result.dense.absent)
-    if reason:
-        yield f"latency not measured: {reason}"
     if result.efficiency is not None:
         unsure = result.speedup is not None and not result.speedup.is_shown
         words = f"efficiency (speed-up / reduction of MACs): {result.efficiency:.2f}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from diffc.measure import sheets
 from diffc.measure.anchors import Anchor, Anchors
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
@@ -35,6 +36,7 @@ def _build(report: Report) -> Iterator[Images | Table | Notes]:
         "samples/grid.png",
         "Both models from the same noise",
         loop_words(figure) if figure else "",
+        list(_captions(report)),
     )
     if quality:
         rows = [_row(metric, quality[metric.name]) for metric in metrics_of(quality)]
@@ -95,6 +97,16 @@ def _worst_rows(report: Report) -> Iterator[tuple[str, str]]:
     for value, index in sorted(known)[:_WORST]:
         prompt = f": {_shortened(str(prompts[index]))}" if index < len(prompts) else ""
         yield f"image {index + 1}{prompt}", number(value, 3)
+
+
+def _captions(report: Report) -> Iterator[list[str]]:
+    """What stands below each picture: its SSIM and its prompt, where they are known."""
+    figure, prompts = judged_loop(report), (report.quality or {}).get("prompts") or []
+    each = (ssim_of(report) or {}).get("each") or []
+    for index in range(sheets.shown(int(figure["n"])) if figure else 0):
+        value = each[index] if index < len(each) else None
+        figures = [] if value is None else [f"SSIM {number(value, 3)}"]
+        yield [*figures, *(str(prompt) for prompt in prompts[index : index + 1])]
 
 
 def _shortened(prompt: str) -> str:
