@@ -63,12 +63,33 @@ def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
 def follow_measuring(work: Work[T], *, quiet: bool) -> T:
     """Run work outside the stages to its end, and show what it does."""
     screen = messages()
-    if quiet or not screen.is_terminal or _is_plain():
+    if quiet:
         return events.drain(work)
+    if not screen.is_terminal or _is_plain():
+        return _follow_notes(work, screen)
     with screen.status("measuring") as status:
-        return events.follow(
-            work, lambda event: status.update(f"{event.note or 'measuring'} ({event.done:.0f})")
-        )
+        return events.follow(work, lambda event: status.update(_measured_so_far(event)))
+
+
+def _measured_so_far(event: events.Progress) -> str:
+    """'3 of 10: latency, ort-cpu fp32 batch 1  40 of at most 320'."""
+    words = event.note or "measuring"
+    if event.total is None:
+        return words if not event.done else f"{words}  {event.done:.0f}"
+    return f"{words}  {event.done:.0f} of at most {event.total:.0f}"
+
+
+def _follow_notes(work: Work[T], screen: Console) -> T:
+    """Show one line for each new note, for logs."""
+    last = ""
+
+    def show(event: events.Progress) -> None:
+        nonlocal last
+        if event.note != last and " of " in event.note:
+            screen.print(f"  {event.note}", markup=False, soft_wrap=True)
+            last = event.note
+
+    return events.follow(work, show)
 
 
 def show_report(report: Report, *, json: bool, quiet: bool) -> None:

@@ -16,6 +16,7 @@ from diffc.gate import figures as measure
 from diffc.gate.figures import Label, Measuring, in_turn
 from diffc.gate.limits import CheckLimits
 from diffc.gate.pairing import Lost, Pair, Selection, StoredPair, match_engines, match_figures
+from diffc.gate.progress import Steps
 from diffc.gate.quality import quality_figures
 from diffc.gate.ready import check_inputs, check_wanted, why_not_ready
 from diffc.gate.result import EXIT, CheckResult, Figure, SelfComparison, overall, side
@@ -65,10 +66,17 @@ class CheckRequest:
         """The engines that the request names."""
         return Selection(self.targets, tuple(dict.fromkeys(self.batch)), self.threads)
 
-    @property
-    def measuring(self) -> Measuring:
-        """Return the options with which the check measures."""
-        return Measuring(self.limits, self.rule, self.threads, self.loop_steps, self.memory)
+    def measuring(self, batches: Sequence[int], *, stored: bool = False) -> Measuring:
+        """Return the options with which the check measures.
+
+        Args:
+            batches: For each pair of engines that can be measured, its number of batch sizes.
+            stored: Whether the baseline is stored figures.
+        """
+        steps = Steps(0)
+        how = Measuring(self.limits, self.rule, self.threads, self.loop_steps, self.memory, steps)
+        steps.total = sum(how.count(number, stored=stored) for number in batches)
+        return how
 
 
 @dataclass
@@ -98,12 +106,14 @@ def check(request: CheckRequest) -> Work[CheckResult]:
     engines = [(pair.candidate, pair.baseline) for pair in matching.pairs]
     reasons = yield from _why_not(engines, request)
     findings = _Findings()
+    ready = [p for p in matching.pairs if reasons[p.candidate.name] is None]
+    how = request.measuring([len(pair.batches) for pair in ready])
     for pair in matching.pairs:
         reason = reasons[pair.candidate.name]
         if reason is not None:
             findings.add(_absent(pair.candidate, pair.batches, reason))
         else:
-            yield from _measure(pair, request.measuring, findings)
+            yield from _measure(pair, how, findings)
         findings.add(measure.sizes(pair, request.limits))
     return _result(request, findings, matching.lost, matching.notes, start)
 
@@ -122,12 +132,14 @@ def check_report(request: CheckRequest) -> Work[CheckResult]:
     engines = [(pair.candidate,) for pair in matching.stored]
     reasons = yield from _why_not(engines, request)
     findings = _Findings()
+    ready = [p for p in matching.stored if reasons[p.candidate.name] is None]
+    how = request.measuring([len(pair.stored) for pair in ready], stored=True)
     for pair in matching.stored:
         reason = reasons[pair.candidate.name]
         if reason is not None:
             findings.add(_absent(pair.candidate, tuple(pair.stored), reason))
         else:
-            yield from _measure_against_stored(pair, request.measuring, findings)
+            yield from _measure_against_stored(pair, how, findings)
     notes = [_WEAKER, *matching.notes]
     return _result(request, findings, matching.lost, notes, start, weaker=True)
 
@@ -167,13 +179,13 @@ def _timed_or_open(figures: Sequence[Figure]) -> list[Figure]:
 def _measure(pair: Pair, how: Measuring, findings: _Findings) -> Work[None]:
     for batch in pair.batches:
         findings.add(*(yield from measure.measured_pair(pair, batch, how)))
-    findings.add((yield from measure.parity(pair.candidate, how.threads)))
+    findings.add((yield from measure.parity(pair.candidate, how)))
 
 
 def _measure_against_stored(pair: StoredPair, how: Measuring, findings: _Findings) -> Work[None]:
     for batch, before in pair.stored.items():
         findings.add(*(yield from measure.against_stored(pair.candidate, batch, before, how)))
-    findings.add((yield from measure.parity(pair.candidate, how.threads)))
+    findings.add((yield from measure.parity(pair.candidate, how)))
 
 
 def _result(
@@ -187,7 +199,7 @@ def _result(
 ) -> CheckResult:
     places = [(Label(one.target, one.precision, one.batch), one.reason) for one in lost]
     gone = [label.figure("engine", "inconclusive", note=reason) for label, reason in places]
-    quality = quality_figures(request.candidate, request.baseline, request.limits.quality)
+    quality = quality_figures(request.candidate, request.baseline, request.limits)
     figures = [*_timed_or_open(findings.figures), *gone, *quality]
     verdict = overall(figures)
     sides = [side(s.path, s.kind, s.model, s.digest) for s in (request.candidate, request.baseline)]

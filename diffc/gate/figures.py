@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from diffc.errors import UnavailableError
 from diffc.gate.baseline import StoredFigures
 from diffc.gate.limits import CheckLimits, Limit
 from diffc.gate.pairing import Pair
+from diffc.gate.progress import Steps
 from diffc.gate.result import Figure, SelfComparison
 from diffc.gate.rule import (
     Decision,
@@ -42,6 +44,8 @@ from diffc_export.targets import on_gpu
 from diffc_export.targets.base import BoundCall, LoadedEngine
 from diffc_runtime.errors import BadRequest, UnfitEngine
 
+T = TypeVar("T")
+
 _MEMORY_TRIES = 3
 
 
@@ -55,6 +59,7 @@ class Measuring:
         threads: CPU threads of both sides; None: as each was built.
         loop_steps: Steps of the sampling loop; 0: the loop is not timed.
         memory: Whether memory is measured.
+        steps: Counts what is measured.
     """
 
     limits: CheckLimits
@@ -62,6 +67,16 @@ class Measuring:
     threads: int | None
     loop_steps: int
     memory: bool
+    steps: Steps
+
+    def step(self, what: str, label: Label, work: Work[T]) -> Work[T]:
+        """Do ``work`` as one step of the check."""
+        return self.steps.follow(f"{what}, {label}", work)
+
+    def count(self, batches: int, *, stored: bool) -> int:
+        """The steps of one pair of engines that is measured at so many batch sizes."""
+        of_batch = 2 + bool(self.loop_steps and not stored) + self.memory
+        return batches * of_batch + 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,11 @@ class Label:
     def of(cls, engine: CheckedEngine, batch: int | None) -> Label:
         """The label of an engine at one batch size."""
         return cls(engine.info.target, engine.info.precision_asked, batch)
+
+    def __str__(self) -> str:
+        """'ort-cpu fp32 batch 1'."""
+        batch = "" if self.batch is None else f" batch {self.batch}"
+        return f"{self.target} {self.precision}{batch}"
 
     def figure(self, name: str, verdict: Verdict, **rest: object) -> Figure:
         """Return a figure of this engine at this batch size.
@@ -101,22 +121,25 @@ def measured_pair(
     except UnavailableError as error:  # such as no memory: the rest still counts
         figures = [label.figure("latency p50", "absent", note=str(error))]
     if how.memory:
-        figures.append((yield from _memory(pair, batch, how)))
+        figures.append((yield from how.step("memory", label, _memory(pair, batch, how))))
     return figures, noise
 
 
 def _time_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure], SelfComparison]]:
     """The machine's fitness, one call, the loop; little can be judged on an unfit machine."""
     baseline, label = pair.baseline, Label.of(pair.candidate, batch)
-    same = yield from _fitness(baseline, batch, how)
+    fitness = _fitness(baseline, batch, how)
+    same = yield from how.step("baseline against itself", label, fitness)
     folders = {"candidate": pair.candidate.folder, "baseline": baseline.folder}
     with open_engines(in_turn(folders, how.rule.seed), how.threads) as runners:
         bound = {name: _bound(runner, baseline, batch) for name, runner in runners.items()}
-        decision = yield from compare_calls(bound["candidate"].run, bound["baseline"].run, how.rule)
+        calls = compare_calls(bound["candidate"].run, bound["baseline"].run, how.rule)
+        decision = yield from how.step("latency", label, calls)
         figures = list(_latency(label, decision, same, how))
         figures += _broken_output(label, bound["candidate"])
         if how.loop_steps:
-            figures.append((yield from _loop(label, runners, same, how)))
+            loop = _loop(label, runners, same, how)
+            figures.append((yield from how.step("sampling loop", label, loop)))
     return figures, _noise(label, same)
 
 
@@ -321,9 +344,13 @@ def _within(
     )
 
 
-def parity(engine: CheckedEngine, threads: int | None) -> Work[list[Figure]]:
+def parity(engine: CheckedEngine, how: Measuring) -> Work[list[Figure]]:
     """Compare the candidate's engine with torch, where its reference is at hand."""
     label = Label.of(engine, None)
+    return (yield from how.step("parity", label, _parity(label, engine, how.threads)))
+
+
+def _parity(label: Label, engine: CheckedEngine, threads: int | None) -> Work[list[Figure]]:
     if engine.reference is None:
         return [label.figure("parity", "absent", note="no reference.safetensors beside its ONNX")]
     try:
@@ -358,16 +385,18 @@ def against_stored(
         note = "the baseline has no times of it"
         figures.append(label.figure("latency p50", "absent", note=note))
     else:
-        same = yield from _fitness(engine, batch, how)
+        fitness = _fitness(engine, batch, how)
+        same = yield from how.step("candidate against itself", label, fitness)
         noise.append(_noise(label, same))
-        now = yield from _times(engine, batch, how)
+        now = yield from how.step("latency", label, _times(engine, batch, how))
         decision = replace(same, candidate=now, baseline=then)
         ratio = unpaired_ratio(now, then, how.rule.seed)
         timed = _timing(label, "latency p50", ratio, decision, same, how.limits.slowdown, np.median)
         fit = same.verdict != "unfit"
         figures.append(timed if fit else timed.model_copy(update={"verdict": "unfit"}))
     if how.memory:
-        figures.append((yield from _memory_against(engine, batch, before, how)))
+        memory = _memory_against(engine, batch, before, how)
+        figures.append((yield from how.step("memory", label, memory)))
     figures.append(
         _within(
             label,

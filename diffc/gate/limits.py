@@ -43,6 +43,7 @@ class CheckLimits:
         engine_size: Of the engine's files.
         build_time: Of the engine's build.
         quality: Metric -> the worst value that is allowed.
+        worse: Metric -> by how much it may be worse than the baseline's; None: by any amount.
     """
 
     slowdown: float
@@ -51,6 +52,7 @@ class CheckLimits:
     engine_size: Limit | None
     build_time: Limit | None
     quality: Mapping[str, float] = field(default_factory=dict)
+    worse: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def limits_of(options: CheckSection) -> CheckLimits:
@@ -69,6 +71,7 @@ def limits_of(options: CheckSection) -> CheckLimits:
         engine_size=_limit("--max-engine-size", options.max_engine_size, _BYTES),
         build_time=_limit("--max-build-time", options.max_build_time, _SECONDS),
         quality=_quality(options),
+        worse=_worse(options),
     )
 
 
@@ -123,3 +126,14 @@ def _quality(options: CheckSection) -> dict[str, float]:
             words = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
             raise RequestError(f"{flags[name]}{value:g} is not {words}")
     return worst
+
+
+def _worse(options: CheckSection) -> dict[str, float | None]:
+    """By how much metrics may be worse than the baseline's, where the options say so."""
+    for name, value in options.max_worse.items():
+        flag = f"--max-worse {name}="
+        if metric(name).limits is None:
+            raise RequestError(f"{flag}{value}: {metric(name).label} is only reported")
+        if value is not None and value < 0:
+            raise RequestError(f"{flag}{value:g} is below 0", hint="off allows any amount")
+    return dict(options.max_worse)

@@ -108,6 +108,14 @@ def _expand_home(value: object) -> object:
     return str(user_path(value)) if isinstance(value, str | Path) else value
 
 
+def _as_limits_or_off(value: object) -> object:
+    """{'ssim': None} for ['ssim=off'] and {'ssim': 'off'}."""
+    pairs = _as_pairs(value)
+    if not isinstance(pairs, dict):
+        return pairs
+    return {name: _as_none(number) for name, number in pairs.items()}
+
+
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
 Sizes = Annotated[tuple[int | str, ...], BeforeValidator(_as_sizes)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
@@ -118,5 +126,6 @@ OnOff = BeforeValidator(_as_on_off)
 NoneWord = BeforeValidator(_as_none)
 Share = Annotated[str, BeforeValidator(_as_percent)]
 MetricLimits = Annotated[dict[str, float], BeforeValidator(_as_pairs)]
+MetricLimitsOrOff = Annotated[dict[str, float | None], BeforeValidator(_as_limits_or_off)]
 Limit = Annotated[str, BeforeValidator(_as_text)]
 PathText = Annotated[str, BeforeValidator(_expand_home)]

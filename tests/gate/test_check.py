@@ -86,13 +86,87 @@ def test_who_is_loaded_first_alternates_by_seed(run, before, tmp_path, monkeypat
 def test_a_worse_ssim_fails(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     assert check(run, after, "--baseline", before, "--min-ssim", "0.85")[0] == 1
-    assert check(run, after, "--baseline", before)[0] == 0
+    assert check(run, after, "--baseline", before, "--max-worse", "ssim=off")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ssim", "flags", "verdict"),
+    [
+        (0.548, (), "regressed"),
+        (0.879, (), "regressed"),
+        (0.88, (), "pass"),  # 0.9 - 0.02, which is no double
+        (0.95, (), "pass"),
+        (0.85, ("--max-worse", "ssim=0.05"), "pass"),
+        (0.89, ("--max-worse", "ssim=0.005"), "regressed"),
+        (0.548, ("--max-worse", "ssim=off"), "reported"),
+        (0.88, ("--min-ssim", "0.85"), "pass"),
+        (0.86, ("--min-ssim", "0.85"), "regressed"),  # both limits hold
+        (0.86, ("--min-ssim", "0.85", "--max-worse", "ssim=off"), "pass"),
+    ],
+)
+def test_quality_is_judged_against_the_baseline(run, before, tmp_path, ssim, flags, verdict):
+    after = make_output(tmp_path / "after", ssim=ssim)
+    code, out, _ = check(run, after, "--baseline", before, "--json", *flags)
+    assert figures(out)["SSIM"]["verdict"] == verdict
+    assert code == (1 if verdict == "regressed" else 0)
+
+
+def test_quality_of_other_samples_is_no_verdict(run, before, tmp_path):
+    after = make_output(tmp_path / "after", ssim=0.5)
+    edit(after / "report.json", lambda report: report["quality"]["ssim"].update(steps=7))
+    code, out, _ = check(run, after, "--baseline", before, "--json")
+    assert code == 3 and figures(out)["SSIM"]["verdict"] == "inconclusive"
+    assert "steps None before, 7 now" in figures(out)["SSIM"]["note"]
+
+
+def test_a_quality_that_the_candidate_lost_is_no_pass(run, before, tmp_path):
+    after = make_output(tmp_path / "after")
+    edit(after / "report.json", lambda report: report.update(quality=None))
+    code, out, _ = check(run, after, "--baseline", before, "--json")
+    assert code == 3 and figures(out)["SSIM"]["verdict"] == "inconclusive"
+    engine = after / "engines/fake/compressed"
+    code, out, _ = check(run, engine, "--baseline", before, "--json")
+    assert code == 0 and figures(out)["SSIM"]["verdict"] == "absent"
+
+
+def test_a_baseline_without_samples_is_said(run, before, tmp_path):
+    after = make_output(tmp_path / "after", ssim=0.5)
+    edit(before / "report.json", lambda report: report.update(quality=None))
+    code, out, _ = check(run, after, "--baseline", before, "--json")
+    assert code == 0 and figures(out)["SSIM"]["note"] == "the baseline has none to compare with"
+
+
+def test_a_stored_baseline_holds_quality_too(run, before, tmp_path):
+    assert run("baseline", "save", before, "--to", tmp_path / "main", "--quiet")[0] == 0
+    after = make_output(tmp_path / "after", ssim=0.5)
+    assert check(run, after, "--baseline", tmp_path / "main")[0] == 1
+    assert check(run, before, "--baseline", tmp_path / "main")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("ssim=-1", "is below 0"), ("ssmi=1", "unknown metric"), ("ssim", "not a limit such as")],
+)
+def test_how_much_worse_may_not_be_anything(run, before, given, said):
+    code, _, err = check(run, before, "--baseline", before, "--max-worse", given)
+    assert code == 2 and said in err
+
+
+def test_progress_says_which_of_how_many(run, before):
+    """A log has a line for each step, and the last one is the total."""
+    lines = [
+        line.strip() for line in check(run, before, "--baseline", before)[2].splitlines()
+        if line.startswith("  ") and " of " in line and ": " in line and "fake" in line
+    ]  # fmt: skip
+    steps = [line.partition(":")[0] for line in lines if line[0].isdigit()]
+    assert steps == [f"{number} of {len(steps)}" for number in range(1, len(steps) + 1)]
+    assert len(steps) >= 3
 
 
 def test_any_metric_may_have_a_limit(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     code, out, _ = check(run, after, "--baseline", before, "--limit", "ssim=0.85", "--json")
-    assert code == 1 and figures(out)["SSIM"]["limit"] == ">= 0.85"
+    assert code == 1 and figures(out)["SSIM"]["limit"] == ">= 0.85, -0.02"
     for limit, words in (("ssim", "not a limit such as lpips=0.1"), ("lpisp=1", "unknown metric")):
         code, _, err = check(run, after, "--baseline", before, "--limit", limit)
         assert code == 2 and words in err

@@ -311,6 +311,14 @@ CHECK = (
         read=share("--min-ssim"),
     ),
     Flag(
+        "max_worse",
+        list[str],
+        "How much worse than the baseline's: ssim=0.02, the default; ssim=off.",
+        path="check.max_worse",
+        group=QUALITY,
+        metavar="NAME=VALUE",
+    ),
+    Flag(
         "limit",
         list[str],
         "Of a metric's value: lpips=0.1.",

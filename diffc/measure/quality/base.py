@@ -83,6 +83,9 @@ class Metric(ABC):
     limits: ClassVar[tuple[float, float] | None] = None
     """The values that a limit of ``diffc check`` may have: above the first, at most the second.
     None where the gate cannot judge the figure."""
+    most_worse: ClassVar[float | None] = None
+    """By how much the candidate's value may be worse than the baseline's in every ``diffc check``.
+    None where it is judged on request only."""
     in_every_check: ClassVar[bool] = False
     """Whether ``diffc check`` shows the figure without a limit too."""
     depends_on: ClassVar[tuple[str, ...]] = (

@@ -42,7 +42,9 @@ class Ssim(PairMetric):
     least_side = WINDOW
     packages = ("torchmetrics",)
     limits = (0.0, 1.0)
+    most_worse = 0.02
     in_every_check = True
+    depends_on: ClassVar[tuple[str, ...]] = (*PairMetric.depends_on, "intensities")
     in_headline = True
     facts: ClassVar[JsonObject] = {"intensities": list(INTENSITIES)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Fraction, Limit, MetricLimits, Share
+from diffc.recipe.words import Fraction, Limit, MetricLimits, MetricLimitsOrOff, Share
 
 
 class CheckSection(RecipeSection):
@@ -20,6 +20,8 @@ class CheckSection(RecipeSection):
         max_memory: of the peak memory.
         max_engine_size: of the engine's files.
         max_build_time: of the engine's build.
+        max_worse: metric -> by how much its value of the samples may be worse than the baseline's;
+            None: by any amount. What is not named has the metric's own (0.02 of SSIM).
         limits: metric -> the worst value of the samples that is allowed (diffc/measure/quality).
         min_ssim: the lowest SSIM of compressed to dense, as ``ssim`` in ``limits``.
         pairs: pairs of runs before the first verdict of the sequential rule (gate/rule.py).
@@ -33,6 +35,7 @@ class CheckSection(RecipeSection):
     max_memory: Limit | None = "5%"
     max_engine_size: Limit | None = "5%"
     max_build_time: Limit | None = None
+    max_worse: MetricLimitsOrOff = Field(default_factory=dict)
     limits: MetricLimits = Field(default_factory=dict)
     min_ssim: Fraction | None = None
     pairs: int = Field(default=20, ge=10)
