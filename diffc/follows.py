@@ -151,6 +151,8 @@ class _Folder:
         if kind == "build":
             target, _, side = rest.rpartition("-")
             return self.engine_fault(target, side)
+        if kind == "anchors":
+            return self._anchors_fault(name, rest)
         if kind in _MEASURING:
             return self._figures_fault(name, rest)
         if kind == "choose":
@@ -239,6 +241,15 @@ class _Folder:
             if path.is_file() and _digest(path) != digest:
                 return Fault(f"{target} was measured against another {path}")
         return None
+
+    def _anchors_fault(self, name: str, target: str) -> Fault | None:
+        """Why the dense model's samples are not beside the samples and the times that are there."""
+        fault = self.fault("samples") or self.fault(f"bench-{target}")
+        files = self._record("samples").get("files", {})
+        compared = self._record(name).get("inputs", {}).get("images")
+        if fault is None and compared is not None and compared not in files.values():
+            return Fault(f"the samples of {self.out} are newer than those they were compared with")
+        return fault
 
     def _choice_fault(self, name: str, target: str) -> Fault | None:
         """Why the choice of a precision is not that of the engine that is there."""

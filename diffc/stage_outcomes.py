@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from diffc.measure.anchors import Anchors
 from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc_runtime.json_types import JsonDict
@@ -156,6 +157,12 @@ class ExplainOutcome(StageOutcome):
     """Where one target's speed-up comes from, for each batch size."""
 
     ladders: list[Ladder]
+
+
+class AnchorsOutcome(StageOutcome):
+    """The dense model's samples with fewer steps, beside the compressed model's, on one target."""
+
+    anchors: Anchors
 
 
 class ServeOutcome(StageOutcome):

@@ -13,19 +13,26 @@ the same noise, with all steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.measure.results import TargetResult
+from diffc_export.events import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffc.data.synthetic import Conditioning
+    from diffc.models.denoiser import Denoiser
+
 AnchorKind: TypeAlias = Literal["same-time", "fewer-steps", "other-seed"]
 FEWER = 0.9
 """The share of the steps that the second anchor has."""
+MOST_IMAGES, MOST_OF_FEWER = 16, 8
+"""Images of the first and of the second anchor, at most: sampling them takes time."""
 
 
 class _Part(BaseModel):
@@ -127,3 +134,75 @@ def other_seed(images: Tensor) -> list[float]:
     from diffc.measure.quality.ssim import METRIC
 
     return METRIC.of_pairs(images, images.roll(-1, 0))
+
+
+@dataclass(frozen=True)
+class JudgedSamples:
+    """The samples that the compressed model was judged by.
+
+    Attributes:
+        dense: The dense model's images with all steps, decoded, (N, C, H, W).
+        each: The SSIM of the compressed model's images to them, (N,).
+        steps: Of the sampler.
+        seed: Of the noise.
+        given: The conditions, as in ``diffc.measure.samples.sample_pair``.
+    """
+
+    dense: Tensor
+    each: Sequence[float]
+    steps: int
+    seed: int
+    given: Conditioning
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which anchors are measured.
+
+    Attributes:
+        target: The target that they are of.
+        same_time: The dense steps in the time of a compressed image; None to leave that one out.
+        scale: Measure the two that no target's time decides, too.
+    """
+
+    target: str
+    same_time: int | None
+    scale: bool
+
+
+def measure_anchors(
+    model: Denoiser,
+    judged: JudgedSamples,
+    wanted: Wanted,
+    decode: Callable[[Tensor], Work[Tensor]],
+) -> Work[Anchors]:
+    """Sample the dense model with fewer steps, and judge it as the compressed model was judged.
+
+    Args:
+        model: The dense model.
+        judged: What it is compared with.
+        wanted: The anchors.
+        decode: From the denoiser's samples to images.
+    """
+    from diffc.measure.quality.ssim import METRIC
+    from diffc.measure.samples import sample_dense
+
+    def values(steps: int, most: int) -> Work[list[float]]:
+        n = min(most, len(judged.dense))
+        samples = yield from sample_dense(model, n, judged.given, steps=steps, seed=judged.seed)
+        images = yield from decode(samples)
+        return METRIC.of_pairs(judged.dense[:n], images)
+
+    result = Anchors(target=wanted.target, steps=judged.steps)
+    if wanted.same_time is not None:
+        each = yield from values(wanted.same_time, MOST_IMAGES)
+        result.rows.append(anchor("same-time", wanted.same_time, each))
+        differences = [ours - theirs for ours, theirs in zip(judged.each, each, strict=False)]
+        result.ahead = estimated(differences)
+    fewer = fewer_steps(judged.steps)
+    if wanted.scale and fewer is not None:
+        each = yield from values(fewer, MOST_OF_FEWER)
+        result.rows.append(anchor("fewer-steps", fewer, each))
+    if wanted.scale and len(judged.dense) > 1:
+        result.rows.append(anchor("other-seed", judged.steps, other_seed(judged.dense)))
+    return result

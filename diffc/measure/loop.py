@@ -91,8 +91,9 @@ class Loop:
         self._runner, self._options = _for_any_batch(runner), options
         self._info = runner.info
         self._output = runner.info.outputs[0].name
-        self.calls = self.rows = self._steps_done = 0
-        self.pipeline = self._pipeline(decode)
+        self.calls = self.rows = self._steps_done = self._loops_done = 0
+        self._decode_seconds = 0.0
+        self.pipeline = self._pipeline(None if decode is None else self._timed(decode))
         self.sampler = self.pipeline.sampler(options.steps, options.scheduler)
         named = [spec for spec in runner.info.inputs if spec.kind == "condition"]
         zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in named}
@@ -121,6 +122,17 @@ class Loop:
         self.rows = len(next(iter(arrays.values())))
         return self._runner(arrays)[self._output]
 
+    def _timed(self, decode: Decode) -> Decode:
+        """``decode``, whose seconds are added up."""
+
+        def timed(latents: Array) -> Array:
+            start = time.perf_counter()
+            images = decode(latents)
+            self._decode_seconds += time.perf_counter() - start
+            return images
+
+        return timed
+
     def __call__(self) -> float:
         """Make the images once."""
         options = self._options
@@ -131,6 +143,7 @@ class Loop:
         )  # fmt: skip
         seconds = time.perf_counter() - start
         self._steps_done += len(self.sampler.timesteps)
+        self._loops_done += 1
         return seconds
 
     def facts(self) -> dict[str, Any]:
@@ -141,6 +154,7 @@ class Loop:
             "guidance": self._options.guidance,
             "calls_per_step": self.calls // max(self._steps_done, 1),
             "rows_per_call": self.rows,
+            "decode_ms": 1e3 * self._decode_seconds / max(self._loops_done, 1),
         }
 
 

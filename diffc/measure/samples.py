@@ -2,6 +2,7 @@
 
     SamplePair   the images, with sampler, steps, spacing and seed, which every figure carries
     sample_pair  images from the same noise through both, by the same deterministic sampler
+    sample_dense the dense model's images alone, from the same noise, with other steps
     consistency  the mean SSIM of a few such pairs, for a curve over training
 
 Metrics (quality/) compare the images as they would be saved: clipped to [-1, 1].
@@ -9,7 +10,7 @@ Metrics (quality/) compare the images as they would be saved: clipped to [-1, 1]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +70,7 @@ def sample_pair(
     seed: int = 0,
     batch: int = 16,
 ) -> Work[SamplePair]:
-    """Make images from the same noise through both models, in float32.
+    """Make images from the same noise through both models.
 
     Args:
         dense: The dense model.
@@ -81,24 +82,60 @@ def sample_pair(
         seed: Of noise and labels.
         batch: How many images at a time; halved where memory has no room.
     """
+    sides = (dense.model, compressed)
+    pair = yield from _sample_sides(dense, sides, n, given, steps=steps, seed=seed, batch=batch)
+    sampler = deterministic_loop(dense.scheduler, steps).info
     guidance = given.guidance if given.null else 1.0
-    loop = deterministic_loop(dense.scheduler, steps)
+    return SamplePair(pair[0], pair[1], sampler, seed, guidance)
+
+
+def sample_dense(
+    dense: Denoiser,
+    n: int,
+    given: Conditioning = UNCONDITIONAL,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 16,
+) -> Work[Tensor]:
+    """Make the dense model's images (n, C, H, W) from the noise that ``sample_pair`` begins with.
+
+    Args and the sampler are those of ``sample_pair``.
+    """
+    sides = (dense.model,)
+    return (yield from _sample_sides(dense, sides, n, given, steps=steps, seed=seed, batch=batch))[
+        0
+    ]
+
+
+def _sample_sides(
+    dense: Denoiser,
+    networks: Sequence[nn.Module],
+    n: int,
+    given: Conditioning,
+    *,
+    steps: int,
+    seed: int,
+    batch: int,
+) -> Work[list[Tensor]]:
+    """Each network's samples from the same noise, in float32."""
+    guidance = given.guidance if given.null else 1.0
+    loop, count = deterministic_loop(dense.scheduler, steps), len(networks)
 
     def part(index: range) -> Work[list[Tensor]]:
         rows = condition_rows(index, dense.specs, given.rows, dense.class_count, seed)
         noise = image_noise(seed, index, dense.sample_shape)
-        pair = []
-        for side, model in enumerate((dense.model, compressed)):
-            done = 2 * index.start + side * len(index)
+        sides = []
+        for side, model in enumerate(networks):
+            done = count * index.start + side * len(index)
             conditioning = Conditioning(rows, given.null, guidance)
             call = guided_call(dense.with_model(model), conditioning, torch.float32)
             device = device_of(model)
-            pair.append((yield from _sample(call, device, loop, noise, done, 2 * n)))
-        return pair
+            sides.append((yield from _sample(call, device, loop, noise, done, count * n)))
+        return sides
 
     parts = yield from run_in_batches(n, batch, part, "taking samples")
-    pair = [torch.cat(side) for side in zip(*parts, strict=True)]
-    return SamplePair(pair[0], pair[1], loop.info, seed, guidance)
+    return [torch.cat(side) for side in zip(*parts, strict=True)]
 
 
 def consistency(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffc import __version__
 from diffc.errors import InputError
+from diffc.measure.anchors import Anchors
 from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
@@ -36,9 +37,9 @@ def collect(
     lock = read_lock(out)
     records = stage_records(out, lock["stages"])
     fresh = {stage.name for stage in done if not stage.cached}
-    benches, serves, climbs, choices = (
+    benches, serves, climbs, choices, anchors = (
         [record["result"] for name, record in records.items() if name.startswith(f"{kind}-")]
-        for kind in ("bench", "serve", "explain", "choose")
+        for kind in ("bench", "serve", "explain", "choose", "anchors")
     )
     return Report(
         diffc=__version__,
@@ -58,6 +59,7 @@ def collect(
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
         quality=records["samples"]["result"] if "samples" in records else None,
+        anchors=[Anchors(**one["anchors"]) for one in anchors],
         environment=benches[-1]["environment"] if benches else None,
     )
 

@@ -12,6 +12,7 @@ precision.py       a lower precision, written into the ONNX file
 precision_auto.py  the precision that measuring chooses
 build.py           engines: OUT/engines
 bench.py           figures: latency, memory, parity, whole images
+anchors.py         the dense model with fewer steps, judged beside the compressed one
 explain.py         where the speed-up comes from
 serve.py           the loop through an inference server
 
@@ -24,5 +25,5 @@ images.py          what making an image takes, for the stages that time images
 A stage is a frozen dataclass of inputs, a function of these alone, and ``NAME_stage``, which
 gathers the inputs. The key of the stage is the hash of the inputs (diffc/stage_inputs.py), the
 result a class of diffc/stage_outcomes.py. From data.py to decoder.py the model is needed; what
-follows works from OUT/onnx, without torch.
+follows works from OUT/onnx, without torch; anchors.py and explain.py use it where it is there.
 """

@@ -23,6 +23,7 @@ from diffc.recipe import Recipe
 from diffc.report.collect import collect, stage_records
 from diffc.report.model import Report
 from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, move_logs
+from diffc.stages.anchors import anchors_stage
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
 from diffc.stages.data import data_stage
@@ -218,13 +219,23 @@ def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent
         if decoder is not None:
             yield from runner.do(decoder)
         if stop == "bench":
-            yield from runner.do(bench_stage(runner.out, recipe, name))
-            explain = explain_stage(runner.out, recipe, name)
-            if explain is not None:
-                yield from runner.do(explain)
-            serve = serve_stage(runner.out, recipe, name)
-            if serve is not None:
-                yield from runner.do(serve)
+            yield from _measure(runner, recipe, name)
+
+
+def _measure(runner: StageRunner, recipe: Recipe, name: str) -> Generator[StageEvent, None, None]:
+    """What the engines of one target are worth here."""
+    bench = yield from runner.do(bench_stage(runner.out, recipe, name))
+    has_scale = any(done.name.startswith("anchors-") for done in runner.done)
+    image = bench.result.pipeline
+    anchors = anchors_stage(runner.out, recipe, image, scale=not has_scale)
+    if anchors is not None:
+        yield from runner.do(anchors)
+    explain = explain_stage(runner.out, recipe, name)
+    if explain is not None:
+        yield from runner.do(explain)
+    serve = serve_stage(runner.out, recipe, name)
+    if serve is not None:
+        yield from runner.do(serve)
 
 
 def _still_true(stages: Mapping[str, str], recipe: Recipe) -> dict[str, str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from diffc.measure.quality.features import ReferenceImages
 
 SAMPLES = "samples"
+DENSE_SAMPLES = f"{SAMPLES}/dense.safetensors"
+"""The dense model's images, for what is judged beside the compressed model's later."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class SamplesInputs:
         vae: The VAE that decodes its samples.
         compressed: The compressed model.
         data: The conditions and null conditions; None where the model is sampled without.
+        prompts: The prompts of these conditions, for naming images; None without prompts.
         guidance: The scale of classifier-free guidance; 1 without ``data``.
         options: How many samples, and which figures; its files are the next two fields.
         reference: Images to compare both sides with; None for none.
@@ -48,6 +51,7 @@ class SamplesInputs:
     vae: ModelInput
     compressed: StageResult[DistillOutcome]
     data: StageResult[DataOutcome] | None
+    prompts: FileInput | None
     guidance: float
     options: SectionInput[QualitySection]
     reference: FileInput | None
@@ -72,6 +76,7 @@ def samples_stage(
         vae=ModelInput.vae(source),
         compressed=distilled,
         data=data if has_conditions else None,
+        prompts=_prompts(recipe) if has_conditions else None,
         guidance=decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0,
         options=SectionInput(options, without=("reference", "features")),
         reference=None if reference is None else _existing(reference, "--reference"),
@@ -90,6 +95,8 @@ USUAL = "inception"
 
 def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
     """Write pictures of both models' samples; return the figures of quality."""
+    from safetensors.torch import save_file
+
     from diffc.data.latents import decode_latents
     from diffc.data.precision import best_device
     from diffc.measure.picture_files import grid, write_pair
@@ -123,7 +130,28 @@ def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
     pair = replace(pair, dense=dense_images, compressed=compressed_images)
     grid(pair, folder.out / SAMPLES / "grid.png")
     write_pair(pair, folder.out / SAMPLES)
-    return SamplesOutcome(**(yield from measure_quality(pair, metrics, reference)))
+    # in half precision, whose rounding no digit of an SSIM shows
+    save_file({"dense": dense_images.half().contiguous()}, folder.out / DENSE_SAMPLES)
+    figures = yield from measure_quality(pair, metrics, reference)
+    return SamplesOutcome(**figures, **_prompts_of(inputs, len(dense_images)))
+
+
+def _prompts(recipe: Recipe) -> FileInput | None:
+    path = recipe.data.prompts
+    return None if path is None else FileInput.of(Path(path))
+
+
+def _prompts_of(inputs: SamplesInputs, n: int) -> dict[str, list[str]]:
+    """``prompts``: of each image; nothing without prompts.
+
+    Image i takes row i of the clean samples' conditions, and these took the prompts in turn.
+    """
+    from diffc.data.prompt_file import read_prompts
+
+    if inputs.prompts is None or inputs.data is None:
+        return {}
+    prompts, rows = read_prompts(inputs.prompts.path), inputs.data.result.images
+    return {"prompts": [prompts[i % rows % len(prompts)] for i in range(n)]}
 
 
 def _conditioning(inputs: SamplesInputs) -> Conditioning:

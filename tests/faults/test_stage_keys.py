@@ -160,7 +160,9 @@ def test_every_file_of_the_model_and_the_data_is_in_the_keys_of_its_readers(watc
         change(path)
         after = watched.keys()
         path.write_bytes(held)
-        missed += [(name, path) for name in watched.readers(path) if after[name] == before[name]]
+        missed += [
+            (name, path) for name in watched.readers(path) if after.get(name) == before[name]
+        ]
     assert not missed, missed
 
 
@@ -177,7 +179,8 @@ def test_every_file_of_out_is_in_the_keys_of_its_readers_or_is_guarded(watched):
         path.write_bytes(held)
         if not guarded:
             readers = watched.readers(path)
-            missed += [(name, path) for name in readers if after[name] == before[name]]
+            # samples that were changed by hand have no anchors
+            missed += [(name, path) for name in readers if after.get(name) == before[name]]
     assert not missed, missed
 
 

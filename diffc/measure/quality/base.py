@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 Shape: TypeAlias = tuple[int, int, int]
 """(C, H, W) of a picture."""
 MetricFigure: TypeAlias = JsonDict
-"""What report.json holds of one metric: ``mean`` (and ``ci95``) of a figure over pairs; ``dense``
-and ``compressed`` (and ``se`` for each side) of a figure of either side; whatever else the figure
-depends on. How the samples were made (sampler, steps, spacing, seeds, guidance, n) is added."""
+"""What report.json holds of one metric: ``mean`` (and ``ci95``) of a figure over pairs, and the
+value of ``each`` pair; ``dense`` and ``compressed`` (and ``se`` for each side) of a figure of
+either side; whatever else the figure depends on. How the samples were made (sampler, steps,
+spacing, seeds, guidance, n) is added."""
 
 
 class Metric(ABC):
@@ -217,13 +218,14 @@ class PairMetric(Metric):
         return self.figure(self.of_pairs(pair.dense, pair.compressed))
 
     def figure(self, values: Sequence[float]) -> MetricFigure | str:
-        """The figure of the values, or why there is none."""
+        """The figure of the values, or why there is none. ``each`` has the value of every pair."""
         from diffc.measure.statistics import estimate
 
         count = sum(not math.isfinite(value) for value in values)
         if count:
             return f"{self.label} of {count} of {len(values)} pairs is not finite"
-        return {**estimate(values).as_dict(), **self.facts}
+        each = [round(value, 6) for value in values]
+        return {**estimate(values).as_dict(), **self.facts, "each": each}
 
 
 class UnknownMetric(Metric):

@@ -42,7 +42,8 @@ class Psnr(PairMetric):
         figure = super().figure(finite)
         if isinstance(figure, str) or len(finite) == len(values):
             return figure
-        return {**figure, "identical": len(values) - len(finite)}
+        each = [round(value, 6) if math.isfinite(value) else None for value in values]
+        return {**figure, "identical": len(values) - len(finite), "each": each}
 
 
 METRIC = Psnr()

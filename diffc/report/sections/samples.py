@@ -53,7 +53,7 @@ def _row(metric: Metric, figure: JsonObject | None) -> Row:
     if "mean" in figure:
         ends = [metric.as_text(end) for end in figure.get("ci95") or (None,)]
         within = "one image" if "-" in ends else f"95 % [{', '.join(ends)}]"
-        return f"{title}, mean", "", metric.as_text(figure["mean"]), within
+        return title, "", metric.as_text(figure["mean"]), within
     dense, compressed = (_with_error(metric, figure, side) for side in ("dense", "compressed"))
     reference = figure.get("reference")
     return title, dense, compressed, f"to {reference['n']} images" if reference else ""
