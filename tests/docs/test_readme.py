@@ -1,0 +1,61 @@
+"""README's figures are those of the committed demo run."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+
+import pytest
+from rich.console import Console
+from support.pages import ROOT
+
+from diffc.report import terminal
+from diffc.report.model import Report
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def chart():
+    spec = importlib.util.spec_from_file_location("chart", ROOT / "scripts" / "readme_chart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def report(chart):
+    return Report.read(chart.REPORT)
+
+
+def test_the_sample_is_what_the_report_shows(report):
+    screen = io.StringIO()
+    terminal.show(report, Console(file=screen, width=80))
+    shown = iter(line.rstrip() for line in screen.getvalue().splitlines())
+    fences = dict(re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S))
+    sample = fences[""].splitlines()
+    assert 8 <= len(sample) <= 14
+    for line in filter(None, sample):
+        assert line in shown, f"not in the report, or in another place: {line}"  # in this order
+
+
+def test_the_chart_is_what_its_script_draws(chart, report):
+    assert chart.PICTURE.read_text() == chart.draw(report), "run scripts/readme_chart.py"
+
+
+def test_the_figures_beside_the_chart_are_the_reports(report):
+    image = report.pipeline[0]
+    dense, small = (side.latency_ms.p50 for side in (image.dense, image.compressed))
+    assert f"dense engine {dense:.0f} ms, compressed engine {small:.0f} ms" in README
+    assert f"SSIM {report.quality['ssim']['mean']:.3f}".replace("0.", ".") in README
+    assert report.environment["cpu"] == "AMD EPYC" and "two cores of an AMD EPYC" in README
+
+
+def test_every_link_leads_to_a_file():
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / link).is_file(), link
+
+
+def test_the_page_is_short():
+    assert len(README.splitlines()) <= 100
