@@ -16,7 +16,8 @@ def page_name(stage: str) -> str:
     kind, _, rest = stage.partition("-")
     if kind == "build":
         return f"build-TARGET-{'SIDE' if not rest.endswith('decoder') else 'decoder'}"
-    return f"{kind}-TARGET" if kind in ("bench", "explain", "serve", "choose") else stage
+    of_target = ("bench", "anchors", "explain", "serve", "choose")
+    return f"{kind}-TARGET" if kind in of_target else stage
 
 
 def test_every_stage_of_a_run_is_in_the_table(compiled):
