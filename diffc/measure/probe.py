@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from diffc_runtime.errors import DiffcError
 from diffc_runtime.machine.memory import memory_field, reset_peak
 
 Reading = dict[str, object]
@@ -147,4 +148,7 @@ def allocator_bytes(runner: object) -> int | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DiffcError as error:
+        sys.exit(str(error))  # the last line of stderr is the caller's reason
