@@ -6,6 +6,7 @@ are others is no success, and neither is one that fewer steps of the dense model
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -80,7 +81,7 @@ def ssim_of(report: Report) -> JsonObject | None:
 def closeness_words(report: Report) -> str:
     """'SSIM 0.937, worst of 32 0.869'; '' where it was not measured."""
     figure = ssim_of(report)
-    if figure is None or figure.get("mean") is None:
+    if figure is None or not _is_number(figure.get("mean")):
         return ""
     words = f"SSIM {figure['mean']:.3f}"
     worst = worst_value(figure)
@@ -89,8 +90,13 @@ def closeness_words(report: Report) -> str:
 
 def worst_value(figure: JsonObject) -> float | None:
     """The lowest value of one pair; None in older reports and for a single one."""
-    each = [value for value in figure.get("each") or () if value is not None]
+    each = [value for value in figure.get("each") or () if _is_number(value)]
     return min(each) if len(each) > 1 else None
+
+
+def _is_number(value: object) -> bool:
+    """False for a figure that is absent, NaN or infinite."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _of_target(report: Report, result: TargetResult) -> Verdict:
