@@ -153,4 +153,5 @@ class Flag:
 
 
 def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """The parts between commas; an empty text is one part, which is refused where it is read."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [""]

@@ -16,7 +16,7 @@ from support.gate_folders import (
      (("--target", "ort_cpu"), "unknown target 'ort_cpu'"),
      (("--target", ""), "unknown target"),
      (("--loop-steps", "5000"), "--loop-steps 5000 is more than the model's 1000 timesteps"),
-     (("--loop-steps", "-1"), "loop_steps"),
+     (("--loop-steps", "-1"), "--loop-steps: -1 is too small"),
      (("--batch", "0"), "--batch 0"),
      (("--batch", "7"), "--batch 7: no engine on both sides serves it"),
      (("--threads", "0"), "threads"),
