@@ -93,7 +93,7 @@ def test_an_error_without_words_is_named_by_its_kind():
         def call(self, model, inputs):
             raise AssertionError
 
-    with pytest.raises(InputError, match=r"AssertionError$"):
+    with pytest.raises(InputError, match=r"(?m)AssertionError$"):
         dry_call(skeleton("UNet2DModel", config), Silent(), unet.specs(config))
 
 

@@ -13,7 +13,7 @@ from diffc.cli import main
 
 
 def ended(monkeypatch, capfd, error):
-    def fail():
+    def fail(**_):
         raise error
 
     monkeypatch.setattr("diffc.cli.app.app", fail)
@@ -75,11 +75,13 @@ def test_a_reader_that_went_away_is_no_failed_check(monkeypatch, capfd):
 
     app = typer.Typer()
 
+    app.command("other")(lambda: None)  # with two, typer asks for a name
+
     @app.command()
     def verb():
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("sys.argv", ["diffc"])
+    monkeypatch.setattr("sys.argv", ["diffc", "verb"])
     monkeypatch.setattr("diffc.cli.app.app", app)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:

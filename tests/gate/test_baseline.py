@@ -39,7 +39,7 @@ def test_show_and_list(run, stored):
     held = json.loads(out)
     assert code == 0 and held["engines"] == ["engines/fake/compressed"]
     assert len(held["figures"][0]["samples_ms"]) >= 30 and held["figures"][0]["onnx_sha256"]
-    assert "tiny (UNet2DModel)" in run("baseline", "show", stored)[2]
+    assert "tiny (UNet2DModel)" in run("baseline", "show", stored)[1]
     found = json.loads(run("baseline", "list", stored.parent, "--json")[1])["baselines"]
     assert [one["name"] for one in found] == ["main"]
 

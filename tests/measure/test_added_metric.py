@@ -100,9 +100,11 @@ def test_the_gate_judges_the_example(add, tmp_path):
     ours = subject("now", {"mae": figure})
     before = subject("before", {"mae": {**figure, "mean": 0.2, "n": 8}})
 
+    def limits(values):
+        return limits_of(resolve(family="", flags={"check": {"limits": values}}).check)
+
     def judged(limit):
-        allowed = limits_of(resolve(family="", flags={"check": {"limits": {"mae": limit}}}).check)
-        (row,) = quality_figures(ours, before, allowed.quality)
+        (row,) = quality_figures(ours, before, limits({"mae": limit}))
         return row
 
     assert judged(0.3).verdict == "pass" and judged(0.2).verdict == "regressed"
@@ -114,8 +116,8 @@ def test_the_gate_judges_the_example(add, tmp_path):
         "<= 0.3",
     )
     assert row.note == "not of the same samples: n 8 before, 4 now"
-    assert quality_figures(ours, before, {}) == []
-    (missing,) = quality_figures(subject("now", None), before, {"mae": 0.3})
+    assert quality_figures(ours, before, limits({})) == []
+    (missing,) = quality_figures(subject("now", None), before, limits({"mae": 0.3}))
     assert missing.verdict == "inconclusive"
     with pytest.raises(RequestError, match="--limit mae=3 is not between 0 and 2"):
         judged(3)

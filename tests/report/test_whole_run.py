@@ -4,6 +4,6 @@
 def test_a_run_leaves_its_page(compiled):
     out, report, _ = compiled
     text = (out / "report.html").read_text("utf-8")
-    assert "cannot be shown" not in text and "data-swipe" in text
+    assert "cannot be shown" not in text and 'id="flip"' in text
     assert f"{report.targets[0].speedup.median:.2f}x" in text
     assert len(text) < 3_000_000

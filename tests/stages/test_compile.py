@@ -382,4 +382,4 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
         cwd=tmp_path / "service", capture_output=True, text=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / "service/g.png").stat().st_size > 100
+    assert (tmp_path / "service/g-1.png").stat().st_size > 100
