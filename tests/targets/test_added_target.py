@@ -52,19 +52,20 @@ def test_the_example_goes_through_every_verb(add, tiny_model, tmp_path):
     assert done.returncode in (0, 1, 3, 4), done.stderr
     assert "ort-basic fp32" in done.stdout and "peak memory" in done.stdout
     for server in ("none", "triton"):
-        done = diffc("bundle", out, "--server", server, "--to", tmp_path / server)
+        done = diffc("bundle", out, "--server", server, "--to", tmp_path / f"{server}-bundle")
         assert done.returncode == 0, done.stderr
-    assert "pip install numpy onnxruntime" in (tmp_path / "none" / "README.md").read_text()
-    assert 'backend: "python"' in (tmp_path / "triton" / "denoiser" / "config.pbtxt").read_text()
+    bundle, repository = tmp_path / "none-bundle", tmp_path / "triton-bundle"
+    assert "pip install numpy pillow onnxruntime" in (bundle / "README.md").read_text()
+    assert 'backend: "python"' in (repository / "denoiser" / "config.pbtxt").read_text()
     done = diffc("bundle", out, "--server", "ovms", "--to", tmp_path / "ovms")
     assert done.returncode == 2 and "--target openvino" in done.stderr
 
     grid = tmp_path / "grid.png"
-    arguments = ["generate", "--n", "2", "--steps", "2", "--out", str(grid)]
+    arguments = ["generate", "--n", "2", "--steps", "2", "--grid", "--out", str(grid)]
     alone = {**os.environ, "PYTHONPATH": ""}
     subprocess.run(
         [sys.executable, "-m", "diffc_runtime", *arguments],
-        check=True, cwd=tmp_path / "none", env=alone,
+        check=True, cwd=bundle, env=alone,
     )  # fmt: skip
     assert grid.is_file()
 
