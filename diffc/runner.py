@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -46,7 +47,7 @@ from diffc.stage_records import (
 )
 from diffc.torch_state import own_state
 from diffc_export.disks import disk_errors
-from diffc_export.events import Progress, Work
+from diffc_export.events import Progress, Work, map_events
 from diffc_runtime.files import rename_folder, temporary_folder
 from diffc_runtime.json_types import JsonDict
 from diffc_runtime.machine.memory import peak_memory, reset_peak
@@ -319,10 +320,11 @@ class StageRunner:
         self, stage: Stage[Inputs, Result], folder: StageFolder
     ) -> Generator[StageEvent, None, StageRecord]:
         """Do the work; returns its record."""
+        event = partial(StageEvent, stage.name, "progress")
         reset_peak()
         start = time.perf_counter()
         with _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):
-            result = yield from _events(stage.name, stage.run(stage.inputs, folder))
+            result = yield from map_events(stage.run(stage.inputs, folder), event)
         seconds = time.perf_counter() - start
         return StageRecord(
             name=stage.name,
@@ -369,17 +371,6 @@ def _memory_errors(name: str) -> Iterator[None]:
         from diffc.data.batches import out_of_memory_error
 
         raise out_of_memory_error(f"doing the stage '{name}'", failure) from failure
-
-
-def _events(name: str, work: Work[T]) -> Generator[StageEvent, None, T]:
-    """The progress of ``work`` as events of the stage ``name``; returns its result."""
-    while True:
-        try:
-            progress = next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        yield StageEvent(name, "progress", progress)
 
 
 def _result(

@@ -66,7 +66,7 @@ def _run_verb() -> None:
     # without this, the last garbage collections walk through torch's modules for about a second
     atexit.register(gc.freeze)
     try:
-        code = app(args=_asked(sys.argv[1:]), prog_name="diffc", standalone_mode=False)
+        code = app(args=_typer_arguments(sys.argv[1:]), prog_name="diffc", standalone_mode=False)
     except ClickException as error:
         raise request_error(error) from None
     except SystemExit as end:
@@ -80,7 +80,7 @@ def _run_verb() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _asked(arguments: list[str]) -> list[str]:
+def _typer_arguments(arguments: list[str]) -> list[str]:
     """``diffc help VERB`` and ``diffc version`` as the options that they mean; no verb: help."""
     if not arguments or arguments[0] == "help":
         return [*arguments[1:], "--help"]
@@ -122,7 +122,7 @@ def _end_with_line(error: DiffcError) -> NoReturn:
 
 def _as_typed(error: DiffcError) -> str:
     """The message, with the flag in place of the recipe's option that the flag has set."""
-    key, said = getattr(error, "key", None), getattr(error, "said", None)
+    key, reason = getattr(error, "key", None), getattr(error, "reason", None)
     if key is None:
         return str(error)
     from diffc.cli.flags import FLAGS
@@ -132,7 +132,7 @@ def _as_typed(error: DiffcError) -> str:
     typed = {FORMER_NAMES.get(name, name) for name in typed}
     for flag in FLAGS.values():
         if flag.path == key and flag.spelling in typed:
-            return f"{flag.spelling}: {said}"
+            return f"{flag.spelling}: {reason}"
     return str(error)
 
 

@@ -25,15 +25,8 @@ if TYPE_CHECKING:
 @takes(
     *("candidate", "baseline", "baseline_report", "max_slowdown", "max_mean_slowdown"),
     *("max_memory", "max_engine_size", "max_build_time", "max_worse", "min_ssim", "limit"),
-    *(
-        "check_target",
-        "check_batch",
-        "check_threads",
-        "most_seconds",
-        "loop_steps",
-        "recipe",
-        "seed",
-    ),
+    *("check_target", "check_batch", "check_threads", "most_seconds", "loop_steps"),
+    *("recipe", "seed"),
     *("markdown", "junit", "badge", "history", "json", "quiet"),
 )
 def check_(

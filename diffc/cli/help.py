@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     Record = tuple[str, str]
 
 _OTHER_WORDS = {
-    "clean": "cache",
     "run": "generate",
     "sample": "generate",
     "serve": "bundle",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from diffc_export.events import Progress, Work
+from diffc_export.events import Progress, Work, map_events
 
 T = TypeVar("T")
 
@@ -30,10 +30,4 @@ class Steps:
         self.done += 1
         note = f"{self.done} of {max(self.total, self.done)}: {what}"
         yield Progress(0, None, note)
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            yield Progress(event.done, event.total, note)
+        return (yield from map_events(work, lambda event: Progress(event.done, event.total, note)))

@@ -19,13 +19,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc.measure.statistics import RESAMPLES, Ratio, Times, paired_ratio
-from diffc_export.events import Progress, Work
+from diffc_export.events import Progress, Work, map_events
 
 Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "absent", "reported"]
 """absent: it could not be measured. reported: measured, and no limit is set."""
@@ -101,7 +102,8 @@ def decide(
     taken: list[Timings] = []
     pairs, wanted = 0, options.pairs
     while True:
-        taken.append((yield from _count_in_pairs(look(wanted - pairs, len(taken)), pairs, options)))
+        count_in_pairs = partial(_in_pairs, pairs, options.most_pairs)
+        taken.append((yield from map_events(look(wanted - pairs, len(taken)), count_in_pairs)))
         decision = _decision(taken, options, judge, time.perf_counter() - start)
         pairs = decision.ratio.pairs
         if decision.verdict != "inconclusive" or pairs >= options.most_pairs:
@@ -111,15 +113,9 @@ def decide(
         wanted = min(2 * pairs, options.most_pairs)
 
 
-def _count_in_pairs(work: Work[Timings], before: int, options: RuleOptions) -> Work[Timings]:
-    """Pass on a look's progress events, counted in pairs."""
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            timings: Timings = end.value
-            return timings
-        yield Progress(before, options.most_pairs, event.note)
+def _in_pairs(before: int, most: int, event: Progress) -> Progress:
+    """An event of a look, counted in the pairs of all looks."""
+    return Progress(before, most, event.note)
 
 
 def _decision(

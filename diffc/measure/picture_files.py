@@ -52,7 +52,7 @@ def write_pair(samples: SamplePair, folder: Path, *, side: int = 96) -> tuple[Pa
     """
     from PIL import Image
 
-    n = sheets.shown(len(samples.dense))
+    n = sheets.image_count(len(samples.dense))
     height, width = samples.dense.shape[-2:]
     scale = max(1, side // max(height, width))
     cell = (width * scale, height * scale)

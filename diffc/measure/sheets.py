@@ -12,7 +12,7 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
 
 
-def shown(images: int) -> int:
+def image_count(images: int) -> int:
     """Return how many of so many images stand on a sheet."""
     return min(images, COLUMNS * ROWS)
 

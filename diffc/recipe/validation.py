@@ -17,12 +17,12 @@ class WrongValue(RequestError):
 
     Attributes:
         key: the option, such as ``distill.steps``.
-        said: what is wrong with the value.
+        reason: what is wrong with the value.
     """
 
-    def __init__(self, key: str, said: str) -> None:
-        super().__init__(f"{key}: {said}")
-        self.key, self.said = key, said
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key, self.reason = key, reason
 
 
 def validate(kind: type[M], value: Mapping[str, object], where: str) -> M:
@@ -52,8 +52,8 @@ def _request_error(kind: type[BaseModel], error: ValidationError, where: str) ->
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # diffc's own message, which names the value already
         return RequestError(message)
-    said = _said(first["type"], first.get("ctx", {}), first.get("input")) or message
-    return WrongValue(key, said) if key else RequestError(said)
+    reason = _reason(first["type"], first.get("ctx", {}), first.get("input")) or message
+    return WrongValue(key, reason) if key else RequestError(reason)
 
 
 _LIMITS = {
@@ -76,22 +76,22 @@ _KINDS = {
 """By the beginning of pydantic's type of error: int_parsing, int_type, int_from_float."""
 
 
-def _said(kind: str, limits: Mapping[str, object], value: object) -> str | None:
+def _reason(kind: str, limits: Mapping[str, object], value: object) -> str | None:
     """What is wrong with a value; None for an error that has no words here."""
-    shown = _shown(value)
+    text = _value_text(value)
     if kind == "literal_error":
         expected = str(limits.get("expected", "")).replace("'", "")
         words = expected.replace(" or ", ", ").split(", ")
         close = nearest(str(value).lower(), words)
-        return f"{shown} is none of {expected}" + (f" (did you mean {close[0]}?)" if close else "")
+        return f"{text} is none of {expected}" + (f" (did you mean {close[0]}?)" if close else "")
     if kind in _LIMITS:
         size, bound, name = _LIMITS[kind]
-        return f"{shown} {size}: {bound} {_number(limits.get(name))}"
+        return f"{text} {size}: {bound} {_number(limits.get(name))}"
     what = _KINDS.get(kind.partition("_")[0])
-    return None if what is None else f"{shown} is not {what}"
+    return None if what is None else f"{text} is not {what}"
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     """The value, if it is short enough for a message."""
     if isinstance(value, float):
         return _number(value)

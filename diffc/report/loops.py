@@ -44,8 +44,8 @@ def loop_words(details: Mapping[str, Any]) -> str:
 def image_words(result: TargetResult) -> str:
     """'one image (20 steps, DDIM, guidance 7, decoded)', or '4 images at once (...)'."""
     count = "one image" if result.batch == 1 else f"{result.batch} images at once"
-    said = loop_words(result.details)
-    return f"{count} ({said})" if said else count
+    loop = loop_words(result.details)
+    return f"{count} ({loop})" if loop else count
 
 
 def judged_loop(report: Report) -> JsonObject | None:

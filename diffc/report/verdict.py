@@ -114,8 +114,8 @@ def _of_target(report: Report, result: TargetResult) -> Verdict:
     faster = f"{what} {speedup.median:.2f}x as fast {place}"
     close = closeness_words(report)
     if speedup.median < 1:
-        said = f"SLOWER THAN DENSE: {faster}"
-        return Verdict("slower", f"{said}, {close}" if close else said, _SLOWER)
+        words = f"SLOWER THAN DENSE: {faster}"
+        return Verdict("slower", f"{words}, {close}" if close else words, _SLOWER)
     if not close:
         return Verdict("unjudged", f"FASTER, IMAGES NOT JUDGED: {faster}")
     return _judged(report, result, f"{faster}, {close}")

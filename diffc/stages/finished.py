@@ -51,8 +51,11 @@ def replaces_finished(source: Source, recipe: Recipe, out: Path, over: Over) -> 
 def keep_request(out: Path, recipe: Recipe, over: Over) -> None:
     """Store what the run that OUT holds now was asked for."""
     if over != "goes on":
-        write_text(out / REQUEST, json.dumps(_asked(recipe), indent=1) + "\n")
-    elif _kept(out) not in (None, _asked(recipe)):  # a stage was done again with other options
+        write_text(out / REQUEST, json.dumps(_outcome_options(recipe), indent=1) + "\n")
+    elif _kept(out) not in (
+        None,
+        _outcome_options(recipe),
+    ):  # a stage was done again with other options
         (out / REQUEST).unlink()
 
 
@@ -66,7 +69,7 @@ def _is_of(out: Path, source: Source) -> bool:
 
 def _changes(out: Path, recipe: Recipe) -> list[str]:
     """In words, what ``recipe`` asks otherwise than the finished run; [] where it is the same."""
-    now = _asked(recipe)
+    now = _outcome_options(recipe)
     locked = {key: value for key, value in read_lock(out)["recipe"].items() if key in now}
     kept = _kept(out) or locked
     if now in (kept, locked):  # locked: ``build`` and ``bench`` have added to it
@@ -74,7 +77,7 @@ def _changes(out: Path, recipe: Recipe) -> list[str]:
     return list(_differences(kept, now))
 
 
-def _asked(recipe: Recipe) -> JsonDict:
+def _outcome_options(recipe: Recipe) -> JsonDict:
     """What decides a run's outcome; what the gate allows does not."""
     return recipe.model_dump(mode="json", exclude={"check"})
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 E = TypeVar("E")
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class Progress:
 
 Work = Generator[Progress, None, T]
 """A generator of ``Progress`` that returns a ``T``."""
+
+
+def map_events(work: Generator[E, None, T], change: Callable[[E], F]) -> Generator[F, None, T]:
+    """Do ``work`` with each of its events changed by ``change``; returns its result."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield change(event)
 
 
 def follow(work: Generator[E, None, T], on_event: Callable[[E], None] | None = None) -> T:

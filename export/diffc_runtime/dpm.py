@@ -62,9 +62,7 @@ def _solver(config: Config, steps: int, name: str, stochastic: bool) -> Schedule
         final_sigmas_type=("zero", "sigma_min"),
     )
     times, sigmas = _dpm_path(config, steps)
-    flow = bool(config.get("use_flow_sigmas"))
-    signal = 1 - sigmas if flow else 1 / np.sqrt(sigmas**2 + 1)
-    noise = sigmas if flow else sigmas * signal
+    signal, noise = schedules.rates(config, sigmas)
     clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
     tables = _dpm_tables(config, signal, noise, stochastic)
     from_x, from_clean, from_slope, ratio = (table.tolist() for table in tables[:4])

@@ -168,6 +168,17 @@ def sigmas_of(bar: Table) -> Table:
     return sigmas
 
 
+def rates(config: Config, sigmas: Table) -> tuple[Table, Table]:
+    """Return (signal, noise) of x = signal x_0 + noise eps at each sigma = noise / signal.
+
+    Along a flow (``use_flow_sigmas``) sigma is the noise itself, and the signal 1 - sigma.
+    """
+    if config.get("use_flow_sigmas"):
+        return 1 - sigmas, sigmas
+    signal = 1 / np.sqrt(sigmas**2 + 1)
+    return signal, sigmas * signal
+
+
 def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Table:
     """Return (steps,) sigmas from ``high`` to ``low``; Karras et al. 2022 (2206.00364), eq. 5."""
     ramp = np.linspace(0, 1, steps)

@@ -47,9 +47,7 @@ def unipc(config: Config, steps: int) -> Scheduler:
         final_sigmas_type=("zero", "sigma_min"),
     )
     times, sigmas = _path(config, steps)
-    flow = bool(config.get("use_flow_sigmas"))
-    signal = 1 - sigmas if flow else 1 / np.sqrt(sigmas**2 + 1)
-    noise = sigmas if flow else sigmas * signal
+    signal, noise = schedules.rates(config, sigmas)
     clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
     predictors, correctors = _tables(config, signal.astype(float), noise.astype(float))
     scratch = Scratch(_MOST_ORDER + 3)

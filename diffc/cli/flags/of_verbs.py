@@ -187,7 +187,7 @@ GENERATE = (
     Flag(
         "image_sampler",
         str,
-        "ddpm, ddim, euler, dpm++ or flow-euler.",
+        "Such as ddim, dpm++ or unipc; a name that is unknown lists them all.",
         shown="the report's",
         name="sampler",
         group=WHAT,

@@ -103,7 +103,7 @@ def _captions(report: Report) -> Iterator[list[str]]:
     """What stands below each picture: its SSIM and its prompt, where they are known."""
     figure, prompts = judged_loop(report), (report.quality or {}).get("prompts") or []
     each = (ssim_of(report) or {}).get("each") or []
-    for index in range(sheets.shown(int(figure["n"])) if figure else 0):
+    for index in range(sheets.image_count(int(figure["n"])) if figure else 0):
         value = each[index] if index < len(each) else None
         figures = [] if value is None else [f"SSIM {number(value, 3)}"]
         yield [*figures, *(str(prompt) for prompt in prompts[index : index + 1])]
