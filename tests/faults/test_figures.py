@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def report():
     """The committed run of the demo, as an older diffc wrote it."""
-    return Report.read(ROOT / "bench" / "results" / "demo-run.json")
+    return Report.read(ROOT / "tests" / "report" / "older.json")
 
 
 def figures_of(report: Report, title: str) -> dict[str, tuple[str, ...]]:

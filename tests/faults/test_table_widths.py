@@ -29,7 +29,11 @@ from diffc_export.events import Progress
 
 WIDTHS = (20, 40, 60, 70, 79, 80, 100, 120, 200)
 ROOT = Path(__file__).parents[2]
-REPORTS = [ROOT / "tests/report/sample.json", ROOT / "bench/results/demo-run.json"]
+REPORTS = [
+    ROOT / "tests/report/sample.json",
+    ROOT / "tests/report/older.json",
+    ROOT / "bench/results/demo-run.json",
+]
 
 
 class Screen:

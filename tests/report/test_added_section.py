@@ -18,7 +18,7 @@ from diffc.report.model import Report
 from diffc.report.sections import broken_sections, parts, section_names
 
 ROOT = Path(__file__).parents[2]
-DEMO_RUN = ROOT / "bench" / "results" / "demo-run.json"
+DEMO_RUN = ROOT / "tests" / "report" / "older.json"
 SECTION = (ROOT / "docs" / "extending.md").read_text().partition("## A report section")[2]
 EXAMPLE = re.search(r"```python\n(.*?)```", SECTION, re.S)[1]
 POINTS = re.search(r"```toml\n(.*?)```", SECTION, re.S)[1]

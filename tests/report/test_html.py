@@ -20,7 +20,7 @@ from diffc.report.pictures import STRENGTH, embed, picture_pairs
 from diffc.report.sections import parts
 from diffc.report.sections.headline import headline
 
-DEMO_RUN = Path(__file__).parents[2] / "bench" / "results" / "demo-run.json"
+DEMO_RUN = Path(__file__).parent / "older.json"
 
 
 class Page(HTMLParser):

@@ -11,7 +11,11 @@ import diffc
 from diffc.report.model import Report
 
 ROOT = Path(__file__).parents[2]
-REPORTS = [ROOT / "tests/report/sample.json", ROOT / "bench/results/demo-run.json"]
+REPORTS = [
+    ROOT / "tests/report/sample.json",
+    ROOT / "tests/report/older.json",
+    ROOT / "bench/results/demo-run.json",
+]
 RECORDS = ("plan", "data", "distillation", "quality", "environment")
 
 

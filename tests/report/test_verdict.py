@@ -17,7 +17,7 @@ from diffc.report.model import Report
 from diffc.report.sections.ladders import product
 from diffc.report.verdict import summary, verdict, verdicts
 
-DEMO_RUN = Path(__file__).parents[2] / "bench" / "results" / "demo-run.json"
+DEMO_RUN = Path(__file__).parent / "older.json"
 EACH = [0.95, 0.99, 0.71, 0.91]
 
 
