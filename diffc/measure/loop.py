@@ -77,7 +77,7 @@ def fitting_loop_steps(info: EngineInfo, settings: Mapping[str, Any] | None, ste
     return steps
 
 
-class Loop:
+class TimedLoop:
     """The loop around one engine: each call makes ``options.batch`` images, in seconds.
 
     calls, rows: how often the network was called so far, and the rows of its last call.
@@ -166,7 +166,7 @@ def _for_any_batch(runner: LoadedEngine) -> LoadedEngine:
 
 def loop_call(runner: LoadedEngine, options: LoopOptions, decode: Decode | None = None) -> Call:
     """A call that makes ``options.batch`` images and returns its seconds."""
-    return Loop(runner, options, decode)
+    return TimedLoop(runner, options, decode)
 
 
 def decode_with(decoder: LoadedEngine) -> Decode:
@@ -192,8 +192,8 @@ def measure_loops(
     """Time the loop around both engines in turn; the times, and what each call did."""
     decode = decode_with(decoder) if decoder is not None else None
     loops = {
-        "dense": Loop(dense, options, decode),
-        "compressed": Loop(compressed, options, decode),
+        "dense": TimedLoop(dense, options, decode),
+        "compressed": TimedLoop(compressed, options, decode),
     }
     timings = yield from interleaved(loops, timing)
     return timings, loops["dense"].facts()

@@ -3,7 +3,8 @@
     schedules.py   betas, alpha_bar, timesteps, sigmas
     schedulers.py  a sampler by name, from a scheduler's config
     stepping.py    the base of every sampler
-    denoising.py   the sampling loop
+    loop.py        a sampling loop as people name it: sampler, steps, guidance, spacing
+    denoising.py   the sampling loop itself
     discrete.py    DDPM, DDIM
     dpm.py         DPM-Solver++ 2M (Lu et al.), its stochastic form, and along a flow
     euler.py       Euler's method over sigmas: of a beta schedule, ancestral, of flow matching

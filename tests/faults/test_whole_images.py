@@ -15,7 +15,7 @@ from diffc.measure import compare
 from diffc.measure.compare import measure_loop
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.latency import LatencyOptions
-from diffc.measure.loop import Loop, LoopOptions, decode_with
+from diffc.measure.loop import LoopOptions, TimedLoop, decode_with
 from diffc.recipe import resolve
 from diffc.stages.images import ImageInput, image_inputs, is_latent, loop_options
 from diffc_export.events import drain
@@ -72,7 +72,7 @@ GUIDED = LoopOptions(
 @pytest.mark.parametrize(("batches", "calls", "rows"), [((1,), 2, 1), ((1, 2), 1, 2), ((4,), 1, 4)])
 def test_guidance_doubles_the_rows_of_a_step(batches, calls, rows):
     runner = denoiser(*batches)
-    loop = Loop(runner, GUIDED)
+    loop = TimedLoop(runner, GUIDED)
     loop()
     loop()
     assert len(runner.calls) == 2 * GUIDED.steps * calls
@@ -88,7 +88,7 @@ def test_onnx_runtime_is_called_with_the_rows_that_there_are(tmp_path):
     onnx = write_handmade_folder(tmp_path / "onnx")
     drain(target("ort-cpu").build(onnx, BuildOptions(batch=(2, 4)), tmp_path / "e"))
     runner = target("ort-cpu").load(tmp_path / "e")
-    loop = Loop(runner, LoopOptions(steps=2, batch=1))
+    loop = TimedLoop(runner, LoopOptions(steps=2, batch=1))
     loop()
     assert loop.facts()["rows_per_call"] == 1
     with pytest.raises(InputError):  # a call that is timed alone keeps to what was built
@@ -97,7 +97,7 @@ def test_onnx_runtime_is_called_with_the_rows_that_there_are(tmp_path):
 
 def test_without_null_conditions_a_step_is_one_call():
     runner = denoiser(1)
-    Loop(runner, replace(GUIDED, guidance=1.0, unconditional={}))()
+    TimedLoop(runner, replace(GUIDED, guidance=1.0, unconditional={}))()
     assert len(runner.calls) == GUIDED.steps
     assert all((call[WORDS.name] == 5.0).all() for call in runner.calls)
 
@@ -106,7 +106,7 @@ def test_the_decoder_is_called_once_for_the_images():
     pixels = InputSpec("pixels", (3, 8, 8))
     decoder = Recorder(described([replace(LATENT, name="latent")], pixels, (1, 2)), 0.25)
     settings = {"scheduler": SCHEDULER, "latent": {"scale": 0.5, "shift": 0.0}}
-    loop = Loop(denoiser(2), replace(GUIDED, settings=settings), decode_with(decoder))
+    loop = TimedLoop(denoiser(2), replace(GUIDED, settings=settings), decode_with(decoder))
     loop()
     assert len(decoder.calls) == 1 and decoder.calls[0]["latent"].shape == (1, 4, 4, 4)
 

@@ -1,0 +1,134 @@
+"""A sampling loop as people name it: sampler, steps, guidance, spacing.
+
+    Loop.parse("dpm++:8")              8 steps of DPM-Solver++
+    Loop.parse("euler:20:7.5")         20 steps of Euler's method with a guidance of 7.5
+    Loop.parse("ddim:4@trailing")      4 steps of DDIM at the timesteps of that spacing
+    Loop.parse("own")                  the model's own sampler, its usual steps and guidance
+
+What a loop leaves open is the model's: ``settled`` says what that comes to.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from .errors import BadRequest, nearest
+from .schedulers import NAMES, check_steps, own_name, scheduler
+from .schedules import SPACINGS, Config, train_steps
+from .stepping import Scheduler
+
+OWN = "own"
+"""The word for the model's own sampler."""
+_FORM = "SAMPLER:STEPS[:GUIDANCE][@SPACING], such as dpm++:8 or euler:20:7.5"
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How images are sampled; what is None is the model's own.
+
+    Attributes:
+        sampler: The runtime's name of the sampler, of ``schedulers.NAMES``.
+        steps: The number of steps, 1 or more.
+        guidance: The scale of classifier-free guidance; 1 for none.
+        spacing: Which timesteps are visited, as diffusers' ``timestep_spacing`` names it.
+    """
+
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    spacing: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None and self.sampler not in NAMES:
+            raise _unknown("sampler", self.sampler, (OWN, *NAMES))
+        if self.spacing is not None and self.spacing not in SPACINGS:
+            raise _unknown("spacing", self.spacing, SPACINGS)
+        if self.steps is not None and self.steps < 1:
+            raise BadRequest(f"steps must be a whole number from 1, not {self.steps}")
+        if self.guidance is not None and not 1 <= self.guidance < float("inf"):
+            raise BadRequest(f"guidance must be a number from 1, not {self.guidance:g}")
+
+    @classmethod
+    def parse(cls, text: str) -> Loop:
+        """Return the loop that ``text`` names; upper and lower case are the same.
+
+        Args:
+            text: ``SAMPLER[:STEPS[:GUIDANCE]][@SPACING]``; ``own`` for the model's sampler.
+
+        Raises:
+            BadRequest: ``text`` has another form, or names what does not exist.
+        """
+        words, at, spacing = text.strip().lower().partition("@")
+        name, *numbers = (part.strip() for part in words.split(":"))
+        if not name or len(numbers) > 2 or (at and not spacing) or "" in numbers:
+            raise BadRequest(f"'{text}' is no loop: {_FORM}")
+        return cls(
+            sampler=None if name == OWN else name,
+            steps=_whole(numbers[0], text) if numbers else None,
+            guidance=_number(numbers[1], text) if len(numbers) > 1 else None,
+            spacing=spacing.strip() or None,
+        )
+
+    def __str__(self) -> str:
+        """Return the text that ``parse`` reads; a guidance without steps cannot be written."""
+        words = self.sampler or OWN
+        if self.steps is not None:
+            words += f":{self.steps}"
+            words += "" if self.guidance is None else f":{self.guidance:g}"
+        return words if self.spacing is None else f"{words}@{self.spacing}"
+
+    def settled(self, config: Config, *, steps: int, guidance: float = 1.0) -> Loop:
+        """Return the loop with nothing left open but the spacing, which stays the config's.
+
+        Args:
+            config: The model's scheduler config.
+            steps: The model's usual steps; fewer where it has fewer timesteps.
+            guidance: The model's usual guidance.
+        """
+        usual = min(steps, train_steps(config))
+        return replace(
+            self,
+            sampler=self.sampler or own_name(config),
+            steps=self.steps or usual,
+            guidance=guidance if self.guidance is None else self.guidance,
+        )
+
+    def config(self, config: Config) -> Config:
+        """Return a model's scheduler config with this loop's spacing."""
+        if self.spacing is None:
+            return config
+        return {**config, "timestep_spacing": self.spacing}
+
+    def trajectory(self, config: Config) -> Scheduler:
+        """Return the steps of one trajectory of a settled loop.
+
+        Args:
+            config: The model's scheduler config, with everything that its noise levels need.
+
+        Raises:
+            BadRequest: The process of the config forbids the sampler, or it has fewer timesteps.
+        """
+        if self.sampler is None or self.steps is None:
+            raise BadRequest(f"the loop '{self}' leaves open what it has to say here")
+        check_steps(self.steps, train_steps(config))
+        return scheduler(self.sampler, self.config(config), self.steps)
+
+
+def _whole(word: str, text: str) -> int:
+    if not re.fullmatch(r"[-+]?\d+", word):
+        raise BadRequest(f"'{text}' is no loop: '{word}' is no number of steps ({_FORM})")
+    return int(word)
+
+
+def _number(word: str, text: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise BadRequest(f"'{text}' is no loop: '{word}' is no guidance ({_FORM})") from None
+
+
+def _unknown(kind: str, word: str, known: tuple[str, ...]) -> BadRequest:
+    close = nearest(word, known)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    return BadRequest(f"unknown {kind} '{word}' ({hint})")
