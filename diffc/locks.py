@@ -1,8 +1,14 @@
-"""One process at a time: a lock that dies with the process that holds it."""
+"""Locks that die with the process that holds them.
+
+stage_lock   one process at a time does a stage
+use_lock     this process uses a stage of the cache: it is not to be cleaned away
+nobody_has   whether nobody holds such a lock, which is then held meanwhile
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,3 +51,55 @@ def stage_lock(work: Path) -> Iterator[None]:
                 stacklevel=2,
             )
         yield
+
+
+def use_lock(path: Path) -> int | None:
+    """Share the lock at ``path`` until the descriptor is closed; its time is that of the last use.
+
+    Returns:
+        The descriptor; None on a system or a disk without locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits while the stage is being cleaned away
+            if _is_at(descriptor, path):  # a cleaning removes the file at its end
+                os.utime(descriptor)
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that lies at ``path`` now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def nobody_has(path: Path) -> Iterator[bool]:
+    """Hold the lock at ``path`` alone; False where somebody has it, or there are no locks here."""
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True

@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,9 +33,10 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
+from diffc.cache_contents import used_file
 from diffc.errors import UnavailableError
 from diffc.launch import process_rank
-from diffc.locks import stage_lock
+from diffc.locks import stage_lock, use_lock
 from diffc.placing import clear_folder, place, place_file
 from diffc.stage_inputs import keyed
 from diffc.stage_records import (
@@ -192,12 +195,14 @@ class StageRunner:
     ) -> None:
         self.out, self.cache, self.fresh = out, cache, fresh
         self._origin = origin or out
+        self._in_use: set[str] = set()
         self.done: list[StageResult[Outcome]] = []
 
     def do(self, stage: Stage[Inputs, Result]) -> StageWork[Result]:
         """Do ``stage``, or reuse it; its files are in OUT when this returns."""
         yield StageEvent(stage.name, "started")
         with disk_errors(self.out, self.cache):
+            self._use(stage)
             if process_rank() == 0:
                 done_now = stage.key in {done.key for done in self.done}
                 reused = None if self.fresh and not done_now else self._reuse(stage)
@@ -208,6 +213,16 @@ class StageRunner:
         self.done.append(done)
         yield StageEvent(stage.name, "reused" if done.cached else "finished", done=done)
         return done
+
+    def _use(self, stage: Stage[Inputs, Result]) -> None:
+        """Keep ``diffc cache clean`` from the stage for as long as this runner lives."""
+        path = used_file(self.cache, self._folder(stage).name)
+        if path.name in self._in_use:
+            return
+        descriptor = use_lock(path)
+        if descriptor is not None:
+            self._in_use.add(path.name)
+            weakref.finalize(self, os.close, descriptor)
 
     def _folder(self, stage: Stage[Inputs, Result]) -> Path:
         return self.cache / "done" / f"{stage.name}-{stage.key[:32]}"

@@ -9,7 +9,7 @@ run.py       runs stages for a verb
 show.py      progress, tables and JSON
 compile.py, stages.py, inspect.py, bench.py, check.py, report.py
              the verbs of a run, and of what it measured
-generate.py, bundle.py, doctor.py, recipes.py
+generate.py, bundle.py, doctor.py, recipes.py, cache.py
              the other verbs
 
 Nothing here imports torch, numpy or pydantic at the top: ``diffc --help`` has to answer at once.

@@ -10,6 +10,7 @@ from diffc import __version__
 from diffc.cli import (
     bench,
     bundle,
+    cache,
     check,
     compile,
     doctor,
@@ -78,4 +79,5 @@ _add("generate", generate.generate_, "Make images with OUT: its engine, or torch
 _add("bundle", bundle.bundle_, "Write what an inference server loads.")
 _add("doctor", doctor.doctor_, "Show what works on this machine, and why the rest does not.")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(cache.app, name="cache")
 app.add_typer(check.baseline_app, name="baseline")

@@ -309,5 +309,18 @@ REPORT = (
         name="history",
     ),
 )
+CACHE = (
+    Flag(
+        "older_than", str, "What was not used for so long: 12h, 30d, 8w.", metavar="AGE", group=WHAT
+    ),
+    Flag(
+        "keep", str, "The longest unused, until so much is left: 20GB.", metavar="SIZE", group=WHAT
+    ),
+    Flag("all", bool, "Every stage.", name="all_", options=("--all",), group=WHAT),
+    Flag("dry_run", bool, "Say what would go; remove nothing.", group=WHAT),
+)
 
-VERB_FLAGS = (*ARGUMENTS, *COMMON, *COMPILE, *PLAN, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT)
+VERB_FLAGS = (
+    *(*ARGUMENTS, *COMMON, *COMPILE, *PLAN, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT),
+    *CACHE,
+)

@@ -1,0 +1,174 @@
+"""What the cache holds, and what of it may go.
+
+    done/NAME-KEY         a stage that is done
+    work/NAME-KEY         what a run that was interrupted has left: it goes on from there
+    work/NAME-KEY.lock    held while the stage is done
+    work/NAME-KEY.used    shared by the runs that use it; its time is that of the last use
+    others                what takes seconds to make again (timing, preflight)
+    work/removed-...      what a cleaning that was interrupted has left
+
+A run shares the ``.used`` lock of each of its stages until its end, so that nothing is taken from
+under it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diffc.errors import RequestError
+from diffc.locks import nobody_has
+from diffc.placing import clear_folder
+from diffc.stage_records import RECORD
+
+_AGES = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_SIZES = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_NUMBER = re.compile(r"^([0-9]*\.?[0-9]+)\s*([a-zA-Z]+)$")
+_KEY = 33
+"""The length of ``-KEY`` at the end of a folder's name."""
+_REMOVED = "removed-"
+_RANK = re.compile(r"\.rank[0-9]+$")
+"""The end of a working folder's name: one of several processes works there."""
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One folder of the cache.
+
+    Attributes:
+        kind: ``done``; ``unfinished``: what an interrupted run has left.
+        folder: The folder.
+        size: Of its files, in bytes.
+        used: When it was last used, in seconds since 1970.
+    """
+
+    kind: Literal["done", "unfinished"]
+    folder: Path
+    size: int
+    used: float
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return self.folder.name[:-_KEY] if self.kind == "done" else "unfinished work"
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What a cleaning has removed, and what it left since a run uses it."""
+
+    removed: list[CacheEntry]
+    in_use: list[CacheEntry]
+
+
+def used_file(cache: Path, name: str) -> Path:
+    """The lock that the runs which use ``done/NAME`` share."""
+    return cache / "work" / f"{name}.used"
+
+
+def cache_entries(cache: Path) -> list[CacheEntry]:
+    """The stages in the cache, and what interrupted ones have left; the longest unused first."""
+    entries = [_entry(cache, "done", folder) for folder in _folders(cache / "done")]
+    entries += [_entry(cache, "unfinished", folder) for folder in _folders(cache / "work")]
+    return sorted(entries, key=lambda entry: (entry.used, entry.folder.name))
+
+
+def other_bytes(cache: Path) -> int:
+    """The size of the rest: what takes seconds to make again."""
+    rest = [path for path in _folders(cache) if path.name not in ("done", "work")]
+    return sum(map(_size, rest))
+
+
+def chosen_entries(
+    entries: Sequence[CacheEntry], *, older_than: float | None, keep: float | None, now: float
+) -> list[CacheEntry]:
+    """What goes: what was not used for ``older_than`` seconds, and beyond ``keep`` bytes the rest.
+
+    Args:
+        entries: The longest unused first.
+        older_than: Seconds; None: age is no reason.
+        keep: Bytes that may stay; None: size is no reason.
+        now: Seconds since 1970.
+    """
+    chosen = [e for e in entries if older_than is not None and now - e.used > older_than]
+    left = [entry for entry in entries if entry not in chosen]
+    total = sum(entry.size for entry in left)
+    for entry in left:
+        if keep is None or total <= keep:
+            break
+        chosen.append(entry)
+        total -= entry.size
+    return chosen
+
+
+def clean_cache(cache: Path, entries: Iterable[CacheEntry], *, dry_run: bool = False) -> Cleaning:
+    """Remove ``entries``, but for those that a run uses or is making now."""
+    cleaning = Cleaning([], [])
+    for entry in entries:
+        free = _remove(cache, entry, dry_run=dry_run)
+        (cleaning.removed if free else cleaning.in_use).append(entry)
+    return cleaning
+
+
+def seconds_of(text: str) -> float:
+    """'30d' as seconds.
+
+    Raises:
+        RequestError: It is no age.
+    """
+    return _amount("--older-than", text, _AGES, "12h, 30d or 8w")
+
+
+def bytes_of(text: str) -> float:
+    """'5GB' as bytes.
+
+    Raises:
+        RequestError: It is no size.
+    """
+    return _amount("--keep", text, _SIZES, "500MB or 20GB")
+
+
+def _amount(flag: str, text: str, units: dict[str, float], example: str) -> float:
+    match = _NUMBER.match(text.strip())
+    by_name = {name.lower(): factor for name, factor in units.items()}
+    if match is None or match[2].lower() not in by_name:
+        raise RequestError(f"{flag} {text}: not an amount such as {example}")
+    return float(match[1]) * by_name[match[2].lower()]
+
+
+def _remove(cache: Path, entry: CacheEntry, *, dry_run: bool) -> bool:
+    """Remove one entry; False where it is in use. Cut off, it leaves unfinished work."""
+    name = _RANK.sub("", entry.folder.name)
+    with (
+        nobody_has(used_file(cache, name)) as unused,
+        nobody_has(cache / "work" / f"{name}.lock") as idle,
+    ):
+        if not (unused and idle):
+            return False
+        if not dry_run:
+            # under another name first: a stage of which files are missing would be damaged
+            away = cache / "work" / f"{_REMOVED}{time.time_ns()}-{name}"
+            entry.folder.rename(away)
+            clear_folder(away)
+            used_file(cache, name).unlink(missing_ok=True)
+        return True
+
+
+def _entry(cache: Path, kind: Literal["done", "unfinished"], folder: Path) -> CacheEntry:
+    paths = (used_file(cache, folder.name), folder / RECORD, folder)
+    times = [path.stat().st_mtime for path in paths if path.exists()]
+    return CacheEntry(kind, folder, _size(folder), max(times, default=0.0))
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folders in ``place``, but for hidden ones: those are being written."""
+    return sorted(path for path in place.glob("[!.]*") if path.is_dir())
+
+
+def _size(folder: Path) -> int:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return sum(path.stat().st_size for path in files)
