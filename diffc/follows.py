@@ -31,7 +31,17 @@ from diffc_runtime.files import file_digest
 SIDES = ("dense", "compressed")
 DECODER = "decoder"
 _MEASURING = ("bench", "explain", "serve")
-_VERBS = {"plan": "prune", "prune": "prune", "distill": "distill", "samples": "eval"}
+_VERBS = {
+    "plan": "prune",
+    "prune": "prune",
+    "repair": "distill",
+    "distill": "distill",
+    "samples": "eval",
+}
+
+
+_OLDER_PLAN = "is of the plan before the last pruning"
+_OLDER_MODEL = "is of the model before the last distillation"
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,14 @@ class _Link:
 
 
 _LINKS = {
-    "prune": _Link("plan", "plan", "is of the plan before the last one"),
-    "distill": _Link("pruned", "prune", "is of the plan before the last pruning"),
-    "samples": _Link("compressed", "distill", "is of the model before the last distillation"),
-    "export-compressed": _Link("model", "distill", "is of the model before the last distillation"),
+    "prune": (_Link("plan", "plan", "is of the plan before the last one"),),
+    "repair": (_Link("pruned", "prune", _OLDER_PLAN),),
+    "distill": (  # a model of an older diffc follows from the pruned one alone
+        _Link("pruned", "prune", _OLDER_PLAN),
+        _Link("repaired", "repair", "is of the repair before the last one"),
+    ),
+    "samples": (_Link("compressed", "distill", _OLDER_MODEL),),
+    "export-compressed": (_Link("model", "distill", _OLDER_MODEL),),
 }
 
 
@@ -211,8 +225,8 @@ class _Folder:
 
     def _link_fault(self, name: str) -> Fault | None:
         """Why what the stage was made from is not what OUT holds now."""
-        inputs, link = self._record(name).get("inputs", {}), _LINKS.get(name)
-        if link is None:
+        inputs, links = self._record(name).get("inputs", {}), _LINKS.get(name)
+        if links is None:
             dense = {
                 "export-dense": ("model", self._dense),
                 f"export-{DECODER}": ("vae", self._vae),
@@ -221,11 +235,14 @@ class _Folder:
             if inputs and there() not in (None, inputs.get(key)):
                 return Fault(f"{self.out / name.replace('export-', 'onnx/')} is of another model")
             return None
-        fault, maker = self.fault(link.maker), self._record(link.maker)
-        if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
-            place = next(iter(self._record(name)["places"].values()), name)
-            return Fault(f"{self.out / place} {link.older}")
-        return fault
+        for link in links:
+            fault, maker = self.fault(link.maker), self._record(link.maker)
+            if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
+                place = next(iter(self._record(name)["places"].values()), name)
+                fault = Fault(f"{self.out / place} {link.older}")
+            if fault is not None:
+                return fault
+        return None
 
     def _figures_fault(self, name: str, target: str) -> Fault | None:
         """Why the figures of a stage that measured are not of the engines that are there."""

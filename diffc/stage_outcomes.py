@@ -88,6 +88,48 @@ class PruneOutcome(StageOutcome):
     params: int
 
 
+class RepairedLayerFigures(StageOutcome):
+    """One layer that a repair looked at; fields as in ``diffc.prune.repair.run.RepairedLayer``."""
+
+    name: str
+    before: float
+    after: float
+    ridge: float | None
+    rows: int
+    columns: int
+
+
+class NetworkErrors(StageOutcome):
+    """Of one network on held-out rows, as in ``diffc.prune.repair.run.Errors``."""
+
+    to_dense: float
+    to_noise: float
+
+
+class RepairOutcome(StageOutcome):
+    """A repair; the fields are those of ``diffc.prune.repair.run.Repair``.
+
+    Attributes:
+        is_used: Whether there are new weights.
+        layers: Every layer that could be mended.
+        left_alone: Name -> why a layer that reads cut channels was left alone.
+        dense: The errors of the dense network; None for no repair, as are the next two.
+        cut: Of the cut one.
+        repaired: Of the repaired one.
+        samples: How many noised samples were used.
+        notes: What the user should know.
+    """
+
+    is_used: bool
+    layers: list[RepairedLayerFigures] = Field(default_factory=list)
+    left_alone: dict[str, str] = Field(default_factory=dict)
+    dense: NetworkErrors | None = None
+    cut: NetworkErrors | None = None
+    repaired: NetworkErrors | None = None
+    samples: int = 0
+    notes: list[str] = Field(default_factory=list)
+
+
 class QualityPoint(StageOutcome):
     """SSIM to the dense model's samples after so many steps."""
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @takes(
     *("model", "ratio", "target", "precision", "batch", "one_profile", "resolution", "gpu"),
-    *("data", "prompts", "guidance", "distill_steps", "out", "recipe", "seed", "ratio_of"),
-    *("allocate",),
+    *("data", "prompts", "guidance", "repair", "distill_steps", "out", "recipe", "seed"),
+    *("ratio_of", "allocate"),
     *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "family"),
     *("allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
 )

@@ -24,7 +24,7 @@ def prune_(command: Command) -> None:
     run_chain(command, "prune")
 
 
-@takes("output_folder", "distill_steps", "recipe", "fresh", "json", "quiet")
+@takes("output_folder", "repair", "distill_steps", "recipe", "fresh", "json", "quiet")
 def distill_(command: Command, output_folder: Path) -> None:
     """Distil the cut model from the dense one: OUT/model, and samples of both.
 

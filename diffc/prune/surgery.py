@@ -51,7 +51,7 @@ def cut(model: nn.Module, units: Sequence[Unit], keep: Keep) -> None:
 
 def _cut_channels(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None:
     with torch.no_grad():
-        for (name, dim), gone in _removed_positions(groups, keep).items():
+        for (name, dim), gone in removed_positions(groups, keep).items():
             old = get_tensor(model, name)
             stays = np.setdiff1d(np.arange(old.shape[dim]), gone)
             index = torch.from_numpy(stays).to(old.device)
@@ -63,10 +63,15 @@ def _cut_channels(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None
     follow_shapes(model)
 
 
-def _removed_positions(
+def removed_positions(
     groups: Sequence[Group], keep: Keep
 ) -> dict[tuple[str, int], NDArray[np.int64]]:
-    """(tensor, dim) -> positions to remove, over all groups that lie along it."""
+    """(tensor, dim) -> positions to remove, over all groups that lie along it.
+
+    Args:
+        groups: Of the dense model.
+        keep: The channels to keep; groups that it does not name stay whole.
+    """
     gone: dict[tuple[str, int], list[NDArray[np.int64]]] = {}
     for group in groups:
         if group.name not in keep:

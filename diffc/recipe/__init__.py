@@ -31,6 +31,7 @@ from diffc.recipe.sections.export import ExportSection
 from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import ImportanceSection, PruneSection
 from diffc.recipe.sections.quality import QualitySection
+from diffc.recipe.sections.repair import RepairSection
 from diffc.recipe.validation import validate
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "QualitySection",
     "Recipe",
     "RecipeFile",
+    "RepairSection",
     "TargetOverrides",
     "recipe_file",
     "recipe_files",

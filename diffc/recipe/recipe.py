@@ -11,6 +11,7 @@ from diffc.recipe.sections.export import ExportSection
 from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import PruneSection
 from diffc.recipe.sections.quality import QualitySection
+from diffc.recipe.sections.repair import RepairSection
 from diffc.recipe.words import Seed
 
 
@@ -19,6 +20,7 @@ class Recipe(RecipeSection):
 
     prune: PruneSection = PruneSection()
     data: DataSection = DataSection()
+    repair: RepairSection = RepairSection()
     distill: DistillSection = DistillSection()
     export: ExportSection = ExportSection()
     build: BuildSection = BuildSection()

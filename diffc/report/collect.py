@@ -51,6 +51,7 @@ def collect(
         compressed=_figures(out, lock, records, "compressed"),
         plan=_plan(out),
         data=records["data"]["result"] if "data" in records else None,
+        repair=records["repair"]["result"] if "repair" in records else None,
         distillation=records["distill"]["result"] if "distill" in records else None,
         stages=[_stage(record, fresh) for record in records.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],

@@ -17,11 +17,12 @@ from diffc.report.records import (
     EnvironmentRecord,
     PlanRecord,
     QualityRecord,
+    RepairRecord,
 )
 
-SCHEMA_VERSION = 2
-"""2: ``anchors``, and in ``quality`` ``each`` (the value of every pair) and ``prompts``. Reports of
-version 1 are read as they are."""
+SCHEMA_VERSION = 3
+"""3: ``repair``. 2: ``anchors``, and in ``quality`` ``each`` (the value of every pair) and
+``prompts``. Reports of versions 1 and 2 are read as they are."""
 
 
 class _ReportPart(BaseModel):
@@ -77,6 +78,7 @@ class Report(_ReportPart):
         compressed: The compressed model.
         plan: plan.json without the indices of channels.
         data: The clean samples, and notes on how they were taken.
+        repair: The repair right after the cut.
         distillation: The training run.
         stages: Every stage of the run, in order.
         targets: One result for each target, resolution and batch size.
@@ -100,6 +102,7 @@ class Report(_ReportPart):
     compressed: ModelFigures | None = None
     plan: AsRecorded[PlanRecord | None] = None
     data: AsRecorded[DataRecord | None] = None
+    repair: AsRecorded[RepairRecord | None] = None
     distillation: AsRecorded[DistillRecord | None] = None
     stages: list[StageFigures] = Field(default_factory=list)
     targets: list[TargetResult] = Field(default_factory=list)

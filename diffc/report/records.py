@@ -119,6 +119,48 @@ class DataRecord(_Record, total=False):
     notes: list[str]
 
 
+class RepairErrors(_Record, total=False):
+    """Mean squared errors of the implied noise on held-out rows."""
+
+    to_dense: float
+    to_noise: float
+
+
+class RepairedLayerRecord(_Record, total=False):
+    """One layer: its relative squared error on held-out rows, and its ridge, None if it kept its
+    weights.
+    """
+
+    name: str
+    before: float
+    after: float
+    ridge: float | None
+
+
+class RepairRecord(_Record, total=False):
+    """The repair right after the cut.
+
+    Attributes:
+        is_used: False if the cut model was left as it was.
+        layers: Every layer that could be mended.
+        left_alone: Name -> why a layer was left alone.
+        dense: Errors of the dense network.
+        cut: Of the cut one.
+        repaired: Of the repaired one.
+        samples: How many noised samples were used.
+        notes: What the user should know.
+    """
+
+    is_used: bool
+    layers: list[RepairedLayerRecord]
+    left_alone: dict[str, str]
+    dense: RepairErrors | None
+    cut: RepairErrors | None
+    repaired: RepairErrors | None
+    samples: int
+    notes: list[str]
+
+
 class QualityCurvePoint(_Record, total=False):
     """SSIM to the dense model's samples after so many steps of distillation."""
 

@@ -4,6 +4,7 @@ data.py            clean samples and their conditions
 importance.py      how much every channel matters
 plan.py            which channels stay: OUT/plan.json
 prune.py           surgery: OUT/pruned
+repair.py          least-squares weights for the layers that read cut channels
 distill.py         training: OUT/model
 samples.py         pictures of both models, and how alike they are: OUT/samples
 export.py          ONNX of both sides, with what torch gave: OUT/onnx

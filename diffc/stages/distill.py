@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.models.source import PRUNING_FILE, Source, find_source
@@ -13,10 +14,18 @@ from diffc.recipe import DistillSection, Recipe
 from diffc.recipe.sections.distill import WATCHING
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
-from diffc.stage_outcomes import DataOutcome, DistillOutcome, PruneOutcome, QualityPoint
+from diffc.stage_outcomes import (
+    DataOutcome,
+    DistillOutcome,
+    PruneOutcome,
+    QualityPoint,
+    RepairOutcome,
+)
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.prune import PRUNED
+from diffc.stages.repair import apply_repair
 from diffc_export.events import Progress, Work
+from diffc_runtime.json_types import JsonDict
 
 if TYPE_CHECKING:
     from diffc.data.clean import CleanSet
@@ -38,6 +47,7 @@ class DistillInputs:
         data: The clean samples.
         plan_file: The plan, which says what the feature loss compares.
         pruned: The cut model.
+        repaired: Its weights after the repair.
         options: How to train; what only watches the training does not change the model.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
@@ -48,6 +58,7 @@ class DistillInputs:
     data: StageResult[DataOutcome]
     plan_file: FileInput
     pruned: StageResult[PruneOutcome]
+    repaired: StageResult[RepairOutcome]
     options: SectionInput[DistillSection]
     shape: RunShape
     seed: int
@@ -59,6 +70,7 @@ def distill_stage(
     data: StageResult[DataOutcome],
     plan_file: FileInput,
     pruned: StageResult[PruneOutcome],
+    repaired: StageResult[RepairOutcome],
 ) -> Stage[DistillInputs, DistillOutcome]:
     """The compressed model."""
     options = recipe.distill
@@ -68,6 +80,7 @@ def distill_stage(
         data=data,
         plan_file=plan_file,
         pruned=pruned,
+        repaired=repaired,
         options=SectionInput(options, without=tuple(WATCHING)),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
@@ -84,7 +97,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     """Train the cut model, or copy it where no steps are asked for."""
     pruned = inputs.pruned.folder / PRUNED
     if inputs.options.section.steps == 0:
-        shutil.copytree(pruned, folder.out / MODEL)
+        _save_untrained(inputs, folder)
         yield Progress(1, 1, "no distillation asked for")
         return DistillOutcome(steps=0, losses=[])
     from diffc.data.clean import CleanSet
@@ -95,6 +108,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
 
     teacher = inputs.shape.open(inputs.model.source)
     student = load_denoiser(find_source(pruned))
+    apply_repair(student, inputs.repaired)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     options = inputs.options.section
     judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
@@ -107,10 +121,27 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         judge=judge,
         logs=folder.logs,
     )
-    summary = json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
-    facts = {name: summary[name] for name in _FACTS}
-    save_compressed(student, inputs.parts.source, folder.out / MODEL, facts)
+    save_compressed(student, inputs.parts.source, folder.out / MODEL, _facts(pruned))
     return _outcome(result, notes)
+
+
+def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
+    """The cut model, with its repaired weights if there are some."""
+    pruned = inputs.pruned.folder / PRUNED
+    if not inputs.repaired.result.is_used:
+        shutil.copytree(pruned, folder.out / MODEL)
+        return
+    from diffc.models.load import load_denoiser
+    from diffc.models.save import save_compressed
+
+    model = load_denoiser(find_source(pruned))
+    apply_repair(model, inputs.repaired)
+    save_compressed(model, inputs.parts.source, folder.out / MODEL, _facts(pruned))
+
+
+def _facts(pruned: Path) -> JsonDict:
+    summary = json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
+    return {name: summary[name] for name in _FACTS}
 
 
 def _outcome(result: DistillResult, notes: list[str]) -> DistillOutcome:

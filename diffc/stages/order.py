@@ -37,6 +37,7 @@ from diffc.stages.plan import plan_stage
 from diffc.stages.precision_auto import choose_precision
 from diffc.stages.preflight import preflight
 from diffc.stages.prune import prune_stage
+from diffc.stages.repair import repair_stage
 from diffc.stages.samples import samples_stage
 from diffc.stages.serve import serve_stage
 from diffc_export.cache import cache_folder
@@ -196,7 +197,9 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
     pruned = yield from runner.do(prune)
     if stop < STOPS.index("distill"):
         return
-    distill = distill_stage(source, recipe, clean, prune.inputs.plan_file, pruned)
+    plan_file = prune.inputs.plan_file
+    repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
+    distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
     distilled = yield from runner.do(distill)
     yield from runner.do(samples_stage(source, recipe, clean, distilled))
     if stop < STOPS.index("export"):

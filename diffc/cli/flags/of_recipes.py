@@ -91,6 +91,16 @@ DATA = (
     ),
     Flag("fit", str, "Images of another size: skip, resize.", path="data.fit", shown="skip"),
 )
+REPAIR = (
+    Flag(
+        "repair",
+        str,
+        "on: least-squares weights right after the cut; off.",
+        path="repair.mode",
+        shown="on",
+        group=QUALITY,
+    ),
+)
 DISTILL = (
     Flag(
         "distill_steps",
@@ -335,4 +345,15 @@ WHOLE = (
     Flag("seed", int, "Seed of everything random.", path="seed", shown="0", read=checked_seed),
 )
 
-RECIPE_FLAGS = (*PRUNE, *DATA, *DISTILL, *EXPORT, *BUILD, *MEASURE, *QUALITIES, *CHECK, *WHOLE)
+RECIPE_FLAGS = (
+    *PRUNE,
+    *DATA,
+    *REPAIR,
+    *DISTILL,
+    *EXPORT,
+    *BUILD,
+    *MEASURE,
+    *QUALITIES,
+    *CHECK,
+    *WHOLE,
+)

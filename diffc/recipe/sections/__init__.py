@@ -3,6 +3,7 @@
 base.py         RecipeSection: what all sections have in common
 prune.py        what to remove, and how channels are ranked
 data.py         clean samples
+repair.py       least-squares weights right after the cut
 distill.py      losses and training
 export.py       ONNX and resolutions
 build.py        targets, precisions, batch sizes, and what single targets override

@@ -27,6 +27,7 @@ models.py  the sizes of both models, and the notes of the run
 precisions.py  the precision of each target that was to choose one by measuring, and what it chose
                from
 reductions.py  by what factor parameters, MACs and times fell
+repair.py  the repair right after the cut: the errors of the network and of each layer
 reproduce.py  the command that made the run
 samples.py  samples of both models from the same noise: the pictures, and how close they are
 serving.py  the sampling loop through an inference server, dense beside compressed, per target

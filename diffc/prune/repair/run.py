@@ -1,0 +1,294 @@
+"""The repair: layer by layer in the order in which they run, and judged as a whole at the end.
+
+A layer that reads cut channels gets the weights with which it comes nearest to what the dense layer
+gives, on the outputs that are kept, from the inputs that the cut model has there: all layers before
+it are mended already. Two decisions are made on rows that fit nothing: a layer that does not come
+nearer keeps its weights, and so does the whole network.
+
+Both models are in memory at once, with the activations of all rows that the calls still need.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from diffc.data.batches import halve_batch
+from diffc.data.clean import CleanSet
+from diffc.data.randomness import keyed_generator
+from diffc.models.denoiser import Denoiser
+from diffc.prune.repair.in_step import WaitingCall, calls_in_step
+from diffc.prune.repair.layers import Reader, Readers
+from diffc.prune.repair.least_squares import Change, Sums, best_change
+from diffc.prune.repair.room import rows_with_room
+from diffc.prune.repair.rows import (
+    Layer,
+    add_change,
+    column_count,
+    input_rows,
+    output_rows,
+    positions,
+)
+from diffc.prune.repair.samples import NoisedBatch, noised_batches
+from diffc_export.events import Progress, Work
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
+
+_POSITIONS = 8
+_ROWS_PER_COLUMN = 8
+_PLACE = 9
+
+
+@dataclass(frozen=True)
+class RepairedLayer:
+    """What became of one layer.
+
+    Attributes:
+        name: The layer.
+        before: Its relative squared error to the dense layer on held-out rows, unrepaired.
+        after: The same with what it has now; equal where it keeps its weights.
+        ridge: None where it keeps its weights.
+        rows: How many rows fitted it.
+        columns: How many inputs a row has, the bias included.
+    """
+
+    name: str
+    before: float
+    after: float
+    ridge: float | None
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of the whole network on held-out rows, as mean squared errors of the implied noise.
+
+    Attributes:
+        to_dense: Between its outputs and the dense model's.
+        to_noise: Between its outputs and what a perfect model gives.
+    """
+
+    to_dense: float
+    to_noise: float
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A finished repair.
+
+    Attributes:
+        is_used: Whether the repaired network came nearer to the dense one; else the model is as it
+            was.
+        layers: Every layer that could be mended, in the order in which they run.
+        left_alone: Name -> why a layer that reads cut channels was left alone.
+        dense, cut, repaired: The errors; ``repaired`` is None where nothing changed.
+        samples: How many rows of samples were used, held-out ones included.
+        changed: The tensors that are new, by name.
+    """
+
+    is_used: bool
+    layers: Sequence[RepairedLayer]
+    left_alone: Mapping[str, str]
+    dense: Errors
+    cut: Errors
+    repaired: Errors | None
+    samples: int
+    changed: Mapping[str, Tensor] = field(repr=False)
+
+
+def repair(
+    dense: Denoiser, cut: nn.Module, readers: Readers, clean: CleanSet, *, rows: int, seed: int
+) -> Work[Repair]:
+    """Mend ``cut`` in place; it stays as it is where that is better.
+
+    Args:
+        dense: The model before the cut, on the device to compute on.
+        cut: The model after it, on the same device.
+        readers: The layers of ``cut`` that read cut channels.
+        clean: Clean samples.
+        rows: How many noised samples to use; fewer where memory has no room.
+        seed: Of everything random.
+
+    Raises:
+        OutOfMemory: There is no room for two rows.
+    """
+    old = {name: value.detach().to("cpu", copy=True) for name, value in _tensors(cut, readers.able)}
+    first = noised_batches(dense, clean, 4, seed)[0].inputs
+    one = {name: value[:1] for name, value in first.items()}
+    rows = rows_with_room(rows, (dense, dense.with_model(cut)), one)
+    while True:
+        failure: Exception | None = None
+        try:
+            return (yield from _repaired(dense, cut, readers, clean, rows, seed, old))
+        except (RuntimeError, MemoryError) as caught:
+            if not is_out_of_memory(caught):
+                raise
+            failure = caught.with_traceback(None)  # its frames hold activations
+        _restore(cut, old)
+        rows = 2 * halve_batch(rows // 2, "repairing the cut model", failure)
+        gc.collect()
+        yield Progress(0, None, f"out of memory: going on with {rows} rows")
+
+
+def _repaired(
+    dense: Denoiser,
+    cut: nn.Module,
+    readers: Readers,
+    clean: CleanSet,
+    rows: int,
+    seed: int,
+    old: Mapping[str, Tensor],
+) -> Work[Repair]:
+    batches = noised_batches(dense, clean, rows, seed)
+    judges = [batch for batch in batches if batch.is_held_out]
+    student = dense.with_model(cut)
+    before = _errors(student, dense, judges)
+    names, reasons = _run_once(dense, student, readers, batches[0])
+    able = {name: readers.able[name] for name in names}
+    layers, broken = yield from _mend_layers(dense, student, able, batches, seed)
+    after = _errors(student, dense, judges)
+    is_used = after.to_dense < before.to_dense  # NaN is no improvement
+    if not is_used:
+        _restore(cut, old)
+    mended = {layer.name: able[layer.name] for layer in layers if layer.ridge is not None}
+    changed = {name: value.detach().cpu().clone() for name, value in _tensors(cut, mended)}
+    return Repair(
+        is_used,
+        layers,
+        {**readers.reasons, **reasons, **broken},
+        _errors(dense, dense, judges),
+        before,
+        after if mended else None,
+        sum(map(len, batches)),
+        changed if is_used else {},
+    )
+
+
+def _tensors(model: nn.Module, names: Mapping[str, Reader]) -> Iterator[tuple[str, Tensor]]:
+    for name in names:
+        for leaf, value in model.get_submodule(name).named_parameters():
+            yield f"{name}.{leaf}", value
+
+
+def _restore(model: nn.Module, old: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in old.items():
+            model.get_parameter(name).copy_(value)
+
+
+@torch.no_grad()
+def _errors(student: Denoiser, dense: Denoiser, batches: Sequence[NoisedBatch]) -> Errors:
+    near, true, count = 0.0, 0.0, 0
+    for batch in batches:
+        width = batch.target.shape[1]  # a learned variance comes after it
+        output = student.call(batch.inputs)[:, :width]
+        wanted = output if student is dense else dense.call(batch.inputs)[:, :width]
+        near += float((_mean_square(output - wanted) * batch.scale).sum())
+        true += float((_mean_square(output - batch.target) * batch.scale).sum())
+        count += len(batch)
+    return Errors(near / count, true / count)
+
+
+def _mean_square(error: Tensor) -> Tensor:
+    return error.float().square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def _run_once(
+    dense: Denoiser, student: Denoiser, readers: Readers, batch: NoisedBatch
+) -> tuple[list[str], dict[str, str]]:
+    """The layers that one call runs once, in both models, and why others are left alone."""
+    one = {name: value[:1] for name, value in batch.inputs.items()}
+    seen: list[list[str]] = []
+    for denoiser in (dense, student):
+        order: list[str] = []
+        with ExitStack() as stack:
+            for name in readers.able:
+                layer = denoiser.model.get_submodule(name)
+                hook = layer.register_forward_pre_hook(
+                    lambda _layer, _inputs, name=name, order=order: order.append(name)
+                )
+                stack.callback(hook.remove)
+            denoiser.call(one)
+        seen.append(order)
+    reasons = {
+        name: f"it runs {counts[1]} times in a call"
+        for name in readers.able
+        if (counts := [order.count(name) for order in seen]) != [1, 1]
+    }
+    return [name for name in seen[1] if name not in reasons], reasons
+
+
+def _mend_layers(
+    dense: Denoiser,
+    student: Denoiser,
+    able: Mapping[str, Reader],
+    batches: Sequence[NoisedBatch],
+    seed: int,
+) -> Work[tuple[list[RepairedLayer], dict[str, str]]]:
+    """Mend each layer of ``able``, which are in the order in which they run."""
+    names, layers, broken = list(able), list[RepairedLayer](), dict[str, str]()
+    samples = sum(len(batch) for batch in batches if not batch.is_held_out)
+    theirs = [partial(dense.call, batch.inputs) for batch in batches]
+    ours = [partial(student.call, batch.inputs) for batch in batches]
+    with (
+        calls_in_step(dense.model, names, theirs, after=True) as wanted,
+        calls_in_step(student.model, names, ours, after=False) as given,
+    ):
+        for place, name in enumerate(names):
+            yield Progress(place, len(names), "repairing the cut model")
+            layer = student.model.get_submodule(name)
+            assert isinstance(layer, Layer)
+            key = (seed, _PLACE, place)
+            calls = zip(wanted, given, batches, strict=True)
+            sums = _sums(layer, able[name], calls, samples, key)
+            if not all(one.is_finite for one in sums):
+                broken[name] = "its activations are not finite"
+                continue
+            change = best_change(*sums)
+            if change.weights is not None:
+                add_change(layer, change.weights)
+            layers.append(_layer_record(name, change, sums[0]))
+    return layers, broken
+
+
+def _layer_record(name: str, change: Change, fitted: Sums) -> RepairedLayer:
+    columns = len(fitted.inputs)
+    return RepairedLayer(name, change.before, change.after, change.ridge, fitted.rows, columns)
+
+
+@torch.no_grad()
+def _sums(
+    layer: Layer,
+    reader: Reader,
+    calls: Iterator[tuple[WaitingCall, WaitingCall, NoisedBatch]],
+    samples: int,
+    key: tuple[int, ...],
+) -> tuple[Sums, Sums]:
+    """Bring every call to the layer, and sum its rows: (those that fit, those held out)."""
+    columns, device = column_count(layer), layer.weight.device
+    fitted, held_out = (Sums(columns, len(reader.outputs), device) for _ in range(2))
+    each = max(_POSITIONS, math.ceil(_ROWS_PER_COLUMN * columns / samples))
+    for number, (theirs, ours, batch) in enumerate(calls):
+        there, here = theirs.to_next_layer(), ours.to_next_layer()
+        assert there is not None and here is not None and there.name == here.name == reader.name
+        output = layer.forward(here.value)
+        chosen = _chosen(layer, output, each, (*key, number)).to(output.device)
+        goal = output_rows(layer, there.value, chosen)[:, reader.outputs.to(output.device)]
+        lack = goal - output_rows(layer, output, chosen)
+        sums = held_out if batch.is_held_out else fitted
+        sums.add(input_rows(layer, here.value, output, chosen), lack, goal)
+    return fitted, held_out
+
+
+def _chosen(layer: Layer, output: Tensor, most: int, key: tuple[int, ...]) -> Tensor:
+    """At most ``most`` positions of the output, the same for all samples of a call."""
+    order = torch.randperm(positions(layer, output), generator=keyed_generator(*key))
+    return order[:most].sort().values
