@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffc.stage_records import STATE, read_record
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.json_types import JsonObject
+from diffc_runtime.loop import Loop
 
-_SAMPLERS = {"DDIM": "ddim", "FlowMatchEulerDiscrete": "flow-euler"}
-"""The runtime's names for the deterministic samplers with which samples are compared."""
+_OLDER = {"DDIM": "ddim", "FlowMatchEulerDiscrete": "flow-euler"}
+"""The samplers of figures before there were loops, by diffusers' classes."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,30 @@ def find_judged(out: Path) -> Judged | None:
     record = read_record(out / STATE / "samples.json")
     figures = {} if record is None else record.result
     try:
-        first = next(figure for figure in figures.values() if "sampler" in figure)
-        sampler = _SAMPLERS[str(first["sampler"])]
-        return Judged(sampler, int(first["steps"]), float(first.get("guidance", 1.0)))
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        first = with_loops(next(figure for figure in figures.values() if "sampler" in figure))
+        loop = Loop.parse(first["loop"])
+        return Judged(str(loop.sampler), int(loop.steps or 0), loop.guidance or 1.0)
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, BadRequest):
         return None
+
+
+def with_loops(figure: JsonObject) -> JsonObject:
+    """Return a figure with ``loop`` and ``reference_loop``.
+
+    A figure of an older diffc names one sampler, with which both sides were made. A loop without a
+    guidance in a figure has none.
+    """
+    sampler = _OLDER.get(str(figure.get("sampler")))
+    if "loop" in figure or sampler is None or "steps" not in figure:
+        return figure
+    guidance = float(figure.get("guidance", 1.0))
+    both = Loop(sampler, int(figure["steps"]), None if guidance == 1 else guidance)
+    spacing = figure.get("spacing")
+    return {
+        **figure,
+        "sampler": sampler,
+        "guidance": guidance,
+        "loop": str(both),
+        "reference_loop": str(both),
+        "reference_spacing": spacing,
+    }

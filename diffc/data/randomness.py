@@ -27,6 +27,22 @@ def keyed_noise(keys: Iterable[Sequence[int]], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(*shape, generator=keyed_generator(*key)) for key in keys])
 
 
-def image_noise(seed: int, index: range, shape: Sequence[int]) -> Tensor:
-    """Return the noise (len(index), *shape) that the runtime starts these images of a seed from."""
-    return torch.from_numpy(noise.image_noise(seed, index.start, len(index), shape))
+class ImageNoise:
+    """The noise of some images of a seed, as the serving runtime draws it for them.
+
+    Image i is the same alone and among sixteen, in torch and by an engine: each has a stream of its
+    own, which gives the noise that it starts from, then that of each step that adds some.
+    """
+
+    def __init__(self, seed: int, index: range, shape: Sequence[int]) -> None:
+        """Begin the streams of the images ``index`` of ``seed``, of (*shape) each."""
+        self._streams = noise.image_streams(seed, index.start, len(index))
+        self._drawn = np.empty((len(index), *shape), np.float32)
+        self.first = torch.empty(self._drawn.shape)
+        """(B, *shape) standard normal: what the images start from."""
+        self.draw(self.first)
+
+    def draw(self, out: Tensor) -> None:
+        """Fill ``out`` (B, *shape) with the noise of the next step that adds some."""
+        noise.fill(self._streams, self._drawn)
+        out.copy_(torch.from_numpy(self._drawn))

@@ -1,41 +1,51 @@
-"""Deterministic sampling: from noise to images by the runtime's samplers and its loop.
+"""Sampling a torch model: from noise to images by the runtime's samplers and its loop.
 
+torch_loop          any of the runtime's loops over a model's noise levels
 deterministic_loop  DDIM (eta 0), or Euler for flow matching, over a number of steps
-denoise             the loop; yields after each step, the last is x_0
+denoise             the loop; yields after each call of the model, the last is x_0
 SamplerInfo         what every figure made from samples must carry
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffc.models.diffusion import served_settings
 from diffc.models.noise_levels import flow_levels
-from diffc.models.schedulers import fitting_steps, is_flow, scheduler_settings, train_steps
+from diffc.models.schedulers import fitting_steps, is_flow
 from diffc_runtime import denoising
-from diffc_runtime.schedulers import scheduler
+from diffc_runtime.json_types import JsonDict
+from diffc_runtime.loop import Loop
 from diffc_runtime.stepping import Scheduler
 
 ModelCall = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), timestep (B,)) -> the model's output, shaped like x_t."""
+Draw = Callable[[Tensor], None]
+"""Fills a tensor (B, ...) with the noise of a step."""
 
 
 @dataclass(frozen=True)
 class SamplerInfo:
-    """The sampler behind a figure: class, steps, and how timesteps are spaced."""
+    """The loop behind a figure.
 
-    sampler: str
-    steps: int
+    Attributes:
+        loop: With nothing left open but the spacing.
+        spacing: How the timesteps are spaced: the loop's, or the config's where it says nothing.
+    """
+
+    loop: Loop
     spacing: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for reports."""
-        return asdict(self)
+    def as_dict(self) -> JsonDict:
+        """Plain values, for reports: the loop as a text, and its parts."""
+        parts = {"sampler": self.loop.sampler, "steps": self.loop.steps, "spacing": self.spacing}
+        return {"loop": str(self.loop), **parts}
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,12 @@ class TorchLoop:
     """A sampling loop over the noise levels of one model, for its torch network.
 
     Attributes:
-        sampler: The runtime's name of the sampler.
-        steps: The number of steps.
-        config: The scheduler's config as the sampler reads it.
+        loop: Sampler, steps and guidance, settled. Guidance is the model call's matter
+            (``diffc.data.synthetic.guided_call``): ``denoise`` calls the model once a timestep.
+        config: The scheduler's config as the samplers read it.
     """
 
-    sampler: str
-    steps: int
+    loop: Loop
     config: Mapping[str, Any]
 
     def trajectory(self, shape: Sequence[int]) -> Scheduler:
@@ -58,74 +67,87 @@ class TorchLoop:
         Args:
             shape: Of a sample without the batch: a flow's noise levels may depend on it, as they do
                 in the model's own pipeline.
+
+        Raises:
+            BadRequest: The process forbids the sampler, or has fewer timesteps.
         """
-        levels = flow_levels(self.config, shape)
-        return scheduler(self.sampler, {**self.config, **levels}, self.steps)
+        return self.loop.trajectory({**self.config, **flow_levels(self.config, shape)})
+
+    def calls(self, shape: Sequence[int]) -> int:
+        """Return how often the model is called: once a step by most samplers, twice by Heun's."""
+        return len(self.trajectory(shape))
 
     @property
     def info(self) -> SamplerInfo:
         """What to write beside a figure made with this loop."""
-        name = _NAMES[self.sampler]
-        return SamplerInfo(name, self.steps, self.config.get("timestep_spacing") or "linspace")
+        spacing = self.loop.spacing or self.config.get("timestep_spacing") or "linspace"
+        return SamplerInfo(self.loop, spacing)
 
 
-_NAMES = {"ddim": "DDIM", "flow-euler": "FlowMatchEulerDiscrete"}
-"""The samplers as diffusers' classes name them."""
+def torch_loop(config: Mapping[str, Any], loop: Loop) -> TorchLoop:
+    """Return a loop over the noise levels of a model.
+
+    Betas, prediction, clipping and spacing are those of the config's own class: a sampler brings no
+    defaults of its own. An engine's model.json has the same settings, so that both make one image.
+
+    Args:
+        config: The model's own scheduler_config.json, with its ``_class_name``.
+        loop: With sampler and steps.
+    """
+    own = served_settings(config)
+    if own.get("use_dynamic_shifting"):
+        # mu counts where the shape of a sample gives none, as that of a video
+        own = {**own, "mu": own.get("base_shift") or 0.5}
+    return TorchLoop(loop, own)
 
 
 def deterministic_loop(config: Mapping[str, Any], steps: int) -> TorchLoop:
-    """Return a loop that adds no noise on the way: DDIM, or Euler along a flow.
-
-    Betas, prediction, clipping and spacing are those of the config's own class; DDIM brings no
-    defaults of its own.
+    """Return a loop that adds no noise on the way: DDIM, or Euler along a flow, without guidance.
 
     Args:
         config: The model's own scheduler_config.json, with its ``_class_name``.
         steps: At most so many; fewer where the model has fewer timesteps
             (``diffc.models.schedulers.fitting_steps``).
     """
-    own = scheduler_settings(config)
-    steps = fitting_steps(own, steps)
-    if is_flow(own):
-        return TorchLoop("flow-euler", steps, _flow_config(own))
-    return TorchLoop("ddim", steps, served_settings(config))
+    own = served_settings(config)
+    loop = Loop("flow-euler" if is_flow(own) else "ddim", fitting_steps(own, steps), 1.0)
+    if own.get("stochastic_sampling"):
+        return torch_loop({**config, "stochastic_sampling": False}, loop)
+    return torch_loop(config, loop)
 
 
-def _flow_config(own: Mapping[str, Any]) -> dict[str, Any]:
-    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    if "FlowMatch" not in own["_class_name"]:  # a solver that is told to take its sigmas
-        return {
-            **flow,
-            "num_train_timesteps": train_steps(own),
-            "shift": own.get("flow_shift", 1.0),
-        }
-    # mu counts where the shape of a sample gives none, as that of a video
-    return {**own, **flow, "stochastic_sampling": False, "mu": own.get("base_shift") or 0.5}
-
-
-def denoise(model: ModelCall, loop: TorchLoop, noise: Tensor) -> Iterator[Tensor]:
-    """Yield x after each step of ``loop``; the last one is x_0. Every step overwrites x.
+def denoise(
+    model: ModelCall, loop: TorchLoop, noise: Tensor, draw: Draw | None = None
+) -> Iterator[Tensor]:
+    """Yield x after each call of the model; the last one is x_0. Every call overwrites x.
 
     Args:
         model: The network; where it learns a variance, that comes after the noise and is left out.
-        loop: A loop that adds no noise.
+        loop: What is done.
         noise: (B, ...) standard normal.
+        draw: Gives the noise of a step (``diffc.data.randomness.ImageNoise.draw``); a loop that
+            adds noise needs it.
+
+    Raises:
+        BadRequest: The loop does not fit the model, or adds noise without ``draw``.
     """
     sampler = loop.trajectory(noise.shape[1:])
-    kind = torch.float32 if is_flow(loop.config) else torch.int64
+    fractions = is_flow(loop.config) or bool(np.any(sampler.timesteps % 1))
+    kind = torch.float32 if fractions else torch.int64
 
     def call(x: Any, t: float) -> Any:
         output = model(x, torch.full((len(x),), t, dtype=kind, device=x.device))
         return output[:, : x.shape[1]]
 
     start: Any = noise * sampler.init_noise_sigma
-    yield from denoising.denoise(call, sampler, start)  # type: ignore[misc]
+    drawn: Any = draw
+    yield from denoising.denoise(call, sampler, start, drawn)  # type: ignore[misc]
 
 
 @torch.no_grad()
-def sample(model: ModelCall, loop: TorchLoop, noise: Tensor) -> Tensor:
+def sample(model: ModelCall, loop: TorchLoop, noise: Tensor, draw: Draw | None = None) -> Tensor:
     """x_0 (B, ...) from ``noise`` (B, ...), without progress."""
     x = noise
-    for x in denoise(model, loop, noise):  # noqa: B007
+    for x in denoise(model, loop, noise, draw):  # noqa: B007
         pass
     return x

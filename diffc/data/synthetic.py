@@ -92,7 +92,7 @@ def synthesize(
     return CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},
-        f"{n} samples of the dense model, {loop.steps} deterministic steps, seed {seed}",
+        f"{n} samples of the dense model, {loop.loop.steps} deterministic steps, seed {seed}",
         dict(given.null),
     )
 
@@ -140,9 +140,9 @@ def _sample_batch(
     start = noise.to(device)
     if start.ndim == 4:
         start = start.to(memory_format=torch.channels_last)
-    x, steps = start, loop.steps
+    x, calls = start, loop.calls(start.shape[1:])
     for i, x in enumerate(denoise(call, loop, start)):
-        yield Progress(done + len(x) * (i + 1) / steps, total, "sampling the dense model")
+        yield Progress(done + len(x) * (i + 1) / calls, total, "sampling the dense model")
     return x.float().cpu().contiguous()
 
 

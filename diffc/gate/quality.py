@@ -13,6 +13,7 @@ from diffc.gate.limits import CheckLimits
 from diffc.gate.result import Figure
 from diffc.gate.rule import Verdict
 from diffc.gate.subject import CheckedSide
+from diffc.judged import with_loops
 from diffc.measure.quality import in_order, reported_metric
 from diffc.measure.quality.base import Metric
 from diffc_runtime.json_types import JsonObject
@@ -125,6 +126,9 @@ def _difference_note(metric: Metric, ours: JsonObject, theirs: JsonObject) -> st
     """The settings in which two figures' samples differ, in words; '' where they do not."""
     if metric.value(theirs) is None:
         return ""
+    ours, theirs = with_loops(ours), with_loops(theirs)
     differ = [key for key in metric.depends_on if ours.get(key) != theirs.get(key)]
-    words = (f"{key} {theirs.get(key)} before, {ours.get(key)} now" for key in differ)
+    words = (
+        f"{key.replace('_', ' ')} {theirs.get(key)} before, {ours.get(key)} now" for key in differ
+    )
     return f"not of the same samples: {'; '.join(words)}" if differ else ""

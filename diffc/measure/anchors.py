@@ -14,13 +14,14 @@ the same noise, with all steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.measure.results import TargetResult
 from diffc_export.events import Work
+from diffc_runtime.loop import Loop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,14 +144,14 @@ class JudgedSamples:
     Attributes:
         dense: The dense model's images with all steps, decoded, (N, C, H, W).
         each: The SSIM of the compressed model's images to them, (N,).
-        steps: Of the sampler.
+        loop: Of the images of ``dense``.
         seed: Of the noise.
         given: The conditions, as in ``diffc.measure.samples.sample_pair``.
     """
 
     dense: Tensor
     each: Sequence[float]
-    steps: int
+    loop: Loop
     seed: int
     given: Conditioning
 
@@ -185,24 +186,26 @@ def measure_anchors(
         decode: From the denoiser's samples to images.
     """
     from diffc.measure.quality.ssim import METRIC
-    from diffc.measure.samples import sample_dense
+    from diffc.measure.samples import ModelLoop, sample_images
 
     def values(steps: int, most: int) -> Work[list[float]]:
         n = min(most, len(judged.dense))
-        samples = yield from sample_dense(model, n, judged.given, steps=steps, seed=judged.seed)
+        fewer = ModelLoop(model, replace(judged.loop, steps=steps))
+        samples = yield from sample_images(fewer, n, judged.given, seed=judged.seed)
         images = yield from decode(samples)
         return METRIC.of_pairs(judged.dense[:n], images)
 
-    result = Anchors(target=wanted.target, steps=judged.steps)
+    all_steps = judged.loop.steps or 0
+    result = Anchors(target=wanted.target, steps=all_steps)
     if wanted.same_time is not None:
         each = yield from values(wanted.same_time, MOST_IMAGES)
         result.rows.append(anchor("same-time", wanted.same_time, each))
         differences = [ours - theirs for ours, theirs in zip(judged.each, each, strict=False)]
         result.ahead = estimated(differences)
-    fewer = fewer_steps(judged.steps)
+    fewer = fewer_steps(all_steps)
     if wanted.scale and fewer is not None:
         each = yield from values(fewer, MOST_OF_FEWER)
         result.rows.append(anchor("fewer-steps", fewer, each))
     if wanted.scale and len(judged.dense) > 1:
-        result.rows.append(anchor("other-seed", judged.steps, other_seed(judged.dense)))
+        result.rows.append(anchor("other-seed", all_steps, other_seed(judged.dense)))
     return result

@@ -1,9 +1,10 @@
 """Samples of the dense and the compressed model from the same noise.
 
-    SamplePair   the images, with sampler, steps, spacing and seed, which every figure carries
-    sample_pair  images from the same noise through both, by the same deterministic sampler
-    sample_dense the dense model's images alone, from the same noise, with other steps
-    consistency  the mean SSIM of a few such pairs, for a curve over training
+    SamplePair     the images, with both loops and the seed, which every figure carries
+    ModelLoop      a model and the loop that samples it
+    sample_pair    images from the same noise through both models, each by its own loop
+    sample_images  one model's images from that noise, by any loop
+    consistency    the mean SSIM of a few pairs, for a curve over training
 
 Metrics (quality/) compare the images as they would be saved: clipped to [-1, 1].
 """
@@ -11,20 +12,22 @@ Metrics (quality/) compare the images as they would be saved: clipped to [-1, 1]
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from diffc.data.batches import run_in_batches
 from diffc.data.precision import device_of
-from diffc.data.randomness import image_noise, keyed_noise
+from diffc.data.randomness import ImageNoise, keyed_noise
 from diffc.data.sampling import (
+    Draw,
     ModelCall,
     SamplerInfo,
     TorchLoop,
     denoise,
     deterministic_loop,
+    torch_loop,
 )
 from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided_call
 from diffc.measure.quality.ssim import METRIC as SSIM
@@ -32,6 +35,7 @@ from diffc.measure.statistics import estimate
 from diffc.models.denoiser import Denoiser
 from diffc_export.events import Progress, Work, drain
 from diffc_runtime.json_types import JsonDict
+from diffc_runtime.loop import Loop
 
 EVALUATION = 7  # the stream of keys that a curve's noise is drawn from, apart from training's
 
@@ -43,96 +47,108 @@ class SamplePair:
     Attributes:
         dense: The dense model's, (N, C, H, W).
         compressed: The compressed model's, of the same shape.
-        sampler: How both were made.
+        sampler: How the compressed model's were made.
+        reference: How the dense model's were made.
         seed: Image i starts from the noise that the serving runtime gives image i of this seed.
-        guidance: The scale of classifier-free guidance; 1 for none.
     """
 
     dense: Tensor
     compressed: Tensor
     sampler: SamplerInfo
+    reference: SamplerInfo
     seed: int
-    guidance: float = 1.0
 
     def origin(self) -> JsonDict:
-        """How the samples were made: sampler, steps, spacing, seeds, guidance, n."""
-        how = {**self.sampler.as_dict(), "seeds": [self.seed], "guidance": self.guidance}
-        return {**how, "n": len(self.dense)}
+        """How the samples were made: both loops, seeds, guidance, n."""
+        ours, theirs = self.sampler, self.reference
+        return {
+            **ours.as_dict(),
+            "guidance": ours.loop.guidance or 1.0,
+            "reference_loop": str(theirs.loop),
+            "reference_spacing": theirs.spacing,
+            "seeds": [self.seed],
+            "n": len(self.dense),
+        }
+
+
+@dataclass(frozen=True)
+class ModelLoop:
+    """A model and the loop that samples it.
+
+    Attributes:
+        denoiser: The model. Its scheduler's config is its own: a compressed model may predict
+            something else than the dense one.
+        loop: Sampler, steps and guidance, settled; there is no guidance without null conditions.
+    """
+
+    denoiser: Denoiser
+    loop: Loop
+
+    def under(self, given: Conditioning) -> TorchLoop:
+        """What is done under these conditions; a loop without guidance has none (None)."""
+        scale = self.loop.guidance if given.null and self.loop.guidance != 1 else None
+        return torch_loop(self.denoiser.scheduler, replace(self.loop, guidance=scale))
 
 
 def sample_pair(
-    dense: Denoiser,
-    compressed: nn.Module,
+    dense: ModelLoop,
+    compressed: ModelLoop,
     n: int,
     given: Conditioning = UNCONDITIONAL,
     *,
-    steps: int = 50,
     seed: int = 0,
     batch: int = 16,
 ) -> Work[SamplePair]:
     """Make images from the same noise through both models.
 
     Args:
-        dense: The dense model.
-        compressed: The compressed network of the same class.
+        dense: The dense model and the reference loop.
+        compressed: The compressed model of the same class, and its loop.
         n: How many images of each.
-        given: The conditions, as in ``diffc.data.synthetic.synthesize``; without null conditions
-            there is no guidance.
-        steps: Of the deterministic sampler.
+        given: The conditions, as in ``diffc.data.synthetic.synthesize``; guidance is the loops'.
         seed: Of noise and labels.
         batch: How many images at a time; halved where memory has no room.
     """
-    sides = (dense.model, compressed)
-    pair = yield from _sample_sides(dense, sides, n, given, steps=steps, seed=seed, batch=batch)
-    sampler = deterministic_loop(dense.scheduler, steps).info
-    guidance = given.guidance if given.null else 1.0
-    return SamplePair(pair[0], pair[1], sampler, seed, guidance)
+    sides = (dense, compressed)
+    pair = yield from _sample_sides(sides, n, given, seed=seed, batch=batch)
+    theirs, ours = (side.under(given).info for side in sides)
+    return SamplePair(pair[0], pair[1], ours, theirs, seed)
 
 
-def sample_dense(
-    dense: Denoiser,
+def sample_images(
+    model: ModelLoop,
     n: int,
     given: Conditioning = UNCONDITIONAL,
     *,
-    steps: int,
     seed: int = 0,
     batch: int = 16,
 ) -> Work[Tensor]:
-    """Make the dense model's images (n, C, H, W) from the noise that ``sample_pair`` begins with.
+    """Make one model's images (n, C, H, W) from the noise that ``sample_pair`` begins with.
 
-    Args and the sampler are those of ``sample_pair``.
+    Args are those of ``sample_pair``.
     """
-    sides = (dense.model,)
-    return (yield from _sample_sides(dense, sides, n, given, steps=steps, seed=seed, batch=batch))[
-        0
-    ]
+    return (yield from _sample_sides((model,), n, given, seed=seed, batch=batch))[0]
 
 
 def _sample_sides(
-    dense: Denoiser,
-    networks: Sequence[nn.Module],
-    n: int,
-    given: Conditioning,
-    *,
-    steps: int,
-    seed: int,
-    batch: int,
+    sides: Sequence[ModelLoop], n: int, given: Conditioning, *, seed: int, batch: int
 ) -> Work[list[Tensor]]:
-    """Each network's samples from the same noise, in float32."""
-    guidance = given.guidance if given.null else 1.0
-    loop, count = deterministic_loop(dense.scheduler, steps), len(networks)
+    """Each side's samples from the same noise, in float32."""
+    first, loops = sides[0].denoiser, [side.under(given) for side in sides]
+    count = len(sides)
 
     def part(index: range) -> Work[list[Tensor]]:
-        rows = condition_rows(index, dense.specs, given.rows, dense.class_count, seed)
-        noise = image_noise(seed, index, dense.sample_shape)
-        sides = []
-        for side, model in enumerate(networks):
-            done = count * index.start + side * len(index)
-            conditioning = Conditioning(rows, given.null, guidance)
-            call = guided_call(dense.with_model(model), conditioning, torch.float32)
-            device = device_of(model)
-            sides.append((yield from _sample(call, device, loop, noise, done, count * n)))
-        return sides
+        rows = condition_rows(index, first.specs, given.rows, first.class_count, seed)
+        images: list[Tensor] = []
+        for side, loop in zip(sides, loops, strict=True):
+            done = count * index.start + len(images) * len(index)
+            guided = Conditioning(rows, given.null, loop.loop.guidance or 1.0)
+            call = guided_call(side.denoiser, guided, torch.float32)
+            noise = ImageNoise(seed, index, first.sample_shape)
+            start = noise.first.to(device_of(side.denoiser.model))
+            progress = _Progress(done, count * n, loop.calls(first.sample_shape))
+            images.append((yield from _sample(call, loop, start, progress, noise.draw)))
+        return images
 
     parts = yield from run_in_batches(n, batch, part, "taking samples")
     return [torch.cat(side) for side in zip(*parts, strict=True)]
@@ -167,8 +183,9 @@ def consistency(
         def part(of: range) -> Work[Tensor]:
             given = Conditioning({name: v[of.start : of.stop] for name, v in rows.items()})
             call = guided_call(dense.with_model(model), given, torch.float32)
-            start = noise[of.start : of.stop]
-            return _sample(call, device_of(model), loop, start, of.start, n)
+            start = noise[of.start : of.stop].to(device_of(model))
+            progress = _Progress(of.start, n, loop.calls(dense.sample_shape))
+            return _sample(call, loop, start, progress)
 
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
             parts = drain(run_in_batches(n, n, part, "taking samples for the curve of quality"))
@@ -183,10 +200,23 @@ def consistency(
     return ssim
 
 
+@dataclass(frozen=True)
+class _Progress:
+    """How many images there were before, of how many, and the calls that one takes."""
+
+    done: int
+    total: int
+    calls: int
+
+    def after(self, calls: int, images: int) -> Progress:
+        done = self.done + images * calls / self.calls
+        return Progress(done, self.total, "sampling from the same noise")
+
+
 def _sample(
-    call: ModelCall, device: torch.device, loop: TorchLoop, noise: Tensor, done: int, total: int
+    call: ModelCall, loop: TorchLoop, noise: Tensor, progress: _Progress, draw: Draw | None = None
 ) -> Work[Tensor]:
-    x, steps = noise, loop.steps
-    for i, x in enumerate(denoise(call, loop, noise.to(device))):
-        yield Progress(done + len(x) * (i + 1) / steps, total, "sampling from the same noise")
+    x = noise
+    for i, x in enumerate(denoise(call, loop, noise, draw)):
+        yield progress.after(i + 1, len(x))
     return x.float().cpu()

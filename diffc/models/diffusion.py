@@ -118,6 +118,8 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Process:
 def served_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """A scheduler's ``settings`` for a runtime without diffusers, as plain JSON."""
     own = scheduler_settings(config)
+    if is_flow(own) and "FlowMatch" not in own["_class_name"]:
+        own["use_flow_sigmas"] = True  # a prediction of the velocity alone says so too
     return {k: v for k, v in own.items() if not isinstance(v, float) or math.isfinite(v)}
 
 

@@ -5,35 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffc.judged import with_loops
 from diffc.measure.quality import metrics_of
 from diffc.measure.results import TargetResult
 from diffc.report.model import Report
 from diffc_runtime.json_types import JsonObject
-
-_SAMPLERS = {
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "euler": "Euler",
-    "dpm++": "DPM-Solver++",
-    "flow-euler": "Euler along the flow",
-    "flowmatcheulerdiscrete": "Euler along the flow",
-    "eulerdiscrete": "Euler",
-    "dpmsolvermultistep": "DPM-Solver++",
-}
-"""Samplers as people write them, by the runtime's names and by those of diffusers' classes."""
-
-
-def sampler_words(name: str) -> str:
-    """'DDIM' for ``ddim``, ``DDIM`` and ``DDIMScheduler``; an unknown name as it is."""
-    short = name.removesuffix("Scheduler")
-    return _SAMPLERS.get(short.lower(), short)
+from diffc_runtime.schedulers import own_name, sampler_words
 
 
 def loop_words(details: Mapping[str, Any]) -> str:
     """The loop's steps, sampler, guidance and decoding, in words; '' where they are not known."""
     steps = details.get("steps")
     parts = [f"{steps} step{'' if steps == 1 else 's'}"] if steps is not None else []
-    parts += [sampler_words(str(details.get("sampler") or details.get("scheduler") or ""))]
+    name = with_loops(details).get("sampler")
+    if name is None and details.get("scheduler"):  # of an older diffc
+        name = own_name({"_class_name": details["scheduler"]})
+    parts += [sampler_words(str(name or ""))]
     if details.get("guidance", 1) != 1:
         parts.append(f"guidance {details['guidance']:g}")
     if details.get("decoded") is not None:

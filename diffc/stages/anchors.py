@@ -27,6 +27,7 @@ from diffc.stages.explain import why_no_torch
 from diffc.stages.samples import DENSE_SAMPLES
 from diffc_export.events import Work
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.loop import Loop
 
 if TYPE_CHECKING:
     from diffc.data.synthetic import Conditioning
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgedLoop:
-    """How the judged samples were made: their steps, the noise's seed, the scale of guidance."""
+    """How the dense model's judged samples were made: the loop, and the noise's seed."""
 
-    steps: int
+    loop: Loop
     seed: int
-    guidance: float
+
+    @property
+    def steps(self) -> int:
+        """Of the loop."""
+        return self.loop.steps or 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def anchors_stage(
     if image.speedup is None or not images.is_file() or not still_follows(out, ["samples"]):
         return None
     figure = read_json(samples)["result"].get("ssim")
-    if not figure or None in figure.get("each", [None]):
+    if not figure or "reference_loop" not in figure or None in figure.get("each", [None]):
         return None
     data = read_json(out / STATE / "data.json")["result"]
     source, absent = _dense_model(out)
@@ -134,7 +139,7 @@ def _dense_model(out: Path) -> tuple[Source | None, str | None]:
 
 
 def _loop(figure: JsonObject) -> JudgedLoop:
-    return JudgedLoop(int(figure["steps"]), int(figure["seeds"][0]), float(figure["guidance"]))
+    return JudgedLoop(Loop.parse(figure["reference_loop"]), int(figure["seeds"][0]))
 
 
 def anchors(inputs: AnchorsInputs, folder: StageFolder) -> Work[AnchorsOutcome]:
@@ -156,7 +161,7 @@ def anchors(inputs: AnchorsInputs, folder: StageFolder) -> Work[AnchorsOutcome]:
     dense.model.to(best_device())
     images = load_file(inputs.images.path)["dense"].float()
     judged = JudgedSamples(
-        images, inputs.each, inputs.loop.steps, inputs.loop.seed, _conditioning(inputs)
+        images, inputs.each, inputs.loop.loop, inputs.loop.seed, _conditioning(inputs)
     )
     measured = yield from measure_anchors(
         dense, judged, wanted, lambda latents: decode_latents(source, latents)
@@ -172,4 +177,4 @@ def _conditioning(inputs: AnchorsInputs) -> Conditioning:
         return Conditioning()
     clean = CleanSet.load(inputs.clean.path)
     rows = {name: clean.conditions[name] for name in inputs.conditions}
-    return Conditioning(rows, clean.null, inputs.loop.guidance)
+    return Conditioning(rows, clean.null)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from diffc.data.guidance import decide_guidance
 from diffc.errors import InputError
 from diffc.measure.quality.measuring import metric_packages
+from diffc.models.schedulers import fitting_steps
 from diffc.models.source import Source, find_source
 from diffc.recipe import QualitySection, Recipe
 from diffc.runner import Stage, StageFolder, StageResult
@@ -18,6 +19,7 @@ from diffc.stage_outcomes import DataOutcome, DistillOutcome, SamplesOutcome
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.distill import MODEL
 from diffc_export.events import Progress, Work
+from diffc_runtime.loop import DETERMINISTIC, Loop
 
 if TYPE_CHECKING:
     from diffc.data.synthetic import Conditioning
@@ -39,7 +41,8 @@ class SamplesInputs:
         compressed: The compressed model.
         data: The conditions and null conditions; None where the model is sampled without.
         prompts: The prompts of these conditions, for naming images; None without prompts.
-        guidance: The scale of classifier-free guidance; 1 without ``data``.
+        loop: How the compressed model is sampled.
+        reference_loop: How the dense model is sampled.
         options: How many samples, and which figures; its files are the next two fields.
         reference: Images to compare both sides with; None for none.
         features: The network whose features are compared; None for the usual one.
@@ -52,7 +55,8 @@ class SamplesInputs:
     compressed: StageResult[DistillOutcome]
     data: StageResult[DataOutcome] | None
     prompts: FileInput | None
-    guidance: float
+    loop: Loop
+    reference_loop: Loop
     options: SectionInput[QualitySection]
     reference: FileInput | None
     features: FileInput | None
@@ -70,6 +74,9 @@ def samples_stage(
     options = recipe.quality
     has_conditions = bool(data.result.conditions or data.result.null)
     reference, features = options.reference, options.features
+    guidance = decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0
+    steps = fitting_steps(source.scheduler, options.steps)
+    loop = Loop(DETERMINISTIC, steps, guidance).settled(source.scheduler, steps=steps)
     compares = reference is not None
     inputs = SamplesInputs(
         model=ModelInput.denoiser(source),
@@ -77,8 +84,9 @@ def samples_stage(
         compressed=distilled,
         data=data if has_conditions else None,
         prompts=_prompts(recipe) if has_conditions else None,
-        guidance=decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0,
-        options=SectionInput(options, without=("reference", "features")),
+        loop=loop,
+        reference_loop=loop,
+        options=SectionInput(options, without=("reference", "features", "steps")),
         reference=None if reference is None else _existing(reference, "--reference"),
         features=_existing(features, "--features") if compares and features != USUAL else None,
         fit=recipe.data.fit if compares else None,
@@ -86,7 +94,7 @@ def samples_stage(
     )
     packages = (*model_packages(source), "pillow", *metric_packages(options))
     places = {SAMPLES: SAMPLES}
-    return Stage("samples", 10, inputs, compare, SamplesOutcome, places, packages)
+    return Stage("samples", 11, inputs, compare, SamplesOutcome, places, packages)
 
 
 USUAL = "inception"
@@ -102,9 +110,8 @@ def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
     from diffc.measure.picture_files import grid, write_pair
     from diffc.measure.pictures import picture_shape
     from diffc.measure.quality.measuring import checked_metrics, measure_quality
-    from diffc.measure.samples import sample_pair
+    from diffc.measure.samples import ModelLoop, sample_pair
     from diffc.models.families.base import sample_shape
-    from diffc.models.load import load_denoiser
 
     source, options = inputs.model.source, inputs.options.section
     shape = picture_shape(inputs.vae.source, sample_shape(inputs.shape.specs(source)))
@@ -115,16 +122,11 @@ def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
     metrics = checked_metrics(shape, options)
     reference = yield from _reference(inputs, shape, metrics)
     dense = inputs.shape.open(source)
-    compressed = load_denoiser(find_source(inputs.compressed.folder / MODEL))
-    dense.model.to(best_device()), compressed.to(best_device())
-    pair = yield from sample_pair(
-        dense,
-        compressed,
-        options.images,
-        _conditioning(inputs),
-        steps=options.steps,
-        seed=options.seed,
-    )
+    compressed = inputs.shape.open(find_source(inputs.compressed.folder / MODEL))
+    dense.model.to(best_device()), compressed.model.to(best_device())
+    ours, theirs = ModelLoop(compressed, inputs.loop), ModelLoop(dense, inputs.reference_loop)
+    given = _conditioning(inputs)
+    pair = yield from sample_pair(theirs, ours, options.images, given, seed=options.seed)
     dense_images = yield from decode_latents(inputs.vae.source, pair.dense)
     compressed_images = yield from decode_latents(inputs.vae.source, pair.compressed)
     pair = replace(pair, dense=dense_images, compressed=compressed_images)
@@ -162,7 +164,7 @@ def _conditioning(inputs: SamplesInputs) -> Conditioning:
         return Conditioning()
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     rows = {name: clean.conditions[name] for name in inputs.data.result.conditions}
-    return Conditioning(rows, clean.null, inputs.guidance)
+    return Conditioning(rows, clean.null)
 
 
 def _reference(

@@ -4,6 +4,7 @@
     Loop.parse("euler:20:7.5")         20 steps of Euler's method with a guidance of 7.5
     Loop.parse("ddim:4@trailing")      4 steps of DDIM at the timesteps of that spacing
     Loop.parse("own")                  the model's own sampler, its usual steps and guidance
+    Loop.parse("deterministic:50")     50 steps of DDIM, or of Euler's method along a flow
 
 What a loop leaves open is the model's: ``settled`` says what that comes to.
 """
@@ -14,12 +15,14 @@ import re
 from dataclasses import dataclass, replace
 
 from .errors import BadRequest, nearest
-from .schedulers import NAMES, check_steps, own_name, scheduler
+from .schedulers import NAMES, check_steps, deterministic_name, own_name, scheduler
 from .schedules import SPACINGS, Config, train_steps
 from .stepping import Scheduler
 
 OWN = "own"
 """The word for the model's own sampler."""
+DETERMINISTIC = "deterministic"
+"""The word for the sampler that adds no noise: DDIM, or Euler's method along a flow."""
 _FORM = "SAMPLER:STEPS[:GUIDANCE][@SPACING], such as dpm++:8 or euler:20:7.5"
 
 
@@ -28,7 +31,7 @@ class Loop:
     """How images are sampled; what is None is the model's own.
 
     Attributes:
-        sampler: The runtime's name of the sampler, of ``schedulers.NAMES``.
+        sampler: The runtime's name of the sampler, of ``schedulers.NAMES``, or ``deterministic``.
         steps: The number of steps, 1 or more.
         guidance: The scale of classifier-free guidance; 1 for none.
         spacing: Which timesteps are visited, as diffusers' ``timestep_spacing`` names it.
@@ -40,8 +43,8 @@ class Loop:
     spacing: str | None = None
 
     def __post_init__(self) -> None:
-        if self.sampler is not None and self.sampler not in NAMES:
-            raise _unknown("sampler", self.sampler, (OWN, *NAMES))
+        if self.sampler is not None and self.sampler not in (DETERMINISTIC, *NAMES):
+            raise _unknown("sampler", self.sampler, (OWN, DETERMINISTIC, *NAMES))
         if self.spacing is not None and self.spacing not in SPACINGS:
             raise _unknown("spacing", self.spacing, SPACINGS)
         if self.steps is not None and self.steps < 1:
@@ -87,9 +90,10 @@ class Loop:
             guidance: The model's usual guidance.
         """
         usual = min(steps, train_steps(config))
+        sampler = self.sampler or own_name(config)
         return replace(
             self,
-            sampler=self.sampler or own_name(config),
+            sampler=deterministic_name(config) if sampler == DETERMINISTIC else sampler,
             steps=self.steps or usual,
             guidance=guidance if self.guidance is None else self.guidance,
         )
@@ -109,10 +113,10 @@ class Loop:
         Raises:
             BadRequest: The process of the config forbids the sampler, or it has fewer timesteps.
         """
-        if self.sampler is None or self.steps is None:
+        if self.sampler in (None, DETERMINISTIC) or self.steps is None:
             raise BadRequest(f"the loop '{self}' leaves open what it has to say here")
         check_steps(self.steps, train_steps(config))
-        return scheduler(self.sampler, self.config(config), self.steps)
+        return scheduler(str(self.sampler), self.config(config), self.steps)
 
 
 def _whole(word: str, text: str) -> int:

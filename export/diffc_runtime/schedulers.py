@@ -81,6 +81,23 @@ _SIGMAS: dict[str, Config] = {
 }
 """The settings that a sampler's name stands for."""
 NAMES = tuple(_BUILDERS)
+_WORDS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "euler-ancestral": "Euler ancestral",
+    "heun": "Heun",
+    "dpm++": "DPM-Solver++",
+    "dpm++-karras": "DPM-Solver++ Karras",
+    "dpm++-exponential": "DPM-Solver++ exponential",
+    "dpm++-sde": "DPM-Solver++ SDE",
+    "unipc": "UniPC",
+    "pndm": "PNDM",
+    "lcm": "LCM",
+    "flow-euler": "Euler along the flow",
+    "flow-dpm++": "DPM-Solver++ along the flow",
+}
+"""The samplers as people write them."""
 FLOW_NAMES = ("flow-euler", "flow-dpm++")
 _EITHER = ("dpm++", "unipc")
 """Samplers of beta schedules that follow a flow where the config's ``use_flow_sigmas`` says so."""
@@ -109,12 +126,23 @@ def scheduler(name: str, config: Config, steps: int) -> Scheduler:
     return replace(sampler, name=name)
 
 
+def sampler_words(name: str) -> str:
+    """Return a sampler's name as people write it: DDIM for ddim; an unknown name as it is."""
+    return _WORDS.get(name, name)
+
+
 def own_name(config: Config) -> str:
     """Return the name of the sampler for a config's own class; see ``substitute``."""
     try:
         return substitute(config)[0]
     except BadRequest:
         return "flow-euler" if _is_flow(config) else "ddim"
+
+
+def deterministic_name(config: Config) -> str:
+    """Return the sampler of a config's process that adds no noise: DDIM, or Euler along a flow."""
+    along = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return "flow-euler" if along or _is_flow(config) else "ddim"
 
 
 def substitute(config: Config, whole: bool = False) -> tuple[str, str | None]:

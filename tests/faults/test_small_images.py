@@ -24,10 +24,13 @@ from diffc.report.model import Report
 from diffc.report.units import interval, number
 from diffc.stages.preflight import preflight
 from diffc_export.events import drain
+from diffc_runtime.loop import Loop
+
+INFO = SamplerInfo(Loop("ddim", 3), "leading")
 
 
 def samples(dense, compressed):
-    return SamplePair(dense, compressed, SamplerInfo("DDIM", 2, "leading"), 0)
+    return SamplePair(dense, compressed, INFO, INFO, 0)
 
 
 def quality(pair):

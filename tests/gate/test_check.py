@@ -113,10 +113,10 @@ def test_quality_is_judged_against_the_baseline(run, before, tmp_path, ssim, fla
 
 def test_quality_of_other_samples_is_no_verdict(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
-    edit(after / "report.json", lambda report: report["quality"]["ssim"].update(steps=7))
+    edit(after / "report.json", lambda report: report["quality"]["ssim"].update(loop="ddim:7"))
     code, out, _ = check(run, after, "--baseline", before, "--json")
     assert code == 3 and figures(out)["SSIM"]["verdict"] == "inconclusive"
-    assert "steps None before, 7 now" in figures(out)["SSIM"]["note"]
+    assert "loop None before, ddim:7 now" in figures(out)["SSIM"]["note"]
 
 
 def test_a_quality_that_the_candidate_lost_is_no_pass(run, before, tmp_path):

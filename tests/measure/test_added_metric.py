@@ -25,7 +25,9 @@ from diffc.recipe import resolve
 from diffc.report.markdown import to_markdown
 from diffc.report.model import ModelFigures, Report
 from diffc_export.events import drain
+from diffc_runtime.loop import Loop
 
+INFO = SamplerInfo(Loop("ddim", 3), "leading")
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SECTION = PAGE.read_text().partition("## A metric")[2].partition("\n## ")[0]
 EXAMPLE = re.search(r"```python\n(.*?)```", SECTION, re.S)[1]
@@ -52,7 +54,7 @@ def options(**quality):
 def pair() -> SamplePair:
     generator = torch.Generator().manual_seed(0)
     dense, compressed = (torch.rand(4, 1, 16, 16, generator=generator) for _ in range(2))
-    return SamplePair(dense, compressed, SamplerInfo("DDIM", 3, "leading"), 0)
+    return SamplePair(dense, compressed, INFO, INFO, 0)
 
 
 def subject(path, quality) -> CheckedSide:
@@ -67,7 +69,7 @@ def test_the_example_goes_from_eval_to_every_rendering(add, tiny_model, tmp_path
     mean = report.quality["mae"]["mean"]
     assert 0 < mean < 2 and report.quality["mae"]["n"] == report.quality["ssim"]["n"]
     written = json.loads((out / "report.json").read_text())["quality"]["mae"]
-    assert written["mean"] == mean and written["sampler"] == "DDIM"
+    assert written["mean"] == mean and written["sampler"] == "ddim"
     for page in ("report.md", "report.html"):
         text = (out / page).read_text()
         assert "absolute error" in text and f"{mean:.4f}" in text, page

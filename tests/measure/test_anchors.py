@@ -20,11 +20,12 @@ from diffc.measure.anchors import (
 )
 from diffc.measure.quality.ssim import METRIC, ssim
 from diffc.measure.results import EngineFigures, Latency, Memory, Speedup, TargetResult
-from diffc.measure.samples import sample_pair
+from diffc.measure.samples import ModelLoop, sample_pair
 from diffc.models.denoiser import open_denoiser
 from diffc.models.inputs import input_specs
 from diffc.models.source import find_source
 from diffc_export.events import drain
+from diffc_runtime.loop import Loop
 
 
 def image_times(dense, compressed, *, decode=0.0, shown=True):
@@ -88,10 +89,12 @@ def dense(tmp_path_factory):
 
 def test_the_dense_model_is_judged_as_the_compressed_one_was(dense):
     """The oracle samples both step counts as a pair of runs, and takes SSIM in numpy."""
-    images = drain(sample_pair(dense, dense.model, 3, steps=10, seed=5)).dense
-    fewer = drain(sample_pair(dense, dense.model, 3, steps=4, seed=5)).dense
+    loop = Loop("ddim", 10)
+    both = ModelLoop(dense, loop), ModelLoop(dense, Loop("ddim", 4))
+    pair = drain(sample_pair(*both, 3, seed=5))
+    images, fewer = pair.dense, pair.compressed
     ours = [0.9, 0.8, 0.7]
-    judged = JudgedSamples(images, ours, 10, 5, Conditioning())
+    judged = JudgedSamples(images, ours, loop, 5, Conditioning())
 
     def unchanged(samples):
         yield from ()

@@ -20,14 +20,20 @@ from diffc.measure.quality import own_metrics
 from diffc.measure.quality.measuring import measure_quality
 from diffc.measure.quality.psnr import METRIC as PSNR
 from diffc.measure.quality.ssim import METRIC as SSIM
-from diffc.measure.samples import SamplePair, sample_pair
+from diffc.measure.samples import ModelLoop, SamplePair, sample_images, sample_pair
 from diffc.measure.statistics import estimate
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
 from diffc_export.specs import TensorSpec
+from diffc_runtime.loop import Loop
 
+INFO = SamplerInfo(Loop("ddim", 3), "leading")
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
+ORIGIN = {
+    *("loop", "sampler", "steps", "spacing", "guidance"),
+    *("reference_loop", "reference_spacing", "seeds", "n"),
+}
 
 
 def pair(n: int = 3, channels: int = 1, size: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,7 +46,7 @@ def pair(n: int = 3, channels: int = 1, size: int = 24) -> tuple[torch.Tensor, t
 
 
 def of(a, b) -> SamplePair:
-    return SamplePair(a, b, SamplerInfo("DDIM", 3, "leading"), 0)
+    return SamplePair(a, b, INFO, INFO, 0)
 
 
 def quality(pair: SamplePair) -> dict:
@@ -133,8 +139,12 @@ def tiny(width: int, seed: int = 0) -> UNet2DModel:
     ).eval()
 
 
+def looped(model, text: str = "ddim:3", config=CONFIG) -> ModelLoop:
+    return ModelLoop(denoiser_of(model, FAMILY, config), Loop.parse(text))
+
+
 def samples(a, b, n: int, **options) -> SamplePair:
-    return drain(sample_pair(denoiser_of(a, FAMILY, CONFIG), b, n, steps=3, **options))
+    return drain(sample_pair(looped(a), looped(b), n, **options))
 
 
 def test_both_start_from_the_same_noise() -> None:
@@ -159,10 +169,15 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 def test_figures_say_how_they_were_made() -> None:
     found = quality(samples(tiny(8), tiny(4), 4, seed=3))
     for figure in found.values():
-        assert {k: figure[k] for k in ("sampler", "steps", "spacing", "seeds", "n")} == {
-            "sampler": "DDIM",
+        said = {k: value for k, value in figure.items() if k in ORIGIN}
+        assert said == {
+            "loop": "ddim:3",
+            "sampler": "ddim",
             "steps": 3,
             "spacing": "leading",
+            "guidance": 1.0,
+            "reference_loop": "ddim:3",
+            "reference_spacing": "leading",
             "seeds": [3],
             "n": 4,
         }
@@ -171,7 +186,7 @@ def test_figures_say_how_they_were_made() -> None:
 
 def test_the_grid_shows_each_pixel_as_a_square(tmp_path: Path) -> None:
     a, b = pair(n=2, size=16)
-    path = grid(SamplePair(a, b, SamplerInfo("DDIM", 3, "leading"), 0), tmp_path / "g.png", side=32)
+    path = grid(SamplePair(a, b, INFO, INFO, 0), tmp_path / "g.png", side=32)
     picture = np.asarray(Image.open(path).convert("L"), dtype=int)
     left = 84
     for row, images in enumerate((a, b)):
@@ -187,7 +202,7 @@ def test_the_pair_holds_the_same_images_at_the_same_places(tmp_path):
 
     generator = torch.Generator().manual_seed(0)
     dense = torch.rand(13, 1, 8, 8, generator=generator) * 2 - 1
-    made = SamplePair(dense, -dense, SamplerInfo("DDIM", 2, "leading"), 0)
+    made = SamplePair(dense, -dense, INFO, INFO, 0)
     paths = write_pair(made, tmp_path, side=16)
     first, second = (np.asarray(Image.open(path).convert("L"), int) for path in paths)
     assert first.shape == second.shape == (2 * 16 + 4, 8 * 16 + 7 * 4)
@@ -217,15 +232,37 @@ def test_conditioned_models_are_compared_as_they_are_sampled() -> None:
     model, rows = torch.nn.Linear(1, 1), {"label": torch.tensor([0.5, 0.25])}
     model.config = {}
 
-    def made(**given):
+    def made(ours: str, **given):
         seen.clear()
         denoiser = denoiser_of(model, Spy(), CONFIG, specs)
-        return drain(sample_pair(denoiser, model, 2, Conditioning(rows, **given), steps=2))
+        sides = [ModelLoop(denoiser, Loop.parse(text)) for text in ("ddim:2:3", ours)]
+        return drain(sample_pair(*sides, 2, Conditioning(rows, **given)))
 
-    plain = made(guidance=3.0)
+    plain = made("ddim:2:3")
     assert plain.origin()["guidance"] == 1.0 and set(seen) == {0.5, 0.25}
-    guided = made(guidance=3.0, null={"label": torch.tensor(0.1)})
+    assert plain.origin()["loop"] == plain.origin()["reference_loop"] == "ddim:2"
+    null = {"label": torch.tensor(0.1)}
+    guided = made("ddim:2:3", null=null)
     assert guided.origin()["guidance"] == 3.0
     assert {round(value, 4) for value in seen} == {0.5, 0.25, 0.1}
     assert not torch.allclose(plain.dense, guided.dense)
     assert torch.equal(guided.dense, guided.compressed)
+    carried = made("ddim:2", null=null)
+    assert carried.origin()["reference_loop"] == "ddim:2:3" and carried.origin()["loop"] == "ddim:2"
+    assert torch.equal(carried.dense, guided.dense)
+    assert torch.equal(carried.compressed, plain.compressed)
+
+
+def test_each_side_has_its_loop_and_its_scheduler() -> None:
+    """As if each had been sampled alone: other samplers, steps and predictions."""
+    network = tiny(8)
+    v = {**CONFIG, "prediction_type": "v_prediction", "clip_sample": False}
+    dense, ours = looped(network, "ddim:5"), looped(network, "dpm++-sde:3@trailing", v)
+    both = drain(sample_pair(dense, ours, 2, seed=4))
+    assert torch.equal(both.dense, samples(network, network, 2, seed=4).dense) is False
+    assert torch.equal(both.dense, drain(sample_images(dense, 2, seed=4)))
+    assert torch.equal(both.compressed, drain(sample_images(ours, 2, seed=4)))
+    assert both.origin()["loop"] == "dpm++-sde:3@trailing"
+    assert both.origin()["reference_loop"] == "ddim:5"
+    epsilon = drain(sample_images(looped(network, "dpm++-sde:3@trailing"), 2, seed=4))
+    assert not torch.allclose(both.compressed, epsilon, atol=1e-2)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
 from diffc.models.diffusion import LEAST_SIGNAL
@@ -70,3 +83,38 @@ def diffusers_states(model: Any, scheduler: Any, noise: Tensor) -> Iterator[tupl
             output = model(x, t.expand(len(x)))[:, : x.shape[1]]
         x = scheduler.step(output, t, x, return_dict=False)[0]
         yield t, x
+
+
+ORACLES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddpm": (DDPMScheduler, {}),
+    "ddim": (DDIMScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler-ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {}),
+    "dpm++-karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "dpm++-exponential": (DPMSolverMultistepScheduler, {"use_exponential_sigmas": True}),
+    "dpm++-sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "lcm": (LCMScheduler, {}),
+}
+"""The runtime's samplers of beta schedules: diffusers' class, and what the name sets."""
+
+
+def sampled_by_diffusers(
+    name: str, config: Mapping[str, Any], steps: int, model: Any, draws: list[Tensor]
+) -> Tensor:
+    """x_0 as diffusers' scheduler makes it from ``draws``: the first noise, then each step's."""
+    cls, extra = ORACLES[name]
+    scheduler = cls.from_config({**config, **extra})
+    scheduler.set_timesteps(steps)
+    module = importlib.import_module(cls.__module__)
+    noise = iter(draws)
+    x = next(noise) * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "randn_tensor", lambda *_, **__: next(noise), raising=False)
+        for t in scheduler.timesteps:
+            output = model(scheduler.scale_model_input(x, t), t.expand(len(x)))[:, : x.shape[1]]
+            x = scheduler.step(output, t, x, return_dict=False)[0].float()
+    return x

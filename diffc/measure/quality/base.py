@@ -90,11 +90,11 @@ class Metric(ABC):
     in_every_check: ClassVar[bool] = False
     """Whether ``diffc check`` shows the figure without a limit too."""
     depends_on: ClassVar[tuple[str, ...]] = (
-        "sampler",
-        "steps",
+        "loop",
         "spacing",
+        "reference_loop",
+        "reference_spacing",
         "seeds",
-        "guidance",
         "n",
     )
     """Keys of the figure that two figures must share to be compared."""
