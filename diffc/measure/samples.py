@@ -30,6 +30,7 @@ from diffc.data.sampling import (
     torch_loop,
 )
 from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided_call
+from diffc.measure.quality.own_distance import OwnFeatures
 from diffc.measure.quality.ssim import METRIC as SSIM
 from diffc.measure.statistics import estimate
 from diffc.models.denoiser import Denoiser
@@ -50,6 +51,7 @@ class SamplePair:
         sampler: How the compressed model's were made.
         reference: How the dense model's were made.
         seed: Image i starts from the noise that the serving runtime gives image i of this seed.
+        own: Features of both by the dense model itself; None where none were taken.
     """
 
     dense: Tensor
@@ -57,6 +59,7 @@ class SamplePair:
     sampler: SamplerInfo
     reference: SamplerInfo
     seed: int
+    own: OwnFeatures | None = None
 
     def origin(self) -> JsonDict:
         """How the samples were made: both loops, seeds, guidance, n."""

@@ -22,9 +22,13 @@ from diffc_export.events import Progress, Work
 from diffc_runtime.loop import DETERMINISTIC, Loop
 
 if TYPE_CHECKING:
+    from diffc.data.clean import CleanSet
     from diffc.data.synthetic import Conditioning
     from diffc.measure.quality.base import Metric
     from diffc.measure.quality.features import ReferenceImages
+    from diffc.measure.quality.own_distance import OwnFeatures
+    from diffc.measure.samples import SamplePair
+    from diffc.models.denoiser import Denoiser
 
 SAMPLES = "samples"
 DENSE_SAMPLES = f"{SAMPLES}/dense.safetensors"
@@ -39,7 +43,8 @@ class SamplesInputs:
         model: The dense model.
         vae: The VAE that decodes its samples.
         compressed: The compressed model.
-        data: The conditions and null conditions; None where the model is sampled without.
+        data: The conditions, the null conditions, and the samples that both sides are compared
+            with as sets.
         prompts: The prompts of these conditions, for naming images; None without prompts.
         loop: How the compressed model is sampled.
         reference_loop: How the dense model is sampled.
@@ -53,7 +58,7 @@ class SamplesInputs:
     model: ModelInput
     vae: ModelInput
     compressed: StageResult[DistillOutcome]
-    data: StageResult[DataOutcome] | None
+    data: StageResult[DataOutcome]
     prompts: FileInput | None
     loop: Loop
     reference_loop: Loop
@@ -82,7 +87,7 @@ def samples_stage(
         model=ModelInput.denoiser(source),
         vae=ModelInput.vae(source),
         compressed=distilled,
-        data=data if has_conditions else None,
+        data=data,
         prompts=_prompts(recipe) if has_conditions else None,
         loop=loop,
         reference_loop=loop,
@@ -97,6 +102,8 @@ def samples_stage(
     return Stage("samples", 11, inputs, compare, SamplesOutcome, places, packages)
 
 
+MOST_OWN_REFERENCE = 512
+"""The most samples that both sides are compared with on the dense model's own features."""
 USUAL = "inception"
 """The features where no file of them is given."""
 
@@ -105,6 +112,7 @@ def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
     """Write pictures of both models' samples; return the figures of quality."""
     from safetensors.torch import save_file
 
+    from diffc.data.clean import CleanSet
     from diffc.data.latents import decode_latents
     from diffc.data.precision import best_device
     from diffc.measure.picture_files import grid, write_pair
@@ -125,11 +133,13 @@ def compare(inputs: SamplesInputs, folder: StageFolder) -> Work[SamplesOutcome]:
     compressed = inputs.shape.open(find_source(inputs.compressed.folder / MODEL))
     dense.model.to(best_device()), compressed.model.to(best_device())
     ours, theirs = ModelLoop(compressed, inputs.loop), ModelLoop(dense, inputs.reference_loop)
-    given = _conditioning(inputs)
+    clean = CleanSet.load(inputs.data.folder / CLEAN)
+    given = _conditioning(inputs, clean)
     pair = yield from sample_pair(theirs, ours, options.images, given, seed=options.seed)
+    own = yield from _own_features(inputs, _Sampled(dense, pair, given), clean, reference)
     dense_images = yield from decode_latents(inputs.vae.source, pair.dense)
     compressed_images = yield from decode_latents(inputs.vae.source, pair.compressed)
-    pair = replace(pair, dense=dense_images, compressed=compressed_images)
+    pair = replace(pair, dense=dense_images, compressed=compressed_images, own=own)
     grid(pair, folder.out / SAMPLES / "grid.png")
     write_pair(pair, folder.out / SAMPLES)
     # in half precision, whose rounding no digit of an SSIM shows
@@ -150,21 +160,58 @@ def _prompts_of(inputs: SamplesInputs, n: int) -> dict[str, list[str]]:
     """
     from diffc.data.prompt_file import read_prompts
 
-    if inputs.prompts is None or inputs.data is None:
+    if inputs.prompts is None:
         return {}
     prompts, rows = read_prompts(inputs.prompts.path), inputs.data.result.images
     return {"prompts": [prompts[i % rows % len(prompts)] for i in range(n)]}
 
 
-def _conditioning(inputs: SamplesInputs) -> Conditioning:
-    from diffc.data.clean import CleanSet
+def _conditioning(inputs: SamplesInputs, clean: CleanSet) -> Conditioning:
     from diffc.data.synthetic import Conditioning
 
-    if inputs.data is None:
-        return Conditioning()
-    clean = CleanSet.load(inputs.data.folder / CLEAN)
     rows = {name: clean.conditions[name] for name in inputs.data.result.conditions}
     return Conditioning(rows, clean.null)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Samples as the denoiser gives them, the dense model, and what they were made under."""
+
+    dense: Denoiser
+    pair: SamplePair
+    given: Conditioning
+
+
+def _own_features(
+    inputs: SamplesInputs, sampled: _Sampled, clean: CleanSet, reference: ReferenceImages | None
+) -> Work[OwnFeatures | None]:
+    """Both sides' features by the dense model, beside those of what they are compared with.
+
+    These are the reference images where there are some, or else the run's clean samples: the dense
+    model's own, from other noise, or the user's data. None for a network without a middle block.
+    """
+    from diffc.data.latents import encode_images, vae_folder
+    from diffc.measure.quality.own_features import (
+        GivenRows,
+        NoMiddle,
+        given_rows,
+        own_features,
+        own_reference,
+    )
+
+    dense, source, most = sampled.dense, inputs.model.source, MOST_OWN_REFERENCE
+    samples, of = clean.sample[:most], clean.origin
+    rows = GivenRows({name: rows[:most] for name, rows in clean.conditions.items()}, clean.null)
+    if reference is not None:
+        samples, of = reference.images[:most], "reference images"
+        if vae_folder(source) is not None:
+            samples = yield from encode_images(source, samples, dense.sample_shape)
+        rows = given_rows(dense, range(len(samples)), sampled.given, inputs.options.section.seed)
+    try:
+        theirs = yield from own_reference(dense, samples, rows, of=of, digest=source.digest)
+        return (yield from own_features(dense, sampled.pair, sampled.given, theirs))
+    except NoMiddle:
+        return None
 
 
 def _reference(

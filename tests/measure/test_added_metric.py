@@ -87,7 +87,7 @@ def test_the_example_is_measured_only_where_it_is_named(add):
     shape = (1, 16, 16)
     assert "mae" not in [one.name for one in checked_metrics(shape, options())]
     wanted = checked_metrics(shape, options(metrics="mae"))
-    assert [one.name for one in wanted] == ["ssim", "psnr", "mae"]
+    assert [one.name for one in wanted] == ["ssim", "psnr", "own-frechet", "own-kernel", "mae"]
     assert metric_packages(options(metrics="mae")) == ["torchmetrics", "mae-metric"]
     assert metric_packages(options()) == ["torchmetrics"]
     samples = pair()
@@ -179,4 +179,5 @@ def test_metrics_are_listed_and_written_without_torch():
         "print([one.name for one in own_metrics()], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == f"{['ssim', 'psnr', 'lpips', 'frechet', 'kernel']} False"
+    names = ["ssim", "psnr", "lpips", "own-frechet", "own-kernel", "frechet", "kernel"]
+    assert done.stdout.strip() == f"{names} False"

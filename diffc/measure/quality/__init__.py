@@ -4,6 +4,8 @@ base.py                       the facts of a metric
 ssim.py, psnr.py, lpips.py    of pairs of images from the same noise
 frechet.py, kernel.py         of each side's images to reference images (FID and KID)
 features.py                   the networks and the reference images of such distances
+own_frechet.py, own_kernel.py the same distances on features of the dense model itself
+own_distance.py, own_features.py  what these two share, and the features
 measuring.py                  the metrics that a run wants, their checks, their figures
 
 Another package adds a metric with an entry point of the group ``diffc.metrics``

@@ -3,7 +3,8 @@
     Extractor          images (B, C, H, W) in [-1, 1] -> features (B, D)
     onnx_extractor     any ONNX file that the user names
     inception          InceptionV3 as FID defines it, by torch-fidelity, from a local weights file
-    ReferenceImages    their features and each side's, taken once for all metrics
+    ReferenceImages    reference images, whose features are taken once for all metrics
+    ReferenceFeatures  the features of the images that others are compared with
     Statistics         mean and covariance of features, with n and a hash
     FeatureDistance    a metric of each side's distance to the reference images
 
@@ -30,7 +31,7 @@ from diffc.errors import InputError, UnavailableError
 from diffc.measure.quality.base import Metric, MetricFigure
 from diffc_export.events import Progress, Work
 from diffc_runtime.files import file_digest, utf8_path
-from diffc_runtime.json_types import JsonObject
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +114,38 @@ def statistics(features: Features, extractor: str) -> Statistics:
     return Statistics(features.mean(0), covariance, len(features), digest, extractor)
 
 
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """The features of the images that others are compared with.
+
+    Attributes:
+        features: (M, D).
+        name: The network's name in reports.
+        digest: The hash of the network.
+        of: What the images are, in words, where they are none that the user names.
+    """
+
+    features: Features
+    name: str
+    digest: str
+    of: str = ""
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The mean and covariance. Raises InputError for fewer than two images."""
+        return statistics(self.features, self.name)
+
+    def facts(self) -> JsonDict:
+        """What a figure that was taken with them says of them."""
+        used = self.statistics
+        reference = {"n": used.n, "sha256": used.digest, **({"of": self.of} if self.of else {})}
+        return {
+            "features": self.name,
+            "features_sha256": self.digest,
+            "reference": reference,
+        }
+
+
 def features_of(extractor: Extractor, images: Tensor, batch: int = 64) -> Work[Features]:
     """(N, D) features of images (N, C, H, W), which are clipped to [-1, 1] first."""
     from diffc.data.batches import run_in_batches
@@ -137,7 +170,7 @@ class ReferenceImages:
         """Take images and the name of a network, as ``feature_network`` has it."""
         self.images = images
         self._network = network
-        self._features: Features | None = None
+        self._taken: ReferenceFeatures | None = None
         self._sides: tuple[SamplePair, dict[str, Features]] | None = None
 
     @cached_property
@@ -145,27 +178,20 @@ class ReferenceImages:
         """The network that the features are taken with. Raises as ``feature_network`` does."""
         return feature_network(self._network)
 
-    @property
-    def features(self) -> Features:
-        """(M, D), once ``take_features`` has run."""
-        assert self._features is not None
-        return self._features
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        """The mean and covariance of ``features``. Raises InputError for fewer than two images."""
-        return statistics(self.features, self.network.name)
-
-    def take_features(self) -> Work[None]:
-        """Take the reference images' features, unless that is done.
+    def take_features(self) -> Work[ReferenceFeatures]:
+        """The reference images' features, taken once.
 
         Raises:
             InputError: The network does not take these images, or their features have no
                 statistics.
         """
-        if self._features is None:
-            self._features = yield from features_of(self.network.extract, self.images)
-            assert self.statistics.n == len(self._features)
+        if self._taken is None:
+            network = self.network
+            features = yield from features_of(network.extract, self.images)
+            taken = ReferenceFeatures(features, network.name, network.digest)
+            assert taken.statistics.n == len(features)
+            self._taken = taken
+        return self._taken
 
     def of_sides(self, pair: SamplePair) -> Work[dict[str, Features]]:
         """Both sides' features, taken once for all metrics of the pair."""
@@ -198,11 +224,11 @@ class FeatureDistance(Metric):
     depends_on = (*Metric.depends_on, "features", "features_sha256", "reference")
 
     @abstractmethod
-    def distance(self, features: Features, reference: ReferenceImages) -> float:
+    def distance(self, features: Features, reference: ReferenceFeatures) -> float:
         """The distance of one side's features (N, D)."""
 
     @abstractmethod
-    def error(self, features: Features, reference: ReferenceImages) -> float:
+    def error(self, features: Features, reference: ReferenceFeatures) -> float:
         """The standard error of ``distance``."""
 
     def is_wanted(self, options: QualitySection) -> bool:
@@ -225,15 +251,12 @@ class FeatureDistance(Metric):
     ) -> Work[MetricFigure | str]:
         """Each side's distance and standard error, and what they were taken with."""
         assert reference is not None
-        yield from reference.take_features()
+        used = yield from reference.take_features()
         sides = yield from reference.of_sides(pair)
-        used = reference.statistics
         return {
-            **{side: self.distance(rows, reference) for side, rows in sides.items()},
-            "se": {side: self.error(rows, reference) for side, rows in sides.items()},
-            "features": reference.network.name,
-            "features_sha256": reference.network.digest,
-            "reference": {"n": used.n, "sha256": used.digest},
+            **{side: self.distance(rows, used) for side, rows in sides.items()},
+            "se": {side: self.error(rows, used) for side, rows in sides.items()},
+            **used.facts(),
         }
 
     def title(self, figure: JsonObject) -> str:
@@ -245,7 +268,12 @@ class FeatureDistance(Metric):
 
     def as_text(self, value: float | None) -> str:
         """Four significant digits."""
-        return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
+        return four_digits(value)
+
+
+def four_digits(value: float | None) -> str:
+    """A value of a distance as tables show it; a dash for what is not a finite number."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 def onnx_extractor(path: Path) -> Extractor:

@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import InputError
-from diffc.measure.quality.features import FeatureDistance, ReferenceImages, Statistics, statistics
+from diffc.measure.quality.features import (
+    FeatureDistance,
+    ReferenceFeatures,
+    Statistics,
+    statistics,
+)
 
 
 class Frechet(FeatureDistance):
@@ -21,11 +26,11 @@ class Frechet(FeatureDistance):
     label_on_inception = "FID"
     order = 40
 
-    def distance(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
+    def distance(self, features: NDArray[np.float64], reference: ReferenceFeatures) -> float:
         """The distance of one side's features (N, D)."""
-        return frechet_distance(statistics(features, reference.network.name), reference.statistics)
+        return frechet_distance(statistics(features, reference.name), reference.statistics)
 
-    def error(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
+    def error(self, features: NDArray[np.float64], reference: ReferenceFeatures) -> float:
         """The standard error of ``distance``, by the bootstrap."""
         return frechet_error(features, reference.statistics)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from diffc.measure.quality.features import FeatureDistance, ReferenceImages
+from diffc.measure.quality.features import FeatureDistance, ReferenceFeatures
 
 
 class Kernel(FeatureDistance):
@@ -20,11 +20,11 @@ class Kernel(FeatureDistance):
     label_on_inception = "KID"
     order = 50
 
-    def distance(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
+    def distance(self, features: NDArray[np.float64], reference: ReferenceFeatures) -> float:
         """The distance of one side's features (N, D)."""
         return kernel_distance(features, reference.features)
 
-    def error(self, features: NDArray[np.float64], reference: ReferenceImages) -> float:
+    def error(self, features: NDArray[np.float64], reference: ReferenceFeatures) -> float:
         """The standard error of ``distance``, by the jackknife."""
         return kernel_error(features, reference.features)
 
@@ -39,16 +39,27 @@ def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return within(a) + within(b) - 2 * float(_products(a, b).mean())
 
 
+def kernel_left_out(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``kernel_distance`` without each image of ``a`` (N, D) in turn, (N,); N >= 3.
+
+    Leaving one row out of sums that are there already costs nothing.
+    """
+    n, m = len(a), len(b)
+    own, across, other = _products(a, a), _products(a, b), _products(b, b)
+    rows = own.sum(1) - np.diag(own)
+    within = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
+    between = (across.sum() - across.sum(1)) / ((n - 1) * m)
+    theirs = (other.sum() - np.trace(other)) / (m * (m - 1))
+    distances: NDArray[np.float64] = within + theirs - 2 * between
+    return distances
+
+
 def kernel_error(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """The standard error of ``kernel_distance`` over the images of ``a`` (N, D), N >= 3.
 
-    By the jackknife. Leaving one row out of sums that are there already costs nothing.
+    By the jackknife.
     """
-    n, own, across = len(a), _products(a, a), _products(a, b)
-    rows = own.sum(1) - np.diag(own)
-    within = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
-    between = (across.sum() - across.sum(1)) / ((n - 1) * len(b))
-    left_out = within - 2 * between
+    left_out, n = kernel_left_out(a, b), len(a)
     return float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()))
 
 

@@ -159,6 +159,33 @@ class Family(ABC):
             return []
         return listed_blocks(model, self.block_lists, self.block_returns)
 
+    # What tells images apart.
+
+    def middle_block(self, model: nn.Module) -> str | None:
+        """Return the name of the module in the middle of the network.
+
+        Its activations on nearly clean samples are the features of distances between sets of
+        images. The default: the block in the middle of ``block_lists``.
+
+        Args:
+            model: A model of this class.
+
+        Returns:
+            None where the network has no middle; it then has no such distances.
+        """
+        from diffc.models.families.middle import listed_middle
+
+        return listed_middle(model, self.block_lists)
+
+    def middle_features(self, output: object) -> Tensor:
+        """Return features (B, D) of what ``middle_block`` gives back.
+
+        The default: the mean over all places of hidden states (B, places, D).
+        """
+        from diffc.models.families.middle import tokens_mean
+
+        return tokens_mean(output)
+
     # Sizes.
 
     def shared_multiple(self, config: JsonObject) -> int | None:

@@ -100,6 +100,18 @@ class UNet2DCondition(Family):
 
         return residual_branches(model)
 
+    def middle_block(self, model: nn.Module) -> str:
+        """Return the block between the levels down and up."""
+        from diffc.models.families.middle import unet_middle
+
+        return unet_middle(model)
+
+    def middle_features(self, output: object) -> Tensor:
+        """Return the mean over height and width, (B, C)."""
+        from diffc.models.families.middle import places_mean
+
+        return places_mean(output)
+
     def shared_multiple(self, config: JsonObject) -> int | None:
         """Return the number whose multiples its levels can halve."""
         return halving_multiple(config)

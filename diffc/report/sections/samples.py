@@ -121,10 +121,17 @@ def _notes(report: Report) -> list[str]:
     notes = [_settings(figure)] if figure else []
     notes += [absent[metric.name] for metric in metrics if metric.name in absent]
     notes += [metric.note for metric in metrics if metric.note and quality[metric.name]]
+    notes += [_reference_note(metric.label, quality[metric.name]) for metric in metrics]
     notes += [anchors.absent for anchors in report.anchors if anchors.absent]
     if any(anchors.rows for anchors in report.anchors):
         notes += [_cost(report)]
-    return list(dict.fromkeys(notes))
+    return [note for note in dict.fromkeys(notes) if note]
+
+
+def _reference_note(label: str, figure: JsonObject | None) -> str:
+    """What the samples are that a distance is to, where they are none that the user named."""
+    of = ((figure or {}).get("reference") or {}).get("of")
+    return f"{label}: to {of}" if of else ""
 
 
 def _cost(report: Report) -> str:
