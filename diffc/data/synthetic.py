@@ -20,11 +20,12 @@ from diffc.data.labels import drawn_label
 from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_noise
-from diffc.data.sampling import ModelCall, TorchLoop, denoise, deterministic_loop
+from diffc.data.sampling import ModelCall, TorchLoop, accurate_loop, denoise
 from diffc.models.denoiser import Denoiser
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
+from diffc_runtime.schedulers import sampler_words
 
 NOISE = 1  # a stream of keys; ``labels.LABEL`` is another
 
@@ -57,7 +58,10 @@ def synthesize(
     seed: int = 0,
     batch: int = 64,
 ) -> Work[CleanSet]:
-    """Draw samples of the dense model by a deterministic sampler.
+    """Draw samples of the dense model by an accurate deterministic solver.
+
+    They stand for what the model means, in losses and as the reference of distances: DDIM's own
+    error in 20 or 50 steps would be a part of both (bench/results/distance.md).
 
     Args:
         denoiser: The dense model.
@@ -71,8 +75,8 @@ def synthesize(
     Raises:
         RequestError: The model needs a condition that was not given.
     """
-    loop = deterministic_loop(denoiser.scheduler, steps)
     model, shape = denoiser.model, denoiser.sample_shape
+    loop = accurate_loop(denoiser.scheduler, steps, shape)
     rank, world = process_share()
     share = -(-n // world)  # the last process makes a few too many, which are dropped
     index = range(rank * share, (rank + 1) * share)
@@ -89,10 +93,11 @@ def synthesize(
     parts = yield from run_in_batches(share, batch, part, "sampling the dense model")
     model.train(was_training)
     sample = gather_rows(torch.cat(parts), n)
+    words = sampler_words(loop.loop.sampler or "")
     return CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},
-        f"{n} samples of the dense model, {loop.loop.steps} deterministic steps, seed {seed}",
+        f"{n} samples of the dense model, {loop.loop.steps} steps of {words}, seed {seed}",
         dict(given.null),
     )
 
@@ -143,6 +148,9 @@ def _sample_batch(
     x, calls = start, loop.calls(start.shape[1:])
     for i, x in enumerate(denoise(call, loop, start)):
         yield Progress(done + len(x) * (i + 1) / calls, total, "sampling the dense model")
+    if loop.config.get("clip_sample"):  # a model of pixels, whose own sampler clips at every step
+        limit = float(loop.config.get("clip_sample_range") or 1.0)
+        x = x.clamp(-limit, limit)
     return x.float().cpu().contiguous()
 
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_noise
-from diffc.data.sampling import deterministic_loop, sample
-from diffc.data.synthetic import Conditioning, synthesize
+from diffc.data.sampling import accurate_loop, deterministic_loop, sample
+from diffc.data.synthetic import NOISE, Conditioning, synthesize
 from diffc.errors import RequestError
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
@@ -76,6 +82,43 @@ def test_sampling_is_diffusers_ddim(monkeypatch) -> None:
     )
     image = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(image - theirs.images).max() < 1e-5
+
+
+def test_samples_are_those_of_diffusers_solver(monkeypatch) -> None:
+    """Oracle: diffusers' own scheduler around the same network, from the same noise."""
+    monkeypatch.setitem(CONFIG, "clip_sample", False)
+    clean, model = make(3), tiny()
+    oracle = DPMSolverMultistepScheduler.from_config(CONFIG, timestep_spacing="trailing")
+    oracle.set_timesteps(4)
+    x = keyed_noise(((0, NOISE, i) for i in range(3)), (1, 8, 8))
+    with torch.no_grad():
+        for t in oracle.timesteps:
+            x = oracle.step(model(x, t).sample, t, x).prev_sample
+    torch.testing.assert_close(clean.sample, x, rtol=1e-4, atol=1e-4 * float(x.abs().max()))
+    assert clean.origin == "3 samples of the dense model, 4 steps of DPM-Solver++, seed 0"
+
+
+def test_pixels_are_clipped_where_the_models_sampler_clips() -> None:
+    free = dict(CONFIG, clip_sample=False)
+    wild = drain(synthesize(denoiser_of(tiny(), FAMILY, free), 3, steps=4)).sample
+    assert wild.abs().max() > 1
+    torch.testing.assert_close(make(3).sample, wild.clamp(-1, 1))
+
+
+def test_a_flow_keeps_the_deterministic_loop() -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    assert accurate_loop(config, 5, (1, 4, 4)) == deterministic_loop(config, 5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5000])
+def test_the_accurate_loop_takes_what_steps_there_are(steps: int) -> None:
+    loop = accurate_loop(CONFIG, steps, (1, 8, 8))
+    assert str(loop.loop) == f"dpm++:{min(steps, 1000)}:1@trailing"
+
+
+def test_a_config_that_the_solver_has_not_keeps_the_deterministic_loop() -> None:
+    config = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}
+    assert accurate_loop(config, 4, (1, 8, 8)) == deterministic_loop(config, 4)
 
 
 def test_flow_matching_integrates_a_known_velocity() -> None:

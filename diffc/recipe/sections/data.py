@@ -23,7 +23,7 @@ class DataSection(RecipeSection):
             prompts, or the guidance input of a model that takes one. None: decided from the model
             (data/guidance.py): 4, or 1 for models that were distilled for few steps.
         images: how many samples are made, or the most that are taken.
-        steps: DDIM steps of the synthetic samples.
+        steps: steps of the synthetic samples, of DPM-Solver++ (of Euler along a flow).
         batch: images that are sampled or encoded at once.
         fit: what happens to images of another size: ``skip`` or ``resize``.
     """
