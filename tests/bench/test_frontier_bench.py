@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from bench import distance
 from bench.frontier import __main__ as frontier
 from bench.frontier import results
 
@@ -82,6 +83,20 @@ def test_a_small_run_goes_to_its_end_and_goes_on_after_a_stop(
     assert " s\n" not in capsys.readouterr().out.split("ddim:4:")[0]
     after = json.loads(out.with_suffix(".json").read_text())
     assert [one["frechet"] for one in after["rows"]] == [one["frechet"] for one in found["rows"]]
+    the_features_are_ranked(after, tmp_path / "results" / "distance.json", monkeypatch)
+
+
+def the_features_are_ranked(frontier_found, path, monkeypatch) -> None:
+    """The study of features over the same images: every candidate has both rank correlations."""
+    monkeypatch.setattr(distance, "DRAWS", 2)
+    distance.main()
+    found = json.loads(path.read_text())
+    assert found["real"] == [row["frechet"]["value"] for row in frontier_found["rows"]]
+    for label in found["how"]["references"]:
+        candidates = found[label]["candidates"]
+        assert len(candidates) == 5 * 3 * 3 * len(distance.DISTANCES)
+        assert all(-1 <= one["real"] <= 1 for one in candidates)
+    assert "| **mid_block** | 0.3 | mean | kernel |" in path.with_suffix(".md").read_text()
 
 
 def small_split(source, split, limit):
