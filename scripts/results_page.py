@@ -58,8 +58,9 @@ def page(*, copy: bool = False) -> str:
         else:
             parts.append(f"Not measured yet: there is no `bench/results/{file}`.\n")
     parts += gpus(copy)
-    if copy and (RESULTS / "quality.png").exists():
-        _copy(RESULTS / "quality.png", "quality.png")
+    for name in SHOWN if copy else ():
+        if (RESULTS / name).exists():
+            _copy(RESULTS / name, name)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -183,6 +184,27 @@ def quality(found: dict[str, Any]) -> list[str]:
     if (RESULTS / "quality.png").exists():
         lines.append("![quality against steps](images/results/quality.png)\n")
     return lines
+
+
+def frontier(found: dict[str, Any]) -> list[str]:
+    how = found["how"]
+    lines = [machine(how["environment"], day(found)), (RESULTS / "frontier.md").read_text()]
+    rounding, load = how["rounding"], how["load_before_timing"][0]
+    lines.append(
+        f"Sampled in {how['sampled_in']}: SSIM to the same {rounding['n']} images with calls in "
+        f"float32 {rounding['ssim']:.3f} ({rounding['loop']}); load {load:.1f} before the timing.\n"
+    )
+    captions = (("frontier.png", "distance against time"), ("frontier-images.png", "images"))
+    for name, caption in captions:
+        if (RESULTS / name).exists():
+            lines.append(f"![{caption}](images/results/{name})\n")
+    return lines
+
+
+def distance(found: dict[str, Any]) -> list[str]:
+    accuracy = percent(found["how"]["classifier_accuracy"])
+    words = f"*{day(found)}; a classifier that is right for {accuracy} of the test images*\n"
+    return [words, (RESULTS / "distance.md").read_text()]
 
 
 def peers(found: dict[str, Any]) -> list[str]:
@@ -315,6 +337,8 @@ def figures(found: dict[str, Any]) -> list[str]:
     ]
 
 
+SHOWN = ("quality.png", "frontier.png", "frontier-images.png")
+"""The pictures of bench/results that the page shows."""
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("demo.json", "The whole job", demo),
     ("help.json", "`diffc --help`", figures),
@@ -323,6 +347,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("full_size.json", "Networks at their full size", full_size),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
+    ("frontier.json", "What a millisecond buys", frontier),
+    ("distance.json", "The dense model's own features as a judge", distance),
     ("distill_speed.json", "Distillation's speed", distillation),
     ("serving.json", "Serving", serving),
     ("gate.json", "The gate", gate),
