@@ -42,7 +42,7 @@ def test_a_run_compares_both_sides_with_its_clean_samples(tiny_model, tmp_path) 
         assert figure["n"] == 8
     page = to_markdown(report)
     assert "own Frechet distance" in page and "own kernel distance" in page
-    assert f"to {clean.origin}" in page
+    assert f"own distances are to {clean.origin}" in page and " further |" in page
 
 
 def test_few_images_have_the_kernel_distance_and_the_reason_for_the_other(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.measure.quality.base import Metric, MetricFigure
-from diffc.measure.quality.features import Features, ReferenceFeatures, four_digits
+from diffc.measure.quality.features import Features, ReferenceFeatures
 from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonDict
 
@@ -82,13 +82,12 @@ class OwnDistance(Metric):
     """
 
     better = "lower"
-    digits = 4
     always = True
     limits = (0.0, math.inf)
     depends_on = (*Metric.depends_on, "features", "features_sha256", "reference")
     note = (
-        "distances on the dense model's own features: ± one standard error; about 0 for images of "
-        "the reference's own kind, and below 0 by chance"
+        "own distances: on features of the dense model itself, ± one standard error; about 0 for "
+        "samples of the reference's kind, below it by chance"
     )
     least_images = 3
     """The fewest images of a side that have a distance."""
@@ -130,7 +129,3 @@ class OwnDistance(Metric):
             **used.facts(),
             **self.facts(len(own.dense), used.features),
         }
-
-    def as_text(self, value: float | None) -> str:
-        """Four significant digits."""
-        return four_digits(value)

@@ -55,8 +55,16 @@ def _row(metric: Metric, figure: JsonObject | None) -> Row:
         within = "one image" if "-" in ends else f"95 % [{', '.join(ends)}]"
         return title, "", metric.as_text(figure["mean"]), within
     dense, compressed = (_with_error(metric, figure, side) for side in ("dense", "compressed"))
-    reference = figure.get("reference")
-    return title, dense, compressed, f"to {reference['n']} images" if reference else ""
+    return title, dense, compressed, _to_what(metric, figure)
+
+
+def _to_what(metric: Metric, figure: JsonObject) -> str:
+    """By how much the compressed side is further, where that was measured; or the reference."""
+    further, reference = figure.get("further"), figure.get("reference")
+    if further:
+        sign = "+" if further["value"] >= 0 else ""
+        return f"{sign}{metric.as_text(further['value'])} ± {further['se']:.2g} further"
+    return f"to {reference['n']} images" if reference else ""
 
 
 def _with_error(metric: Metric, figure: JsonObject, side: str) -> str:
@@ -121,17 +129,17 @@ def _notes(report: Report) -> list[str]:
     notes = [_settings(figure)] if figure else []
     notes += [absent[metric.name] for metric in metrics if metric.name in absent]
     notes += [metric.note for metric in metrics if metric.note and quality[metric.name]]
-    notes += [_reference_note(metric.label, quality[metric.name]) for metric in metrics]
+    notes += [_reference_note(quality[metric.name]) for metric in metrics]
     notes += [anchors.absent for anchors in report.anchors if anchors.absent]
     if any(anchors.rows for anchors in report.anchors):
         notes += [_cost(report)]
     return [note for note in dict.fromkeys(notes) if note]
 
 
-def _reference_note(label: str, figure: JsonObject | None) -> str:
+def _reference_note(figure: JsonObject | None) -> str:
     """What the samples are that a distance is to, where they are none that the user named."""
     of = ((figure or {}).get("reference") or {}).get("of")
-    return f"{label}: to {of}" if of else ""
+    return f"own distances are to {of}" if of else ""
 
 
 def _cost(report: Report) -> str:
