@@ -37,6 +37,7 @@ _VERBS = {
     "repair": "distill",
     "distill": "distill",
     "samples": "eval",
+    "eval": "eval",
 }
 
 
@@ -62,6 +63,7 @@ class _Link:
     older: str
 
 
+_SAMPLES = _Link("compressed", "distill", _OLDER_MODEL)
 _LINKS = {
     "prune": (_Link("plan", "plan", "is of the plan before the last one"),),
     "repair": (_Link("pruned", "prune", _OLDER_PLAN),),
@@ -69,7 +71,8 @@ _LINKS = {
         _Link("pruned", "prune", _OLDER_PLAN),
         _Link("repaired", "repair", "is of the repair before the last one"),
     ),
-    "samples": (_Link("compressed", "distill", _OLDER_MODEL),),
+    "samples": (_SAMPLES,),
+    "eval": (_SAMPLES,),
     "export-compressed": (_Link("model", "distill", _OLDER_MODEL),),
 }
 
@@ -138,6 +141,11 @@ def _raise(fault: Fault | None, hint: str) -> None:
         raise InputError(fault.reason, hint=fault.hint or hint)
 
 
+def _links(name: str) -> tuple[_Link, ...] | None:
+    """What the stage follows from; there are several evaluations, each with a name of its own."""
+    return _LINKS.get("eval" if name.startswith("eval-") else name)
+
+
 class _Folder:
     """The records of one output folder, each read and judged once."""
 
@@ -185,7 +193,7 @@ class _Folder:
             only: The names of the files to look at; empty: every one.
             missing: Whether a file that is gone counts.
         """
-        again = f"diffc {_VERBS.get(name, 'export')} {self.out}"
+        again = f"diffc {_VERBS.get(name.partition('-')[0], 'export')} {self.out}"
         for path, digest in self._written(name):
             if only and path.name not in only:
                 continue
@@ -225,7 +233,7 @@ class _Folder:
 
     def _link_fault(self, name: str) -> Fault | None:
         """Why what the stage was made from is not what OUT holds now."""
-        inputs, links = self._record(name).get("inputs", {}), _LINKS.get(name)
+        inputs, links = self._record(name).get("inputs", {}), _links(name)
         if links is None:
             dense = {
                 "export-dense": ("model", self._dense),

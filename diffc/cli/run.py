@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from diffc.models.source import Source
     from diffc.recipe import Recipe
+    from diffc.runner import StageEvent
     from diffc.stages.finished import Over
 
 
@@ -63,6 +64,40 @@ def run_chain(
         if not command.silent:
             show_files(out)
     return out
+
+
+def evaluate(command: Command, out: Path, *, forget: Mapping[str, Collection[str]]) -> None:
+    """Judge samples of an output folder in the command's way, and show what it gives.
+
+    Args:
+        forget: see ``resolve_command``.
+    """
+    from diffc.cli.show import follow, show_evaluation
+    from diffc.output import locked_recipe
+    from diffc.report.model import Evaluation
+    from diffc.stages.order import Request, run
+    from diffc_export.events import map_events
+
+    source, wanted, _ = resolve_command(command, forget=forget)
+    request = Request(
+        source,
+        locked_recipe(out),
+        out,
+        "distill",
+        fresh=command.fresh,
+        command=command_line(),
+        evaluation=wanted,
+    )
+    done: list[str] = []
+
+    def note(event: StageEvent) -> StageEvent:
+        done.append(event.stage)
+        return event
+
+    report = follow(map_events(run(request), note), quiet=command.silent)
+    same = Evaluation(name="samples", quality=report.quality)
+    evaluation = next((one for one in report.evaluations if one.name == done[-1]), same)
+    show_evaluation(evaluation, out, json=command.json, quiet=command.quiet)
 
 
 def finish_folder(command: Command, out: Path, stop: str) -> None:

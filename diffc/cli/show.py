@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 from diffc_export import events
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from diffc.report.model import Report
+    from diffc.report.model import Evaluation, Report
     from diffc.runner import StageEvent
     from diffc_export.events import Work
 
@@ -102,6 +104,19 @@ def show_report(report: Report, *, json: bool, quiet: bool) -> None:
         from diffc.report.terminal import show
 
         show(report, answers())
+
+
+def show_evaluation(evaluation: Evaluation, out: Path, *, json: bool, quiet: bool) -> None:
+    """Print the figures of one evaluation on stdout, as JSON or as a table."""
+    from diffc.report.sections.evaluations import evaluation_blocks
+    from diffc.report.terminal import show_blocks
+
+    if _is_follower():
+        return
+    if json:
+        print_json({"folder": str(out), **evaluation.model_dump(mode="json")})
+    elif not quiet:
+        show_blocks(list(evaluation_blocks(evaluation)), answers())
 
 
 def print_json(value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffc.cli.command import Command, takes
-from diffc.cli.run import finish_folder, of_folder, run_chain
+from diffc.cli.run import evaluate, finish_folder, of_folder, run_chain
 
 
 @takes(
@@ -69,6 +69,8 @@ def build_(command: Command, output_folder: Path) -> None:
 def eval_(command: Command, output_folder: Path) -> None:
     """Measure how close OUT/model is to the dense one: SSIM and PSNR from the same noise, and more.
 
+    The figures are added to the report, beside the run's own.
+
     \b
       diffc eval OUT --images 256
       diffc eval OUT --images 10000 --reference test-images/
@@ -78,4 +80,8 @@ def eval_(command: Command, output_folder: Path) -> None:
 
     command = of_folder(command, output_folder)
     check_model(output_folder)
-    run_chain(command, "distill", forget={"quality": ("metrics", "lpips", "reference", "features")})
+    evaluate(command, output_folder, forget={"quality": _OF_ONE_EVALUATION})
+
+
+_OF_ONE_EVALUATION = ("metrics", "lpips", "reference", "features")
+"""Options of samples that an evaluation does not take over from the run."""

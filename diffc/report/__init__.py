@@ -11,10 +11,12 @@ card.py        OUT/model/README.md, the compressed model's own card
 html.py        report.html, one file without a network; html_blocks.py: each kind of block in it,
                markup.py: escaping, svg.py: charts, assets/: style
 comparison.py  several runs on one page
+protocols.py   whether several runs were measured and judged alike
 side_by_side.py  what `diffc bench A B` shows
 verdict.py     whether the compressed model is worth having, in one sentence
 speed.py, units.py  speed-ups, noise and figures in words
 history.py  latency over time
+quality_rows.py  figures of samples as rows of a table
 loops.py    sampling loops in words: which was timed, which was judged
 html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.tag``
 markup.py  HTML from functions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,28 +15,56 @@ from diffc.measure.explain import Ladder
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
-from diffc.report.model import ModelFigures, Report, StageFigures
+from diffc.report.model import Evaluation, ModelFigures, Report, StageFigures
 from diffc.report.records import PlanRecord
 from diffc.runner import Outcome, StageResult
 from diffc.stage_records import STATE
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 
+@dataclass(frozen=True)
+class Commands:
+    """What makes an output folder again.
+
+    Attributes:
+        first: The command of the run; None for a run from Python.
+        later: Those that changed it or added to it, in order.
+    """
+
+    first: str | None = None
+    later: tuple[str, ...] = ()
+
+
+def commands_with(out: Path, command: str | None) -> Commands:
+    """The commands in the report of ``out``, and one that goes on there; None adds none."""
+    try:
+        report = Report.read(out)
+    except InputError:  # the run before stopped early
+        return Commands(command)
+    if command is None or command == report.command:
+        return Commands(report.command, tuple(report.then))
+    if report.command is None and not report.then:
+        return Commands(command)
+    earlier = (one for one in report.then if one != command)
+    return Commands(report.command, (*earlier, command))
+
+
 def collect(
-    out: Path, done: Sequence[StageResult[Outcome]] = (), command: str | None = None
+    out: Path, done: Sequence[StageResult[Outcome]] = (), commands: Commands | None = None
 ) -> Report:
     """Return the report of an output folder.
 
     Args:
         out: The output folder.
         done: The stages of the present run, which tell what it reused.
-        command: The command of the run, for the report.
+        commands: What makes the folder again, for the report.
 
     Raises:
         InputError: The folder is unfinished.
     """
     lock = read_lock(out)
     records = stage_records(out, lock["stages"])
+    commands = commands or Commands()
     fresh = {stage.name for stage in done if not stage.cached}
     benches, serves, climbs, choices, anchors = (
         [record["result"] for name, record in records.items() if name.startswith(f"{kind}-")]
@@ -44,7 +73,8 @@ def collect(
     return Report(
         diffc=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=command,
+        command=commands.first,
+        then=list(commands.later),
         notes=read_notes(out),
         digest=lock["model"]["digest"],
         model=_figures(out, lock, records, "dense"),
@@ -60,6 +90,11 @@ def collect(
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
         quality=records["samples"]["result"] if "samples" in records else None,
+        evaluations=[
+            Evaluation(name=name, quality=record["result"])
+            for name, record in records.items()
+            if name.startswith("eval-")
+        ],
         anchors=[Anchors(**one["anchors"]) for one in anchors],
         environment=benches[-1]["environment"] if benches else None,
     )

@@ -50,6 +50,7 @@ def _without(report: Report, gone: list[str]) -> Report:
             "ladders": [row for row in report.ladders if is_current("explain", row.target)],
             "served": [row for row in report.served if is_current("serve", row.target)],
             "quality": None if "samples" in gone else report.quality,
+            "evaluations": [row for row in report.evaluations if row.name not in gone],
             "anchors": [row for row in report.anchors if is_current("anchors", row.target)],
             "repair": None if "repair" in gone else report.repair,
             "distillation": None if "distill" in gone else report.distillation,

@@ -21,8 +21,8 @@ from diffc.report.records import (
 )
 
 SCHEMA_VERSION = 3
-"""3: ``repair``. 2: ``anchors``, and in ``quality`` ``each`` (the value of every pair) and
-``prompts``. Reports of versions 1 and 2 are read as they are."""
+"""3: ``repair``, ``evaluations`` and ``then``. 2: ``anchors``, and in ``quality`` ``each`` (the
+value of every pair) and ``prompts``. Reports of versions 1 and 2 are read as they are."""
 
 
 class _ReportPart(BaseModel):
@@ -64,6 +64,18 @@ class StageFigures(_ReportPart):
     peak_rss_bytes: int
 
 
+class Evaluation(_ReportPart):
+    """Samples that were judged once more, in another way than the run's own.
+
+    Attributes:
+        name: The stage's; OUT/evals has a folder of the part behind the dash, with the pictures.
+        quality: Figures as in the report's ``quality``.
+    """
+
+    name: str
+    quality: AsRecorded[QualityRecord | None] = None
+
+
 class Report(_ReportPart):
     """report.json.
 
@@ -72,6 +84,7 @@ class Report(_ReportPart):
         diffc: The version of diffc that wrote the report.
         created: When, in UTC.
         command: The command of the run; None for a run from Python.
+        then: The commands that changed the run or added to it later, in order.
         notes: Notes of the checks before the first stage.
         digest: A hash of the dense model's configs and weights; None in older reports.
         model: The dense model.
@@ -87,6 +100,7 @@ class Report(_ReportPart):
         ladders: Where the speed-up comes from, for each target and batch size.
         served: The loop through an inference server, for each target and side.
         quality: Figures of the samples, with sampler, steps, seeds and n.
+        evaluations: The same in other ways, by ``diffc eval``; the last one is the newest.
         anchors: Samples of the dense model with fewer steps, judged as the compressed model's are,
             for each target whose images were timed.
         environment: The machine of the last target's figures.
@@ -96,6 +110,7 @@ class Report(_ReportPart):
     diffc: str
     created: str
     command: str | None = None
+    then: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     digest: str | None = None
     model: ModelFigures
@@ -111,6 +126,7 @@ class Report(_ReportPart):
     ladders: list[Ladder] = Field(default_factory=list)
     served: list[Served] = Field(default_factory=list)
     quality: AsRecorded[QualityRecord | None] = None
+    evaluations: list[Evaluation] = Field(default_factory=list)
     anchors: list[Anchors] = Field(default_factory=list)
     environment: AsRecorded[EnvironmentRecord | None] = None
 

@@ -50,6 +50,11 @@ def _show_facts(facts: Facts, console: Console) -> None:
 def _show_part(title: str, blocks: Sequence[Block], console: Console) -> None:
     console.print()
     print_whole(console, title, style="bold")
+    show_blocks(blocks, console)
+
+
+def show_blocks(blocks: Sequence[Block], console: Console) -> None:
+    """Print tables, notes and code; other blocks do not fit here."""
     heads: Sequence[str] = ()
     for block in blocks:
         if isinstance(block, Table):
@@ -60,7 +65,8 @@ def _show_part(title: str, blocks: Sequence[Block], console: Console) -> None:
             for sentence in block.sentences:
                 print_whole(console, f"  {sentence}", style="dim")
         elif isinstance(block, Code):
-            print_whole(console, f"  {block.text}")
+            for line in block.text.splitlines():
+                print_whole(console, f"  {line}")
 
 
 def _columns(table: Table, heads_above: Sequence[str]) -> list[Column]:

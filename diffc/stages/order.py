@@ -20,7 +20,7 @@ from diffc.output import (
 )
 from diffc.placing import clear_folder
 from diffc.recipe import Recipe
-from diffc.report.collect import collect, stage_records
+from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
 from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, move_logs
 from diffc.stages.anchors import anchors_stage
@@ -38,7 +38,7 @@ from diffc.stages.precision_auto import choose_precision
 from diffc.stages.preflight import preflight
 from diffc.stages.prune import prune_stage
 from diffc.stages.repair import repair_stage
-from diffc.stages.samples import samples_stage
+from diffc.stages.samples import evaluation_stage, samples_stage
 from diffc.stages.serve import serve_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
@@ -66,6 +66,7 @@ class Request:
         fresh: True ignores the cache.
         command: How to say it again.
         over: What becomes of a finished run of another request in ``out``.
+        evaluation: How samples are judged once more, beside the run's own; None: they are not.
     """
 
     source: Source
@@ -75,6 +76,7 @@ class Request:
     fresh: bool = False
     command: str | None = None
     over: Over = "goes on"
+    evaluation: Recipe | None = None
 
     def __post_init__(self) -> None:
         if self.stop not in STOPS:
@@ -107,7 +109,7 @@ def _run(request: Request) -> RunWork:
         write_lock(out, source, recipe, _stages(out, done, request.stop))
         write_notes(out, notes)
         keep_request(out, recipe, request.over)
-        _write_report(out, done, request.command)
+        _write_report(out, done, _commands(request))
     _wait_for_all_ranks()
     return _raise_if_failed(Report.read(out))
 
@@ -141,12 +143,23 @@ def _aside(request: Request) -> ChainWork:
 def _stages(out: Path, done: Sequence[StageResult[Outcome]], stop: str) -> dict[str, str]:
     """The keys of this run's stages, and of earlier ones beyond ``stop`` that still follow from it.
 
-    Nothing but the pictures follows from ``samples``.
+    Nothing but the pictures follows from ``samples``. Evaluations stay for as long as they are of
+    OUT/model; that of this run comes last.
     """
     now = {stage.name: stage.key for stage in done}
     earlier = read_lock(out)["stages"]
+    newest = {name: now.pop(name) for name in list(now) if _is_evaluation(name)}
+    evaluations = {name: key for name, key in earlier.items() if _is_evaluation(name)}
+    others = {name: key for name, key in earlier.items() if name not in evaluations}
+    evaluations = {name: evaluations[name] for name in evaluations if name not in newest} | newest
     same = all(earlier.get(name) == key for name, key in now.items() if name != "samples")
-    return _following(out, {**earlier, **now}) if same and stop not in ("build", "bench") else now
+    if same and stop not in ("build", "bench"):
+        return _following(out, {**others, **now, **evaluations})
+    return {**now, **_following(out, evaluations)}
+
+
+def _is_evaluation(stage: str) -> bool:
+    return stage.startswith("eval-")
 
 
 def _following(out: Path, stages: Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +195,7 @@ def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str |
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     stages = _following(out, stages)
     write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
-    return _raise_if_failed(_write_report(out, runner.done, command))
+    return _raise_if_failed(_write_report(out, runner.done, commands_with(out, command)))
 
 
 def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None, None]:
@@ -201,7 +214,12 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
     repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
     distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
     distilled = yield from runner.do(distill)
-    yield from runner.do(samples_stage(source, recipe, clean, distilled))
+    samples = samples_stage(source, recipe, clean, distilled)
+    yield from runner.do(samples)
+    if request.evaluation is not None:
+        other = samples_stage(source, request.evaluation, clean, distilled)
+        if other.key != samples.key:
+            yield from runner.do(evaluation_stage(other))
     if stop < STOPS.index("export"):
         return
     for export in export_stages(source, recipe, clean, plan, distilled):
@@ -255,13 +273,21 @@ def _with_targets(out: Path, recipe: Recipe) -> Recipe:
     return locked.model_copy(update={"build": build, "measure": recipe.measure})
 
 
-def _write_report(out: Path, done: Sequence[StageResult[Outcome]], command: str | None) -> Report:
+def _commands(request: Request) -> Commands:
+    """The commands that make OUT, once ``request`` is done; an evaluation changes no run."""
+    if request.over == "goes on":
+        added = request.command if request.evaluation is None else None
+        return commands_with(request.out, added)
+    return Commands(request.command)
+
+
+def _write_report(out: Path, done: Sequence[StageResult[Outcome]], commands: Commands) -> Report:
     from diffc.report.card import write_card
     from diffc.report.html import write_html
     from diffc.report.markdown import to_markdown
     from diffc_runtime.files import write_text
 
-    report = collect(out, done, command)
+    report = collect(out, done, commands)
     write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
     write_text(out / "report.md", to_markdown(report))
     write_html(report, out)

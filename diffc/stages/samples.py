@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffc.models.denoiser import Denoiser
 
 SAMPLES = "samples"
+EVALUATIONS = "evals"
 DENSE_SAMPLES = f"{SAMPLES}/dense.safetensors"
 """The dense model's images, for what is judged beside the compressed model's later."""
 
@@ -100,6 +101,14 @@ def samples_stage(
     packages = (*model_packages(source), "pillow", *metric_packages(options))
     places = {SAMPLES: SAMPLES}
     return Stage("samples", 11, inputs, compare, SamplesOutcome, places, packages)
+
+
+def evaluation_stage(
+    samples: Stage[SamplesInputs, SamplesOutcome],
+) -> Stage[SamplesInputs, SamplesOutcome]:
+    """The same beside the run's own samples: OUT/evals/NAME, whose name its inputs decide."""
+    name = replace(samples, name="eval").key[:8]
+    return replace(samples, name=f"eval-{name}", places={SAMPLES: f"{EVALUATIONS}/{name}"})
 
 
 MOST_OWN_REFERENCE = 512

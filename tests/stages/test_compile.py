@@ -352,7 +352,7 @@ diffc.compile({str(tiny_model)!r}, ratio=0.4, out={str(tmp_path / name)!r}, opti
 
 
 def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
-    """Another number of images and another seed, without distilling again; then a bundle."""
+    """Another number of images and another seed, beside the run's own figures; then a bundle."""
     out, _, cache = compiled
     copy = tmp_path / "copied"
     shutil.copytree(out, copy)
@@ -362,14 +362,22 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
 
     done = diffc_("eval", copy, "--images", 6, "--sampler-steps", 3, "--seed", 7, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["quality"]["ssim"]["n"], found["quality"]["ssim"]["seeds"]) == (6, [7])
-    assert all(s["cached"] for s in found["stages"] if s["name"] != "samples")
-    before = json.loads((out / "report.json").read_text())
-    assert found["targets"] == before["targets"]  # nothing that was measured is forgotten
-    # the dense model with fewer steps was compared with the samples of before
-    earlier = {s["name"] for s in before["stages"]} - {"anchors-ort-cpu"}
-    assert {s["name"] for s in found["stages"]} == earlier and found["anchors"] == []
+    answer = json.loads(done.stdout)
+    assert (answer["quality"]["ssim"]["n"], answer["quality"]["ssim"]["seeds"]) == (6, [7])
+    before, after = (json.loads((one / "report.json").read_text()) for one in (out, copy))
+    (evaluation,) = after["evaluations"]
+    assert (evaluation["name"], evaluation["quality"]) == (answer["name"], answer["quality"])
+    assert all(s["cached"] for s in after["stages"] if s["name"] != answer["name"])
+    for part in ("quality", "targets", "pipeline", "anchors", "command", "then"):
+        assert after[part] == before[part]  # nothing that was measured is forgotten
+    assert [s["name"] for s in after["stages"]] == [
+        *(s["name"] for s in before["stages"]),
+        answer["name"],
+    ]
+    pictures = copy / "evals" / answer["name"].partition("-")[2]
+    assert (pictures / "grid.png").is_file()
+    assert (copy / "samples/grid.png").read_bytes() == (out / "samples/grid.png").read_bytes()
+    assert "6 images from the same noise" in (copy / "report.md").read_text()
     lock = (copy / "recipe.lock.yaml").read_bytes()
     done = diffc_("eval", copy, "--reference", tmp_path / "nothing")
     assert done.returncode == 2 and "--reference" in done.stderr

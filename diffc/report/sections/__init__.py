@@ -12,12 +12,13 @@ distribution adds one with an entry point of the group ``diffc.sections`` (docs/
     calls          one call of the network           distillation   the loss
     whole_images   the whole sampling loop           stages         time and memory of the run
     machine        what it was measured on           reproduce      the command
-    next_steps     what to do with OUT now
+    next_steps     what to do with OUT now           evaluations    what diffc eval has added
 
 timings.py  helps calls and whole_images.
 calls.py   one call of the network on each target, and the memory of its engines
 clean_data.py  the clean samples of the training, if the run has notes on them
 distillation.py  the loss step by step, and the quality on the way
+evaluations.py  samples that diffc eval judged otherwise than the run
 headline.py  the report in one sentence, and its most important figures
 importance.py  L_t / L_max, the threshold T, and S, the timesteps that count
 ladders.py  where the speed-up comes from
@@ -28,7 +29,7 @@ precisions.py  the precision of each target that was to choose one by measuring,
                from
 reductions.py  by what factor parameters, MACs and times fell
 repair.py  the repair right after the cut: the errors of the network and of each layer
-reproduce.py  the command that made the run
+reproduce.py  the commands that made the run
 samples.py  samples of both models from the same noise: the pictures, and how close they are
 serving.py  the sampling loop through an inference server, dense beside compressed, per target
 stages.py  how long each stage took, and its memory

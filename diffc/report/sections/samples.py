@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from diffc.measure import sheets
 from diffc.measure.anchors import Anchor, Anchors
 from diffc.measure.quality import metrics_of
-from diffc.measure.quality.base import Metric
 from diffc.report.blocks import Images, Notes, Table
 from diffc.report.loops import judged_loop, loop_words
 from diffc.report.model import Report
+from diffc.report.quality_rows import Row, quality_rows, reference_note, settings_words
 from diffc.report.sections import Section
 from diffc.report.units import interval, number
 from diffc.report.verdict import ssim_of
-from diffc_runtime.json_types import JsonObject
 
-Row = tuple[str, str, str, str]
 _WORST = 3
 """Images that are named as the worst."""
 _PROMPT = 60
@@ -39,38 +37,9 @@ def _build(report: Report) -> Iterator[Images | Table | Notes]:
         list(_captions(report)),
     )
     if quality:
-        rows = [_row(metric, quality[metric.name]) for metric in metrics_of(quality)]
-        yield Table([*rows, *_anchor_rows(report.anchors)])
+        yield Table([*quality_rows(quality), *_anchor_rows(report.anchors)])
         yield Table(list(_worst_rows(report)), ("furthest from dense", "SSIM"))
         yield Notes(_notes(report))
-
-
-def _row(metric: Metric, figure: JsonObject | None) -> Row:
-    """The row of one figure; a dash for one that could not be computed."""
-    if not figure:
-        return metric.label, "", "-", ""
-    title = metric.title(figure)
-    if "mean" in figure:
-        ends = [metric.as_text(end) for end in figure.get("ci95") or (None,)]
-        within = "one image" if "-" in ends else f"95 % [{', '.join(ends)}]"
-        return title, "", metric.as_text(figure["mean"]), within
-    dense, compressed = (_with_error(metric, figure, side) for side in ("dense", "compressed"))
-    return title, dense, compressed, _to_what(metric, figure)
-
-
-def _to_what(metric: Metric, figure: JsonObject) -> str:
-    """By how much the compressed side is further, where that was measured; or the reference."""
-    further, reference = figure.get("further"), figure.get("reference")
-    if further:
-        sign = "+" if further["value"] >= 0 else ""
-        return f"{sign}{metric.as_text(further['value'])} ± {further['se']:.2g} further"
-    return f"to {reference['n']} images" if reference else ""
-
-
-def _with_error(metric: Metric, figure: JsonObject, side: str) -> str:
-    """A side's value and its standard error, where the figure has one."""
-    value, errors = metric.as_text(figure.get(side)), figure.get("se", {})
-    return f"{value} ± {errors[side]:.2g}" if side in errors else value
 
 
 def _anchor_rows(several: Sequence[Anchors]) -> Iterator[Row]:
@@ -126,20 +95,14 @@ def _notes(report: Report) -> list[str]:
     quality, figure = report.quality or {}, judged_loop(report)
     metrics = metrics_of(quality)
     absent: dict[str, str] = quality.get("absent", {})
-    notes = [_settings(figure)] if figure else []
+    notes = [settings_words(figure)] if figure else []
     notes += [absent[metric.name] for metric in metrics if metric.name in absent]
     notes += [metric.note for metric in metrics if metric.note and quality[metric.name]]
-    notes += [_reference_note(quality[metric.name]) for metric in metrics]
+    notes += [reference_note(quality[metric.name]) for metric in metrics]
     notes += [anchors.absent for anchors in report.anchors if anchors.absent]
     if any(anchors.rows for anchors in report.anchors):
         notes += [_cost(report)]
     return [note for note in dict.fromkeys(notes) if note]
-
-
-def _reference_note(figure: JsonObject | None) -> str:
-    """What the samples are that a distance is to, where they are none that the user named."""
-    of = ((figure or {}).get("reference") or {}).get("of")
-    return f"own distances are to {of}" if of else ""
 
 
 def _cost(report: Report) -> str:
@@ -150,12 +113,6 @@ def _cost(report: Report) -> str:
         "the dense model's own rows are SSIM to its images with all steps, of "
         f"{n} images at most; they took {seconds:.0f} s"
     )
-
-
-def _settings(figure: JsonObject) -> str:
-    plural = "s" if figure["n"] != 1 else ""
-    words = f"{figure['n']} image{plural} from the same noise, {loop_words(figure)}"
-    return f"{words}, seed {', '.join(map(str, figure['seeds']))}"
 
 
 SECTION = Section("Compressed against dense samples", 20, _build)

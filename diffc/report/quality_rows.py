@@ -1,0 +1,56 @@
+"""Figures of samples as rows of a table, and how the samples were made, in words."""
+
+from __future__ import annotations
+
+from diffc.measure.quality import metrics_of
+from diffc.measure.quality.base import Metric
+from diffc.report.loops import loop_words
+from diffc_runtime.json_types import JsonObject
+
+Row = tuple[str, str, str, str]
+
+
+def quality_rows(quality: JsonObject) -> list[Row]:
+    """One row for each figure: its title, dense, compressed, and how exact it is."""
+    return [_row(metric, quality[metric.name]) for metric in metrics_of(quality)]
+
+
+def settings_words(figure: JsonObject) -> str:
+    """How many images a figure is of, how they were made, and from which seeds."""
+    plural = "s" if figure["n"] != 1 else ""
+    words = f"{figure['n']} image{plural} from the same noise, {loop_words(figure)}"
+    return f"{words}, seed {', '.join(map(str, figure['seeds']))}"
+
+
+def reference_note(figure: JsonObject | None) -> str:
+    """What the samples are that a distance is to, where they are none that the user named."""
+    of = ((figure or {}).get("reference") or {}).get("of")
+    return f"own distances are to {of}" if of else ""
+
+
+def _row(metric: Metric, figure: JsonObject | None) -> Row:
+    """The row of one figure; a dash for one that could not be computed."""
+    if not figure:
+        return metric.label, "", "-", ""
+    title = metric.title(figure)
+    if "mean" in figure:
+        ends = [metric.as_text(end) for end in figure.get("ci95") or (None,)]
+        within = "one image" if "-" in ends else f"95 % [{', '.join(ends)}]"
+        return title, "", metric.as_text(figure["mean"]), within
+    dense, compressed = (_with_error(metric, figure, side) for side in ("dense", "compressed"))
+    return title, dense, compressed, _to_what(metric, figure)
+
+
+def _to_what(metric: Metric, figure: JsonObject) -> str:
+    """By how much the compressed side is further, where that was measured; or the reference."""
+    further, reference = figure.get("further"), figure.get("reference")
+    if further:
+        sign = "+" if further["value"] >= 0 else ""
+        return f"{sign}{metric.as_text(further['value'])} ± {further['se']:.2g} further"
+    return f"to {reference['n']} images" if reference else ""
+
+
+def _with_error(metric: Metric, figure: JsonObject, side: str) -> str:
+    """A side's value and its standard error, where the figure has one."""
+    value, errors = metric.as_text(figure.get(side)), figure.get("se", {})
+    return f"{value} ± {errors[side]:.2g}" if side in errors else value
