@@ -24,6 +24,8 @@ def report_(
 ) -> None:
     """Show OUT's report, or compare several: a table, and latency against quality.
 
+    Figures of several runs that were not measured alike carry a mark.
+
     \b
       diffc report OUT
       diffc report OUT --open
@@ -83,25 +85,35 @@ def _show_several(reports: list[tuple[str, Report]], page: Path | None, command:
     from diffc.result_files import check_outputs, writing
 
     check_outputs({"--html": page})
+    show_several(reports, command)
+    if page is not None:
+        with writing(page, "--html"):
+            write_comparison(reports, page)
+
+
+def show_several(reports: list[tuple[str, Report]], command: Command) -> None:
+    """Print the comparison of several runs, as a table or as JSON."""
     if command.json:
         from diffc.cli.show import print_json
 
         print_json({"runs": {name: report.model_dump(mode="json") for name, report in reports}})
     elif not command.quiet:
         _table(reports)
-    if page is not None:
-        with writing(page, "--html"):
-            write_comparison(reports, page)
 
 
 def _table(reports: list[tuple[str, Report]]) -> None:
     from diffc.cli.show import answers
-    from diffc.report.comparison import comparison_table
+    from diffc.report.blocks import Table
+    from diffc.report.comparison import comparison_blocks
     from diffc.report.tables import Column, print_table
+    from diffc.report.terminal import show_blocks
 
-    table = comparison_table(reports)
-    columns = [Column(text=True), *(Column(name) for name in table.heads[1:])]
-    print_table(answers(), columns, table.rows)
+    blocks = comparison_blocks(reports)
+    for table in blocks:
+        if isinstance(table, Table):  # a run's name is as wide as it is
+            columns = [Column(text=True), *(Column(name) for name in table.heads[1:])]
+            print_table(answers(), columns, table.rows)
+    show_blocks([block for block in blocks if not isinstance(block, Table)], answers())
 
 
 def _show_page(page: Path, open_: bool, *, quiet: bool) -> None:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeVar
 
+from diffc.cli.progress import follow_live, follow_plainly
 from diffc_export import events
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
     from diffc.report.model import Evaluation, Report
     from diffc.runner import StageEvent
@@ -51,15 +51,8 @@ def follow(work: Generator[StageEvent, None, T], *, quiet: bool) -> T:
         return events.drain(work)
     screen = messages()
     if not screen.is_terminal or _is_plain():
-        return _follow_plainly(work, screen)
-    with _progress(screen) as progress:
-        task: TaskID | None = None
-
-        def show(event: StageEvent) -> None:
-            nonlocal task
-            task = _update_progress(event, progress, task)
-
-        return events.follow(work, show)
+        return follow_plainly(work, screen)
+    return follow_live(work, screen)
 
 
 def follow_measuring(work: Work[T], *, quiet: bool) -> T:
@@ -131,70 +124,3 @@ def _is_follower() -> bool:
     from diffc.launch import process_rank
 
     return process_rank() > 0
-
-
-def _follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
-    """Show one line per stage, for logs."""
-
-    def show(event: StageEvent) -> None:
-        if event.done is not None:
-            screen.print(_line(event), soft_wrap=True)
-        elif event.kind == "note":
-            screen.print(_note(event))
-
-    return events.follow(work, show)
-
-
-def _progress(screen: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description:<25}"),
-        BarColumn(bar_width=14),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", style="dim"),
-        console=screen,
-        transient=True,
-    )
-
-
-def _update_progress(event: StageEvent, progress: Progress, task: TaskID | None) -> TaskID | None:
-    """Show an event; return the bar of the stage that runs after it."""
-    if event.kind == "started":
-        return progress.add_task(event.stage, total=None, note="")
-    if event.progress is not None and task is not None:
-        step = event.progress
-        values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
-        note = "  ".join(part for part in (step.note, values) if part)
-        progress.update(task, completed=step.done, total=step.total, note=shortened(note))
-        return task
-    if event.kind == "note":
-        progress.console.print(_note(event))
-        return task
-    if task is not None:
-        progress.remove_task(task)
-    if event.done is not None:
-        progress.console.print(_line(event), soft_wrap=True)
-    return None
-
-
-def _note(event: StageEvent) -> str:
-    from rich.markup import escape
-
-    return f"  note: {escape(event.note)}"
-
-
-def shortened(note: str, most: int = 30) -> str:
-    """``note`` in at most ``most`` characters, without cutting a word: half a figure misleads."""
-    import textwrap
-
-    return textwrap.shorten(note, most, placeholder=" ...") if len(note) > most else note
-
-
-def _line(event: StageEvent) -> str:
-    from diffc.report.units import seconds
-
-    assert event.done is not None
-    if event.kind == "reused":
-        return f"  [dim]{event.stage:<25} reused[/dim]"
-    return f"  {event.stage:<25} {seconds(event.done.seconds):>12}"

@@ -1,62 +1,114 @@
-"""Several runs compared: latency against quality, and their figures side by side."""
+"""Several runs compared: latency against quality, and their figures side by side.
+
+Figures that were measured or judged in unlike ways carry a mark, and a note says in what they
+differ: a table without it would be read as a ranking.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from diffc.measure.quality import metrics_of
-from diffc.measure.results import at_working
+from diffc.measure.results import TargetResult, at_working
 from diffc.report import svg
-from diffc.report.blocks import Block, Chart, Notes, Part, Table
+from diffc.report.blocks import Block, Chart, Code, Notes, Part, Table
+from diffc.report.loops import image_words
 from diffc.report.model import Report
-from diffc.report.sections import build_parts
-from diffc.report.units import count, interval, milliseconds, size
-
-Named = Sequence[tuple[str, Report]]
-_LABEL = "latency against quality; the numbers stand for the table's rows"
-_UNLIKE = (
-    "these runs were measured on different machines or versions: their times cannot be compared"
+from diffc.report.protocols import (
+    Named,
+    judged_words,
+    load_words,
+    unlike_images,
+    unlike_times,
 )
+from diffc.report.sections import build_parts
+from diffc.report.units import change, count, interval, milliseconds, size
+
+_LABEL = "latency against quality; the numbers stand for the table's rows"
+_MARK = " (!)"
+"""Behind the name of a row whose figures cannot be compared."""
 
 
 def comparison_parts(reports: Named) -> list[Part]:
     """Return the parts of the page that compares runs: (name, report) each."""
     return [
         *build_parts("Latency against quality", lambda: _latency_against_quality(reports)),
-        *build_parts("Figures", lambda: [comparison_table(reports)]),
+        *build_parts("Figures", lambda: comparison_blocks(reports)),
     ]
 
 
-def comparison_table(reports: Named) -> Table:
-    """The figures of every run, one column per run."""
-    figures = [comparison_rows(report) for _, report in reports]
+def comparison_blocks(reports: Named) -> list[Block]:
+    """The figures of every run, one column a run; what cannot be compared; what to do next."""
+    times, images = unlike_times(reports), unlike_images(reports)
+    figures = [
+        comparison_rows(report, times=bool(times), images=bool(images)) for _, report in reports
+    ]
     names = dict.fromkeys(name for values in figures for name in values)
     rows = [(name, *(values.get(name, "-") for values in figures)) for name in names]
-    return Table(rows, ("", *(name for name, _ in reports)))
+    blocks: list[Block] = [Table(rows, ("", *(name for name, _ in reports)))]
+    if times or images:
+        warnings = [f"{_MARK.strip()} {reason}" for reason in (*times, *images)]
+        blocks.append(Notes(warnings, is_warning=True))
+    if any(result.speedup for _, report in reports for result in report.targets):
+        blocks.append(Notes([_SPEEDUPS]))
+    if len(reports) > 1:
+        blocks.append(Notes([_BENCH]))
+        blocks.append(Code(shlex.join(["diffc", "bench", *(name for name, _ in reports)])))
+    return blocks
 
 
-def comparison_rows(report: Report) -> dict[str, str]:
-    """The figures of one run that are compared with others': name -> text."""
-    small = report.compressed or report.model
-    rows = {
-        "model": report.model.name,
-        "parameters": count(small.params),
-        "MACs": count(small.macs),
-        "weights": size(small.bytes),
-    }
-    for r in report.targets:
-        place = f"{r.target} {r.precision}, {r.shape_words}"
-        if r.compressed.latency_ms is not None:
-            rows[f"latency p50, {place}"] = milliseconds(r.compressed.latency_ms.p50)
-        if r.speedup is not None:
-            rows[f"speed-up, {place}"] = f"{r.speedup.median:.2f}x {interval(r.speedup.ci95)}"
-        rows[f"peak memory, {place}"] = size(r.compressed.memory.peak_bytes)
+_SPEEDUPS = "a speed-up is of a run's own two sides in turn; its interval is 95 % within that run"
+_BENCH = "measured now, in turn, on this machine:"
+
+
+def comparison_rows(report: Report, *, times: bool, images: bool) -> dict[str, str]:
+    """The figures of one run: name -> text. times, images: whether those are marked."""
+    at_once, judged = (_MARK if unlike else "" for unlike in (times, images))
+    rows = _what(report)
+    for result in report.pipeline:
+        if result.compressed.latency_ms is not None:
+            rows |= _timed(result, f"{image_words(result)}, {result.target}", at_once)
+    for result in report.targets:
+        place = f"one step, {result.target} {result.precision}, {result.shape_words}"
+        if result.compressed.latency_ms is not None:
+            rows |= _timed(result, place, at_once)
+        if result.compressed.memory.peak_bytes is not None:
+            where = f"{result.target} {result.precision}, {result.shape_words}"
+            rows[f"peak memory, {where}"] = size(result.compressed.memory.peak_bytes)
+    rows["load when it was timed"] = load_words(report)
     quality = report.quality or {}
     rows |= {
-        metric.title(quality[metric.name]): metric.sentence(quality[metric.name])
+        metric.title(quality[metric.name]) + judged: metric.sentence(quality[metric.name])
         for metric in metrics_of(quality)
         if quality[metric.name]
     }
+    rows["judged on"] = judged_words(report) or "-"
+    return rows
+
+
+def _what(report: Report) -> dict[str, str]:
+    """What was made of which model."""
+    small, plan = report.compressed or report.model, report.plan or {}
+    ratio = plan.get("why", {}).get("ratio")
+    macs = change(report.model.macs, small.macs)
+    steps = (report.distillation or {}).get("steps")
+    return {
+        "model": report.model.name,
+        "ratio": "-" if ratio is None else f"{ratio:g}",
+        "distillation": "-" if steps is None else f"{steps} steps" if steps else "none",
+        "parameters": count(small.params),
+        "MACs of a step": f"{count(small.macs)} ({macs})" if macs else count(small.macs),
+        "weights": size(small.bytes),
+    }
+
+
+def _timed(result: TargetResult, place: str, mark: str) -> dict[str, str]:
+    """The time of the compressed side, and its speed-up over the dense one of the same run."""
+    rows = {f"{place}{mark}": milliseconds(result.compressed.latency_ms.p50)}
+    if result.speedup is not None:
+        words = f"{result.speedup.median:.2f}x {interval(result.speedup.ci95)}"
+        rows[f"speed-up of {place}"] = words
     return rows
 
 
@@ -66,9 +118,10 @@ def _latency_against_quality(reports: Named) -> Iterator[Block]:
     if not points:
         yield Notes(["no run has both latency and SSIM"])
         return
-    if _are_of_different_machines(reports):
-        yield Notes([_UNLIKE], is_warning=True)
-    best = _unbeaten(points)
+    reasons = [*unlike_times(reports), *unlike_images(reports)]
+    if reasons:
+        yield Notes(reasons, is_warning=True)
+    best = set() if reasons else _unbeaten(points)
     rows = [
         (f"{i}. {name}", milliseconds(x), f"{y:.3f}", "yes" if name in best else "")
         for i, (name, x, y) in enumerate(points, 1)
@@ -79,7 +132,8 @@ def _latency_against_quality(reports: Named) -> Iterator[Block]:
     )
     yield table
     yield Chart(picture, None)
-    yield Notes(["unbeaten: no other run is both faster and closer to dense"])
+    if not reasons:
+        yield Notes(["unbeaten: no other run is both faster and closer to dense"])
 
 
 def _points(reports: Named) -> Iterator[tuple[str, float, float]]:
@@ -98,12 +152,3 @@ def _unbeaten(points: Sequence[tuple[str, float, float]]) -> set[str]:
         for name, x, y in points
         if not any((a <= x and b >= y) and (a < x or b > y) for _, a, b in points)
     }
-
-
-def _are_of_different_machines(reports: Named) -> bool:
-    machines = {
-        report.environment and report.environment.get("fingerprint")
-        for _, report in reports
-        if any(r.compressed.latency_ms is not None for r in report.targets)
-    }
-    return len(machines) > 1

@@ -14,6 +14,7 @@ from support.reports import notes_of, rows_of
 from diffc.cli import check as check_cli
 from diffc.cli import doctor as doctor_cli
 from diffc.cli import inspect as inspect_cli
+from diffc.cli import progress as cli_progress
 from diffc.cli import report as report_cli
 from diffc.cli import show as cli_show
 from diffc.gate.result import CheckResult, Figure, SelfComparison, overall, side
@@ -139,16 +140,11 @@ def test_doctors_reasons_and_versions_are_whole(screen):
 
 
 def test_the_groups_of_inspect_are_whole(screen):
-    class Source:
-        name, class_name = "demo", "UNet2DModel"
-
-    class Total:
-        params, macs = 4_435_393, 989_331_456.0
-
+    model = {"name": "demo", "class_name": "UNet2DModel", "params": 4_435_393, "macs": 989331456.0}
     name = "down_blocks.10.attentions.1.transformer_blocks.0.attn1.to_out.0"
     row = {"name": name, "kind": "channels", "channels": 1280, "blocks": 16,
            "macs_per_channel": 1.234e6, "importance": 0.1234}  # fmt: skip
-    inspect_cli._show_groups(Source, [row], Total)
+    inspect_cli._show_groups(model, [row])
     assert all(screen.holds(cell) for cell in ("1280", "16", "1.23 M", "12.34%"))
     assert name in "".join(line.split("  ")[0].strip() for line in screen.lines), screen.lines
 
@@ -157,14 +153,15 @@ def test_runs_beside_each_other_are_whole(screen):
     reports = [(path.stem, Report.read(path)) for path in REPORTS]
     report_cli._table(reports)
     for _, report in reports:
-        assert all(screen.holds(cell) for cell in comparison_rows(report).values())
+        cells = comparison_rows(report, times=True, images=True)
+        assert all(screen.holds(cell) for cell in cells.values())
 
 
 def test_a_stages_seconds_are_whole(screen):
     name = "precision-int8-asymmetric-compressed"
     done = StageResult(name, "key", Path(), StageOutcome(), 69.4, 1, False)
     event = StageEvent(done.name, "finished", done=done)
-    screen.console().print(cli_show._line(event), soft_wrap=True)
+    screen.console().print(cli_progress.stage_line(event), soft_wrap=True)
     assert screen.holds("1 min 09 s")
 
 
@@ -172,7 +169,7 @@ def test_a_stages_seconds_are_whole(screen):
 def test_a_progress_note_ends_at_a_whole_word(loss):
     words = Progress(1, 4, "training the student now", {"loss": loss, "ssim": 0.9731}).note
     note = f"{words}  loss {loss:.4g}  ssim 0.9731"
-    short = cli_show.shortened(note)
+    short = cli_progress.shortened(note)
     assert len(short) <= 30 and set(short.split()) <= {*note.split(), "..."}
 
 
