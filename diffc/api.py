@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from diffc.errors import RequestError, nearest
 from diffc.models.source import find_source
 from diffc.output import default_out
-from diffc.recipe import resolve
+from diffc.recipe import Recipe, option_paths, resolve
 from diffc.report.model import Report
 from diffc.runner import StageEvent
 from diffc.stages.finished import Over
@@ -101,6 +103,35 @@ def compile(
 
 
 def _check_names(settings: Mapping[str, object]) -> None:
-    for name in settings:
+    for name, value in settings.items():
         if name not in RunSettings.__annotations__:
-            raise TypeError(f"compile() got an unexpected keyword argument '{name}'")
+            raise _unknown_argument(name, value)
+
+
+def _unknown_argument(name: str, value: object) -> RequestError:
+    """The error for an argument that compile does not have, with the options of that name."""
+    paths = option_paths(Recipe)
+    places = [path for path in paths if path.rpartition(".")[2] == name]
+    own = [*inspect.signature(compile).parameters, *RunSettings.__annotations__]
+    if not places:
+        close = nearest(name, [*own, *(path.rpartition(".")[2] for path in paths)], n=1)
+        places = [path for path in paths if path.rpartition(".")[2] in close]
+        if not close or close[0] in own:
+            own.remove("settings")
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(own)}"
+            return RequestError(f"compile() takes no '{name}'", hint=hint)
+    ways = [_nested(path, value) for path in places[:_SHOWN]]
+    return RequestError(
+        f"compile() takes no '{name}' of its own", hint=f"did you mean {' or '.join(ways)}?"
+    )
+
+
+_SHOWN = 3
+
+
+def _nested(path: str, value: object) -> str:
+    """``options={'distill': {'steps': 10}}`` for ``distill.steps``."""
+    shown: object = value if isinstance(value, int | float | str) else ...
+    for part in reversed(path.split(".")):
+        shown = {part: shown}
+    return f"options={shown}".replace("Ellipsis", "...")

@@ -81,9 +81,10 @@ def share(flag: str, text: str) -> float:
     Raises:
         RequestError: The share is not above 0 % and at most 1000 %.
     """
-    number, unit = _parsed(flag, text, "such as 5%")
+    number, unit = _parsed(flag, text, "such as 0.05 or 5%")
     if unit != "%":
-        raise RequestError(f"{flag} {text}: not a share of the baseline's time such as 5%")
+        hint = None if unit else f"did you mean {flag} {number:g}%?"
+        raise RequestError(f"{flag} {text}: not a share such as 0.05 or 5%", hint=hint)
     if not 0 < number / 100 <= _MOST_SHARE:
         hint = "no measurement can tell 0%" if number == 0 else None
         raise RequestError(f"{flag} {text} is not between 0% and 1000%", hint=hint)

@@ -32,7 +32,7 @@ from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import ImportanceSection, PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
-from diffc.recipe.validation import validate
+from diffc.recipe.validation import option_paths, validate
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -50,6 +50,7 @@ __all__ = [
     "RecipeFile",
     "RepairSection",
     "TargetOverrides",
+    "option_paths",
     "recipe_file",
     "recipe_files",
     "recognised",

@@ -103,6 +103,18 @@ def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
+def option_paths(kind: type[BaseModel], before: str = "") -> list[str]:
+    """Every option of a recipe as a path: ``distill.steps``."""
+    paths = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            paths += option_paths(inner, f"{before}{name}.")
+        else:
+            paths.append(f"{before}{name}")
+    return paths
+
+
 def _keys_at(kind: type[BaseModel], path: list[str]) -> set[str]:
     for part in path:
         field = kind.model_fields.get(part)

@@ -5,6 +5,7 @@ The validators run before pydantic's own, and leave what they do not know for it
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -78,12 +79,21 @@ def _as_none(value: object) -> object:
 
 
 def _as_percent(value: object) -> object:
-    """'5%' for 5. A number below 1 is refused: 0.05 could mean 5 % as well as 0.05 %."""
+    """'5%' for 0.05, as for every share, and for the number 5."""
+    if isinstance(value, str):
+        number = _number_or_none(value)
+        return value if number is None or number >= 1 else f"{100 * number:g}%"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if value < 1:
-        raise ValueError(f"{value:g} is not a share such as 5%")
-    return f"{value:g}%"
+    return f"{value if value >= 1 else 100 * value:g}%"
+
+
+def _number_or_none(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _as_text(value: object) -> object:

@@ -40,7 +40,7 @@ def test_build_time_in_seconds_and_minutes():
     [
         ({"max_slowdown": "0%"}, "--max-slowdown 0% is not between 0% and 1000%"),
         ({"max_slowdown": "-5%"}, "-5% is not between"),
-        ({"max_slowdown": "5"}, "5: not a share"),
+        ({"max_slowdown": "5"}, "5: not a share such as 0.05 or 5%"),
         ({"max_slowdown": "fast"}, "fast: not a limit"),
         ({"max_slowdown": "5000%"}, "5000% is not between"),
         ({"max_slowdown": "nan%"}, "nan%: not a limit"),

@@ -77,11 +77,15 @@ class PruneSection(RecipeSection):
     @model_validator(mode="after")
     def _check_shares(self) -> PruneSection:
         if not 0 < self.ratio < 1:
+            counted = _COUNTED[self.ratio_of] + self._as_percent()
             raise ValueError(
-                f"ratio {self.ratio:g} is not between 0 and 1 (0.5 removes half of the "
-                f"{_COUNTED[self.ratio_of]})"
+                f"ratio {self.ratio:g} is not between 0 and 1 (0.5 removes half of the {counted})"
             )
         for pattern, floor in self.floors.items():
             if not 0 <= floor <= 1:
                 raise ValueError(f"floors: {pattern}: {floor} is not a share between 0 and 1")
         return self
+
+    def _as_percent(self) -> str:
+        """What a ratio such as 30 means where it is meant in percent."""
+        return f"; {self.ratio:g} % is {self.ratio / 100:g}" if 1 < self.ratio < 100 else ""
