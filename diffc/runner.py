@@ -172,6 +172,8 @@ class StageEvent:
         progress: How far the work is.
         done: The result, once the stage is done.
         note: A sentence for the user.
+        expected: With ``passed``: the seconds of each stage of an earlier run of this kind, in
+            order; empty where there was none.
     """
 
     stage: str
@@ -179,6 +181,7 @@ class StageEvent:
     progress: Progress | None = None
     done: StageResult[Outcome] | None = None
     note: str = ""
+    expected: Mapping[str, float] = field(default_factory=dict)
 
 
 StageWork = Generator[StageEvent, None, StageResult[Result]]

@@ -6,7 +6,9 @@ help.py      verbs as typer knows them: help with its options in groups
 usage.py     the command line's own errors in diffc's words
 flags/       the flag table
 run.py       runs stages for a verb
-show.py      progress, tables and JSON
+show.py      tables and JSON
+remembered.py  answers of plan and inspect, kept in the cache
+progress.py  what a person sees while stages run
 compile.py, stages.py, inspect.py, bench.py, check.py, report.py
              the verbs of a run, and of what it measured
 generate.py, bundle.py, doctor.py, recipes.py, cache.py

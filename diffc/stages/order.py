@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffc.durations import expected_seconds, keep_seconds
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
@@ -100,7 +101,8 @@ def _run(request: Request) -> RunWork:
     notes = preflight(source, recipe, out, request.stop)
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)
-    yield StageEvent(PREFLIGHT, "passed")
+    expected = expected_seconds(source.digest, recipe, request.stop)
+    yield StageEvent(PREFLIGHT, "passed", expected=expected)
     if replaces:
         done = yield from _aside(request)
     else:
@@ -109,6 +111,8 @@ def _run(request: Request) -> RunWork:
         write_lock(out, source, recipe, _stages(out, done, request.stop))
         write_notes(out, notes)
         keep_request(out, recipe, request.over)
+        if request.evaluation is None:
+            keep_seconds(source.digest, recipe, request.stop, done)
         _write_report(out, done, _commands(request))
     _wait_for_all_ranks()
     return _raise_if_failed(Report.read(out))

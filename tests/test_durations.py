@@ -1,0 +1,192 @@
+"""When a run will be done: from an earlier run of the same kind, and from nothing else."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import pytest
+from rich.console import Console
+from support.command import diffc_in_process as diffc
+
+from diffc.cli import progress as module
+from diffc.cli.progress import Overall, follow_live, follow_plainly, left_words
+from diffc.durations import expected_seconds, keep_seconds
+from diffc.recipe import resolve
+from diffc.runner import StageEvent
+from diffc_export.cache import cache_folder
+from diffc_export.events import Progress
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage that took so long."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A monotonic clock that stands still."""
+
+    now: float
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def recipe_with(**flags):
+    return resolve(family="", flags={"distill": {"steps": 100}, **flags})
+
+
+STAGES = [Done("data", 10.0), Done("distill", 200.0), Done("samples", 30.0)]
+
+
+def test_the_same_again_takes_what_it_took():
+    keep_seconds("d", recipe_with(), "bench", STAGES)
+    expected = expected_seconds("d", recipe_with(), "bench")
+    assert expected == {"data": 10.0, "distill": 200.0, "samples": 30.0}
+    assert list(expected) == ["data", "distill", "samples"]
+
+
+@pytest.mark.parametrize("flags", [{"prune": {"ratio": 0.3}}, {"seed": 7}])
+def test_another_ratio_or_seed_is_of_the_same_kind(flags):
+    keep_seconds("d", recipe_with(), "bench", STAGES)
+    assert expected_seconds("d", recipe_with(**flags), "bench")["samples"] == 30.0
+
+
+def test_distillation_takes_its_time_by_steps():
+    keep_seconds("d", recipe_with(), "bench", STAGES)
+    recipe = recipe_with(distill={"steps": 50})
+    assert expected_seconds("d", recipe, "bench")["distill"] == pytest.approx(100.0)
+    keep_seconds("d", recipe_with(distill={"steps": 0}), "bench", [Done("distill", 0.1)])
+    assert expected_seconds("d", recipe, "bench")["distill"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("digest", "flags", "stop"),
+    [
+        ("other", {}, "bench"),
+        ("d", {}, "distill"),
+        ("d", {"quality": {"images": 99}}, "bench"),
+        ("d", {"build": {"precision": "fp16"}}, "bench"),
+    ],
+)
+def test_what_was_not_measured_has_no_estimate(digest, flags, stop):
+    keep_seconds("d", recipe_with(), "bench", STAGES)
+    assert expected_seconds(digest, recipe_with(**flags), stop) == {}
+
+
+def test_another_processor_has_no_estimate(monkeypatch):
+    keep_seconds("d", recipe_with(), "bench", STAGES)
+    monkeypatch.setattr("diffc.durations.cpu_fingerprint", lambda: {"cpu": "another"})
+    assert expected_seconds("d", recipe_with(), "bench") == {}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "x"}', '{"data": -1}', '{"a": NaN}'])
+def test_a_damaged_file_is_as_good_as_none(text):
+    keep_seconds("d", recipe_with(), "bench", STAGES)
+    (path,) = (cache_folder() / "durations").iterdir()
+    path.write_text(text)
+    assert expected_seconds("d", recipe_with(), "bench") == {}
+
+
+def stage(name, kind, **more):
+    return StageEvent(name, kind, **more)
+
+
+EXPECTED = {"data": 60.0, "distill": 600.0, "samples": 120.0}
+PASSED = stage("preflight", "passed", expected=EXPECTED)
+
+
+def overall_after(*events):
+    overall = Overall()
+    for event in events:
+        overall.note(event)
+    return overall
+
+
+def test_before_a_stage_shows_its_speed_the_earlier_run_counts(monkeypatch):
+    monkeypatch.setattr(module, "time", Clock(0.0))
+    overall = overall_after(
+        stage("preflight", "started"), PASSED,
+        stage("data", "started"), stage("data", "finished", done=object()),
+        stage("distill", "started"),
+    )  # fmt: skip
+    assert overall.place == "stage 2 of 3"
+    monkeypatch.setattr(module, "time", Clock(100.0))
+    overall.note(stage("distill", "progress", progress=Progress(5, 100)))
+    assert overall.seconds_left() == pytest.approx(500 + 120)
+
+
+def test_then_its_own_speed_counts(monkeypatch):
+    monkeypatch.setattr(module, "time", Clock(0.0))
+    overall = overall_after(PASSED, stage("data", "started"))
+    monkeypatch.setattr(module, "time", Clock(30.0))
+    overall.note(stage("data", "progress", progress=Progress(25, 100)))
+    assert overall.seconds_left() == pytest.approx(90 + 720)
+
+
+def test_a_stage_that_was_not_there_before_has_no_estimate():
+    overall = overall_after(PASSED, stage("repair", "started"))
+    assert (overall.place, overall.left) == ("stage 1 of 3", "")
+    nothing = overall_after(stage("preflight", "passed"), stage("data", "started"))
+    assert (nothing.place, nothing.left) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "about 10 s left"),
+        (44, "about 40 s left"),
+        (100, "about 2 min left"),
+        (540, "about 9 min left"),
+        (7900, "about 2 h 10 min left"),
+    ],
+)
+def test_words(seconds, words):
+    assert left_words(seconds) == words
+
+
+def run_events():
+    yield stage("preflight", "started")
+    yield PASSED
+    yield stage("data", "started")
+    yield stage("data", "progress", progress=Progress(0, 10, "images"))
+    yield stage("data", "progress", progress=Progress(1, 10, "images"))
+    yield stage("data", "finished", done=Done("data", 6.0))
+    return "end"
+
+
+def test_a_log_says_it_once():
+    text = io.StringIO()
+    assert follow_plainly(run_events(), Console(file=text, width=80)) == "end"
+    assert text.getvalue().count("by an earlier run") == 1
+    assert "stage 1 of 3, about 13 min left, by an earlier run" in text.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_terminal_shows_it_below_the_stage(width):
+    text = io.StringIO()
+    screen = Console(file=text, width=width, force_terminal=True)
+
+    def slowly():
+        for event in [*run_events()][:4]:
+            yield event
+            for progress in screen._live_stack:
+                progress.refresh()
+        return "end"
+
+    assert follow_live(slowly(), screen) == "end"
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+    assert "stage 1 of 3" in shown
+
+
+def test_a_second_ratio_of_the_same_model_knows_how_long(compiled_cache, tiny_model, tmp_path):
+    args = ("plan", tiny_model, "--out")
+    assert diffc(*args, tmp_path / "a", "--ratio", "0.2").returncode == 0
+    done = diffc(*args, tmp_path / "b", "--ratio", "0.3")
+    assert done.returncode == 0
+    assert "by an earlier run" in done.stderr
