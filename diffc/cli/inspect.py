@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypedDict
 
 from diffc.cli.command import Command, takes
-from diffc.cli.flags.values import share
-from diffc.cli.run import resolve_command, run_chain
+from diffc.cli.run import resolve_command, run_chain, with_ratios
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -15,12 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from diffc.models.source import Source
-    from diffc.prune.cost import Cost, CostModel
+    from diffc.prune.cost import CostModel
     from diffc.prune.plan import Plan
     from diffc.prune.planning import Scores
     from diffc.recipe import Recipe
-    from diffc_export.specs import TensorSpec
-    from diffc_runtime.json_types import JsonDict
+    from diffc_runtime.json_types import JsonDict, JsonObject
 
 
 class BranchRow(TypedDict):
@@ -49,7 +47,7 @@ class GroupRow(TypedDict):
 
 
 @takes(
-    *("model_or_out", "plan_ratio", "ratio_of", "allocate", "rounding", "importance"),
+    *("model_or_out", "ratios", "ratio_of", "allocate", "rounding", "importance"),
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
     *("resolution", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
@@ -67,11 +65,11 @@ def plan_(command: Command, ratio: list[str] | None) -> None:
       diffc plan OUT
       diffc plan ./ddpm-cifar10 --ratio-of channels --ratio 0.3 --rounding paper
     """
-    commands = [_with_ratio(command, share("--ratio")(text)) for text in ratio or ()]
+    commands = with_ratios(command, ratio)
     if len(commands) > 1:
         _show_ratios(commands)
         return
-    command = commands[0] if commands else command
+    (command,) = commands
     if command.out is not None:
         _show_written_plan(run_chain(command, "plan", show=False), command)
         return
@@ -94,30 +92,36 @@ def inspect_(command: Command) -> None:
       diffc inspect ./sdxl/unet --json
       diffc inspect OUT
     """
-    from diffc.data.inputs import data_text_tokens, denoiser_specs
-    from diffc.prune.planning import cost_of
+    from diffc.cli.remembered import remembered
 
     source, recipe, folder = resolve_command(command, need_weights=False)
-    costs = cost_of(source, recipe.export.size, data_text_tokens(recipe))
-    rows = _group_rows(costs, _scores(folder))
-    specs = denoiser_specs(source, recipe)
-    total = costs.cost(costs.dense)
+    scores = _scores_file(folder)
+    answer = remembered(
+        "inspect", source, recipe, scores, lambda: _inspected(source, recipe, scores)
+    )
     if command.json:
         from diffc.cli.show import print_json
 
-        model: JsonDict = {"name": source.name, "class_name": source.class_name, **vars(total)}
-        inputs = [vars(spec) for spec in specs]
-        parts: JsonDict = {"groups": rows, "branches": _branch_rows(costs)}
-        print_json({"model": model, "inputs": inputs, **parts})
+        print_json(answer)
     elif not command.quiet:
-        _show_groups(source, rows, total)
-        _show_branches(costs)
-        _show_inputs(specs)
+        _show_groups(answer["model"], answer["groups"])
+        _show_branches(answer["branches"])
+        _show_inputs(answer["inputs"])
 
 
-def _with_ratio(command: Command, ratio: float) -> Command:
-    options = {**command.options, "prune": {**command.section("prune"), "ratio": ratio}}
-    return replace(command, options=options)
+def _inspected(source: Source, recipe: Recipe, scores: Path) -> JsonDict:
+    """What can be cut, and the inputs."""
+    from diffc.data.inputs import data_text_tokens, denoiser_specs
+    from diffc.prune.planning import cost_of
+
+    costs = cost_of(source, recipe.export.size, data_text_tokens(recipe))
+    total = costs.cost(costs.dense)
+    return {
+        "model": {"name": source.name, "class_name": source.class_name, **vars(total)},
+        "inputs": [vars(spec) for spec in denoiser_specs(source, recipe)],
+        "groups": _group_rows(costs, _scores(scores)),
+        "branches": _branch_rows(costs),
+    }
 
 
 def _show_ratios(commands: Sequence[Command]) -> None:
@@ -136,23 +140,47 @@ def _show_ratios(commands: Sequence[Command]) -> None:
         source, recipe, folder = resolve_command(command, need_weights=False)
         plans.append((recipe.prune.ratio, _plan(source, recipe, folder)))
     if commands[0].json:
-        print_json({"plans": [{"ratio": ratio, **_as_json(plan)} for ratio, plan in plans]})
+        print_json({"plans": [{"ratio": ratio, **plan} for ratio, plan in plans]})
         return
     if commands[0].quiet:
         return
-    dense = plans[0][1].dense
-    rows = [("dense", count(dense.macs), "", count(dense.params), "")]
+    dense = plans[0][1]["model"]
+    rows = [("dense", count(dense["macs"]), "", count(dense["params"]), "")]
     for ratio, plan in plans:
-        after = plan.compressed
-        macs, params = change(dense.macs, after.macs), change(dense.params, after.params)
-        rows.append((f"{ratio:g}", count(after.macs), macs, count(after.params), params))
+        after = plan["compressed"]
+        macs = change(dense["macs"], after["macs"])
+        params = change(dense["params"], after["params"])
+        rows.append((f"{ratio:g}", count(after["macs"]), macs, count(after["params"]), params))
     heads = ("MACs of a step", "change", "parameters", "change")
     print_table(answers(), [Column("ratio", left=True), *map(Column, heads)], rows)
-    if any(plan.why.get("importance") is None for _, plan in plans):
-        print_whole(answers(), _NOT_RANKED, style="dim")
+    for words in filter(None, dict.fromkeys(_not_ranked(plan) for _, plan in plans)):
+        print_whole(answers(), words, style="dim")
 
 
-_NOT_RANKED = "uniform widths: nothing was ranked (--out OUT measures importance, for one ratio)"
+def _not_ranked(plan: JsonObject) -> str:
+    """What a plan without importance does not show; empty for one with it."""
+    if plan["why"].get("importance") is not None:
+        return ""
+    words = "uniform widths, from the config alone: nothing was ranked"
+    if plan.get("allocate", "uniform") == "uniform":
+        return f"{words} (--out OUT measures importance)"
+    return (
+        f"{words}. A run ranks the channels first, and its allocation is {plan['allocate']}: "
+        "other widths and parameters at the same ratio (--out OUT measures and shows them)"
+    )
+
+
+def _estimates(plan: JsonObject) -> str:
+    """Memory and disk of a run, by counting; docs/several-gpus.md has the bytes."""
+    from diffc.report.units import size
+
+    dense, small = plan["model"]["params"], plan["compressed"]["params"]
+    training = size(20 * small + 4 * dense)
+    disk = size(4 * 2 * small + 4 * 2 * (dense + small))
+    return (
+        f"estimates, not measured: distillation holds {training} of weights, gradients and "
+        f"AdamW's state, and activations beside them; OUT takes {disk} with one fp32 target"
+    )
 
 
 def _written_plan(command: Command) -> Path | None:
@@ -166,19 +194,30 @@ def _written_plan(command: Command) -> Path | None:
     return folder if not asks_more and is_output(folder) and (folder / PLAN).is_file() else None
 
 
-def _plan(source: Source, recipe: Recipe, folder: Path) -> Plan:
-    from diffc.prune.planning import make_plan
-    from diffc.stages.plan import alignment
+def _plan(source: Source, recipe: Recipe, folder: Path) -> JsonDict:
+    """The plan that the recipe's options give, without the channels' numbers."""
+    from diffc.cli.remembered import remembered
 
-    scores = _scores(folder)
-    return make_plan(source, recipe, scores, {}, alignment(recipe))
+    scores = _scores_file(folder)
+
+    def planned() -> JsonDict:
+        from diffc.prune.planning import make_plan
+        from diffc.stages.plan import alignment
+
+        plan = make_plan(source, recipe, _scores(scores), {}, alignment(recipe))
+        return {**_as_json(plan), "allocate": recipe.prune.allocate}
+
+    return remembered("plan", source, recipe, scores, planned)
 
 
-def _scores(folder: Path) -> Scores | None:
+def _scores_file(folder: Path) -> Path:
     from diffc.stage_records import STATE
     from diffc.stages.importance import SCORES
 
-    path = folder / STATE / SCORES
+    return folder / STATE / SCORES
+
+
+def _scores(path: Path) -> Scores | None:
     if not path.exists():
         return None
     from safetensors.numpy import load_file
@@ -226,19 +265,19 @@ def _branch_rows(costs: CostModel) -> list[BranchRow]:
     return rows
 
 
-def _show_branches(costs: CostModel) -> None:
+def _show_branches(branches: Sequence[BranchRow]) -> None:
     from diffc.cli.show import answers
     from diffc.report.tables import print_whole
 
-    if costs.branches:
+    if branches:
         print_whole(
             answers(),
-            f"{len(costs.branches)} blocks and branches can be left out whole (--json lists them), "
-            f"by a recipe's prune.widths: {{{costs.branches[-1].name}: 0}}",
+            f"{len(branches)} blocks and branches can be left out whole (--json lists them), "
+            f"by a recipe's prune.widths: {{{branches[-1]['name']}: 0}}",
         )
 
 
-def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
+def _show_groups(model: JsonObject, rows: Sequence[GroupRow]) -> None:
     from diffc.cli.show import answers
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import count
@@ -256,17 +295,17 @@ def _show_groups(source: Source, rows: Sequence[GroupRow], total: Cost) -> None:
     screen.print()
     print_whole(
         screen,
-        f"{source.name} ({source.class_name}): {count(total.params)} parameters, "
-        f"{count(total.macs)} MACs, {len(rows)} groups"
+        f"{model['name']} ({model['class_name']}): {count(model['params'])} parameters, "
+        f"{count(model['macs'])} MACs, {len(rows)} groups"
         + ("; share: of all importance" if ranked else ""),
     )
 
 
-def _show_inputs(specs: Sequence[TensorSpec]) -> None:
+def _show_inputs(specs: Sequence[JsonObject]) -> None:
     from diffc.cli.show import answers
     from diffc.report.tables import print_whole
 
-    takes = ", ".join(f"{spec.name} {('N', *spec.shape)}" for spec in specs)
+    takes = ", ".join(f"{spec['name']} {('N', *spec['shape'])}" for spec in specs)
     print_whole(answers(), f"it takes {takes}".replace("'N'", "N").replace(",)", ")"))
 
 
@@ -279,21 +318,21 @@ def _show_written_plan(out: Path, command: Command) -> None:
         return
     name = str(read_lock(out)["model"]["name"])
     plan = Plan.read(out / "plan.json")
-    _show_plan(name, plan, command)
+    _show_plan(name, _as_json(plan), command)
     if not command.silent:
         print(out / "plan.json")
 
 
-def _show_plan(name: str, plan: Plan, command: Command) -> None:
+def _show_plan(name: str, plan: JsonObject, command: Command) -> None:
     if command.json:
         from diffc.cli.show import print_json
 
-        print_json(_as_json(plan))
+        print_json(plan)
     elif not command.quiet:
         _print_plan(name, plan)
 
 
-def _as_json(plan: Plan) -> dict[str, object]:
+def _as_json(plan: Plan) -> JsonDict:
     """The plan without the channels' numbers."""
     return {
         "model": asdict(plan.dense),
@@ -303,22 +342,21 @@ def _as_json(plan: Plan) -> dict[str, object]:
     }
 
 
-def _print_plan(name: str, plan: Plan) -> None:
+def _print_plan(name: str, plan: JsonObject) -> None:
     from diffc.cli.show import answers
     from diffc.report.tables import WIDEST, Column, print_table, print_whole
     from diffc.report.units import change, count
 
     screen = answers()
     columns = [Column("group", text=True), *map(Column, ("kind", "dense", "kept", "step"))]
-    rows = [(g.name, g.kind, str(g.size), str(g.kept), str(g.step)) for g in plan.units]
+    cells = ("name", "kind", "size", "kept", "step")
+    rows = [tuple(str(group[cell]) for cell in cells) for group in plan["groups"]]
     print_table(screen, columns, rows, widest=WIDEST)
-    for what, before, after in (
-        ("MACs", plan.dense.macs, plan.compressed.macs),
-        ("parameters", plan.dense.params, plan.compressed.params),
-    ):
+    for what, key in (("MACs", "macs"), ("parameters", "params")):
+        before, after = plan["model"][key], plan["compressed"][key]
         changed = f"{count(before)} -> {count(after)} ({change(before, after)})"
         print_whole(screen, f"{name}: {what} {changed}")
-    timed = plan.why.get("latency", {}).get("measured")
+    timed = plan["why"].get("latency", {}).get("measured")
     if timed is not None:
         low, high = (f"{share:.1%}" for share in timed["ci95"])
         print_whole(
@@ -327,6 +365,6 @@ def _print_plan(name: str, plan: Plan) -> None:
             f"{timed['measured']:.1%} of dense, 95 % [{low}, {high}], as measured; "
             f"the cost tables expected {timed['predicted']:.1%}",
         )
-    if plan.why.get("importance") is None:
-        said = "widths alone: nothing was ranked (--out OUT measures importance)"
-        print_whole(screen, said, style="dim")
+    print_whole(screen, _estimates(plan), style="dim")
+    if _not_ranked(plan):
+        print_whole(screen, _not_ranked(plan), style="dim")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from diffc.cli.command import Command, command_line
-from diffc.cli.flags.values import user_path
+from diffc.cli.flags.values import share, user_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from diffc.models.source import Source
@@ -172,6 +172,22 @@ def resolve_command(
         flags=flags,
     )
     return source, recipe, command.out or default_out(command.model, recipe.prune.ratio)
+
+
+def with_ratios(command: Command, ratios: Sequence[str] | None) -> list[Command]:
+    """One command for each share to remove, each once; the command itself where none is given.
+
+    Raises:
+        RequestError: a text is no share.
+    """
+    shares = dict.fromkeys(share("--ratio")(text) for text in ratios or ())
+    return [
+        replace(
+            command,
+            options={**command.options, "prune": {**command.section("prune"), "ratio": ratio}},
+        )
+        for ratio in shares
+    ] or [command]
 
 
 def of_folder(command: Command, out: Path) -> Command:

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from diffc.models.groups import Group
 
-BRANCH_KINDS = ("branch", "block")
-
 
 @dataclass(frozen=True)
 class Branch:

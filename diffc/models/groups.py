@@ -16,6 +16,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+BRANCH_KINDS = ("branch", "block")
+"""Kinds of units that are left out whole (models/branches.py); all others are groups."""
+
 
 class Role(str, Enum):
     """What the positions of a slice are to the channel: they make it, read it, or scale it."""

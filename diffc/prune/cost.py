@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from diffc.models.branches import Branch, Unit
 from diffc.models.groups import Group
+from diffc.prune.plan import Cost
 
 ModuleHook = Callable[[nn.Module, Any, Tensor], None]
 Dim = tuple[str, int]
@@ -42,15 +43,6 @@ class Term:
     dims: tuple[Dim, ...]
     layer: str
     kind: str  # conv, linear, bias, norm, attention
-
-
-@dataclass(frozen=True)
-class Cost:
-    """MACs and parameters of one image (batch 1)."""
-
-    macs: float
-    macs_paper: float
-    params: int
 
 
 class Dimensions:

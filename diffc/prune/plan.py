@@ -9,17 +9,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import InputError
-from diffc.models.branches import BRANCH_KINDS, Unit
-from diffc.prune.cost import Cost
+from diffc.models.groups import BRANCH_KINDS
 from diffc_runtime.json_types import JsonDict, JsonObject
+
+if TYPE_CHECKING:
+    from diffc.models.branches import Unit
 
 PLAN_FORMAT = 2
 """1 had ``groups`` of channels alone, in place of ``units``."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs and parameters of one image (batch 1)."""
+
+    macs: float
+    macs_paper: float
+    params: int
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from diffc_export.events import Progress, Work
 
 if TYPE_CHECKING:
     from diffc.prune.by_latency.device import LatencyDevice
-    from diffc.prune.cost import Cost
-    from diffc.prune.plan import Plan
+    from diffc.prune.plan import Cost, Plan
 
 PLAN = "plan.json"
 _USES = ("torch-pruning", "diffusers")

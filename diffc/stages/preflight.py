@@ -50,7 +50,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     check_out(out)
     check_place(cache_folder(), "DIFFC_CACHE")
     notes = quick_checks(source, recipe, stop)
-    notes += _once(_model_key(source, recipe), lambda: model_checks(source, recipe))
+    notes += _once(model_key(source, recipe), lambda: model_checks(source, recipe))
     check_same_model(out, source)  # last: it reads every weight
     if is_output(out) and stop != "plan":
         check_untouched(out)
@@ -119,7 +119,7 @@ def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
         return notes
 
 
-def _model_key(source: Source, recipe: Recipe) -> str:
+def model_key(source: Source, recipe: Recipe) -> str:
     """A hash of all that ``model_checks`` reads; files by size and time, not by content."""
     given = (Path(path) for path in (recipe.data.source, recipe.data.prompts) if path)
     files = [*source.files, *(path for path in given if path.is_file())]

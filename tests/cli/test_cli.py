@@ -14,8 +14,7 @@ from support.command import diffc_in_process as diffc
 from support.command import diffc_process
 
 from diffc.output import LOCK_FORMAT
-from diffc.prune.cost import Cost
-from diffc.prune.plan import Plan
+from diffc.prune.plan import Cost, Plan
 
 HEAVY = ("torch", "diffusers", "numpy", "pydantic", "onnxruntime", "onnx", "rich")
 

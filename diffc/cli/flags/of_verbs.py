@@ -116,9 +116,9 @@ COMPILE = (
         values=completion.server_names,
     ),
 )
-PLAN = (
+RATIOS = (
     Flag(
-        "plan_ratio",
+        "ratios",
         list[str],
         "Shares to remove: 0.3, 30%, or several to compare: 0.2,0.3,0.5.",
         shown="0.5",
@@ -321,6 +321,6 @@ CACHE = (
 )
 
 VERB_FLAGS = (
-    *(*ARGUMENTS, *COMMON, *COMPILE, *PLAN, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT),
+    *(*ARGUMENTS, *COMMON, *COMPILE, *RATIOS, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT),
     *CACHE,
 )
