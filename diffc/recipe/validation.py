@@ -82,6 +82,8 @@ def _reason(kind: str, limits: Mapping[str, object], value: object) -> str | Non
     if kind == "literal_error":
         expected = str(limits.get("expected", "")).replace("'", "")
         words = expected.replace(" or ", ", ").split(", ")
+        if len(words) == 1:
+            return f"{text} is not {expected}"
         close = nearest(str(value).lower(), words)
         return f"{text} is none of {expected}" + (f" (did you mean {close[0]}?)" if close else "")
     if kind in _LIMITS:

@@ -99,6 +99,8 @@ def _run(request: Request) -> RunWork:
     replaces = replaces_finished(source, recipe, out, request.over)
     yield StageEvent(PREFLIGHT, "started")
     notes = preflight(source, recipe, out, request.stop)
+    if request.evaluation is not None:
+        preflight(source, request.evaluation, out, request.stop)
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)
     expected = expected_seconds(source.digest, recipe, request.stop)

@@ -86,3 +86,18 @@ def test_what_goes_on_in_a_run_is_added_to_its_commands(out, monkeypatch):
     assert report.command == "diffc compile tiny --ratio 0.4"
     assert len(report.then) == 1
     assert [len(one.quality["ssim"]["each"]) for one in report.evaluations] == [3]
+
+
+def test_an_evaluation_is_checked_before_any_stage(out, monkeypatch):
+    from diffc.stages import order
+
+    checked = []
+
+    def check(source, recipe, *_others):
+        checked.append(recipe.quality.images)
+        return []
+
+    monkeypatch.setattr(order, "preflight", check)
+    own = read_lock(out)["recipe"]["quality"]["images"]
+    evaluate(out, "--images", own + 1)
+    assert checked == [own, own + 1]
