@@ -62,6 +62,7 @@ def notes(result: Comparison) -> Iterator[str]:
         yield f"batch {batch}: {noise_words(noise)}"
     if any(row.speedup for row in result.rows):
         yield "measured in turn in one process; as fast: median of paired ratios, over the first"
+        yield "95 %: within this run; another run on another day may differ by more"
     if any(row.speedup is not None and not row.speedup.is_shown for row in result.rows):
         yield "?: the interval holds 1, so no difference is shown"
     if result.cores:

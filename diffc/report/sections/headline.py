@@ -77,7 +77,7 @@ def _quality_facts(report: Report) -> Iterator[Fact]:
 def _speed_fact(what: str, speedup: Speedup) -> Fact:
     """A speed-up with its interval; where none is shown, that in the figure's place."""
     if speedup.is_shown:
-        within = f"95 % {interval(speedup.ci95)}"
+        within = f"95 % {interval(speedup.ci95)} within this run"
         return Fact(f"as fast, {what}", f"{speedup.median:.2f}x", within)
     return Fact(f"{speed.NOT_SHOWN}, {what}", "-", speed.with_interval(speedup))
 

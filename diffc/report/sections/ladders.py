@@ -18,7 +18,10 @@ _LABEL = (
     "the time of one step as a share of torch's, change by change; each bar lies in the outline of "
     "the one before; the numbers are in the table"
 )
-_HOW = "all timed in turn in one process; factors are medians of paired ratios, with 95 % intervals"
+_HOW = (
+    "all timed in turn in one process; factors are medians of paired ratios, with 95 % intervals "
+    "within this run"
+)
 _OF_STEPS = (
     "what pruning gives is the speed-up of one step that is reported above, not timed again; "
     "'in all' is its product with the factors before it"

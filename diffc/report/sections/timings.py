@@ -76,7 +76,9 @@ def _how_sentences(result: TargetResult) -> Sequence[str]:
         sentences.append(f"No CUDA graph was captured: {details['not_captured']}.")
     if result.speedup is not None:
         pairs, within = result.speedup.pairs, interval(result.speedup.ci95)
-        sentences.append(f"The speed-up, 95 % {within}, is from {pairs} pairs measured in turn.")
+        sentences.append(
+            f"The speed-up, 95 % {within} within this run, is from {pairs} pairs timed in turn."
+        )
     if details.get("threads"):
         sentences.append(_threads(details))
     if details.get("percentile_rule"):
