@@ -49,6 +49,7 @@ def doctor_(command: Command) -> None:
         return
     broken = broken_families() | broken_scores() | broken_sections() | broken_metrics()
     _show(statuses, environment, broken)
+    _show_room(environment)
 
 
 def _usable_and_broken(names: list[str], broken: dict[str, str]) -> dict[str, object]:
@@ -84,6 +85,24 @@ def _show(
     packages = environment["packages"]
     assert isinstance(packages, dict)
     print_whole(screen, ", ".join(f"{k} {v}" for k, v in packages.items()), style="dim")
+
+
+def _show_room(environment: JsonObject) -> None:
+    """The machine's memory, and the cache: its size, and what is free on its disk."""
+    import shutil
+
+    from diffc.cache_contents import cache_entries, other_bytes
+    from diffc.cli.show import answers
+    from diffc.report.tables import print_whole
+    from diffc.report.units import size
+    from diffc_export.cache import cache_folder
+
+    cache = cache_folder()
+    kept = sum(entry.size for entry in cache_entries(cache)) + other_bytes(cache)
+    disk = next(path for path in (cache, *cache.parents) if path.exists())
+    free = size(shutil.disk_usage(disk).free)
+    print_whole(answers(), f"memory {size(environment['memory_bytes'])}")
+    print_whole(answers(), f"cache {cache}: {size(kept)}, {free} free (diffc cache)")
 
 
 def gpu_lines(gpus: Sequence[JsonObject]) -> list[str]:

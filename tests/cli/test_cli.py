@@ -238,3 +238,12 @@ def test_a_stage_goes_on_by_another_recipe(verb, compiled, tmp_path, monkeypatch
     out, _, _ = compiled
     CliRunner().invoke(app, [verb, str(out), "--recipe", "gentler.yaml"], catch_exceptions=False)
     assert commands[0].recipe == "gentler.yaml"
+
+
+def test_doctor_says_what_room_there_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "preflight").mkdir(parents=True)
+    (tmp_path / "cache" / "preflight" / "a.json").write_bytes(b"x" * 1234)
+    words = " ".join(diffc("doctor").stdout.split())
+    assert "memory " in words
+    assert f"cache {tmp_path / 'cache'}: 1.23 kB, " in words
