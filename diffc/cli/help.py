@@ -26,6 +26,7 @@ _OTHER_WORDS = {
     "distil": "distill",
     "quantize": "build",
     "test": "check",
+    "clean": "cache",
 }
 """What people type, and the verb that does it."""
 
