@@ -14,7 +14,7 @@ from diffc.recipe import Recipe, option_paths
     [
         ({"prompts": "a.txt"}, "takes no 'prompts' of its own", "{'data': {'prompts': 'a.txt'}}"),
         ({"precision": "fp16"}, "takes no 'precision'", "{'build': {'precision': 'fp16'}}"),
-        ({"batch": [1, 4]}, "takes no 'batch'", "options={'build': {'batch': ...}}"),
+        ({"gpu": ["sm89"]}, "takes no 'gpu'", "options={'build': {'gpu': ...}}"),
         ({"method": "l1"}, "takes no 'method'", "{'prune': {'importance': {'method': 'l1'}}}"),
         ({"precison": "fp16"}, "takes no 'precison'", "{'build': {'precision': 'fp16'}}"),
         ({"rato": 0.3}, "takes no 'rato'", "did you mean ratio?"),

@@ -64,7 +64,7 @@ def test_a_changed_config_is_another_question(tiny_model, tmp_path):
     first = diffc("inspect", model, "--json")
     config = model / "unet" / "config.json"
     content = json.loads(config.read_text())
-    config.write_text(json.dumps({**content, "block_out_channels": [16, 48]}))
+    config.write_text(json.dumps({**content, "sample_size": 32}))
     second = diffc("inspect", model, "--json")
     macs = [json.loads(one.stdout)["model"]["macs"] for one in (first, second)]
     assert macs[0] < macs[1]
