@@ -67,12 +67,10 @@ def comparison_rows(report: Report, *, times: bool, images: bool) -> dict[str, s
     at_once, judged = (_MARK if unlike else "" for unlike in (times, images))
     rows = _what(report)
     for result in report.pipeline:
-        if result.compressed.latency_ms is not None:
-            rows |= _timed(result, f"{image_words(result)}, {result.target}", at_once)
+        rows |= _timed(result, f"{image_words(result)}, {result.target}", at_once)
     for result in report.targets:
         place = f"one step, {result.target} {result.precision}, {result.shape_words}"
-        if result.compressed.latency_ms is not None:
-            rows |= _timed(result, place, at_once)
+        rows |= _timed(result, place, at_once)
         if result.compressed.memory.peak_bytes is not None:
             where = f"{result.target} {result.precision}, {result.shape_words}"
             rows[f"peak memory, {where}"] = size(result.compressed.memory.peak_bytes)
@@ -105,7 +103,10 @@ def _what(report: Report) -> dict[str, str]:
 
 def _timed(result: TargetResult, place: str, mark: str) -> dict[str, str]:
     """The time of the compressed side, and its speed-up over the dense one of the same run."""
-    rows = {f"{place}{mark}": milliseconds(result.compressed.latency_ms.p50)}
+    latency = result.compressed.latency_ms
+    if latency is None:
+        return {}
+    rows = {f"{place}{mark}": milliseconds(latency.p50)}
     if result.speedup is not None:
         words = f"{result.speedup.median:.2f}x {interval(result.speedup.ci95)}"
         rows[f"speed-up of {place}"] = words
