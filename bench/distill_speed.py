@@ -32,10 +32,10 @@ from torch import nn
 
 from diffc.data.clean import CleanSet
 from diffc.data.precision import best_device
+from diffc.distill.all_steps import ModelPair
 from diffc.distill.blocks import kept_channels
 from diffc.distill.draw import draw_batch
 from diffc.distill.losses import Kept
-from diffc.distill.run import ModelPair
 from diffc.distill.setup import to_device
 from diffc.distill.train import distill
 from diffc.measure.environment import read_environment

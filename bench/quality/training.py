@@ -16,8 +16,9 @@ import diffc
 from bench.quality.rows import PLAIN, SCRATCH, Row
 from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
+from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.blocks import kept_channels
-from diffc.distill.run import ModelPair, Run
+from diffc.distill.run import Run
 from diffc.distill.train import one_step
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family as family_of
@@ -72,7 +73,8 @@ def training(
 ) -> Iterator[int]:
     """Train the student; yields each of ``points`` - 1 steps on the way, evenly spread, whose
     checkpoint is on disk. At the end of the time a checkpoint is written, then OutOfTime raised."""
-    run = Run.start(pair, study.images, options, folder)
+    lesson = AllSteps(pair, study.images, options)
+    run = Run.start(lesson, pair.student, options, folder)
     every = max(1, options.steps // points)
     try:
         for note in run.resume():

@@ -17,6 +17,7 @@ processes.py   the processes that torchrun or ``accelerate launch`` started, and
                share
 labels.py      class labels that are drawn, without torch
 randomness.py  random numbers that depend on a key alone, never on earlier draws
+student_loops.py  the loops that a student can be distilled for
 sampling.py    deterministic sampling: from noise to images with diffusers' own schedulers
 tensors.py     reads a safetensors file of the denoiser's own inputs
 """

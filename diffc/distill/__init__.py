@@ -1,6 +1,9 @@
 """Distillation: the pruned student is brought back to its dense teacher in a short run.
 
-draw.py        what step i trains on: rows, timesteps, noise, all keyed by (seed, step, row)
+lesson.py      what a run teaches: the data of each step and their loss
+all_steps.py   the lesson of all noise levels
+loop/          the lesson of the loops that will be served
+draw.py        what step i of all noise levels trains on, all keyed by (seed, step, row)
 blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps
 checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_generator, keyed_noise
+from diffc.distill.lesson import split
 from diffc.recipe import DistillSection
 
 ORDER, TIME, NOISE, NULL = range(1, 5)
@@ -40,8 +40,7 @@ class Batch:
 
     def pieces(self, n: int) -> list[Batch]:
         """``n`` parts, equal but for the last ones."""
-        edges = [len(self) * k // n for k in range(n + 1)]
-        return [self._slice(a, b) for a, b in pairwise(edges) if b > a]
+        return [self._slice(a, b) for a, b in split(len(self), n)]
 
     def _slice(self, a: int, b: int) -> Batch:
         conditions = {name: rows[a:b] for name, rows in self.conditions.items()}

@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffc.data.clean import CleanSet
 from diffc.distill.checkpoint import Checkpoint, newest, save
-from diffc.distill.draw import Batch, draw_batch
-from diffc.distill.losses import Features, Kept, split_weights, timestep_weights
+from diffc.distill.lesson import Lesson
 from diffc.distill.setup import (
     choose_dtype,
     make_accelerator,
@@ -28,11 +26,8 @@ from diffc.distill.setup import (
     make_optimizer,
     prepare_models,
     run_key,
-    to_device,
 )
-from diffc.errors import InputError, RequestError
-from diffc.models.denoiser import Denoiser
-from diffc.recipe import DistillSection
+from diffc.recipe.sections.training import TrainingSection
 from diffc_export.events import Progress
 
 Judge = Callable[[nn.Module], float]
@@ -63,34 +58,15 @@ class DistillResult:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class ModelPair:
-    """What distillation trains, and by what.
-
-    Attributes:
-        teacher: The dense model.
-        student: The compressed network, which is trained in place.
-        kept: For the feature loss, each block's kept output channels (losses.py).
-    """
-
-    teacher: Denoiser
-    student: nn.Module
-    kept: Kept | None = None
-
-
 @dataclass
 class Run:
     """The state of a run; ``step`` counts the optimiser steps that are done."""
 
-    teacher: Denoiser
+    lesson: Lesson[Any]
     student: nn.Module
     model: nn.Module  # the student as accelerate prepared it (DistributedDataParallel, or itself)
-    clean: CleanSet
-    options: DistillSection
+    options: TrainingSection
     folder: Path
-    density: Tensor  # (T,) from which t is drawn
-    weights: Tensor  # (T,) by which the losses at t are weighed
-    kept: Kept
     accelerator: Any
     optimizer: torch.optim.AdamW
     ema: Any
@@ -98,9 +74,8 @@ class Run:
     dtype: torch.dtype
     key: str
     pieces: int
-    hooks: list[Features]
-    seed: int
     judge: Judge | None
+    quality_every: int = 0
     step: int = 0
     resumed_from: int = 0
     skipped: int = 0  # steps in a row that fp16's overflow left out
@@ -112,50 +87,41 @@ class Run:
     @classmethod
     def start(
         cls,
-        pair: ModelPair,
-        clean: CleanSet,
-        options: DistillSection,
+        lesson: Lesson[Any],
+        student: nn.Module,
+        options: TrainingSection,
         folder: Path,
         *,
         seed: int = 0,
         judge: Judge | None = None,
+        quality_every: int = 0,
         logs: Path | None = None,
     ) -> Run:
         """Check the request, move everything to its device, make the optimiser.
 
-        The arguments are those of ``diffc.distill.train.distill``, which lists its exceptions too.
+        The arguments are those of ``diffc.distill.train.train``, which lists its exceptions too.
         """
-        teacher, student = pair.teacher, pair.student
-        if not len(clean):
-            raise InputError("there are no samples to distil with")
         accelerator = make_accelerator(options, logs or folder / "logs")
         device = accelerator.device
-        key = run_key(student, clean, options, seed)
-        prepare_models(teacher.model, student, options, device)
-        density, weights = split_weights(timestep_weights(teacher.process, options), options.focus)
-        kept = dict(pair.kept or {}) if options.losses.features else {}
-        if options.losses.features and not kept:
-            raise RequestError("the feature loss needs to know which channels were kept")
+        key = run_key(student, lesson.digests(), options, seed)
+        prepare_models(lesson.network, student, options, device)
+        dtype = choose_dtype(options, device)
+        lesson.open(student, device, dtype)
         return cls(
-            teacher=teacher,
+            lesson=lesson,
             student=student,
             model=accelerator.prepare_model(student),
-            clean=clean,
             options=options,
             folder=folder,
-            density=density,
-            weights=weights,
-            kept=kept,
             accelerator=accelerator,
             optimizer=make_optimizer(student, options, device),
             ema=make_ema(student, options),
             scaler=torch.amp.GradScaler(device.type, enabled=options.precision == "fp16"),
-            dtype=choose_dtype(options, device),
+            dtype=dtype,
             key=key,
             pieces=options.gradient_accumulation,
-            hooks=[Features(teacher.model, kept), Features(student, kept)],
-            seed=seed,
             judge=judge,
+            quality_every=quality_every,
         )
 
     @property
@@ -169,18 +135,14 @@ class Run:
         """An event at this step."""
         return Progress(self.step, self.options.steps, note, values)
 
-    def draw(self) -> Batch:
+    def draw(self) -> Any:
         """This process's rows of the present step, on its device."""
-        null = dict(self.clean.null)
-        batch = draw_batch(
-            self.clean, self.options, self.density, self.step, self.rows, null, self.seed
-        )
-        return to_device(batch, self.accelerator.device)
+        return self.lesson.draw(self.step, self.rows)
 
     @property
     def wants_quality(self) -> bool:
         """Whether the step just done is one to take samples at."""
-        every = self.options.quality_every
+        every = self.quality_every
         return bool(every) and (self.step % every == 0 or self.step == self.options.steps)
 
     @property
@@ -236,6 +198,8 @@ class Run:
             self.losses = [(int(step), loss) for step, loss in checkpoint.numbers["losses"]]
             self.quality = [(int(step), ssim) for step, ssim in checkpoint.numbers["quality"]]
             step, adam_step = checkpoint.step, float(checkpoint.numbers["adam_step"])
+        elif self.accelerator.is_main_process:
+            notes += self.lesson.begin(self.student)
         self._share(step, adam_step)
         if self.step:
             notes.append(f"going on from step {self.step}")
@@ -264,10 +228,10 @@ class Run:
 
     def close(self) -> None:
         """Take out hooks and compiled code and end the trackers, whatever happened."""
-        for hook in self.hooks:
-            hook.remove()
-        for model in (self.teacher.model, self.student):
-            model._compiled_call_impl = None
+        self.lesson.close()
+        for model in (self.lesson.network, self.student):
+            if model is not None:
+                model._compiled_call_impl = None
         for tracker in self.accelerator.trackers:  # end_training would end the process group too
             tracker.finish()
 

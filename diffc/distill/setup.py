@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from diffc.data.clean import CleanSet
 from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
 from diffc.distill.draw import Batch
 from diffc.errors import RequestError, UnavailableError
-from diffc.recipe import DistillSection
-from diffc.recipe.sections.distill import WATCHING
+from diffc.recipe.sections.training import WATCHING, TrainingSection
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
 
 
-def make_accelerator(options: DistillSection, logs: Path) -> Any:
+def make_accelerator(options: TrainingSection, logs: Path) -> Any:
     """An Accelerator for whatever launched this process; autocast and scaling stay ours.
 
     logs: the folder of trackers that write files. Raises UnavailableError for a tracker that is
@@ -70,24 +68,29 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def prepare_models(
-    teacher: nn.Module, student: nn.Module, options: DistillSection, device: torch.device
+    teacher: nn.Module | None,
+    student: nn.Module,
+    options: TrainingSection,
+    device: torch.device,
 ) -> None:
     """Device, layout, modes. Dropout stays off: the student imitates a deterministic function."""
-    teacher.to(device).eval().requires_grad_(False)
     student.to(device).float().eval().requires_grad_(True)
-    # GroupNorm's backward pass is slow in channels_last on CPUs: only the teacher gains by it.
-    for model in (teacher,) if device.type == "cpu" else (teacher, student):
-        channels_last(model)
+    if device.type != "cpu":  # GroupNorm's backward pass is slow in channels_last on CPUs
+        channels_last(student)
+    if teacher is not None:
+        teacher.to(device).eval().requires_grad_(False)
+        channels_last(teacher)
     if options.gradient_checkpointing:
         if not getattr(student, "_supports_gradient_checkpointing", False):
             raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
         student.enable_gradient_checkpointing()  # type: ignore[operator]
     if options.compile:
-        for model in (teacher, student):
-            model.compile()  # in place: names of parameters and modules stay
+        for model in (student, teacher):
+            if model is not None:
+                model.compile()  # in place: names of parameters and modules stay
 
 
-def choose_dtype(options: DistillSection, device: torch.device) -> torch.dtype:
+def choose_dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
     """The forward passes' type; raises RequestError for fp16 on a CPU."""
     if options.precision == "auto":
         return fast_dtype(device)
@@ -97,7 +100,7 @@ def choose_dtype(options: DistillSection, device: torch.device) -> torch.dtype:
 
 
 def make_optimizer(
-    student: nn.Module, options: DistillSection, device: torch.device
+    student: nn.Module, options: TrainingSection, device: torch.device
 ) -> torch.optim.AdamW:
     """AdamW with its state made beforehand, so that a checkpoint can be read into it."""
     optimizer = torch.optim.AdamW(
@@ -116,7 +119,7 @@ def make_optimizer(
     return optimizer
 
 
-def make_ema(student: nn.Module, options: DistillSection) -> Any:
+def make_ema(student: nn.Module, options: TrainingSection) -> Any:
     """diffusers' moving average of the student's parameters, or None for decay 0."""
     from diffusers.training_utils import EMAModel
 
@@ -137,12 +140,24 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(s in str(error) for s in said)
 
 
-def run_key(student: nn.Module, clean: CleanSet, options: DistillSection, seed: int = 0) -> str:
-    """A hash of what decides a run's weights: options, seed, data, and the weights at the start."""
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bits of a tensor's values."""
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return raw.numpy().tobytes()
+
+
+def run_key(
+    student: nn.Module, digests: Iterable[bytes], options: TrainingSection, seed: int = 0
+) -> str:
+    """A hash of what decides a run's weights: options, seed, data, and the weights at the start.
+
+    digests: what identifies the data (``Lesson.digests``).
+    """
     digest = hashlib.sha256()
     said = options.model_dump_json(exclude={*WATCHING, "quality_every"})
     digest.update(f"{said} {seed}".encode())
-    for tensor in [*student.state_dict().values(), clean.sample, *clean.conditions.values()]:
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(raw.numpy()))
+    for tensor in student.state_dict().values():
+        digest.update(tensor_bytes(tensor))
+    for content in digests:
+        digest.update(content)
     return digest.hexdigest()

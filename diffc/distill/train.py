@@ -4,7 +4,8 @@ One optimiser step works a global batch that depends on (seed, step) alone (draw
 processes and then into pieces. At the end the student holds the moving average. The state, with its
 checkpoints, is in run.py.
 
-    distill         the entry: a generator of Progress that returns a DistillResult
+    distill         all noise levels: a generator of Progress that returns a DistillResult
+    train           any lesson
     find_pieces     how many pieces memory needs, agreed on by all processes
     one_step        draw, gradients, update
     measure_quality how alike the samples of student and teacher are
@@ -25,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffc.data.clean import CleanSet
-from diffc.data.precision import autocast
-from diffc.distill.draw import Batch
-from diffc.distill.losses import feature_loss, step_loss
-from diffc.distill.run import DistillResult, Judge, ModelPair, Run
+from diffc.distill.all_steps import AllSteps, ModelPair
+from diffc.distill.lesson import Lesson, Rows
+from diffc.distill.run import DistillResult, Judge, Run
 from diffc.distill.setup import lost_peer
 from diffc.errors import RequestError, UnavailableError
 from diffc.recipe import DistillSection
+from diffc.recipe.sections.training import TrainingSection
 from diffc_export.events import Progress, Work
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
@@ -52,26 +53,74 @@ def distill(
     judge: Judge | None = None,
     logs: Path | None = None,
 ) -> Work[DistillResult]:
-    """Train the student in place to behave as the teacher.
+    """Train the student in place to behave as the teacher at all noise levels.
 
     Args:
         pair: Teacher and student.
         clean: The samples to noise, with the conditions that the models take and the null
             conditions of classifier-free guidance.
         options: How to train.
-        folder: Where checkpoints go, and where a killed run is resumed from.
+        folder: See ``train``, which has the other arguments and exceptions too.
         seed: Of the order of data, the timesteps and the noise.
-        judge: How alike samples of the moving average and of the teacher are, every
-            ``options.quality_every`` steps.
+        judge: See ``train``.
+        logs: See ``train``.
+
+    Raises:
+        InputError: ``clean`` is empty.
+    """
+    lesson = AllSteps(pair, clean, options, seed)
+    return (
+        yield from train(
+            lesson,
+            pair.student,
+            options,
+            folder,
+            seed=seed,
+            judge=judge,
+            quality_every=options.quality_every,
+            logs=logs,
+        )
+    )
+
+
+def train(
+    lesson: Lesson[Any],
+    student: nn.Module,
+    options: TrainingSection,
+    folder: Path,
+    *,
+    seed: int = 0,
+    judge: Judge | None = None,
+    quality_every: int = 0,
+    logs: Path | None = None,
+) -> Work[DistillResult]:
+    """Train a student in place.
+
+    Args:
+        lesson: The data of each step, and their loss.
+        student: The network.
+        options: How to train.
+        folder: Where checkpoints go, and where a killed run is resumed from.
+        seed: Of everything random, which is part of what a checkpoint is known by.
+        judge: How alike samples of the moving average and of the teacher are.
+        quality_every: Steps between two questions to the judge; 0 for none.
         logs: Where trackers write; None: ``folder``/logs.
 
     Raises:
         RequestError: Options that cannot be, or a loss that is not finite.
-        InputError: ``clean`` is empty.
         UnavailableError: A checkpoint cannot be written, or several processes run out of memory or
             lose one another.
     """
-    run = Run.start(pair, clean, options, folder, seed=seed, judge=judge, logs=logs)
+    run = Run.start(
+        lesson,
+        student,
+        options,
+        folder,
+        seed=seed,
+        judge=judge,
+        quality_every=quality_every,
+        logs=logs,
+    )
     for note in run.resume():
         yield run.progress(note)
     try:
@@ -88,7 +137,7 @@ def distill(
     return run.finish()
 
 
-def learning_rate(step: int, options: DistillSection) -> float:
+def learning_rate(step: int, options: TrainingSection) -> float:
     """The rate of step ``step`` (from 0): linear warm-up, then a cosine to 0 at ``steps``."""
     warmup = min(options.warmup, options.steps // 4)
     if step < warmup:
@@ -128,7 +177,8 @@ def find_pieces(run: Run) -> Iterator[Progress]:
     while True:
         try:
             with run.accelerator.no_sync(run.model):
-                torch.autograd.backward(_loss(run, batch.pieces(run.pieces)[0]))
+                piece = batch.pieces(run.pieces)[0]
+                torch.autograd.backward(run.lesson.loss(run.model, piece))
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -171,21 +221,20 @@ def measure_quality(run: Run) -> Iterator[Progress]:
         ssim = run.judge(run.student)
         if run.ema is not None:
             run.ema.restore(parameters)
-        for hook in run.hooks:
-            hook.take()
+        run.lesson.forget()
         run.quality.append((run.step, ssim))
         run.accelerator.log({"ssim": ssim}, step=run.step)
         yield run.progress(ssim=ssim)
     run.accelerator.wait_for_everyone()
 
 
-def _backward(run: Run, batch: Batch) -> float:
+def _backward(run: Run, batch: Rows) -> float:
     """Gradients of the batch's mean loss; returns that loss over all processes."""
     total = torch.zeros((), device=run.accelerator.device)
     parts = batch.pieces(run.pieces)
     for i, part in enumerate(parts):
         with _sync(run, last=i == len(parts) - 1):
-            loss = _loss(run, part) * (len(part) / len(batch))
+            loss = run.lesson.loss(run.model, part) * (len(part) / len(batch))
             torch.autograd.backward(run.scaler.scale(loss))
         total += loss.detach()
     return float(run.accelerator.reduce(total, "mean"))
@@ -194,20 +243,6 @@ def _backward(run: Run, batch: Batch) -> float:
 def _sync(run: Run, *, last: bool) -> AbstractContextManager[Any]:
     no_sync: AbstractContextManager[Any] = run.accelerator.no_sync(run.model)
     return nullcontext() if last else no_sync
-
-
-def _loss(run: Run, batch: Batch) -> Tensor:
-    options, teacher = run.options, run.teacher
-    inputs = teacher.noised(batch.clean, batch.noise, batch.t, batch.conditions)
-    wants_teacher = options.losses.output or options.losses.features
-    with autocast(run.accelerator.device, run.dtype):
-        with torch.no_grad():
-            dense = teacher.call(inputs) if wants_teacher else None
-        output = teacher.with_model(run.model).call(inputs)
-    caught = [hook.take() for hook in run.hooks]
-    features = feature_loss(caught[1], caught[0], run.kept) if run.kept else None
-    weights = run.weights.to(batch.t.device)[batch.t]
-    return step_loss(output, dense, batch, teacher.process, options.losses, weights, features)
 
 
 def _update(run: Run, loss: float) -> None:
@@ -247,8 +282,7 @@ def _not_finite(run: Run, loss: float, norm: float) -> RequestError:
 def _halve(run: Run, rows: int, error: BaseException) -> None:
     """Twice as many pieces; raises UnavailableError when one row is already too much."""
     run.optimizer.zero_grad(set_to_none=True)
-    for hook in run.hooks:
-        hook.take()
+    run.lesson.forget()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if run.pieces >= rows:

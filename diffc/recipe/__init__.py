@@ -26,7 +26,7 @@ from diffc.recipe.sections.build import (
 )
 from diffc.recipe.sections.check import CheckSection
 from diffc.recipe.sections.data import DataSection
-from diffc.recipe.sections.distill import DistillSection, LossesSection
+from diffc.recipe.sections.distill import DistillSection, LoopTrainingSection, LossesSection
 from diffc.recipe.sections.export import ExportSection
 from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import ImportanceSection, PruneSection
@@ -42,6 +42,7 @@ __all__ = [
     "DistillSection",
     "ExportSection",
     "ImportanceSection",
+    "LoopTrainingSection",
     "LossesSection",
     "MeasureSection",
     "PruneSection",

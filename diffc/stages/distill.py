@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
-from diffc.recipe.sections.distill import WATCHING
+from diffc.recipe.sections.training import WATCHING
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -102,7 +102,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         return DistillOutcome(steps=0, losses=[])
     from diffc.data.clean import CleanSet
     from diffc.distill import train
-    from diffc.distill.run import ModelPair
+    from diffc.distill.all_steps import ModelPair
     from diffc.models.load import load_denoiser
     from diffc.models.save import save_compressed
 

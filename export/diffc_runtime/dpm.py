@@ -62,6 +62,22 @@ def _solver(config: Config, steps: int, name: str, stochastic: bool) -> Schedule
         final_sigmas_type=("zero", "sigma_min"),
     )
     times, sigmas = _dpm_path(config, steps)
+    return solver_over(config, times.astype(np.float64), sigmas, name, stochastic)
+
+
+def solver_over(
+    config: Config, times: Table, sigmas: Table, name: str = "dpm++", stochastic: bool = False
+) -> Scheduler:
+    """Return DPM-Solver++ over noise levels of the caller's choice.
+
+    Args:
+        config: Of the scheduler, with the settings of the solver.
+        times: (S,) the model's timestep at each level, the noisiest first.
+        sigmas: (S + 1,) noise over signal at each level and at the end; along a flow
+            (``use_flow_sigmas``) the noise itself.
+        name: The sampler's name.
+        stochastic: Of the stochastic equation.
+    """
     signal, noise = schedules.rates(config, sigmas)
     clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
     tables = _dpm_tables(config, signal, noise, stochastic)
@@ -82,7 +98,7 @@ def _solver(config: Config, steps: int, name: str, stochastic: bool) -> Schedule
             x += work
 
     added = tables[4].tolist() if stochastic else []
-    return Scheduler(name, times.astype(np.float64), advance, noise_scale=added)
+    return Scheduler(name, times, advance, noise_scale=added)
 
 
 def _dpm_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:

@@ -9,7 +9,8 @@ import torch
 from support import tiny_training
 from support.tiny_training import Faulty, same, weights
 
-from diffc.distill.run import ModelPair, Run
+from diffc.distill.all_steps import AllSteps, ModelPair
+from diffc.distill.run import Run
 from diffc.distill.train import SKIPS
 from diffc.errors import RequestError
 from diffc_export.events import drain
@@ -51,9 +52,9 @@ def test_overflow_without_an_end_stops_the_run(tmp_path, scaled) -> None:
 
 def started(folder) -> Run:
     pair = ModelPair(tiny_training.teacher(), tiny_training.unet(4, seed=1))
-    return Run.start(
-        pair, tiny_training.clean(), tiny_training.options(steps=8), folder, logs=folder
-    )
+    options = tiny_training.options(steps=8)
+    lesson = AllSteps(pair, tiny_training.clean(), options)
+    return Run.start(lesson, pair.student, options, folder, logs=folder)
 
 
 def test_every_process_resumes_with_the_first_ones_scale(tmp_path, scaled, monkeypatch) -> None:

@@ -14,6 +14,7 @@ from support import tiny_training
 from support.tiny_training import Faulty, same, trained, weights
 
 from diffc.data.clean import CleanSet
+from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.setup import run_key
 from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
@@ -112,15 +113,16 @@ def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_key_knows_options_data_and_start() -> None:
-    base = (tiny_training.unet(4, seed=1), tiny_training.clean(), tiny_training.options())
+    def digests(n: int = 12) -> list[bytes]:
+        pair = ModelPair(tiny_training.teacher(), tiny_training.unet(4, seed=1))
+        return list(AllSteps(pair, tiny_training.clean(n), tiny_training.options()).digests())
+
+    base = (tiny_training.unet(4, seed=1), digests(), tiny_training.options())
     key = run_key(*base)
-    assert key == run_key(
-        tiny_training.unet(4, seed=1),
-        tiny_training.clean(),
-        tiny_training.options(checkpoint_every=5),
-    )
+    other = tiny_training.options(checkpoint_every=5)
+    assert key == run_key(tiny_training.unet(4, seed=1), digests(), other)
     assert key != run_key(tiny_training.unet(4, seed=2), *base[1:])
-    assert key != run_key(base[0], tiny_training.clean(11), base[2])
+    assert key != run_key(base[0], digests(11), base[2])
     assert key != run_key(*base, seed=1)
 
 

@@ -19,7 +19,8 @@ import torch
 from diffusers import UNet2DModel
 
 from diffc.data.clean import CleanSet
-from diffc.distill.run import DistillResult, ModelPair
+from diffc.distill.all_steps import ModelPair
+from diffc.distill.run import DistillResult
 from diffc.distill.train import distill
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import process_from_scheduler

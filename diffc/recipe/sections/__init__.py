@@ -5,6 +5,7 @@ prune.py        what to remove, and how channels are ranked
 data.py         clean samples
 repair.py       least-squares weights right after the cut
 distill.py      losses and training
+training.py     what every training has
 export.py       ONNX and resolutions
 build.py        targets, precisions, batch sizes, and what single targets override
 measure.py      how long to measure

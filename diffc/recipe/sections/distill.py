@@ -7,10 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Fraction, Words
-
-WATCHING = ("checkpoint_every", "trackers")
-"""Options that do not change a run's result: another value of them trains nothing anew."""
+from diffc.recipe.sections.training import TrainingSection
+from diffc.recipe.words import Fraction
 
 
 class LossesSection(RecipeSection):
@@ -35,22 +33,28 @@ class LossesSection(RecipeSection):
         return self
 
 
-class DistillSection(RecipeSection):
+class LoopTrainingSection(TrainingSection):
+    """How to distil for the loops that are served.
+
+    Attributes:
+        steps: steps of the optimiser, after those of ``distill.steps``.
+        trajectories: how many of the dense model's trajectories are made to learn from.
+        teacher_steps: about how many steps of DPM-Solver++ one of them has.
+    """
+
+    steps: int = Field(default=1200, ge=0)
+    batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=6e-4, gt=0)
+    warmup: int = Field(default=50, ge=0)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    trajectories: int = Field(default=2048, ge=1)
+    teacher_steps: int = Field(default=20, ge=1)
+
+
+class DistillSection(TrainingSection):
     """``distill``: how to distil.
 
     Attributes:
-        steps: steps of the optimiser; 0 does not distil.
-        batch: samples per optimiser step, over all processes and accumulation together.
-        learning_rate: the highest learning rate.
-        weight_decay: of AdamW.
-        warmup: steps of linear warm-up, a quarter of the steps at most; the learning rate then
-            falls as a cosine to 0.
-        ema_decay: ceiling of the moving average's decay, which starts low (diffusers' warm-up);
-            0 for no moving average.
-        precision: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the device is fast at it,
-            else fp32.
-        gradient_accumulation: pieces in which each process works its share of a batch.
-        gradient_checkpointing: True saves memory, and computes activations twice.
         losses: the weights of the loss's terms.
         weighting: over timesteps. ``path``: by how far an error at t moves the sample along the
             sampler's path; ``min_snr``: min(SNR, min_snr_gamma) on the loss in x_0 (Hang et al.
@@ -60,35 +64,16 @@ class DistillSection(RecipeSection):
             the weight is high, instead of weighing the loss.
         timesteps: ``stratified`` spreads each batch evenly over the density of t; ``uniform`` draws
             each t independently.
-        clip_grad: ceiling of the gradient's norm; 0 for no ceiling.
         null_share: share of rows whose conditions are replaced by the null ones, where there are
             any, so that classifier-free guidance is distilled too.
-        checkpoint_every: steps between checkpoints.
         quality_every: steps between samples of the student beside the dense model's; 0 for no
             samples.
-        compile: True compiles both models with torch.compile. The first steps wait for it; GPUs
-            gain most.
-        trackers: names that accelerate knows, such as ``tensorboard``; trackers that write files do
-            so in OUT/logs.
     """
 
-    steps: int = Field(default=400, ge=0)
-    batch: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: int = Field(default=20, ge=0)
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    gradient_accumulation: int = Field(default=1, ge=1)
-    gradient_checkpointing: bool = False
     losses: LossesSection = LossesSection()
     weighting: Literal["path", "min_snr", "none"] = "path"
     min_snr_gamma: float = Field(default=5.0, gt=0)
     focus: Fraction = Field(default=0.0, ge=0, le=1)
     timesteps: Literal["stratified", "uniform"] = "stratified"
-    clip_grad: float = Field(default=1.0, ge=0)
     null_share: Fraction = Field(default=0.1, ge=0, le=1)
-    checkpoint_every: int = Field(default=100, ge=1)
     quality_every: int = Field(default=0, ge=0)
-    compile: bool = False
-    trackers: Words = ()

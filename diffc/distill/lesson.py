@@ -1,0 +1,66 @@
+"""What a run teaches: the data of each step and their loss. The run itself knows neither.
+
+all_steps.py   all noise levels, beside the dense model
+loop/lesson.py the steps of a loop
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Rows(Protocol):
+    """One process's rows of one step."""
+
+    def __len__(self) -> int:
+        """How many rows."""
+
+    def pieces(self, n: int) -> Sequence[Rows]:
+        """``n`` parts, equal but for the last ones."""
+
+
+Drawn = TypeVar("Drawn", bound=Rows)
+
+
+class Lesson(Protocol, Generic[Drawn]):
+    """What a student learns from, and by which loss.
+
+    ``draw`` depends on its arguments alone, so that a resumed run needs no generator's state and
+    several processes see together what one sees.
+    """
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The dense network that works beside the student; None where none does."""
+
+    def digests(self) -> Iterable[bytes]:
+        """What identifies the data."""
+
+    def open(self, student: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """Prepare for a student that is on ``device``; its forward passes run in ``dtype``."""
+
+    def begin(self, student: nn.Module) -> list[str]:
+        """Change the weights that training starts from, in place; returns notes."""
+
+    def draw(self, step: int, rows: range) -> Drawn:
+        """The rows ``rows`` of step ``step``'s global batch, on the device."""
+
+    def loss(self, model: nn.Module, batch: Drawn) -> Tensor:
+        """The mean loss of ``batch``, of which ``model`` is the student as accelerate has it."""
+
+    def forget(self) -> None:
+        """Drop what a pass left that did not come to its loss."""
+
+    def close(self) -> None:
+        """Take out of the networks what ``open`` put in."""
+
+
+def split(rows: int, n: int) -> Iterator[tuple[int, int]]:
+    """Yield the begin and the end of each of ``n`` parts of ``rows`` rows, without empty ones."""
+    edges = [rows * k // n for k in range(n + 1)]
+    yield from ((a, b) for a, b in pairwise(edges) if b > a)

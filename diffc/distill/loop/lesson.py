@@ -1,0 +1,198 @@
+"""The lesson of the loops that will be served: what step i trains on, and its loss.
+
+A row of a batch is one step of one loop on one trajectory of the dense model: the state that the
+loop is at, and the output that takes it to the next state. The loss is the mean square of the
+error in that output. Trajectories are functions of their noise, so that a mean square does not blur
+as it does on data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diffc.data.precision import autocast
+from diffc.distill.lesson import split
+from diffc.distill.loop.readout import fit_readout
+from diffc.distill.loop.steps import LoopSteps
+from diffc.distill.loop.trajectories import TrajectorySet
+from diffc.distill.losses import per_sample
+from diffc.errors import InputError
+from diffc.models.denoiser import Denoiser
+from diffc.recipe import LoopTrainingSection
+
+ORDER = 11
+"""The stream of keys that the order of the rows is drawn from."""
+READOUT_ROWS = 256
+"""Rows that the last layer is solved with before the training: more change its error by less than
+a hundredth on the demo."""
+
+
+@dataclass(frozen=True)
+class LoopBatch:
+    """One process's rows of one step.
+
+    Attributes:
+        sample: (B, ...) what the model is given.
+        time: (B,) its timesteps.
+        target: (B, ...) what it should give.
+        conditions: Name -> (B, ...).
+    """
+
+    sample: Tensor
+    time: Tensor
+    target: Tensor
+    conditions: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def pieces(self, n: int) -> list[LoopBatch]:
+        """``n`` parts, equal but for the last ones."""
+        return [self._slice(a, b) for a, b in split(len(self), n)]
+
+    def _slice(self, a: int, b: int) -> LoopBatch:
+        conditions = {name: rows[a:b] for name, rows in self.conditions.items()}
+        return LoopBatch(self.sample[a:b], self.time[a:b], self.target[a:b], conditions)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A step of a loop on a trajectory: from state ``begin`` to state ``end`` of those kept."""
+
+    time: float
+    keep: float
+    gain: float
+    begin: int
+    end: int
+
+
+class LoopLesson:
+    """The steps of one or several loops, on the dense model's trajectories."""
+
+    def __init__(
+        self,
+        student: Denoiser,
+        trajectories: TrajectorySet,
+        loops: Sequence[LoopSteps],
+        options: LoopTrainingSection,
+        seed: int = 0,
+    ) -> None:
+        """Find each loop's states among those of the trajectories.
+
+        Args:
+            student: The network that is trained, with the facts of its class.
+            trajectories: Of the dense model, with the states at the loops' timesteps.
+            loops: The loops. A step that several have is learned for each.
+            options: How to train.
+            seed: Of the order of the rows.
+
+        Raises:
+            InputError: The trajectories lack a state.
+        """
+        self.student, self.trajectories, self.options, self.seed = (
+            student, trajectories, options, seed,
+        )  # fmt: skip
+        self.places = tuple(place for loop in loops for place in _places(loop, trajectories))
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    @property
+    def network(self) -> None:
+        """The dense model does not work beside the student: its trajectories are there."""
+        return
+
+    def digests(self) -> Iterator[bytes]:
+        """The trajectories, and the steps."""
+        yield from self.trajectories.digests()
+        yield repr(self.places).encode()
+
+    def open(self, student: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """Remember where and in what the student runs."""
+        self.device, self.dtype = device, dtype
+
+    def begin(self, student: nn.Module) -> list[str]:
+        """Solve the last layer for the targets, so that training starts near them."""
+        rows = range(min(READOUT_ROWS, len(self.trajectories)))
+        batch = self._batch([(row, place) for row in rows for place in self.places])
+        pieces = batch.pieces(-(-len(batch) // 16))
+        before_after = fit_readout(student, pieces, lambda piece: self._output(student, piece))
+        if before_after is None:
+            return []
+        before, after = before_after
+        return [f"the last layer was solved for the loop: error {before:.3g}, then {after:.3g}"]
+
+    def draw(self, step: int, rows: range) -> LoopBatch:
+        """Rows ``rows`` of step ``step``'s global batch.
+
+        Rows come in epochs of every trajectory, each a new permutation; a row's place among the
+        steps of the loops goes round, so that every batch has its share of each.
+        """
+        first, count = step * self.options.batch, len(self.places)
+        numbers = [first + row for row in rows]
+        return self._batch([(self._row(i), self.places[i % count]) for i in numbers])
+
+    def _row(self, number: int) -> int:
+        epoch, place = divmod(number, len(self.trajectories))
+        return int(_permutation(len(self.trajectories), self.seed, epoch)[place])
+
+    def _batch(self, rows: Sequence[tuple[int, _Place]]) -> LoopBatch:
+        states = [self.trajectories.states(row) for row, _ in rows]
+        begins = torch.stack([s[place.begin] for s, (_, place) in zip(states, rows, strict=True)])
+        ends = torch.stack([s[place.end] for s, (_, place) in zip(states, rows, strict=True)])
+        keep, gain = (
+            torch.tensor([getattr(place, name) for _, place in rows], dtype=torch.float64)
+            for name in ("keep", "gain")
+        )
+        wide = (-1, *[1] * (begins.ndim - 1))
+        target = (ends - keep.view(wide) * begins) / gain.view(wide)
+        times = [place.time for _, place in rows]
+        whole = not any(time % 1 for time in times) and self._takes_whole
+        conditions = self.trajectories.conditions([row for row, _ in rows])
+        return LoopBatch(
+            begins.to(self.device),
+            torch.tensor(times, dtype=torch.int64 if whole else torch.float32).to(self.device),
+            target.float().to(self.device),
+            {name: value.to(self.device) for name, value in conditions.items()},
+        )
+
+    @property
+    def _takes_whole(self) -> bool:
+        return self.student.process.prediction != "flow"
+
+    def _output(self, model: nn.Module, batch: LoopBatch) -> Tensor:
+        inputs = {"sample": batch.sample, "timestep": batch.time, **batch.conditions}
+        with autocast(self.device, self.dtype):
+            output = self.student.with_model(model).call(inputs)
+        return output[:, : batch.target.shape[1]]  # a learned variance comes after it
+
+    def loss(self, model: nn.Module, batch: LoopBatch) -> Tensor:
+        """The mean square of the error in the output."""
+        return per_sample(self._output(model, batch).float() - batch.target).mean()
+
+    def forget(self) -> None:
+        """Nothing is caught on the way."""
+
+    def close(self) -> None:
+        """Nothing was put into the networks."""
+
+
+def _places(loop: LoopSteps, trajectories: TrajectorySet) -> Iterator[_Place]:
+    kept = {time: number for number, time in enumerate(trajectories.visited, 1)}
+    lacking = [time for time in loop.times[1:] if time not in kept]
+    if lacking:
+        raise InputError(f"the trajectories have no states at the timesteps {lacking}")
+    begins = [0, *(kept[time] for time in loop.times[1:])]
+    ends = [*begins[1:], len(trajectories.visited) + 1]
+    for values in zip(loop.times, loop.keep, loop.gain, begins, ends, strict=True):
+        yield _Place(*values)
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(n)

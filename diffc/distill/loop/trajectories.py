@@ -1,0 +1,215 @@
+"""The dense model's trajectories: made once, in shards, and read row by row.
+
+    make_trajectories  run the dense model from noise; a killed run goes on at its last shard
+    TrajectorySet      what was made, with the conditions that it was made under
+
+Trajectory i begins at the noise keyed by (seed, i) and has the conditions of clean sample i, modulo
+their number. It depends on nothing else: not on the batch, nor on how many processes share the
+work. A shard is a safetensors file of ``x`` (n, P + 1, *sample): the states at the visited
+timesteps and the clean end, in half precision, whose rounding is far below the dense model's own in
+bfloat16. The noise is not stored: it is drawn again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffc.data.batches import run_in_batches
+from diffc.data.clean import CleanSet
+from diffc.data.precision import best_device, channels_last, device_of
+from diffc.data.processes import process_share, wait_for_all
+from diffc.data.randomness import keyed_noise
+from diffc.data.synthetic import Conditioning, guided_call
+from diffc.distill.loop.path import DensePath
+from diffc.distill.setup import tensor_bytes
+from diffc.errors import InputError
+from diffc.models.denoiser import Denoiser
+from diffc_export.events import Progress, Work
+from diffc_runtime import denoising
+from diffc_runtime.files import file_digest, new_file
+
+NOISE = 9
+"""The stream of keys that the noise of trajectories is drawn from."""
+SHARD = 128
+"""Trajectories in a shard: what a killed run makes again at most."""
+_FACTS = "trajectories.json"
+DOING = "trajectories of the dense model"
+
+
+@dataclass(frozen=True)
+class TrajectoryPlan:
+    """What trajectories to make.
+
+    Attributes:
+        path: Where the dense model is called, and what is kept.
+        count: How many trajectories.
+        guidance: The scale of classifier-free guidance; 1 for none.
+        seed: Of the noise.
+        batch: How many at a time; halved where memory has no room.
+    """
+
+    path: DensePath
+    count: int
+    guidance: float = 1.0
+    seed: int = 0
+    batch: int = 64
+
+    def shards(self) -> list[range]:
+        """The trajectories of each shard."""
+        starts = range(0, self.count, SHARD)
+        return [range(start, min(self.count, start + SHARD)) for start in starts]
+
+
+def make_trajectories(
+    denoiser: Denoiser, clean: CleanSet, plan: TrajectoryPlan, folder: Path
+) -> Work[int]:
+    """Write the shards into ``folder``; returns how many calls of the network were made now.
+
+    Args:
+        denoiser: The dense model.
+        clean: The conditions, and the null conditions of guidance.
+        plan: What to make.
+        folder: Shards that lie there whole are not made again.
+
+    Raises:
+        OutOfMemory: There is no room for one trajectory.
+        InputError: The dense model gave values that are not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    denoiser.model.to(best_device()).eval()
+    channels_last(denoiser.model)
+    rank, world = process_share()
+    calls = 0
+    for number, rows in enumerate(plan.shards()):
+        path = _shard(folder, number)
+        if number % world != rank or _is_whole(path, rows, plan, denoiser):
+            continue
+        x = yield from _shard_states(denoiser, clean, plan, rows)
+        if not bool(x.isfinite().all()):
+            raise InputError("the dense model's trajectories hold values that are not finite")
+        with new_file(path, flush=True) as part:
+            save_file({"x": x.contiguous()}, part)
+        calls += len(rows) * len(plan.path.times) * _calls_a_step(clean, plan)
+    wait_for_all()
+    if rank == 0:
+        facts = {"count": plan.count, "seed": plan.seed, "visited": plan.path.visited}
+        with new_file(folder / _FACTS) as part:
+            part.write_text(json.dumps(facts), "utf-8")
+    return calls
+
+
+def _calls_a_step(clean: CleanSet, plan: TrajectoryPlan) -> int:
+    return 2 if clean.null and plan.guidance != 1.0 else 1
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def _is_whole(path: Path, rows: range, plan: TrajectoryPlan, denoiser: Denoiser) -> bool:
+    """Whether a shard is there; it came to its name by rename, so its size alone is in question."""
+    if not path.is_file():
+        return False
+    with safe_open(path, framework="pt") as file:
+        shape = tuple(file.get_slice("x").get_shape())
+    return shape == (len(rows), len(plan.path.kept), *denoiser.sample_shape)
+
+
+def _shard_states(
+    denoiser: Denoiser, clean: CleanSet, plan: TrajectoryPlan, rows: range
+) -> Work[Tensor]:
+    """(len(rows), P + 1, *sample) float16."""
+
+    def part(of: range) -> Work[Tensor]:
+        numbers = [rows[i] for i in of]
+        _, conditions = clean.rows(torch.tensor(numbers) % len(clean))
+        call = guided_call(denoiser, Conditioning(conditions, clean.null, plan.guidance))
+        noise = keyed_noise(((plan.seed, NOISE, i) for i in numbers), denoiser.sample_shape)
+        return _states(call, device_of(denoiser.model), plan, noise, numbers[0])
+
+    return torch.cat((yield from run_in_batches(len(rows), plan.batch, part, DOING)))
+
+
+def _states(
+    call: Any, device: torch.device, plan: TrajectoryPlan, noise: Tensor, done: int
+) -> Work[Tensor]:
+    solver, kept = plan.path.solver(), set(plan.path.kept)
+    whole = not any(time % 1 for time in plan.path.times)
+    kind = torch.int64 if whole else torch.float32
+
+    def model(x: Any, time: float) -> Any:
+        return call(x, torch.full((len(x),), time, dtype=kind, device=device))[:, : x.shape[1]]
+
+    start: Any = noise.to(device)
+    if start.ndim == 4:
+        start = start.to(memory_format=torch.channels_last)
+    states = []
+    for i, x in enumerate(denoising.denoise(model, solver, start), 1):
+        if i in kept:
+            states.append(torch.as_tensor(x).to("cpu", torch.float16).contiguous())
+        so_far = done + len(noise) * i / len(plan.path.times)
+        yield Progress(so_far, plan.count, DOING)
+    return torch.stack(states, 1)
+
+
+@dataclass(frozen=True)
+class TrajectorySet:
+    """Trajectories on disk, and their conditions.
+
+    Attributes:
+        folder: The shards.
+        count: How many trajectories.
+        seed: Of their noise.
+        visited: (P,) the timesteps whose states are kept.
+        clean: The conditions of trajectory i are those of clean sample i modulo their number.
+    """
+
+    folder: Path
+    count: int
+    seed: int
+    visited: tuple[float, ...]
+    clean: CleanSet
+
+    @classmethod
+    def load(cls, folder: Path, clean: CleanSet) -> TrajectorySet:
+        """Open what ``make_trajectories`` wrote."""
+        facts = json.loads((folder / _FACTS).read_text("utf-8"))
+        return cls(folder, facts["count"], facts["seed"], tuple(facts["visited"]), clean)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def _slices(self) -> list[Any]:
+        numbers = range(-(-self.count // SHARD))
+        files: list[Any] = [
+            safe_open(_shard(self.folder, number), framework="pt") for number in numbers
+        ]
+        return [file.get_slice("x") for file in files]
+
+    def states(self, row: int) -> Tensor:
+        """(P + 2, *sample) float32: the noise, the states at ``visited``, the clean end."""
+        kept = self._slices[row // SHARD][row % SHARD].float()
+        return torch.cat([keyed_noise([(self.seed, NOISE, row)], kept.shape[1:]), kept])
+
+    def conditions(self, rows: list[int]) -> dict[str, Tensor]:
+        """Name -> (len(rows), ...)."""
+        return self.clean.rows(torch.tensor(rows) % len(self.clean))[1]
+
+    def digests(self) -> Iterator[bytes]:
+        """What identifies the trajectories: of each shard, and of the conditions' values."""
+        for number in range(-(-self.count // SHARD)):
+            yield file_digest(_shard(self.folder, number)).encode()
+        yield f"{self.seed} {self.visited}".encode()
+        for value in self.clean.conditions.values():
+            yield tensor_bytes(value)

@@ -1,0 +1,52 @@
+"""What every training of a recipe has: the optimiser, its average, memory and what watches it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from diffc.recipe.sections.base import RecipeSection
+from diffc.recipe.words import Words
+
+WATCHING = ("checkpoint_every", "trackers")
+"""Options that do not change a run's result: another value of them trains nothing anew."""
+
+
+class TrainingSection(RecipeSection):
+    """How to train a student.
+
+    Attributes:
+        steps: steps of the optimiser; 0 does not train.
+        batch: samples per optimiser step, over all processes and accumulation together.
+        learning_rate: the highest learning rate.
+        weight_decay: of AdamW.
+        warmup: steps of linear warm-up, a quarter of the steps at most; the learning rate then
+            falls as a cosine to 0.
+        ema_decay: ceiling of the moving average's decay, which starts low (diffusers' warm-up);
+            0 for no moving average.
+        precision: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the device is fast at it,
+            else fp32.
+        gradient_accumulation: pieces in which each process works its share of a batch.
+        gradient_checkpointing: True saves memory, and computes activations twice.
+        clip_grad: ceiling of the gradient's norm; 0 for no ceiling.
+        checkpoint_every: steps between checkpoints.
+        compile: True compiles the networks with torch.compile. The first steps wait for it; GPUs
+            gain most.
+        trackers: names that accelerate knows, such as ``tensorboard``; trackers that write files do
+            so in OUT/logs.
+    """
+
+    steps: int = Field(default=400, ge=0)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=20, ge=0)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
+    clip_grad: float = Field(default=1.0, ge=0)
+    checkpoint_every: int = Field(default=100, ge=1)
+    compile: bool = False
+    trackers: Words = ()
