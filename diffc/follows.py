@@ -173,8 +173,8 @@ class _Folder:
         if kind == "build":
             target, _, side = rest.rpartition("-")
             return self.engine_fault(target, side)
-        if kind == "anchors":
-            return self._anchors_fault(name, rest)
+        if kind in ("frontier", "anchors"):
+            return self._beside_samples_fault(name, rest)
         if kind in _MEASURING:
             return self._figures_fault(name, rest)
         if kind == "choose":
@@ -267,9 +267,10 @@ class _Folder:
                 return Fault(f"{target} was measured against another {path}")
         return None
 
-    def _anchors_fault(self, name: str, target: str) -> Fault | None:
-        """Why the dense model's samples are not beside the samples and the times that are there."""
+    def _beside_samples_fault(self, name: str, target: str) -> Fault | None:
+        """Why other loops are not beside the samples and the engines that are there."""
         fault = self.fault("samples") or self.fault(f"bench-{target}")
+        fault = fault or self._figures_fault(name, target)
         files = self._record("samples").get("files", {})
         compared = self._record(name).get("inputs", {}).get("images")
         if fault is None and compared is not None and compared not in files.values():

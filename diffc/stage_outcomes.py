@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffc.measure.anchors import Anchors
 from diffc.measure.explain import Ladder
+from diffc.measure.frontier.results import Frontier
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc_runtime.json_types import JsonDict
 
@@ -201,10 +201,10 @@ class ExplainOutcome(StageOutcome):
     ladders: list[Ladder]
 
 
-class AnchorsOutcome(StageOutcome):
-    """The dense model's samples with fewer steps, beside the compressed model's, on one target."""
+class FrontierOutcome(StageOutcome):
+    """Loops of both sides on one target, in time and quality."""
 
-    anchors: Anchors
+    frontier: Frontier
 
 
 class ServeOutcome(StageOutcome):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @takes(
-    *("things", "target", "batch", "gpu", "threads", "explain", "seconds", "measure_server"),
-    *("fresh", "json", "quiet"),
+    *("things", "target", "batch", "gpu", "threads", "explain", "frontier", "seconds"),
+    *("measure_server", "fresh", "json", "quiet"),
 )
 def bench_(command: Command, things: list[Path]) -> None:
     """Measure OUT's engines on this machine, dense and compressed interleaved; or compare anything.
@@ -54,10 +54,10 @@ def bench_(command: Command, things: list[Path]) -> None:
 
 def _check_side_by_side(command: Command) -> None:
     measure = command.section("measure")
-    given = (measure.get("explain"), measure.get("server"), command.section("build").get("gpu"))
-    if command.fresh or any(given):
+    words = [measure.get(name) for name in ("explain", "frontier", "server")]
+    if command.fresh or any([*words, command.section("build").get("gpu")]):
         raise RequestError(
-            "--explain, --gpu, --server and --fresh belong to one output folder",
+            "--explain, --frontier, --gpu, --server and --fresh belong to one output folder",
             hint="side by side, engines are measured as they are",
         )
 

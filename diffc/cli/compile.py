@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     *("model", "ratios", "target", "precision", "batch", "one_profile", "resolution", "gpu"),
     *("data", "prompts", "guidance", "repair", "distill_steps", "out", "recipe", "seed"),
     *("ratio_of", "allocate"),
-    *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "family"),
-    *("allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
+    *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "frontier"),
+    *("family", "allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
 )
 def compile_(
     command: Command, ratio: list[str] | None, no_build: bool, bundle: str | None, force: bool

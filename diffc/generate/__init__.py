@@ -3,7 +3,6 @@
     opening.py      pipeline(): the engine that runs here, or torch
     engine.py       which engine of OUT runs here, and why the others do not
     torch_model.py  OUT/model, or the dense model, as torch runs it
-    conditions.py   the conditions of the pictures that the report judged
 
 The loop itself is diffc_runtime's: the one that a bundle and a server run.
 """

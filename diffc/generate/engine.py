@@ -9,8 +9,8 @@ from pathlib import Path
 
 from diffc.bundle.contents import BundleContents, find_contents
 from diffc.errors import DiffcError, unknown
-from diffc.generate.conditions import judged_conditions, null_conditions
 from diffc.output import engine_folder
+from diffc.stages.conditions import judged_conditions, null_conditions
 from diffc_export.targets import target as target_of
 from diffc_export.targets.engine import NAME
 from diffc_runtime import Pipeline, open_engine
@@ -109,8 +109,11 @@ def _open(one: OutEngine) -> Pipeline:
 
 def as_judged(opened: Pipeline, out: Path, contents: BundleContents) -> Pipeline:
     """Give a pipeline the conditions of the pictures that the report judged, and their guidance."""
-    opened.unconditional = {**(opened.unconditional or {}), **null_conditions(out, opened)}
-    usual = replace(opened.defaults, conditions=judged_conditions(out, opened))
+    opened.unconditional = {
+        **(opened.unconditional or {}),
+        **null_conditions(out, opened.conditions),
+    }
+    usual = replace(opened.defaults, conditions=judged_conditions(out, opened.conditions))
     if contents.judged is not None and opened.unconditional:
         usual = replace(usual, guidance=contents.judged.guidance)
     opened.defaults = usual

@@ -2,7 +2,8 @@
 
 compare.py       dense against compressed on one target: the report's figures
 side_by_side.py  any engines, ONNX files and output folders in turn
-anchors.py       samples of the dense model with fewer steps: the scale of the figures
+frontier/        loops of both sides in time and quality: who is ahead at equal time
+anchors.py       what older reports have in the place of a frontier
 explain.py       the ladder from torch eager to the compressed engine, one change a rung
 engines.py       engine folders, opened together and timed in turn
 latency.py       calls timed in turn; warm-up, rounds, noise

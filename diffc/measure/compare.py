@@ -245,7 +245,7 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
     if absent:
         return _absent_result(infos, place, absent)
     with open_engines(folders, options.threads) as runners, ExitStack() as stack:
-        decoder, notes = _decoder(loop, options.threads, stack)
+        decoder, notes = open_decoder(loop, options.threads, stack)
         try:
             timings, facts = yield from measure_loops(
                 runners["dense"], runners["compressed"], loop, options.latency, decoder
@@ -261,7 +261,7 @@ def measure_loop(dense: Path, compressed: Path, options: MeasureOptions) -> Work
     return result.model_copy(update={"details": {**result.details, **facts}, "efficiency": None})
 
 
-def _decoder(
+def open_decoder(
     loop: LoopOptions, threads: int | None, stack: ExitStack
 ) -> tuple[LoadedEngine | None, list[str]]:
     """The decoder's engine, closed with ``stack``; None, with a note where it does not load."""

@@ -22,6 +22,8 @@ html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.
 markup.py  HTML from functions
 records.py  the stages' records as report.json holds them
 pictures.py  samples for report.html: pairs and their difference
+frontiers.py  who is ahead at equal time, in words
+plot.py   a plot in characters
 svg.py    charts as inline SVG, readable without colour, from plain numbers
 tables.py  tables of text for a terminal of any width, in which nothing is ever cut
 """

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from diffc.report.markup import Html
+from diffc.report.plot import Plot
 
 HEADS = ("", "dense", "compressed", "")
 
@@ -109,10 +110,12 @@ class Chart:
     Attributes:
         picture: The SVG.
         numbers: What the picture shows; None where the table before the chart has it all.
+        plot: The same in characters, for a terminal; None where a terminal has the numbers alone.
     """
 
     picture: Html
     numbers: Table | None
+    plot: Plot | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from diffc import __version__
 from diffc.errors import InputError
-from diffc.measure.anchors import Anchors
 from diffc.measure.explain import Ladder
+from diffc.measure.frontier.results import Frontier
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
@@ -66,9 +66,9 @@ def collect(
     records = stage_records(out, lock["stages"])
     commands = commands or Commands()
     fresh = {stage.name for stage in done if not stage.cached}
-    benches, serves, climbs, choices, anchors = (
+    benches, serves, climbs, choices, frontiers = (
         [record["result"] for name, record in records.items() if name.startswith(f"{kind}-")]
-        for kind in ("bench", "serve", "explain", "choose", "anchors")
+        for kind in ("bench", "serve", "explain", "choose", "frontier")
     )
     return Report(
         diffc=__version__,
@@ -95,7 +95,7 @@ def collect(
             for name, record in records.items()
             if name.startswith("eval-")
         ],
-        anchors=[Anchors(**one["anchors"]) for one in anchors],
+        frontiers=[Frontier(**one["frontier"]) for one in frontiers],
         environment=benches[-1]["environment"] if benches else None,
     )
 

@@ -51,6 +51,7 @@ def _without(report: Report, gone: list[str]) -> Report:
             "served": [row for row in report.served if is_current("serve", row.target)],
             "quality": None if "samples" in gone else report.quality,
             "evaluations": [row for row in report.evaluations if row.name not in gone],
+            "frontiers": [row for row in report.frontiers if is_current("frontier", row.target)],
             "anchors": [row for row in report.anchors if is_current("anchors", row.target)],
             "repair": None if "repair" in gone else report.repair,
             "distillation": None if "distill" in gone else report.distillation,

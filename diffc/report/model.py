@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from diffc.errors import InputError
 from diffc.measure.anchors import Anchors
 from diffc.measure.explain import Ladder
+from diffc.measure.frontier.results import Frontier
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.report.records import (
     AsRecorded,
@@ -21,8 +22,9 @@ from diffc.report.records import (
 )
 
 SCHEMA_VERSION = 3
-"""3: ``repair``, ``evaluations`` and ``then``. 2: ``anchors``, and in ``quality`` ``each`` (the
-value of every pair) and ``prompts``. Reports of versions 1 and 2 are read as they are."""
+"""3: ``repair``, ``evaluations`` and ``then``, and ``frontiers`` in the place of ``anchors``. 2:
+``anchors``, and in ``quality`` ``each`` (the value of every pair) and ``prompts``. Reports of
+versions 1 and 2 are read as they are."""
 
 
 class _ReportPart(BaseModel):
@@ -101,8 +103,9 @@ class Report(_ReportPart):
         served: The loop through an inference server, for each target and side.
         quality: Figures of the samples, with sampler, steps, seeds and n.
         evaluations: The same in other ways, by ``diffc eval``; the last one is the newest.
+        frontiers: Loops of both sides in time and quality, for each target that was timed.
         anchors: Samples of the dense model with fewer steps, judged as the compressed model's are,
-            for each target whose images were timed.
+            for each target; in reports of version 2 alone.
         environment: The machine of the last target's figures.
     """
 
@@ -127,6 +130,7 @@ class Report(_ReportPart):
     served: list[Served] = Field(default_factory=list)
     quality: AsRecorded[QualityRecord | None] = None
     evaluations: list[Evaluation] = Field(default_factory=list)
+    frontiers: list[Frontier] = Field(default_factory=list)
     anchors: list[Anchors] = Field(default_factory=list)
     environment: AsRecorded[EnvironmentRecord | None] = None
 

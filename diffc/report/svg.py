@@ -5,6 +5,7 @@
     steps       one bar per step, the step before as an outline, so that each drop is seen
     line        a curve through points, optionally with a level, shaded spans, a logarithmic y axis
     scatter     labelled points
+    fronts      the points of several series, and lines through the best of each
 
 Sizes are in a view box of WIDTH units, which the page scales between 320 and 560 pixels.
 """
@@ -225,6 +226,83 @@ def scatter(
     for number, (_, px, py) in enumerate(points, 1):
         parts += [_dot(x.at(px), y.at(py), 5.0), _text(str(number), x.at(px) + 8, y.at(py) + 4)]
     return _chart(parts, height, label)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name.
+
+    Attributes:
+        name: What stands in the picture's key.
+        points: (label, x, y), x above 0.
+        front: Those that a line joins, from left to right; their labels are shown.
+    """
+
+    name: str
+    points: Sequence[tuple[str, float, float]]
+    front: Sequence[tuple[str, float, float]]
+
+
+def fronts(several: Sequence[Series], x_name: str, y_name: str, label: str) -> Html:
+    """Every series' points over a logarithmic x axis; the second series in the second colour.
+
+    The first series has rings and labels below its line, the second dots and labels above: the two
+    are told apart without colour.
+    """
+    every = [point for series in several for point in series.points]
+    if not every:
+        return _chart([], TOP, label)
+    height, xs, ys = 320.0, [p[1] for p in every], [p[2] for p in every]
+    margin = 0.08 * ((max(ys) - min(ys)) or abs(max(ys)) or 1.0)
+    x = Axis(min(xs) / 1.15, max(xs) * 1.25, LEFT, WIDTH - RIGHT, log=True)
+    y = Axis(min(ys) - margin, max(ys) + margin, height - BOTTOM, TOP)
+    parts = [_log_axis(x, height - BOTTOM, x_name), *_y_axis(y, y_name)]
+    for index, series in enumerate(several):
+        second = index > 0
+        parts += _front(series, x, y, second=second)
+        parts.append(_key(series.name, second=second, row=index))
+    return _chart(parts, height, label)
+
+
+def _front(series: Series, x: Axis, y: Axis, *, second: bool) -> list[Html]:
+    path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for _, px, py in series.front)
+    kind = "front second" if second else "front"
+    parts = [tag("polyline", class_=kind, points=path)] if len(series.front) > 1 else []
+    for name, px, py in series.points:
+        title = tag("title", f"{series.name} {name}: {px:.3g} ms, {py:.3f}")
+        kind = "dot" if second else "ring"
+        parts.append(tag("circle", title, class_=kind, cx=x.at(px), cy=y.at(py), r=4.0))
+    for name, px, py in series.front:
+        parts.append(_beside(name, x.at(px), y.at(py), above=second))
+    return parts
+
+
+def _beside(name: str, at: float, height: float, *, above: bool) -> Html:
+    """A point's name: above at its left, or below at its right, where the picture has room."""
+    length = 6.6 * len(name) + 7
+    left = at - length > LEFT if above else at + length > WIDTH
+    up = -7 if above or left else 16
+    return _text(name, at - 7 if left else at + 7, height + up, "end" if left else "start")
+
+
+def _key(name: str, *, second: bool, row: int) -> Html:
+    at = TOP + 10 + 16.0 * row
+    kind = "dot" if second else "ring"
+    dot = tag("circle", class_=kind, cx=LEFT + 14, cy=at - 4, r=4.0)
+    return joined(dot, _text(name, LEFT + 24, at))
+
+
+def _log_axis(x: Axis, base: float, name: str) -> Html:
+    """The axis with 1, 2 and 5 times each power of ten."""
+    parts = [tag("line", class_="axis", x1=x.start, x2=x.end, y1=base, y2=base)]
+    powers = range(math.floor(math.log10(x.low)), math.ceil(math.log10(x.high)) + 1)
+    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if x.low <= m * 10.0**p <= x.high]
+    for value in ticks:
+        at = x.at(value)
+        parts.append(tag("line", class_="axis", x1=at, x2=at, y1=base, y2=base + 4))
+        parts.append(_text(f"{value:g}", at, base + 16, "middle"))
+    parts.append(_text(name, (x.start + x.end) / 2, base + 32, "middle"))
+    return joined(*parts)
 
 
 def _span(span: tuple[float, float], x: Axis, y: Axis) -> Html:

@@ -1,8 +1,8 @@
 """The report in a terminal, of 80 columns or fewer: see tables.py for narrower ones.
 
-Details, charts and images do not fit there. The titles of parts that have nothing else stand in one
-line below the tables, so that nobody takes the terminal's report for the whole. The verdict is the
-first line, and the summary the last, which stays in sight.
+Details, images, and charts without a plot in characters do not fit there. The titles of parts that
+have nothing else stand in one line below the tables, so that nobody takes the terminal's report for
+the whole. The verdict is the first line, and the summary the last, which stays in sight.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffc.report.blocks import Block, Chart, Code, Details, Facts, Notes, Part, Table
 from diffc.report.model import Report
+from diffc.report.plot import Plot, draw
 from diffc.report.sections import parts
 from diffc.report.tables import WIDEST, Column, print_table, print_whole
 
@@ -27,7 +28,7 @@ def show(report: Report, console: Console) -> None:
             if isinstance(block, Facts):
                 _show_facts(block, console)
                 summaries.append(block.summary or block.sentence)
-        blocks = [block for block in part.blocks if isinstance(block, Table | Notes | Code)]
+        blocks = [block for block in part.blocks if _fits(block)]
         if blocks:
             _show_part(part.title, blocks, console)
         elif any(isinstance(block, Chart | Details) for block in part.blocks):
@@ -67,6 +68,25 @@ def show_blocks(blocks: Sequence[Block], console: Console) -> None:
         elif isinstance(block, Code):
             for line in block.text.splitlines():
                 print_whole(console, f"  {line}")
+        elif isinstance(block, Chart) and block.plot is not None:
+            _show_plot(block.plot, console)
+
+
+def _fits(block: Block) -> bool:
+    """Whether a terminal shows the block."""
+    if isinstance(block, Chart):
+        return block.plot is not None
+    return isinstance(block, Table | Notes | Code)
+
+
+def _show_plot(plot: Plot, console: Console) -> None:
+    from rich.text import Text
+
+    drawn = draw(plot, min(console.width, WIDEST))
+    for line in drawn:
+        console.print(Text(line), soft_wrap=True)
+    if drawn:
+        print_whole(console, f"  {plot.key}", style="dim")
 
 
 def _columns(table: Table, heads_above: Sequence[str]) -> list[Column]:
@@ -74,7 +94,8 @@ def _columns(table: Table, heads_above: Sequence[str]) -> list[Column]:
     heads = table.heads if list(table.heads) != list(heads_above) else [""] * len(table.heads)
     columns = [Column(head, text=True) for head in heads[: table.texts]]
     figures = heads[table.texts :]
-    return columns + [Column(head, least=19 if i == 2 else 10) for i, head in enumerate(figures)]
+    wide = 2 if len(figures) == 3 else None  # a change, or words on it
+    return columns + [Column(head, least=19 if i == wide else 10) for i, head in enumerate(figures)]
 
 
 def _lower_first(part: Part) -> str:

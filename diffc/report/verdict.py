@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from diffc.measure.anchors import Anchors
+from diffc.measure.frontier.results import Frontier
+from diffc.measure.frontier.standing import own_standing
 from diffc.measure.results import TargetResult, at_working
-from diffc.report import speed
+from diffc.report import frontiers, speed
 from diffc.report.loops import image_words
 from diffc.report.model import Report
 from diffc.report.units import change, count
 from diffc_runtime.json_types import JsonObject
 
 Kind: TypeAlias = Literal[
-    "close", "far", "behind", "unjudged", "no speed-up", "slower", "untimed", "dense"
+    "ahead", "close", "far", "behind", "unjudged", "no speed-up", "slower", "untimed", "dense"
 ]
 CLOSE = 0.8
 """The SSIM to the dense model's images from which on they are called close."""
@@ -122,10 +124,16 @@ def _of_target(report: Report, result: TargetResult) -> Verdict:
 
 
 def _judged(report: Report, result: TargetResult, reason: str) -> Verdict:
-    """Of a target that is faster: close, far, or behind fewer steps."""
+    """Of a target that is faster: ahead, close, far, or behind a dense loop of its time."""
     figure = ssim_of(report)
     assert figure is not None
-    if figure["mean"] < CLOSE:
+    frontier = frontier_of(report, result.target)
+    is_far = figure["mean"] < CLOSE
+    if frontier is not None:
+        one = _at_equal_time(frontier, reason, is_far=is_far)
+        if one is not None:
+            return one
+    if is_far:
         return Verdict("far", f"FASTER, BUT FAR FROM DENSE: {reason}", _FAR)
     anchors = next((one for one in report.anchors if one.target == result.target), None)
     if anchors is not None and is_behind(anchors):
@@ -137,6 +145,31 @@ def _judged(report: Report, result: TargetResult, reason: str) -> Verdict:
         )
         return Verdict("behind", words, _fewer_steps_advice(row.steps))
     return Verdict("close", f"FASTER AND CLOSE TO DENSE: {reason}")
+
+
+def frontier_of(report: Report, target: str) -> Frontier | None:
+    """The loops of both sides on one target; None where they were not measured."""
+    return next((one for one in report.frontiers if one.target == target and one.points), None)
+
+
+def _at_equal_time(frontier: Frontier, reason: str, *, is_far: bool) -> Verdict | None:
+    """Ahead of every dense loop of its time, or behind one; None where neither is shown."""
+    own, words = own_standing(frontier), frontiers.verdict_words(frontier)
+    if own is None or not words:
+        return None
+    if own.kind == "behind":
+        assert own.rival is not None
+        theirs = f"dense {own.rival.loop} takes as long on {frontier.target}"
+        return Verdict(
+            "behind", f"BEHIND THE DENSE MODEL AT EQUAL TIME: {theirs}; {reason}",
+            frontiers.advice(frontier),
+        )  # fmt: skip
+    if own.kind not in ("ahead", "alone"):
+        return None
+    if is_far:
+        words = "AHEAD OF THE DENSE MODEL AT EQUAL TIME, BUT FAR FROM ITS REFERENCE LOOP"
+        return Verdict("ahead", f"{words}: {reason}", _FAR)
+    return Verdict("ahead", f"AHEAD OF THE DENSE MODEL AT EQUAL TIME: {reason}")
 
 
 def _fewer_steps_advice(steps: int) -> str:
@@ -169,7 +202,13 @@ def summary(report: Report) -> str:
         parts.append(_faster(report, result))
     if close := closeness_words(report):
         parts.append(close)
-    return f"{report.model.name}: " + ", ".join(parts)
+    return f"{report.model.name}: " + "; ".join([", ".join(parts), *_dominated(report)])
+
+
+def _dominated(report: Report) -> list[str]:
+    """What is said of each target whose loop a dense one beats, and what to do."""
+    words = ((one.target, frontiers.dominated_words(one)) for one in report.frontiers)
+    return [f"on {target} {sentence}" for target, sentence in words if sentence]
 
 
 def _faster(report: Report, result: TargetResult) -> str:

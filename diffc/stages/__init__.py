@@ -13,7 +13,7 @@ precision.py       a lower precision, written into the ONNX file
 precision_auto.py  the precision that measuring chooses
 build.py           engines: OUT/engines
 bench.py           figures: latency, memory, parity, whole images
-anchors.py         the dense model with fewer steps, judged beside the compressed one
+frontier.py        other loops of both sides, in time and quality
 explain.py         where the speed-up comes from
 serve.py           the loop through an inference server
 
@@ -22,9 +22,10 @@ finished.py        a finished run in OUT, and a compile that asks for another on
 preflight.py       what can be refused before the first stage
 noise.py           preflight's questions to the scheduler
 images.py          what making an image takes, for the stages that time images
+conditions.py      the conditions of the pictures that the report judged
 
 A stage is a frozen dataclass of inputs, a function of these alone, and ``NAME_stage``, which
 gathers the inputs. The key of the stage is the hash of the inputs (diffc/stage_inputs.py), the
 result a class of diffc/stage_outcomes.py. From data.py to decoder.py the model is needed; what
-follows works from OUT/onnx, without torch; anchors.py and explain.py use it where it is there.
+follows works from OUT/onnx, without torch; frontier.py and explain.py use it where it is there.
 """

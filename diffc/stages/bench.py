@@ -11,7 +11,7 @@ from diffc.measure.latency import LatencyOptions
 from diffc.output import SIDES, engine_folder, reference_file
 from diffc.recipe import MeasureSection, Recipe
 from diffc.runner import Stage, StageFolder
-from diffc.stage_inputs import FileInput
+from diffc.stage_inputs import FileInput, SectionInput
 from diffc.stage_outcomes import BenchOutcome
 from diffc.stages.images import ImageInput, image_input
 from diffc_export.events import Work
@@ -46,7 +46,7 @@ class BenchInputs:
     engines: dict[str, FileInput]
     references: dict[str, FileInput]
     images: ImageInput
-    options: MeasureSection
+    options: SectionInput[MeasureSection]
     batch: tuple[int, ...]
     threads: int | None
     fingerprint: MachineInput
@@ -58,7 +58,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         engines=engine_inputs(out, name),
         references=reference_inputs(out),
         images=image_input(out, recipe, name),
-        options=recipe.measure,
+        options=timing_options(recipe),
         batch=recipe.build.batch,
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
@@ -70,7 +70,7 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     """Time engine calls and whole images; measure memory and parity."""
     from diffc.measure.compare import measure_loop, measure_target
 
-    options = inputs.options
+    options = inputs.options.section
     measure = MeasureOptions(
         batch=inputs.batch,
         threads=inputs.threads,
@@ -87,6 +87,11 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     whole = yield from measure_loop(dense, compressed, loop)
     environment = inputs.fingerprint.environment.model_dump(mode="json")
     return BenchOutcome(targets=results, pipeline=whole, environment=environment)
+
+
+def timing_options(recipe: Recipe) -> SectionInput[MeasureSection]:
+    """What decides the times of engines: ``measure`` without the loops of the frontier."""
+    return SectionInput(recipe.measure, without=("frontier",))
 
 
 def engine_inputs(out: Path, name: str) -> dict[str, FileInput]:

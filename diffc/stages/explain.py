@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from diffc.errors import InputError
 from diffc.output import onnx_folder, read_lock
@@ -16,7 +16,7 @@ from diffc.recipe import BuildSection, MeasureSection, Recipe
 from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput, SectionInput
 from diffc.stage_outcomes import ExplainOutcome
-from diffc.stages.bench import MachineInput, engine_inputs, reference_inputs
+from diffc.stages.bench import MachineInput, engine_inputs, reference_inputs, timing_options
 from diffc.stages.build import torch_model
 from diffc.stages.precision import onnx_digest
 from diffc_export.cache import cache_folder
@@ -65,10 +65,37 @@ class ExplainInputs:
     references: dict[str, FileInput]
     onnx: FileInput
     model: DenseModel
-    options: MeasureSection
+    options: SectionInput[MeasureSection]
     build: SectionInput[BuildSection]
     captured: bool
     fingerprint: MachineInput
+
+
+class RungEngines(Protocol):
+    """What engines of the dense model are built from for rungs that OUT holds no engine of.
+
+    The attributes are those of ``ExplainInputs``.
+    """
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def onnx(self) -> FileInput: ...
+    @property
+    def model(self) -> DenseModel: ...
+    @property
+    def build(self) -> SectionInput[BuildSection]: ...
+
+
+def dense_model(out: Path) -> DenseModel:
+    """The model that OUT was compressed from, for torch to run."""
+    model = read_lock(out)["model"]
+    return DenseModel(torch_model(out, "dense"), str(model["digest"]), why_no_torch(model))
+
+
+def rung_build(recipe: Recipe) -> SectionInput[BuildSection]:
+    """How the engines of one target were built."""
+    return SectionInput(recipe.build, without=("target", "each"))
 
 
 def explain_stage(
@@ -81,8 +108,7 @@ def explain_stage(
     chosen = target(name)
     if chosen.facts.runs_torch or recipe.measure.explain == "off" or not chosen.status().runnable:
         return None
-    model = read_lock(out)["model"]
-    dense = DenseModel(torch_model(out, "dense"), str(model["digest"]), why_no_torch(model))
+    dense = dense_model(out)
     onnx = onnx_folder(out, "dense")
     inputs = ExplainInputs(
         target=name,
@@ -90,8 +116,8 @@ def explain_stage(
         references=reference_inputs(out),
         onnx=FileInput(onnx, onnx_digest(onnx)),
         model=dense,
-        options=recipe.measure,
-        build=SectionInput(recipe.build, without=("target", "each")),
+        options=timing_options(recipe),
+        build=rung_build(recipe),
         captured=captures(name, recipe),
         fingerprint=MachineInput(read_environment()),
     )
@@ -105,7 +131,7 @@ def explain(inputs: ExplainInputs, folder: StageFolder) -> Work[ExplainOutcome]:
     from diffc.measure.engines import MeasureOptions
     from diffc.measure.latency import LatencyOptions
 
-    options, build = inputs.options, inputs.build.section
+    options, build = inputs.options.section, inputs.build.section
     timing = LatencyOptions(
         rounds=min(options.runs, _MOST_ROUNDS),
         seconds=min(options.seconds, _MOST_SECONDS),
@@ -143,7 +169,7 @@ def ladder_steps(inputs: ExplainInputs, scratch: Path) -> Work[list[Step]]:
     steps = yield from _torch_steps(inputs, scratch)
     plain = dense
     if precision != "fp32":
-        plain = yield from _plain_engine(inputs, scratch / "fp32")
+        plain = yield from plain_engine(inputs, scratch / "fp32")
     steps.append(Step("dense engine, fp32", "engine", plain, captured=not graphs))
     if precision != "fp32":
         step = Step(f"dense engine, {precision}", "precision", dense, captured=not graphs)
@@ -170,28 +196,28 @@ def _torch_steps(inputs: ExplainInputs, scratch: Path) -> Work[list[Step]]:
 
     steps = []
     variants = {"eager": "", "compiled": "compiling"}
-    if inputs.options.explain != "full":
+    if inputs.options.section.explain != "full":
         del variants["compiled"]
     for variant, cause in variants.items():
         label = f"torch {variant}, fp32"
         folder, reason = scratch / f"torch-{variant}", inputs.model.absent
         if reason is None:
-            reason = yield from _torch_engine(inputs, variant, folder)
+            reason = yield from torch_engine(inputs, variant, folder)
         steps.append(Step(label, cause, None if reason else folder, absent=reason))
     return steps
 
 
-def _torch_engine(inputs: ExplainInputs, variant: str, folder: Path) -> Work[str | None]:
+def torch_engine(of: RungEngines, variant: str, folder: Path) -> Work[str | None]:
     """Build torch's engine folder of the dense model; why not, where it is another model now."""
     from diffc.torch_target import TARGET as TORCH
     from diffc_export.targets.base import BuildOptions
 
-    build, model = inputs.build.section, inputs.model
+    build, model = of.build.section, of.model
     options = BuildOptions(
         batch=build.batch, threads=build.threads, model=model.name, variant=variant
     )
     try:
-        info = yield from TORCH.build(inputs.onnx.path, options, folder)
+        info = yield from TORCH.build(of.onnx.path, options, folder)
     except InputError as error:
         return str(error)
     if info.details["digest"] != model.digest:
@@ -199,12 +225,12 @@ def _torch_engine(inputs: ExplainInputs, variant: str, folder: Path) -> Work[str
     return None
 
 
-def _plain_engine(inputs: ExplainInputs, folder: Path) -> Work[Path]:
+def plain_engine(of: RungEngines, folder: Path) -> Work[Path]:
     """The dense engine in fp32, for a run that was asked for another precision."""
     from diffc_export.targets import target
     from diffc_export.targets.base import BuildOptions
 
-    build = inputs.build.section
+    build = of.build.section
     options = BuildOptions(
         batch=build.batch,
         one_profile=build.one_profile,
@@ -212,5 +238,5 @@ def _plain_engine(inputs: ExplainInputs, folder: Path) -> Work[Path]:
         precision="fp32",
         cache=cache_folder() / "timing",
     )
-    yield from target(inputs.target).build(inputs.onnx.path, options, folder)
+    yield from target(of.target).build(of.onnx.path, options, folder)
     return folder

@@ -24,7 +24,6 @@ from diffc.recipe import Recipe
 from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
 from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, move_logs
-from diffc.stages.anchors import anchors_stage
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
 from diffc.stages.data import data_stage
@@ -33,6 +32,7 @@ from diffc.stages.distill import distill_stage
 from diffc.stages.explain import explain_stage
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
+from diffc.stages.frontier import frontier_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
 from diffc.stages.precision_auto import choose_precision
@@ -252,11 +252,9 @@ def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent
 def _measure(runner: StageRunner, recipe: Recipe, name: str) -> Generator[StageEvent, None, None]:
     """What the engines of one target are worth here."""
     bench = yield from runner.do(bench_stage(runner.out, recipe, name))
-    has_scale = any(done.name.startswith("anchors-") for done in runner.done)
-    image = bench.result.pipeline
-    anchors = anchors_stage(runner.out, recipe, image, scale=not has_scale)
-    if anchors is not None:
-        yield from runner.do(anchors)
+    frontier = frontier_stage(runner.out, recipe, bench.result.targets)
+    if frontier is not None:
+        yield from runner.do(frontier)
     explain = explain_stage(runner.out, recipe, name)
     if explain is not None:
         yield from runner.do(explain)

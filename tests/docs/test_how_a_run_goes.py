@@ -16,7 +16,7 @@ def page_name(stage: str) -> str:
     kind, _, rest = stage.partition("-")
     if kind == "build":
         return f"build-TARGET-{'SIDE' if not rest.endswith('decoder') else 'decoder'}"
-    of_target = ("bench", "anchors", "explain", "serve", "choose")
+    of_target = ("bench", "frontier", "explain", "serve", "choose")
     return f"{kind}-TARGET" if kind in of_target else stage
 
 

@@ -179,7 +179,7 @@ def test_every_file_of_out_is_in_the_keys_of_its_readers_or_is_guarded(watched):
         path.write_bytes(held)
         if not guarded:
             readers = watched.readers(path)
-            # samples that were changed by hand have no anchors
+            # samples that were changed by hand have no frontier
             missed += [(name, path) for name in readers if after.get(name) == before[name]]
     assert not missed, missed
 

@@ -231,8 +231,8 @@ def test_a_plan_for_another_gpu_must_come_from_the_same_onnx_file(out, tmp_path)
 def test_pictures_of_an_older_model_are_not_in_the_report(out):
     edit_record(out, "samples", compressed="another")
     report, notes = current_report(out)
-    assert report.quality is None and report.anchors == []
-    assert len(notes) == 2 and "anchors-" in notes[0] and "samples" in notes[1]
+    assert report.quality is None and report.frontiers == []
+    assert len(notes) == 2 and "frontier-" in notes[0] and "samples" in notes[1]
     with pytest.raises(InputError, match="samples is of the model before") as caught:
         check_measured(out)
     assert f"diffc eval {out}" in str(caught.value.hint)

@@ -37,3 +37,12 @@ def test_an_image_is_like_itself_and_not_like_its_negative():
 )  # fmt: skip
 def test_latents_and_stamps_are_no_images(shape, expected):
     assert is_image(shape) is expected
+
+
+def test_no_digit_of_an_ssim_shows_that_images_are_kept_in_half_precision():
+    generator = torch.Generator().manual_seed(1)
+    a = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1
+    a[:, :, :20] = -1.0  # flat, where SSIM divides by little
+    b = (a + 0.05 * torch.randn(a.shape, generator=generator)).clamp(-1, 1)
+    whole, half = METRIC.of_pairs(a, b), METRIC.of_pairs(a.half().float(), b)
+    assert whole == pytest.approx(half, abs=5e-4)

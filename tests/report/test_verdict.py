@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from support.reports import find_part, notes_of, rows_of
 
-from diffc.measure.anchors import Anchors, Estimated, anchor
+from diffc.measure.anchors import Anchor, Anchors, Estimated
 from diffc.measure.results import Speedup
 from diffc.report import terminal
 from diffc.report.html import to_html
@@ -31,6 +31,11 @@ def demo():
 
 def measured(median, low, high):
     return Speedup(median=median, ci95=(low, high), ci99=(low, high), pairs=9)
+
+
+def anchor(kind, steps, values):
+    mean = Estimated(mean=sum(values) / len(values))
+    return Anchor(kind=kind, steps=steps, n=len(values), ssim=mean, worst=min(values))
 
 
 def with_anchors(report, dense, ahead):

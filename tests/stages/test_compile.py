@@ -368,7 +368,7 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
     (evaluation,) = after["evaluations"]
     assert (evaluation["name"], evaluation["quality"]) == (answer["name"], answer["quality"])
     assert all(s["cached"] for s in after["stages"] if s["name"] != answer["name"])
-    for part in ("quality", "targets", "pipeline", "anchors", "command", "then"):
+    for part in ("quality", "targets", "pipeline", "frontiers", "command", "then"):
         assert after[part] == before[part]  # nothing that was measured is forgotten
     assert [s["name"] for s in after["stages"]] == [
         *(s["name"] for s in before["stages"]),

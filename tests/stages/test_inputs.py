@@ -48,8 +48,8 @@ def named(one) -> str:
 def test_every_stage_is_here():
     names = {one.__name__.removesuffix("Inputs") for one in INPUTS}
     assert names == {
-        "Data", "Importance", "Plan", "Prune", "Distill", "Samples", "Export", "Decoder",
-        "Precision", "Choice", "Build", "Bench", "Anchors", "Explain", "Serve",
+        "Data", "Importance", "Plan", "Prune", "Repair", "Distill", "Samples", "Export", "Decoder",
+        "Precision", "Choice", "Build", "Bench", "Frontier", "Explain", "Serve",
     }  # fmt: skip
     assert {inspect.get_annotations(one)["inputs"] for one in FUNCTIONS} == set(map(named, INPUTS))
 

@@ -195,6 +195,14 @@ MEASURE = (
         metavar="WORD",
     ),
     Flag(
+        "frontier",
+        str,
+        "Other loops of both sides, in time and quality: off, quick, full.",
+        path="measure.frontier",
+        shown="quick",
+        metavar="WORD",
+    ),
+    Flag(
         "seconds",
         float,
         "Measure for at least this long.",

@@ -21,6 +21,8 @@ class MeasureSection(RecipeSection):
         explain: where the speed-up comes from: ``on`` goes from torch eager to the compressed
             engine, ``full`` includes torch.compile (which takes a minute to compile), ``off`` does
             not explain it.
+        frontier: how many loops of both sides are timed and judged beside the run's own: ``quick``
+            a few, ``full`` many with more images, ``off`` none.
         server: an inference server through which the loop is measured too; None for no server.
     """
 
@@ -29,4 +31,5 @@ class MeasureSection(RecipeSection):
     loop_steps: int = Field(default=20, ge=1)
     loop_runs: int = Field(default=15, ge=1)
     explain: Annotated[Literal["off", "on", "full"], OnOff] = "on"
+    frontier: Annotated[Literal["off", "quick", "full"], OnOff] = "quick"
     server: Annotated[Literal["triton"] | None, NoneWord] = None

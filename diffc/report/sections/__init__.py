@@ -7,6 +7,7 @@ distribution adds one with an entry point of the group ``diffc.sections`` (docs/
     headline       the report in one sentence        precisions     the precisions tried
     models         sizes of both models              serving        through an inference server
     samples        pictures and their quality        clean_data     what was trained on
+    frontier       other loops of both sides
     ladders        where the speed-up comes from     widths         channels of every layer
     reductions     what was cut                      importance     which timesteps count
     calls          one call of the network           distillation   the loss
@@ -19,6 +20,8 @@ calls.py   one call of the network on each target, and the memory of its engines
 clean_data.py  the clean samples of the training, if the run has notes on them
 distillation.py  the loss step by step, and the quality on the way
 evaluations.py  samples that diffc eval judged otherwise than the run
+frontier.py  the loops of both sides in time and quality, and who is ahead
+image_ladder.py  from torch with the reference loop to the loop that is served
 headline.py  the report in one sentence, and its most important figures
 importance.py  L_t / L_max, the threshold T, and S, the timesteps that count
 ladders.py  where the speed-up comes from
@@ -54,7 +57,7 @@ class Section:
     Attributes:
         title: The heading of its blocks, and its name in errors.
         order: Its place: sections are shown from the lowest number to the highest. diffc's own
-            are 0 to 160, ten apart.
+            are 0 to 160.
         build: Takes the report and gives blocks, or parts that have titles of their own. Nothing
             is shown of a section that gives none.
     """

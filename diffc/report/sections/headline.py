@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffc.measure.frontier.results import Frontier
+from diffc.measure.frontier.rungs import image_ladder
+from diffc.measure.frontier.standing import Standing, main_metric, own_standing
 from diffc.measure.quality import metrics_of
+from diffc.measure.quality.base import Metric
 from diffc.measure.results import Speedup, TargetResult, at_working
-from diffc.report import speed
+from diffc.report import frontiers, speed
 from diffc.report.blocks import Fact, Facts
 from diffc.report.loops import image_words, two_loops
 from diffc.report.model import Report
@@ -22,7 +26,8 @@ def headline(report: Report) -> str:
 
 def _build(report: Report) -> Iterator[Facts]:
     first, *others = verdicts(report)
-    notes = [first.advice, *(one.words for one in others), two_loops(report)]
+    products = [frontiers.product_words(one) for one in report.frontiers]
+    notes = [*products, first.advice, *(one.words for one in others), two_loops(report)]
     yield Facts(
         first.words,
         list(_facts(report)),
@@ -67,11 +72,29 @@ def _quality_facts(report: Report) -> Iterator[Fact]:
     worst = None if figure is None else worst_value(figure)
     if worst is not None:
         yield Fact("SSIM, worst image", f"{worst:.3f}")
+    for frontier in report.frontiers:
+        yield from _frontier_facts(frontier)
     for anchors in report.anchors:
         row = anchors.row("same-time")
         if row is not None:
             words = f"dense in the same time on {anchors.target}: {row.steps} steps"
             yield Fact(words, f"{row.ssim.mean:.3f}", "SSIM to all of its steps")
+
+
+def _frontier_facts(frontier: Frontier) -> Iterator[Fact]:
+    """The best dense loop of the served loop's time, and the product over torch."""
+    one, metric = own_standing(frontier), main_metric(frontier)
+    if one is not None and one.rival is not None and metric is not None and one.kind != "alone":
+        words = f"dense in the same time on {frontier.target}: {one.rival.loop}"
+        value = metric.as_text(one.rival.figures[metric.name].value)
+        yield Fact(words, value, f"{metric.label}; {one.own.loop}: {_own(one, metric)}")
+    rungs = image_ladder(frontier)
+    if rungs and rungs[-1].in_all is not None and rungs[0].point.side == "eager":
+        yield _speed_fact(f"than torch eager on {frontier.target}", rungs[-1].in_all)
+
+
+def _own(one: Standing, metric: Metric) -> str:
+    return metric.as_text(one.own.figures[metric.name].value)
 
 
 def _speed_fact(what: str, speedup: Speedup) -> Fact:

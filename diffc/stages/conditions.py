@@ -6,7 +6,7 @@ from the seed and i, as the samples stage does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from diffc.models.families import component_of, family
 from diffc.models.files import read_json
 from diffc.output import read_lock
 from diffc.stage_records import STATE, read_record
-from diffc_runtime import Input, Pipeline
+from diffc_runtime import Input
 from diffc_runtime.values import Array
 
 LABELS = "class_labels"
@@ -27,23 +27,23 @@ _CLEAN = f"{STATE}/clean.safetensors"
 Conditions = Callable[[int, int], Mapping[str, object]]
 
 
-def judged_conditions(out: Path, opened: Pipeline) -> Conditions | None:
+def judged_conditions(out: Path, taken: Sequence[Input]) -> Conditions | None:
     """Return (seed, n) -> the conditions of the images 0 to n - 1 of a seed.
 
     Args:
         out: The output folder.
-        opened: What takes the conditions.
+        taken: The conditions that the model takes.
 
     Returns:
         None where the model takes no conditions. What OUT does not hold is left out.
     """
-    if not opened.conditions:
+    if not taken:
         return None
     given, classes = _given_names(out), _class_count(out)
 
     def conditions(seed: int, n: int) -> Mapping[str, object]:
         rows: dict[str, Array] = {}
-        for spec in opened.conditions:
+        for spec in taken:
             if spec.name in given:
                 rows[spec.name] = _rows(out / _CLEAN, spec.name, n)
             elif spec.name == LABELS and spec.shape == () and classes:
@@ -54,9 +54,9 @@ def judged_conditions(out: Path, opened: Pipeline) -> Conditions | None:
     return conditions
 
 
-def null_conditions(out: Path, opened: Pipeline) -> dict[str, Array]:
+def null_conditions(out: Path, taken: Sequence[Input]) -> dict[str, Array]:
     """Return the null conditions of the calibration set by name, in the inputs' dtypes."""
-    known = {spec.name: spec for spec in opened.conditions}
+    known = {spec.name: spec for spec in taken}
     path = out / _CLEAN
     if not known or not path.is_file():
         return {}

@@ -1,0 +1,88 @@
+"""The frontier's stage in a whole run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffc.follows import still_follows
+from diffc.measure.frontier.loops import FrontierLoops
+from diffc.output import locked_recipe
+from diffc.report.model import Report
+from diffc.stages.bench import BenchOutcome, bench_stage
+from diffc.stages.frontier import frontier_stage
+
+NAME = "frontier-ort-cpu"
+
+
+@pytest.fixture
+def out(compiled, tmp_path):
+    return Path(shutil.copytree(compiled[0], tmp_path / "out"))
+
+
+def stage_of(out, **measure):
+    recipe = locked_recipe(out)
+    recipe = recipe.model_copy(update={"measure": recipe.measure.model_copy(update=measure)})
+    return frontier_stage(out, recipe.for_target("ort-cpu"), Report.read(out).targets)
+
+
+def test_a_run_has_the_loops_of_both_sides(compiled):
+    _, report, _ = compiled
+    (made,) = report.frontiers
+    assert (made.target, made.n, made.absent) == ("ort-cpu", 4, None)
+    assert {point.side for point in made.points} == {"eager", "dense", "compressed"}
+    assert all(point.absent is None for point in made.points)
+    dense = made.point("dense", made.reference)
+    # the engine makes torch's images from torch's noise
+    assert dense.figures["ssim"].value > 0.999 and made.with_role("compressed", "own") is not None
+    assert made.other_seed.value < 0.9
+
+
+def test_its_dense_images_are_those_that_the_samples_were_judged_by(compiled):
+    """The engine's own loop, judged against torch's dense images, is the samples' figure."""
+    _, report, _ = compiled
+    own = report.frontiers[0].with_role("compressed", "own")
+    assert own.figures["ssim"].each == pytest.approx(report.quality["ssim"]["each"], abs=2e-3)
+
+
+def test_new_samples_leave_it_out(out):
+    assert still_follows(out, [NAME]) == [NAME]
+    record = json.loads((out / ".diffc" / "samples.json").read_text())
+    record["files"]["samples/dense.safetensors"] = "0" * 64
+    (out / ".diffc" / "samples.json").write_text(json.dumps(record))
+    assert still_follows(out, [NAME]) == []
+    assert stage_of(out) is None
+
+
+def test_it_is_off_where_nobody_wants_it_or_nothing_can_be_compared(out):
+    assert stage_of(out, frontier="off") is None
+    assert stage_of(out).inputs.loops.extent == "quick"
+    assert stage_of(out, frontier="full").inputs.n == 4
+    path = out / ".diffc" / "samples.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "result": {}}))  # samples that are no pictures
+    assert stage_of(out) is None
+    path.write_text(json.dumps(record))
+    report = Report.read(out)
+    untimed = [one.model_copy(update={"speedup": None}) for one in report.targets]
+    assert frontier_stage(out, locked_recipe(out).for_target("ort-cpu"), untimed) is None
+
+
+def test_its_extent_is_in_no_other_key(out):
+    recipe = locked_recipe(out)
+    full = recipe.measure.model_copy(update={"frontier": "full"})
+    other = recipe.model_copy(update={"measure": full})
+    keys = {bench_stage(out, one.for_target("ort-cpu"), "ort-cpu").key for one in (recipe, other)}
+    assert len(keys) == 1
+    assert stage_of(out).key != stage_of(out, frontier="full").key
+
+
+def test_the_times_of_calls_say_how_many_steps_fit(out):
+    record = json.loads((out / ".diffc" / "bench-ort-cpu.json").read_text())
+    timed = BenchOutcome(**record["result"]).targets[0]
+    loops = stage_of(out).inputs.loops
+    assert isinstance(loops, FrontierLoops)
+    assert loops.call_ratio == pytest.approx(1 / timed.speedup.median)
