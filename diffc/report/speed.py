@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from diffc.measure.explain import Ladder, Rung
 from diffc.measure.results import EngineFigures, MachineNoise, Speedup, TargetResult
 from diffc.report.units import interval
@@ -86,3 +88,37 @@ def busy_note(ladder: Ladder) -> str | None:
     if not any(is_busy(ladder, rung) for rung in timed):
         return None
     return f"{BUSY_MARK}timed on a busy machine: its factors may be far off"
+
+
+def product(first: Speedup, second: Speedup) -> Speedup:
+    """The product of two ratios that were measured apart, with its intervals.
+
+    Their errors are independent, so the half-widths of the intervals of the logarithms add as
+    squares.
+    """
+    median = first.median * second.median
+
+    def ends(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+        low, high = (
+            math.hypot(math.log(a[i] / first.median), math.log(b[i] / second.median))
+            for i in (0, 1)
+        )
+        return median * math.exp(-low), median * math.exp(high)
+
+    return Speedup(
+        median=median,
+        ci95=ends(first.ci95, second.ci95),
+        ci99=ends(first.ci99, second.ci99),
+        pairs=min(first.pairs, second.pairs),
+    )
+
+
+def inverse(ratio: Speedup) -> Speedup:
+    """The ratio of the two the other way round."""
+
+    def ends(pair: tuple[float, float]) -> tuple[float, float]:
+        return 1 / pair[1], 1 / pair[0]
+
+    return Speedup(
+        median=1 / ratio.median, ci95=ends(ratio.ci95), ci99=ends(ratio.ci99), pairs=ratio.pairs
+    )

@@ -14,7 +14,7 @@ from diffc.report import terminal
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
-from diffc.report.sections.ladders import product
+from diffc.report.speed import product
 from diffc.report.verdict import summary, verdict, verdicts
 
 DEMO_RUN = Path(__file__).parent / "older.json"

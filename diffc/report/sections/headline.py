@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.frontier.rungs import image_ladder
 from diffc.measure.frontier.standing import Standing, main_metric, own_standing
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
@@ -26,7 +25,7 @@ def headline(report: Report) -> str:
 
 def _build(report: Report) -> Iterator[Facts]:
     first, *others = verdicts(report)
-    products = [frontiers.product_words(one) for one in report.frontiers]
+    products = [frontiers.product_words(report, one) for one in report.frontiers]
     notes = [*products, first.advice, *(one.words for one in others), two_loops(report)]
     yield Facts(
         first.words,
@@ -73,7 +72,7 @@ def _quality_facts(report: Report) -> Iterator[Fact]:
     if worst is not None:
         yield Fact("SSIM, worst image", f"{worst:.3f}")
     for frontier in report.frontiers:
-        yield from _frontier_facts(frontier)
+        yield from _frontier_facts(report, frontier)
     for anchors in report.anchors:
         row = anchors.row("same-time")
         if row is not None:
@@ -81,16 +80,16 @@ def _quality_facts(report: Report) -> Iterator[Fact]:
             yield Fact(words, f"{row.ssim.mean:.3f}", "SSIM to all of its steps")
 
 
-def _frontier_facts(frontier: Frontier) -> Iterator[Fact]:
+def _frontier_facts(report: Report, frontier: Frontier) -> Iterator[Fact]:
     """The best dense loop of the served loop's time, and the product over torch."""
     one, metric = own_standing(frontier), main_metric(frontier)
     if one is not None and one.rival is not None and metric is not None and one.kind != "alone":
         words = f"dense in the same time on {frontier.target}: {one.rival.loop}"
         value = metric.as_text(one.rival.figures[metric.name].value)
         yield Fact(words, value, f"{metric.label}; {one.own.loop}: {_own(one, metric)}")
-    rungs = image_ladder(frontier)
+    rungs = frontiers.ladder_of(report, frontier)
     if rungs and rungs[-1].in_all is not None and rungs[0].point.side == "eager":
-        yield _speed_fact(f"than torch eager on {frontier.target}", rungs[-1].in_all)
+        yield _speed_fact(f"one image beside torch eager on {frontier.target}", rungs[-1].in_all)
 
 
 def _own(one: Standing, metric: Metric) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.frontier.rungs import ImageRung, image_ladder
+from diffc.measure.frontier.rungs import ImageRung
 from diffc.measure.frontier.standing import main_metric
 from diffc.measure.results import Speedup
-from diffc.report import speed, svg
+from diffc.report import frontiers, speed, svg
 from diffc.report.blocks import Block, Chart, Details, Notes, Part, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
@@ -30,7 +30,7 @@ _HOW = (
 
 def _build(report: Report) -> Iterator[Part]:
     for frontier in report.frontiers:
-        rungs = image_ladder(frontier)
+        rungs = frontiers.ladder_of(report, frontier)
         if rungs:
             where = f"{frontier.target}, {frontier.precision}"
             yield Part(f"From torch to the served loop: {where}", list(_blocks(frontier, rungs)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -67,31 +66,8 @@ def _factors(ladder: Ladder, measured: Speedup | None) -> list[_Factors]:
     if measured is None or len(rows) < 2 or rows[-1].rung.cause != PRUNING:
         return rows
     before = rows[-2].in_all
-    in_all = measured if before is None else product(before, measured)
+    in_all = measured if before is None else speed.product(before, measured)
     return [*rows[:-1], _Factors(timed[-1], measured, in_all)]
-
-
-def product(first: Speedup, second: Speedup) -> Speedup:
-    """The product of two ratios that were measured apart, with its intervals.
-
-    Their errors are independent, so the half-widths of the intervals of the logarithms add as
-    squares.
-    """
-    median = first.median * second.median
-
-    def ends(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-        low, high = (
-            math.hypot(math.log(a[i] / first.median), math.log(b[i] / second.median))
-            for i in (0, 1)
-        )
-        return median * math.exp(-low), median * math.exp(high)
-
-    return Speedup(
-        median=median,
-        ci95=ends(first.ci95, second.ci95),
-        ci99=ends(first.ci99, second.ci99),
-        pairs=min(first.pairs, second.pairs),
-    )
 
 
 def _figures(ladder: Ladder, factors: Sequence[_Factors]) -> Iterator[Table | Chart]:
