@@ -40,7 +40,8 @@ PREPARE: dict[str, Any] = {
     "data": {"images": 8, "steps": 4, "batch": 4},
     "prune": {"importance": {"passes": 4, "batch": 4, "grid": 4, "curve_images": 2}},
     "distill": {"steps": 0},
-    "quality": {"images": 2, "steps": 2},
+    "quality": {"images": 2},
+    "reference_loop": "deterministic:2",
 }
 """The network's widths matter here, not how good its images are."""
 

@@ -1,16 +1,19 @@
-"""How the samples were made that an output folder's report judged, without torch.
+"""How the samples are made that an output folder's report judges, without torch.
 
-The same noise, sampler, steps and guidance make the same pictures again, in Python, on the command
-line and on a server.
+The same noise, loop and conditions make the same pictures again, in Python, on the command line and
+on a server.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from diffc.data.guidance import USUAL_SCALE
+from diffc.data.loops import run_loops
+from diffc.errors import DiffcError
+from diffc.output import locked_recipe
+from diffc.recipe import Recipe
 from diffc.stage_records import STATE, read_record
-from diffc_runtime.errors import BadRequest
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.loop import Loop
 
@@ -18,34 +21,32 @@ _OLDER = {"DDIM": "ddim", "FlowMatchEulerDiscrete": "flow-euler"}
 """The samplers of figures before there were loops, by diffusers' classes."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """How samples were made.
+def find_loop(out: Path, side: str, config: JsonObject) -> Loop | None:
+    """Return the loop that OUT's images of a side are made with; None where OUT has no recipe.
 
-    Attributes:
-        sampler: The runtime's name of the sampler.
-        steps: The number of steps.
-        guidance: The scale of classifier-free guidance; 1 for none.
+    Args:
+        out: An output folder.
+        side: ``dense`` or ``compressed``.
+        config: The side's scheduler config.
     """
-
-    sampler: str
-    steps: int
-    guidance: float = 1.0
-
-
-def find_judged(out: Path) -> Judged | None:
-    """Return how the samples of OUT were made; None where none were judged.
-
-    A damaged record is as good as none: it only gives defaults.
-    """
-    record = read_record(out / STATE / "samples.json")
-    figures = {} if record is None else record.result
     try:
-        first = with_loops(next(figure for figure in figures.values() if "sampler" in figure))
-        loop = Loop.parse(first["loop"])
-        return Judged(str(loop.sampler), int(loop.steps or 0), loop.guidance or 1.0)
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, BadRequest):
+        recipe = locked_recipe(out)
+        return run_loops(recipe, config, usual_guidance(out, recipe)).of(side)
+    except DiffcError:  # a damaged file is as good as none: it only gives defaults
         return None
+
+
+def usual_guidance(out: Path, recipe: Recipe) -> float:
+    """Return the guidance of loops that say nothing: the recipe's, or what the model decided.
+
+    It is 1 where the data have no null conditions.
+    """
+    record = read_record(out / STATE / "data.json")
+    if record is None:
+        return recipe.data.guidance or 1.0
+    if not record.result.get("null"):
+        return 1.0
+    return float(recipe.data.guidance or record.result.get("guidance") or USUAL_SCALE)
 
 
 def with_loops(figure: JsonObject) -> JsonObject:

@@ -14,11 +14,12 @@ from pathlib import Path
 from diffc.bundle.folder import copy_file
 from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
-from diffc.judged import Judged, find_judged
+from diffc.judged import find_loop
 from diffc.models.noise_levels import flow_levels
 from diffc_export.targets.engine import NAME, exported_file, read_info
 from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonDict, JsonObject
+from diffc_runtime.loop import Loop
 
 SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (
@@ -49,14 +50,15 @@ class BundleContents:
         info: That folder's engine.json, as the bundle has it.
         gpu_engines: Engine folders of the same model for other GPUs.
         decoder: The VAE decoder's engine folder, or None.
-        judged: How the samples were made that the report judged; None where there are none.
+        loop: What the report's pictures were made with, and a request that says nothing; None for
+            an engine that is in no output folder.
     """
 
     engine: Path
     info: JsonObject
     gpu_engines: tuple[Path, ...] = ()
     decoder: Path | None = None
-    judged: Judged | None = None
+    loop: Loop | None = None
 
     @property
     def target(self) -> str:
@@ -107,27 +109,30 @@ class BundleContents:
         }
 
     def served_settings(self) -> JsonDict:
-        """Return ``settings`` with the defaults that make the images that the report judged.
+        """Return ``settings`` with the loop as the default of requests; others are still taken.
 
-        A sampler that was judged and that does not fit the engine is left out, and so is guidance
-        where the engine does not bring the values for "none".
+        A sampler that does not fit the engine is left out, and so is guidance where the engine does
+        not bring the values for "none". The loop's spacing is the one of every request.
         """
-        settings = self.settings()
-        if self.judged is None:
+        settings, loop = self.settings(), self.loop
+        if loop is None:
             return settings
-        sampler = self.judged.sampler if self._takes(self.judged) else None
         conditions = {spec["name"] for spec in self.info["inputs"] if spec["kind"] == "condition"}
         has_none = conditions and conditions <= set(settings["unconditional"] or {})
-        usual = {"steps": self.judged.steps, "guidance": self.judged.guidance if has_none else 1.0}
-        return {**settings, "sampler": sampler or settings["sampler"], "defaults": usual}
+        usual = {"steps": loop.steps, "guidance": (loop.guidance or 1.0) if has_none else 1.0}
+        return {
+            **settings,
+            "scheduler": dict(loop.config(settings["scheduler"])),
+            "sampler": loop.sampler if self._takes(loop) else settings["sampler"],
+            "defaults": usual,
+        }
 
-    def _takes(self, judged: Judged) -> bool:
-        """Return True if the runtime has the judged sampler for this model."""
+    def _takes(self, loop: Loop) -> bool:
+        """Return True if the runtime has the loop's sampler for this model."""
         from diffc_runtime.errors import BadRequest
-        from diffc_runtime.schedulers import scheduler
 
         try:
-            scheduler(judged.sampler, self.scheduler, judged.steps)
+            loop.trajectory(self.scheduler)
         except BadRequest:
             return False
         return True
@@ -208,10 +213,8 @@ def find_contents(
     has_decoder = (decoder / NAME).is_file()
     if has_decoder:
         check_engine(decoder)
-    judged = None if engine == out else find_judged(out)
-    return BundleContents(
-        engine, info, tuple(gpu_engines), decoder if has_decoder else None, judged
-    )
+    loop = None if engine == out else find_loop(out, side, info["source"]["scheduler"])
+    return BundleContents(engine, info, tuple(gpu_engines), decoder if has_decoder else None, loop)
 
 
 def check_servable(name: str) -> None:

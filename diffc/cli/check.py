@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @takes(
     *("candidate", "baseline", "baseline_report", "max_slowdown", "max_mean_slowdown"),
     *("max_memory", "max_engine_size", "max_build_time", "max_worse", "min_ssim", "limit"),
-    *("check_target", "check_batch", "check_threads", "most_seconds", "loop_steps"),
+    *("check_target", "check_batch", "check_threads", "most_seconds", "time_loop"),
     *("recipe", "seed"),
     *("markdown", "junit", "badge", "history", "json", "quiet"),
 )
@@ -111,7 +111,7 @@ def _request(
         targets=wanted.targets,
         threads=wanted.threads,
         batch=wanted.batch,
-        loop_steps=options.loop_steps,
+        time_loop=options.time_loop,
     )
 
 

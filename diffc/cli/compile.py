@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @takes(
     *("model", "ratios", "target", "precision", "batch", "one_profile", "resolution", "gpu"),
-    *("data", "prompts", "guidance", "repair", "distill_steps", "out", "recipe", "seed"),
-    *("ratio_of", "allocate"),
+    *("data", "prompts", "guidance", "loop", "reference_loop", "repair", "distill_steps"),
+    *("out", "recipe", "seed", "ratio_of", "allocate"),
     *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "frontier"),
     *("family", "allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
 )
@@ -35,6 +35,7 @@ def compile_(
       diffc compile ./my-ddpm --ratio 30% --target ort-cpu,openvino
       diffc compile ./my-ddpm --ratio 0.3 --data ./images --distill-steps 2000
       diffc compile demo --ratio 0.2,0.3,0.5 --out OUTS
+      diffc compile demo --ratio 0.5 --loop dpm++:8@trailing
       diffc compile demo --ratio 0.5 --target trt-rtx --gpu L4,A10,sm120
       diffc compile demo --recipe unet2d --distill-steps 0 --no-build --out OUT
 

@@ -63,7 +63,7 @@ def build_(command: Command, output_folder: Path) -> None:
 
 
 @takes(
-    *("output_folder", "images", "sampler_steps", "metric", "lpips", "reference", "features"),
+    *("output_folder", "images", "metric", "lpips", "reference", "features"),
     *("quality_seed", "fresh", "json", "quiet"),
 )
 def eval_(command: Command, output_folder: Path) -> None:

@@ -11,6 +11,7 @@ synthetic.py   the dense model's own samples -> CleanSet, when the user has no d
 batches.py     works in batches for which memory has room
 conditions.py  conditions other than text
 guidance.py    the scale of classifier-free guidance, and why a model is sampled without it
+loops.py       the loops of a run: what its recipe names, settled on the model
 inputs.py      the denoiser's inputs in one run: its own, at the text length of the data
 precision.py   the fast floating-point type of a device, and forward passes in it
 processes.py   the processes that torchrun or ``accelerate launch`` started, and the data that they
@@ -18,6 +19,6 @@ processes.py   the processes that torchrun or ``accelerate launch`` started, and
 labels.py      class labels that are drawn, without torch
 randomness.py  random numbers that depend on a key alone, never on earlier draws
 student_loops.py  the loops that a student can be distilled for
-sampling.py    deterministic sampling: from noise to images with diffusers' own schedulers
+sampling.py    from noise to images with the torch model, by any of the runtime's loops
 tensors.py     reads a safetensors file of the denoiser's own inputs
 """

@@ -7,6 +7,7 @@ baseline.py  stored baselines
 pairing.py   the engines that are compared, and what is refused, lost or noted
 ready.py     what can be measured here, asked before anything is timed
 progress.py  which of how many figures is being measured
+images.py    what one image of a check is made with
 figures.py   the figures: each measured, set against its limit, given a verdict
 quality.py   the figures of the samples, as each side's run measured them
 result.py    a check's result, in the form of its JSON

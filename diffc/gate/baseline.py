@@ -30,7 +30,8 @@ from diffc_runtime.json_types import JsonDict
 
 MANIFEST = "baseline.json"
 HISTORY = "history.jsonl"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: ``loop``. Baselines of version 1 are read too."""
 
 
 class StoredFigures(BaseModel):
@@ -88,6 +89,7 @@ class Baseline(BaseModel):
         digest: Of the dense model.
         build: The recipe's ``build`` section.
         engines: The engine folders that lie beside the file, relative.
+        loop: What its images are made with; None where an older diffc did not keep it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -102,6 +104,7 @@ class Baseline(BaseModel):
     engines: list[str]
     figures: list[StoredFigures]
     quality: JsonDict | None = None
+    loop: str | None = None
     environment: JsonDict
 
     @classmethod
@@ -119,7 +122,7 @@ class Baseline(BaseModel):
             raise InputError(f"{folder} holds no baseline (no {MANIFEST})") from None
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path} is damaged", hint="save the baseline again") from None
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise InputError(
                 f"{path} has schema {version}; this diffc {__version__} reads {SCHEMA_VERSION}",
                 hint="use the diffc that wrote it, or save the baseline again",
@@ -170,6 +173,7 @@ def save(out: Path, folder: Path, *, engines: bool = True) -> Baseline:
         engines=_engines(out, report) if engines else [],
         figures=[StoredFigures.of(r, _onnx_sha(out, r.target)) for r in at_working(report.targets)],
         quality=report.quality,
+        loop=_loop(out, report),
         environment=dict(report.environment),
     )
     with writing(folder, "--to"):
@@ -193,6 +197,19 @@ def _engines(out: Path, report: Report) -> list[str]:
     for name in kept:
         check_files(out / name, read_info(out / name).files)
     return kept
+
+
+def _loop(out: Path, report: Report) -> str | None:
+    """What the compressed model's images are made with; None where no engine is there to ask."""
+    from diffc.judged import find_loop
+    from diffc_export.targets.engine import NAME, read_info
+
+    folders = (out / "engines" / result.target / "compressed" for result in report.targets)
+    engine = next((folder for folder in folders if (folder / NAME).is_file()), None)
+    if engine is None:
+        return None
+    loop = find_loop(out, "compressed", read_info(engine).source.get("scheduler") or {})
+    return None if loop is None else str(loop)
 
 
 def _onnx_sha(out: Path, target: str) -> str | None:

@@ -23,7 +23,6 @@ from diffc.gate.result import EXIT, CheckResult, Figure, SelfComparison, overall
 from diffc.gate.rule import RuleOptions
 from diffc.gate.subject import CheckedEngine, CheckedSide
 from diffc.measure.environment import read_environment
-from diffc.recipe import CheckSection
 from diffc_export.events import Work
 
 __all__ = ["CheckRequest", "check", "check_report", "in_turn"]
@@ -47,7 +46,7 @@ class CheckRequest:
         targets: The targets to judge; empty: all that the baseline has.
         batch: The batch sizes to judge; empty: all that the baseline has.
         threads: CPU threads of both sides; None: as each was built.
-        loop_steps: Steps of the sampling loop; 0: the loop is not timed.
+        time_loop: Whether whole images are timed, each side's by its own loop.
         memory: Whether memory is measured.
     """
 
@@ -58,7 +57,7 @@ class CheckRequest:
     targets: tuple[str, ...] = ()
     batch: tuple[int, ...] = ()
     threads: int | None = None
-    loop_steps: int = 10
+    time_loop: bool = True
     memory: bool = True
 
     @property
@@ -74,7 +73,7 @@ class CheckRequest:
             stored: Whether the baseline is stored figures.
         """
         steps = Steps(0)
-        how = Measuring(self.limits, self.rule, self.threads, self.loop_steps, self.memory, steps)
+        how = Measuring(self.limits, self.rule, self.threads, self.time_loop, self.memory, steps)
         steps.total = sum(how.count(number, stored=stored) for number in batches)
         return how
 
@@ -148,9 +147,8 @@ def _why_not(
     engines: Sequence[tuple[CheckedEngine, ...]], request: CheckRequest
 ) -> Work[dict[str, str | None]]:
     """Candidate's name -> why it cannot be measured here; None where it can."""
-    insist = request.loop_steps != CheckSection().loop_steps
     for together in engines:
-        check_inputs(together, request.selection, request.loop_steps, insist=insist)
+        check_inputs(together, request.selection)
     reasons = {}
     for together in engines:
         reasons[together[0].name] = yield from why_not_ready(

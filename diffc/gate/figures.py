@@ -16,6 +16,7 @@ import numpy as np
 
 from diffc.errors import UnavailableError
 from diffc.gate.baseline import StoredFigures
+from diffc.gate.images import image_options, loop_words
 from diffc.gate.limits import CheckLimits, Limit
 from diffc.gate.pairing import Pair
 from diffc.gate.progress import Steps
@@ -34,7 +35,7 @@ from diffc.gate.subject import CheckedEngine
 from diffc.measure.engines import open_engines
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Call, LatencyOptions, interleaved
-from diffc.measure.loop import LoopOptions, fitting_loop_steps, loop_call
+from diffc.measure.loop import LoopOptions, loop_call
 from diffc.measure.memory import measure_memory
 from diffc.measure.parity import dead_output, measure_parity
 from diffc.measure.results import Memory
@@ -57,7 +58,7 @@ class Measuring:
         limits: How much worse is allowed.
         rule: How long to measure.
         threads: CPU threads of both sides; None: as each was built.
-        loop_steps: Steps of the sampling loop; 0: the loop is not timed.
+        time_loop: Whether whole images are timed, each side's by its own loop.
         memory: Whether memory is measured.
         steps: Counts what is measured.
     """
@@ -65,7 +66,7 @@ class Measuring:
     limits: CheckLimits
     rule: RuleOptions
     threads: int | None
-    loop_steps: int
+    time_loop: bool
     memory: bool
     steps: Steps
 
@@ -75,7 +76,7 @@ class Measuring:
 
     def count(self, batches: int, *, stored: bool) -> int:
         """The steps of one pair of engines that is measured at so many batch sizes."""
-        of_batch = 2 + bool(self.loop_steps and not stored) + self.memory
+        of_batch = 2 + bool(self.time_loop and not stored) + self.memory
         return batches * of_batch + 1
 
 
@@ -137,8 +138,9 @@ def _time_pair(pair: Pair, batch: int, how: Measuring) -> Work[tuple[list[Figure
         decision = yield from how.step("latency", label, calls)
         figures = list(_latency(label, decision, same, how))
         figures += _broken_output(label, bound["candidate"])
-        if how.loop_steps:
-            loop = _loop(label, runners, same, how)
+        if how.time_loop:
+            loops = image_options(pair, batch)
+            loop = _loop(label, runners, loops, same, how)
             figures.append((yield from how.step("sampling loop", label, loop)))
     return figures, _noise(label, same)
 
@@ -232,17 +234,18 @@ def judged(ratio: Ratio, same: Decision, limit: float) -> Verdict:
 
 
 def _loop(
-    label: Label, runners: Mapping[str, LoadedEngine], same: Decision, how: Measuring
+    label: Label,
+    runners: Mapping[str, LoadedEngine],
+    loops: Mapping[str, LoopOptions],
+    same: Decision,
+    how: Measuring,
 ) -> Work[Figure]:
     """The whole sampling loop; a candidate whose loop gives no numbers has regressed."""
-    assert label.batch is not None
-    steps = fitting_loop_steps(runners["baseline"].info, None, how.loop_steps)
-    options = LoopOptions(steps=steps, batch=label.batch)
-    name = f"loop p50, {steps} steps"
+    name = f"loop p50, {loop_words(loops)}"
     calls: dict[str, Call] = {}
     for side in ("baseline", "candidate"):
         try:
-            calls[side] = loop_call(runners[side], options)
+            calls[side] = loop_call(runners[side], loops[side])
         except (BadRequest, UnfitEngine) as error:
             return label.figure(name, "absent", note=f"{side}: {error}")
         try:

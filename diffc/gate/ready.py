@@ -1,7 +1,7 @@
 """The questions of a check before it times anything: can everything be measured here?
 
 A target that cannot run here is left out with its reason, unless the request names it. A wrong
-request (an unknown target, more steps than the model has) ends here, not after minutes.
+request (such as an unknown target) ends here, not after minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from diffc_export.targets import target
 from diffc_export.targets.base import LoadedEngine
 from diffc_export.targets.engine import EngineInfo
 from diffc_runtime import machine
-from diffc_runtime.schedules import train_steps
 
 
 def check_wanted(wanted: Selection, seed: int) -> None:
@@ -39,19 +38,14 @@ def check_wanted(wanted: Selection, seed: int) -> None:
         raise RequestError(f"--seed {seed}: seeds are 0 or more")
 
 
-def check_inputs(
-    engines: Sequence[CheckedEngine], wanted: Selection, steps: int, *, insist: bool
-) -> None:
+def check_inputs(engines: Sequence[CheckedEngine], wanted: Selection) -> None:
     """Refuse engines by their own descriptions, before any is loaded.
 
     Args:
         engines: the candidate, and the baseline where it is measured again.
         wanted: the request; a target that it names has to be there.
-        steps: of the sampling loop; 0: it is not timed.
-        insist: whether ``steps`` was asked for, and is not only the default.
 
     Raises:
-        RequestError: more steps than the model has, where they were asked for.
         InputError: the candidate's reference is damaged, or of another model.
         UnavailableError: a target that the request names cannot run here.
     """
@@ -60,9 +54,6 @@ def check_inputs(
         raise UnavailableError(f"{engines[0].name} cannot be measured here: {reason}")
     if engines[0].reference is not None:
         read_reference(engines[0].reference, cast("LoadedEngine", _Described(engines[0].info)))
-    if steps and insist:
-        for engine in engines:
-            _check_steps(engine.info, steps)
 
 
 def why_not_ready(
@@ -104,19 +95,3 @@ class _Described:
     """Stands in for a loaded engine where its description alone is read."""
 
     info: EngineInfo
-
-
-def _check_steps(info: EngineInfo, steps: int) -> None:
-    """Refuse more steps than the model's schedule has.
-
-    A loop that cannot be sampled for another reason is absent later, with that reason.
-
-    Raises:
-        RequestError: The message has both numbers.
-    """
-    most = train_steps(info.source.get("scheduler", {}))
-    if steps > most:
-        raise RequestError(
-            f"--loop-steps {steps} is more than the model's {most} timesteps",
-            hint=f"give --loop-steps {most} or fewer; 0 leaves the loop out",
-        )

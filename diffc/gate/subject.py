@@ -12,6 +12,7 @@ from pathlib import Path
 from diffc.errors import InputError
 from diffc.follows import check_engine
 from diffc.gate.baseline import MANIFEST, Baseline, StoredFigures, is_baseline
+from diffc.judged import find_loop
 from diffc.measure.results import at_working
 from diffc.output import LOCK, is_output, locked_recipe, read_lock
 from diffc.recipe import CheckSection
@@ -20,6 +21,7 @@ from diffc.report.model import Report
 from diffc_export.targets.engine import NAME, EngineInfo, read_info
 from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class CheckedEngine:
         folder: The engine folder.
         info: The content of its engine.json.
         reference: The file of torch's outputs at its inputs, where that is known.
+        loop: What its images are made with; None where its run is not known.
     """
 
     folder: Path
     info: EngineInfo
     reference: Path | None
+    loop: Loop | None = None
 
     @property
     def name(self) -> str:
@@ -152,10 +156,11 @@ def _digest_beside(folder: Path) -> str | None:
 
 def _of_baseline(folder: Path) -> CheckedSide:
     baseline = Baseline.read(folder)
+    loop = None if baseline.loop is None else Loop.parse(baseline.loop)
     return CheckedSide(
         path=folder,
         kind="baseline",
-        engines=tuple(_engine(folder / name) for name in baseline.engines),
+        engines=tuple(_engine(folder / name, loop) for name in baseline.engines),
         model=baseline.model,
         digest=baseline.digest,
         environment=baseline.environment,
@@ -164,8 +169,10 @@ def _of_baseline(folder: Path) -> CheckedSide:
     )
 
 
-def _engine(path: Path) -> CheckedEngine:
+def _engine(path: Path, loop: Loop | None = None) -> CheckedEngine:
     """The engine of a folder, its files checked, with the reference beside its ONNX.
+
+    Its loop is that of the output folder in which it lies, where none is given.
 
     Raises InputError for one that is damaged, or is not of what its output folder holds now.
     """
@@ -174,4 +181,7 @@ def _engine(path: Path) -> CheckedEngine:
     info = read_info(folder)
     check_files(folder, info.files)
     place = folder.parent.parent.parent / "onnx" / folder.name / "reference.safetensors"
-    return CheckedEngine(folder, info, place if place.is_file() else None)
+    home = folder.parent.parent.parent
+    if loop is None and is_output(home):
+        loop = find_loop(home, folder.name, info.source.get("scheduler") or {})
+    return CheckedEngine(folder, info, place if place.is_file() else None, loop)

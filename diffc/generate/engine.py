@@ -114,7 +114,7 @@ def as_judged(opened: Pipeline, out: Path, contents: BundleContents) -> Pipeline
         **null_conditions(out, opened.conditions),
     }
     usual = replace(opened.defaults, conditions=judged_conditions(out, opened.conditions))
-    if contents.judged is not None and opened.unconditional:
-        usual = replace(usual, guidance=contents.judged.guidance)
+    if contents.loop is not None and opened.unconditional:
+        usual = replace(usual, guidance=contents.loop.guidance or 1.0)
     opened.defaults = usual
     return opened

@@ -13,7 +13,7 @@ from diffc.bundle.contents import BundleContents
 from diffc.data.latents import decode_latents, load_vae, vae_folder
 from diffc.errors import InputError, UnavailableError
 from diffc.generate.engine import as_judged
-from diffc.judged import find_judged
+from diffc.judged import find_loop
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import served_settings
 from diffc.models.source import Source, find_source
@@ -53,7 +53,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     source = source_of(out) if side == "dense" else _compressed(out)
     denoiser = RunShape.of(locked_recipe(out)).open(source)
     nn.Module.to(denoiser.model, where, _DTYPES[dtype])  # diffusers' own ``to`` warns on every cast
-    contents = _contents(out, denoiser, source, dtype)
+    contents = _contents(out, denoiser, source, dtype, side)
     decode = None if vae_folder(source) is None else vae_decoder(source)
     opened = pipeline_of(
         contents.served_settings(), contents.info, torch_call(denoiser, where), decode
@@ -73,7 +73,9 @@ def _compressed(out: Path) -> Source:
     return find_source(folder)
 
 
-def _contents(out: Path, denoiser: Denoiser, source: Source, dtype: str) -> BundleContents:
+def _contents(
+    out: Path, denoiser: Denoiser, source: Source, dtype: str, side: str
+) -> BundleContents:
     """The facts that a bundle of this model would have."""
     specs = [
         {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "kind": spec.kind}
@@ -90,7 +92,7 @@ def _contents(out: Path, denoiser: Denoiser, source: Source, dtype: str) -> Bund
         "profiles": [],
         "source": about,
     }
-    return BundleContents(out, info, judged=find_judged(out))
+    return BundleContents(out, info, loop=find_loop(out, side, served_settings(source.scheduler)))
 
 
 def torch_call(denoiser: Denoiser, device: torch.device) -> Denoise:

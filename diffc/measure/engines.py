@@ -42,7 +42,8 @@ class MeasureOptions:
         references: The ONNX folders' reference.safetensors, ``dense`` and ``compressed``; parity
             and real inputs need them.
         memory: Whether memory is measured, in a fresh process per engine and batch.
-        loop: The sampling loop.
+        loop: The sampling loop of the compressed engine.
+        reference: The dense engine's; None: as ``loop``.
     """
 
     batch: tuple[int, ...] = ()
@@ -51,6 +52,7 @@ class MeasureOptions:
     references: Mapping[str, Path] = field(default_factory=dict)
     memory: bool = True
     loop: LoopOptions = field(default_factory=LoopOptions)
+    reference: LoopOptions | None = None
 
 
 def why_absent(info: EngineInfo) -> str | None:

@@ -16,7 +16,6 @@ from typing import Any
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
 from diffc_export.events import Work
 from diffc_export.targets.base import Array, LoadedEngine
-from diffc_export.targets.engine import EngineInfo
 
 Decode = Callable[[Array], Array]
 
@@ -45,36 +44,6 @@ class LoopOptions:
     latent: bool = False
     notes: tuple[str, ...] = ()
     absent: str | None = None
-
-
-def fitting_loop_steps(info: EngineInfo, settings: Mapping[str, Any] | None, steps: int) -> int:
-    """``steps``, or the most fewer that the engine's sampler has timesteps for.
-
-    Where none will do, ``steps`` itself: the loop then says what is wrong.
-
-    Args:
-        info: the engine's description.
-        settings: pipeline.json's content; None: the engine's scheduler alone.
-        steps: as many as are wanted.
-    """
-    import numpy as np
-
-    from diffc_runtime.errors import BadRequest
-    from diffc_runtime.schedulers import check_whole, own_name, scheduler
-    from diffc_runtime.schedules import train_steps
-
-    config = (settings or info.source).get("scheduler")
-    if not config:
-        return steps
-    name = (settings or {}).get("sampler") or own_name(config)
-    time = next(spec for spec in info.inputs if spec.kind == "timestep")
-    for fewer in range(min(steps, train_steps(config)), 0, -1):
-        try:
-            check_whole(scheduler(name, config, fewer), np.issubdtype(time.dtype, np.integer))
-        except BadRequest:
-            continue
-        return fewer
-    return steps
 
 
 class TimedLoop:
@@ -186,14 +155,25 @@ def decode_with(decoder: LoadedEngine) -> Decode:
 
 
 def measure_loops(
-    dense: LoadedEngine, compressed: LoadedEngine, options: LoopOptions, timing: LatencyOptions,
+    dense: LoadedEngine,
+    compressed: LoadedEngine,
+    sides: Mapping[str, LoopOptions],
+    timing: LatencyOptions,
     decoder: LoadedEngine | None = None,
-) -> Work[tuple[Timings, dict[str, Any]]]:  # fmt: skip
-    """Time the loop around both engines in turn; the times, and what each call did."""
+) -> Work[tuple[Timings, dict[str, dict[str, Any]]]]:
+    """Time each engine's loop in turn; the times, and what each call of a side did.
+
+    Args:
+        dense: The dense model's engine.
+        compressed: The compressed model's.
+        sides: What each of them does: ``dense`` and ``compressed``.
+        timing: How long to measure.
+        decoder: The engine of the VAE's decoder.
+    """
     decode = decode_with(decoder) if decoder is not None else None
     loops = {
-        "dense": TimedLoop(dense, options, decode),
-        "compressed": TimedLoop(compressed, options, decode),
+        "dense": TimedLoop(dense, sides["dense"], decode),
+        "compressed": TimedLoop(compressed, sides["compressed"], decode),
     }
     timings = yield from interleaved(loops, timing)
-    return timings, loops["dense"].facts()
+    return timings, {side: loop.facts() for side, loop in loops.items()}

@@ -237,9 +237,10 @@ class TargetResult(_Result):
         parity: The worse of the two engines'.
         absent: Why there is no speed-up.
         details: Threads, warm-up, ways of timing, interface and served (what the engines take, in
-            words). Of the whole loop also steps, scheduler (the model's), sampler, guidance,
-            calls_per_step, rows_per_call, decode_ms (the dense side's mean, of the time that an
-            image takes), decoded (None: its samples are images), and notes on what it leaves out.
+            words). Of whole images also steps, sampler and guidance of the compressed model's
+            loop, ``reference`` (the same of the dense model's; absent: one loop), calls_per_step,
+            rows_per_call, decode_ms (the dense side's mean, of the time that an image takes),
+            decoded (None: its samples are images), and notes on what it leaves out.
     """
 
     target: str

@@ -10,6 +10,7 @@ sections/       one file for each section of a recipe: its fields, defaults and 
 recipe.py       Recipe: all sections together
 layers.py       resolve: the four layers become one Recipe
 files.py        the recipes that ship with diffc, and recipe files of the user
+older.py        options of older recipes and locks, in today's words
 yaml_file.py    reads one YAML file, and refuses a key that stands there twice
 words.py        the ways in which people write a value, such as 1,4,8
 validation.py   turns pydantic's errors into one line that names the key

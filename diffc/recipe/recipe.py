@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
+
+from diffc.recipe.older import without_older
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.sections.build import BuildSection
 from diffc.recipe.sections.check import CheckSection
@@ -12,11 +17,22 @@ from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
-from diffc.recipe.words import Seed
+from diffc.recipe.words import LoopText, LoopTexts, Seed
 
 
 class Recipe(RecipeSection):
-    """Every option of a run."""
+    """Every option of a run.
+
+    Attributes:
+        loops: the loops that the compressed model is sampled with, such as ``dpm++:8``; the first
+            is judged, timed and served. Empty: ``reference_loop``.
+        reference_loop: the loop of the dense model's images, with which everything is compared;
+            None: 50 steps of the sampler that adds no noise (DDIM, or Euler along a flow).
+        seed: of everything random.
+    """
+
+    loops: LoopTexts = ()
+    reference_loop: LoopText | None = None
 
     prune: PruneSection = PruneSection()
     data: DataSection = DataSection()
@@ -28,6 +44,23 @@ class Recipe(RecipeSection):
     quality: QualitySection = QualitySection()
     check: CheckSection = CheckSection()
     seed: Seed = 0
+    _older: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_older(cls, given: object, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        """Options of an older diffc, in today's words."""
+        if not isinstance(given, Mapping):
+            return handler(given)
+        options, notes = without_older(given)
+        recipe = handler(options)
+        recipe._older = tuple(notes)
+        return recipe
+
+    @property
+    def older_notes(self) -> list[str]:
+        """A sentence for each option of an older diffc that was set."""
+        return list(self._older)
 
     def for_target(self, name: str) -> Recipe:
         """The recipe with ``build`` as that target has it."""

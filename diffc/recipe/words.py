@@ -10,11 +10,13 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
 from diffc_export.gpu_names import gpu_capability
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.loop import Loop
 
 MOST_SEED = 2**63 - 1
 """The largest seed that PyTorch's generators take."""
@@ -126,6 +128,17 @@ def _as_limits_or_off(value: object) -> object:
     return {name: _as_none(number) for name, number in pairs.items()}
 
 
+def _as_loop(text: str) -> str:
+    """A sampling loop in the spelling of ``Loop``."""
+    try:
+        return str(Loop.parse(text))
+    except BadRequest as error:
+        raise ValueError(f"loop: {error}") from None
+
+
+LoopText = Annotated[str, AfterValidator(_as_loop)]
+"""A sampling loop, such as dpm++:8 or euler:20:7.5."""
+LoopTexts = Annotated[tuple[LoopText, ...], BeforeValidator(_as_list)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
 Sizes = Annotated[tuple[int | str, ...], BeforeValidator(_as_sizes)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]

@@ -1,4 +1,4 @@
-"""The sampling loop in words: which one was timed, which one was judged, and whether it is one."""
+"""The sampling loops in words: those that were timed, and those of the judged samples."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from diffc.measure.quality import metrics_of
 from diffc.measure.results import TargetResult
 from diffc.report.model import Report
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.loop import Loop
 from diffc_runtime.schedulers import own_name, sampler_words
 
 
@@ -29,10 +30,38 @@ def loop_words(details: Mapping[str, Any]) -> str:
 
 
 def image_words(result: TargetResult) -> str:
-    """'one image (20 steps, DDIM, guidance 7, decoded)', or '4 images at once (...)'."""
-    count = "one image" if result.batch == 1 else f"{result.batch} images at once"
-    loop = loop_words(result.details)
+    """'one image (20 steps, DDIM, guidance 7, decoded)', or '4 images at once (...)'.
+
+    Where the two sides have different loops, 'one image: dense (50 steps, DDIM), compressed (8
+    steps, DPM-Solver++)'.
+    """
+    count, loop = count_words(result), loop_words(result.details)
+    dense = dense_loop(result.details)
+    if dense != loop:
+        return f"{count}: dense ({dense}), compressed ({loop})"
     return f"{count} ({loop})" if loop else count
+
+
+def count_words(result: TargetResult) -> str:
+    """'one image' or '4 images at once'."""
+    return "one image" if result.batch == 1 else f"{result.batch} images at once"
+
+
+def dense_loop(details: Mapping[str, Any]) -> str:
+    """The dense model's loop of timed images, in words."""
+    reference = details.get("reference") or {}
+    return loop_words({**details, **reference})
+
+
+def both_loops(figure: JsonObject) -> str:
+    """The loops of judged samples: one, or that of the dense model after the compressed one's."""
+    figure = with_loops(figure)
+    ours, reference = loop_words(figure), figure.get("reference_loop")
+    if reference is None or reference == figure.get("loop"):
+        return ours
+    dense = Loop.parse(str(reference))
+    theirs = {"steps": dense.steps, "sampler": dense.sampler, "guidance": dense.guidance or 1}
+    return f"{ours}; dense {loop_words(theirs)}"
 
 
 def judged_loop(report: Report) -> JsonObject | None:
@@ -40,16 +69,3 @@ def judged_loop(report: Report) -> JsonObject | None:
     quality = report.quality or {}
     figures = (quality[metric.name] for metric in metrics_of(quality))
     return next((figure for figure in figures if figure), None)
-
-
-def two_loops(report: Report) -> str:
-    """A sentence where times and samples are of different loops; '' where they are of one."""
-    judged = judged_loop(report)
-    timed = next((r for r in report.pipeline if r.speedup is not None), None)
-    if judged is None or timed is None or "steps" not in timed.details:
-        return ""
-    without_decoding = {key: value for key, value in timed.details.items() if key != "decoded"}
-    ours, theirs = loop_words(without_decoding), loop_words(judged)
-    if ours == theirs:
-        return ""
-    return f"times are of {ours}; the samples that were judged are of {theirs}"

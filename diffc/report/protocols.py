@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from diffc.report.loops import judged_loop, loop_words
+from diffc.report.loops import both_loops, judged_loop
 from diffc.report.model import Report
 
 Named = Sequence[tuple[str, Report]]
@@ -52,7 +52,7 @@ def judged_words(report: Report) -> str:
     if figure is None:
         return ""
     count = f"{figure['n']} image{'' if figure['n'] == 1 else 's'}"
-    return f"{count}, {loop_words(figure)}, seed {', '.join(map(str, figure['seeds']))}"
+    return f"{count}, {both_loops(figure)}, seed {', '.join(map(str, figure['seeds']))}"
 
 
 def load_words(report: Report) -> str:

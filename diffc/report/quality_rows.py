@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
-from diffc.report.loops import loop_words
+from diffc.report.loops import both_loops
 from diffc_runtime.json_types import JsonObject
 
 Row = tuple[str, str, str, str]
@@ -18,7 +18,7 @@ def quality_rows(quality: JsonObject) -> list[Row]:
 def settings_words(figure: JsonObject) -> str:
     """How many images a figure is of, how they were made, and from which seeds."""
     plural = "s" if figure["n"] != 1 else ""
-    words = f"{figure['n']} image{plural} from the same noise, {loop_words(figure)}"
+    words = f"{figure['n']} image{plural} from the same noise, {both_loops(figure)}"
     return f"{words}, seed {', '.join(map(str, figure['seeds']))}"
 
 

@@ -15,7 +15,7 @@ from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.standing import own_standing
 from diffc.measure.results import TargetResult, at_working
 from diffc.report import frontiers, speed
-from diffc.report.loops import image_words
+from diffc.report.loops import count_words, image_words
 from diffc.report.model import Report
 from diffc.report.units import change, count
 from diffc_runtime.json_types import JsonObject
@@ -72,7 +72,7 @@ def what_was_timed(report: Report, result: TargetResult) -> str:
     """'one image', '4 images at once' or 'one step'."""
     if not any(result is one for one in report.pipeline):
         return "one step"
-    return image_words(result).split(" (")[0]
+    return count_words(result)
 
 
 def ssim_of(report: Report) -> JsonObject | None:

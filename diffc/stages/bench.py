@@ -63,7 +63,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"bench-{name}", 8, inputs, bench, BenchOutcome)
+    return Stage(f"bench-{name}", 9, inputs, bench, BenchOutcome)
 
 
 def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
@@ -79,8 +79,9 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     )
     loop = MeasureOptions(
         threads=inputs.threads,
-        latency=LatencyOptions(rounds=options.loop_runs, seconds=0.0),
+        latency=LatencyOptions(rounds=options.loop_runs, seconds=options.seconds),
         loop=inputs.images.options,
+        reference=inputs.images.reference,
     )
     dense, compressed = (inputs.engines[side].path for side in SIDES)
     results = yield from measure_target(dense, compressed, measure)

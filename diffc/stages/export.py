@@ -26,7 +26,8 @@ class ExportInputs:
     Attributes:
         side: ``dense`` or ``compressed``.
         model: The model of that side.
-        scheduler: The dense pipeline's scheduler_config.json.
+        scheduler: The model's own scheduler_config.json: a compressed model may predict something
+            else than the dense one.
         data: The clean samples, for the reference inputs.
         options: How to export.
         macs: Of the model, by the plan.
@@ -62,7 +63,7 @@ def export_stages(
         inputs = ExportInputs(
             side=side,
             model=model,
-            scheduler=dict(source.scheduler),
+            scheduler=dict(model.source.scheduler),
             data=data,
             options=recipe.export,
             macs=plan.result.cost(side).macs,

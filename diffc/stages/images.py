@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from diffc.data.guidance import USUAL_SCALE
+from diffc.data.loops import run_loops
 from diffc.data.tensors import NULL
 from diffc.errors import InputError
-from diffc.measure.loop import LoopOptions, fitting_loop_steps
-from diffc.models.files import read_json
-from diffc.output import DECODER, engine_folder, reference_file
+from diffc.judged import usual_guidance
+from diffc.measure.loop import LoopOptions
+from diffc.output import DECODER, SIDES, engine_folder, reference_file
 from diffc.recipe import Recipe
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN
 from diffc_export.targets.base import Array
 from diffc_export.targets.engine import NAME, EngineInfo, engine_digest, read_info
+from diffc_runtime.loop import Loop
 
 _IMAGE_CHANNELS = (1, 3)
 
@@ -33,6 +34,7 @@ _IMAGE_CHANNELS = (1, 3)
 class ImageInputs:
     """One image's conditions and null conditions, name -> (...), and the scale of guidance.
 
+    guidance: of a loop that says nothing; 1 where there are no null conditions.
     notes: what of it is not as the user's job has it.
     """
 
@@ -77,16 +79,8 @@ def image_inputs(out: Path, recipe: Recipe, info: EngineInfo) -> ImageInputs:
         {name: np.asarray(given[name], kinds[name]) for name in names if name in given}
         for given in (conditions, null)
     )
-    guidance = _guidance(out, recipe) if null else 1.0
+    guidance = usual_guidance(out, recipe) if null else 1.0
     return ImageInputs(conditions, {**conditions, **null} if null else {}, guidance, tuple(notes))
-
-
-def _guidance(out: Path, recipe: Recipe) -> float:
-    """The scale that the recipe says, or that was decided from the model when it was sampled."""
-    record = out / STATE / "data.json"
-    if recipe.data.guidance is not None or not record.is_file():
-        return recipe.data.guidance or USUAL_SCALE
-    return float(read_json(record)["result"].get("guidance", USUAL_SCALE))
 
 
 def _first_row(clean: Path) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -117,29 +111,28 @@ def is_latent(out: Path, info: EngineInfo) -> bool:
     return sample.shape[0] not in _IMAGE_CHANNELS
 
 
-def loop_options(out: Path, recipe: Recipe, name: str) -> LoopOptions:
-    """Return the options with which a target's bench stage times whole images.
+def loop_options(out: Path, recipe: Recipe, name: str, side: str) -> LoopOptions:
+    """Return the options with which a target's bench stage times a side's whole images.
 
     Args:
         out: The output folder.
         recipe: The options of the run.
         name: The target.
+        side: ``dense`` or ``compressed``: each has its loop, and its scheduler's config.
     """
-    info = read_info(engine_folder(out, name, "dense"))
+    info = read_info(engine_folder(out, name, side))
     inputs, decoder = image_inputs(out, recipe, info), decoder_engine(out, name)
     latent = is_latent(out, info)
     notes = list(inputs.notes)
     if latent and decoder is None:
         notes.append(f"without decoding: {name} has no engine of a decoder here")
-    settings, said, absent = _settings(info, decoder)
-    wanted = recipe.measure.loop_steps
-    steps = fitting_loop_steps(info, settings, wanted)
-    if steps != wanted:
-        notes.append(f"{steps} steps instead of {wanted}: the model has timesteps for no more")
+    loop = run_loops(recipe, info.source.get("scheduler") or {}, inputs.guidance).of(side)
+    settings, said, absent = _settings(info, decoder, loop)
     return LoopOptions(
-        steps=steps,
+        steps=loop.steps or 1,
+        scheduler=loop.sampler if settings is None else settings["sampler"],
         batch=min(recipe.build.batch),  # a smaller batch than the engine's would be padded to it
-        guidance=inputs.guidance,
+        guidance=(loop.guidance or 1.0) if inputs.unconditional else 1.0,
         conditions=inputs.conditions,
         unconditional=inputs.unconditional,
         settings=settings,
@@ -151,37 +144,51 @@ def loop_options(out: Path, recipe: Recipe, name: str) -> LoopOptions:
 
 
 def _settings(
-    info: EngineInfo, decoder: Path | None
+    info: EngineInfo, decoder: Path | None, loop: Loop
 ) -> tuple[dict[str, Any] | None, list[str], str | None]:
     """(pipeline.json as a bundle of this engine would have it, its notes, why there is none)."""
     from diffc.bundle.contents import BundleContents
 
-    served = BundleContents(Path(info.target), info.to_json(), (), decoder)
+    served = BundleContents(Path(info.target), info.to_json(), (), decoder, loop)
     try:
-        return served.settings(), served.notes(), None
+        return served.served_settings(), served.notes(), None
     except InputError as error:
         return None, [], str(error)
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What making an image takes. The key holds what of it decides an image's time."""
+    """What making an image takes. The key holds what of it decides an image's time.
+
+    Attributes:
+        options: The compressed model's images.
+        reference: The dense model's.
+    """
 
     options: LoopOptions
+    reference: LoopOptions
+
+    def of(self, side: str) -> LoopOptions:
+        """The options of one side."""
+        return self.reference if side == "dense" else self.options
 
     def keyed(self) -> object:
-        """Conditions, guidance, pipeline.json, and the decoder's engine."""
-        options = self.options
-        inputs = ImageInputs(
-            options.conditions, options.unconditional, options.guidance, options.notes
-        )
-        return {
-            "inputs": inputs.digest,
-            "settings": options.settings,
-            "decoder": None if options.decoder is None else engine_digest(options.decoder),
-        }
+        """Conditions, guidance, the loop, pipeline.json, and the decoder's engine."""
+        return {side: _keyed(self.of(side)) for side in SIDES}
+
+
+def _keyed(options: LoopOptions) -> object:
+    inputs = ImageInputs(options.conditions, options.unconditional, options.guidance, options.notes)
+    return {
+        "inputs": inputs.digest,
+        "steps": options.steps,
+        "sampler": options.scheduler,
+        "settings": options.settings,
+        "decoder": None if options.decoder is None else engine_digest(options.decoder),
+    }
 
 
 def image_input(out: Path, recipe: Recipe, name: str) -> ImageInput:
     """What an image takes in the stages that time whole images on one target."""
-    return ImageInput(loop_options(out, recipe, name))
+    dense, compressed = (loop_options(out, recipe, name, side) for side in SIDES)
+    return ImageInput(compressed, dense)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffc.data.guidance import guidance_notes
+from diffc.data.loops import check_loops
 from diffc.data.tensors import is_tensors
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config
@@ -26,7 +27,7 @@ def noise_checks(source: Source, recipe: Recipe) -> list[str]:
     """
     check_scheduler(source.scheduler)
     notes = guidance_notes(source, recipe.data.guidance) if _is_guided(recipe) else []
-    notes += steps_note(source.scheduler, "steps of the compared samples", recipe.quality.steps)
+    notes += [*recipe.older_notes, *check_loops(source, recipe)]
     if is_drawn(recipe.data.source):
         notes += steps_note(source.scheduler, "steps of the synthetic data", recipe.data.steps)
     return notes

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffc.data.guidance import decide_guidance
+from diffc.data.loops import run_loops
 from diffc.errors import InputError
 from diffc.measure.quality.measuring import metric_packages
-from diffc.models.schedulers import fitting_steps
 from diffc.models.source import Source, find_source
 from diffc.recipe import QualitySection, Recipe
 from diffc.runner import Stage, StageFolder, StageResult
@@ -19,7 +19,7 @@ from diffc.stage_outcomes import DataOutcome, DistillOutcome, SamplesOutcome
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.distill import MODEL
 from diffc_export.events import Progress, Work
-from diffc_runtime.loop import DETERMINISTIC, Loop
+from diffc_runtime.loop import Loop
 
 if TYPE_CHECKING:
     from diffc.data.clean import CleanSet
@@ -81,8 +81,7 @@ def samples_stage(
     has_conditions = bool(data.result.conditions or data.result.null)
     reference, features = options.reference, options.features
     guidance = decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0
-    steps = fitting_steps(source.scheduler, options.steps)
-    loop = Loop(DETERMINISTIC, steps, guidance).settled(source.scheduler, steps=steps)
+    loops = run_loops(recipe, source.scheduler, guidance)
     compares = reference is not None
     inputs = SamplesInputs(
         model=ModelInput.denoiser(source),
@@ -90,9 +89,9 @@ def samples_stage(
         compressed=distilled,
         data=data,
         prompts=_prompts(recipe) if has_conditions else None,
-        loop=loop,
-        reference_loop=loop,
-        options=SectionInput(options, without=("reference", "features", "steps")),
+        loop=loops.served,
+        reference_loop=loops.reference,
+        options=SectionInput(options, without=("reference", "features")),
         reference=None if reference is None else _existing(reference, "--reference"),
         features=_existing(features, "--features") if compares and features != USUAL else None,
         fit=recipe.data.fit if compares else None,

@@ -52,7 +52,6 @@ class ServeInputs:
         target: The target.
         engines: Side -> its engine folder.
         images: What making an image takes.
-        steps: Of the sampler, as asked for.
         threads: Of the engines; None: those that they were built with.
         server: The server's program; None where none is installed.
         absent: Why nothing can be served; None when it can.
@@ -63,7 +62,6 @@ class ServeInputs:
     target: str
     engines: dict[str, FileInput]
     images: ImageInput
-    steps: int
     threads: int | None
     server: str | None
     absent: str | None
@@ -88,20 +86,19 @@ def serve_stage(out: Path, recipe: Recipe, name: str) -> Stage[ServeInputs, Serv
         target=name,
         engines=engine_inputs(out, name),
         images=image_input(out, recipe, name),
-        steps=recipe.measure.loop_steps,
         threads=recipe.build.threads,
         server=str(server.program) if server else None,
         absent=why_no_triton() if status.runnable else status.reason,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"serve-{name}", 3, inputs, serve, ServeOutcome, packages=("tritonclient",))
+    return Stage(f"serve-{name}", 4, inputs, serve, ServeOutcome, packages=("tritonclient",))
 
 
 def serve(inputs: ServeInputs, folder: StageFolder) -> Work[ServeOutcome]:
     """Serve both sides, one after the other."""
     rows: list[Served] = []
-    loop = inputs.images.options
     for side in SIDES:
+        loop = inputs.images.of(side)
         yield Progress(len(rows), len(SIDES), f"{side} through a server")
         about = {"target": inputs.target, "side": side, "server": "triton", **_about(loop)}
         if inputs.absent is not None:
@@ -119,7 +116,7 @@ def _about(loop: LoopOptions) -> JsonDict:
     """What an image is made with, as a client of the server asks for it."""
     return {
         "steps": loop.steps,
-        "sampler": (loop.settings or {}).get("sampler"),
+        "sampler": loop.scheduler,
         "guidance": loop.guidance,
         "decoded": loop.decoder is not None if loop.latent else None,
     }
@@ -132,11 +129,10 @@ def _serve_side(inputs: ServeInputs, side: str, scratch: Path) -> JsonDict:
     from diffc.bundle.server import find_triton, run_triton
 
     out, name, threads = inputs.out.path, inputs.target, inputs.threads
-    loop = inputs.images.options
+    loop = inputs.images.of(side)
     plain, repository = scratch / f"plain-{side}", scratch / f"repository-{side}"
-    engine = engine_folder(out, name, side)  # not OUT: its bundles have the judged sampler
-    write_bundle(engine, plain, server="none")
-    write_bundle(engine, repository, server="triton")
+    write_bundle(out, plain, server="none", target=name, side=side)
+    write_bundle(out, repository, server="triton", target=name, side=side)
     alone = _in_process(plain, threads, loop)
     parts = find_triton()
     if parts is not None and not parts.has_backend("onnxruntime"):

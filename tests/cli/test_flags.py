@@ -19,7 +19,7 @@ from diffc.recipe import Recipe, layers, resolve
 from diffc.recipe.sections.base import RecipeSection
 
 NOT_LITERAL = {"4; 1 for few steps", "the model's", "each", "all cores", "none", "reported only",
-               "the recipe's"}  # fmt: skip
+               "the recipe's", "the reference loop", "50 steps of ddim or flow-euler"}  # fmt: skip
 """Defaults that help describes, since the recipe has None or False for them."""
 
 

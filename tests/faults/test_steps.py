@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -13,13 +11,15 @@ from hypothesis import strategies as st
 from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
+from diffc.data.loops import run_loops
 from diffc.data.sampling import deterministic_loop
-from diffc.measure.loop import fitting_loop_steps
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.schedulers import fitting_steps, steps_note
-from diffc_runtime import schedulers as served
+from diffc.recipe import Recipe
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.schedulers import scheduler
+
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_model_of_few_timesteps_is_compiled(tmp_path, total) -> None:
     """Data, the curve of quality and the compared samples all ask for more."""
     model = save_ddpm(tmp_path / "m", DDPMScheduler(num_train_timesteps=total))
     report = compile_quickly(
-        model, tmp_path / "out", data={"steps": 40}, quality={"steps": 50},
+        model, tmp_path / "out", data={"steps": 40}, reference_loop=None,
         distill={"quality_every": 2},
     )  # fmt: skip
     assert any(f"{total} instead of 50" in note for note in report.notes), report.notes
@@ -108,41 +108,30 @@ def test_an_offset_leaves_room_for_one_step_less(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "wanted", "fitting"),
+    ("config", "fitting"),
     [
-        ({"_class_name": "DDPMScheduler", "num_train_timesteps": 10}, 20, 10),
-        ({"_class_name": "DDIMScheduler", "num_train_timesteps": 20, "steps_offset": 1}, 20, 19),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 4}, 20, 4),
-        ({"_class_name": "DDPMScheduler"}, 20, 20),
-        ({"_class_name": "EDMEulerScheduler"}, 20, 20),  # the loop says that it has no sampler
-        ({}, 20, 20),
+        ({"_class_name": "DDPMScheduler", "num_train_timesteps": 10}, "ddim:10"),
+        ({"_class_name": "DDIMScheduler", "num_train_timesteps": 50, "steps_offset": 1}, "ddim:49"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 4},
+            "flow-euler:4",
+        ),
+        ({"_class_name": "DDPMScheduler"}, "ddim:50"),
+        ({"_class_name": "EDMEulerScheduler"}, "ddim:50"),  # that it has no sampler is said later
+        ({}, "ddim:50"),
     ],
 )
-def test_the_timed_loop_takes_no_more_steps_than_its_sampler_has(
-    scheduler, wanted, fitting
-) -> None:
-    assert fitting_loop_steps(_engine(scheduler), None, wanted) == fitting
-
-
-def test_the_timed_loop_never_visits_a_timestep_twice() -> None:
-    config = {"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 10}
-    steps = fitting_loop_steps(_engine(config), None, 20)
-    times = served.scheduler("dpm++", config, steps).timesteps
-    assert 1 < steps < 10 and len(set(times.tolist())) == steps
-
-
-def _engine(scheduler: dict) -> SimpleNamespace:
-    """As much of an engine's description as the loop's steps depend on."""
-    time = SimpleNamespace(kind="timestep", dtype="float32")
-    return SimpleNamespace(inputs=[time], source={"scheduler": scheduler})
+def test_the_usual_loop_has_no_more_steps_than_its_sampler(config, fitting) -> None:
+    loops = run_loops(Recipe(), config)
+    assert str(loops.served) == str(loops.reference) == f"{fitting}:1"
 
 
 @pytest.mark.slow
-def test_a_loop_of_more_steps_than_timesteps_is_timed_at_fewer(tmp_path) -> None:
+def test_an_image_of_a_model_of_few_timesteps_is_timed(tmp_path) -> None:
     model = save_ddpm(tmp_path / "m", DDPMScheduler(num_train_timesteps=10))
     report = compile_quickly(
-        model, tmp_path / "out", "bench", measure={"loop_steps": 20}, distill={"quality_every": 0}
+        model, tmp_path / "out", "bench", reference_loop=None, distill={"quality_every": 0}
     )
     (loop,) = report.pipeline
     assert loop.details["steps"] == 10
-    assert any("10 steps instead of 20" in note for note in loop.details["notes"])
+    assert any("10 instead of 50" in note for note in report.notes)

@@ -159,30 +159,31 @@ def test_without_the_calibration_set_the_row_says_so(out):
 
 
 def test_a_model_without_conditions_has_nothing_to_say(out):
-    found = loop_options(out, recipe(), "fake")
+    found = loop_options(out, recipe(), "fake", "compressed")
     assert (found.guidance, found.notes, found.latent, found.decoder) == (1.0, (), False, None)
     assert found.settings["sampler"] == "ddim"
-    assert ImageInput(found).keyed()["decoder"] is None
+    assert ImageInput(found, found).keyed()["compressed"]["decoder"] is None
 
 
 def test_latents_without_a_decoder_are_said_to_be_without_decoding(out):
     assert is_latent(out, INFO), "four channels are no image"
     (out / "model" / "vqvae").mkdir(parents=True)
     (out / "model" / "vqvae" / "config.json").write_text("{}")
-    found = loop_options(out, recipe(), "fake")
+    found = loop_options(out, recipe(), "fake", "compressed")
     assert found.latent and "without decoding: fake has no engine of a decoder" in found.notes[0]
 
 
 def loop_of(out, **changes):
     folders = [out / "engines" / "fake" / side for side in ("dense", "compressed")]
-    asked = replace(loop_options(out, recipe(), "fake"), **changes)
+    asked = replace(loop_options(out, recipe(), "fake", "compressed"), **changes)
     return drain(measure_loop(*folders, MeasureOptions(latency=QUICK, loop=asked)))
 
 
 def test_an_images_result_says_what_it_is_of(out):
     found = loop_of(out, steps=3, latent=True)
     assert found.details["decoded"] is False and found.details["sampler"] == "ddim"
-    assert found.details["scheduler"] == "DDIMScheduler" and found.details["steps"] == 3
+    assert found.details["steps"] == 3
+    assert found.details["reference"] == {"sampler": "ddim", "steps": 3, "guidance": 1.0}
     assert found.dense.calls_per_s is None
     assert found.dense.images_per_s == pytest.approx(1e3 / found.dense.latency_ms.p50)
     assert found.efficiency is None, "MACs are of the denoiser alone"

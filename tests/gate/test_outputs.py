@@ -94,7 +94,7 @@ def test_files_of_a_whole_check(tmp_path, run, before, monkeypatch):
     names = {name: tmp_path / name for name in ("s.md", "j.xml", "b.svg")}
     names["s.md"].write_text("what was there\n")
     code, out, err = run(
-        "check", before, "--baseline", before, "--loop-steps", "0", "--min-ssim", "0.99",
+        "check", before, "--baseline", before, "--no-loop", "--min-ssim", "0.99",
         "--markdown", names["s.md"], "--junit", names["j.xml"], "--badge", names["b.svg"],
     )  # fmt: skip
     assert code == 1 and "latency p50" in out and "::error" not in out

@@ -191,6 +191,6 @@ def test_whole_loop_is_timed(engines, folders):
     made = engines("ort-cpu")
     asked = options(folders, loop=LoopOptions(steps=4))
     found = drain(measure_loop(made["dense"], made["compressed"], asked))
-    assert found.details["steps"] == 4 and found.details["scheduler"] == "DDIMScheduler"
+    assert found.details["steps"] == 4 and found.details["sampler"] == "ddim"
     one = drain(measure_target(made["dense"], made["compressed"], options(folders)))[0]
     assert found.dense.latency_ms.p50 > 3 * min(one.dense.samples_ms)

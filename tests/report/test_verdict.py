@@ -14,6 +14,7 @@ from diffc.report import terminal
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
+from diffc.report.sections.headline import _facts
 from diffc.report.speed import product
 from diffc.report.verdict import summary, verdict, verdicts
 
@@ -143,13 +144,24 @@ def test_the_scale_stands_beside_the_figure(demo):
     assert rows["SSIM, dense from other noise"][1] == "0.250"
 
 
-def test_two_loops_are_told_apart(demo):
-    said = "times are of 20 steps, DDPM; the samples that were judged are of 50 steps, DDIM"
-    assert said in to_markdown(demo).replace("\\", "")
-    demo.pipeline[0].details |= {"steps": 50, "sampler": "ddim", "guidance": 1.0}
-    assert "that were judged are of" not in to_markdown(demo)
-    demo.pipeline[0].details |= {"guidance": 7.0}
-    assert "times are of 50 steps, DDIM, guidance 7;" in to_markdown(demo)
+def test_both_loops_are_named_where_they_differ(demo):
+    ours = {"steps": 8, "sampler": "dpm++", "guidance": 1.0}
+    demo.pipeline[0].details |= ours | {"reference": dict(ours)}
+    assert "ne image (8 steps, DPM-Solver++)" in to_markdown(demo).replace("\\", "")
+    demo.pipeline[0].details |= {"reference": {"steps": 50, "sampler": "ddim", "guidance": 7.0}}
+    words = "ne image: dense (50 steps, DDIM, guidance 7), compressed (8 steps, DPM-Solver++)"
+    text = to_markdown(demo).replace("\\", "")
+    assert words in text and "one image 1.76x as fast" in text
+    (row,) = [fact for fact in _facts(demo) if fact.name.startswith("one image on")]
+    assert row.name == "one image on ort-cpu, compressed (8 steps, DPM-Solver++)"
+    assert row.remark.startswith("dense (50 steps, DDIM, guidance 7) ")
+
+
+def test_samples_name_both_loops_where_they_differ(demo):
+    for figure in (demo.quality["ssim"], demo.quality["psnr"]):
+        figure |= {"loop": "dpm++:8", "sampler": "dpm++", "steps": 8, "reference_loop": "ddim:50"}
+    words = "from the same noise, 8 steps, DPM-Solver++; dense 50 steps, DDIM"
+    assert words in to_markdown(demo).replace("\\", "")
 
 
 def test_the_ladder_and_the_step_have_one_figure(demo):

@@ -360,7 +360,7 @@ def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
     def diffc_(*args):
         return diffc_in_process(*args, DIFFC_CACHE=str(cache))
 
-    done = diffc_("eval", copy, "--images", 6, "--sampler-steps", 3, "--seed", 7, "--json")
+    done = diffc_("eval", copy, "--images", 6, "--seed", 7, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["quality"]["ssim"]["n"], answer["quality"]["ssim"]["seeds"]) == (6, [7])

@@ -59,7 +59,7 @@ def test_another_request_asks_and_touches_nothing(tiny_model, out):
 
 
 def test_many_changes_are_counted(tiny_model, out):
-    options = {**OTHER, "quality": {"images": 2, "steps": 3}}
+    options = {**OTHER, "quality": {"images": 2}, "reference_loop": "ddim:3"}
     with pytest.raises(RequestError, match=r"(?m); and 1 more$"):
         again(tiny_model, out, options)
 

@@ -19,7 +19,7 @@ from diffc_export.targets.base import BuildOptions, Status
 from support.onnx_folder import write_handmade_folder
 
 DIGEST = "d" * 64
-FAST = ("--loop-steps", "0", "--most-seconds", "1")
+FAST = ("--no-loop", "--most-seconds", "1")
 """Flags of a check that takes little time."""
 PEAK = 50_000_000
 """Bytes of peak memory in place of a measurement."""

@@ -8,8 +8,9 @@ QUICK = {
     "prune": {"align": 4, "importance": {"passes": 4, "batch": 2, "grid": 4, "curve_images": 2}},
     "data": {"images": 8, "steps": 2, "batch": 4},
     "distill": {"steps": 4, "batch": 4, "warmup": 1, "checkpoint_every": 2},
-    "measure": {"runs": 10, "seconds": 0.0, "loop_steps": 2, "loop_runs": 3},
-    "quality": {"images": 4, "steps": 2},
+    "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 3},
+    "quality": {"images": 4},
+    "reference_loop": "deterministic:2",
 }
 """Options that take a tiny model through the whole chain in seconds."""
 

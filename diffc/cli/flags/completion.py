@@ -85,6 +85,14 @@ def data_here() -> Iterable[str]:
     return ["synthetic", *folders_here()]
 
 
+def loop_names() -> Iterable[str]:
+    """The samplers, to which steps are added: dpm++:8."""
+    from diffc_runtime.loop import DETERMINISTIC, OWN
+    from diffc_runtime.schedulers import NAMES
+
+    return [OWN, DETERMINISTIC, *NAMES]
+
+
 def metric_names() -> Iterable[str]:
     """The metrics of quality."""
     from diffc.measure.quality import metric_names as names

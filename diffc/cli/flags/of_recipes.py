@@ -229,14 +229,6 @@ QUALITIES = (
         group=QUALITY,
     ),
     Flag(
-        "sampler_steps",
-        int,
-        "DDIM (Euler for flow) steps.",
-        path="quality.steps",
-        shown="50",
-        group=QUALITY,
-    ),
-    Flag(
         "metric",
         list[str],
         "More metrics, by name.",
@@ -346,10 +338,34 @@ CHECK = (
     ),
     Flag("most_seconds", float, "For one figure's verdict.", path="check.seconds", shown="60"),
     Flag(
-        "loop_steps", int, "Of the sampling loop; 0: skip it.", path="check.loop_steps", shown="10"
+        "time_loop",
+        bool,
+        "Leave whole images untimed.",
+        path="check.time_loop",
+        options=("--time-loop/--no-loop",),
     ),
 )
 WHOLE = (
+    Flag(
+        "loop",
+        list[str],
+        "How it samples: dpm++:8, euler:20:7.5 (guidance), ddim:4@trailing, own. Repeatable.",
+        path="loops",
+        shown="the reference loop",
+        group=WHAT,
+        metavar="LOOP",
+        values=completion.loop_names,
+    ),
+    Flag(
+        "reference_loop",
+        str,
+        "The dense model's, to compare with.",
+        path="reference_loop",
+        shown="50 steps of ddim or flow-euler",
+        group=QUALITY,
+        metavar="LOOP",
+        values=completion.loop_names,
+    ),
     Flag("seed", int, "Seed of everything random.", path="seed", shown="0", read=checked_seed),
 )
 

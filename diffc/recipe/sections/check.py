@@ -27,7 +27,7 @@ class CheckSection(RecipeSection):
         pairs: pairs of runs before the first verdict of the sequential rule (gate/rule.py).
         most_pairs: pairs at which the rule gives up.
         seconds: time at which the rule gives up, for one figure.
-        loop_steps: steps of the whole sampling loop; 0: the loop is not timed.
+        time_loop: True times whole images too, each side by its own loop.
     """
 
     max_slowdown: Share = "5%"
@@ -41,4 +41,4 @@ class CheckSection(RecipeSection):
     pairs: int = Field(default=20, ge=10)
     most_pairs: int = Field(default=320, ge=10)
     seconds: float = Field(default=60.0, gt=0)
-    loop_steps: int = Field(default=10, ge=0)
+    time_loop: bool = True

@@ -16,8 +16,7 @@ class MeasureSection(RecipeSection):
     Attributes:
         runs: the fewest calls of each engine.
         seconds: the shortest time for each engine.
-        loop_steps: steps of the whole sampling loop.
-        loop_runs: how often the loop is timed.
+        loop_runs: the fewest images of each engine that are timed, for ``seconds`` at least.
         explain: where the speed-up comes from: ``on`` goes from torch eager to the compressed
             engine, ``full`` includes torch.compile (which takes a minute to compile), ``off`` does
             not explain it.
@@ -28,8 +27,7 @@ class MeasureSection(RecipeSection):
 
     runs: int = Field(default=50, ge=10)
     seconds: float = Field(default=3.0, ge=0)
-    loop_steps: int = Field(default=20, ge=1)
-    loop_runs: int = Field(default=15, ge=1)
+    loop_runs: int = Field(default=10, ge=1)
     explain: Annotated[Literal["off", "on", "full"], OnOff] = "on"
     frontier: Annotated[Literal["off", "quick", "full"], OnOff] = "quick"
     server: Annotated[Literal["triton"] | None, NoneWord] = None

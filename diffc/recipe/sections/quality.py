@@ -13,7 +13,6 @@ class QualitySection(RecipeSection):
 
     Attributes:
         images: how many pairs of images are sampled.
-        steps: steps of the sampler, DDIM or Euler for flow models.
         seed: seed of the noise.
         metrics: more metrics to measure, by name (diffc/measure/quality).
         lpips: True measures LPIPS between the pairs too, as ``lpips`` in ``metrics`` does.
@@ -24,7 +23,6 @@ class QualitySection(RecipeSection):
     """
 
     images: int = Field(default=32, ge=1)
-    steps: int = Field(default=50, ge=1)
     seed: Seed = 0
     metrics: Words = ()
     lpips: bool = False

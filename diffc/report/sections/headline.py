@@ -11,7 +11,7 @@ from diffc.measure.quality.base import Metric
 from diffc.measure.results import Speedup, TargetResult, at_working
 from diffc.report import frontiers, speed
 from diffc.report.blocks import Fact, Facts
-from diffc.report.loops import image_words, two_loops
+from diffc.report.loops import count_words, dense_loop, image_words, loop_words
 from diffc.report.model import Report
 from diffc.report.sections import Section
 from diffc.report.units import change, interval, milliseconds
@@ -26,7 +26,7 @@ def headline(report: Report) -> str:
 def _build(report: Report) -> Iterator[Facts]:
     first, *others = verdicts(report)
     products = [frontiers.product_words(report, one) for one in report.frontiers]
-    notes = [*products, first.advice, *(one.words for one in others), two_loops(report)]
+    notes = [*products, first.advice, *(one.words for one in others)]
     yield Facts(
         first.words,
         list(_facts(report)),
@@ -54,8 +54,12 @@ def _image_facts(result: TargetResult) -> Iterator[Fact]:
     dense, small = result.dense.latency_ms, result.compressed.latency_ms
     if result.speedup is None or dense is None or small is None:
         return
-    what = f"{image_words(result)} on {result.target}"
-    yield Fact(what, milliseconds(small.p50), f"dense {milliseconds(dense.p50)}")
+    what, before = f"{image_words(result)} on {result.target}", "dense"
+    theirs, ours = dense_loop(result.details), loop_words(result.details)
+    if theirs != ours:
+        what = f"{count_words(result)} on {result.target}, compressed ({ours})"
+        before = f"dense ({theirs})"
+    yield Fact(what, milliseconds(small.p50), f"{before} {milliseconds(dense.p50)}")
     yield _speed_fact("one image" if result.batch == 1 else "images", result.speedup)
 
 

@@ -12,7 +12,7 @@ from diffc.measure import sheets
 from diffc.measure.anchors import Anchor, Anchors
 from diffc.measure.quality import metrics_of
 from diffc.report.blocks import Images, Notes, Table
-from diffc.report.loops import judged_loop, loop_words
+from diffc.report.loops import both_loops, judged_loop
 from diffc.report.model import Report
 from diffc.report.quality_rows import Row, quality_rows, reference_note, settings_words
 from diffc.report.sections import Section
@@ -33,7 +33,7 @@ def _build(report: Report) -> Iterator[Images | Table | Notes]:
         "samples/compressed.png",
         "samples/grid.png",
         "Both models from the same noise",
-        loop_words(figure) if figure else "",
+        both_loops(figure) if figure else "",
         list(_captions(report)),
     )
     if quality:

@@ -58,9 +58,15 @@ def notes(sides: Sides) -> list[str]:
 
 def _title(target: str, sides: Sides) -> str:
     """The server, the target and what an image is made with."""
-    one = next(iter(sides.values()))
-    words = loop_words(one.model_dump(include={"steps", "sampler", "guidance", "decoded"}))
+    one, *others = sides.values()
+    words = _loop(one)
+    if any(_loop(other) != words for other in others):
+        words = ", ".join(f"{side} ({_loop(result)})" for side, result in sides.items())
     return f"Through {one.server.capitalize()} on {target}, {words}"
+
+
+def _loop(one: Served) -> str:
+    return loop_words(one.model_dump(include={"steps", "sampler", "guidance", "decoded"}))
 
 
 def _level(result: Served | None, concurrency: int) -> ServedLevel | None:

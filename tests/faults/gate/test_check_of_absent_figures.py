@@ -137,16 +137,16 @@ def test_a_loop_that_gives_nan_has_regressed(run, out, before, monkeypatch):
 
     change_engine(out, details={"out": 1})
     monkeypatch.setattr(figures, "loop_call", call_of)
-    code, _, err = run("check", out, "--baseline", before, "--loop-steps", "2",
+    code, _, err = run("check", out, "--baseline", before,
                        "--most-seconds", "1")  # fmt: skip
-    assert code == 1 and "loop p50, 2 steps" in err and "not numbers" in err
-    code, said, _ = run("check", before, "--baseline", out, "--loop-steps", "2",
+    assert code == 1 and "loop p50, 50 steps DDIM" in err and "not numbers" in err
+    code, said, _ = run("check", before, "--baseline", out,
                         "--most-seconds", "1", "--json")  # fmt: skip
-    assert code == 0 and figures_of(said)["loop p50, 2 steps"]["verdict"] == "absent"
+    assert code == 0 and figures_of(said)["loop p50, 50 steps DDIM"]["verdict"] == "absent"
 
 
 def test_an_engine_that_names_no_scheduler_has_no_loop(run, out, before):
     for folder in (out, before):
         edit(folder / "engines/fake/compressed/engine.json", lambda c: c["source"].pop("scheduler"))
     code, said, _ = run("check", out, "--baseline", before, "--most-seconds", "1", "--json")
-    assert code == 0 and "names no scheduler" in figures_of(said)["loop p50, 10 steps"]["note"]
+    assert code == 0 and "names no scheduler" in figures_of(said)["loop p50, 50 steps DDIM"]["note"]

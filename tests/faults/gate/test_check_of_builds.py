@@ -90,6 +90,10 @@ def test_engines_of_other_inputs_are_refused(run, out, before, measured):
 
 def test_samples_of_other_steps_are_noted_beside_their_ssim(run, out, before):
     for folder, steps in ((out, 50), (before, 10)):
-        edit(folder / "report.json", lambda r, n=steps: r["quality"]["ssim"].update(steps=n))
+        loop = f"ddim:{steps}"
+        edit(folder / "report.json", lambda r, loop=loop: r["quality"]["ssim"].update(loop=loop))
     said = run("check", out, "--baseline", before, *FAST, "--json")[1]
-    assert figures_of(said)["SSIM"]["note"] == "not of the same samples: steps 10 before, 50 now"
+    assert (
+        figures_of(said)["SSIM"]["note"]
+        == "not of the same samples: loop ddim:10 before, ddim:50 now"
+    )

@@ -61,6 +61,6 @@ def test_far_slower_is_a_regression_on_a_noisy_machine_too(run, out, tmp_path, m
     monkeypatch.setattr(
         fake.FakeCall, "run", lambda self: self._seconds * wild.lognormvariate(0, 1.5)
     )
-    code, said, err = run("check", slow, "--baseline", out, "--loop-steps", "0", "--json")
+    code, said, err = run("check", slow, "--baseline", out, "--no-loop", "--json")
     assert json.loads(said)["noise"][0]["verdict"] == "unfit"
     assert code == 1 and "REGRESSED" in err

@@ -1,0 +1,123 @@
+"""The loops of a run: what its recipe names, with everything settled that it leaves to the model.
+
+    run_loops     the loops of both sides, from the recipe and a scheduler's config
+    check_loops   refuse what the model cannot do, before the first stage
+
+Imports no torch: the second half of a run asks too, from the engines' descriptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diffc.data.guidance import decide_guidance
+from diffc.data.tensors import is_tensors
+from diffc.errors import RequestError
+from diffc.models.families import family
+from diffc.models.schedulers import fitting_steps, steps_note, train_steps
+from diffc.models.source import Source
+from diffc.recipe import Recipe
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.json_types import JsonObject
+from diffc_runtime.loop import DETERMINISTIC, Loop
+
+STEPS = 50
+"""Where a loop names none; fewer for a model of fewer timesteps."""
+
+
+@dataclass(frozen=True)
+class RunLoops:
+    """The loops of a run, in which nothing is left open but the spacing.
+
+    Attributes:
+        loops: The compressed model's.
+        reference: The dense model's, whose images the others are compared with.
+    """
+
+    loops: tuple[Loop, ...]
+    reference: Loop
+
+    @property
+    def served(self) -> Loop:
+        """The loop that is judged, timed and served: the first of the compressed model's."""
+        return self.loops[0]
+
+    def of(self, side: str) -> Loop:
+        """The loop of ``dense`` or ``compressed`` images."""
+        return self.reference if side == "dense" else self.served
+
+
+def run_loops(recipe: Recipe, config: JsonObject, guidance: float = 1.0) -> RunLoops:
+    """Return the loops of a run.
+
+    Args:
+        recipe: Its options.
+        config: The content of scheduler_config.json, of the source or of an engine.
+        guidance: Of loops that say nothing; 1 where there are no null conditions.
+    """
+
+    def settled(loop: Loop) -> Loop:
+        return loop.settled(config, steps=fitting_steps(config, STEPS), guidance=guidance)
+
+    reference = settled(_reference(recipe))
+    named = tuple(settled(Loop.parse(text)) for text in recipe.loops)
+    return RunLoops(named or (reference,), reference)
+
+
+def check_loops(source: Source, recipe: Recipe) -> list[str]:
+    """Refuse loops that the model cannot be sampled with; return notes.
+
+    Raises:
+        RequestError: The noising process forbids the sampler, the model has fewer timesteps, or
+            there is guidance without null conditions. The message names the loop.
+    """
+    config = source.scheduler
+    notes: list[str] = []
+    for flag, loop in _named(recipe):
+        _check_guidance(source, recipe, f"{flag} {loop}", loop)
+        if loop.steps is None and not notes:
+            notes = steps_note(config, "steps of the loop", STEPS)
+    loops = run_loops(recipe, config)
+    for loop in dict.fromkeys((loops.reference, *loops.loops)):
+        words = _why_impossible(loop, config)
+        if words is not None:
+            flag = "--reference-loop" if loop == loops.reference else "--loop"
+            raise RequestError(f"{flag} {loop.sampler}:{loop.steps}: {words}")
+    return notes
+
+
+def _why_impossible(loop: Loop, config: JsonObject) -> str | None:
+    """Why the noising process forbids a settled loop; None where it allows it."""
+    most = train_steps(config)
+    if loop.steps is not None and loop.steps > most:
+        return f"{loop.steps} steps are more than the model's {most} timesteps"
+    try:
+        loop.trajectory(config)
+    except BadRequest as error:
+        return str(error).replace("scheduler '", "'")
+    return None
+
+
+def _reference(recipe: Recipe) -> Loop:
+    return Loop.parse(recipe.reference_loop or DETERMINISTIC)
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, Loop]]:
+    """The recipe's loops as they were written, and the flags that give them."""
+    yield "--reference-loop", _reference(recipe)
+    yield from (("--loop", Loop.parse(text)) for text in recipe.loops)
+
+
+def _check_guidance(source: Source, recipe: Recipe, words: str, loop: Loop) -> None:
+    if loop.guidance in (None, 1.0):
+        return
+    reason = decide_guidance(source, loop.guidance).reason
+    if reason is not None:
+        raise RequestError(f"{words}: this model has no guidance: {reason}")
+    own = family(source.class_name).null_conditions(source.config)
+    if not own and recipe.data.prompts is None and not is_tensors(recipe.data.source):
+        raise RequestError(
+            f"{words}: guidance needs null conditions, and this run has none",
+            hint="--prompts brings them, or a --data file with null.NAME",
+        )
