@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @takes(
     *("candidate", "baseline", "baseline_report", "max_slowdown", "max_mean_slowdown"),
     *("max_memory", "max_engine_size", "max_build_time", "max_worse", "min_ssim", "limit"),
-    *("check_target", "check_batch", "check_threads", "most_seconds", "time_loop"),
+    *("require_ahead", "check_target", "check_batch", "check_threads", "most_seconds", "time_loop"),
     *("recipe", "seed"),
     *("markdown", "junit", "badge", "history", "json", "quiet"),
 )
@@ -44,6 +44,7 @@ def check_(
     \b
       diffc check OUT --baseline baselines/main
       diffc check OUT --baseline OUT-BEFORE --max-slowdown 3% --min-ssim 0.85
+      diffc check OUT --baseline baselines/main --require-ahead
       diffc check engines/new --baseline engines/old --junit junit.xml --json
 
     \b
@@ -112,6 +113,7 @@ def _request(
         threads=wanted.threads,
         batch=wanted.batch,
         time_loop=options.time_loop,
+        require_ahead=options.require_ahead,
     )
 
 

@@ -9,6 +9,7 @@ ready.py     what can be measured here, asked before anything is timed
 progress.py  which of how many figures is being measured
 images.py    what one image of a check is made with
 figures.py   the figures: each measured, set against its limit, given a verdict
+ahead.py     whether a dense loop of the same time is better than the served one
 quality.py   the figures of the samples, as each side's run measured them
 result.py    a check's result, in the form of its JSON
 check.py     the check: all of these in turn

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 from diffc import __version__
 from diffc.gate import figures as measure
+from diffc.gate.ahead import ahead_figures
 from diffc.gate.figures import Label, Measuring, in_turn
 from diffc.gate.limits import CheckLimits
 from diffc.gate.pairing import Lost, Pair, Selection, StoredPair, match_engines, match_figures
@@ -48,6 +49,7 @@ class CheckRequest:
         threads: CPU threads of both sides; None: as each was built.
         time_loop: Whether whole images are timed, each side's by its own loop.
         memory: Whether memory is measured.
+        require_ahead: Whether the candidate fails where a dense loop of the same time is better.
     """
 
     candidate: CheckedSide
@@ -59,6 +61,7 @@ class CheckRequest:
     threads: int | None = None
     time_loop: bool = True
     memory: bool = True
+    require_ahead: bool = False
 
     @property
     def selection(self) -> Selection:
@@ -198,7 +201,8 @@ def _result(
     places = [(Label(one.target, one.precision, one.batch), one.reason) for one in lost]
     gone = [label.figure("engine", "inconclusive", note=reason) for label, reason in places]
     quality = quality_figures(request.candidate, request.baseline, request.limits)
-    figures = [*_timed_or_open(findings.figures), *gone, *quality]
+    ahead = ahead_figures(request.candidate) if request.require_ahead else []
+    figures = [*_timed_or_open(findings.figures), *gone, *quality, *ahead]
     verdict = overall(figures)
     sides = [side(s.path, s.kind, s.model, s.digest) for s in (request.candidate, request.baseline)]
     return CheckResult(

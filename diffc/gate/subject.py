@@ -13,6 +13,7 @@ from diffc.errors import InputError
 from diffc.follows import check_engine
 from diffc.gate.baseline import MANIFEST, Baseline, StoredFigures, is_baseline
 from diffc.judged import find_loop
+from diffc.measure.frontier.results import Frontier
 from diffc.measure.results import at_working
 from diffc.output import LOCK, is_output, locked_recipe, read_lock
 from diffc.recipe import CheckSection
@@ -59,6 +60,7 @@ class CheckedSide:
         class_name: Of its denoiser, where known.
         environment: Of the machine on which its figures were measured, where known.
         quality: The figures of its samples.
+        frontiers: Loops of both sides in time and quality, for each target.
         figures: The figures that were measured then.
         options: The ``check`` section of its recipe.
     """
@@ -71,6 +73,7 @@ class CheckedSide:
     class_name: str = ""
     environment: JsonObject | None = None
     quality: JsonObject | None = None
+    frontiers: tuple[Frontier, ...] = ()
     figures: tuple[StoredFigures, ...] = ()
     options: CheckSection | None = None
 
@@ -134,6 +137,7 @@ def _of_output(out: Path) -> CheckedSide:
         class_name=model["class_name"],
         environment=report.environment if report else None,
         quality=report.quality if report else None,
+        frontiers=tuple(report.frontiers) if report else (),
         options=locked_recipe(out).check,
     )
 

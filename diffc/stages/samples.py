@@ -81,7 +81,9 @@ def samples_stage(
     has_conditions = bool(data.result.conditions or data.result.null)
     reference, features = options.reference, options.features
     guidance = decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0
-    loops = run_loops(recipe, source.scheduler, guidance)
+    compressed = find_source(distilled.folder / MODEL)  # it may have a scheduler of its own
+    ours = run_loops(recipe, compressed.scheduler, guidance).served
+    theirs = run_loops(recipe, source.scheduler, guidance).reference
     compares = reference is not None
     inputs = SamplesInputs(
         model=ModelInput.denoiser(source),
@@ -89,8 +91,8 @@ def samples_stage(
         compressed=distilled,
         data=data,
         prompts=_prompts(recipe) if has_conditions else None,
-        loop=loops.served,
-        reference_loop=loops.reference,
+        loop=ours,
+        reference_loop=theirs,
         options=SectionInput(options, without=("reference", "features")),
         reference=None if reference is None else _existing(reference, "--reference"),
         features=_existing(features, "--features") if compares and features != USUAL else None,

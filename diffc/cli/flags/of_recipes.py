@@ -338,6 +338,13 @@ CHECK = (
     ),
     Flag("most_seconds", float, "For one figure's verdict.", path="check.seconds", shown="60"),
     Flag(
+        "require_ahead",
+        bool,
+        "Fail where a dense loop of the same time is better.",
+        path="check.require_ahead",
+        group=QUALITY,
+    ),
+    Flag(
         "time_loop",
         bool,
         "Leave whole images untimed.",

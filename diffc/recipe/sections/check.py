@@ -27,6 +27,7 @@ class CheckSection(RecipeSection):
         pairs: pairs of runs before the first verdict of the sequential rule (gate/rule.py).
         most_pairs: pairs at which the rule gives up.
         seconds: time at which the rule gives up, for one figure.
+        require_ahead: True fails where a dense loop of the same time is better (the frontier).
         time_loop: True times whole images too, each side by its own loop.
     """
 
@@ -41,4 +42,5 @@ class CheckSection(RecipeSection):
     pairs: int = Field(default=20, ge=10)
     most_pairs: int = Field(default=320, ge=10)
     seconds: float = Field(default=60.0, gt=0)
+    require_ahead: bool = False
     time_loop: bool = True
