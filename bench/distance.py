@@ -12,7 +12,7 @@ correlation with that (Spearman), and with the classifier's distance to the same
     pooling    the mean over all places; the standard deviation; both
     distance   Frechet in 4, 8 and 16 directions (own_frechet.py), the plain Frechet distance of all
                features, kernel (own_kernel.py)
-    reference  OUT's clean samples (DPM-Solver++), and as many of the reference loop (DDIM)
+    reference  OUT's clean samples (DPM-Solver++), and as many of DDIM with as many steps
 
     few        what the chosen features give where a set has 32 images: over draws of 32 of each
                row's images, the mean rank correlation
@@ -53,6 +53,7 @@ from diffc_runtime.files import write_text
 Rows = NDArray[np.float64]
 NOISE = (0.1, 0.3, 0.6)
 FEW, DRAWS, BATCH = 32, 20, 64
+DDIM = "ddim:20"
 CHOSEN = ("mid_block", 0.3, "mean")
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean((2, 3)),
@@ -247,10 +248,10 @@ def main() -> None:
     judge, right = judge_of(args.data, args.work, args.train_images, args.epochs, dense)
     clean = CleanSet.load(args.run / STATE / CLEAN)
     other = Images(args.work, len(clean), args.seed + 1)
-    ddim = Model(dense.label, dense.folder, ("ddim:50",))
+    ddim = Model(dense.label, dense.folder, (DDIM,))
     other.make([ddim])
     references = {"clean samples (DPM-Solver++)": clean.sample,
-                  "ddim:50 from other noise": other.read(ddim, "ddim:50")}  # fmt: skip
+                  f"{DDIM} from other noise": other.read(ddim, DDIM)}  # fmt: skip
     found = correlations(models, images, judge, Tapped(dense.open(), args.work), references)
     how = {"images": args.images, "seed": args.seed, "classifier_accuracy": right,
            "references": list(references), "own_reference": clean.origin}  # fmt: skip

@@ -8,7 +8,7 @@
 --also LABEL FOLDER LOOPS: another model beside them: an output folder (its OUT/model) or a model's
 folder, and its loops, separated by commas; repeatable. So students that were trained for a loop,
 the dense model among them, and other ratios stand in the same tables. Each model is sampled by the
-scheduler config in its own folder.
+scheduler config in its own folder. A LABEL that begins with "dense" is of the dense side.
 
     images     by torch, in bf16 where the machine is fast at it (what that changes is measured and
                stands in the results); kept in --work, so that a stopped run goes on
@@ -107,7 +107,7 @@ def main() -> None:
         },
         "rows": whole,
         "at_equal_time": results.at_equal_time(whole),
-        "crossings": {m.label: results.crossing(whole, m.label) for m in models[1:]},
+        "behind": results.behind(whole),
         "ranks": figures.ranks(whole),
     }  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.frontier.rows import COMPRESSED, DENSE, Images, Model
+from bench.frontier.rows import DENSE, Images, Model
 
 Row = dict[str, Any]
 SHEET = 12
+SPAN = (0.5, 12.0)
+"""The costs that the two sides are compared over, in dense calls."""
 
 
 def best_within(rows: Sequence[Row], cost: float) -> Row | None:
@@ -20,15 +23,20 @@ def best_within(rows: Sequence[Row], cost: float) -> Row | None:
     return min(affordable, key=lambda row: row["frechet"]["value"], default=None)
 
 
-def at_equal_time(rows: Sequence[Row]) -> list[Row]:
-    """For each row that is not the dense model's: the best dense row of at most its time.
+def is_dense(row: Row) -> bool:
+    """True for the dense side: the dense model, and every model whose label begins so."""
+    return bool(row["model"].startswith(DENSE))
 
-    ``ahead``: by how many of its standard errors the dense row's distance is larger.
+
+def at_equal_time(rows: Sequence[Row]) -> list[Row]:
+    """For each row of the other side: the best dense row of at most its time.
+
+    ``ahead``: by how many standard errors of the two the dense row's distance is larger.
     """
-    dense = [row for row in rows if row["model"] == DENSE]
+    dense = [row for row in rows if is_dense(row)]
     compared = []
     for row in rows:
-        if row["model"] == DENSE:
+        if is_dense(row):
             continue
         rival = best_within(dense, row["cost"])
         found: Row = {"row": f"{row['model']} {row['loop']}", "cost": row["cost"],
@@ -36,26 +44,31 @@ def at_equal_time(rows: Sequence[Row]) -> list[Row]:
         if rival is not None:
             error = np.hypot(row["frechet"]["se"], rival["frechet"]["se"])
             ahead = (rival["frechet"]["value"] - row["frechet"]["value"]) / error
-            found |= {"dense": rival["loop"], "dense_cost": rival["cost"],
+            found |= {"dense": f"{rival['model']} {rival['loop']}", "dense_cost": rival["cost"],
                       "dense_frechet": rival["frechet"]["value"],
                       "ahead": float(ahead)}  # fmt: skip
         compared.append(found)
     return compared
 
 
-def crossing(rows: Sequence[Row], label: str = COMPRESSED) -> float | None:
-    """The largest cost up to which the best row of ``label`` is ahead of the best dense one."""
-    ours = [row for row in rows if row["model"] == label]
-    dense = [row for row in rows if row["model"] == DENSE]
-    last = None
-    for cost in sorted(row["cost"] for row in (*ours, *dense)):
-        mine, theirs = best_within(ours, cost), best_within(dense, cost)
-        if mine is None:
+def behind(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """The costs, from half a dense call to 12, at which the dense side is not further.
+
+    Spans from one cost to another; where neither side has a loop, nobody is behind.
+    """
+    ours = [row for row in rows if not is_dense(row)]
+    dense = [row for row in rows if is_dense(row)]
+    low, high = SPAN
+    ends = sorted({low, high, *(row["cost"] for row in rows if low < row["cost"] < high)})
+    spans: list[tuple[float, float]] = []
+    for start, end in pairwise(ends):
+        mine, theirs = best_within(ours, start), best_within(dense, start)
+        if theirs is None:
             continue
-        if theirs is not None and theirs["frechet"]["value"] <= mine["frechet"]["value"]:
-            return last
-        last = cost
-    return last
+        if mine is None or theirs["frechet"]["value"] <= mine["frechet"]["value"]:
+            joins = spans and spans[-1][1] == start
+            spans[-1:] = [(spans[-1][0], end)] if joins else [*spans[-1:], (start, end)]
+    return spans
 
 
 def table(results: Row) -> str:
@@ -90,10 +103,11 @@ def _own(row: Row, name: str) -> str:
 
 def sentences(results: Row) -> list[str]:
     """Who is ahead at equal time, and how well the own distances rank."""
-    lines = []
-    for label, cost in results["crossings"].items():
-        where = "nowhere" if cost is None else f"up to {cost:.1f} dense calls"
-        lines.append(f"- {label} ahead of the dense model at equal time: {where}")
+    spans = [f"from {start:.1f} to {end:.1f}" for start, end in results["behind"]]
+    lines = [
+        "- at equal time, from half a dense call to 12, the compressed side is behind the dense "
+        f"one: {', '.join(spans) or 'nowhere'}"
+    ]
     ranks = ", ".join(f"{name} {value:.3f}" for name, value in results["ranks"].items())
     lines.append(f"- rank correlation with the classifier's distance over all rows: {ranks}")
     return lines

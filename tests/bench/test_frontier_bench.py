@@ -39,17 +39,22 @@ ROWS = [
 
 def test_rivals_are_the_best_dense_rows_of_at_most_the_same_time() -> None:
     said = {one["row"]: one for one in results.at_equal_time(ROWS)}
-    assert said["compressed ddim:50"]["dense"] == "dpm++:8"
+    assert said["compressed ddim:50"]["dense"] == "dense dpm++:8"
     assert said["compressed ddim:50"]["ahead"] == pytest.approx((9 - 12) / np.hypot(0.5, 0.5))
-    assert said["compressed dpm++:10"]["dense"] == "dpm++:4"
+    assert said["compressed dpm++:10"]["dense"] == "dense dpm++:4"
     assert said["compressed dpm++:10"]["ahead"] > 10
     assert said["compressed dpm++:6"]["dense"] is None, "no dense loop is so short"
 
 
-def test_the_crossing_is_the_last_cost_at_which_the_cut_is_ahead() -> None:
-    assert results.crossing(ROWS) == 6
-    assert results.crossing([*ROWS, row("dense", "dpm++:1", 1, 5)]) is None
-    assert results.crossing(ROWS[:3]) is None
+def test_where_the_compressed_side_is_behind() -> None:
+    assert results.behind(ROWS) == [(8, 12)], "before 3.6 no side has a loop"
+    distilled = row("dense, distilled", "own:1", 1, 9.2)
+    assert results.behind([*ROWS, distilled]) == [(1, 12)]
+    ours = row("compressed, distilled", "own:1", 0.6, 9.1)
+    assert results.behind([*ROWS, distilled, ours]) == [(8, 12)]
+    best = row("compressed, distilled", "own:2", 1.2, 8.9)
+    assert results.behind([*ROWS, distilled, ours, best]) == []
+    assert results.behind(ROWS[:3]) == [(4, 12)]
 
 
 @pytest.mark.slow
