@@ -53,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dense", help="the dense model, where it is not where OUT says")
     parser.add_argument("--also", nargs=3, action="append", default=[],
                         metavar=("LABEL", "FOLDER", "LOOPS"))  # fmt: skip
+    parser.add_argument("--loops", help="these of both sides, separated by commas")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=15, help="of timing every loop")
@@ -71,6 +72,8 @@ def arguments() -> argparse.Namespace:
 def models_of(args: argparse.Namespace) -> list[Model]:
     """The dense model, the compressed one, and those of --also."""
     loops = SMALL if args.small else LOOPS
+    if args.loops:
+        loops = dict.fromkeys(loops, tuple(args.loops.split(",")))
     folder = Path(args.dense or read_lock(args.run)["model"]["folder"])
     models = [Model(DENSE, folder, loops[DENSE]), Model(COMPRESSED, args.run, loops[COMPRESSED])]
     for label, folder, some in args.also:

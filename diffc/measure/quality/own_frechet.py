@@ -54,14 +54,14 @@ class Directions:
     matrix: NDArray[np.float64]
 
     @classmethod
-    def of(cls, reference: Features, n: int) -> Directions:
-        """Those of a reference (M, D) for sets of ``n`` images: at most 8, and n / 4.
+    def of(cls, reference: Features, n: int, most: int = MOST_DIRECTIONS) -> Directions:
+        """Those of a reference (M, D) for sets of ``n`` images: at most ``most``, and n / 4.
 
         Directions in which the reference does not vary are left out.
         """
         mean = reference.mean(0)
         _, scales, axes = np.linalg.svd(reference - mean, full_matrices=False)
-        most = min(MOST_DIRECTIONS, min(n, len(reference)) // IMAGES_PER_DIRECTION)
+        most = min(most, min(n, len(reference)) // IMAGES_PER_DIRECTION)
         count = min(most, int((scales > 1e-6 * scales[0]).sum()))
         return cls(mean, axes[:count].T * (np.sqrt(len(reference) - 1) / scales[:count]))
 
