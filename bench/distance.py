@@ -9,7 +9,7 @@ correlation with that (Spearman), and with the classifier's distance to the same
 
     blocks     every level and the middle of the U-Net, in the type that the machine is fast at
     noise      noise / signal of the calls
-    pooling    the mean over all places; the standard deviation; both
+    pooling    the mean over all places; the standard deviation
     distance   Frechet in 8 directions (own_frechet.py), the plain Frechet distance of all features,
                kernel (own_kernel.py); of the middle block also Frechet in 4 and in 16 directions
     reference  OUT's clean samples (DPM-Solver++), and as many of DDIM with as many steps
@@ -58,7 +58,6 @@ CHOSEN = ("mid_block", 0.3, "mean")
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean((2, 3)),
     "deviation": lambda x: x.flatten(2).std(2),
-    "both": lambda x: torch.cat([x.mean((2, 3)), x.flatten(2).std(2)], 1),
 }
 
 
@@ -123,6 +122,7 @@ class Tapped:
             part.replace(path)
         with np.load(path) as arrays:
             keys = [key.split() for key in arrays]
+            keys = [key for key in keys if key[2] in POOLS]
             return {(b, float(n), p): arrays[f"{b} {n} {p}"].astype(np.float64) for b, n, p in keys}
 
     @torch.inference_mode()

@@ -80,7 +80,7 @@ class Images:
     def make(self, models: Sequence[Model]) -> None:
         """Make what is missing."""
         for model in models:
-            missing = [loop for loop in model.loops if not self.path(model, loop).exists()]
+            missing = [loop for loop in model.loops if not self._there(model, loop).exists()]
             if missing:
                 denoiser = model.open()
                 dtype = fast_dtype(best_device())
@@ -94,7 +94,18 @@ class Images:
 
     def read(self, model: Model, loop: str) -> Tensor:
         """(n, C, H, W) in [-1, 1]."""
-        return load_file(self.path(model, loop))["images"].float()
+        return load_file(self._there(model, loop))["images"][: self.n].float()
+
+    def _there(self, model: Model, loop: str) -> Path:
+        """The file of these images, or of more: image i depends on the seed and i alone."""
+        own = self.path(model, loop)
+        start = own.name.removesuffix(f"{self.n}.safetensors")
+        larger = [
+            path
+            for path in self.work.glob("*.safetensors")
+            if path.name.startswith(start) and int(path.stem.removeprefix(start)) >= self.n
+        ]
+        return min(larger, default=own)
 
     def path(self, model: Model, loop: str) -> Path:
         digest = model.source.digest[:12]

@@ -99,7 +99,7 @@ def the_features_are_ranked(frontier_found, path, monkeypatch) -> None:
     assert found["real"] == [row["frechet"]["value"] for row in frontier_found["rows"]]
     for label in found["how"]["references"]:
         candidates = found[label]["candidates"]
-        assert len(candidates) == (5 * len(distance.DISTANCES) + len(distance.OF_THE_MIDDLE)) * 9
+        assert len(candidates) == (5 * len(distance.DISTANCES) + len(distance.OF_THE_MIDDLE)) * 6
         assert all(-1 <= one["real"] <= 1 for one in candidates)
     assert "| **mid_block** | 0.3 | mean | kernel |" in path.with_suffix(".md").read_text()
 
