@@ -203,7 +203,7 @@ def test_graphs_have_a_rung_where_there_are_graphs(tmp_path, name, batch, causes
         references={},
         onnx=FileInput(tmp_path / "onnx", ""),
         model=DenseModel("demo", "", "no torch here"),
-        options=recipe.measure,
+        options=SectionInput(recipe.measure),
         build=SectionInput(recipe.build),
         captured=captures(name, recipe),
         fingerprint=MachineInput(read_environment()),
