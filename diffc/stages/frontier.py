@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffc.data.loops import run_loops
 from diffc.follows import still_follows
 from diffc.judged import with_loops
-from diffc.measure.frontier.loops import Extent, FrontierLoops, WantedLoop, resolved, short
+from diffc.measure.frontier.loops import FrontierLoops, WantedLoop, resolved, short
 from diffc.measure.frontier.results import Frontier
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.measuring import metric_packages
@@ -140,7 +141,7 @@ def frontier_stage(
         images=FileInput.of(images),
         n=n,
         seed=judged.seed,
-        loops=_loops(judged, extent, timed),
+        loops=_loops(out, recipe, judged, timed),
         rows=_rows(out, timed.target, judged.seed, n),
         image=image_input(out, recipe, timed.target),
         metrics=judged.metrics,
@@ -191,9 +192,17 @@ def _loop(text: str) -> Loop:
     return replace(loop, guidance=loop.guidance or 1.0)
 
 
-def _loops(judged: _JudgedSamples, extent: Extent, timed: TargetResult) -> FrontierLoops:
+def _loops(out: Path, recipe: Recipe, judged: _JudgedSamples, timed: TargetResult) -> FrontierLoops:
+    """The loops of the samples, and the recipe's others, which no samples were made by."""
     assert timed.speedup is not None
-    return FrontierLoops(judged.reference, judged.own, extent, 1 / timed.speedup.median)
+    config = read_info(engine_folder(out, timed.target, "compressed")).source["scheduler"]
+    others = run_loops(recipe, config, judged.reference.guidance or 1.0).loops[1:]
+    return FrontierLoops(
+        judged.reference,
+        (*judged.own, *others),
+        recipe.measure.frontier,
+        1 / timed.speedup.median,
+    )
 
 
 def _rows(out: Path, name: str, seed: int, n: int) -> ImageRows:

@@ -80,6 +80,15 @@ def test_its_extent_is_in_no_other_key(out):
     assert stage_of(out).key != stage_of(out, frontier="full").key
 
 
+def test_every_loop_of_the_recipe_is_one_of_the_compressed_models(out):
+    recipe = locked_recipe(out).model_copy(update={"loops": ("ddim:2", "dpm++:3@trailing")})
+    stage = frontier_stage(out, recipe.for_target("ort-cpu"), Report.read(out).targets)
+    served, other = stage.inputs.loops.own
+    assert (served.sampler, other.sampler, other.steps, other.spacing) == (
+        "ddim", "dpm++", 3, "trailing"
+    )  # fmt: skip
+
+
 def test_the_times_of_calls_say_how_many_steps_fit(out):
     record = json.loads((out / ".diffc" / "bench-ort-cpu.json").read_text())
     timed = BenchOutcome(**record["result"]).targets[0]
