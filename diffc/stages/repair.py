@@ -70,7 +70,7 @@ def repair_stage(
         seed=recipe.seed,
     )
     places = {REPAIRED: f"{STATE}/{REPAIRED}"}
-    return Stage("repair", 1, inputs, mend, RepairOutcome, places, model_packages(source))
+    return Stage("repair", 2, inputs, mend, RepairOutcome, places, model_packages(source))
 
 
 def mend(inputs: RepairInputs, folder: StageFolder) -> Work[RepairOutcome]:

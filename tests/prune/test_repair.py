@@ -21,6 +21,7 @@ from diffc.prune.repair.layers import readers
 from diffc.prune.repair.least_squares import RIDGES, Sums, best_change
 from diffc.prune.repair.rows import (
     add_change,
+    blocks,
     column_count,
     input_rows,
     output_rows,
@@ -64,10 +65,11 @@ def test_a_cut_net_gets_the_weights_of_numpys_least_squares():
     with torch.no_grad():
         x = random(4000, 6)
         hidden, wanted = small[:2](x), model(x)
-        rows = input_rows(small[2], hidden, small(x), torch.tensor([0]))
+        (block,) = blocks(small[2])
+        rows = input_rows(small[2], hidden, small(x), torch.tensor([0]), block)
         change = best_change(*[sums_of(rows, wanted - small(x))] * 2)
         assert change.ridge == RIDGES[0]
-        add_change(small[2], change.weights)
+        add_change(small[2], change.weights, block)
     columns = np.concatenate([hidden.numpy(), np.ones((4000, 1))], 1).astype(np.float64)
     best = np.linalg.lstsq(columns, wanted.numpy().astype(np.float64), rcond=None)[0].T
     got = torch.cat([small[2].weight, small[2].bias[:, None]], 1).detach().numpy()
@@ -89,26 +91,37 @@ def test_rows_times_weights_are_the_layers_outputs(layer):
     value = random(2, 7, 9, 3) if isinstance(layer, nn.Linear) else random(2, 3, 7, 9)
     output = layer(value)
     chosen = torch.randperm(positions(layer, output))[:6]
-    rows = input_rows(layer, value, output, chosen)
+    (block,) = blocks(layer)
+    rows = input_rows(layer, value, output, chosen, block)
     weights = layer.weight.flatten(1)
     if layer.bias is not None:
         weights = torch.cat([weights, layer.bias[:, None]], 1)
-    assert rows.shape[1] == column_count(layer)
+    assert rows.shape[1] == column_count(layer, block)
     torch.testing.assert_close(rows @ weights.T, output_rows(layer, output, chosen))
-    add_change(layer, weights)
+    add_change(layer, weights, block)
     torch.testing.assert_close(layer(value), 2 * output)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(7, 5), nn.Conv2d(7, 5, 3, padding=1)])
 @torch.no_grad()
-def test_a_wide_convolution_changes_its_middle_alone(monkeypatch):
-    monkeypatch.setattr("diffc.prune.repair.rows.MOST_COLUMNS", 8)
-    layer = nn.Conv2d(3, 2, 3, padding=1)
-    before = layer.weight.clone()
-    add_change(layer, torch.ones(2, column_count(layer)))
-    changed = (layer.weight - before).abs() > 0.5
-    assert column_count(layer) == 4
-    assert changed[:, :, 1, 1].all()
-    assert changed.sum() == 6
+def test_blocks_of_a_wide_layer_are_the_whole_layer(layer, monkeypatch):
+    value = random(2, 9, 7) if isinstance(layer, nn.Linear) else random(2, 7, 4, 6)
+    output = layer(value)
+    chosen = torch.arange(4)
+    (whole,) = blocks(layer)
+    rows = input_rows(layer, value, output, chosen, whole)
+    monkeypatch.setattr("diffc.prune.repair.rows.MOST_COLUMNS", 3 * layer.weight[0, 0].numel())
+    several = blocks(layer)
+    assert len(several) == 3
+    assert all(column_count(layer, b) <= rows.shape[1] // 2 for b in several)
+    parts = [input_rows(layer, value, output, chosen, b)[:, :-1] for b in several]
+    torch.testing.assert_close(torch.cat(parts, 1), rows[:, :-1])
+    weights = layer.weight.flatten(1).clone()
+    add_change(
+        layer, torch.cat([weights[:, : parts[0].shape[1]], layer.bias[:, None]], 1), several[0]
+    )
+    assert torch.equal(layer.weight[:, several[0]].flatten(1), 2 * weights[:, : parts[0].shape[1]])
+    assert torch.equal(layer.weight[:, several[1]], weights.view_as(layer.weight)[:, several[1]])
 
 
 @pytest.mark.parametrize("rows", [3, 40])
@@ -185,6 +198,19 @@ def test_every_family_comes_nearer_to_its_dense_model(name):
         assert torch.equal(small.get_parameter(tensor), value)
 
 
+@pytest.mark.parametrize(("name", "most"), [("unet2d", 30), ("dit", 8)])
+def test_wide_layers_are_mended_block_by_block(name, most, monkeypatch):
+    """Blocks of few inputs come nearer too, and the last one is no worse than the first."""
+    monkeypatch.setattr("diffc.prune.repair.rows.MOST_COLUMNS", most)
+    dense, small, mendable, clean = prepared(name)
+    result = drain(run.repair(dense, small, mendable, clean, rows=24, seed=0))
+    assert result.repaired.to_dense < result.cut.to_dense
+    widths = {n: small.get_submodule(n).weight[0].numel() for n in mendable.able}
+    wide = [layer for layer in result.layers if widths[layer.name] > most]
+    assert wide and all(layer.columns <= most + 1 for layer in wide)
+    assert all(layer.after <= layer.before * (1 + 1e-6) for layer in result.layers)
+
+
 def test_it_is_the_same_in_every_run():
     changed = []
     for _ in range(2):
@@ -197,7 +223,7 @@ def test_it_is_the_same_in_every_run():
 def test_a_network_that_comes_no_nearer_stays_as_it_is(monkeypatch):
     dense, small, mendable, clean = prepared("dit")
     before = {name: value.clone() for name, value in small.state_dict().items()}
-    monkeypatch.setattr(run, "add_change", lambda layer, _: layer.weight.data.fill_(float("nan")))
+    monkeypatch.setattr(run, "add_change", lambda layer, *_: layer.weight.data.fill_(float("nan")))
     result = drain(run.repair(dense, small, mendable, clean, rows=16, seed=0))
     assert not result.is_used
     assert not result.changed

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffc.models.groups import Group
-from diffc.prune.repair.rows import MOST_COLUMNS, Layer, taps
+from diffc.prune.repair.rows import Layer
 from diffc.prune.surgery import Keep, removed_positions
 
 
@@ -76,8 +76,6 @@ def _reason(layer: nn.Module, rescaled: bool) -> str:
         layer.padding_mode != "zeros" or isinstance(layer.padding, str)
     ):
         return f"its padding is '{layer.padding_mode}'"
-    if taps(layer) is None:
-        return f"it has more than {MOST_COLUMNS} inputs"
     if rescaled:
         return "its outputs were scaled with the size of a head"
     return ""

@@ -6,6 +6,9 @@ of the weights' columns. A linear layer's positions are its tokens.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,27 +16,25 @@ from torch.nn import functional
 Layer = nn.Conv2d | nn.Linear
 
 MOST_COLUMNS = 6144
-"""The most inputs whose products are summed: two matrices of 300 MB, and seconds for their inverse.
+"""The most inputs whose products are summed at once: two matrices of 300 MB, and seconds for their
+inverse. A layer with more is mended block by block.
 """
 
 
-def taps(layer: Layer) -> list[tuple[int, int]] | None:
-    """The places of a kernel whose weights change; None where even one is too many.
-
-    All of them, or the middle one where a patch has too many inputs for all.
-    """
+def blocks(layer: Layer) -> list[slice]:
+    """The input channels that are mended at once: all, or equal blocks one after another."""
     if isinstance(layer, nn.Linear):
-        return [(0, 0)] if layer.in_features <= MOST_COLUMNS else None
-    tall, broad = _pair(layer.kernel_size)
-    if layer.in_channels * tall * broad <= MOST_COLUMNS:
-        return [(i, j) for i in range(tall) for j in range(broad)]
-    return [(tall // 2, broad // 2)] if layer.in_channels <= MOST_COLUMNS else None
+        channels, each = layer.in_features, 1
+    else:
+        channels, each = layer.in_channels, math.prod(_pair(layer.kernel_size))
+    count = -(-channels // max(1, MOST_COLUMNS // each))
+    edges = [channels * place // count for place in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
 
 
-def column_count(layer: Layer) -> int:
+def column_count(layer: Layer, block: slice) -> int:
     """How many columns ``input_rows`` has."""
-    inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    return inputs * len(taps(layer) or ()) + (layer.bias is not None)
+    return layer.weight[:1, block].numel() + (layer.bias is not None)
 
 
 def positions(layer: Layer, output: Tensor) -> int:
@@ -51,7 +52,7 @@ def output_rows(layer: Layer, output: Tensor, chosen: Tensor) -> Tensor:
     return output.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
 
 
-def input_rows(layer: Layer, value: Tensor, output: Tensor, chosen: Tensor) -> Tensor:
+def input_rows(layer: Layer, value: Tensor, output: Tensor, chosen: Tensor, block: slice) -> Tensor:
     """What the layer multiplies at the positions ``chosen`` of every sample.
 
     Args:
@@ -59,44 +60,38 @@ def input_rows(layer: Layer, value: Tensor, output: Tensor, chosen: Tensor) -> T
         value: Its input.
         output: What it gives for that input.
         chosen: (P,) positions of the output.
+        block: The input channels to look at.
 
     Returns:
-        (B * P, columns): channels by channels, each at the layer's ``taps``; and a last column of
-        ones for the bias, where there is one.
+        (B * P, columns): channels by channels, each at all places of the kernel; and a last column
+        of ones for the bias, where there is one.
     """
     if isinstance(layer, nn.Linear):
-        rows = output_rows(layer, value, chosen)
+        rows = output_rows(layer, value[..., block], chosen)
     else:
-        rows = _patches(layer, value, output.shape[3], chosen)
+        rows = _patches(layer, value[:, block], output.shape[3], chosen)
     if layer.bias is None:
         return rows
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
 
 
-def add_change(layer: Layer, change: Tensor) -> None:
+@torch.no_grad()
+def add_change(layer: Layer, change: Tensor, block: slice) -> None:
     """Add ``change`` (outputs, columns as in ``input_rows``) to the layer's weights, in place."""
-    places = taps(layer)
-    assert places is not None
     change = change.to(layer.weight.dtype)
-    with torch.no_grad():
-        if layer.bias is not None:
-            layer.bias += change[:, -1]
-            change = change[:, :-1]
-        if isinstance(layer, nn.Linear):
-            layer.weight += change
-            return
-        each = change.reshape(len(change), layer.in_channels, len(places))
-        for place, (i, j) in enumerate(places):
-            layer.weight[:, :, i, j] += each[:, :, place]
+    if layer.bias is not None:
+        layer.bias += change[:, -1]
+        change = change[:, :-1]
+    part = layer.weight[:, block]
+    part += change.reshape(part.shape)
 
 
 def _patches(layer: nn.Conv2d, value: Tensor, width: int, chosen: Tensor) -> Tensor:
     (high, wide), (down, right) = _pair(layer.padding), _pair(layer.stride)
     padded = functional.pad(value, (wide, wide, high, high))
     top, left = chosen // width * down, chosen % width * right
-    apart, aside = _pair(layer.dilation)
-    places = taps(layer)
-    assert places is not None
+    (tall, broad), (apart, aside) = _pair(layer.kernel_size), _pair(layer.dilation)
+    places = itertools.product(range(tall), range(broad))
     parts = [padded[:, :, top + i * apart, left + j * aside] for i, j in places]
     return torch.stack(parts, dim=2).permute(0, 3, 1, 2).flatten(0, 1).flatten(1)
 

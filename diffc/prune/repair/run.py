@@ -14,7 +14,7 @@ import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -24,13 +24,14 @@ from diffc.data.batches import halve_batch
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_generator
 from diffc.models.denoiser import Denoiser
-from diffc.prune.repair.in_step import WaitingCall, calls_in_step
+from diffc.prune.repair.in_step import AtLayer, calls_in_step
 from diffc.prune.repair.layers import Reader, Readers
 from diffc.prune.repair.least_squares import Change, Sums, best_change
 from diffc.prune.repair.room import rows_with_room
 from diffc.prune.repair.rows import (
     Layer,
     add_change,
+    blocks,
     column_count,
     input_rows,
     output_rows,
@@ -53,9 +54,9 @@ class RepairedLayer:
         name: The layer.
         before: Its relative squared error to the dense layer on held-out rows, unrepaired.
         after: The same with what it has now; equal where it keeps its weights.
-        ridge: None where it keeps its weights.
+        ridge: None where it keeps its weights; of several blocks the largest.
         rows: How many rows fitted it.
-        columns: How many inputs a row has, the bias included.
+        columns: How many inputs a row has, the bias included; of several blocks the most.
     """
 
     name: str
@@ -235,7 +236,6 @@ def _mend_layers(
 ) -> Work[tuple[list[RepairedLayer], dict[str, str]]]:
     """Mend each layer of ``able``, which are in the order in which they run."""
     names, layers, broken = list(able), list[RepairedLayer](), dict[str, str]()
-    samples = sum(len(batch) for batch in batches if not batch.is_held_out)
     theirs = [partial(dense.call, batch.inputs) for batch in batches]
     ours = [partial(student.call, batch.inputs) for batch in batches]
     with (
@@ -244,47 +244,83 @@ def _mend_layers(
     ):
         for place, name in enumerate(names):
             yield Progress(place, len(names), "repairing the cut model")
-            layer = student.model.get_submodule(name)
-            assert isinstance(layer, Layer)
-            key = (seed, _PLACE, place)
-            calls = zip(wanted, given, batches, strict=True)
-            sums = _sums(layer, able[name], calls, samples, key)
-            if not all(one.is_finite for one in sums):
+            calls = [
+                _AtOneLayer(theirs.to_next_layer(), ours.to_next_layer(), batch)
+                for theirs, ours, batch in zip(wanted, given, batches, strict=True)
+            ]
+            assert all(call.is_at(name) for call in calls)
+            record = _mend(student.model.get_submodule(name), able[name], calls, (seed, place))
+            if record is None:
                 broken[name] = "its activations are not finite"
-                continue
-            change = best_change(*sums)
-            if change.weights is not None:
-                add_change(layer, change.weights)
-            layers.append(_layer_record(name, change, sums[0]))
+            else:
+                layers.append(record)
     return layers, broken
 
 
-def _layer_record(name: str, change: Change, fitted: Sums) -> RepairedLayer:
-    columns = len(fitted.inputs)
-    return RepairedLayer(name, change.before, change.after, change.ridge, fitted.rows, columns)
+@dataclass(frozen=True)
+class _AtOneLayer:
+    """A call of both models that waits: behind the dense layer, and before the cut one."""
+
+    theirs: AtLayer | None
+    ours: AtLayer | None
+    batch: NoisedBatch
+
+    def is_at(self, name: str) -> bool:
+        return all(place is not None and place.name == name for place in (self.theirs, self.ours))
+
+    @property
+    def values(self) -> tuple[Tensor, Tensor]:
+        """The dense layer's output, and the cut layer's input."""
+        assert self.theirs is not None and self.ours is not None
+        return self.theirs.value, self.ours.value
+
+
+def _mend(
+    layer: nn.Module, reader: Reader, calls: Sequence[_AtOneLayer], key: tuple[int, int]
+) -> RepairedLayer | None:
+    """Mend one layer block by block, each from what the blocks before it left; None if not finite.
+
+    Each block is a least-squares problem of its own, so that no layer is too wide for memory.
+    """
+    assert isinstance(layer, Layer)
+    changes, columns, rows = list[Change](), 0, 0
+    for block in blocks(layer):
+        sums = _sums(layer, reader, calls, block, key)
+        if not all(one.is_finite for one in sums):
+            return None
+        change = best_change(*sums)
+        if change.weights is not None:
+            add_change(layer, change.weights, block)
+        changes.append(replace(change, weights=None))
+        columns, rows = max(columns, len(sums[0].inputs)), sums[0].rows
+    ridges = [change.ridge for change in changes if change.ridge is not None]
+    ends = changes[0].before, changes[-1].after
+    return RepairedLayer(reader.name, *ends, max(ridges, default=None), rows, columns)
 
 
 @torch.no_grad()
 def _sums(
     layer: Layer,
     reader: Reader,
-    calls: Iterator[tuple[WaitingCall, WaitingCall, NoisedBatch]],
-    samples: int,
-    key: tuple[int, ...],
+    calls: Sequence[_AtOneLayer],
+    block: slice,
+    key: tuple[int, int],
 ) -> tuple[Sums, Sums]:
-    """Bring every call to the layer, and sum its rows: (those that fit, those held out)."""
-    columns, device = column_count(layer), layer.weight.device
+    """The rows of all calls at the layer, summed: (those that fit, those held out)."""
+    seed, place = key
+    columns, device = column_count(layer, block), layer.weight.device
     fitted, held_out = (Sums(columns, len(reader.outputs), device) for _ in range(2))
-    each = max(_POSITIONS, math.ceil(_ROWS_PER_COLUMN * columns / samples))
-    for number, (theirs, ours, batch) in enumerate(calls):
-        there, here = theirs.to_next_layer(), ours.to_next_layer()
-        assert there is not None and here is not None and there.name == here.name == reader.name
-        output = layer.forward(here.value)
-        chosen = _chosen(layer, output, each, (*key, number)).to(output.device)
-        goal = output_rows(layer, there.value, chosen)[:, reader.outputs.to(output.device)]
+    widest = max(column_count(layer, each) for each in blocks(layer))  # one choice for all blocks
+    samples = sum(len(call.batch) for call in calls if not call.batch.is_held_out)
+    most = max(_POSITIONS, math.ceil(_ROWS_PER_COLUMN * widest / samples))
+    for number, call in enumerate(calls):
+        wanted, value = call.values
+        output = layer.forward(value)
+        chosen = _chosen(layer, output, most, (seed, _PLACE, place, number)).to(output.device)
+        goal = output_rows(layer, wanted, chosen)[:, reader.outputs.to(output.device)]
         lack = goal - output_rows(layer, output, chosen)
-        sums = held_out if batch.is_held_out else fitted
-        sums.add(input_rows(layer, here.value, output, chosen), lack, goal)
+        sums = held_out if call.batch.is_held_out else fitted
+        sums.add(input_rows(layer, value, output, chosen, block), lack, goal)
     return fitted, held_out
 
 
