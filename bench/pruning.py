@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gzip
 import itertools
 import json
 import os
@@ -37,6 +36,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from bench.held_out import FASHION, HeldOut
 from bench.stock_taylor import add_gradients, stock, stock_at_macs
 from diffc.data.clean import CleanSet
 from diffc.data.synthetic import synthesize
@@ -71,7 +71,6 @@ CLASS_CONDITIONAL = "ldm4-imagenet-256"
 RATIOS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 CUTS = (0.3, 0.5)
 METHODS = ("diff-pruning", "reference", "stock taylor", "magnitude", "random")
-IMAGES = 256
 
 
 def planned(source: Source, scores=None, *, align: int = 16, **prune):
@@ -263,24 +262,11 @@ class Study:
             drain(synthesize(self.denoiser, 256, steps=20, seed=0, batch=32)).save(path)
         self.clean = CleanSet.load(path)
         self.subject = Subject(self.denoiser, self.clean, self.groups)
-        raw = gzip.decompress((args.fashion / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
-        pixels = np.frombuffer(raw, np.uint8).reshape(-1, 1, 28, 28)
-        chosen = np.random.default_rng(0).permutation(len(pixels))[:IMAGES]
-        images = np.pad(pixels[chosen], ((0, 0), (0, 0), (2, 2), (2, 2)))
-        self.held_out = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)
+        self.held_out = HeldOut(self.denoiser, args.fashion)
 
-    @torch.no_grad()
     def error(self, model: nn.Module) -> float:
-        """Mean squared epsilon error, one timestep for each image, evenly over all."""
-        generator = torch.Generator().manual_seed(1)
-        noise = torch.randn(self.held_out.shape, generator=generator)
-        t = ((torch.arange(IMAGES) + 0.5) / IMAGES * len(self.process)).long()
-        total = 0.0
-        for rows in torch.arange(IMAGES).split(64):
-            x = self.process.noised(self.held_out[rows], noise[rows], t[rows])
-            output = self.family.call(model, {"sample": x, "timestep": t[rows]})
-            total += float((output - noise[rows]).square().mean()) * len(rows)
-        return total / IMAGES
+        """On the held-out images."""
+        return self.held_out.error(model)
 
     def scores(self, method: str, seed: int, **options):
         """(scores, why, seconds); kept in the work folder."""
@@ -446,7 +432,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--configs", type=Path, default=Path("../shared/configs"))
-    parser.add_argument("--fashion", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--fashion", type=Path, default=FASHION)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--threads", type=int, default=1, help="of the engines in latency")
     parser.add_argument("--rounds", type=int, default=30)

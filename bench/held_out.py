@@ -1,0 +1,48 @@
+"""The noise error of a model of Fashion-MNIST on test images that nothing was fitted to."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffc.models.denoiser import Denoiser
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+IMAGES = 256
+
+
+class HeldOut:
+    """Fashion-MNIST's test images, each noised to one timestep, evenly over all of them."""
+
+    def __init__(self, denoiser: Denoiser, folder: Path = FASHION) -> None:
+        """Read the images.
+
+        Args:
+            denoiser: The dense model, whose noising process is used.
+            folder: Where ``t10k-images-idx3-ubyte.gz`` lies.
+        """
+        self._denoiser = denoiser
+        raw = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
+        pixels = np.frombuffer(raw, np.uint8).reshape(-1, 1, 28, 28)
+        chosen = np.random.default_rng(0).permutation(len(pixels))[:IMAGES]
+        images = np.pad(pixels[chosen], ((0, 0), (0, 0), (2, 2), (2, 2)))
+        self._images = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)
+
+    @torch.no_grad()
+    def error(self, model: nn.Module) -> float:
+        """The mean squared error of the noise that ``model``, dense or cut, predicts."""
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randn(self._images.shape, generator=generator)
+        process = self._denoiser.process
+        t = ((torch.arange(IMAGES) + 0.5) / IMAGES * len(process)).long()
+        total = 0.0
+        for rows in torch.arange(IMAGES).split(64):
+            x = process.noised(self._images[rows], noise[rows], t[rows])
+            inputs = {"sample": x, "timestep": t[rows]}
+            output = self._denoiser.with_model(model).call(inputs)
+            total += float((output - noise[rows]).square().mean()) * len(rows)
+        return total / IMAGES
