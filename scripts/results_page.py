@@ -174,6 +174,26 @@ def distillation(found: dict[str, Any]) -> list[str]:
     return [machine(found["environment"], day(found)), *loops(found)]
 
 
+def recovery(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            one["repair"],
+            str(one["steps"]),
+            f"{one['learning_rate']:g}" if one["steps"] else "-",
+            f"{one['ssim']:.3f} [{one['ssim_ci95'][0]:.3f}, {one['ssim_ci95'][1]:.3f}]",
+            f"{one['held_out_error']:.4f}",
+        ]
+        for one in found["rows"]
+    ]
+    head = ["repair", "steps", "learning rate", "SSIM to the dense model", "held-out error"]
+    return [
+        machine(found["environment"], day(found)),
+        f"The demo with {percent(found['ratio'])} of its MACs cut. Held-out error: mean squared "
+        f"noise error on Fashion-MNIST's test images; dense {found['dense_held_out_error']:.4f}.\n",
+        *table(head, rows),
+    ]
+
+
 def quality(found: dict[str, Any]) -> list[str]:
     lines = [machine(found["how"].get("environment"), day(found))]
     markdown = RESULTS / "quality.md"
@@ -349,6 +369,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("quality.json", "Quality at half the MACs", quality),
     ("frontier.json", "What a millisecond buys", frontier),
     ("distance.json", "The dense model's own features as a judge", distance),
+    ("recovery.json", "After the cut: repair and distillation", recovery),
     ("distill_speed.json", "Distillation's speed", distillation),
     ("serving.json", "Serving", serving),
     ("gate.json", "The gate", gate),
