@@ -36,6 +36,8 @@ _VERBS = {
     "prune": "prune",
     "repair": "distill",
     "distill": "distill",
+    "trajectories": "distill",
+    "distill-loop": "distill",
     "samples": "eval",
     "eval": "eval",
 }
@@ -71,15 +73,22 @@ _LINKS = {
         _Link("pruned", "prune", _OLDER_PLAN),
         _Link("repaired", "repair", "is of the repair before the last one"),
     ),
+    "distill-loop": (
+        _Link("distilled", "distill", _OLDER_MODEL),
+        _Link("trajectories", "trajectories", "is of the trajectories before the last ones"),
+    ),
     "samples": (_SAMPLES,),
     "eval": (_SAMPLES,),
     "export-compressed": (_Link("model", "distill", _OLDER_MODEL),),
 }
+_OF_LOOPS = "distill-loop"
+"""The stage that makes OUT/model, where it is there, in the place of ``distill``."""
 
 
 def check_model(out: Path) -> None:
     """OUT/model is of plan.json, and neither was changed by hand. Raises InputError if not."""
-    _raise(_Folder(out).fault("distill"), f"diffc distill {out}")
+    folder = _Folder(out)
+    _raise(folder.fault(folder.model_maker), f"diffc distill {out}")
 
 
 def check_untouched(out: Path) -> None:
@@ -88,7 +97,7 @@ def check_untouched(out: Path) -> None:
     plan.json and OUT/model are what people edit, or train on: their work is not replaced unasked.
     """
     folder = _Folder(out)
-    for name in ("plan", "prune", "distill"):
+    for name in ("plan", "prune", "distill", _OF_LOOPS):
         _raise(folder.changed(name, missing=False), f"diffc export {out}")
 
 
@@ -161,6 +170,11 @@ class _Folder:
         """The digest of the VAE in OUT/model; None where its record does not have it."""
         parts = self._record("distill").get("inputs", {}).get("parts", {})
         return parts.get("components", {}).get("vae")
+
+    @property
+    def model_maker(self) -> str:
+        """The stage whose outcome OUT/model is."""
+        return _OF_LOOPS if self._record(_OF_LOOPS) else "distill"
 
     def fault(self, name: str) -> Fault | None:
         """Why the outcome of stage ``name`` does not follow; None where it does."""
@@ -244,7 +258,10 @@ class _Folder:
                 return Fault(f"{self.out / name.replace('export-', 'onnx/')} is of another model")
             return None
         for link in links:
-            fault, maker = self.fault(link.maker), self._record(link.maker)
+            made_by = link.maker
+            if made_by == "distill" and name != _OF_LOOPS:
+                made_by = self.model_maker
+            fault, maker = self.fault(made_by), self._record(made_by)
             if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
                 place = next(iter(self._record(name)["places"].values()), name)
                 fault = Fault(f"{self.out / place} {link.older}")

@@ -358,13 +358,16 @@ class StageRunner:
 
     def _place(self, stage: Stage[Inputs, Result], done: StageResult[Result]) -> None:
         """Put the stage's files into OUT. Killed on the way, OUT has no record of the stage."""
-        path = self.out / STATE / f"{stage.name}.json"
-        same_run = read_record(path) == read_record(done.folder / RECORD)
-        if not same_run:
+        path, record = self.out / STATE / f"{stage.name}.json", read_record(done.folder / RECORD)
+        assert record is not None
+        record = replace(record, places=dict(stage.places))  # an earlier run's may be others
+        is_there = read_record(path) == record
+        if not is_there:
             path.unlink(missing_ok=True)
         for source, goal in stage.places.items():
             place(done.folder / source, self.out / goal, goal)
-        place(done.folder / RECORD, path, STATE)
+        if not is_there:
+            record.write(path)
 
 
 def move_logs(source: Path, goal: Path) -> None:

@@ -149,6 +149,34 @@ class DistillOutcome(StageOutcome):
     notes: list[str] = Field(default_factory=list)
 
 
+class TrajectoriesOutcome(StageOutcome):
+    """The dense model's trajectories.
+
+    Attributes:
+        count: How many.
+        steps: How many calls of the network each has; twice as many under guidance.
+        guidance: The scale of classifier-free guidance that they were made with; 1 for none.
+        calls: Calls with one sample that the process made itself, in this run.
+    """
+
+    count: int
+    steps: int
+    guidance: float = 1.0
+    calls: int = 0
+
+
+class LoopDistillOutcome(DistillOutcome):
+    """A training run for loops.
+
+    Attributes:
+        loops: What the student serves, as texts; the first is judged and timed.
+        guidance: The scale of classifier-free guidance that the student carries; 1 for none.
+    """
+
+    loops: list[str] = Field(default_factory=list)
+    guidance: float = 1.0
+
+
 class SamplesOutcome(StageOutcome):
     """Figures of quality by name, as the metrics give them; none where samples are no pictures."""
 

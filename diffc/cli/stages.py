@@ -24,13 +24,17 @@ def prune_(command: Command) -> None:
     run_chain(command, "prune")
 
 
-@takes("output_folder", "repair", "distill_steps", "recipe", "fresh", "json", "quiet")
+@takes(
+    *("output_folder", "loop", "repair", "distill_steps", "distill_for", "recipe"),
+    *("fresh", "json", "quiet"),
+)
 def distill_(command: Command, output_folder: Path) -> None:
     """Distil the cut model from the dense one: OUT/model, and samples of both.
 
     \b
       diffc distill OUT --distill-steps 2000
       diffc distill OUT --recipe gentler.yaml
+      diffc distill OUT --distill-for loop --loop own:1
     """
     run_chain(of_folder(command, output_folder), "distill")
 

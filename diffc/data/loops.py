@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffc.data.guidance import decide_guidance
+from diffc.data.student_loops import student_loops
 from diffc.data.tensors import is_tensors
 from diffc.errors import RequestError
 from diffc.models.families import family
@@ -61,6 +62,8 @@ def run_loops(recipe: Recipe, config: JsonObject, guidance: float = 1.0) -> RunL
         return loop.settled(config, steps=fitting_steps(config, STEPS), guidance=guidance)
 
     reference = settled(_reference(recipe))
+    if recipe.distill.aim == "loop":  # the student serves what it learned, and carries the guidance
+        return RunLoops(student_loops(recipe.loops, config, guidance).served, reference)
     named = tuple(settled(Loop.parse(text)) for text in recipe.loops)
     return RunLoops(named or (reference,), reference)
 

@@ -14,6 +14,7 @@ from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
 from diffc.distill.draw import Batch
 from diffc.errors import RequestError, UnavailableError
+from diffc.recipe.sections.distill import OF_THE_LOOP
 from diffc.recipe.sections.training import WATCHING, TrainingSection
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -154,7 +155,7 @@ def run_key(
     digests: what identifies the data (``Lesson.digests``).
     """
     digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={*WATCHING, "quality_every"})
+    said = options.model_dump_json(exclude={*WATCHING, "quality_every", *OF_THE_LOOP})
     digest.update(f"{said} {seed}".encode())
     for tensor in student.state_dict().values():
         digest.update(tensor_bytes(tensor))

@@ -64,6 +64,22 @@ def save_compressed(
     write_pruning(folder / PRUNING_FILE, model, source.class_name, source.config, facts)
 
 
+def write_scheduler(folder: Path, config: Mapping[str, Any]) -> None:
+    """Give a saved model another scheduler, in its config and in model_index.json.
+
+    Args:
+        folder: Of ``save_compressed``.
+        config: The content of scheduler_config.json, with its ``_class_name``.
+    """
+    places = [folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG]
+    goal = next((place for place in places if place.is_file()), places[0])
+    goal.parent.mkdir(exist_ok=True)
+    goal.write_text(json.dumps(dict(config), indent=2) + "\n", "utf-8")
+    if (folder / INDEX).is_file():
+        index = {**read_json(folder / INDEX), "scheduler": ["diffusers", config["_class_name"]]}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
 def _copy_parts(source: Source, folder: Path) -> None:
     """model_index.json, licence and card, and every component but the denoiser.
 

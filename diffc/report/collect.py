@@ -81,6 +81,9 @@ def collect(
         compressed=_figures(out, lock, records, "compressed"),
         plan=_plan(out),
         data=records["data"]["result"] if "data" in records else None,
+        loop_distillation=(
+            records["distill-loop"]["result"] if "distill-loop" in records else None
+        ),
         repair=records["repair"]["result"] if "repair" in records else None,
         distillation=records["distill"]["result"] if "distill" in records else None,
         stages=[_stage(record, fresh) for record in records.values()],

@@ -53,6 +53,7 @@ def _without(report: Report, gone: list[str]) -> Report:
             "evaluations": [row for row in report.evaluations if row.name not in gone],
             "frontiers": [row for row in report.frontiers if is_current("frontier", row.target)],
             "anchors": [row for row in report.anchors if is_current("anchors", row.target)],
+            "loop_distillation": None if "distill-loop" in gone else report.loop_distillation,
             "repair": None if "repair" in gone else report.repair,
             "distillation": None if "distill" in gone else report.distillation,
         }

@@ -16,6 +16,7 @@ from diffc.report.records import (
     DataRecord,
     DistillRecord,
     EnvironmentRecord,
+    LoopDistillRecord,
     PlanRecord,
     QualityRecord,
     RepairRecord,
@@ -95,6 +96,8 @@ class Report(_ReportPart):
         data: The clean samples, and notes on how they were taken.
         repair: The repair right after the cut.
         distillation: The training run.
+        loop_distillation: The one after it, for the loops that are served; None for a student of
+            all noise levels.
         stages: Every stage of the run, in order.
         targets: One result for each target, resolution and batch size.
         pipeline: The whole sampling loop, one result for each target.
@@ -122,6 +125,7 @@ class Report(_ReportPart):
     data: AsRecorded[DataRecord | None] = None
     repair: AsRecorded[RepairRecord | None] = None
     distillation: AsRecorded[DistillRecord | None] = None
+    loop_distillation: AsRecorded[LoopDistillRecord | None] = None
     stages: list[StageFigures] = Field(default_factory=list)
     targets: list[TargetResult] = Field(default_factory=list)
     pipeline: list[TargetResult] = Field(default_factory=list)

@@ -188,6 +188,18 @@ class DistillRecord(_Record, total=False):
     notes: list[str]
 
 
+class LoopDistillRecord(DistillRecord, total=False):
+    """A training run for the loops that are served.
+
+    Attributes:
+        loops: What the student serves, as texts.
+        guidance: The scale of classifier-free guidance that it carries; 1 for none.
+    """
+
+    loops: list[str]
+    guidance: float
+
+
 class GpuRecord(_Record, total=False):
     """A GPU and its driver's version."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
+from diffc.recipe.sections.distill import OF_THE_LOOP
 from diffc.recipe.sections.training import WATCHING
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
@@ -21,6 +22,7 @@ from diffc.stage_outcomes import (
     QualityPoint,
     RepairOutcome,
 )
+from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.prune import PRUNED
 from diffc.stages.repair import apply_repair
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from diffc.models.denoiser import Denoiser
 
 MODEL = "model"
-_FACTS = ("dense", "compressed", "groups", "groups_cut")
+DISTILLED = f"{STATE}/distilled"
+"""The place in OUT of the student of all noise levels where OUT/model is that of some loops."""
+FACTS = ("dense", "compressed", "groups", "groups_cut")
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,13 @@ def distill_stage(
         plan_file=plan_file,
         pruned=pruned,
         repaired=repaired,
-        options=SectionInput(options, without=tuple(WATCHING)),
+        options=SectionInput(options, without=(*WATCHING, *OF_THE_LOOP)),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
     )
     packages = (*model_packages(source), "accelerate")
     collective = options.steps > 0
-    places = {MODEL: MODEL}
+    places = {MODEL: DISTILLED if options.aim == "loop" else MODEL}
     return Stage(
         "distill", 8, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
@@ -141,7 +145,7 @@ def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
 
 def _facts(pruned: Path) -> JsonDict:
     summary = json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
-    return {name: summary[name] for name in _FACTS}
+    return {name: summary[name] for name in FACTS}
 
 
 def _outcome(result: DistillResult, notes: list[str]) -> DistillOutcome:

@@ -23,12 +23,14 @@ from diffc.placing import clear_folder
 from diffc.recipe import Recipe
 from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
-from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, move_logs
+from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, StageWork, move_logs
+from diffc.stage_outcomes import DataOutcome, DistillOutcome
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
 from diffc.stages.data import data_stage
 from diffc.stages.decoder import decoder_build_stage, decoder_stage
 from diffc.stages.distill import distill_stage
+from diffc.stages.distill_loop import distill_loop_stage, forget_loops
 from diffc.stages.explain import explain_stage
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
@@ -41,6 +43,7 @@ from diffc.stages.prune import prune_stage
 from diffc.stages.repair import repair_stage
 from diffc.stages.samples import evaluation_stage, samples_stage
 from diffc.stages.serve import serve_stage
+from diffc.stages.trajectories import trajectories_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
 from diffc_export.events import drain
@@ -219,7 +222,7 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
     plan_file = prune.inputs.plan_file
     repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
     distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
-    distilled = yield from runner.do(distill)
+    distilled = yield from _for_loops(runner, request, clean, (yield from runner.do(distill)))
     samples = samples_stage(source, recipe, clean, distilled)
     yield from runner.do(samples)
     if request.evaluation is not None:
@@ -233,6 +236,27 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
     decoder = decoder_stage(source, recipe)
     if decoder is not None:
         yield from runner.do(decoder)
+
+
+def _for_loops(
+    runner: StageRunner,
+    request: Request,
+    clean: StageResult[DataOutcome],
+    distilled: StageResult[DistillOutcome],
+) -> StageWork[DistillOutcome]:
+    """The student of the recipe's loops, or the one of all noise levels where that is the aim."""
+    source, recipe = request.source, request.recipe
+    if recipe.distill.aim != "loop":
+        if process_rank() == 0:
+            forget_loops(runner.out)
+        return distilled
+    visits = trajectories_stage(source, recipe, clean)
+    trajectories = yield from runner.do(visits)
+    return (
+        yield from runner.do(
+            distill_loop_stage(source, recipe, visits.inputs, distilled, trajectories)
+        )
+    )
 
 
 def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent, None, None]:

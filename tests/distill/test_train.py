@@ -119,8 +119,9 @@ def test_the_key_knows_options_data_and_start() -> None:
 
     base = (tiny_training.unet(4, seed=1), digests(), tiny_training.options())
     key = run_key(*base)
-    other = tiny_training.options(checkpoint_every=5)
-    assert key == run_key(tiny_training.unet(4, seed=1), digests(), other)
+    for same_run in ({"checkpoint_every": 5}, {"aim": "loop", "loop": {"steps": 7}}):
+        other = tiny_training.options(**same_run)
+        assert key == run_key(tiny_training.unet(4, seed=1), digests(), other)
     assert key != run_key(tiny_training.unet(4, seed=2), *base[1:])
     assert key != run_key(base[0], digests(11), base[2])
     assert key != run_key(*base, seed=1)

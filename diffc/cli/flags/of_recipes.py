@@ -110,6 +110,14 @@ DISTILL = (
         shown="the recipe's",
         group=QUALITY,
     ),
+    Flag(
+        "distill_for",
+        str,
+        "all-steps: any loop samples it; loop: it learns --loop, down to one call.",
+        path="distill.aim",
+        shown="all-steps",
+        group=QUALITY,
+    ),
 )
 EXPORT = (
     Flag(

@@ -100,11 +100,11 @@ def make_trajectories(
         with new_file(path, flush=True) as part:
             save_file({"x": x.contiguous()}, part)
         calls += len(rows) * len(plan.path.times) * _calls_a_step(clean, plan)
-    wait_for_all()
     if rank == 0:
         facts = {"count": plan.count, "seed": plan.seed, "visited": plan.path.visited}
         with new_file(folder / _FACTS) as part:
             part.write_text(json.dumps(facts), "utf-8")
+    wait_for_all()
     return calls
 
 

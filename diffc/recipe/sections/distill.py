@@ -10,6 +10,9 @@ from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.sections.training import TrainingSection
 from diffc.recipe.words import Fraction
 
+OF_THE_LOOP = ("aim", "loop")
+"""Options of the training that comes after: they change nothing of the first one."""
+
 
 class LossesSection(RecipeSection):
     """``distill.losses``: the weight of each term; 0 leaves the term out.
@@ -34,7 +37,7 @@ class LossesSection(RecipeSection):
 
 
 class LoopTrainingSection(TrainingSection):
-    """How to distil for the loops that are served.
+    """``distill.loop``: how to distil for the loops that are served.
 
     Attributes:
         steps: steps of the optimiser, after those of ``distill.steps``.
@@ -55,6 +58,9 @@ class DistillSection(TrainingSection):
     """``distill``: how to distil.
 
     Attributes:
+        aim: ``all-steps``: the student behaves as the dense model at all noise levels, so that any
+            loop samples it. ``loop``: then it learns the loops of the recipe, down to one call,
+            and serves these alone.
         losses: the weights of the loss's terms.
         weighting: over timesteps. ``path``: by how far an error at t moves the sample along the
             sampler's path; ``min_snr``: min(SNR, min_snr_gamma) on the loss in x_0 (Hang et al.
@@ -68,8 +74,10 @@ class DistillSection(TrainingSection):
             any, so that classifier-free guidance is distilled too.
         quality_every: steps between samples of the student beside the dense model's; 0 for no
             samples.
+        loop: how to train for the loops, where that is the aim.
     """
 
+    aim: Literal["all-steps", "loop"] = "all-steps"
     losses: LossesSection = LossesSection()
     weighting: Literal["path", "min_snr", "none"] = "path"
     min_snr_gamma: float = Field(default=5.0, gt=0)
@@ -77,3 +85,4 @@ class DistillSection(TrainingSection):
     timesteps: Literal["stratified", "uniform"] = "stratified"
     null_share: Fraction = Field(default=0.1, ge=0, le=1)
     quality_every: int = Field(default=0, ge=0)
+    loop: LoopTrainingSection = LoopTrainingSection()

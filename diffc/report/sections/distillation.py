@@ -17,9 +17,20 @@ _SSIM_WORDS = "samples of the moving average beside the dense model's, few and w
 
 
 def _build(report: Report) -> Iterator[Notes | Details]:
-    record = report.distillation
-    if not record:
-        return
+    if report.distillation:
+        yield from _training(report.distillation, "the loss")
+    loops = report.loop_distillation
+    if loops:
+        names = ", ".join(loops.get("loops") or ())
+        words = f"then the student learned the loop it serves: {names}"
+        scale = loops.get("guidance") or 1.0
+        if scale != 1:
+            words += f"; it carries a guidance of {scale:g} with one call a step"
+        yield Notes([words])
+        yield from _training(loops, "the loss of the loop")
+
+
+def _training(record: DistillRecord, title: str) -> Iterator[Notes | Details]:
     yield Notes([str(note) for note in record.get("notes") or ()])
     points = [(float(step), float(loss)) for step, loss in record.get("losses") or ()]
     if not points:
@@ -31,7 +42,7 @@ def _build(report: Report) -> Iterator[Notes | Details]:
     picture = svg.line(points, x_name="step", y_name="loss", log=True, label=_LOSS)
     rows = [(f"{step:g}", f"{loss:.4g}") for step, loss in points]
     chart = Chart(picture, Table(rows, ("step", "loss")))
-    yield Details("the loss", [Notes([words]), chart, *_quality(record)], unfolded=True)
+    yield Details(title, [Notes([words]), chart, *_quality(record)], unfolded=True)
 
 
 def _quality(record: DistillRecord) -> Iterator[Block]:

@@ -1,0 +1,134 @@
+"""The distill-loop stage: the student learns the loops that are served. OUT/model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffc.models.source import PRUNING_FILE, Source, find_source
+from diffc.placing import clear_folder
+from diffc.recipe import LoopTrainingSection, Recipe
+from diffc.recipe.sections.training import WATCHING
+from diffc.runner import Stage, StageFolder, StageResult
+from diffc.stage_inputs import ModelInput, RunShape, SectionInput
+from diffc.stage_outcomes import (
+    DataOutcome,
+    DistillOutcome,
+    LoopDistillOutcome,
+    TrajectoriesOutcome,
+)
+from diffc.stage_records import STATE
+from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.distill import DISTILLED, FACTS, MODEL
+from diffc.stages.trajectories import TRAJECTORIES, TrajectoriesInputs
+from diffc_export.events import Work
+from diffc_runtime.loop import Loop
+
+
+@dataclass(frozen=True)
+class LoopInputs:
+    """What the student of some loops follows from.
+
+    Attributes:
+        parts: What is saved beside the denoiser.
+        scheduler: The dense pipeline's scheduler_config.json.
+        data: The conditions.
+        distilled: The student of all noise levels, from which training starts.
+        trajectories: What it learns from.
+        loops: What it learns.
+        options: How to train.
+        shape: What the denoiser's inputs are like.
+        seed: Of everything random.
+    """
+
+    parts: ModelInput
+    scheduler: dict[str, object]
+    data: StageResult[DataOutcome]
+    distilled: StageResult[DistillOutcome]
+    trajectories: StageResult[TrajectoriesOutcome]
+    loops: tuple[Loop, ...]
+    options: SectionInput[LoopTrainingSection]
+    shape: RunShape
+    seed: int
+
+
+def distill_loop_stage(
+    source: Source,
+    recipe: Recipe,
+    visited: TrajectoriesInputs,
+    distilled: StageResult[DistillOutcome],
+    trajectories: StageResult[TrajectoriesOutcome],
+) -> Stage[LoopInputs, LoopDistillOutcome]:
+    """The compressed model, for its loops alone.
+
+    Args:
+        source: The dense model.
+        recipe: The options.
+        visited: What the trajectories were made from.
+        distilled: The student of all noise levels.
+        trajectories: The outcome of their stage.
+    """
+    inputs = LoopInputs(
+        parts=ModelInput.parts(source),
+        scheduler=dict(source.scheduler),
+        data=visited.data,
+        distilled=distilled,
+        trajectories=trajectories,
+        loops=visited.loops,
+        options=SectionInput(recipe.distill.loop, without=WATCHING),
+        shape=RunShape.of(recipe),
+        seed=recipe.seed,
+    )
+    packages = (*model_packages(source), "accelerate")
+    places = {MODEL: MODEL}
+    return Stage(
+        "distill-loop", 1, inputs, distill_loop, LoopDistillOutcome, places, packages,
+        collective=True,
+    )  # fmt: skip
+
+
+def forget_loops(out: Path) -> None:
+    """Remove what an earlier run left in OUT of a student of loops: the model is another now."""
+    for name in ("distill-loop", "trajectories"):
+        (out / STATE / f"{name}.json").unlink(missing_ok=True)
+    clear_folder(out / STATE / TRAJECTORIES)
+    clear_folder(out / DISTILLED)
+
+
+def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOutcome]:
+    """Train, and write the pipeline with the scheduler that samples the student."""
+    from diffc.data.clean import CleanSet
+    from diffc.distill.loop.lesson import LoopLesson
+    from diffc.distill.loop.steps import loop_steps, sampler_settings, student_scheduler
+    from diffc.distill.loop.trajectories import TrajectorySet
+    from diffc.distill.train import train
+    from diffc.models.save import save_compressed, write_scheduler
+
+    before = inputs.distilled.folder / MODEL
+    student = inputs.shape.open(find_source(before))
+    clean = CleanSet.load(inputs.data.folder / CLEAN)
+    dense_way = TrajectorySet.load(inputs.trajectories.folder / TRAJECTORIES, clean)
+    scheduler = student_scheduler(inputs.scheduler, inputs.loops[0].spacing)
+    settings = sampler_settings(scheduler, student.sample_shape)
+    loops = [loop_steps(loop, settings) for loop in inputs.loops]
+    options = inputs.options.section
+    lesson = LoopLesson(student, dense_way, loops, options, inputs.seed)
+    result = yield from train(
+        lesson, student.model, options, folder.scratch, seed=inputs.seed, logs=folder.logs
+    )
+    summary = json.loads((before / PRUNING_FILE).read_text("utf-8"))
+    names = [str(loop) for loop in inputs.loops]
+    facts = {**{name: summary[name] for name in FACTS}, "loops": names}
+    save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts)
+    write_scheduler(folder.out / MODEL, scheduler)
+    return LoopDistillOutcome(
+        steps=result.steps,
+        resumed_from=result.resumed_from,
+        losses=result.losses,
+        images_per_second=result.images_per_second,
+        precision=result.precision,
+        notes=result.notes,
+        loops=names,
+        guidance=inputs.trajectories.result.guidance,
+    )

@@ -1,0 +1,146 @@
+"""The stages of a student of loops: what they leave in OUT, and who else can sample it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from support.runs import compile_quickly, refusal
+
+import diffc
+from diffc.data.loops import run_loops
+from diffc.data.sampling import sample, torch_loop
+from diffc.data.synthetic import Conditioning, guided_call
+from diffc.follows import check_model
+from diffc.models.denoiser import denoiser_of
+from diffc.models.families import family
+from diffc.models.source import find_source
+from diffc.output import locked_recipe
+from diffc.report.html import to_html
+from diffc.report.markdown import to_markdown
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+LOOP = {"steps": 4, "batch": 4, "warmup": 1, "trajectories": 6, "teacher_steps": 4}
+FOR_LOOPS = {"distill": {"aim": "loop", "loop": LOOP}, "loops": ["ddim:1", "ddim:2"]}
+
+
+@pytest.fixture(scope="module")
+def student(tiny_model_of_module, tmp_path_factory):
+    out = tmp_path_factory.mktemp("student")
+    return out, compile_quickly(tiny_model_of_module, out, "export", **FOR_LOOPS)
+
+
+@pytest.fixture(scope="module")
+def tiny_model_of_module(tmp_path_factory):
+    from support.quick import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model", seed=3)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_diffusers_ddim_makes_the_image_of_the_runtime(student, steps: int) -> None:
+    out, _ = student
+    pipe = diffc.load(out / "model")
+    assert type(pipe.scheduler) is DDIMScheduler
+    noise = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    theirs = DDIMScheduler.from_pretrained(out / "model" / "scheduler")
+    theirs.set_timesteps(steps)
+    x = noise
+    with torch.no_grad():
+        for t in theirs.timesteps:
+            x = theirs.step(pipe.unet(x, t).sample, t, x).prev_sample
+    source = find_source(out / "model")
+    ours = denoiser_of(pipe.unet, family(source.class_name), source.scheduler)
+    loop = run_loops(locked_recipe(out), source.scheduler).loops[steps - 1]
+    assert loop.steps == steps and theirs.timesteps[0] == 999
+    call = guided_call(ours, Conditioning(), torch.float32)
+    made = sample(call, torch_loop(source.scheduler, loop), noise.clone())
+    torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pipeline_of_the_model_samples_it(student) -> None:
+    out, _ = student
+    images = diffc.load(out / "model")(num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 16, 16, 1) and np.isfinite(images).all()
+
+
+def test_the_export_is_of_the_students_prediction(student) -> None:
+    out, _ = student
+    ours, theirs = (
+        json.loads((out / "onnx" / side / "model.json").read_text())
+        for side in ("compressed", "dense")
+    )
+    assert (ours["prediction"], theirs["prediction"]) == ("v_prediction", "epsilon")
+    assert ours["scheduler"]["prediction_type"] == "v_prediction"
+    assert ours["scheduler"]["timestep_spacing"] == "trailing"
+    assert ours["scheduler"]["clip_sample"] is False
+    from safetensors.torch import load_file
+
+    reference = load_file(out / "onnx/compressed/reference.safetensors")
+    bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    now, then = (
+        torch.stack([bar[t].sqrt(), (1 - bar[t]).sqrt()])
+        for t in reference["trajectory.timesteps"][:2].long()
+    )
+    # x' = a' x_0 + s' eps of x_0 = a x - s v and eps = s x + a v
+    of_v = [float(now @ then), float(now[0] * then[1] - then[0] * now[1])]
+    assert reference["trajectory.coefficients"][0].tolist() == pytest.approx(of_v, rel=1e-4)
+
+
+def test_the_report_names_the_loops(student) -> None:
+    out, report = student
+    assert report.loop_distillation["steps"] == 4
+    assert report.loop_distillation["loops"] == ["ddim:1:1@trailing", "ddim:2:1@trailing"]
+    assert "ddim:1:1@trailing" in to_markdown(report)
+    assert "the loss of the loop" in to_html(report, out)
+    said = json.loads((out / "model" / "pruning.json").read_text())
+    assert said["loops"] == ["ddim:1:1@trailing", "ddim:2:1@trailing"]
+    check_model(out)
+
+
+def test_another_ratio_takes_the_same_trajectories(tiny_model_of_module, tmp_path) -> None:
+    compile_quickly(tiny_model_of_module, tmp_path / "a", **FOR_LOOPS)
+    report = compile_quickly(tiny_model_of_module, tmp_path / "b", ratio=0.2, **FOR_LOOPS)
+    cached = {stage.name: stage.cached for stage in report.stages}
+    assert cached["trajectories"] and not cached["distill-loop"]
+
+
+def test_one_folder_changes_its_aim_and_back(tiny_model_of_module, tmp_path) -> None:
+    compile_quickly(tiny_model_of_module, tmp_path)
+    plain = (tmp_path / "model" / WEIGHTS).read_bytes()
+    report = compile_quickly(tiny_model_of_module, tmp_path, **FOR_LOOPS)
+    cached = {stage.name: stage.cached for stage in report.stages}
+    assert cached["distill"]
+    assert (tmp_path / "model" / WEIGHTS).read_bytes() != plain
+    assert (tmp_path / ".diffc/distilled" / WEIGHTS).read_bytes() == plain
+    check_model(tmp_path)
+    report = compile_quickly(tiny_model_of_module, tmp_path)
+    assert all(stage.cached for stage in report.stages) and report.loop_distillation is None
+    assert (tmp_path / "model" / WEIGHTS).read_bytes() == plain
+    assert not list((tmp_path / ".diffc").glob("*trajectories*"))
+    check_model(tmp_path)
+
+
+def test_a_model_changed_by_hand_is_noticed(student, tiny_model_of_module, tmp_path) -> None:
+    compile_quickly(tiny_model_of_module, tmp_path, **FOR_LOOPS)
+    path = tmp_path / "model/scheduler/scheduler_config.json"
+    path.write_text(path.read_text().replace("trailing", "leading"))
+    with pytest.raises(diffc.DiffcError, match="was changed since diffc wrote it"):
+        check_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("loops", "words"),
+    [
+        ([], "needs one"),
+        (["dpm++:8"], "one output of the model alone"),
+        (["ddim"], "without a number of steps"),
+        (["ddim:2", "ddim:2@leading"], "one spacing"),
+    ],
+)
+def test_what_no_student_can_learn_is_refused(tiny_model_of_module, tmp_path, loops, words) -> None:
+    error = refusal(tiny_model_of_module, tmp_path, distill={"aim": "loop"}, loops=loops)
+    assert words in str(error)
