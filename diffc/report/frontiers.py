@@ -159,5 +159,8 @@ def _what_to_do(frontier: Frontier, metric: Metric) -> str:
     """The best compressed loop that is ahead at its own time, or that there is none."""
     other = best_ahead(frontier)
     if other is None:
-        return "no compressed loop that was measured is ahead at its own time; distil longer"
+        return (
+            "no compressed loop that was measured is ahead at its own time; "
+            "--loop own:2 --distill-for loop trains it for two calls"
+        )
     return f"--loop {other.own.loop} is ahead at its own time, {place_words(other.own, metric)}"

@@ -69,12 +69,13 @@ def test_ahead_and_far_from_the_reference_loop_says_both(demo):
     assert one.kind == "ahead" and "FAR FROM ITS REFERENCE LOOP" in one.words and one.advice
 
 
-def test_where_no_compressed_loop_is_ahead_none_is_named():
+def test_where_no_compressed_loop_is_ahead_training_for_one_is_advised():
     made = frontier(
         point("dense", "ddim:3", 30, around(0.9)),
         point("compressed", "ddim:50", 300, around(0.8), ("own",)),
     )
-    assert "--loop" not in advice(made) and "no compressed loop" in advice(made)
+    assert "no compressed loop that was measured" in advice(made)
+    assert "--loop own:2 --distill-for loop" in advice(made)
     assert crossing_words(made) == ""
 
 
