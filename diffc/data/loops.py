@@ -15,6 +15,7 @@ from diffc.data.guidance import decide_guidance
 from diffc.data.student_loops import student_loops
 from diffc.data.tensors import is_tensors
 from diffc.errors import RequestError
+from diffc.models.config_values import reading_config
 from diffc.models.families import family
 from diffc.models.schedulers import fitting_steps, steps_note, train_steps
 from diffc.models.source import Source
@@ -74,6 +75,7 @@ def check_loops(source: Source, recipe: Recipe) -> list[str]:
     Raises:
         RequestError: The noising process forbids the sampler, the model has fewer timesteps, or
             there is guidance without null conditions. The message names the loop.
+        InputError: A value of the scheduler's config is none that can be used.
     """
     config = source.scheduler
     notes: list[str] = []
@@ -96,7 +98,8 @@ def _why_impossible(loop: Loop, config: JsonObject) -> str | None:
     if loop.steps is not None and loop.steps > most:
         return f"{loop.steps} steps are more than the model's {most} timesteps"
     try:
-        loop.trajectory(config)
+        with reading_config(str(config.get("_class_name", "")), config):
+            loop.trajectory(config)
     except BadRequest as error:
         return str(error).replace("scheduler '", "'")
     return None

@@ -75,12 +75,12 @@ def prepare_models(
     device: torch.device,
 ) -> None:
     """Device, layout, modes. Dropout stays off: the student imitates a deterministic function."""
+    if teacher is not None:  # first, for it may be the student itself
+        teacher.to(device).eval().requires_grad_(False)
+        channels_last(teacher)
     student.to(device).float().eval().requires_grad_(True)
     if device.type != "cpu":  # GroupNorm's backward pass is slow in channels_last on CPUs
         channels_last(student)
-    if teacher is not None:
-        teacher.to(device).eval().requires_grad_(False)
-        channels_last(teacher)
     if options.gradient_checkpointing:
         if not getattr(student, "_supports_gradient_checkpointing", False):
             raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")

@@ -75,7 +75,7 @@ def test_a_scheduler_is_tried_before_work(ddpm, tmp_path, changes):
     path = ddpm / "scheduler/scheduler_config.json"
     before = edited(path, **changes)
     try:
-        error = refusal(ddpm, tmp_path / "out")
+        error = refusal(ddpm, tmp_path / "out", reference_loop="ddim:1")
     finally:
         path.write_text(before, "utf-8")
     assert isinstance(error, InputError)

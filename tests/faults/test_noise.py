@@ -240,7 +240,7 @@ def test_an_unknown_class_is_refused_by_name(name, config) -> None:
 def test_it_is_refused_before_the_first_stage(tmp_path, changes, says) -> None:
     model = save_ddpm(tmp_path / "m")
     edit_json(model / "scheduler" / "scheduler_config.json", **changes)
-    error = refusal(model, tmp_path / "out")
+    error = refusal(model, tmp_path / "out", reference_loop="ddim:1")
     assert says in str(error), error
     assert not (tmp_path / "out").exists()
 

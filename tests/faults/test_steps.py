@@ -38,7 +38,7 @@ def test_steps_are_lowered_to_what_fits(total, offset, steps, fitting) -> None:
     assert fitting_steps(config, steps) == fitting
     made = deterministic_loop(config, steps)
     times = made.trajectory((1, 8, 8)).timesteps
-    assert made.info.steps == fitting == len(times)
+    assert made.info.loop.steps == fitting == len(times)
     assert int(times.max()) < total
     note = steps_note(config, "steps", steps)
     assert bool(note) == (fitting != steps)
