@@ -26,6 +26,10 @@ Kind: TypeAlias = Literal[
 CLOSE = 0.8
 """The SSIM to the dense model's images from which on they are called close."""
 _FAR = "distil longer (--distill-steps), or cut less (--ratio)"
+_LOOP_FAR = (
+    "train longer for the loop (distill.loop.steps in a recipe), serve one step more (--loop), or "
+    "cut less (--ratio)"
+)
 _NOISE = "measure again on a quiet machine, or cut more (--ratio)"
 _SLOWER = "another target or precision may run it faster (diffc doctor, --precision auto)"
 
@@ -130,7 +134,8 @@ def _judged(report: Report, result: TargetResult, reason: str) -> Verdict:
     frontier = frontier_of(report, result.target)
     is_far = figure["mean"] < CLOSE
     if frontier is not None:
-        one = _at_equal_time(frontier, reason, is_far=is_far)
+        far = (_LOOP_FAR if report.loop_distillation else _FAR) if is_far else ""
+        one = _at_equal_time(frontier, reason, far)
         if one is not None:
             return one
     if is_far:
@@ -152,8 +157,14 @@ def frontier_of(report: Report, target: str) -> Frontier | None:
     return next((one for one in report.frontiers if one.target == target and one.points), None)
 
 
-def _at_equal_time(frontier: Frontier, reason: str, *, is_far: bool) -> Verdict | None:
-    """Ahead of every dense loop of its time, or behind one; None where neither is shown."""
+def _at_equal_time(frontier: Frontier, reason: str, far: str) -> Verdict | None:
+    """Ahead of every dense loop of its time, or behind one; None where neither is shown.
+
+    Args:
+        frontier: The loops of both sides.
+        reason: The figures of the served loop, in words.
+        far: What to do about images that are far from the reference loop's; empty if they are not.
+    """
     own, words = own_standing(frontier), frontiers.verdict_words(frontier)
     if own is None or not words:
         return None
@@ -166,9 +177,9 @@ def _at_equal_time(frontier: Frontier, reason: str, *, is_far: bool) -> Verdict 
         )  # fmt: skip
     if own.kind not in ("ahead", "alone"):
         return None
-    if is_far:
+    if far:
         words = "AHEAD OF THE DENSE MODEL AT EQUAL TIME, BUT FAR FROM ITS REFERENCE LOOP"
-        return Verdict("ahead", f"{words}: {reason}", _FAR)
+        return Verdict("ahead", f"{words}: {reason}", far)
     return Verdict("ahead", f"AHEAD OF THE DENSE MODEL AT EQUAL TIME: {reason}")
 
 

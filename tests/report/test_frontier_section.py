@@ -66,7 +66,10 @@ def test_ahead_and_far_from_the_reference_loop_says_both(demo):
     demo.quality["ssim"]["mean"] = 0.6
     demo.frontiers = [half_cut("ddim:5")]
     one = verdict(demo)
-    assert one.kind == "ahead" and "FAR FROM ITS REFERENCE LOOP" in one.words and one.advice
+    assert one.kind == "ahead" and "FAR FROM ITS REFERENCE LOOP" in one.words
+    assert "--distill-steps" in one.advice
+    demo.loop_distillation = {"steps": 300, "loops": ["ddim:2"]}
+    assert "distill.loop.steps" in verdict(demo).advice
 
 
 def test_where_no_compressed_loop_is_ahead_training_for_one_is_advised():
