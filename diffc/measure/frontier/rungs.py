@@ -20,7 +20,6 @@ from diffc.measure.frontier.results import Frontier, Point, Side, ratio
 from diffc.measure.results import Speedup
 from diffc_runtime.loop import Loop
 
-PRUNING = "pruning"
 _ENGINES: tuple[Side, Side] = ("dense-fp32", "dense")
 
 
@@ -44,16 +43,24 @@ class ImageRung:
 
 
 def image_ladder(frontier: Frontier) -> list[ImageRung]:
-    """The rungs that were timed; empty where fewer than two were."""
+    """The rungs that were timed; empty where fewer than two were.
+
+    The change of a rung that was not timed counts among the causes of the next one.
+    """
     rungs: list[ImageRung] = []
+    causes: list[str] = []
     for label, cause, point in _steps(frontier):
-        if point is None or (rungs and rungs[-1].point is point):
+        if rungs and rungs[-1].point is point:
+            continue
+        causes.append(cause)
+        if point is None:
             continue
         if not rungs:
             rungs.append(ImageRung(label, "", point))
-            continue
-        by, in_all = ratio(rungs[-1].point, point), ratio(rungs[0].point, point)
-        rungs.append(ImageRung(label, cause, point, by, in_all))
+        else:
+            by, in_all = ratio(rungs[-1].point, point), ratio(rungs[0].point, point)
+            rungs.append(ImageRung(label, " and ".join(causes), point, by, in_all))
+        causes.clear()
     return rungs if len(rungs) > 1 else []
 
 
@@ -67,7 +74,7 @@ def _steps(frontier: Frontier) -> Iterator[tuple[str, str, Point | None]]:
     yield f"dense engine, fp32, {reference}", "engine", plain
     yield f"dense engine, {precision}, {reference}", "precision", dense
     cut = frontier.point("compressed", reference)
-    yield f"compressed engine, {reference}", PRUNING, cut
+    yield f"compressed engine, {reference}", "pruning", cut
     own = frontier.with_role("compressed", "own")
     if own is None:
         return

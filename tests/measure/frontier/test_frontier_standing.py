@@ -134,3 +134,14 @@ def test_guidance_that_the_model_carries_is_a_rung():
         "loop",
         "guidance carried",
     ]
+
+
+def test_a_change_that_was_not_timed_apart_is_named_with_the_next() -> None:
+    """A student of its loop has another spacing, and no point of the reference loop."""
+    ladder = image_ladder(
+        frontier(
+            point("dense", "ddim:50", 1000, roles=("reference",)),
+            point("compressed", "ddim:2", 20, roles=("own",)),
+        )
+    )
+    assert [rung.cause for rung in ladder] == ["", "pruning and loop"]
