@@ -43,7 +43,8 @@ from diffc.data.randomness import keyed_noise
 from diffc.measure.quality import own_frechet
 from diffc.measure.quality.features import statistics
 from diffc.measure.quality.frechet import frechet_distance
-from diffc.measure.quality.own_frechet import Directions, frechet_of_few
+from diffc.measure.quality.own_features import KEYS, NOISE_TO_SIGNAL
+from diffc.measure.quality.own_frechet import MOST_DIRECTIONS, Directions, frechet_of_few
 from diffc.measure.quality.own_kernel import METRIC as KERNEL
 from diffc.models.denoiser import Denoiser
 from diffc.stage_records import STATE
@@ -51,10 +52,10 @@ from diffc.stages.data import CLEAN
 from diffc_runtime.files import write_text
 
 Rows = NDArray[np.float64]
-NOISE = (0.1, 0.3, 0.6)
+NOISE = (0.1, NOISE_TO_SIGNAL, 0.6)
 FEW, DRAWS, BATCH = 32, 10, 64
 DDIM = "ddim:20"
-CHOSEN = ("mid_block", 0.3, "mean")
+CHOSEN = ("mid_block", NOISE_TO_SIGNAL, "mean")
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean((2, 3)),
     "deviation": lambda x: x.flatten(2).std(2),
@@ -73,8 +74,8 @@ def along(most: int) -> Measure:
 
 def plain(reference: Rows, n: int) -> Distance:
     """The plain Frechet distance of all features."""
-    held = statistics(reference, "own")
-    return lambda ours: frechet_distance(statistics(ours, "own"), held)
+    of_reference = statistics(reference, "own")
+    return lambda ours: frechet_distance(statistics(ours, "own"), of_reference)
 
 
 def kernel(reference: Rows, n: int) -> Distance:
@@ -85,7 +86,7 @@ def kernel(reference: Rows, n: int) -> Distance:
 Distance = Callable[[Rows], float]
 Measure = Callable[[Rows, int], Distance]
 DISTANCES: dict[str, Measure] = {
-    "Frechet, 8 directions": along(8),
+    f"Frechet, {MOST_DIRECTIONS} directions": along(MOST_DIRECTIONS),
     "plain Frechet": plain,
     "kernel": kernel,
 }
@@ -112,17 +113,16 @@ class Tapped:
         """(block, noise, pooling) -> (N, D), kept on disk under ``name``."""
         path = self.work / f"{name}.npz"
         if not path.exists():
-            made = {
+            arrays = {
                 f"{block} {noise} {pool}": rows
                 for noise, t in self.levels.items()
                 for (block, pool), rows in self._at(t, images).items()
             }
             part = path.with_suffix(".part.npz")
-            np.savez(part, **made)
+            np.savez(part, **arrays)
             part.replace(path)
         with np.load(path) as arrays:
             keys = [key.split() for key in arrays]
-            keys = [key for key in keys if key[2] in POOLS]
             return {(b, float(n), p): arrays[f"{b} {n} {p}"].astype(np.float64) for b, n, p in keys}
 
     @torch.inference_mode()
@@ -131,7 +131,7 @@ class Tapped:
         for start in range(0, len(images), BATCH):
             clean = images[start : start + BATCH]
             index = range(start, start + len(clean))
-            noise = keyed_noise(((0, 11, i) for i in index), clean.shape[1:])
+            noise = keyed_noise(((0, KEYS, i) for i in index), clean.shape[1:])
             times = torch.full((len(clean),), t)
             inputs = self.dense.noised(clean.to(device), noise.to(device), times, {})
             for block, output in self._outputs(inputs).items():
@@ -173,11 +173,11 @@ def correlations(models: Sequence[Model], images: Images, judge: Judge, tapped: 
     ours = [tapped.features(name, some) for name, some in zip(names, sets, strict=True)]
     classifier = [judge.features(some) for some in sets]
     real = [frechet_distance(statistics(some, "classifier"), judge.real) for some in classifier]
-    found: dict[str, Any] = {"rows": [model.key(loop) for model, loop in rows], "real": real}
+    figures: dict[str, Any] = {"rows": [model.key(loop) for model, loop in rows], "real": real}
     for label, samples in references.items():
         theirs = tapped.features(f"reference-{label.split()[0]}-{len(samples)}", samples)
-        held = statistics(judge.features(samples), "classifier")
-        same = [frechet_distance(statistics(some, "classifier"), held) for some in classifier]
+        of_samples = statistics(judge.features(samples), "classifier")
+        same = [frechet_distance(statistics(some, "classifier"), of_samples) for some in classifier]
         candidates = []
         for key, reference in theirs.items():
             tried = DISTANCES | (OF_THE_MIDDLE if key[0] == CHOSEN[0] else {})
@@ -187,13 +187,13 @@ def correlations(models: Sequence[Model], images: Images, judge: Judge, tapped: 
                 candidates.append({"block": key[0], "noise": key[1], "pooling": key[2],
                                    "distance": name, "real": spearman(values, real),
                                    "reference": spearman(values, same)})  # fmt: skip
-        found[label] = {
+        figures[label] = {
             "n": len(samples),
             "classifier to the reference, with the classifier to real images": spearman(same, real),
             "few": few(ours, theirs, real, classifier, judge),
             "candidates": candidates,
         }
-    return found
+    return figures
 
 
 def few(ours: Sequence[dict], theirs: dict, real: Sequence[float], classifier: Sequence[Rows],
@@ -219,15 +219,15 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     return round(float(spearmanr(one, other).statistic), 4)
 
 
-def table(found: dict[str, Any], how: dict[str, Any]) -> str:
+def table(figures: dict[str, Any], how: dict[str, Any]) -> str:
     """Markdown: what is used, what the reference decides, and the best of the others."""
     lines = [
-        f"{len(found['rows'])} loops, {how['images']} images each; rank correlation (Spearman) "
+        f"{len(figures['rows'])} loops, {how['images']} images each; rank correlation (Spearman) "
         "with the classifier's Frechet distance to real test images, and to the same reference.",
         "",
     ]
     for label in how["references"]:
-        part = found[label]
+        part = figures[label]
         words = "classifier to the reference, with the classifier to real images"
         few = ", ".join(f"{name} {value:.3f}" for name, value in part["few"].items())
         lines += [
@@ -264,15 +264,19 @@ def main() -> None:
     other.make([ddim])
     references = {"clean samples (DPM-Solver++)": clean.sample,
                   f"{DDIM} from other noise": other.read(ddim, DDIM)}  # fmt: skip
-    found = correlations(models, images, judge, Tapped(dense.open(), args.work), references)
+    figures = correlations(models, images, judge, Tapped(dense.open(), args.work), references)
     how = {"images": args.images, "seed": args.seed, "classifier_accuracy": right,
            "references": list(references), "own_reference": clean.origin}  # fmt: skip
-    result = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "how": how, **found}
+    result = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "how": how,
+        **figures,
+    }
     out = args.out.with_name("distance")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
-    write_text(out.with_suffix(".md"), table(found, how))
-    print(table(found, how))
+    write_text(out.with_suffix(".md"), table(figures, how))
+    print(table(figures, how))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
+from bench.quality.judge import read_split
 from diffc.models.denoiser import Denoiser
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -23,14 +22,10 @@ class HeldOut:
 
         Args:
             denoiser: The dense model, whose noising process is used.
-            folder: Where ``t10k-images-idx3-ubyte.gz`` lies.
+            folder: Where Fashion-MNIST's test files lie (``bench.quality.judge.read_split``).
         """
         self._denoiser = denoiser
-        raw = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
-        pixels = np.frombuffer(raw, np.uint8).reshape(-1, 1, 28, 28)
-        chosen = np.random.default_rng(0).permutation(len(pixels))[:IMAGES]
-        images = np.pad(pixels[chosen], ((0, 0), (0, 0), (2, 2), (2, 2)))
-        self._images = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)
+        self._images = read_split(folder, "test", IMAGES).sample
 
     @torch.no_grad()
     def error(self, model: nn.Module) -> float:

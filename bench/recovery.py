@@ -8,9 +8,9 @@ noise, on as many images as the samples stage makes; the squared noise error on 
 images; and what the stages took. Processor seconds are those of this process: other work on the
 machine changes them less than the seconds on the clock. None stands for a stage that was reused.
 
-Each row is written to bench/results/recovery.json as soon as it is done; rows that are there with
-the same code's version are made again only when they are asked for again. Stages are kept in the
-work folder, so that rows share the samples, the importance and the plan.
+Each row is written to bench/results/recovery.json as soon as it is done, and replaces an earlier
+one of the same repair, steps, rate and seed. Stages are kept in the work folder, so that rows share
+the samples, the importance and the plan.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def rows(args: argparse.Namespace, held_out: HeldOut) -> Iterator[dict]:
         yield row(args, held_out, mode, steps, rate)
 
 
-def table(found: dict) -> str:
+def table(study: dict) -> str:
     """The rows as Markdown."""
     lines = ["| repair | steps | learning rate | SSIM | held-out error | seconds, distilling |",
              "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
-    for one in found["rows"]:
+    for one in study["rows"]:
         lines.append(
             f"| {one['repair']} | {one['steps']} | {one['learning_rate']:g} | {one['ssim']:.3f} | "
             f"{one['held_out_error']:.4f} | {one['seconds']['distill']:.0f} |"
@@ -107,18 +107,18 @@ def main() -> None:
     held_out = HeldOut(
         denoiser_of(dense, family(source.class_name), source.scheduler), args.fashion
     )
-    found = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
-    found |= {
+    study = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    study |= {
         "date": date.today().isoformat(), "ratio": args.ratio,
         "environment": read_environment().model_dump(mode="json"),
         "dense_held_out_error": held_out.error(dense),
     }  # fmt: skip
     for one in rows(args, held_out):
         same = {name: one[name] for name in SAME}
-        kept = [other for other in found["rows"] if not same.items() <= other.items()]
-        found["rows"] = sorted([*kept, one], key=lambda each: [each[name] for name in SAME])
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+        kept = [other for other in study["rows"] if not same.items() <= other.items()]
+        study["rows"] = sorted([*kept, one], key=lambda each: [each[name] for name in SAME])
+        args.out.write_text(json.dumps(study, indent=1) + "\n")
+    print(table(study))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,10 @@ def compile(
     return follow(work, settings.get("on_event"))
 
 
+_SHOWN = 3
+"""Options of a name that an error lists, at most."""
+
+
 def _check_names(settings: Mapping[str, object]) -> None:
     for name, value in settings.items():
         if name not in RunSettings.__annotations__:
@@ -113,20 +117,17 @@ def _unknown_argument(name: str, value: object) -> RequestError:
     paths = option_paths(Recipe)
     places = [path for path in paths if path.rpartition(".")[2] == name]
     own = [*inspect.signature(compile).parameters, *RunSettings.__annotations__]
+    own.remove("settings")  # the name of those that are taken by their own names
     if not places:
         close = nearest(name, [*own, *(path.rpartition(".")[2] for path in paths)], n=1)
         places = [path for path in paths if path.rpartition(".")[2] in close]
         if not close or close[0] in own:
-            own.remove("settings")
             hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(own)}"
             return RequestError(f"compile() takes no '{name}'", hint=hint)
     ways = [_nested(path, value) for path in places[:_SHOWN]]
     return RequestError(
         f"compile() takes no '{name}' of its own", hint=f"did you mean {' or '.join(ways)}?"
     )
-
-
-_SHOWN = 3
 
 
 def _nested(path: str, value: object) -> str:

@@ -14,6 +14,7 @@ under it.
 from __future__ import annotations
 
 import re
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -159,7 +160,8 @@ def _remove(cache: Path, entry: CacheEntry, *, dry_run: bool) -> bool:
 
 
 def _entry(cache: Path, kind: Literal["done", "unfinished"], folder: Path) -> CacheEntry:
-    paths = (used_file(cache, folder.name), folder / RECORD, folder)
+    name = _RANK.sub("", folder.name)
+    paths = (used_file(cache, name), folder / RECORD, folder)
     times = [path.stat().st_mtime for path in paths if path.exists()]
     return CacheEntry(kind, folder, _size(folder), max(times, default=0.0))
 
@@ -170,5 +172,13 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return sum(path.stat().st_size for path in files)
+    return sum(map(_file_size, folder.rglob("*")))
+
+
+def _file_size(path: Path) -> int:
+    """0 for what is no file, or no more one: a stage that runs removes its older checkpoints."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -37,7 +37,6 @@ _VERBS = {
     "repair": "distill",
     "distill": "distill",
     "trajectories": "distill",
-    "distill-loop": "distill",
     "samples": "eval",
     "eval": "eval",
 }

@@ -89,7 +89,16 @@ class PruneOutcome(StageOutcome):
 
 
 class RepairedLayerFigures(StageOutcome):
-    """One layer that a repair looked at; fields as in ``diffc.prune.repair.run.RepairedLayer``."""
+    """What became of one layer that a repair looked at.
+
+    Attributes:
+        name: The layer.
+        before: Its relative squared error to the dense layer on held-out rows, unrepaired.
+        after: The same with what it has now; equal where it keeps its weights.
+        ridge: None where it keeps its weights; of several blocks the largest.
+        rows: How many rows fitted it.
+        columns: How many inputs a row has, the bias included; of several blocks the most.
+    """
 
     name: str
     before: float
@@ -100,7 +109,12 @@ class RepairedLayerFigures(StageOutcome):
 
 
 class NetworkErrors(StageOutcome):
-    """Of one network on held-out rows, as in ``diffc.prune.repair.run.Errors``."""
+    """Of one network on held-out rows, as mean squared errors of the implied noise.
+
+    Attributes:
+        to_dense: Between its outputs and the dense model's.
+        to_noise: Between its outputs and what a perfect model gives.
+    """
 
     to_dense: float
     to_noise: float

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from bench.frontier.clock import reference_row
 from bench.frontier.rows import DENSE, Images, Model
 from bench.quality.judge import Classifier, Judge, accuracy, fit, read_split
-from bench.quality.study import save_whole
+from bench.quality.study import fingerprint, save_whole
 from diffc.data.clean import CleanSet
 from diffc.data.precision import best_device
 from diffc.measure.quality.own_features import GivenRows, middle_features, own_reference
@@ -29,7 +29,7 @@ OWN = (OWN_FRECHET, OWN_KERNEL)
 def judge_of(data: Path, work: Path, images: int, epochs: int, dense: Model) -> tuple[Judge, float]:
     """The classifier, trained on the data's training images, and its accuracy."""
     test = read_split(data, "test", min(images, 10_000))
-    path = work / f"classifier-{images}-{epochs}.safetensors"
+    path = work / f"classifier-{fingerprint(data)}-{images}-{epochs}.safetensors"
     labels = test.conditions["class_labels"]
     torch.manual_seed(0)
     network = Classifier(test.sample.shape[1], int(labels.max()) + 1).to(best_device())
@@ -59,14 +59,14 @@ def measure(
     figures = {}
     for model in models:
         for loop in model.loops:
-            made = images.read(model, loop)
-            features = drain(middle_features(denoiser, made, rows))
+            samples = images.read(model, loop)
+            features = drain(middle_features(denoiser, samples, rows))
             row: dict[str, Any] = {
                 "model": model.label,
                 "loop": loop,
-                "frechet": judge.frechet(made),
+                "frechet": judge.frechet(samples),
             }
-            row["ssim"] = estimate(SSIM.of_pairs(best, made)).as_dict()
+            row["ssim"] = estimate(SSIM.of_pairs(best, samples)).as_dict()
             for metric in OWN:
                 own = metric.distance(features, reference.features)
                 row[metric.name] = {"value": own.value, "se": own.error}
@@ -90,7 +90,7 @@ def ranks(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def rounding(images: Images, model: Model, judge: Judge, n: int) -> dict[str, Any]:
     """What the fast type of sampling changes: the same images with calls in float32."""
-    loop = model.loops[-2]
+    loop = model.loops[-2:][0]
     exact = images.sample(model.open(), model.loop(loop), torch.float32, n)
     fast = images.read(model, loop)[:n]
     values = np.asarray(SSIM.of_pairs(exact, fast))

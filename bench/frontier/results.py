@@ -72,7 +72,7 @@ def behind(rows: Sequence[Row]) -> list[tuple[float, float]]:
 
 
 def table(results: Row) -> str:
-    """Markdown: every row, the cheapest last."""
+    """Markdown: every row, model by model."""
     how = results["how"]
     lines = [
         f"{how['images']} images a row from the same noise; cost in dense calls (the loop's own "

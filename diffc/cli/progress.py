@@ -89,17 +89,17 @@ def _share(step: Step) -> float:
 
 def follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
     """Show one line per stage, for logs, and once where the run is when its work begins."""
-    overall, said = Overall(), False
+    overall, is_placed = Overall(), False
 
     def show(event: StageEvent) -> None:
-        nonlocal said
+        nonlocal is_placed
         overall.note(event)
         if event.done is not None:
             screen.print(stage_line(event), soft_wrap=True)
         elif event.kind == "note":
             screen.print(_note(event))
-        elif event.progress is not None and not said:
-            said = True
+        elif event.progress is not None and not is_placed:
+            is_placed = True
             if overall.left:
                 words = f"  {overall.place}, {overall.left}, by an earlier run"
                 screen.print(words, soft_wrap=True)

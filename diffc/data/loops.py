@@ -41,13 +41,13 @@ class RunLoops:
     reference: Loop
 
     @property
-    def served(self) -> Loop:
-        """The loop that is judged, timed and served: the first of the compressed model's."""
+    def first(self) -> Loop:
+        """The first of the compressed model's loops: it is judged, timed and served."""
         return self.loops[0]
 
     def of(self, side: str) -> Loop:
         """The loop of ``dense`` or ``compressed`` images."""
-        return self.reference if side == "dense" else self.served
+        return self.reference if side == "dense" else self.first
 
 
 def run_loops(recipe: Recipe, config: JsonObject, guidance: float = 1.0) -> RunLoops:
@@ -64,7 +64,7 @@ def run_loops(recipe: Recipe, config: JsonObject, guidance: float = 1.0) -> RunL
 
     reference = settled(_reference(recipe))
     if recipe.distill.aim == "loop":  # the student serves what it learned, and carries the guidance
-        return RunLoops(student_loops(recipe.loops, config, guidance).served, reference)
+        return RunLoops(student_loops(recipe.loops, config, guidance).loops, reference)
     named = tuple(settled(Loop.parse(text)) for text in recipe.loops)
     return RunLoops(named or (reference,), reference)
 

@@ -21,11 +21,11 @@ class StudentLoops:
     """The loops of one student.
 
     Attributes:
-        served: As it serves them, the first one first.
+        loops: As it serves them, in the order of the recipe.
         guidance: The scale of classifier-free guidance that it carries; 1 for none.
     """
 
-    served: tuple[Loop, ...]
+    loops: tuple[Loop, ...]
     guidance: float
 
 

@@ -61,7 +61,7 @@ def synthesize(
     """Draw samples of the dense model by an accurate deterministic solver.
 
     They stand for what the model means, in losses and as the reference of distances: DDIM's own
-    error in 20 or 50 steps would be a part of both (bench/results/distance.md).
+    error in 20 or 50 steps would be a part of both (bench/distance.py compares the two).
 
     Args:
         denoiser: The dense model.

@@ -123,8 +123,9 @@ class Baseline(BaseModel):
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path} is damaged", hint="save the baseline again") from None
         if version not in (1, SCHEMA_VERSION):
+            known = f"1 and {SCHEMA_VERSION}"
             raise InputError(
-                f"{path} has schema {version}; this diffc {__version__} reads {SCHEMA_VERSION}",
+                f"{path} has schema {version}; this diffc {__version__} reads {known}",
                 hint="use the diffc that wrote it, or save the baseline again",
             )
         try:

@@ -27,7 +27,7 @@ def loop_words(loops: Mapping[str, LoopOptions]) -> str:
 def _options(engine: CheckedEngine, batch: int) -> LoopOptions:
     """The run's loop; the usual one for an engine of no run."""
     config = engine.info.source.get("scheduler") or {}
-    loop = engine.loop or run_loops(Recipe(), config).served
+    loop = engine.loop or run_loops(Recipe(), config).first
     is_guided = any(spec.kind == "condition" for spec in engine.info.inputs)
     return LoopOptions(
         steps=loop.steps or 1,

@@ -24,6 +24,7 @@ records.py  the stages' records as report.json holds them
 pictures.py  samples for report.html: pairs and their difference
 frontiers.py  who is ahead at equal time, in words
 plot.py   a plot in characters
+ladder_chart.py  the chart of a ladder, of steps and of images
 svg.py    charts as inline SVG, readable without colour, from plain numbers
 tables.py  tables of text for a terminal of any width, in which nothing is ever cut
 """

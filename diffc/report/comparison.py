@@ -23,7 +23,8 @@ from diffc.report.protocols import (
     unlike_times,
 )
 from diffc.report.sections import build_parts
-from diffc.report.units import change, count, interval, milliseconds, size
+from diffc.report.speed import factor_words
+from diffc.report.units import change, count, milliseconds, size
 
 _LABEL = "latency against quality; the numbers stand for the table's rows"
 _MARK = " (!)"
@@ -108,8 +109,7 @@ def _timed(result: TargetResult, place: str, mark: str) -> dict[str, str]:
         return {}
     rows = {f"{place}{mark}": milliseconds(latency.p50)}
     if result.speedup is not None:
-        words = f"{result.speedup.median:.2f}x {interval(result.speedup.ci95)}"
-        rows[f"speed-up of {place}"] = words
+        rows[f"speed-up of {place}"] = factor_words(result.speedup)
     return rows
 
 

@@ -18,6 +18,11 @@ def with_interval(speedup: Speedup) -> str:
     return f"{speedup.median:.2f}x, 95 % {interval(speedup.ci95)}"
 
 
+def factor_words(factor: Speedup | None) -> str:
+    """'4.20x [4.11, 4.32]'; '-' for none."""
+    return "-" if factor is None else f"{factor.median:.2f}x {interval(factor.ci95)}"
+
+
 def cells(speedup: Speedup) -> tuple[str, str]:
     """The speed-up and its interval, for the last cells of two rows of a table."""
     if speedup.is_shown:

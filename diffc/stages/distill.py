@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MODEL = "model"
 DISTILLED = f"{STATE}/distilled"
 """The place in OUT of the student of all noise levels where OUT/model is that of some loops."""
-FACTS = ("dense", "compressed", "groups", "groups_cut")
+_FACTS = ("dense", "compressed", "groups", "groups_cut")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         judge=judge,
         logs=folder.logs,
     )
-    save_compressed(student, inputs.parts.source, folder.out / MODEL, _facts(pruned))
+    save_compressed(student, inputs.parts.source, folder.out / MODEL, pruning_facts(pruned))
     return _outcome(result, notes)
 
 
@@ -140,12 +140,13 @@ def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
 
     model = load_denoiser(find_source(pruned))
     apply_repair(model, inputs.repaired)
-    save_compressed(model, inputs.parts.source, folder.out / MODEL, _facts(pruned))
+    save_compressed(model, inputs.parts.source, folder.out / MODEL, pruning_facts(pruned))
 
 
-def _facts(pruned: Path) -> JsonDict:
+def pruning_facts(pruned: Path) -> JsonDict:
+    """What pruning.json says of a cut, for a model that is trained from it."""
     summary = json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
-    return {name: summary[name] for name in FACTS}
+    return {name: summary[name] for name in _FACTS}
 
 
 def _outcome(result: DistillResult, notes: list[str]) -> DistillOutcome:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.models.source import PRUNING_FILE, Source, find_source
+from diffc.models.source import Source, find_source
 from diffc.placing import clear_folder
 from diffc.recipe import LoopTrainingSection, Recipe
 from diffc.recipe.sections.training import WATCHING
@@ -20,7 +19,7 @@ from diffc.stage_outcomes import (
 )
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
-from diffc.stages.distill import DISTILLED, FACTS, MODEL
+from diffc.stages.distill import DISTILLED, MODEL, pruning_facts
 from diffc.stages.trajectories import TRAJECTORIES, TrajectoriesInputs
 from diffc_export.events import Work
 from diffc_runtime.loop import Loop
@@ -117,9 +116,8 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     result = yield from train(
         lesson, student.model, options, folder.scratch, seed=inputs.seed, logs=folder.logs
     )
-    summary = json.loads((before / PRUNING_FILE).read_text("utf-8"))
     names = [str(loop) for loop in inputs.loops]
-    facts = {**{name: summary[name] for name in FACTS}, "loops": names}
+    facts = {**pruning_facts(before), "loops": names}
     save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts)
     write_scheduler(folder.out / MODEL, scheduler)
     return LoopDistillOutcome(

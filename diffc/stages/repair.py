@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffc.models.source import Source, find_source
@@ -11,9 +11,7 @@ from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape
 from diffc.stage_outcomes import (
     DataOutcome,
-    NetworkErrors,
     PruneOutcome,
-    RepairedLayerFigures,
     RepairOutcome,
 )
 from diffc.stage_records import STATE
@@ -118,11 +116,11 @@ def _outcome(done: Repair) -> RepairOutcome:
         notes.append("the repaired network was no nearer to the dense one: it was not taken")
     return RepairOutcome(
         is_used=done.is_used,
-        layers=[RepairedLayerFigures(**asdict(layer)) for layer in done.layers],
+        layers=list(done.layers),
         left_alone=dict(done.left_alone),
-        dense=NetworkErrors(**asdict(done.dense)),
-        cut=NetworkErrors(**asdict(done.cut)),
-        repaired=None if done.repaired is None else NetworkErrors(**asdict(done.repaired)),
+        dense=done.dense,
+        cut=done.cut,
+        repaired=done.repaired,
         samples=done.samples,
         notes=notes,
     )

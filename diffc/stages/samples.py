@@ -82,7 +82,7 @@ def samples_stage(
     reference, features = options.reference, options.features
     guidance = decide_guidance(source, recipe.data.guidance).scale if has_conditions else 1.0
     compressed = find_source(distilled.folder / MODEL)  # it may have a scheduler of its own
-    ours = run_loops(recipe, compressed.scheduler, guidance).served
+    ours = run_loops(recipe, compressed.scheduler, guidance).first
     theirs = run_loops(recipe, source.scheduler, guidance).reference
     compares = reference is not None
     inputs = SamplesInputs(

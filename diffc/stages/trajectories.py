@@ -53,13 +53,13 @@ def trajectories_stage(
 ) -> Stage[TrajectoriesInputs, TrajectoriesOutcome]:
     """The dense model's trajectories."""
     usual = decide_guidance(source, recipe.data.guidance).scale if data.result.null else 1.0
-    loops = student_loops(recipe.loops, source.scheduler, usual)
+    student = student_loops(recipe.loops, source.scheduler, usual)
     options = recipe.distill.loop
     inputs = TrajectoriesInputs(
         model=ModelInput.denoiser(source),
         data=data,
-        loops=loops.served,
-        guidance=loops.guidance if data.result.null else 1.0,
+        loops=student.loops,
+        guidance=student.guidance if data.result.null else 1.0,
         count=options.trajectories,
         steps=options.teacher_steps,
         shape=RunShape.of(recipe),

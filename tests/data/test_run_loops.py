@@ -37,7 +37,7 @@ def recipe(**options) -> Recipe:
 )
 def test_what_a_recipe_leaves_open_is_settled(options, config, served, reference) -> None:
     loops = run_loops(recipe(**options), config)
-    assert str(loops.served) == str(loops.of("compressed")) == served
+    assert str(loops.first) == str(loops.of("compressed")) == served
     assert str(loops.reference) == str(loops.of("dense")) == reference
 
 

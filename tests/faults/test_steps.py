@@ -123,7 +123,7 @@ def test_an_offset_leaves_room_for_one_step_less(tmp_path) -> None:
 )
 def test_the_usual_loop_has_no_more_steps_than_its_sampler(config, fitting) -> None:
     loops = run_loops(Recipe(), config)
-    assert str(loops.served) == str(loops.reference) == f"{fitting}:1"
+    assert str(loops.first) == str(loops.reference) == f"{fitting}:1"
 
 
 @pytest.mark.slow

@@ -30,8 +30,7 @@ from diffc.recipe import LoopTrainingSection
 ORDER = 11
 """The stream of keys that the order of the rows is drawn from."""
 READOUT_ROWS = 256
-"""Rows that the last layer is solved with before the training: more change its error by less than
-a hundredth on the demo."""
+"""Rows that the last layer is solved with before the training."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The dense model's way from noise to samples through the timesteps that loops visit.
 
 The solver is DPM-Solver++ 2M (Lu et al. 2022, 2211.01095), on a beta schedule and along a flow
-alike. On the demo 20 of its steps come closer to the data than 50 of DDIM, so that a student can be
-ahead of the loop that it is compared with. Between two visited timesteps the steps are evenly
-spaced; without any visited ones they are those of ``trailing`` timesteps.
+alike: of the second order, so that its error is smaller than DDIM's in as many steps, and a student
+can be ahead of the loop that it is compared with. Between two visited timesteps the steps are
+evenly spaced; without any visited ones they are those of ``trailing`` timesteps.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.loop import Loop
-from diffc_runtime.schedulers import FLOW_NAMES, own_name
+from diffc_runtime.schedulers import FLOW_NAMES, deterministic_name
 
 Extent: TypeAlias = Literal["off", "quick", "full"]
 Role: TypeAlias = Literal["reference", "own", "same-time", "fewer-steps", "grid"]
@@ -115,8 +115,8 @@ class FrontierLoops:
 
 def samplers(config: JsonObject) -> tuple[str, str]:
     """The deterministic samplers of a process: of the first order, and of the second."""
-    flow = own_name(config) in FLOW_NAMES or bool(config.get("use_flow_sigmas"))
-    return ("flow-euler", "flow-dpm++") if flow else ("ddim", "dpm++")
+    first = deterministic_name(config)
+    return first, "flow-dpm++" if first in FLOW_NAMES else "dpm++"
 
 
 def calls(loop: Loop) -> int:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 NOISE_TO_SIGNAL = 0.3
 """The noise level of the calls: standard deviation of the noise over the factor of the sample.
 
-bench/results/distance.md shows the levels, blocks and ways to pool that were compared.
+bench/distance.py compares levels, blocks and ways to pool.
 """
-_KEYS = 11
+KEYS = 11
 """The stream of keys that the calls' noise is drawn from, apart from sampling's and training's."""
 _DOING = "taking the dense model's own features"
 
@@ -92,7 +92,7 @@ def middle_features(
 
     def part(rows: range) -> Work[Features]:
         some = samples[rows.start : rows.stop].float()
-        noise = keyed_noise(((0, _KEYS, i) for i in rows), some.shape[1:])
+        noise = keyed_noise(((0, KEYS, i) for i in rows), some.shape[1:])
         t = torch.full((len(some),), level)
         noisy = dense.noised(some.to(device), noise.to(device), t, given.of(rows, device))
         noisy["timestep"] = noisy["timestep"].to(device)

@@ -75,7 +75,8 @@ def _reason(layer: nn.Module, rescaled: bool) -> str:
     if isinstance(layer, nn.Conv2d) and (
         layer.padding_mode != "zeros" or isinstance(layer.padding, str)
     ):
-        return f"its padding is '{layer.padding_mode}'"
+        kind = layer.padding if isinstance(layer.padding, str) else layer.padding_mode
+        return f"its padding is '{kind}'"
     if rescaled:
         return "its outputs were scaled with the size of a head"
     return ""

@@ -38,46 +38,13 @@ from diffc.prune.repair.rows import (
     positions,
 )
 from diffc.prune.repair.samples import NoisedBatch, noised_batches
+from diffc.stage_outcomes import NetworkErrors, RepairedLayerFigures
 from diffc_export.events import Progress, Work
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 _POSITIONS = 8
 _ROWS_PER_COLUMN = 8
 _PLACE = 9
-
-
-@dataclass(frozen=True)
-class RepairedLayer:
-    """What became of one layer.
-
-    Attributes:
-        name: The layer.
-        before: Its relative squared error to the dense layer on held-out rows, unrepaired.
-        after: The same with what it has now; equal where it keeps its weights.
-        ridge: None where it keeps its weights; of several blocks the largest.
-        rows: How many rows fitted it.
-        columns: How many inputs a row has, the bias included; of several blocks the most.
-    """
-
-    name: str
-    before: float
-    after: float
-    ridge: float | None
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Of the whole network on held-out rows, as mean squared errors of the implied noise.
-
-    Attributes:
-        to_dense: Between its outputs and the dense model's.
-        to_noise: Between its outputs and what a perfect model gives.
-    """
-
-    to_dense: float
-    to_noise: float
 
 
 @dataclass(frozen=True)
@@ -95,11 +62,11 @@ class Repair:
     """
 
     is_used: bool
-    layers: Sequence[RepairedLayer]
+    layers: Sequence[RepairedLayerFigures]
     left_alone: Mapping[str, str]
-    dense: Errors
-    cut: Errors
-    repaired: Errors | None
+    dense: NetworkErrors
+    cut: NetworkErrors
+    repaired: NetworkErrors | None
     samples: int
     changed: Mapping[str, Tensor] = field(repr=False)
 
@@ -185,7 +152,7 @@ def _restore(model: nn.Module, old: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _errors(student: Denoiser, dense: Denoiser, batches: Sequence[NoisedBatch]) -> Errors:
+def _errors(student: Denoiser, dense: Denoiser, batches: Sequence[NoisedBatch]) -> NetworkErrors:
     near, true, count = 0.0, 0.0, 0
     for batch in batches:
         width = batch.target.shape[1]  # a learned variance comes after it
@@ -194,7 +161,7 @@ def _errors(student: Denoiser, dense: Denoiser, batches: Sequence[NoisedBatch]) 
         near += float((_mean_square(output - wanted) * batch.scale).sum())
         true += float((_mean_square(output - batch.target) * batch.scale).sum())
         count += len(batch)
-    return Errors(near / count, true / count)
+    return NetworkErrors(to_dense=near / count, to_noise=true / count)
 
 
 def _mean_square(error: Tensor) -> Tensor:
@@ -233,9 +200,9 @@ def _mend_layers(
     able: Mapping[str, Reader],
     batches: Sequence[NoisedBatch],
     seed: int,
-) -> Work[tuple[list[RepairedLayer], dict[str, str]]]:
+) -> Work[tuple[list[RepairedLayerFigures], dict[str, str]]]:
     """Mend each layer of ``able``, which are in the order in which they run."""
-    names, layers, broken = list(able), list[RepairedLayer](), dict[str, str]()
+    names, layers, broken = list(able), list[RepairedLayerFigures](), dict[str, str]()
     theirs = [partial(dense.call, batch.inputs) for batch in batches]
     ours = [partial(student.call, batch.inputs) for batch in batches]
     with (
@@ -245,8 +212,8 @@ def _mend_layers(
         for place, name in enumerate(names):
             yield Progress(place, len(names), "repairing the cut model")
             calls = [
-                _AtOneLayer(theirs.to_next_layer(), ours.to_next_layer(), batch)
-                for theirs, ours, batch in zip(wanted, given, batches, strict=True)
+                _AtOneLayer(their_call.to_next_layer(), our_call.to_next_layer(), batch)
+                for their_call, our_call, batch in zip(wanted, given, batches, strict=True)
             ]
             assert all(call.is_at(name) for call in calls)
             record = _mend(student.model.get_submodule(name), able[name], calls, (seed, place))
@@ -277,7 +244,7 @@ class _AtOneLayer:
 
 def _mend(
     layer: nn.Module, reader: Reader, calls: Sequence[_AtOneLayer], key: tuple[int, int]
-) -> RepairedLayer | None:
+) -> RepairedLayerFigures | None:
     """Mend one layer block by block, each from what the blocks before it left; None if not finite.
 
     Each block is a least-squares problem of its own, so that no layer is too wide for memory.
@@ -294,8 +261,14 @@ def _mend(
         changes.append(replace(change, weights=None))
         columns, rows = max(columns, len(sums[0].inputs)), sums[0].rows
     ridges = [change.ridge for change in changes if change.ridge is not None]
-    ends = changes[0].before, changes[-1].after
-    return RepairedLayer(reader.name, *ends, max(ridges, default=None), rows, columns)
+    return RepairedLayerFigures(
+        name=reader.name,
+        before=changes[0].before,
+        after=changes[-1].after,
+        ridge=max(ridges, default=None),
+        rows=rows,
+        columns=columns,
+    )
 
 
 @torch.no_grad()

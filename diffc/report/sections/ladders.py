@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 from diffc.measure.explain import PRUNING, Ladder, Rung
 from diffc.measure.results import Speedup, at_working
-from diffc.report import speed, svg
+from diffc.report import speed
 from diffc.report.blocks import Chart, Details, Notes, Part, Table
+from diffc.report.ladder_chart import ChartRung, ladder_chart
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import interval
 
-_LABEL = (
-    "the time of one step as a share of torch's, change by change; each bar lies in the outline of "
-    "the one before; the numbers are in the table"
-)
 _HOW = (
     "all timed in turn in one process; factors are medians of paired ratios, with 95 % intervals "
     "within this run"
@@ -74,33 +70,16 @@ def _figures(ladder: Ladder, factors: Sequence[_Factors]) -> Iterator[Table | Ch
     """The table and the chart of the rungs that were timed."""
     if not factors:
         return
-    labels = [speed.label(ladder, row.rung) for row in factors]
-    bars = [
-        (label, 100 / (row.in_all.median if row.in_all else 1), _by(row))
-        for label, row in zip(labels, factors, strict=True)
+    shown = [
+        ChartRung(speed.label(ladder, row.rung), row.rung.cause, row.by, row.in_all)
+        for row in factors
     ]
     rows = [
-        (label, _by(row), _factor(row.in_all) if row.in_all else "1x")
-        for label, row in zip(labels, factors, strict=True)
-    ]
-    numbers = [
-        (label, row.rung.cause or "-", _factor(row.by) or "-", _factor(row.in_all) or "-")
-        for label, row in zip(labels, factors, strict=True)
+        (one.label, one.by_words, speed.factor_words(one.in_all) if one.in_all else "1x")
+        for one in shown
     ]
     yield Table(rows, ("", "by", "in all"))
-    heads = ("", "changed", "by", "in all")
-    picture = svg.steps(bars, f"time of one step, % of {factors[0].rung.label}", _LABEL)
-    yield Chart(picture, Table(numbers, heads, texts=2))
-
-
-def _by(row: _Factors) -> str:
-    """'1.67x pruning': the factor of this rung's change."""
-    return "" if row.by is None else f"{row.by.median:.2f}x {row.rung.cause}"
-
-
-def _factor(factor: Speedup | None) -> str:
-    """'4.20x [4.11, 4.32]'."""
-    return "" if factor is None else f"{factor.median:.2f}x {interval(factor.ci95)}"
+    yield ladder_chart(shown, "one step", factors[0].rung.label)
 
 
 def _notes(ladder: Ladder) -> Iterator[str]:
