@@ -23,7 +23,9 @@ LONG = {"steps": 120, "checkpoint_every": 20}
 
 def start(folder: Path, result: Path, rank: int = 0, port: int = 0, **changes) -> subprocess.Popen:
     """A worker; with a port, one of two."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    tests = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     if port:
         env |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
