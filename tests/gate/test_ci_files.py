@@ -1,7 +1,9 @@
 """docs/ci: well-formed, and every diffc command in it is one that this diffc takes."""
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,8 @@ def lines_of_shell():
             yield from step.get("run", "").splitlines()
     for job in gitlab().values():
         if isinstance(job, dict):
-            yield from [*job.get("before_script", []), *job.get("script", [])]
+            for lines in [*job.get("before_script", []), *job.get("script", [])]:
+                yield from lines.splitlines()
     text = (CI / "local.md").read_text() + (CI.parent / "gate.md").read_text()
     yield from re.findall(r"(?m)^(diffc .*)$", text)
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
@@ -38,7 +41,8 @@ def lines_of_shell():
 
 
 def commands():
-    return [line for line in lines_of_shell() if line.startswith("diffc ")]
+    lines = (line.strip().removesuffix(" || code=$?") for line in lines_of_shell())
+    return [line for line in lines if line.startswith("diffc ")]
 
 
 def test_there_are_commands():
@@ -104,3 +108,48 @@ def test_the_defaults_said_are_the_defaults():
     said = {flag.replace("-", "_"): words.split(":")[0] for flag, words in rows}
     assert len(said) == 6
     assert said == {name: defaults[name] or "reported only" for name in said}
+
+
+def github_check():
+    """As the runner runs it: bash -e, the expressions of the file replaced."""
+    steps = github()["jobs"]["check"]["steps"]
+    return next(step["run"] for step in steps if step.get("name") == "Check it against main")
+
+
+def gitlab_check():
+    """The lines of a job are one script; the runner stops at the first that fails."""
+    return "\n".join(gitlab()["check"]["script"])
+
+
+CHECKS = {"github": github_check, "gitlab": gitlab_check}
+
+
+def run_check(host, folder, code, baseline):
+    """The exit code of the job and what it printed, with a diffc that ends with ``code``."""
+    (folder / "diffc").write_text(f"#!/bin/sh\necho judged\nexit {code}\n")
+    (folder / "diffc").chmod(0o755)
+    if baseline:
+        (folder / "baselines" / "main").mkdir(parents=True)
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "CI_DEFAULT_BRANCH": "main",
+           "GITHUB_STEP_SUMMARY": str(folder / "summary.md")}  # fmt: skip
+    script = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", CHECKS[host]()]
+    run = subprocess.run(script, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return run.returncode, run.stdout
+
+
+@pytest.mark.parametrize("host", CHECKS)
+def test_a_first_request_passes_with_a_note(host, tmp_path):
+    code, printed = run_check(host, tmp_path, 2, baseline=False)
+    assert code == 0 and "nothing to compare with yet" in printed and "judged" not in printed
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 70])
+@pytest.mark.parametrize("host", CHECKS)
+def test_a_noisy_runner_warns_and_a_regression_fails(host, code, tmp_path):
+    ended, printed = run_check(host, tmp_path, code, baseline=True)
+    assert "judged" in printed
+    if host == "github":
+        assert ended == (0 if code in (3, 4) else code)
+        assert ("::warning::" in printed) == (code in (3, 4))
+    else:
+        assert ended == code  # allow_failure turns 3 and 4 into a warning
