@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from diffc_runtime.json_types import JsonDict
 
 
-@takes("output_folders", "open", "html", "report_history", "json", "quiet")
+@takes("output_folders", "open", "html", "report_history", "price", "json", "quiet")
 def report_(
     command: Command,
     output_folders: list[Path],
     open_: bool,
     html: Path | None,
     history: Path | None,
+    price: float | None,
 ) -> None:
     """Show OUT's report, or compare several: a table, and latency against quality.
 
@@ -28,7 +29,7 @@ def report_(
 
     \b
       diffc report OUT
-      diffc report OUT --open
+      diffc report OUT --open --price 0.71/h
       diffc report OUT-30 OUT-50 OUT-70 --html comparison.html
     """
     from diffc.report.current import current_report
@@ -36,6 +37,7 @@ def report_(
     reports = []
     for path in output_folders:
         report, notes = current_report(path)
+        report = report.model_copy(update={"price_per_hour": price})
         reports.append((str(path), report))
         for note in notes:
             print(f"diffc: note: {note}", file=sys.stderr)

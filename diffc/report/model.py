@@ -110,6 +110,7 @@ class Report(_ReportPart):
         anchors: Samples of the dense model with fewer steps, judged as the compressed model's are,
             for each target; in reports of version 2 alone.
         environment: The machine of the last target's figures.
+        price_per_hour: What this machine costs an hour, as given to ``diffc report``.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -137,6 +138,7 @@ class Report(_ReportPart):
     frontiers: list[Frontier] = Field(default_factory=list)
     anchors: list[Anchors] = Field(default_factory=list)
     environment: AsRecorded[EnvironmentRecord | None] = None
+    price_per_hour: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> Report:

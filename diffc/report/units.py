@@ -51,6 +51,13 @@ def interval(pair: Sequence[float | None] | None, digits: int = 2) -> str:
     return "-" if "-" in ends else f"[{ends[0]}, {ends[1]}]"
 
 
+def cost_of_thousand(price_per_hour: float, images_per_s: float | None) -> str:
+    """'0.166' for a machine of 0.71 an hour that makes 1.19 images a second."""
+    if not images_per_s:
+        return "-"
+    return f"{price_per_hour / 3600 / images_per_s * 1000:.3g}"
+
+
 def rate(value: float | None) -> str:
     """'177.6', '0.043': a number a second; a dash where nothing was measured."""
     if value is None:

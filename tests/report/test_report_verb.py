@@ -37,6 +37,29 @@ def test_a_damaged_report(out, text, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_price_gives_the_cost_of_images(out, tmp_path):
+    content = json.loads((out / "report.json").read_text())
+    side = content["pipeline"][0]["dense"]
+    rate = side.get("images_per_s") or side["throughput_per_s"]
+    done = diffc("report", out, "--price", "3.6/h", "--html", tmp_path / "page.html")
+    cost = f"{3.6 / 3600 / rate * 1000:.3g}"
+    assert "1,000 images at 3.6/h" in done.stdout and cost in done.stdout
+    assert cost in (tmp_path / "page.html").read_text()
+    assert "1,000 images" not in diffc("report", out).stdout
+
+
+@pytest.mark.parametrize("price", ["", "0", "-1", "nan", "inf", "cheap", "1/day"])
+def test_no_price(out, price):
+    done = diffc("report", out, "--price", price)
+    assert done.returncode == 2 and "such as 0.71/h" in done.stderr
+
+
+def test_few_times_have_no_percentile_99(out):
+    content = json.loads((out / "report.json").read_text())
+    n = content["pipeline"][0]["dense"]["latency_ms"]["n"]
+    assert n < 100 and f"  slowest of {n} " in diffc("report", out).stdout
+
+
 def test_a_damaged_history(out, tmp_path):
     (tmp_path / "h.jsonl").write_text("{}\n")
     done = diffc("report", out, "--history", tmp_path / "h.jsonl")

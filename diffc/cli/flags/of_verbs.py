@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffc.cli.flags import completion
 from diffc.cli.flags.flag import QUALITY, WHAT, WHERE, Flag
-from diffc.cli.flags.values import batch_sizes
+from diffc.cli.flags.values import batch_sizes, price_per_hour
 
 ARGUMENTS = (
     Flag(
@@ -307,6 +307,14 @@ REPORT = (
         "A .jsonl of diffc check, drawn over time.",
         group=WHAT,
         name="history",
+    ),
+    Flag(
+        "price",
+        float,
+        "Of this machine an hour, such as 0.71/h: the cost of 1,000 images is shown.",
+        metavar="PRICE",
+        group=WHAT,
+        read=price_per_hour,
     ),
 )
 CACHE = (

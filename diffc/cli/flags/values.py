@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def number(flag: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise RequestError(f"{flag} {text}: not a number such as 0.5") from None
+
+
+def price_per_hour(text: str) -> float:
+    """0.71 for '0.71' or '0.71/h'.
+
+    Raises:
+        RequestError: ``text`` is no price above 0.
+    """
+    try:
+        price = float(text.removesuffix("/h"))
+    except ValueError:
+        price = 0.0
+    if not 0 < price < math.inf:
+        raise RequestError(f"--price {text}: not a price of the machine an hour such as 0.71/h")
+    return price
 
 
 def share(flag: str) -> Callable[[str], float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from diffc.measure.results import TargetResult
+from diffc.measure.results import Latency, TargetResult
 from diffc.report import speed, svg
 from diffc.report.blocks import Chart, Details, Notes, Table
 from diffc.report.units import change, interval, milliseconds
@@ -26,8 +26,14 @@ def time_rows(result: TargetResult, what: str) -> list[Row]:
     return [
         (f"{what}, p50", milliseconds(dense.p50), milliseconds(small.p50), faster),
         ("  within this run", "", "", within),
-        (f"{what}, p99", milliseconds(dense.p99), milliseconds(small.p99), ""),
+        (_tail(what, dense, small), milliseconds(dense.p99), milliseconds(small.p99), ""),
     ]
+
+
+def _tail(what: str, *sides: Latency) -> str:
+    """The label of the p99s: below 100 times, the percentile 99 is their largest, and says so."""
+    fewest = min(side.n for side in sides)
+    return f"{what}, p99" if fewest >= 100 else f"  slowest of {fewest}"
 
 
 def distribution(result: TargetResult) -> Iterator[Chart | Details]:
