@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffc.models.classes import diffusers_class
 from diffc.models.families import family
 from diffc.models.schedulers import FEW_STEPS
 from diffc.models.source import Source
@@ -109,10 +110,7 @@ def embedded_guidance(source: Source, given: float | None) -> float:
 
 def find_pipeline_class(source: Source) -> type[DiffusionPipeline] | None:
     """Return the model's own pipeline class; None if diffusers has none of that name."""
-    import diffusers
-
-    name = str(source.index.get("_class_name", ""))
-    kind: type[DiffusionPipeline] | None = getattr(diffusers, name, None)
+    kind: type[DiffusionPipeline] | None = diffusers_class(str(source.index.get("_class_name", "")))
     return kind
 
 

@@ -17,7 +17,7 @@ from diffc.models.classes import component_class, is_diffusers_model, is_transfo
 from diffc.models.components import Component
 from diffc.models.cut import cut_skeleton, leave_out, pruning_of, skeleton
 from diffc.models.files import TensorEntry
-from diffc.models.foreign import foreign_errors, quiet_transformers
+from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.key_names import (
     ExpectedTensors,
     check_tensors,
@@ -166,7 +166,7 @@ def transformers_config(part: Component, kind: type[PreTrainedModel]) -> Pretrai
     Raises:
         InputError: transformers refuses the config.
     """
-    with quiet_transformers(), foreign_errors(f"{part.folder}/config.json cannot be used"):
+    with quiet_libraries(), foreign_errors(f"{part.folder}/config.json cannot be used"):
         return kind.config_class.from_pretrained(part.folder, local_files_only=True)
 
 
@@ -210,7 +210,7 @@ def _check_transformers(
         name: torch.empty(entry.shape, dtype=DTYPES.get(entry.dtype), device="meta")
         for name, entry in entries.items()
     }
-    with quiet_transformers(), foreign_errors(f"{part.folder} cannot be loaded"):
+    with quiet_libraries(), foreign_errors(f"{part.folder} cannot be loaded"):
         model, facts = kind.from_pretrained(
             None,
             config=config,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diffc.errors import InputError
 from diffc.models.components import INDEX, Component
 from diffc.models.families import family, family_names
-from diffc.models.foreign import foreign_errors
+from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.source import Source
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def component_class(part: Component) -> Any:
     named = f"{part.library}.{part.class_name}"
     if part.class_name in family_names() and family(part.class_name).library == part.library:
         return family(part.class_name).model_class()
-    with foreign_errors(f"{named}, which '{part.name}' is, cannot be used"):
+    with quiet_libraries(), foreign_errors(f"{named}, which '{part.name}' is, cannot be used"):
         module = _library(part.library)
         kind = getattr(module, part.class_name, None) if module is not None else None
     if module is None:
@@ -55,6 +55,17 @@ def network_class(class_name: str) -> Any:
     return getattr(diffusers, class_name)
 
 
+def diffusers_class(name: str) -> Any:
+    """Return what the installed diffusers has of that name; None if it has nothing.
+
+    The first use of a pipeline's class imports its module, which logs what is not installed.
+    """
+    import diffusers
+
+    with quiet_libraries():
+        return getattr(diffusers, name, None)
+
+
 def pipeline_class(source: Source) -> type[DiffusionPipeline]:
     """Return the class of a source's pipeline.
 
@@ -75,7 +86,7 @@ def pipeline_class(source: Source) -> type[DiffusionPipeline]:
             hint="name the pipeline's class there; diffc runs no code of a repository's own",
         )
     with foreign_errors(f"the pipeline's class {named} cannot be used"):
-        kind = getattr(diffusers, named, None)
+        kind = diffusers_class(named)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise InputError(
             f"{source.folder / INDEX} names {named}, which the installed {_version(diffusers)} "

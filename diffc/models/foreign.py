@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from diffc.errors import DiffcError, InputError
 
@@ -42,16 +44,18 @@ def foreign_errors(what: str, hint: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Switch off transformers' own reports and progress bars; diffc checks what they report."""
-    from transformers.utils import logging
+def quiet_libraries() -> Iterator[None]:
+    """Switch off all warnings in logs, and the progress bars of diffusers and transformers.
 
-    level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
+    Only calls belong inside whose results diffc checks itself: what the logs say is lost. No
+    library is imported for it: transformers alone takes a second.
+    """
+    with ExitStack() as stack:
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(max(logging.root.manager.disable, logging.WARNING))
+        for name in ("diffusers.utils.logging", "transformers.utils.logging"):
+            bars = sys.modules.get(name)
+            if bars is not None and bars.is_progress_bar_enabled():
+                stack.callback(bars.enable_progress_bar)
+                bars.disable_progress_bar()
         yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bar:
-            logging.enable_progress_bar()

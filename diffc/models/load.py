@@ -41,7 +41,7 @@ from diffc.models.classes import (
 from diffc.models.components import Component
 from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_pruning, skeleton
 from diffc.models.files import check_safetensors
-from diffc.models.foreign import foreign_errors, quiet_transformers
+from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.source import Source, find_source
 from diffc.models.states import entries_of, read_state
 from diffc.torch_state import own_state
@@ -155,7 +155,7 @@ def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor]) -> nn.M
 
 def _transformers_model(part: Component, kind: Any, state: Mapping[str, torch.Tensor]) -> nn.Module:
     config = transformers_config(part, kind)
-    with quiet_transformers(), foreign_errors(f"{part.folder} cannot be loaded"):
+    with quiet_libraries(), foreign_errors(f"{part.folder} cannot be loaded"):
         model, facts = kind.from_pretrained(
             None, config=config, state_dict=dict(state), dtype=torch.float32,
             output_loading_info=True, ignore_mismatched_sizes=True,
@@ -176,7 +176,7 @@ def _put_together(source: Source, kind: Any, networks: Mapping[str, Any]) -> Dif
     accepted = set(kind._get_signature_keys(kind)[0])
     nulls = {name for name in accepted if source.find_component(name) is None}
     given = {name: part for name, part in networks.items() if name in accepted}
-    with quiet_transformers(), foreign_errors(f"the pipeline {source.folder} cannot be opened"):
+    with quiet_libraries(), foreign_errors(f"the pipeline {source.folder} cannot be opened"):
         pipeline: DiffusionPipeline = kind.from_pretrained(
             source.folder,
             **dict.fromkeys(nulls),
