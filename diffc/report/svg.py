@@ -20,6 +20,8 @@ from diffc.report.markup import Html, joined, tag
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 420.0, 54.0, 22.0, 26.0, 38.0
 _BINS = 48
+_LETTER, _LINE = 6.6, 13.0
+"""The width of a letter and the height of a line, about."""
 Points = Sequence[tuple[float, float]]
 
 
@@ -257,11 +259,14 @@ def fronts(several: Sequence[Series], x_name: str, y_name: str, label: str) -> H
     x = Axis(min(xs) / 1.15, max(xs) * 1.25, LEFT, WIDTH - RIGHT, log=True)
     y = Axis(min(ys) - margin, max(ys) + margin, height - BOTTOM, TOP)
     parts = [_log_axis(x, height - BOTTOM, x_name), *_y_axis(y, y_name)]
+    names: list[_Name] = []
     for index, series in enumerate(several):
         second = index > 0
         parts += _front(series, x, y, second=second)
         parts.append(_key(series.name, second=second, row=index))
-    return _chart(parts, height, label)
+        # the compressed side, drawn last, keeps its names
+        names += [_beside(n, x.at(px), y.at(py), above=second) for n, px, py in series.front]
+    return _chart([*parts, *(name.drawn() for name in _apart(names[::-1]))], height, label)
 
 
 def _front(series: Series, x: Axis, y: Axis, *, second: bool) -> list[Html]:
@@ -272,17 +277,41 @@ def _front(series: Series, x: Axis, y: Axis, *, second: bool) -> list[Html]:
         title = tag("title", f"{series.name} {name}: {px:.3g} ms, {py:.3f}")
         kind = "dot" if second else "ring"
         parts.append(tag("circle", title, class_=kind, cx=x.at(px), cy=y.at(py), r=4.0))
-    for name, px, py in series.front:
-        parts.append(_beside(name, x.at(px), y.at(py), above=second))
     return parts
 
 
-def _beside(name: str, at: float, height: float, *, above: bool) -> Html:
+@dataclass(frozen=True)
+class _Name:
+    """A name in a picture: its words, where its base line begins, and how long it is."""
+
+    words: str
+    x: float
+    y: float
+    length: float
+
+    def drawn(self) -> Html:
+        return _text(self.words, self.x, self.y)
+
+    def covers(self, other: _Name) -> bool:
+        beside = self.x + self.length < other.x or other.x + other.length < self.x
+        return not beside and abs(self.y - other.y) < _LINE
+
+
+def _apart(names: Sequence[_Name]) -> list[_Name]:
+    """The names that cover no earlier one: the others are in the table, and under the pointer."""
+    shown: list[_Name] = []
+    for name in names:
+        if not any(name.covers(one) for one in shown):
+            shown.append(name)
+    return shown
+
+
+def _beside(name: str, at: float, height: float, *, above: bool) -> _Name:
     """A point's name: above at its left, or below at its right, where the picture has room."""
-    length = 6.6 * len(name) + 7
-    left = at - length > LEFT if above else at + length > WIDTH
+    length = _LETTER * len(name)
+    left = at - length - 7 > LEFT if above else at + length + 7 > WIDTH
     up = -7 if above or left else 16
-    return _text(name, at - 7 if left else at + 7, height + up, "end" if left else "start")
+    return _Name(name, at - 7 - length if left else at + 7, height + up, length)
 
 
 def _key(name: str, *, second: bool, row: int) -> Html:

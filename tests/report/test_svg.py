@@ -88,3 +88,24 @@ def test_steps_are_drawn_to_one_scale_each_in_the_outline_of_the_one_before(valu
     assert filled == pytest.approx([room * v / max(values) for v in values], rel=1e-3, abs=1e-3)
     assert outlines == pytest.approx([filled[0], *filled[:-1]], rel=1e-3, abs=1e-3)
     assert bars[-2].get("class") == "second" or len(values) == 0
+
+
+loops = st.lists(st.tuples(st.floats(1, 1e4), st.floats(0, 1)), min_size=1, max_size=9)
+
+
+@settings(deadline=None)
+@given(loops, loops)
+def test_names_at_fronts_cover_no_other(dense, small):
+    sides = {"dense": dense, "compressed": small}
+    named = {
+        side: [(f"{side} {i}", x, y) for i, (x, y) in enumerate(points)]
+        for side, points in sides.items()
+    }
+    series = [svg.Series(side, points, points) for side, points in named.items()]
+    words = {text.text: text for text in drawn(svg.fronts(series, "ms", "SSIM", "")).iter("text")}
+    shown = [words[name] for points in named.values() for name, _, _ in points if name in words]
+    assert shown[-1].text == f"compressed {len(small) - 1}"
+    boxes = [(float(t.get("x")), float(t.get("y")), 6 * len(t.text)) for t in shown]
+    for i, (x, y, length) in enumerate(boxes):
+        for left, line, other in boxes[:i]:
+            assert abs(y - line) >= 12 or x + length < left or left + other < x
