@@ -41,6 +41,11 @@ def kept_channels(
     }
 
 
+def block_names(model: nn.Module, family: Family) -> list[str]:
+    """The blocks of the dense ``model``, cut or not."""
+    return [*_residual_blocks(model)] or _transformer_blocks(model, family.block_lists)
+
+
 def _is_left_out(block: str, keep: Mapping[str, NDArray[np.int64]]) -> bool:
     return block in keep and not len(keep[block])
 

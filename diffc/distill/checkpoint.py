@@ -1,6 +1,6 @@
 """A run's state on disk: what a killed run needs to go on to the same weights.
 
-FOLDER/step-00000200.safetensors holds the weights, the moving average and AdamW's moments;
+FOLDER/step-00000200.safetensors holds the weights, the moving average and the optimiser's moments;
 step-00000200.json, written after it, holds the step, the run's key, small numbers, and the hash of
 the other file. A checkpoint counts only when both are there and agree. Nothing is pickled; files
 appear by rename; the last two are kept.

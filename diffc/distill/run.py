@@ -155,10 +155,10 @@ class Run:
         """Every tensor of the state, live: read by ``checkpoint``, written by ``resume``."""
         named = {}
         for i, (name, parameter) in enumerate(self.student.named_parameters()):
-            state = self.optimizer.state[parameter]
             named[f"weights.{name}"] = parameter.data
-            named[f"exp_avg.{name}"] = state["exp_avg"]
-            named[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+            for kind, value in self.optimizer.state[parameter].items():
+                if kind != "step":
+                    named[f"{kind}.{name}"] = value
             if self.ema is not None:
                 named[f"ema.{name}"] = self.ema.shadow_params[i]
         return named

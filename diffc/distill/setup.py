@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
 from diffc.distill.draw import Batch
+from diffc.distill.muon import Muon
 from diffc.errors import RequestError, UnavailableError
 from diffc.recipe.sections.distill import OF_THE_LOOP
 from diffc.recipe.sections.training import WATCHING, TrainingSection
@@ -103,20 +104,22 @@ def choose_dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
 def make_optimizer(
     student: nn.Module, options: TrainingSection, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW with its state made beforehand, so that a checkpoint can be read into it."""
-    optimizer = torch.optim.AdamW(
-        student.parameters(),
-        lr=options.learning_rate,
-        betas=ADAM_BETAS,
-        weight_decay=options.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    """The optimiser with its state made beforehand, so that a checkpoint can be read into it."""
+    parameters, rate, decay = student.parameters(), options.learning_rate, options.weight_decay
+    if options.optimizer == "muon":
+        optimizer: torch.optim.AdamW = Muon(parameters, rate, ADAM_BETAS, decay)
+    else:
+        fused = device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(parameters, rate, ADAM_BETAS, weight_decay=decay, fused=fused)
+    matrices = set(optimizer.matrices) if isinstance(optimizer, Muon) else set()
     for parameter in student.parameters():
-        optimizer.state[parameter] = {
+        state = {
             "step": torch.zeros((), device=device),
             "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
         }
+        if parameter not in matrices:
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        optimizer.state[parameter] = state
     return optimizer
 
 

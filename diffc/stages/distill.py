@@ -24,6 +24,7 @@ from diffc.stage_outcomes import (
 )
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.plan import cuts_nothing
 from diffc.stages.prune import PRUNED
 from diffc.stages.repair import apply_repair
 from diffc_export.events import Progress, Work
@@ -90,7 +91,7 @@ def distill_stage(
         seed=recipe.seed,
     )
     packages = (*model_packages(source), "accelerate")
-    collective = options.steps > 0
+    collective = options.steps > 0 and not cuts_nothing(plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else MODEL}
     return Stage(
         "distill", 8, inputs, distill, DistillOutcome, places, packages, collective=collective
@@ -98,12 +99,16 @@ def distill_stage(
 
 
 def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
-    """Train the cut model, or copy it where no steps are asked for."""
+    """Train the cut model, or copy it where no steps are asked for or nothing was cut."""
     pruned = inputs.pruned.folder / PRUNED
-    if inputs.options.section.steps == 0:
-        _save_untrained(inputs, folder)
-        yield Progress(1, 1, "no distillation asked for")
-        return DistillOutcome(steps=0, losses=[])
+    for words, is_so in (
+        ("no distillation asked for", inputs.options.section.steps == 0),
+        ("nothing was cut", cuts_nothing(inputs.plan_file.path)),
+    ):
+        if is_so:
+            _save_untrained(inputs, folder)
+            yield Progress(1, 1, words)
+            return DistillOutcome(steps=0, losses=[])
     from diffc.data.clean import CleanSet
     from diffc.distill import train
     from diffc.distill.all_steps import ModelPair

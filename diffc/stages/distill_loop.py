@@ -30,6 +30,7 @@ class LoopInputs:
     """What the student of some loops follows from.
 
     Attributes:
+        model: The dense model, whose features are compared.
         parts: What is saved beside the denoiser.
         scheduler: The dense pipeline's scheduler_config.json.
         data: The conditions.
@@ -41,6 +42,7 @@ class LoopInputs:
         seed: Of everything random.
     """
 
+    model: ModelInput
     parts: ModelInput
     scheduler: dict[str, object]
     data: StageResult[DataOutcome]
@@ -69,6 +71,7 @@ def distill_loop_stage(
         trajectories: The outcome of their stage.
     """
     inputs = LoopInputs(
+        model=ModelInput.denoiser(source),
         parts=ModelInput.parts(source),
         scheduler=dict(source.scheduler),
         data=visited.data,
@@ -82,7 +85,7 @@ def distill_loop_stage(
     packages = (*model_packages(source), "accelerate")
     places = {MODEL: MODEL}
     return Stage(
-        "distill-loop", 1, inputs, distill_loop, LoopDistillOutcome, places, packages,
+        "distill-loop", 2, inputs, distill_loop, LoopDistillOutcome, places, packages,
         collective=True,
     )  # fmt: skip
 
@@ -112,7 +115,8 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     settings = sampler_settings(scheduler, student.sample_shape)
     loops = [loop_steps(loop, settings) for loop in inputs.loops]
     options = inputs.options.section
-    lesson = LoopLesson(student, dense_way, loops, options, inputs.seed)
+    dense = inputs.shape.open(inputs.model.source) if options.features else None
+    lesson = LoopLesson(student, dense_way, loops, options, inputs.seed, dense)
     result = yield from train(
         lesson, student.model, options, folder.scratch, seed=inputs.seed, logs=folder.logs
     )

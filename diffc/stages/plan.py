@@ -122,6 +122,13 @@ def _figures(cost: Cost) -> CostFigures:
     return CostFigures(params=cost.params, macs=cost.macs, macs_paper=cost.macs_paper)
 
 
+def cuts_nothing(plan_file: Path) -> bool:
+    """Whether a plan keeps every channel and every branch, as one of ratio 0 does."""
+    from diffc.prune.plan import Plan
+
+    return plan_outcome(Plan.read(plan_file)).groups_cut == 0
+
+
 def latency_device(recipe: Recipe) -> LatencyDevice | None:
     """Where a plan by latency takes it: the first target, at the first batch size.
 

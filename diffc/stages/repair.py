@@ -16,6 +16,7 @@ from diffc.stage_outcomes import (
 )
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.plan import cuts_nothing
 from diffc.stages.prune import PRUNED
 from diffc_export.events import Progress, Work
 
@@ -72,12 +73,16 @@ def repair_stage(
 
 
 def mend(inputs: RepairInputs, folder: StageFolder) -> Work[RepairOutcome]:
-    """Write the new weights; none where the repair is off or makes nothing better."""
+    """Write the new weights; none where the repair is off, or has nothing to make better."""
     from safetensors.torch import save_file
 
     if inputs.options.mode == "off":
         save_file({}, folder.out / REPAIRED)
         yield Progress(1, 1, "no repair asked for")
+        return RepairOutcome(is_used=False)
+    if cuts_nothing(inputs.plan_file.path):
+        save_file({}, folder.out / REPAIRED)
+        yield Progress(1, 1, "nothing was cut")
         return RepairOutcome(is_used=False)
     from diffc.data.clean import CleanSet
     from diffc.data.precision import best_device

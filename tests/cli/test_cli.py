@@ -57,7 +57,7 @@ def test_every_verb_has_help_with_an_example(verb):
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("ratio", ["0", "1", "-1"])
+@pytest.mark.parametrize("ratio", ["1", "-1"])
 def test_a_ratio_out_of_range_is_one_line(tiny_model, tmp_path, ratio):
     done = diffc("compile", tiny_model, f"--ratio={ratio}", "--out", tmp_path / "out")
     assert done.returncode == 2

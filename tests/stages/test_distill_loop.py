@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from support.runs import compile_quickly, refusal
 
 import diffc
@@ -77,8 +78,6 @@ def test_the_export_is_of_the_students_prediction(student) -> None:
     assert ours["scheduler"]["prediction_type"] == "v_prediction"
     assert ours["scheduler"]["timestep_spacing"] == "trailing"
     assert ours["scheduler"]["clip_sample"] is False
-    from safetensors.torch import load_file
-
     reference = load_file(out / "onnx/compressed/reference.safetensors")
     bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     now, then = (
@@ -106,6 +105,21 @@ def test_another_ratio_takes_the_same_trajectories(tiny_model_of_module, tmp_pat
     report = compile_quickly(tiny_model_of_module, tmp_path / "b", ratio=0.2, **FOR_LOOPS)
     cached = {stage.name: stage.cached for stage in report.stages}
     assert cached["trajectories"] and not cached["distill-loop"]
+
+
+def test_the_dense_model_itself_learns_a_loop(tiny_model_of_module, tmp_path) -> None:
+    """Ratio 0 cuts, repairs and distils nothing; the loop's student starts from the dense model."""
+    report = compile_quickly(tiny_model_of_module, tmp_path, ratio=0.0, **FOR_LOOPS)
+    assert report.compressed.macs == report.model.macs
+    assert report.distillation["steps"] == 0 and not report.repair["is_used"]
+    assert report.loop_distillation["steps"] == 4
+    dense = load_file(tiny_model_of_module / WEIGHTS)
+    before, after = (
+        load_file(tmp_path / place / WEIGHTS) for place in (".diffc/distilled", "model")
+    )
+    assert all(torch.equal(before[name], value) for name, value in dense.items())
+    assert not all(torch.equal(after[name], value) for name, value in dense.items())
+    check_model(tmp_path)
 
 
 def test_one_folder_changes_its_aim_and_back(tiny_model_of_module, tmp_path) -> None:

@@ -71,7 +71,7 @@ def options(**changes) -> LoopTrainingSection:
 
 def lesson(folder: Path, learner: Denoiser, counts=(1, 2), **changes) -> LoopLesson:
     made = trajectories(folder / "trajectories", counts)
-    return LoopLesson(learner, made, steps_of(*counts), options(**changes))
+    return LoopLesson(learner, made, steps_of(*counts), options(**changes), dense=dense())
 
 
 def work(folder: Path, learner: Denoiser, counts=(1, 2), **changes) -> Work[DistillResult]:

@@ -2,8 +2,8 @@
 
 A row of a batch is one step of one loop on one trajectory of the dense model: the state that the
 loop is at, and the output that takes it to the next state. The loss is the mean square of the
-error in that output. Trajectories are functions of their noise, so that a mean square does not blur
-as it does on data.
+error in that output. Trajectories are functions of their noise, so that a mean square blurs less
+than on data; what blur is left the dense model's features tell (features.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from diffc.data.precision import autocast
 from diffc.distill.lesson import split
+from diffc.distill.loop.features import DenseFeatures
 from diffc.distill.loop.readout import fit_readout
-from diffc.distill.loop.steps import LoopSteps
+from diffc.distill.loop.steps import LoopSteps, clean_step
 from diffc.distill.loop.trajectories import TrajectorySet
 from diffc.distill.losses import per_sample
 from diffc.errors import InputError
 from diffc.models.denoiser import Denoiser
+from diffc.models.diffusion import Process
 from diffc.recipe import LoopTrainingSection
 
 ORDER = 11
@@ -41,12 +43,14 @@ class LoopBatch:
         sample: (B, ...) what the model is given.
         time: (B,) its timesteps.
         target: (B, ...) what it should give.
+        to_clean: (B, 2) keep and gain of ``clean_step``.
         conditions: Name -> (B, ...).
     """
 
     sample: Tensor
     time: Tensor
     target: Tensor
+    to_clean: Tensor
     conditions: dict[str, Tensor]
 
     def __len__(self) -> int:
@@ -58,7 +62,15 @@ class LoopBatch:
 
     def _slice(self, a: int, b: int) -> LoopBatch:
         conditions = {name: rows[a:b] for name, rows in self.conditions.items()}
-        return LoopBatch(self.sample[a:b], self.time[a:b], self.target[a:b], conditions)
+        sample, time, target, to_clean = (
+            value[a:b] for value in (self.sample, self.time, self.target, self.to_clean)
+        )
+        return LoopBatch(sample, time, target, to_clean, conditions)
+
+    def clean(self, output: Tensor) -> Tensor:
+        """The clean samples that an output implies."""
+        keep, gain = (_wide(column, output) for column in self.to_clean.unbind(1))
+        return keep * self.sample + gain * output
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class _Place:
     gain: float
     begin: int
     end: int
+    to_clean: tuple[float, float]
 
 
 class LoopLesson:
@@ -82,6 +95,7 @@ class LoopLesson:
         loops: Sequence[LoopSteps],
         options: LoopTrainingSection,
         seed: int = 0,
+        dense: Denoiser | None = None,
     ) -> None:
         """Find each loop's states among those of the trajectories.
 
@@ -91,19 +105,23 @@ class LoopLesson:
             loops: The loops. A step that several have is learned for each.
             options: How to train.
             seed: Of the order of the rows.
+            dense: The dense model, whose features are compared where ``options`` asks for it.
 
         Raises:
             InputError: The trajectories lack a state.
+            RequestError: The dense model has no features that could be compared.
         """
         self.student, self.trajectories, self.options, self.seed = (
             student, trajectories, options, seed,
         )  # fmt: skip
-        self.places = tuple(place for loop in loops for place in _places(loop, trajectories))
+        process = student.process
+        self.places = tuple(p for loop in loops for p in _places(loop, trajectories, process))
+        self.features = DenseFeatures(dense) if options.features and dense else None
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     @property
     def network(self) -> None:
-        """The dense model does not work beside the student: its trajectories are there."""
+        """The dense model is not called where the student is: its trajectories are there."""
         return
 
     def digests(self) -> Iterator[bytes]:
@@ -114,6 +132,8 @@ class LoopLesson:
     def open(self, student: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         """Remember where and in what the student runs."""
         self.device, self.dtype = device, dtype
+        if self.features is not None:
+            self.features.open(device, dtype)
 
     def begin(self, student: nn.Module) -> list[str]:
         """Solve the last layer for the targets, so that training starts near them."""
@@ -148,8 +168,7 @@ class LoopLesson:
             torch.tensor([getattr(place, name) for _, place in rows], dtype=torch.float64)
             for name in ("keep", "gain")
         )
-        wide = (-1, *[1] * (begins.ndim - 1))
-        target = (ends - keep.view(wide) * begins) / gain.view(wide)
+        target = (ends - _wide(keep, begins) * begins) / _wide(gain, begins)
         times = [place.time for _, place in rows]
         whole = not any(time % 1 for time in times) and self._takes_whole
         conditions = self.trajectories.conditions([row for row, _ in rows])
@@ -157,6 +176,7 @@ class LoopLesson:
             begins.to(self.device),
             torch.tensor(times, dtype=torch.int64 if whole else torch.float32).to(self.device),
             target.float().to(self.device),
+            torch.tensor([place.to_clean for _, place in rows]).to(self.device),
             {name: value.to(self.device) for name, value in conditions.items()},
         )
 
@@ -171,8 +191,14 @@ class LoopLesson:
         return output[:, : batch.target.shape[1]]  # a learned variance comes after it
 
     def loss(self, model: nn.Module, batch: LoopBatch) -> Tensor:
-        """The mean square of the error in the output."""
-        return per_sample(self._output(model, batch).float() - batch.target).mean()
+        """The mean square of the error in the output, and the difference in features."""
+        output = self._output(model, batch).float()
+        loss = per_sample(output - batch.target)
+        if self.features is not None:
+            ours, theirs = batch.clean(output), batch.clean(batch.target)
+            difference = self.features.difference(ours, theirs, batch.conditions)
+            loss = loss + self.options.features * difference
+        return loss.mean()
 
     def forget(self) -> None:
         """Nothing is caught on the way."""
@@ -181,7 +207,12 @@ class LoopLesson:
         """Nothing was put into the networks."""
 
 
-def _places(loop: LoopSteps, trajectories: TrajectorySet) -> Iterator[_Place]:
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) as (B, 1, ...), of as many dimensions as ``like``."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _places(loop: LoopSteps, trajectories: TrajectorySet, process: Process) -> Iterator[_Place]:
     kept = {time: number for number, time in enumerate(trajectories.visited, 1)}
     lacking = [time for time in loop.times[1:] if time not in kept]
     if lacking:
@@ -189,7 +220,7 @@ def _places(loop: LoopSteps, trajectories: TrajectorySet) -> Iterator[_Place]:
     begins = [0, *(kept[time] for time in loop.times[1:])]
     ends = [*begins[1:], len(trajectories.visited) + 1]
     for values in zip(loop.times, loop.keep, loop.gain, begins, ends, strict=True):
-        yield _Place(*values)
+        yield _Place(*values, clean_step(process, values[0]))
 
 
 @lru_cache(maxsize=8)

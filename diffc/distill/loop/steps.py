@@ -2,6 +2,7 @@
 
     student_scheduler  the scheduler config of the student, which stock samplers read
     loop_steps         where the loop calls the model, and what each call moves
+    clean_step         the step from a timestep to the clean sample
 
 A step of DDIM, or of Euler's method along a flow, is x <- keep x + gain f(x, t) where nothing is
 clipped. So the output that takes a state x to a wanted state y is f = (y - keep x) / gain, whatever
@@ -23,6 +24,7 @@ import numpy as np
 
 from diffc.data.sampling import torch_loop
 from diffc.data.student_loops import SPACING
+from diffc.models.diffusion import Process
 from diffc.models.noise_levels import flow_levels
 from diffc.models.schedulers import is_flow, scheduler_settings, train_steps
 from diffc_runtime import schedules
@@ -125,3 +127,18 @@ def loop_steps(loop: Loop, settings: Mapping[str, Any]) -> LoopSteps:
     keep = tuple(moved(i, 1.0, 0.0) for i in steps)
     gain = tuple(moved(i, 0.0, 1.0) for i in steps)
     return LoopSteps(tuple(sampler.timesteps.tolist()), keep, gain)
+
+
+def clean_step(process: Process, time: float) -> tuple[float, float]:
+    """Return (keep, gain) of the clean sample that an output of the student implies.
+
+    Args:
+        process: The dense model's; the student's noise levels are the same, and what it predicts is
+            that of ``student_scheduler``.
+        time: The model's timestep.
+    """
+    if process.prediction == "sample":
+        return 0.0, 1.0
+    if process.prediction == "flow":
+        return 1.0, -time / len(process)
+    return float(process.signal[int(time)]), -float(process.noise[int(time)])

@@ -41,17 +41,23 @@ class LoopTrainingSection(TrainingSection):
 
     Attributes:
         steps: steps of the optimiser, after those of ``distill.steps``.
+        features: weight of how differently the dense model sees where the student's output leads
+            and where it should lead (distill/loop/features.py), beside 1 for the error in the
+            output. The recipe ``unet2d`` has it on, since it was measured there
+            (bench/loop_students.py).
         trajectories: how many of the dense model's trajectories are made to learn from.
         teacher_steps: about how many steps of DPM-Solver++ one of them has.
     """
 
-    steps: int = Field(default=1200, ge=0)
+    steps: int = Field(default=1000, ge=0)
     batch: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=6e-4, gt=0)
-    warmup: int = Field(default=50, ge=0)
-    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    features: float = Field(default=0.0, ge=0)
     trajectories: int = Field(default=2048, ge=1)
-    teacher_steps: int = Field(default=20, ge=1)
+    teacher_steps: int = Field(default=12, ge=1)
 
 
 class DistillSection(TrainingSection):

@@ -51,7 +51,7 @@ class PruneSection(RecipeSection):
     """``prune``: what to remove.
 
     Attributes:
-        ratio: the share to remove, between 0 and 1.
+        ratio: the share to remove, between 0 and 1. At 0 nothing is removed.
         ratio_of: what the share is of: MACs, parameters, channels or latency.
         allocate: how the ratio is spread over the groups: ``uniform``, ``global`` or ``latency``.
         rounding: ``align`` gives widths that the target likes, ``paper`` those of the publication.
@@ -76,7 +76,7 @@ class PruneSection(RecipeSection):
 
     @model_validator(mode="after")
     def _check_shares(self) -> PruneSection:
-        if not 0 < self.ratio < 1:
+        if not 0 <= self.ratio < 1:
             counted = _COUNTED[self.ratio_of] + self._as_percent()
             raise ValueError(
                 f"ratio {self.ratio:g} is not between 0 and 1 (0.5 removes half of the {counted})"

@@ -19,8 +19,9 @@ class TrainingSection(RecipeSection):
     Attributes:
         steps: steps of the optimiser; 0 does not train.
         batch: samples per optimiser step, over all processes and accumulation together.
+        optimizer: ``adamw``, or ``muon``, which comes further in few steps.
         learning_rate: the highest learning rate.
-        weight_decay: of AdamW.
+        weight_decay: of the optimiser.
         warmup: steps of linear warm-up, a quarter of the steps at most; the learning rate then
             falls as a cosine to 0.
         ema_decay: ceiling of the moving average's decay, which starts low (diffusers' warm-up);
@@ -39,6 +40,7 @@ class TrainingSection(RecipeSection):
 
     steps: int = Field(default=400, ge=0)
     batch: int = Field(default=16, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: int = Field(default=20, ge=0)

@@ -1,0 +1,120 @@
+"""What the dense model sees of two sets of samples, and how it enters the loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny_loops
+
+from diffc.distill.loop.features import DenseFeatures
+from diffc.distill.loop.lesson import LoopLesson
+from diffc.distill.loop.steps import clean_step
+from diffc.distill.losses import per_sample
+from diffc.errors import RequestError
+from diffc_export.events import drain
+
+
+def _samples(seed: int, n: int = 3) -> torch.Tensor:
+    return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_is_the_mean_over_the_blocks_before_the_middle() -> None:
+    """Oracle: the blocks' outputs of a whole call, scaled by hand."""
+    dense, seen = tiny_loops.dense(), DenseFeatures(tiny_loops.dense())
+    level = int((dense.process.noise / dense.process.signal - 0.08).abs().argmin())
+    assert seen.time == level and 10 < level < 40
+    outputs: list[torch.Tensor] = []
+    for block in (b.resnets[0] for b in dense.model.down_blocks):
+        block.register_forward_hook(lambda _block, _given, output: outputs.append(output))
+    ours, theirs = _samples(0), _samples(1)
+    with torch.no_grad():
+        for sample in (ours, theirs):
+            dense.model(sample, torch.full((3,), level))
+    unit = [value / value.square().mean(1, keepdim=True).sqrt() for value in outputs]
+    wanted = sum((unit[i] - unit[i + 2]).square().flatten(1).mean(1) for i in range(2)) / 2
+    torch.testing.assert_close(seen.difference(ours, theirs, {}), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_ours_alone_and_the_middle_does_not_run() -> None:
+    dense = tiny_loops.dense()
+    seen = DenseFeatures(dense)
+    seen.open(torch.device("cpu"), torch.float32)
+    ran: list[bool] = []
+    dense.model.mid_block.register_forward_hook(lambda *_: ran.append(True))
+    ours, theirs = _samples(0).requires_grad_(), _samples(1).requires_grad_()
+    seen.difference(ours, theirs, {}).sum().backward()
+    assert ours.grad is not None and float(ours.grad.abs().min(0).values.max()) > 0
+    assert theirs.grad is None and not ran
+    assert all(parameter.grad is None for parameter in dense.model.parameters())
+    assert not any(module._forward_hooks for module in dense.model.down_blocks.modules())
+    assert torch.equal(seen.difference(ours, ours, {}), torch.zeros(3))
+
+
+def test_a_network_without_a_middle_is_refused() -> None:
+    class NoMiddle(type(tiny_loops.dense().family)):
+        def middle_block(self, model):
+            return None
+
+    with pytest.raises(RequestError, match="UNet2DModel has no middle block"):
+        DenseFeatures(replace(tiny_loops.dense(), family=NoMiddle()))
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_clean_step_is_the_loops_last_one(prediction: str, monkeypatch) -> None:
+    """The last step of a loop ends at the clean sample."""
+    monkeypatch.setitem(tiny_loops.CONFIG, "prediction_type", prediction)
+    process = tiny_loops.dense().process
+    for loop in tiny_loops.steps_of(1, 2, 5):
+        ours = clean_step(process, loop.times[-1])
+        assert ours == pytest.approx((loop.keep[-1], loop.gain[-1]), abs=1e-6)
+
+
+def test_a_clean_step_along_a_flow() -> None:
+    from diffc.models.diffusion import process_from_scheduler
+
+    flow = process_from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+    assert clean_step(flow, 250.0) == (1.0, -0.25)
+
+
+def test_the_loss_has_both_parts(tmp_path: Path) -> None:
+    learner = tiny_loops.student()
+    made = tiny_loops.trajectories(tmp_path)
+    plain, both = (
+        LoopLesson(learner, made, tiny_loops.steps_of(1, 2), options, dense=tiny_loops.dense())
+        for options in (tiny_loops.options(), tiny_loops.options(features=0.5))
+    )
+    batch = both.draw(0, range(4))
+    with torch.no_grad():
+        output = learner.model(batch.sample, batch.time).sample
+        keep, gain = batch.to_clean.view(4, 2, 1, 1, 1).unbind(1)
+        ours, theirs = (keep * batch.sample + gain * value for value in (output, batch.target))
+        seen = DenseFeatures(tiny_loops.dense()).difference(ours, theirs, {})
+        pixels = per_sample(output - batch.target)
+        torch.testing.assert_close(plain.loss(learner.model, batch), pixels.mean())
+        whole = both.loss(learner.model, batch)
+    torch.testing.assert_close(whole, (pixels + 0.5 * seen).mean())
+    ends = torch.stack([made.states(row)[-1] for row in range(len(made))])
+    last = batch.time == 499  # of two steps the last, which leads to the clean end
+    assert all((ends - one).flatten(1).norm(dim=1).min() < 1e-3 for one in theirs[last])
+
+
+def test_a_student_learns_by_it(tmp_path: Path) -> None:
+    made = tiny_loops.trajectories(tmp_path / "trajectories")
+    states = torch.stack([made.states(i) for i in range(12)])
+    seen = DenseFeatures(tiny_loops.dense())
+
+    def difference(steps: int) -> float:
+        learner = tiny_loops.student()
+        changes = {"steps": steps, "batch": 12, "learning_rate": 5e-3, "checkpoint_every": 999,
+                   "features": 1.0}  # fmt: skip
+        drain(tiny_loops.work(tmp_path, learner, (1,), **changes))
+        (loop,) = tiny_loops.steps_of(1)
+        with torch.no_grad():
+            output = learner.model(states[:, 0], torch.full((12,), 999)).sample
+            end = loop.keep[0] * states[:, 0] + loop.gain[0] * output
+            return float(seen.difference(end, states[:, -1], {}).mean())
+
+    assert difference(60) < 0.8 * difference(0)
