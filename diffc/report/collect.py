@@ -12,6 +12,7 @@ from diffc import __version__
 from diffc.errors import InputError
 from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
+from diffc.measure.frontier.served import with_times_of
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
@@ -70,6 +71,8 @@ def collect(
         [record["result"] for name, record in records.items() if name.startswith(f"{kind}-")]
         for kind in ("bench", "serve", "explain", "choose", "frontier")
     )
+    measured = {one["frontier"]["target"]: Frontier(**one["frontier"]) for one in frontiers}
+    images = [TargetResult(**bench["pipeline"]) for bench in benches]
     return Report(
         diffc=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -88,7 +91,10 @@ def collect(
         distillation=records["distill"]["result"] if "distill" in records else None,
         stages=[_stage(record, fresh) for record in records.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
-        pipeline=[TargetResult(**bench["pipeline"]) for bench in benches],
+        pipeline=[
+            with_times_of(image, measured[image.target]) if image.target in measured else image
+            for image in images
+        ],
         choices=[PrecisionChoice(**one["choice"]) for one in choices],
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
@@ -98,7 +104,7 @@ def collect(
             for name, record in records.items()
             if name.startswith("eval-")
         ],
-        frontiers=[Frontier(**one["frontier"]) for one in frontiers],
+        frontiers=list(measured.values()),
         environment=benches[-1]["environment"] if benches else None,
     )
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from diffc.measure.frontier.results import Frontier, Point
-from diffc.measure.frontier.rungs import ImageRung, image_ladder
+from diffc.measure.frontier.rungs import image_ladder
 from diffc.measure.frontier.standing import (
     Standing,
     best_ahead,
@@ -14,12 +12,7 @@ from diffc.measure.frontier.standing import (
     own_standing,
 )
 from diffc.measure.quality.base import Metric
-from diffc.measure.results import Speedup
-from diffc.report import speed
-from diffc.report.model import Report
 from diffc.report.units import milliseconds, number
-from diffc_runtime.json_types import JsonObject
-from diffc_runtime.loop import Loop
 
 
 def figure_words(point: Point, metric: Metric) -> str:
@@ -68,51 +61,9 @@ def verdict_words(frontier: Frontier) -> str:
     return "" if own is None else standing_words(frontier, own)
 
 
-def ladder_of(report: Report, frontier: Frontier) -> list[ImageRung]:
-    """The ladder of an image, whose engines' part is the speed-up of an image where both are one.
-
-    One report has one figure for one thing: dense against compressed whole images were timed longer
-    for the section on them. Where they were the same loops, that figure is what the rungs from the
-    dense engine on multiply to, and the last of them is what it leaves.
-    """
-    rungs, image = image_ladder(frontier), _image_speedup(report, frontier)
-    dense = next((i for i, rung in enumerate(rungs) if rung.point.side == "dense"), None)
-    if image is None or dense is None or rungs[-1].point.side != "compressed":
-        return rungs
-    before, last = rungs[dense].in_all, rungs[-1]
-    left = image
-    for rung in rungs[dense + 1 : -1]:
-        assert rung.by is not None
-        left = speed.product(left, speed.inverse(rung.by))
-    in_all = image if before is None else speed.product(before, image)
-    return [*rungs[:-1], replace(last, by=left, in_all=in_all)]
-
-
-def _image_speedup(report: Report, frontier: Frontier) -> Speedup | None:
-    """The speed-up of whole images, if these were the reference loop and the served one."""
-    own = frontier.with_role("compressed", "own")
-    for result in report.pipeline:
-        details = result.details
-        loops = (details.get("reference") or details, details)
-        wanted = (frontier.reference, own.loop if own else "")
-        same = all(_is_loop(one, text) for one, text in zip(loops, wanted, strict=True))
-        if (result.target, result.batch) == (frontier.target, frontier.batch) and same:
-            return result.speedup
-    return None
-
-
-def _is_loop(details: JsonObject, text: str) -> bool:
-    """Whether the details of timed images are of this loop, apart from its spacing."""
-    if not text:
-        return False
-    loop = Loop.parse(text)
-    timed = (details.get("sampler"), details.get("steps"), details.get("guidance", 1))
-    return loop.spacing is None and timed == (loop.sampler, loop.steps, loop.guidance or 1)
-
-
-def product_words(report: Report, frontier: Frontier) -> str:
+def product_words(frontier: Frontier) -> str:
     """'20.1x as fast an image as torch eager with ddim:50, at SSIM 0.868'; '' without torch."""
-    rungs, metric = ladder_of(report, frontier), main_metric(frontier)
+    rungs, metric = image_ladder(frontier), main_metric(frontier)
     last = rungs[-1] if rungs else None
     if last is None or last.in_all is None or rungs[0].point.side != "eager":
         return ""

@@ -116,14 +116,3 @@ def product(first: Speedup, second: Speedup) -> Speedup:
         ci99=ends(first.ci99, second.ci99),
         pairs=min(first.pairs, second.pairs),
     )
-
-
-def inverse(ratio: Speedup) -> Speedup:
-    """The ratio of the two the other way round."""
-
-    def ends(pair: tuple[float, float]) -> tuple[float, float]:
-        return 1 / pair[1], 1 / pair[0]
-
-    return Speedup(
-        median=1 / ratio.median, ci95=ends(ratio.ci95), ci99=ends(ratio.ci99), pairs=ratio.pairs
-    )

@@ -14,8 +14,13 @@ from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput, SectionInput
 from diffc.stage_outcomes import BenchOutcome
 from diffc.stages.images import ImageInput, image_input
+from diffc.stages.samples import DENSE_SAMPLES
 from diffc_export.events import Work
 from diffc_export.targets.engine import engine_digest
+
+_FEW_IMAGES = 3
+"""Images of each engine that are timed here where the frontier times them again, with all others:
+enough for what is not of the frontier, such as the calls of a step."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class BenchInputs:
         engines: Side -> its engine folder.
         references: Side -> what torch gave.
         images: What making an image takes.
+        timed_again: Whether the frontier times whole images after this.
         options: How long to measure.
         batch: The batch sizes to time.
         threads: Of the engines; None: those that they were built with.
@@ -46,6 +52,7 @@ class BenchInputs:
     engines: dict[str, FileInput]
     references: dict[str, FileInput]
     images: ImageInput
+    timed_again: bool
     options: SectionInput[MeasureSection]
     batch: tuple[int, ...]
     threads: int | None
@@ -58,6 +65,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         engines=engine_inputs(out, name),
         references=reference_inputs(out),
         images=image_input(out, recipe, name),
+        timed_again=recipe.measure.frontier != "off" and (out / DENSE_SAMPLES).is_file(),
         options=timing_options(recipe),
         batch=recipe.build.batch,
         threads=recipe.build.threads,
@@ -79,7 +87,7 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     )
     loop = MeasureOptions(
         threads=inputs.threads,
-        latency=LatencyOptions(rounds=options.loop_runs, seconds=options.seconds),
+        latency=_image_timing(inputs),
         loop=inputs.images.options,
         reference=inputs.images.reference,
     )
@@ -88,6 +96,13 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     whole = yield from measure_loop(dense, compressed, loop)
     environment = inputs.fingerprint.environment.model_dump(mode="json")
     return BenchOutcome(targets=results, pipeline=whole, environment=environment)
+
+
+def _image_timing(inputs: BenchInputs) -> LatencyOptions:
+    options = inputs.options.section
+    if inputs.timed_again:
+        return LatencyOptions(rounds=min(options.loop_runs, _FEW_IMAGES), seconds=0.0)
+    return LatencyOptions(rounds=options.loop_runs, seconds=options.seconds)
 
 
 def timing_options(recipe: Recipe) -> SectionInput[MeasureSection]:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = {"quick": 16, "full": 64}
 """Images of each loop, at most: as many as the samples stage made."""
-_ROUNDS = {"quick": 5, "full": 10}
+_ROUNDS = {"quick": 8, "full": 10}
 _MOST_SECONDS = {"quick": 60.0, "full": 600.0}
 
 
@@ -154,7 +154,7 @@ def frontier_stage(
     packages = () if inputs.model.absent else ("torch", "diffusers")
     return Stage(
         f"frontier-{timed.target}",
-        1,
+        2,
         inputs,
         frontier,
         FrontierOutcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from support.frontiers import around, frontier, half_cut, point
 from support.reports import find_part, notes_of, rows_of
 
 from diffc.measure.frontier.rungs import image_ladder
-from diffc.measure.results import Speedup
+from diffc.measure.frontier.served import with_times_of
 from diffc.report import terminal
-from diffc.report.frontiers import advice, crossing_words, ladder_of, verdict_words
+from diffc.report.frontiers import advice, crossing_words, verdict_words
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
@@ -160,37 +161,16 @@ def test_a_frontier_without_any_figure_is_no_verdict(demo):
     assert "no loop's images could be judged" in notes_of(find_part(demo, TITLE))
 
 
-def as_timed(report, dense, compressed, factor):
-    """The report, whose whole images were timed with these loops (sampler, steps)."""
-    image = next(one for one in report.pipeline if one.speedup is not None)
-    names = ("sampler", "steps", "guidance")
-    details = dict(zip(names, (*compressed, 1.0), strict=True))
-    details["reference"] = dict(zip(names, (*dense, 1.0), strict=True))
-    ends = (0.98 * factor, 1.02 * factor)
-    image.speedup = Speedup(median=factor, ci95=ends, ci99=ends, pairs=15)
-    image.details |= details
-    return report
-
-
 def test_the_ladder_and_the_time_of_an_image_agree(demo):
-    """Same loops, same figure: what was timed longer is taken, and the last rung is the rest."""
-    demo.frontiers = [half_cut("ddim:10")]
-    rungs = ladder_of(as_timed(demo, ("ddim", 50), ("ddim", 10), 8.0), demo.frontiers[0])
-    dense, cut, own = rungs[-3:]
-    assert cut.by.median * own.by.median == pytest.approx(8.0)
-    assert own.in_all.median == pytest.approx(8.0 * dense.in_all.median)
-    demo.frontiers = [half_cut()]
-    rungs = ladder_of(as_timed(demo, ("ddim", 50), ("ddim", 50), 1.7), demo.frontiers[0])
-    assert rungs[-1].by.median == 1.7 and rungs[-1].by.ci95 == pytest.approx((1.666, 1.734))
-    rows = rows_of(find_part(demo, "From torch to the served loop"))
-    assert rows[-1][2:] == ("1.70x pruning", "3.4x", "0.930")
-
-
-def test_images_of_other_loops_leave_the_ladder_alone(demo):
-    demo.frontiers = [half_cut("ddim:10")]
-    plain = image_ladder(demo.frontiers[0])
-    for dense, small in ((("ddim", 50), ("ddim", 9)), (("euler", 50), ("ddim", 10))):
-        assert ladder_of(as_timed(demo, dense, small, 8.0), demo.frontiers[0]) == plain
+    """The rungs from the dense engine on multiply to the speed-up of whole images."""
+    for loop in ("ddim:10", "ddim:50"):
+        made = half_cut(loop)
+        image = with_times_of(next(one for one in demo.pipeline if not one.absent), made)
+        dense, *rungs = image_ladder(made)[1:]
+        product = math.prod(rung.by.median for rung in rungs)
+        assert dense.point.side == "dense"
+        assert product == pytest.approx(image.speedup.median, rel=0.02)
+        assert rungs[-1].point.latency_ms == image.compressed.latency_ms
 
 
 def test_the_product_is_in_the_headline(demo):

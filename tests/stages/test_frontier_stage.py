@@ -10,6 +10,8 @@ import pytest
 
 from diffc.follows import still_follows
 from diffc.measure.frontier.loops import FrontierLoops
+from diffc.measure.frontier.results import ratio
+from diffc.measure.frontier.served import with_times_of
 from diffc.output import locked_recipe
 from diffc.report.model import Report
 from diffc.stages.bench import BenchOutcome, bench_stage
@@ -46,6 +48,42 @@ def test_its_dense_images_are_those_that_the_samples_were_judged_by(compiled):
     _, report, _ = compiled
     own = report.frontiers[0].with_role("compressed", "own")
     assert own.figures["ssim"].each == pytest.approx(report.quality["ssim"]["each"], abs=2e-3)
+
+
+def test_one_loop_has_one_time(compiled):
+    """Whole images have the times of the block in which all loops were timed in turn."""
+    _, report, _ = compiled
+    (image,), (made,) = report.pipeline, report.frontiers
+    reference, own = made.with_role("dense", "reference"), made.with_role("compressed", "own")
+    assert image.dense.latency_ms == reference.latency_ms
+    assert image.compressed.latency_ms == own.latency_ms
+    assert image.speedup == ratio(reference, own) and image.noise == made.noise
+    assert image.compressed.images_per_s == pytest.approx(1e3 / own.latency_ms.p50)
+    assert image.details["steps"] == 2 and image.details["rounds"] == made.details["rounds"]
+
+
+@pytest.mark.parametrize("missing", ["loop", "batch", "image"])
+def test_whole_images_keep_their_own_times_without_the_frontiers(compiled, missing):
+    _, report, _ = compiled
+    (image,), (made,) = report.pipeline, report.frontiers
+    if missing == "loop":
+        made = made.model_copy(update={"points": [p for p in made.points if p.side == "dense"]})
+    elif missing == "batch":
+        made = made.model_copy(update={"batch": 2})
+    else:
+        image = image.model_copy(update={"absent": "no decoder"})
+    assert with_times_of(image, made) is image
+
+
+def test_images_are_timed_briefly_where_the_frontier_times_them_too(out):
+    recipe = locked_recipe(out).for_target("ort-cpu")
+    assert bench_stage(out, recipe, "ort-cpu").inputs.timed_again
+    alone = recipe.model_copy(
+        update={"measure": recipe.measure.model_copy(update={"frontier": "off"})}
+    )
+    assert not bench_stage(out, alone, "ort-cpu").inputs.timed_again
+    (out / "samples" / "dense.safetensors").unlink()
+    assert not bench_stage(out, recipe, "ort-cpu").inputs.timed_again
 
 
 def test_new_samples_leave_it_out(out):

@@ -10,5 +10,6 @@ results.py    the points of a frontier, and what is compared of two of them
 measuring.py  sampling by the engines, and timing them in turn
 judging.py    images against the reference loop's
 standing.py   who is ahead at equal time, and where that changes
+served.py     the served loop's times, for whole images
 rungs.py      the ladder of an image, from torch to the loop that is served
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffc.measure.frontier.results import Frontier
+from diffc.measure.frontier.rungs import image_ladder
 from diffc.measure.frontier.standing import Standing, main_metric, own_standing
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
@@ -25,7 +26,7 @@ def headline(report: Report) -> str:
 
 def _build(report: Report) -> Iterator[Facts]:
     first, *others = verdicts(report)
-    products = [frontiers.product_words(report, one) for one in report.frontiers]
+    products = [frontiers.product_words(one) for one in report.frontiers]
     notes = [*products, first.advice, *(one.words for one in others)]
     yield Facts(
         first.words,
@@ -91,7 +92,7 @@ def _frontier_facts(report: Report, frontier: Frontier) -> Iterator[Fact]:
         words = f"dense in the same time on {frontier.target}: {one.rival.loop}"
         value = metric.as_text(one.rival.figures[metric.name].value)
         yield Fact(words, value, f"{metric.label}; {one.own.loop}: {_own(one, metric)}")
-    rungs = frontiers.ladder_of(report, frontier)
+    rungs = image_ladder(frontier)
     if rungs and rungs[-1].in_all is not None and rungs[0].point.side == "eager":
         yield _speed_fact(f"one image beside torch eager on {frontier.target}", rungs[-1].in_all)
 

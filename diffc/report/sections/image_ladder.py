@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.frontier.rungs import ImageRung
+from diffc.measure.frontier.rungs import ImageRung, image_ladder
 from diffc.measure.frontier.standing import main_metric
 from diffc.measure.quality.base import Metric
-from diffc.report import frontiers, speed
+from diffc.report import speed
 from diffc.report.blocks import Block, Details, Notes, Part, Table
 from diffc.report.ladder_chart import ChartRung, ladder_chart
 from diffc.report.model import Report
@@ -27,7 +27,7 @@ _HOW = (
 
 def _build(report: Report) -> Iterator[Part]:
     for frontier in report.frontiers:
-        rungs = frontiers.ladder_of(report, frontier)
+        rungs = image_ladder(frontier)
         if rungs:
             where = f"{frontier.target}, {frontier.precision}"
             yield Part(f"From torch to the served loop: {where}", list(_blocks(frontier, rungs)))
