@@ -91,7 +91,8 @@ def _frontier_facts(report: Report, frontier: Frontier) -> Iterator[Fact]:
     if one is not None and one.rival is not None and metric is not None and one.kind != "alone":
         words = f"dense in the same time on {frontier.target}: {one.rival.loop}"
         value = metric.as_text(one.rival.figures[metric.name].value)
-        yield Fact(words, value, f"{metric.label}; {one.own.loop}: {_own(one, metric)}")
+        same = f"{one.own.loop} by the same {frontier.n} images: {_own(one, metric)}"
+        yield Fact(words, value, f"{metric.label}; {same}")
     rungs = image_ladder(frontier)
     if rungs and rungs[-1].in_all is not None and rungs[0].point.side == "eager":
         yield _speed_fact(f"one image beside torch eager on {frontier.target}", rungs[-1].in_all)
