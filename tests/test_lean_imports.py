@@ -1,7 +1,9 @@
 """A command imports PyTorch and diffusers without what it does not need, and everything works that
 needs the rest after all; a library call does not change how anything is imported.
 
-Each test runs in fresh interpreters: what was imported before decides.
+What was imported before decides, so each piece of code has an interpreter of its own. An import of
+torch takes seconds, and most pieces begin with it: two interpreters import torch alone, one of them
+lean, and each piece goes on from there in a fork of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +11,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -165,10 +172,68 @@ assert type(module.__spec__.loader).__name__ == "SourceFileLoader"
 """
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+FORKS = """
+import json, os, sys, traceback
+import torch
+for line in sys.stdin:
+    out, code = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        for stream, end in ((1, ""), (2, ".err")):
+            os.dup2(os.open(out + end, os.O_WRONLY | os.O_CREAT), stream)
+        status = 0
+        try:
+            exec(compile(code, "piece", "exec"), {"__name__": "__main__", **START})
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""Runs each piece of code that it reads in a fork, and says how it ended."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that has imported torch. process: ``FORKS``. folder: for what the pieces print."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+
+    def run(self, code: str) -> str:
+        """What ``code`` prints; AssertionError if it fails."""
+        path = self.folder / str(uuid.uuid4())
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps([str(path), code]), file=self.process.stdin, flush=True)
+        status = self.process.stdout.readline()
+        assert status == "0\n", path.with_suffix(".err").read_text()
+        return path.read_text()
+
+
+@contextmanager
+def interpreter(start: str, folder: Path) -> Iterator[Interpreter]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", start + FORKS], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        yield Interpreter(process, folder)
+
+
+@pytest.fixture(scope="module")
+def lean(tmp_path_factory):
+    with interpreter(
+        LEAN + "START = {'make_imports_lean': make_imports_lean}\n", tmp_path_factory.mktemp("lean")
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    with interpreter("START = {}\n", tmp_path_factory.mktemp("plain")) as process:
+        yield process
 
 
 @pytest.mark.parametrize(
@@ -176,30 +241,35 @@ def run(code: str) -> str:
     [DEFERRED, ABSENT, HANDED_OVER, DISTRIBUTIONS, SCOPED],
     ids=["deferred", "absent", "handed over", "distributions", "scoped"],
 )
-def test_a_command_imports_lean(code: str) -> None:
-    run(LEAN + code)
+def test_a_command_imports_lean(code: str, lean: Interpreter) -> None:
+    lean.run(code)
 
 
-def test_a_process_that_imports_diffc_imports_as_before() -> None:
-    run(LEFT_ALONE)
+def test_a_process_that_imports_diffc_imports_as_before(plain: Interpreter) -> None:
+    plain.run(LEFT_ALONE)
 
 
-def test_what_is_compiled_and_exported_is_the_same() -> None:
-    plain, lean = json.loads(run(GRAPHS)), json.loads(run(LEAN + GRAPHS))
-    assert plain[1] == 3  # a graph before, between and after the two functions that are left out
-    assert lean == plain
+def test_what_is_compiled_and_exported_is_the_same(plain: Interpreter, lean: Interpreter) -> None:
+    before, after = json.loads(plain.run(GRAPHS)), json.loads(lean.run(GRAPHS))
+    assert before[1] == 3  # a graph before, between and after the two functions that are left out
+    assert after == before
 
 
-def test_classes_and_modules_come_at_their_first_use() -> None:
-    assert json.loads(run(LEAN + LATER)) == json.loads(
-        run(LATER.replace('assert "transformers" not in sys.modules', ""))
+def test_classes_and_modules_come_at_their_first_use(plain: Interpreter, lean: Interpreter) -> None:
+    assert json.loads(lean.run(LATER)) == json.loads(
+        plain.run(LATER.replace('assert "transformers" not in sys.modules', ""))
     )
 
 
 @pytest.mark.parametrize("first", ["torch", "torch._dynamo", "diffusers", "transformers"])
-def test_it_can_begin_late(first: str) -> None:
+def test_it_can_begin_late(first: str, plain: Interpreter) -> None:
     """What was imported before is left as it is, and what comes after works."""
     late = f"import {first}\n{LEAN}" + HANDED_OVER.replace(
         'assert "torch._dynamo" not in sys.modules', ""
     )
-    run(late)
+    plain.run(late)
+
+
+def test_a_piece_that_fails_is_seen(lean: Interpreter) -> None:
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        lean.run("1 / 0")
