@@ -1,0 +1,42 @@
+"""Which files of tests come first: two workers end together if the long files do not come last."""
+
+from __future__ import annotations
+
+import pytest
+
+LONG_FILES = (
+    "tests/stages/test_precision_choice.py",  # makes ``compiled``, while the next needs none
+    "tests/bench/test_gpu_bench.py",
+    "tests/docs/test_docs_commands.py",
+    "tests/test_lean_imports.py",
+    "tests/stages/test_compile.py",
+    "tests/models/families/test_whole_chain.py",
+    "tests/models/families/test_export.py",
+    "tests/cli/test_several_ratios.py",
+    "tests/distill/test_train.py",
+    "tests/stages/test_distill_loop.py",
+    "tests/targets/test_conditional.py",
+    "tests/models/families/test_families.py",
+    "tests/prune/test_planning.py",
+    "tests/prune/test_latency_allocation.py",
+    "tests/bench/test_full_size.py",
+    "tests/stages/test_launched.py",
+    "tests/stages/test_finished.py",
+    "tests/stages/test_distill_recipe.py",
+    "tests/data/test_prompts.py",
+    "tests/data/test_run_loops.py",
+    "tests/onnx/test_precision.py",
+    "tests/cli/test_usage.py",
+    "tests/cli/test_bench.py",
+    "tests/models/test_compressed_folder.py",
+    "tests/faults/test_halved_batches.py",
+    "tests/faults/test_disks.py",
+    "tests/measure/test_memory.py",
+)
+"""Files that take longest, the longest first; all others follow in their own order."""
+
+
+def long_files_first(items: list[pytest.Item]) -> None:
+    """Sort ``items`` in place."""
+    place = {name: i for i, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
