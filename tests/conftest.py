@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
+from support.exports import exports_shared
+from support.order import long_files_first
 from support.quick import QUICK, save_tiny_model
 from support.shared import copy_once, make_once
+
+
+def pytest_collection_modifyitems(items):
+    long_files_first(items)
+
+
+def pytest_collection_finish():
+    """What was imported stays: a collection of garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +28,13 @@ def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or fills the user's cache."""
     if "DIFFC_CACHE" not in os.environ:
         monkeypatch.setenv("DIFFC_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_exports(tmp_path_factory):
+    """The chains of a session export each network once."""
+    with exports_shared(tmp_path_factory):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,27 +25,27 @@ def test_each_ratio_gets_a_folder_and_the_comparison_ends_it(
 ):
     outs = tmp_path / "OUTS"
     args = ("compile", tiny_model, "--recipe", quick, "--no-build", "--out", outs)
-    done = diffc(*args, "--ratio", "0.2,40%")
+    done = diffc(*args, "--ratio", "0.3,40%")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in outs.iterdir()) == ["0.2", "0.4", "comparison.html"]
-    assert [read_lock(outs / name)["recipe"]["prune"]["ratio"] for name in ("0.2", "0.4")] == [
-        0.2,
+    assert sorted(path.name for path in outs.iterdir()) == ["0.3", "0.4", "comparison.html"]
+    assert [read_lock(outs / name)["recipe"]["prune"]["ratio"] for name in ("0.3", "0.4")] == [
+        0.3,
         0.4,
     ]
     assert "ratio" in done.stdout
     assert "SSIM" in done.stdout
-    assert "1 of 2: --ratio 0.2" in done.stderr
-    again = diffc(*args, "--ratio", "0.2,0.4", "--json")
+    assert "1 of 2: --ratio 0.3" in done.stderr
+    again = diffc(*args, "--ratio", "0.3,0.4", "--json")
     runs = json.loads(again.stdout)["runs"]
-    assert list(runs) == [str(outs / "0.2"), str(outs / "0.4")]
+    assert list(runs) == [str(outs / "0.3"), str(outs / "0.4")]
     assert all(stage["cached"] for run in runs.values() for stage in run["stages"])
 
 
 def test_what_the_ratios_share_is_done_once(compiled_cache, tiny_model, quick, tmp_path):
     outs = tmp_path / "OUTS"
     args = ("compile", tiny_model, "--recipe", quick, "--no-build", "--out", outs, "--quiet")
-    assert diffc(*args, "--ratio", "0.25,0.35").returncode == 0
-    first, second = (read_lock(outs / name)["stages"] for name in ("0.25", "0.35"))
+    assert diffc(*args, "--ratio", "0.3,0.4").returncode == 0
+    first, second = (read_lock(outs / name)["stages"] for name in ("0.3", "0.4"))
     shared = {name for name in first if first[name] == second[name]}
     assert shared == {"data", "importance", "export-dense"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import yaml
 from support.pipelines import save_ddpm
-from support.quick import save_tiny_model
 from support.runs import compile_quickly, refusal
 
 from diffc.data.loops import run_loops
@@ -100,11 +99,6 @@ def test_what_was_given_is_left_alone() -> None:
     assert given == {"quality": {"steps": 20, "images": 3}}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"), 0)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -115,10 +109,10 @@ def model(tmp_path_factory):
     ],
 )
 def test_what_the_model_cannot_do_is_refused_before_it_is_loaded(
-    model, tmp_path, monkeypatch, options, said
+    tiny_model, tmp_path, monkeypatch, options, said
 ) -> None:
     monkeypatch.setattr("diffc.stages.preflight.model_checks", lambda *_: 1 / 0)
-    assert said in str(refusal(model, tmp_path / "out", **options))
+    assert said in str(refusal(tiny_model, tmp_path / "out", **options))
 
 
 def test_a_flow_refuses_the_samplers_of_other_processes(tmp_path) -> None:
@@ -129,11 +123,11 @@ def test_a_flow_refuses_the_samplers_of_other_processes(tmp_path) -> None:
     assert "--loop ddpm:4: 'ddpm' does not fit a flow-matching model" in str(error)
 
 
-def test_judged_and_timed_images_are_of_the_same_two_loops(model, tmp_path) -> None:
+def test_judged_and_timed_images_are_of_the_same_two_loops(tiny_model, tmp_path) -> None:
     """Another loop on each side, up to the bench; the report and the bundle have both."""
     out = tmp_path / "out"
     report = compile_quickly(
-        model, out, "bench", loops=["heun:3@trailing"], reference_loop="ddim:6",
+        tiny_model, out, "bench", loops=["heun:3@trailing"], reference_loop="ddim:6",
         distill={"steps": 0},
     )  # fmt: skip
     figure, (image,) = report.quality["ssim"], report.pipeline

@@ -28,17 +28,26 @@ LOOP = {"steps": 4, "batch": 4, "warmup": 1, "trajectories": 6, "teacher_steps":
 FOR_LOOPS = {"distill": {"aim": "loop", "loop": LOOP}, "loops": ["ddim:1", "ddim:2"]}
 
 
+pytestmark = pytest.mark.usefixtures("cache_of_student")
+
+
 @pytest.fixture(scope="module")
-def student(tiny_model_of_module, tmp_path_factory):
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def student(tiny_model, cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("student")
-    return out, compile_quickly(tiny_model_of_module, out, "export", **FOR_LOOPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFC_CACHE", str(cache))
+        return out, compile_quickly(tiny_model, out, "export", **FOR_LOOPS)
 
 
-@pytest.fixture(scope="module")
-def tiny_model_of_module(tmp_path_factory):
-    from support.quick import save_tiny_model
-
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model", seed=3)
+@pytest.fixture
+def cache_of_student(cache, monkeypatch):
+    """The cache that ``student`` filled: a test makes only what the student's run lacks."""
+    monkeypatch.setenv("DIFFC_CACHE", str(cache))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -100,20 +109,20 @@ def test_the_report_names_the_loops(student) -> None:
     check_model(out)
 
 
-def test_another_ratio_takes_the_same_trajectories(tiny_model_of_module, tmp_path) -> None:
-    compile_quickly(tiny_model_of_module, tmp_path / "a", **FOR_LOOPS)
-    report = compile_quickly(tiny_model_of_module, tmp_path / "b", ratio=0.2, **FOR_LOOPS)
+def test_another_ratio_takes_the_same_trajectories(tiny_model, tmp_path) -> None:
+    compile_quickly(tiny_model, tmp_path / "a", **FOR_LOOPS)
+    report = compile_quickly(tiny_model, tmp_path / "b", ratio=0.2, **FOR_LOOPS)
     cached = {stage.name: stage.cached for stage in report.stages}
     assert cached["trajectories"] and not cached["distill-loop"]
 
 
-def test_the_dense_model_itself_learns_a_loop(tiny_model_of_module, tmp_path) -> None:
+def test_the_dense_model_itself_learns_a_loop(tiny_model, tmp_path) -> None:
     """Ratio 0 cuts, repairs and distils nothing; the loop's student starts from the dense model."""
-    report = compile_quickly(tiny_model_of_module, tmp_path, ratio=0.0, **FOR_LOOPS)
+    report = compile_quickly(tiny_model, tmp_path, ratio=0.0, **FOR_LOOPS)
     assert report.compressed.macs == report.model.macs
     assert report.distillation["steps"] == 0 and not report.repair["is_used"]
     assert report.loop_distillation["steps"] == 4
-    dense = load_file(tiny_model_of_module / WEIGHTS)
+    dense = load_file(tiny_model / WEIGHTS)
     before, after = (
         load_file(tmp_path / place / WEIGHTS) for place in (".diffc/distilled", "model")
     )
@@ -122,24 +131,24 @@ def test_the_dense_model_itself_learns_a_loop(tiny_model_of_module, tmp_path) ->
     check_model(tmp_path)
 
 
-def test_one_folder_changes_its_aim_and_back(tiny_model_of_module, tmp_path) -> None:
-    compile_quickly(tiny_model_of_module, tmp_path)
+def test_one_folder_changes_its_aim_and_back(tiny_model, tmp_path) -> None:
+    compile_quickly(tiny_model, tmp_path)
     plain = (tmp_path / "model" / WEIGHTS).read_bytes()
-    report = compile_quickly(tiny_model_of_module, tmp_path, **FOR_LOOPS)
+    report = compile_quickly(tiny_model, tmp_path, **FOR_LOOPS)
     cached = {stage.name: stage.cached for stage in report.stages}
     assert cached["distill"]
     assert (tmp_path / "model" / WEIGHTS).read_bytes() != plain
     assert (tmp_path / ".diffc/distilled" / WEIGHTS).read_bytes() == plain
     check_model(tmp_path)
-    report = compile_quickly(tiny_model_of_module, tmp_path)
+    report = compile_quickly(tiny_model, tmp_path)
     assert all(stage.cached for stage in report.stages) and report.loop_distillation is None
     assert (tmp_path / "model" / WEIGHTS).read_bytes() == plain
     assert not list((tmp_path / ".diffc").glob("*trajectories*"))
     check_model(tmp_path)
 
 
-def test_a_model_changed_by_hand_is_noticed(student, tiny_model_of_module, tmp_path) -> None:
-    compile_quickly(tiny_model_of_module, tmp_path, **FOR_LOOPS)
+def test_a_model_changed_by_hand_is_noticed(student, tiny_model, tmp_path) -> None:
+    compile_quickly(tiny_model, tmp_path, **FOR_LOOPS)
     path = tmp_path / "model/scheduler/scheduler_config.json"
     path.write_text(path.read_text().replace("trailing", "leading"))
     with pytest.raises(diffc.DiffcError, match="was changed since diffc wrote it"):
@@ -155,6 +164,6 @@ def test_a_model_changed_by_hand_is_noticed(student, tiny_model_of_module, tmp_p
         (["ddim:2", "ddim:2@leading"], "one spacing"),
     ],
 )
-def test_what_no_student_can_learn_is_refused(tiny_model_of_module, tmp_path, loops, words) -> None:
-    error = refusal(tiny_model_of_module, tmp_path, distill={"aim": "loop"}, loops=loops)
+def test_what_no_student_can_learn_is_refused(tiny_model, tmp_path, loops, words) -> None:
+    error = refusal(tiny_model, tmp_path, distill={"aim": "loop"}, loops=loops)
     assert words in str(error)

@@ -26,6 +26,7 @@ def differ(a, b) -> bool:
     return any(not a[name].equal(b[name]) for name in a)
 
 
+@pytest.mark.usefixtures("compiled_cache")
 def test_the_feature_loss_is_on_the_plans_channels(tiny_model, tmp_path):
     report, plain = distilled(tiny_model, tmp_path / "a")
     with_features, other = distilled(tiny_model, tmp_path / "b", losses={"features": 0.5})
@@ -34,6 +35,7 @@ def test_the_feature_loss_is_on_the_plans_channels(tiny_model, tmp_path):
     assert losses[1] > losses[0]  # a term more, on the same first batch and weights
 
 
+@pytest.mark.usefixtures("compiled_cache")
 def test_the_quality_curve_is_in_the_report(tiny_model, tmp_path):
     report, _ = distilled(tiny_model, tmp_path / "run", quality_every=2)
     curve = report.distillation["quality"]
