@@ -30,6 +30,7 @@ from diffc_runtime.files import file_digest
 
 SIDES = ("dense", "compressed")
 DECODER = "decoder"
+_TEXT_ENCODER = "text_encoder"
 _MEASURING = ("bench", "explain", "serve")
 _VERBS = {
     "plan": "prune",
@@ -103,7 +104,8 @@ def check_untouched(out: Path) -> None:
 def check_onnx(out: Path) -> None:
     """OUT/onnx is of OUT/model and of the dense model. Raises InputError if not."""
     folder = _Folder(out)
-    for side in (*SIDES, DECODER):
+    encoders = sorted(path.name for path in (out / "onnx").glob(f"{_TEXT_ENCODER}*"))
+    for side in (*SIDES, DECODER, *encoders):
         _raise(folder.fault(f"export-{side}"), f"diffc export {out}")
 
 
@@ -165,10 +167,10 @@ class _Folder:
         """The digest of the dense model that OUT is of."""
         return str(read_lock(self.out)["model"]["digest"])
 
-    def _vae(self) -> Any:
-        """The digest of the VAE in OUT/model; None where its record does not have it."""
+    def _component(self, name: str) -> Any:
+        """The digest of a component of OUT/model; None where its record does not have it."""
         parts = self._record("distill").get("inputs", {}).get("parts", {})
-        return parts.get("components", {}).get("vae")
+        return parts.get("components", {}).get(name)
 
     @property
     def model_maker(self) -> str:
@@ -248,12 +250,14 @@ class _Folder:
         """Why what the stage was made from is not what OUT holds now."""
         inputs, links = self._record(name).get("inputs", {}), _links(name)
         if links is None:
-            dense = {
-                "export-dense": ("model", self._dense),
-                f"export-{DECODER}": ("vae", self._vae),
-            }
-            key, there = dense.get(name, ("", lambda: None))
-            if inputs and there() not in (None, inputs.get(key)):
+            key, there = "", None
+            if name == "export-dense":
+                key, there = "model", self._dense()
+            elif name == f"export-{DECODER}":
+                key, there = "vae", self._component("vae")
+            elif name.startswith(f"export-{_TEXT_ENCODER}"):
+                key, there = "encoder", self._component(name.removeprefix("export-"))
+            if inputs and there not in (None, inputs.get(key)):
                 return Fault(f"{self.out / name.replace('export-', 'onnx/')} is of another model")
             return None
         for link in links:

@@ -217,6 +217,30 @@ class BuildOutcome(StageOutcome):
     engine_bytes: int | None = None
 
 
+class TextOutcome(StageOutcome):
+    """How prompts become conditions.
+
+    Attributes:
+        encoders: The text encoders that become engines; empty where prompts stay with the caller.
+        notes: What of the pipeline stays out, and why.
+    """
+
+    encoders: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class TextEngineOutcome(BuildOutcome):
+    """A text encoder's engine.
+
+    Attributes:
+        errors: Output -> relative L2 error to torch; empty where it cannot run here.
+        notes: Why its precision is not the one that was asked for.
+    """
+
+    errors: dict[str, float] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
 class ChoiceOutcome(StageOutcome):
     """The precision that was taken for a target, and what was tried."""
 

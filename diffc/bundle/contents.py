@@ -7,8 +7,8 @@ that the pipeline needs; of the machine that built it, it names only what the en
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diffc.bundle.folder import copy_file
@@ -20,6 +20,8 @@ from diffc_export.targets.engine import NAME, exported_file, read_info
 from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonDict, JsonObject
 from diffc_runtime.loop import Loop
+from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
+from diffc_runtime.prompts import read_plan
 
 SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (
@@ -37,6 +39,7 @@ _SOURCE_KEYS = (
     "shift_factor",
     "parameters",
     "macs",
+    "parts",
 )
 _DETAILS = ("settings",)  # what an OpenVINO engine was measured with, and is loaded with
 
@@ -50,6 +53,8 @@ class BundleContents:
         info: That folder's engine.json, as the bundle has it.
         gpu_engines: Engine folders of the same model for other GPUs.
         decoder: The VAE decoder's engine folder, or None.
+        texts: The text encoders' engine folders by name; empty where prompts stay with the caller.
+        text: The folder of the plan and the tokenizers, or None.
         loop: What the report's pictures were made with, and a request that says nothing; None for
             an engine that is in no output folder.
     """
@@ -59,6 +64,8 @@ class BundleContents:
     gpu_engines: tuple[Path, ...] = ()
     decoder: Path | None = None
     loop: Loop | None = None
+    texts: Mapping[str, Path] = field(default_factory=dict)
+    text: Path | None = None
 
     @property
     def target(self) -> str:
@@ -71,11 +78,12 @@ class BundleContents:
         return public_info(self.decoder) if self.decoder else None
 
     def folders(self) -> Iterator[tuple[str, Path]]:
-        """Yield (folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
+        """Yield (folder's name in a bundle, engine folder), the denoiser's first."""
         yield "engine", self.engine
         yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.gpu_engines, 1))
         if self.decoder:
             yield "decoder", self.decoder
+        yield from self.texts.items()
 
     @property
     def scheduler(self) -> JsonDict:
@@ -214,7 +222,23 @@ def find_contents(
     if has_decoder:
         check_engine(decoder)
     loop = None if engine == out else find_loop(out, side, info["source"]["scheduler"])
-    return BundleContents(engine, info, tuple(gpu_engines), decoder if has_decoder else None, loop)
+    contents = BundleContents(
+        engine, info, tuple(gpu_engines), decoder if has_decoder else None, loop
+    )
+    return contents if engine == out else _with_texts(contents, out)
+
+
+def _with_texts(contents: BundleContents, out: Path) -> BundleContents:
+    """The contents with the text encoders of OUT; without any where one of them has no engine."""
+    text = out / "onnx" / TEXT_FOLDER
+    if not (text / PLAN_FILE).is_file():
+        return contents
+    engines = {name: contents.engine.parent / name for name in read_plan(text).encoders}
+    if not all((engine / NAME).is_file() for engine in engines.values()):
+        return contents
+    for engine in engines.values():
+        check_engine(engine)
+    return replace(contents, texts=engines, text=text)
 
 
 def check_servable(name: str) -> None:

@@ -11,6 +11,7 @@ from diffc.bundle import readme
 from diffc.bundle.contents import BundleContents, copy_engine
 from diffc.bundle.folder import copy_file, copy_package
 from diffc_export.targets import target
+from diffc_runtime.prompt_plan import TEXT_FOLDER
 
 RUNTIME = Path(diffc_runtime.__file__).parent
 _PROGRAM = """\
@@ -31,6 +32,9 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     """
     for name, engine in contents.folders():
         copy_engine(engine, to / name)
+    if contents.text is not None:
+        for file in sorted(contents.text.iterdir()):
+            copy_file(file, to / TEXT_FOLDER / file.name)
     copy_runtime(contents.target, to / "diffc_runtime")
     (to / "pipeline.json").write_text(json.dumps(contents.served_settings(), indent=2) + "\n")
     (to / "__main__.py").write_text(_PROGRAM)  # ``python FOLDER generate``, from anywhere

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     *("data", "prompts", "guidance", "loop", "reference_loop", "repair", "distill_steps"),
     *("distill_for", "out", "recipe", "seed", "ratio_of", "allocate"),
     *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "frontier"),
-    *("family", "allow_pickle", "no_build", "bundle", "fresh", "replace", "json", "quiet"),
+    *(
+        "text_encoders",
+        "family",
+        "allow_pickle",
+        "no_build",
+        "bundle",
+        "fresh",
+        "replace",
+        "json",
+        "quiet",
+    ),
 )
 def compile_(
     command: Command, ratio: list[str] | None, no_build: bool, bundle: str | None, force: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,24 @@ SIDES = ("dense", "compressed")
 
 
 @takes(
-    *("output_folder", "image_count", "image_seed", "image_steps", "image_guidance"),
-    *("image_sampler", "label", "condition", "unconditional", "generate_target", "device", "dtype"),
+    *(
+        "output_folder",
+        "image_prompts",
+        "negative_prompt",
+        "image_count",
+        "image_seed",
+        "image_steps",
+    ),
+    *(
+        "image_guidance",
+        "image_sampler",
+        "label",
+        "condition",
+        "unconditional",
+        "generate_target",
+        "device",
+        "dtype",
+    ),
     *("dense", "compare", "grid", "image_out", "overwrite", "json", "quiet"),
 )
 def generate_(command: Command, output_folder: Path, **given: object) -> None:
@@ -33,6 +50,7 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
       diffc generate OUT --n 9 --grid --out a.png   one picture
       diffc generate OUT --n 4 --compare            dense above compressed
       diffc generate OUT --label 3,7 --guidance 4
+      diffc generate OUT "a blue sneaker" --guidance 5 --out a.png
 
     Noise, sampler, steps and conditions are those of the report's pictures, so that image i of seed
     0 is one of them. A file that is there is not replaced without --force.
@@ -42,7 +60,8 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
 
     out = command.out or Path("image.png")
     request = _ImageOptions(out=out, **given)  # type: ignore[arg-type]
-    files = output_files(request.out, 1 if request.compare else request.n, request.grid)
+    images = request.n * max(1, len(request.prompts))
+    files = output_files(request.out, 1 if request.compare else images, request.grid)
     check_files(files, request.force)
     opening = OpenRequest(
         output_folder,
@@ -54,8 +73,12 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     sides = _open_sides(opening, request.compare)
     pipe = sides[opening.side]
     started = time.perf_counter()
-    samples = {side: _samples(one, request) for side, one in sides.items()}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        samples = {side: _samples(one, request) for side, one in sides.items()}
     seconds = time.perf_counter() - started
+    for note in dict.fromkeys(str(one.message) for one in said):
+        print(f"diffc: note: {note}", file=sys.stderr)
     _save(samples, files, request.compare)
     facts = _facts(pipe, request)
     if command.json:
@@ -70,6 +93,8 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
 class _ImageOptions:
     """The command's own flags, as the flag table names them."""
 
+    prompts: list[str]
+    negative_prompt: str | None
     n: int
     seed: int
     steps: int | None
@@ -121,6 +146,8 @@ def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
     if request.label is not None:
         conditions["class_labels"] = _labels(request.label, request.n)
     return pipe.sample(
+        request.prompts or None,
+        request.negative_prompt,
         n=request.n,
         seed=request.seed,
         num_inference_steps=request.steps,

@@ -14,7 +14,8 @@ from diffc.stages.conditions import judged_conditions, null_conditions
 from diffc_export.targets import target as target_of
 from diffc_export.targets.engine import NAME
 from diffc_runtime import Pipeline, open_engine
-from diffc_runtime.bundles import decoder_of, pipeline_of
+from diffc_runtime.bundles import decoder_of, image_size, pipeline_of
+from diffc_runtime.prompts import open_prompts
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
@@ -99,11 +100,13 @@ def try_open(one: OutEngine, reasons: list[str]) -> Pipeline | None:
 def _open(one: OutEngine) -> Pipeline:
     contents = find_contents(one.out, one.target, one.side)
     loaded = open_engine(contents.engine)
-    if contents.decoder is not None:
-        decode = decoder_of(open_engine(contents.decoder))
-        opened = pipeline_of(contents.served_settings(), loaded.info, loaded.run, decode)
-    else:
-        opened = pipeline_of(contents.served_settings(), loaded.info, loaded.run)
+    decoder = None if contents.decoder is None else open_engine(contents.decoder)
+    decode = None if decoder is None else decoder_of(decoder)
+    opened = pipeline_of(contents.served_settings(), loaded.info, loaded.run, decode)
+    if decoder is not None:
+        opened.image_size = image_size(decoder.info)
+    if contents.text is not None:
+        opened.prompts = open_prompts(contents.text, contents.texts)
     return as_judged(opened, one.out, contents)
 
 

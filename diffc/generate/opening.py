@@ -59,7 +59,8 @@ def pipeline(
         dtype: ``fp32``, ``fp16`` or ``bf16``.
 
     Returns:
-        A call: ``pipe(n=4, seed=0).images[0].save("a.png")``.
+        A call: ``pipe(n=4, seed=0).images[0].save("a.png")``, and for a model with text encoders
+        ``pipe("a red sneaker", guidance_scale=5).images[0].save("a.png")``.
 
     Raises:
         RequestError: An argument is unknown.

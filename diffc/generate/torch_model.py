@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from diffc.bundle.contents import BundleContents
-from diffc.data.latents import decode_latents, load_vae, vae_folder
+from diffc.data.latents import decode_latents, load_vae, scale_factor, vae_folder
 from diffc.errors import InputError, UnavailableError
 from diffc.generate.engine import as_judged
 from diffc.judged import find_loop
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import served_settings
+from diffc.models.families.base import sample_shape
 from diffc.models.source import Source, find_source
+from diffc.models.texts.torch_calls import torch_prompts
 from diffc.output import locked_recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages.order import source_of
@@ -24,6 +26,7 @@ from diffc.torch_state import own_state
 from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
+from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.values import Array, Denoise
 
 if TYPE_CHECKING:
@@ -58,9 +61,20 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     opened = pipeline_of(
         contents.served_settings(), contents.info, torch_call(denoiser, where), decode
     )
+    opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
+    text = out / "onnx" / TEXT_FOLDER
+    if (text / PLAN_FILE).is_file():
+        opened.prompts = torch_prompts(source, text)
     opened.batches = [(1, _BATCH)]
     opened.runs_on = f"torch {dtype} on {where.type}"
     return as_judged(opened, out, contents)
+
+
+def _image_size(denoiser: Denoiser, source: Source) -> tuple[int, int] | None:
+    """(height, width) of the decoded images in pixels."""
+    latent = denoiser.family.latent_shape(sample_shape(denoiser.specs))
+    factor = scale_factor(source)
+    return (latent[1] * factor, latent[2] * factor) if len(latent) == 3 else None
 
 
 def _compressed(out: Path) -> Source:

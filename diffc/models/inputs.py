@@ -6,6 +6,8 @@ it determines the number: by its tokenizer, or by its class.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from diffc.input_size import Size
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
@@ -52,7 +54,12 @@ def text_tokens(source: Source) -> int | None:
     tokenizer = _tokenizer(index)
     if tokenizer is None:
         return 1
-    path = source.folder / tokenizer / "tokenizer_config.json"
+    return tokenizer_length(source.folder / tokenizer)
+
+
+def tokenizer_length(folder: Path) -> int | None:
+    """Return the longest text that a tokenizer's folder states, in tokens; None for no limit."""
+    path = folder / "tokenizer_config.json"
     longest = read_json(path).get("model_max_length") if path.exists() else None
     return longest if isinstance(longest, int) and 0 < longest <= _LONGEST else None
 

@@ -17,6 +17,7 @@ from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
+from diffc.recipe.sections.text import TextSection
 from diffc.recipe.words import LoopText, LoopTexts, Seed
 
 
@@ -39,6 +40,7 @@ class Recipe(RecipeSection):
     repair: RepairSection = RepairSection()
     distill: DistillSection = DistillSection()
     export: ExportSection = ExportSection()
+    text: TextSection = TextSection()
     build: BuildSection = BuildSection()
     measure: MeasureSection = MeasureSection()
     quality: QualitySection = QualitySection()

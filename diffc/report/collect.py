@@ -16,7 +16,15 @@ from diffc.measure.frontier.served import with_times_of
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
-from diffc.report.model import Evaluation, ModelFigures, Report, StageFigures
+from diffc.report.model import (
+    Evaluation,
+    ModelFigures,
+    Report,
+    StageFigures,
+    TextEncoderFigures,
+    TextEngine,
+    TextFigures,
+)
 from diffc.report.records import PlanRecord
 from diffc.runner import Outcome, StageResult
 from diffc.stage_records import STATE
@@ -105,6 +113,7 @@ def collect(
             if name.startswith("eval-")
         ],
         frontiers=list(measured.values()),
+        texts=_texts(records),
         environment=benches[-1]["environment"] if benches else None,
     )
 
@@ -128,6 +137,36 @@ def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, JsonDict]:
             hint="run that command again: it goes on from the last finished piece",
         )
     return records
+
+
+def _texts(records: Mapping[str, JsonDict]) -> TextFigures | None:
+    """The text encoders, from the records of their exports and engines."""
+    if "export-text" not in records:
+        return None
+    outcome = records["export-text"]["result"]
+    encoders = []
+    for name in outcome.get("encoders", []):
+        exported = records.get(f"export-{name}", {}).get("result", {})
+        engines = [
+            _text_engine(stage.removeprefix("build-").removesuffix(f"-{name}"), record["result"])
+            for stage, record in records.items()
+            if stage.startswith("build-") and stage.endswith(f"-{name}")
+        ]
+        encoders.append(
+            TextEncoderFigures(name=name, params=exported.get("parameters"), engines=engines)
+        )
+    return TextFigures(encoders=encoders, notes=outcome.get("notes", []))
+
+
+def _text_engine(target: str, outcome: JsonObject) -> TextEngine:
+    errors = outcome.get("errors") or {}
+    return TextEngine(
+        target=target,
+        precision=outcome.get("precision_found"),
+        bytes=outcome.get("engine_bytes"),
+        error=max(errors.values(), default=None),
+        notes=outcome.get("notes", []),
+    )
 
 
 def _stage(record: JsonObject, fresh: set[str]) -> StageFigures:

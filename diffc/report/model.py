@@ -67,6 +67,50 @@ class StageFigures(_ReportPart):
     peak_rss_bytes: int
 
 
+class TextEngine(_ReportPart):
+    """A text encoder's engine.
+
+    Attributes:
+        target: The target.
+        precision: What the engine was seen to compute in.
+        bytes: The size of its files.
+        error: The largest relative L2 error to torch, of any output; None where it does not run.
+        notes: Why its precision is not the one that was asked for.
+    """
+
+    target: str
+    precision: str | None = None
+    bytes: int | None = None
+    error: float | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class TextEncoderFigures(_ReportPart):
+    """A text encoder of the pipeline, which is exported and not cut.
+
+    Attributes:
+        name: Its name in the pipeline.
+        params: The number of its parameters.
+        engines: One for each target.
+    """
+
+    name: str
+    params: int | None = None
+    engines: list[TextEngine] = Field(default_factory=list)
+
+
+class TextFigures(_ReportPart):
+    """What turns prompts into conditions.
+
+    Attributes:
+        encoders: The text encoders that became engines.
+        notes: What stays out, and why.
+    """
+
+    encoders: list[TextEncoderFigures] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
 class Evaluation(_ReportPart):
     """Samples that were judged once more, in another way than the run's own.
 
@@ -109,6 +153,7 @@ class Report(_ReportPart):
         frontiers: Loops of both sides in time and quality, for each target that was timed.
         anchors: Samples of the dense model with fewer steps, judged as the compressed model's are,
             for each target; in reports of version 2 alone.
+        texts: The text encoders; None for a model without, and where they stay with the caller.
         environment: The machine of the last target's figures.
         price_per_hour: What this machine costs an hour, as given to ``diffc report``.
     """
@@ -137,6 +182,7 @@ class Report(_ReportPart):
     evaluations: list[Evaluation] = Field(default_factory=list)
     frontiers: list[Frontier] = Field(default_factory=list)
     anchors: list[Anchors] = Field(default_factory=list)
+    texts: TextFigures | None = None
     environment: AsRecorded[EnvironmentRecord | None] = None
     price_per_hour: float | None = None
 

@@ -11,6 +11,7 @@ distill_loop.py    training for the loops that are served: OUT/model in the plac
 samples.py         pictures of both models, and how alike they are: OUT/samples
 export.py          ONNX of both sides, with what torch gave: OUT/onnx
 decoder.py         the VAE's decoder: ONNX and engine
+text.py            the text encoders: tokenizers, ONNX and engines
 precision.py       a lower precision, written into the ONNX file
 precision_auto.py  the precision that measuring chooses
 build.py           engines: OUT/engines
@@ -28,6 +29,6 @@ conditions.py      the conditions of the pictures that the report judged
 
 A stage is a frozen dataclass of inputs, a function of these alone, and ``NAME_stage``, which
 gathers the inputs. The key of the stage is the hash of the inputs (diffc/stage_inputs.py), the
-result a class of diffc/stage_outcomes.py. From data.py to decoder.py the model is needed; what
+result a class of diffc/stage_outcomes.py. From data.py to text.py the model is needed; what
 follows works from OUT/onnx, without torch; frontier.py and explain.py use it where it is there.
 """

@@ -43,6 +43,7 @@ from diffc.stages.prune import prune_stage
 from diffc.stages.repair import repair_stage
 from diffc.stages.samples import evaluation_stage, samples_stage
 from diffc.stages.serve import serve_stage
+from diffc.stages.text import text_build_stages, text_exports
 from diffc.stages.trajectories import trajectories_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
@@ -236,6 +237,7 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
     decoder = decoder_stage(source, recipe)
     if decoder is not None:
         yield from runner.do(decoder)
+    yield from text_exports(runner, source, recipe)
 
 
 def _for_loops(
@@ -269,6 +271,8 @@ def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent
         decoder = decoder_build_stage(runner.out, recipe, name)
         if decoder is not None:
             yield from runner.do(decoder)
+        for encoder in text_build_stages(runner.out, recipe, name):
+            yield from runner.do(encoder)
         if stop == "bench":
             yield from _measure(runner, recipe, name)
 

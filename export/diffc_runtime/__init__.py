@@ -14,6 +14,10 @@
     consistency.py LCM (Luo et al.)
     clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
+    calls.py       the arguments of a call, as conditions
+    prompt_plan.py how a pipeline turns a prompt into conditions, as data
+    prompts.py     tokenizers and text encoders: prompts -> conditions
+    tokens.py      a prompt -> tokens
     checks.py      a request's numbers and conditions
     noise.py       the noise of image i of a seed
     output.py      a call's images, as Pillow's or as numpy arrays

@@ -4,6 +4,8 @@
                     steps and the guidance of the pictures that diffc's report judged
     engine/         the denoiser's engine folder; beside it engine-NAME/, for other GPUs
     decoder/        the VAE decoder's, for a latent model
+    text/           how prompts become conditions, and the tokenizers; beside it a folder for each
+                    text encoder
 
 A model repository for a server holds the same three beside its model.py.
 """
@@ -21,6 +23,8 @@ from .errors import UnfitEngine
 from .fit import misfit
 from .json_types import JsonObject
 from .pipeline import Pipeline, PipelineDefaults, smallest_batch
+from .prompt_plan import TEXT_FOLDER
+from .prompts import open_prompts
 from .values import Array, Denoise
 
 FORMAT = 1
@@ -57,7 +61,25 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     folder = Path(folder).expanduser().absolute()
     settings = read_settings(folder)
     engine = open_engine(fitting_engine(folder, settings), threads)
-    return pipeline_of(settings, engine.info, engine.run, _open_decoder(folder, settings, threads))
+    decoder = open_engine(folder / "decoder", threads) if settings.get("latent") else None
+    decode = None if decoder is None else decoder_of(decoder)
+    opened = pipeline_of(settings, engine.info, engine.run, decode)
+    if decoder is not None:
+        opened.image_size = image_size(decoder.info)
+    opened.prompts = open_prompts(folder / TEXT_FOLDER, text_engines(folder), threads)
+    return opened
+
+
+def text_engines(folder: Path) -> dict[str, Path]:
+    """Return the engine folders of a folder's text encoders, by their names in the pipeline."""
+    there = sorted(path.parent for path in folder.glob("text_encoder*/engine.json"))
+    return {path.name: path for path in there}
+
+
+def image_size(decoder: JsonObject) -> tuple[int, int] | None:
+    """Return (height, width) of a decoder's images in pixels, from its engine.json."""
+    shape = decoder["outputs"][0]["shape"]
+    return (int(shape[-2]), int(shape[-1])) if len(shape) == 3 else None
 
 
 def pipeline_of(
@@ -118,9 +140,10 @@ def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str 
         settings: The content of pipeline.json, which says whether a decoder belongs to the
             folder; None for a server's denoiser, which has neither.
     """
-    decoder = [folder / "decoder"] if settings and settings.get("latent") else []
+    beside = [folder / "decoder"] if settings and settings.get("latent") else []
+    beside += text_engines(folder).values() if settings else []
     return {
-        engine: misfit(read_info(engine)) or missing_file([engine, *decoder])
+        engine: misfit(read_info(engine)) or missing_file([engine, *beside])
         for engine in sorted(folder.glob("engine*"))
     }
 
@@ -139,14 +162,6 @@ def read_bundle(folder: Path) -> tuple[JsonObject, JsonObject]:
         UnfitEngine: A file is missing or damaged.
     """
     return read_settings(folder), read_info(folder / "engine")
-
-
-def _open_decoder(
-    folder: Path, settings: JsonObject, threads: int | None
-) -> Callable[[Array], Array] | None:
-    if not settings.get("latent"):
-        return None
-    return decoder_of(open_engine(folder / "decoder", threads))
 
 
 def decoder_of(engine: Engine) -> Callable[[Array], Array]:

@@ -3,6 +3,7 @@
     pipeline = Pipeline(denoise, scheduler_config, (3, 32, 32))
     samples = pipeline.generate(16, steps=50, seed=0)          # (16, 3, 32, 32)
     pipeline(n=4, seed=0).images[0].save("a.png")              # Pillow's images
+    pipeline("a red sneaker").images[0].save("a.png")          # with text encoders
 
 Every image has its own stream of random numbers, named by (seed, index): image 7 of seed 0 is the
 same alone and among sixteen (noise.py). Buffers are allocated once per batch; a step of the loop
@@ -15,12 +16,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows, row_count
+from .calls import conditions_of, image_count, read_call
+from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .json_types import JsonObject
@@ -32,11 +34,12 @@ from .stepping import Scheduler
 from .values import Array as Array
 from .values import Denoise as Denoise
 
+if TYPE_CHECKING:
+    from .prompts import PromptEncoder
+
 MOST_BATCH = 64
 """The largest batch where the engine sets no limit."""
 MOST_GUIDANCE = 100.0
-_NONE = "unconditional_"
-"""Before a condition's name: its value for "none", which guidance leads away from."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ class Pipeline:
         scheduler: The sampler for requests that name none; by default the config's own.
         defaults: What a call of the object has where it says nothing.
         runs_on: In words, what runs the denoiser, such as ``ort-cpu fp32``.
+        prompts: The text encoders; None for a model without.
+        image_size: (height, width) of the images in pixels; by default that of a sample without a
+            decoder.
     """
 
     denoise: Denoise
@@ -122,6 +128,8 @@ class Pipeline:
     scheduler: InitVar[str | None] = None
     defaults: PipelineDefaults = PipelineDefaults()
     runs_on: str = ""
+    prompts: PromptEncoder | None = None
+    image_size: tuple[int, int] | None = None
 
     def __post_init__(self, scheduler: str | None) -> None:
         self.scheduler_config = dict(self.scheduler_config)
@@ -130,6 +138,8 @@ class Pipeline:
             Input("sample", self.sample_shape, kind="sample"),
             Input("timestep", (), "int64", "timestep"),
         )
+        if self.image_size is None and self.decode is None and len(self.sample_shape) == 3:
+            self.image_size = (self.sample_shape[1], self.sample_shape[2])
         self.batches = sorted(self.batches) or [(1, MOST_BATCH)]
         self.unconditional = dict(self.unconditional or {})
         self.scheduler_name = scheduler or own_name(self.scheduler_config)
@@ -146,68 +156,68 @@ class Pipeline:
 
     def __call__(
         self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         *,
-        n: int | None = None,
-        seed: int = 0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        num_images_per_prompt: int | None = None,
         scheduler: str | None = None,
         output_type: str = "pil",
-        **conditions: object,
+        **more: object,
     ) -> PipelineOutput:
         """Make images.
 
         Args:
-            n: The number of images; by default as many as a condition has rows, else 1.
-            seed: Image i is image i of this seed, whatever ``n``.
+            prompt: A text, or several; a model without text encoders takes none.
+            negative_prompt: What guidance leads away from: one text for all, or one a prompt.
             num_inference_steps: The number of the sampler's steps.
-            guidance_scale: Of classifier-free guidance; 1 for none.
+            guidance_scale: Of guidance; 1 for none.
+            num_images_per_prompt: The number of images, of each prompt; ``n`` is the same. Without
+                prompts it is by default as many as a condition has rows, else 1.
             scheduler: The sampler's name; by default the pipeline's own.
             output_type: ``pil`` for Pillow images, ``np`` for an array (N, H, W, C) in [0, 1].
-            **conditions: The model's conditions by name, (N, ...) or (...) for all images alike,
-                such as ``class_labels=[3, 7]``; ``unconditional_NAME`` for guidance.
+            **more: ``seed``, or ``generator``, a whole number: image i is image i of this seed, the
+                images of the first prompt first. ``height`` and ``width`` in pixels, which must be
+                those that the engine was built for. The model's conditions by name, (N, ...) or
+                (...) for all images alike, such as ``class_labels=[3, 7]``; ``unconditional_NAME``
+                for guidance.
 
         Raises:
             BadRequest: An argument is out of range, or a condition is missing.
-            UnfitEngine: The engine gave values that are not numbers.
+            UnfitEngine: The engine gave values that are not numbers, or a text encoder cannot be
+                opened.
         """
         check_output(output_type, None if self.decode else tuple(self.sample_shape))
         samples = self.sample(
-            n=n,
-            seed=seed,
+            prompt,
+            negative_prompt,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            num_images_per_prompt=num_images_per_prompt,
             scheduler=scheduler,
-            **conditions,
+            **more,
         )
         return output_of(samples, output_type)
 
     def sample(
         self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         *,
-        n: int | None = None,
-        seed: int = 0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         scheduler: str | None = None,
-        **conditions: object,
+        **more: object,
     ) -> NDArray[np.float32]:
         """Return what ``__call__`` makes, as samples (N, C, H, W) in [-1, 1]."""
-        none = {k.removeprefix(_NONE): v for k, v in conditions.items() if k.startswith(_NONE)}
-        given = {name: value for name, value in conditions.items() if not name.startswith(_NONE)}
-        if n is None:
-            rows = (row_count(s, given[s.name]) for s in self.conditions if s.name in given)
-            n = max(rows, default=1)
-        check_numbers(n, seed)
-        usual = self.defaults
-        if usual.conditions is not None:
-            given = {**usual.conditions(seed, n), **given}
-        known = {**(self.unconditional or {}), **none}
-        if known:  # a condition without a value for "none" stays what it is
-            none = {**{name: value for name, value in given.items() if name not in known}, **none}
-        steps = usual.steps if num_inference_steps is None else num_inference_steps
-        guidance = usual.guidance if guidance_scale is None else guidance_scale
-        return self.generate(n, steps, seed, scheduler, guidance, given, none)
+        call = read_call(self, prompt, negative_prompt, more)
+        n = image_count(self, call)
+        steps = self.defaults.steps if num_inference_steps is None else num_inference_steps
+        texts = conditions_of(self, call, n, guidance_scale)
+        return self.generate(
+            n, steps, call.seed, scheduler, texts.guidance, texts.given, texts.none
+        )
 
     def generate(
         self,

@@ -15,7 +15,8 @@ def page_name(stage: str) -> str:
     """build-ort-cpu-dense -> build-TARGET-SIDE."""
     kind, _, rest = stage.partition("-")
     if kind == "build":
-        return f"build-TARGET-{'SIDE' if not rest.endswith('decoder') else 'decoder'}"
+        side = "ENCODER" if "text_encoder" in rest else "SIDE"
+        return f"build-TARGET-{'decoder' if rest.endswith('decoder') else side}"
     of_target = ("bench", "frontier", "explain", "serve", "choose")
     return f"{kind}-TARGET" if kind in of_target else stage
 

@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from support.command import diffc_in_process
 from support.quick import QUICK
 from support.tiny_text import save_sd
 
@@ -15,7 +17,7 @@ from diffc.bundle.server import why_no_triton
 from diffc.output import locked_recipe
 from diffc.stages.order import finish
 from diffc_export.events import drain
-from diffc_runtime import open_bundle
+from diffc_runtime import BadRequest, open_bundle
 from diffc_runtime.noise import image_noise
 
 STEPS, SEED, GUIDANCE = 4, 3, 3.0
@@ -63,6 +65,57 @@ def test_a_bundles_images_are_diffusers_own(out, tmp_path):
     shown = np.clip(images / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
     assert expected.std() > 0.01
     assert np.abs(shown - expected).max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ort-cpu", "torch"])
+def test_a_prompt_makes_the_image_of_diffusers_pipeline(out, target):
+    """The compressed model, its text encoder and its decoder, from OUT alone."""
+    pipe = diffc.pipeline(out, target=target)
+    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    images = pipe(
+        "a red cat", "a dog", num_images_per_prompt=2, height=16, width=16, generator=SEED,
+        scheduler="ddim", output_type="np", **options,
+    ).images  # fmt: skip
+    reference = diffc.load(out / "model")
+    noise = torch.from_numpy(image_noise(SEED, 0, 2, pipe.sample_shape))
+    expected = reference(
+        "a red cat", negative_prompt="a dog", num_images_per_prompt=2, latents=noise,
+        output_type="np", **options,
+    ).images  # fmt: skip
+    assert expected.std() > 0.01
+    assert np.abs(images - expected).max() <= 2 / 255
+    with pytest.raises(BadRequest, match="it makes images of height 16 and width 16"):
+        pipe("a red cat", height=32)
+
+
+@pytest.mark.slow
+def test_generate_takes_prompts(out, tmp_path):
+    files = [tmp_path / f"a-{i}.png" for i in range(4)]
+    run = diffc_in_process(
+        "generate", out, "a red cat, sleeping", "x" * 90, "--negative-prompt", "a dog", "--n", "2",
+        "--guidance", "3", "--steps", "2", "--out", tmp_path / "a.png",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert all(file.is_file() for file in files) and len(list(tmp_path.iterdir())) == 4
+    assert f"note: a prompt is longer than the 77 tokens that the model takes: '{'x' * 15}' is" in (
+        run.stderr
+    )
+    both = tmp_path / "both.png"
+    run = diffc_in_process(
+        "generate", out, "a cat", "a dog", "--compare", "--steps", "2", "--out", both
+    )
+    assert run.returncode == 0, run.stderr
+    assert Image.open(both).size[0] > Image.open(files[0]).size[0]
+
+
+@pytest.mark.slow
+def test_the_report_names_the_text_encoders(out):
+    texts = json.loads((out / "report.json").read_text())["texts"]
+    assert [row["name"] for row in texts["encoders"]] == ["text_encoder"]
+    (engine,) = texts["encoders"][0]["engines"]
+    assert engine["precision"] == "fp32" and 0 <= engine["error"] < 1e-3
+    assert "Text encoders" in (out / "report.md").read_text()
 
 
 @pytest.mark.slow

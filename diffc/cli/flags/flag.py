@@ -57,7 +57,8 @@ class Flag:
         metavar: what stands for the value in help; None: by its kind.
         values: the values that completion offers; upper and lower case are the same in them. None:
             the words that the recipe takes at ``path``.
-        read: turns the text into the value when the verb begins; None: by its kind.
+        read: turns the text into the value when the verb begins; None: by its kind. Of a list it
+            reads each text, whose commas then part nothing.
     """
 
     key: str
@@ -109,6 +110,8 @@ class Flag:
         Raises:
             RequestError: the text is no such value.
         """
+        if isinstance(given, list) and self.read is not None:
+            return [self.read(text) for text in given]
         if isinstance(given, list) and self.kind == list[str]:
             return [self._as_spelled(part) for text in given for part in _parts(text)]
         if not isinstance(given, str):

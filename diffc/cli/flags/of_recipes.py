@@ -161,6 +161,13 @@ BUILD = (
         read=batch_sizes,
     ),
     Flag(
+        "text_encoders",
+        str,
+        "on: engines of a pipeline's text encoders too; off: embeddings are the caller's.",
+        path="text.encoders",
+        shown="on",
+    ),
+    Flag(
         "one_profile",
         bool,
         "One engine profile over all of --batch and --resolution, or one each.",

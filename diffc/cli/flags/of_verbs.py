@@ -173,7 +173,28 @@ BUNDLE = (
     Flag("force", bool, "Add to a folder that is not empty."),
 )
 GENERATE = (
-    Flag("image_count", int, "Images.", default=1, name="n", metavar="N", group=WHAT),
+    Flag(
+        "image_prompts",
+        list[str],
+        "What the images show, for a text model; several are made in one call.",
+        default=[],
+        name="prompts",
+        metavar="[PROMPT]...",
+        argument=True,
+        read=str,
+        group=WHAT,
+    ),
+    Flag(
+        "negative_prompt",
+        str,
+        "What guidance leads away from.",
+        metavar="TEXT",
+        shown="the model's own",
+        group=WHAT,
+    ),
+    Flag(
+        "image_count", int, "Images, of each prompt.", default=1, name="n", metavar="N", group=WHAT
+    ),
     Flag("image_seed", int, "Image i is image i of this seed.", default=0, name="seed", group=WHAT),
     Flag("image_steps", int, "Of the sampler.", shown="as the report's", name="steps", group=WHAT),
     Flag(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -21,6 +22,7 @@ from diffc.errors import InputError
 from diffc.input_size import Size, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
+from diffc_runtime.prompt_plan import EncoderUse, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +35,39 @@ TextPlaces: TypeAlias = Mapping[str, tuple[int, int | None]]
 negative prompt, or None if there is no such value).
 """
 
+
+@dataclass(frozen=True)
+class PipelineTexts:
+    """What a family's ``prompt_plan`` may ask of the pipeline.
+
+    Attributes:
+        config: The denoiser's config.json.
+        encoders: The names of the text encoders.
+        masked: Encoder -> True if its own config has it look at the mask of the padding.
+        tokenizers: Tokenizer -> the longest text in tokens; None for no limit.
+        tokens: The length of the text condition.
+        takes: The names of the denoiser's conditions.
+        index: The content of model_index.json.
+    """
+
+    config: JsonObject
+    encoders: Sequence[str]
+    masked: Mapping[str, bool]
+    tokenizers: Mapping[str, int | None]
+    tokens: int
+    takes: Sequence[str]
+    index: JsonObject
+
+    def clip(self, name: str, tokenizer: str) -> EncoderUse:
+        """Return how pipelines use a CLIP: at its tokenizer's length, 77 where that has none."""
+        return EncoderUse(
+            tokenizer,
+            self.tokenizers.get(tokenizer) or CLIP_TOKENS,
+            masked=self.masked.get(name, False),
+        )
+
+
+CLIP_TOKENS = 77
 TIMESTEP = TensorSpec("timestep", (), kind="timestep")
 """The noise level, one number a row, counted as the scheduler's timesteps are: 0 to 1000."""
 LABELS = TensorSpec("class_labels", (), "int64")
@@ -213,6 +248,17 @@ class Family(ABC):
     def null_conditions(self, config: JsonObject) -> dict[str, int]:
         """Return input -> the null value that the pipeline guides with, if it takes no prompt."""
         return {}
+
+    def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
+        """Return how the pipeline turns a prompt into the denoiser's conditions.
+
+        Args:
+            texts: The pipeline's text encoders and tokenizers.
+
+        Returns:
+            None where the family takes no prompts.
+        """
+        return None
 
     def encoded_tokens(self, tokens: int) -> int:
         """Return the length to request from the text encoder, for ``tokens`` of the input."""

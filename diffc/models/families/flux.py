@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffc.input_size import Size, as_pair
-from diffc.models.families.base import TIMESTEP, Family
+from diffc.models.families.base import TIMESTEP, Family, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -98,6 +99,22 @@ class Flux(Family):
     def multiple(self, config: JsonObject) -> int:
         """Return the pipeline's patch."""
         return _PATCH
+
+    def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
+        """T5's hidden states, and CLIP's pooled one."""
+        if not {"text_encoder", "text_encoder_2"} <= set(texts.encoders):
+            return None
+        return PromptPlan(
+            {
+                "text_encoder": texts.clip("text_encoder", "tokenizer"),
+                "text_encoder_2": EncoderUse("tokenizer_2", texts.tokens),
+            },
+            {
+                "encoder_hidden_states": [[Piece("text_encoder_2", "last")]],
+                "pooled_projections": [[Piece("text_encoder", "pooled")]],
+            },
+            guidance=GuidanceInput("guidance") if "guidance" in texts.takes else None,
+        )
 
     def latent_shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
         """(S, C) -> (C / 4, H, W), of a square."""

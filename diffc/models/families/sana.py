@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffc.input_size import Size
-from diffc.models.families.base import Family
+from diffc.models.families.base import Family, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _TOKENS = 300  # Gemma's
+_INSTRUCTION = "complex_human_instruction"
 
 
 class Sana(Family):
@@ -53,6 +55,25 @@ class Sana(Family):
 
         with exporter_workarounds():  # linear attention divides by a sum + 1e-15
             return super().call(model, inputs)
+
+    def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
+        """Gemma after the pipeline's instruction; its first and its last rows are kept."""
+        factor = float(texts.config.get("guidance_embeds_scale") or 1.0)
+        taken = GuidanceInput("guidance", factor=factor) if "guidance" in texts.takes else None
+        masked = EncoderUse(
+            "tokenizer", texts.tokens, masked=True, pad_left=False, prefix_argument=_INSTRUCTION
+        )
+        if list(texts.encoders) != ["text_encoder"]:
+            return None
+        return PromptPlan(
+            {"text_encoder": masked},
+            {
+                "encoder_hidden_states": [[Piece("text_encoder", "last")]],
+                "encoder_attention_mask": [[Piece("text_encoder", "mask")]],
+            },
+            prepare="lower",
+            guidance=taken,
+        )
 
     def multiple(self, config: JsonObject) -> int:
         """Return the patch, which is 1 if the config leaves it out."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffc.input_size import Size
-from diffc.models.families.base import Family
+from diffc.models.families.base import CLIP_TOKENS, Family, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.prompt_plan import EncoderUse, Piece, PromptPlan
 
 if TYPE_CHECKING:
     from torch import nn
 
     from diffc.models.branches import Branch
 
-_CLIP_TOKENS = 77
-_TOKENS = _CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
+_CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_TOKENS = CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
 
 
 class SD3(Family):
@@ -47,7 +48,27 @@ class SD3(Family):
 
     def encoded_tokens(self, tokens: int) -> int:
         """Return the length of T5's part: the pipeline puts CLIP's tokens before it."""
-        return tokens - _CLIP_TOKENS
+        return tokens - CLIP_TOKENS
+
+    def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
+        """Two CLIPs side by side, then T5; zeros in the place of T5 where the pipeline has none."""
+        clips = {name: texts.clip(name, tokenizer) for name, tokenizer in _CLIPS.items()}
+        if not set(clips) <= set(texts.encoders):
+            return None
+        length, uses = self.encoded_tokens(texts.tokens), dict(clips)
+        last = Piece(
+            "", "zeros", (length, int(self.full_config(texts.config)["joint_attention_dim"]))
+        )
+        if "text_encoder_3" in texts.encoders:
+            uses["text_encoder_3"] = EncoderUse("tokenizer_3", length)
+            last = Piece("text_encoder_3", "last")
+        return PromptPlan(
+            uses,
+            {
+                "encoder_hidden_states": [[Piece(name, "penultimate") for name in clips], [last]],
+                "pooled_projections": [[Piece(name, "pooled") for name in clips]],
+            },
+        )
 
     def branches(self, model: nn.Module) -> list[Branch]:
         """All blocks but the last, which gives back no text."""

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
 from diffc.input_size import Size
-from diffc.models.families.base import LABELS, Family, halving_multiple
+from diffc.models.families.base import (
+    CLIP_TOKENS,
+    LABELS,
+    Family,
+    PipelineTexts,
+    halving_multiple,
+)
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 
 _SIZE = 64
 """The height and width if a config has none."""
-_CLIP_TOKENS = 77
-"""The length of CLIP's texts. ``models/inputs.py`` has the lengths of other pipelines."""
 
 _ADDED = ("text_embeds", "time_ids")
 _TIME_IDS = {6: (1024.0, 1024, 0, 0, 1024, 1024), 5: (1024.0, 1024, 0, 0, 6)}
@@ -55,7 +60,7 @@ class UNet2DCondition(Family):
         config = self.full_config(config)
         return [
             *self.image_specs(config, resolution, _SIZE),
-            *_text_specs(config, tokens or _CLIP_TOKENS),
+            *_text_specs(config, tokens or CLIP_TOKENS),
             *self._class_specs(config),
             *_added_specs(config),
         ]
@@ -100,6 +105,18 @@ class UNet2DCondition(Family):
 
         return residual_branches(model)
 
+    def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
+        """Stable Diffusion's one CLIP; SDXL's two, whose last hidden states but one are joined."""
+        uses = {name: texts.clip(name, f"tokenizer{_number(name)}") for name in texts.encoders}
+        if "text_embeds" in texts.takes:
+            return _xl_plan(texts, uses)
+        if list(uses) != ["text_encoder"]:
+            return None
+        width = texts.config.get("time_cond_proj_dim")
+        taken = GuidanceInput("timestep_cond", "sinusoids", width=width) if width else None
+        hidden = [[Piece("text_encoder", "last")]]
+        return PromptPlan(uses, {"encoder_hidden_states": hidden}, guidance=taken)
+
     def middle_block(self, model: nn.Module) -> str:
         """Return the block between the levels down and up."""
         from diffc.models.families.middle import unet_middle
@@ -141,6 +158,25 @@ class UNet2DCondition(Family):
             f"a UNet2DConditionModel with class_embed_type '{kind}' is not supported",
             hint="supported: none, timestep, identity, projection, simple_projection",
         )
+
+
+def _number(name: str) -> str:
+    """Return the end of a component's name: ``_2`` of ``text_encoder_2``."""
+    return name.removeprefix("text_encoder")
+
+
+def _xl_plan(texts: PipelineTexts, uses: Mapping[str, EncoderUse]) -> PromptPlan | None:
+    if "text_encoder_2" not in uses:
+        return None
+    zeros = bool(texts.index.get("force_zeros_for_empty_prompt", True))
+    return PromptPlan(
+        uses,
+        {
+            "encoder_hidden_states": [[Piece(name, "penultimate") for name in uses]],
+            "text_embeds": [[Piece("text_encoder_2", "pooled")]],
+        },
+        negative="zeros" if zeros else "empty",
+    )
 
 
 def _refuse_unsupported(model: nn.Module) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffc.input_size import Size, as_pair
-from diffc.models.families.base import TIMESTEP, Family
+from diffc.models.families.base import TIMESTEP, Family, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.prompt_plan import EncoderUse, Piece, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,6 +80,14 @@ class Wan(Family):
         from diffc.models.families.blocks import block_groups
 
         return block_groups(model)
+
+    def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
+        """UMT5 with its mask; the rows of the padding become zeros."""
+        if list(texts.encoders) != ["text_encoder"]:
+            return None
+        use = EncoderUse("tokenizer", texts.tokens, masked=True, zero_padding=True)
+        hidden = [[Piece("text_encoder", "last")]]
+        return PromptPlan({"text_encoder": use}, {"encoder_hidden_states": hidden}, prepare="plain")
 
     @staticmethod
     def _takes_two_pictures(model: nn.Module) -> bool:

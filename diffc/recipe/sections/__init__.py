@@ -7,6 +7,7 @@ repair.py       least-squares weights right after the cut
 distill.py      losses and training
 training.py     what every training has
 export.py       ONNX and resolutions
+text.py         the text encoders of a pipeline
 build.py        targets, precisions, batch sizes, and what single targets override
 measure.py      how long to measure
 quality.py      dense against compressed samples

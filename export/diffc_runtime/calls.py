@@ -1,0 +1,264 @@
+"""What a call of a pipeline asks for, in the words of diffusers' pipelines and in diffc's own.
+
+pipe("a red sneaker", num_images_per_prompt=4, generator=7)
+pipe(n=4, seed=7, class_labels=[3, 7, 3, 7])
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .checks import check_numbers, check_whole_number, row_count
+from .errors import BadRequest
+from .values import Array
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+_NONE = "unconditional_"
+"""Before a condition's name: its value for "none", which guidance leads away from."""
+_MOST_EACH = 1024
+
+
+@dataclass(frozen=True)
+class ImageCall:
+    """A call of a pipeline.
+
+    Attributes:
+        prompts: One text for each ``each`` images; None for a model without prompts.
+        negatives: As many texts, or None for none.
+        each: The number of images of a prompt, or of the whole call without prompts; None where
+            the caller does not say.
+        seed: The seed.
+        conditions: Conditions by name.
+        unconditional: Their values for "none".
+    """
+
+    prompts: list[str] | None
+    negatives: list[str] | None
+    each: int | None
+    seed: int
+    conditions: Mapping[str, object] = field(default_factory=dict)
+    unconditional: Mapping[str, object] = field(default_factory=dict)
+
+
+def read_call(
+    pipe: Pipeline, prompt: object, negative_prompt: object, more: Mapping[str, object]
+) -> ImageCall:
+    """Return what a call of ``pipe`` asks for.
+
+    Args:
+        pipe: The pipeline.
+        prompt: A text or several; None for none.
+        negative_prompt: The same.
+        more: The other arguments by name: ``num_images_per_prompt``, ``n``, ``seed``,
+            ``generator``, ``height``, ``width``, and conditions.
+
+    Raises:
+        BadRequest: An argument is none that the pipeline takes.
+    """
+    rest = dict(more)
+    sizes = {name: rest.pop(name, None) for name in ("height", "width")}
+    check_size(pipe.image_size, sizes["height"], sizes["width"])
+    each = _same(rest, "num_images_per_prompt", "n")
+    seed = _same(rest, "generator", "seed")
+    if seed is not None and not isinstance(seed, (int, np.integer)):
+        raise BadRequest(f"generator is a seed, a whole number, not a {type(seed).__name__}")
+    prompts = negatives = None
+    if prompt is not None:
+        prompts = prompt_list("prompt", prompt)
+        _check_takes_prompts(pipe)
+        negatives = negative_list(negative_prompt, len(prompts))
+    elif negative_prompt is not None:
+        raise BadRequest("negative_prompt needs a prompt beside it")
+    none = {k.removeprefix(_NONE): v for k, v in rest.items() if k.startswith(_NONE)}
+    given = {name: value for name, value in rest.items() if not name.startswith(_NONE)}
+    if each is not None:
+        check_whole_number("n, the number of images,", each, 1, _MOST_EACH)  # type: ignore[arg-type]
+    return ImageCall(prompts, negatives, each, 0 if seed is None else int(seed), given, none)  # type: ignore[arg-type]
+
+
+def _same(rest: dict[str, object], name: str, other: str) -> object:
+    """Take two names of one argument out of ``rest``; the value, or None."""
+    values = {key: rest.pop(key) for key in (name, other) if rest.get(key) is not None}
+    rest.pop(name, None)
+    rest.pop(other, None)
+    if len(values) == 2 and values[name] != values[other]:
+        raise BadRequest(f"{name} and {other} mean the same: give one of them")
+    return next(iter(values.values()), None)
+
+
+def check_size(served: tuple[int, int] | None, height: object, width: object) -> None:
+    """Refuse a size in pixels that is not the engine's, and name the one that is.
+
+    Args:
+        served: (height, width) of the images; None where the samples are no images.
+        height: What the caller wants; None for any.
+        width: The same.
+
+    Raises:
+        BadRequest: It is another one.
+    """
+    if height is None and width is None:
+        return
+    wanted = " x ".join(str(side) for side in (height, width) if side is not None)
+    if served is None:
+        raise BadRequest(f"height and width: the samples are no images here, so no {wanted} either")
+    if height not in (None, served[0]) or width not in (None, served[1]):
+        raise BadRequest(
+            f"the engine was not built for {wanted}: it makes images of height {served[0]} and "
+            f"width {served[1]} (diffc compile --resolution builds others)"
+        )
+
+
+def _check_takes_prompts(pipe: Pipeline) -> None:
+    if pipe.prompts is not None:
+        return
+    names = ", ".join(spec.name for spec in pipe.conditions)
+    if not names:
+        raise BadRequest("prompt: this model takes none, it makes images of nothing given")
+    raise BadRequest(
+        f"prompt: there are no text encoders here; the model takes {names}, "
+        "and a pipeline's text encoders come along where diffc compile exports them"
+    )
+
+
+def image_count(pipe: Pipeline, call: ImageCall) -> int:
+    """Return how many images a call makes.
+
+    Without prompts and ``n`` it is as many as a condition has rows, else 1.
+    """
+    if call.prompts is not None:
+        return len(call.prompts) * (call.each or 1)
+    if call.each is not None:
+        return call.each
+    given = call.conditions
+    rows = (row_count(s, given[s.name]) for s in pipe.conditions if s.name in given)
+    return max(rows, default=1)
+
+
+@dataclass(frozen=True)
+class CallConditions:
+    """The conditions of a call's images, and the scale of guidance.
+
+    Attributes:
+        given: Name -> (N, ...) or (...).
+        none: The same for "none"; the pipeline's own values hold for what is not in it.
+        guidance: The scale of classifier-free guidance; 1 for none.
+    """
+
+    given: Mapping[str, object]
+    none: Mapping[str, object]
+    guidance: float
+
+
+def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) -> CallConditions:
+    """Return the conditions of a call's ``n`` images.
+
+    What the caller gives counts before what a prompt gives, and that before the pipeline's own.
+
+    Args:
+        pipe: The pipeline.
+        call: The call.
+        n: The number of images.
+        scale: The caller's scale of guidance; None for the pipeline's.
+    """
+    check_numbers(n, call.seed)
+    usual = pipe.defaults
+    given = (
+        dict[str, object]() if usual.conditions is None else dict(usual.conditions(call.seed, n))
+    )
+    none = dict(call.unconditional)
+    guidance = usual.guidance if scale is None else scale
+    if call.prompts is not None:
+        assert pipe.prompts is not None
+        taken = {spec.name for spec in pipe.conditions}
+        given |= {name: value for name, value in pipe.prompts.fixed.items() if name in taken}
+        if pipe.prompts.plan.guidance is not None:
+            guidance = 1.0
+        of_prompts, of_none = _prompt_conditions(pipe, call, guidance != 1.0)
+        given |= of_prompts
+        none = {**of_none, **none}
+    guidance = _give_scale(pipe, given, scale, guidance)
+    given |= call.conditions
+    known = {**(pipe.unconditional or {}), **none}
+    if known:  # a condition without a value for "none" stays what it is
+        none = {**{name: value for name, value in given.items() if name not in known}, **none}
+    return CallConditions(given, none, guidance)
+
+
+def _give_scale(
+    pipe: Pipeline, given: dict[str, object], scale: float | None, guidance: float
+) -> float:
+    """Put the scale into the input that takes it, where there is one; guidance is then 1."""
+    taken = None if pipe.prompts is None else pipe.prompts.plan.guidance
+    if taken is None:
+        return guidance
+    if scale is not None:
+        from .prompts import guidance_value
+
+        given[taken.name] = guidance_value(taken, scale)
+    return 1.0
+
+
+def _prompt_conditions(
+    pipe: Pipeline, call: ImageCall, guided: bool
+) -> tuple[dict[str, Array], dict[str, object]]:
+    """Return the conditions of the prompts and of the negative ones, a row for each image."""
+    encoder, each = pipe.prompts, call.each or 1
+    assert encoder is not None and call.prompts is not None
+    rows = _repeated(encoder.encode(call.prompts), each)
+    if not guided:
+        if call.negatives is not None:
+            warnings.warn("negative_prompt has no effect without guidance", stacklevel=5)
+        return rows, {}
+    if call.negatives is None:
+        none = encoder.none(len(call.prompts))
+    else:
+        none = encoder.encode(call.negatives, negative=True)
+    return rows, {**encoder.fixed_null, **_repeated(none, each)}
+
+
+def _repeated(rows: Mapping[str, Array], each: int) -> dict[str, Array]:
+    return {name: np.repeat(value, each, axis=0) for name, value in rows.items()}
+
+
+def prompt_list(what: str, given: object) -> list[str]:
+    """Return one text, or several, as a list.
+
+    Args:
+        what: The argument's name, for errors.
+        given: What the caller gave.
+
+    Raises:
+        BadRequest: It is no text and no list of texts, or an empty list.
+    """
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise BadRequest(f"{what} is a text or a list of texts, not {given!r}")
+    if not texts:
+        raise BadRequest(f"{what} is an empty list: give a text, or several")
+    return list(texts)
+
+
+def negative_list(given: object, count: int) -> list[str] | None:
+    """Return the negative prompts of ``count`` prompts: one for all, or as many.
+
+    Raises:
+        BadRequest: There are as many of neither.
+    """
+    if given is None:
+        return None
+    texts = prompt_list("negative_prompt", given)
+    if len(texts) not in (1, count) or (
+        len(texts) == 1 and not isinstance(given, str) and count > 1
+    ):
+        raise BadRequest(
+            f"negative_prompt has {len(texts)} texts and prompt {count}: give one text, or as many"
+        )
+    return texts * count if len(texts) == 1 else texts

@@ -1,0 +1,103 @@
+"""From a prompt to an image by engines alone: diffusers' own pipelines are the oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import tiny_prompts
+
+import diffc
+from diffc.bundle import write_bundle
+from diffc_runtime import Pipeline, open_bundle
+from diffc_runtime.noise import image_noise
+
+SEED, N = 5, 2
+PROMPT, NEGATIVE = "a red cat", "a dog"
+OPTIONS = {"num_inference_steps": 4, "guidance_scale": 3.0}
+WITHOUT_NEGATIVE = ("flux",)
+"""Their guidance is an input, so that diffusers takes no negative prompt for it."""
+BINNED = ("pixart",)
+"""diffusers would change the size of their images to the nearest of a list."""
+NAMES = [
+    name if name == "sd" else pytest.param(name, marks=pytest.mark.slow)
+    for name in tiny_prompts.SAVERS
+]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def built(request, tmp_path_factory) -> tuple[str, Path, Path]:
+    """(the pipeline's name, its folder, a bundle of its engines)."""
+    place = tmp_path_factory.mktemp("prompted")
+    name = request.param
+    tiny_prompts.SAVERS[name](place / "model")
+    size = 16 if name == "flux" else None
+    tiny_prompts.build_engines(place / "model", place / "out", place / "cache", size)
+    write_bundle(place / "out", place / "bundle", server="none", side="dense")
+    return name, place / "model", place / "bundle"
+
+
+def expected(name: str, model: Path, pipe: Pipeline, output: str) -> np.ndarray:
+    """What diffusers makes in torch of the same prompt, noise and steps."""
+    reference = diffc.load(model)
+    reference.set_progress_bar_config(disable=True)
+    assert pipe.image_size is not None
+    more = {} if name in WITHOUT_NEGATIVE else {"negative_prompt": NEGATIVE}
+    more |= {"use_resolution_binning": False} if name in BINNED else {}
+    noise = torch.from_numpy(image_noise(SEED, 0, N, pipe.sample_shape))
+    with torch.no_grad():
+        images = reference(
+            PROMPT, latents=noise, num_images_per_prompt=N, height=pipe.image_size[0],
+            width=pipe.image_size[1], output_type=output, **OPTIONS, **more,
+        ).images  # fmt: skip
+    return np.asarray(images)
+
+
+def test_engines_make_the_images_of_diffusers_pipeline(built):
+    name, model, bundle = built
+    pipe = open_bundle(bundle)
+    negative = None if name in WITHOUT_NEGATIVE else NEGATIVE
+    options = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
+    images = pipe(PROMPT, negative, output_type="np", **options).images
+    wanted = expected(name, model, pipe, "np")
+    assert wanted.std() > 0.01
+    assert np.abs(images - wanted).max() <= 2 / 255
+    pipe.decode = None
+    latents = pipe.sample(PROMPT, negative, **options)
+    exact = expected(name, model, pipe, "latent")
+    assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
+    other = pipe.sample("a blue house", negative, **options)
+    assert np.linalg.norm(other - exact) > 1e-2 * np.linalg.norm(exact), "the prompt counts"
+
+
+def test_without_a_negative_prompt_it_is_the_pipelines_own(built):
+    name, model, bundle = built
+    if name in WITHOUT_NEGATIVE:
+        return
+    reference = diffc.load(model)
+    reference.set_progress_bar_config(disable=True)
+    pipe = open_bundle(bundle)
+    noise = torch.from_numpy(image_noise(SEED, 0, 1, pipe.sample_shape))
+    assert pipe.image_size is not None
+    more = {"use_resolution_binning": False} if name in BINNED else {}
+    with torch.no_grad():
+        exact = reference(
+            "", latents=noise, output_type="latent", height=pipe.image_size[0],
+            width=pipe.image_size[1], **OPTIONS, **more,
+        ).images.numpy()  # fmt: skip
+    pipe.decode = None
+    latents = pipe.sample("", generator=SEED, **OPTIONS)
+    assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
+
+
+def test_the_bundle_names_its_encoders_and_each_is_close_to_torch(built):
+    _, _, bundle = built
+    plan = json.loads((bundle / "text" / "text.json").read_text())
+    assert set(plan["encoders"]) == {path.name for path in bundle.glob("text_encoder*")}
+    for name in plan["encoders"]:
+        info = json.loads((bundle / name / "engine.json").read_text())
+        assert info["precision_found"] == "fp32"
+        assert info["source"]["parts"]

@@ -1,0 +1,145 @@
+"""Tiny pipelines that take prompts, a family each, and their engines without the whole chain."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from diffc.models.source import find_source
+from diffc.recipe import Recipe
+from diffc.runner import StageRunner
+from diffc.stages.build import build_stage
+from diffc.stages.decoder import decoder_build_stage, decoder_stage
+from diffc.stages.text import text_build_stages, text_exports
+from diffc_export.events import drain
+from support import tiny_text
+from support.family_cases import CASES
+
+TARGET = "ort-cpu"
+WIDTH = 20
+PROJECTION = 6
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """Of single letters."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    return T5Tokenizer(
+        vocab=[*pieces, *((letter, -3.0) for letter in string.ascii_lowercase)], extra_ids=0
+    )
+
+
+def t5() -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=30, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+            feed_forward_proj="gated-gelu", is_encoder_decoder=False,
+        )
+    )  # fmt: skip
+
+
+def save_sd3(folder: Path, *, with_t5: bool = True) -> Path:
+    """Two CLIPs of 8 and 8 channels and a T5 of 20."""
+    torch.manual_seed(0)
+    words = tiny_text.tokenizer(folder.with_name("words"))
+    small = tiny_text.text_config(PROJECTION)
+    small.hidden_size = 8
+    vae = tiny_text.vae()
+    vae.register_to_config(shift_factor=0.1)
+    StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(**CASES["sd3"][1]),
+        vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=CLIPTextModelWithProjection(small), tokenizer=words,
+        text_encoder_2=CLIPTextModelWithProjection(small), tokenizer_2=words,
+        text_encoder_3=t5() if with_t5 else None, tokenizer_3=t5_tokenizer() if with_t5 else None,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_flux(folder: Path) -> Path:
+    """CLIP's pooled output and T5; guidance is an input."""
+    torch.manual_seed(0)
+    small = tiny_text.text_config()
+    small.hidden_size = 12
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=2, block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1,
+    )  # fmt: skip
+    FluxPipeline(
+        transformer=FluxTransformer2DModel(**CASES["flux"][1]), vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        text_encoder=CLIPTextModel(small),
+        tokenizer=tiny_text.tokenizer(folder.with_name("words")),
+        text_encoder_2=t5(), tokenizer_2=t5_tokenizer(),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_pixart(folder: Path) -> Path:
+    """T5 with its mask; the output has a learned variance."""
+    torch.manual_seed(0)
+    PixArtAlphaPipeline(
+        transformer=PixArtTransformer2DModel(**CASES["pixart"][1]), vae=tiny_text.vae(),
+        scheduler=DPMSolverMultistepScheduler(), text_encoder=t5(), tokenizer=t5_tokenizer(),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+SAVERS: dict[str, Callable[[Path], object]] = {
+    "sd": tiny_text.save_sd,
+    "sdxl": tiny_text.save_sdxl,
+    "sd3": save_sd3,
+    "sd3-without-t5": lambda folder: save_sd3(folder, with_t5=False),
+    "flux": save_flux,
+    "pixart": save_pixart,
+}
+
+
+def build_engines(model: Path, out: Path, cache: Path, size: int | None = None) -> Path:
+    """The dense denoiser, the decoder and the text encoders of a pipeline as engines in ``out``."""
+    from diffc.models.diffusion import served_settings
+    from diffc.models.onnx_export import export_denoiser
+    from diffc.stage_inputs import RunShape
+
+    source = find_source(model)
+    options: dict[str, Any] = {"export": {"resolution": size}} if size else {}
+    recipe = Recipe.model_validate(options).for_target(TARGET)
+    denoiser = RunShape.of(recipe).open(source)
+    facts = {"scheduler": served_settings(source.scheduler), "unconditional": None}
+    export_denoiser(
+        denoiser.model, denoiser.family, denoiser.specs, out / "onnx" / "dense", facts=facts
+    )
+    runner = StageRunner(out, cache)
+    drain(runner.do(build_stage(out, recipe, TARGET, "dense")))
+    decoder = decoder_stage(source, recipe)
+    if decoder is not None:
+        drain(runner.do(decoder))
+        built = decoder_build_stage(out, recipe, TARGET)
+        assert built is not None
+        drain(runner.do(built))
+    drain(text_exports(runner, source, recipe))
+    for stage in text_build_stages(out, recipe, TARGET):
+        drain(runner.do(stage))
+    return out
