@@ -14,6 +14,7 @@ from diffc.cli import (
     check,
     compile,
     doctor,
+    fetch,
     generate,
     inspect,
     recipes,
@@ -77,6 +78,7 @@ _add("check", check.check_, "Is CANDIDATE slower, larger or worse than a baselin
 _add("report", report.report_, "Show OUT's report, or compare several.")
 _add("generate", generate.generate_, "Make images with OUT: its engine, or torch.")
 _add("bundle", bundle.bundle_, "Write what an inference server loads.")
+_add("fetch", fetch.fetch_, "Download what a run uses of a hub id; show its size first.")
 _add("doctor", doctor.doctor_, "Show what works on this machine, and why the rest does not.")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(cache.app, name="cache")

@@ -8,7 +8,9 @@ also holds other variants and single-file checkpoints, often several times as la
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,25 @@ _SMALL = ("*.json", "*.txt", "*.model")  # configs, and the vocabularies of toke
 _VARIANTS = ("", "fp32", "fp16", "bf16", "*")
 
 
+@dataclass(frozen=True)
+class HubFile:
+    """A file of weights on the hub.
+
+    Attributes:
+        name: Its path in the repository.
+        bytes: Its size; None where the hub does not say.
+        is_here: Whether it has been downloaded.
+    """
+
+    name: str
+    bytes: int | None
+    is_here: bool
+
+
 def fetch_model(model: str, *, need_weights: bool, allow_pickle: bool, whole: bool) -> Path:
     """Return the folder with the files of ``owner/name`` or ``owner/name@revision``.
+
+    A download that was interrupted goes on where it ended.
 
     Args:
         model: The hub id.
@@ -41,24 +60,69 @@ def fetch_model(model: str, *, need_weights: bool, allow_pickle: bool, whole: bo
         UnavailableError: The hub cannot be reached, or has no such repository.
         InputError: There are only pickles, and they are not allowed.
     """
+    folder, patterns = _fetch_configs(model, allow_pickle)
+    lacking = _lacking(folder, allow_pickle, whole)
+    if not need_weights or not lacking:
+        return folder
+    files = _choose_weights(model, lacking, allow_pickle)
+    return _download(model, [*patterns, *(file.name for file in files)])
+
+
+def weights_to_fetch(model: str, *, allow_pickle: bool, whole: bool) -> list[HubFile]:
+    """Return the files of weights that ``fetch_model`` would download; the configs come with it.
+
+    Args:
+        model: The hub id.
+        allow_pickle: As in ``fetch_model``.
+        whole: As in ``fetch_model``.
+
+    Raises:
+        UnavailableError: The hub cannot be reached, or has no such repository.
+        InputError: There are only pickles, and they are not allowed.
+    """
+    folder, _ = _fetch_configs(model, allow_pickle)
+    lacking = _lacking(folder, allow_pickle, whole)
+    return _choose_weights(model, lacking, allow_pickle) if lacking else []
+
+
+def _fetch_configs(model: str, allow_pickle: bool) -> tuple[Path, list[str]]:
+    """Download all but weights; the folder, and the patterns of these files."""
     patterns = list(_ROOT)
-    folder = _download(model, patterns)
-    parts = _parts(folder, allow_pickle)
+    parts = _parts(_download(model, patterns), allow_pickle)
     patterns += [f"{part.name}/{name}" for part in parts if part.name for name in _SMALL]
     patterns += ["*.txt", "*.model"] if any(part.is_flat for part in parts) else []
-    folder = _download(model, patterns)
-    if not need_weights:
-        return folder
-    for kind in (SAFE, PICKLED) if allow_pickle else (SAFE,):
-        for variant in _VARIANTS:
-            lacking = _lacking(folder, allow_pickle, whole)
-            if not lacking:
-                return folder
-            patterns += [name for part in lacking for name in _names(part, kind, variant)]
-            folder = _download(model, patterns)
-    if not allow_pickle:
-        _refuse_pickles(model, patterns, _lacking(folder, allow_pickle, whole))
-    return folder
+    return _download(model, patterns), patterns
+
+
+def _choose_weights(model: str, lacking: Sequence[Component], allow_pickle: bool) -> list[HubFile]:
+    """One set of weights of each component, the first of the order at the top.
+
+    Raises:
+        InputError: A component has pickles alone, and they are not allowed.
+    """
+    every = {
+        part.name: [(kind, _names(part, kind, v)) for kind in (SAFE, PICKLED) for v in _VARIANTS]
+        for part in lacking
+    }
+    patterns = [name for sets in every.values() for _, names in sets for name in names]
+    listed = {file.filename: file for file in _call_hub(model, patterns, dry_run=True)}
+    chosen: list[HubFile] = []
+    for sets in every.values():
+        kind, names = next(
+            ((kind, there) for kind, names in sets if (there := _matching(listed, names))),
+            (SAFE, []),
+        )
+        if kind == PICKLED and not allow_pickle:
+            raise InputError(
+                f"{model} has only pickled weights ({names[0]}), which can run code when read",
+                hint="pass --allow-pickle if you trust their origin",
+            )
+        chosen += [HubFile(name, listed[name].file_size, listed[name].is_cached) for name in names]
+    return chosen
+
+
+def _matching(listed: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return sorted(name for name in listed if any(fnmatchcase(name, p) for p in patterns))
 
 
 def _parts(folder: Path, allow_pickle: bool) -> Sequence[Component]:
@@ -83,24 +147,6 @@ def _names(part: Component, kind: str, variant: str) -> list[str]:
     dot = f".{variant}" if variant else ""
     shards = [f"{dot}-*-of-*", *([f"-*-of-*{dot}"] if dot else [])]
     return [f"{place}{stem}{end}.{kind}" for stem in part.stems for end in (dot, *shards)]
-
-
-def _refuse_pickles(model: str, patterns: Sequence[str], lacking: Sequence[Component]) -> None:
-    """Refuse a repository in which a component has pickles alone, without downloading them."""
-    if not lacking:
-        return
-    names = [n for part in lacking for variant in ("", "*") for n in _names(part, PICKLED, variant)]
-    listed = _call_hub(model, [*patterns, *names], dry_run=True)
-    pickles = [file.filename for file in listed if _is_pickle(getattr(file, "filename", ""))]
-    if pickles:
-        raise InputError(
-            f"{model} has only pickled weights ({pickles[0]}), which can run code when read",
-            hint="pass --allow-pickle if you trust their origin",
-        )
-
-
-def _is_pickle(name: str) -> bool:
-    return name.endswith(f".{PICKLED}")
 
 
 def _download(model: str, patterns: Sequence[str]) -> Path:

@@ -217,7 +217,7 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
         return _inside_output(path)
     if path.exists():
         raise InputError(f"{model} is a file; a diffusers model is a folder")
-    if _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~")):
+    if is_hub_id(model):
         from diffc.models.hub import fetch_model
 
         return fetch_model(
@@ -232,6 +232,12 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
         hint=(f"did you mean {close[0]}? " if close else "")
         + "MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo",
     )
+
+
+def is_hub_id(model: str) -> bool:
+    """Return True for what has the form of a hub id and is no folder here."""
+    looks_like = _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~"))
+    return bool(looks_like) and not Path(model).exists()
 
 
 def _folders_here() -> list[str]:

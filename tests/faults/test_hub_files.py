@@ -11,7 +11,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from diffc.errors import InputError
+from diffc.cli.app import app
+from diffc.errors import InputError, RequestError
 from diffc.models.source import find_source
 
 STEM = "diffusion_pytorch_model"
@@ -28,11 +29,15 @@ class Hub:
         names = [str(p.relative_to(self.repo)) for p in self.repo.rglob("*") if p.is_file()]
         wanted = list(filter_repo_objects(names, allow_patterns=allow_patterns))
         if dry_run:
-            return [SimpleNamespace(filename=name) for name in wanted]
+            return [self.listed(name) for name in wanted]
         for name in wanted:
             (self.snapshot / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.repo / name, self.snapshot / name)
         return str(self.snapshot)
+
+    def listed(self, name):
+        here, size = (self.snapshot / name).exists(), (self.repo / name).stat().st_size
+        return SimpleNamespace(filename=name, file_size=size, is_cached=here)
 
     @property
     def weights(self) -> set[str]:
@@ -156,3 +161,45 @@ def test_safetensors_come_before_pickles_under_the_flag(hub):
     save_repo(hub.repo, [*PLAIN, f"unet/{STEM}.bin", "text_encoder/pytorch_model.bin"])
     find_source("owner/name", allow_pickle=True)
     assert hub.weights == set(PLAIN)
+
+
+def fetch(*arguments):
+    app(args=["fetch", *arguments], prog_name="diffc", standalone_mode=False)
+
+
+def test_fetch_shows_sizes_before_it_downloads(hub, capsys):
+    save_repo(hub.repo, [*PLAIN, *OTHERS])
+    (hub.repo / PLAIN[0]).write_bytes((hub.repo / PLAIN[0]).read_bytes() + bytes(2_000_000))
+    fetch("owner/name", "--dry-run")
+    shown = capsys.readouterr()
+    assert hub.weights == set() and shown.err == ""
+    assert [line.split()[0] for line in shown.out.splitlines()[1:-1]] == PLAIN
+    assert "to download: 3 of 3 files, 2 MB" in shown.out
+    fetch("owner/name", "--dry-run", "--whole", "--json")
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert {file["name"] for file in files} == {*PLAIN, "safety_checker/model.safetensors"}
+    fetch("owner/name")
+    shown = capsys.readouterr()
+    assert hub.weights == set(PLAIN) and shown.out == f"{hub.snapshot}\n"
+    assert "3 of 3 files" in shown.err
+    fetch("owner/name", "--dry-run")
+    assert "are here" in capsys.readouterr().out
+
+
+def test_fetch_says_what_an_interrupted_download_left(hub, capsys):
+    save_repo(hub.repo, PLAIN)
+    shutil.copytree(hub.repo / "unet", hub.snapshot / "unet")
+    fetch("owner/name", "--dry-run")
+    assert "to download: 2 of 2 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["demo", "./folder", "nothing", "a/b/c"])
+def test_fetch_of_what_is_no_hub_id(hub, model):
+    with pytest.raises(RequestError, match="no hub id"):
+        fetch(model)
+
+
+def test_fetch_of_pickles(hub):
+    save_repo(hub.repo, [f"unet/{STEM}.bin"])
+    with pytest.raises(InputError, match="only pickled weights"):
+        fetch("owner/name", "--dry-run")

@@ -338,6 +338,10 @@ REPORT = (
         read=price_per_hour,
     ),
 )
+FETCH = (
+    Flag("whole", bool, "The weights of every component, not only what a run uses.", group=WHAT),
+    Flag("list_only", bool, "Show the files and their sizes alone.", group=WHAT, name="dry_run"),
+)
 CACHE = (
     Flag(
         "older_than", str, "What was not used for so long: 12h, 30d, 8w.", metavar="AGE", group=WHAT
@@ -351,5 +355,5 @@ CACHE = (
 
 VERB_FLAGS = (
     *(*ARGUMENTS, *COMMON, *COMPILE, *RATIOS, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT),
-    *CACHE,
+    *(*FETCH, *CACHE),
 )
