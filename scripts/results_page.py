@@ -194,6 +194,26 @@ def recovery(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def loop_students(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            one["loop"],
+            str(one["steps"]),
+            ", ".join(f"{name} {value}" for name, value in one["options"].items()),
+            f"{one['frechet']['value']:.2f} ± {one['frechet']['se']:.2f}",
+            f"{one['ssim_to_teacher']:.3f}",
+        ]
+        for one in found["rows"]
+    ]
+    head = ["loop", "steps", "options", "Frechet distance", "SSIM to the trajectories' ends"]
+    return [
+        machine(found["environment"], day(found)),
+        f"The demo with {percent(found['ratio'])} of its MACs cut, trained for a loop in few "
+        f"steps, all from one start; {found['images']} images.\n",
+        *table(head, rows),
+    ]
+
+
 def quality(found: dict[str, Any]) -> list[str]:
     lines = [machine(found["how"].get("environment"), day(found))]
     markdown = RESULTS / "quality.md"
@@ -370,6 +390,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("frontier.json", "What a millisecond buys", frontier),
     ("distance.json", "The dense model's own features as a judge", distance),
     ("recovery.json", "After the cut: repair and distillation", recovery),
+    ("loop_students.json", "Training for a loop", loop_students),
     ("distill_speed.json", "Distillation's speed", distillation),
     ("serving.json", "Serving", serving),
     ("gate.json", "The gate", gate),
