@@ -167,6 +167,8 @@ class TorchEngine:
             self._model: Any = _cast(model, self._device, self._dtype)
         if info.details.get("variant") == "compiled":
             mode = "max-autotune" if self._device == "cuda" else "default"
+            if not self._on_gpu:
+                _check_compiler()
             self._model = torch.compile(self._model, mode=mode, dynamic=False)
         self._family = family(str(info.source["class_name"]))
         self._bound: dict[shapes.Call, TorchCall] = {}
@@ -307,6 +309,16 @@ def _compiling() -> Iterator[None]:
         raise UnavailableError(f"torch.compile does not work here: {words[:200]}", hint=hint) from (
             None
         )
+
+
+def _check_compiler() -> None:
+    """Raise UnavailableError without a C++ compiler: torch itself looks for it after tracing."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+    except ImportError:  # a torch that has it elsewhere finds out at the first call
+        return
+    with _compiling():
+        get_cpp_compiler()
 
 
 TARGET = TorchTarget()
