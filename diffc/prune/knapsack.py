@@ -7,7 +7,8 @@
                 group alone moves), lets no group move further than a radius that shrinks from round
                 to round, and solves the knapsack; then steps of one or two groups, at their true
                 figures, until none is better. A network of few groups is small enough to do more:
-                the rounds begin at the least widths too, and three groups step at once
+                the rounds begin at the least widths too, three groups step at once, and where no
+                step is better any three groups (two, if three are too many to try) take any widths
 
 The gap is the last knapsack's, as the solver states it. For the whole the tests compare with brute
 force; there is no bound for large networks.
@@ -20,6 +21,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, combinations, product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +41,8 @@ _OVER = 1e3  # penalty for exceeding a budget by 100 %, as a multiple of the lar
 _GAP = 1e-4
 _SECONDS = 20.0
 _MOST_SWEEPS = 20
-_FEW = 8  # groups: every move of three is still cheap to try
+_FEW = 8  # groups: every step of three is still cheap to try
+_MOST_TRIED = 20_000  # widths of some groups at once, in one sweep
 _MOST_OPTIONS = 12  # of one group in one round
 
 
@@ -160,13 +164,14 @@ def minimise(
         over = max(budget.over(widths) for budget in budgets)
         return round(over, 9), objective(widths)
 
+    allowed = [_allowed(group, bounds, ceiling) for group in range(len(start))]
     ends = []
     begins = [start]
     if len(start) <= _FEW:
         begins.append(lowest(ceiling, bounds).astype(start.dtype))
     for begin in begins:
-        best, gap = _rounds(objective, budgets, bounds, begin, ceiling, rank)
-        ends.append((_polished(best, bounds, ceiling, rank), gap))
+        best, gap = _rounds(objective, budgets, bounds, begin, allowed, ceiling, rank)
+        ends.append((_polished(best, allowed, bounds, ceiling, rank), gap))
     best, gap = min(ends, key=lambda end: rank(end[0]))
     over, value = rank(best)
     return Solution(best, value, over, gap)
@@ -177,11 +182,11 @@ def _rounds(
     budgets: Sequence[Budget],
     bounds: Limits,
     start: Widths,
+    allowed: Sequence[Widths],
     ceiling: Widths,
     rank: Rank,
 ) -> tuple[Widths, float]:
     """The best widths of all rounds from ``start``, and the last knapsack's gap."""
-    allowed = [_allowed(group, bounds, ceiling) for group in range(len(start))]
     best = now = start.copy()
     gap = 0.0
     for radius in _RADII:
@@ -227,17 +232,42 @@ def _separate(measure: Measure, now: Widths, near: Sequence[Widths]) -> list[NDA
     return figures
 
 
-def _polished(widths: Widths, bounds: Limits, ceiling: Widths, rank: Rank) -> Widths:
-    """Better widths by moving a few groups by one step each, until there are none."""
+def _polished(
+    widths: Widths, allowed: Sequence[Widths], bounds: Limits, ceiling: Widths, rank: Rank
+) -> Widths:
+    """Better widths by moving a few groups at once, until there are none."""
     if len(widths) > MOST_SWAPPED:
         return widths
     for _ in range(_MOST_SWEEPS):
-        tried = moved = [widths]
-        for _ in range(3 if len(widths) <= _FEW else 2):
-            moved = swaps(moved, bounds, ceiling)
-            tried = [*tried, *moved]
-        best = min(tried, key=rank)
+        best = min(_steps(widths, bounds, ceiling), key=rank)
+        if rank(best) >= rank(widths) and len(widths) <= _FEW:
+            best = min(chain([widths], _exchanges(widths, allowed)), key=rank)
         if rank(best) >= rank(widths):
             break
         widths = best
     return widths
+
+
+def _steps(widths: Widths, bounds: Limits, ceiling: Widths) -> list[Widths]:
+    """``widths``, and those with up to two groups, or three of few, moved by one step each."""
+    tried = moved = [widths]
+    for _ in range(3 if len(widths) <= _FEW else 2):
+        moved = swaps(moved, bounds, ceiling)
+        tried = [*tried, *moved]
+    return tried
+
+
+def _exchanges(widths: Widths, allowed: Sequence[Widths]) -> Iterator[Widths]:
+    """Three groups at any widths, two where those are too many, or nothing."""
+    counts = [len(options) for options in allowed]
+    for size in (3, 2):
+        groups = list(combinations(range(len(widths)), size))
+        if sum(prod(counts[group] for group in some) for some in groups) <= _MOST_TRIED:
+            break
+    else:
+        return
+    for some in groups:
+        for values in product(*(allowed[group].tolist() for group in some)):
+            moved = widths.copy()
+            moved[list(some)] = values
+            yield moved
