@@ -4,6 +4,7 @@ The public names are few and flat; everything heavy is imported when it is first
 ``import diffc`` costs nothing.
 
     diffc.compile("demo", ratio=0.5, out="OUT")   the whole chain, returns a Report
+    diffc.search("demo", min_ssim=0.85)           goals in, the loop that reaches them out
     diffc.pipeline("OUT")                         images, by the engine that runs here, or by torch
     diffc.load("OUT/model")                       a diffusers pipeline back from a compressed folder
     diffc.Recipe                                  every option, typed and validated
@@ -20,7 +21,7 @@ from diffc.errors import DiffcError
 from diffc_export.targets import register
 
 if TYPE_CHECKING:
-    from diffc.api import compile
+    from diffc.api import compile, search
     from diffc.generate.opening import pipeline
     from diffc.models.load import load
     from diffc.recipe import Recipe
@@ -35,12 +36,13 @@ os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 register("torch", "diffc.torch_target")
 
 __version__ = "0.1.0"
-__all__ = ["DiffcError", "Recipe", "Report", "__version__", "compile", "load", "pipeline"]
+__all__ = ["DiffcError", "Recipe", "Report", "__version__", "compile", "load", "pipeline", "search"]
 
 _HOMES = {
     "compile": "diffc.api",
     "load": "diffc.models.load",
     "pipeline": "diffc.generate.opening",
+    "search": "diffc.api",
     "Recipe": "diffc.recipe",
     "Report": "diffc.report.model",
 }

@@ -1,4 +1,4 @@
-"""``diffc.compile``: the whole chain as one call."""
+"""``diffc.compile``, the whole chain as one call, and ``diffc.search``, the best of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from diffc.errors import RequestError, nearest
+from diffc.errors import RequestError, nearest, unknown
 from diffc.models.source import find_source
 from diffc.output import default_out
 from diffc.recipe import Recipe, option_paths, resolve
@@ -21,6 +21,8 @@ from diffc_export.events import follow
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from diffc.trials.results import SearchResult
 
 
 class RunSettings(TypedDict, total=False):
@@ -81,13 +83,8 @@ def compile(
     """
     _check_names(settings)
     source = find_source(model, allow_pickle=settings.get("allow_pickle", False))
-    flags: dict[str, object] = {"prune": {"ratio": ratio}, "build": {"target": target}}
-    for section, value in (options or {}).items():
-        given = flags.get(section, {})
-        if isinstance(value, dict) and isinstance(given, dict):
-            flags[section] = {**given, **value}
-        else:
-            flags[section] = value
+    own: dict[str, object] = {"prune": {"ratio": ratio}, "build": {"target": target}}
+    flags = _merged(own, options or {})
     chosen = resolve(
         family=source.class_name,
         model=source.name,
@@ -100,6 +97,121 @@ def compile(
     over: Over = "replaces" if settings.get("force", False) else "asks"
     work = run(Request(source, chosen, folder, stop=stop, fresh=fresh, over=over))
     return follow(work, settings.get("on_event"))
+
+
+class SearchSettings(TypedDict, total=False):
+    """What ``search`` wants and how it runs; at least one goal is needed.
+
+    Attributes:
+        max_latency: a goal: the time of one image, such as ``30ms``.
+        speedup: a goal: times as fast as the dense model's reference loop.
+        max_memory: a goal: the engine's peak, such as ``2GB``.
+        min_ssim: a goal: to the reference loop's images.
+        max_distance: a goal: to the data, times the dense model's own distance.
+        ratio: the shares to try.
+        precision: the engines' precisions to try.
+        loop: the loops to try, such as ``dpm++:8``.
+        workers: who trains: ``ray``, or a Ray cluster's address; None: this process.
+        force: True replaces a finished run of another request in ``out``.
+        allow_pickle: True accepts .bin weights, which can run code when they are read.
+        on_event: a function that is called with each ``StageEvent``.
+    """
+
+    max_latency: str
+    speedup: float | str
+    max_memory: str
+    min_ssim: float | str
+    max_distance: float | str
+    ratio: Sequence[float | str]
+    precision: Sequence[str]
+    loop: Sequence[str]
+    workers: str | None
+    force: bool
+    allow_pickle: bool
+    on_event: Callable[[StageEvent], None] | None
+
+
+@own_state()
+def search(
+    model: str | Path,
+    *,
+    target: str | None = None,
+    out: str | Path | None = None,
+    recipe: str | Path | None = None,
+    options: Mapping[str, object] | None = None,
+    **settings: Unpack[SearchSettings],
+) -> SearchResult:
+    """Find the loop that reaches the goals, and leave its run in one folder.
+
+    With a goal of quality (``min_ssim``, ``max_distance``) the fastest loop wins that reaches every
+    goal, otherwise the one that is closest to the dense model.
+
+    Args:
+        model: a diffusers folder, a hub id, or ``demo``.
+        target: where engines run; None: the recipe's.
+        out: the winner's output folder, as ``compile`` leaves it; None: ``diffc-out/NAME-search``.
+        recipe: a shipped recipe's name or a YAML file.
+        options: any other option, nested as in a recipe: ``{"distill": {"steps": 100}}``.
+        **settings: the goals, the values to try, ``force``, ``allow_pickle`` and ``on_event``, as
+            SearchSettings says.
+
+    Returns:
+        What was measured and what was not, as ``OUT/search.json`` holds it.
+
+    Raises:
+        GoalsMissed: nothing that was measured reaches the goals; the error has the result.
+        RequestError: a goal or an option is wrong. Or ``out`` holds a finished run of another
+            request.
+        InputError: the model or the output folder cannot be used.
+        UnavailableError: the target cannot build here.
+    """
+    from diffc.trials.goals import GOALS, read_goals
+    from diffc.trials.running import SearchRequest
+    from diffc.trials.running import search as searched
+
+    for name in settings:
+        if name not in SearchSettings.__annotations__:
+            raise unknown("argument of search()", name, SearchSettings.__annotations__)
+    goals = read_goals({name: settings.get(name) for name in GOALS})
+    source = find_source(model, allow_pickle=settings.get("allow_pickle", False))
+    chosen = resolve(
+        family=source.class_name,
+        model=source.name,
+        config=source.config,
+        recipe=recipe,
+        flags=_merged({"build": {"target": target}}, options or {}),
+    )
+    folder = user_path(out) if out is not None else default_out(source.name, "search")
+    request = SearchRequest(
+        source,
+        chosen,
+        goals,
+        _axis_values(settings),
+        folder,
+        replace=settings.get("force", False),
+        workers=settings.get("workers"),
+    )
+    return follow(searched(request), settings.get("on_event"))
+
+
+def _axis_values(settings: SearchSettings) -> dict[str, list[str]]:
+    return {
+        "ratio": [str(ratio) for ratio in settings.get("ratio", ())],
+        "precision": list(settings.get("precision", ())),
+        "loop": list(settings.get("loop", ())),
+    }
+
+
+def _merged(flags: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
+    """``options`` over ``flags``, section by section."""
+    merged = dict(flags)
+    for section, value in options.items():
+        given = merged.get(section, {})
+        if isinstance(value, dict) and isinstance(given, dict):
+            merged[section] = {**given, **value}
+        else:
+            merged[section] = value
+    return merged
 
 
 _SHOWN = 3

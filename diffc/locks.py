@@ -19,6 +19,10 @@ from diffc.errors import RequestError
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+class StageBusy(RequestError):
+    """Another process is doing the stage."""
+
+
 @contextmanager
 def stage_lock(work: Path) -> Iterator[None]:
     """Hold the lock of a stage's working folder, beside it: ``work/NAME-KEY.lock``.
@@ -26,7 +30,7 @@ def stage_lock(work: Path) -> Iterator[None]:
     On a system or a disk without locks, a warning says so and the work goes on.
 
     Raises:
-        RequestError: Another process holds the lock.
+        StageBusy: Another process holds the lock.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -38,7 +42,7 @@ def stage_lock(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RequestError(
+            raise StageBusy(
                 f"another diffc is doing '{work.name.rpartition('-')[0]}' with the same options",
                 hint="wait for it to finish; its result is then reused",
             ) from error

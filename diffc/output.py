@@ -67,8 +67,8 @@ def engine_folder(out: Path, target: str, side: str) -> Path:
     return out / "engines" / target / side
 
 
-def default_out(model: str, ratio: float) -> Path:
-    """diffc-out/NAME-RATIO: a folder of its own for each model and ratio.
+def default_out(model: str, ratio: float | str) -> Path:
+    """diffc-out/NAME-RATIO: a folder of its own for each model and ratio, or NAME-WORD.
 
     NAME is the folder's real name, of ``.`` too, without dashes and dots at its front: those would
     be taken for a flag, or hide the folder.
@@ -76,7 +76,8 @@ def default_out(model: str, ratio: float) -> Path:
     folder = Path(model).expanduser()
     real = folder.absolute() if folder.is_dir() else folder
     name = Path(os.path.normpath(real)).name.lstrip("-.")
-    return Path("diffc-out") / f"{name or 'model'}-{ratio:g}"
+    word = ratio if isinstance(ratio, str) else f"{ratio:g}"
+    return Path("diffc-out") / f"{name or 'model'}-{word}"
 
 
 def is_output(folder: Path) -> bool:

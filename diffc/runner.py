@@ -168,7 +168,8 @@ class StageEvent:
 
     Attributes:
         stage: The name of the stage, or of the checks before the first one.
-        kind: ``note`` and ``passed`` are of the checks before the first stage alone.
+        kind: ``note`` and ``passed`` are of the checks before the first stage alone; ``heading``
+            begins a part of a run that has several.
         progress: How far the work is.
         done: The result, once the stage is done.
         note: A sentence for the user.
@@ -177,7 +178,7 @@ class StageEvent:
     """
 
     stage: str
-    kind: Literal["started", "progress", "finished", "reused", "note", "passed"]
+    kind: Literal["started", "progress", "finished", "reused", "note", "passed", "heading"]
     progress: Progress | None = None
     done: StageResult[Outcome] | None = None
     note: str = ""

@@ -9,7 +9,7 @@ run.py       runs stages for a verb
 show.py      tables and JSON
 remembered.py  answers of plan and inspect, kept in the cache
 progress.py  what a person sees while stages run
-compile.py, stages.py, inspect.py, bench.py, check.py, report.py
+compile.py, search.py, stages.py, inspect.py, bench.py, check.py, report.py
              the verbs of a run, and of what it measured
 generate.py, bundle.py, fetch.py, doctor.py, recipes.py, cache.py
              the other verbs

@@ -19,6 +19,7 @@ from diffc.cli import (
     inspect,
     recipes,
     report,
+    search,
     stages,
 )
 from diffc.cli.help import VerbCommand, VerbGroup
@@ -66,6 +67,7 @@ def _add(name: str, verb: Callable[..., None], short_help: str) -> None:
 
 
 _add("compile", compile.compile_, "Prune, distil, export, build engines and measure, in one go.")
+_add("search", search.search_, "Goals in, the loop that reaches them out.")
 _add("inspect", inspect.inspect_, "Show what can be cut, what it costs, and the inputs.")
 _add("plan", inspect.plan_, "Show widths, MACs and parameters before and after.")
 _add("prune", stages.prune_, "Cut the model: OUT/plan.json and OUT/pruned.")

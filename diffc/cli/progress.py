@@ -96,8 +96,8 @@ def follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
         overall.note(event)
         if event.done is not None:
             screen.print(stage_line(event), soft_wrap=True)
-        elif event.kind == "note":
-            screen.print(_note(event))
+        elif event.kind in ("note", "heading"):
+            screen.print(_words(event))
         elif event.progress is not None and not is_placed:
             is_placed = True
             if overall.left:
@@ -160,8 +160,8 @@ def _update_progress(event: StageEvent, progress: Progress, task: TaskID | None)
         note = "  ".join(part for part in (step.note, values) if part)
         progress.update(task, completed=step.done, total=step.total, note=shortened(note))
         return task
-    if event.kind == "note":
-        progress.console.print(_note(event))
+    if event.kind in ("note", "heading"):
+        progress.console.print(_words(event))
         return task
     if task is not None:
         progress.remove_task(task)
@@ -170,9 +170,11 @@ def _update_progress(event: StageEvent, progress: Progress, task: TaskID | None)
     return None
 
 
-def _note(event: StageEvent) -> str:
+def _words(event: StageEvent) -> str:
     from rich.markup import escape
 
+    if event.kind == "heading":
+        return f"[bold]{escape(event.note)}[/bold]"
     return f"  note: {escape(event.note)}"
 
 

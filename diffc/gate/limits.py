@@ -11,8 +11,8 @@ from diffc.errors import RequestError
 from diffc.measure.quality import metric
 from diffc.recipe import CheckSection
 
-_BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
-_SECONDS = {"MS": 1e-3, "S": 1.0, "MIN": 60.0}
+BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+SECONDS = {"MS": 1e-3, "S": 1.0, "MIN": 60.0}
 _TEXT = re.compile(r"^\+?(-?[0-9]*\.?[0-9]+)\s*([a-zA-Z%]*)$")
 _MOST_SHARE = 10.0
 
@@ -67,9 +67,9 @@ def limits_of(options: CheckSection) -> CheckLimits:
         mean_slowdown=None
         if mean_slowdown is None
         else share("--max-mean-slowdown", mean_slowdown),
-        memory=_limit("--max-memory", options.max_memory, _BYTES),
-        engine_size=_limit("--max-engine-size", options.max_engine_size, _BYTES),
-        build_time=_limit("--max-build-time", options.max_build_time, _SECONDS),
+        memory=_limit("--max-memory", options.max_memory, BYTES),
+        engine_size=_limit("--max-engine-size", options.max_engine_size, BYTES),
+        build_time=_limit("--max-build-time", options.max_build_time, SECONDS),
         quality=_quality(options),
         worse=_worse(options),
     )
@@ -91,10 +91,28 @@ def share(flag: str, text: str) -> float:
     return number / 100
 
 
+def amount(flag: str, text: str, units: Mapping[str, float], example: str) -> float:
+    """'30ms' -> 0.03: an amount above 0 in one of the units, without a baseline.
+
+    Args:
+        flag: What to blame in an error.
+        text: What was typed.
+        units: ``BYTES`` or ``SECONDS``.
+        example: What would do, such as ``30ms``.
+
+    Raises:
+        RequestError: It is no such amount.
+    """
+    number, unit = _parsed(flag, text, f"such as {example}")
+    if unit not in units or number <= 0:
+        raise RequestError(f"{flag} {text}: not a limit such as {example}")
+    return number * units[unit]
+
+
 def _limit(flag: str, text: str | None, units: dict[str, float]) -> Limit | None:
     if text is None:
         return None
-    example = f"such as 5% or {'500MB' if units is _BYTES else '90s'}"
+    example = f"such as 5% or {'500MB' if units is BYTES else '90s'}"
     number, unit = _parsed(flag, text, example)
     if unit == "%":
         if not 0 <= number / 100 <= _MOST_SHARE:

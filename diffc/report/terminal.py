@@ -30,7 +30,7 @@ def show(report: Report, console: Console) -> None:
                 summaries.append(block.summary or block.sentence)
         blocks = [block for block in part.blocks if _fits(block)]
         if blocks:
-            _show_part(part.title, blocks, console)
+            show_part(part.title, blocks, console)
         elif any(isinstance(block, Chart | Details) for block in part.blocks):
             left_out.append(_lower_first(part))
     console.print()
@@ -48,7 +48,8 @@ def _show_facts(facts: Facts, console: Console) -> None:
         print_whole(console, f"  {sentence}", style="dim")
 
 
-def _show_part(title: str, blocks: Sequence[Block], console: Console) -> None:
+def show_part(title: str, blocks: Sequence[Block], console: Console) -> None:
+    """Print blocks under their title."""
     console.print()
     print_whole(console, title, style="bold")
     show_blocks(blocks, console)

@@ -142,7 +142,7 @@ def frontier_stage(
         n=n,
         seed=judged.seed,
         loops=_loops(out, recipe, judged, timed),
-        rows=_rows(out, timed.target, judged.seed, n),
+        rows=image_rows(out, timed.target, judged.seed, n),
         image=image_input(out, recipe, timed.target),
         metrics=judged.metrics,
         onnx=FileInput(onnx, onnx_digest(onnx)),
@@ -205,7 +205,7 @@ def _loops(out: Path, recipe: Recipe, judged: _JudgedSamples, timed: TargetResul
     )
 
 
-def _rows(out: Path, name: str, seed: int, n: int) -> ImageRows:
+def image_rows(out: Path, name: str, seed: int, n: int) -> ImageRows:
     """The conditions of the first ``n`` images; empty for a model without."""
     from diffc_runtime.engines import specs
 
@@ -284,14 +284,14 @@ def _sides(inputs: FrontierInputs, scratch: Path) -> Work[list[SideWork]]:
     from diffc.measure.frontier.measuring import SideWork
 
     dense, small = (read_info(inputs.engines[side].path) for side in SIDES)
-    settings = _settings(dense, inputs)
+    settings = served_settings(dense, inputs.image.options.decoder)
     of_dense = inputs.loops.of_dense(settings["scheduler"])
     sides: list[SideWork] = []
     if inputs.rungs:
         sides += yield from _rung_sides(inputs, settings, of_dense[:1], scratch)
     path = inputs.engines["dense"].path
     sides.append(SideWork("dense", path, settings, tuple(of_dense)))
-    settings = _settings(small, inputs)
+    settings = served_settings(small, inputs.image.options.decoder)
     loops = tuple(inputs.loops.of_compressed(settings["scheduler"]))
     path = inputs.engines["compressed"].path
     return [*sides, SideWork("compressed", path, settings, loops)]
@@ -315,9 +315,8 @@ def _rung_sides(
     return sides
 
 
-def _settings(info: EngineInfo, inputs: FrontierInputs) -> JsonDict:
+def served_settings(info: EngineInfo, decoder: Path | None) -> JsonDict:
     """pipeline.json's content, as a bundle of this engine has it."""
     from diffc.bundle.contents import BundleContents
 
-    decoder = inputs.image.options.decoder
     return BundleContents(Path(info.target), info.to_json(), (), decoder).settings()

@@ -24,7 +24,7 @@ from diffc.recipe import Recipe
 from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
 from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, StageWork, move_logs
-from diffc.stage_outcomes import DataOutcome, DistillOutcome
+from diffc.stage_outcomes import DataOutcome, DistillOutcome, PlanOutcome
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
 from diffc.stages.data import data_stage
@@ -211,19 +211,10 @@ def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str |
 def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None, None]:
     """The half that needs the model: from the data to OUT/onnx."""
     source, recipe, stop = request.source, request.recipe, STOPS.index(request.stop)
-    clean = yield from runner.do(data_stage(source, recipe))
-    importance = yield from runner.do(importance_stage(source, recipe, clean))
-    plan = yield from runner.do(plan_stage(source, recipe, importance))
-    if stop < STOPS.index("prune"):
+    done = yield from compress(runner, request)
+    if done is None:
         return
-    prune = prune_stage(source, recipe, plan)
-    pruned = yield from runner.do(prune)
-    if stop < STOPS.index("distill"):
-        return
-    plan_file = prune.inputs.plan_file
-    repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
-    distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
-    distilled = yield from _for_loops(runner, request, clean, (yield from runner.do(distill)))
+    clean, distilled = done.clean, done.distilled
     samples = samples_stage(source, recipe, clean, distilled)
     yield from runner.do(samples)
     if request.evaluation is not None:
@@ -232,8 +223,52 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
             yield from runner.do(evaluation_stage(other))
     if stop < STOPS.index("export"):
         return
-    for export in export_stages(source, recipe, clean, plan, distilled):
-        yield from runner.do(export)
+    yield from export(runner, request, done)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The stages that a compressed model came from.
+
+    Attributes:
+        clean: The data.
+        plan: The plan.
+        distilled: The model.
+    """
+
+    clean: StageResult[DataOutcome]
+    plan: StageResult[PlanOutcome]
+    distilled: StageResult[DistillOutcome]
+
+
+def compress(
+    runner: StageRunner, request: Request
+) -> Generator[StageEvent, None, Compressed | None]:
+    """From the data to the compressed model; None where ``request.stop`` comes before it."""
+    source, recipe, stop = request.source, request.recipe, STOPS.index(request.stop)
+    clean = yield from runner.do(data_stage(source, recipe))
+    importance = yield from runner.do(importance_stage(source, recipe, clean))
+    plan = yield from runner.do(plan_stage(source, recipe, importance))
+    if stop < STOPS.index("prune"):
+        return None
+    prune = prune_stage(source, recipe, plan)
+    pruned = yield from runner.do(prune)
+    if stop < STOPS.index("distill"):
+        return None
+    plan_file = prune.inputs.plan_file
+    repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
+    distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
+    distilled = yield from _for_loops(runner, request, clean, (yield from runner.do(distill)))
+    return Compressed(clean, plan, distilled)
+
+
+def export(
+    runner: StageRunner, request: Request, done: Compressed
+) -> Generator[StageEvent, None, None]:
+    """OUT/onnx of both sides, and of the decoder and the text encoders where there are some."""
+    source, recipe = request.source, request.recipe
+    for stage in export_stages(source, recipe, done.clean, done.plan, done.distilled):
+        yield from runner.do(stage)
     decoder = decoder_stage(source, recipe)
     if decoder is not None:
         yield from runner.do(decoder)

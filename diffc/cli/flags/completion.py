@@ -93,6 +93,16 @@ def loop_names() -> Iterable[str]:
     return [OWN, DETERMINISTIC, *NAMES]
 
 
+def precisions() -> Iterable[str]:
+    """The precisions that can be named; ``auto`` is a choice among them."""
+    return [word for word in recipe_words("build.precision") if word != "auto"]
+
+
+def workers() -> Iterable[str]:
+    """Who can train for a search."""
+    return ["ray", "ray://"]
+
+
 def metric_names() -> Iterable[str]:
     """The metrics of quality."""
     from diffc.measure.quality import metric_names as names

@@ -127,6 +127,79 @@ RATIOS = (
         metavar="SHARE",
     ),
 )
+SEARCH = (
+    Flag(
+        "search_ratio",
+        list[str],
+        "Shares to remove: 0.2,0.35,0.5.",
+        shown="0.2,0.35,0.5",
+        group=WHAT,
+        name="ratio",
+        metavar="SHARE",
+    ),
+    Flag(
+        "search_precision",
+        list[str],
+        "Of the engines: fp32,fp16,bf16,int8,fp8.",
+        shown="fp32, and the target's half ones",
+        group=WHAT,
+        name="precision",
+        values=completion.precisions,
+    ),
+    Flag(
+        "search_loop",
+        list[str],
+        "How it samples: dpm++:8,dpm++:4,ddim:10.",
+        shown="12, 8, 6, 4, 3 steps of dpm++",
+        group=WHAT,
+        name="loop",
+        metavar="LOOP",
+        values=completion.loop_names,
+    ),
+    Flag("max_latency", str, "Of one image: 30ms, 1.5s.", group=QUALITY, metavar="TIME"),
+    Flag("speedup", str, "Over the dense reference loop: 8.", group=QUALITY, metavar="FACTOR"),
+    Flag(
+        "goal_memory",
+        str,
+        "At the engine's peak: 500MB, 2GB.",
+        group=QUALITY,
+        name="max_memory",
+        metavar="SIZE",
+    ),
+    Flag(
+        "goal_ssim",
+        str,
+        "To the dense reference loop's images: 0.85.",
+        group=QUALITY,
+        name="min_ssim",
+        metavar="SHARE",
+    ),
+    Flag(
+        "max_distance",
+        str,
+        "To --data, times the dense model's own: 1.2.",
+        group=QUALITY,
+        metavar="FACTOR",
+    ),
+    Flag(
+        "workers",
+        str,
+        "Who trains: ray (workers on this machine), or a cluster: ray://head:10001.",
+        shown="this process",
+        group=WHERE,
+        metavar="RAY",
+        values=completion.workers,
+    ),
+    Flag(
+        "search_out",
+        Path,
+        "The winner's output folder.",
+        shown="diffc-out/NAME-search",
+        group=WHAT,
+        name="out",
+        options=("--out", "-o"),
+    ),
+)
 BUNDLE = (
     Flag(
         "bundle_to",
@@ -354,6 +427,6 @@ CACHE = (
 )
 
 VERB_FLAGS = (
-    *(*ARGUMENTS, *COMMON, *COMPILE, *RATIOS, *BUNDLE, *GENERATE, *CHECK, *BASELINE, *REPORT),
-    *(*FETCH, *CACHE),
+    *(*ARGUMENTS, *COMMON, *COMPILE, *RATIOS, *SEARCH, *BUNDLE, *GENERATE, *CHECK, *BASELINE),
+    *(*REPORT, *FETCH, *CACHE),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +15,14 @@ from diffc.measure.compare import open_decoder
 from diffc.measure.engines import (
     cores_of,
     noise_of,
+    open_engines,
     open_usable_engines,
     settle_times,
     threads_of,
 )
 from diffc.measure.frontier.judging import judge, why_unjudged
 from diffc.measure.frontier.loops import WantedLoop, calls, short
-from diffc.measure.frontier.results import Point, Side
+from diffc.measure.frontier.results import Point, PointFigure, Side
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.measure.loop import Decode, LoopOptions, TimedLoop, decode_with
 from diffc.measure.results import Latency, MachineNoise
@@ -49,6 +50,7 @@ class SideWork:
         loops: The loops to time.
         judged: Whether their images are made and judged.
         absent: Why there is no engine.
+        variant: Which of the side's engines it is, in words; empty where the side has one.
     """
 
     side: Side
@@ -57,6 +59,12 @@ class SideWork:
     loops: tuple[WantedLoop, ...]
     judged: bool = True
     absent: str | None = None
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """'compressed 0.35 fp16': which engine it is among those of a run."""
+        return " ".join(filter(None, (self.side, self.variant)))
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class JudgedBy:
         conditions: Name -> rows (N, ...) that they were made under.
         unconditional: The same for guidance; empty for none.
         metrics: The metrics of the run.
+        more: Metric -> what measures one that is of no pairs; None for none.
     """
 
     reference: Array
@@ -76,6 +85,7 @@ class JudgedBy:
     conditions: Mapping[str, Array]
     unconditional: Mapping[str, Array]
     metrics: tuple[str, ...]
+    more: Mapping[str, Callable[[Array], PointFigure]] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def measure_points(
     sides: Sequence[SideWork],
     image: LoopOptions,
     judged: JudgedBy,
-    timing: LatencyOptions,
+    timing: LatencyOptions | None,
     threads: int | None,
 ) -> Work[MeasuredPoints]:
     """Sample and judge every loop, then time all of them in turn.
@@ -108,23 +118,47 @@ def measure_points(
         sides: The loops of each side.
         image: What one timed image takes; its steps, sampler and guidance are each loop's.
         judged: What images are judged by.
-        timing: How long to measure.
+        timing: How long to measure; None: nothing is timed.
         threads: CPU threads of the engines; None: as each was built.
     """
-    folders: dict[str, Path] = {side.side: side.engine for side in sides if side.engine is not None}
+    folders: dict[str, Path] = {side.name: side.engine for side in sides if side.engine is not None}
     with open_usable_engines(folders, threads) as (runners, reasons), ExitStack() as stack:
         decoder, notes = open_decoder(image, threads, stack)
         run = _Run(image, judged, None if decoder is None else decode_with(decoder))
         for side in sides:
-            yield from run.add(side, runners.get(side.side), reasons.get(side.side))
+            yield from run.add(side, runners.get(side.name), reasons.get(side.name))
         timings = None
-        if run.loops:
+        if run.loops and timing is not None:
             settle = settle_times(run.engines)
             timings = yield from interleaved(run.loops, timing, settle, run.first)
     points = [_with_times(point, timings) for point in run.points]
     infos = [read_info(folder) for folder in folders.values()]
     noise, details = _how_timed(timings, infos, threads)
     return MeasuredPoints(points, noise, notes, details)
+
+
+def reference_images(
+    side: SideWork, image: LoopOptions, judged: JudgedBy, n: int, threads: int | None
+) -> Work[Array]:
+    """The images (n, C, H, W) of an engine's first loop, which others are judged against.
+
+    Args:
+        side: The engine and its loop.
+        image: As ``measure_points`` takes it.
+        judged: The noise and the conditions; its reference is not read.
+        n: How many images.
+        threads: As ``measure_points`` takes it.
+
+    Raises:
+        UnavailableError: The engine or the loop cannot run here.
+    """
+    assert side.engine is not None
+    with open_engines({side.name: side.engine}, threads) as runners, ExitStack() as stack:
+        decoder, _ = open_decoder(image, threads, stack)
+        decode = None if decoder is None else decode_with(decoder)
+        loop = TimedLoop(runners[side.name], _options(image, side, side.loops[0]), decode)
+        blank = replace(judged, reference=np.empty((n, 0)))
+        return (yield from _images(loop, side.loops[0].loop, blank, side.name))
 
 
 def _how_timed(
@@ -191,12 +225,14 @@ class _Run:
         if reason is not None:
             return point.model_copy(update={"unjudged": reason})
         figures = judge(judged.reference, images, judged.metrics)
+        figures |= {name: measure(images) for name, measure in (judged.more or {}).items()}
         return point.model_copy(update={"figures": figures})
 
 
 def _blank(side: SideWork, wanted: WantedLoop, absent: str | None) -> Point:
     return Point(
         side=side.side,
+        variant=side.variant,
         loop=short(wanted.loop),
         calls=calls(wanted.loop),
         roles=list(wanted.roles),

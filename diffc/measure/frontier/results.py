@@ -50,6 +50,7 @@ class Point(_FrontierPart):
         figures: Metric -> figure of its images, compared with the reference loop's.
         absent: Why it was not timed.
         unjudged: Why it has no figures.
+        variant: Which of the side's engines runs it, in words; empty where the side has one.
     """
 
     side: Side
@@ -61,11 +62,12 @@ class Point(_FrontierPart):
     figures: dict[str, PointFigure] = Field(default_factory=dict)
     absent: str | None = None
     unjudged: str | None = None
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """'dense ddim:28': which it is among the points of its frontier."""
-        return f"{self.side} {self.loop}"
+        return " ".join(filter(None, (self.side, self.variant, self.loop)))
 
 
 class Frontier(_FrontierPart):

@@ -39,7 +39,7 @@ def _blocks(frontier: Frontier) -> Iterator[Block]:
         return
     best = pareto(_timed(frontier), metric)
     yield Table(list(_rows(frontier, metric, best)), _heads(metric))
-    yield _chart(frontier, metric)
+    yield chart(frontier, metric)
     words = (frontiers.verdict_words(frontier), frontiers.crossing_words(frontier))
     yield Notes([sentence for sentence in (*words, *_how_read(frontier)) if sentence])
     others = list(_others(frontier, metric))
@@ -93,7 +93,8 @@ def _how_read(frontier: Frontier) -> Iterator[str]:
             yield f"{point.name}: {'not measured' if point.absent else 'not judged'}: {reason}"
 
 
-def _chart(frontier: Frontier, metric: Metric) -> Chart:
+def chart(frontier: Frontier, metric: Metric) -> Chart:
+    """The loops of both sides in time and quality, and the lines that no loop is beyond."""
     series, marks = [], []
     for side in _SIDES:
         points = [p for p in frontier.of(side) if metric.name in p.figures]

@@ -1,0 +1,83 @@
+"""What is searched over, as people name it."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffc.errors import DiffcError
+from diffc.models.source import find_source
+from diffc.recipe import Recipe, validate
+from diffc.trials.space import Space, words_of
+
+
+@pytest.fixture(scope="module")
+def source(tiny_model):
+    return find_source(tiny_model)
+
+
+def space_of(source, recipe=None, **given):
+    return Space.of(source, recipe or Recipe(), given)
+
+
+def test_every_axis_has_defaults(source):
+    space = space_of(source)
+    assert space.values["ratio"] == ("0.2", "0.35", "0.5")
+    assert space.values["precision"][0] == "fp32"
+    assert len(space.values["loop"]) == 5
+    count = 3 * len(space.values["precision"]) * 5
+    assert len(space.candidates) == len(set(space.candidates)) == count
+    learned = validate(Recipe, {"distill": {"aim": "loop"}}, "test")
+    assert space_of(source, learned).values["loop"] == ("own:4", "own:2", "own:1")
+
+
+def test_a_candidate_is_a_recipe(source):
+    space = space_of(source, ratio=["35%"], precision=["FP32"], loop=["DDIM:4@trailing"])
+    (choice,) = space.candidates
+    assert words_of(choice) == "0.35 fp32 ddim:4@trailing"
+    recipe = space.apply(choice)
+    assert (recipe.prune.ratio, recipe.build.precision) == (0.35, "fp32")
+    assert recipe.loops == ("ddim:4@trailing",)
+
+
+def test_what_a_training_is_for_depends_on_the_aim(source):
+    values = {"ratio": ["0.2", "0.5"], "precision": ["fp32"], "loop": ["own:2", "own:1"]}
+    learned = validate(Recipe, {"distill": {"aim": "loop"}}, "test")
+    plain, by_loop = space_of(source, **values), space_of(source, learned, **values)
+    for space, trainings in ((plain, 2), (by_loop, 4)):
+        assert len({space.trained(one) for one in space.candidates}) == trainings
+        assert len({space.network(one) for one in space.candidates}) == 2
+
+
+def test_what_is_expected_of_each_axis(source):
+    space = space_of(source, ratio=["0.2", "0.5"], precision=["fp32", "fp16"],
+                     loop=["ddim:8", "ddim:4", "dpm++:4"])  # fmt: skip
+    by_name = {words_of(one): one for one in space.candidates}
+    gentle = by_name["0.2 fp32 ddim:8"]
+    assert all(space.no_worse(gentle, one) for name, one in by_name.items() if "dpm" not in name)
+    assert not space.no_worse(gentle, by_name["0.5 fp16 dpm++:4"])  # other samplers: unknown
+    assert not space.no_worse(by_name["0.5 fp32 ddim:8"], by_name["0.2 fp32 ddim:4"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "text", "words"),
+    [
+        ("ratio", "half", "--ratio half: not a share"),
+        ("ratio", "0", "not a share between 0 and 1"),
+        ("ratio", "50", "not a share between 0 and 1"),
+        ("precision", "fp12", "unknown precision 'fp12'"),
+        ("precision", "auto", "unknown precision 'auto'"),
+        ("loop", "dmp++:8", "did you mean"),
+        ("loop", "ddim:0", "steps must be a whole number from 1"),
+        ("loop", "ddim", "names its steps"),
+    ],
+)
+def test_what_is_no_value_is_refused(source, axis, text, words):
+    with pytest.raises(DiffcError) as caught:
+        space_of(source, **{axis: [text]})
+    assert words in str(caught.value)
+
+
+def test_too_many_points_are_refused(source):
+    ratios = [f"{i / 1000:g}" for i in range(1, 200)]
+    with pytest.raises(DiffcError, match="at most 500"):
+        space_of(source, ratio=ratios)
