@@ -23,7 +23,7 @@ def plain_readme(contents: BundleContents) -> str:
 - `engine/`: the denoiser's engine; `engine.json` says what it was built for
 - `diffc_runtime/`: a Python package that samples with it. It needs `numpy` and {_package(contents)}
 - `pipeline.json`: the scheduler's config, and what a call has where it says nothing
-
+{_text_files(contents)}
 ## Try it
 ```bash
 pip install numpy pillow {_package(contents)}
@@ -42,7 +42,8 @@ sys.path.insert(0, ".")  # this folder
 pipe = open_bundle(".")  # this folder
 {_call(contents)}```
 
-{_judged(contents)}An image is named by its seed and its index: the first of `pipe(n=4, seed=0)`
+{_prompts(contents)}{_judged(contents)}An image is named by its seed and its index: the first of
+`pipe(n=4, seed=0)`
 is that of `pipe(seed=0)`, and `pipe.generate(1, ..., first=3)` gives the samples of the fourth
 alone, as a numpy array. Requests larger than the engine's largest batch are split.
 """
@@ -58,6 +59,25 @@ def _call(contents: BundleContents) -> str:
     if _is_picture(contents):
         return f'images = pipe(n=4, seed=0{given}).images  # Pillow\'s\nimages[0].save("b.png")\n'
     return f'samples = pipe(n=4, seed=0{given}, output_type="np").images\n'
+
+
+def _text_files(contents: BundleContents) -> str:
+    """Return the line about the text encoders; nothing without any."""
+    if not contents.texts:
+        return ""
+    folders = ", ".join(f"`{name}/`" for name in contents.texts)
+    return f"- `text/`, {folders}: tokenizers and text encoders; prompts need `tokenizers` too\n"
+
+
+def _prompts(contents: BundleContents) -> str:
+    """Return how to make images of a prompt; nothing without text encoders."""
+    if not contents.texts:
+        return ""
+    return (
+        "Of a prompt, in the place of the conditions (`pip install tokenizers`):\n"
+        '`pipe("a red sneaker", negative_prompt="blurred").images[0]`, or\n'
+        '`python . generate "a red sneaker" --out a.png`.\n\n'
+    )
 
 
 def _judged(contents: BundleContents) -> str:

@@ -1,6 +1,7 @@
 """The bundle's own program.
 
     python FOLDER generate --n 4 --steps 50 --seed 0 --out a.png     a-0.png to a-3.png
+    python FOLDER generate "a red sneaker" --out a.png               of a prompt
     python FOLDER info
 
 FOLDER is a bundle's; any working directory will do. ``python -m diffc_runtime`` is the same inside
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from .images import is_picture
 from .pipeline import Pipeline
 from .saving import ARRAY, check_files, file_words, output_files, save_samples
 from .schedulers import NAMES, own_name
+from .values import Array
 
 
 def main(arguments: Sequence[str] | None = None, home: Path | None = None) -> int:
@@ -57,7 +60,9 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     make = verbs.add_parser("generate", help="make images")
     for verb in (info, make):
         verb.add_argument("--bundle", type=Path, default=home, help="the bundle's folder")
-    make.add_argument("--n", type=int, default=1, help="images")
+    make.add_argument("prompt", nargs="*", help="what the images show, for a text model")
+    make.add_argument("--negative-prompt", help="what guidance leads away from")
+    make.add_argument("--n", type=int, default=1, help="images, of each prompt")
     make.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
@@ -73,7 +78,7 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    files = output_files(options.out, options.n, options.grid)
+    files = output_files(options.out, options.n * max(1, len(options.prompt)), options.grid)
     check_files(files, options.force)
     pipeline = open_bundle(options.bundle, options.threads)
     _check_picture(pipeline, options.out)
@@ -82,18 +87,38 @@ def _generate(options: argparse.Namespace) -> None:
     if options.unconditional and guidance == 1:
         raise BadRequest("--unconditional has no effect without a --guidance other than 1")
     start = time.perf_counter()
-    samples = pipeline.generate(
-        options.n,
-        usual.steps if options.steps is None else options.steps,
-        options.seed,
-        options.scheduler,
-        guidance,
-        named_values(options.condition),
-        named_values(options.unconditional),
-    )
+    samples = _samples(pipeline, options, guidance)
     seconds = time.perf_counter() - start
     save_samples(samples, files)
-    print(f"{file_words(files)}: {options.n} images in {seconds:.2f} s", file=sys.stderr)
+    print(f"{file_words(files)}: {len(samples)} images in {seconds:.2f} s", file=sys.stderr)
+
+
+def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -> Array:
+    """Make the samples; a note on a prompt that was cut is a line of its own."""
+    given, none = named_values(options.condition), named_values(options.unconditional)
+    if not options.prompt:
+        if options.negative_prompt is not None:
+            raise BadRequest("--negative-prompt needs a prompt beside it")
+        steps = pipeline.defaults.steps if options.steps is None else options.steps
+        return pipeline.generate(
+            options.n, steps, options.seed, options.scheduler, guidance, given, none
+        )
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        samples = pipeline.sample(
+            options.prompt,
+            options.negative_prompt,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
+            scheduler=options.scheduler,
+            n=options.n,
+            seed=options.seed,
+            **given,
+            **{f"unconditional_{name}": value for name, value in none.items()},
+        )
+    for note in dict.fromkeys(str(one.message) for one in notes):
+        print(f"note: {note}", file=sys.stderr)
+    return samples
 
 
 def _check_picture(pipeline: Pipeline, out: Path) -> None:

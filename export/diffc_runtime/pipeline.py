@@ -25,6 +25,7 @@ from .calls import conditions_of, image_count, read_call
 from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
+from .images import is_picture
 from .json_types import JsonObject
 from .noise import fill, image_streams
 from .output import PipelineOutput, check_output, output_of
@@ -138,7 +139,8 @@ class Pipeline:
             Input("sample", self.sample_shape, kind="sample"),
             Input("timestep", (), "int64", "timestep"),
         )
-        if self.image_size is None and self.decode is None and len(self.sample_shape) == 3:
+        pictures = self.decode is None and is_picture(self.sample_shape)
+        if self.image_size is None and pictures:
             self.image_size = (self.sample_shape[1], self.sample_shape[2])
         self.batches = sorted(self.batches) or [(1, MOST_BATCH)]
         self.unconditional = dict(self.unconditional or {})

@@ -165,7 +165,8 @@ def _kept_rows(use: EncoderUse, negative: bool) -> Array:
     """Return the rows of an encoder's output that are kept: the first and the last ones.
 
     Without a prefix all rows are. A negative prompt has no prefix: it fills the first rows, which
-    know nothing of the padding behind them in an encoder that looks back alone.
+    know nothing of the padding behind them in an encoder that looks back alone, and not only
+    through a window shorter than the text (Gemma's is of 4096 tokens).
     """
     if negative or use.sequence == use.length:
         return np.arange(use.length)

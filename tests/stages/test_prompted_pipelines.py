@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +94,27 @@ def test_without_a_negative_prompt_it_is_the_pipelines_own(built):
     pipe.decode = None
     latents = pipe.sample("", generator=SEED, **OPTIONS)
     assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
+
+
+def test_the_bundles_own_program_takes_prompts_without_torch(built, tmp_path):
+    _, _, bundle = built
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(bundle)!r})\n"
+        "from diffc_runtime.__main__ import main\n"
+        "from pathlib import Path\n"
+        f"home = Path({str(bundle)!r})\n"
+        "words = ['generate', 'a red cat', '--steps', '1', '--out', 'a.png']\n"
+        "code = main(words, home)\n"
+        "print(code, sorted({'torch', 'transformers', 'diffusers'} & set(sys.modules)))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.strip() == "0 []", done.stderr
+    assert (tmp_path / "a.png").is_file()
+    assert "tokenizers" in (bundle / "README.md").read_text()
 
 
 def test_the_bundle_names_its_encoders_and_each_is_close_to_torch(built):

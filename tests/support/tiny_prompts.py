@@ -16,15 +16,24 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from diffc.models.source import find_source
@@ -107,6 +116,41 @@ def save_pixart(folder: Path) -> Path:
     return folder
 
 
+def save_sana(folder: Path) -> Path:
+    """Gemma, after an instruction; its VAE is of a class that is not exported."""
+    torch.manual_seed(0)
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *string.ascii_letters, "\u2581"]
+    words = GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+    gemma = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(pieces), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8, sliding_window=4096,
+            pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        )
+    )  # fmt: skip
+    SanaPipeline(
+        transformer=SanaTransformer2DModel(**CASES["sana"][1]), vae=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), text_encoder=gemma, tokenizer=words,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_wan(folder: Path) -> Path:
+    """UMT5; videos stay latents."""
+    torch.manual_seed(0)
+    umt5 = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=30, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+    )  # fmt: skip
+    WanPipeline(
+        transformer=WanTransformer3DModel(**CASES["wan"][1]), vae=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=umt5, tokenizer=t5_tokenizer(),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 SAVERS: dict[str, Callable[[Path], object]] = {
     "sd": tiny_text.save_sd,
     "sdxl": tiny_text.save_sdxl,
@@ -139,6 +183,13 @@ def build_engines(model: Path, out: Path, cache: Path, size: int | None = None) 
         built = decoder_build_stage(out, recipe, TARGET)
         assert built is not None
         drain(runner.do(built))
+    return build_texts(model, out, cache, recipe)
+
+
+def build_texts(model: Path, out: Path, cache: Path, recipe: Recipe | None = None) -> Path:
+    """The text encoders of a pipeline alone."""
+    recipe = recipe or Recipe().for_target(TARGET)
+    source, runner = find_source(model), StageRunner(out, cache)
     drain(text_exports(runner, source, recipe))
     for stage in text_build_stages(out, recipe, TARGET):
         drain(runner.do(stage))
