@@ -78,12 +78,11 @@ class BundleContents:
         return public_info(self.decoder) if self.decoder else None
 
     def folders(self) -> Iterator[tuple[str, Path]]:
-        """Yield (folder's name in a bundle, engine folder), the denoiser's first."""
+        """Yield (folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
         yield "engine", self.engine
         yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.gpu_engines, 1))
         if self.decoder:
             yield "decoder", self.decoder
-        yield from self.texts.items()
 
     @property
     def scheduler(self) -> JsonDict:

@@ -30,7 +30,7 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     Returns:
         (): there are no models of a server in it.
     """
-    for name, engine in contents.folders():
+    for name, engine in (*contents.folders(), *contents.texts.items()):
         copy_engine(engine, to / name)
     if contents.text is not None:
         for file in sorted(contents.text.iterdir()):

@@ -68,7 +68,7 @@ def read_call(
     each = _same(rest, "num_images_per_prompt", "n")
     seed = _same(rest, "generator", "seed")
     if seed is not None and not isinstance(seed, (int, np.integer)):
-        raise BadRequest(f"generator is a seed, a whole number, not a {type(seed).__name__}")
+        raise BadRequest(f"generator or seed must be a whole number, not a {type(seed).__name__}")
     prompts = negatives = None
     if prompt is not None:
         prompts = prompt_list("prompt", prompt)

@@ -261,7 +261,7 @@ def test_a_model_with_guidance_as_an_input_gets_the_scale_there(words):
         ({"negative_prompt": "a"}, "negative_prompt needs a prompt"),
         ({"prompt": "a", "height": 8}, "not built for 8: it makes images of height 4 and width 4"),
         ({"prompt": "a", "height": 4, "width": 8}, "not built for 4 x 8: .* height 4 and width 4"),
-        ({"prompt": "a", "generator": object()}, "generator is a seed, a whole number"),
+        ({"prompt": "a", "generator": object()}, "seed must be a whole number, not a object"),
         ({"prompt": "a", "generator": 1, "seed": 2}, "generator and seed mean the same"),
         ({"prompt": "a", "num_images_per_prompt": 0}, "must be a whole number from 1"),
         ({"prompt": "a", "num_images_per_prompt": 2, "n": 3}, "mean the same"),
