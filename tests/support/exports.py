@@ -44,13 +44,18 @@ def exports_shared(factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def digest_of(model: Any, family: Any, specs: Any, facts: Any, options: Any) -> str:
     """A hash of the network with its weights, its processors and how it is exported."""
+    import torch
+
+    config = sorted(dict(getattr(model, "config", {})).items())
     processors = [type(getattr(module, "processor", None)).__name__ for module in model.modules()]
     described = (
-        type(model).__qualname__, repr(model), processors, sorted(dict(model.config).items()),
+        type(model).__qualname__, repr(model), processors, config,
         type(family).__qualname__, list(specs), facts, sorted(options.items()),
     )  # fmt: skip
     digest = hashlib.sha256(repr(described).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:24]
