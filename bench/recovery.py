@@ -3,10 +3,11 @@
     python -m bench.recovery [--steps 0 40 80 160 240 320] [--repair on off] [--seed 0]
                              [--rates 1e-3] [--ratio 0.5] [--fashion FOLDER]
 
-Every row is `diffc compile demo` up to its samples: SSIM to the dense model's images, from the same
-noise, on as many images as the samples stage makes; the squared noise error on Fashion-MNIST's test
-images; and what the stages took. Processor seconds are those of this process: other work on the
-machine changes them less than the seconds on the clock. None stands for a stage that was reused.
+Every row is `diffc compile demo --distill-for all-steps --loop own` up to its samples: SSIM to the
+dense model's images, from the same noise, on as many images as the samples stage makes; the squared
+noise error on Fashion-MNIST's test images; and what the stages took. Processor seconds are those of
+this process: other work on the machine changes them less than the seconds on the clock. None stands
+for a stage that was reused.
 
 Each row is written to bench/results/recovery.json as soon as it is done, and replaces an earlier
 one of the same repair, steps, rate and seed. Stages are kept in the work folder, so that rows share
@@ -52,8 +53,9 @@ def row(args: argparse.Namespace, held_out: HeldOut, mode: str, steps: int, rate
 
     report = diffc.compile(
         "demo", ratio=args.ratio, out=out, stop="distill", on_event=note, force=True, fresh=False,
-        options={"repair": {"mode": mode}, "seed": seed,
-                 "distill": {"steps": steps, "learning_rate": rate, "quality_every": 0}},
+        options={"repair": {"mode": mode}, "seed": seed, "loops": [],
+                 "distill": {"aim": "all-steps", "steps": steps, "learning_rate": rate,
+                             "quality_every": 0}},
     )  # fmt: skip
     seconds = {stage.name: stage.seconds for stage in report.stages}
     ssim, errors = report.quality["ssim"], report.repair

@@ -1,6 +1,7 @@
 """What a millisecond buys: the dense and the compressed model over samplers and steps.
 
-    diffc compile demo --ratio 0.5 --out diffc-out/demo
+    diffc compile demo --ratio 0.5 --distill-for all-steps --loop own --distill-steps 320 \\
+        --out diffc-out/demo
     python -m bench.frontier diffc-out/demo --data /usr/share/datasets/fashion-mnist
     python -m bench.frontier (the same) --also "compressed, distilled for 1 step" OUT-1 own:1
     python -m bench.frontier OUT --data DATA --small        a few images of a few loops: a test

@@ -45,7 +45,7 @@ def compile_(
       diffc compile ./my-ddpm --ratio 30% --target ort-cpu,openvino
       diffc compile ./my-ddpm --ratio 0.3 --data ./images --distill-steps 2000
       diffc compile demo --ratio 0.2,0.3,0.5 --out OUTS
-      diffc compile demo --ratio 0.5 --loop dpm++:8@trailing
+      diffc compile ./my-ddpm --ratio 0.5 --loop dpm++:8@trailing
       diffc compile demo --ratio 0.5 --target trt-rtx --gpu L4,A10,sm120
       diffc compile demo --recipe unet2d --distill-steps 0 --no-build --out OUT
 

@@ -85,11 +85,18 @@ def save_sdxl(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", **parts}))
 
 
+LOOP = {"steps": 2, "batch": 4, "trajectories": 4, "teacher_steps": 2}
+"""Of the demo's recipe, in the place of its own training for a loop."""
+
+
 def environment(folder: Path, cache: Path) -> dict[str, str]:
     recipes = shutil.copytree(RECIPES, folder / "recipes")
     for name, family in (("unet2d", "UNet2DModel"), ("unet2d-condition", "UNet2DConditionModel")):
         quick = {"family": family, "about": "A few steps of everything.", **QUICK}
         (recipes / f"{name}.yaml").write_text(yaml.safe_dump(quick))
+    demo = yaml.safe_load((RECIPES / "demo.yaml").read_text())
+    demo["distill"] |= {"steps": 4, "loop": LOOP}
+    (recipes / "demo.yaml").write_text(yaml.safe_dump(demo))
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(OVERLAY)
     paths = [str(folder / "site"), str(pages.ROOT), os.environ.get("PYTHONPATH", "")]
