@@ -165,7 +165,7 @@ def search(
         InputError: the model or the output folder cannot be used.
         UnavailableError: the target cannot build here.
     """
-    from diffc.trials.goals import GOALS, read_goals
+    from diffc.trials.goals import GOALS, for_any_loop, read_goals
     from diffc.trials.running import SearchRequest
     from diffc.trials.running import search as searched
 
@@ -179,7 +179,7 @@ def search(
         model=source.name,
         config=source.config,
         recipe=recipe,
-        flags=_merged({"build": {"target": target}}, options or {}),
+        flags=_merged({"build": {"target": target}}, for_any_loop(options or {}, recipe)),
     )
     folder = user_path(out) if out is not None else default_out(source.name, "search")
     request = SearchRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffc.cli.command import Command, command_line, takes
@@ -56,13 +57,14 @@ def search_(
     from diffc.cli.show import follow
     from diffc.launch import is_launched
     from diffc.output import default_out
-    from diffc.trials.goals import read_goals
+    from diffc.trials.goals import for_any_loop, read_goals
     from diffc.trials.running import GoalsMissed, SearchRequest, search
 
     if is_launched():
         raise RequestError("search runs its trials itself: start it as one process")
     wanted = read_goals(goals)
-    source, recipe, _ = resolve_command(command)
+    options = for_any_loop(command.options, command.recipe)
+    source, recipe, _ = resolve_command(replace(command, options=options))
     values = {"ratio": ratio or [], "precision": precision or [], "loop": loop or []}
     out = command.out or default_out(command.model, "search")
     request = SearchRequest(source, recipe, wanted, values, out, force, command_line(), workers)

@@ -202,3 +202,19 @@ def _check_together(goals: Goals) -> None:
             f"{words}: only the dense reference loop has the SSIM 1 to itself",
             hint="0.95 is very close to the dense model's images",
         )
+
+
+def for_any_loop(options: Mapping[str, object], recipe: object) -> dict[str, object]:
+    """Options of a search, which trains for any loop unless the user says otherwise.
+
+    A model's own recipe may train for one loop, as the demo's does, and a search compares many.
+
+    Args:
+        options: As the user gave them, nested as in a recipe.
+        recipe: What the user named; its own aim then counts.
+    """
+    distill = options.get("distill", {})
+    assert isinstance(distill, Mapping)
+    if recipe is not None or distill.get("aim") is not None:
+        return {**options}
+    return {"loops": (), **options, "distill": {**distill, "aim": "all-steps"}}

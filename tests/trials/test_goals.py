@@ -75,3 +75,19 @@ def test_shortfalls_are_shares_of_the_goals():
 def test_a_goal_of_quality_asks_for_the_fastest():
     assert Goals(max_latency=30.0, min_ssim=0.8).wants_fastest
     assert not Goals(max_latency=30.0, max_memory=1e9).wants_fastest
+
+
+def test_a_search_trains_for_any_loop_unless_the_user_says_otherwise() -> None:
+    """The demo's own recipe trains for one loop; a search compares many."""
+    from diffc.recipe import resolve
+    from diffc.trials.goals import for_any_loop
+
+    def recipe(options, named=None):
+        flags = for_any_loop(options, named)
+        return resolve(family="UNet2DModel", model="demo", recipe=named, flags=flags)
+
+    plain = recipe({"prune": {"ratio": 0.3}})
+    assert (plain.distill.aim, plain.loops, plain.prune.ratio) == ("all-steps", (), 0.3)
+    assert recipe({"distill": {"aim": "loop"}}).distill.aim == "loop"
+    assert recipe({"distill": {"aim": None, "steps": 3}}).distill.aim == "all-steps"
+    assert recipe({}, "demo").distill.aim == "loop"
