@@ -44,7 +44,7 @@ def search_(
     \b
       diffc search demo --min-ssim 0.85
       diffc search demo --max-latency 30ms --max-memory 500MB
-      diffc search demo --speedup 8 --min-ssim 0.8 --ratio 0.3,0.5 --loop dpm++:6
+      diffc search demo --speedup 8 --min-ssim 0.8 --ratio 0.3,0.5 --loop own:4
       diffc search ./my-ddpm --max-distance 1.2 --data ./images
       diffc search demo --speedup 60 --distill-for loop --loop own:2,own:1
 
