@@ -69,7 +69,7 @@ def pndm(config: Config, steps: int) -> Scheduler:
     else:
         calls = _runge_kutta(times, stride)
     final = np.float32(1.0 if config.get("set_alpha_to_one", False) else bar[0])
-    from_x, from_output, turns = _tables(config, calls, bar, final)
+    from_x, from_output = _tables(config, calls, bar, final)
     scratch = Scratch(8)
     # the newest output's place in the history at each call
     slots = np.cumsum([call.remembers for call in calls]).tolist()
@@ -92,10 +92,6 @@ def pndm(config: Config, steps: int) -> Scheduler:
             start[...] = x
         elif call.restores:
             x[...] = start
-        if turns:  # the noise that a v implies
-            mean *= turns[i][0]
-            multiply(x, turns[i][1], out=work)
-            mean += work
         x *= from_x[i]
         mean *= from_output[i]
         x -= mean
@@ -139,14 +135,20 @@ def _runge_kutta(times: NDArray[np.int64], stride: int) -> list[_PndmCall]:
 
 def _tables(
     config: Config, calls: Sequence[_PndmCall], bar: Table, final: np.float32
-) -> tuple[list[float], list[float], list[tuple[float, float]]]:
-    """Return what x and the output are multiplied by at each call (eq. 9), and how v is turned."""
-    now = bar[[call.start for call in calls]]
+) -> tuple[list[float], list[float]]:
+    """Return what x and the output are multiplied by at each call (eq. 9).
+
+    In double precision: near pure noise the factor of x is the difference of two large numbers
+    where the output is v, of which single precision leaves three digits.
+    """
+    now = bar[[call.start for call in calls]].astype(np.float64)
     ends = np.array([call.end for call in calls])
-    then = np.where(ends >= 0, bar[np.maximum(ends, 0)], final).astype(np.float32)
-    rest, rest_then = np.float32(1.0) - now, np.float32(1.0) - then
+    then = np.where(ends >= 0, bar[np.maximum(ends, 0)], final).astype(np.float64)
+    rest, rest_then = 1 - now, 1 - then
     below = now * np.sqrt(rest_then) + np.sqrt(now * rest * then)
-    turns: list[tuple[float, float]] = []
-    if config.get("prediction_type") == "v_prediction":
-        turns = list(zip(np.sqrt(now).tolist(), np.sqrt(rest).tolist(), strict=True))
-    return np.sqrt(then / now).tolist(), ((then - now) / below).tolist(), turns
+    from_x, from_noise = np.sqrt(then / now), (then - now) / below
+    if config.get("prediction_type") != "v_prediction":
+        return from_x.tolist(), from_noise.tolist()
+    # the noise that a v implies is sqrt(now) v + sqrt(rest) x
+    from_v = from_noise * np.sqrt(now)
+    return (from_x - from_noise * np.sqrt(rest)).tolist(), from_v.tolist()
