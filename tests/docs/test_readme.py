@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from support.pages import ROOT
 
+from diffc.measure.frontier.standing import own_standing
 from diffc.report import terminal
 from diffc.report.model import Report
 
@@ -51,10 +52,12 @@ def test_the_figures_beside_the_chart_are_the_reports(report):
     assert f"SSIM {report.quality['ssim']['mean']:.3f}".replace("0.", ".") in README
     assert report.environment["cpu"].startswith("Intel(R) Xeon")
     assert "two cores of an Intel Xeon, " + report.created[:10] in " ".join(README.split())
-    (anchors,) = report.anchors
-    row = anchors.row("same-time")
-    words = f"dense model with {row.steps} of its {anchors.steps} steps is closer "
-    assert words + f"(SSIM {row.ssim.mean:.3f})".replace("0.", ".") in " ".join(README.split())
+    own = own_standing(report.frontiers[0])
+    assert (own.kind, own.own.loop, own.rival.loop) == ("ahead", "ddim:2", "ddim:1")
+    value = f"{own.rival.figures['ssim'].value:.3f}".replace("0.", ".")
+    assert f"the dense model has one step, and SSIM {value}" in " ".join(README.split())
+    worst = f"{min(report.quality['ssim']['each']):.3f}".replace("0.", ".")
+    assert f"{worst} for the worst of {report.quality['ssim']['n']}" in README
 
 
 def test_every_link_leads_to_a_file():

@@ -52,8 +52,9 @@ class Screen:
         return self.file.getvalue().splitlines()
 
     def holds(self, cell: str) -> bool:
-        """Whether the cell is in one line; below 40 columns each of its words is."""
-        parts = [cell] if self.width >= 40 else cell.split()
+        """Whether the cell is in one line; each of its words is, where it is longer than one."""
+        is_short = self.width >= 40 and len(cell) < self.width - 4
+        parts = [cell] if is_short else cell.split()
         return all(any(part in line for line in self.lines) for part in parts)
 
 
