@@ -2,8 +2,8 @@
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the step's
 size is that of Liu et al. 2025 (arXiv 2502.16982), so that a learning rate means what it means to
-AdamW. A student that learns a loop in some hundreds of steps comes about twice as far with it as
-with AdamW (bench/loop_students.py); a step costs a tenth more.
+AdamW. What it gains for a student that learns a loop in some hundreds of steps is the subject of
+bench/loop_students.py, whose result is not committed yet; a step costs a tenth more.
 """
 
 from __future__ import annotations
