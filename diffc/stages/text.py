@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.errors import CheckFailed
-from diffc.models.components import Component
+from diffc.models.components import VAE_NAMES, Component
 from diffc.models.source import Source
 from diffc.recipe import ExportSection, Recipe
 from diffc.runner import Stage, StageEvent, StageFolder, StageResult, StageRunner
@@ -49,7 +49,8 @@ class TextInputs:
     """What the plan and the tokenizers follow from.
 
     Attributes:
-        pipeline: The model's index, the denoiser's config, and the digests of the tokenizers.
+        pipeline: The model's index, the configs of the denoiser and of the VAE, which the shapes of
+            its inputs follow from, and the digests of the tokenizers.
         encoders: The encoders' classes and configs.
         shape: What the denoiser's inputs are like.
         guidance: The scale of a model that takes it as an input; None: the pipeline's.
@@ -70,6 +71,7 @@ def text_stage(source: Source, recipe: Recipe) -> Stage[TextInputs, TextOutcome]
         "index": dict(source.index),
         "config": dict(source.config),
         "tokenizers": {p.name: p.digest for p in source.components if p.is_tokenizer},
+        "vae": {p.name: dict(p.config) for p in source.components if p.name in VAE_NAMES},
     }
     inputs = TextInputs(
         pipeline=ModelInput(source, facts),
