@@ -27,23 +27,21 @@ def fetch_(command: Command, whole: bool, dry_run: bool) -> None:
       diffc fetch OWNER/NAME@REVISION --dry-run
     """
     from diffc.cli.show import answers, messages, print_json
-    from diffc.models.hub import fetch_model, weights_to_fetch
+    from diffc.models.hub import download, plan_fetch
     from diffc.models.source import is_hub_id
 
-    model, allow_pickle = command.model, command.allow_pickle
+    model = command.model
     if not is_hub_id(model):
         raise RequestError(
             f"'{model}' is no hub id such as google/ddpm-cifar10-32",
             hint="a folder, or demo, is here already",
         )
-    files = weights_to_fetch(model, allow_pickle=allow_pickle, whole=whole)
+    fetch = plan_fetch(model, allow_pickle=command.allow_pickle, whole=whole)
     if not command.silent:
-        _show_files(model, files, answers() if dry_run else messages())
-    folder = None
-    if not dry_run:
-        folder = fetch_model(model, need_weights=True, allow_pickle=allow_pickle, whole=whole)
+        _show_files(model, fetch.weights, answers() if dry_run else messages())
+    folder = None if dry_run else download(fetch)
     if command.json:
-        rows = [{"name": f.name, "bytes": f.bytes, "is_here": f.is_here} for f in files]
+        rows = [{"name": f.name, "bytes": f.bytes, "is_here": f.is_here} for f in fetch.weights]
         print_json({"model": model, "files": rows, "folder": str(folder) if folder else None})
     elif folder is not None and not command.quiet:
         print(folder)

@@ -3,7 +3,7 @@
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the step's
 size is that of Liu et al. 2025 (arXiv 2502.16982), so that a learning rate means what it means to
 AdamW. What it gains for a student that learns a loop in some hundreds of steps is the subject of
-bench/loop_students.py, whose result is not committed yet; a step costs a tenth more.
+bench/loop_students.py, whose result is not committed yet.
 """
 
 from __future__ import annotations

@@ -45,6 +45,23 @@ class HubFile:
     is_here: bool
 
 
+@dataclass(frozen=True)
+class HubFetch:
+    """What is to be fetched of a model, whose configs are here.
+
+    Attributes:
+        model: The hub id.
+        folder: Where its files are.
+        configs: The patterns of the files that are no weights.
+        weights: The files of weights that are not all here; empty where nothing is lacking.
+    """
+
+    model: str
+    folder: Path
+    configs: list[str]
+    weights: list[HubFile]
+
+
 def fetch_model(model: str, *, need_weights: bool, allow_pickle: bool, whole: bool) -> Path:
     """Return the folder with the files of ``owner/name`` or ``owner/name@revision``.
 
@@ -60,16 +77,13 @@ def fetch_model(model: str, *, need_weights: bool, allow_pickle: bool, whole: bo
         UnavailableError: The hub cannot be reached, or has no such repository.
         InputError: There are only pickles, and they are not allowed.
     """
-    folder, patterns = _fetch_configs(model, allow_pickle)
-    lacking = _lacking(folder, allow_pickle, whole)
-    if not need_weights or not lacking:
-        return folder
-    files = _choose_weights(model, lacking, allow_pickle)
-    return _download(model, [*patterns, *(file.name for file in files)])
+    if not need_weights:
+        return _fetch_configs(model, allow_pickle)[0]
+    return download(plan_fetch(model, allow_pickle=allow_pickle, whole=whole))
 
 
-def weights_to_fetch(model: str, *, allow_pickle: bool, whole: bool) -> list[HubFile]:
-    """Return the files of weights that ``fetch_model`` would download; the configs come with it.
+def plan_fetch(model: str, *, allow_pickle: bool, whole: bool) -> HubFetch:
+    """Fetch the configs, and return what they leave to be fetched.
 
     Args:
         model: The hub id.
@@ -80,9 +94,21 @@ def weights_to_fetch(model: str, *, allow_pickle: bool, whole: bool) -> list[Hub
         UnavailableError: The hub cannot be reached, or has no such repository.
         InputError: There are only pickles, and they are not allowed.
     """
-    folder, _ = _fetch_configs(model, allow_pickle)
+    folder, configs = _fetch_configs(model, allow_pickle)
     lacking = _lacking(folder, allow_pickle, whole)
-    return _choose_weights(model, lacking, allow_pickle) if lacking else []
+    weights = _choose_weights(model, lacking, allow_pickle) if lacking else []
+    return HubFetch(model, folder, configs, weights)
+
+
+def download(fetch: HubFetch) -> Path:
+    """Fetch the weights too, and return the model's folder.
+
+    Raises:
+        UnavailableError: The hub cannot be reached.
+    """
+    if not fetch.weights:
+        return fetch.folder
+    return _download(fetch.model, [*fetch.configs, *(file.name for file in fetch.weights)])
 
 
 def _fetch_configs(model: str, allow_pickle: bool) -> tuple[Path, list[str]]:

@@ -12,7 +12,7 @@ from diffc import __version__
 from diffc.errors import InputError
 from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.frontier.served import with_times_of
+from diffc.measure.frontier.served import BRIEF, with_times_of
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
@@ -99,10 +99,7 @@ def collect(
         distillation=records["distill"]["result"] if "distill" in records else None,
         stages=[_stage(record, fresh) for record in records.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],
-        pipeline=[
-            with_times_of(image, measured[image.target]) if image.target in measured else image
-            for image in images
-        ],
+        pipeline=[_image_times(image, measured.get(image.target)) for image in images],
         choices=[PrecisionChoice(**one["choice"]) for one in choices],
         ladders=[Ladder(**row) for climb in climbs for row in climb["ladders"]],
         served=[Served(**row) for serve in serves for row in serve["served"]],
@@ -137,6 +134,12 @@ def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, JsonDict]:
             hint="run that command again: it goes on from the last finished piece",
         )
     return records
+
+
+def _image_times(image: TargetResult, frontier: Frontier | None) -> TargetResult:
+    """The times of whole images: the frontier's, unless a later bench timed them at length."""
+    brief = image.details.get(BRIEF)
+    return image if frontier is None or not brief else with_times_of(image, frontier)
 
 
 def _texts(records: Mapping[str, JsonDict]) -> TextFigures | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffc.measure.engines import MeasureOptions
 from diffc.measure.environment import Environment, read_environment
+from diffc.measure.frontier.served import BRIEF
 from diffc.measure.latency import LatencyOptions
 from diffc.output import SIDES, engine_folder, reference_file
 from diffc.recipe import MeasureSection, Recipe
@@ -71,7 +72,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"bench-{name}", 9, inputs, bench, BenchOutcome)
+    return Stage(f"bench-{name}", 10, inputs, bench, BenchOutcome)
 
 
 def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
@@ -94,6 +95,8 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     dense, compressed = (inputs.engines[side].path for side in SIDES)
     results = yield from measure_target(dense, compressed, measure)
     whole = yield from measure_loop(dense, compressed, loop)
+    if inputs.timed_again:
+        whole = whole.model_copy(update={"details": {**whole.details, BRIEF: True}})
     environment = inputs.fingerprint.environment.model_dump(mode="json")
     return BenchOutcome(targets=results, pipeline=whole, environment=environment)
 

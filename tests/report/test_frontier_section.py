@@ -164,9 +164,9 @@ def test_a_frontier_without_any_figure_is_no_verdict(demo):
 def test_the_ladder_and_the_time_of_an_image_agree(demo):
     """The rungs from the dense engine on multiply to the speed-up of whole images."""
     for loop in ("ddim:10", "ddim:50"):
-        made = half_cut(loop)
-        image = with_times_of(next(one for one in demo.pipeline if not one.absent), made)
-        dense, *rungs = image_ladder(made)[1:]
+        curves = half_cut(loop)
+        image = with_times_of(next(one for one in demo.pipeline if not one.absent), curves)
+        dense, *rungs = image_ladder(curves)[1:]
         product = math.prod(rung.by.median for rung in rungs)
         assert dense.point.side == "dense"
         assert product == pytest.approx(image.speedup.median, rel=0.02)

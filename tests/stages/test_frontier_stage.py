@@ -11,8 +11,9 @@ import pytest
 from diffc.follows import still_follows
 from diffc.measure.frontier.loops import FrontierLoops
 from diffc.measure.frontier.results import ratio
-from diffc.measure.frontier.served import with_times_of
+from diffc.measure.frontier.served import BRIEF, with_times_of
 from diffc.output import locked_recipe
+from diffc.report.collect import collect
 from diffc.report.model import Report
 from diffc.stages.bench import BenchOutcome, bench_stage
 from diffc.stages.frontier import frontier_stage
@@ -53,26 +54,40 @@ def test_its_dense_images_are_those_that_the_samples_were_judged_by(compiled):
 def test_one_loop_has_one_time(compiled):
     """Whole images have the times of the block in which all loops were timed in turn."""
     _, report, _ = compiled
-    (image,), (made,) = report.pipeline, report.frontiers
-    reference, own = made.with_role("dense", "reference"), made.with_role("compressed", "own")
+    (image,), (curves,) = report.pipeline, report.frontiers
+    reference, own = curves.with_role("dense", "reference"), curves.with_role("compressed", "own")
     assert image.dense.latency_ms == reference.latency_ms
     assert image.compressed.latency_ms == own.latency_ms
-    assert image.speedup == ratio(reference, own) and image.noise == made.noise
+    assert image.speedup == ratio(reference, own) and image.noise == curves.noise
     assert image.compressed.images_per_s == pytest.approx(1e3 / own.latency_ms.p50)
-    assert image.details["steps"] == 2 and image.details["rounds"] == made.details["rounds"]
+    assert image.details["steps"] == 2 and image.details["rounds"] == curves.details["rounds"]
 
 
 @pytest.mark.parametrize("missing", ["loop", "batch", "image"])
 def test_whole_images_keep_their_own_times_without_the_frontiers(compiled, missing):
     _, report, _ = compiled
-    (image,), (made,) = report.pipeline, report.frontiers
+    (image,), (curves,) = report.pipeline, report.frontiers
     if missing == "loop":
-        made = made.model_copy(update={"points": [p for p in made.points if p.side == "dense"]})
+        curves = curves.model_copy(
+            update={"points": [p for p in curves.points if p.side == "dense"]}
+        )
     elif missing == "batch":
-        made = made.model_copy(update={"batch": 2})
+        curves = curves.model_copy(update={"batch": 2})
     else:
         image = image.model_copy(update={"absent": "no decoder"})
-    assert with_times_of(image, made) is image
+    assert with_times_of(image, curves) is image
+
+
+def test_a_later_bench_without_the_frontier_keeps_its_own_times(out):
+    """Its record has no mark: what it timed at length is no older frontier's."""
+    path = out / ".diffc" / "bench-ort-cpu.json"
+    record = json.loads(path.read_text())
+    assert record["result"]["pipeline"]["details"].pop(BRIEF)
+    path.write_text(json.dumps(record))
+    (image,) = collect(out).pipeline
+    assert image.dense.samples_ms == record["result"]["pipeline"]["dense"]["samples_ms"]
+    (curves,) = collect(out).frontiers
+    assert image.dense.latency_ms != curves.with_role("dense", "reference").latency_ms
 
 
 def test_images_are_timed_briefly_where_the_frontier_times_them_too(out):

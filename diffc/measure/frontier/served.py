@@ -9,6 +9,9 @@ from __future__ import annotations
 from diffc.measure.frontier.results import Frontier, Point, ratio
 from diffc.measure.results import EngineFigures, TargetResult
 
+BRIEF = "brief"
+"""In the details of whole images that were timed briefly, since the frontier times them again."""
+
 
 def with_times_of(image: TargetResult, frontier: Frontier) -> TargetResult:
     """Give the result of whole images the times that the frontier has of the same two loops.
@@ -27,13 +30,14 @@ def with_times_of(image: TargetResult, frontier: Frontier) -> TargetResult:
     speedup = ratio(dense, served)
     if speedup is None:
         return image
+    details = {name: value for name, value in image.details.items() if name != BRIEF}
     return image.model_copy(
         update={
             "dense": _with_times(image.dense, dense, image.batch),
             "compressed": _with_times(image.compressed, served, image.batch),
             "speedup": speedup,
             "noise": frontier.noise,
-            "details": {**image.details, **frontier.details},
+            "details": {**details, **frontier.details},
         }
     )
 

@@ -22,7 +22,7 @@ from diffc.errors import InputError
 from diffc.input_size import Size, as_pair
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
-from diffc_runtime.prompt_plan import EncoderUse, PromptPlan
+from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +57,27 @@ class PipelineTexts:
     tokens: int
     takes: Sequence[str]
     index: JsonObject
+
+    def masked_plan(
+        self, use: EncoderUse, guidance: GuidanceInput | None = None
+    ) -> PromptPlan | None:
+        """Return the plan of a lone encoder whose mask goes to the denoiser; None for others.
+
+        Args:
+            use: How the pipeline uses the encoder, ``text_encoder``.
+            guidance: The input that takes the scale of guidance; None for none.
+        """
+        if list(self.encoders) != ["text_encoder"]:
+            return None
+        return PromptPlan(
+            {"text_encoder": use},
+            {
+                "encoder_hidden_states": [[Piece("text_encoder", "last")]],
+                "encoder_attention_mask": [[Piece("text_encoder", "mask")]],
+            },
+            prepare="lower",
+            guidance=guidance,
+        )
 
     def clip(self, name: str, tokenizer: str) -> EncoderUse:
         """Return how pipelines use a CLIP: at its tokenizer's length, 77 where that has none."""

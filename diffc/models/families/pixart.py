@@ -9,7 +9,7 @@ from diffc.input_size import Size
 from diffc.models.families.base import Family, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
-from diffc_runtime.prompt_plan import EncoderUse, Piece, PromptPlan
+from diffc_runtime.prompt_plan import EncoderUse, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,17 +72,7 @@ class PixArt(Family):
 
     def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
         """T5 with its mask. The pipeline's cleaning of captions (links, HTML) is left out."""
-        masked = EncoderUse("tokenizer", texts.tokens, masked=True)
-        if list(texts.encoders) != ["text_encoder"]:
-            return None
-        return PromptPlan(
-            {"text_encoder": masked},
-            {
-                "encoder_hidden_states": [[Piece("text_encoder", "last")]],
-                "encoder_attention_mask": [[Piece("text_encoder", "mask")]],
-            },
-            prepare="lower",
-        )
+        return texts.masked_plan(EncoderUse("tokenizer", texts.tokens, masked=True))
 
 
 def _takes_sizes(config: JsonObject) -> bool:

@@ -9,7 +9,7 @@ from diffc.input_size import Size
 from diffc.models.families.base import Family, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
-from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
+from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, PromptPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,17 +63,7 @@ class Sana(Family):
         masked = EncoderUse(
             "tokenizer", texts.tokens, masked=True, pad_left=False, prefix_argument=_INSTRUCTION
         )
-        if list(texts.encoders) != ["text_encoder"]:
-            return None
-        return PromptPlan(
-            {"text_encoder": masked},
-            {
-                "encoder_hidden_states": [[Piece("text_encoder", "last")]],
-                "encoder_attention_mask": [[Piece("text_encoder", "mask")]],
-            },
-            prepare="lower",
-            guidance=taken,
-        )
+        return texts.masked_plan(masked, taken)
 
     def multiple(self, config: JsonObject) -> int:
         """Return the patch, which is 1 if the config leaves it out."""

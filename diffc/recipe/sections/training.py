@@ -19,7 +19,7 @@ class TrainingSection(RecipeSection):
     Attributes:
         steps: steps of the optimiser; 0 does not train.
         batch: samples per optimiser step, over all processes and accumulation together.
-        optimizer: ``adamw``, or ``muon``, which comes further in few steps.
+        optimizer: ``adamw``, or ``muon``, whose steps on matrices are orthogonal.
         learning_rate: the highest learning rate.
         weight_decay: of the optimiser.
         warmup: steps of linear warm-up, a quarter of the steps at most; the learning rate then

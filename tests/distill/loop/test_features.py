@@ -81,9 +81,11 @@ def test_a_clean_step_along_a_flow() -> None:
 
 def test_the_loss_has_both_parts(tmp_path: Path) -> None:
     learner = tiny_loops.student()
-    made = tiny_loops.trajectories(tmp_path)
+    trajectories = tiny_loops.trajectories(tmp_path)
     plain, both = (
-        LoopLesson(learner, made, tiny_loops.steps_of(1, 2), options, dense=tiny_loops.dense())
+        LoopLesson(
+            learner, trajectories, tiny_loops.steps_of(1, 2), options, dense=tiny_loops.dense()
+        )
         for options in (tiny_loops.options(), tiny_loops.options(features=0.5))
     )
     batch = both.draw(0, range(4))
@@ -96,14 +98,14 @@ def test_the_loss_has_both_parts(tmp_path: Path) -> None:
         torch.testing.assert_close(plain.loss(learner.model, batch), pixels.mean())
         whole = both.loss(learner.model, batch)
     torch.testing.assert_close(whole, (pixels + 0.5 * seen).mean())
-    ends = torch.stack([made.states(row)[-1] for row in range(len(made))])
+    ends = torch.stack([trajectories.states(row)[-1] for row in range(len(trajectories))])
     last = batch.time == 499  # of two steps the last, which leads to the clean end
     assert all((ends - one).flatten(1).norm(dim=1).min() < 1e-3 for one in theirs[last])
 
 
 def test_a_student_learns_by_it(tmp_path: Path) -> None:
-    made = tiny_loops.trajectories(tmp_path / "trajectories")
-    states = torch.stack([made.states(i) for i in range(12)])
+    trajectories = tiny_loops.trajectories(tmp_path / "trajectories")
+    states = torch.stack([trajectories.states(i) for i in range(12)])
     seen = DenseFeatures(tiny_loops.dense())
 
     def difference(steps: int) -> float:
