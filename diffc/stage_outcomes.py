@@ -69,12 +69,21 @@ class CostFigures(StageOutcome):
 
 
 class PlanOutcome(StageOutcome):
-    """The plan in figures. latency: what was measured for it; None where nothing was."""
+    """The plan in figures.
+
+    Attributes:
+        dense, compressed: The costs before and after.
+        groups: How many groups of channels there are.
+        groups_cut: How many of them lose some.
+        left_out: The branches and blocks that go whole.
+        latency: What was measured for it; None where nothing was.
+    """
 
     dense: CostFigures
     compressed: CostFigures
     groups: int = 0
     groups_cut: int = 0
+    left_out: list[str] = Field(default_factory=list)
     latency: JsonDict | None = None
 
     def cost(self, side: str) -> CostFigures:

@@ -47,7 +47,7 @@ class GroupRow(TypedDict):
 
 
 @takes(
-    *("model_or_out", "ratios", "ratio_of", "allocate", "rounding", "importance"),
+    *("model_or_out", "ratios", "cut", "ratio_of", "allocate", "rounding", "importance"),
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
     *("resolution", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
@@ -273,7 +273,7 @@ def _show_branches(branches: Sequence[BranchRow]) -> None:
         print_whole(
             answers(),
             f"{len(branches)} blocks and branches can be left out whole (--json lists them), "
-            f"by a recipe's prune.widths: {{{branches[-1]['name']}: 0}}",
+            f"by --cut depth, or by a recipe's prune.widths: {{{branches[-1]['name']}: 0}}",
         )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     *("workers", "search_ratio", "search_precision", "search_loop"),
     *("target", "batch", "threads", "torch"),
     *("data", "prompts", "guidance", "reference_loop", "images", "repair", "distill_steps"),
-    *("distill_for", "search_out", "recipe", "seed", "ratio_of", "allocate", "rounding"),
+    *("distill_for", "search_out", "recipe", "seed", "cut", "ratio_of", "allocate", "rounding"),
     *("importance", "threshold", "fit", "resolution", "gpu", "explain", "frontier", "family"),
     *("allow_pickle", "replace", "json", "quiet"),
 )

@@ -9,7 +9,16 @@ from diffc.cli.run import evaluate, finish_folder, of_folder, run_chain
 
 
 @takes(
-    *("model_or_out", "ratio", "ratio_of", "allocate", "rounding", "importance", "threshold"),
+    *(
+        "model_or_out",
+        "ratio",
+        "cut",
+        "ratio_of",
+        "allocate",
+        "rounding",
+        "importance",
+        "threshold",
+    ),
     *("data", "prompts", "guidance", "fit", "target", "precision", "threads", "out", "recipe"),
     *("seed", "allow_pickle", "fresh", "json", "quiet"),
 )

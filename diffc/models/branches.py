@@ -7,13 +7,16 @@ branches (``Family.branches``), since only it knows what is added to what.
     Branch            one part that can be left out, and what stands in its place
     remove_branches   leave some out
     removed_branches  the names of those that were left out of a model
+    without           leave some out for a while
+    covering          which branches take which units with them
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -31,12 +34,17 @@ class Branch:
             a tuple. Left out, it gives them back as they are.
         keeps: A submodule that stays, and is applied to the first of ``returns``: a convolution on
             the shortcut. Empty for none.
+        added: True where the caller adds what the module gives back, as a transformer block does
+            with its attentions. Left out, it gives zeros back, of one element each.
+        packs: True where the module gives back a tuple, even of one.
     """
 
     name: str
     kind: str
     returns: tuple[str, ...]
     keeps: str = ""
+    added: bool = False
+    packs: bool = False
 
     @property
     def size(self) -> int:
@@ -67,7 +75,7 @@ class Shortcut(nn.Module):
         super().__init__()
         self._names = tuple(inspect.signature(original.forward).parameters)
         self._returns = branch.returns
-        self._keeps = branch.keeps
+        self._keeps, self._added, self._packs = branch.keeps, branch.added, branch.packs
         if branch.keeps:
             self.add_module(branch.keeps, original.get_submodule(branch.keeps))
 
@@ -76,7 +84,9 @@ class Shortcut(nn.Module):
         given = [values[name] for name in self._returns]
         if self._keeps:
             given[0] = self.get_submodule(self._keeps)(given[0])
-        return given[0] if len(given) == 1 else tuple(given)
+        if self._added:  # one element is broadcast wherever it is added, and scaled by gates
+            given = [value.new_zeros((1,) * value.ndim) for value in given]
+        return given[0] if len(given) == 1 and not self._packs else tuple(given)
 
 
 def remove_branches(model: nn.Module, branches: Sequence[Branch]) -> None:
@@ -87,6 +97,39 @@ def remove_branches(model: nn.Module, branches: Sequence[Branch]) -> None:
         parent, _, leaf = branch.name.rpartition(".")
         original = model.get_submodule(branch.name)
         setattr(model.get_submodule(parent), leaf, Shortcut(branch, original))
+
+
+@contextmanager
+def without(model: nn.Module, branches: Sequence[Branch]) -> Iterator[None]:
+    """Leave ``branches`` out of ``model`` inside the block; afterwards it is as it was."""
+    names = [branch.name for branch in branches]
+    originals = {name: model.get_submodule(name) for name in names}
+    remove_branches(model, branches)
+    try:
+        yield
+    finally:
+        for name in sorted(names, key=len):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, originals[name])
+
+
+def covering(units: Sequence[Unit]) -> list[list[int]]:
+    """For each of ``units`` the places of the branches that take it with them.
+
+    A branch takes the branches inside it, and the groups whose every layer is inside it. A group
+    that other layers share, such as the channels of a residual stream, stays.
+    """
+    branches = [(place, unit) for place, unit in enumerate(units) if isinstance(unit, Branch)]
+    return [
+        [place for place, branch in branches if branch is not unit and _takes(branch, unit)]
+        for unit in units
+    ]
+
+
+def _takes(branch: Branch, unit: Unit) -> bool:
+    if isinstance(unit, Branch):
+        return branch.covers(unit.name)
+    return all(branch.covers(piece.module) for piece in unit.slices)
 
 
 def removed_branches(model: nn.Module) -> list[str]:
@@ -105,20 +148,64 @@ def listed_blocks(model: nn.Module, lists: Iterable[str], returns: Sequence[str]
     ]
 
 
-def residual_branches(model: nn.Module) -> list[Branch]:
-    """The branches of a U-Net: of its residual blocks, its attentions and its transformer blocks.
+def inner_branches(
+    model: nn.Module, lists: Iterable[str], parts: Mapping[str, Sequence[str]]
+) -> list[Branch]:
+    """The attentions and feed-forwards that are there inside the blocks of the model's ``lists``.
+
+    Args:
+        model: The network.
+        lists: The names of its lists of blocks.
+        parts: Module of a block -> the arguments of its call in whose shape it gives something
+            back, which the block adds.
+    """
+    return [
+        Branch(f"{block.name}.{part}", "branch", tuple(returns), added=True)
+        for block in listed_blocks(model, lists, ())
+        for part, returns in parts.items()
+        if _is_there(getattr(model.get_submodule(block.name), part, None))
+    ]
+
+
+def _is_there(module: nn.Module | None) -> bool:
+    return module is not None and not isinstance(module, Shortcut)
+
+
+BASIC_PARTS = {"attn1": ("hidden_states",), "attn2": ("hidden_states",), "ff": ("hidden_states",)}
+"""What a BasicTransformerBlock of diffusers adds, as ``inner_branches`` takes it."""
+
+
+def residual_branches(model: nn.Module, within: str = "") -> list[Branch]:
+    """The branches of a U-Net: residual blocks, attentions, transformers and what is inside them.
 
     A residual block that resizes its input, and one that scales the sum, cannot be left out.
+
+    Args:
+        model: The network.
+        within: The part of it to look at, such as ``decoder``; empty for the whole.
     """
-    branches = []
+    branches: list[Branch] = []
     for name, module in model.named_modules():
+        if within and not name.startswith(f"{within}."):
+            continue
         kind = type(module).__name__
         if kind == "ResnetBlock2D" and _only_adds(module):
             keeps = "conv_shortcut" if getattr(module, "conv_shortcut", None) is not None else ""
             branches.append(Branch(name, "branch", ("input_tensor",), keeps))
-        elif kind == "BasicTransformerBlock" or (kind == "Attention" and _is_residual(module)):
+        elif kind == "Attention" and _is_residual(module):
             branches.append(Branch(name, "block", ("hidden_states",)))
+        elif name and hasattr(module, "transformer_blocks"):
+            branches += _transformer_branches(name, module)
     return branches
+
+
+def _transformer_branches(name: str, transformer: nn.Module) -> list[Branch]:
+    """A transformer inside a U-Net whole, its blocks where they are several, and their parts."""
+    whole = Branch(name, "block", ("hidden_states",), packs=True)
+    blocks = listed_blocks(transformer, ("transformer_blocks",), ("hidden_states",))
+    parts = inner_branches(transformer, ("transformer_blocks",), BASIC_PARTS)
+    inside = [*(blocks if len(blocks) > 1 else []), *parts]
+    return [whole, *(replace(branch, name=f"{name}.{branch.name}") for branch in inside)]
 
 
 def _only_adds(block: nn.Module) -> bool:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import RequestError, unknown
-from diffc.models.branches import Branch, Unit
+from diffc.models.branches import Branch, Unit, covering
 from diffc.models.groups import Group
 from diffc.prune.cost import CostModel, Widths
 
@@ -158,11 +158,22 @@ def walk(
 
 
 def total_loss(units: Sequence[Unit], scores: Scores) -> Measure:
-    """The importance lost at any widths, when the best channels are kept."""
+    """The importance lost at any widths, when the best channels are kept.
+
+    A branch that is left out loses its own importance, and nothing of what is inside it besides.
+    """
     losses = [loss_by_width(unit, scores[unit.name]) for unit in units]
-    return lambda widths: sum(
-        loss(width) for loss, width in zip(losses, widths.tolist(), strict=True)
-    )
+    inside = covering(units)
+
+    def lost(widths: Widths) -> float:
+        kept = widths.tolist()
+        return sum(
+            loss(width)
+            for loss, width, around in zip(losses, kept, inside, strict=True)
+            if all(kept[branch] for branch in around)
+        )
+
+    return lost
 
 
 def unranked_scores(units: Sequence[Unit]) -> Scores:
@@ -195,30 +206,54 @@ def _global_picker(
     costs: CostModel, bounds: Limits, measure: Measure, scores: Scores, widths: Widths
 ) -> Callable[[Widths], int]:
     """Lazy greedy: savings only shrink as other groups shrink, so a stale price is a lower bound,
-    and the cheapest group is found by repricing the top of a heap until it stays on top."""
+    and the cheapest group is found by repricing the top of a heap until it stays on top. A branch
+    gets cheaper as what is inside it loses importance, so it is priced anew then."""
     losses = [loss_by_width(unit, scores[unit.name]) for unit in costs.units]
+    around = covering(costs.units)
+    inner = [[i for i, some in enumerate(around) if unit in some] for unit in range(len(around))]
 
     def price(group: int, now: Widths) -> float:
         after = now.copy()
         after[group] = stepped_down(int(now[group]), int(bounds.step[group]))
         lost = losses[group](int(after[group])) - losses[group](int(now[group]))
-        return lost / max(measure(now) - measure(after), 1e-9)
+        lost -= sum(losses[i](int(now[i])) for i in inner[group] if _present(now, around[i]))
+        return max(lost, 0.0) / max(measure(now) - measure(after), 1e-9)
 
     movable = np.flatnonzero(_can_step(widths, bounds)).tolist()
     heap = [(price(group, widths), group) for group in movable]
     heapq.heapify(heap)
 
+    cheaper: list[int] = []  # the branches around the group that stepped last
+
     def choose(now: Widths) -> int:
+        for branch in cheaper:
+            heapq.heappush(heap, (price(branch, now), branch))
         while True:
             group = int(heapq.heappop(heap)[1])
-            if not _can_step(now, bounds)[group]:
+            if not (_can_step(now, bounds)[group] and _present(now, around[group])):
                 continue
             current = price(group, now)
             heapq.heappush(heap, (current, group))
             if heap[0][1] == group:
+                cheaper[:] = around[group]
                 return group
 
     return choose
+
+
+def _present(widths: Widths, around: Sequence[int]) -> bool:
+    """Whether none of the branches ``around`` a unit is left out."""
+    return all(widths[branch] for branch in around)
+
+
+def settled(units: Sequence[Unit], widths: Widths) -> Widths:
+    """``widths`` with what goes with a branch: branches inside it go too, and its groups are
+    whole, since nothing is left of them to cut."""
+    result: Widths = widths.copy()
+    for place, around in enumerate(covering(units)):
+        if not _present(widths, around):
+            result[place] = 0 if isinstance(units[place], Branch) else units[place].size
+    return result
 
 
 def loss_by_width(unit: Unit, score: NDArray[np.float64]) -> Callable[[int], float]:

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ from diffc.prune.allocate import (
     swaps,
 )
 from diffc.prune.cost import Widths
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _RADII = (1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0)  # shares of a group's size
 _OVER = 1e3  # penalty for exceeding a budget by 100 %, as a multiple of the largest objective
@@ -85,17 +89,26 @@ class Solution:
 Options = Sequence[NDArray[np.float64]]
 """For each group, a figure for each of its options."""
 
+Inside = Sequence[Sequence[int]]
+"""For each group the branches that take it with them when they are left out."""
+
 Rank = Callable[[Widths], tuple[float, float]]
 """Excess over the budgets, then the objective: lower is better."""
 
 
 def choose(
-    losses: Options, costs: Sequence[Options], most: Sequence[float], least: Sequence[float]
+    losses: Options,
+    costs: Sequence[Options],
+    most: Sequence[float],
+    least: Sequence[float],
+    around: Inside = (),
 ) -> Choice:
     """One option of each group, least summed loss, with least <= summed cost <= most.
 
     costs: for each budget, the cost of each option. Where the budgets cannot be met, the choice
     that exceeds them least (as shares of ``most``).
+    around: for each group the branches that take it with them. The first option of such a branch
+    leaves it out: then the group has no option (-1 in the choice), no loss and no cost.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix, hstack, vstack
@@ -105,7 +118,7 @@ def choose(
     scale = np.array([max(abs(float(value)), 1e-30) for value in most])
     price = np.vstack([np.concatenate(list(cost)) for cost in costs]) / scale[:, None]
     excess = csr_matrix(np.eye(budgets))
-    one = csr_matrix((np.ones(n), (np.repeat(np.arange(len(counts)), counts), np.arange(n))))
+    one = _one_option_each(counts, around)
     empty = csr_matrix((len(counts), budgets))
     rows = vstack(
         [
@@ -128,7 +141,19 @@ def choose(
         )
     assert solved.x is not None, solved.message  # the excess makes every instance feasible
     parts = np.split(solved.x[:n], np.cumsum(counts)[:-1])
-    return Choice([int(np.argmax(part)) for part in parts], float(solved.mip_gap or 0.0))
+    chosen = [int(np.argmax(part)) if part.max() > 0.5 else -1 for part in parts]
+    return Choice(chosen, float(solved.mip_gap or 0.0))
+
+
+def _one_option_each(counts: Sequence[int], around: Inside) -> csr_matrix:
+    """(G, N) rows that sum to 1: a group has one option, or a branch around it is left out."""
+    from scipy.sparse import csr_matrix
+
+    firsts = np.cumsum([0, *counts[:-1]])
+    places = [(row, int(firsts[row]) + i) for row, count in enumerate(counts) for i in range(count)]
+    places += [(row, int(firsts[b])) for row, branches in enumerate(around) for b in branches]
+    rows, columns = zip(*places, strict=True)
+    return csr_matrix((np.ones(len(places)), (rows, columns)), shape=(len(counts), sum(counts)))
 
 
 @contextmanager
@@ -152,11 +177,13 @@ def minimise(
     bounds: Limits,
     start: Widths,
     ceiling: Widths,
+    around: Inside = (),
 ) -> Solution:
     """The widths of least ``objective`` within ``budgets``.
 
     start: widths to begin from. ceiling: the widest (dense); where it is below a group's least
-    width, the group keeps it.
+    width, the group keeps it. around: as ``choose`` has it; the objective and the budgets count
+    nothing of a group whose branch is left out.
     Where the budgets cannot all be met, the widths found that exceed them least.
     """
 
@@ -170,35 +197,79 @@ def minimise(
     if len(start) <= _FEW:
         begins.append(lowest(ceiling, bounds).astype(start.dtype))
     for begin in begins:
-        best, gap = _rounds(objective, budgets, bounds, begin, allowed, ceiling, rank)
+        problem = _Rounds(objective, budgets, bounds, allowed, ceiling, around)
+        best, gap = problem.solve(begin, rank)
         ends.append((_polished(best, allowed, bounds, ceiling, rank), gap))
     best, gap = min(ends, key=lambda end: rank(end[0]))
     over, value = rank(best)
     return Solution(best, value, over, gap)
 
 
-def _rounds(
-    objective: Measure,
-    budgets: Sequence[Budget],
-    bounds: Limits,
-    start: Widths,
-    allowed: Sequence[Widths],
-    ceiling: Widths,
-    rank: Rank,
-) -> tuple[Widths, float]:
-    """The best widths of all rounds from ``start``, and the last knapsack's gap."""
-    best = now = start.copy()
-    gap = 0.0
-    for radius in _RADII:
-        reach = np.maximum(radius * ceiling, bounds.step)
-        near = [_near(now, group, allowed[group], reach[group]) for group in range(len(now))]
-        values = _separate(objective, now, near)
-        prices = [_separate(budget.measure, now, near) for budget in budgets]
-        choice = choose(values, prices, [b.most for b in budgets], [b.least for b in budgets])
-        now = np.array([options[i] for options, i in zip(near, choice.chosen, strict=True)])
-        gap = choice.gap
-        best = min((best, now), key=rank)
-    return best, gap
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds of ``minimise``, each of which solves a knapsack around the widths at hand."""
+
+    objective: Measure
+    budgets: Sequence[Budget]
+    bounds: Limits
+    allowed: Sequence[Widths]
+    ceiling: Widths
+    around: Inside
+
+    def solve(self, start: Widths, rank: Rank) -> tuple[Widths, float]:
+        """The best widths of all rounds from ``start``, and the last knapsack's gap."""
+        best = now = start.copy()
+        gap = 0.0
+        for radius in _RADII:
+            reach = np.maximum(radius * self.ceiling, self.bounds.step)
+            near = [
+                _near(now, group, self.allowed[group], reach[group]) for group in range(len(now))
+            ]
+            choice = self._choice(now, near)
+            now = np.array(
+                [
+                    options[i] if i >= 0 else width
+                    for options, i, width in zip(near, choice.chosen, now.tolist(), strict=True)
+                ]
+            )
+            gap = choice.gap
+            best = min((best, now), key=rank)
+        return best, gap
+
+    def _choice(self, now: Widths, near: Sequence[Widths]) -> Choice:
+        most, least = [b.most for b in self.budgets], [b.least for b in self.budgets]
+        around = [[b for b in branches if near[b][0] == 0] for branches in self.around]
+        if not any(around):
+            values = _separate(self.objective, now, near)
+            prices = [_separate(budget.measure, now, near) for budget in self.budgets]
+            return choose(values, prices, most, least)
+        # A last group of one option holds what is there already: others count from there.
+        values = _from_here(self.objective, now, near, around)
+        prices = [_from_here(b.measure, now, near, around) for b in self.budgets]
+        choice = choose(values, prices, most, least, [*around, ()])
+        return Choice(choice.chosen[:-1], choice.gap)
+
+
+def _from_here(
+    measure: Measure, now: Widths, near: Sequence[Widths], around: Inside
+) -> list[NDArray[np.float64]]:
+    """For each group what each of its widths adds to the figure at hand, and last that figure.
+
+    What a group inside a branch adds is counted with the branch there, and a branch that is out at
+    hand adds what it is with its groups as they are.
+    """
+    base, figures = measure(now), []
+    for group, options in enumerate(near):
+        there = now.copy()
+        there[list(around[group])] = 1
+        reference = measure(there) if len(around[group]) else base
+        values = []
+        for width in options.tolist():
+            moved = there.copy()
+            moved[group] = width
+            values.append(measure(moved) - reference)
+        figures.append(np.array(values))
+    return [*figures, np.array([base])]
 
 
 def _allowed(group: int, bounds: Limits, ceiling: Widths) -> Widths:

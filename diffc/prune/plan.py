@@ -81,6 +81,11 @@ class Plan:
         return tuple(unit for unit in self.units if unit.kind not in BRANCH_KINDS)
 
     @property
+    def left_out(self) -> tuple[UnitPlan, ...]:
+        """The branches and blocks that go whole."""
+        return tuple(unit for unit in self.units if unit.kind in BRANCH_KINDS and not unit.kept)
+
+    @property
     def widths(self) -> NDArray[np.int64]:
         """(U,) how much of each unit is kept."""
         return np.array([unit.kept for unit in self.units], dtype=np.int64)

@@ -20,25 +20,30 @@ from torch import nn
 from diffc.data.inputs import data_text_tokens
 from diffc.errors import InputError, RequestError
 from diffc.input_size import Size
-from diffc.models.branches import Branch, Unit
+from diffc.models.branches import Branch, Unit, covering, without
 from diffc.models.dry_run import dry_call
 from diffc.models.families import family
 from diffc.models.families.base import Family
 from diffc.models.families.examples import meta_inputs
+from diffc.models.families.reach import trace_call
 from diffc.models.inputs import input_specs
 from diffc.models.load import meta_denoiser
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.prune.allocate import (
+    CLOSE_ENOUGH,
     Limits,
     Measure,
     check_reachable,
     limits,
     matching,
     paper_widths,
+    settled,
+    total_loss,
     walk,
 )
 from diffc.prune.cost import CostModel, Widths, cost_model
+from diffc.prune.knapsack import Budget, minimise
 from diffc.prune.plan import Plan, unit_plans
 from diffc.recipe import ExportSection, PruneSection, Recipe
 from diffc_export.specs import TensorSpec
@@ -78,21 +83,34 @@ class Problem:
         return None if self.options.allocate == "uniform" else self.ranked
 
 
-def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int) -> Problem:
+def problem_of(
+    source: Source, recipe: Recipe, scores: Scores | None, align: int, *, will_rank: bool = False
+) -> Problem:
     """The problem that ``recipe`` poses for ``source``.
 
+    will_rank: True where scores are still to be measured, so that every branch may go.
     Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
     """
     tokens, options = data_text_tokens(recipe), recipe.prune
     _check_finite(scores or {})
 
     def is_candidate(branch: Branch) -> bool:
-        return branch.name in (scores or {}) or _left_out(branch, options.widths)
+        ranked = options.cuts_depth or branch.name in (scores or {})
+        return ranked or _left_out(branch, options.widths)
 
     costs, notes = _traced(source, recipe.export.size, tokens, is_candidate)
+    _check_branches(source, options, costs)
     bounds = limits(costs.units, align=align, fixed=options.fixed, floors=options.floors)
-    if scores is None or options.allocate == "uniform":  # nothing ranks branches: they stay
-        bounds.least[len(costs.groups) :] = 1
+    if not will_rank:
+        _keep_unranked(bounds, costs, {} if options.allocate == "uniform" else scores or {})
+    if options.cut == "depth":
+        groups = len(costs.groups)
+        bounds.least[:groups] = costs.dense[:groups]
+    if scores and options.cuts_depth:
+        known = family(source.class_name)
+        inputs = meta_inputs(input_specs(source, recipe.export.size, tokens))
+        staying = held_branches(meta_denoiser(source), known, inputs, costs.units, bounds, scores)
+        bounds.least[staying] = 1
     start = _start_widths(costs, bounds, options.widths)
     return Problem(
         source=source,
@@ -108,9 +126,64 @@ def problem_of(source: Source, recipe: Recipe, scores: Scores | None, align: int
     )
 
 
+def _check_branches(source: Source, options: PruneSection, costs: CostModel) -> None:
+    if options.cuts_depth and not costs.branches:
+        raise RequestError(
+            f"--cut {options.cut}: a {source.class_name} has no branch that can be left out",
+            hint="use --cut width",
+        )
+
+
+def _keep_unranked(bounds: Limits, costs: CostModel, scores: Scores) -> None:
+    """Have every branch stay that nothing ranks."""
+    for place, branch in enumerate(costs.branches, start=len(costs.groups)):
+        if branch.name not in scores:
+            bounds.least[place] = 1
+
+
+def held_branches(
+    model: nn.Module,
+    known: Family,
+    inputs: Mapping[str, torch.Tensor],
+    units: Sequence[Unit],
+    bounds: Limits,
+    scores: Scores,
+) -> list[int]:
+    """Places of the branches that must stay so that the output depends on every input.
+
+    Without any cross-attention nothing would read the text, and an exported graph would lose that
+    input. Of the branches that could keep an input, those with the highest scores do.
+
+    Args:
+        model: The network on the meta device, of the family ``known``.
+        inputs: The inputs of one call.
+        units: What can shrink.
+        bounds: What each unit may become; a branch whose least is 0 may go.
+        scores: Unit's name -> importance.
+    """
+    free = {i: u for i, u in enumerate(units) if isinstance(u, Branch) and bounds.least[i] == 0}
+    ranked = sorted(free, key=lambda i: float(np.sum(scores.get(free[i].name, 0.0))), reverse=True)
+    staying: list[int] = []
+
+    def is_whole(stay: int) -> bool:
+        """Whether all inputs are used where only ``staying`` and the ``stay`` best stay."""
+        kept = {*staying, *ranked[:stay]}
+        with without(model, [branch for i, branch in free.items() if i not in kept]):
+            return set(inputs) <= set(trace_call(model, inputs, known.call).inputs)
+
+    while not is_whole(0):
+        low, high = 0, len(ranked)  # not whole at low, whole at high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_whole(middle) else (middle, high)
+        staying.append(ranked[low])
+    return staying
+
+
 def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
     """The plan at ``widths``. why: how the importance was found."""
     costs, bounds = problem.costs, problem.bounds
+    widths = settled(costs.units, widths)
     ranked = problem.ranked if problem.ranked is not None else _no_scores(costs.units)
     return Plan(
         units=unit_plans(costs.units, ranked, widths, bounds.step.tolist()),
@@ -197,8 +270,9 @@ def check_plan(source: Source, recipe: Recipe, align: int) -> list[str]:
         RequestError: when a layer's name matches nothing, a width does not fit its layer, or the
             ratio cannot be reached. What depends on latencies is not known yet.
     """
-    problem = problem_of(source, recipe, None, align)
-    options, costs = recipe.prune, problem.costs
+    options = recipe.prune
+    problem = problem_of(source, recipe, None, align, will_rank=options.cuts_depth)
+    costs = problem.costs
     if options.rounding == "paper":
         _paper(problem)
         return list(problem.notes)
@@ -223,7 +297,24 @@ def chosen_widths(problem: Problem) -> Widths:
         )
     measure = measure_of(options.ratio_of, costs)
     target = measure(costs.dense) * (1 - options.ratio)
-    return walk(costs, bounds, measure, target, problem.walked, problem.start)
+    walked = walk(costs, bounds, measure, target, problem.walked, problem.start)
+    if not options.cuts_depth or problem.ranked is None or not options.ratio:
+        return walked
+    lost = total_loss(costs.units, problem.ranked)
+    budget, around = budget_of(problem), covering(costs.units)
+    solution = minimise(lost, [budget], bounds, walked, problem.start, around)
+    better = solution.over == 0 and (solution.value <= lost(walked) or budget.over(walked) > 0)
+    return solution.widths if better else walked
+
+
+def budget_of(problem: Problem) -> Budget:
+    """The cost that is asked for, to within what a walk lands on."""
+    options = problem.options
+    measure = measure_of(options.ratio_of, problem.costs)
+    dense, left = measure(problem.costs.dense), 1 - options.ratio
+    return Budget(
+        options.ratio_of, measure, (left + CLOSE_ENOUGH) * dense, (left - CLOSE_ENOUGH) * dense
+    )
 
 
 def by_latency(options: PruneSection) -> bool:
@@ -310,6 +401,7 @@ def _why(
 ) -> dict[str, Any]:
     return {
         "ratio": options.ratio,
+        "cut": options.cut,
         "ratio_of": options.ratio_of,
         "allocate": options.allocate if scores is not None else "uniform",
         "rounding": options.rounding,

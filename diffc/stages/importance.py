@@ -25,6 +25,7 @@ class ImportanceInputs:
         model: The dense model.
         data: The clean samples.
         options: How to rank.
+        depth: Whether branches are scored too.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
     """
@@ -32,6 +33,7 @@ class ImportanceInputs:
     model: ModelInput
     data: StageResult[DataOutcome]
     options: ImportanceSection
+    depth: bool
     shape: RunShape
     seed: int
 
@@ -42,7 +44,12 @@ def importance_stage(
     """How much every channel matters."""
     options = recipe.prune.importance
     inputs = ImportanceInputs(
-        ModelInput.denoiser(source), data, options, RunShape.of(recipe), recipe.seed
+        model=ModelInput.denoiser(source),
+        data=data,
+        options=options,
+        depth=recipe.prune.cuts_depth,
+        shape=RunShape.of(recipe),
+        seed=recipe.seed,
     )
     places = {SCORES: f"{STATE}/{SCORES}"}
     package = score_package(options.method)
@@ -53,11 +60,12 @@ def importance_stage(
 
 
 def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcome]:
-    """Write a score for every channel of every group."""
+    """Write a score for every channel of every group, and for every branch where depth is cut."""
     from safetensors.numpy import save_file
 
     from diffc.data.clean import CleanSet
     from diffc.data.precision import best_device
+    from diffc.prune.depth.scores import with_branches
     from diffc.prune.importance import importance
     from diffc.prune.importance.base import Subject
 
@@ -68,5 +76,7 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
     branches = denoiser.family.branches(denoiser.model)
     subject = Subject(denoiser, clean, groups, branches)
     scored = yield from importance(subject, inputs.options, inputs.seed)
+    if inputs.depth:
+        scored = yield from with_branches(subject, scored, inputs.seed)
     save_file(dict(scored.scores), folder.out / SCORES)
     return ImportanceOutcome(why=dict(scored.why), groups=len(groups))

@@ -115,6 +115,7 @@ def plan_outcome(plan: Plan) -> PlanOutcome:
         compressed=_figures(plan.compressed),
         groups=len(plan.groups),
         groups_cut=sum(group.kept < group.size for group in plan.groups),
+        left_out=[unit.name for unit in plan.left_out],
     )
 
 
@@ -126,7 +127,7 @@ def cuts_nothing(plan_file: Path) -> bool:
     """Whether a plan keeps every channel and every branch, as one of ratio 0 does."""
     from diffc.prune.plan import Plan
 
-    return plan_outcome(Plan.read(plan_file)).groups_cut == 0
+    return not Plan.read(plan_file).keep()
 
 
 def latency_device(recipe: Recipe) -> LatencyDevice | None:

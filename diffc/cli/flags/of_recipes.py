@@ -22,6 +22,13 @@ PRUNE = (
         read=share("--ratio"),
     ),
     Flag(
+        "cut",
+        str,
+        "What may go: width, depth, or width,depth.",
+        path="prune.cut",
+        shown="width",
+    ),
+    Flag(
         "ratio_of",
         str,
         "Share of what: macs, params, channels, latency.",

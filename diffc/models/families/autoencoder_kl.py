@@ -16,6 +16,7 @@ from diffc_runtime.json_types import JsonObject
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from diffc.models.branches import Branch
     from diffc.models.groups import Group
 
 
@@ -60,6 +61,12 @@ class AutoencoderKLDecoder(Family):
             if group.name.startswith("decoder.")
         ]
         return trace_groups(model, inputs, self.call, fixed=fixed) + attention
+
+    def branches(self, model: nn.Module) -> list[Branch]:
+        """The branches of the decoder's residual blocks and attentions."""
+        from diffc.models.branches import residual_branches
+
+        return residual_branches(model, "decoder")
 
     def shared_multiple(self, config: JsonObject) -> int | None:
         """Return 1: the decoder only doubles sizes, so it takes any."""

@@ -137,6 +137,11 @@ class Family(ABC):
     """The arguments of a block's call that it gives back, changed, for the blocks of
     ``block_lists``; () where blocks cannot be left out."""
 
+    block_parts: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Part of a block of the first of ``block_lists`` whose result the block adds to what passes it
+    by -> the arguments of the part's call in whose shape it gives something back. Each can be left
+    out."""
+
     # What a call takes.
 
     @abstractmethod
@@ -204,16 +209,17 @@ class Family(ABC):
         return block_groups(model, head_dims=head_dims)
 
     def branches(self, model: nn.Module) -> list[Branch]:
-        """Every part that can be left out whole: the blocks of ``block_lists`` here.
+        """Every part that can be left out whole: the blocks of ``block_lists``, and their parts.
 
         Args:
             model: of this class; may be on the meta device.
         """
-        from diffc.models.branches import listed_blocks
+        from diffc.models.branches import inner_branches, listed_blocks
 
+        parts = inner_branches(model, self.block_lists[:1], self.block_parts)
         if not self.block_returns:
-            return []
-        return listed_blocks(model, self.block_lists, self.block_returns)
+            return parts
+        return [*listed_blocks(model, self.block_lists, self.block_returns), *parts]
 
     # What tells images apart.
 

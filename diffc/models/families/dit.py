@@ -29,6 +29,7 @@ class DiT(Family):
     squares_only = True
     sample_size_is_number = True
     block_returns = ("hidden_states",)
+    block_parts = {"attn1": ("hidden_states",), "ff": ("hidden_states",)}
 
     def specs(
         self,

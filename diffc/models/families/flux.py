@@ -41,6 +41,11 @@ class Flux(Family):
     channel_axis = -1
     block_lists = ("transformer_blocks", "single_transformer_blocks")
     block_returns = ("encoder_hidden_states", "hidden_states")
+    block_parts = {
+        "attn": ("hidden_states", "encoder_hidden_states"),
+        "ff": ("hidden_states",),
+        "ff_context": ("hidden_states",),
+    }
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

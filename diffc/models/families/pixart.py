@@ -33,6 +33,11 @@ class PixArt(Family):
     text_places = {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}
     sample_size_is_number = True
     block_returns = ("hidden_states",)
+    block_parts = {
+        "attn1": ("hidden_states",),
+        "attn2": ("hidden_states",),
+        "ff": ("hidden_states",),
+    }
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

@@ -30,6 +30,12 @@ class SD3(Family):
     text_places = {"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}
     sample_size_is_number = True
     block_returns = ("encoder_hidden_states", "hidden_states")
+    block_parts = {
+        "attn": ("hidden_states", "encoder_hidden_states"),
+        "attn2": ("hidden_states",),
+        "ff": ("hidden_states",),
+        "ff_context": ("hidden_states",),
+    }
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

@@ -33,6 +33,11 @@ class Wan(Family):
     text_places = {"encoder_hidden_states": (0, 1)}
     block_lists = ("blocks",)
     block_returns = ("hidden_states",)
+    block_parts = {
+        "attn1": ("hidden_states",),
+        "attn2": ("hidden_states",),
+        "ffn": ("hidden_states",),
+    }
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

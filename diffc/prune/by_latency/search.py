@@ -38,7 +38,7 @@ from diffc.errors import RequestError
 from diffc.measure.engines import open_engines
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
-from diffc.models.branches import Unit
+from diffc.models.branches import Unit, covering
 from diffc.models.families import family
 from diffc.models.families.examples import example_inputs as torch_inputs
 from diffc.models.families.examples import meta_inputs
@@ -46,7 +46,6 @@ from diffc.models.load import load_denoiser, meta_denoiser
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.source import Source
 from diffc.prune.allocate import (
-    CLOSE_ENOUGH,
     Scores,
     check_reachable,
     total_loss,
@@ -59,7 +58,7 @@ from diffc.prune.by_latency.table import LatencyModel, latency_model, lowered
 from diffc.prune.cost import Widths
 from diffc.prune.knapsack import Budget, Solution, minimise
 from diffc.prune.plan import Plan, unit_plans
-from diffc.prune.planning import Problem, measure_of, plan_of, problem_of
+from diffc.prune.planning import Problem, budget_of, measure_of, plan_of, problem_of
 from diffc.prune.surgery import cut
 from diffc.recipe import Recipe
 from diffc_export.events import Progress, Work
@@ -181,32 +180,23 @@ def _solve(problem: Problem, model: LatencyModel, share: float) -> Solution:
     """Widths whose latency by the tables is ``share`` of the dense one's, or below."""
     costs, bounds, options = problem.costs, problem.bounds, problem.options
     lost = total_loss(costs.units, _scores(problem, costs.units))
+    around = covering(costs.units)
     fast = Budget("latency", model, share * model(costs.dense))
     if options.ratio_of == "latency":
         check_reachable(costs, bounds, model, fast.most)
         start = walk(costs, bounds, model, fast.most, problem.walked, problem.start)
         if options.allocate != "latency":
             return Solution(start, lost(start), 0.0, 0.0)
-        return minimise(lost, [fast], bounds, start, problem.start)
-    start, budget = _by_budget(problem), _budget(problem)
-    least = minimise(lost, [budget], bounds, start, problem.start)
+        return minimise(lost, [fast], bounds, start, problem.start, around)
+    start, budget = _by_budget(problem), budget_of(problem)
+    least = minimise(lost, [budget], bounds, start, problem.start, around)
     if model(least.widths) <= fast.most:
         return least
-    whole = minimise(lost, [budget, fast], bounds, least.widths, problem.start)
+    whole = minimise(lost, [budget, fast], bounds, least.widths, problem.start, around)
     spared = Budget("importance", lost, (1 + _MAX_EXTRA_LOSS) * least.value)
     if whole.over == 0 and whole.value <= spared.most:
         return whole
-    return minimise(model, [budget, spared], bounds, least.widths, problem.start)
-
-
-def _budget(problem: Problem) -> Budget:
-    """The cost that is asked for, to within what a walk lands on."""
-    options = problem.options
-    measure = measure_of(options.ratio_of, problem.costs)
-    dense, left = measure(problem.costs.dense), 1 - options.ratio
-    return Budget(
-        options.ratio_of, measure, (left + CLOSE_ENOUGH) * dense, (left - CLOSE_ENOUGH) * dense
-    )
+    return minimise(model, [budget, spared], bounds, least.widths, problem.start, around)
 
 
 def _scores(problem: Problem, units: Sequence[Unit]) -> Scores:

@@ -52,6 +52,7 @@ class PruneSection(RecipeSection):
 
     Attributes:
         ratio: the share to remove, between 0 and 1. At 0 nothing is removed.
+        cut: what may go: ``width`` (channels), ``depth`` (branches and whole blocks), or both.
         ratio_of: what the share is of: MACs, parameters, channels or latency.
         allocate: how the ratio is spread over the groups: ``uniform``, ``global`` or ``latency``.
         rounding: ``align`` gives widths that the target likes, ``paper`` those of the publication.
@@ -65,6 +66,7 @@ class PruneSection(RecipeSection):
     """
 
     ratio: Fraction = 0.5
+    cut: Literal["width", "depth", "width,depth"] = "width"
     ratio_of: Literal["macs", "params", "channels", "latency"] = "macs"
     allocate: Literal["uniform", "global", "latency"] = "global"
     rounding: Literal["align", "paper"] = "align"
@@ -73,6 +75,34 @@ class PruneSection(RecipeSection):
     floors: dict[str, Fraction] = Field(default_factory=dict)
     widths: dict[str, int] = Field(default_factory=dict)
     importance: ImportanceSection = ImportanceSection()
+
+    @field_validator("cut", mode="before")
+    @classmethod
+    def _order_cut(cls, cut: object) -> object:
+        """Both words in either order, as one text or as a list."""
+        words = cut.split(",") if isinstance(cut, str) else cut
+        if not isinstance(words, list | tuple):
+            return cut
+        both = {str(word).strip().lower() for word in words} == {"width", "depth"}
+        return "width,depth" if both else cut
+
+    @property
+    def cuts_depth(self) -> bool:
+        """Whether branches may be left out for the ratio's sake."""
+        return "depth" in self.cut
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> PruneSection:
+        if self.cuts_depth and self.allocate == "uniform":
+            raise ValueError(
+                "cut: uniform widths rank no branch, so that none can go; use --allocate global"
+            )
+        if self.cuts_depth and (self.rounding == "paper" or self.ratio_of == "channels"):
+            raise ValueError(
+                "cut: the publication's rounding, and a share of channels, know widths alone; "
+                "use --rounding align and --ratio-of macs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_shares(self) -> PruneSection:

@@ -27,7 +27,23 @@ def _build(report: Report) -> Iterator[Details]:
         for result in report.targets
         if result.efficiency is not None
     ]
-    yield Details("size and time", [table, Notes(notes)], unfolded=True)
+    yield Details("size and time", [table, Notes([*_left_out(report), *notes])], unfolded=True)
+
+
+def _left_out(report: Report) -> Iterator[str]:
+    """Which branches and blocks went whole, and how many there were to choose from."""
+    from diffc.models.groups import BRANCH_KINDS
+
+    rows = report.plan["groups"] if report.plan else []
+    units = [row for row in rows if row["kind"] in BRANCH_KINDS]
+    gone = [row["name"] for row in units if not row["kept"]]
+    if not gone:
+        return
+    whole = [n for n in gone if not any(n.startswith(f"{other}.") for other in gone)]
+    yield (
+        f"left out whole, since the output changes least without them for what they cost: "
+        f"{', '.join(whole)}; {len(units) - len(gone)} of {len(units)} branches and blocks stay"
+    )
 
 
 def _factors(report: Report) -> Iterator[tuple[str, float]]:

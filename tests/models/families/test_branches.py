@@ -26,12 +26,11 @@ TOLERANCE = 1e-5
 LAST = ("conv2", "to_out.0", "to_add_out", "net.2", "conv_point", "proj_out")
 """The layers that add a branch's result to what passes it by."""
 NOTHING = np.array([], dtype=np.int64)
-DENOISERS = {kind: name for name, (kind, _, _) in reversed(CASES.items())}
+NETWORKS = {kind: name for name, (kind, _, _) in reversed(CASES.items())}
 """Class -> the first of its cases."""
-DENOISERS.pop("AutoencoderKL")
 
 
-@pytest.fixture(params=DENOISERS.values())
+@pytest.fixture(params=NETWORKS.values())
 def tiny(request) -> Case:
     return case(request.param)
 
@@ -56,7 +55,7 @@ def quiet(model, branches):
         for branch in branches:
             ends = [module for name, module in model.named_modules()
                     if name.startswith(f"{branch.name}.") and name.endswith(LAST)]  # fmt: skip
-            assert ends, branch
+            assert ends or branch.kind == "block", branch  # its parts may be gone already
             for value in (value for end in ends for value in end.parameters()):
                 value.zero_()
     return model

@@ -1,0 +1,203 @@
+"""The score of a branch: what happens to the model's output without it. Forward passes alone.
+
+    I_b = k / R  sum_r  w_r L_r | eps_r(without b) - eps_r |^2
+
+over R noised rows at the timesteps that the channels' score chose (all, where it chose none); eps_r
+is the dense model's own prediction, | |^2 the mean over its elements, w_r the weight that brings a
+loss into epsilon space, and L_r the dense model's loss there. Where the dense model predicts the
+mean of the noise, the change of its output is the rise of its loss, with far less noise.
+
+Branches are left out one after the other, the one that costs least for the MACs that it saves
+first; what is left is measured again on the network that is left, the next best alone (a lazy
+greedy choice, Minoux 1978). A branch's score is what it costs at its turn.
+
+**One unit with channels.** The channels' default score is the mean square of the loss's change,
+whose expectation is 4 L / N times the mean squared change of the output, where the residuals are
+white (N elements of a micro-batch): proportional to what is measured here. k is measured: some
+groups are cut to half of their channels, and the importance that this loses by the channels' scores
+is set against what it does to the output. k is the median of the ratios; plan.json has them all.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diffc.data.precision import device_of
+from diffc.models.branches import Branch, without
+from diffc.models.denoiser import Denoiser
+from diffc.models.groups import Group
+from diffc.prune.cost import CostModel, cost_model
+from diffc.prune.importance.base import Importance, Subject
+from diffc.prune.importance.diff_pruning import stratified
+from diffc.prune.importance.gradients import Batch, draw_batch
+from diffc.prune.plan import best_channels
+from diffc.prune.surgery import cut
+from diffc_export.events import Progress, Work
+from diffc_runtime.json_types import JsonDict
+
+_BATCHES = 8
+_ROWS = 4
+_GROUPS = 8  # that are cut for the calibration
+_DEEPEST = 0.85  # of the network's MACs: what goes beyond it is not measured again
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Noised rows, and what the dense model makes of them."""
+
+    subject: Subject
+    batches: Sequence[Batch]
+    outputs: Sequence[Tensor]
+    weights: Sequence[Tensor]
+
+    def change(self, model: nn.Module) -> float:
+        """The weighted mean squared change of the output of ``model`` against the dense one's."""
+        denoiser = self.subject.denoiser.with_model(model)
+        changes = [
+            float((weight * _squares(_output(denoiser, batch) - output)).mean())
+            for batch, output, weight in zip(self.batches, self.outputs, self.weights, strict=True)
+        ]
+        mean = float(np.mean(changes))
+        return mean if np.isfinite(mean) else float(np.finfo(np.float32).max)
+
+
+def with_branches(subject: Subject, channels: Importance, seed: int) -> Work[Importance]:
+    """Add a score for every branch of ``subject`` to the scores of its channels.
+
+    Args:
+        subject: The model, its data, its groups and its branches.
+        channels: The channels' importance; its ``chosen_t`` are the timesteps to look at.
+        seed: Decides everything random.
+
+    Returns:
+        Both, and in ``why`` under ``depth`` how the branches were scored.
+    """
+    begin = time.perf_counter()
+    cells = channels.why.get("chosen_t") or [[0, len(subject.denoiser.process) - 1]]
+    times = stratified(cells, _BATCHES, seed)
+    with torch.no_grad(), _evaluating(subject.denoiser.model):
+        judge = _judge(subject, times, seed)
+        costs = _costs(subject)
+        ratios = yield from _calibrated(judge, channels.scores)
+        scale = float(np.median(ratios)) if ratios else 1.0
+        scores, passes = yield from _greedy(judge, costs)
+    scaled = {name: np.array([scale * value]) for name, value in scores.items()}
+    why: JsonDict = {
+        "branches": len(scores),
+        "timesteps": times,
+        "rows": _ROWS * len(times),
+        "evaluations": passes + len(ratios),
+        "seconds": round(time.perf_counter() - begin, 3),
+        "calibration": {"scale": scale, "groups": len(ratios), "ratios": ratios},
+    }
+    return Importance({**channels.scores, **scaled}, {**channels.why, "depth": why})
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _judge(subject: Subject, times: Sequence[int], seed: int) -> _Judge:
+    batches = [draw_batch(subject, t, _ROWS, (seed, 3, i)) for i, t in enumerate(times)]
+    outputs = [_output(subject.denoiser, batch) for batch in batches]
+    weights = []
+    for (clean, noise, t, _), output in zip(batches, outputs, strict=True):
+        process = subject.denoiser.process
+        scale = process.epsilon_scale(t)
+        loss = _squares(output - process.target(clean, noise, t)) * scale
+        weights.append(scale * loss.mean())
+    return _Judge(subject, batches, outputs, weights)
+
+
+def _output(denoiser: Denoiser, batch: Batch) -> Tensor:
+    clean, noise, t, conditions = batch
+    return denoiser.call(denoiser.noised(clean, noise, t, conditions))[:, : clean.shape[1]]
+
+
+def _squares(value: Tensor) -> Tensor:
+    return value.square().flatten(1).mean(1)
+
+
+def _costs(subject: Subject) -> CostModel:
+    denoiser = subject.denoiser
+    device = device_of(denoiser.model)
+    inputs = {name: value.to(device) for name, value in denoiser.examples().items()}
+    return cost_model(denoiser.model, inputs, denoiser.family.call, list(subject.branches))
+
+
+def _calibrated(judge: _Judge, scores: Mapping[str, NDArray[np.float64]]) -> Work[list[float]]:
+    """Importance lost by the channels' scores over the change measured, for some groups."""
+    groups = [group for group in judge.subject.groups if group.size >= 2 * group.runs]
+    places = np.unique(np.linspace(0, len(groups) - 1, min(_GROUPS, len(groups))).astype(int))
+    ratios: list[float] = []
+    for number, group in enumerate([groups[place] for place in places] if groups else []):
+        model = copy.deepcopy(judge.subject.denoiser.model)
+        keep = _better_half(group, scores[group.name])
+        cut(model, [group], {group.name: keep})
+        change = judge.change(model)
+        lost = float(scores[group.name].sum() - scores[group.name][keep].sum())
+        if change > 0 and lost > 0:
+            ratios.append(lost / change)
+        yield Progress(number + 1, len(places), "channels against branches")
+    return ratios
+
+
+def _better_half(group: Group, score: NDArray[np.float64]) -> NDArray[np.int64]:
+    each = group.size // group.runs
+    return best_channels(score, (each - each // 2) * group.runs, group.runs)
+
+
+def _greedy(judge: _Judge, costs: CostModel) -> Work[tuple[dict[str, float], int]]:
+    """Each branch's cost at its turn, in the unit of ``_Judge.change``; how often was measured."""
+    branches, model = costs.branches, judge.subject.denoiser.model
+    widths, dense = costs.dense.copy(), costs.macs(costs.dense)
+    scores: dict[str, float] = {}
+    gone: list[Branch] = []  # in their order; each may be inside a later one
+    base, passes = 0.0, 0
+    heap: list[tuple[float, int, int]] = []  # price, place, how many were gone when it was measured
+
+    def price(place: int) -> tuple[float, int, int]:
+        with without(model, [*gone, branches[place]]):
+            more = max(judge.change(model) - base, 0.0)
+        inside = sum(scores[one.name] for one in gone if branches[place].covers(one.name))
+        scores[branches[place].name] = inside + more  # whole: what is inside it is gone with it
+        fewer = widths.copy()
+        fewer[place] = 0
+        saved = costs.macs(widths) - costs.macs(fewer)
+        return more / max(saved, 1e-9 * dense), place, len(gone)
+
+    for place in range(len(branches)):
+        heapq.heappush(heap, price(place))
+        passes += 1
+        yield Progress(passes, len(branches), "the output without a branch")
+    while heap and costs.macs(widths) > (1 - _DEEPEST) * dense:
+        _, place, when = heapq.heappop(heap)
+        branch = branches[place]
+        if any(other.covers(branch.name) for other in gone):
+            continue  # it went with a larger one; its score is the one of its last turn
+        if when < len(gone):
+            heapq.heappush(heap, price(place))
+            passes += 1
+            yield Progress(passes, None, "the output without a branch, again")
+            continue
+        base += scores[branch.name]
+        base -= sum(scores[one.name] for one in gone if branch.covers(one.name))
+        gone.append(branch)
+        widths[place] = 0
+    return scores, passes
