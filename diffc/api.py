@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from diffc.data.recipe_of_model import recipe_of_model
 from diffc.errors import RequestError, nearest, unknown
 from diffc.models.source import find_source
 from diffc.output import default_out
-from diffc.recipe import Recipe, option_paths, resolve
+from diffc.recipe import Recipe, option_paths
 from diffc.report.model import Report
 from diffc.runner import StageEvent
 from diffc.stages.finished import Over
@@ -85,13 +86,7 @@ def compile(
     source = find_source(model, allow_pickle=settings.get("allow_pickle", False))
     own: dict[str, object] = {"prune": {"ratio": ratio}, "build": {"target": target}}
     flags = _merged(own, options or {})
-    chosen = resolve(
-        family=source.class_name,
-        model=source.name,
-        config=source.config,
-        recipe=recipe,
-        flags=flags,
-    )
+    chosen = recipe_of_model(source, recipe, flags)
     folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
     stop, fresh = settings.get("stop", "bench"), settings.get("fresh", False)
     over: Over = "replaces" if settings.get("force", False) else "asks"
@@ -174,13 +169,8 @@ def search(
             raise unknown("argument of search()", name, SearchSettings.__annotations__)
     goals = read_goals({name: settings.get(name) for name in GOALS})
     source = find_source(model, allow_pickle=settings.get("allow_pickle", False))
-    chosen = resolve(
-        family=source.class_name,
-        model=source.name,
-        config=source.config,
-        recipe=recipe,
-        flags=_merged({"build": {"target": target}}, for_any_loop(options or {}, recipe)),
-    )
+    flags = _merged({"build": {"target": target}}, for_any_loop(options or {}, recipe))
+    chosen = recipe_of_model(source, recipe, flags)
     folder = user_path(out) if out is not None else default_out(source.name, "search")
     request = SearchRequest(
         source,

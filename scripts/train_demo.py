@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the demo model (diffc/demo/model) from Fashion-MNIST.
+"""Train the demo model (diffc/shipped/demo) from Fashion-MNIST.
 
     apt-get install dataset-fashion-mnist
     python scripts/train_demo.py --out demo-model --minutes 120

@@ -145,6 +145,7 @@ def resolve_command(
         need_weights: False takes a config.json alone.
         forget: section -> the options that are not taken over from an output folder's recipe.
     """
+    from diffc.data.recipe_of_model import recipe_of_model
     from diffc.models.source import find_source
     from diffc.output import default_out, is_output, read_lock
     from diffc.recipe import resolve
@@ -164,13 +165,7 @@ def resolve_command(
         allow_pickle=command.allow_pickle,
         family=command.family,
     )
-    recipe = resolve(
-        family=source.class_name,
-        model=source.name,
-        config=source.config,
-        recipe=command.recipe,
-        flags=flags,
-    )
+    recipe = recipe_of_model(source, command.recipe, flags)
     return source, recipe, command.out or default_out(command.model, recipe.prune.ratio)
 
 

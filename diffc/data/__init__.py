@@ -4,6 +4,7 @@ clean.py       CleanSet: samples x_0 and their conditions, on disk as safetensor
 images.py      a folder of images or an .npz -> CleanSet, skipping and counting what is broken
 image_folders.py  which files of a folder are images, which folders classes
 prompt_file.py  a text file -> its prompts
+recipe_of_model.py  the recipe of a run of a model, with the prompts that it ships with
 hub_datasets.py  a Hugging Face data set on disk, for images.py
 latents.py     images <-> latents through the pipeline's VAE
 prompts.py     a text file -> conditions, by the pipeline's text encoders

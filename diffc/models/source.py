@@ -30,12 +30,12 @@ from diffc.models.families import component_of, denoiser_folders, family_names, 
 from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.schedulers import with_pipeline_changes
+from diffc.models.shipped import SHIPPED, is_shipped, shipped_models
 from diffc_runtime.files import file_digest
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 __all__ = ["Source", "check_safetensors", "find_source", "read_json"]
 
-DEMO = Path(__file__).parent.parent / "demo" / "model"
 PRUNING_FILE = "pruning.json"
 PRUNING_KEY = "diffc_pruning"
 """The key under which a cut denoiser's config holds pruning.json once a user has saved it again."""
@@ -210,8 +210,8 @@ class _HubOptions:
 
 
 def _find_folder(model: str, fetch: _HubOptions) -> Path:
-    if model == "demo":
-        return DEMO
+    if is_shipped(model):
+        return SHIPPED / model
     path = Path(model).expanduser()
     if path.is_dir():
         return _inside_output(path)
@@ -226,7 +226,7 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
             allow_pickle=fetch.allow_pickle,
             whole=fetch.whole,
         )
-    close = nearest(model, ("demo", *_folders_here()), n=1)
+    close = nearest(model, (*shipped_models(), *_folders_here()), n=1)
     raise InputError(
         f"there is no folder '{model}'",
         hint=(f"did you mean {close[0]}? " if close else "")

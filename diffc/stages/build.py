@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffc.errors import RequestError, UnavailableError
+from diffc.models.shipped import is_shipped
 from diffc.output import SIDES, onnx_folder, read_lock
 from diffc.recipe import BuildSection, Recipe
 from diffc.runner import Stage, StageEvent, StageFolder, StageRunner
@@ -147,7 +148,7 @@ def torch_model(out: Path, side: str) -> str:
     if side == "compressed":
         return str((out / "model").resolve())
     model = read_lock(out)["model"]
-    return str(model["name"] if model["name"] == "demo" else model["folder"])
+    return str(model["name"] if is_shipped(str(model["name"])) else model["folder"])
 
 
 def check_targets(build: BuildSection) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from diffc.errors import InputError
+from diffc.models.shipped import is_shipped
 from diffc.output import onnx_folder, read_lock
 from diffc.recipe import BuildSection, MeasureSection, Recipe
 from diffc.runner import Stage, StageFolder
@@ -155,7 +156,7 @@ def why_no_torch(model: JsonObject) -> str | None:
     status = TORCH.status()
     if not status.runnable:
         return status.reason
-    if model["name"] != "demo" and not Path(model["folder"]).is_dir():
+    if not is_shipped(str(model["name"])) and not Path(model["folder"]).is_dir():
         return f"the dense model is not on this machine ({model['folder']})"
     return None
 

@@ -10,6 +10,7 @@ from diffc.durations import expected_seconds, keep_seconds
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
+from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
 from diffc.output import (
     is_output,
@@ -386,7 +387,7 @@ def source_of(out: Path, allow_pickle: bool = False) -> Source:
     from diffc.models.source import find_source
 
     locked = read_lock(out)["model"]
-    name = locked["name"] if locked["name"] == "demo" else locked["folder"]
+    name = locked["name"] if is_shipped(locked["name"]) else locked["folder"]
     source = replace(find_source(name, allow_pickle=allow_pickle), name=locked["name"])
     if source.digest != locked["digest"]:
         raise InputError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffc.measure.frontier.results import Frontier, ratio
+from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
 from diffc.trials.blocks import Block, Meter
 from diffc.trials.contest import Contest, Entry
@@ -98,7 +99,7 @@ def _untried(contest: Contest, entry: Entry) -> Untried:
 
 def _command(source: Source, space: Space, entry: Entry) -> str:
     """What compiles a candidate alone."""
-    model = source.name if source.name == "demo" else str(source.folder)
+    model = source.name if is_shipped(source.name) else str(source.folder)
     flags = [
         (axis.flag, word) for axis in space.axes for name, word in entry.choice if name == axis.name
     ]

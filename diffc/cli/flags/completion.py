@@ -71,8 +71,10 @@ def shipped_recipes() -> Iterable[str]:
 
 
 def models_here() -> Iterable[str]:
-    """``demo``, and the folders of the working directory."""
-    return ["demo", *folders_here()]
+    """The models that ship, and the folders of the working directory."""
+    from diffc.models.shipped import shipped_models
+
+    return [*shipped_models(), *folders_here()]
 
 
 def folders_here() -> Iterable[str]:

@@ -1,0 +1,41 @@
+"""The recipe of a run of a model: the options, and the prompts that the model ships with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffc.data.tensors import is_tensors
+from diffc.models.shipped import shipped_prompts
+from diffc.models.source import Source
+from diffc.recipe import Recipe, resolve
+
+
+def recipe_of_model(
+    source: Source, recipe: str | Path | None, flags: Mapping[str, object]
+) -> Recipe:
+    """The recipe that ``resolve`` gives for ``source``, with its own prompts where none are named.
+
+    A file of tensors holds the conditions itself, so that prompts stay out beside it.
+
+    Args:
+        source: The model.
+        recipe: A shipped recipe's name, a YAML file or a recipe.lock.yaml.
+        flags: Nested as a recipe is.
+
+    Raises:
+        RequestError: A key is unknown, or a value is wrong.
+        InputError: The recipe file cannot be read.
+    """
+    chosen = resolve(
+        family=source.class_name,
+        model=source.name,
+        config=source.config,
+        recipe=recipe,
+        flags=flags,
+    )
+    prompts = shipped_prompts(source.name)
+    if prompts is None or chosen.data.prompts is not None or is_tensors(chosen.data.source):
+        return chosen
+    data = chosen.data.model_copy(update={"prompts": str(prompts)})
+    return chosen.model_copy(update={"data": data})
