@@ -162,6 +162,8 @@ def _not_ranked(plan: JsonObject) -> str:
     if plan["why"].get("importance") is not None:
         return ""
     words = "uniform widths, from the config alone: nothing was ranked"
+    if plan["why"].get("cut", "width") != "width":
+        words = "no branch is left out, since nothing has scored them; " + words
     if plan.get("allocate", "uniform") == "uniform":
         return f"{words} (--out OUT measures importance)"
     return (

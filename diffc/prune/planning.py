@@ -100,6 +100,11 @@ def problem_of(
 
     costs, notes = _traced(source, recipe.export.size, tokens, is_candidate)
     _check_branches(source, options, costs)
+    if options.cut == "depth" and scores is None and not will_rank:
+        raise RequestError(
+            "--cut depth: nothing has scored the branches, so none can be chosen",
+            hint="diffc plan with --out OUT scores them first, and so does diffc compile",
+        )
     bounds = limits(costs.units, align=align, fixed=options.fixed, floors=options.floors)
     if not will_rank:
         _keep_unranked(bounds, costs, {} if options.allocate == "uniform" else scores or {})

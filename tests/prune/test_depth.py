@@ -29,7 +29,7 @@ from diffc.prune.depth.scores import with_branches
 from diffc.prune.importance.base import Importance, Subject
 from diffc.prune.knapsack import Budget, choose, minimise
 from diffc.prune.plan import Plan
-from diffc.prune.planning import check_plan, held_branches
+from diffc.prune.planning import check_plan, held_branches, make_plan
 from diffc.recipe import PruneSection, Recipe
 
 
@@ -174,6 +174,16 @@ def test_forbidden_branches_make_a_ratio_unreachable_and_are_named(tiny_model):
     with pytest.raises(RequestError, match=r"ratio 0\.6 cannot be reached") as refused:
         check_plan(find_source(tiny_model), recipe, 8)
     assert "held by" in refused.value.hint
+
+
+def test_depth_without_scores_is_refused_in_words_of_its_own():
+    recipe = Recipe(prune={"cut": "depth", "ratio": 0.3})
+    with pytest.raises(RequestError, match="nothing has scored the branches") as refused:
+        make_plan(find_source("demo"), recipe, None, {}, 8)
+    assert "--out" in refused.value.hint
+    both = Recipe(prune={"cut": "width,depth", "ratio": 0.3})
+    plan = make_plan(find_source("demo"), both, None, {}, 8)
+    assert not plan.left_out and plan.why["cut"] == "width,depth"
 
 
 def test_the_text_stays_read():
