@@ -123,6 +123,7 @@ def test_a_flow_refuses_the_samplers_of_other_processes(tmp_path) -> None:
     assert "--loop ddpm:4: 'ddpm' does not fit a flow-matching model" in str(error)
 
 
+@pytest.mark.slow
 def test_judged_and_timed_images_are_of_the_same_two_loops(tiny_model, tmp_path) -> None:
     """Another loop on each side, up to the bench; the report and the bundle have both."""
     out = tmp_path / "out"

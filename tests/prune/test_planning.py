@@ -180,6 +180,7 @@ def test_the_knapsack_leaves_out_a_branch_that_is_worth_little(demo, scores):
     assert best.over == 0 and best.widths[-1] == 0
 
 
+@pytest.mark.slow
 def test_a_plan_that_leaves_out_a_branch_goes_to_a_checked_engine(tiny_model, tmp_path):
     name = "mid_block.resnets.1"
     report = compile_quickly(tiny_model, tmp_path / "out", "bench", prune={"widths": {name: 0}})

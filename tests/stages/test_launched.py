@@ -46,6 +46,7 @@ def test_two_processes_make_the_plan_of_one(tiny_model, tmp_path):
     assert again == two and (done.stderr + done.stdout).count(" reused\n") == 5  # 4, and the sum
 
 
+@pytest.mark.slow
 def test_two_processes_distil_and_end_well(compiled, tmp_path):
     """Rank 0 writes the report after training, and the others wait for it: the group must stand."""
     out, _, cache = compiled
