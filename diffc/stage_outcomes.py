@@ -75,7 +75,6 @@ class PlanOutcome(StageOutcome):
         dense, compressed: The costs before and after.
         groups: How many groups of channels there are.
         groups_cut: How many of them lose some.
-        left_out: The branches and blocks that go whole.
         latency: What was measured for it; None where nothing was.
     """
 
@@ -83,7 +82,6 @@ class PlanOutcome(StageOutcome):
     compressed: CostFigures
     groups: int = 0
     groups_cut: int = 0
-    left_out: list[str] = Field(default_factory=list)
     latency: JsonDict | None = None
 
     def cost(self, side: str) -> CostFigures:

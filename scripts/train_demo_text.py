@@ -288,7 +288,7 @@ class Training:
 
     def resume(self) -> None:
         """Go on from the checkpoint."""
-        state = torch.load(self.work / "checkpoint.pt", weights_only=False)
+        state = torch.load(self.work / "checkpoint.pt", weights_only=True)
         for name in _STATES:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds = state["step"], state["seconds"]

@@ -99,9 +99,11 @@ class ReasonsRecord(_Record, total=False):
     """What a plan was made from.
 
     Attributes:
+        cut: What could go: width, depth, or both.
         importance: How the channels were scored, and which timesteps counted.
     """
 
+    cut: str
     importance: ImportanceRecord
 
 

@@ -115,7 +115,6 @@ def plan_outcome(plan: Plan) -> PlanOutcome:
         compressed=_figures(plan.compressed),
         groups=len(plan.groups),
         groups_cut=sum(group.kept < group.size for group in plan.groups),
-        left_out=[unit.name for unit in plan.left_out],
     )
 
 

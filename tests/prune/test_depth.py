@@ -205,6 +205,7 @@ def test_the_text_stays_read():
     assert set(inputs) == set(used)
 
 
+@pytest.mark.slow
 def test_a_run_cuts_width_and_depth_and_its_engines_agree(tiny_model, tmp_path):
     out = tmp_path / "out"
     prune = {"cut": "width,depth", "ratio": 0.5}
@@ -216,6 +217,7 @@ def test_a_run_cuts_width_and_depth_and_its_engines_agree(tiny_model, tmp_path):
     assert {unit.kind for unit in plan.units} >= {"channels", "branch"}
 
 
+@pytest.mark.slow
 def test_depth_alone_leaves_channels_and_removes_nodes_and_can_be_cut_by_width(
     tiny_model, tmp_path
 ):

@@ -34,15 +34,19 @@ def _left_out(report: Report) -> Iterator[str]:
     """Which branches and blocks went whole, and how many there were to choose from."""
     from diffc.models.groups import BRANCH_KINDS
 
-    rows = report.plan["groups"] if report.plan else []
+    plan = report.plan or {}
+    rows = plan.get("groups", [])
     units = [row for row in rows if row["kind"] in BRANCH_KINDS]
     gone = [row["name"] for row in units if not row["kept"]]
     if not gone:
         return
     whole = [n for n in gone if not any(n.startswith(f"{other}.") for other in gone)]
+    # in a run of --cut width they are those that the recipe names
+    is_chosen = plan.get("why", {}).get("cut", "width") != "width"
+    words = "since the output changes least without them for what they cost" if is_chosen else ""
     yield (
-        f"left out whole, since the output changes least without them for what they cost: "
-        f"{', '.join(whole)}; {len(units) - len(gone)} of {len(units)} branches and blocks stay"
+        f"left out whole{', ' if words else ''}{words}: {', '.join(whole)}; "
+        f"{len(units) - len(gone)} of {len(units)} branches and blocks stay"
     )
 
 
