@@ -169,7 +169,7 @@ def test_a_failed_stage_leaves_what_was_there(tmp_path):
 
 
 KILLED = """
-    import sys, time
+    import signal, sys, time
     from pathlib import Path
     from diffc_export.events import Progress, drain
     from diffc.runner import Stage, StageRunner
@@ -187,10 +187,13 @@ KILLED = """
             count.write_text(str(n + 1))
             yield Progress(n, 40)
             print(n, flush=True)
-            time.sleep(0.02)
+            if n == int(sys.argv[3]):
+                time.sleep(600)  # until the signal
         (folder.out / "file").write_text("whole")
         return Steps(steps_here=i)
 
+    # a shell's background job, as these tests may be, hands down that SIGINT is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runner = StageRunner(Path(sys.argv[1]), Path(sys.argv[2]))
     done = drain(runner.do(Stage("slow", 1, {}, run, Steps, {"file": "file"})))
     print("result", done.result.steps_here, flush=True)
@@ -200,18 +203,16 @@ KILLED = """
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_scratch_survives_a_kill(tmp_path, how):
     command = [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path / "out", tmp_path / "cache"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
-    )
-    for line in process.stdout:
-        if int(line) >= 10:
-            break
-    process.send_signal(how)
-    process.wait()
+    with subprocess.Popen(
+        [*command, "10"], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    ) as process:
+        assert [int(next(process.stdout)) for _ in range(11)] == [*range(11)]
+        process.send_signal(how)
+        assert process.wait(60)
     assert not (tmp_path / "out/file").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    again = subprocess.run([*command, "-1"], capture_output=True, text=True, check=True)
     assert (tmp_path / "out/file").read_text() == "whole"
-    assert int(again.stdout.split()[-1]) < 31  # it did not start over
+    assert again.stdout.split()[-2:] == ["result", "29"]  # steps 11 to 39: it did not start over
 
 
 def test_two_runs_of_one_key_do_not_mix(tmp_path):
