@@ -192,8 +192,17 @@ def exponential(low: float, high: float, steps: int) -> Table:
 
 
 def sigma_to_timestep(sigma: Table, sigmas: Table) -> Table:
-    """Return the (fractional) training timesteps at which the noise is ``sigma``."""
-    return np.interp(np.log(np.maximum(sigma, 1e-10)), np.log(sigmas), np.arange(len(sigmas)))
+    """Return the (fractional) training timesteps at which the noise is ``sigma``.
+
+    The operations are diffusers', one by one: DPM-Solver++ cuts the result to whole timesteps, and
+    the first one is at the edge, where another rounding gives another timestep.
+    """
+    wanted, every = np.log(np.maximum(sigma, 1e-10)), np.log(sigmas)
+    below = np.clip(np.searchsorted(every, wanted, side="right") - 1, 0, len(every) - 2)
+    low, high = every[below], every[below + 1]
+    share = np.clip((low - wanted) / (low - high), 0, 1)
+    times: Table = (1 - share) * below + share * (below + 1)
+    return times
 
 
 def sigma_bar(config: Config) -> Table:
