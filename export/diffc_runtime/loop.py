@@ -118,6 +118,20 @@ class Loop:
         check_steps(self.steps, train_steps(config))
         return scheduler(str(self.sampler), self.config(config), self.steps)
 
+    def rows(self, config: Config) -> int:
+        """Return how many rows the denoiser computes for one image of a settled loop.
+
+        One for each call, of which some samplers have more than steps (Heun's, PNDM's); two under
+        guidance.
+
+        Args:
+            config: See ``trajectory``.
+
+        Raises:
+            BadRequest: See ``trajectory``.
+        """
+        return len(self.trajectory(config)) * (1 if self.guidance in (None, 1) else 2)
+
 
 def _whole(word: str, text: str) -> int:
     if not re.fullmatch(r"[-+]?\d+", word):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -57,7 +58,7 @@ class FrontierLoops:
         Args:
             config: The dense model's scheduler config.
         """
-        same_time = [loop for own in self.own for loop in self._same_time(own)]
+        same_time = [loop for own in self.own for loop in self._same_time(own, config)]
         pairs: list[tuple[Loop, Role]] = [(self.reference, "reference")]
         pairs += [(loop, "same-time") for loop in same_time]
         pairs += [(loop, "grid") for loop in self.own]
@@ -78,14 +79,15 @@ class FrontierLoops:
         guided = [replace(loop, guidance=self.reference.guidance) for loop in self.own]
         return merged([*pairs, *((loop, "grid") for loop in guided), *self._grid(config)], config)
 
-    def _same_time(self, own: Loop) -> Iterator[Loop]:
+    def _same_time(self, own: Loop, config: JsonObject) -> Iterator[Loop]:
         """The reference loop with as many steps as fit in the time of a compressed loop."""
-        if self.call_ratio is None:
+        if self.call_ratio is None or not _runs(own, config) or not _runs(self.reference, config):
             return
-        rows = calls(own) * self.call_ratio / calls(replace(self.reference, steps=1))
-        steps = min(int(rows + 1e-9), self.reference.steps or 1)
-        if steps >= 1:
-            yield replace(self.reference, steps=steps)
+        room = own.rows(config) * self.call_ratio + 1e-9
+        shorter = [replace(self.reference, steps=n + 1) for n in range(self.reference.steps or 1)]
+        fitting = bisect_right(shorter, room, key=lambda loop: loop.rows(config))
+        if fitting:
+            yield shorter[fitting - 1]
 
     def _fewer_steps(self) -> Iterator[Loop]:
         steps = self.reference.steps or 1
@@ -117,16 +119,6 @@ def samplers(config: JsonObject) -> tuple[str, str]:
     """The deterministic samplers of a process: of the first order, and of the second."""
     first = deterministic_name(config)
     return first, "flow-dpm++" if first in FLOW_NAMES else "dpm++"
-
-
-def calls(loop: Loop) -> int:
-    """How many rows the denoiser computes for one image of a settled loop: guidance doubles them.
-
-    Heun's method takes two calls a step but the last.
-    """
-    steps = loop.steps or 1
-    of_steps = 2 * steps - 1 if loop.sampler == "heun" else steps
-    return of_steps * (1 if loop.guidance in (None, 1) else 2)
 
 
 def merged(pairs: Iterable[tuple[Loop, Role]], config: JsonObject) -> list[WantedLoop]:

@@ -21,7 +21,7 @@ from diffc.measure.engines import (
     threads_of,
 )
 from diffc.measure.frontier.judging import judge, why_unjudged
-from diffc.measure.frontier.loops import WantedLoop, calls, short
+from diffc.measure.frontier.loops import WantedLoop, short
 from diffc.measure.frontier.results import Point, PointFigure, Side
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.measure.loop import Decode, LoopOptions, TimedLoop, decode_with
@@ -234,10 +234,18 @@ def _blank(side: SideWork, wanted: WantedLoop, absent: str | None) -> Point:
         side=side.side,
         variant=side.variant,
         loop=short(wanted.loop),
-        calls=calls(wanted.loop),
+        calls=_rows(wanted.loop, side.settings["scheduler"]),
         roles=list(wanted.roles),
         absent=absent,
     )
+
+
+def _rows(loop: Loop, config: JsonObject) -> int:
+    """The rows of one image; of a loop that cannot run, as its point says, one for each step."""
+    try:
+        return loop.rows(config)
+    except BadRequest:
+        return loop.steps or 1
 
 
 def _options(image: LoopOptions, side: SideWork, wanted: WantedLoop) -> LoopOptions:
