@@ -18,7 +18,7 @@ from bench.quality.study import OutOfTime, Study
 from bench.stock_taylor import add_gradients, macs, stock_at_macs
 from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.blocks import kept_channels
-from diffc.distill.run import Run
+from diffc.distill.run import Run, TrainingSettings
 from diffc.distill.train import one_step
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family as family_of
@@ -74,7 +74,7 @@ def training(
     """Train the student; yields each of ``points`` - 1 steps on the way, evenly spread, whose
     checkpoint is on disk. At the end of the time a checkpoint is written, then OutOfTime raised."""
     lesson = AllSteps(pair, study.images, options)
-    run = Run.start(lesson, pair.student, options, folder)
+    run = Run.start(lesson, pair.student, TrainingSettings(options, folder))
     every = max(1, options.steps // points)
     try:
         for note in run.resume():

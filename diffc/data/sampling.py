@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from diffc.models.diffusion import served_settings
+from diffc.models.diffusion import served_settings, time_dtype
 from diffc.models.noise_levels import flow_levels
 from diffc.models.schedulers import fitting_steps, is_flow
 from diffc_runtime import denoising
@@ -157,8 +156,7 @@ def denoise(
         BadRequest: The loop does not fit the model, or adds noise without ``draw``.
     """
     sampler = loop.trajectory(noise.shape[1:])
-    fractions = is_flow(loop.config) or bool(np.any(sampler.timesteps % 1))
-    kind = torch.float32 if fractions else torch.int64
+    kind = time_dtype(sampler.timesteps.tolist(), flow=is_flow(loop.config))
 
     def call(x: Any, t: float) -> Any:
         output = model(x, torch.full((len(x),), t, dtype=kind, device=x.device))

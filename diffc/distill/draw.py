@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_generator, keyed_noise
-from diffc.distill.lesson import split
+from diffc.distill.lesson import row_in_epochs, split
 from diffc.recipe import DistillSection
 
 ORDER, TIME, NOISE, NULL = range(1, 5)
@@ -61,24 +58,14 @@ def draw_batch(
     density: (T,) float64, the probability of each timestep.
     null: a null condition (...) for each name, which replaces a share of the rows' own.
     """
-    index = torch.tensor([_data_index(len(clean), options.batch, seed, step, row) for row in rows])
+    numbers = (step * options.batch + row for row in rows)  # a batch may span several epochs
+    index = torch.tensor([row_in_epochs(number, len(clean), seed, ORDER) for number in numbers])
     sample, conditions = clean.rows(index)
     noise = keyed_noise(((seed, NOISE, step, row) for row in rows), sample.shape[1:])
     t = _timesteps(options, density, seed, step)[rows.start : rows.stop]
     if null:
         conditions = _with_null(conditions, null, options, seed, step, rows)
     return Batch(sample, noise, t, conditions)
-
-
-def _data_index(n: int, batch: int, seed: int, step: int, row: int) -> int:
-    """Samples come in epochs, each a new permutation; a batch may span several."""
-    epoch, place = divmod(step * batch + row, n)
-    return int(_permutation(n, seed, epoch)[place])
-
-
-@lru_cache(maxsize=8)
-def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(n)
 
 
 def _timesteps(options: DistillSection, density: Tensor, seed: int, step: int) -> Tensor:

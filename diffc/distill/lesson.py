@@ -7,10 +7,13 @@ loop/lesson.py the steps of a loop
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -58,6 +61,23 @@ class Lesson(Protocol, Generic[Drawn]):
 
     def close(self) -> None:
         """Take out of the networks what ``open`` put in."""
+
+
+def row_in_epochs(number: int, rows: int, *key: int) -> int:
+    """Return the row that the ``number``-th place of all epochs has; each is a new permutation.
+
+    Args:
+        number: A place, counted over all batches and epochs from 0.
+        rows: How many rows an epoch has.
+        key: What the permutations are drawn from, such as the seed and a stream of its own.
+    """
+    epoch, place = divmod(number, rows)
+    return int(_permutation(rows, (*key, epoch))[place])
+
+
+@lru_cache(maxsize=8)
+def _permutation(rows: int, key: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.random.default_rng(key).permutation(rows)
 
 
 def split(rows: int, n: int) -> Iterator[tuple[int, int]]:

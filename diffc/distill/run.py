@@ -1,7 +1,8 @@
 """The state of a distillation run, on Hugging Face accelerate.
 
-    Run             models, optimiser, moving average and counters; checkpoint and resume
-    DistillResult   what a finished run reports
+    TrainingSettings  how a run is made, and where its files go
+    Run               models, optimiser, moving average and counters; checkpoint and resume
+    DistillResult     what a finished run reports
 
 A run can be killed at any moment: started again with the same arguments it goes on from its last
 checkpoint to the same weights. The steps themselves are in train.py.
@@ -58,6 +59,27 @@ class DistillResult:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a student is trained, and where the run's files go.
+
+    Attributes:
+        options: How to train.
+        folder: Where checkpoints go, and where a killed run is resumed from.
+        seed: Of everything random, which is part of what a checkpoint is known by.
+        judge: How alike samples of the moving average and of the teacher are.
+        quality_every: Steps between two questions to the judge; 0 for none.
+        logs: Where trackers write; None: ``folder``/logs.
+    """
+
+    options: TrainingSection
+    folder: Path
+    seed: int = 0
+    judge: Judge | None = None
+    quality_every: int = 0
+    logs: Path | None = None
+
+
 @dataclass
 class Run:
     """The state of a run; ``step`` counts the optimiser steps that are done."""
@@ -89,21 +111,22 @@ class Run:
         cls,
         lesson: Lesson[Any],
         student: nn.Module,
-        options: TrainingSection,
-        folder: Path,
-        *,
-        seed: int = 0,
-        judge: Judge | None = None,
-        quality_every: int = 0,
-        logs: Path | None = None,
+        settings: TrainingSettings,
     ) -> Run:
         """Check the request, move everything to its device, make the optimiser.
 
-        The arguments are those of ``diffc.distill.train.train``, which lists its exceptions too.
+        Args:
+            lesson: The data of each step, and their loss.
+            student: The network.
+            settings: How it is trained, and where.
+
+        Raises:
+            RequestError: Options that cannot be.
         """
-        accelerator = make_accelerator(options, logs or folder / "logs")
+        options = settings.options
+        accelerator = make_accelerator(options, settings.logs or settings.folder / "logs")
         device = accelerator.device
-        key = run_key(student, lesson.digests(), options, seed)
+        key = run_key(student, lesson.digests(), options, settings.seed)
         prepare_models(lesson.network, student, options, device)
         dtype = choose_dtype(options, device)
         lesson.open(student, device, dtype)
@@ -112,7 +135,7 @@ class Run:
             student=student,
             model=accelerator.prepare_model(student),
             options=options,
-            folder=folder,
+            folder=settings.folder,
             accelerator=accelerator,
             optimizer=make_optimizer(student, options, device),
             ema=make_ema(student, options),
@@ -120,8 +143,8 @@ class Run:
             dtype=dtype,
             key=key,
             pieces=options.gradient_accumulation,
-            judge=judge,
-            quality_every=quality_every,
+            judge=settings.judge,
+            quality_every=settings.quality_every,
         )
 
     @property

@@ -31,7 +31,7 @@ from torch import nn
 from diffc.data.clean import CleanSet
 from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.lesson import Lesson, Rows
-from diffc.distill.run import DistillResult, Judge, Run
+from diffc.distill.run import DistillResult, Judge, Run, TrainingSettings
 from diffc.distill.setup import lost_peer
 from diffc.errors import RequestError, UnavailableError
 from diffc.recipe import DistillSection
@@ -60,67 +60,41 @@ def distill(
         clean: The samples to noise, with the conditions that the models take and the null
             conditions of classifier-free guidance.
         options: How to train.
-        folder: See ``train``, which has the other arguments and exceptions too.
+        folder: See ``TrainingSettings``, as for the next three.
         seed: Of the order of data, the timesteps and the noise.
-        judge: See ``train``.
-        logs: See ``train``.
+        judge: How alike samples of the moving average and of the teacher are.
+        logs: Where trackers write.
 
     Raises:
-        InputError: ``clean`` is empty.
+        InputError: ``clean`` is empty; see ``train`` for the others.
     """
     lesson = AllSteps(pair, clean, options, seed)
     return (
         yield from train(
             lesson,
             pair.student,
-            options,
-            folder,
-            seed=seed,
-            judge=judge,
-            quality_every=options.quality_every,
-            logs=logs,
+            TrainingSettings(options, folder, seed, judge, options.quality_every, logs),
         )
     )
 
 
 def train(
-    lesson: Lesson[Any],
-    student: nn.Module,
-    options: TrainingSection,
-    folder: Path,
-    *,
-    seed: int = 0,
-    judge: Judge | None = None,
-    quality_every: int = 0,
-    logs: Path | None = None,
+    lesson: Lesson[Any], student: nn.Module, settings: TrainingSettings
 ) -> Work[DistillResult]:
     """Train a student in place.
 
     Args:
         lesson: The data of each step, and their loss.
         student: The network.
-        options: How to train.
-        folder: Where checkpoints go, and where a killed run is resumed from.
-        seed: Of everything random, which is part of what a checkpoint is known by.
-        judge: How alike samples of the moving average and of the teacher are.
-        quality_every: Steps between two questions to the judge; 0 for none.
-        logs: Where trackers write; None: ``folder``/logs.
+        settings: How it is trained, and where.
 
     Raises:
         RequestError: Options that cannot be, or a loss that is not finite.
         UnavailableError: A checkpoint cannot be written, or several processes run out of memory or
             lose one another.
     """
-    run = Run.start(
-        lesson,
-        student,
-        options,
-        folder,
-        seed=seed,
-        judge=judge,
-        quality_every=quality_every,
-        logs=logs,
-    )
+    options, judge = settings.options, settings.judge
+    run = Run.start(lesson, student, settings)
     for note in run.resume():
         yield run.progress(note)
     try:

@@ -25,6 +25,7 @@ hub.py          downloads the files of a hub id that a run uses, and no others, 
 inputs.py       the inputs of a model's denoiser
 key_names.py    compares the tensors of a checkpoint with those of the model, by name and shape,
                 before loading
+layer_rows.py   a layer's inputs and outputs at sampled positions, as rows
 layout.py       finds the files of one component's weights in a folder
 onnx_export.py  exports a denoiser of a known family as an ONNX folder, by diffc_export
 other_parts.py  the parts of a pipeline beside the denoiser

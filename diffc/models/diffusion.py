@@ -16,7 +16,7 @@ Lipman et al. 2023 (flow matching), as parametrised by Esser et al. 2024 (SD3), 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +91,20 @@ class Process:
     def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
         row = table[t.cpu()].to(like.device, like.dtype)
         return row.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def time_dtype(times: Iterable[float], *, flow: bool) -> torch.dtype:
+    """Return what a model is given its timesteps in, as its pipeline does.
+
+    Args:
+        times: The timesteps of a loop.
+        flow: Whether the process is a flow, whose timesteps are no indices.
+
+    Returns:
+        int64 where all of them are trained timesteps, for embeddings that are looked up; float32
+        for a flow, and for samplers that step between the trained ones.
+    """
+    return torch.float32 if flow or any(time % 1 for time in times) else torch.int64
 
 
 def process_from_scheduler(config: Mapping[str, Any]) -> Process:

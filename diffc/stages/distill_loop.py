@@ -104,6 +104,7 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     from diffc.distill.loop.lesson import LoopLesson
     from diffc.distill.loop.steps import loop_steps, sampler_settings, student_scheduler
     from diffc.distill.loop.trajectories import TrajectorySet
+    from diffc.distill.run import TrainingSettings
     from diffc.distill.train import train
     from diffc.models.save import save_compressed, write_scheduler
 
@@ -117,9 +118,8 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     options = inputs.options.section
     dense = inputs.shape.open(inputs.model.source) if options.features else None
     lesson = LoopLesson(student, dense_way, loops, options, inputs.seed, dense)
-    result = yield from train(
-        lesson, student.model, options, folder.scratch, seed=inputs.seed, logs=folder.logs
-    )
+    how = TrainingSettings(options, folder.scratch, inputs.seed, logs=folder.logs)
+    result = yield from train(lesson, student.model, how)
     names = [str(loop) for loop in inputs.loops]
     facts = {**pruning_facts(before), "loops": names}
     save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts)

@@ -10,7 +10,7 @@ from support import tiny_training
 from support.tiny_training import Faulty, same, weights
 
 from diffc.distill.all_steps import AllSteps, ModelPair
-from diffc.distill.run import Run
+from diffc.distill.run import Run, TrainingSettings
 from diffc.distill.train import SKIPS
 from diffc.errors import RequestError
 from diffc_export.events import drain
@@ -54,7 +54,7 @@ def started(folder) -> Run:
     pair = ModelPair(tiny_training.teacher(), tiny_training.unet(4, seed=1))
     options = tiny_training.options(steps=8)
     lesson = AllSteps(pair, tiny_training.clean(), options)
-    return Run.start(lesson, pair.student, options, folder, logs=folder)
+    return Run.start(lesson, pair.student, TrainingSettings(options, folder, logs=folder))
 
 
 def test_every_process_resumes_with_the_first_ones_scale(tmp_path, scaled, monkeypatch) -> None:

@@ -15,11 +15,7 @@ from torch import nn
 from diffc.data.clean import CleanSet
 from diffc.models.denoiser import denoiser_of
 from diffc.models.groups import Group, Role, Slice
-from diffc.prune.repair import room, run
-from diffc.prune.repair.in_step import calls_in_step
-from diffc.prune.repair.layers import readers
-from diffc.prune.repair.least_squares import RIDGES, Sums, best_change
-from diffc.prune.repair.rows import (
+from diffc.models.layer_rows import (
     add_change,
     blocks,
     column_count,
@@ -27,6 +23,10 @@ from diffc.prune.repair.rows import (
     output_rows,
     positions,
 )
+from diffc.prune.repair import room, run
+from diffc.prune.repair.in_step import calls_in_step
+from diffc.prune.repair.layers import readers
+from diffc.prune.repair.least_squares import RIDGES, Sums, best_change
 from diffc.prune.surgery import cut
 from diffc_export.events import drain
 
@@ -110,7 +110,7 @@ def test_blocks_of_a_wide_layer_are_the_whole_layer(layer, monkeypatch):
     chosen = torch.arange(4)
     (whole,) = blocks(layer)
     rows = input_rows(layer, value, output, chosen, whole)
-    monkeypatch.setattr("diffc.prune.repair.rows.MOST_COLUMNS", 3 * layer.weight[0, 0].numel())
+    monkeypatch.setattr("diffc.models.layer_rows.MOST_COLUMNS", 3 * layer.weight[0, 0].numel())
     several = blocks(layer)
     assert len(several) == 3
     assert all(column_count(layer, b) <= rows.shape[1] // 2 for b in several)
@@ -201,7 +201,7 @@ def test_every_family_comes_nearer_to_its_dense_model(name):
 @pytest.mark.parametrize(("name", "most"), [("unet2d", 30), ("dit", 8)])
 def test_wide_layers_are_mended_block_by_block(name, most, monkeypatch):
     """Blocks of few inputs come nearer too, and the last one is no worse than the first."""
-    monkeypatch.setattr("diffc.prune.repair.rows.MOST_COLUMNS", most)
+    monkeypatch.setattr("diffc.models.layer_rows.MOST_COLUMNS", most)
     dense, small, mendable, clean = prepared(name)
     result = drain(run.repair(dense, small, mendable, clean, rows=24, seed=0))
     assert result.repaired.to_dense < result.cut.to_dense

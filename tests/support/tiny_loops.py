@@ -20,7 +20,7 @@ from diffc.distill.loop.lesson import LoopLesson
 from diffc.distill.loop.path import dense_path
 from diffc.distill.loop.steps import LoopSteps, loop_steps, sampler_settings, student_scheduler
 from diffc.distill.loop.trajectories import TrajectoryPlan, TrajectorySet, make_trajectories
-from diffc.distill.run import DistillResult
+from diffc.distill.run import DistillResult, TrainingSettings
 from diffc.distill.train import train
 from diffc.models.denoiser import Denoiser, denoiser_of
 from diffc.models.families.unet2d import FAMILY
@@ -76,7 +76,7 @@ def lesson(folder: Path, learner: Denoiser, counts=(1, 2), **changes) -> LoopLes
 
 def work(folder: Path, learner: Denoiser, counts=(1, 2), **changes) -> Work[DistillResult]:
     subject = lesson(folder, learner, counts, **changes)
-    return train(subject, learner.model, options(**changes), folder)
+    return train(subject, learner.model, TrainingSettings(options(**changes), folder))
 
 
 def main() -> None:

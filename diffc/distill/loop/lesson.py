@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffc.data.precision import autocast
-from diffc.distill.lesson import split
+from diffc.distill.lesson import row_in_epochs, split
 from diffc.distill.loop.features import DenseFeatures
 from diffc.distill.loop.readout import fit_readout
 from diffc.distill.loop.steps import LoopSteps, clean_step
@@ -26,7 +23,7 @@ from diffc.distill.loop.trajectories import TrajectorySet
 from diffc.distill.losses import per_sample
 from diffc.errors import InputError
 from diffc.models.denoiser import Denoiser
-from diffc.models.diffusion import Process
+from diffc.models.diffusion import Process, time_dtype
 from diffc.recipe import LoopTrainingSection
 
 ORDER = 11
@@ -157,8 +154,7 @@ class LoopLesson:
         return self._batch([(self._row(i), self.places[i % count]) for i in numbers])
 
     def _row(self, number: int) -> int:
-        epoch, place = divmod(number, len(self.trajectories))
-        return int(_permutation(len(self.trajectories), self.seed, epoch)[place])
+        return row_in_epochs(number, len(self.trajectories), self.seed, ORDER)
 
     def _batch(self, rows: Sequence[tuple[int, _Place]]) -> LoopBatch:
         states = [self.trajectories.states(row) for row, _ in rows]
@@ -170,19 +166,15 @@ class LoopLesson:
         )
         target = (ends - _wide(keep, begins) * begins) / _wide(gain, begins)
         times = [place.time for _, place in rows]
-        whole = not any(time % 1 for time in times) and self._takes_whole
+        kind = time_dtype(times, flow=self.student.process.prediction == "flow")
         conditions = self.trajectories.conditions([row for row, _ in rows])
         return LoopBatch(
             begins.to(self.device),
-            torch.tensor(times, dtype=torch.int64 if whole else torch.float32).to(self.device),
+            torch.tensor(times, dtype=kind).to(self.device),
             target.float().to(self.device),
             torch.tensor([place.to_clean for _, place in rows]).to(self.device),
             {name: value.to(self.device) for name, value in conditions.items()},
         )
-
-    @property
-    def _takes_whole(self) -> bool:
-        return self.student.process.prediction != "flow"
 
     def _output(self, model: nn.Module, batch: LoopBatch) -> Tensor:
         inputs = {"sample": batch.sample, "timestep": batch.time, **batch.conditions}
@@ -221,8 +213,3 @@ def _places(loop: LoopSteps, trajectories: TrajectorySet, process: Process) -> I
     ends = [*begins[1:], len(trajectories.visited) + 1]
     for values in zip(loop.times, loop.keep, loop.gain, begins, ends, strict=True):
         yield _Place(*values, clean_step(process, values[0]))
-
-
-@lru_cache(maxsize=8)
-def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(n)

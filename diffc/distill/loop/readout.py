@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diffc.data.randomness import keyed_generator
+from diffc.models.layer_rows import input_rows, output_rows, positions
 
 RIDGE = 1e-4
 """Pull to the layer's own weights, in units of the mean square of its inputs."""
@@ -102,11 +102,11 @@ class _System:
     def add(self, output: Tensor, target: Tensor) -> None:
         """Take in the rows of the last call."""
         assert self.inputs is not None
-        rows, wanted = self._columns(self.inputs.float()), _outputs_last(self.layer, target)
+        every = torch.arange(positions(self.layer, output), device=output.device)
+        given, wanted = (output_rows(self.layer, value, every) for value in (output, target))
+        rows = input_rows(self.layer, self.inputs.float(), output, every, slice(None))
         some = self._some(len(rows), rows.shape[1])
-        rows, wanted, given = (
-            value[some].double() for value in (rows, wanted, _outputs_last(self.layer, output))
-        )
+        rows, wanted, given = (value[some].double() for value in (rows, wanted, given))
         self.gram = rows.T @ rows + (0.0 if self.gram is None else self.gram)
         self.right = rows.T @ wanted + (0.0 if self.right is None else self.right)
         self.square += float(wanted.square().sum())
@@ -136,23 +136,3 @@ class _System:
         weight = self.layer.weight.flatten(1).T.double()
         bias = [] if self.layer.bias is None else [self.layer.bias.double()[None]]
         return torch.cat([weight, *bias])
-
-    def _columns(self, given: Tensor) -> Tensor:
-        layer = self.layer
-        if isinstance(layer, nn.Conv2d):
-            assert not isinstance(layer.padding, str)
-            patches = functional.unfold(
-                given, layer.kernel_size, layer.dilation, layer.padding, layer.stride
-            )
-            rows = patches.transpose(1, 2).flatten(0, 1)
-        else:
-            rows = given.flatten(0, -2)
-        ones = [] if layer.bias is None else [torch.ones_like(rows[:, :1])]
-        return torch.cat([rows, *ones], 1)
-
-
-def _outputs_last(layer: nn.Module, value: Tensor) -> Tensor:
-    """(rows, outputs), in the order of the layer's inputs."""
-    if isinstance(layer, nn.Conv2d):
-        value = value.flatten(2).transpose(1, 2)
-    return value.flatten(0, -2)

@@ -34,6 +34,8 @@ from diffc.distill.loop.path import DensePath
 from diffc.distill.setup import tensor_bytes
 from diffc.errors import InputError
 from diffc.models.denoiser import Denoiser
+from diffc.models.diffusion import time_dtype
+from diffc.models.schedulers import is_flow
 from diffc_export.events import Progress, Work
 from diffc_runtime import denoising
 from diffc_runtime.files import file_digest, new_file
@@ -144,8 +146,7 @@ def _states(
     call: Any, device: torch.device, plan: TrajectoryPlan, noise: Tensor, done: int
 ) -> Work[Tensor]:
     solver, kept = plan.path.solver(), set(plan.path.kept)
-    whole = not any(time % 1 for time in plan.path.times)
-    kind = torch.int64 if whole else torch.float32
+    kind = time_dtype(plan.path.times, flow=is_flow(plan.path.settings))
 
     def model(x: Any, time: float) -> Any:
         return call(x, torch.full((len(x),), time, dtype=kind, device=device))[:, : x.shape[1]]

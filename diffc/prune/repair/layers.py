@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffc.models.groups import Group
-from diffc.prune.repair.rows import Layer
+from diffc.models.layer_rows import Layer
 from diffc.prune.surgery import Keep, removed_positions
 
 

@@ -24,11 +24,7 @@ from diffc.data.batches import halve_batch
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_generator
 from diffc.models.denoiser import Denoiser
-from diffc.prune.repair.in_step import AtLayer, calls_in_step
-from diffc.prune.repair.layers import Reader, Readers
-from diffc.prune.repair.least_squares import Change, Sums, best_change
-from diffc.prune.repair.room import rows_with_room
-from diffc.prune.repair.rows import (
+from diffc.models.layer_rows import (
     Layer,
     add_change,
     blocks,
@@ -37,6 +33,10 @@ from diffc.prune.repair.rows import (
     output_rows,
     positions,
 )
+from diffc.prune.repair.in_step import AtLayer, calls_in_step
+from diffc.prune.repair.layers import Reader, Readers
+from diffc.prune.repair.least_squares import Change, Sums, best_change
+from diffc.prune.repair.room import rows_with_room
 from diffc.prune.repair.samples import NoisedBatch, noised_batches
 from diffc.stage_outcomes import NetworkErrors, RepairedLayerFigures
 from diffc_export.events import Progress, Work
