@@ -21,14 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffc.errors import RequestError
+from diffc.amounts import AGES, BYTES, amount
 from diffc.locks import nobody_has
 from diffc.placing import clear_folder
 from diffc.stage_records import RECORD
 
-_AGES = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-_SIZES = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-_NUMBER = re.compile(r"^([0-9]*\.?[0-9]+)\s*([a-zA-Z]+)$")
 _KEY = 33
 """The length of ``-KEY`` at the end of a folder's name."""
 _REMOVED = "removed-"
@@ -121,7 +118,7 @@ def seconds_of(text: str) -> float:
     Raises:
         RequestError: It is no age.
     """
-    return _amount("--older-than", text, _AGES, "12h, 30d or 8w")
+    return amount("--older-than", text, AGES, "an amount such as 12h, 30d or 8w", zero=True)
 
 
 def bytes_of(text: str) -> float:
@@ -130,15 +127,7 @@ def bytes_of(text: str) -> float:
     Raises:
         RequestError: It is no size.
     """
-    return _amount("--keep", text, _SIZES, "500MB or 20GB")
-
-
-def _amount(flag: str, text: str, units: dict[str, float], example: str) -> float:
-    match = _NUMBER.match(text.strip())
-    by_name = {name.lower(): factor for name, factor in units.items()}
-    if match is None or match[2].lower() not in by_name:
-        raise RequestError(f"{flag} {text}: not an amount such as {example}")
-    return float(match[1]) * by_name[match[2].lower()]
+    return amount("--keep", text, BYTES, "an amount such as 500MB or 20GB", zero=True)
 
 
 def _remove(cache: Path, entry: CacheEntry, *, dry_run: bool) -> bool:

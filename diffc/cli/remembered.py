@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffc_runtime.files import file_digest, write_text
+from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
     from diffc.models.source import Source
@@ -41,19 +40,9 @@ def remembered(
         scores: The file of the importance that counts, if it is there.
         compute: What gives the answer, as JSON.
     """
-    from diffc_export.cache import cache_folder
+    from diffc_export.cache import cached_json
 
-    path = cache_folder() / "answers" / f"{_key(verb, source, recipe, scores)}.json"
-    try:
-        answer = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        answer = None
-    if isinstance(answer, dict):
-        return answer
-    answer = compute()
-    with suppress(OSError):  # a disk that takes no more: the answer is there all the same
-        write_text(path, json.dumps(answer) + "\n")
-    return answer
+    return cached_json("answers", _key(verb, source, recipe, scores), compute, dict)
 
 
 def _key(verb: str, source: Source, recipe: Recipe, scores: Path) -> str:

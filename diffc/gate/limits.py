@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from diffc.amounts import BYTES, SECONDS, amount, number_and_unit
 from diffc.errors import RequestError
 from diffc.measure.quality import metric
 from diffc.recipe import CheckSection
 
-BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
-SECONDS = {"MS": 1e-3, "S": 1.0, "MIN": 60.0}
-_TEXT = re.compile(r"^\+?(-?[0-9]*\.?[0-9]+)\s*([a-zA-Z%]*)$")
 _MOST_SHARE = 10.0
 
 
@@ -91,24 +88,6 @@ def share(flag: str, text: str) -> float:
     return number / 100
 
 
-def amount(flag: str, text: str, units: Mapping[str, float], example: str) -> float:
-    """'30ms' -> 0.03: an amount above 0 in one of the units, without a baseline.
-
-    Args:
-        flag: What to blame in an error.
-        text: What was typed.
-        units: ``BYTES`` or ``SECONDS``.
-        example: What would do, such as ``30ms``.
-
-    Raises:
-        RequestError: It is no such amount.
-    """
-    number, unit = _parsed(flag, text, f"such as {example}")
-    if unit not in units or number <= 0:
-        raise RequestError(f"{flag} {text}: not a limit such as {example}")
-    return number * units[unit]
-
-
 def _limit(flag: str, text: str | None, units: dict[str, float]) -> Limit | None:
     if text is None:
         return None
@@ -118,16 +97,14 @@ def _limit(flag: str, text: str | None, units: dict[str, float]) -> Limit | None
         if not 0 <= number / 100 <= _MOST_SHARE:
             raise RequestError(f"{flag} {text} is not between 0% and 1000%")
         return Limit(text, number / 100, relative=True)
-    if unit not in units or number <= 0:
-        raise RequestError(f"{flag} {text}: not a limit {example}")
-    return Limit(text, number * units[unit], relative=False)
+    return Limit(text, amount(flag, text, units, f"a limit {example}"), relative=False)
 
 
 def _parsed(flag: str, text: str, example: str) -> tuple[float, str]:
-    match = _TEXT.match(text.strip())
-    if match is None or not math.isfinite(float(match[1])):
+    parts = number_and_unit(text)
+    if parts is None:
         raise RequestError(f"{flag} {text}: not a limit {example}")
-    return float(match[1]), match[2].upper()
+    return parts
 
 
 def _quality(options: CheckSection) -> dict[str, float]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from diffc import __version__
@@ -28,9 +27,8 @@ from diffc.stages.build import check_targets
 from diffc.stages.data import check_data, check_values, model_packages
 from diffc.stages.noise import noise_checks, process_checks
 from diffc.stages.plan import alignment, latency_device
-from diffc_export.cache import cache_folder
+from diffc_export.cache import cache_folder, cached_json
 from diffc_export.disks import check_place
-from diffc_runtime.files import write_text
 from diffc_runtime.machine.packages import version as package_version
 
 _VERSION = 4
@@ -50,7 +48,9 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     check_out(out)
     check_place(cache_folder(), "DIFFC_CACHE")
     notes = quick_checks(source, recipe, stop)
-    notes += _once(model_key(source, recipe), lambda: model_checks(source, recipe))
+    # a run in which every stage is reused then imports no torch
+    key = model_key(source, recipe)
+    notes += cached_json("preflight", key, lambda: model_checks(source, recipe), list)
     check_same_model(out, source)  # last: it reads every weight
     if is_output(out) and stop != "plan":
         check_untouched(out)
@@ -103,20 +103,6 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     notes += check_components(source, prompts=recipe.data.prompts is not None)
     check_decoder(source, shape)
     return notes
-
-
-def _once(key: str, check: Callable[[], list[str]]) -> list[str]:
-    """The notes of ``check``, from the cache where it has passed before.
-
-    A run in which every stage is reused then imports no torch.
-    """
-    path = cache_folder() / "preflight" / f"{key}.json"
-    try:
-        return list(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError):
-        notes = check()
-        write_text(path, json.dumps(notes) + "\n")
-        return notes
 
 
 def model_key(source: Source, recipe: Recipe) -> str:

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from diffc.amounts import BYTES, SECONDS, amount
 from diffc.errors import RequestError
-from diffc.gate.limits import BYTES, SECONDS, amount
 from diffc.recipe.words import as_fraction
 from diffc.report.units import milliseconds, size
 
@@ -141,11 +141,11 @@ def _flag(name: str) -> str:
 
 
 def _milliseconds(name: str, value: object) -> float:
-    return 1e3 * amount(_flag(name), _text(value), SECONDS, "30ms or 1.5s")
+    return 1e3 * amount(_flag(name), _text(value), SECONDS, "a limit such as 30ms or 1.5s")
 
 
 def _bytes(name: str, value: object) -> float:
-    return amount(_flag(name), _text(value), BYTES, "500MB or 2GB")
+    return amount(_flag(name), _text(value), BYTES, "a limit such as 500MB or 2GB")
 
 
 def _factor(name: str, value: object) -> float:
