@@ -30,6 +30,7 @@ PARTICIPLES = {
 VAGUE = {"asked", "found", "held", "made"}
 MAX_PARAMETERS, MAX_FUNCTION_LINES, MAX_FILE_LINES, MAX_FMT_SKIP = 8, 60, 450, 20
 MAX_ANY_PER_1000_LINES, MAX_PARTICIPLE_SHARE = 10.0, 0.01
+MANY_PARAMETERS = 5
 
 FAMILIES = "diffc/models/families/"
 DENOISER_CLASS = re.compile(r"\w*(UNet\d?D\w*Model|Transformer\d?D\w*Model)")
@@ -203,9 +204,26 @@ def class_literals(modules: Sequence[Module]) -> Figure:
     return Figure("class names of denoisers outside models/families", len(places), 0, places)
 
 
+def undescribed_arguments(modules: Sequence[Module]) -> Figure:
+    """Public functions of many parameters without ``Args:``; help texts of verbs have none."""
+    inside = (ast.walk(outer) for module in modules for outer in module.functions())
+    nested = {id(node) for nodes in inside for node in list(nodes)[1:]}
+    places = [
+        f"{module.name}:{node.lineno} {node.name}"
+        for module in modules
+        if "/cli/" not in module.name
+        for node in module.functions()
+        if not node.name.startswith("_") and _parameters(node) >= MANY_PARAMETERS
+        if id(node) not in nested
+        if "Args:" not in (ast.get_docstring(node) or "")
+    ]
+    rule = f"public functions of {MANY_PARAMETERS} or more parameters without Args"
+    return Figure(rule, len(places), 0, places)
+
+
 RULES: tuple[Callable[[Sequence[Module]], Figure], ...] = (
     many_parameters, long_functions, long_files, fmt_skips, any_per_1000_lines, repeated_classes,
-    participle_functions, vague_variables, target_names, class_literals,
+    participle_functions, vague_variables, target_names, class_literals, undescribed_arguments,
 )  # fmt: skip
 
 

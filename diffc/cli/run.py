@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CheckAhead(Protocol):
-    """Refuses, before anything runs, what could not be done after the run."""
+    """A verb's own check before its run, which refuses what could not be done after the run."""
 
     def __call__(self, source: Source, recipe: Recipe, out: Path) -> None: ...
 

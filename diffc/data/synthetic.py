@@ -161,8 +161,20 @@ def condition_rows(
     classes: int | None,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Return each condition's rows (len(index), ...) for the samples ``index``, in its input's
-    dtype.
+    """Return the conditions of some samples, each in its input's dtype.
+
+    Args:
+        index: The samples' numbers. The label of a sample follows from its number and the seed.
+        specs: The inputs of the model.
+        conditions: Name -> rows that were given; sample i gets row i modulo their number.
+        classes: How many classes labels are drawn from, where none were given; None: unknown.
+        seed: Of the labels.
+
+    Returns:
+        Name -> (len(index), ...).
+
+    Raises:
+        RequestError: The model takes a condition that was not given and cannot be drawn.
     """
     rows: dict[str, Tensor] = {}
     for spec in (spec for spec in specs if spec.kind == "condition"):

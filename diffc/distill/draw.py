@@ -53,10 +53,16 @@ def draw_batch(
     null: dict[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Batch:
-    """Rows ``rows`` of step ``step``'s global batch.
+    """Return rows of one step's global batch.
 
-    density: (T,) float64, the probability of each timestep.
-    null: a null condition (...) for each name, which replaces a share of the rows' own.
+    Args:
+        clean: The samples to noise.
+        options: How to train: the size of the batch, how timesteps are drawn.
+        density: (T,) float64, the probability of each timestep.
+        step: The optimiser step, from 0.
+        rows: The rows of the global batch that this process works.
+        null: Name -> a null condition (...), which replaces a share of the rows' own.
+        seed: Of everything that is drawn.
     """
     numbers = (step * options.batch + row for row in rows)  # a batch may span several epochs
     index = torch.tensor([row_in_epochs(number, len(clean), seed, ORDER) for number in numbers])

@@ -132,11 +132,16 @@ def step_loss(
     weights: Tensor,
     features: Tensor | None = None,
 ) -> Tensor:
-    """The mean over a micro-batch of the weighted terms; a scalar.
+    """Return the mean over a micro-batch of the weighted terms; a scalar.
 
-    output, dense_output: (B, ...); ``dense_output`` may be None when its weight is 0.
-    weights: (B,) of the first two terms.
-    features: (B,) from ``feature_loss``, when that term is on.
+    Args:
+        output: (B, ...) the student's.
+        dense_output: (B, ...) the dense model's; None where its term has weight 0.
+        batch: What both were called with.
+        process: The noising process, which says what a perfect model gives.
+        losses: The weight of each term.
+        weights: (B,) the weights of the rows in the first two terms.
+        features: (B,) of ``feature_loss``; None where that term is off.
     """
     total = torch.zeros(len(batch), device=output.device)
     if losses.output:

@@ -61,14 +61,15 @@ class Muon(torch.optim.AdamW):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon takes it."""
+    """True for a parameter that Muon takes: it is a matrix, and not a narrow one."""
     return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= SMALLEST
 
 
 def orthogonal(rows: Tensor) -> Tensor:
-    """The nearest matrix whose singular values are all about 1, by Newton and Schulz.
+    """Return the nearest matrix whose singular values are all about 1, by Newton and Schulz.
 
-    The iteration brings them into [0.7, 1.2] only, which is enough and does in bfloat16.
+    Their iteration ends with values between 0.7 and 1.2, which is near enough for a step. bfloat16
+    has digits enough for it.
 
     Args:
         rows: (m, n).

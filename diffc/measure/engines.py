@@ -140,9 +140,16 @@ def time_engines(
     reference: Path | None = None,
     size: Size | None = None,
 ) -> Work[Timings]:
-    """Time all engines in turn at one batch size (and size of the sample), on the same numbers.
+    """Time all engines in turn on the same numbers.
 
     The first call's time includes binding the inputs, which may compile, allocate and capture.
+
+    Args:
+        runners: Name -> engine.
+        batch: The batch size.
+        latency: How many calls, for how long.
+        reference: A reference.safetensors, whose inputs are used; None: made-up inputs.
+        size: (H, W) of the sample; None: the working size.
     """
     calls, first = {}, {}
     for name, runner in runners.items():

@@ -62,8 +62,8 @@ class Timings:
     """The times of several calls, in seconds.
 
     Attributes:
-        samples: Call -> (rounds, k).
-        first: Call -> its first call.
+        samples: Call -> (rounds, k), the time of each of the k calls of a round.
+        first: Call -> the time of its first call.
         warmup_seconds: How long the warm-up took.
         steady: Whether the warm-up ended because the times agreed.
         seed: Of the order within rounds.

@@ -124,7 +124,7 @@ def _environment() -> dict[str, str]:
 
 
 def from_readings(whole: JsonObject, apart: JsonObject | None, engine_bytes: int) -> Memory:
-    """The figures above.
+    """Return an engine's memory, from what the probe has read in fresh processes.
 
     Args:
         whole: The probe's readings.

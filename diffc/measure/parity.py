@@ -196,9 +196,16 @@ def run_trajectory(runner: LoadedEngine, tensors: Mapping[str, Array]) -> Array:
 def closeness(
     runner: LoadedEngine, exact: LoadedEngine, reference: Path, seeds: int = 8
 ) -> Closeness | None:
-    """SSIM of the engine's images to those of ``exact``, over trajectories from the same noise.
+    """Return the SSIM of an engine's images to those of an exact engine, from the same noise.
 
-    The steps are the reference's. None for anything but images: latents have no SSIM.
+    Args:
+        runner: The engine.
+        exact: The engine to compare with.
+        reference: A reference.safetensors, whose trajectory says the steps.
+        seeds: How many images.
+
+    Returns:
+        None for anything but images: latents have no SSIM.
     """
     tensors = read_reference(reference, runner)
     first = tensors.get("trajectory.initial")
@@ -224,7 +231,15 @@ def _moving(runner: LoadedEngine) -> tuple[InputSpec, InputSpec]:
 def judge_outputs(
     outputs: Array, expected: Array, end: Array | None, expected_end: Array | None, precision: str
 ) -> Parity:
-    """Compare outputs (K, ...) level by level, and the trajectory's end; see the module's table."""
+    """Compare an engine's outputs with torch's; the table above has the tolerances.
+
+    Args:
+        outputs: (K, ...) the engine's, one for each noise level.
+        expected: (K, ...) torch's.
+        end: (1, ...) the end of the engine's trajectory; None: there is none.
+        expected_end: (1, ...) of torch's.
+        precision: What the engine computes in, which decides the tolerance.
+    """
     ours: Doubles = outputs.astype(np.float64)
     theirs: Doubles = expected.astype(np.float64)
     tolerance = TOLERANCE.get(precision, TOLERANCE["fp32"])

@@ -53,7 +53,20 @@ def probe(
     size: tuple[int, int] | None = None,
     threads: int | None = None,
 ) -> Reading:
-    """Resident bytes of this process at each step; device bytes where the engine is on a GPU."""
+    """Read this process's memory at each step of an engine's life.
+
+    Args:
+        engine: The engine folder.
+        batch: The batch size of the calls.
+        runs: How many calls.
+        trim: True gives freed memory back to the system after loading, so that the next reading has
+            no memory that only loading needed.
+        size: (H, W) of the sample; None: the working size.
+        threads: Of the engine; None: as it was built.
+
+    Returns:
+        Resident bytes of the process; bytes of the device where the engine is on a GPU.
+    """
     from diffc.measure.inputs import example_inputs
     from diffc_export.targets import target
     from diffc_export.targets.engine import read_info

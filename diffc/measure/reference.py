@@ -37,9 +37,14 @@ def write_reference(
     seed: int,
     others: Sequence[Size] = (),
 ) -> None:
-    """Write ``input.NAME``, ``output`` and ``trajectory.*`` (see docs/architecture.md).
+    """Write what torch gives: ``input.NAME``, ``output``, ``trajectory.*`` (docs/architecture.md).
 
-    others: sizes of the sample beside its own; ``at.HxW.input.NAME`` and ``at.HxW.output``.
+    Args:
+        path: The safetensors file.
+        denoiser: The model.
+        clean: The samples that are noised.
+        seed: Of the noise.
+        others: Sizes of the sample beside its own, for ``at.HxW.input.NAME`` and ``at.HxW.output``.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = _noisy_inputs(denoiser, clean, generator)

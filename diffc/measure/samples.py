@@ -128,7 +128,12 @@ def sample_images(
 ) -> Work[Tensor]:
     """Make one model's images (n, C, H, W) from the noise that ``sample_pair`` begins with.
 
-    Args are those of ``sample_pair``.
+    Args:
+        model: The model and its loop.
+        n: How many images.
+        given: See ``sample_pair``, as for the next two.
+        seed: Of noise and labels.
+        batch: How many images at a time.
     """
     return (yield from _sample_sides((model,), n, given, seed=seed, batch=batch))[0]
 

@@ -132,10 +132,18 @@ def walk(
     scores: Scores | None,
     start: Widths | None = None,
 ) -> Widths:
-    """Widths whose ``measure`` is as near to ``target`` as single steps allow.
+    """Return widths whose measure is as near to the target as single steps allow.
 
-    scores: per group (C,); None walks uniformly. start: widths to begin from (default: dense).
-    Raises RequestError when the target cannot be reached.
+    Args:
+        costs: The units, and what they cost.
+        bounds: The least width of each unit, and what widths are a multiple of.
+        measure: Widths -> what is to be lowered, such as MACs.
+        target: What ``measure`` should come to.
+        scores: Unit -> (C,) importance of its channels; None takes the same share of every unit.
+        start: The widths to begin from; None: the dense ones.
+
+    Raises:
+        RequestError: The target cannot be reached.
     """
     ceiling = costs.dense if start is None else start
     widths = ceiling.copy()
@@ -271,6 +279,17 @@ def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:
 
 
 def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: float) -> None:
+    """Refuse a target that is below what the least widths cost.
+
+    Args:
+        costs: The units, and what they cost.
+        bounds: The least width of each unit, and what widths are a multiple of.
+        measure: Widths -> what is to be lowered.
+        target: What it should come to.
+
+    Raises:
+        RequestError: The target is out of reach; the message says how much can be removed.
+    """
     least = lowest(costs.dense, bounds)
     dense, floor = measure(costs.dense), measure(least)
     if floor <= target:
@@ -328,12 +347,27 @@ def _improved(
 
 
 def swaps(moves: Sequence[Widths], bounds: Limits, dense: Widths) -> list[Widths]:
+    """Return ``moves``, each with one more step of any group.
+
+    Args:
+        moves: Widths that are one step from where the search is.
+        bounds: The least width of each unit, and what widths are a multiple of.
+        dense: The widest.
+    """
     return [
         w for first in moves for g in range(len(first)) for w in neighbours(first, g, bounds, dense)
     ]
 
 
 def neighbours(widths: Widths, group: int, bounds: Limits, dense: Widths) -> list[Widths]:
+    """Return the widths one aligned step below and above in one group, where the bounds allow them.
+
+    Args:
+        widths: Where the search is.
+        group: The group's number.
+        bounds: The least width of each unit, and what widths are a multiple of.
+        dense: The widest.
+    """
     step = int(bounds.step[group])
     down = stepped_down(int(widths[group]), step)
     up = min(int(widths[group]) // step * step + step, int(dense[group]))

@@ -103,12 +103,17 @@ def choose(
     least: Sequence[float],
     around: Inside = (),
 ) -> Choice:
-    """One option of each group, least summed loss, with least <= summed cost <= most.
+    """Return one option of each group, of least summed loss within the budgets.
 
-    costs: for each budget, the cost of each option. Where the budgets cannot be met, the choice
-    that exceeds them least (as shares of ``most``).
-    around: for each group the branches that take it with them. The first option of such a branch
-    leaves it out: then the group has no option (-1 in the choice), no loss and no cost.
+    Args:
+        losses: For each group, the loss of each option.
+        costs: For each budget, the same of the costs.
+        most: For each budget, the most that the options may cost together. Where the budgets
+            cannot be met, the choice exceeds them least (as shares of ``most``).
+        least: For each budget, what they must cost at least.
+        around: For each group the branches that take it with them. The first option of such a
+            branch leaves it out: then the group has no option (-1 in the choice), no loss and no
+            cost.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix, hstack, vstack
@@ -179,12 +184,17 @@ def minimise(
     ceiling: Widths,
     around: Inside = (),
 ) -> Solution:
-    """The widths of least ``objective`` within ``budgets``.
+    """Return the widths of least objective within the budgets.
 
-    start: widths to begin from. ceiling: the widest (dense); where it is below a group's least
-    width, the group keeps it. around: as ``choose`` has it; the objective and the budgets count
-    nothing of a group whose branch is left out.
-    Where the budgets cannot all be met, the widths found that exceed them least.
+    Args:
+        objective: Widths -> what is to be small, such as lost importance.
+        budgets: What the widths may cost. Where they cannot all be met, the widths that exceed them
+            least are returned.
+        bounds: The least width of each group, and what widths are a multiple of.
+        start: The widths to begin from.
+        ceiling: The widest (dense). Where it is below a group's least width, the group keeps it.
+        around: See ``choose``; the objective and the budgets count nothing of a group whose branch
+            is left out.
     """
 
     def rank(widths: Widths) -> tuple[float, float]:

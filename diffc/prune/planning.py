@@ -86,10 +86,18 @@ class Problem:
 def problem_of(
     source: Source, recipe: Recipe, scores: Scores | None, align: int, *, will_rank: bool = False
 ) -> Problem:
-    """The problem that ``recipe`` poses for ``source``.
+    """Return what a plan has to decide: the model's units with their costs, and the limits.
 
-    will_rank: True where scores are still to be measured, so that every branch may go.
-    Raises RequestError when a layer's name matches nothing, InputError when a score is not finite.
+    Args:
+        source: The model; its weights are not read.
+        recipe: The budget and the limits.
+        scores: Unit -> importance of its channels; None: there are none.
+        align: What widths are a multiple of.
+        will_rank: True where scores are still to be measured, so that every branch may go.
+
+    Raises:
+        RequestError: A layer's name matches nothing, or depth is to be cut without scores.
+        InputError: A score is not finite.
     """
     tokens, options = data_text_tokens(recipe), recipe.prune
     _check_finite(scores or {})
@@ -256,10 +264,18 @@ the plan needs."""
 def make_plan(
     source: Source, recipe: Recipe, scores: Scores | None, why: Mapping[str, Any], align: int
 ) -> Plan:
-    """The plan for ``source`` under ``recipe``.
+    """Return the plan for a model under a recipe.
 
-    scores: None plans widths alone (the first channels of each block are named in its place).
-    Raises RequestError when the budget cannot be met or a layer's name matches nothing.
+    Args:
+        source: The model.
+        recipe: The budget and the limits.
+        scores: Unit -> importance of its channels; None plans widths alone (the first channels of
+            each block are named in its place).
+        why: How the scores came about, for plan.json.
+        align: What widths are a multiple of.
+
+    Raises:
+        RequestError: The budget cannot be met, or a layer's name matches nothing.
     """
     problem = problem_of(source, recipe, scores, align)
     return plan_of(problem, chosen_widths(problem), why)

@@ -54,7 +54,14 @@ def print_table(
     title: str = "",
     widest: int | None = None,
 ) -> None:
-    """Print a table to ``screen`` at its width, or at ``widest`` where that is less.
+    """Print a table to a screen.
+
+    Args:
+        screen: Where to.
+        columns: The heads, and how each column is set.
+        rows: The cells of each row, as plain text.
+        title: A line above it.
+        widest: The table's width where the screen is wider; None: the screen's.
 
     Raises:
         ValueError: A row has another number of cells than there are columns.

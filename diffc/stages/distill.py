@@ -77,7 +77,16 @@ def distill_stage(
     pruned: StageResult[PruneOutcome],
     repaired: StageResult[RepairOutcome],
 ) -> Stage[DistillInputs, DistillOutcome]:
-    """The compressed model."""
+    """Return the stage that trains the compressed model at all noise levels.
+
+    Args:
+        source: The dense model.
+        recipe: Every option.
+        data: The clean samples.
+        plan_file: OUT/plan.json.
+        pruned: The cut model.
+        repaired: The weights of its repair.
+    """
     options = recipe.distill
     inputs = DistillInputs(
         model=ModelInput.denoiser(source),

@@ -52,7 +52,15 @@ def export_stages(
     plan: StageResult[PlanOutcome],
     distilled: StageResult[DistillOutcome],
 ) -> list[Stage[ExportInputs, ExportOutcome]]:
-    """ONNX of both sides, ``dense`` first."""
+    """Return the stages that write the ONNX folders of both sides, ``dense`` first.
+
+    Args:
+        source: The dense model.
+        recipe: Every option.
+        data: The clean samples, for the reference.
+        plan: The plan's figures.
+        distilled: The compressed model.
+    """
     models = {
         SIDES[0]: ModelInput.denoiser(source),
         SIDES[1]: ModelInput(find_source(distilled.folder / MODEL), distilled.key),

@@ -189,6 +189,12 @@ def _keyed(options: LoopOptions) -> object:
 
 
 def image_input(out: Path, recipe: Recipe, name: str) -> ImageInput:
-    """What an image takes in the stages that time whole images on one target."""
+    """Return how both sides make an image on one target, for the stages that time whole images.
+
+    Args:
+        out: The output folder.
+        recipe: Every option.
+        name: The target.
+    """
     dense, compressed = (loop_options(out, recipe, name, side) for side in SIDES)
     return ImageInput(compressed, dense)

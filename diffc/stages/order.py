@@ -189,7 +189,15 @@ def _wait_for_all_ranks() -> None:
 def finish(
     out: Path, recipe: Recipe, stop: str, *, fresh: bool = False, command: str | None = None
 ) -> RunWork:
-    """Build (and measure) engines from an output folder's ONNX files alone, without the model."""
+    """Build (and measure) engines from an output folder's ONNX files alone, without the model.
+
+    Args:
+        out: The output folder.
+        recipe: Every option.
+        stop: The last stage wanted, ``build`` or ``bench``.
+        fresh: True ignores the cache.
+        command: How to say the run again, for the report; None: it is not known.
+    """
     with disk_errors(out, cache_folder()):
         return (yield from _finish(out, recipe, stop, fresh=fresh, command=command))
 

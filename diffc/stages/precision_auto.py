@@ -105,7 +105,15 @@ def engine_input(folder: Path) -> FileInput:
 def choice_stage(
     out: Path, recipe: Recipe, name: str, engines: Engines, absent: Mapping[str, str]
 ) -> Stage[ChoiceInputs, ChoiceOutcome]:
-    """Times, parity and SSIM of every precision of one target, and the one that is taken."""
+    """Return the stage that times every precision of one target and takes one.
+
+    Args:
+        out: The output folder.
+        recipe: Every option, of one target.
+        name: The target.
+        engines: Precision -> side -> its engine folder.
+        absent: Precision -> why there is no engine of it.
+    """
     from diffc.measure.environment import read_environment
 
     inputs = ChoiceInputs(

@@ -58,7 +58,15 @@ def repair_stage(
     plan_file: FileInput,
     pruned: StageResult[PruneOutcome],
 ) -> Stage[RepairInputs, RepairOutcome]:
-    """The weights that are new after a repair."""
+    """Return the stage that repairs the cut model.
+
+    Args:
+        source: The dense model.
+        recipe: Every option.
+        data: The clean samples.
+        plan_file: OUT/plan.json.
+        pruned: The cut model.
+    """
     inputs = RepairInputs(
         model=ModelInput.denoiser(source),
         data=data,

@@ -174,7 +174,17 @@ def points_stage(
     rounds: int,
     memory: bool = False,
 ) -> Stage[PointsInputs, PointsOutcome]:
-    """Figures of several engines' loops, in one block."""
+    """Return the stage that judges and times the loops of several engines in one block.
+
+    Args:
+        target: The target.
+        recipe: Every option.
+        engines: The engines, each with its loops.
+        reference: The reference loop's images.
+        judging: What the images are compared by.
+        rounds: How often each loop is timed.
+        memory: True measures each engine's memory as well.
+    """
     inputs = PointsInputs(
         engines=tuple(engines),
         reference=reference,

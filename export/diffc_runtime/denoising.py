@@ -48,7 +48,15 @@ def denoise_whole(
     draw: Callable[[Array], None] | None = None,
     model_input: Array | None = None,
 ) -> Array:
-    """Return ``x`` at the end of ``denoise``, whose arguments these are."""
+    """Return ``x`` at the end of ``denoise``.
+
+    Args:
+        call: See ``denoise``, as for all of them.
+        sampler: The steps.
+        x: The initial noise, which is overwritten.
+        draw: Gives the noise of a step.
+        model_input: The array that ``call`` gets its input in.
+    """
     for x in denoise(call, sampler, x, draw, model_input):  # noqa: B007, B020 (x is overwritten)
         pass
     return x

@@ -212,7 +212,16 @@ class Pipeline:
         scheduler: str | None = None,
         **more: object,
     ) -> NDArray[np.float32]:
-        """Return what ``__call__`` makes, as samples (N, C, H, W) in [-1, 1]."""
+        """Return what ``__call__`` makes, as samples (N, C, H, W) in [-1, 1].
+
+        Args:
+            prompt: See ``__call__``, as for all of them.
+            negative_prompt: What guidance leads away from.
+            num_inference_steps: The number of the sampler's steps.
+            guidance_scale: Of guidance.
+            scheduler: The sampler's name.
+            **more: Seed, number of images, conditions by name.
+        """
         call = read_call(self, prompt, negative_prompt, more)
         n = image_count(self, call)
         steps = self.defaults.steps if num_inference_steps is None else num_inference_steps

@@ -225,11 +225,11 @@ class FeatureDistance(Metric):
 
     @abstractmethod
     def distance(self, features: Features, reference: ReferenceFeatures) -> float:
-        """The distance of one side's features (N, D)."""
+        """Return how far the features (N, D) of one side's images are from the reference's."""
 
     @abstractmethod
     def error(self, features: Features, reference: ReferenceFeatures) -> float:
-        """The standard error of ``distance``."""
+        """Return the standard error of that distance."""
 
     def is_wanted(self, options: QualitySection) -> bool:
         """Reference images ask for it too."""

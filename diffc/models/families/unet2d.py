@@ -62,7 +62,7 @@ class UNet2D(Family):
         return groups + attention_groups(model, head_dims=head_dims)
 
     def branches(self, model: nn.Module) -> list[Branch]:
-        """The branches of its residual blocks and attentions."""
+        """Return its residual blocks and attentions, each of which can be left out whole."""
         from diffc.models.branches import residual_branches
 
         return residual_branches(model)

@@ -102,9 +102,16 @@ def plan_by_latency(
     bench: LatencyDevice,
     scratch: Path,
 ) -> Work[Plan]:
-    """As ``planning.make_plan``, by latency on ``bench``; ``why`` gets ``latency``.
+    """Return the plan whose engine has the latency asked for, measured on a device.
 
-    scratch: a folder for the engines that are tried.
+    Args:
+        source: The model.
+        recipe: Every option.
+        scores: Unit -> importance of its channels; None plans widths alone.
+        why: How the scores came about, for plan.json; ``latency`` is added to it.
+        align: What widths are a multiple of.
+        bench: What measures layers and engines.
+        scratch: A folder for the engines that are tried.
     """
     problem = problem_of(source, recipe, scores, align)
     timed = yield from widths_by_latency(problem, bench, scratch)

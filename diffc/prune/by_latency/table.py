@@ -134,7 +134,16 @@ def latency_model(
     align: int,
     bench: LatencyDevice,
 ) -> Work[LatencyModel]:
-    """Measure what is not known yet of ``layers`` on ``bench``; the model of their time."""
+    """Return a model of the layers' time; what the table lacks is measured first.
+
+    Args:
+        layers: The layers of the network.
+        units: What can shrink.
+        shapes: Tensor -> its dense shape.
+        bounds: The least width of each unit, and what widths are a multiple of.
+        align: The grid of the widths that are measured.
+        bench: What measures.
+    """
     dims = {dim for layer in layers for dim in layer.dims}
     dimensions = Dimensions(dims, shapes, units)
     dense = np.array([unit.size for unit in units], dtype=np.int64)

@@ -246,6 +246,16 @@ class PrecisionTrials:
         threads: int,
         scratch: Path,
     ) -> None:
+        """Put the weights aside, and run the fp32 graph.
+
+        Args:
+            plain: The fp32 graph.
+            whole: The quantised graph.
+            layers: The names of the nodes that it has quantised.
+            rows: The inputs to compare on.
+            threads: Of the runtime.
+            scratch: A folder for the weights and the variants.
+        """
         set_aside(plain, scratch, "plain.data")
         set_aside(whole, scratch, "whole.data")
         self._scratch = scratch

@@ -131,9 +131,12 @@ def _profile(item: Mapping[str, Any]) -> Profile:
 
 @contextmanager
 def new_engine_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that takes ``out``'s place when the block ends well, and goes otherwise.
+    """Give a temporary folder, and put it in the place of ``out`` when the block ends well.
 
-    Raises InputError when ``out`` is there and is no engine folder: it is somebody else's.
+    When the block fails, the folder is removed and ``out`` stays as it was.
+
+    Raises:
+        InputError: ``out`` is there and is no engine folder: it is somebody else's.
     """
     if out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
         raise InputError(f"{out} exists and is not an engine folder: it is left as it is")
@@ -223,13 +226,20 @@ def check_precision(
     hinted: Collection[str] = (),
     strict: bool = True,
 ) -> str:
-    """``asked``, when the engine computes in it whatever the ONNX file has in it.
+    """Return what an engine computes in, once it is seen to do what was wanted.
 
-    held: the engine's shares. The file says how much is to be expected: a quantised one keeps its
-    sensitive layers in floats on purpose. hinted: precisions that the target computes float layers
-    in whatever the file has them in; then every float layer is to be in the one asked for.
-    strict: see ``is_promised``; if not, the answer is whatever the engine computes in.
-    Raises CheckFailed, with both sides' shares, when layers fell back.
+    Args:
+        asked: The precision that was asked for.
+        held: Precision -> the share of the engine's weights that it computes in it.
+        model: The ONNX file, which says how much is to be expected: a quantised one keeps its
+            sensitive layers in floats on purpose.
+        engine: The engine in words, for the message.
+        hinted: Precisions that the target computes float layers in whatever the file has them in;
+            then every float layer is to be in the one asked for.
+        strict: See ``is_promised``; if not, the answer is whatever the engine computes in.
+
+    Raises:
+        CheckFailed: Layers fell back; the message has both sides' shares.
     """
     if not strict:
         return file_precision(held)
@@ -260,9 +270,15 @@ def is_promised(model: OnnxModel, asked: str | None) -> bool:
 
 
 def asked_precision(model: OnnxModel, asked: str | None, hinted: Collection[str] = ()) -> str:
-    """The precision to expect in the engine. Raises InputError when the file holds another.
+    """Return the precision to expect in the engine.
 
-    hinted: precisions that the target makes of an fp32 file by itself.
+    Args:
+        model: The ONNX file.
+        asked: What was asked for; None: whatever the file has.
+        hinted: Precisions that the target makes of an fp32 file by itself.
+
+    Raises:
+        InputError: The file holds another one.
     """
     if asked in hinted and model.precision == "fp32":
         return str(asked)

@@ -87,9 +87,15 @@ def build(
     providers: Sequence[Provider],
     facts: Mapping[str, Any],
 ) -> Work[engine.EngineInfo]:
-    """Check that the file loads, read its precision back, and copy it into ``out``.
+    """Check that the file loads, read its precision back, and copy it into an engine folder.
 
-    facts: the fields of EngineInfo that only the target knows (versions, device, tied_to).
+    Args:
+        target: The target's name.
+        folder: The ONNX folder.
+        options: What the engine has to serve.
+        out: The engine folder.
+        providers: ONNX Runtime's execution providers, in the order of preference.
+        facts: The fields of EngineInfo that only the target knows: versions, device, tied_to.
     """
     machine.cpu.check_threads(options.threads)
     yield Progress(0, 3, "reading the ONNX file")

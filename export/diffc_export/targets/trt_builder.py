@@ -258,7 +258,11 @@ def _check_at_hand(flavour: Flavour, gpus: tuple[str, ...], found: str) -> None:
 
 
 def timing_cache_path(network: Network, cache: Path) -> Path:
-    """One timing cache per library version and GPU: tactics' timings hold for no other."""
+    """Return the file of a timing cache.
+
+    There is one for each version of the library and each GPU, since TensorRT's times of kernels
+    hold for no other.
+    """
     gpu = machine.gpu.gpus()[0].sm if machine.gpu.gpus() else "none"
     return cache / f"{network.flavour.target}-{version(network.flavour)}-{gpu}.timing"
 

@@ -192,7 +192,10 @@ def _uses_cuda() -> bool:
 
 
 def words(held: Sequence[OtherProcess]) -> str:
-    """'process 4711 holds 10.2 GiB of it', the largest first, at most three of them."""
+    """Return other processes of the GPU in words, such as 'process 4711 holds 10.2 GiB of it'.
+
+    Three of them at most, those with most memory first.
+    """
     ranked = sorted(held, key=lambda other: -(other.used or 0))
     said = [
         f"process {other.pid} "

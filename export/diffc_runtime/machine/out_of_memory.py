@@ -60,9 +60,14 @@ def error(
     memory: tuple[int, int] | None = None,
     hint: str = "a smaller --batch needs less",
 ) -> OutOfMemory:
-    """The error for work that wanted ``asked`` bytes (None: not known) and did not get them.
+    """Return the error for work that did not get the memory that it wanted.
 
-    memory: (free, total), in place of what the device says now.
+    Args:
+        doing: The work, in words that follow "while".
+        asked: The bytes that it wanted; None: not known.
+        on_gpu: True for a GPU's memory.
+        memory: (free, total) bytes; None: as the device says now.
+        hint: What would need less.
     """
     free, total = memory or (gpu_memory() if on_gpu else host_memory()) or (None, None)
     parts = []
