@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.errors import RequestError, nearest, unknown
+from diffc.models.loras.files import with_loras
 from diffc.models.source import find_source
 from diffc.output import default_out
 from diffc.recipe import Recipe, option_paths
@@ -87,6 +88,7 @@ def compile(
     own: dict[str, object] = {"prune": {"ratio": ratio}, "build": {"target": target}}
     flags = _merged(own, options or {})
     chosen = recipe_of_model(source, recipe, flags)
+    source = with_loras(source, chosen.loras, chosen.adapted_loras)
     folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
     stop, fresh = settings.get("stop", "bench"), settings.get("fresh", False)
     over: Over = "replaces" if settings.get("force", False) else "asks"
@@ -171,6 +173,7 @@ def search(
     source = find_source(model, allow_pickle=settings.get("allow_pickle", False))
     flags = _merged({"build": {"target": target}}, for_any_loop(options or {}, recipe))
     chosen = recipe_of_model(source, recipe, flags)
+    source = with_loras(source, chosen.loras, chosen.adapted_loras)
     folder = user_path(out) if out is not None else default_out(source.name, "search")
     request = SearchRequest(
         source,

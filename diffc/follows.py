@@ -38,6 +38,7 @@ _VERBS = {
     "repair": "distill",
     "distill": "distill",
     "trajectories": "distill",
+    "fuse": "export",
     "samples": "eval",
     "eval": "eval",
 }
@@ -73,6 +74,7 @@ _LINKS = {
         _Link("pruned", "prune", _OLDER_PLAN),
         _Link("repaired", "repair", "is of the repair before the last one"),
     ),
+    "fuse-loras": (_Link("distilled", "distill", _OLDER_MODEL),),
     "distill-loop": (
         _Link("distilled", "distill", _OLDER_MODEL),
         _Link("trajectories", "trajectories", "is of the trajectories before the last ones"),
@@ -83,6 +85,8 @@ _LINKS = {
 }
 _OF_LOOPS = "distill-loop"
 """The stage that makes OUT/model, where it is there, in the place of ``distill``."""
+_FUSE = "fuse-loras"
+"""The stage that makes OUT/model of theirs, where it is there."""
 
 
 def check_model(out: Path) -> None:
@@ -97,7 +101,7 @@ def check_untouched(out: Path) -> None:
     plan.json and OUT/model are what people edit, or train on: their work is not replaced unasked.
     """
     folder = _Folder(out)
-    for name in ("plan", "prune", "distill", _OF_LOOPS):
+    for name in ("plan", "prune", "distill", _OF_LOOPS, _FUSE):
         _raise(folder.changed(name, missing=False), f"diffc export {out}")
 
 
@@ -169,12 +173,18 @@ class _Folder:
 
     def _component(self, name: str) -> Any:
         """The digest of a component of OUT/model; None where its record does not have it."""
-        parts = self._record("distill").get("inputs", {}).get("parts", {})
+        maker = _FUSE if self._record(_FUSE) else "distill"
+        parts = self._record(maker).get("inputs", {}).get("parts", {})
         return parts.get("components", {}).get(name)
 
     @property
     def model_maker(self) -> str:
         """The stage whose outcome OUT/model is."""
+        return _FUSE if self._record(_FUSE) else self._trained_by
+
+    @property
+    def _trained_by(self) -> str:
+        """The stage that trained the compressed model last."""
         return _OF_LOOPS if self._record(_OF_LOOPS) else "distill"
 
     def fault(self, name: str) -> Fault | None:
@@ -263,7 +273,7 @@ class _Folder:
         for link in links:
             made_by = link.maker
             if made_by == "distill" and name != _OF_LOOPS:
-                made_by = self.model_maker
+                made_by = self._trained_by if name == _FUSE else self.model_maker
             fault, maker = self.fault(made_by), self._record(made_by)
             if fault is None and inputs and maker and inputs.get(link.input) != maker.get("key"):
                 place = next(iter(self._record(name)["places"].values()), name)

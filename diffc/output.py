@@ -109,28 +109,50 @@ def check_same_model(out: Path, source: Source) -> None:
     """
     if not is_output(out):
         return
-    earlier = read_lock(out)["model"]
-    if earlier["digest"] != source.digest:
+    lock = read_lock(out)
+    earlier = lock["model"]
+    if base_digest(lock) != source.base.digest:
+        before = earlier["name"] + _with_words(lora_texts(lock))
+        now = source.name + _with_words(source.all_loras)
         raise InputError(
-            f"{out} holds a run of another model: '{earlier['name']}' ({earlier['class_name']}, "
-            f"{earlier['digest'][:12]}), not '{source.name}' ({source.digest[:12]})",
+            f"{out} holds a run of another model: '{before}' ({earlier['class_name']}, "
+            f"{earlier['digest'][:12]}), not '{now}' ({source.digest[:12]})",
             hint="choose another --out, or remove that folder yourself",
         )
 
 
+def base_digest(lock: Mapping[str, Any]) -> str:
+    """The digest of the model that a run compressed: without LoRAs that came after it."""
+    model = lock["model"]
+    return str(model.get("base", model["digest"]))
+
+
+def lora_texts(lock: Mapping[str, Any]) -> list[str]:
+    """FILE:weight of every LoRA of a run's dense model; none in locks of an older diffc."""
+    names = ("loras", "adapted_loras")
+    return [str(text) for name in names for text in lock["recipe"].get(name, ())]
+
+
+def _with_words(loras: Sequence[object]) -> str:
+    return f" with {len(loras)} LoRA{'s' * (len(loras) > 1)}" if loras else ""
+
+
 def write_lock(out: Path, source: Source, recipe: Recipe, stages: Mapping[str, str]) -> None:
     """recipe.lock.yaml: every value resolved, every version, every input's hash."""
-    write_lock_of(
-        out,
-        {
-            "name": source.name,
-            "folder": str(source.folder.resolve()),
-            "class_name": source.class_name,
-            "digest": source.digest,
-        },
-        recipe,
-        stages,
-    )
+    model: dict[str, Any] = {
+        "name": source.name,
+        "folder": str(source.folder.resolve()),
+        "class_name": source.class_name,
+        "digest": source.digest,
+    }
+    if source.adapted:
+        model["base"] = source.base.digest
+    if source.all_loras:
+        model["loras"] = [
+            {"file": str(lora.path), "sha256": lora.digest, "weight": lora.weight}
+            for lora in source.all_loras
+        ]
+    write_lock_of(out, model, recipe, stages)
 
 
 def write_lock_of(

@@ -170,6 +170,28 @@ class DistillOutcome(StageOutcome):
     notes: list[str] = Field(default_factory=list)
 
 
+class FusedLora(StageOutcome):
+    """A LoRA in the compressed model.
+
+    Attributes:
+        name: Its file's name.
+        weight: The factor of its changes.
+        layers: How many layers of the denoiser it changes.
+        left_out: Layers that it changes in the dense model, and that the compressed one lacks.
+    """
+
+    name: str
+    weight: float
+    layers: int
+    left_out: list[str] = Field(default_factory=list)
+
+
+class FuseOutcome(StageOutcome):
+    """LoRAs that were fused after the compression; of those of text encoders alone, none."""
+
+    loras: list[FusedLora] = Field(default_factory=list)
+
+
 class TrajectoriesOutcome(StageOutcome):
     """The dense model's trajectories.
 

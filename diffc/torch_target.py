@@ -131,9 +131,9 @@ def _device() -> dict[str, str]:
 
 
 def _source(model: str) -> Source:
-    from diffc.models.source import find_source
+    from diffc.models.loras.files import find_with_loras
 
-    return find_source(model)
+    return find_with_loras(model)
 
 
 def _model(folder: Path, given: str | None) -> str:

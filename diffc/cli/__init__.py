@@ -11,7 +11,7 @@ remembered.py  answers of plan and inspect, kept in the cache
 progress.py  what a person sees while stages run
 compile.py, search.py, stages.py, inspect.py, bench.py, check.py, report.py
              the verbs of a run, and of what it measured
-generate.py, bundle.py, fetch.py, doctor.py, recipes.py, cache.py
+generate.py, adapt.py, bundle.py, fetch.py, doctor.py, recipes.py, cache.py
              the other verbs
 
 Nothing here imports torch, numpy or pydantic at the top: ``diffc --help`` has to answer at once.

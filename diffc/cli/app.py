@@ -8,6 +8,7 @@ import typer
 
 from diffc import __version__
 from diffc.cli import (
+    adapt,
     bench,
     bundle,
     cache,
@@ -74,6 +75,7 @@ _add("prune", stages.prune_, "Cut the model: OUT/plan.json and OUT/pruned.")
 _add("distill", stages.distill_, "Distil the cut model from the dense one: OUT/model.")
 _add("export", stages.export_, "Export both models to ONNX: OUT/onnx.")
 _add("build", stages.build_, "Build engines from OUT/onnx alone: no model, no torch.")
+_add("adapt", adapt.adapt_, "Cut a LoRA of the dense model for OUT/model.")
 _add("bench", bench.bench_, "Measure OUT's engines on this machine, in turn.")
 _add("eval", stages.eval_, "Measure how close OUT/model is to the dense one.")
 _add("check", check.check_, "Is CANDIDATE slower, larger or worse than a baseline?")

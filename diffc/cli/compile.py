@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 
 @takes(
-    *("model", "ratios", "target", "precision", "batch", "one_profile", "resolution", "gpu"),
+    *(
+        "model",
+        "ratios",
+        "lora",
+        "target",
+        "precision",
+        "batch",
+        "one_profile",
+        "resolution",
+        "gpu",
+    ),
     *("data", "prompts", "guidance", "loop", "reference_loop", "repair", "distill_steps"),
     *("distill_for", "out", "recipe", "seed", "cut", "ratio_of", "allocate"),
     *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "frontier"),

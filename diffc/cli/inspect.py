@@ -47,7 +47,7 @@ class GroupRow(TypedDict):
 
 
 @takes(
-    *("model_or_out", "ratios", "cut", "ratio_of", "allocate", "rounding", "importance"),
+    *("model_or_out", "ratios", "lora", "cut", "ratio_of", "allocate", "rounding", "importance"),
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
     *("resolution", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
@@ -205,7 +205,9 @@ def _plan(source: Source, recipe: Recipe, folder: Path) -> JsonDict:
     def planned() -> JsonDict:
         from diffc.prune.planning import make_plan
         from diffc.stages.plan import alignment
+        from diffc.stages.preflight import lora_notes
 
+        lora_notes(source)
         plan = make_plan(source, recipe, _scores(scores), {}, alignment(recipe))
         return {**_as_json(plan), "allocate": recipe.prune.allocate}
 

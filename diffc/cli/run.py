@@ -146,6 +146,7 @@ def resolve_command(
         forget: section -> the options that are not taken over from an output folder's recipe.
     """
     from diffc.data.recipe_of_model import recipe_of_model
+    from diffc.models.loras.files import with_loras
     from diffc.models.source import find_source
     from diffc.output import default_out, is_output, read_lock
     from diffc.recipe import resolve
@@ -158,7 +159,8 @@ def resolve_command(
         for section, names in (forget or {}).items():
             options = locked[section].items()
             locked[section] = {key: value for key, value in options if key not in names}
-        return source, resolve(family="", recipe=command.recipe, flags=flags, base=locked), folder
+        recipe = resolve(family="", recipe=command.recipe, flags=flags, base=locked)
+        return with_loras(source, recipe.loras, recipe.adapted_loras), recipe, folder
     source = find_source(
         command.model,
         need_weights=need_weights,
@@ -166,6 +168,7 @@ def resolve_command(
         family=command.family,
     )
     recipe = recipe_of_model(source, command.recipe, flags)
+    source = with_loras(source, recipe.loras, recipe.adapted_loras)
     return source, recipe, command.out or default_out(command.model, recipe.prune.ratio)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @takes(
     *("model", "max_latency", "speedup", "goal_memory", "goal_ssim", "max_distance"),
     *("workers", "search_ratio", "search_precision", "search_loop"),
-    *("target", "batch", "threads", "torch"),
+    *("lora", "target", "batch", "threads", "torch"),
     *("data", "prompts", "guidance", "reference_loop", "images", "repair", "distill_steps"),
     *("distill_for", "search_out", "recipe", "seed", "cut", "ratio_of", "allocate", "rounding"),
     *("importance", "threshold", "fit", "resolution", "gpu", "explain", "frontier", "family"),

@@ -12,6 +12,7 @@ from diffc.cli.run import evaluate, finish_folder, of_folder, run_chain
     *(
         "model_or_out",
         "ratio",
+        "lora",
         "cut",
         "ratio_of",
         "allocate",
@@ -59,8 +60,8 @@ def export_(command: Command, output_folder: Path) -> None:
 
 
 @takes(
-    *("output_folder", "target", "precision", "batch", "one_profile", "gpu", "threads", "torch"),
-    *("fresh", "json", "quiet"),
+    *("output_folder", "adapted_lora", "target", "precision", "batch", "one_profile", "gpu"),
+    *("threads", "torch", "fresh", "json", "quiet"),
 )
 def build_(command: Command, output_folder: Path) -> None:
     """Build engines from OUT/onnx alone: no model, no torch needed here.
@@ -69,10 +70,16 @@ def build_(command: Command, output_folder: Path) -> None:
       diffc build OUT --target trt
       diffc build OUT --target trt-rtx --gpu A10,L4
       diffc build OUT --target openvino --precision auto
+      diffc build OUT --lora style.safetensors:0.8
 
-    These options are kept for the targets that they are given for.
+    These options are kept for the targets that they are given for. With --lora, LoRAs of the dense
+    model are cut by OUT's plan and fused into both models before the engines are built, which needs
+    the model and torch; plan, cost tables and training are reused. --lora none takes them out.
     """
-    finish_folder(command, output_folder, "build")
+    if "adapted_loras" in command.options:
+        run_chain(of_folder(command, output_folder), "build")
+    else:
+        finish_folder(command, output_folder, "build")
 
 
 @takes(

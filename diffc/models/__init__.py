@@ -5,6 +5,7 @@ load.py         folder -> diffusers pipeline, dense or compressed, without unpic
 diffusion.py    the noising process: parametrisations, schedules, losses in epsilon space
 noise_levels.py where a flow-matching pipeline places its noise levels, by the image's size
 families/       one file per denoiser class: its inputs, its call, what can be cut
+loras/          LoRA files: their names, what they change, and how they are fused
 texts/          one file per kind of text encoder: what it gives, and how it becomes an engine
 channels.py     channels in and out of a denoiser
 checking.py     checks from a config and file headers whether a component can be opened; reads no

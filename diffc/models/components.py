@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
@@ -26,6 +27,9 @@ from diffc.models.layout import (
 )
 from diffc_runtime.files import files_digest
 from diffc_runtime.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from diffc.models.loras.files import ComponentLoras
 
 INDEX = "model_index.json"
 CARD, DENSE_CARD = "README.md", "README.dense.md"
@@ -52,6 +56,7 @@ class Component:
         folder: The folder of its files.
         is_flat: True if that folder is the pipeline's own.
         allow_pickle: True if its pickled weights may be read.
+        loras: The LoRAs that are fused into it; None for none.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Component:
     folder: Path
     is_flat: bool = False
     allow_pickle: bool = field(default=False, compare=False)
+    loras: ComponentLoras | None = field(default=None, compare=False)
 
     @property
     def exists(self) -> bool:
@@ -125,8 +131,10 @@ class Component:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of its class and of every file that it is loaded from."""
+        """sha256 of its class, of every file that it is loaded from, and of its LoRAs."""
         text = f"{self.library}.{self.class_name}:{files_digest(self.files)}"
+        if self.loras is not None:
+            text += str([lora.identity for lora in self.loras.files])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def need_weights(self) -> WeightFiles:

@@ -42,6 +42,7 @@ from diffc.models.components import Component
 from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_pruning, skeleton
 from diffc.models.files import check_safetensors
 from diffc.models.foreign import foreign_errors, quiet_libraries
+from diffc.models.loras.fusing import fuse_model, fuse_state
 from diffc.models.source import Source, find_source
 from diffc.models.states import entries_of, read_state
 from diffc.torch_state import own_state
@@ -108,6 +109,7 @@ def load_denoiser(source: Source) -> nn.Module:
     pruning = pruning_of(source)
     model = load_cut(source.class_name, source.config, source.weights, pruning)
     nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
+    fuse_model(source.denoiser, model)
     _check_finite(model, source.denoiser_folder)
     remember_pruning(model, pruning)
     return model.eval()
@@ -136,6 +138,8 @@ def load_component(part: Component) -> nn.Module:
     part.need_folder()
     reasons.check_not_quantised(part.folder, part.config)
     state, kind = read_state(part.need_weights()), component_class(part)
+    if part.loras is not None and not is_diffusers_model(kind):
+        state = fuse_state(part, state)  # by the names of the file, as LoRAs have them
     if is_diffusers_model(kind):
         model = _diffusers_model(part, state)
     else:
@@ -150,6 +154,7 @@ def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor]) -> nn.M
     tensors = with_current_names(model, state)
     own = {name: _float32_copy(tensors[name]) for name in model.state_dict()}
     model.load_state_dict(own, strict=True, assign=True)
+    fuse_model(part, model)
     return model
 
 

@@ -187,8 +187,8 @@ def adapter_error(folder: Path, file: str) -> InputError:
         )
     return InputError(
         f"{folder} is an adapter ({file}), not a whole model",
-        hint="load it into its base model, fuse_lora(), unload_lora_weights(), save_pretrained(), "
-        "and give that folder",
+        hint="compress its base model with --lora FILE where it is a LoRA; or load it there, "
+        "fuse_lora(), unload_lora_weights(), save_pretrained(), and give that folder",
     )
 
 

@@ -27,6 +27,7 @@ from diffc.models.cut import write_pruning
 from diffc.models.dtypes import stored_dtypes
 from diffc.models.files import tensor_entries
 from diffc.models.layout import DIFFUSERS_STEMS, WeightFiles
+from diffc.models.loras.fusing import fuse_state
 from diffc.models.other_parts import check_readable, other_parts, text_files
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 from diffc.models.states import read_state
@@ -117,7 +118,9 @@ def _copy_component(part: Component, folder: Path) -> None:
             _copy(path, folder / path.name)
     if weights is None:
         return
-    if not weights.is_pickled:
+    if part.loras is not None:
+        _save_fused(part, weights, folder / f"{part.stems[0]}.safetensors")
+    elif not weights.is_pickled:
         _copy_weights(weights, part.stems[0], folder)
     elif part.allow_pickle:
         _convert_pickles(weights, folder / f"{part.stems[0]}.safetensors")
@@ -140,6 +143,15 @@ def _copy_weights(weights: WeightFiles, stem: str, folder: Path) -> None:
     size = sum(path.stat().st_size for path in weights.paths)
     index = {"metadata": {"total_size": size}, "weight_map": places}
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+
+
+def _save_fused(part: Component, weights: WeightFiles, path: Path) -> None:
+    """A component's weights with its LoRAs, in the dtypes of its files."""
+    state = read_state(weights)
+    fused = fuse_state(part, state)
+    apart = {name: value.to(state[name].dtype).clone() for name, value in fused.items()}
+    contiguous = {name: value.contiguous() for name, value in apart.items()}
+    save_file(contiguous, path, metadata={"format": "pt"})
 
 
 def _convert_pickles(weights: WeightFiles, path: Path) -> None:

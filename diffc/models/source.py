@@ -29,6 +29,7 @@ from diffc.models.components import (
 from diffc.models.families import component_of, denoiser_folders, family_names, is_own
 from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
+from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
 from diffc.models.schedulers import with_pipeline_changes
 from diffc.models.shipped import SHIPPED, is_shipped, shipped_models
 from diffc_runtime.files import file_digest
@@ -58,6 +59,9 @@ class Source:
         weights: The safetensors (or, if allowed, pickled) files; empty if there are only configs.
         allow_pickle: True if pickled weights of any component may be read.
         saved_pruning: The entry about its cut in the denoiser's config; None for most.
+        loras: The LoRAs that are fused into it before anything else.
+        adapted: Those that are fused after the compression, and into the compressed model cut by
+            the plan.
     """
 
     name: str
@@ -69,6 +73,18 @@ class Source:
     weights: tuple[Path, ...] = field(repr=False)
     allow_pickle: bool = field(default=False, repr=False)
     saved_pruning: JsonObject | None = field(default=None, repr=False)
+    loras: tuple[LoraFile, ...] = ()
+    adapted: tuple[LoraFile, ...] = ()
+
+    @property
+    def all_loras(self) -> tuple[LoraFile, ...]:
+        """Every LoRA that is fused into the model, in order."""
+        return (*self.loras, *self.adapted)
+
+    @property
+    def base(self) -> Source:
+        """The model that is compressed: without the LoRAs that come after it."""
+        return replace(self, adapted=())
 
     @property
     def denoiser(self) -> Component:
@@ -76,13 +92,24 @@ class Source:
         known = self.find_component(self.component) if self.component else None
         if known is not None:
             return known
-        return Component(
+        alone = Component(
             name=self.component,
             library=self.library,
             class_name=self.class_name,
             folder=self.denoiser_folder,
             allow_pickle=self.allow_pickle,
         )
+        return self._with_loras(alone)
+
+    def _with_loras(self, part: Component) -> Component:
+        """The component with the LoRAs that have keys of it."""
+        if part.name not in ("", self.component) and not part.is_text_encoder:
+            return part
+        place = part.name if part.is_text_encoder else DENOISER
+        files = tuple(lora for lora in self.all_loras if place in lora.components)
+        if not files:
+            return part
+        return replace(part, loras=ComponentLoras(files, self.class_name, self.config))
 
     @property
     def library(self) -> str:
@@ -109,14 +136,15 @@ class Source:
     def components(self) -> tuple[Component, ...]:
         """The components that model_index.json names; for a single component, itself."""
         if not self.is_pipeline:
-            return (
-                Component(
-                    "", self.library, self.class_name, self.folder, allow_pickle=self.allow_pickle
-                ),
+            alone = Component(
+                "", self.library, self.class_name, self.folder, allow_pickle=self.allow_pickle
             )
+            return (self._with_loras(alone),)
         named = pipeline_components(self.folder, self.index, allow_pickle=self.allow_pickle)
         return tuple(
-            replace(part, class_name=self.class_name) if part.name == self.component else part
+            self._with_loras(
+                replace(part, class_name=self.class_name) if part.name == self.component else part
+            )
             for part in named
         )
 
@@ -134,7 +162,8 @@ class Source:
         """Every file that any part of the model is opened from."""
         whole = {path for part in self.components for path in part.files}
         beside = [self.folder / name for name in (INDEX, SCHEDULER_CONFIG, PRUNING_FILE)]
-        return sorted(whole | {*self.weights, *(path for path in beside if path.exists())})
+        loras = (lora.path for lora in self.all_loras)
+        return sorted(whole | {*self.weights, *loras, *(path for path in beside if path.exists())})
 
     @property
     def pruning(self) -> Path | None:
@@ -149,12 +178,14 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over configs and weights: the basis of every cache key of this model."""
+        """sha256 over configs, weights and LoRAs: the basis of every cache key of this model."""
         total = hashlib.sha256(_canonical([self.class_name, self.config, self.scheduler]))
         if self.saved_pruning is not None:
             total.update(_canonical(self.saved_pruning))
         for path in (*self.weights, *filter(None, [self.pruning])):
             total.update(path.name.encode() + file_digest(path).encode())
+        if self.all_loras:
+            total.update(_canonical([lora.identity for lora in self.all_loras]))
         return total.hexdigest()
 
 

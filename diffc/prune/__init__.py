@@ -7,6 +7,7 @@ knapsack.py     the least importance lost under several budgets at once
 planning.py     recipe and scores to plan
 plan.py         the plan: which channels to keep, and why; plan.json
 surgery.py      the cut itself
+lora.py         a LoRA of the dense model, cut by the plan
 depth/          what a branch or block is worth
 repair/         least-squares weights right after the cut
 by_latency/     widths by latency that is measured on the target

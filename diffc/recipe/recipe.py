@@ -18,7 +18,7 @@ from diffc.recipe.sections.prune import PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
 from diffc.recipe.sections.text import TextSection
-from diffc.recipe.words import LoopText, LoopTexts, Seed
+from diffc.recipe.words import LoopText, LoopTexts, LoraTexts, Seed
 
 
 class Recipe(RecipeSection):
@@ -29,12 +29,18 @@ class Recipe(RecipeSection):
             is judged, timed and served. Empty: ``reference_loop``.
         reference_loop: the loop of the dense model's images, with which everything is compared;
             None: 50 steps of the sampler that adds no noise (DDIM, or Euler along a flow).
+        loras: LoRA files with their weights, such as ``style.safetensors:0.8``, which are fused
+            into the model before anything else.
+        adapted_loras: the same of LoRAs that are fused after the compression: as they are into the
+            dense model, and cut by the plan into the compressed one (``diffc build OUT --lora``).
         seed: of everything random.
     """
 
     loops: LoopTexts = ()
     reference_loop: LoopText | None = None
 
+    loras: LoraTexts = ()
+    adapted_loras: LoraTexts = ()
     prune: PruneSection = PruneSection()
     data: DataSection = DataSection()
     repair: RepairSection = RepairSection()

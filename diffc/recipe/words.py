@@ -128,6 +128,45 @@ def _as_limits_or_off(value: object) -> object:
     return {name: _as_none(number) for name, number in pairs.items()}
 
 
+def read_lora(text: str) -> tuple[str, float]:
+    """("style.safetensors", 0.8) for 'style.safetensors:0.8'; the weight is 1 where none is given.
+
+    Raises:
+        ValueError: The part behind the colon is no weight.
+    """
+    name, colon, number = text.rpartition(":")
+    if not colon or user_path(text).exists():
+        name, number = text, "1"
+    weight = _number_or_none(number)
+    if weight is None:
+        raise ValueError(f"lora: '{number}' in '{text}' is no weight such as 0.8")
+    if not name.strip():
+        raise ValueError(f"lora: '{text}' names no file")
+    return name, weight
+
+
+def _as_lora(text: str) -> str:
+    """FILE:weight, with the whole path: the file is read again from any folder."""
+    name, weight = read_lora(text)
+    return f"{user_path(name).absolute()}:{weight!r}"
+
+
+def _as_loras(value: object) -> object:
+    """A list of one LoRA; an empty one for none. A comma may be part of a file's name."""
+    texts = [value] if isinstance(value, str) else value
+    if texts is False or texts is None or texts == ["none"]:
+        return ()
+    return texts
+
+
+def _check_once(texts: tuple[str, ...]) -> tuple[str, ...]:
+    names = [read_lora(text)[0] for text in texts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"lora: {twice} is there twice; give it once, with its whole weight")
+    return texts
+
+
 def _as_loop(text: str) -> str:
     """A sampling loop in the spelling of ``Loop``."""
     try:
@@ -138,6 +177,12 @@ def _as_loop(text: str) -> str:
 
 LoopText = Annotated[str, AfterValidator(_as_loop)]
 """A sampling loop, such as dpm++:8 or euler:20:7.5."""
+LoraTexts = Annotated[
+    tuple[Annotated[str, AfterValidator(_as_lora)], ...],
+    BeforeValidator(_as_loras),
+    AfterValidator(_check_once),
+]
+"""LoRA files, each with its weight: style.safetensors:0.8."""
 LoopTexts = Annotated[tuple[LoopText, ...], BeforeValidator(_as_list)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
 Sizes = Annotated[tuple[int | str, ...], BeforeValidator(_as_sizes)]

@@ -60,10 +60,21 @@ def _lines(report: Report) -> Iterator[str]:
         )
         for what, before, after in rows:
             yield f"| {what} | {count(before)} | {count(after)} | {change(before, after)} |"
+    yield from _loras(report)
     yield from ("", "## Measured", "")
     yield from _measured(report)
     yield from ("", *_LOAD.splitlines())
     yield from ("", f"Made by diffc {report.diffc}, {report.created}.")
+
+
+def _loras(report: Report) -> Iterator[str]:
+    """The LoRAs that are in the weights, by their hashes."""
+    if not report.loras:
+        return
+    yield from ("", "LoRAs fused into the weights, of the dense model too:", "")
+    for lora in report.loras:
+        late = ", after the compression, cut by its plan" if lora.late else ""
+        yield f"- `{escape(lora.name)}` at {lora.weight:g}{late} (sha256 {lora.sha256})"
 
 
 def _training(report: Report) -> str:

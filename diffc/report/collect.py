@@ -18,6 +18,7 @@ from diffc.models.source import read_json
 from diffc.output import read_lock, read_notes
 from diffc.report.model import (
     Evaluation,
+    LoraFigures,
     ModelFigures,
     Report,
     StageFigures,
@@ -90,6 +91,7 @@ def collect(
         digest=lock["model"]["digest"],
         model=_figures(out, lock, records, "dense"),
         compressed=_figures(out, lock, records, "compressed"),
+        loras=_loras(lock, records),
         plan=_plan(out),
         data=records["data"]["result"] if "data" in records else None,
         loop_distillation=(
@@ -140,6 +142,21 @@ def _image_times(image: TargetResult, frontier: Frontier | None) -> TargetResult
     """The times of whole images: the frontier's, unless a later bench timed them at length."""
     brief = image.details.get(BRIEF)
     return image if frontier is None or not brief else with_times_of(image, frontier)
+
+
+def _loras(lock: JsonObject, records: Mapping[str, JsonDict]) -> list[LoraFigures]:
+    """The LoRAs of both models, from the lock; what of them was left out, from the fusing."""
+    early = len(lock["recipe"].get("loras", ()))
+    fused = records.get("fuse-loras", {}).get("result", {}).get("loras", [])
+    left_out = {(one["name"], one["weight"]): one.get("left_out", []) for one in fused}
+    loras = []
+    for place, one in enumerate(lock["model"].get("loras", ())):
+        name, weight, late = Path(one["file"]).name, one["weight"], place >= early
+        gone = left_out.get((name, weight), []) if late else []
+        loras.append(
+            LoraFigures(name=name, weight=weight, sha256=one["sha256"], late=late, left_out=gone)
+        )
+    return loras
 
 
 def _texts(records: Mapping[str, JsonDict]) -> TextFigures | None:

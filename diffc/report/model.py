@@ -51,6 +51,24 @@ class ModelFigures(_ReportPart):
     bytes: int | None = None
 
 
+class LoraFigures(_ReportPart):
+    """A LoRA that is fused into the models of the report.
+
+    Attributes:
+        name: Its file's name.
+        weight: The factor of its changes.
+        sha256: Of the file; with peft's adapter_config.json where there is one.
+        late: True if it was fused after the compression, cut by the plan.
+        left_out: Layers that it changes in the dense model, and that the compressed one lacks.
+    """
+
+    name: str
+    weight: float
+    sha256: str
+    late: bool = False
+    left_out: list[str] = Field(default_factory=list)
+
+
 class StageFigures(_ReportPart):
     """One stage of the run.
 
@@ -136,6 +154,7 @@ class Report(_ReportPart):
         digest: A hash of the dense model's configs and weights; None in older reports.
         model: The dense model.
         compressed: The compressed model.
+        loras: The LoRAs that both have.
         plan: plan.json without the indices of channels.
         data: The clean samples, and notes on how they were taken.
         repair: The repair right after the cut.
@@ -167,6 +186,7 @@ class Report(_ReportPart):
     digest: str | None = None
     model: ModelFigures
     compressed: ModelFigures | None = None
+    loras: list[LoraFigures] = Field(default_factory=list)
     plan: AsRecorded[PlanRecord | None] = None
     data: AsRecorded[DataRecord | None] = None
     repair: AsRecorded[RepairRecord | None] = None

@@ -8,6 +8,7 @@ repair.py          least-squares weights for the layers that read cut channels
 distill.py         training: OUT/model
 trajectories.py    the dense model's way from noise, for students of a loop
 distill_loop.py    training for the loops that are served: OUT/model in the place of distill's
+fuse.py            LoRAs that come after the training: OUT/model in its place
 samples.py         pictures of both models, and how alike they are: OUT/samples
 export.py          ONNX of both sides, with what torch gave: OUT/onnx
 decoder.py         the VAE's decoder: ONNX and engine

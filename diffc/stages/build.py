@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffc.errors import RequestError, UnavailableError
 from diffc.models.shipped import is_shipped
-from diffc.output import SIDES, onnx_folder, read_lock
+from diffc.output import SIDES, lora_texts, onnx_folder, read_lock
 from diffc.recipe import BuildSection, Recipe
 from diffc.runner import Stage, StageEvent, StageFolder, StageRunner
 from diffc.stage_inputs import FileInput
@@ -137,18 +137,22 @@ def engine_stages(
 
 
 def _torch_input(out: Path, side: str, variant: str) -> TorchInput:
-    from diffc.models.source import find_source
+    from diffc.models.loras.files import find_with_loras
 
     model = torch_model(out, side)
-    return TorchInput(model, find_source(model).digest, variant)
+    return TorchInput(model, find_with_loras(model).digest, variant)
 
 
 def torch_model(out: Path, side: str) -> str:
-    """What the torch target runs: the dense model, or OUT/model."""
+    """What the torch target runs: the dense model with its LoRAs, or OUT/model."""
+    from diffc.models.loras.files import model_text
+
     if side == "compressed":
         return str((out / "model").resolve())
-    model = read_lock(out)["model"]
-    return str(model["name"] if is_shipped(str(model["name"])) else model["folder"])
+    lock = read_lock(out)
+    model = lock["model"]
+    name = str(model["name"] if is_shipped(str(model["name"])) else model["folder"])
+    return model_text(name, lora_texts(lock))
 
 
 def check_targets(build: BuildSection) -> None:

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 MODEL = "model"
 DISTILLED = f"{STATE}/distilled"
 """The place in OUT of the student of all noise levels where OUT/model is that of some loops."""
-_FACTS = ("dense", "compressed", "groups", "groups_cut")
+BEFORE_LORAS = f"{STATE}/before-loras"
+"""The place in OUT of the compressed model where OUT/model has LoRAs that came after it."""
+_FACTS = ("dense", "compressed", "groups", "groups_cut", "loops")
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,15 @@ def distill_stage(
     )
     packages = (*model_packages(source), "accelerate")
     collective = options.steps > 0 and not cuts_nothing(plan_file.path)
-    places = {MODEL: DISTILLED if options.aim == "loop" else MODEL}
+    places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
         "distill", 8, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
+
+
+def model_place(recipe: Recipe) -> str:
+    """The place in OUT of the model that training gives."""
+    return BEFORE_LORAS if recipe.adapted_loras else MODEL
 
 
 def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
@@ -160,7 +167,7 @@ def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
 def pruning_facts(pruned: Path) -> JsonDict:
     """What pruning.json says of a cut, for a model that is trained from it."""
     summary = json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
-    return {name: summary[name] for name in _FACTS}
+    return {name: summary[name] for name in _FACTS if name in summary}
 
 
 def _outcome(result: DistillResult, notes: list[str]) -> DistillOutcome:

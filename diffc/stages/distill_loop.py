@@ -19,7 +19,7 @@ from diffc.stage_outcomes import (
 )
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
-from diffc.stages.distill import DISTILLED, MODEL, pruning_facts
+from diffc.stages.distill import DISTILLED, MODEL, model_place, pruning_facts
 from diffc.stages.trajectories import TRAJECTORIES, TrajectoriesInputs
 from diffc_export.events import Work
 from diffc_runtime.loop import Loop
@@ -83,7 +83,7 @@ def distill_loop_stage(
         seed=recipe.seed,
     )
     packages = (*model_packages(source), "accelerate")
-    places = {MODEL: MODEL}
+    places = {MODEL: model_place(recipe)}
     return Stage(
         "distill-loop", 2, inputs, distill_loop, LoopDistillOutcome, places, packages,
         collective=True,

@@ -10,7 +10,13 @@ from diffc.output import SIDES
 from diffc.recipe import ExportSection, Recipe
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape
-from diffc.stage_outcomes import DataOutcome, DistillOutcome, ExportOutcome, PlanOutcome
+from diffc.stage_outcomes import (
+    DataOutcome,
+    DistillOutcome,
+    ExportOutcome,
+    FuseOutcome,
+    PlanOutcome,
+)
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.distill import MODEL
 from diffc_export.events import Progress, Work
@@ -50,7 +56,7 @@ def export_stages(
     recipe: Recipe,
     data: StageResult[DataOutcome],
     plan: StageResult[PlanOutcome],
-    distilled: StageResult[DistillOutcome],
+    distilled: StageResult[DistillOutcome | FuseOutcome],
 ) -> list[Stage[ExportInputs, ExportOutcome]]:
     """Return the stages that write the ONNX folders of both sides, ``dense`` first.
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from diffc.errors import RequestError
 from diffc.models.source import Source
-from diffc.output import is_output, read_lock
+from diffc.output import base_digest, is_output, read_lock
 from diffc.recipe import Recipe
 from diffc.stage_records import STATE
 from diffc_runtime.files import write_text
@@ -64,7 +64,7 @@ def _is_of(out: Path, source: Source) -> bool:
     if not is_output(out):
         return False
     lock = read_lock(out)
-    return bool(lock["stages"]) and lock["model"]["digest"] == source.digest
+    return bool(lock["stages"]) and base_digest(lock) == source.base.digest
 
 
 def _changes(out: Path, recipe: Recipe) -> list[str]:

@@ -10,6 +10,7 @@ from diffc.durations import expected_seconds, keep_seconds
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
+from diffc.models.loras.files import DENOISER, with_loras
 from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
 from diffc.output import (
@@ -24,8 +25,8 @@ from diffc.placing import clear_folder
 from diffc.recipe import Recipe
 from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
-from diffc.runner import Outcome, StageEvent, StageResult, StageRunner, StageWork, move_logs
-from diffc.stage_outcomes import DataOutcome, DistillOutcome, PlanOutcome
+from diffc.runner import Outcome, Stage, StageEvent, StageResult, StageRunner, StageWork, move_logs
+from diffc.stage_outcomes import DataOutcome, DistillOutcome, FuseOutcome, PlanOutcome
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
 from diffc.stages.data import data_stage
@@ -36,6 +37,7 @@ from diffc.stages.explain import explain_stage
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
 from diffc.stages.frontier import frontier_stage
+from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
 from diffc.stages.precision_auto import choose_precision
@@ -247,14 +249,14 @@ class Compressed:
 
     clean: StageResult[DataOutcome]
     plan: StageResult[PlanOutcome]
-    distilled: StageResult[DistillOutcome]
+    distilled: StageResult[DistillOutcome | FuseOutcome]
 
 
 def compress(
     runner: StageRunner, request: Request
 ) -> Generator[StageEvent, None, Compressed | None]:
     """From the data to the compressed model; None where ``request.stop`` comes before it."""
-    source, recipe, stop = request.source, request.recipe, STOPS.index(request.stop)
+    source, recipe, stop = request.source.base, request.recipe, STOPS.index(request.stop)
     clean = yield from runner.do(data_stage(source, recipe))
     importance = yield from runner.do(importance_stage(source, recipe, clean))
     plan = yield from runner.do(plan_stage(source, recipe, importance))
@@ -268,7 +270,30 @@ def compress(
     repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
     distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
     distilled = yield from _for_loops(runner, request, clean, (yield from runner.do(distill)))
+    if request.source.adapted:
+        fused = fuse_stage(request.source, recipe, plan_file, distilled)
+        return (yield from _with_loras(runner, request, fused, Compressed(clean, plan, distilled)))
+    if process_rank() == 0:
+        forget_fused(runner.out)
     return Compressed(clean, plan, distilled)
+
+
+def _with_loras(
+    runner: StageRunner,
+    request: Request,
+    fuse: Stage[FuseInputs, FuseOutcome],
+    done: Compressed,
+) -> Generator[StageEvent, None, Compressed]:
+    """The same with the LoRAs that come after the compression.
+
+    Where they change text encoders, prompts have other conditions, and the data is made again.
+    """
+    source, recipe = request.source, request.recipe
+    fused = yield from runner.do(fuse)
+    clean = done.clean
+    if any(lora.components - {DENOISER} for lora in source.adapted):
+        clean = yield from runner.do(data_stage(source, recipe))
+    return Compressed(clean, done.plan, fused)
 
 
 def export(
@@ -291,7 +316,7 @@ def _for_loops(
     distilled: StageResult[DistillOutcome],
 ) -> StageWork[DistillOutcome]:
     """The student of the recipe's loops, or the one of all noise levels where that is the aim."""
-    source, recipe = request.source, request.recipe
+    source, recipe = request.source.base, request.recipe
     if recipe.distill.aim != "loop":
         if process_rank() == 0:
             forget_loops(runner.out)
@@ -394,12 +419,15 @@ def source_of(out: Path, allow_pickle: bool = False) -> Source:
     """The dense model that an output folder was made from. Raises InputError when it changed."""
     from diffc.models.source import find_source
 
-    locked = read_lock(out)["model"]
+    lock = read_lock(out)
+    locked, recipe = lock["model"], lock["recipe"]
     name = locked["name"] if is_shipped(locked["name"]) else locked["folder"]
     source = replace(find_source(name, allow_pickle=allow_pickle), name=locked["name"])
+    source = with_loras(source, recipe.get("loras", ()), recipe.get("adapted_loras", ()))
     if source.digest != locked["digest"]:
+        also = " with its LoRAs" if source.all_loras else ""
         raise InputError(
-            f"the model at {source.folder} is not the one that {out} was made from any more",
+            f"the model at {source.folder}{also} is not the one that {out} was made from any more",
             hint="compile it into a new --out",
         )
     return source

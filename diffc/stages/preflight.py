@@ -31,7 +31,7 @@ from diffc_export.cache import cache_folder, cached_json
 from diffc_export.disks import check_place
 from diffc_runtime.machine.packages import version as package_version
 
-_VERSION = 4
+_VERSION = 5
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
 
@@ -94,15 +94,31 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     from diffc.prune.planning import check_plan
 
     check_channels(source)
+    notes = lora_notes(source)
     shape = sample_shape(denoiser_specs(source, recipe))
     process_checks(source, shape)
-    notes = check_conditions(source, recipe)
+    notes += check_conditions(source, recipe)
     check_values(source, recipe)
     notes += check_plan(source, recipe, alignment(recipe))
     notes += check_pictures(source, shape, recipe.quality)
     notes += check_components(source, prompts=recipe.data.prompts is not None)
     check_decoder(source, shape)
     return notes
+
+
+def lora_notes(source: Source) -> list[str]:
+    """What the LoRAs of a model change, one sentence each.
+
+    Raises:
+        InputError: One does not fit the model.
+    """
+    if not source.all_loras:
+        return []
+    from diffc.models.load import meta_denoiser
+    from diffc.models.loras.fusing import check_loras
+
+    tensors = meta_denoiser(source).state_dict()
+    return check_loras(source, {name: tuple(value.shape) for name, value in tensors.items()})
 
 
 def model_key(source: Source, recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from diffc.models.source import Source, find_source
 from diffc.recipe import QualitySection, Recipe
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
-from diffc.stage_outcomes import DataOutcome, DistillOutcome, SamplesOutcome
+from diffc.stage_outcomes import DataOutcome, DistillOutcome, FuseOutcome, SamplesOutcome
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.distill import MODEL
 from diffc_export.events import Progress, Work
@@ -58,7 +58,7 @@ class SamplesInputs:
 
     model: ModelInput
     vae: ModelInput
-    compressed: StageResult[DistillOutcome]
+    compressed: StageResult[DistillOutcome | FuseOutcome]
     data: StageResult[DataOutcome]
     prompts: FileInput | None
     loop: Loop
@@ -74,7 +74,7 @@ def samples_stage(
     source: Source,
     recipe: Recipe,
     data: StageResult[DataOutcome],
-    distilled: StageResult[DistillOutcome],
+    distilled: StageResult[DistillOutcome | FuseOutcome],
 ) -> Stage[SamplesInputs, SamplesOutcome]:
     """Samples of both models."""
     options = recipe.quality

@@ -104,5 +104,6 @@ def _command(source: Source, space: Space, entry: Entry) -> str:
         (axis.flag, word) for axis in space.axes for name, word in entry.choice if name == axis.name
     ]
     (target,) = space.recipe.build.target
+    flags += [("--lora", text) for text in space.recipe.loras]
     words = [part for flag in flags for part in flag]
     return shlex.join(["diffc", "compile", model, "--target", target, *words])

@@ -376,6 +376,25 @@ CHECK = (
 )
 WHOLE = (
     Flag(
+        "lora",
+        list[str],
+        "A LoRA that is fused before anything else: style.safetensors:0.8. Repeatable.",
+        path="loras",
+        group=WHAT,
+        metavar="FILE[:WEIGHT]",
+        read=str,
+    ),
+    Flag(
+        "adapted_lora",
+        list[str],
+        "A LoRA of the dense model, cut by OUT's plan and fused. Repeatable; none: without.",
+        path="adapted_loras",
+        group=WHAT,
+        name="lora",
+        metavar="FILE[:WEIGHT]",
+        read=str,
+    ),
+    Flag(
         "loop",
         list[str],
         "How it samples: dpm++:8, euler:20:7.5 (guidance), ddim:4@trailing, own. Repeatable.",

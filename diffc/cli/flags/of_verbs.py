@@ -76,6 +76,21 @@ ARGUMENTS = (
         values=completion.shipped_recipes,
     ),
 )
+ADAPT = (
+    Flag(
+        "lora_file", str, "A LoRA of the dense model, FILE[:WEIGHT].", metavar="LORA", argument=True
+    ),
+    Flag(
+        "lora_out",
+        Path,
+        "The file to write.",
+        shown="OUT/loras/LORA",
+        group=WHAT,
+        name="out",
+        options=("--out", "-o"),
+        metavar="FILE",
+    ),
+)
 COMMON = (
     Flag(
         "out",
@@ -427,6 +442,6 @@ CACHE = (
 )
 
 VERB_FLAGS = (
-    *(*ARGUMENTS, *COMMON, *COMPILE, *RATIOS, *SEARCH, *BUNDLE, *GENERATE, *CHECK, *BASELINE),
-    *(*REPORT, *FETCH, *CACHE),
+    *(*ARGUMENTS, *ADAPT, *COMMON, *COMPILE, *RATIOS, *SEARCH, *BUNDLE, *GENERATE, *CHECK),
+    *(*BASELINE, *REPORT, *FETCH, *CACHE),
 )

@@ -109,6 +109,9 @@ class Family(ABC):
     """The pipeline's folder that holds it: ``unet``, ``transformer``, ``vae``."""
     library: ClassVar[str] = "diffusers"
     """The package that has the class, as model_index.json names it."""
+    lora_loader: ClassVar[str | None] = None
+    """The class of ``diffusers.loaders`` that knows names of LoRA keys from the model's original
+    repository; None for none."""
     older_names: ClassVar[Mapping[str, JsonObject]] = {}
     """An older name of the class -> the config entries with which that name means this class."""
 

@@ -35,6 +35,7 @@ class Flux(Family):
 
     class_name = "FluxTransformer2DModel"
     component = "transformer"
+    lora_loader = "FluxLoraLoaderMixin"
     is_guided = False
     text_places = {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)}
     squares_only = True

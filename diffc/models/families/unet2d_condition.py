@@ -44,6 +44,7 @@ class UNet2DCondition(Family):
 
     class_name = "UNet2DConditionModel"
     component = "unet"
+    lora_loader = "StableDiffusionXLLoraLoaderMixin"
     text_places = {"encoder_hidden_states": (0, 1), "text_embeds": (2, 3)}
     text_length_is_pipelines = True
 

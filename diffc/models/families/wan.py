@@ -30,6 +30,7 @@ class Wan(Family):
 
     class_name = "WanTransformer3DModel"
     component = "transformer"
+    lora_loader = "WanLoraLoaderMixin"
     text_places = {"encoder_hidden_states": (0, 1)}
     block_lists = ("blocks",)
     block_returns = ("hidden_states",)

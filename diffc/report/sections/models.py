@@ -9,6 +9,8 @@ from diffc.report.model import Report
 from diffc.report.sections import Section
 from diffc.report.units import change, count, size
 
+_SHOWN = 3
+
 
 def _build(report: Report) -> Iterator[Part]:
     dense, small = report.model, report.compressed
@@ -22,7 +24,21 @@ def _build(report: Report) -> Iterator[Part]:
         for what, before, after, show in figures
         if before is not None
     ]
-    yield Part(f"{dense.name} ({dense.class_name})", [Table(rows), Notes(report.notes)])
+    yield Part(f"{dense.name} ({dense.class_name})", [Table(rows), Notes(_notes(report))])
+
+
+def _notes(report: Report) -> list[str]:
+    """The notes of the run, and of each LoRA what the compressed model has no place for."""
+    notes = list(report.notes)
+    for lora in report.loras:
+        if lora.left_out:
+            count = len(lora.left_out)
+            notes.append(
+                f"of {lora.name}, {count} layers are left out of the compressed model, which does "
+                f"not have them: {', '.join(lora.left_out[:_SHOWN])}"
+                + (f" and {count - _SHOWN} more" if count > _SHOWN else "")
+            )
+    return notes
 
 
 SECTION = Section("Models", 30, _build)

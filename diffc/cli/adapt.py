@@ -1,0 +1,77 @@
+"""diffc adapt: a LoRA of the dense model for the compressed one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffc.cli.command import Command, takes
+from diffc.errors import InputError, RequestError
+
+if TYPE_CHECKING:
+    from diffc.prune.lora import AdaptedLora
+
+_SHOWN = 4
+
+
+@takes("lora_file", "output_folder", "lora_out", "overwrite", "json", "quiet")
+def adapt_(command: Command, lora_file: str, output_folder: Path, force: bool) -> None:
+    """Cut a LoRA of the dense model by OUT's plan, for OUT/model.
+
+    \b
+      diffc adapt style.safetensors OUT
+      diffc adapt style.safetensors:0.8 OUT --out style-small.safetensors
+
+    The file has diffusers' names: diffc.load("OUT/model").load_lora_weights(FILE) takes it where
+    peft is installed, and diffc compile OUT/model --lora FILE. It says what was left out with
+    branches. diffc build OUT --lora makes engines with a LoRA of the dense model at once.
+    """
+    from diffc.follows import check_model
+    from diffc.models.loras.files import find_lora
+    from diffc.output import read_lock
+    from diffc.prune.lora import adapt_lora
+
+    read_lock(output_folder)
+    try:
+        lora = find_lora(lora_file)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    goal = command.out or output_folder / "loras" / lora.path.name
+    if goal.is_dir():
+        raise InputError(f"--out {goal} is a folder", hint="give a file")
+    if goal.exists() and not force:
+        raise InputError(f"{goal} is there already", hint="give another --out, or --force")
+    check_model(output_folder)
+    adapted = adapt_lora(lora, output_folder, goal)
+    if command.json:
+        from diffc.cli.show import print_json
+
+        print_json({**asdict(adapted), "path": str(goal)})
+    elif not command.quiet:
+        _show(adapted, output_folder)
+
+
+def _show(adapted: AdaptedLora, out: Path) -> None:
+    from diffc.cli.show import answers
+    from diffc.report.tables import print_whole
+
+    screen = answers()
+    words = f"{adapted.path}  {adapted.kept} layers, {adapted.narrowed} of them cut"
+    if adapted.texts:
+        words += f"; {adapted.texts} layers of text encoders, as they were"
+    print_whole(screen, words)
+    if adapted.left_out:
+        more = len(adapted.left_out) - _SHOWN
+        names = ", ".join(adapted.left_out[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        print_whole(
+            screen,
+            f"left out, for the compressed model does not have them: "
+            f"{len(adapted.left_out)} layers ({names})",
+        )
+    if not adapted.loader:
+        print_whole(
+            screen,
+            f"diffusers loads no LoRA into this class: peft does, or diffc compile {out / 'model'} "
+            f"--lora {adapted.path}",
+        )
