@@ -2,7 +2,8 @@
 
 Only the fields that reports show are typed. All others stay in report.json as they are, so that a
 report of another diffc is read whole. Reading checks none of them: a section that lacks a field
-says so in its place, and the rest of the report is shown.
+says so in its place, and the rest of the report is shown. So a record is no ``StageOutcome``, which
+is what this diffc writes, checked; tests/report/test_records.py holds the fields of both together.
 """
 
 from __future__ import annotations

@@ -207,10 +207,8 @@ def _loops(out: Path, recipe: Recipe, judged: _JudgedSamples, timed: TargetResul
 
 def image_rows(out: Path, name: str, seed: int, n: int) -> ImageRows:
     """The conditions of the first ``n`` images; empty for a model without."""
-    from diffc_runtime.engines import specs
-
     info = read_info(engine_folder(out, name, "dense"))
-    taken = [spec for spec in specs(info.to_json()) if spec.kind == "condition"]
+    taken = [spec for spec in info.inputs if spec.kind == "condition"]
     given = judged_conditions(out, taken)
     if given is None:
         return ImageRows({}, {})

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .errors import BadRequest
-from .values import Array
-
-if TYPE_CHECKING:
-    from .pipeline import Input
+from .values import Array, Input
 
 MOST_IMAGES = 1024
 """The largest number of images of one request."""

@@ -21,8 +21,7 @@ from .engine_folder import check_files, read_engine_json
 from .errors import BadRequest, DamagedEngine, InputError, UnfitEngine
 from .fit import misfit
 from .machine import cpu
-from .pipeline import Input
-from .values import Array, Denoise
+from .values import Array, Denoise, Input
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from .schedules import train_steps
 from .stepping import Scheduler
 from .values import Array as Array
 from .values import Denoise as Denoise
+from .values import Input as Input
 
 if TYPE_CHECKING:
     from .prompts import PromptEncoder
@@ -41,19 +42,6 @@ if TYPE_CHECKING:
 MOST_BATCH = 64
 """The largest batch where the engine sets no limit."""
 MOST_GUIDANCE = 100.0
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input of the denoiser: shape without the batch, numpy dtype name, and kind.
-
-    kind: ``sample``, ``timestep`` or ``condition``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    kind: str = "condition"
 
 
 @dataclass(frozen=True)

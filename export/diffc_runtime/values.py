@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,3 +11,16 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Denoise = Callable[[dict[str, Array]], Array]
 """The denoiser: its inputs by name, each (B, ...), -> its output (B, ...)."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a network: shape without the batch, numpy dtype name, and kind.
+
+    kind: ``sample``, ``timestep`` or ``condition``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    kind: str = "condition"

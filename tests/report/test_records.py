@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 
 import diffc
+from diffc import stage_outcomes
+from diffc.report import records
 from diffc.report.model import Report
 
 ROOT = Path(__file__).parents[2]
@@ -44,3 +46,20 @@ def test_fields_that_this_diffc_does_not_know_stay(content):
         warnings.simplefilter("error")
         written = json.loads(Report.model_validate(content).model_dump_json())
     assert {name: written[name] for name in RECORDS} == {name: content[name] for name in RECORDS}
+
+
+@pytest.mark.parametrize(
+    ("record", "outcome"),
+    [
+        (records.DataRecord, stage_outcomes.DataOutcome),
+        (records.RepairRecord, stage_outcomes.RepairOutcome),
+        (records.RepairedLayerRecord, stage_outcomes.RepairedLayerFigures),
+        (records.RepairErrors, stage_outcomes.NetworkErrors),
+        (records.DistillRecord, stage_outcomes.DistillOutcome),
+        (records.LoopDistillRecord, stage_outcomes.LoopDistillOutcome),
+        (records.QualityCurvePoint, stage_outcomes.QualityPoint),
+    ],
+)
+def test_what_a_report_reads_a_stage_writes(record, outcome):
+    """A field that is renamed in one of the two is renamed in the other."""
+    assert set(record.__annotations__) <= set(outcome.model_fields)

@@ -16,6 +16,7 @@ from typing import Any
 from diffc_export.targets.onnx_precision import file_elements, file_precision, shares
 from diffc_runtime.errors import InputError
 from diffc_runtime.files import files_digest
+from diffc_runtime.values import Input
 
 MODEL = "model.onnx"
 DESCRIPTION = "model.json"
@@ -37,16 +38,12 @@ def reference_prefix(size: Size | None) -> str:
 
 
 @dataclass(frozen=True)
-class InputSpec:
-    """A graph's input or output: its shape without the batch, and its numpy dtype's name.
+class InputSpec(Input):
+    """A graph's input or output, as the runtime has it, and its sizes.
 
     sizes: what the last two dimensions are built for, those of ``shape`` first; empty: fixed.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    kind: str = "condition"
     sizes: tuple[Size, ...] = ()
 
     def shape_at(self, size: Size | None) -> tuple[int, ...]:
