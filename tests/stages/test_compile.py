@@ -266,7 +266,8 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
     script = (
         "import sys, importlib.util as util; known = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'torch' else known(name, *rest)\n"
-        "import diffc.cli; sys.argv = ['diffc', 'bench', sys.argv[1], '--json'];"
+        "import diffc.cli; sys.argv = ['diffc', 'bench', sys.argv[1], '--json',"
+        "            '--frontier', 'off'];"
         "code = 0\n"
         "try: diffc.cli.main()\n"
         "except SystemExit as end: code = end.code or 0\n"
@@ -304,8 +305,10 @@ def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
     stage = json.loads(record.read_text())
     stage["files"]["compressed/reference.safetensors"] = file_digest(path)
     record.write_text(json.dumps(stage))
+    alone = {**QUICK["measure"], "explain": "off", "frontier": "off"}
+    recipe = Recipe.model_validate({**QUICK, "measure": alone})
     with pytest.raises(ParityFailed, match="does not compute what torch computes") as caught:
-        drain(finish(copy, Recipe.model_validate(QUICK), "bench"))
+        drain(finish(copy, recipe, "bench"))
     assert caught.value.exit_code == 1
     assert json.loads((copy / "report.json").read_text())["targets"][0]["parity"]["passed"] is False
 

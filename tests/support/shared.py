@@ -14,12 +14,15 @@ import pytest
 def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder of the session that ``make`` filled, in whichever worker came first.
 
-    It is every worker's: what changes it takes a copy (``copy_once``).
+    It is every worker's: what changes it takes a copy (``copy_once``). Sessions of one checkout may
+    have a folder in common, which the variable DIFFC_TESTS_SHARE names; CI's two sessions do.
     """
     base = factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, whole = root / "shared" / name, root / "shared" / f"{name}.whole"
-    folder.parent.mkdir(exist_ok=True)
+    common = os.environ.get("DIFFC_TESTS_SHARE")
+    shared = Path(common) if common else root / "shared"
+    folder, whole = shared / name, shared / f"{name}.whole"
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not whole.exists():
