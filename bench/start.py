@@ -3,7 +3,8 @@
     python -m bench.start [--runs 5]     writes bench/results/start.json
 
 Each command runs in fresh processes, as a user starts it, with an empty cache and OUT in an empty
-folder. A first run, which is not counted, lets Python write its bytecode.
+folder. A first run, which is not counted, lets Python write its bytecode. Whether a ratio can be
+reached is only known once the network was traced: that refusal takes what PyTorch's import takes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from diffc.measure.environment import read_environment
 
 RESULT = Path(__file__).parent / "results" / "start.json"
 PACKAGES = ("diffc", "torch", "diffusers", "transformers", "torch-pruning")
-SCREENS = {"plan demo": 3.0, "inspect demo": 3.0, "doctor": 1.5}
+SCREENS = {
+    "plan demo": 3.0,
+    "plan demo --ratio 0.2,0.3,0.5": 3.0,
+    "inspect demo": 3.0,
+    "plan demo-text": 3.0,
+    "inspect demo-text": 3.0,
+    "doctor": 1.5,
+}
 """Commands that succeed, and the processor seconds that they may take."""
 REFUSALS = (
     "compile demo --ratio 7",
@@ -35,6 +43,10 @@ REFUSALS = (
     "compile demo --importance nope",
     "compile nowhere",
     "compile demo --recipe nowhere.yaml",
+    "compile demo --resolution 512x768",
+    "compile demo --data {empty}",
+    "compile demo --prompts {prompts}",
+    "compile demo --ratio 0.999",
     "bench nowhere",
     "report nowhere",
 )
@@ -82,7 +94,10 @@ def one_run(command: str, refused: bool) -> dict:
     """The figures of one fresh process with an empty cache."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as folder:
-        words = command.split()
+        (Path(folder) / "empty").mkdir()
+        (Path(folder) / "prompts.txt").write_text("a coat\n")
+        names = {"empty": f"{folder}/empty", "prompts": f"{folder}/prompts.txt"}
+        words = command.format(**names).split()
         words += ["--out", f"{folder}/out"] if words[0] == "compile" else []
         wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
