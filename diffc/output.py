@@ -17,6 +17,7 @@ import yaml
 
 from diffc import __version__
 from diffc.errors import InputError
+from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
 from diffc.recipe.files import LOCK_FORMAT
@@ -179,7 +180,9 @@ def read_lock(out: Path) -> dict[str, Any]:
     if not is_output(out):
         raise InputError(
             f"{out} holds no run of diffc (no {LOCK})",
-            hint=f"make one: diffc compile MODEL --out {out}",
+            hint=f"it is a model: diffc compile {out}"
+            if is_shipped(str(out))
+            else f"make one: diffc compile MODEL --out {out}",
         )
     lock = read_yaml(out / LOCK)
     if lock.get("format") != LOCK_FORMAT:

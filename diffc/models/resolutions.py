@@ -20,6 +20,9 @@ from diffc_runtime.json_types import JsonObject
 if TYPE_CHECKING:
     from diffc.models.families.base import Family
 
+_MOST_AREAS = 16
+"""How many times the config's own area a size may have: four times each side."""
+
 
 def multiple_of(class_name: str, config: JsonObject) -> int | None:
     """Return the number that heights and widths must be multiples of if one export serves several
@@ -60,6 +63,7 @@ def check_resolution(class_name: str, config: JsonObject, sizes: Sequence[Size])
         factor = (shared if len(sizes) > 1 else None) or known.multiple(config)
         for size in sizes:
             _check_size(known, size, factor)
+            _check_area(known, size, _config_size(config))
 
 
 def _check_size(known: Family, size: Size, factor: int) -> None:
@@ -79,6 +83,22 @@ def _check_size(known: Family, size: Size, factor: int) -> None:
         )
 
 
+def _check_area(known: Family, size: Size, own: Size | None) -> None:
+    """Refuse a size that is so far from the config's that the weights know nothing of it."""
+    if own is None or not known.is_denoiser:
+        return
+    (height, width), (own_height, own_width) = as_pair(size), as_pair(own)
+    if height * width <= _MOST_AREAS * own_height * own_width:
+        return
+    raise RequestError(
+        f"--resolution {size_word(size)}: this {known.class_name} was trained at "
+        f"{own_height}x{own_width}, and knows nothing of images that are "
+        f"{height * width / (own_height * own_width):.0f} times as large",
+        hint="a resolution is the size of the denoiser's own input: where a VAE decodes latents, "
+        "the pixels divided by its factor, such as 64x96 for 512x768",
+    )
+
+
 def _check_config_size(known: Family, config: JsonObject) -> None:
     value = config.get("sample_size")
     if isinstance(value, list | tuple) and known.sample_size_is_number:
@@ -88,13 +108,7 @@ def _check_config_size(known: Family, config: JsonObject) -> None:
             hint="write one number there"
             + ("" if known.squares_only else ", and give another shape with --resolution"),
         )
-    size: Size | None = value if isinstance(value, int) else None
-    if (
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(isinstance(n, int) for n in value)
-    ):
-        size = (value[0], value[1])
+    size = _config_size(config)
     if size is None or not known.is_denoiser:  # a VAE's sample_size is the image's
         return
     factor = known.multiple(config)
@@ -104,6 +118,17 @@ def _check_config_size(known: Family, config: JsonObject) -> None:
             f"this {known.class_name} scales its input down",
             hint=f"give one with --resolution; {_nearest_hint(size, factor)}",
         )
+
+
+def _config_size(config: JsonObject) -> Size | None:
+    """Return the config's ``sample_size``; None where there is none that is a size."""
+    value = config.get("sample_size")
+    if isinstance(value, int):
+        return value
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    height, width = value
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _several_sizes_classes() -> str:

@@ -15,7 +15,7 @@ from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput, SectionInput
 from diffc.stage_outcomes import BenchOutcome
 from diffc.stages.images import ImageInput, image_input
-from diffc.stages.samples import DENSE_SAMPLES
+from diffc.stages.judged_samples import judged_samples
 from diffc_export.events import Work
 from diffc_export.targets.engine import engine_digest
 
@@ -66,7 +66,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         engines=engine_inputs(out, name),
         references=reference_inputs(out),
         images=image_input(out, recipe, name),
-        timed_again=recipe.measure.frontier != "off" and (out / DENSE_SAMPLES).is_file(),
+        timed_again=recipe.measure.frontier != "off" and judged_samples(out) is not None,
         options=timing_options(recipe),
         batch=recipe.build.batch,
         threads=recipe.build.threads,

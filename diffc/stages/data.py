@@ -284,11 +284,24 @@ def check_data(source: Source, recipe: Recipe) -> None:
                 hint="leave one of --data and --prompts out",
             )
         read_prompts(Path(options.prompts))
+        _check_takes_text(source)
     if quality.reference is None:
         return
     check_images(Path(quality.reference), "--reference")
     if quality.features != "inception":
         check_file(Path(quality.features), "--features", "an ONNX file, or inception")
+
+
+def _check_takes_text(source: Source) -> None:
+    """Refuse prompts for a class without any condition: its config is enough, and no torch.
+
+    check_conditions has the classes that have some, which need their inputs to be told.
+    """
+    if not family(source.class_name).text_places and not _class_count(source):
+        raise RequestError(
+            f"prompts were given, and this {source.class_name} attends to no text",
+            hint="leave the prompts out",
+        )
 
 
 def check_values(source: Source, recipe: Recipe) -> None:

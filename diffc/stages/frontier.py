@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.data.loops import run_loops
-from diffc.follows import still_follows
-from diffc.judged import with_loops
 from diffc.measure.frontier.loops import FrontierLoops, WantedLoop, resolved, short
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.quality import metrics_of
 from diffc.measure.quality.measuring import metric_packages
 from diffc.measure.results import TargetResult, at_working
-from diffc.models.source import read_json
 from diffc.output import SIDES, engine_folder, onnx_folder
 from diffc.recipe import BuildSection, Recipe
 from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput, SectionInput
 from diffc.stage_outcomes import FrontierOutcome
-from diffc.stage_records import STATE
 from diffc.stages.bench import MachineInput, engine_inputs
 from diffc.stages.conditions import judged_conditions, null_conditions
 from diffc.stages.explain import (
@@ -38,21 +33,21 @@ from diffc.stages.explain import (
     torch_engine,
 )
 from diffc.stages.images import ImageInput, image_input
+from diffc.stages.judged_samples import JudgedSamples, judged_samples
 from diffc.stages.precision import onnx_digest
 from diffc.stages.samples import DENSE_SAMPLES
 from diffc_export.events import Work
 from diffc_export.targets.base import Array
 from diffc_export.targets.engine import EngineInfo, read_info
 from diffc_runtime.json_types import JsonDict
-from diffc_runtime.loop import Loop
 
 if TYPE_CHECKING:
     from diffc.measure.frontier.measuring import JudgedBy, SideWork
 
 MOST_IMAGES = {"quick": 16, "full": 64}
 """Images of each loop, at most: as many as the samples stage made."""
-_ROUNDS = {"quick": 8, "full": 10}
-_MOST_SECONDS = {"quick": 60.0, "full": 600.0}
+ROUNDS = {"quick": 8, "full": 10}
+MOST_SECONDS = {"quick": 60.0, "full": 600.0}
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def frontier_stage(
     timed = next((one for one in at_working(calls) if one.speedup is not None), None)
     if extent == "off" or timed is None or not images.is_file():
         return None
-    judged = _judged(out) if still_follows(out, ["samples"]) else None
+    judged = judged_samples(out)
     if judged is None:
         return None
     onnx = onnx_folder(out, "dense")
@@ -162,37 +157,7 @@ def frontier_stage(
     )
 
 
-@dataclass(frozen=True)
-class _JudgedSamples:
-    """The samples of OUT: the loops of both sides, the noise, and what was measured of them."""
-
-    reference: Loop
-    own: tuple[Loop, ...]
-    seed: int
-    n: int
-    metrics: tuple[str, ...]
-
-
-def _judged(out: Path) -> _JudgedSamples | None:
-    """How the samples of OUT were made; None where no figure of them could be computed."""
-    figures = read_json(out / STATE / "samples.json")["result"]
-    named = [one.name for one in metrics_of(figures) if figures[one.name]]
-    figure = with_loops(figures[named[0]]) if named else {}
-    if "reference_loop" not in figure:
-        return None
-    reference = replace(_loop(figure["reference_loop"]), spacing=figure["reference_spacing"])
-    own = replace(_loop(figure["loop"]), spacing=figure["spacing"])
-    seed, n = int(figure["seeds"][0]), int(figure["n"])
-    return _JudgedSamples(reference, (own,), seed, n, tuple(named))
-
-
-def _loop(text: str) -> Loop:
-    """A figure's loop, in which one without guidance has none."""
-    loop = Loop.parse(text)
-    return replace(loop, guidance=loop.guidance or 1.0)
-
-
-def _loops(out: Path, recipe: Recipe, judged: _JudgedSamples, timed: TargetResult) -> FrontierLoops:
+def _loops(out: Path, recipe: Recipe, judged: JudgedSamples, timed: TargetResult) -> FrontierLoops:
     """The loops of the samples, and the recipe's others, which no samples were made by."""
     assert timed.speedup is not None
     config = read_info(engine_folder(out, timed.target, "compressed")).source["scheduler"]
@@ -238,7 +203,7 @@ def frontier(inputs: FrontierInputs, folder: StageFolder) -> Work[FrontierOutcom
 
     extent = inputs.loops.extent
     timing = LatencyOptions(
-        rounds=_ROUNDS[extent], seconds=0.0, most_seconds=_MOST_SECONDS[extent],
+        rounds=ROUNDS[extent], seconds=0.0, most_seconds=MOST_SECONDS[extent],
         warmup_seconds=0.0,
     )  # fmt: skip
     judged = _judged_by(inputs)

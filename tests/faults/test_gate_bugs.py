@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -86,4 +87,14 @@ def test_a_reader_that_went_away_is_no_failed_check(monkeypatch, capfd):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 130
+    assert end.value.code == 141  # where the signal does not end the process
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="this system has no SIGPIPE")
+def test_a_reader_that_went_away_ends_a_verb_as_it_ends_other_programs():
+    verb = [sys.executable, "-m", "diffc", "recipes", "show", "sd15"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(verb, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")

@@ -71,3 +71,18 @@ def test_a_single_side_is_checked_where_the_model_would_fail_at_it():
     with pytest.raises(RequestError, match="15 is not a multiple of 4"):
         check_resolution("UNet2DModel", UNET, (15,))
     check_resolution("UNet2DConditionModel", UNET, (15,))  # diffusers pads these itself
+
+
+@pytest.mark.parametrize("size", [(512, 768), 132, (128, 132)])
+def test_a_size_that_the_weights_know_nothing_of_is_refused(size):
+    config = {**UNET, "sample_size": 32}
+    with pytest.raises(RequestError, match="was trained at 32x32") as told:
+        check_resolution("UNet2DModel", config, (size,))
+    assert "64x96 for 512x768" in told.value.hint
+
+
+@pytest.mark.parametrize("own", [32, [32, 32], None, "32", [32]])
+def test_a_size_within_four_times_each_side_is_taken(own):
+    check_resolution("UNet2DConditionModel", {**UNET, "sample_size": own}, (128,))
+    if own is None:  # nothing is known of it
+        check_resolution("UNet2DConditionModel", {**UNET, "sample_size": own}, (4096,))
