@@ -14,7 +14,11 @@ _SCATTERED = 1.5  # p90 / p50 of a call above which other work ran between the c
 
 
 def with_interval(speedup: Speedup) -> str:
-    """'0.39x, 95 % [0.27, 1.22]'."""
+    """'0.39x, 95 % [0.27, 1.22] within this run': the drift between runs is not in it."""
+    return f"{_in_table(speedup)} within this run"
+
+
+def _in_table(speedup: Speedup) -> str:
     return f"{speedup.median:.2f}x, 95 % {interval(speedup.ci95)}"
 
 
@@ -24,10 +28,13 @@ def factor_words(factor: Speedup | None) -> str:
 
 
 def cells(speedup: Speedup) -> tuple[str, str]:
-    """The speed-up and its interval, for the last cells of two rows of a table."""
+    """The speed-up and its interval, for the last cells of two rows of a table.
+
+    The second row's name says that the interval is of this run.
+    """
     if speedup.is_shown:
         return f"{speedup.median:.2f}x as fast", f"95 % {interval(speedup.ci95)}"
-    return NOT_SHOWN, with_interval(speedup)
+    return NOT_SHOWN, _in_table(speedup)
 
 
 def calls_per_s(figures: EngineFigures, batch: int) -> float | None:

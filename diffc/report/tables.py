@@ -6,8 +6,9 @@ figure on each, under the row's name: a figure that is cut short reads as anothe
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 WIDEST = 80
 """The width of a table with a column that takes what room there is."""
 _GAP = 2
+_BETWEEN_PARTS = r"(?<=[/_-])|(?<=\.)(?=\D)|(?<=\D\.)(?=\d)"
+"""Where a long word may be broken: behind a dot that is no decimal point, a slash, a dash."""
 _LEAST_TEXT = 14  # columns of text narrower than this are hard to read
 
 
@@ -196,12 +199,37 @@ def wrapped(words: str, width: int, *, anywhere: bool = False) -> list[str]:
     if len(words) <= width:
         return [words]
     before = words[: len(words) - len(words.lstrip())]
+    most = max(width, len(before) + 1)
+    if anywhere:
+        return [before + line for line in _filled(words.split(), most - len(before))] or [words]
     broken = textwrap.wrap(
         words.strip(),
-        max(width, len(before) + 1),
+        most,
         initial_indent=before,
-        subsequent_indent=before if anywhere else "",
-        break_long_words=anywhere,
+        break_long_words=False,
         break_on_hyphens=False,
     )
     return broken or [words]
+
+
+def _filled(words: Sequence[str], width: int) -> list[str]:
+    """Lines of at most ``width`` characters.
+
+    A word that is longer is broken between its parts, such as those of a path or of a layer's name;
+    a part that is longer, anywhere.
+    """
+    filled = [""]
+    for word in words:
+        gap = " " if filled[-1] else ""
+        for part in [word] if len(word) <= width else _parts(word, width):
+            if len(filled[-1]) + len(gap) + len(part) > width:
+                filled.append("")
+                gap = ""
+            filled[-1] += gap + part
+            gap = ""
+    return [line for line in filled if line]
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    for part in re.split(_BETWEEN_PARTS, word):
+        yield from (part[i : i + width] for i in range(0, len(part), width))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.reports import find_part, rows_of
 
 from diffc.measure.explain import Ladder, Rung
 from diffc.measure.results import Latency, MachineNoise, Speedup
+from diffc.report import terminal
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
 from diffc.report.model import Report
@@ -98,7 +102,7 @@ def with_ratio(report: Report, median: float, low: float, high: float) -> Report
 def test_an_interval_that_holds_1_is_no_speed_up(report, ratio, shown):
     median, low, high = ratio
     report = with_ratio(report, median, low, high)
-    figure = f"{median:.2f}x, 95 % [{low:.2f}, {high:.2f}]"
+    figure = f"{median:.2f}x, 95 % [{low:.2f}, {high:.2f}] within this run"
     assert (f"{median:.2f}x as fast" in headline(report)) == shown
     assert headline(report).startswith(f"NO SPEED-UP SHOWN: one image {figure}") == (not shown)
     assert (f"no speed-up shown: {figure}" in summary(report)) == (not shown)
@@ -106,6 +110,23 @@ def test_an_interval_that_holds_1_is_no_speed_up(report, ratio, shown):
         assert (f"{median:.2f}x as fast" in text) == shown
         assert ("no speed-up shown" in text) == (not shown)
         assert f"[{low:.2f}, {high:.2f}]" in text
+
+
+@pytest.mark.parametrize("ratio", [(0.39, 0.27, 1.22), (1.76, 1.74, 1.78)])
+def test_an_interval_of_times_says_that_it_is_of_this_run(report, ratio):
+    """In every rendering: the drift between runs is not in it."""
+    report = with_ratio(report, *ratio)
+    words = f"95 % [{ratio[1]:.2f}, {ratio[2]:.2f}]"
+    screen = Console(file=io.StringIO(), width=100)
+    terminal.show(report, screen)
+    page = re.sub(r"<[^>]*>", " ", to_html(report))
+    for text in (screen.file.getvalue(), to_markdown(report).replace("\\", ""), page):
+        text = " ".join(text.replace("|", " ").split())
+        places = [match.start() for match in re.finditer(re.escape(words), text)]
+        assert places
+        for place in places:
+            near = text[max(0, place - 60) : place + len(words) + 20]
+            assert "within this run" in near, near
 
 
 def ladder(noise: MachineNoise | None, p90: float = 11.0) -> Ladder:

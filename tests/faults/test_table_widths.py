@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -15,15 +17,17 @@ from diffc.cli import check as check_cli
 from diffc.cli import doctor as doctor_cli
 from diffc.cli import inspect as inspect_cli
 from diffc.cli import progress as cli_progress
+from diffc.cli import recipes as recipes_cli
 from diffc.cli import report as report_cli
 from diffc.cli import show as cli_show
+from diffc.cli.command import Command
 from diffc.gate.result import CheckResult, Figure, SelfComparison, overall, side
 from diffc.measure.results import Comparison, EngineFigures, Latency, Memory, Row, Speedup
 from diffc.report import side_by_side, terminal
 from diffc.report.comparison import comparison_rows
 from diffc.report.model import Report
 from diffc.report.sections import parts
-from diffc.report.tables import Column, lines
+from diffc.report.tables import Column, lines, wrapped
 from diffc.runner import StageEvent, StageResult
 from diffc.stage_outcomes import StageOutcome
 from diffc_export.events import Progress
@@ -148,6 +152,69 @@ def test_the_groups_of_inspect_are_whole(screen):
     inspect_cli._show_groups(model, [row])
     assert all(screen.holds(cell) for cell in ("1280", "16", "1.23 M", "12.34%"))
     assert name in "".join(line.split("  ")[0].strip() for line in screen.lines), screen.lines
+
+
+NUMBERS = re.compile(r"\d[\d.,]*")
+NAMES = ("down_blocks.10.attentions.1.transformer_blocks.0.attn1.to_out.0", "conv_in")
+
+
+def plan_of(macs: float) -> dict:
+    groups = [
+        {"name": name, "kind": "heads", "size": 1280, "kept": 656, "step": 16} for name in NAMES
+    ]
+    cost = {"macs": macs, "params": macs / 200}
+    return {"model": {"macs": 98.9e9, "params": 4_435_393}, "compressed": cost,
+            "groups": groups, "why": {"importance": None}}  # fmt: skip
+
+
+def show_plan(monkeypatch):
+    inspect_cli._show_plan("demo", plan_of(49.45e9), ESTIMATES, Command())
+
+
+def show_plans(monkeypatch):
+    recipes = iter([0.21, 0.34])
+    source = SimpleNamespace(name="demo")
+    monkeypatch.setattr(inspect_cli, "resolve_command", lambda *_, **__: (
+        source, SimpleNamespace(prune=SimpleNamespace(ratio=next(recipes))), Path()))  # fmt: skip
+    monkeypatch.setattr(inspect_cli, "_plan", lambda *_: plan_of(49.45e9))
+    monkeypatch.setattr(inspect_cli, "plan_estimates", lambda *_: ESTIMATES)
+    inspect_cli._show_ratios([Command(), Command()])
+
+
+def show_recipes(monkeypatch):
+    diffc_list = vars(recipes_cli._list)["__wrapped__"]
+    diffc_list(Command(), SimpleNamespace(invoked_subcommand=None))
+
+
+def show_reports(monkeypatch):
+    for path in REPORTS:
+        terminal.show(Report.read(path).model_copy(update={"frontiers": []}), cli_show.answers())
+
+
+ESTIMATES = {"seconds": 7932.0, "training_bytes": 315_400_000, "out_bytes": 72_800_000}
+
+
+@pytest.mark.parametrize("show", [show_plan, show_plans, show_recipes, show_reports])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_every_number_of_a_wide_screen_is_whole_on_a_narrow_one(monkeypatch, show, width):
+    """And a narrow screen has no number that a wide one has not: half of one would be one."""
+    numbers = []
+    for columns in (400, width):
+        screen = Screen(columns)
+        monkeypatch.setattr(cli_show, "answers", screen.console)
+        show(monkeypatch)
+        numbers.append(set(NUMBERS.findall(screen.file.getvalue())))
+        assert len(numbers[-1]) > 5
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("width", [14, 20, 30])
+def test_a_long_name_is_broken_between_its_parts(width):
+    shown = wrapped(f"  {NAMES[0]} 1.690x", width, anywhere=True)
+    assert "".join(line.strip() for line in shown).replace(" ", "") == f"{NAMES[0]}1.690x"
+    assert all(line.startswith("  ") and len(line) <= width for line in shown)
+    assert all(line.rstrip()[-1] in "._x" for line in shown), shown
+    assert any("1.690x" in line for line in shown)
 
 
 def test_runs_beside_each_other_are_whole(screen):

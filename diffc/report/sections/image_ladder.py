@@ -21,7 +21,7 @@ from diffc.report.units import milliseconds
 
 _HOW = (
     "the loops of the section before, all timed in turn in one process; factors are medians of "
-    "paired ratios, with 95 % intervals"
+    "paired ratios, with 95 % intervals within this run"
 )
 
 
