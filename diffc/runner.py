@@ -163,6 +163,19 @@ class StageResult(Generic[ResultOf]):
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a run needs, by an estimate.
+
+    Attributes:
+        memory_bytes: Of the distillation; None for a run without.
+        disk_bytes: Of the output folder.
+    """
+
+    memory_bytes: int | None
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
 class StageEvent:
     """One moment of a run.
 
@@ -173,8 +186,10 @@ class StageEvent:
         progress: How far the work is.
         done: The result, once the stage is done.
         note: A sentence for the user.
-        expected: With ``passed``: the seconds of each stage of an earlier run of this kind, in
-            order; empty where there was none.
+        expected: With ``passed``: the seconds that each stage will take, in order; empty where
+            nothing tells.
+        by: What tells that, in words.
+        needs: What the run needs, where that was estimated.
     """
 
     stage: str
@@ -183,6 +198,8 @@ class StageEvent:
     done: StageResult[Outcome] | None = None
     note: str = ""
     expected: Mapping[str, float] = field(default_factory=dict)
+    by: str = ""
+    needs: Needs | None = None
 
 
 StageWork = Generator[StageEvent, None, StageResult[Result]]

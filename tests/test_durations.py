@@ -14,7 +14,7 @@ from diffc.cli import progress as module
 from diffc.cli.progress import Overall, follow_live, follow_plainly, left_words
 from diffc.durations import expected_seconds, keep_seconds
 from diffc.recipe import resolve
-from diffc.runner import StageEvent
+from diffc.runner import Needs, StageEvent
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress
 
@@ -98,7 +98,7 @@ def stage(name, kind, **more):
 
 
 EXPECTED = {"data": 60.0, "distill": 600.0, "samples": 120.0}
-PASSED = stage("preflight", "passed", expected=EXPECTED)
+PASSED = stage("preflight", "passed", expected=EXPECTED, by="an earlier run")
 
 
 def overall_after(*events):
@@ -110,13 +110,12 @@ def overall_after(*events):
 
 def test_before_a_stage_shows_its_speed_the_earlier_run_counts(monkeypatch):
     monkeypatch.setattr(module, "time", Clock(0.0))
-    overall = overall_after(
-        stage("preflight", "started"), PASSED,
-        stage("data", "started"), stage("data", "finished", done=object()),
-        stage("distill", "started"),
-    )  # fmt: skip
+    overall = overall_after(stage("preflight", "started"), PASSED, stage("data", "started"))
+    monkeypatch.setattr(module, "time", Clock(60.0))
+    overall.note(stage("data", "finished", done=object()))
+    overall.note(stage("distill", "started"))
     assert overall.place == "stage 2 of 3"
-    monkeypatch.setattr(module, "time", Clock(100.0))
+    monkeypatch.setattr(module, "time", Clock(160.0))
     overall.note(stage("distill", "progress", progress=Progress(5, 100)))
     assert overall.seconds_left() == pytest.approx(500 + 120)
 
@@ -127,6 +126,23 @@ def test_then_its_own_speed_counts(monkeypatch):
     monkeypatch.setattr(module, "time", Clock(30.0))
     overall.note(stage("data", "progress", progress=Progress(25, 100)))
     assert overall.seconds_left() == pytest.approx(90 + 720)
+
+
+def test_later_stages_are_as_fast_as_the_first_ones_were(monkeypatch):
+    monkeypatch.setattr(module, "time", Clock(0.0))
+    overall = overall_after(PASSED, stage("data", "started"))
+    monkeypatch.setattr(module, "time", Clock(30.0))  # 60 s were expected
+    overall.note(stage("data", "finished", done=object()))
+    overall.note(stage("distill", "started"))
+    assert overall.seconds_left() == pytest.approx((600 + 120) / 2)
+
+
+def test_a_stage_that_was_reused_tells_nothing_of_speed(monkeypatch):
+    monkeypatch.setattr(module, "time", Clock(0.0))
+    overall = overall_after(PASSED, stage("data", "started"))
+    overall.note(stage("data", "reused", done=object()))
+    overall.note(stage("distill", "started"))
+    assert overall.seconds_left() == pytest.approx(600 + 120)
 
 
 def test_a_stage_that_was_not_there_before_has_no_estimate():
@@ -144,6 +160,7 @@ def test_a_stage_that_was_not_there_before_has_no_estimate():
         (100, "about 2 min left"),
         (540, "about 9 min left"),
         (7900, "about 2 h 10 min left"),
+        (111_600, "about 31 h left"),
     ],
 )
 def test_words(seconds, words):
@@ -163,8 +180,27 @@ def run_events():
 def test_a_log_says_it_once():
     text = io.StringIO()
     assert follow_plainly(run_events(), Console(file=text, width=80)) == "end"
-    assert text.getvalue().count("by an earlier run") == 1
-    assert "stage 1 of 3, about 13 min left, by an earlier run" in text.getvalue()
+    words = " ".join(text.getvalue().split())
+    assert words.count("by an earlier run") == 1
+    assert "stage 1 of 3, about 13 min left (estimated by an earlier run)" in words
+    assert re.search(r"done in 0.0 s; the estimate was 1[23] min .. s \(-100%\)", words)
+
+
+def test_what_is_needed_is_said_with_it():
+    needs = Needs(memory_bytes=310_000_000, disk_bytes=73_000_000)
+    passed = stage("preflight", "passed", expected=EXPECTED, by="its calls", needs=needs)
+    begun = stage("data", "progress", progress=Progress(0, 10))
+    overall = overall_after(passed, stage("data", "started"))
+    words = overall.announcement(begun)
+    assert words.endswith("Distillation needs about 310 MB of memory, OUT about 73 MB of disk")
+    assert overall.announcement(begun) == ""
+
+
+def test_a_run_in_which_nothing_works_has_no_estimate_to_judge():
+    overall = overall_after(
+        PASSED, stage("data", "started"), stage("data", "reused", done=object())
+    )
+    assert (overall.announcement(stage("data", "reused")), overall.outcome()) == ("", "")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

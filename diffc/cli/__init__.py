@@ -8,6 +8,8 @@ flags/       the flag table
 run.py       runs stages for a verb
 show.py      tables and JSON
 remembered.py  answers of plan and inspect, kept in the cache
+shipped_answers.py  those that ship, of the models that ship
+estimates.py  what a run of a plan would take
 progress.py  what a person sees while stages run
 compile.py, search.py, stages.py, inspect.py, bench.py, check.py, report.py
              the verbs of a run, and of what it measured
@@ -31,6 +33,9 @@ from typing import NoReturn
 
 from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
 
+_BROKEN_PIPE = 141
+"""What a shell calls the end by SIGPIPE; the exit code where there is no such signal."""
+
 
 def main() -> None:
     """Run a verb: the entry point ``diffc``. A user's mistake ends in a line and an exit code.
@@ -46,8 +51,8 @@ def main() -> None:
         _end_with_line(error)
     except KeyboardInterrupt:
         _interrupted()
-    except BrokenPipeError:  # the reader of the output has ended
-        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        _end_with_broken_pipe()
     except Exception as error:
         from diffc_export.disks import disk_error
 
@@ -113,6 +118,14 @@ def _flush_stdout() -> None:
 def _forget_stdout() -> None:
     """Send stdout to the null device, so that the interpreter's flush at exit succeeds."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_with_broken_pipe() -> NoReturn:
+    """End as other programs do when the reader of their output, such as ``head``, has ended."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    sys.exit(_BROKEN_PIPE)
 
 
 def _end_with_line(error: DiffcError) -> NoReturn:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, TypedDict
 
 from diffc.cli.command import Command, takes
+from diffc.cli.estimates import columns_words, estimate_words, plan_estimates, run_cells
 from diffc.cli.run import resolve_command, run_chain, with_ratios
 from diffc.errors import RequestError
 
@@ -78,7 +79,8 @@ def plan_(command: Command, ratio: list[str] | None) -> None:
         _show_written_plan(written, command)
         return
     source, recipe, folder = resolve_command(command, need_weights=False)
-    _show_plan(source.name, _plan(source, recipe, folder), command)
+    plan = _plan(source, recipe, folder)
+    _show_plan(source.name, plan, plan_estimates(plan, recipe, source), command)
 
 
 @takes("model_or_out", "family", "json", "quiet")
@@ -97,7 +99,7 @@ def inspect_(command: Command) -> None:
     source, recipe, folder = resolve_command(command, need_weights=False)
     scores = _scores_file(folder)
     answer = remembered(
-        "inspect", source, recipe, scores, lambda: _inspected(source, recipe, scores)
+        "inspect", source, recipe, scores, lambda: inspect_answer(source, recipe, scores)
     )
     if command.json:
         from diffc.cli.show import print_json
@@ -109,7 +111,7 @@ def inspect_(command: Command) -> None:
         _show_inputs(answer["inputs"])
 
 
-def _inspected(source: Source, recipe: Recipe, scores: Path) -> JsonDict:
+def inspect_answer(source: Source, recipe: Recipe, scores: Path) -> JsonDict:
     """What can be cut, and the inputs."""
     from diffc.data.inputs import data_text_tokens, denoiser_specs
     from diffc.prune.planning import cost_of
@@ -138,21 +140,26 @@ def _show_ratios(commands: Sequence[Command]) -> None:
     plans = []
     for command in commands:
         source, recipe, folder = resolve_command(command, need_weights=False)
-        plans.append((recipe.prune.ratio, _plan(source, recipe, folder)))
+        plan = _plan(source, recipe, folder)
+        estimates = plan_estimates(plan, recipe, source)
+        plans.append((recipe.prune.ratio, {**plan, "estimates": estimates}))
     if commands[0].json:
         print_json({"plans": [{"ratio": ratio, **plan} for ratio, plan in plans]})
         return
     if commands[0].quiet:
         return
     dense = plans[0][1]["model"]
-    rows = [("dense", count(dense["macs"]), "", count(dense["params"]), "")]
+    rows = [("dense", count(dense["macs"]), "", count(dense["params"]), "", "", "", "")]
     for ratio, plan in plans:
         after = plan["compressed"]
         macs = change(dense["macs"], after["macs"])
         params = change(dense["params"], after["params"])
-        rows.append((f"{ratio:g}", count(after["macs"]), macs, count(after["params"]), params))
-    heads = ("MACs of a step", "change", "parameters", "change")
+        of_run = run_cells(plan["estimates"])
+        cells = (f"{ratio:g}", count(after["macs"]), macs, count(after["params"]), params, *of_run)
+        rows.append(cells)
+    heads = ("MACs of a step", "change", "parameters", "change", "time", "memory", "disk")
     print_table(answers(), [Column("ratio", left=True), *map(Column, heads)], rows)
+    print_whole(answers(), columns_words(plans[0][1]["estimates"]), style="dim")
     for words in filter(None, dict.fromkeys(_not_ranked(plan) for _, plan in plans)):
         print_whole(answers(), words, style="dim")
 
@@ -172,19 +179,6 @@ def _not_ranked(plan: JsonObject) -> str:
     )
 
 
-def _estimates(plan: JsonObject) -> str:
-    """Memory and disk of a run, by counting; docs/several-gpus.md has the bytes."""
-    from diffc.report.units import size
-
-    dense, small = plan["model"]["params"], plan["compressed"]["params"]
-    training = size(20 * small + 4 * dense)
-    disk = size(4 * 2 * small + 4 * 2 * (dense + small))
-    return (
-        f"estimates, not measured: distillation holds {training} of weights, gradients and "
-        f"AdamW's state, and activations beside them; OUT takes {disk} with one fp32 target"
-    )
-
-
 def _written_plan(command: Command) -> Path | None:
     """The output folder that is asked for its plan and nothing else; None for another request."""
     from diffc.cli.flags.values import user_path
@@ -197,21 +191,22 @@ def _written_plan(command: Command) -> Path | None:
 
 
 def _plan(source: Source, recipe: Recipe, folder: Path) -> JsonDict:
-    """The plan that the recipe's options give, without the channels' numbers."""
+    """The plan that the recipe's options give, from the cache where it is there."""
     from diffc.cli.remembered import remembered
 
     scores = _scores_file(folder)
+    return remembered("plan", source, recipe, scores, lambda: plan_answer(source, recipe, scores))
 
-    def planned() -> JsonDict:
-        from diffc.prune.planning import make_plan
-        from diffc.stages.plan import alignment
-        from diffc.stages.preflight import lora_notes
 
-        lora_notes(source)
-        plan = make_plan(source, recipe, _scores(scores), {}, alignment(recipe))
-        return {**_as_json(plan), "allocate": recipe.prune.allocate}
+def plan_answer(source: Source, recipe: Recipe, scores: Path) -> JsonDict:
+    """The plan that the recipe's options give, without the channels' numbers."""
+    from diffc.prune.planning import make_plan
+    from diffc.stages.plan import alignment
+    from diffc.stages.preflight import lora_notes
 
-    return remembered("plan", source, recipe, scores, planned)
+    lora_notes(source)
+    plan = make_plan(source, recipe, _scores(scores), {}, alignment(recipe))
+    return {**_as_json(plan), "allocate": recipe.prune.allocate}
 
 
 def _scores_file(folder: Path) -> Path:
@@ -315,25 +310,35 @@ def _show_inputs(specs: Sequence[JsonObject]) -> None:
 
 def _show_written_plan(out: Path, command: Command) -> None:
     from diffc.launch import process_rank
-    from diffc.output import read_lock
+    from diffc.output import locked_recipe, read_lock
     from diffc.prune.plan import Plan
 
     if process_rank() > 0:  # one process of a launch prints
         return
     name = str(read_lock(out)["model"]["name"])
-    plan = Plan.read(out / "plan.json")
-    _show_plan(name, _as_json(plan), command)
+    plan = _as_json(Plan.read(out / "plan.json"))
+    source = None if command.out is None else resolve_command(command)[0]
+    _show_plan(name, plan, plan_estimates(plan, locked_recipe(out), source), command)
     if not command.silent:
         print(out / "plan.json")
 
 
-def _show_plan(name: str, plan: JsonObject, command: Command) -> None:
+def _show_plan(name: str, plan: JsonObject, estimates: JsonDict, command: Command) -> None:
     if command.json:
         from diffc.cli.show import print_json
 
-        print_json(plan)
+        print_json({**plan, "estimates": estimates})
     elif not command.quiet:
         _print_plan(name, plan)
+        _print_notes([estimate_words(estimates), _not_ranked(plan)])
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    from diffc.cli.show import answers
+    from diffc.report.tables import print_whole
+
+    for words in filter(None, notes):
+        print_whole(answers(), words, style="dim")
 
 
 def _as_json(plan: Plan) -> JsonDict:
@@ -369,6 +374,3 @@ def _print_plan(name: str, plan: JsonObject) -> None:
             f"{timed['measured']:.1%} of dense, 95 % [{low}, {high}], as measured; "
             f"the cost tables expected {timed['predicted']:.1%}",
         )
-    print_whole(screen, _estimates(plan), style="dim")
-    if _not_ranked(plan):
-        print_whole(screen, _not_ranked(plan), style="dim")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from diffc_export import events
@@ -12,33 +12,40 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, Task, TaskID
 
-    from diffc.runner import StageEvent
+    from diffc.runner import Needs, StageEvent
     from diffc_export.events import Progress as Step
 
 T = TypeVar("T")
 _TRUSTED = 0.1
-"""From this share of a stage on, its own speed tells its end better than an earlier run does."""
+"""From this share of a stage on, its own speed tells its end better than an estimate does."""
+_TELLING_SECONDS = 10.0
+"""From so much expected work on, what the stages took tells how fast the later ones will be."""
 
 
 class Overall:
     """Where the run is among its stages, and when it will be done.
 
-    Both come from an earlier run of the same kind on this machine (diffc/durations.py); without
-    one there is neither.
+    Both come from an earlier run of the same kind on this machine (diffc/durations.py), or from
+    the rate of its calls (diffc/stages/estimate.py); without either there is neither.
     """
 
     def __init__(self) -> None:
         self._expected: Mapping[str, float] = {}
+        self._by = ""
+        self._needs: Needs | None = None
+        self._announced: tuple[float, float] | None = None
         self._number = 0
         self._stage = ""
         self._started = 0.0
         self._share = 0.0
         self._done: set[str] = set()
+        self._worked: dict[str, float] = {}
 
     def note(self, event: StageEvent) -> None:
         """Take in an event of the run."""
         if event.kind == "passed":  # the checks before the first stage
             self._expected, self._number = event.expected, 0
+            self._by, self._needs = event.by, event.needs
         elif event.kind == "started":
             self._number += 1
             self._stage, self._share, self._started = event.stage, 0.0, time.monotonic()
@@ -46,6 +53,31 @@ class Overall:
             self._share = _share(event.progress)
         elif event.done is not None:
             self._done.add(event.stage)
+            if event.kind == "finished":
+                self._worked[event.stage] = time.monotonic() - self._started
+
+    def announcement(self, event: StageEvent) -> str:
+        """Once, when work begins: 'stage 2 of 13, about 9 min left (estimated by an earlier run)'.
+
+        Empty at every other event, and where nothing tells it.
+        """
+        seconds = None if self._announced or event.progress is None else self.seconds_left()
+        if seconds is None:
+            return ""
+        self._announced = time.monotonic(), seconds
+        words = f"{self.place}, {left_words(seconds)} (estimated by {self._by})"
+        return ". ".join([words, *_needs_words(self._needs)])
+
+    def outcome(self) -> str:
+        """At the end: 'done in 4 min 12 s; the estimate was 3 min 50 s'; '' without an estimate."""
+        from diffc.report.units import seconds
+
+        if self._announced is None:
+            return ""
+        started, expected = self._announced
+        took = time.monotonic() - started
+        off = f" ({took / expected - 1:+.0%})" if expected >= 1 else ""
+        return f"done in {seconds(took)}; the estimate was {seconds(expected)}{off}"
 
     @property
     def place(self) -> str:
@@ -64,23 +96,49 @@ class Overall:
         """The time of this stage's rest and of the stages after it; None where one is unknown."""
         if self._stage not in self._expected:
             return None
-        own, used = self._expected[self._stage], time.monotonic() - self._started
+        pace = self._pace()
+        own, used = self._expected[self._stage] * pace, time.monotonic() - self._started
         if self._share >= _TRUSTED:
             rest = used / self._share * (1 - self._share)
         else:
             rest = max(own - used, 0.0)
         later = set(self._expected) - self._done - {self._stage}
-        return rest + sum(self._expected[name] for name in later)
+        return rest + pace * sum(self._expected[name] for name in later)
+
+    def _pace(self) -> float:
+        """What the stages so far took, over what they were expected to take."""
+        expected = sum(self._expected.get(name, 0.0) for name in self._worked)
+        return sum(self._worked.values()) / expected if expected >= _TELLING_SECONDS else 1.0
 
 
 def left_words(seconds: float) -> str:
     """'about 40 s left', 'about 9 min left', 'about 2 h 10 min left'."""
+    return f"{about(seconds)} left"
+
+
+def about(seconds: float) -> str:
+    """'about 40 s', 'about 9 min', 'about 2 h 10 min', 'about 31 h'."""
     if seconds < 90:
-        return f"about {max(10, round(seconds / 10) * 10)} s left"
+        return f"about {max(10, round(seconds / 10) * 10)} s"
     minutes = round(seconds / 60)
     if minutes < 90:
-        return f"about {minutes} min left"
-    return f"about {minutes // 60} h {minutes % 60 // 10 * 10:02d} min left"
+        return f"about {minutes} min"
+    if minutes < 20 * 60:
+        return f"about {minutes // 60} h {minutes % 60 // 10 * 10:02d} min"
+    return f"about {round(minutes / 60)} h"
+
+
+def _needs_words(needs: Needs | None) -> Iterator[str]:
+    """'Distillation needs about 90 MB of memory, OUT about 73 MB of disk'."""
+    from diffc.report.units import size
+
+    if needs is None:
+        return
+    disk = f"OUT about {size(needs.disk_bytes)} of disk"
+    if needs.memory_bytes is None:
+        yield disk
+    else:
+        yield f"Distillation needs about {size(needs.memory_bytes)} of memory, {disk}"
 
 
 def _share(step: Step) -> float:
@@ -89,22 +147,27 @@ def _share(step: Step) -> float:
 
 def follow_plainly(work: Generator[StageEvent, None, T], screen: Console) -> T:
     """Show one line per stage, for logs, and once where the run is when its work begins."""
-    overall, is_placed = Overall(), False
+    overall = Overall()
 
     def show(event: StageEvent) -> None:
-        nonlocal is_placed
         overall.note(event)
         if event.done is not None:
             screen.print(stage_line(event), soft_wrap=True)
         elif event.kind in ("note", "heading"):
             screen.print(_words(event))
-        elif event.progress is not None and not is_placed:
-            is_placed = True
-            if overall.left:
-                words = f"  {overall.place}, {overall.left}, by an earlier run"
-                screen.print(words, soft_wrap=True)
+        else:
+            _print_words(screen, overall.announcement(event))
 
-    return events.follow(work, show)
+    result = events.follow(work, show)
+    _print_words(screen, overall.outcome())
+    return result
+
+
+def _print_words(screen: Console, words: str) -> None:
+    from diffc.report.tables import print_whole
+
+    if words:
+        print_whole(screen, f"  {words}")
 
 
 def follow_live(work: Generator[StageEvent, None, T], screen: Console) -> T:
@@ -119,11 +182,14 @@ def follow_live(work: Generator[StageEvent, None, T], screen: Console) -> T:
         def show(event: StageEvent) -> None:
             nonlocal task
             overall.note(event)
+            _print_words(progress.console, overall.announcement(event))
             task = _update_progress(event, progress, task)
             shown = task is not None and bool(overall.place)
             progress.update(total, description=overall.place, note=overall.left, visible=shown)
 
-        return events.follow(work, show)
+        result = events.follow(work, show)
+    _print_words(screen, overall.outcome())
+    return result
 
 
 def _progress(screen: Console) -> Progress:

@@ -52,7 +52,14 @@ def run_chain(
     if check_ahead is not None:
         check_ahead(source, recipe, out)
     request = Request(
-        source, recipe, out, stop, fresh=command.fresh, command=command_line(), over=over
+        source,
+        recipe,
+        out,
+        stop,
+        fresh=command.fresh,
+        command=command_line(),
+        over=over,
+        estimated=not command.silent,
     )
     try:
         report = follow(run(request), quiet=command.silent)

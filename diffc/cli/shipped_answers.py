@@ -34,7 +34,7 @@ def shipped_answer(verb: str, source: Source, recipe: Recipe, scores: Path) -> J
         recipe: Every option.
         scores: The file of the importance that counts, if it is there: no answer ships for that.
     """
-    if not is_shipped(source.name) or scores.is_file():
+    if not is_shipped(source.name) or source.all_loras or scores.is_file():
         return None
     try:
         answer = json.loads(ANSWERS.read_text("utf-8")).get(question(verb, source, recipe))

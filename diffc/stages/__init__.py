@@ -24,9 +24,13 @@ serve.py           the loop through an inference server
 order.py           the order of these, and what each verb asks of it
 finished.py        a finished run in OUT, and a compile that asks for another one there
 preflight.py       what can be refused before the first stage
+expected.py        what a run will take, by an earlier one or by an estimate
+estimate.py        how long the stages will take, and what a run needs
+call_rate.py       two seconds of the network's calls, for the estimate of a first run
 noise.py           preflight's questions to the scheduler
 images.py          what making an image takes, for the stages that time images
 conditions.py      the conditions of the pictures that the report judged
+judged_samples.py  the loops and the noise of these pictures, for the stages after them
 
 A stage is a frozen dataclass of inputs, a function of these alone, and ``NAME_stage``, which
 gathers the inputs. The key of the stage is the hash of the inputs (diffc/stage_inputs.py), the

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffc.durations import expected_seconds, keep_seconds
+from diffc.durations import keep_seconds
 from diffc.errors import CheckFailed, InputError, unknown
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
@@ -25,7 +25,15 @@ from diffc.placing import clear_folder
 from diffc.recipe import Recipe
 from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
-from diffc.runner import Outcome, Stage, StageEvent, StageResult, StageRunner, StageWork, move_logs
+from diffc.runner import (
+    Outcome,
+    Stage,
+    StageEvent,
+    StageResult,
+    StageRunner,
+    StageWork,
+    move_logs,
+)
 from diffc.stage_outcomes import DataOutcome, DistillOutcome, FuseOutcome, PlanOutcome
 from diffc.stages.bench import bench_stage
 from diffc.stages.build import check_targets, engine_stages
@@ -33,6 +41,7 @@ from diffc.stages.data import data_stage
 from diffc.stages.decoder import decoder_build_stage, decoder_stage
 from diffc.stages.distill import distill_stage
 from diffc.stages.distill_loop import distill_loop_stage, forget_loops
+from diffc.stages.expected import expected_work
 from diffc.stages.explain import explain_stage
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
@@ -41,7 +50,7 @@ from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
 from diffc.stages.precision_auto import choose_precision
-from diffc.stages.preflight import preflight
+from diffc.stages.preflight import PREFLIGHT, preflight
 from diffc.stages.prune import prune_stage
 from diffc.stages.repair import repair_stage
 from diffc.stages.samples import evaluation_stage, samples_stage
@@ -54,9 +63,6 @@ from diffc_export.events import drain
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
-
-PREFLIGHT = "preflight"
-"""The name of the checks before the first stage, in events."""
 
 RunWork = Generator[StageEvent, None, Report]
 ChainWork = Generator[StageEvent, None, list[StageResult[Outcome]]]
@@ -75,6 +81,8 @@ class Request:
         command: How to say it again.
         over: What becomes of a finished run of another request in ``out``.
         evaluation: How samples are judged once more, beside the run's own; None: they are not.
+        estimated: Whether somebody waits for how long the run will take: where nothing tells that
+            yet, calls of the network are timed first.
     """
 
     source: Source
@@ -85,6 +93,7 @@ class Request:
     command: str | None = None
     over: Over = "goes on"
     evaluation: Recipe | None = None
+    estimated: bool = False
 
     def __post_init__(self) -> None:
         if self.stop not in STOPS:
@@ -110,8 +119,7 @@ def _run(request: Request) -> RunWork:
         preflight(source, request.evaluation, out, request.stop)
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)
-    expected = expected_seconds(source.digest, recipe, request.stop)
-    yield StageEvent(PREFLIGHT, "passed", expected=expected)
+    yield (yield from expected_work(source, recipe, out, request.stop, request.estimated))
     if replaces:
         done = yield from _aside(request)
     else:

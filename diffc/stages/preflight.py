@@ -31,6 +31,9 @@ from diffc_export.cache import cache_folder, cached_json
 from diffc_export.disks import check_place
 from diffc_runtime.machine.packages import version as package_version
 
+PREFLIGHT = "preflight"
+"""The name of the checks before the first stage, in events."""
+
 _VERSION = 5
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 

@@ -1,0 +1,218 @@
+"""How long the stages of a run will take, and what it needs of memory and disk: estimates.
+
+The recipe says how many rows of calls each stage takes; call_rate.py measures what a row takes
+here. What is no call of the network takes seconds that were fitted to one run of the demo on two
+cores (bench/results/demo-run.json): export, repair, times, figures. A factor of two is what such an
+estimate is good for; the end of a run says how far off it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diffc.data.guidance import decide_guidance
+from diffc.data.loops import RunLoops, run_loops
+from diffc.durations import Rate
+from diffc.measure.frontier.loops import FrontierLoops
+from diffc.models.families import family
+from diffc.models.source import Source
+from diffc.recipe import Recipe
+from diffc.recipe.sections.training import TrainingSection
+from diffc.stages.decoder import decoder_stage
+from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, ROUNDS
+from diffc_runtime.errors import BadRequest
+from diffc_runtime.loop import Loop
+
+TRAINED_BYTES, TEACHER_BYTES, STORED_BYTES = 20, 4, 4
+"""Of a parameter: weights, gradients, AdamW's two moments and the moving average of a student;
+a teacher's weights; a weight in a file."""
+_ENGINE, _EAGER = 0.7, 1.5
+"""A call of an engine, and of torch eager one image at a time, over one as measured."""
+
+
+@dataclass(frozen=True)
+class _PlannedRun:
+    """What the estimates of one run are made from.
+
+    Attributes:
+        source: The model.
+        recipe: Every option.
+        rate: What calls take here.
+        share: A compressed call's MACs over a dense one's.
+        guided: Rows of a guided call: 2 with classifier-free guidance, else 1.
+        loops: Of both sides.
+    """
+
+    source: Source
+    recipe: Recipe
+    rate: Rate
+    share: float
+    guided: int
+    loops: RunLoops
+
+    @property
+    def millions(self) -> float:
+        """The dense model's parameters, in millions."""
+        return self.rate.params / 1e6
+
+    def rows(self, loop: Loop) -> int:
+        """Rows of one image; of a loop that cannot run, one for each step."""
+        try:
+            return loop.rows(self.source.scheduler)
+        except BadRequest:
+            return loop.steps or 1
+
+
+def stage_seconds(
+    source: Source, recipe: Recipe, stop: str, rate: Rate, share: float | None = None
+) -> dict[str, float]:
+    """What each stage will take, in their order; an estimate.
+
+    Args:
+        source: The model.
+        recipe: Every option.
+        stop: The last stage, of ``diffc.stages.order.STOPS``.
+        rate: What calls take on this machine.
+        share: A compressed call's MACs over a dense one's; None: by the recipe's ratio.
+
+    Returns:
+        Seconds by the stage's name. Builds for GPUs, which take minutes, are not known: 0.
+    """
+    guided = _rows_of_guidance(source, recipe)
+    scale = decide_guidance(source, recipe.data.guidance).scale if guided > 1 else 1.0
+    run = _PlannedRun(
+        source=source,
+        recipe=recipe,
+        rate=rate,
+        share=1 - recipe.prune.ratio if share is None else share,
+        guided=guided,
+        loops=run_loops(recipe, source.scheduler, scale),
+    )
+    parts = {"plan": _to_plan, "prune": _pruning, "distill": _training, "export": _exports}
+    seconds: dict[str, float] = {}
+    for name, part in parts.items():
+        seconds.update(part(run))
+        if name == stop:
+            return seconds
+    for target in recipe.build.target:
+        seconds.update(_engines(run, target, bench=stop == "bench"))
+    return seconds
+
+
+def training_bytes(dense: int, small: int, rate: Rate | None, recipe: Recipe) -> int:
+    """Memory of the distillation.
+
+    Args:
+        dense: Parameters of the dense model.
+        small: Parameters of the compressed one.
+        rate: Says what activations take, at most; None leaves them out.
+        recipe: The batch.
+    """
+    options = recipe.distill
+    rows = max(1, options.batch // options.gradient_accumulation)
+    kept = 0 if rate is None or rate.activation_bytes is None else rate.activation_bytes
+    return TRAINED_BYTES * small + TEACHER_BYTES * dense + rows * kept
+
+
+def out_bytes(dense: int, small: int, targets: int) -> int:
+    """Disk of OUT in fp32: the model before and after training, ONNX and engines of both sides."""
+    return STORED_BYTES * (2 * small + (1 + targets) * (dense + small))
+
+
+def _rows_of_guidance(source: Source, recipe: Recipe) -> int:
+    """2 where images are made with classifier-free guidance."""
+    has_null = recipe.data.prompts or family(source.class_name).null_conditions(source.config)
+    return 2 if has_null and decide_guidance(source, recipe.data.guidance).scale != 1 else 1
+
+
+def _to_plan(run: _PlannedRun) -> Iterator[tuple[str, float]]:
+    options, call = run.recipe.data, run.rate.call_seconds
+    own = options.source == "synthetic"
+    yield "data", 3 + (options.images * options.steps * run.guided * call if own else 0)
+    ranking = run.recipe.prune.importance
+    # what the default score takes; the others take no more
+    rows = ranking.grid * ranking.curve_images + 3 * ranking.passes * ranking.batch
+    depth = 32 * 60 if run.recipe.prune.cuts_depth else 0  # 32 rows for each of some branches
+    yield "importance", 3 + rows * run.rate.training_seconds / 3 + depth * call
+    yield "plan", 0.3
+
+
+def _pruning(run: _PlannedRun) -> Iterator[tuple[str, float]]:
+    yield "prune", 0.5 + 0.01 * run.millions
+
+
+def _training(run: _PlannedRun) -> Iterator[tuple[str, float]]:
+    options, call = run.recipe.distill, run.rate.call_seconds
+    repair = run.recipe.repair
+    rows = 3 * repair.rows * (1 + run.share)
+    yield "repair", 0.1 if repair.mode == "off" else 6 + 0.02 * run.millions + rows * call
+    judged = options.steps // options.quality_every if options.quality_every else 0
+    pairs = judged * 8 * 20 * (1 + run.share) * call
+    yield "distill", 3 + _steps(run, options, teacher=1 / 3) + pairs if options.steps else 0.3
+    own = run.loops.first
+    if options.aim == "loop":
+        loop = options.loop
+        yield "trajectories", 3 + loop.trajectories * loop.teacher_steps * run.guided * call
+        features = 2 / 3 if loop.features else 0.0  # half of the dense model, twice and back
+        yield "distill-loop", 6 + _steps(run, loop, teacher=features)
+    reference = run.rows(run.loops.reference)
+    of_pair = reference + run.rows(own) * run.share
+    images = run.recipe.quality.images
+    own_features = min(512, run.recipe.data.images) + 2 * images
+    yield "samples", 4 + (images * of_pair + own_features) * call
+
+
+def _steps(run: _PlannedRun, options: TrainingSection, teacher: float) -> float:
+    """Seconds of a training; ``teacher``: its calls of a row, over a dense row of training."""
+    again = 4 / 3 if options.gradient_checkpointing else 1.0
+    rows = options.steps * options.batch
+    return rows * (teacher + run.share * again) * run.rate.training_seconds
+
+
+def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
+    for side, share in (("dense", 1.0), ("compressed", run.share)):
+        yield f"export-{side}", 15 + 0.08 * run.millions * share
+    decoder = decoder_stage(run.source, run.recipe)
+    if decoder is not None:
+        yield decoder.name, 15.0
+
+
+def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[str, float]]:
+    from diffc_export.targets import target as find_target
+
+    recipe, chosen = run.recipe.for_target(target), find_target(target)
+    measured = recipe.measure
+    shapes = len(recipe.build.batch) * max(1, len(recipe.export.requested_sizes))
+    timing = shapes * 2 * measured.seconds
+    on_cpu = chosen.facts.device == "cpu"
+    if recipe.build.precision == "auto":
+        yield f"choose-{target}", 30 + 3 * timing
+    for side in ("dense", "compressed"):
+        yield f"build-{target}-{side}", 0.3 + 0.01 * run.millions if on_cpu else 0.0
+    if not bench or not chosen.status().runnable:
+        return
+    reference, own = run.rows(run.loops.reference), run.rows(run.loops.first)
+    images = 2 * measured.loop_runs if measured.frontier == "off" else 4
+    of_image = _ENGINE * run.rate.call_seconds * (reference + own * run.share)
+    yield f"bench-{target}", 6 + 1.3 * timing + images * of_image
+    if measured.frontier != "off":
+        yield f"frontier-{target}", 6 + _frontier(run, recipe)
+    if measured.explain != "off" and not chosen.facts.runs_torch:
+        yield f"explain-{target}", 4.0 if measured.explain == "on" else 90.0
+
+
+def _frontier(run: _PlannedRun, recipe: Recipe) -> float:
+    """The images of every loop of both sides, and their times in turn."""
+    extent, call = recipe.measure.frontier, run.rate.call_seconds
+    ratio = max(run.share, 0.01)
+    loops = FrontierLoops(run.loops.reference, run.loops.loops, extent, ratio)
+    dense = sum(run.rows(one.loop) for one in loops.of_dense(run.source.scheduler))
+    small = sum(run.rows(one.loop) for one in loops.of_compressed(run.source.scheduler))
+    once = _ENGINE * call * (dense + run.share * small)
+    images = min(MOST_IMAGES[extent], recipe.quality.images)
+    eager = (
+        _EAGER * call * run.rows(run.loops.reference) if recipe.measure.explain != "off" else 0.0
+    )
+    timed = min(ROUNDS[extent] * (once + eager), MOST_SECONDS[extent])
+    return (images + 1) * once + eager + timed

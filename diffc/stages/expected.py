@@ -1,0 +1,50 @@
+"""How long the stages of a run will take: by an earlier run, or else by the rate of the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+from diffc.durations import expected_seconds, known_rate
+from diffc.launch import is_launched
+from diffc.models.source import Source
+from diffc.output import is_output
+from diffc.recipe import Recipe
+from diffc.runner import Needs, StageEvent
+from diffc.stages.call_rate import measure_rate
+from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+from diffc.stages.preflight import PREFLIGHT
+from diffc_export.events import map_events
+
+
+def expected_work(
+    source: Source, recipe: Recipe, out: Path, stop: str, estimated: bool
+) -> Generator[StageEvent, None, StageEvent]:
+    """Tell what the run will take; returns the event that ends the checks.
+
+    Args:
+        source: The model.
+        recipe: Every option.
+        out: The output folder.
+        stop: The last stage.
+        estimated: Whether calls of the network may be timed where nothing else tells.
+    """
+    earlier = expected_seconds(source.digest, recipe, stop)
+    if earlier or not estimated or is_launched():
+        return StageEvent(PREFLIGHT, "passed", expected=earlier, by="an earlier run")
+    rate = known_rate(source.class_name, source.config, recipe)
+    if rate is None and not is_output(out):  # what OUT holds may be all there is to do
+        rate = yield from map_events(
+            measure_rate(source, recipe),
+            lambda step: StageEvent(PREFLIGHT, "progress", progress=step),
+        )
+    if rate is None:
+        return StageEvent(PREFLIGHT, "passed")
+    small = round(rate.params * (1 - recipe.prune.ratio))
+    needs = Needs(
+        training_bytes(rate.params, small, rate, recipe) if stop != "plan" else None,
+        out_bytes(rate.params, small, len(recipe.build.target)),
+    )
+    expected = stage_seconds(source, recipe, stop, rate)
+    by = "the rate of its calls"
+    return StageEvent(PREFLIGHT, "passed", expected=expected, by=by, needs=needs)

@@ -1,0 +1,146 @@
+"""Estimates before a first run: the rate of calls, the stages, and what the recipe says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from support.command import diffc_in_process as diffc
+from support.quick import QUICK
+from support.runs import compile_quickly
+
+from diffc.data.recipe_of_model import recipe_of_model
+from diffc.durations import Rate, keep_rate, known_rate
+from diffc.models.source import find_source
+from diffc.recipe import Recipe
+from diffc.stages.call_rate import measure_rate
+from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+from diffc_export.cache import cache_folder
+from diffc_export.events import drain
+
+RATE = Rate(call_seconds=0.01, training_seconds=0.03, activation_bytes=1000, params=4_000_000)
+
+
+@pytest.fixture
+def model(tiny_model):
+    source = find_source(tiny_model)
+    return source, recipe_of_model(source, None, QUICK)
+
+
+def changed(recipe: Recipe, section: str, **options):
+    part = getattr(recipe, section).model_copy(update=options)
+    return recipe.model_copy(update={section: part})
+
+
+def test_its_stages_are_those_of_a_run_in_their_order(compiled, model):
+    report = compiled[1]
+    source, recipe = model
+    recipe = changed(recipe, "build", target=tuple(dict.fromkeys(r.target for r in report.targets)))
+    expected = stage_seconds(source, recipe, "bench", RATE)
+    done = [stage.name for stage in report.stages]
+    assert [name for name in expected if name in done] == done
+    # of samples that no metric takes there is no frontier
+    assert set(expected) - set(done) <= {f"frontier-{name}" for name in recipe.build.target}
+    assert all(math.isfinite(value) and value >= 0 for value in expected.values())
+
+
+@pytest.mark.parametrize(
+    ("stop", "last"), [("plan", "plan"), ("prune", "prune"), ("distill", "samples")]
+)
+def test_it_ends_where_the_run_does(model, stop, last):
+    assert list(stage_seconds(*model, stop, RATE))[-1] == last
+
+
+def test_more_work_takes_longer(model):
+    source, recipe = model
+    recipe = changed(recipe, "distill", steps=10, quality_every=0)
+    base = stage_seconds(source, recipe, "bench", RATE)
+    steps = changed(recipe, "distill", steps=1010)
+    rows = 1000 * steps.distill.batch * (1 / 3 + 1 - recipe.prune.ratio)
+    longer = stage_seconds(source, steps, "bench", RATE)
+    assert longer["distill"] - base["distill"] == pytest.approx(rows * RATE.training_seconds)
+    images = changed(recipe, "data", images=recipe.data.images + 100)
+    more = stage_seconds(source, images, "bench", RATE)["data"] - base["data"]
+    assert more == pytest.approx(100 * recipe.data.steps * RATE.call_seconds)
+    slower = Rate(0.1, 0.3, 1000, RATE.params)
+    assert sum(stage_seconds(source, recipe, "bench", slower).values()) > sum(base.values())
+
+
+def test_memory_and_disk_are_counted():
+    recipe = Recipe()
+    rows = recipe.distill.batch
+    counted = 20 * 2_000_000 + 4 * 4_000_000
+    assert training_bytes(4_000_000, 2_000_000, None, recipe) == counted
+    assert training_bytes(4_000_000, 2_000_000, RATE, recipe) == counted + 1000 * rows
+    assert out_bytes(10, 5, targets=2) == 4 * (2 * 5 + 3 * 15)
+
+
+def test_calls_are_timed_and_what_backward_needs_is_counted(model):
+    source, recipe = model
+    rate = drain(measure_rate(source, recipe, seconds=0.3))
+    assert rate == known_rate(source.class_name, source.config, recipe)
+    assert 0 < rate.call_seconds < rate.training_seconds
+    assert rate.activation_bytes > 16 * 16 * 4  # more than one channel of one layer
+    assert rate.params == sum(math.prod(shape) for shape in _shapes(source))
+
+
+def _shapes(source):
+    from safetensors import safe_open
+
+    for path in source.weights:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield file.get_slice(name).get_shape()
+
+
+def test_a_network_that_has_no_room_has_no_estimate(model, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("diffc.stages.call_rate._forward", full)
+    assert drain(measure_rate(*model)) is None
+
+
+def test_without_room_for_the_backward_pass_it_counts_as_two_more_calls(model, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("diffc.stages.call_rate._backward", full)
+    rate = drain(measure_rate(*model, seconds=0.3))
+    assert rate.training_seconds == 3 * rate.call_seconds
+    assert rate.activation_bytes is None
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"call_seconds": NaN}', "null"])
+def test_a_damaged_rate_is_none(model, text):
+    source, recipe = model
+    keep_rate(source.class_name, source.config, recipe, RATE)
+    (path,) = (cache_folder() / "durations" / "rates").iterdir()
+    path.write_text(text)
+    assert known_rate(source.class_name, source.config, recipe) is None
+
+
+def test_a_first_run_says_how_long_it_will_take(tiny_model, tmp_path):
+    quick = tmp_path / "quick.yaml"
+    quick.write_text(json.dumps(QUICK))  # JSON is YAML
+    args = ("plan", tiny_model, "--recipe", quick, "--ratio", "0.3")
+    done = diffc(*args, "--out", tmp_path / "out")
+    words = " ".join(done.stderr.split())
+    assert "stage 1 of 3, about" in words and "by the rate of its calls" in words
+    assert "the estimate was" in words and "of disk" in words
+    shown = diffc(*args, "--json")
+    assert json.loads(shown.stdout)["estimates"]["seconds"] > 0
+    again = diffc("plan", tiny_model, "--ratio", "0.2,0.3")
+    assert "the time is by the measured rate" in " ".join(again.stdout.split())
+
+
+def test_nothing_is_tried_where_nobody_waits(compiled_cache, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffc.stages.expected.measure_rate", None)
+    compile_quickly(tiny_model, tmp_path / "a", "plan")
+
+
+def test_a_plan_says_so_where_no_time_is_known(tiny_model):
+    words = " ".join(diffc("plan", tiny_model).stdout.split())
+    assert "the time is not known here yet" in words and "of memory" in words
