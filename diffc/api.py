@@ -141,7 +141,7 @@ def search(
     """Find the loop that reaches the goals, and leave its run in one folder.
 
     With a goal of quality (``min_ssim``, ``max_distance``) the fastest loop wins that reaches every
-    goal, otherwise the one that is closest to the dense model.
+    goal, otherwise the loop that is closest to the dense model.
 
     Args:
         model: a diffusers folder, a hub id, or ``demo``.

@@ -242,7 +242,7 @@ class _Folder:
                 yield self.out / place, digest
 
     def engine_fault(self, target: str, side: str) -> Fault | None:
-        """Why OUT/engines/TARGET/SIDE does not follow; one that is not there is no fault."""
+        """Why OUT/engines/TARGET/SIDE does not follow; an engine that is not there does no harm."""
         engine = self.out / "engines" / target / side
         if not (engine / NAME).is_file():
             return None
@@ -354,7 +354,7 @@ def _digest_of(path: Path, *_stat: int) -> str:
 
 
 def _read_records(out: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The records in OUT/.diffc; one that is damaged is as good as none."""
+    """The records in OUT/.diffc; without those that are damaged."""
     for path in sorted((out / STATE).glob("*.json")):
         try:
             record = json.loads(path.read_text("utf-8"))

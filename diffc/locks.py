@@ -2,7 +2,7 @@
 
 stage_lock   one process at a time does a stage
 use_lock     this process uses a stage of the cache: it is not to be cleaned away
-nobody_has   whether nobody holds such a lock, which is then held meanwhile
+nobody_has   whether such a lock is free; it is then held for the block
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def nobody_has(path: Path) -> Iterator[bool]:
-    """Hold the lock at ``path`` alone; False where somebody has it, or there are no locks here."""
+    """Hold the lock at ``path`` alone; False if it is taken, or without locks here."""
     try:
         import fcntl
     except ImportError:

@@ -3,8 +3,9 @@
 An output folder is the user's: its files are edited, written over and trained on. So it has files
 of its own. If the file system can (Btrfs, XFS, bcachefs, ...), such a copy shares its blocks with
 the cache until one of the two is written (a reflink), and takes no room. Elsewhere it is a plain
-copy, with one exception: large engines and ONNX files, which nobody writes to, are hard links to a
-file that is made read-only. A user who can write to read-only files, such as root, gets copies.
+copy, with one exception: large engines and ONNX files, which are never written to, are hard links
+to a file that is made read-only. A user who can write to read-only files, such as root, gets
+copies.
 """
 
 from __future__ import annotations

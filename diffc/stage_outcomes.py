@@ -263,7 +263,7 @@ class TextEngineOutcome(BuildOutcome):
 
     Attributes:
         errors: Output -> relative L2 error to torch; empty where it cannot run here.
-        notes: Why its precision is not the one that was asked for.
+        notes: Why it has another precision than the recipe's.
     """
 
     errors: dict[str, float] = Field(default_factory=dict)

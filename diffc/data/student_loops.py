@@ -38,8 +38,8 @@ def student_loops(texts: Sequence[str], config: JsonObject, guidance: float) -> 
         guidance: Of loops that say nothing; 1 where there are no null conditions.
 
     Raises:
-        RequestError: There is no loop, one that no student can learn, or loops of several guidances
-            or spacings: a student has one function of the noise.
+        RequestError: There is no loop, no student can learn one of them, or loops of several
+            guidances or spacings: a student has one function of the noise.
     """
     if not texts:
         raise RequestError(

@@ -114,7 +114,7 @@ def guided_call(
     Args:
         denoiser: The model.
         given: Conditions with one row for each row of x.
-        dtype: The dtype of the forward passes; None: the one that the device is fast at.
+        dtype: The dtype of the forward passes; None: a fast one of the device.
     """
     device, scale = device_of(denoiser.model), given.guidance
     conditions = {name: value.to(device) for name, value in given.rows.items()}

@@ -49,7 +49,7 @@ def make_accelerator(options: TrainingSection, logs: Path) -> Any:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise UnavailableError for one that accelerate would leave out without a word."""
+    """Raise UnavailableError for a tracker that accelerate would leave out silently."""
     if not names:
         return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers

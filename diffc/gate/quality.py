@@ -1,7 +1,7 @@
 """The samples' figures of a check, as the run of each side measured them.
 
 Each metric says whether the gate can judge it, which values are better, and by how much the
-candidate's may be worse than the baseline's where nobody says otherwise. Nothing is measured.
+candidate's may be worse than the baseline's where no option says otherwise. Nothing is measured.
 """
 
 from __future__ import annotations

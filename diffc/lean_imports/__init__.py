@@ -7,7 +7,7 @@ library, is left as it is; and what was imported before is left as it is, too.
 
 finder.py     which module is imported in which way
 running.py    what surrounds a module's own code while it runs
-deferred.py   modules whose code waits until somebody asks for a name
+deferred.py   modules whose code waits until code asks for a name
 dynamo.py     torch._dynamo, and the functions and classes that it has to know
 later.py      classes that are imported at their first use
 

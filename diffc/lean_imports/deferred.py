@@ -1,4 +1,4 @@
-"""Modules whose own code waits until somebody asks for a name that they do not have yet.
+"""Modules whose own code waits until code asks for a name that they do not have yet.
 
 Some packages of diffusers import all their files as soon as one of them is needed; the files can be
 imported on their own.

@@ -1,4 +1,4 @@
-"""torch._dynamo waits until somebody compiles; what it has to know by then is handed over to it.
+"""torch._dynamo waits until a model is compiled; what it has to know by then is handed over to it.
 
 diffusers asks it at import to take some classes into its graphs (``allow_in_graph``) and to leave
 some functions out (``torch.compiler.disable``); torch leaves functions out the same way at their

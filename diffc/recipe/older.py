@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _JUDGED, _TIMED, _CHECKED = 50, 20, 10
-"""What these options were where nobody set them."""
+"""The older defaults of these options."""
 
 
 def without_older(options: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:

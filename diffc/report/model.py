@@ -93,7 +93,7 @@ class TextEngine(_ReportPart):
         precision: What the engine was seen to compute in.
         bytes: The size of its files.
         error: The largest relative L2 error to torch, of any output; None where it does not run.
-        notes: Why its precision is not the one that was asked for.
+        notes: Why it has another precision than the recipe's.
     """
 
     target: str

@@ -29,7 +29,7 @@ def reference_note(figure: JsonObject | None) -> str:
 
 
 def _row(metric: Metric, figure: JsonObject | None) -> Row:
-    """The row of one figure; a dash for one that could not be computed."""
+    """The row of one figure; a dash where it could not be computed."""
     if not figure:
         return metric.label, "", "-", ""
     title = metric.title(figure)

@@ -249,7 +249,7 @@ def fronts(several: Sequence[Series], x_name: str, y_name: str, label: str) -> H
     """Every series' points over a logarithmic x axis; the second series in the second colour.
 
     The first series has rings and labels below its line, the second dots and labels above: the two
-    are told apart without colour.
+    can be distinguished without colour.
     """
     every = [point for series in several for point in series.points]
     if not every:

@@ -45,7 +45,7 @@ class Goals:
 
     @property
     def wants_fastest(self) -> bool:
-        """Whether the fastest loop is wanted; otherwise the best one that costs no more."""
+        """Whether the fastest loop is wanted; otherwise the best loop that costs no more."""
         return any(name in self.by_name for name in QUALITIES)
 
     def shortfalls(self, values: Mapping[str, float | None]) -> dict[str, float]:

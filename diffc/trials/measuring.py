@@ -75,7 +75,7 @@ class Judging:
         image: What one timed image takes.
         threads: Of the engines; None: as they were built.
         metrics: The metrics of pairs.
-        distance: What distances are measured to; None where nobody asked.
+        distance: What distances are measured to; None where no goal needs them.
     """
 
     n: int
@@ -105,7 +105,7 @@ class PointsOutcome(StageOutcome):
     Attributes:
         points: Of every engine's loops, in the order of the inputs.
         parity: Engine -> why it failed; without those that passed.
-        memory: Engine -> bytes at its peak; empty where nobody asked.
+        memory: Engine -> bytes at its peak; empty where no goal needs them.
         noise: The machine's.
         notes: What is to be said of every loop.
         details: Threads, rounds, cores.

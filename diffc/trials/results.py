@@ -37,8 +37,8 @@ class CandidateResult(_SearchPart):
         values: Axis -> word.
         point: Its loop's time and figures.
         speedup: Over the dense model's reference loop, by pairs of the same round.
-        memory_bytes: At the peak of its engine; None where nobody asked.
-        distance: Times the dense model's own distance to the data; None where nobody asked.
+        memory_bytes: At the peak of its engine; None where no goal needs it.
+        distance: Times the dense model's own distance to the data; None where no goal needs it.
         reaches: Whether it reaches every goal.
         missed: The goals that it misses, in words.
     """

@@ -92,7 +92,7 @@ class Answer:
 
     Attributes:
         stages: Folder in ``done`` -> file -> content; empty where the cache is shared.
-        error: What a user is told, with its hint; None where the trial is done.
+        error: The message for the user, with its hint; None where the trial is done.
     """
 
     stages: dict[str, dict[str, bytes]]

@@ -5,7 +5,7 @@
     entry_points    what installed distributions add to a group of entry points
     load            the thing behind an entry point, or why it cannot be used
 
-A thing of another package is imported when somebody asks for it, so that a broken one stops nothing
+A thing of another package is imported when it is needed, so that a broken one stops nothing
 else. Listing names imports nothing.
 """
 

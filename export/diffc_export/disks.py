@@ -33,7 +33,7 @@ def user_path(text: str | Path) -> Path:
     """``text`` as a path, with the home folder in the place of a leading ``~``.
 
     Raises:
-        RequestError: where nobody knows the home folder.
+        RequestError: The home folder is not known.
     """
     try:
         return Path(text).expanduser()
@@ -126,7 +126,7 @@ def _first(places: Sequence[Path]) -> Path | None:
 def _line(
     path: Path | None, code: int, places: Sequence[Path] = (), *, said: str = ""
 ) -> InputError:
-    """path: None where nobody knows it. said: words of a library, to stand after the system's."""
+    """path: None where it is not known. said: words of a library, to stand after the system's."""
     reason, temporary = os.strerror(code) + said, Path(tempfile.gettempdir())
     if path is not None and code in _FULL and _is_temporary(path, temporary):
         return _no_room(temporary, reason)

@@ -94,7 +94,7 @@ def _same(rest: dict[str, object], name: str, other: str) -> object:
 
 
 def check_size(served: tuple[int, int] | None, height: object, width: object) -> None:
-    """Refuse a size in pixels that is not the engine's, and name the one that is.
+    """Refuse a size in pixels that is not the engine's, and name the engine's.
 
     Args:
         served: (height, width) of the images; None where the samples are no images.

@@ -87,7 +87,7 @@ def specs(info: Mapping[str, Any]) -> tuple[Input, ...]:
 def batches(info: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(smallest, largest) of each range of batch sizes that the engine serves; empty: any.
 
-    An engine of several resolutions is served at the one that its inputs' shapes say.
+    An engine of several resolutions is served at the resolution of its inputs' shapes.
     ONNX Runtime takes every batch up to the largest, whichever the engine was measured at.
     """
     profiles = (next(iter(p.values())) for p in info["profiles"] if serves(p, info))

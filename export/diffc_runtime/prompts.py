@@ -242,7 +242,7 @@ def open_prompts(
 
 
 def read_plan(folder: Path) -> PromptPlan:
-    """Return the plan of a folder. Raises UnfitEngine for one that is missing or damaged."""
+    """Return the plan of a folder. Raises UnfitEngine where it is missing or damaged."""
     path = folder / PLAN_FILE
     try:
         content: JsonObject = json.loads(path.read_text("utf-8"))

@@ -42,7 +42,7 @@ class FrontierLoops:
 
     Attributes:
         reference: The dense model's loop, whose images all others are compared with; settled.
-        own: The compressed model's loops, settled; the first is the one that is served.
+        own: The compressed model's loops, settled; the first is served.
         extent: How many loops beside them.
         call_ratio: The time of a compressed call over that of a dense one; None where unknown.
     """

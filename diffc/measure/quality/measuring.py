@@ -23,7 +23,7 @@ def wanted_metrics(options: QualitySection) -> list[Metric]:
 
     Raises:
         RequestError: ``options.metrics`` names a metric that does not exist.
-        UnavailableError: It names one that is broken.
+        UnavailableError: It names a metric that is broken.
     """
     chosen = [one for one in own_metrics() if one.is_wanted(options)]
     return in_order(dict.fromkeys([*chosen, *map(metric, options.metrics)]))

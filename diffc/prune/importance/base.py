@@ -56,7 +56,7 @@ class Subject:
         groups: The groups of channels to score.
         branches: What could be left out whole. A score may rank some too: one number for each by
             its name; a branch without one stays.
-        limit: Shared by all passes, so that the first one that runs out of memory sets it for all.
+        limit: Shared by all passes, so that the first pass that runs out of memory sets it for all.
     """
 
     denoiser: Denoiser

@@ -67,7 +67,7 @@ class WaitingCall:
         self._thread.join()
 
     def wait_at(self, place: AtLayer) -> None:
-        """Wait here until somebody calls ``to_next_layer`` (for hooks, in the call's thread)."""
+        """Wait here for the next call of ``to_next_layer`` (for hooks, in the call's thread)."""
         self._place = place
         self._back.release()
         self._go.acquire()

@@ -71,7 +71,7 @@ class Change:
 
     Attributes:
         weights: float64 (outputs, columns), to be added; None where none is better.
-        ridge: The one that was chosen.
+        ridge: The ridge that was chosen.
         before: The relative squared error on held-out rows without the change.
         after: With it; at most ``before``.
     """

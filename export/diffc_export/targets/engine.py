@@ -136,7 +136,7 @@ def new_engine_folder(out: Path) -> Iterator[Path]:
     When the block fails, the folder is removed and ``out`` stays as it was.
 
     Raises:
-        InputError: ``out`` is there and is no engine folder: it is somebody else's.
+        InputError: ``out`` is there and is no engine folder: it is not diffc's.
     """
     if out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
         raise InputError(f"{out} exists and is not an engine folder: it is left as it is")
@@ -262,9 +262,9 @@ def share_words(held: Mapping[str, float]) -> str:
 
 
 def is_promised(model: OnnxModel, asked: str | None) -> bool:
-    """Whether anybody said what is to be computed in: whoever builds, or the file's model.json.
+    """True where a precision was promised, by the caller or by the file's model.json.
 
-    Of a plain .onnx file nobody did: its own precision is known, but an engine may do as it does.
+    A plain .onnx file promises none: its engine may compute in another precision than the file's.
     """
     return asked is not None or bool(model.content)
 

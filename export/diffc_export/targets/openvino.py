@@ -82,7 +82,7 @@ class OpenVino:
         requested = engine.asked_precision(model, options.precision, self.facts.hinted)
         strict = engine.is_promised(model, options.precision)
         if not strict and requested not in self.precisions():
-            requested = "fp32"  # nobody asked: OpenVINO computes a plain file's halves in fp32 here
+            requested = "fp32"  # OpenVINO computes a plain file's halves in fp32 here
         check_capability(requested)
         served = shapes.profiles(model, options)
         threads = machine.cpu.threads(options.threads)
@@ -175,7 +175,7 @@ def _capabilities() -> list[str]:
 def _settings(precision: str, threads: int | None) -> dict[str, Any]:
     """What the model is compiled with; around int8 layers bf16 where it is fast, else f32.
 
-    threads: None leaves their number out, for whoever loads the engine to say.
+    threads: None leaves their number to the process that loads the engine.
     (Measured on a UNet: with AMX, int8 with f32 around it is slower than bf16 alone, with bf16 it
     is not; without AMX, int8 with bf16 around it is the slower.)
     """

@@ -21,7 +21,7 @@ from ..errors import UnavailableError
 from . import nvml, out_of_memory
 
 EVENTS, CLOCK = "GPU events", "clock"
-"""What a call's seconds are told by, in the words of ``details.timed_by``."""
+"""What a call's seconds are measured by, in the words of ``details.timed_by``."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _NON_BLOCKING = 1
 _THREAD_LOCAL_CAPTURE = 1
@@ -108,7 +108,7 @@ def free_bytes() -> int:
 
 
 def used_bytes() -> int:
-    """Memory of the current device that is in use, whoever uses it."""
+    """Memory of the current device that is in use, by all processes."""
     free, total = memory()
     return total - free
 

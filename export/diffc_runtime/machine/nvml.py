@@ -105,7 +105,7 @@ class _Utilization(ctypes.Structure):
 
 @dataclass(frozen=True)
 class OtherProcess:
-    """A process of somebody else's that computes on the GPU; used: its bytes, None: not known."""
+    """Another process that computes on the GPU; used: its bytes, None: not known."""
 
     pid: int
     used: int | None
@@ -129,7 +129,7 @@ def driver_cuda(library: Any = None) -> tuple[int, int] | None:
 
 
 def device_memory(device: int | None = None, library: Any = None) -> tuple[int, int] | None:
-    """(free, total) bytes of the whole GPU, whoever uses it; None: not known."""
+    """(free, total) bytes of the whole GPU, by all processes; None: not known."""
     nvml = library or _library()
     handle = _handle(nvml, device)
     return None if handle is None else _memory(nvml, handle)
@@ -160,7 +160,7 @@ def _memory(nvml: Any, handle: ctypes.c_void_p) -> tuple[int, int] | None:
 def others(
     device: int | None = None, library: Any = None, pid: int | None = None, mine: bool | None = None
 ) -> list[OtherProcess] | None:
-    """The other processes that compute on the GPU; None: nobody can say.
+    """The other processes that compute on the GPU; None: not known.
 
     In a container the driver may know this process by another number. So where its own number is
     not listed although it uses the GPU (``mine``; None: found out), who is who is not known.
@@ -207,7 +207,7 @@ def words(held: Sequence[OtherProcess]) -> str:
 
 
 def busy(device: int | None = None, library: Any = None, mine: bool | None = None) -> str | None:
-    """Who else uses the GPU, in words; None: nobody, as far as the driver says.
+    """The other processes of the GPU, in words; None: the driver knows of none.
 
     Where this process does not use it itself, work that the driver attributes to no process (those
     of other containers) shows in how busy the GPU is.

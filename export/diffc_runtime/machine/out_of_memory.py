@@ -109,7 +109,7 @@ def out_of_memory(doing: str, on_gpu: bool) -> Iterator[None]:
 
 
 def gpu_memory() -> tuple[int, int] | None:
-    """(free, total) bytes of the GPU in use, or of the MIG slice; None where nobody can say."""
+    """(free, total) bytes of the GPU in use, or of the MIG slice; None where it is not known."""
     from . import cuda, nvml
 
     with suppress(UnavailableError):
