@@ -88,7 +88,7 @@ def _show(
 
 
 def _show_room(environment: JsonObject) -> None:
-    """The machine's memory, and the cache: its size, and what is free on its disk."""
+    """What training takes of the machine, its memory, the cache, and what to do next."""
     import shutil
 
     from diffc.cache_contents import cache_entries, other_bytes
@@ -96,13 +96,18 @@ def _show_room(environment: JsonObject) -> None:
     from diffc.report.tables import print_whole
     from diffc.report.units import size
     from diffc_export.cache import cache_folder
+    from diffc_runtime.machine.cpu import fast_bf16
 
     cache = cache_folder()
     kept = sum(entry.size for entry in cache_entries(cache)) + other_bytes(cache)
     disk = next(path for path in (cache, *cache.parents) if path.exists())
     free = size(shutil.disk_usage(disk).free)
+    fast, dtype = ("fast", "bf16") if fast_bf16() else ("not fast", "fp32")
+    words = f"bf16 is {fast} on this processor, which trains in {dtype} where there is no GPU"
+    print_whole(answers(), words)
     print_whole(answers(), f"memory {size(environment['memory_bytes'])}")
     print_whole(answers(), f"cache {cache}: {size(kept)}, {free} free (diffc cache)")
+    print_whole(answers(), "next: diffc compile demo --ratio 0.5, or diffc plan MODEL")
 
 
 def gpu_lines(gpus: Sequence[JsonObject]) -> list[str]:

@@ -123,14 +123,25 @@ def _widths(
             if texts and fill:
                 sizes[texts[0]] += room - needed
             return sizes
+    least = {i: min(longest[i], max(_LEAST_TEXT, _longest_part(rows, i))) for i in texts}
     narrowed = list(longest)
     for index in reversed(texts):
-        others = sum(min(longest[i], _LEAST_TEXT) for i in texts if i < index)
+        others = sum(least[i] for i in texts if i < index)
         narrowed[index] = min(longest[index], room - others)
-        if narrowed[index] < min(longest[index], _LEAST_TEXT):
+        if narrowed[index] < least[index]:
             return None
         room -= narrowed[index]
     return narrowed if texts else None
+
+
+def _longest_part(rows: Sequence[Sequence[str]], index: int) -> int:
+    """The length of the longest piece of a column's words that is never broken."""
+    parts = (part for row in rows for word in row[index].split() for part in _unbroken(word))
+    return max(map(len, parts), default=0)
+
+
+def _unbroken(word: str) -> list[str]:
+    return re.split(_BETWEEN_PARTS, word)
 
 
 def _side(
@@ -231,5 +242,5 @@ def _filled(words: Sequence[str], width: int) -> list[str]:
 
 
 def _parts(word: str, width: int) -> Iterator[str]:
-    for part in re.split(_BETWEEN_PARTS, word):
+    for part in _unbroken(word):
         yield from (part[i : i + width] for i in range(0, len(part), width))

@@ -244,6 +244,9 @@ def test_doctor_says_what_room_there_is(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / "preflight").mkdir(parents=True)
     (tmp_path / "cache" / "preflight" / "a.json").write_bytes(b"x" * 1234)
-    words = " ".join(diffc("doctor").stdout.split())
-    assert "memory " in words
+    for fast, said in ((True, "bf16 is fast on this"), (False, "bf16 is not fast on this")):
+        monkeypatch.setattr("diffc_runtime.machine.cpu.fast_bf16", lambda fast=fast: fast)
+        words = " ".join(diffc("doctor").stdout.split())
+        assert said in words and f"trains in {'bf16' if fast else 'fp32'} " in words
+    assert "memory " in words and "next: diffc compile demo" in words
     assert f"cache {tmp_path / 'cache'}: 1.23 kB, " in words

@@ -217,6 +217,15 @@ def test_a_long_name_is_broken_between_its_parts(width):
     assert any("1.690x" in line for line in shown)
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_name_without_parts_is_not_broken(monkeypatch, width):
+    screen = Screen(width)
+    monkeypatch.setattr(cli_show, "answers", screen.console)
+    show_recipes(monkeypatch)
+    assert any("UNet2DConditionModel" in line for line in screen.lines)
+    assert max(map(len, screen.lines)) <= width
+
+
 def test_runs_beside_each_other_are_whole(screen):
     reports = [(path.stem, Report.read(path)) for path in REPORTS]
     report_cli._table(reports)
