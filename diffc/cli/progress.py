@@ -213,6 +213,7 @@ def _progress(screen: Console) -> Progress:
         TextColumn("{task.fields[note]}", style="dim"),
         console=screen,
         transient=True,
+        speed_estimate_period=600,  # of large models' steps, few are done in a minute
     )
 
 
