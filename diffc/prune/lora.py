@@ -181,7 +181,9 @@ def adapt_lora(lora: LoraFile, out: Path, goal: Path) -> AdaptedLora:
     units = _units(dense, source.class_name, specs)
     _check_plan(units, plan, out)
     cut = cut_pairs(read_pairs(lora, source.component, _shapes(dense), loras), units, plan.keep())
-    state = _named(source.component or family(source.class_name).component, cut.pairs, lora)
+    state = diffusers_names(
+        source.component or family(source.class_name).component, cut.pairs, lora
+    )
     texts = 0
     for name in sorted(lora.components - {DENOISER}):
         part = source.find_component(name)
@@ -192,7 +194,7 @@ def adapt_lora(lora: LoraFile, out: Path, goal: Path) -> AdaptedLora:
             )
         shapes = {key: entry.shape for key, entry in part.tensors().items()}
         pairs = read_pairs(lora, name, shapes, loras)
-        state |= _named(name, pairs, lora)
+        state |= diffusers_names(name, pairs, lora)
         texts += len(pairs)
     _save(state, goal, lora)
     loads = hasattr(type(dense), "load_lora_adapter")
@@ -231,7 +233,7 @@ def _check_plan(units: Sequence[Unit], plan: Plan, out: Path) -> None:
         )
 
 
-def _named(component: str, pairs: Sequence[LoraPair], lora: LoraFile) -> dict[str, Tensor]:
+def diffusers_names(component: str, pairs: Sequence[LoraPair], lora: LoraFile) -> dict[str, Tensor]:
     """The pairs under diffusers' names, with every factor in B."""
     state: dict[str, Tensor] = {}
     for pair in pairs:

@@ -22,7 +22,7 @@ from diffc.models.components import Component
 from diffc.models.loras.files import ComponentLoras, find_lora
 from diffc.models.loras.fusing import fuse_model
 from diffc.models.loras.pairs import LoraPair, read_pairs
-from diffc.prune.lora import cut_pairs
+from diffc.prune.lora import cut_pairs, diffusers_names
 from diffc.prune.surgery import cut
 
 TOLERANCE = 1e-5
@@ -142,3 +142,32 @@ def test_pairs_are_cut_with_their_layers(network, tmp_path):
         if layer.weight.shape != shapes[f"{name}.weight"]
     }
     assert done.narrowed == len(narrower) > 0
+
+
+def test_peft_runs_the_cut_lora_beside_the_cut_model(network, tmp_path):
+    """Through diffusers' own loading where the class has it, else through peft's."""
+    peft = pytest.importorskip("peft")
+    loras, _ = two_loras(network, tmp_path)
+    shapes = {name: tuple(value.shape) for name, value in network.model.state_dict().items()}
+    pairs = read_pairs(loras[0], "", shapes, part_with(network, loras).loras)
+    branches = network.family.branches(network.model)
+    units = [*network.groups, *branches]
+    keep = {**random_keep(network.groups, 3), branches[0].name: NOTHING}
+    done = cut_pairs(pairs, units, keep)
+    state = diffusers_names("net", done.pairs, loras[0])
+
+    model = copy.deepcopy(network.model)
+    cut(model, units, keep)
+    if hasattr(model, "load_lora_adapter"):
+        model.load_lora_adapter(state, prefix="net")
+    else:
+        names = [pair.layer for pair in done.pairs]
+        config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=names)
+        peft.inject_adapter_in_model(config, model)
+        plain = {key.removeprefix("net."): value for key, value in state.items()}
+        assert not peft.set_peft_model_state_dict(model, plain).unexpected_keys
+    expected = fused(network, loras[:1])
+    cut(expected, units, keep)
+    scale = outputs(network, expected).abs().max().clamp(min=1)
+    difference = outputs(network, model) - outputs(network, expected)
+    assert difference.abs().max() / scale <= TOLERANCE
