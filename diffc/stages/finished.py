@@ -15,7 +15,7 @@ from typing import Literal
 from diffc.errors import RequestError
 from diffc.models.source import Source
 from diffc.output import base_digest, is_output, read_lock
-from diffc.recipe import Recipe
+from diffc.recipe import Recipe, validate
 from diffc.stage_records import STATE
 from diffc_runtime.files import write_text
 from diffc_runtime.json_types import JsonDict
@@ -70,7 +70,7 @@ def _is_of(out: Path, source: Source) -> bool:
 def _changes(out: Path, recipe: Recipe) -> list[str]:
     """In words, what ``recipe`` asks otherwise than the finished run; [] where it is the same."""
     now = _outcome_options(recipe)
-    locked = {key: value for key, value in read_lock(out)["recipe"].items() if key in now}
+    locked = _in_todays_options(read_lock(out)["recipe"], out)
     kept = _kept(out) or locked
     if now in (kept, locked):  # locked: ``build`` and ``bench`` have added to it
         return []
@@ -87,7 +87,18 @@ def _kept(out: Path) -> JsonDict | None:
         value = json.loads((out / REQUEST).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    return _in_todays_options(value, out) if isinstance(value, dict) else None
+
+
+def _in_todays_options(options: JsonDict, out: Path) -> JsonDict:
+    """An older run's options: those that diffc has got since have their defaults.
+
+    Options that no recipe of today may have stay as they are, and are another request.
+    """
+    try:
+        return _outcome_options(validate(Recipe, options, str(out)))
+    except RequestError:
+        return options
 
 
 def _differences(before: object, now: object, key: str = "") -> Iterator[str]:

@@ -80,6 +80,21 @@ def test_a_request_of_an_older_diffc_is_read_from_the_lock(tiny_model, out):
     assert again(tiny_model, out, QUICK)
 
 
+@pytest.mark.parametrize("lock_too", [False, True])
+def test_an_option_that_diffc_has_got_since_is_no_other_request(tiny_model, out, lock_too):
+    request = json.loads((out / REQUEST).read_text())
+    del request["loops"], request["prune"]["cut"]
+    (out / REQUEST).write_text(json.dumps(request))
+    if lock_too:
+        lock = yaml.safe_load((out / "recipe.lock.yaml").read_text())
+        del lock["recipe"]["loops"], lock["recipe"]["prune"]["cut"]
+        (out / "recipe.lock.yaml").unlink()
+        (out / "recipe.lock.yaml").write_text(yaml.safe_dump(lock))
+    again(tiny_model, out, options=QUICK)
+    with pytest.raises(RequestError, match=r"another request: prune\.ratio"):
+        diffc.compile(tiny_model, ratio=0.5, out=out, options=QUICK, stop="distill")
+
+
 def test_a_target_that_was_added_later_is_no_other_request(tiny_model, out):
     lock = yaml.safe_load((out / "recipe.lock.yaml").read_text())
     lock["recipe"]["build"]["target"].append("openvino")
