@@ -76,12 +76,14 @@ class Contest:
         goals: What they must reach.
         no_worse: Whether one candidate is expected to be as close to dense as another.
         behind: Trial -> why it was given up after a short training.
+        spare: Whether a candidate that cannot win any more is out.
     """
 
     entries: list[Entry]
     goals: Goals
     no_worse: NoWorse
     behind: dict[Choice, str] = field(default_factory=dict)
+    spare: bool = True
 
     def best(self) -> Entry | None:
         """The winner so far: of the trained ones that reach the goals, the fastest or the best."""
@@ -132,6 +134,8 @@ class Contest:
         """Why a candidate that was not trained cannot win any more; None where it can."""
         if entry.out is not None:
             return entry.out
+        if not self.spare:
+            return None
         if entry.trial in self.behind:
             return self.behind[entry.trial]
         if self.goals.wants_fastest:

@@ -22,12 +22,14 @@ class TrialRecord(_SearchPart):
         steps: Of the optimiser.
         seconds: Of the training alone, now or when it was done.
         short: Whether it was there to choose among trials alone.
+        stages: The key of each of its stages -> its seconds; trials share some of them.
     """
 
     values: dict[str, str]
     steps: int
     seconds: float
     short: bool = False
+    stages: dict[str, float] = Field(default_factory=dict)
 
 
 class CandidateResult(_SearchPart):

@@ -8,29 +8,20 @@ OUT      the winner's run, most of whose stages the trials have done
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.data.loops import run_loops
-from diffc.errors import CheckFailed, RequestError
-from diffc.measure.frontier.loops import resolved
+from diffc.errors import CheckFailed
 from diffc.measure.frontier.results import Point, PointFigure, ratio
 from diffc.measure.frontier.standing import difference
 from diffc.measure.quality.ssim import METRIC as SSIM_METRIC
-from diffc.models.source import Source
-from diffc.output import is_output, read_lock
-from diffc.recipe import Recipe
+from diffc.output import is_output
 from diffc.runner import StageEvent, StageRunner
-from diffc.stages.build import check_targets
 from diffc.stages.order import Request, run
-from diffc.stages.preflight import preflight
 from diffc.trials.blocks import Block, Meter, Ready, prepare
 from diffc.trials.contest import Contest, Entry, Values
-from diffc.trials.distances import METRIC, check_distance, times_dense
+from diffc.trials.distances import METRIC, times_dense
 from diffc.trials.goals import (
     COSTS,
     DISTANCE,
@@ -38,11 +29,11 @@ from diffc.trials.goals import (
     MEMORY,
     SPEEDUP,
     SSIM,
-    Goals,
     figure,
     value_words,
 )
 from diffc.trials.outcome import Parts, search_result
+from diffc.trials.request import RESULT, SearchRequest, check, request_key, space_of
 from diffc.trials.results import SearchResult, TrialRecord
 from diffc.trials.space import Choice, Space, word, words_of
 from diffc.trials.trials import (
@@ -56,15 +47,12 @@ from diffc.trials.trials import (
     trial_of,
     without_reused,
 )
-from diffc.trials.workers import Workers, check_workers, workers_of
+from diffc.trials.workers import Workers, workers_of
 from diffc_export.cache import cache_folder
 from diffc_export.events import map_events
 from diffc_export.targets import on_gpu
 from diffc_runtime.files import write_text
-from diffc_runtime.loop import Loop
 
-RESULT = "search.json"
-"""The file in OUT that holds what the search found."""
 SEARCH = "search"
 """The name of what happens between stages, in events."""
 
@@ -77,31 +65,6 @@ class GoalsMissed(CheckFailed):
     result: SearchResult
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """One search.
-
-    Attributes:
-        source: The dense model.
-        recipe: Every option that is searched over by no axis.
-        goals: What a loop must reach.
-        values: Axis -> its values as they were typed; those left out have their defaults.
-        out: Where the winner's run goes.
-        replace: Whether a finished run of another request there is replaced.
-        command: How to say it again.
-        workers: Where trainings are done: ``ray``, or a cluster's address; None: here.
-    """
-
-    source: Source
-    recipe: Recipe
-    goals: Goals
-    values: Mapping[str, Sequence[str]]
-    out: Path
-    replace: bool = False
-    command: str | None = None
-    workers: str | None = None
-
-
 def search(request: SearchRequest) -> SearchWork:
     """Run the trials that can win, and compile the winner into OUT.
 
@@ -110,16 +73,8 @@ def search(request: SearchRequest) -> SearchWork:
         RequestError, InputError, UnavailableError: As ``preflight`` says, before any work.
     """
     space = space_of(request)
-    key = request_key(request, space)
-    for note in check(request, space, key):
-        yield StageEvent(SEARCH, "note", note=note)
-    home = cache_folder() / TRIALS / key[:32]
-    (target,) = space.recipe.build.target
-    workers = workers_of(request.workers, gpus=on_gpu(target))
-    try:
-        result = yield from _Search(request, space, home, workers).run(key)
-    finally:
-        workers.close()
+    home = _home(request, space)
+    result = yield from try_points(request, space)
     if result.chosen is None:
         shutil.rmtree(home, ignore_errors=True)
         raise _missed(result)
@@ -128,61 +83,30 @@ def search(request: SearchRequest) -> SearchWork:
     return result
 
 
-def space_of(request: SearchRequest) -> Space:
-    """The candidates, each loop once.
+def try_points(request: SearchRequest, space: Space) -> SearchWork:
+    """Run the trials that can win: everything but OUT.
+
+    Args:
+        request: What is wanted.
+        space: Of ``space_of`` for it.
 
     Raises:
-        RequestError: A value is none of its axis, or the recipe has several targets.
+        RequestError, InputError, UnavailableError: As ``preflight`` says, before any work.
     """
-    if len(request.recipe.build.target) != 1:
-        raise RequestError("search measures on one target", hint="give one --target")
-    (name,) = request.recipe.build.target
-    recipe = request.recipe.for_target(name)
-    space = Space.of(request.source, recipe, request.values)
-    config = request.source.scheduler
-    loops: dict[Loop, str] = {}
-    for text in space.values["loop"]:
-        loop = run_loops(space.apply((("loop", text),)), config).first
-        loops.setdefault(resolved(loop, config), text)
-    return Space(space.recipe, space.axes, {**space.values, "loop": tuple(loops.values())})
+    key = request_key(request, space)
+    for note in check(request, space, key):
+        yield StageEvent(SEARCH, "note", note=note)
+    (target,) = space.recipe.build.target
+    workers = workers_of(request.workers, gpus=on_gpu(target))
+    try:
+        return (yield from _Search(request, space, _home(request, space), workers).run(key))
+    finally:
+        workers.close()
 
 
-def check(request: SearchRequest, space: Space, key: str) -> list[str]:
-    """Refuse what the search could not do; returns notes. Nothing is written.
-
-    Raises:
-        RequestError, InputError, UnavailableError: With what is wrong.
-    """
-    out = request.out
-    check_workers(request.workers)
-    if DISTANCE in request.goals.by_name:
-        check_distance(space.recipe)
-    for precision in space.values["precision"]:
-        check_targets(space.apply((("precision", precision),)).build)
-    is_finished = is_output(out) and bool(read_lock(out)["stages"])
-    if is_finished and not request.replace and not _is_of(out, space, key):
-        raise RequestError(
-            f"{out} holds a finished run of another request",
-            hint="give another --out, or --force to replace that run by the winner's",
-        )
-    notes: list[str] = []
-    for choice in distinct([space.trained(one) for one in space.candidates]):
-        recipe = space.apply(choice)
-        if recipe.distill.aim != "loop":
-            recipe = recipe.model_copy(update={"loops": space.values["loop"]})
-        notes += preflight(request.source, recipe, out, "export")
-    return list(dict.fromkeys(notes))
-
-
-def request_key(request: SearchRequest, space: Space) -> str:
-    """A hash of what is wanted."""
-    value = [
-        request.source.digest,
-        space.recipe.model_dump(mode="json"),
-        space.values,
-        request.goals.by_name,
-    ]
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _home(request: SearchRequest, space: Space) -> Path:
+    """The folder of the trials while the search runs."""
+    return cache_folder() / TRIALS / request_key(request, space)[:32]
 
 
 def _is_same(path: Path, text: str) -> bool:
@@ -190,18 +114,6 @@ def _is_same(path: Path, text: str) -> bool:
         return path.read_text("utf-8") == text
     except (OSError, ValueError):
         return False
-
-
-def _is_of(out: Path, space: Space, key: str) -> bool:
-    """Whether OUT holds the winner of this very search."""
-    try:
-        result = SearchResult.model_validate_json((out / RESULT).read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    if result.request != key or result.chosen is None:
-        return False
-    recipe = space.apply(tuple(result.chosen.items()))
-    return bool(read_lock(out)["recipe"] == recipe.model_dump(mode="json"))
 
 
 def _compile(
@@ -287,7 +199,9 @@ class _Search:
         block = yield from self._meter.before(ready, self._goals)
         self._remember(block.dense)
         entries = [self._entry(choice, block, ready) for choice in self._space.candidates]
-        self._contest = Contest(entries, self._goals, self._space.no_worse)
+        self._contest = Contest(
+            entries, self._goals, self._space.no_worse, spare=self._request.spare
+        )
         yield _note(_left_words(self._contest))
 
     def _planned(self, choice: Choice, kind: Kind) -> PlannedTrial:

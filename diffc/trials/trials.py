@@ -141,9 +141,12 @@ def run_trial(trial: PlannedTrial) -> Generator[StageEvent, None, TrialDone]:
     training = [one for one in runner.done if one.name in _TRAINING]
     distill = request.recipe.distill
     steps = distill.steps + (distill.loop.steps if distill.aim == "loop" else 0)
-    seconds = sum(one.seconds for one in training)
     record = TrialRecord(
-        values=dict(trial.choice), steps=steps, seconds=seconds, short=trial.kind == "short"
+        values=dict(trial.choice),
+        steps=steps,
+        seconds=sum(one.seconds for one in training),
+        short=trial.kind == "short",
+        stages={one.key: one.seconds for one in training},
     )
     return TrialDone(trial, runner, record)
 

@@ -143,3 +143,12 @@ def test_several_trials_at_once_are_different_ones():
     entries, _ = a_table(3, by_loop=True)
     wanted = Contest(entries, Goals(min_ssim=0.5), no_worse).next_trials(4)
     assert len(wanted) == len(set(wanted)) == 4
+
+
+@pytest.mark.parametrize("by_loop", [True, False])
+def test_brute_force_trains_every_candidate(by_loop):
+    entries, truth = a_table(3, by_loop=by_loop)
+    contest = Contest(entries, Goals(min_ssim=0.01), no_worse, spare=False)
+    assert play(contest, truth) == len({entry.trial for entry in entries})
+    assert all(entry.trained is not None for entry in entries)
+    assert contest.best() is min(entries, key=lambda one: one.ms)
