@@ -151,14 +151,20 @@ def why_no_torch(model: JsonObject) -> str | None:
 
     model: as recipe.lock.yaml has it.
     """
-    from diffc.torch_target import TARGET as TORCH
-
-    status = TORCH.status()
-    if not status.runnable:
-        return status.reason
+    reason = why_no_torch_here()
+    if reason is not None:
+        return reason
     if not is_shipped(str(model["name"])) and not Path(model["folder"]).is_dir():
         return f"the dense model is not on this machine ({model['folder']})"
     return None
+
+
+def why_no_torch_here() -> str | None:
+    """Why torch runs no model on this machine; None where it does."""
+    from diffc.torch_target import TARGET as TORCH
+
+    status = TORCH.status()
+    return None if status.runnable else status.reason
 
 
 def ladder_steps(inputs: ExplainInputs, scratch: Path) -> Work[list[Step]]:

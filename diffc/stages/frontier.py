@@ -23,14 +23,17 @@ from diffc.recipe import BuildSection, Recipe
 from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput, SectionInput
 from diffc.stage_outcomes import FrontierOutcome
+from diffc.stage_records import STATE, read_record
 from diffc.stages.bench import MachineInput, engine_inputs
 from diffc.stages.conditions import judged_conditions, null_conditions
+from diffc.stages.distill import DISTILLED
 from diffc.stages.explain import (
     DenseModel,
     dense_model,
     plain_engine,
     rung_build,
     torch_engine,
+    why_no_torch_here,
 )
 from diffc.stages.images import ImageInput, image_input
 from diffc.stages.judged_samples import JudgedSamples, judged_samples
@@ -89,6 +92,7 @@ class FrontierInputs:
         onnx: The dense model's ONNX folder, for a rung whose engine OUT does not have.
         model: The dense model, for the rung that torch runs.
         build: How the engines were built.
+        student: The compressed model before it learned its loops; None where it learned none.
         rungs: Whether the dense model is timed in torch too, and in fp32.
         fingerprint: The machine.
     """
@@ -105,6 +109,7 @@ class FrontierInputs:
     onnx: FileInput
     model: DenseModel
     build: SectionInput[BuildSection]
+    student: FileInput | None
     rungs: bool
     fingerprint: MachineInput
 
@@ -143,18 +148,28 @@ def frontier_stage(
         onnx=FileInput(onnx, onnx_digest(onnx)),
         model=dense_model(out),
         build=rung_build(recipe),
+        student=_student(out, recipe),
         rungs=recipe.measure.explain != "off",
         fingerprint=MachineInput(read_environment()),
     )
     packages = () if inputs.model.absent else ("torch", "diffusers")
     return Stage(
         f"frontier-{timed.target}",
-        2,
+        3,
         inputs,
         frontier,
         FrontierOutcome,
         packages=(*packages, *metric_packages(recipe.quality)),
     )
+
+
+def _student(out: Path, recipe: Recipe) -> FileInput | None:
+    """The compressed model before it learned its loops; None where it is not in OUT."""
+    record = read_record(out / STATE / "distill.json")
+    there = (out / DISTILLED).is_dir() and still_follows(out, ["distill"])
+    if recipe.distill.aim != "loop" or record is None or not there:
+        return None
+    return FileInput(out / DISTILLED, record.key)
 
 
 def _loops(out: Path, recipe: Recipe, judged: JudgedSamples, timed: TargetResult) -> FrontierLoops:
@@ -257,7 +272,21 @@ def _sides(inputs: FrontierInputs, scratch: Path) -> Work[list[SideWork]]:
     settings = served_settings(small, inputs.image.options.decoder)
     loops = tuple(inputs.loops.of_compressed(settings["scheduler"]))
     path = inputs.engines["compressed"].path
-    return [*sides, SideWork("compressed", path, settings, loops)]
+    before = [one for one in sides if one.side == "all-steps"]
+    rungs = [one for one in loops if before and "own" not in one.roles and _is_rung(one, inputs)]
+    judged = tuple(one for one in loops if one not in rungs)
+    sides.append(SideWork("compressed", path, settings, judged))
+    if rungs:  # their images are those of the student before it learned its loops
+        sides.append(SideWork("compressed", path, settings, tuple(rungs), judged=False))
+    return sides
+
+
+def _is_rung(wanted: WantedLoop, inputs: FrontierInputs) -> bool:
+    """Whether a compressed loop is there to show one change alone."""
+    loops = inputs.loops
+    rungs = (loops.reference, replace(loops.own[0], guidance=loops.reference.guidance))
+    config = read_info(inputs.engines["compressed"].path).source["scheduler"]
+    return wanted.loop in [resolved(one, config) for one in rungs]
 
 
 def _rung_sides(
@@ -275,7 +304,25 @@ def _rung_sides(
     if inputs.build.section.precision != "fp32":
         plain = yield from plain_engine(inputs, scratch / "fp32")
         sides.append(SideWork("dense-fp32", plain, settings, loops, judged=False))
+    if inputs.student is not None:
+        sides.append((yield from _student_side(inputs, inputs.student, settings, scratch)))
     return sides
+
+
+def _student_side(
+    inputs: FrontierInputs, student: FileInput, settings: JsonDict, scratch: Path
+) -> Work[SideWork]:
+    """The compressed model before it learned its loops, by torch: for its images alone."""
+    from diffc.measure.frontier.measuring import SideWork
+    from diffc.models.source import find_source
+
+    folder, reason = scratch / "all-steps", why_no_torch_here()
+    if reason is None:
+        model = DenseModel(str(student.path), find_source(student.path).digest, None)
+        reason = yield from torch_engine(replace(inputs, model=model), "eager", folder)
+    loops = tuple(inputs.loops.before_training(settings["scheduler"]))
+    engine = None if reason else folder
+    return SideWork("all-steps", engine, settings, loops, timed=False, absent=reason)
 
 
 def served_settings(info: EngineInfo, decoder: Path | None) -> JsonDict:

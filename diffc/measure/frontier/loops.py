@@ -79,6 +79,15 @@ class FrontierLoops:
         guided = [replace(loop, guidance=self.reference.guidance) for loop in self.own]
         return merged([*pairs, *((loop, "grid") for loop in guided), *self._grid(config)], config)
 
+    def before_training(self, config: JsonObject) -> list[WantedLoop]:
+        """The loops of a student before it learned its own: for images, not for times.
+
+        Args:
+            config: The dense model's scheduler config, which samples that student.
+        """
+        served = replace(self.own[0], guidance=self.reference.guidance)
+        return merged([(self.reference, "reference"), (served, "own")], config)
+
     def _same_time(self, own: Loop, config: JsonObject) -> Iterator[Loop]:
         """The reference loop with as many steps as fit in the time of a compressed loop."""
         if self.call_ratio is None or not _runs(own, config) or not _runs(self.reference, config):

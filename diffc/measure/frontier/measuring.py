@@ -49,6 +49,7 @@ class SideWork:
         settings: pipeline.json's content, as a bundle of this engine has it.
         loops: The loops to time.
         judged: Whether their images are made and judged.
+        timed: Whether they are timed.
         absent: Why there is no engine.
         variant: Which of the side's engines it is, in words; empty where the side has one.
     """
@@ -58,6 +59,7 @@ class SideWork:
     settings: JsonObject
     loops: tuple[WantedLoop, ...]
     judged: bool = True
+    timed: bool = True
     absent: str | None = None
     variant: str = ""
 
@@ -201,6 +203,8 @@ class _Run:
                 point = yield from self._tried(point, runner, _options(self._image, side, wanted))
                 if side.judged and point.absent is None:
                     point = yield from self._with_figures(point, wanted.loop)
+                if not side.timed and point.name in self.loops:
+                    del self.loops[point.name], self.engines[point.name], self.first[point.name]
             self.points.append(point)
 
     def _tried(self, point: Point, runner: LoadedEngine, options: LoopOptions) -> Work[Point]:

@@ -13,8 +13,9 @@ from diffc.measure.results import Latency, MachineNoise, Speedup
 from diffc.measure.statistics import paired_ratio
 from diffc_runtime.json_types import JsonDict
 
-Side: TypeAlias = Literal["eager", "dense-fp32", "dense", "compressed"]
-"""What runs the loop: torch eager, the dense engine in fp32 or as the run wants it, or the cut."""
+Side: TypeAlias = Literal["eager", "dense-fp32", "dense", "all-steps", "compressed"]
+"""What runs the loop: torch eager, the dense engine in fp32 or as the run wants it, the compressed
+model before it learned its loops (by torch, for its images alone), or the compressed engine."""
 
 
 class _FrontierPart(BaseModel):
@@ -110,6 +111,11 @@ class Frontier(_FrontierPart):
     def point(self, side: Side, loop: str) -> Point | None:
         """The timed point of a loop; None where it was not timed."""
         return next((p for p in self.of(side) if p.loop == loop), None)
+
+    def untimed(self, side: Side, role: Role) -> Point | None:
+        """The first point of a role that was judged and not timed."""
+        of_side = (p for p in self.points if p.side == side and p.latency_ms is None)
+        return next((p for p in of_side if role in p.roles), None)
 
     def with_role(self, side: Side, role: Role) -> Point | None:
         """The first timed point of a role, in the order of ``points``."""

@@ -7,16 +7,20 @@ Each rung is one change. All are points of one frontier, so that their times are
     precision           in the run's precision
     pruning             by the compressed engine
     loop                with the served loop's sampler and steps
+    distilled for it    by the student that learned this loop; weights change no time
     guidance            and with its guidance: a model that carries it makes one call a step
+
+A student that learned its loop gives nothing sensible by the reference loop. The rungs before it
+have the figures of the same model before that training, and the compressed engine's times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from diffc.measure.frontier.loops import short
-from diffc.measure.frontier.results import Frontier, Point, Side, ratio
+from diffc.measure.frontier.results import Frontier, Point, PointFigure, Side, ratio
 from diffc.measure.results import Speedup
 from diffc_runtime.loop import Loop
 
@@ -30,7 +34,8 @@ class ImageRung:
     Attributes:
         label: What runs, and by which loop.
         cause: The change from the rung before; empty for the first.
-        point: Its times and figures.
+        point: Its times.
+        figures: Metric -> figure of its images.
         by: Its factor over the rung before; None for the first.
         in_all: Its factor over the first rung; None for the first.
     """
@@ -38,6 +43,7 @@ class ImageRung:
     label: str
     cause: str
     point: Point
+    figures: Mapping[str, PointFigure]
     by: Speedup | None = None
     in_all: Speedup | None = None
 
@@ -49,40 +55,79 @@ def image_ladder(frontier: Frontier) -> list[ImageRung]:
     """
     rungs: list[ImageRung] = []
     causes: list[str] = []
-    for label, cause, point in _steps(frontier):
-        if rungs and rungs[-1].point is point:
+    for step in _steps(frontier):
+        if rungs and rungs[-1].point is step.point and rungs[-1].figures is step.figures:
             continue
-        causes.append(cause)
-        if point is None:
+        causes.append(step.cause)
+        if step.point is None:
             continue
         if not rungs:
-            rungs.append(ImageRung(label, "", point))
+            rungs.append(ImageRung(step.label, "", step.point, step.figures))
         else:
-            by, in_all = ratio(rungs[-1].point, point), ratio(rungs[0].point, point)
-            rungs.append(ImageRung(label, " and ".join(causes), point, by, in_all))
+            both = (ratio(one.point, step.point) for one in (rungs[-1], rungs[0]))
+            cause = " and ".join(causes)
+            rungs.append(ImageRung(step.label, cause, step.point, step.figures, *both))
         causes.clear()
     return rungs if len(rungs) > 1 else []
 
 
-def _steps(frontier: Frontier) -> Iterator[tuple[str, str, Point | None]]:
-    """Every rung: its label, the change, and the point; None where it was not timed."""
+@dataclass(frozen=True)
+class _Step:
+    """A rung that may be: its label, the change, its point (None: not timed) and its figures."""
+
+    label: str
+    cause: str
+    point: Point | None
+    figures: Mapping[str, PointFigure]
+
+
+def _steps(frontier: Frontier) -> Iterator[_Step]:
+    """Every rung that may be, in order."""
     reference, precision = frontier.reference, frontier.precision
-    yield f"torch eager, {reference}", "", frontier.point("eager", reference)
     plain, dense = (frontier.point(side, reference) for side in _ENGINES)
     if plain is None and precision == "fp32":
         plain = dense
-    yield f"dense engine, fp32, {reference}", "engine", plain
-    yield f"dense engine, {precision}, {reference}", "precision", dense
+    yield _step(f"torch eager, {reference}", "", frontier.point("eager", reference))
+    yield _step(f"dense engine, fp32, {reference}", "engine", plain)
+    yield _step(f"dense engine, {precision}, {reference}", "precision", dense)
+    before = frontier.untimed("all-steps", "reference")
     cut = frontier.point("compressed", reference)
-    yield f"compressed engine, {reference}", "pruning", cut
+    if cut is None and before is not None:
+        cut = _as_long(frontier, reference)
+    yield _step(f"compressed engine, {reference}", "pruning", cut, before)
     own = frontier.with_role("compressed", "own")
-    if own is None:
-        return
-    guided = _guided(own.loop, reference)
+    if own is not None:
+        yield from _own_steps(frontier, own)
+
+
+def _own_steps(frontier: Frontier, own: Point) -> Iterator[_Step]:
+    """The rungs of the served loop."""
+    label, causes = f"compressed engine, {own.loop}", []
+    guided = _guided(own.loop, frontier.reference)
+    before = frontier.untimed("all-steps", "own")
     if guided != own.loop:
-        yield f"compressed engine, {guided}", "loop", frontier.point("compressed", guided)
-    cause = "loop" if guided == own.loop else "guidance carried"
-    yield f"compressed engine, {own.loop}", cause, own
+        point = frontier.point("compressed", guided)
+        yield _step(f"compressed engine, {guided}", "loop", point, before)
+        causes.append("guidance carried")
+    elif before is not None:
+        yield _step(label, "loop", own, before)
+    if before is not None:
+        label += ", distilled for it"
+        causes.insert(0, "distilled for it")
+    yield _step(label, ", ".join(causes) or "loop", own)
+
+
+def _as_long(frontier: Frontier, loop: str) -> Point | None:
+    """The compressed engine's point of a loop with any spacing: a student's is its own."""
+    wanted = replace(Loop.parse(loop), spacing=None)
+    every = frontier.of("compressed")
+    return next((p for p in every if replace(Loop.parse(p.loop), spacing=None) == wanted), None)
+
+
+def _step(label: str, cause: str, point: Point | None, judged: Point | None = None) -> _Step:
+    """A rung with the figures of ``judged``, or its own point's."""
+    shown = judged or point
+    return _Step(label, cause, point, {} if shown is None else shown.figures)
 
 
 def _guided(own: str, reference: str) -> str:

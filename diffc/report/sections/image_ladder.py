@@ -57,14 +57,14 @@ def _figure(metric: Metric | None, rung: ImageRung) -> str:
     """The rung's figure; torch's own images are what all others are compared with."""
     if rung.point.side == "eager":
         return "reference"
-    if metric is None or metric.name not in rung.point.figures:
+    if metric is None or metric.name not in rung.figures:
         return "-"
-    return metric.as_text(rung.point.figures[metric.name].value)
+    return metric.as_text(rung.figures[metric.name].value)
 
 
 def _absent(frontier: Frontier) -> Iterator[str]:
     for point in frontier.points:
-        if point.absent and point.side in ("eager", "dense-fp32"):
+        if point.absent and point.side in ("eager", "dense-fp32", "all-steps"):
             yield f"{point.name}: not measured: {point.absent}"
 
 

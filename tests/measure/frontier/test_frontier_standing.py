@@ -145,3 +145,35 @@ def test_a_change_that_was_not_timed_apart_is_named_with_the_next() -> None:
         )
     )
     assert [rung.cause for rung in ladder] == ["", "pruning and loop"]
+
+
+def before_training(loop: str, values, role: str):
+    """The all-steps student's images by one loop, which nobody timed."""
+    blank = {"latency_ms": None, "round_ms": []}
+    return point("all-steps", loop, 1, values, (role,)).model_copy(update=blank)
+
+
+@pytest.mark.parametrize(
+    ("guided", "causes"),
+    [("", ["", "pruning", "loop", "distilled for it"]),
+     (":7", ["", "pruning", "loop", "distilled for it, guidance carried"])],
+)  # fmt: skip
+def test_a_student_of_its_loop_is_shown_before_that_training(guided, causes) -> None:
+    """Its own images by other loops say nothing of the cut; weights change no time."""
+    reference = f"ddim:50{guided}"
+    rungs = image_ladder(
+        frontier(
+            point("dense", reference, 1000, around(1.0), roles=("reference",)),
+            before_training(reference, around(0.9), "reference"),
+            before_training(f"ddim:2{guided}@trailing", around(0.3), "own"),
+            point("compressed", "ddim:2", 12, around(0.8), roles=("own",)),
+            point("compressed", f"{reference}@leading", 600),
+            *([point("compressed", f"ddim:2{guided}", 24)] if guided else []),
+            reference=reference,
+        )
+    )
+    assert [rung.cause for rung in rungs] == causes
+    shown = [rung.figures["ssim"].value for rung in rungs]
+    assert shown == pytest.approx([1.0, 0.9, 0.3, 0.8])
+    times = [rung.by.median for rung in rungs[1:]]
+    assert times == pytest.approx([1000 / 600, 25, 2] if guided else [1000 / 600, 50, 1])
