@@ -20,6 +20,7 @@ from typing import Any
 
 import page_first
 import page_gpu
+from page_loops import guided, search
 from page_parts import day, fold, loops, machine, percent, ratio, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -377,7 +378,7 @@ def figures(found: dict[str, Any]) -> list[str]:
     ]
 
 
-SHOWN = ("quality.png", "frontier.png", "frontier-images.png")
+SHOWN = ("quality.png", "frontier.png", "frontier-images.png", "guided.png")
 """The pictures of bench/results that the page shows."""
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("demo.json", "The whole job", demo),
@@ -389,6 +390,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("quality.json", "Quality at half the MACs", quality),
     ("frontier.json", "What a millisecond buys", frontier),
     ("distance.json", "The dense model's own features as a judge", distance),
+    ("search.json", "`diffc search` beside brute force", search),
+    ("guided.json", "Guidance carried by the student", guided),
     ("recovery.json", "After the cut: repair and distillation", recovery),
     ("loop_students.json", "Training for a loop", loop_students),
     ("distill_speed.json", "Distillation's speed", distillation),
