@@ -14,7 +14,7 @@ from diffc.gate.result import Figure
 from diffc.gate.rule import Verdict
 from diffc.gate.subject import CheckedSide
 from diffc.judged import with_loops
-from diffc.measure.quality import in_order, reported_metric
+from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
 from diffc_runtime.json_types import JsonObject
 
@@ -58,9 +58,8 @@ def quality_figures(
 ) -> list[Figure]:
     """The figures of both sides' samples, those with a limit judged."""
     ours, theirs = candidate.quality or {}, baseline.quality or {}
-    known = [name for name in (*ours, *theirs) if name != "absent"]
     figures = []
-    for metric in in_order(map(reported_metric, dict.fromkeys([*known, *limits.quality]))):
+    for metric in metrics_of({**theirs, **ours, **limits.quality}):
         worse = limits.worse.get(metric.name, metric.most_worse)
         allowed = _Allowed(metric, limits.quality.get(metric.name), worse)
         figure, before = ours.get(metric.name) or {}, theirs.get(metric.name) or {}

@@ -119,6 +119,16 @@ def test_quality_of_other_samples_is_no_verdict(run, before, tmp_path):
     assert "loop None before, ddim:7 now" in figures(out)["SSIM"]["note"]
 
 
+def test_what_stands_beside_the_figures_is_no_metric(run, before, tmp_path):
+    """Samples of prompts name them, and each metric that was left out has its reason."""
+    after = make_output(tmp_path / "after")
+    beside = {"prompts": ["a red shoe", "a blue bag"], "absent": {"lpips": "no network"}}
+    edit(after / "report.json", lambda report: report["quality"].update(beside))
+    code, out, _ = check(run, after, "--baseline", before, "--json")
+    assert code == 0
+    assert "SSIM" in figures(out) and not {"prompts", "absent"} & set(figures(out))
+
+
 def test_a_quality_that_the_candidate_lost_is_no_pass(run, before, tmp_path):
     after = make_output(tmp_path / "after")
     edit(after / "report.json", lambda report: report.update(quality=None))
