@@ -19,6 +19,8 @@ STEPS: dict[str, tuple[int, ...]] = {
     "full": (25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1),
 }
 """The numbers of steps of each extent, for every sampler."""
+_OF_FLOWS = "linspace"
+"""The spacing of a flow whose config names none: its figures name this one."""
 FEWER = 0.9
 """The share of the reference loop's steps that one point of a full frontier has."""
 
@@ -142,7 +144,8 @@ def merged(pairs: Iterable[tuple[Loop, Role]], config: JsonObject) -> list[Wante
 
 def resolved(loop: Loop, config: JsonObject) -> Loop:
     """The loop without what its config says anyway, so that equal loops are equal."""
-    same = loop.spacing is None or loop.spacing == config.get("timestep_spacing")
+    own = config.get("timestep_spacing") or (_OF_FLOWS if loop.sampler in FLOW_NAMES else None)
+    same = loop.spacing in (None, own)
     return replace(loop, spacing=None if same else loop.spacing, guidance=loop.guidance or 1.0)
 
 

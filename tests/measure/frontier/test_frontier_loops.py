@@ -48,6 +48,16 @@ def test_a_loop_that_is_cheaper_than_one_dense_call_has_no_dense_loop_of_its_tim
     assert "ddim:1@trailing" in texts(dense)  # the fastest dense loop is there all the same
 
 
+def test_the_loops_of_a_flow_stand_once_whatever_names_their_spacing():
+    """The figures of samples name the spacing that a flow's config leaves out."""
+    named, plain = (Loop("flow-euler", 2, 4.0, spacing) for spacing in ("linspace", None))
+    wanted = FrontierLoops(named, (Loop("flow-euler", 1, 1.0),), "quick", 0.5)
+    dense = texts(wanted.of_dense(FLOW))
+    assert dense == texts(FrontierLoops(plain, wanted.own, "quick", 0.5).of_dense(FLOW))
+    assert dense[0] == "flow-euler:2:4" and "@" not in " ".join(dense)
+    assert texts(wanted.before_training(FLOW)) == ["flow-euler:2:4", "flow-euler:1:4"]
+
+
 def test_a_flow_has_the_samplers_of_flows():
     wanted = FrontierLoops(
         Loop("flow-euler", 50, 1.0), (Loop("flow-euler", 50, 1.0),), "quick", 0.5
