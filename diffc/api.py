@@ -163,7 +163,7 @@ def search(
         UnavailableError: the target cannot build here.
     """
     from diffc.trials.goals import GOALS, for_any_loop, read_goals
-    from diffc.trials.running import SearchRequest
+    from diffc.trials.request import SearchRequest
     from diffc.trials.running import search as searched
 
     for name in settings:

@@ -50,7 +50,8 @@ def search_(
     from diffc.launch import is_launched
     from diffc.output import default_out
     from diffc.trials.goals import for_any_loop, read_goals
-    from diffc.trials.running import GoalsMissed, SearchRequest, search
+    from diffc.trials.request import SearchRequest
+    from diffc.trials.running import GoalsMissed, search
 
     if is_launched():
         raise RequestError("search runs its trials itself: start it as one process")

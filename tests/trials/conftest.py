@@ -17,8 +17,8 @@ def searched(compiled, tiny_model, tmp_path_factory):
     The data and the dense engine are those of ``compiled``.
     """
     import diffc
+    from diffc.trials.request import RESULT
     from diffc.trials.results import SearchResult
-    from diffc.trials.running import RESULT
 
     def search_tiny(folder: Path) -> None:
         shutil.copytree(compiled[2], folder / "cache")
