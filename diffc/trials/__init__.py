@@ -13,6 +13,7 @@ trials.py     one trial: a model in a folder of the cache, and its engines
 workers.py    who trains: this process, or a Ray cluster
 distances.py  how far images are from the data, on the dense model's own features
 results.py    what a search found, as search.json holds it
+request.py    what is wanted, and what is refused before any work
 running.py    the search: order, events, the one OUT that it leaves
 outcome.py    the result, from the contest and the last block
 blocks.py     which loops of which engines are measured together
