@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.data.loops import run_loops
+from diffc.follows import still_follows
 from diffc.measure.frontier.loops import FrontierLoops, WantedLoop, resolved, short
 from diffc.measure.frontier.results import Frontier
 from diffc.measure.quality.measuring import metric_packages
@@ -272,7 +273,7 @@ def _sides(inputs: FrontierInputs, scratch: Path) -> Work[list[SideWork]]:
     settings = served_settings(small, inputs.image.options.decoder)
     loops = tuple(inputs.loops.of_compressed(settings["scheduler"]))
     path = inputs.engines["compressed"].path
-    before = [one for one in sides if one.side == "all-steps"]
+    before = [one for one in sides if one.side == "all-steps" and not one.absent]
     rungs = [one for one in loops if before and "own" not in one.roles and _is_rung(one, inputs)]
     judged = tuple(one for one in loops if one not in rungs)
     sides.append(SideWork("compressed", path, settings, judged))
