@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffc.cli.command import Command, takes
 from diffc.cli.run import evaluate, finish_folder, of_folder, run_chain
+from diffc.errors import RequestError
 
 
 @takes(
@@ -49,14 +50,42 @@ def distill_(command: Command, output_folder: Path) -> None:
     run_chain(of_folder(command, output_folder), "distill")
 
 
-@takes("output_folder", "recipe", "fresh", "json", "quiet")
-def export_(command: Command, output_folder: Path) -> None:
+@takes(
+    *("output_folder", "layout", "layout_to", "side", "force"),
+    *("recipe", "fresh", "json", "quiet"),
+)
+def export_(
+    command: Command,
+    output_folder: Path,
+    layout: str | None,
+    to: Path | None,
+    side: str,
+    force: bool,
+) -> None:
     """Export both models to ONNX: OUT/onnx.
 
     \b
       diffc export OUT
+      diffc export OUT --layout optimum
+      diffc export OUT --layout openvino --side dense --to ./dense
+
+    With --layout, what OUT/onnx holds becomes a folder that another library opens: optimum's
+    ORTDiffusionPipeline, or OpenVINO GenAI's Text2ImagePipeline and optimum-intel.
     """
-    run_chain(of_folder(command, output_folder), "export")
+    if layout is None:
+        if to is not None or force or side != "compressed":
+            raise RequestError("--to, --side and --force go with --layout")
+        run_chain(of_folder(command, output_folder), "export")
+        return
+    from diffc.cli.show import print_json
+    from diffc.layouts.write import write_layout
+
+    written = write_layout(output_folder, layout, side=side, to=to, force=force)
+    if command.json:
+        print_json(written.to_json())
+    elif not command.quiet:
+        print(f"{written.folder}: the {side} {written.pipeline}, for {written.readers}")
+        print(f"  {written.usage}")
 
 
 @takes(

@@ -55,6 +55,13 @@ def target_names() -> Iterable[str]:
     return targets.names()
 
 
+def layout_names() -> Iterable[str]:
+    """The layouts of other libraries."""
+    from diffc.layouts.known import LAYOUTS
+
+    return LAYOUTS
+
+
 def recipe_names() -> Iterable[str]:
     """The shipped recipes, and the YAML files of the working directory."""
     from diffc.recipe.files import RECIPES

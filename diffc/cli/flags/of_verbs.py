@@ -260,6 +260,24 @@ BUNDLE = (
     ),
     Flag("force", bool, "Add to a folder that is not empty."),
 )
+EXPORT = (
+    Flag(
+        "layout",
+        str,
+        "A whole pipeline from OUT/onnx for another library: optimum, or openvino.",
+        group=WHAT,
+        values=completion.layout_names,
+    ),
+    Flag(
+        "layout_to",
+        Path,
+        "Where it goes.",
+        shown="OUT/LAYOUT/SIDE",
+        group=WHAT,
+        name="to",
+        metavar="FOLDER",
+    ),
+)
 GENERATE = (
     Flag(
         "image_prompts",
@@ -442,6 +460,6 @@ CACHE = (
 )
 
 VERB_FLAGS = (
-    *(*ARGUMENTS, *ADAPT, *COMMON, *COMPILE, *RATIOS, *SEARCH, *BUNDLE, *GENERATE, *CHECK),
-    *(*BASELINE, *REPORT, *FETCH, *CACHE),
+    *(*ARGUMENTS, *ADAPT, *COMMON, *COMPILE, *RATIOS, *SEARCH, *BUNDLE, *EXPORT, *GENERATE),
+    *(*CHECK, *BASELINE, *REPORT, *FETCH, *CACHE),
 )

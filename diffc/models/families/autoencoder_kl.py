@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffc.input_size import Size
-from diffc.models.families.base import Family
+from diffc.models.families.base import Family, PipelineCall
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 
@@ -26,6 +26,7 @@ class AutoencoderKLDecoder(Family):
     class_name = "AutoencoderKL"
     component = "vae"
     is_denoiser = False
+    pipeline_call = PipelineCall({"sample": "latent_sample", "out_sample": "sample"})
 
     def specs(
         self,

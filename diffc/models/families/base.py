@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -88,6 +88,23 @@ class PipelineTexts:
         )
 
 
+@dataclass(frozen=True)
+class PipelineCall:
+    """How diffusers' pipeline calls the class, where that is not how diffc calls its graph.
+
+    Attributes:
+        names: An input's or output's name here -> the pipeline's.
+        whole_timestep: True if the timestep is a whole number to the pipeline.
+        timestep_factor: The timestep here, divided by the pipeline's.
+        unbatched: The inputs that the pipeline gives without a batch.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    whole_timestep: bool = False
+    timestep_factor: float = 1.0
+    unbatched: Sequence[str] = ()
+
+
 CLIP_TOKENS = 77
 TIMESTEP = TensorSpec("timestep", (), kind="timestep")
 """The noise level, one number a row, counted as the scheduler's timesteps are: 0 to 1000."""
@@ -123,6 +140,9 @@ class Family(ABC):
     """The inputs that the pipeline's text encoders give; {} for a model without prompts."""
     text_length_is_pipelines: ClassVar[bool] = False
     """True if several pipelines use the class, each with its own length of text."""
+
+    pipeline_call: ClassVar[PipelineCall] = PipelineCall({"sample": "hidden_states"})
+    """How the pipeline calls the class, for files that other libraries read."""
 
     squares_only: ClassVar[bool] = False
     """True if height and width of a sample must be equal."""

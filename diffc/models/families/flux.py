@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diffc.input_size import Size, as_pair
-from diffc.models.families.base import TIMESTEP, Family, PipelineTexts
+from diffc.models.families.base import TIMESTEP, Family, PipelineCall, PipelineTexts
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
@@ -25,6 +25,7 @@ _TOKENS = 512  # T5's
 _LATENT = 128  # 1024 pixels
 _PATCH = 2  # the pipeline packs by 2, whatever the config says
 _UNBATCHED = ("img_ids", "txt_ids")
+_TIMESTEPS = 1000  # schedulers count to 1000, this class to 1
 
 
 class Flux(Family):
@@ -38,6 +39,9 @@ class Flux(Family):
     lora_loader = "FluxLoraLoaderMixin"
     is_guided = False
     text_places = {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)}
+    pipeline_call = PipelineCall(
+        {"sample": "hidden_states"}, timestep_factor=_TIMESTEPS, unbatched=_UNBATCHED
+    )
     squares_only = True
     channel_axis = -1
     block_lists = ("transformer_blocks", "single_transformer_blocks")
@@ -84,7 +88,7 @@ class Flux(Family):
         """
         rest = {name: value for name, value in inputs.items() if name != "sample"}
         rest |= {name: inputs[name][0] for name in _UNBATCHED}
-        rest["timestep"] = rest["timestep"] / 1000  # schedulers count to 1000, this class to 1
+        rest["timestep"] = rest["timestep"] / _TIMESTEPS
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 

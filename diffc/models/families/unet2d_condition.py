@@ -12,6 +12,7 @@ from diffc.models.families.base import (
     CLIP_TOKENS,
     LABELS,
     Family,
+    PipelineCall,
     PipelineTexts,
     halving_multiple,
 )
@@ -47,6 +48,7 @@ class UNet2DCondition(Family):
     lora_loader = "StableDiffusionXLLoraLoaderMixin"
     text_places = {"encoder_hidden_states": (0, 1), "text_embeds": (2, 3)}
     text_length_is_pipelines = True
+    pipeline_call = PipelineCall(whole_timestep=True)
 
     def specs(
         self, config: JsonObject, resolution: Size | None = None, tokens: int | None = None

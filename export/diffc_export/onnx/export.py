@@ -109,7 +109,8 @@ def export_onnx(
         largest = [_at(spec, max(sizes)) for spec in specs]
         inputs = examples(largest, _EXAMPLE_BATCH, generator)
     dimensions = _dynamic_dimensions(specs, options.multiple if sizes else None)
-    proto = _trace(wrapped, inputs, options.opset, dimensions)
+    # NamedCall.forward takes *tensors: one entry
+    proto = trace_module(wrapped, inputs, [OUTPUT], options.opset, (dimensions,))
     if sizes:
         _name_sides(proto, options.multiple)
     if options.simplify:
@@ -167,22 +168,36 @@ def _name_sides(proto: ModelProto, multiple: int) -> None:
                 dim.dim_param = whole[dim.dim_param]
 
 
-def _trace(
-    wrapped: NamedCall,
+def trace_module(
+    module: nn.Module,
     inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
     opset: int,
-    dynamic: tuple[dict[int, Any], ...],
+    dynamic: tuple[Any, ...],
 ) -> ModelProto:
+    """Return the ONNX graph of a module.
+
+    Args:
+        module: Takes ``inputs`` in their order.
+        inputs: Examples by name.
+        outputs: The outputs' names.
+        opset: ONNX's.
+        dynamic: For each argument of ``forward``, its dynamic dimensions; a tuple of them for
+            ``*tensors``.
+
+    Raises:
+        InputError: torch cannot export the module; the message names the operator.
+    """
     try:
         with _silence():
             program = torch.onnx.export(
-                wrapped,
+                module,
                 tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(inputs),
-                output_names=[OUTPUT],
-                dynamic_shapes=(dynamic,),  # one entry: *tensors
+                output_names=list(outputs),
+                dynamic_shapes=dynamic,
                 external_data=False,
                 verbose=False,
             )

@@ -1,0 +1,103 @@
+"""diffc's graphs under the names and with the shapes by which diffusers' pipelines call a class.
+
+A graph of diffc has a batch on every input. A pipeline gives one timestep to all rows, and position
+ids without a batch; transformers call their sample ``hidden_states``. Only inputs and outputs
+change: the weights and every other node stay, so that what was measured is what is read.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffc.models.families.base import PipelineCall
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+TIMESTEP = "timestep"
+
+
+def write_called(source: Path, call: PipelineCall, goal: Path, *, scalar_timestep: bool) -> None:
+    """Write the graph ``source`` as ``goal``, to be called in a pipeline's way.
+
+    Args:
+        source: A model.onnx of diffc. Weights in a file beside it are copied, not read.
+        call: The pipeline's way.
+        goal: The ONNX file to write.
+        scalar_timestep: True gives a whole timestep the shape (); any other has one dimension.
+    """
+    import onnx
+
+    model = onnx.load(source, load_external_data=False)
+    graph, before = model.graph, []
+    if any(value.name == TIMESTEP for value in graph.input):
+        shape = () if scalar_timestep and call.whole_timestep else ("steps",)
+        sample = graph.input[0].name
+        before += _take_timestep(graph, call, shape, call.names.get(sample, sample))
+    for name in call.unbatched:
+        before += _add_batch(graph, name)
+    _rename(graph, call.names)
+    _set_nodes(graph, [*before, *graph.node])
+    onnx.save(model, goal)
+    weights = source.with_name(f"{source.name}.data")
+    if weights.is_file():
+        shutil.copyfile(weights, goal.with_name(weights.name))
+
+
+def _set_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    from onnx import NodeProto
+
+    copies = [NodeProto() for _ in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors wherever the graph names them."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+
+
+def _take_timestep(
+    graph: GraphProto, call: PipelineCall, shape: Sequence[str], sample: str
+) -> list[NodeProto]:
+    """Make the input ``timestep`` one number, or one a row, and return the nodes that spread it."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    value = next(value for value in graph.input if value.name == TIMESTEP)
+    kind, rows = value.type.tensor_type.elem_type, f"{TIMESTEP}_rows"
+    _rename(graph, {TIMESTEP: rows})
+    given = TensorProto.INT64 if call.whole_timestep else TensorProto.FLOAT
+    value.CopyFrom(helper.make_tensor_value_info(TIMESTEP, given, list(shape)))
+    factor = numpy_helper.from_array(np.float32(call.timestep_factor), f"{TIMESTEP}_factor")
+    graph.initializer.append(factor)
+    return [
+        helper.make_node("Cast", [TIMESTEP], [f"{TIMESTEP}_real"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{TIMESTEP}_real", factor.name], [f"{TIMESTEP}_here"]),
+        helper.make_node("Cast", [f"{TIMESTEP}_here"], [f"{TIMESTEP}_cast"], to=kind),
+        helper.make_node("Shape", [sample], [f"{TIMESTEP}_batch"], start=0, end=1),
+        helper.make_node("Expand", [f"{TIMESTEP}_cast", f"{TIMESTEP}_batch"], [rows]),
+    ]
+
+
+def _add_batch(graph: GraphProto, name: str) -> list[NodeProto]:
+    """Make an input one without a batch, and return the node that gives it a batch of one."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    value = next(value for value in graph.input if value.name == name)
+    batched, axis = f"{name}_row", f"{name}_axis"
+    _rename(graph, {name: batched})
+    value.name = name
+    del value.type.tensor_type.shape.dim[0]
+    graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), axis))
+    return [helper.make_node("Unsqueeze", [name, axis], [batched])]

@@ -1,0 +1,70 @@
+"""openvino: OpenVINO IR, as OpenVINO GenAI's Text2ImagePipeline and optimum-intel read it.
+
+Tokenizers become OpenVINO graphs too, by the package openvino_tokenizers.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffc.errors import InputError, UnavailableError
+from diffc.layouts.base import Layout
+from diffc.models.classes import component_class
+from diffc.models.components import Component
+from diffc.models.foreign import foreign_errors, quiet_libraries
+
+_GRAPH, _TOKENIZER = "openvino_model.xml", "openvino_tokenizer.xml"
+
+
+class OpenVino(Layout):
+    """COMPONENT/openvino_model.xml and .bin in the precision of the ONNX file, no other."""
+
+    name = "openvino"
+    readers = "OpenVINO GenAI, optimum-intel"
+    pipelines = frozenset(
+        {
+            "StableDiffusionPipeline",
+            "StableDiffusionXLPipeline",
+            "StableDiffusion3Pipeline",
+            "FluxPipeline",
+        }
+    )
+    scalar_timestep = False
+
+    def check(self) -> None:
+        """Raise UnavailableError without the two packages."""
+        for package in ("openvino", "openvino_tokenizers"):
+            if find_spec(package) is None:
+                raise UnavailableError(
+                    f"--layout {self.name} needs the package {package.replace('_', '-')}",
+                    hint="pip install openvino openvino-tokenizers, of the same version",
+                )
+
+    def write_graph(self, onnx_file: Path, folder: Path) -> None:
+        """Convert the graph; its numbers stay what they are."""
+        import openvino
+
+        graph = openvino.convert_model(onnx_file)
+        openvino.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+
+    def write_tokenizer(self, part: Component, folder: Path) -> None:
+        """Write openvino_tokenizer.xml. Raises InputError where it cannot be converted."""
+        import openvino
+        from openvino_tokenizers import convert_tokenizer
+
+        wrong = f"the tokenizer {part.folder} cannot become an OpenVINO graph"
+        with quiet_libraries(), foreign_errors(wrong):
+            loaded = component_class(part).from_pretrained(part.folder, local_files_only=True)
+            graph = convert_tokenizer(loaded, with_detokenizer=False)
+        if graph is None:
+            raise InputError(wrong)
+        openvino.save_model(graph, folder / _TOKENIZER)
+
+    def usage(self, folder: Path, pipeline: str) -> str:
+        """Return a line of Python that opens ``folder``."""
+        return f"openvino_genai.Text2ImagePipeline('{folder}', 'CPU')"
+
+
+LAYOUT = OpenVino()
+"""The one instance; see ``write.LAYOUTS``."""

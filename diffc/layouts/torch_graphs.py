@@ -1,0 +1,120 @@
+"""Graphs that OUT/onnx does not hold in the form that other libraries read.
+
+diffc's text encoders give what one pipeline uses of them; these libraries read every output of the
+class: its pooled states, its last ones, and for CLIP the hidden states of every layer. The VAE's
+encoder, which image-to-image needs, gives the mean and logarithm of the variance of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffc.models.components import Component
+from diffc.models.load import load_component
+from diffc.models.texts import find_kind
+from diffc.models.texts.base import IDS
+from diffc_export.onnx.export import trace_module
+from diffc_export.onnx.weights import save
+
+_STATES = ("text_embeds", "last_hidden_state", "pooler_output")
+_LENGTH, _ROWS, _MOST_TOKENS = 16, 2, 4096
+
+
+class _AllOutputs(nn.Module):
+    """A text encoder as a function of tokens (B, L), to every output that it has."""
+
+    def __init__(self, model: nn.Module, layers: bool) -> None:
+        super().__init__()
+        self.model, self.layers = model, layers
+
+    def values(self, ids: Tensor) -> Mapping[str, Tensor]:
+        """Return the outputs by name, in the order that readers count on."""
+        output: Any = self.model(ids, output_hidden_states=self.layers)
+        values = {name: getattr(output, name, None) for name in _STATES}
+        if self.layers:
+            values |= {f"hidden_states.{i}": one for i, one in enumerate(output.hidden_states)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """Return the values alone."""
+        return tuple(self.values(ids).values())
+
+
+class _Moments(nn.Module):
+    """A VAE's encoder: images (B, 3, H, W) to the parameters of the posterior (B, 2 C, h, w)."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return mean and logarithm of the variance, one after the other."""
+        moments: Tensor = self.vae.encode(images).latent_dist.parameters  # type: ignore[operator]
+        return moments
+
+
+def write_text_encoder(part: Component, path: Path, opset: int) -> None:
+    """Write a text encoder with all of its outputs.
+
+    Args:
+        part: The encoder. A CLIP takes as many tokens as it has positions, any other takes any.
+        path: The ONNX file.
+        opset: ONNX's.
+
+    Raises:
+        InputError: torch cannot load or export it.
+    """
+    kind, model = find_kind(part.class_name), load_component(part)
+    assert kind is not None
+    if hasattr(model, "set_attn_implementation"):  # the exporter knows no views of fused attention
+        model.set_attn_implementation("eager")  # type: ignore[operator]
+    length = part.config.get("max_position_embeddings")
+    layers = "penultimate" in kind.parts(part.class_name, part.config, 1)
+    whole = _AllOutputs(model, layers).eval()
+    ids = torch.zeros(_ROWS, int(length or _LENGTH), dtype=torch.int64)
+    with torch.no_grad():
+        names = list(whole.values(ids))
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=63)}
+    if length is None:
+        dimensions[1] = torch.export.Dim("sequence", min=2, max=_MOST_TOKENS)
+    _write(whole, {IDS: ids}, names, dimensions, path, opset)
+
+
+def write_vae_encoder(vae: nn.Module, size: Sequence[int], path: Path, opset: int) -> None:
+    """Write the VAE's encoder.
+
+    Args:
+        vae: The VAE.
+        size: The images' channels, height and width.
+        path: The ONNX file.
+        opset: ONNX's.
+
+    Raises:
+        InputError: torch cannot export it.
+    """
+    images = torch.zeros(_ROWS, *size)
+    dimensions = {0: torch.export.Dim("batch", min=1, max=63)}
+    _write(
+        _Moments(vae.cpu()).eval(),
+        {"sample": images},
+        ["latent_parameters"],
+        dimensions,
+        path,
+        opset,
+    )
+
+
+def _write(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dimensions: Mapping[int, Any],
+    path: Path,
+    opset: int,
+) -> None:
+    save(trace_module(module, inputs, outputs, opset, (dict(dimensions),)), path)

@@ -1,0 +1,220 @@
+"""Writes OUT/onnx and the rest of the pipeline as a folder that another library opens.
+
+The denoiser and the VAE's decoder are the graphs that OUT/onnx holds and engines are built of, in
+fp32. Text encoders and the VAE's encoder are exported by torch (``torch_graphs.py``); a pipeline
+without a VAE's decoder in OUT/onnx is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diffc.bundle import folder as folders
+from diffc.errors import InputError, unknown
+from diffc.follows import check_onnx
+from diffc.layouts.base import Layout
+from diffc.layouts.graphs import write_called
+from diffc.layouts.known import LAYOUTS
+from diffc.models.components import INDEX, Component
+from diffc.models.families import family
+from diffc.models.files import read_json
+from diffc.models.source import Source, find_source
+from diffc.models.texts import find_kind
+from diffc.output import DECODER, SIDES, onnx_folder, read_lock
+from diffc.stages.order import source_of
+from diffc.torch_state import own_state
+from diffc_export.targets.onnx_file import DESCRIPTION, MODEL
+from diffc_runtime.json_types import JsonDict, JsonObject
+
+_EXPORTED = f"exported/{MODEL}"
+_ENCODER, _DECODER = "vae_encoder", "vae_decoder"
+
+
+@dataclass(frozen=True)
+class WrittenLayout:
+    """A folder that was written.
+
+    Attributes:
+        folder: The folder.
+        layout: The layout's name.
+        readers: The libraries that open it.
+        side: ``dense`` or ``compressed``.
+        pipeline: The class in its model_index.json.
+        usage: A line of Python that opens it.
+        files: The files' paths, relative to ``folder``.
+    """
+
+    folder: Path
+    layout: str
+    readers: str
+    side: str
+    pipeline: str
+    usage: str
+    files: tuple[str, ...]
+
+    def to_json(self) -> JsonDict:
+        """Return the fields as ``diffc export --layout --json`` prints them."""
+        return {**asdict(self), "folder": str(self.folder), "files": list(self.files)}
+
+
+def write_layout(
+    out: Path,
+    layout: str,
+    *,
+    side: str = "compressed",
+    to: Path | None = None,
+    force: bool = False,
+) -> WrittenLayout:
+    """Write a model of an output folder as other libraries open it.
+
+    Args:
+        out: An output folder with OUT/onnx.
+        layout: ``optimum`` or ``openvino``.
+        side: ``compressed`` or ``dense``.
+        to: The folder to write; None: OUT/LAYOUT/SIDE.
+        force: True writes into a folder that is not empty. Files that diffc did not make are never
+            changed, with or without it.
+
+    Raises:
+        RequestError: The layout or side is unknown, or the folder is not empty.
+        InputError: OUT/onnx is missing or not of OUT/model, or no reader knows the pipeline.
+        UnavailableError: A package that the layout needs is missing.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    read_lock(out)
+    chosen, goal = LAYOUTS[layout], to or out / layout / side
+    folders.check_free(goal, force)
+    chosen.check()
+    onnx_folder(out, side)
+    check_onnx(out)
+    source = source_of(out) if side == SIDES[0] else find_source(out / "model")
+    writer = PipelineWriter(chosen, source, out, side)
+    writer.check()
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    with folders.staging_folder(goal) as new:
+        with own_state(needs_torch=True):
+            writer.write(new)
+        files = folders.move_in(new, goal, {"layout": layout, "side": side})
+    usage = chosen.usage(goal, writer.pipeline)
+    return WrittenLayout(goal, layout, chosen.readers, side, writer.pipeline, usage, tuple(files))
+
+
+class PipelineWriter:
+    """Writes one pipeline, component by component.
+
+    Args:
+        layout: In whose form.
+        source: The dense or the compressed model.
+        out: The output folder; only its OUT/onnx is read.
+        side: ``dense`` or ``compressed``.
+    """
+
+    def __init__(self, layout: Layout, source: Source, out: Path, side: str) -> None:
+        self.layout, self.source, self.out, self.side = layout, source, out, side
+        self.pipeline = str(source.index.get("_class_name", ""))
+        self.family = family(source.class_name)
+
+    def check(self) -> None:
+        """Refuse what the layout's readers do not know. Raises InputError."""
+        if self.pipeline not in self.layout.pipelines:
+            what = f"a {self.pipeline}" if self.pipeline else "a denoiser without a pipeline"
+            raise InputError(
+                f"--layout {self.layout.name}: {self.layout.readers} has no reader for {what}",
+                hint=f"it reads {', '.join(sorted(self.layout.pipelines))}; "
+                "diffc bundle serves every family",
+            )
+        if not (self.out / "onnx" / DECODER / DESCRIPTION).is_file():
+            raise InputError(
+                f"{self.out / 'onnx' / DECODER} is missing: diffc exports no decoder of this VAE",
+                hint="the layouts hold whole pipelines; diffc bundle needs no decoder",
+            )
+        for part in self._encoders():
+            if find_kind(part.class_name) is None:
+                raise InputError(f"{part.name} is a {part.class_name}, which diffc cannot export")
+            if part.config.get("use_attention_mask"):
+                raise InputError(
+                    f"{part.name} looks at the mask of its padding, which the readers of "
+                    f"'{self.layout.name}' do not give to it"
+                )
+
+    def write(self, new: Path) -> None:
+        """Write every component, and model_index.json."""
+        from diffc.layouts.torch_graphs import write_text_encoder
+
+        opset = int(read_json(self.out / "onnx" / self.side / DESCRIPTION)["opset"])
+        place = _component(new, self.source.component, self.source.config)
+        self._write_exported(self.side, self.source.class_name, place)
+        for part in self._encoders():
+            place = _component(new, part.name, part.config)
+            write_text_encoder(part, place / _EXPORTED, opset)
+            self._write_graph(place)
+        self._write_vae(new, opset)
+        index = dict(self.source.index)
+        for part in self.source.components:
+            if part.name == self.source.component:
+                index[part.name] = ["diffusers", self.source.class_name]
+            elif not part.is_network and part.exists:
+                self._copy_files(part, new / part.name)
+                if part.is_tokenizer:
+                    index[part.name] = [part.library, self.layout.tokenizer_class(part)]
+            elif not self._is_written(part):
+                index[part.name] = [None, None]
+        (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+    def _encoders(self) -> list[Component]:
+        return [part for part in self.source.components if part.is_text_encoder and part.exists]
+
+    def _is_written(self, part: Component) -> bool:
+        return part == self.source.vae or (part.is_text_encoder and part.exists)
+
+    def _write_vae(self, new: Path, opset: int) -> None:
+        """Write decoder and encoder, each with the whole VAE's config."""
+        from diffc.data.latents import load_vae, pixel_shape
+        from diffc.layouts.torch_graphs import write_vae_encoder
+
+        vae = load_vae(self.source)
+        config: JsonDict = dict(vae.config)
+        self._write_exported(DECODER, str(config["_class_name"]), _component(new, _DECODER, config))
+        inputs = read_json(self.out / "onnx" / self.side / DESCRIPTION)["inputs"]
+        sample = next(tuple(one["shape"]) for one in inputs if one["kind"] == "sample")
+        place = _component(new, _ENCODER, config)
+        write_vae_encoder(vae, pixel_shape(self.source, sample), place / _EXPORTED, opset)
+        self._write_graph(place)
+
+    def _write_exported(self, name: str, class_name: str, place: Path) -> None:
+        """Write a graph of OUT/onnx as a pipeline calls its class."""
+        write_called(
+            self.out / "onnx" / name / MODEL,
+            family(class_name).pipeline_call,
+            place / _EXPORTED,
+            scalar_timestep=self.layout.scalar_timestep,
+        )
+        self._write_graph(place)
+
+    def _write_graph(self, place: Path) -> None:
+        """Turn the ONNX file in ``place`` into the layout's own form."""
+        exported = place / _EXPORTED
+        self.layout.write_graph(exported, place)
+        shutil.rmtree(exported.parent)
+
+    def _copy_files(self, part: Component, place: Path) -> None:
+        """Copy a scheduler's, tokenizer's or image processor's own files."""
+        for path in part.files:
+            folders.copy_file(path, place / path.name)
+        if part.is_tokenizer:
+            self.layout.write_tokenizer(part, place)
+
+
+def _component(new: Path, name: str, config: JsonObject) -> Path:
+    """Make a component's folder with its config.json."""
+    place = new / name
+    (place / _EXPORTED).parent.mkdir(parents=True)
+    text = json.dumps(dict(config), indent=2, default=list) + "\n"
+    (place / "config.json").write_text(text, "utf-8")
+    return place
