@@ -1,0 +1,199 @@
+"""Folders for other libraries: what is refused, the graphs' inputs, and OpenVINO GenAI's images."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.runs import compile_quickly
+
+import diffc
+from diffc.errors import DiffcError, InputError, RequestError
+from diffc.layouts.graphs import write_called
+from diffc.layouts.known import LAYOUTS
+from diffc.layouts.write import write_layout
+from diffc.models.families.base import PipelineCall
+
+PROMPT, STEPS, GUIDANCE, SEED, SIDE = "a blue ankle boot", 6, 5.0, 7, 32
+TOLERANCE = 2
+"""Of 255: the same prompt, noise and steps in another library, which rounds in its own way."""
+
+OPTIMUM_PYTHON = "DIFFC_OPTIMUM_PYTHON"
+"""An interpreter with optimum-onnx, whose transformers and diffusers are older than diffc's."""
+ASK_OPTIMUM = """
+import sys
+import numpy as np, torch
+from optimum.onnxruntime import ORTDiffusionPipeline
+folder, prompt, steps, guidance, seed, goal = sys.argv[1:]
+pipe = ORTDiffusionPipeline.from_pretrained(folder)
+images = pipe(prompt, num_inference_steps=int(steps), guidance_scale=float(guidance), height=32,
+              width=32, generator=torch.Generator().manual_seed(int(seed)), output_type="np").images
+np.save(goal, images)
+"""
+
+
+@pytest.mark.parametrize(
+    "layout, says",
+    [("optimun", "did you mean optimum?"), ("onnx", "known: openvino, optimum")],
+)
+def test_an_unknown_layout_names_the_nearest_one(compiled, layout, says):
+    with pytest.raises(RequestError, match=f"unknown layout '{layout}'") as caught:
+        write_layout(compiled[0], layout)
+    assert says in str(caught.value.hint)
+
+
+def test_a_pipeline_without_a_reader_is_refused_and_nothing_is_written(compiled, tmp_path):
+    with pytest.raises(InputError, match=r"no reader for a DDPMPipeline") as caught:
+        write_layout(compiled[0], "optimum", to=tmp_path / "to")
+    assert "StableDiffusionXLPipeline" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_refused(compiled, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RequestError, match="is not empty"):
+        write_layout(compiled[0], "optimum", to=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_is_no_run_or_has_no_onnx_is_refused(tmp_path, compiled):
+    with pytest.raises(InputError, match="holds no run of diffc"):
+        write_layout(tmp_path, "optimum")
+    (tmp_path / "recipe.lock.yaml").write_bytes((compiled[0] / "recipe.lock.yaml").read_bytes())
+    with pytest.raises(InputError, match="holds no exported model") as caught:
+        write_layout(tmp_path, "optimum", to=tmp_path / "to")
+    assert "diffc export" in str(caught.value.hint)
+
+
+def test_a_missing_package_is_named_before_any_work(compiled, monkeypatch):
+    monkeypatch.setattr("diffc.layouts.openvino.find_spec", lambda name: None)
+    with pytest.raises(DiffcError, match="needs the package openvino") as caught:
+        write_layout(compiled[0], "openvino")
+    assert "pip install" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("scalar", [True, False])
+def test_a_graph_called_as_a_pipeline_does_gives_the_same(tmp_path, scalar):
+    """One timestep for all rows, in the pipeline's unit; ids without a batch; other names."""
+    ort = pytest.importorskip("onnxruntime")
+    plain, goal = _toy_graph(tmp_path / "toy.onnx"), tmp_path / "called.onnx"
+    whole = PipelineCall({"sample": "hidden_states", "out_sample": "out"}, scalar, 1000.0, ("ids",))
+    write_called(plain, whole, goal, scalar_timestep=scalar)
+    rng = np.random.default_rng(0)
+    sample = rng.standard_normal((3, 2), np.float32)
+    ids = rng.standard_normal((4, 2), np.float32)
+    direct = ort.InferenceSession(plain).run(
+        None, {"sample": sample, "timestep": np.full(3, 2000, np.float32), "ids": ids[None]}
+    )[0]
+    two = np.array(2, np.int64) if scalar else np.array([2], np.float32)
+    called = ort.InferenceSession(goal)
+    inputs = {"hidden_states": sample, "timestep": two, "ids": ids}
+    assert [value.name for value in called.get_outputs()] == ["out"]
+    assert np.array_equal(called.run(None, inputs)[0], direct)
+
+
+def _toy_graph(path: Path) -> Path:
+    """sample * timestep + the sum of the ids of the first row, as diffc's graphs name things."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    real = TensorProto.FLOAT
+    inputs = [
+        helper.make_tensor_value_info("sample", real, ["batch", 2]),
+        helper.make_tensor_value_info("timestep", real, ["batch"]),
+        helper.make_tensor_value_info("ids", real, ["batch", 4, 2]),
+    ]
+    numbers = {"one": np.array([1], np.int64), "first": np.array(0, np.int64)}
+    nodes = [
+        helper.make_node("Unsqueeze", ["timestep", "one"], ["column"]),
+        helper.make_node("Mul", ["sample", "column"], ["scaled"]),
+        helper.make_node("Gather", ["ids", "first"], ["row"], axis=0),
+        helper.make_node("ReduceSum", ["row"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["scaled", "sum"], ["out_sample"]),
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in numbers.items()]
+    output = [helper.make_tensor_value_info("out_sample", real, ["batch", 2])]
+    graph = helper.make_graph(nodes, "toy", inputs, output, weights)
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def demo_text(tmp_path_factory) -> Path:
+    """demo-text, cut and exported."""
+    out = tmp_path_factory.mktemp("layouts") / "run"
+    compile_quickly("demo-text", out, "export", ratio=0.5)
+    return out
+
+
+def torch_images(model: Path | str) -> np.ndarray:
+    """What diffusers' own pipeline makes, 0..255."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = diffc.load(model)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(
+        PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np",
+        generator=torch.Generator().manual_seed(SEED),
+    ).images  # fmt: skip
+    return 255 * np.asarray(images, np.float64)
+
+
+def judge(images: np.ndarray, expected: np.ndarray) -> None:
+    assert images.shape == expected.shape == (1, SIDE, SIDE, 3)
+    assert expected.std() > 20, "the test can tell images apart"
+    assert np.abs(images - expected).max() <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["dense", "compressed"])
+def test_openvino_genai_makes_the_images_of_torch(demo_text, tmp_path, side):
+    """Its TorchGenerator draws torch's noise for a seed; f32, since a CPU may else take bf16."""
+    genai = pytest.importorskip("openvino_genai")
+    pytest.importorskip("openvino_tokenizers")
+    written = write_layout(demo_text, "openvino", side=side, to=tmp_path / side)
+    assert "Text2ImagePipeline" in written.usage
+    pipe = genai.Text2ImagePipeline(str(written.folder), "CPU", INFERENCE_PRECISION_HINT="f32")
+    images = pipe.generate(
+        PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+        generator=genai.TorchGenerator(SEED),
+    )  # fmt: skip
+    model = "demo-text" if side == "dense" else demo_text / "model"
+    judge(np.array(images.data, np.float64), torch_images(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["dense", "compressed"])
+def test_optimum_makes_the_images_of_torch(demo_text, tmp_path, side):
+    python = os.environ.get(OPTIMUM_PYTHON)
+    if not python:
+        pytest.skip(f"{OPTIMUM_PYTHON} names no interpreter with optimum-onnx")
+    written = write_layout(demo_text, "optimum", side=side, to=tmp_path / side)
+    goal = tmp_path / "images.npy"
+    values = map(str, (written.folder, PROMPT, STEPS, GUIDANCE, SEED, goal))
+    alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([python, "-c", ASK_OPTIMUM, *values], check=True, timeout=500, env=alone)
+    model = "demo-text" if side == "dense" else demo_text / "model"
+    judge(255 * np.load(goal).astype(np.float64), torch_images(model))
+
+
+def test_every_layout_says_who_reads_it():
+    for name, layout in LAYOUTS.items():
+        assert layout.name == name and layout.readers
+        assert "StableDiffusionPipeline" in layout.pipelines
+        assert "'there'" in layout.usage(Path("there"), "StableDiffusionPipeline")
+
+
+def test_a_written_layout_is_json():
+    from diffc.layouts.write import WrittenLayout
+
+    written = WrittenLayout(Path("to"), "optimum", "optimum-onnx", "dense", "P", "open()", ("a",))
+    assert json.loads(json.dumps(written.to_json()))["folder"] == "to"
