@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from diffc.layouts.base import Layout
 from diffc.models.components import Component
+from diffc.models.files import read_json
 
+_NEWER, _OLDER = "extra_special_tokens", "additional_special_tokens"
 _VOCABULARIES = frozenset({"vocab.json", "spiece.model"})
 
 
@@ -33,6 +36,15 @@ class Optimum(Layout):
         for path in (onnx_file, onnx_file.with_name(f"{onnx_file.name}.data")):
             if path.is_file():
                 path.replace(folder / path.name)
+
+    def write_tokenizer(self, part: Component, folder: Path) -> None:
+        """Give a list of special tokens the name that it has in transformers 4."""
+        path = folder / "tokenizer_config.json"
+        config = read_json(path) if path.is_file() else {}
+        if isinstance(config.get(_NEWER), list):
+            older = {**config, _OLDER: config[_NEWER]}
+            del older[_NEWER]
+            path.write_text(json.dumps(older, indent=2) + "\n", "utf-8")
 
     def tokenizer_class(self, part: Component) -> str:
         """Return the class that reads tokenizer.json, where that file is all there is.
