@@ -70,7 +70,7 @@ def export_(
       diffc export OUT --layout openvino --side dense --to ./dense
 
     With --layout, what OUT/onnx holds becomes a folder that another library opens: optimum's
-    ORTDiffusionPipeline, or OpenVINO GenAI's Text2ImagePipeline and optimum-intel.
+    ORTDiffusionPipeline, or OpenVINO GenAI's Text2ImagePipeline.
     """
     if layout is None:
         if to is not None or force or side != "compressed":

@@ -2,7 +2,7 @@
 
 base.py       what a layout states: its name, who reads it, how it writes a graph and a tokenizer
 optimum.py    ONNX files, for optimum-onnx
-openvino.py   OpenVINO IR, for OpenVINO GenAI and optimum-intel
+openvino.py   OpenVINO IR, for OpenVINO GenAI
 known.py      the layouts by name
 graphs.py     diffc's graphs with the names and shapes that these libraries call them by
 torch_graphs.py  graphs that OUT/onnx does not hold in their form: text encoders, VAE encoder

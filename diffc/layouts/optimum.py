@@ -13,7 +13,7 @@ _NEWER, _OLDER = "extra_special_tokens", "additional_special_tokens"
 _VOCABULARIES = frozenset({"vocab.json", "spiece.model"})
 
 
-class Optimum(Layout):
+class OptimumLayout(Layout):
     """COMPONENT/model.onnx, and model.onnx.data beside a large one."""
 
     name = "optimum"
@@ -62,5 +62,5 @@ class Optimum(Layout):
         return f"optimum.onnxruntime.ORT{pipeline}.from_pretrained('{folder}')"
 
 
-LAYOUT = Optimum()
+LAYOUT = OptimumLayout()
 """The one instance; see ``write.LAYOUTS``."""

@@ -45,7 +45,7 @@ class _AllOutputs(nn.Module):
         return tuple(self.values(ids).values())
 
 
-class _Moments(nn.Module):
+class _Posterior(nn.Module):
     """A VAE's encoder: images (B, 3, H, W) to the parameters of the posterior (B, 2 C, h, w)."""
 
     def __init__(self, vae: nn.Module) -> None:
@@ -100,7 +100,7 @@ def write_vae_encoder(vae: nn.Module, size: Sequence[int], path: Path, opset: in
     images = torch.zeros(_ROWS, *size)
     dimensions = {0: torch.export.Dim("batch", min=1, max=63)}
     _write(
-        _Moments(vae.cpu()).eval(),
+        _Posterior(vae.cpu()).eval(),
         {"sample": images},
         ["latent_parameters"],
         dimensions,
