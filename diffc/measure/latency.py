@@ -1,7 +1,8 @@
 """Latency: several calls timed in one process, in turn, so that what disturbs one disturbs all.
 
     warm-up   every call in turn, for 0.2 s at least (as trtexec: clocks rise), until three windows
-              in a row agree within 10 %, or time is up
+              in a row agree within 10 %, or time is up; calls that have run already, where no
+              time is given to it, only say how long they last
     rounds    each round times every call once, in a fresh random order (for two calls: AB or BA);
               at least N rounds and S seconds
     one time  the median of k calls in a row, k chosen so that it lasts 10 ms: the first call after
@@ -36,6 +37,7 @@ _MOST_WINDOW_CALLS = 100
 _AGREE = 1.10
 _OBSERVATION_SECONDS = 0.010
 _MOST_REPEATS = 16
+_LONG_SECONDS = 0.1  # of a call in which cold caches and a first run's allocations do not show
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,17 @@ def interleaved(
         options: How long to measure.
         settle: Call -> seconds of rest after its turn: a thread pool that spins on for
             milliseconds takes the next engine's core. One call that is not timed follows, since a
-            rest leaves caches cold.
+            rest leaves caches cold; a long call warms them in its own first hundredth.
         first: Call -> the seconds that its first run took, where it has run already.
     """
-    turns = _Turns(calls, settle or {})
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     begun = dict(first) if first else {name: call() for name, call in calls.items()}
+    turns = _Turns(calls, settle or {}, begun)
     begin = time.perf_counter()
-    typical, steady = yield from _warm_up(calls, turns, options)
+    if first and not options.warmup_seconds:
+        typical, steady = _lengths(calls, begun), False
+    else:
+        typical, steady = yield from _warm_up(calls, turns, options)
     warm = time.perf_counter() - begin
     repeats = {name: _repeats(seconds) for name, seconds in typical.items()}
     order = random.Random(options.seed)  # noqa: S311 - not for secrets
@@ -150,8 +155,10 @@ def interleaved(
 class _Turns:
     """Runs calls in turn; a turn begins when the threads of the call before have come to rest."""
 
-    def __init__(self, calls: Mapping[str, Call], settle: Mapping[str, float]) -> None:
-        self._calls, self._settle = calls, settle
+    def __init__(
+        self, calls: Mapping[str, Call], settle: Mapping[str, float], seconds: Mapping[str, float]
+    ) -> None:
+        self._calls, self._settle, self._seconds = calls, settle, dict(seconds)
         self._before: str | None = None
 
     def take(self, name: str, repeats: int) -> list[float]:
@@ -159,9 +166,12 @@ class _Turns:
         rest = self._settle.get(self._before, 0.0) if self._before not in (None, name) else 0.0
         if rest:
             time.sleep(rest)
-            self._calls[name]()
+            if self._seconds[name] < _LONG_SECONDS:
+                self._calls[name]()
         self._before = name
-        return [self._calls[name]() for _ in range(repeats)]
+        times = [self._calls[name]() for _ in range(repeats)]
+        self._seconds[name] = min(times)
+        return times
 
 
 def _enough(rounds: int, elapsed: float, options: LatencyOptions) -> bool:
@@ -182,6 +192,14 @@ def _repeats(seconds: float) -> int:
 def _calls_in(span: float, seconds: float) -> int:
     """The number of calls of ``seconds`` that fill ``span``; a clock may read 0 for a short one."""
     return max(math.ceil(span / max(seconds, 1e-7)), 1)
+
+
+def _lengths(calls: Mapping[str, Call], first: Mapping[str, float]) -> dict[str, float]:
+    """Each call's seconds: of its first run where that was long, since one run tells no more."""
+    return {
+        name: first[name] if first[name] >= _LONG_SECONDS else call()
+        for name, call in calls.items()
+    }
 
 
 def _warm_up(

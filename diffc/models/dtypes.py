@@ -48,7 +48,8 @@ def stored_dtypes(part: Component, model: nn.Module) -> StoredDtypes:
     away what it learnt.
     """
     entries = with_current_names(model, read_entries(part.need_weights()))
-    own = {name: entry for name, entry in entries.items() if name in model.state_dict()}
+    names = model.state_dict().keys()  # once: making it walks the whole network
+    own = {name: entry for name, entry in entries.items() if name in names}
     counts = _counts(own)
     common = max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
     wide = frozenset(name for name, entry in own.items() if entry.dtype in ("F32", "F64"))

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.pipelines import save_ddpm
 
+from diffc.models.dtypes import stored_dtypes
 from diffc.models.load import load_denoiser
 from diffc.models.save import save_compressed
 from diffc.models.source import find_source
@@ -69,3 +70,18 @@ def test_pickled_weights_keep_theirs(tmp_path):
     save_compressed(load_denoiser(source), source, tmp_path / "out", {})
     values = load_file(tmp_path / "out" / WEIGHTS).values()
     assert {value.dtype for value in values} == {torch.float16}
+
+
+def test_the_network_is_walked_once_whatever_its_size(tmp_path, monkeypatch):
+    """Once for each tensor was a minute of a large model's time."""
+    source = find_source(save_ddpm(tmp_path / "m"))
+    model, walks = load_denoiser(source), []
+    state_dict = type(model).state_dict
+
+    def counted(*args, **kwargs):
+        walks.append(args)
+        return state_dict(*args, **kwargs)
+
+    monkeypatch.setattr(type(model), "state_dict", counted)
+    stored_dtypes(source.denoiser, model)
+    assert 0 < len(walks) <= 4

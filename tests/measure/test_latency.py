@@ -129,14 +129,15 @@ def test_after_a_call_that_spins_comes_a_rest_and_a_call_that_does_not_count():
     def call(name: str):
         def run() -> float:
             began.append((name, time.perf_counter()))
-            return float(len(began))  # which call it was; long enough for one call a turn
+            # which call it was, after the point; long enough for one call a turn
+            return 0.02 + 1e-6 * len(began)
 
         return run
 
     options = LatencyOptions(rounds=6, seconds=0.0, warmup_seconds=0.0)
     calls = {name: call(name) for name in ("spins", "b", "c")}
     timings = drain(interleaved(calls, options, {"spins": 0.01}))
-    counted = {int(number) - 1 for name in calls for number in timings.times(name)}
+    counted = {round(1e6 * (t - 0.02)) - 1 for name in calls for t in timings.times(name)}
     rested = 0
     for i, ((before, then), (now, at)) in enumerate(itertools.pairwise(began), 1):
         if i >= min(counted) and before == "spins" != now:
@@ -146,3 +147,33 @@ def test_after_a_call_that_spins_comes_a_rest_and_a_call_that_does_not_count():
     assert rested >= 5 and len(counted) == 18
     others = [i for i in range(min(counted), len(began)) if i not in counted]
     assert len(others) == rested  # no call is wasted where nothing spun
+
+
+def test_a_long_call_warms_itself_after_a_rest():
+    """Of a loop of half a second, cold caches cost a thousandth: no second one is run for them."""
+    runs: Counter[str] = Counter()
+
+    def call(name: str, seconds: float):
+        def run() -> float:
+            runs[name] += 1
+            return seconds
+
+        return run
+
+    calls = {"spins": call("spins", 1.0), "long": call("long", 0.5), "short": call("short", 0.05)}
+    first = {name: run() for name, run in calls.items()}
+    options = LatencyOptions(rounds=20, seconds=0.0, warmup_seconds=0.0)
+    drain(interleaved(calls, options, {"spins": 1e-4}, first))
+    assert runs["spins"] == runs["long"] == 20 + 1  # the rounds', and the first
+    assert 20 + 2 < runs["short"] < 40 + 2  # one says how long it is; one more after each rest
+
+
+def test_a_call_that_has_run_needs_no_warm_up_where_none_is_given_time():
+    """Its length alone is asked, and of a long call the first run said that."""
+    clock = Clock(long=0.2, short=0.004)
+    first = {name: call() for name, call in clock.calls.items()}
+    options = LatencyOptions(rounds=4, seconds=0.0, warmup_seconds=0.0)
+    timings = drain(interleaved(clock.calls, options, first=first))
+    assert Counter(clock.order) == {"long": 1 + 4, "short": 1 + 1 + 4 * 3}
+    assert not timings.steady and timings.first == first
+    assert timings.times("short").max() == 0.004

@@ -201,6 +201,33 @@ def test_fully_quantised_back_to_fp32_is_the_model_itself(unet, tmp_path):
     assert json.dumps(layers)
 
 
+def test_rows_that_decide_nothing_are_not_run(folder, tmp_path, monkeypatch):
+    """The same layers as by every row of every mixture, and the same error, from fewer runs."""
+    from diffc_export.onnx import quantize as module
+
+    source = read_onnx(folder)
+    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=2)))
+    plain, whole = onnx.load(source.path), module._quantize_all(source, feeds)
+    layers = module._quantized_layers(plain, whole)
+    trials = module.PrecisionTrials(plain, whole, layers, feeds, 1, tmp_path)
+    options = QuantizeOptions(tolerance=0.9 * trials.error([]))
+    outputs, first_output = [], module._first_output
+
+    def counted(session, row):
+        outputs.append(row)
+        return first_output(session, row)
+
+    monkeypatch.setattr(module, "_first_output", counted)
+    work = dict.fromkeys(layers, 1.0)
+    fast = drain(module._choose_fp32_layers(trials, layers, options, work))
+    few = len(outputs)
+    error = trials.error
+    monkeypatch.setattr(trials, "error", lambda kept, _limit=None: error(kept))
+    assert fast == drain(module._choose_fp32_layers(trials, layers, options, work))
+    assert 0 < len(fast[0]) < len(layers) and fast[1] <= options.tolerance
+    assert few < len(outputs) - few
+
+
 def guarded_graph(eps):
     """y = x / Reshape(Max(x * x, eps)) + 1: the guard of a division as linear attention has it."""
     from onnx import helper, numpy_helper
@@ -338,7 +365,7 @@ class Additive:
     def __init__(self, errors):
         self.errors = errors
 
-    def error(self, kept):
+    def error(self, kept, _limit=None):
         rest = [e * e for name, e in self.errors.items() if name not in kept]
         return float(np.sqrt(sum(rest)))
 

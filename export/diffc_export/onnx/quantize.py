@@ -267,6 +267,7 @@ class PrecisionTrials:
         self._threads = threads
         session = self._session(plain)
         self._expected = [_first_output(session, row) for row in rows]
+        self._order = list(range(len(rows)))
 
     def _session(self, model: ModelProto) -> Any:
         import onnx
@@ -297,13 +298,20 @@ class PrecisionTrials:
         _remove_unused(model.graph)
         return model
 
-    def error(self, kept: Sequence[str]) -> float:
-        """Return the largest relative L2 error of a row with the nodes ``kept`` in fp32."""
-        session = self._session(self.variant(kept))
-        pairs = zip(self._rows, self._expected, strict=True)
-        return max(
-            _relative_error(_first_output(session, row), expected) for row, expected in pairs
-        )
+    def error(self, kept: Sequence[str], limit: float = math.inf) -> float:
+        """Return the largest relative L2 error of a row with the nodes ``kept`` in fp32.
+
+        The first error that is above ``limit`` is returned at once; its row comes first from then.
+        """
+        session, largest = self._session(self.variant(kept)), 0.0
+        for place, index in enumerate(self._order):
+            output = _first_output(session, self._rows[index])
+            error = _relative_error(output, self._expected[index])
+            if not error <= limit:  # nor where it is NaN
+                self._order.insert(0, self._order.pop(place))
+                return error
+            largest = max(largest, error)
+        return largest
 
 
 def _relative_error(output: Array, expected: Array) -> float:
@@ -358,21 +366,23 @@ def _choose_fp32_layers(
     Raises:
         CheckFailed: More than ``keep_most`` of the layers would have to stay in fp32.
     """
-    error = session.error([])
+    kept: list[str] = []
+    error = session.error(kept, options.tolerance)
     if error <= options.tolerance:
-        return [], error
+        return kept, error
     errors = yield from _single_errors(session, layers)
     per_work = sorted(layers, key=lambda name: -(errors[name] ** 2) / work.get(name, 1.0))
     for order in (per_work, sorted(layers, key=lambda name: -errors[name])):
         for count in _counts(len(layers), options.keep_most):
             values = {"error": min(error, 1e9)}
             yield Progress(count, len(layers), f"{count} layers in fp32", values)
-            error = session.error(order[:count])
+            kept = order[:count]
+            error = session.error(kept, options.tolerance)
             if error <= options.tolerance:
-                return (yield from _return_to_int8(session, order[:count], error, options, work))
+                return (yield from _return_to_int8(session, kept, error, options, work))
     raise CheckFailed(
-        f"int8 leaves an error of {error:.2g} with {options.keep_most:.0%} of the layers in fp32; "
-        f"at most {options.tolerance:g} is wanted",
+        f"int8 leaves an error of {session.error(kept):.2g} with {options.keep_most:.0%} of the "
+        f"layers in fp32; at most {options.tolerance:g} is wanted",
         hint="use bf16 or fp16 for this model",
     )
 
@@ -389,7 +399,7 @@ def _return_to_int8(
     for index, name in enumerate(candidates):
         yield Progress(index, len(candidates), "which of them int8 can have after all")
         fewer = [other for other in kept if other != name]
-        fewer_error = session.error(fewer)
+        fewer_error = session.error(fewer, options.tolerance)
         if fewer_error <= options.tolerance:
             kept, error = fewer, fewer_error
     return sorted(kept), error
