@@ -89,7 +89,7 @@ def compile(
     flags = _merged(own, options or {})
     chosen = recipe_of_model(source, recipe, flags)
     source = with_loras(source, chosen.loras, chosen.adapted_loras)
-    folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.ratio)
+    folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.word)
     stop, fresh = settings.get("stop", "bench"), settings.get("fresh", False)
     over: Over = "replaces" if settings.get("force", False) else "asks"
     work = run(Request(source, chosen, folder, stop=stop, fresh=fresh, over=over))

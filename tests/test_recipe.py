@@ -19,7 +19,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_family(tmp_path):
     path = write(tmp_path, "prune: {ratio: 0.3, align: 8}\n")
     recipe = resolve(family="UNet2DModel", recipe=path, flags={"prune": {"ratio": 0.4}})
     assert (recipe.prune.ratio, recipe.prune.align) == (0.4, 8)
-    assert recipe.prune.allocate == "global"
+    assert recipe.prune.allocate == "auto"
 
 
 def test_a_flag_that_was_not_given_changes_nothing(tmp_path):

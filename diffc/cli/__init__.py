@@ -144,7 +144,7 @@ def _as_typed(error: DiffcError) -> str:
     from diffc.cli.flags.flag import FORMER_NAMES
 
     typed = {argument.partition("=")[0] for argument in sys.argv}
-    typed = {FORMER_NAMES.get(name, name) for name in typed}
+    typed |= {FORMER_NAMES.get(name, name) for name in typed}
     for flag in FLAGS.values():
         if flag.path == key and flag.spelling in typed:
             return f"{flag.spelling}: {reason}"

@@ -19,6 +19,7 @@ from pathlib import Path
 import typer
 
 from diffc.cli.flags import FLAGS, Flag
+from diffc.errors import RequestError
 
 Verb = Callable[..., None]
 
@@ -129,8 +130,25 @@ def recipe_options(values: Mapping[str, object]) -> dict[str, object]:
     options: dict[str, object] = {}
     for key, value in values.items():
         if value is not None and value != []:
-            _set_option(options, FLAGS[key], value)
+            flag = FLAGS[key]
+            _set_option(options, FLAGS[flag.instead.get(str(value), key)], value)
+    prune = options.get("prune", {})
+    assert isinstance(prune, dict)
+    check_ratio_or_fit(prune)
     return options
+
+
+def check_ratio_or_fit(prune: Mapping[str, object]) -> None:
+    """Refuse two flags of which each says how much goes.
+
+    Raises:
+        RequestError: ``prune`` has a ratio and what to fit into.
+    """
+    if {"ratio", "fit"} <= prune.keys():
+        raise RequestError(
+            f"--ratio {prune['ratio']} and --fit {prune['fit']}: each says how much goes",
+            hint="give one of the two",
+        )
 
 
 def _set_option(options: dict[str, object], flag: Flag, value: object) -> None:

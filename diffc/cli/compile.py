@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     *(
         "model",
         "ratios",
+        "fit",
         "lora",
         "target",
         "precision",
@@ -32,7 +33,16 @@ if TYPE_CHECKING:
     ),
     *("data", "prompts", "guidance", "loop", "reference_loop", "repair", "distill_steps"),
     *("distill_for", "out", "recipe", "seed", "cut", "ratio_of", "allocate"),
-    *("rounding", "importance", "threshold", "fit", "threads", "torch", "explain", "frontier"),
+    *(
+        "rounding",
+        "importance",
+        "threshold",
+        "image_fit",
+        "threads",
+        "torch",
+        "explain",
+        "frontier",
+    ),
     *(
         "text_encoders",
         "family",

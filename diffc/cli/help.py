@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from diffc.cli.flags.flag import ADVANCED, FORMER_NAMES, GROUPS
+from diffc.cli.flags.flag import ADVANCED, FORMER_NAMES, GROUPS, MEANINGS
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class VerbCommand(TyperCommand):
                 continue
             renamed = [_renamed(arg, former, name) for arg in args]
             if renamed != args and not quiet:
-                note = f"{former} is now {name}: training steps of distillation"
+                note = f"{former} is now {name}: {MEANINGS[name]}"
                 print(f"diffc: note: {note}", file=sys.stderr)
             args = renamed
         return super().parse_args(ctx, args)

@@ -48,7 +48,8 @@ class GroupRow(TypedDict):
 
 
 @takes(
-    *("model_or_out", "ratios", "lora", "cut", "ratio_of", "allocate", "rounding", "importance"),
+    *("model_or_out", "ratios", "fit", "lora", "cut", "ratio_of", "allocate", "rounding"),
+    *("importance",),
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
     *("resolution", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
@@ -173,8 +174,9 @@ def _not_ranked(plan: JsonObject) -> str:
         words = "no branch is left out, since nothing has scored them; " + words
     if plan.get("allocate", "uniform") == "uniform":
         return f"{words} (--out OUT measures importance)"
+    allocation = {"auto": "latency or global"}.get(plan["allocate"], plan["allocate"])
     return (
-        f"{words}. A run ranks the channels first, and its allocation is {plan['allocate']}: "
+        f"{words}. A run ranks the channels first, and its allocation is {allocation}: "
         "other widths and parameters at the same ratio (--out OUT measures and shows them)"
     )
 

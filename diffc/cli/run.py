@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from diffc.cli.command import Command, command_line
+from diffc.cli.command import Command, check_ratio_or_fit, command_line
 from diffc.cli.flags.values import share, user_path
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def resolve_command(
     if command.out is None and is_output(folder):
         source = source_of(folder, command.allow_pickle)
         locked = read_lock(folder)["recipe"]
+        if "ratio" in command.section("prune"):
+            locked["prune"]["fit"] = None
         for section, names in (forget or {}).items():
             options = locked[section].items()
             locked[section] = {key: value for key, value in options if key not in names}
@@ -176,7 +178,7 @@ def resolve_command(
     )
     recipe = recipe_of_model(source, command.recipe, flags)
     source = with_loras(source, recipe.loras, recipe.adapted_loras)
-    return source, recipe, command.out or default_out(command.model, recipe.prune.ratio)
+    return source, recipe, command.out or default_out(command.model, recipe.prune.word)
 
 
 def with_ratios(command: Command, ratios: Sequence[str] | None) -> list[Command]:
@@ -186,13 +188,10 @@ def with_ratios(command: Command, ratios: Sequence[str] | None) -> list[Command]
         RequestError: a text is no share.
     """
     shares = dict.fromkeys(share("--ratio")(text) for text in ratios or ())
-    return [
-        replace(
-            command,
-            options={**command.options, "prune": {**command.section("prune"), "ratio": ratio}},
-        )
-        for ratio in shares
-    ] or [command]
+    each = [{**command.section("prune"), "ratio": ratio} for ratio in shares]
+    for prune in each:
+        check_ratio_or_fit(prune)
+    return [replace(command, options={**command.options, "prune": p}) for p in each] or [command]
 
 
 def of_folder(command: Command, out: Path) -> Command:

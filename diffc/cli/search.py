@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     *("lora", "target", "batch", "threads", "torch"),
     *("data", "prompts", "guidance", "reference_loop", "images", "repair", "distill_steps"),
     *("distill_for", "search_out", "recipe", "seed", "cut", "ratio_of", "allocate", "rounding"),
-    *("importance", "threshold", "fit", "resolution", "gpu", "explain", "frontier", "family"),
+    *("importance", "threshold", "image_fit", "resolution", "gpu", "explain", "frontier", "family"),
     *("allow_pickle", "replace", "json", "quiet"),
 )
 def search_(

@@ -13,6 +13,7 @@ from diffc.errors import RequestError
     *(
         "model_or_out",
         "ratio",
+        "fit",
         "lora",
         "cut",
         "ratio_of",
@@ -21,7 +22,17 @@ from diffc.errors import RequestError
         "importance",
         "threshold",
     ),
-    *("data", "prompts", "guidance", "fit", "target", "precision", "threads", "out", "recipe"),
+    *(
+        "data",
+        "prompts",
+        "guidance",
+        "image_fit",
+        "target",
+        "precision",
+        "threads",
+        "out",
+        "recipe",
+    ),
     *("seed", "allow_pickle", "fresh", "json", "quiet"),
 )
 def prune_(command: Command) -> None:

@@ -323,7 +323,7 @@ def _clean_set(
     if not pixels:
         raise InputError(
             f"no usable image in {source} for a {wanted} model: {counts}",
-            hint="--fit resize crops and resizes images of another size"
+            hint="--image-fit resize crops and resizes images of another size"
             if counts.skipped_size
             else None,
         )

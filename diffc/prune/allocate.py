@@ -62,7 +62,8 @@ def limits(
     Args:
         align: What the target wants widths to be a multiple of.
         fixed: Patterns of layers that may not be cut.
-        floors: Pattern -> least share kept.
+        floors: Pattern -> least share kept. One that matches no channels, but branches, has these
+            stay, unless it is 0.
 
     Raises:
         RequestError: When a pattern matches no layer.
@@ -70,11 +71,15 @@ def limits(
     step = np.array([unit_step(unit, align) for unit in units], dtype=np.int64)
     size = np.array([unit.size for unit in units], dtype=np.int64)
     share = np.full(len(units), DEFAULT_FLOOR)
+    whole: list[int] = []  # a branch is kept whole or not at all
     for pattern, floor in (floors or {}).items():
-        share[matching(units, pattern)] = floor
+        chosen = of_groups(units, pattern)
+        share[chosen] = floor
+        whole += [i for i in chosen if isinstance(units[i], Branch) and floor > 0]
     least = np.minimum(np.ceil(share * size / step) * step, size).astype(np.int64)
     least = np.maximum(least, np.minimum(step, size))
     least[[isinstance(unit, Branch) for unit in units]] = 0
+    least[whole] = 1
     for pattern in fixed:
         chosen = matching(units, pattern)
         least[chosen] = size[chosen]
@@ -97,6 +102,12 @@ def matching(units: Sequence[Unit], pattern: str) -> list[int]:
     if not indices:
         raise unknown("layer", pattern, {unit.name for unit in units})
     return indices
+
+
+def of_groups(units: Sequence[Unit], pattern: str) -> list[int]:
+    """Indices of the groups that match; those of branches where nothing else does."""
+    indices = matching(units, pattern)
+    return [i for i in indices if not isinstance(units[i], Branch)] or indices
 
 
 def _matches(unit: Unit, pattern: str) -> bool:
@@ -278,7 +289,9 @@ def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:
     return fits
 
 
-def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: float) -> None:
+def check_reachable(
+    costs: CostModel, bounds: Limits, measure: Measure, target: float, *, fit: str | None = None
+) -> None:
     """Refuse a target that is below what the least widths cost.
 
     Args:
@@ -286,6 +299,7 @@ def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: 
         bounds: The least width of each unit, and what widths are a multiple of.
         measure: Widths -> what is to be lowered.
         target: What it should come to.
+        fit: The memory that was asked for, in whose place ``target`` is.
 
     Raises:
         RequestError: The target is out of reach; the message says how much can be removed.
@@ -295,13 +309,31 @@ def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: 
     if floor <= target:
         return
     reach = math.floor((1 - floor / dense) * 1000) / 1000
-    largest = np.argsort(-np.where(least == costs.dense, costs.dense, 0), kind="stable")[:3]
-    names = [costs.units[i].name for i in largest if least[i] == costs.dense[i]]
+    names = _held_by(costs, bounds, measure)
     because = f"; held by {', '.join(names)}" if names else ""
+    if fit is not None:
+        raise RequestError(
+            f"--fit {fit} cannot be reached: at least {floor / dense:.3g} of the dense model's "
+            "memory stays",
+            hint=f"give more, a precision of fewer bytes, or lower the floors{because}",
+        )
     raise RequestError(
         f"ratio {1 - target / dense:.3g} cannot be reached: at most {reach:.3g} can be removed",
         hint=f"lower --ratio, the floors or the alignment{because}",
     )
+
+
+def _held_by(costs: CostModel, bounds: Limits, measure: Measure) -> list[str]:
+    """The three units that may not shrink which would save the most if they could go."""
+    least = lowest(costs.dense, bounds)
+    around = covering(costs.units)
+    saved = {}
+    for place, unit in enumerate(costs.units):
+        if least[place] == costs.dense[place] and _present(least, around[place]):
+            gone = least.copy()
+            gone[place] = 0 if isinstance(unit, Branch) else min(bounds.step[place], unit.size)
+            saved[unit.name] = measure(least) - measure(gone)
+    return sorted((n for n in saved if saved[n] > 0), key=lambda n: -saved[n])[:3]
 
 
 def lowest(dense: Widths, bounds: Limits) -> Widths:

@@ -42,7 +42,7 @@ class Term:
     coefficient: float
     dims: tuple[Dim, ...]
     layer: str
-    kind: str  # conv, linear, bias, norm, attention
+    kind: str  # conv, linear, bias, norm, attention; input, output: numbers, not products
 
 
 class Dimensions:
@@ -105,6 +105,8 @@ class CostModel:
         self._dimensions = Dimensions(dims, shapes, units)
         self._macs = self._products([t for t in self.terms if t.kind in _MACS])
         self._paper = self._products([t for t in self.terms if t.kind in _PAPER])
+        self._inputs = self._products([t for t in self.terms if t.kind == "input"])
+        self._outputs = self._products([t for t in self.terms if t.kind == "output"])
         parameters, self._fixed_params = self._parameter_terms(shapes)
         self._params = self._products(parameters)
 
@@ -115,6 +117,15 @@ class CostModel:
     def params(self, widths: Widths) -> float:
         """The number of parameters."""
         return self._params(self._dimensions.sizes(widths)) + self._fixed_params
+
+    def memory(self, widths: Widths) -> float:
+        """Numbers in memory: every parameter, and what the layer with the most takes and gives.
+
+        An estimate from below for one image: what waits for a later layer is not counted.
+        """
+        sizes = self._dimensions.sizes(widths)
+        moving = self._inputs.each(sizes) + self._outputs.each(sizes)
+        return self.params(widths) + float(moving.max(initial=0.0))
 
     def cost(self, widths: Widths) -> Cost:
         """All figures at once."""
@@ -169,6 +180,12 @@ class _Products:
     def __call__(self, sizes: NDArray[np.float64]) -> float:
         padded = np.append(sizes, 1.0)
         return float(self._coefficient @ padded[self._index].prod(axis=1))
+
+    def each(self, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(T,) every term by itself."""
+        padded = np.append(sizes, 1.0)
+        values: NDArray[np.float64] = self._coefficient * padded[self._index].prod(axis=1)
+        return values
 
 
 def cost_model(
@@ -243,18 +260,23 @@ def _leave(running: list[str], _module: nn.Module, _inputs: object, _output: obj
 def _layer_hook(name: str, terms: list[Term]) -> ModuleHook:
     weight = f"{name}.weight"
 
-    def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             places = output.numel() / output.shape[1]
             kernel = float(np.prod(module.kernel_size))
             depthwise = module.groups > 1 and module.groups == module.in_channels
             dims: tuple[Dim, ...] = ((weight, 0),) if depthwise else ((weight, 0), (weight, 1))
             terms.append(Term(places * kernel, dims, name, "conv"))
+            given = inputs[0].numel() / inputs[0].shape[1]
+            terms.append(Term(given, dims[-1:], name, "input"))
+            terms.append(Term(places, ((weight, 0),), name, "output"))
             if module.bias is not None:
                 terms.append(Term(places, ((weight, 0),), name, "bias"))
         elif isinstance(module, nn.Linear):
             places = output.numel() / output.shape[-1]
             terms.append(Term(places, ((weight, 0), (weight, 1)), name, "linear"))
+            terms.append(Term(places, ((weight, 1),), name, "input"))
+            terms.append(Term(places, ((weight, 0),), name, "output"))
             if module.bias is not None:
                 terms.append(Term(1.0, ((weight, 0),), name, "bias"))
         elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:

@@ -36,7 +36,8 @@ from diffc.prune.allocate import (
     Measure,
     check_reachable,
     limits,
-    matching,
+    lowest,
+    of_groups,
     paper_widths,
     settled,
     total_loss,
@@ -45,8 +46,13 @@ from diffc.prune.allocate import (
 from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.knapsack import Budget, minimise
 from diffc.prune.plan import Plan, unit_plans
-from diffc.recipe import ExportSection, PruneSection, Recipe
+from diffc.recipe import BuildSection, ExportSection, PruneSection, Recipe
+from diffc.recipe.sections.prune import by_latency
+from diffc.recipe.words import byte_count
 from diffc_export.specs import TensorSpec
+
+VALUE_BYTES = {"fp32": 4, "auto": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+"""Precision -> bytes of a number in memory; ``auto`` may turn out to be fp32."""
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -76,6 +82,12 @@ class Problem:
     def specs(self) -> list[TensorSpec]:
         """The denoiser's inputs."""
         return input_specs(self.source, self.export.size, self.tokens)
+
+    @property
+    def least(self) -> Widths:
+        """The smallest width of each unit, where the recipe's own widths are in place too."""
+        least: Widths = np.minimum(self.bounds.least, self.start)
+        return least
 
     @property
     def walked(self) -> Scores | None:
@@ -113,6 +125,7 @@ def problem_of(
             "--cut depth: nothing has scored the branches, so none can be chosen",
             hint="diffc plan with --out OUT scores them first, and so does diffc compile",
         )
+    options = _fitted(options, recipe.build, costs)
     bounds = limits(costs.units, align=align, fixed=options.fixed, floors=options.floors)
     if not will_rank:
         _keep_unranked(bounds, costs, {} if options.allocate == "uniform" else scores or {})
@@ -137,6 +150,16 @@ def problem_of(
         tokens=tokens,
         notes=tuple(notes),
     )
+
+
+def _fitted(options: PruneSection, build: BuildSection, costs: CostModel) -> PruneSection:
+    """The options with the ratio of memory at which the network takes no more than ``fit``."""
+    most = byte_count(options.fit or "")
+    if most is None:
+        return options
+    wide = max(VALUE_BYTES[build.of(name).precision] for name in build.target)
+    ratio = max(1.0 - most / wide / costs.memory(costs.dense), 0.0)
+    return options.model_copy(update={"ratio": ratio, "ratio_of": "memory"})
 
 
 def _check_branches(source: Source, options: PruneSection, costs: CostModel) -> None:
@@ -291,9 +314,8 @@ def check_plan(source: Source, recipe: Recipe, align: int) -> list[str]:
         RequestError: when a layer's name matches nothing, a width does not fit its layer, or the
             ratio cannot be reached. What depends on latencies is not known yet.
     """
-    options = recipe.prune
-    problem = problem_of(source, recipe, None, align, will_rank=options.cuts_depth)
-    costs = problem.costs
+    problem = problem_of(source, recipe, None, align, will_rank=recipe.prune.cuts_depth)
+    costs, options = problem.costs, problem.options
     if options.rounding == "paper":
         _paper(problem)
         return list(problem.notes)
@@ -301,8 +323,8 @@ def check_plan(source: Source, recipe: Recipe, align: int) -> list[str]:
         return list(problem.notes)
     measure = measure_of(options.ratio_of, costs)
     target = measure(costs.dense) * (1 - options.ratio)
-    least = np.minimum(problem.bounds.least, problem.start)
-    check_reachable(costs, Limits(problem.bounds.step, least), measure, target)
+    bounds = Limits(problem.bounds.step, problem.least)
+    check_reachable(costs, bounds, measure, target, fit=options.fit)
     return list(problem.notes)
 
 
@@ -316,9 +338,7 @@ def chosen_widths(problem: Problem) -> Widths:
             "latency is not known from a config: it is measured on the target",
             hint="use --ratio-of macs and --allocate global, or compile",
         )
-    measure = measure_of(options.ratio_of, costs)
-    target = measure(costs.dense) * (1 - options.ratio)
-    walked = walk(costs, bounds, measure, target, problem.walked, problem.start)
+    walked = widths_by_walk(problem)
     if not options.cuts_depth or problem.ranked is None or not options.ratio:
         return walked
     lost = total_loss(costs.units, problem.ranked)
@@ -328,19 +348,30 @@ def chosen_widths(problem: Problem) -> Widths:
     return solution.widths if better else walked
 
 
+def widths_by_walk(problem: Problem) -> Widths:
+    """The widths of a walk to the budget; where they have to fit, never above it."""
+    options, costs = problem.options, problem.costs
+    measure = measure_of(options.ratio_of, costs)
+    most = aim = measure(costs.dense) * (1 - options.ratio)
+    floor = measure(lowest(costs.dense, Limits(problem.bounds.step, problem.least)))
+    while True:
+        widths = walk(costs, problem.bounds, measure, aim, problem.walked, problem.start)
+        over = measure(widths) - most
+        if options.fit is None or over <= 0 or aim <= floor:
+            return widths
+        aim = max(aim - over, floor)
+
+
 def budget_of(problem: Problem) -> Budget:
     """The cost that is asked for, to within what a walk lands on."""
     options = problem.options
     measure = measure_of(options.ratio_of, problem.costs)
     dense, left = measure(problem.costs.dense), 1 - options.ratio
+    if options.fit is not None:
+        return Budget("memory", measure, left * dense)
     return Budget(
         options.ratio_of, measure, (left + CLOSE_ENOUGH) * dense, (left - CLOSE_ENOUGH) * dense
     )
-
-
-def by_latency(options: PruneSection) -> bool:
-    """Whether the widths depend on measured latencies."""
-    return options.rounding == "align" and "latency" in (options.allocate, options.ratio_of)
 
 
 def measure_of(ratio_of: str, costs: CostModel) -> Measure:
@@ -348,6 +379,7 @@ def measure_of(ratio_of: str, costs: CostModel) -> Measure:
     measures: dict[str, Measure] = {
         "macs": costs.macs,
         "params": costs.params,
+        "memory": costs.memory,
         "channels": lambda widths: float(np.sum(widths * _elements(costs.units))),
     }
     return measures[ratio_of]
@@ -379,7 +411,7 @@ def _start_widths(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -
     start: Widths = costs.dense.copy()
     for pattern, width in widths.items():
         left_out = [i for i, unit in enumerate(costs.units) if _leaves_out(unit, pattern, width)]
-        for i in left_out or _of_groups(costs.units, pattern):
+        for i in left_out or of_groups(costs.units, pattern):
             unit = costs.units[i]
             if not left_out and (not 0 < width <= unit.size or width % unit.runs):
                 raise RequestError(
@@ -388,12 +420,6 @@ def _start_widths(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -
                 )
             start[i] = bounds.least[i] = width
     return start
-
-
-def _of_groups(units: Sequence[Unit], pattern: str) -> list[int]:
-    """Indices of the groups that match; those of branches where nothing else does."""
-    indices = matching(units, pattern)
-    return [i for i in indices if not isinstance(units[i], Branch)] or indices
 
 
 def _leaves_out(unit: Unit, pattern: str, width: int) -> bool:
@@ -417,6 +443,11 @@ def _check_finite(scores: Scores) -> None:
             )
 
 
+def _allocation(options: PruneSection) -> str:
+    """The allocation of a plan; where ``auto`` has not become ``latency``, it is ``global``."""
+    return "global" if options.allocate == "auto" else options.allocate
+
+
 def _why(
     options: PruneSection, scores: Scores | None, why: Mapping[str, Any], align: int
 ) -> dict[str, Any]:
@@ -424,7 +455,8 @@ def _why(
         "ratio": options.ratio,
         "cut": options.cut,
         "ratio_of": options.ratio_of,
-        "allocate": options.allocate if scores is not None else "uniform",
+        "fit": options.fit,
+        "allocate": _allocation(options) if scores is not None else "uniform",
         "rounding": options.rounding,
         "align": align,
         "importance": dict(why) if scores is not None else None,

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from diffc.amounts import BYTES
 from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
 from diffc_export.gpu_names import gpu_capability
@@ -115,6 +116,19 @@ def _as_pairs(value: object) -> object:
     return {name.strip(): number.strip() for name, _, number in pairs}
 
 
+def byte_count(text: str) -> float | None:
+    """4e9 for '4GB'; None for what is no amount of memory above 0."""
+    match = re.fullmatch(r"\s*\+?(\d*\.?\d+)\s*([kmgtKMGT]?[bB])\s*", text)
+    bytes_there = float(match[1]) * BYTES[match[2].upper()] if match else 0.0
+    return bytes_there if 0 < bytes_there < math.inf else None
+
+
+def _as_memory(text: str) -> str:
+    if byte_count(text) is None:
+        raise ValueError(f"fit: {text} is no amount of memory above 0 such as 4GB or 500MB")
+    return text.strip()
+
+
 def _expand_home(value: object) -> object:
     """A path with the home folder in place of a leading ``~``."""
     return str(user_path(value)) if isinstance(value, str | Path) else value
@@ -192,6 +206,8 @@ Fraction = Annotated[float, BeforeValidator(as_fraction)]
 """A share from 0 to 1, as 0.3 or 30%. ``Share`` is one of the texts that diffc check compares."""
 OnOff = BeforeValidator(_as_on_off)
 NoneWord = BeforeValidator(_as_none)
+Memory = Annotated[str, AfterValidator(_as_memory)]
+"""An amount of memory, such as 4GB."""
 Share = Annotated[str, BeforeValidator(_as_percent)]
 MetricLimits = Annotated[dict[str, float], BeforeValidator(_as_pairs)]
 MetricLimitsOrOff = Annotated[dict[str, float | None], BeforeValidator(_as_limits_or_off)]

@@ -267,7 +267,8 @@ def compress(
     source, recipe, stop = request.source.base, request.recipe, STOPS.index(request.stop)
     clean = yield from runner.do(data_stage(source, recipe))
     importance = yield from runner.do(importance_stage(source, recipe, clean))
-    plan = yield from runner.do(plan_stage(source, recipe, importance))
+    spent = clean.seconds + importance.seconds
+    plan = yield from runner.do(plan_stage(source, recipe, importance, spent))
     if stop < STOPS.index("prune"):
         return None
     prune = prune_stage(source, recipe, plan)

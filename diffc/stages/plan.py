@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.data.inputs import data_text_tokens
+from diffc.errors import RequestError, UnavailableError
 from diffc.models.source import Source
-from diffc.recipe import DataSection, ExportSection, PruneSection, Recipe
+from diffc.recipe import BuildSection, DataSection, ExportSection, PruneSection, Recipe
+from diffc.recipe.sections.prune import by_latency
 from diffc.runner import Stage, StageFolder, StageResult
-from diffc.stage_inputs import FileInput, ModelInput
+from diffc.stage_inputs import FileInput, ModelInput, Unkeyed
 from diffc.stage_outcomes import CostFigures, ImportanceOutcome, PlanOutcome
 from diffc.stages.importance import SCORES
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, Work
 
 if TYPE_CHECKING:
+    from diffc.prune.allocate import Scores
     from diffc.prune.by_latency.device import LatencyDevice
     from diffc.prune.plan import Cost, Plan
+    from diffc_runtime.json_types import JsonDict
 
 PLAN = "plan.json"
+SHARE = 0.25
+"""Of what a run took for its data and its importance: what tables of latencies may take, where
+nobody asked for a plan by latency."""
 _USES = ("torch-pruning", "diffusers")
 
 
@@ -48,6 +55,9 @@ class PlanInputs:
         texts: The data, keyed by the length of the texts in it.
         align: What widths are a multiple of.
         bench: Where latencies are measured; None where none are.
+        build: Whose precisions say what has to fit into memory; the default where nothing has to.
+        no_latency: Why an allocation that chooses itself is not by latency; empty where it may be.
+        spent: Seconds that the run took until now, for the data and the importance.
     """
 
     model: ModelInput
@@ -57,19 +67,24 @@ class PlanInputs:
     texts: FileInput
     align: int
     bench: LatencyInput | None
+    build: BuildSection
+    no_latency: str
+    spent: Unkeyed[float]
 
     @property
     def recipe(self) -> Recipe:
         """The parts of a recipe that planning reads."""
         data = DataSection(source=str(self.texts.path))
-        return Recipe(prune=self.options, export=self.export, data=data)
+        return Recipe(prune=self.options, export=self.export, data=data, build=self.build)
 
 
 def plan_stage(
-    source: Source, recipe: Recipe, importance: StageResult[ImportanceOutcome]
+    source: Source, recipe: Recipe, importance: StageResult[ImportanceOutcome], spent: float
 ) -> Stage[PlanInputs, PlanOutcome]:
-    """The channels that stay."""
-    bench = latency_device(recipe)
+    """The channels that stay. spent: seconds that the run took until now."""
+    bench, no_latency = latency_device(recipe), ""
+    if bench is None and recipe.prune.allocate == "auto":
+        bench, no_latency = _device_if_any(recipe)
     resolution = recipe.export.resolution
     inputs = PlanInputs(
         model=ModelInput.denoiser(source),
@@ -79,6 +94,9 @@ def plan_stage(
         texts=FileInput(Path(recipe.data.source), data_text_tokens(recipe)),
         align=alignment(recipe),
         bench=None if bench is None else LatencyInput(bench),
+        build=BuildSection() if recipe.prune.fit is None else recipe.build,
+        no_latency=no_latency,
+        spent=Unkeyed(spent),
     )
     return Stage("plan", 2, inputs, plan, PlanOutcome, {PLAN: PLAN}, _USES)
 
@@ -93,7 +111,9 @@ def plan(inputs: PlanInputs, folder: StageFolder) -> Work[PlanOutcome]:
     scores = load_file(inputs.importance.folder / SCORES)
     why = dict(inputs.importance.result.why)
     yield Progress(0, 1, "planning widths")
-    if inputs.bench is None:
+    if inputs.options.allocate == "auto" and not by_latency(inputs.options):
+        chosen = yield from _allocated(inputs, scores, why)
+    elif inputs.bench is None:
         chosen = make_plan(source, inputs.recipe, scores, why, align)
     else:
         from diffc.prune.by_latency.search import plan_by_latency
@@ -102,10 +122,40 @@ def plan(inputs: PlanInputs, folder: StageFolder) -> Work[PlanOutcome]:
             source, inputs.recipe, scores, why, align, inputs.bench.bench, folder.scratch
         )
     chosen.save(folder.out / PLAN)
-    outcome = plan_outcome(chosen)
-    if inputs.bench is None:
-        return outcome
-    return outcome.model_copy(update={"latency": chosen.why["latency"]["measured"]})
+    measured = chosen.why.get("latency", {}).get("measured")
+    return plan_outcome(chosen).model_copy(update={"latency": measured})
+
+
+def _allocated(inputs: PlanInputs, scores: Scores, why: JsonDict) -> Work[Plan]:
+    """By latency where its tables can be had in a small share of the run, else ``global``."""
+    from diffc.prune.by_latency.search import plan_by_tables
+    from diffc.prune.by_latency.table import TablesTooDear
+    from diffc.prune.planning import make_plan
+
+    source, recipe, align = inputs.model.source, inputs.recipe, inputs.align
+    because = inputs.no_latency
+    if inputs.bench is not None:
+        bench, spent = inputs.bench.bench, inputs.spent.value
+        try:
+            plan = yield from plan_by_tables(
+                source, _allocate(recipe, "latency"), scores, why, align, bench, SHARE * spent
+            )
+        except TablesTooDear as error:
+            because = (
+                f"{error} on {bench.target}, more than {SHARE:.0%} of the {spent:.0f} s that the "
+                "run took until then (--allocate latency measures them nevertheless)"
+            )
+        else:
+            seconds = plan.why["latency"]["seconds"]
+            words = f"{bench.target} runs here, and its tables took {seconds:.1f} s"
+            return replace(plan, why={**plan.why, "allocated_since": words})
+    plan = make_plan(source, _allocate(recipe, "global"), scores, why, align)
+    return replace(plan, why={**plan.why, "allocated_since": because})
+
+
+def _allocate(recipe: Recipe, allocation: str) -> Recipe:
+    options = recipe.prune.model_copy(update={"allocate": allocation})
+    return recipe.model_copy(update={"prune": options})
 
 
 def plan_outcome(plan: Plan) -> PlanOutcome:
@@ -132,15 +182,37 @@ def cuts_nothing(plan_file: Path) -> bool:
 def latency_device(recipe: Recipe) -> LatencyDevice | None:
     """Where a plan by latency takes it: the first target, at the first batch size.
 
-    None where no latency is asked for. In fp32 while the precision is still to be chosen.
+    None where no latency is asked for.
     """
-    options, build = recipe.prune, recipe.build.of(recipe.build.target[0])
-    if options.rounding == "paper" or "latency" not in (options.allocate, options.ratio_of):
-        return None
+    return _device(recipe, recipe.build.target[0]) if by_latency(recipe.prune) else None
+
+
+def _device_if_any(recipe: Recipe) -> tuple[LatencyDevice | None, str]:
+    """The first target on which latencies can be measured here; None, and why there is none."""
+    options = recipe.prune
+    if options.rounding == "paper" or options.ratio_of == "channels":
+        return None, "the publication's widths know no latency"
+    if not options.ratio:
+        return None, "nothing is cut"
+    reasons = []
+    for name in recipe.build.target:
+        device = _device(recipe, name)
+        try:
+            device.check()
+        except (RequestError, UnavailableError) as error:
+            reasons.append(str(error))
+        else:
+            return device, ""
+    return None, "; ".join(reasons)
+
+
+def _device(recipe: Recipe, name: str) -> LatencyDevice:
+    """One target at its first batch size; in fp32 while the precision is still to be chosen."""
     from diffc.prune.by_latency.device import LatencyDevice
 
+    build = recipe.build.of(name)
     precision = "fp32" if build.precision == "auto" else build.precision
-    return LatencyDevice(build.target[0], precision, build.batch[0], build.threads, cache_folder())
+    return LatencyDevice(name, precision, build.batch[0], build.threads, cache_folder())
 
 
 def alignment(recipe: Recipe) -> int:

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 import pytest
 import typer
 from pydantic import BaseModel, Field
+from support.command import diffc_in_process
 from typer.testing import CliRunner
 
 from diffc.cli.app import app
-from diffc.cli.command import Command, takes
+from diffc.cli.command import Command, recipe_options, takes
 from diffc.cli.flags import FLAGS, Flag
 from diffc.cli.flags.of_recipes import RECIPE_FLAGS
 from diffc.cli.flags.of_verbs import VERB_FLAGS
+from diffc.cli.run import with_ratios
+from diffc.errors import RequestError
 from diffc.recipe import Recipe, layers, resolve
 from diffc.recipe.sections.base import RecipeSection
 
@@ -118,3 +121,26 @@ def test_every_row_has_a_key_of_its_own_and_a_verb():
 def test_an_unknown_key_fails_at_import():
     with pytest.raises(KeyError, match="ratoi"):
         takes("ratoi")
+
+
+def test_fit_is_an_amount_of_memory_and_its_older_words_are_of_images():
+    assert recipe_options({"fit": "4GB"}) == {"prune": {"fit": "4GB"}}
+    for word in ("skip", "resize"):
+        assert recipe_options({"fit": word}) == recipe_options({"image_fit": word})
+        assert recipe_options({"fit": word}) == {"data": {"fit": word}}
+
+
+def test_a_ratio_and_an_amount_of_memory_are_one_too_many():
+    with pytest.raises(RequestError, match=r"--ratio 0\.5 and --fit 4GB: each says how much goes"):
+        recipe_options({"ratio": "0.5", "fit": "4GB"})
+    assert recipe_options({"ratio": "0.5", "fit": "resize"})["prune"] == {"ratio": 0.5}
+    command = Command({"prune": {"fit": "4GB"}})
+    with pytest.raises(RequestError, match="each says how much goes"):
+        with_ratios(command, ["0.3", "0.5"])
+
+
+def test_a_search_takes_fit_for_images_alone():
+    """Its memory is a goal: --max-memory."""
+    done = diffc_in_process("search", "demo", "--min-ssim", "0.9", "--fit", "4GB")
+    assert done.returncode == 2
+    assert "--image-fit: 4GB is none of skip or resize" in done.stderr

@@ -46,7 +46,7 @@ VERBS = ("compile", "inspect", "plan", "prune", "distill", "export", "build", "b
         (["recipes", "shwo"], ["there is no verb 'shwo'", "did you mean diffc recipes show?"]),
         (["plan", "dmeo"], ["there is no folder 'dmeo'", "did you mean demo?"]),
         (["plan", "demo", "--allocate", "globl"],
-         ["--allocate: globl is none of uniform, global or latency (did you mean global?)"]),
+         ["--allocate: globl is none of auto, uniform, global or latency (did you mean global?)"]),
         (["plan", "demo", "--recipe", "sd15"],
          ["recipe sd15 is for models of UNet2DConditionModel", "unet2d"]),
     ],

@@ -24,7 +24,7 @@ from diffc.models.families.examples import meta_inputs
 from diffc.models.families.reach import trace_call
 from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
-from diffc.prune.allocate import Limits
+from diffc.prune.allocate import Limits, limits
 from diffc.prune.depth.scores import with_branches
 from diffc.prune.importance.base import Importance, Subject
 from diffc.prune.knapsack import Budget, choose, minimise
@@ -174,6 +174,27 @@ def test_forbidden_branches_make_a_ratio_unreachable_and_are_named(tiny_model):
     with pytest.raises(RequestError, match=r"ratio 0\.6 cannot be reached") as refused:
         check_plan(find_source(tiny_model), recipe, 8)
     assert "held by" in refused.value.hint
+
+
+def test_of_what_may_not_go_the_one_that_holds_most_is_named(tiny_model):
+    """Channels may go to their floors; the ratio is beyond that, and one branch is forbidden."""
+    forbidden = "mid_block.resnets.0"
+    recipe = Recipe(prune={"cut": "depth", "ratio": 0.95, "fixed": [forbidden]})
+    with pytest.raises(RequestError, match=r"ratio 0\.95 cannot be reached") as refused:
+        check_plan(find_source(tiny_model), recipe, 8)
+    assert forbidden in refused.value.hint.partition("held by")[2]
+
+
+def test_a_floor_has_the_branch_stay_that_it_names():
+    tiny = case("dit")
+    units = [*tiny.groups, *tiny.family.branches(tiny.model)]
+    place = {unit.name: i for i, unit in enumerate(units)}
+    name = "transformer_blocks.1"
+    assert limits(units, align=1, floors={name: 0.5}).least[place[name]] == 1
+    assert limits(units, align=1, floors={name: 0.0}).least[place[name]] == 0
+    broad = limits(units, align=1, floors={"*": 0.5})  # of channels, since it matches some
+    assert broad.least[place[name]] == 0
+    assert broad.least[0] >= units[0].size / 2
 
 
 def test_depth_without_scores_is_refused_in_words_of_its_own():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from support.chains import chain, random_scores
 
 from diffc.errors import RequestError, UnavailableError
@@ -21,9 +22,13 @@ from diffc.prune.by_latency.layers import Layer
 from diffc.prune.by_latency.search import plan_by_latency
 from diffc.prune.by_latency.table import TimeTable, anchors, latency_model
 from diffc.prune.knapsack import Budget, choose, minimise
-from diffc.prune.plan import best_channels
+from diffc.prune.plan import Plan, best_channels
 from diffc.prune.planning import make_plan, problem_of
 from diffc.recipe import resolve
+from diffc.runner import StageFolder, StageResult
+from diffc.stage_outcomes import ImportanceOutcome
+from diffc.stages.importance import SCORES
+from diffc.stages.plan import SHARE, plan_stage
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import Status
@@ -122,7 +127,7 @@ def test_unranked_channels_lose_the_square_of_the_share_cut():
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16, 32]))
 def test_anchors_hold_both_ends_and_are_aligned_between(a, b, align):
     low, high = sorted((a * align, b * align))
-    found = anchors(low, high, align)
+    found = anchors(low, high, align, latency_table.THOROUGH.shares)
     assert found[0] == low and found[-1] == high and list(found) == sorted(set(found))
     assert all(width % align == 0 for width in found)
 
@@ -140,7 +145,7 @@ def counted(monkeypatch):
     """Times that are computed: a layer costs the product of its widths."""
     asked = []
 
-    def measured(points, bench):
+    def measured(points, bench, effort):
         asked.append(set(points))
         yield from ()
         return {name: 1e-6 * float(np.prod(sizes)) for name, (_, _, sizes) in points.items()}
@@ -170,7 +175,7 @@ def test_a_plan_that_is_stopped_keeps_the_points_that_it_has(monkeypatch, tmp_pa
     """Each chunk's are kept as soon as they are measured; the next plan measures the rest alone."""
     taken: list[set[str]] = []
 
-    def chunk(points, bench, done, total):
+    def chunk(points, bench, rounds, done, clock):
         if len(taken) == 2:
             raise KeyboardInterrupt
         taken.append(set(points))
@@ -192,6 +197,80 @@ def test_a_layer_slower_than_a_wider_one_was_disturbed():
     times = {latency_table._point("linear", ((1,),), (w,)): t for w, t in
              [(8, 1.0), (16, 9.0), (32, 3.0)]}  # fmt: skip
     assert latency_table._table(key, [(8, 16, 32)], times).seconds.tolist() == [1.0, 3.0, 3.0]
+
+
+def test_layers_that_take_too_long_are_given_up_after_the_first(monkeypatch):
+    """A second each: of 100 layers 8 are built, and 30 s are not enough for the rest."""
+    seconds = iter(range(1000))
+    monkeypatch.setattr(latency_table.time, "perf_counter", lambda: float(next(seconds)))
+    clock = latency_table._Clock(100, 30.0)
+    for built in range(1, 8):
+        clock.check(built)
+    for _ in range(7):  # no time was read before
+        next(seconds)
+    with pytest.raises(latency_table.TablesTooDear, match="100 single layers would take 100 s"):
+        clock.check(8)
+    latency_table._Clock(100, None).check(8)
+    latency_table._Clock(3, 30.0).check(2)
+
+
+def planned_by_itself(source, work, *, spent, **options):
+    """The plan of a run that says nothing of the allocation."""
+    recipe = resolve(family=source.class_name, flags={"prune": {"ratio": 0.4, "align": 4},
+                                                      **options})  # fmt: skip
+    problem = problem_of(source, recipe, None, 4)
+    scores = {name: s.astype(np.float32) for name, s in random_scores(problem.costs, 0).items()}
+    work.mkdir()
+    save_file(scores, work / SCORES)
+    outcome = ImportanceOutcome(why={}, groups=len(scores))
+    importance = StageResult("importance", "key", work, outcome, 0.0, 0, False)
+    stage = plan_stage(source, recipe, importance, spent)
+    outcome = drain(stage.run(stage.inputs, StageFolder(work, work, work)))
+    return Plan.read(work / "plan.json"), outcome
+
+
+def test_a_run_goes_by_latency_where_the_tables_are_cheap(counted, tiny_model, tmp_path):
+    """Times are the MACs here, so that latency falls exactly as far; no engine is built."""
+    plan, outcome = planned_by_itself(find_source(tiny_model), tmp_path / "a", spent=60.0)
+    assert plan.why["allocate"] == "latency" and len(counted) == 1
+    assert plan.why["allocated_since"].startswith("ort-cpu runs here, and its tables took ")
+    assert plan.why["latency"]["predicted"] <= plan.why["latency"]["asked"] + 0.01
+    assert plan.compressed.macs / plan.dense.macs == pytest.approx(0.6, abs=0.01)
+    assert outcome.latency is None  # nothing of the network itself was measured
+
+
+def test_a_run_goes_by_importance_where_the_tables_are_dear(monkeypatch, tiny_model, tmp_path):
+    def measured(points, bench, effort):
+        yield from ()
+        assert effort.seconds == SHARE * 40.0
+        raise latency_table.TablesTooDear(len(points), 99.0)
+
+    monkeypatch.setattr(latency_table, "measured", measured)
+    source = find_source(tiny_model)
+    plan, _ = planned_by_itself(source, tmp_path / "a", spent=40.0)
+    assert plan.why["allocate"] == "global" and "latency" not in plan.why
+    assert (
+        "would take 99 s to measure on ort-cpu, more than 25% of the 40 s"
+        in (plan.why["allocated_since"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"build": {"target": ["torch"]}}, "which torch does not run"),
+     ({"prune": {"ratio": 0, "align": 4}}, "nothing is cut"),
+     ({"prune": {"ratio": 0.4, "ratio_of": "channels"}}, "know no latency")],
+)  # fmt: skip
+def test_a_run_goes_by_importance_where_no_latency_can_be(tiny_model, tmp_path, options, reason):
+    plan, _ = planned_by_itself(find_source(tiny_model), tmp_path / "a", spent=60.0, **options)
+    assert plan.why["allocate"] == "global"
+    assert reason in plan.why["allocated_since"]
+
+
+def test_the_first_target_that_runs_here_is_the_one(counted, tiny_model, tmp_path):
+    targets = {"build": {"target": ["torch", "ort-cpu"]}}
+    plan, _ = planned_by_itself(find_source(tiny_model), tmp_path / "a", spent=60.0, **targets)
+    assert plan.why["latency"]["bench"]["target"] == "ort-cpu"
 
 
 @pytest.mark.parametrize("prune", [{"allocate": "latency"}, {"ratio_of": "latency"}])

@@ -16,7 +16,7 @@ from diffc.models.source import find_source
 from diffc.prune.allocate import total_loss
 from diffc.prune.knapsack import Budget, minimise
 from diffc.prune.plan import Plan
-from diffc.prune.planning import cost_of, make_plan, problem_of
+from diffc.prune.planning import check_plan, cost_of, make_plan, problem_of
 from diffc.recipe import resolve
 from diffc.stages.plan import alignment
 
@@ -49,6 +49,58 @@ def test_the_budget_is_hit_within_a_percent_and_monotone(demo, scores, allocate,
         assert share == pytest.approx(1 - ratio, abs=0.01)
         left.append(share)
     assert left == sorted(left, reverse=True)
+
+
+def memory_by_hooks(model) -> float:
+    """Parameters, and the input and output of the layer where these are largest, by running it."""
+    numbers = [0.0]
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(
+                lambda _layer, given, output: numbers.append(given[0].numel() + output.numel())
+            )
+    with torch.no_grad():
+        model(torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.long))
+    return sum(value.numel() for value in model.parameters()) + max(numbers)
+
+
+def test_memory_is_what_the_cut_model_has(tiny_model, tmp_path):
+    prune = {"ratio": 0.4, "ratio_of": "memory", "align": 4}
+    compile_quickly(tiny_model, tmp_path / "out", "prune", prune=prune)
+    dense = memory_by_hooks(load_denoiser(find_source(tiny_model)))
+    cut = memory_by_hooks(load_denoiser(find_source(tmp_path / "out" / "pruned")))
+    assert cut / dense == pytest.approx(0.6, abs=0.02)
+    costs = problem_of(find_source(tiny_model), resolve(family="UNet2DModel"), None, 4).costs
+    assert costs.memory(costs.dense) == dense
+    assert costs.memory(Plan.read(tmp_path / "out" / "plan.json").widths) == cut
+
+
+@pytest.mark.parametrize("allocate", ["uniform", "global"])
+@pytest.mark.parametrize(("fit", "precision", "wide"), [("9MB", "fp32", 4), ("3.9 mb", "fp16", 2),
+                                                         ("9MB", "auto", 4)])  # fmt: skip
+def test_a_network_fits_and_fills_what_it_may_take(demo, scores, allocate, fit, precision, wide):
+    flags = {"prune": {"fit": fit, "allocate": allocate}, "build": {"precision": precision}}
+    recipe = resolve(family="UNet2DModel", flags=flags)
+    found = make_plan(demo, recipe, scores, {}, 16)
+    most = float(fit.lower().removesuffix("mb")) * 1e6 / wide
+    assert 0.9 * most < problem_of(demo, recipe, None, 16).costs.memory(found.widths) <= most
+    assert found.why["ratio_of"] == "memory" and found.why["fit"] == fit
+
+
+def test_what_fits_already_is_not_cut(demo, scores):
+    assert not plan(demo, scores, fit="1GB").keep()
+
+
+def test_what_cannot_fit_is_refused_with_what_stays(demo):
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"fit": "0.3MB"}})
+    with pytest.raises(RequestError, match=r"--fit 0\.3MB cannot be reached: at least 0\.0"):
+        check_plan(demo, recipe, 16)
+
+
+@pytest.mark.parametrize("text", ["4", "0GB", "-4GB", "much", "4TB4"])
+def test_no_amount_of_memory(text):
+    with pytest.raises(RequestError, match="is no amount of memory above 0 such as 4GB"):
+        resolve(family="UNet2DModel", flags={"prune": {"fit": text}})
 
 
 def test_kept_widths_are_aligned_and_whole_in_every_norm_group(demo, scores):

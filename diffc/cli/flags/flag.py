@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated
@@ -21,8 +21,14 @@ WHAT, WHERE, QUALITY, ADVANCED = GROUPS = (
 )
 """The groups of a verb's options, in the order of its help."""
 
-FORMER_NAMES = {"--steps": "--distill-steps"}
-"""What an option was called before: many took it for the sampler's steps."""
+FORMER_NAMES = {"--steps": "--distill-steps", "--fit": "--image-fit"}
+"""What an option was called before, where the name means something else, or nothing, today."""
+
+MEANINGS = {
+    "--distill-steps": "training steps of distillation",
+    "--image-fit": "what becomes of images of another size",
+}
+"""What the options with a former name are about."""
 
 _METAVARS: dict[object, str] = {
     int: "N",
@@ -57,6 +63,7 @@ class Flag:
         metavar: what stands for the value in help; None: by its kind.
         values: the values that completion offers; upper and lower case are the same in them. None:
             the words that the recipe takes at ``path``.
+        instead: values that set another flag, by its key: what the flag meant before.
         read: turns the text into the value when the verb begins; None: by its kind. Of a list it
             reads each text, whose commas then part nothing.
     """
@@ -74,6 +81,7 @@ class Flag:
     required: bool = False
     metavar: str | None = None
     values: Callable[[], Iterable[str]] | None = None
+    instead: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[str], object] | None = None
 
     @property

@@ -22,6 +22,15 @@ PRUNE = (
         read=share("--ratio"),
     ),
     Flag(
+        "fit",
+        str,
+        "In place of --ratio: the memory that the network may take, 4GB.",
+        path="prune.fit",
+        group=WHAT,
+        metavar="SIZE",
+        instead={"skip": "image_fit", "resize": "image_fit"},
+    ),
+    Flag(
         "cut",
         str,
         "What may go: width, depth, or width,depth.",
@@ -31,16 +40,16 @@ PRUNE = (
     Flag(
         "ratio_of",
         str,
-        "Share of what: macs, params, channels, latency.",
+        "Share of what: macs, params, channels, latency, memory.",
         path="prune.ratio_of",
         shown="macs",
     ),
     Flag(
         "allocate",
         str,
-        "Where it is removed: uniform, global, latency.",
+        "Where it is removed: uniform, global, latency; auto: latency where that is quick.",
         path="prune.allocate",
-        shown="global",
+        shown="auto",
     ),
     Flag(
         "rounding",
@@ -96,7 +105,13 @@ DATA = (
         shown="4; 1 for few steps",
         group=QUALITY,
     ),
-    Flag("fit", str, "Images of another size: skip, resize.", path="data.fit", shown="skip"),
+    Flag(
+        "image_fit",
+        str,
+        "Images of another size: skip, resize.",
+        path="data.fit",
+        shown="skip",
+    ),
 )
 REPAIR = (
     Flag(

@@ -22,10 +22,12 @@ layers at a high resolution, weights that only stream through) are given up firs
 The time is first the sum of the layers' tables (table.py), solved by knapsack.py. Then the
 engine is built and timed against the dense one, both in turn; the ratio of what was measured to
 what the tables said corrects the budget, and the problem is solved again, until it is met.
+``plan_by_tables``, for a plan that nobody asked to be by latency, stops before any engine is built.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,11 +56,18 @@ from diffc.prune.allocate import (
 )
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.layers import layers_of
-from diffc.prune.by_latency.table import LatencyModel, latency_model, lowered
+from diffc.prune.by_latency.table import (
+    QUICK,
+    THOROUGH,
+    Effort,
+    LatencyModel,
+    latency_model,
+    lowered,
+)
 from diffc.prune.cost import Widths
 from diffc.prune.knapsack import Budget, Solution, minimise
 from diffc.prune.plan import Plan, unit_plans
-from diffc.prune.planning import Problem, budget_of, measure_of, plan_of, problem_of
+from diffc.prune.planning import Problem, budget_of, plan_of, problem_of, widths_by_walk
 from diffc.prune.surgery import cut
 from diffc.recipe import Recipe
 from diffc_export.events import Progress, Work
@@ -119,6 +128,40 @@ def plan_by_latency(
     return replace(plan, why={**plan.why, "latency": timed.why})
 
 
+def plan_by_tables(
+    source: Source,
+    recipe: Recipe,
+    scores: Scores | None,
+    why: Mapping[str, Any],
+    align: int,
+    bench: LatencyDevice,
+    seconds: float,
+) -> Work[Plan]:
+    """As ``plan_by_latency``, from quick tables alone: no engine of the network is built.
+
+    Args:
+        seconds: What measuring the tables may take.
+
+    Raises:
+        TablesTooDear: It would take longer.
+    """
+    problem = problem_of(source, recipe, scores, align)
+    begin = time.perf_counter()
+    model = yield from _tables(problem, bench, replace(QUICK, seconds=seconds))
+    measuring = time.perf_counter() - begin
+    goal = _goal(problem)
+    yield Progress(0, None, "choosing widths")
+    widths = _solve(problem, model, goal).widths
+    tables = {
+        "bench": dict(bench.facts()),
+        "asked": goal,
+        "predicted": model(widths) / model(problem.costs.dense),
+        "seconds": measuring,
+    }
+    plan = plan_of(problem, widths, why)
+    return replace(plan, why={**plan.why, "latency": tables})
+
+
 def widths_by_latency(problem: Problem, bench: LatencyDevice, scratch: Path) -> Work[Timed]:
     """The widths of ``problem`` by latency on ``bench``, measured and corrected.
 
@@ -160,7 +203,7 @@ def _goal(problem: Problem) -> float:
     """The latency to reach, as a share of the dense engine's."""
     if problem.options.ratio_of == "latency":
         return 1.0 - problem.options.ratio
-    return problem.costs.macs(_by_budget(problem)) / problem.costs.macs(problem.costs.dense)
+    return problem.costs.macs(widths_by_walk(problem)) / problem.costs.macs(problem.costs.dense)
 
 
 def _trial_rank(problem: Problem, trial: Trial, goal: float) -> tuple[float, float]:
@@ -175,14 +218,6 @@ def _trial_rank(problem: Problem, trial: Trial, goal: float) -> tuple[float, flo
     return max(off - _LANDED, 0.0), trial.importance_lost
 
 
-def _by_budget(problem: Problem) -> Widths:
-    """The widths under the budget, whatever their latency: the search begins there."""
-    costs, options = problem.costs, problem.options
-    measure = measure_of(options.ratio_of, costs)
-    aim = measure(costs.dense) * (1 - options.ratio)
-    return walk(costs, problem.bounds, measure, aim, problem.walked, problem.start)
-
-
 def _solve(problem: Problem, model: LatencyModel, share: float) -> Solution:
     """Widths whose latency by the tables is ``share`` of the dense one's, or below."""
     costs, bounds, options = problem.costs, problem.bounds, problem.options
@@ -192,10 +227,10 @@ def _solve(problem: Problem, model: LatencyModel, share: float) -> Solution:
     if options.ratio_of == "latency":
         check_reachable(costs, bounds, model, fast.most)
         start = walk(costs, bounds, model, fast.most, problem.walked, problem.start)
-        if options.allocate != "latency":
+        if options.allocate in ("uniform", "global"):
             return Solution(start, lost(start), 0.0, 0.0)
         return minimise(lost, [fast], bounds, start, problem.start, around)
-    start, budget = _by_budget(problem), budget_of(problem)
+    start, budget = widths_by_walk(problem), budget_of(problem)
     least = minimise(lost, [budget], bounds, start, problem.start, around)
     if model(least.widths) <= fast.most:
         return least
@@ -211,7 +246,9 @@ def _scores(problem: Problem, units: Sequence[Unit]) -> Scores:
     return {**unranked_scores(units), **(problem.ranked or {})}
 
 
-def _tables(problem: Problem, bench: LatencyDevice) -> Work[LatencyModel]:
+def _tables(
+    problem: Problem, bench: LatencyDevice, effort: Effort = THOROUGH
+) -> Work[LatencyModel]:
     source = problem.source
     known = family(source.class_name)
     model = meta_denoiser(source)
@@ -219,7 +256,7 @@ def _tables(problem: Problem, bench: LatencyDevice) -> Work[LatencyModel]:
     layers = layers_of(model, inputs, known.call)
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
     units, bounds = problem.costs.units, problem.bounds
-    return (yield from latency_model(layers, units, shapes, bounds, problem.align, bench))
+    return (yield from latency_model(layers, units, shapes, bounds, problem.align, bench, effort))
 
 
 class EngineTrials:

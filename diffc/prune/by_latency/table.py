@@ -1,10 +1,11 @@
 """What widths cost in time: tables measured on the target, layer by layer.
 
 Layers that are alike but for their widths share one table. It is measured at a few widths along the
-aligned grid (the largest that occurs, three quarters, a half and a quarter of it, and the smallest)
-and interpolated between them, linearly in each width: on aligned widths the time of a convolution
-or a product is very nearly affine in each. Off the alignment it is a staircase, which the tables do
-not see; allocation by latency therefore only goes to aligned widths.
+aligned grid (``THOROUGH``: the largest that occurs, three quarters, a half and a quarter of it, and
+the smallest; ``QUICK``: the largest and the smallest) and interpolated between them, linearly in
+each width: on aligned widths the time of a convolution or a product is very nearly affine in each.
+Off the alignment it is a staircase, which the tables do not see; allocation by latency therefore
+only goes to aligned widths.
 
 Every layer runs alone, about a hundred of them in turn in random order, once each, so that weights
 come from memory as they do in a network larger than the caches; a call's own overhead (an identity
@@ -25,12 +26,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffc.errors import DiffcError
 from diffc.measure.inputs import example_inputs
 from diffc.models.branches import Unit
 from diffc.prune.allocate import Limits, lowest
@@ -44,11 +46,60 @@ from diffc_export.targets import target
 from diffc_export.targets.engine import read_info
 from diffc_runtime.files import write_text
 
-_SHARES = (0.75, 0.5, 0.25)
-_ROUNDS = 25
 _CHUNK_BYTES = 1_500_000_000  # weights loaded at once
 _CHUNK_POINTS = 96  # sessions held at once: on a GPU each has a workspace of its own
 _OVERHEAD = "overhead"
+_FIRST = 8  # layers that are built before the rest is estimated
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How carefully tables are measured.
+
+    Attributes:
+        shares: Of the largest width, at which there is a point between it and the smallest.
+        rounds: How often each layer is timed.
+        seconds: What measuring may take; None: whatever it takes.
+    """
+
+    shares: tuple[float, ...] = (0.75, 0.5, 0.25)
+    rounds: int = 25
+    seconds: float | None = None
+
+
+THOROUGH = Effort()
+QUICK = Effort(shares=(), rounds=11)
+
+
+class TablesTooDear(DiffcError):
+    """Measuring the tables takes longer than it may.
+
+    Attributes:
+        layers: How many layers were to be measured.
+        seconds: What all would take, by those that were built first.
+    """
+
+    def __init__(self, layers: int, seconds: float) -> None:
+        super().__init__(f"{layers} single layers would take {seconds:.0f} s to measure")
+        self.layers, self.seconds = layers, seconds
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When measuring began, and how many layers there are in all."""
+
+    layers: int
+    most: float | None
+    begin: float = field(default_factory=lambda: time.perf_counter())
+
+    def check(self, built: int) -> None:
+        """Raise TablesTooDear where building alone will take all the time, or has taken it."""
+        if self.most is None or built < min(_FIRST, self.layers):
+            return
+        seconds = (time.perf_counter() - self.begin) * self.layers / built
+        if seconds > self.most:
+            raise TablesTooDear(self.layers, seconds)
+
 
 Times = dict[str, float]
 """``point`` -> seconds."""
@@ -133,6 +184,7 @@ def latency_model(
     bounds: Limits,
     align: int,
     bench: LatencyDevice,
+    effort: Effort = THOROUGH,
 ) -> Work[LatencyModel]:
     """Return a model of the layers' time; what the table lacks is measured first.
 
@@ -143,13 +195,17 @@ def latency_model(
         bounds: The least width of each unit, and what widths are a multiple of.
         align: The grid of the widths that are measured.
         bench: What measures.
+        effort: How carefully, and how long at most.
+
+    Raises:
+        TablesTooDear: It would take longer than ``effort`` allows.
     """
     dims = {dim for layer in layers for dim in layer.dims}
     dimensions = Dimensions(dims, shapes, units)
     dense = np.array([unit.size for unit in units], dtype=np.int64)
     least = present_sizes(dimensions, lowest(dense, bounds))
     ends = least, present_sizes(dimensions, dense)
-    grids = _grids(layers, ends, align)
+    grids = _grids(layers, ends, align, effort.shares)
     points = {
         _point(kind, facts, s): (kind, facts, s)
         for (kind, facts, _), axes in grids.items()
@@ -158,7 +214,7 @@ def latency_model(
     known = read_times(bench)
     missing = {name: point for name, point in points.items() if name not in known}
     if missing:
-        known |= yield from measured(missing, bench)
+        known |= yield from measured(missing, bench, effort)
         write_times(bench, known)
     tables = {key: _table(key, axes, known) for key, axes in grids.items()}
     return LatencyModel(
@@ -178,19 +234,23 @@ def _alike(layer: Layer, ends: Ends) -> Key:
     return layer.kind, layer.facts, constant
 
 
-def _grids(layers: Sequence[Layer], ends: Ends, align: int) -> dict[Key, list[tuple[int, ...]]]:
+def _grids(
+    layers: Sequence[Layer], ends: Ends, align: int, shares: Sequence[float]
+) -> dict[Key, list[tuple[int, ...]]]:
     """For each kind of layer, the widths to measure along each of its dimensions."""
     ranges: dict[Key, list[list[int]]] = {}
     for layer in layers:
         axes = ranges.setdefault(_alike(layer, ends), [[] for _ in layer.dims])
         for axis, dim in zip(axes, layer.dims, strict=True):
             axis += [ends[0][dim], ends[1][dim]]
-    return {key: [anchors(min(a), max(a), align) for a in axes] for key, axes in ranges.items()}
+    return {
+        key: [anchors(min(a), max(a), align, shares) for a in axes] for key, axes in ranges.items()
+    }
 
 
-def anchors(low: int, high: int, align: int) -> tuple[int, ...]:
+def anchors(low: int, high: int, align: int, shares: Sequence[float]) -> tuple[int, ...]:
     """Widths to measure between ``low`` and ``high``: aligned shares of the largest, and both."""
-    between = (round(high * share / align) * align for share in _SHARES)
+    between = (round(high * share / align) * align for share in shares)
     return tuple(sorted({low, high, *(width for width in between if low < width < high)}))
 
 
@@ -211,14 +271,19 @@ def _point(kind: str, facts: Facts, sizes: Sequence[int]) -> str:
 # --- measuring ----------------------------------------------------------------------------------
 
 
-def measured(points: Mapping[str, Point], bench: LatencyDevice) -> Work[Times]:
+def measured(
+    points: Mapping[str, Point], bench: LatencyDevice, effort: Effort = THOROUGH
+) -> Work[Times]:
     """Seconds of each point on ``bench``; see the top of this file.
 
     Each chunk's are kept as soon as they are there: a run that is stopped goes on from them.
+    The order is random, so that the first points say what all will take.
     """
     times: Times = {}
-    for chunk in _chunks(points):
-        times |= yield from _measured_chunk(chunk, bench, len(times), len(points))
+    clock = _Clock(len(points), effort.seconds)
+    names = random.Random(0).sample(list(points), len(points))  # noqa: S311 - not for secrets
+    for chunk in _chunks({name: points[name] for name in names}):
+        times |= yield from _measured_chunk(chunk, bench, effort.rounds, len(times), clock)
         write_times(bench, read_times(bench) | times)
     return times
 
@@ -244,7 +309,7 @@ def _weights(point: Point) -> int:
 
 
 def _measured_chunk(
-    points: Mapping[str, Point], bench: LatencyDevice, done: int, total: int
+    points: Mapping[str, Point], bench: LatencyDevice, rounds: int, done: int, clock: _Clock
 ) -> Work[Times]:
     runtime = target(bench.target)
     calls: dict[str, Callable[[], float]] = {}
@@ -258,8 +323,9 @@ def _measured_chunk(
             stack.callback(runner.close)
             inputs = example_inputs(read_info(place / "engine"), bench.batch)
             calls[name] = runner.bind(inputs).run
-            yield Progress(done + len(calls) - 1, 2 * total, "building single layers")
-        taken = yield from time_calls(calls)
+            clock.check(done + len(calls) - 1)
+            yield Progress(done + len(calls) - 1, 2 * clock.layers, "building single layers")
+        taken = yield from time_calls(calls, rounds)
     overhead = taken.pop(_OVERHEAD)
     return {name: max(seconds - overhead, 1e-7) for name, seconds in taken.items()}
 
@@ -279,7 +345,7 @@ def lowered(folder: Path, precision: str) -> Path:
     return out
 
 
-def time_calls(calls: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) -> Work[Times]:
+def time_calls(calls: Mapping[str, Callable[[], float]], rounds: int) -> Work[Times]:
     """The lower quartile of each call's seconds over ``rounds``, each in a fresh random order.
 
     What disturbs a call only ever makes it longer.

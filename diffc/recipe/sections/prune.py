@@ -8,9 +8,15 @@ from pydantic import Field, field_validator, model_validator
 
 from diffc.errors import nearest
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Fraction, Words
+from diffc.recipe.words import Fraction, Memory, Words
 
-_COUNTED = {"macs": "MACs", "params": "parameters", "channels": "channels", "latency": "latency"}
+_COUNTED = {
+    "macs": "MACs",
+    "params": "parameters",
+    "channels": "channels",
+    "latency": "latency",
+    "memory": "memory",
+}
 
 
 class ImportanceSection(RecipeSection):
@@ -52,23 +58,29 @@ class PruneSection(RecipeSection):
 
     Attributes:
         ratio: the share to remove, between 0 and 1. At 0 nothing is removed.
+        fit: the memory that the network may take, such as ``4GB``: the smallest ratio of memory at
+            which it fits is removed, whatever ``ratio`` and ``ratio_of`` say.
         cut: what may go: ``width`` (channels), ``depth`` (branches and whole blocks), or both.
-        ratio_of: what the share is of: MACs, parameters, channels or latency.
-        allocate: how the ratio is spread over the groups: ``uniform``, ``global`` or ``latency``.
+        ratio_of: what the share is of: MACs, parameters, channels, latency or memory (the weights,
+            and what goes into and comes out of the layer where that is most).
+        allocate: how the ratio is spread over the groups: ``uniform``, ``global``, ``latency``, or
+            ``auto``: by latency where a target of the run runs here and measuring costs little of
+            the run, else ``global``.
         rounding: ``align`` gives widths that the target likes, ``paper`` those of the publication.
         align: widths are a multiple of it; None: the multiple that the targets and the precision
             want.
         fixed: globs of layers that may not be cut.
-        floors: glob -> the smallest share of channels to keep.
+        floors: glob -> the smallest share of channels to keep; a branch (no channels) stays.
         widths: glob -> channels to keep, whatever the allocation says; 0 leaves out the blocks and
             branches (``diffc inspect``) that match.
         importance: how channels are ranked.
     """
 
     ratio: Fraction = 0.5
+    fit: Memory | None = None
     cut: Literal["width", "depth", "width,depth"] = "width"
-    ratio_of: Literal["macs", "params", "channels", "latency"] = "macs"
-    allocate: Literal["uniform", "global", "latency"] = "global"
+    ratio_of: Literal["macs", "params", "channels", "latency", "memory"] = "macs"
+    allocate: Literal["auto", "uniform", "global", "latency"] = "auto"
     rounding: Literal["align", "paper"] = "align"
     align: int | None = Field(default=None, ge=1)
     fixed: Words = ()
@@ -91,12 +103,19 @@ class PruneSection(RecipeSection):
         """Whether branches may be left out for the ratio's sake."""
         return "depth" in self.cut
 
+    @property
+    def word(self) -> float | str:
+        """What a run's folder is called by: the ratio, or what it has to fit into."""
+        return self.ratio if self.fit is None else self.fit.replace(" ", "")
+
     @model_validator(mode="after")
     def _check_depth(self) -> PruneSection:
         if self.cuts_depth and self.allocate == "uniform":
             raise ValueError(
                 "cut: uniform widths rank no branch, so that none can go; use --allocate global"
             )
+        if self.fit is not None and self.rounding == "paper":
+            raise ValueError("fit: the publication's rounding knows no memory; use align")
         if self.cuts_depth and (self.rounding == "paper" or self.ratio_of == "channels"):
             raise ValueError(
                 "cut: the publication's rounding, and a share of channels, know widths alone; "
@@ -119,3 +138,8 @@ class PruneSection(RecipeSection):
     def _as_percent(self) -> str:
         """What a ratio such as 30 means where it is meant in percent."""
         return f"; {self.ratio:g} % is {self.ratio / 100:g}" if 1 < self.ratio < 100 else ""
+
+
+def by_latency(options: PruneSection) -> bool:
+    """Whether the options ask for widths that depend on measured latencies."""
+    return options.rounding == "align" and "latency" in (options.allocate, options.ratio_of)

@@ -27,7 +27,15 @@ def _build(report: Report) -> Iterator[Details]:
         for result in report.targets
         if result.efficiency is not None
     ]
-    yield Details("size and time", [table, Notes([*_left_out(report), *notes])], unfolded=True)
+    notes = [*_left_out(report), *_allocation(report), *notes]
+    yield Details("size and time", [table, Notes(notes)], unfolded=True)
+
+
+def _allocation(report: Report) -> Iterator[str]:
+    """How the ratio was spread over the layers, where the run itself chose that, and why."""
+    why = (report.plan or {}).get("why", {})
+    if why.get("allocated_since"):
+        yield f"allocation by {why['allocate']}: {why['allocated_since']}"
 
 
 def _left_out(report: Report) -> Iterator[str]:
