@@ -113,6 +113,18 @@ def write_pruning(
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
+def write_plain_pruning(path: Path, class_name: str, facts: JsonObject) -> None:
+    """Write pruning.json of a cut that the model's own config says in full.
+
+    Args:
+        path: The file to write.
+        class_name: The model's class.
+        facts: As ``write_pruning`` has them.
+    """
+    value = {"format": FORMATS[0], "class_name": class_name, **facts, "attributes": {}}
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+
+
 def read_pruning(folder: Path) -> JsonDict:
     """Return pruning.json of a compressed model's folder.
 

@@ -23,19 +23,26 @@ from diffc.models.components import (
     SCHEDULER_CONFIG,
     Component,
 )
-from diffc.models.cut import write_pruning
+from diffc.models.cut import write_plain_pruning, write_pruning
 from diffc.models.dtypes import stored_dtypes
+from diffc.models.families import family
 from diffc.models.files import tensor_entries
 from diffc.models.layout import DIFFUSERS_STEMS, WeightFiles
 from diffc.models.loras.fusing import fuse_state
 from diffc.models.other_parts import check_readable, other_parts, text_files
+from diffc.models.shallower import as_shallower
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 from diffc.models.states import read_state
 from diffc.placing import place_file
 
 
 def save_compressed(
-    model: nn.Module, source: Source, folder: Path, summary: Mapping[str, Any]
+    model: nn.Module,
+    source: Source,
+    folder: Path,
+    summary: Mapping[str, Any],
+    *,
+    plain: bool = False,
 ) -> None:
     """Write ``folder``: the cut ``model`` in the source's place, the source's other components.
 
@@ -44,17 +51,23 @@ def save_compressed(
         source: What it was cut from.
         folder: Does not have to exist.
         summary: What pruning.json says of the cut, for people.
+        plain: True writes a model that lost whole blocks alone as one of fewer layers, which
+            diffusers opens without diffc. Its blocks are then numbered anew.
     """
     component = folder / source.component
     component.mkdir(parents=True, exist_ok=True)
+    fewer = as_shallower(model, family(source.class_name), source.config) if plain else None
     if source.is_pipeline:
-        _copy_parts(source, folder)
+        _copy_parts(source, folder, is_plain=fewer is not None)
     elif source.scheduler:
         _copy_scheduler(source, folder)
     config = read_json(source.denoiser.config_path or source.denoiser_folder / "config.json")
     config.pop(PRUNING_KEY, None)  # of an earlier cut
-    (component / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     state = stored_dtypes(source.denoiser, model).cast(model.state_dict())
+    if fewer is not None:
+        config |= fewer.entries
+        state = {fewer.names[name]: value for name, value in state.items()}
+    (component / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     save_file(state, component / f"{DIFFUSERS_STEMS[0]}.safetensors", metadata={"format": "pt"})
     facts = {
         "component": source.component,
@@ -62,7 +75,11 @@ def save_compressed(
         "digest": source.digest,
         **summary,
     }
-    write_pruning(folder / PRUNING_FILE, model, source.class_name, source.config, facts)
+    if fewer is None:
+        write_pruning(folder / PRUNING_FILE, model, source.class_name, source.config, facts)
+    else:
+        facts["kept_blocks"] = fewer.kept
+        write_plain_pruning(folder / PRUNING_FILE, source.class_name, facts)
 
 
 def write_scheduler(folder: Path, config: Mapping[str, Any]) -> None:
@@ -81,8 +98,10 @@ def write_scheduler(folder: Path, config: Mapping[str, Any]) -> None:
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
-def _copy_parts(source: Source, folder: Path) -> None:
+def _copy_parts(source: Source, folder: Path, *, is_plain: bool) -> None:
     """model_index.json, licence and card, and every component but the denoiser.
+
+    is_plain: whether the denoiser is an ordinary one of its class.
 
     The card is of the dense model and is called so: the compressed model's own is written with the
     report. A component that the index names and that is not there becomes null: without that, no
@@ -94,7 +113,10 @@ def _copy_parts(source: Source, folder: Path) -> None:
             _copy_component(part, folder / part.name)
         else:
             index[part.name] = [None, None]
-    index[source.component] = [CUT_LIBRARY, source.class_name]
+    if not is_plain:
+        index[source.component] = [CUT_LIBRARY, source.class_name]
+    elif index[source.component][0] == CUT_LIBRARY:  # of an earlier cut
+        index[source.component] = [family(source.class_name).library, source.class_name]
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     for path in text_files(source):
         _copy(path, folder / (DENSE_CARD if path.name == CARD else path.name))

@@ -31,6 +31,8 @@ from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonDict
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from diffc.data.clean import CleanSet
     from diffc.distill.losses import Kept
     from diffc.distill.run import DistillResult, Judge
@@ -105,7 +107,7 @@ def distill_stage(
     collective = options.steps > 0 and not cuts_nothing(plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
-        "distill", 8, inputs, distill, DistillOutcome, places, packages, collective=collective
+        "distill", 9, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
 
 
@@ -129,7 +131,6 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     from diffc.distill import train
     from diffc.distill.all_steps import ModelPair
     from diffc.models.load import load_denoiser
-    from diffc.models.save import save_compressed
 
     teacher = inputs.shape.open(inputs.model.source)
     student = load_denoiser(find_source(pruned))
@@ -146,22 +147,32 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         judge=judge,
         logs=folder.logs,
     )
-    save_compressed(student, inputs.parts.source, folder.out / MODEL, pruning_facts(pruned))
+    _save(student, inputs, folder)
     return _outcome(result, notes)
 
 
 def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
     """The cut model, with its repaired weights if there are some."""
-    pruned = inputs.pruned.folder / PRUNED
-    if not inputs.repaired.result.is_used:
+    pruned, repaired = inputs.pruned.folder / PRUNED, inputs.repaired
+    blocks_went = "removed" in json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
+    if not (repaired.result.is_used or blocks_went):
         shutil.copytree(pruned, folder.out / MODEL)
         return
     from diffc.models.load import load_denoiser
-    from diffc.models.save import save_compressed
 
     model = load_denoiser(find_source(pruned))
-    apply_repair(model, inputs.repaired)
-    save_compressed(model, inputs.parts.source, folder.out / MODEL, pruning_facts(pruned))
+    if repaired.result.is_used:
+        apply_repair(model, repaired)
+    _save(model, inputs, folder)
+
+
+def _save(model: nn.Module, inputs: DistillInputs, folder: StageFolder) -> None:
+    """Write the model; a student that goes on to learn loops keeps the dense model's names."""
+    from diffc.models.save import save_compressed
+
+    facts = pruning_facts(inputs.pruned.folder / PRUNED)
+    is_last = inputs.options.section.aim != "loop"
+    save_compressed(model, inputs.parts.source, folder.out / MODEL, facts, plain=is_last)
 
 
 def pruning_facts(pruned: Path) -> JsonDict:

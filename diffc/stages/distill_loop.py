@@ -85,7 +85,7 @@ def distill_loop_stage(
     packages = (*model_packages(source), "accelerate")
     places = {MODEL: model_place(recipe)}
     return Stage(
-        "distill-loop", 2, inputs, distill_loop, LoopDistillOutcome, places, packages,
+        "distill-loop", 3, inputs, distill_loop, LoopDistillOutcome, places, packages,
         collective=True,
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     result = yield from train(lesson, student.model, how)
     names = [str(loop) for loop in inputs.loops]
     facts = {**pruning_facts(before), "loops": names}
-    save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts)
+    save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts, plain=True)
     write_scheduler(folder.out / MODEL, scheduler)
     return LoopDistillOutcome(
         steps=result.steps,

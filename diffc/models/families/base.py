@@ -160,6 +160,9 @@ class Family(ABC):
     """The arguments of a block's call that it gives back, changed, for the blocks of
     ``block_lists``; () where blocks cannot be left out."""
 
+    depth_entries: ClassVar[Mapping[str, str]] = {"transformer_blocks": "num_layers"}
+    """List of blocks -> the config's entry that says how many there are."""
+
     block_parts: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Part of a block of the first of ``block_lists`` whose result the block adds to what passes it
     by -> the arguments of the part's call in whose shape it gives something back. Each can be left

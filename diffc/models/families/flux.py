@@ -45,6 +45,10 @@ class Flux(Family):
     squares_only = True
     channel_axis = -1
     block_lists = ("transformer_blocks", "single_transformer_blocks")
+    depth_entries = {
+        "transformer_blocks": "num_layers",
+        "single_transformer_blocks": "num_single_layers",
+    }
     block_returns = ("encoder_hidden_states", "hidden_states")
     block_parts = {
         "attn": ("hidden_states", "encoder_hidden_states"),

@@ -33,6 +33,7 @@ class Wan(Family):
     lora_loader = "WanLoraLoaderMixin"
     text_places = {"encoder_hidden_states": (0, 1)}
     block_lists = ("blocks",)
+    depth_entries = {"blocks": "num_layers"}
     block_returns = ("hidden_states",)
     block_parts = {
         "attn1": ("hidden_states",),
