@@ -36,6 +36,7 @@ resolutions.py  the resolutions that a model takes and one export serves, from t
 save.py         a pipeline folder around a cut denoiser
 schedulers.py   the scheduler classes of diffusers that diffc supports, and how each reads its
                 config
+shallower.py    a network that lost whole blocks alone, as its own class has it: fewer layers
 shipped.py      the models that ship with diffc, by name
 sizes.py        keeps the size attributes of modules equal to the shapes of their tensors
 states.py       the tensors of a component's weights
