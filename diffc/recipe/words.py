@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from diffc.amounts import BYTES
+from diffc.amounts import BYTES, number_and_unit
 from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
 from diffc_export.gpu_names import gpu_capability
@@ -118,9 +118,8 @@ def _as_pairs(value: object) -> object:
 
 def byte_count(text: str) -> float | None:
     """4e9 for '4GB'; None for what is no amount of memory above 0."""
-    match = re.fullmatch(r"\s*\+?(\d*\.?\d+)\s*([kmgtKMGT]?[bB])\s*", text)
-    bytes_there = float(match[1]) * BYTES[match[2].upper()] if match else 0.0
-    return bytes_there if 0 < bytes_there < math.inf else None
+    number, unit = number_and_unit(text) or (0.0, "")
+    return number * BYTES[unit] if number > 0 and unit in BYTES else None
 
 
 def _as_memory(text: str) -> str:

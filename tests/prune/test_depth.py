@@ -26,10 +26,11 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
 from diffc.prune.allocate import Limits, limits
 from diffc.prune.depth.scores import with_branches
+from diffc.prune.depth.staying import held_branches
 from diffc.prune.importance.base import Importance, Subject
 from diffc.prune.knapsack import Budget, choose, minimise
 from diffc.prune.plan import Plan
-from diffc.prune.planning import check_plan, held_branches, make_plan
+from diffc.prune.planning import check_plan, make_plan
 from diffc.recipe import PruneSection, Recipe
 
 
