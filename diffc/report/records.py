@@ -102,10 +102,14 @@ class ReasonsRecord(_Record, total=False):
     Attributes:
         cut: What could go: width, depth, or both.
         importance: How the channels were scored, and which timesteps counted.
+        allocate: How the ratio was spread over the units.
+        allocated_since: Why so, where the run itself chose that.
     """
 
     cut: str
     importance: ImportanceRecord
+    allocate: str
+    allocated_since: str
 
 
 class PlanRecord(_Record, total=False):
