@@ -10,7 +10,7 @@ from diffc.cli.command import Command, takes
 from diffc.errors import InputError, RequestError
 
 if TYPE_CHECKING:
-    from diffc.prune.lora import AdaptedLora
+    from diffc.stages.adapt import AdaptedLora
 
 _SHOWN = 4
 
@@ -30,7 +30,7 @@ def adapt_(command: Command, lora_file: str, output_folder: Path, force: bool) -
     from diffc.follows import check_model
     from diffc.models.loras.files import find_lora
     from diffc.output import read_lock
-    from diffc.prune.lora import adapt_lora
+    from diffc.stages.adapt import adapt_lora
 
     read_lock(output_folder)
     try:
