@@ -348,7 +348,7 @@ def test_a_layers_work_is_what_torch_counts(unet):
     """Convolutions and linear layers of the exported graph against torch's own FLOP counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from diffc_export.onnx.quantize import layer_macs
+    from diffc_export.onnx.layer_macs import layer_macs
 
     found = layer_macs(onnx.load(read_onnx(unet).path))
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -13,7 +13,7 @@ from diffc.models.families.examples import example_inputs
 from diffc.models.onnx_export import export_denoiser
 from diffc.models.resolutions import multiple_of
 from diffc_export.events import drain
-from diffc_export.onnx.quantize import layer_macs
+from diffc_export.onnx.layer_macs import layer_macs
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.onnx_file import read_onnx

@@ -28,9 +28,9 @@ import numpy as np
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work
 from diffc_export.onnx.fp8 import to_fp8
+from diffc_export.onnx.layer_macs import OPERATORS, Feed, layer_macs, open_session
 from diffc_export.onnx.precision import write_folder
-from diffc_export.onnx.weights import LARGEST_SINGLE_FILE, bring_back, set_aside, skeleton
-from diffc_export.targets import ort
+from diffc_export.onnx.weights import LARGEST_SINGLE_FILE, bring_back, set_aside
 from diffc_export.targets.base import Array
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_runtime.errors import CheckFailed, InputError, RequestError
@@ -39,9 +39,7 @@ from diffc_runtime.libraries import ort as library
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
-Feed = Mapping[str, Array]
 PRECISIONS = ("int8", "fp8")
-_OPERATORS = ["Conv", "MatMul", "Gemm"]
 _ROWS = 6  # steps of the trajectories that errors are measured on, beside the noise levels
 
 
@@ -125,7 +123,7 @@ def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Fe
     if not model.reference.is_file():
         raise InputError(f"{model.reference} is missing: there is nothing to calibrate on")
     tensors = load_file(model.reference)
-    session = _session(model.path, options.threads)
+    session = open_session(model.path, options.threads)
     steps = list(
         zip(tensors["trajectory.timesteps"], tensors["trajectory.coefficients"], strict=True)
     )
@@ -162,11 +160,6 @@ def _conditions(model: OnnxModel, tensors: Mapping[str, Any], seed: int) -> dict
     return {name: tensors[f"input.{name}"][row : row + 1] for name in names}
 
 
-def _session(path: Path, threads: int) -> Any:
-    ort.onnxruntime("ort-cpu", "cpu")
-    return library.open_session(path, library.session_options(threads), ["CPUExecutionProvider"])
-
-
 def _first_output(session: Any, feeds: Feed) -> Array:
     with library.failures_named("calibrating int8", on_gpu=False):
         output: Array = session.run(None, dict(feeds))[0]
@@ -200,7 +193,7 @@ def _quantize_all(
             str(path),
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_OPERATORS,
+            op_types_to_quantize=OPERATORS,
             per_channel=per_channel,
             activation_type=QuantType.QUInt8 if asymmetric else QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -211,7 +204,7 @@ def _quantize_all(
                 "QuantizeBias": False,
                 "MatMulConstBOnly": True,
                 "DedicatedQDQPair": True,
-                "OpTypesToExcludeOutputQuantization": _OPERATORS,
+                "OpTypesToExcludeOutputQuantization": OPERATORS,
             },
         )
         return onnx.load(path)
@@ -227,7 +220,7 @@ def _quantized_layers(plain: ModelProto, whole: ModelProto) -> list[str]:
     return [
         node.name
         for node in whole.graph.node
-        if node.op_type in _OPERATORS and before.get(node.name) not in (None, list(node.input))
+        if node.op_type in OPERATORS and before.get(node.name) not in (None, list(node.input))
     ]
 
 
@@ -269,11 +262,11 @@ class PrecisionTrials:
         self._expected = [_first_output(session, row) for row in rows]
         self._order = list(range(len(rows)))
 
-    def _session(self, model: ModelProto) -> Any:
+    def open_session(self, model: ModelProto) -> Any:
         import onnx
 
         onnx.save(model, self._scratch / "variant.onnx")
-        return _session(self._scratch / "variant.onnx", self._threads)
+        return open_session(self._scratch / "variant.onnx", self._threads)
 
     def variant(self, kept: Sequence[str]) -> ModelProto:
         """Return the quantised graph with the nodes ``kept`` in fp32, its weights in ``scratch``.
@@ -403,54 +396,6 @@ def _return_to_int8(
         if fewer_error <= options.tolerance:
             kept, error = fewer, fewer_error
     return sorted(kept), error
-
-
-def layer_macs(model: ModelProto, feed: Feed | None = None) -> dict[str, float]:
-    """Return the multiply-accumulates of each convolution and product with a constant, at batch 1.
-
-    Args:
-        feed: Inputs at batch 1. The model is run with them to get the shapes, for a graph with
-            dynamic height and width; without them a dynamic dimension counts as 1.
-    """
-    weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    layers = [n for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
-    names = [node.output[0] for node in layers]
-    shapes = _inferred_shapes(model) if feed is None else _run_shapes(model, names, feed)
-    macs = {}
-    for node in layers:
-        out = shapes.get(node.output[0], [])
-        positions = out[2:] if node.op_type == "Conv" else out[1:-1]
-        macs[node.name] = float(weights[node.input[1]] * math.prod(positions))
-    return macs
-
-
-def _inferred_shapes(model: ModelProto) -> dict[str, list[int]]:
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
-    return {
-        value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
-
-
-def _run_shapes(model: ModelProto, names: Sequence[str], feed: Feed) -> dict[str, list[int]]:
-    """Return the shapes of tensors in a run of the model."""
-    import onnx
-    from onnx import helper
-
-    with temporary_folder() as scratch:
-        probe = onnx.ModelProto()
-        probe.CopyFrom(model)
-        set_aside(probe, scratch, "model.data")
-        del probe.graph.output[:]
-        for name in names:
-            probe.graph.node.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
-            value = helper.make_tensor_value_info(f"{name}/shape", onnx.TensorProto.INT64, None)
-            probe.graph.output.append(value)
-        onnx.save(probe, Path(scratch) / "model.onnx")
-        shapes = _session(Path(scratch) / "model.onnx", 1).run(None, dict(feed))
-    return {name: shape.tolist() for name, shape in zip(names, shapes, strict=True)}
 
 
 def _counts(layers: int, most: float) -> Iterator[int]:
