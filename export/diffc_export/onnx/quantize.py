@@ -262,7 +262,7 @@ class PrecisionTrials:
         self._expected = [_first_output(session, row) for row in rows]
         self._order = list(range(len(rows)))
 
-    def open_session(self, model: ModelProto) -> Any:
+    def _session(self, model: ModelProto) -> Any:
         import onnx
 
         onnx.save(model, self._scratch / "variant.onnx")
