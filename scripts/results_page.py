@@ -235,11 +235,25 @@ def frontier(found: dict[str, Any]) -> list[str]:
         f"Sampled in {how['sampled_in']}: SSIM to the same {rounding['n']} images with calls in "
         f"float32 {rounding['ssim']:.3f} ({rounding['loop']}); load {load:.1f} before the timing.\n"
     )
+    if (RESULTS / "students.json").exists():
+        lines.append(_trained(json.loads((RESULTS / "students.json").read_text())))
     captions = (("frontier.png", "distance against time"), ("frontier-images.png", "images"))
     for name, caption in captions:
         if (RESULTS / name).exists():
             lines.append(f"![{caption}](images/results/{name})\n")
     return lines
+
+
+def _trained(students: dict[str, Any]) -> str:
+    """What the training of each compared model took."""
+    notes = dict.fromkeys(note for row in students.values() for note in row.get("notes", ()))
+    took = []
+    for name, row in students.items():
+        seconds = row["processor_seconds"]
+        took.append(f"{name} {seconds.get('distill', 0) + seconds.get('distill-loop', 0):,.0f}")
+    shared = sum(row["processor_seconds"].get("trajectories", 0) for row in students.values())
+    words = f"Processor seconds of training (`bench/frontier/students.py`): {', '.join(took)}; "
+    return f"{words}trajectories, shared, {shared:,.0f}. {'; '.join(notes)}.\n"
 
 
 def distance(found: dict[str, Any]) -> list[str]:
