@@ -25,7 +25,7 @@ done
 [ -n "$python" ] || { echo "needs Python 3.10, 3.11 or 3.12: name one with PYTHON" >&2; exit 2; }
 
 "$python" -m venv "$folder/v"
-"$folder/v/bin/python" -m pip install --quiet "nvidia-pytriton==$pytriton" onnxruntime pillow
+"$folder/v/bin/python" -m pip install --quiet "nvidia-pytriton==$pytriton" onnxruntime pillow tokenizers
 
 site=$("$folder/v/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 version=$("$folder/v/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -30,16 +30,26 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     Returns:
         (): there are no models of a server in it.
     """
-    for name, engine in (*contents.folders(), *contents.texts.items()):
-        copy_engine(engine, to / name)
-    if contents.text is not None:
-        for file in sorted(contents.text.iterdir()):
-            copy_file(file, to / TEXT_FOLDER / file.name)
+    copy_engines(contents, to)
     copy_runtime(contents.target, to / "diffc_runtime")
     (to / "pipeline.json").write_text(json.dumps(contents.served_settings(), indent=2) + "\n")
     (to / "__main__.py").write_text(_PROGRAM)  # ``python FOLDER generate``, from anywhere
     (to / "README.md").write_text(readme.plain_readme(contents))
     return ()
+
+
+def copy_engines(contents: BundleContents, to: Path) -> None:
+    """Copy every engine of a pipeline, the text encoders and their tokenizers among them."""
+    for name, engine in (*contents.folders(), *contents.texts.items()):
+        copy_engine(engine, to / name)
+    copy_tokenizers(contents, to)
+
+
+def copy_tokenizers(contents: BundleContents, to: Path) -> None:
+    """Copy the plan of the prompts and the tokenizers; nothing without text encoders."""
+    if contents.text is not None:
+        for file in sorted(contents.text.iterdir()):
+            copy_file(file, to / TEXT_FOLDER / file.name)
 
 
 def copy_runtime(name: str, to: Path) -> None:

@@ -105,13 +105,13 @@ def triton_readme(contents: BundleContents) -> str:
 
 ## The models
 - `denoiser`: one step of the network, {native}
-- `pipeline`: the whole loop in one process; the server's Python needs `numpy` and
-  {_package(contents)}. Quickest for one client
+{_text_models(contents)}- `pipeline`: the whole loop in one process, quickest for one client;
+  the server's Python needs `numpy`{_also(contents)} and {_package(contents)}
 - `pipeline_bls`: the loop asks `denoiser` for every step, so that the server can batch the steps
-  of different requests; the server's Python needs `numpy` alone
+  of different requests; the server's Python needs `numpy`{_also(contents) or " alone"}
 
 Load only those that you want with `--model-control-mode=explicit --load-model=pipeline`
-(`pipeline_bls` needs `denoiser`, and `decoder` where there is one).
+(`pipeline_bls` needs `denoiser`, and `decoder` and text encoders where there are any).
 
 ## Run it
 ```bash
@@ -126,19 +126,54 @@ A model that runs its engine in Python on a processor takes every core; to leave
 ## Ask it
 ```bash
 pip install "tritonclient[http]" numpy pillow
-{_placeholders(contents)}{_ask("localhost:8000", contents)}
+{_ask_triton(contents)}
 ```
-{_about_files(contents)}
+{"" if contents.texts else _about_files(contents)}
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
 `steps` (INT32, {steps}), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, {guidance}),
-`scheduler` (STRING, "{sampler}").
-{_conditions(contents)}
+`scheduler` (STRING, "{sampler}"), `height` and `width` (INT32), which must be the engine's.
+{_prompt_inputs(contents)}{_conditions(contents)}
 Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
-without a decoder come as `samples` alone.
+without a decoder come as `samples` alone.{_notes_output(contents)}
 
 `bundle.json` lists the files that diffc wrote here; a later `diffc bundle --force` replaces no
 other.
 """
+
+
+def _text_models(contents: BundleContents) -> str:
+    """Return the line about the text encoders; nothing without any."""
+    names = ", ".join(f"`{name}`" for name in contents.texts)
+    return f"- {names}: the text encoders, likewise; `pipeline_bls` asks them\n" if names else ""
+
+
+def _also(contents: BundleContents) -> str:
+    return ", `tokenizers`" if contents.texts else ""
+
+
+def _ask_triton(contents: BundleContents) -> str:
+    """Return the client's command: of a prompt where the model takes one."""
+    url = "localhost:8000"
+    if not contents.texts:
+        return f"{_placeholders(contents)}{_ask(url, contents)}"
+    out = "a.png" if _is_picture(contents) else "samples.npy"
+    return f'python client.py "a red sneaker" --url {url} --n 4 --seed 0 --out {out}'
+
+
+def _prompt_inputs(contents: BundleContents) -> str:
+    """Return the lines about prompts; nothing without text encoders."""
+    if not contents.texts:
+        return ""
+    return (
+        "`prompt` (STRING, one or several) makes `n` images of each, the first prompt's first;\n"
+        "`negative_prompt` is one for all or one for each. A request has a prompt or conditions.\n"
+    )
+
+
+def _notes_output(contents: BundleContents) -> str:
+    if not contents.texts:
+        return ""
+    return "\n`notes` (STRING) says, for example, which part of a too long prompt was left out."
 
 
 def _usual(contents: BundleContents, name: str, value: float) -> str:

@@ -2,6 +2,7 @@
 
     denoiser/      the engine under its own backend (onnxruntime, tensorrt), else in Python
     decoder/       the VAE decoder of a latent model, likewise
+    text_encoder/  each text encoder of a pipeline that takes prompts, likewise
     pipeline/      the whole loop in one process
     pipeline_bls/  the loop that calls the denoiser model for every step
 
@@ -18,10 +19,11 @@ from diffc.bundle import readme, triton_check
 from diffc.bundle import triton_config as configs
 from diffc.bundle.contents import BundleContents, copy_engine, public_info, write_info
 from diffc.bundle.folder import copy_file
-from diffc.bundle.plain import RUNTIME, copy_runtime
+from diffc.bundle.plain import RUNTIME, copy_engines, copy_runtime, copy_tokenizers
 from diffc.errors import CheckFailed, RequestError
 from diffc_export.targets import target
 from diffc_export.targets.base import TritonBackend
+from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 if TYPE_CHECKING:
@@ -41,11 +43,13 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
         CheckFailed: The repository is not valid.
     """
     configs.config_messages()  # without the protobuf message nothing is begun
-    models = ["denoiser", *(["decoder"] if contents.decoder else []), "pipeline", "pipeline_bls"]
+    parts = ["denoiser", *(["decoder"] if contents.decoder else []), *contents.texts]
     _write_engine_model(to / "denoiser", contents.info, [contents.engine, *contents.gpu_engines])
     info = contents.decoder_info
     if contents.decoder and info:
         _write_engine_model(to / "decoder", info, [contents.decoder])
+    for name, engine in contents.texts.items():
+        _write_engine_model(to / name, public_info(engine), [engine])
     _write_pipeline(contents, to / "pipeline")
     _write_bls(contents, to / "pipeline_bls")
     (to / "README.md").write_text(readme.triton_readme(contents))
@@ -53,7 +57,7 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     problems = triton_check.find_problems(to)
     if problems:
         raise CheckFailed(f"the model repository is not valid: {problems[0]}")
-    return tuple(models)
+    return (*parts, "pipeline", "pipeline_bls")
 
 
 def notes(contents: BundleContents) -> list[str]:
@@ -110,8 +114,7 @@ def _copy_python(to: Path, template: str, name: str) -> None:
 def _write_pipeline(contents: BundleContents, folder: Path) -> None:
     version = folder / VERSION
     _copy_python(version, "pipeline", contents.target)
-    for name, engine in contents.folders():
-        copy_engine(engine, version / name)
+    copy_engines(contents, version)
     _write_json(version / "pipeline.json", contents.served_settings())
     _write_config(folder, configs.pipeline_model(folder.name, contents, instances=1))
 
@@ -120,6 +123,9 @@ def _write_bls(contents: BundleContents, folder: Path) -> None:
     version = folder / VERSION
     _copy_python(version, "bls", contents.target)
     write_info(contents.info, version / "engine")
+    for name, engine in contents.texts.items():
+        write_info(public_info(engine), version / name)
+    copy_tokenizers(contents, version)
     _write_json(version / "pipeline.json", {**contents.served_settings(), **_models(contents)})
     instances = configs.bls_instances(contents.info)
     _write_config(folder, configs.pipeline_model(folder.name, contents, instances))
@@ -127,10 +133,17 @@ def _write_bls(contents: BundleContents, folder: Path) -> None:
 
 def _models(contents: BundleContents) -> JsonDict:
     """Return how the BLS model calls the others."""
-    models = {"denoiser": {"batched": configs.max_batch(contents.info) > 0}}
+    infos = {"denoiser": contents.info}
     if contents.decoder_info:
-        models["decoder"] = {"batched": configs.max_batch(contents.decoder_info) > 0}
-    return {"models": models, "decoder": contents.decoder_request()}
+        infos["decoder"] = contents.decoder_info
+    infos |= {name: public_info(engine) for name, engine in contents.texts.items()}
+    models = {name: {"batched": configs.max_batch(info) > 0} for name, info in infos.items()}
+    shape = configs.sample_shape(contents)
+    return {
+        "models": models,
+        "decoder": contents.decoder_request(),
+        "image_size": list(shape[1:]) if is_picture(shape) else None,
+    }
 
 
 def _write_config(folder: Path, config: ModelConfig) -> None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from diffc.bundle.contents import BundleContents
 
-QUEUE_DELAY_US = 100
-"""How long a request may wait to share a batch with others; far less than a denoiser's step."""
+QUEUE_DELAY_US = 0
+"""How long a request waits for others to share a batch with: not at all. Those that come while a
+batch runs share the next; a wait would be added to every step of a client that is alone."""
 
 LEAST_SHARED = 8
 """The least number of rows in a batch of steps, if the backend serves any batch."""
@@ -219,21 +220,30 @@ def bls_instances(info: JsonObject) -> int:
 
 
 def pipeline_model(name: str, contents: BundleContents, instances: int) -> ModelConfig:
-    """Return the config of a model that makes images; only the conditions are required inputs."""
+    """Return the config of a model that makes images.
+
+    Only the conditions are required inputs, and not even they where prompts are taken: a request
+    has either.
+    """
     pb = config_messages()
     config = pb.ModelConfig(name=name, backend="python")
     for field, kind in _REQUEST.items():
         config.input.add(name=field, data_type=kind, dims=[1], optional=True)
+    for field in ("prompt", "negative_prompt") if contents.texts else ():
+        config.input.add(name=field, data_type=pb.TYPE_STRING, dims=[-1], optional=True)
     for item in contents.info["inputs"]:
         if item["kind"] == "condition":
             kind, dims = _data_type(item["dtype"]), [-1, *item["shape"]]
-            config.input.add(name=item["name"], data_type=kind, dims=dims)
+            either = bool(contents.texts)
+            config.input.add(name=item["name"], data_type=kind, dims=dims, optional=either)
             none = f"unconditional_{item['name']}"
             config.input.add(name=none, data_type=kind, dims=dims, optional=True)
     channels, *size = sample_shape(contents)
     if channels in (1, 3) and len(size) == 2:
         config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=[-1, *size, channels])
     config.output.add(name="samples", data_type=pb.TYPE_FP32, dims=[-1, channels, *size])
+    if contents.texts:
+        config.output.add(name="notes", data_type=pb.TYPE_STRING, dims=[-1])
     config.instance_group.append(_instances(contents.target, instances, native=False))
     return config
 
@@ -247,6 +257,8 @@ _REQUEST = {
     "first": _INT64,
     "guidance": _FP32,
     "scheduler": _STRING,
+    "height": _INT32,
+    "width": _INT32,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -81,6 +81,59 @@ def read_call(
     if each is not None:
         check_whole_number("n, the number of images,", each, 1, _MOST_EACH)  # type: ignore[arg-type]
     return ImageCall(prompts, negatives, each, 0 if seed is None else int(seed), given, none)  # type: ignore[arg-type]
+
+
+class LoopArguments(TypedDict):
+    """What of ``Pipeline.generate``'s arguments follows from a call; steps and sampler do not."""
+
+    n: int
+    seed: int
+    guidance: float
+    conditions: Mapping[str, object]
+    unconditional: Mapping[str, object]
+
+
+def loop_arguments(
+    pipe: Pipeline,
+    prompt: object,
+    negative_prompt: object,
+    scale: float | None,
+    more: Mapping[str, object],
+) -> LoopArguments:
+    """Return what a call of ``pipe`` asks of its loop.
+
+    Args:
+        pipe: The pipeline.
+        prompt: A text or several; None for none.
+        negative_prompt: The same.
+        scale: The scale of guidance; None for the pipeline's.
+        more: As in ``read_call``.
+
+    Raises:
+        BadRequest: An argument is none that the pipeline takes, or there is neither a prompt nor
+            what the text encoders would make of one.
+        UnfitEngine: A tokenizer or a text encoder cannot be opened here.
+    """
+    call = read_call(pipe, prompt, negative_prompt, more)
+    n = image_count(pipe, call)
+    texts = conditions_of(pipe, call, n, scale)
+    _check_has_prompt(pipe, call, texts.given)
+    return LoopArguments(
+        n=n,
+        seed=call.seed,
+        guidance=texts.guidance,
+        conditions=texts.given,
+        unconditional=texts.none,
+    )
+
+
+def _check_has_prompt(pipe: Pipeline, call: ImageCall, given: Mapping[str, object]) -> None:
+    if pipe.prompts is None or call.prompts is not None:
+        return
+    taken = {spec.name for spec in pipe.conditions}
+    missing = [name for name in pipe.prompts.plan.conditions if name in taken - set(given)]
+    if missing:
+        raise BadRequest(f"there is no prompt: give one, or {', '.join(missing)} in its place")
 
 
 def _same(rest: dict[str, object], name: str, other: str) -> object:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import conditions_of, image_count, read_call
+from .calls import loop_arguments
 from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
@@ -210,13 +210,9 @@ class Pipeline:
             scheduler: The sampler's name.
             **more: Seed, number of images, conditions by name.
         """
-        call = read_call(self, prompt, negative_prompt, more)
-        n = image_count(self, call)
+        arguments = loop_arguments(self, prompt, negative_prompt, guidance_scale, more)
         steps = self.defaults.steps if num_inference_steps is None else num_inference_steps
-        texts = conditions_of(self, call, n, guidance_scale)
-        return self.generate(
-            n, steps, call.seed, scheduler, texts.guidance, texts.given, texts.none
-        )
+        return self.generate(steps=steps, scheduler=scheduler, **arguments)
 
     def generate(
         self,

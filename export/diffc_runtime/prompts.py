@@ -213,7 +213,10 @@ def guidance_value(taken: GuidanceInput, scale: float) -> Array:
 
 
 def open_prompts(
-    folder: Path, engines: Mapping[str, Path], threads: int | None = None
+    folder: Path,
+    engines: Mapping[str, Path],
+    threads: int | None = None,
+    open_one: Callable[[Path], Engine] | None = None,
 ) -> PromptEncoder | None:
     """Return the text encoders that a folder's plan names.
 
@@ -221,6 +224,8 @@ def open_prompts(
         folder: The folder of text.json.
         engines: An encoder's name -> its engine folder.
         threads: For engines on a processor; by default all cores.
+        open_one: Opens an engine folder, where the engine runs on a server; ``open_engine`` if
+            None.
 
     Returns:
         None where there is no plan, or an encoder of it has no engine folder.
@@ -235,6 +240,8 @@ def open_prompts(
         return None
 
     def open_encoder(name: str) -> EncoderCall:
+        if open_one is not None:
+            return encoder_call(open_one(engines[name]))
         return encoder_call(open_engine(engines[name], threads))
 
     fixed, null = read_fixed(folder)

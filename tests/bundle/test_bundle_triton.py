@@ -61,7 +61,7 @@ def test_the_denoiser_batches(repository):
     found = config(repository, "denoiser")
     assert found.max_batch_size == 8
     assert list(found.dynamic_batching.preferred_batch_size) == [2, 8]
-    assert found.dynamic_batching.max_queue_delay_microseconds == 100
+    assert found.dynamic_batching.max_queue_delay_microseconds == 0
     assert [g.kind for g in found.instance_group] == [pb.ModelInstanceGroup.KIND_CPU]
     (warm,) = found.model_warmup
     assert warm.batch_size == 2

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
 from support import tiny_prompts
+from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
 
 import diffc
-from diffc.bundle import write_bundle
+from diffc.bundle import triton_check, write_bundle
 from diffc_runtime import Pipeline, open_bundle
 from diffc_runtime.noise import image_noise
 
@@ -125,3 +127,24 @@ def test_the_bundle_names_its_encoders_and_each_is_close_to_torch(built):
         info = json.loads((bundle / name / "engine.json").read_text())
         assert info["precision_found"] == "fp32"
         assert info["source"]["parts"]
+
+
+def test_a_model_repository_takes_prompts(built, tmp_path):
+    """Each text encoder is a model of its own; a request has a prompt or conditions."""
+    _, _, bundle = built
+    made = write_bundle(bundle.parent / "out", tmp_path / "repo", server="triton", side="dense")
+    encoders = sorted(path.parent.name for path in bundle.glob("text_encoder*/engine.json"))
+    assert encoders and set(encoders) < set(made.models)
+    assert triton_check.find_problems(tmp_path / "repo") == []
+    for model in ("pipeline", "pipeline_bls"):
+        folder = tmp_path / "repo" / model
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+        inputs = {tensor.name: tensor for tensor in config.input}
+        for name in ("prompt", "negative_prompt"):
+            assert (inputs[name].data_type, list(inputs[name].dims)) == (TYPE_STRING, [-1])
+        assert all(tensor.optional for tensor in config.input)
+        assert [output.name for output in config.output] == ["images", "samples", "notes"]
+        assert (folder / "1" / "text" / "text.json").is_file()
+    files = list((tmp_path / "repo/pipeline_bls/1").glob("text_encoder*/*"))
+    assert {path.name for path in files} == {"engine.json"}, "the models have the weights"
+    assert 'client.py "a red sneaker"' in (tmp_path / "repo" / "README.md").read_text()

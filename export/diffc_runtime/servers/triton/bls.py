@@ -1,12 +1,15 @@
 """The ``pipeline_bls`` model: the loop runs here, every step is a request to the denoiser model.
 
-Needs numpy alone in the server's Python. As the steps of several requests reach the denoiser at
-once, its dynamic batching can run them together; for one client alone, ``pipeline`` is quicker.
+Needs numpy alone in the server's Python, and tokenizers for prompts. As the steps of several
+requests reach the denoiser at once, its dynamic batching can run them together; for one client
+alone, ``pipeline`` is quicker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import serving
@@ -19,7 +22,14 @@ class RemoteDenoiserModel:
     def initialize(self, arguments: dict[str, str]) -> None:
         """Read the bundle's files; the denoiser model loads the engine."""
         folder = serving.version_folder(arguments)
-        from diffc_runtime.bundles import batched_decoder, pipeline_of, read_bundle
+        from diffc_runtime.bundles import (
+            batched_decoder,
+            pipeline_of,
+            read_bundle,
+            text_engines,
+        )
+        from diffc_runtime.prompt_plan import TEXT_FOLDER
+        from diffc_runtime.prompts import open_prompts
 
         settings, info = read_bundle(folder)
         models = settings["models"]
@@ -32,11 +42,25 @@ class RemoteDenoiserModel:
                 ask, decoder["input"], decoder["dtype"], decoder["batches"], decoder.get("shape")
             )
         self.pipeline = pipeline_of(settings, info, denoise, decode)
+        if settings["image_size"]:
+            self.pipeline.image_size = tuple(settings["image_size"])
+        self.pipeline.prompts = open_prompts(
+            folder / TEXT_FOLDER, text_engines(folder), open_one=partial(_remote_engine, models)
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response for each request."""
         answers: list[Any] = serving.responses(self.pipeline, requests)
         return answers
+
+
+def _remote_engine(models: dict[str, Any], folder: Path) -> Any:
+    """Return the engine of a folder's engine.json, which runs as the model of the folder's name."""
+    from diffc_runtime.engines import Engine, batches, read_info, specs
+
+    info = read_info(folder)
+    output, batched = info["outputs"][0]["name"], models[folder.name]["batched"]
+    return Engine(info, specs(info), batches(info), _model_call(folder.name, output, batched))
 
 
 def _model_call(model: str, output: str, batched: bool) -> Callable[[dict[str, Any]], Any]:

@@ -1,9 +1,11 @@
-"""A client of the server: images by seed, over HTTP.
+"""A client of the server: images by prompt and seed, over HTTP.
 
     pip install "tritonclient[http]" numpy pillow
+    python client.py "a red sneaker" --out a.png
     python client.py --url localhost:8000 --n 4 --steps 50 --seed 0 --out a.png
 
-Four images are a-0.png to a-3.png. Pictures need Pillow; ``.npy`` holds the array, without it.
+The first is for a model with text encoders; ``--n`` is the number of images of each prompt. Four
+images are a-0.png to a-3.png. Pictures need Pillow; ``.npy`` holds the array, without it.
 ``--bls`` asks the model that runs every step on the denoiser model. ``--condition NAME=VALUE``, or
 ``NAME=FILE.npy``, for each of the model's conditions; ``--guidance`` for classifier-free guidance.
 """
@@ -24,7 +26,7 @@ except ImportError as error:
 
 
 def inputs(**values: Any) -> list[Any]:
-    """Return Triton's inputs: ``seed``, ``steps``, ``n``, ``guidance``, conditions."""
+    """Return Triton's inputs: prompts, ``seed``, ``steps``, ``n``, ``guidance``, conditions."""
     tensors = []
     for name, value in values.items():
         array = _array(name, value)
@@ -35,7 +37,11 @@ def inputs(**values: Any) -> list[Any]:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    whole = {"seed": np.int64, "n": np.int32, "steps": np.int32, "first": np.int64}
+    if name in ("prompt", "negative_prompt"):
+        texts = [value] if isinstance(value, str) else value
+        return np.array([text.encode() for text in texts], np.object_)
+    whole = dict.fromkeys(("n", "steps", "height", "width"), np.int32)
+    whole |= dict.fromkeys(("seed", "first"), np.int64)
     if name in whole:
         return np.array([value], whole[name])
     if name == "guidance":
@@ -47,18 +53,26 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
     """Request images (N, H, W, C) in uint8, or samples (N, ...) in float32 without a decoder."""
+    return generate_with_notes(url, model, **values)[0]
+
+
+def generate_with_notes(url: str, model: str, **values: Any) -> tuple[np.ndarray, list[str]]:
+    """Return what ``generate`` does, and notes, such as one on a prompt that was cut."""
     client = triton.InferenceServerClient(url, network_timeout=600, connection_timeout=600)
-    name = client.get_model_metadata(model)["outputs"][0]["name"]
+    names = [output["name"] for output in client.get_model_metadata(model)["outputs"]]
+    wanted = [name for name in names if name in (names[0], "notes")]
     tensors = inputs(**as_declared(client, model, values))
-    outputs = [triton.InferRequestedOutput(name)]
-    images: np.ndarray = client.infer(model, tensors, outputs=outputs).as_numpy(name)
-    return images
+    outputs = [triton.InferRequestedOutput(name) for name in wanted]
+    answer = client.infer(model, tensors, outputs=outputs)
+    notes = answer.as_numpy("notes") if "notes" in wanted else []
+    return answer.as_numpy(names[0]), [note.decode() for note in notes]
 
 
 def as_declared(client: Any, model: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return ``values`` with each condition in the type that the model declares, rows first."""
     known = {item["name"]: item for item in client.get_model_metadata(model)["inputs"]}
     rows = {name for name in values if name in known and known[name]["shape"][0] == -1}
+    rows -= {"prompt", "negative_prompt"}
     return {name: _rows(known[name], v) if name in rows else v for name, v in values.items()}
 
 
@@ -87,11 +101,15 @@ def values_by_name(given: list[str], prefix: str = "") -> dict[str, Any]:
 def main() -> None:
     """Request images and save them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prompt", nargs="*", help="one text, or several")
+    parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--url", default="localhost:8000")
-    parser.add_argument("--n", type=int, default=1)
+    parser.add_argument("--n", type=int, default=1, help="images, of each prompt")
     parser.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    parser.add_argument("--height", type=int, help="in pixels, as the engine was built for")
+    parser.add_argument("--width", type=int, help="the same")
     parser.add_argument("--scheduler", help="the sampler; default: the model's")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
@@ -101,11 +119,14 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args()
     try:
-        files = output_files(options.out, options.n, options.force)
-        images = _request_images(options)
+        count = options.n * max(len(options.prompt), 1)
+        files = output_files(options.out, count, options.force)
+        images, notes = _request_images(options)
         save_images(images, files)
     except (triton.InferenceServerException, ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(
         f"{files[0]}{f' to {files[-1].name}' if files[1:] else ''}: {images.shape} {images.dtype}"
     )
@@ -139,9 +160,11 @@ def save_images(images: np.ndarray, files: list[Path]) -> None:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)
 
 
-def _request_images(options: argparse.Namespace) -> np.ndarray:
-    optional = {name: getattr(options, name) for name in ("steps", "guidance", "scheduler")}
-    return generate(
+def _request_images(options: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
+    names = ("steps", "guidance", "scheduler", "height", "width", "negative_prompt")
+    optional = {name: getattr(options, name) for name in names}
+    optional["prompt"] = options.prompt or None
+    return generate_with_notes(
         options.url,
         "pipeline_bls" if options.bls else "pipeline",
         n=options.n,

@@ -1,8 +1,9 @@
 """Answers a request to the pipeline model, for both ways of running the denoiser.
 
-What a client may send: ``seed``, ``steps``, ``n``, ``first``, ``guidance``, ``scheduler``, and a
-tensor for each condition, ``unconditional_NAME`` for guidance. All but the conditions are optional;
-steps and guidance are by default those of pipeline.json.
+What a client may send: ``seed``, ``steps``, ``n``, ``first``, ``guidance``, ``scheduler``,
+``height``, ``width``, ``prompt`` and ``negative_prompt`` where the model has text encoders, and a
+tensor for each condition, ``unconditional_NAME`` for guidance. All are optional but what a model
+without text encoders is conditioned on; steps and guidance are by default those of pipeline.json.
 The answer to a wrong request is an error that says what is wrong; the model keeps running.
 """
 
@@ -10,13 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-DEFAULTS: dict[str, Any] = {"seed": 0, "n": 1, "first": 0}
+NOTES = "notes"
+"""The output of texts: what a client should know of its images, such as a prompt that was cut."""
 
 
 def version_folder(arguments: dict[str, str]) -> Path:
@@ -33,7 +37,18 @@ def threads(arguments: dict[str, str]) -> int | None:
 
 
 def warm_up(pipeline: Any) -> None:
-    """Run one step at the ends of each range of batch sizes, so that no request waits for it."""
+    """Run one step at the ends of each range of batch sizes, so that no request waits for it.
+
+    Text encoders that cannot be opened leave a line in the server's log: requests with a prompt get
+    the same line, others their images.
+    """
+    from diffc_runtime import UnfitEngine
+
+    if pipeline.prompts is not None:
+        try:
+            pipeline.prompts.encode([""])
+        except UnfitEngine as error:
+            pb_utils.Logger.log_warn(f"no prompt can be answered: {error}")
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in pipeline.conditions}
     for size in {size for both in pipeline.batches for size in both}:
         pipeline.generate(size, 1, 0, conditions=zeros)
@@ -48,36 +63,63 @@ def _answer(pipeline: Any, request: Any) -> Any:
     from diffc_runtime import BadRequest, UnfitEngine
 
     try:
-        samples = pipeline.generate(**_generate_arguments(pipeline, request))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            samples = pipeline.generate(**_generate_arguments(pipeline, request))
     except BadRequest as error:
         return _error(error, pb_utils.TritonError.INVALID_ARG)
     except UnfitEngine as error:
         return _error(error, pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(output_tensors=_outputs(samples, request))
+    notes = [str(one.message) for one in caught if one.category is UserWarning]
+    return pb_utils.InferenceResponse(output_tensors=_outputs(samples, notes, request))
 
 
 def _error(error: Exception, code: int) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
-def _outputs(samples: np.ndarray, request: Any) -> list[Any]:
+def _outputs(samples: np.ndarray, notes: list[str], request: Any) -> list[Any]:
     from diffc_runtime import to_uint8
 
-    wanted = request.requested_output_names()
-    return [
-        pb_utils.Tensor(name, to_uint8(samples) if name == "images" else samples) for name in wanted
-    ]
+    values: dict[str, Callable[[], np.ndarray]] = {
+        "images": lambda: to_uint8(samples),
+        "samples": lambda: samples,
+        NOTES: lambda: np.array([note.encode() for note in dict.fromkeys(notes)], np.object_),
+    }
+    return [pb_utils.Tensor(name, values[name]()) for name in request.requested_output_names()]
 
 
 def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
     """Return the request's tensors as the arguments of ``Pipeline.generate``."""
-    arguments = {name: _scalar(request, name, default) for name, default in DEFAULTS.items()}
-    usual = {"steps": pipeline.defaults.steps, "guidance": pipeline.defaults.guidance}
-    arguments |= {name: _scalar(request, name, default) for name, default in usual.items()}
-    arguments["scheduler"] = _scalar(request, "scheduler", None)
-    arguments["conditions"] = _conditions(pipeline, request, "", arguments["n"])
-    arguments["unconditional"] = _conditions(pipeline, request, "unconditional_", arguments["n"])
-    return arguments
+    from diffc_runtime.calls import loop_arguments
+
+    prompt = _texts(request, "prompt")
+    more = _conditions(pipeline, request)
+    more |= {name: _scalar(request, name, None) for name in ("n", "height", "width")}
+    more["seed"] = _scalar(request, "seed", 0)
+    if prompt is None and more["n"] is None:
+        more["n"] = 1
+    scale = _scalar(request, "guidance", None)
+    return {
+        **loop_arguments(pipeline, prompt, _texts(request, "negative_prompt"), scale, more),
+        "steps": _scalar(request, "steps", pipeline.defaults.steps),
+        "scheduler": _scalar(request, "scheduler", None),
+        "first": _scalar(request, "first", 0),
+    }
+
+
+def _texts(request: Any, name: str) -> str | list[str] | None:
+    """Return a text, or several; None where the request has none."""
+    from diffc_runtime import BadRequest
+
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    try:
+        texts = [str(value, "utf-8") for value in tensor.as_numpy().reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"{name} is no text in UTF-8: {error}") from None
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _scalar(request: Any, name: str, default: Any) -> Any:
@@ -93,12 +135,13 @@ def _scalar(request: Any, name: str, default: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value.item()
 
 
-def _conditions(pipeline: Any, request: Any, prefix: str, n: int) -> dict[str, np.ndarray]:
-    """Return the conditions by name; a single row is used for all ``n`` images."""
-    given = {}
+def _conditions(pipeline: Any, request: Any) -> dict[str, Any]:
+    """Return the conditions, and their values for "none", by name; one row is for all images."""
+    given: dict[str, Any] = {}
     for spec in pipeline.conditions:
-        tensor = pb_utils.get_input_tensor_by_name(request, prefix + spec.name)
-        if tensor is not None:
-            array = tensor.as_numpy()
-            given[spec.name] = array[0] if len(array) == 1 and n != 1 else array
+        for name in (spec.name, f"unconditional_{spec.name}"):
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                array = tensor.as_numpy()
+                given[name] = array[0] if len(array) == 1 else array
     return given

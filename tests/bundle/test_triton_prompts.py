@@ -1,0 +1,224 @@
+"""Prompts through a real Triton Inference Server: the local pipeline is the oracle.
+
+As test_triton_server.py, it runs where DIFFC_TRITON_ENV names a server.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import tiny_prompts, triton_server
+from support.triton_server import Server
+
+pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
+
+import tritonclient.grpc as client
+
+from diffc.bundle import triton, write_bundle
+from diffc_runtime import Pipeline, open_bundle, to_uint8
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        triton_server.environment() is None,
+        reason=f"{triton_server.VARIABLE} is not set; scripts/triton_env.sh makes the server",
+    ),
+]
+
+MODELS = ("pipeline", "pipeline_bls")
+KINDS = {"n": np.int32, "steps": np.int32, "guidance": np.float32, "height": np.int32}
+STEPS = 2
+
+
+@pytest.fixture(scope="module", params=["sd", "sdxl"])
+def text_out(request, tmp_path_factory) -> Path:
+    """OUT of a pipeline with one text encoder, or two."""
+    place = tmp_path_factory.mktemp("prompts")
+    tiny_prompts.SAVERS[request.param](place / "model")
+    return tiny_prompts.build_engines(place / "model", place / "out", place / "cache")
+
+
+@pytest.fixture(scope="module")
+def local(text_out, tmp_path_factory) -> Pipeline:
+    to = tmp_path_factory.mktemp("local") / "bundle"
+    write_bundle(text_out, to, server="none", side="dense")
+    return open_bundle(to, threads=1)
+
+
+def repository(out: Path, to: Path) -> Path:
+    """The bundle, with stand-ins for the engine models that this server cannot run."""
+    models = write_bundle(out, to, server="triton", side="dense").models
+    engines = out / "engines" / "ort-cpu"
+    for name in models if not triton_server.has_backend("onnxruntime") else ():
+        engine = engines / ("dense" if name == "denoiser" else name)
+        if engine.is_dir():
+            triton.stand_in(to, name, engine)
+    return to
+
+
+@pytest.fixture(scope="module")
+def server(text_out, tmp_path_factory) -> Iterator[Server]:
+    running = Server(repository(text_out, tmp_path_factory.mktemp("served") / "repo")).start()
+    yield running
+    assert running.stop() == 0
+
+
+def tensor(name: str, value: object) -> client.InferInput:
+    """A tensor of texts or bytes, or of one number."""
+    values = value if isinstance(value, list) else [value]
+    if all(isinstance(one, (str, bytes)) for one in values):
+        texts = [one.encode() if isinstance(one, str) else one for one in values]
+        array = np.array(texts, np.object_)
+    else:
+        array = np.array(values, KINDS.get(name, np.int64))
+    given = client.InferInput(name, array.shape, client.np_to_triton_dtype(array.dtype))
+    given.set_data_from_numpy(array)
+    return given
+
+
+def ask(server: Server, model: str, **values: object) -> tuple[np.ndarray, list[str]]:
+    """The images of a request over gRPC, and its notes."""
+    with client.InferenceServerClient(f"127.0.0.1:{server.grpc}") as channel:
+        answer = channel.infer(model, [tensor(*item) for item in values.items()])
+    return answer.as_numpy("images"), [note.decode() for note in answer.as_numpy("notes")]
+
+
+def near(images: np.ndarray, samples: np.ndarray) -> bool:
+    """Whether images are those of samples; rounding may differ by one where batches differ."""
+    return int(np.abs(images.astype(int) - to_uint8(samples)).max()) <= 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [
+        ("a red cat", None),
+        ("a red cat", "a dog"),
+        ("", None),
+        ("\u732b \U0001f642 \u0645\u0631\u062d\u0628\u0627", ""),
+        (["a red cat", "a blue house"], ["a dog", ""]),
+        (["a red cat", "a blue house"], "a dog"),
+    ],
+)
+def test_images_of_prompts_equal_the_local_ones(server, local, model, prompt, negative):
+    given = {"prompt": prompt, **({} if negative is None else {"negative_prompt": negative})}
+    images, notes = ask(server, model, n=2, steps=STEPS, seed=4, guidance=3.0, **given)
+    samples = local.sample(
+        prompt, negative, n=2, seed=4, num_inference_steps=STEPS, guidance_scale=3.0
+    )
+    assert near(images, samples) and notes == []
+    assert images.std() > 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_prompt_that_is_cut_has_a_note(server, local, model):
+    images, notes = ask(server, model, prompt="x" * 90, steps=STEPS, guidance=1.0)
+    assert any("longer than the 77 tokens that the model takes" in note for note in notes)
+    with pytest.warns(UserWarning, match="longer than the 77 tokens"):
+        samples = local.sample("x" * 90, num_inference_steps=STEPS, guidance_scale=1.0)
+    assert near(images, samples)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({}, "there is no prompt: give one, or "),
+        ({"prompt": 7}, "'prompt' data-type is 'INT64'"),
+        ({"prompt": []}, "prompt is an empty list"),
+        ({"prompt": b"\xff"}, "prompt is no text in UTF-8"),
+        ({"prompt": ["a", "b"], "negative_prompt": ["c", "d", "e"]}, "has 3 texts and prompt 2"),
+        ({"negative_prompt": "a"}, "negative_prompt needs a prompt"),
+        ({"prompt": "a", "height": 64}, "not built for 64: it makes images of height 16"),
+    ],
+)
+def test_a_wrong_prompt_gets_one_line_and_the_server_lives_on(server, model, wrong, says):
+    with pytest.raises(client.InferenceServerException) as refusal:
+        ask(server, model, steps=STEPS, **wrong)
+    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+    assert ask(server, model, prompt="a", steps=STEPS)[0].shape == (1, 16, 16, 3)
+
+
+def test_over_http_a_prompt_is_a_string_of_json(server, local):
+    inputs = [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["a red cat"]}]
+    inputs.append({"name": "steps", "shape": [1], "datatype": "INT32", "data": [STEPS]})
+    status, content = server.post("/v2/models/pipeline/infer", {"inputs": inputs})
+    (found,) = [output for output in content["outputs"] if output["name"] == "images"]
+    images = np.array(found["data"], np.uint8).reshape(found["shape"])
+    assert status == 200 and near(images, local.sample("a red cat", num_inference_steps=STEPS))
+    inputs[0] = {"name": "prompt", "shape": [1], "datatype": "INT64", "data": [3]}
+    status, content = server.post("/v2/models/pipeline/infer", {"inputs": inputs})
+    assert status == 400 and "expects 'BYTES'" in content["error"]
+
+
+def test_the_bundled_client_writes_a_picture_of_a_prompt(server, local, tmp_path):
+    python = f"{triton_server.environment().path}/python"
+    command = [
+        python, str(server.repository / "client.py"), "a red cat", "x" * 90,
+        "--url", f"127.0.0.1:{server.http}", "--steps", str(STEPS), "--guidance", "1",
+        "--out", "a.png",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "note: a prompt is longer than the 77 tokens" in done.stderr
+    samples = local.sample("a red cat", num_inference_steps=STEPS, guidance_scale=1.0)
+    assert near(np.asarray(Image.open(tmp_path / "a-0.png"))[None], samples)
+    assert (tmp_path / "a-1.png").is_file()
+
+
+def test_without_its_tokenizer_a_model_names_it_and_lives_on(text_out, tmp_path):
+    to = repository(text_out, tmp_path / "repo")
+    for model in MODELS:
+        for file in (to / model / "1" / "text").glob("tokenizer*"):
+            file.unlink()
+    running = Server(to).start()
+    try:
+        for model in MODELS:
+            for _ in range(2):
+                with pytest.raises(
+                    client.InferenceServerException, match=r"tokenizer.* is missing"
+                ):
+                    ask(running, model, prompt="a", steps=STEPS)
+    finally:
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_64_clients_with_prompts_steps_and_guidance_of_their_own(server, local, model):
+    """For 30 seconds every answer is the one that was wanted."""
+    wanted = [f"a {'red' if i % 2 else 'blue'} cat {i % 8}" for i in range(64)]
+    options = [(1 + i % 3, (1.0, 2.0, 5.0)[i % 3]) for i in range(64)]
+    expected = [
+        local.sample(prompt, seed=i, num_inference_steps=steps, guidance_scale=scale)
+        for i, (prompt, (steps, scale)) in enumerate(zip(wanted, options, strict=True))
+    ]
+    wrong: list[str] = []
+    counts = [0] * 64
+    end = time.monotonic() + 30
+
+    def work(i: int) -> None:
+        steps, scale = options[i]
+        while time.monotonic() < end and not wrong:
+            try:
+                values = {"prompt": wanted[i], "seed": i, "steps": steps, "guidance": scale}
+                images, _ = ask(server, model, **values)
+            except client.InferenceServerException as error:
+                wrong.append(f"client {i}: {error}")
+                return
+            if not near(images, expected[i]):
+                wrong.append(f"client {i} got another image")
+            counts[i] += 1
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and min(counts) > 0
