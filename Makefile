@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned, so that nothing else chooses a build of it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,rtx,openvino,data,ray,lora,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,rtx,openvino,data,ray,dev]'
 	# tritonclient asks for an older protobuf than onnx does, and works with the newer one
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
 	    'tritonclient>=2.40' 'grpcio>=1.60' 'python-rapidjson>=1.10'

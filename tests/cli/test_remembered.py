@@ -111,6 +111,6 @@ def test_a_plan_without_importance_says_what_a_run_will_do(tiny_model):
     done = diffc("plan", tiny_model, "--ratio", "0.4")
     words = " ".join(done.stdout.split())
     assert "uniform widths, from the config alone" in words
-    assert "its allocation is global" in words
+    assert "its allocation is latency or global" in words
     done = diffc("plan", tiny_model, "--ratio", "0.4", "--allocate", "uniform")
     assert "its allocation" not in done.stdout
