@@ -77,7 +77,8 @@ def distance(
     if exact:
         oracle.alphas_cumprod = oracle.alphas_cumprod.double()
     ours = scheduler(name, config, steps)
-    np.testing.assert_allclose(ours.timesteps, oracle.timesteps.numpy(), rtol=2e-6)
+    # of a timestep near 0 float32 says no more: both interpolate between logarithms of sigmas
+    np.testing.assert_allclose(ours.timesteps, oracle.timesteps.numpy(), rtol=2e-6, atol=1e-5)
     rng = np.random.default_rng(7)
     sigma = getattr(oracle, "init_noise_sigma", 1.0)
     assert ours.init_noise_sigma == pytest.approx(float(sigma), rel=1e-6)
@@ -210,7 +211,8 @@ def test_flow_visits_the_levels_of_the_models_own_pipeline(extra, shape, steps):
     oracle.set_timesteps(steps, sigmas=sigmas, mu=mu)
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **extra}
     ours = scheduler("flow-euler", {**config, **flow_levels(config, shape)}, steps)
-    np.testing.assert_allclose(ours.timesteps, oracle.timesteps.numpy(), rtol=2e-6)
+    # of a timestep near 0 float32 says no more: both interpolate between logarithms of sigmas
+    np.testing.assert_allclose(ours.timesteps, oracle.timesteps.numpy(), rtol=2e-6, atol=1e-5)
     made = deterministic_loop(config, steps).trajectory(shape)
     np.testing.assert_array_equal(made.timesteps, ours.timesteps)
 
