@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from diffc.bundle.triton_config import batch_ranges, no_batching_note, sample_shape
 from diffc_export.targets import target
+from diffc_runtime.calls import served_name
 from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.prompts import read_plan
 
 if TYPE_CHECKING:
     from diffc.bundle.contents import BundleContents
@@ -132,7 +134,7 @@ pip install "tritonclient[http]" numpy pillow
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
 `steps` (INT32, {steps}), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, {guidance}),
 `scheduler` (STRING, "{sampler}"), `height` and `width` (INT32), which must be the engine's.
-{_prompt_inputs(contents)}{_conditions(contents)}
+{_scale_input(contents)}{_prompt_inputs(contents)}{_conditions(contents)}
 Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
 without a decoder come as `samples` alone.{_notes_output(contents)}
 
@@ -167,6 +169,18 @@ def _prompt_inputs(contents: BundleContents) -> str:
     return (
         "`prompt` (STRING, one or several) makes `n` images of each, the first prompt's first;\n"
         "`negative_prompt` is one for all or one for each. A request has a prompt or conditions.\n"
+    )
+
+
+def _scale_input(contents: BundleContents) -> str:
+    """Return where a request's guidance goes; nothing where it makes two calls of the network."""
+    taken = None if contents.text is None else read_plan(contents.text).guidance
+    if taken is None:
+        return ""
+    name = served_name(taken.name)
+    return (
+        f"The network has an input for the scale of guidance, `{taken.name}`: `guidance` goes there"
+        f" (a\nprompt without it has the model's own scale), and `{name}` stands above it.\n"
     )
 
 
@@ -270,9 +284,10 @@ def _arrays(contents: BundleContents) -> list[JsonObject]:
 
 
 def _conditions(contents: BundleContents) -> str:
+    """Return the conditions as a request to Triton names them, one a line."""
     lines = [
-        f"- `{item['name']}` ({item['dtype']}, shape {['N', *item['shape']]}, or one row for all),"
-        f" and `unconditional_{item['name']}` for guidance"
+        f"- `{served_name(item['name'])}` ({item['dtype']}, shape {['N', *item['shape']]}, or one"
+        f" row for all), and `unconditional_{item['name']}` for guidance"
         for item in _condition_specs(contents)
     ]
     return "\n".join(["Conditions:", *lines]) if lines else "The model has no conditions."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from diffc.errors import UnavailableError
 from diffc_export.targets import on_gpu, target
+from diffc_runtime.calls import PROMPTS, REQUEST, served_name
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
@@ -227,15 +228,15 @@ def pipeline_model(name: str, contents: BundleContents, instances: int) -> Model
     """
     pb = config_messages()
     config = pb.ModelConfig(name=name, backend="python")
-    for field, kind in _REQUEST.items():
-        config.input.add(name=field, data_type=kind, dims=[1], optional=True)
-    for field in ("prompt", "negative_prompt") if contents.texts else ():
+    for field, dtype in REQUEST.items():
+        config.input.add(name=field, data_type=_data_type(dtype), dims=[1], optional=True)
+    for field in PROMPTS if contents.texts else ():
         config.input.add(name=field, data_type=pb.TYPE_STRING, dims=[-1], optional=True)
     for item in contents.info["inputs"]:
         if item["kind"] == "condition":
             kind, dims = _data_type(item["dtype"]), [-1, *item["shape"]]
-            either = bool(contents.texts)
-            config.input.add(name=item["name"], data_type=kind, dims=dims, optional=either)
+            name, either = served_name(item["name"]), bool(contents.texts)
+            config.input.add(name=name, data_type=kind, dims=dims, optional=either)
             none = f"unconditional_{item['name']}"
             config.input.add(name=none, data_type=kind, dims=dims, optional=True)
     channels, *size = sample_shape(contents)
@@ -246,20 +247,6 @@ def pipeline_model(name: str, contents: BundleContents, instances: int) -> Model
         config.output.add(name="notes", data_type=pb.TYPE_STRING, dims=[-1])
     config.instance_group.append(_instances(contents.target, instances, native=False))
     return config
-
-
-_INT32, _INT64, _FP32, _STRING = 8, 9, 11, 13
-"""The numbers of TYPE_INT32, TYPE_INT64, TYPE_FP32 and TYPE_STRING in DataType."""
-_REQUEST = {
-    "seed": _INT64,
-    "steps": _INT32,
-    "n": _INT32,
-    "first": _INT64,
-    "guidance": _FP32,
-    "scheduler": _STRING,
-    "height": _INT32,
-    "width": _INT32,
-}
 
 
 def sample_shape(contents: BundleContents) -> tuple[int, ...]:

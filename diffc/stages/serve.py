@@ -161,7 +161,9 @@ def _tensors(loop: LoopOptions) -> dict[str, Any]:
     """A request's tensors beside its number of steps: conditions, and guidance where there is."""
     import numpy as np
 
-    tensors = {name: value[None] for name, value in loop.conditions.items()}
+    from diffc_runtime.calls import served_name
+
+    tensors = {served_name(name): value[None] for name, value in loop.conditions.items()}
     if loop.guidance != 1:
         tensors |= {f"unconditional_{n}": value[None] for n, value in loop.unconditional.items()}
         tensors["guidance"] = np.array([loop.guidance], np.float32)

@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 _NONE = "unconditional_"
 """Before a condition's name: its value for "none", which guidance leads away from."""
 _MOST_EACH = 1024
+REQUEST = {
+    "seed": "int64",
+    "steps": "int32",
+    "n": "int32",
+    "first": "int64",
+    "guidance": "float32",
+    "scheduler": "string",
+    "height": "int32",
+    "width": "int32",
+}
+"""What a request to a server may have beside prompts and conditions: name -> type of its value."""
+PROMPTS = ("prompt", "negative_prompt")
+
+
+def served_name(condition: str) -> str:
+    """Return the name of a condition in a request to a server, where REQUEST's names are taken."""
+    return f"condition_{condition}" if condition in (*REQUEST, *PROMPTS) else condition
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from diffc.bundle import triton, triton_check, triton_config, write_bundle
 from diffc.bundle.ahead import check_ahead
+from diffc.bundle.contents import find_contents
 from diffc.errors import RequestError, UnavailableError
 from diffc_runtime.bundles import misfits
+from diffc_runtime.calls import PROMPTS, REQUEST
 
 
 def config(repository: Path, model: str) -> pb.ModelConfig:
@@ -83,6 +86,20 @@ def test_the_pipeline_takes_what_the_issue_says(conditional_out, tmp_path):
         assert [t.name for t in found.output] == ["images", "samples"]
         assert list(found.output[0].dims) == [-1, 8, 8, 3]
     assert config(tmp_path / "repo", "pipeline_bls").instance_group[0].count == 8
+
+
+def test_a_condition_with_the_name_of_a_requests_input_has_another(conditional_out):
+    """FLUX's network has an input `guidance`, as a request has; a server needs one of each name."""
+    contents = find_contents(conditional_out, None, "compressed")
+    for taken in (*REQUEST, *PROMPTS):
+        renamed = [
+            {**item, "name": taken} if item["name"] == "class_labels" else item
+            for item in contents.info["inputs"]
+        ]
+        same = replace(contents, info={**contents.info, "inputs": renamed}, texts={"text": Path()})
+        names = [t.name for t in triton_config.pipeline_model("pipeline", same, 1).input]
+        assert len(set(names)) == len(names)
+        assert {taken, f"condition_{taken}", f"unconditional_{taken}"} < set(names)
 
 
 def test_steps_share_a_batch_where_the_backend_serves_any(tmp_path):

@@ -33,7 +33,13 @@ pytestmark = [
 ]
 
 MODELS = ("pipeline", "pipeline_bls")
-KINDS = {"n": np.int32, "steps": np.int32, "guidance": np.float32, "height": np.int32}
+KINDS = {
+    "condition_guidance": np.float32,
+    "n": np.int32,
+    "steps": np.int32,
+    "guidance": np.float32,
+    "height": np.int32,
+}
 STEPS = 2
 
 
@@ -144,6 +150,38 @@ def test_a_wrong_prompt_gets_one_line_and_the_server_lives_on(server, model, wro
         ask(server, model, steps=STEPS, **wrong)
     assert says in str(refusal.value) and "\n" not in str(refusal.value)
     assert ask(server, model, prompt="a", steps=STEPS)[0].shape == (1, 16, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def flux_out(tmp_path_factory) -> Path:
+    """OUT of a pipeline whose network takes the scale of guidance."""
+    place = tmp_path_factory.mktemp("flux")
+    tiny_prompts.save_flux(place / "model")
+    return tiny_prompts.build_engines(place / "model", place / "out", place / "cache", 16)
+
+
+def test_guidance_goes_to_the_networks_input_where_it_has_one(flux_out, tmp_path):
+    write_bundle(flux_out, tmp_path / "local", server="none", side="dense")
+    local = open_bundle(tmp_path / "local", threads=1)
+    running = Server(repository(flux_out, tmp_path / "repo")).start()
+    options = {"seed": 4, "num_inference_steps": STEPS}
+    try:
+        for model in MODELS:
+            shown = []
+            for scale in (1.5, 9.0, None):
+                more = {} if scale is None else {"guidance": scale}
+                images, notes = ask(running, model, prompt="a cat", steps=STEPS, seed=4, **more)
+                samples = local.sample("a cat", guidance_scale=scale, **options)
+                assert near(images, samples) and notes == []
+                shown.append(samples)
+            assert np.abs(shown[0] - shown[1]).max() > 1e-3, "the scale counts"
+            images, _ = ask(
+                running, model, prompt="a cat", steps=STEPS, seed=4, guidance=1.5,
+                condition_guidance=9.0,
+            )  # fmt: skip
+            assert near(images, shown[1])
+    finally:
+        assert running.stop() == 0
 
 
 def test_over_http_a_prompt_is_a_string_of_json(server, local):

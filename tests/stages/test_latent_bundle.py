@@ -119,9 +119,11 @@ def test_the_report_names_the_text_encoders(out):
 
 
 @pytest.mark.slow
-def test_a_model_repository_holds_the_decoder(out, tmp_path):
+def test_a_model_repository_holds_the_decoder_and_the_text_encoder(out, tmp_path):
     made = write_bundle(out, tmp_path / "models", server="triton")
-    assert made.models == ("denoiser", "decoder", "pipeline", "pipeline_bls")
+    assert made.models == ("denoiser", "decoder", "text_encoder", "pipeline", "pipeline_bls")
+    engines = {path.parent.parent.name for path in (tmp_path / "models").glob("*/1/model.onnx")}
+    assert engines == {"denoiser", "decoder", "text_encoder"}
 
 
 @pytest.mark.slow

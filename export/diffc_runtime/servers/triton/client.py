@@ -7,7 +7,7 @@
 The first is for a model with text encoders; ``--n`` is the number of images of each prompt. Four
 images are a-0.png to a-3.png. Pictures need Pillow; ``.npy`` holds the array, without it.
 ``--bls`` asks the model that runs every step on the denoiser model. ``--condition NAME=VALUE``, or
-``NAME=FILE.npy``, for each of the model's conditions; ``--guidance`` for classifier-free guidance.
+``NAME=FILE.npy``, for each of the model's conditions; ``--guidance`` for the scale of guidance.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ except ImportError as error:
     sys.exit(f'error: {error}; pip install "tritonclient[http]" numpy')
 
 
+_KINDS = {
+    **dict.fromkeys(("n", "steps", "height", "width"), np.int32),
+    **dict.fromkeys(("seed", "first"), np.int64),
+    "guidance": np.float32,
+}
+_TEXTS = ("prompt", "negative_prompt", "scheduler")
+
+
 def inputs(**values: Any) -> list[Any]:
     """Return Triton's inputs: prompts, ``seed``, ``steps``, ``n``, ``guidance``, conditions."""
     tensors = []
@@ -37,18 +45,10 @@ def inputs(**values: Any) -> list[Any]:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    if name in ("prompt", "negative_prompt"):
+    if name in _TEXTS:
         texts = [value] if isinstance(value, str) else value
         return np.array([text.encode() for text in texts], np.object_)
-    whole = dict.fromkeys(("n", "steps", "height", "width"), np.int32)
-    whole |= dict.fromkeys(("seed", "first"), np.int64)
-    if name in whole:
-        return np.array([value], whole[name])
-    if name == "guidance":
-        return np.array([value], np.float32)
-    if name == "scheduler":
-        return np.array([value.encode()], np.object_)
-    return np.asarray(value)
+    return np.array([value], _KINDS[name]) if name in _KINDS else np.asarray(value)
 
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
@@ -91,6 +91,8 @@ def values_by_name(given: list[str], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for item in given:
         name, _, text = item.partition("=")
+        if not prefix and name in (*_KINDS, *_TEXTS):
+            name = f"condition_{name}"  # the request has an input of this name
         if text.endswith(".npy"):
             values[prefix + name] = np.load(text, allow_pickle=False)
         else:

@@ -2,8 +2,10 @@
 
 What a client may send: ``seed``, ``steps``, ``n``, ``first``, ``guidance``, ``scheduler``,
 ``height``, ``width``, ``prompt`` and ``negative_prompt`` where the model has text encoders, and a
-tensor for each condition, ``unconditional_NAME`` for guidance. All are optional but what a model
-without text encoders is conditioned on; steps and guidance are by default those of pipeline.json.
+tensor for each condition, ``unconditional_NAME`` for guidance. A condition whose name is one of
+these is ``condition_NAME``. All are optional but what a model without text encoders is conditioned
+on; steps and guidance are by default those of pipeline.json. Where the network has an input for the
+scale of guidance, as FLUX has, ``guidance`` of a request with prompts goes there.
 The answer to a wrong request is an error that says what is wrong; the model keeps running.
 """
 
@@ -137,10 +139,13 @@ def _scalar(request: Any, name: str, default: Any) -> Any:
 
 def _conditions(pipeline: Any, request: Any) -> dict[str, Any]:
     """Return the conditions, and their values for "none", by name; one row is for all images."""
+    from diffc_runtime.calls import served_name
+
     given: dict[str, Any] = {}
     for spec in pipeline.conditions:
-        for name in (spec.name, f"unconditional_{spec.name}"):
-            tensor = pb_utils.get_input_tensor_by_name(request, name)
+        none = f"unconditional_{spec.name}"
+        for name, tensor_name in ((spec.name, served_name(spec.name)), (none, none)):
+            tensor = pb_utils.get_input_tensor_by_name(request, tensor_name)
             if tensor is not None:
                 array = tensor.as_numpy()
                 given[name] = array[0] if len(array) == 1 else array
