@@ -13,6 +13,7 @@ from diffc_runtime.errors import (
     OutOfMemory,
     RequestError,
     UnavailableError,
+    known_names,
     nearest,
     unknown,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "OutOfMemory",
     "RequestError",
     "UnavailableError",
+    "known_names",
     "nearest",
     "unknown",
 ]

@@ -151,7 +151,11 @@ def resolve_command(
     Args:
         need_weights: False takes a config.json alone.
         forget: section -> the options that are not taken over from an output folder's recipe.
+
+    Raises:
+        RequestError, InputError: there is no such model, or a value of the recipe is wrong.
     """
+    from diffc.cli.shipped_answers import refuse_out_of_reach
     from diffc.data.recipe_of_model import recipe_of_model
     from diffc.models.loras.files import with_loras
     from diffc.models.source import find_source
@@ -169,6 +173,7 @@ def resolve_command(
             options = locked[section].items()
             locked[section] = {key: value for key, value in options if key not in names}
         recipe = resolve(family="", recipe=command.recipe, flags=flags, base=locked)
+        refuse_out_of_reach(source, recipe)
         return with_loras(source, recipe.loras, recipe.adapted_loras), recipe, folder
     source = find_source(
         command.model,
@@ -177,6 +182,7 @@ def resolve_command(
         family=command.family,
     )
     recipe = recipe_of_model(source, command.recipe, flags)
+    refuse_out_of_reach(source, recipe)
     source = with_loras(source, recipe.loras, recipe.adapted_loras)
     return source, recipe, command.out or default_out(command.model, recipe.prune.word)
 

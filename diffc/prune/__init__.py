@@ -3,6 +3,7 @@
 importance/     how much each unit matters: one file for each score
 cost.py         the cost of widths: MACs and parameters
 allocate.py     widths under a budget: uniform, global
+reach.py        how far a network can be lowered; refuses what lies beyond
 knapsack.py     the least importance lost under several budgets at once
 planning.py     recipe and scores to plan
 plan.py         the plan: which channels to keep, and why; plan.json

@@ -24,10 +24,11 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from diffc.errors import RequestError, unknown
+from diffc.errors import unknown
 from diffc.models.branches import Branch, Unit, covering
 from diffc.models.groups import Group
 from diffc.prune.cost import CostModel, Widths
+from diffc.prune.reach import Reach
 
 Scores = Mapping[str, NDArray[np.float64]]
 Measure = Callable[[Widths], float]
@@ -289,9 +290,13 @@ def _can_step(widths: Widths, bounds: Limits) -> NDArray[np.bool_]:
     return fits
 
 
-def check_reachable(
-    costs: CostModel, bounds: Limits, measure: Measure, target: float, *, fit: str | None = None
-) -> None:
+def reach_of(costs: CostModel, bounds: Limits, measure: Measure) -> Reach:
+    """How far ``measure`` can be lowered within the limits."""
+    stays = measure(lowest(costs.dense, bounds)) / measure(costs.dense)
+    return Reach(stays, tuple(_held_by(costs, bounds, measure)))
+
+
+def check_reachable(costs: CostModel, bounds: Limits, measure: Measure, target: float) -> None:
     """Refuse a target that is below what the least widths cost.
 
     Args:
@@ -299,28 +304,12 @@ def check_reachable(
         bounds: The least width of each unit, and what widths are a multiple of.
         measure: Widths -> what is to be lowered.
         target: What it should come to.
-        fit: The memory that was asked for, in whose place ``target`` is.
 
     Raises:
         RequestError: The target is out of reach; the message says how much can be removed.
     """
-    least = lowest(costs.dense, bounds)
-    dense, floor = measure(costs.dense), measure(least)
-    if floor <= target:
-        return
-    reach = math.floor((1 - floor / dense) * 1000) / 1000
-    names = _held_by(costs, bounds, measure)
-    because = f"; held by {', '.join(names)}" if names else ""
-    if fit is not None:
-        raise RequestError(
-            f"--fit {fit} cannot be reached: at least {floor / dense:.3g} of the dense model's "
-            "memory stays",
-            hint=f"give more, a precision of fewer bytes, or lower the floors{because}",
-        )
-    raise RequestError(
-        f"ratio {1 - target / dense:.3g} cannot be reached: at most {reach:.3g} can be removed",
-        hint=f"lower --ratio, the floors or the alignment{because}",
-    )
+    if measure(lowest(costs.dense, bounds)) > target:
+        reach_of(costs, bounds, measure).check_ratio(1 - target / measure(costs.dense))
 
 
 def _held_by(costs: CostModel, bounds: Limits, measure: Measure) -> list[str]:

@@ -38,6 +38,7 @@ from diffc.prune.allocate import (
     lowest,
     of_groups,
     paper_widths,
+    reach_of,
     settled,
     total_loss,
     walk,
@@ -46,13 +47,11 @@ from diffc.prune.cost import CostModel, Widths, cost_model
 from diffc.prune.depth.staying import held_branches
 from diffc.prune.knapsack import Budget, minimise
 from diffc.prune.plan import Plan, unit_plans
+from diffc.prune.reach import widest_value
 from diffc.recipe import BuildSection, ExportSection, PruneSection, Recipe
 from diffc.recipe.sections.prune import by_latency
 from diffc.recipe.words import byte_count
 from diffc_export.specs import TensorSpec
-
-VALUE_BYTES = {"fp32": 4, "auto": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
-"""Precision -> bytes of a number in memory; ``auto`` may turn out to be fp32."""
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -138,7 +137,7 @@ def problem_of(
         staying = held_branches(meta_denoiser(source), known, inputs, costs.units, bounds, scores)
         bounds.least[staying] = 1
     start = _start_widths(costs, bounds, options.widths)
-    return Problem(
+    problem = Problem(
         source=source,
         options=options,
         export=recipe.export,
@@ -150,6 +149,19 @@ def problem_of(
         tokens=tokens,
         notes=tuple(notes),
     )
+    _check_fit(problem, recipe.build)
+    return problem
+
+
+def _check_fit(problem: Problem, build: BuildSection) -> None:
+    """Refuse memory in which not even the least widths have room."""
+    fit, costs = problem.options.fit, problem.costs
+    most = byte_count(fit or "")
+    if fit is None or most is None:
+        return
+    bounds = Limits(problem.bounds.step, problem.least)
+    dense = costs.memory(costs.dense) * widest_value(build)
+    reach_of(costs, bounds, costs.memory).check_fit(fit, most, dense)
 
 
 def _fitted(options: PruneSection, build: BuildSection, costs: CostModel) -> PruneSection:
@@ -157,7 +169,7 @@ def _fitted(options: PruneSection, build: BuildSection, costs: CostModel) -> Pru
     most = byte_count(options.fit or "")
     if most is None:
         return options
-    wide = max(VALUE_BYTES[build.of(name).precision] for name in build.target)
+    wide = widest_value(build)
     ratio = max(1.0 - most / wide / costs.memory(costs.dense), 0.0)
     return options.model_copy(update={"ratio": ratio, "ratio_of": "memory"})
 
@@ -285,7 +297,7 @@ def check_plan(source: Source, recipe: Recipe, align: int) -> list[str]:
     measure = measure_of(options.ratio_of, costs)
     target = measure(costs.dense) * (1 - options.ratio)
     bounds = Limits(problem.bounds.step, problem.least)
-    check_reachable(costs, bounds, measure, target, fit=options.fit)
+    check_reachable(costs, bounds, measure, target)
     return list(problem.notes)
 
 
@@ -337,13 +349,17 @@ def budget_of(problem: Problem) -> Budget:
 
 def measure_of(ratio_of: str, costs: CostModel) -> Measure:
     """What ``--ratio-of`` counts, latency apart (by_latency/search.py)."""
-    measures: dict[str, Measure] = {
+    return measures_of(costs)[ratio_of]
+
+
+def measures_of(costs: CostModel) -> dict[str, Measure]:
+    """Everything that ``--ratio-of`` can count from configs alone, by its name."""
+    return {
         "macs": costs.macs,
         "params": costs.params,
         "memory": costs.memory,
         "channels": lambda widths: float(np.sum(widths * _elements(costs.units))),
     }
-    return measures[ratio_of]
 
 
 def _elements(units: Sequence[Unit]) -> NDArray[np.int64]:

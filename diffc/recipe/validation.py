@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from diffc.errors import RequestError, nearest
+from diffc.errors import RequestError, known_names, nearest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,8 +46,7 @@ def _request_error(kind: type[BaseModel], error: ValidationError, where: str) ->
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = _keys_at(kind, path[:-1])
-        close = nearest(path[-1], known)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+        hint = known_names(path[-1], sorted(known))
         return RequestError(f"unknown key '{key}' in {where}", hint=hint)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # diffc's own message, which names the value already

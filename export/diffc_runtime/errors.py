@@ -94,14 +94,23 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> list[str]:
     return difflib.get_close_matches(word, list(known), n=n, cutoff=0.5)
 
 
+def known_names(word: str, known: Iterable[str]) -> str:
+    """What to say to a name that does not exist: the nearest that does, and all that do.
+
+    Of very many names, only the nearest are said; where none is near, the first ones.
+    """
+    names = list(known)
+    close, many = nearest(word, names), len(names) > _SHOWN
+    if close and many:
+        return f"did you mean {' or '.join(close)}?"
+    meant = f"did you mean {close[0]}? " if close else ""
+    more = f", and {len(names) - _SHOWN} more" if many else ""
+    return f"{meant}known: {', '.join(names[:_SHOWN])}{more}"
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> RequestError:
-    """The error for a name that does not exist, with the nearest ones that do."""
-    names = sorted(known)
-    close = nearest(word, names)
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    known_names = f"known: {', '.join(names[:_SHOWN])}{more}"
-    hint = f"did you mean {' or '.join(close)}?" if close else known_names
-    return RequestError(f"unknown {kind} '{word}'", hint=hint)
+    """The error for a name that does not exist, with those that do."""
+    return RequestError(f"unknown {kind} '{word}'", hint=known_names(word, sorted(known)))
 
 
 class BadRequest(RequestError, ValueError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from .errors import BadRequest, nearest
+from .errors import BadRequest, known_names
 from .schedulers import NAMES, check_steps, deterministic_name, own_name, scheduler
 from .schedules import SPACINGS, Config, train_steps
 from .stepping import Scheduler
@@ -147,6 +147,4 @@ def _number(word: str, text: str) -> float:
 
 
 def _unknown(kind: str, word: str, known: tuple[str, ...]) -> BadRequest:
-    close = nearest(word, known)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
-    return BadRequest(f"unknown {kind} '{word}' ({hint})")
+    return BadRequest(f"unknown {kind} '{word}' ({known_names(word, known)})")

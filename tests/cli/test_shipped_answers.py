@@ -8,9 +8,13 @@ from dataclasses import replace
 import pytest
 from support.command import diffc_in_process as diffc
 
-from diffc.cli.shipped_answers import ANSWERS, shipped_answer
+from diffc.cli.shipped_answers import ANSWERS, refuse_out_of_reach, shipped_answer
+from diffc.data.recipe_of_model import recipe_of_model
+from diffc.errors import RequestError
 from diffc.models.source import find_source
+from diffc.prune.planning import check_plan
 from diffc.recipe import resolve
+from diffc.stages.plan import alignment
 from scripts import fill_answers
 
 
@@ -49,6 +53,40 @@ def test_the_demo_has_an_answer(verb):
 )
 def test_another_question_has_none(flags):
     assert asked(**flags) is None
+
+
+BEYOND = [
+    {"ratio": 0.999},
+    {"ratio": 0.999, "ratio_of": "params", "allocate": "uniform"},
+    {"ratio": 0.99, "ratio_of": "channels"},
+    {"ratio": 0.99, "ratio_of": "memory"},
+    {"fit": "0.1MB"},
+]
+
+
+@pytest.mark.parametrize("prune", [*BEYOND, {"ratio": 0.9}, {"fit": "9MB"}])
+@pytest.mark.parametrize("model", ["demo", "demo-text"])
+def test_what_is_out_of_reach_is_refused_in_the_words_of_the_check_that_traces(model, prune):
+    source = find_source(model)
+    recipe = recipe_of_model(source, None, {"prune": prune})
+    if prune not in BEYOND:
+        refuse_out_of_reach(source, recipe)
+        check_plan(source, recipe, alignment(recipe))
+        return
+    with pytest.raises(RequestError) as at_once:
+        refuse_out_of_reach(source, recipe)
+    with pytest.raises(RequestError) as by_trace:
+        check_plan(source, recipe, alignment(recipe))
+    assert str(at_once.value) == str(by_trace.value)
+    assert at_once.value.hint == by_trace.value.hint
+
+
+@pytest.mark.parametrize("flags", [{"floors": {"*": 0.5}}, {"fixed": ["conv_in"]}, {"align": 8}])
+def test_other_limits_are_left_to_the_check_that_traces(flags):
+    recipe = resolve(
+        family="UNet2DModel", recipe="demo", flags={"prune": {**flags, "ratio": 0.999}}
+    )
+    refuse_out_of_reach(find_source("demo"), recipe)
 
 
 def test_scores_are_another_question(tmp_path):

@@ -93,7 +93,7 @@ def test_what_fits_already_is_not_cut(demo, scores):
 
 def test_what_cannot_fit_is_refused_with_what_stays(demo):
     recipe = resolve(family="UNet2DModel", flags={"prune": {"fit": "0.3MB"}})
-    with pytest.raises(RequestError, match=r"--fit 0\.3MB cannot be reached: at least 0\.0"):
+    with pytest.raises(RequestError, match=r"--fit 0\.3MB .* at least 0\.\d+ MB of"):
         check_plan(demo, recipe, 16)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from diffc.errors import nearest
+from diffc.errors import known_names
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.validation import validate
 from diffc.recipe.words import Gpus, Numbers, Words
@@ -69,12 +69,7 @@ class BuildSection(RecipeSection):
             raise ValueError(f"build.target names no target (known: {', '.join(known)})")
         for name in (*self.target, *self.each):
             if name not in known:
-                close = nearest(name, known)
-                raise ValueError(
-                    f"unknown target '{name}' ("
-                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
-                    + ")"
-                )
+                raise ValueError(f"unknown target '{name}' ({known_names(name, known)})")
         for batch in (self.batch, *(overrides.batch for overrides in self.each.values())):
             if batch is not None and (not batch or min(batch) < 1):
                 raise ValueError(f"batch: {list(batch)} has a size below 1")

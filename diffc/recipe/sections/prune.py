@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from diffc.errors import nearest
+from diffc.errors import known_names
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.words import Fraction, Memory, Words
 
@@ -47,9 +47,8 @@ class ImportanceSection(RecipeSection):
         known = score_names()
         method = next((name for name in known if name.lower() == method.lower()), method)
         if method not in known:
-            close = nearest(method, known)
-            near = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown importance score '{method}' ({near})")
+            words = known_names(method, known)
+            raise ValueError(f"unknown importance score '{method}' ({words})")
         return method
 
 
