@@ -61,6 +61,16 @@ def verdict_words(frontier: Frontier) -> str:
     return "" if own is None else standing_words(frontier, own)
 
 
+def fewer_images_words(frontier: Frontier) -> str:
+    """Which figures are of fewer images than the others; '' where none are."""
+    fewer = frontier.of_fewer_images()
+    if not fewer:
+        return ""
+    loops = " and ".join(f"{point.name}" for point, _ in fewer)
+    count = min(count for _, count in fewer)
+    return f"of {loops}, the first {count} of these images"
+
+
 def product_words(frontier: Frontier) -> str:
     """'20.1x as fast an image as torch eager (ddim:10 against ddim:50)'; '' without torch.
 

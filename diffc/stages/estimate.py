@@ -20,7 +20,7 @@ from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import TrainingSection
 from diffc.stages.decoder import decoder_stage
-from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, ROUNDS
+from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.loop import Loop
 
@@ -206,13 +206,17 @@ def _frontier(run: _PlannedRun, recipe: Recipe) -> float:
     """The images of every loop of both sides, and their times in turn."""
     extent, call = recipe.measure.frontier, run.rate.call_seconds
     ratio = max(run.share, 0.01)
-    loops = FrontierLoops(run.loops.reference, run.loops.loops, extent, ratio)
+    learned = recipe.distill.aim == "loop"
+    loops = FrontierLoops(run.loops.reference, run.loops.loops, extent, ratio, learned)
     dense = sum(run.rows(one.loop) for one in loops.of_dense(run.source.scheduler))
     small = sum(run.rows(one.loop) for one in loops.of_compressed(run.source.scheduler))
+    reference = run.rows(run.loops.reference)
     once = _ENGINE * call * (dense + run.share * small)
     images = min(MOST_IMAGES[extent], recipe.quality.images)
-    eager = (
-        _EAGER * call * run.rows(run.loops.reference) if recipe.measure.explain != "off" else 0.0
-    )
+    of_reference = min(OF_REFERENCE[extent] or images, images)
+    # a student's own reference loop is timed, and its images are those before that training
+    long = _ENGINE * call * reference * (1 + (run.share if learned else 0.0))
+    judged = images * (once - long) + of_reference * (long + _ENGINE * call * reference * learned)
+    eager = _EAGER * call * reference if recipe.measure.explain != "off" else 0.0
     timed = min(ROUNDS[extent] * (once + eager), MOST_SECONDS[extent])
-    return (images + 1) * once + eager + timed
+    return judged + once + eager + timed

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = {"quick": 16, "full": 64}
 """Images of each loop, at most: as many as the samples stage made."""
-ROUNDS = {"quick": 8, "full": 10}
+OF_REFERENCE = {"quick": 4, "full": None}
+"""Images of the reference loop itself; None: as many as of the others."""
+ROUNDS = {"quick": 5, "full": 10}
 MOST_SECONDS = {"quick": 60.0, "full": 600.0}
 
 
@@ -156,7 +158,7 @@ def frontier_stage(
     packages = () if inputs.model.absent else ("torch", "diffusers")
     return Stage(
         f"frontier-{timed.target}",
-        3,
+        4,
         inputs,
         frontier,
         FrontierOutcome,
@@ -183,6 +185,7 @@ def _loops(out: Path, recipe: Recipe, judged: JudgedSamples, timed: TargetResult
         (*judged.own, *others),
         recipe.measure.frontier,
         1 / timed.speedup.median,
+        learned=recipe.distill.aim == "loop",
     )
 
 
@@ -255,7 +258,14 @@ def _judged_by(inputs: FrontierInputs) -> JudgedBy:
 
     images = load_file(inputs.images.path)["dense"][: inputs.n].astype(np.float32)
     rows = inputs.rows
-    return JudgedBy(images, inputs.seed, rows.conditions, rows.unconditional, inputs.metrics)
+    return JudgedBy(
+        images,
+        inputs.seed,
+        rows.conditions,
+        rows.unconditional,
+        inputs.metrics,
+        of_reference=OF_REFERENCE[inputs.loops.extent],
+    )
 
 
 def _sides(inputs: FrontierInputs, scratch: Path) -> Work[list[SideWork]]:

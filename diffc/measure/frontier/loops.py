@@ -18,7 +18,12 @@ STEPS: dict[str, tuple[int, ...]] = {
     "quick": (10, 5, 3, 1),
     "full": (25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1),
 }
-"""The numbers of steps of each extent, for every sampler."""
+"""The numbers of steps of each extent."""
+_MOST_OF_SECOND = {"quick": 5, "full": 25}
+"""The most steps of the second-order sampler: with many, all samplers are alike."""
+_MOST_BEYOND = 2
+"""A quick frontier has no loops of more than so many times the steps that a student learned, for
+which it is worse and slower."""
 _OF_FLOWS = "linspace"
 """The spacing of a flow whose config names none: its figures name this one."""
 FEWER = 0.9
@@ -47,12 +52,14 @@ class FrontierLoops:
         own: The compressed model's loops, settled; the first is served.
         extent: How many loops beside them.
         call_ratio: The time of a compressed call over that of a dense one; None where unknown.
+        learned: Whether the compressed model learned its own loops, and no others.
     """
 
     reference: Loop
     own: tuple[Loop, ...]
     extent: Extent
     call_ratio: float | None = None
+    learned: bool = False
 
     def of_dense(self, config: JsonObject) -> list[WantedLoop]:
         """The dense side's loops, without those that its process forbids.
@@ -79,7 +86,8 @@ class FrontierLoops:
         pairs: list[tuple[Loop, Role]] = [(loop, "own") for loop in self.own]
         pairs.append((self.reference, "grid"))
         guided = [replace(loop, guidance=self.reference.guidance) for loop in self.own]
-        return merged([*pairs, *((loop, "grid") for loop in guided), *self._grid(config)], config)
+        grid = [(loop, role) for loop, role in self._grid(config) if self._is_near(loop)]
+        return merged([*pairs, *((loop, "grid") for loop in guided), *grid], config)
 
     def before_training(self, config: JsonObject) -> list[WantedLoop]:
         """The loops of a student before it learned its own: for images, not for times.
@@ -99,6 +107,11 @@ class FrontierLoops:
         fitting = bisect_right(shorter, room, key=lambda loop: loop.rows(config))
         if fitting:
             yield shorter[fitting - 1]
+
+    def _is_near(self, loop: Loop) -> bool:
+        """Whether the compressed model may be worth something by this loop."""
+        most = _MOST_BEYOND * max(own.steps or 1 for own in self.own)
+        return not self.learned or self.extent == "full" or (loop.steps or 1) <= most
 
     def _fewer_steps(self) -> Iterator[Loop]:
         steps = self.reference.steps or 1
@@ -122,7 +135,7 @@ class FrontierLoops:
             yield replace(shorter, spacing=trailing if steps == 1 else shorter.spacing), "grid"
             if self.reference.sampler != first:
                 yield replace(shorter, sampler=first, spacing=trailing), "grid"
-            if steps > 1:  # of one step, all are alike
+            if 1 < steps <= _MOST_OF_SECOND[self.extent]:  # of one step, all are alike
                 yield replace(shorter, sampler=second, spacing=trailing), "grid"
 
 

@@ -80,6 +80,9 @@ class JudgedBy:
         unconditional: The same for guidance; empty for none.
         metrics: The metrics of the run.
         more: Metric -> what measures one that is of no pairs; None for none.
+        of_reference: How many images of the reference loop itself are made, which shows that the
+            engine gives what torch gives, and of the same loop before a training; None: as many as
+            of the others.
     """
 
     reference: Array
@@ -88,6 +91,12 @@ class JudgedBy:
     unconditional: Mapping[str, Array]
     metrics: tuple[str, ...]
     more: Mapping[str, Callable[[Array], PointFigure]] | None = None
+    of_reference: int | None = None
+
+    def of(self, wanted: WantedLoop) -> JudgedBy:
+        """The same by as many images as this loop takes."""
+        few = self.of_reference if "reference" in wanted.roles else None
+        return replace(self, reference=self.reference[:few])
 
 
 @dataclass(frozen=True)
@@ -202,7 +211,7 @@ class _Run:
             if runner is not None and point.absent is None:
                 point = yield from self._tried(point, runner, _options(self._image, side, wanted))
                 if side.judged and point.absent is None:
-                    point = yield from self._with_figures(point, wanted.loop)
+                    point = yield from self._with_figures(point, wanted)
                 if not side.timed and point.name in self.loops:
                     del self.loops[point.name], self.engines[point.name], self.first[point.name]
             self.points.append(point)
@@ -218,11 +227,11 @@ class _Run:
         self.loops[point.name], self.engines[point.name] = loop, runner
         return point
 
-    def _with_figures(self, point: Point, loop: Loop) -> Work[Point]:
+    def _with_figures(self, point: Point, wanted: WantedLoop) -> Work[Point]:
         """The point with the figures of its images, or why it has none."""
-        judged = self._judged
+        judged = self._judged.of(wanted)
         try:
-            images = yield from _images(self.loops[point.name], loop, judged, point.name)
+            images = yield from _images(self.loops[point.name], wanted.loop, judged, point.name)
         except _CANNOT as error:
             return point.model_copy(update={"unjudged": str(error)})
         reason = why_unjudged(judged.reference, images)

@@ -80,7 +80,7 @@ class Frontier(_FrontierPart):
         batch: Images made at once in the timed loops.
         reference: The dense model's loop, by torch, whose images all are compared with.
         seed: Of the noise.
-        n: The number of images of each point.
+        n: The number of images of each point; of the reference loop itself there may be fewer.
         points: Every loop that was measured, the dense side's first.
         other_seed: SSIM of the reference loop's images to those of other noise: how far apart two
             good images are; None for one image, or without SSIM.
@@ -116,6 +116,14 @@ class Frontier(_FrontierPart):
         """The first point of a role that was judged and not timed."""
         of_side = (p for p in self.points if p.side == side and p.latency_ms is None)
         return next((p for p in of_side if role in p.roles), None)
+
+    def of_fewer_images(self) -> list[tuple[Point, int]]:
+        """The points that fewer than ``n`` images were judged of, and how many."""
+        counts = (
+            (point, max((len(figure.each) for figure in point.figures.values()), default=0))
+            for point in self.points
+        )
+        return [(point, count) for point, count in counts if 0 < count < self.n]
 
     def with_role(self, side: Side, role: Role) -> Point | None:
         """The first timed point of a role, in the order of ``points``."""

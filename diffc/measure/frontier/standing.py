@@ -89,12 +89,15 @@ def takes_no_longer(one: Point, other: Point) -> bool:
 
 
 def difference(own: Point, rival: Point, metric: Metric) -> Estimated | None:
-    """By how much ``own`` is better, image by image; None without pairs."""
+    """By how much ``own`` is better, image by image; None without pairs.
+
+    Images are in the order of the noise, so that those of fewer images pair with the first ones.
+    """
     ours, theirs = (p.figures[metric.name].each for p in (own, rival))
-    if not ours or len(ours) != len(theirs):
+    if not ours or not theirs:
         return None
     sign = 1 if metric.better == "higher" else -1
-    mean = estimate([sign * (a - b) for a, b in zip(ours, theirs, strict=True)])
+    mean = estimate([sign * (a - b) for a, b in zip(ours, theirs, strict=False)])
     return Estimated(mean=mean.mean, ci95=mean.ci95)
 
 

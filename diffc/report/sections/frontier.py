@@ -84,6 +84,7 @@ def _how_read(frontier: Frontier) -> Iterator[str]:
         f"{FRONT.strip()} no loop of either side is both faster and closer to dense "
         f"{frontier.reference} of torch, by {frontier.n} images from the same noise"
     )
+    yield frontiers.fewer_images_words(frontier)
     if frontier.other_seed is not None:
         value = f"{frontier.other_seed.value:.3f}"
         yield f"SSIM of that loop's images to those of other noise: {value}"

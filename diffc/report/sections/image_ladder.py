@@ -12,7 +12,7 @@ from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.rungs import ImageRung, image_ladder
 from diffc.measure.frontier.standing import main_metric
 from diffc.measure.quality.base import Metric
-from diffc.report import speed
+from diffc.report import frontiers, speed
 from diffc.report.blocks import Block, Details, Notes, Part, Table
 from diffc.report.ladder_chart import ChartRung, ladder_chart
 from diffc.report.model import Report
@@ -41,7 +41,9 @@ def _blocks(frontier: Frontier, rungs: Sequence[ImageRung]) -> Iterator[Block]:
         (*_cells(rung, bar), _figure(metric, rung)) for rung, bar in zip(rungs, shown, strict=True)
     ]
     yield Table(rows, ("", "one image", "by", "in all", label))
-    yield Notes(list(_absent(frontier)))
+    by = f"by {frontier.n} images from the same noise"
+    fewer = frontiers.fewer_images_words(frontier)
+    yield Notes([f"{by}; {fewer}" if fewer else by, *_absent(frontier)])
     yield ladder_chart(shown, "one image", rungs[0].label)
     noise = [] if frontier.noise is None else [speed.noise_words(frontier.noise)]
     yield Details("How it was measured", [Notes([_HOW, *noise])])
