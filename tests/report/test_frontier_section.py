@@ -178,3 +178,22 @@ def test_the_product_is_in_the_headline(demo):
     words = "16.7x as fast an image as torch eager on ort-cpu (ddim:10 against ddim:50)"
     assert words in to_markdown(demo).replace("\\", "")
     assert "one image beside torch eager on ort-cpu" in to_html(demo)
+
+
+def test_the_product_names_the_distance_where_that_is_exact_enough(demo):
+    demo.frontiers = [half_cut("ddim:10")]
+    figure = {
+        "dense": 0.5,
+        "compressed": 0.45,
+        "se": {"dense": 0.02, "compressed": 0.015},
+        "n": 999,
+    }
+    demo.quality["own-frechet"] = figure | {"features": "the dense model"}
+    words = (
+        "16.7x as fast an image as torch eager on ort-cpu (ddim:10 against ddim:50), at 0.90 ± "
+        "0.05 times the dense model's own Frechet distance (999 images)"
+    )
+    assert words in to_markdown(demo).replace("\\", "")
+    for broken in ({"se": {"dense": 0.2, "compressed": 0.015}}, {"dense": -0.01}, {"se": {}}):
+        demo.quality["own-frechet"] = figure | broken
+        assert "times the dense model's own" not in to_markdown(demo)

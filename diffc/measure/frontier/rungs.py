@@ -56,7 +56,7 @@ def image_ladder(frontier: Frontier) -> list[ImageRung]:
     rungs: list[ImageRung] = []
     causes: list[str] = []
     for step in _steps(frontier):
-        if rungs and rungs[-1].point is step.point and rungs[-1].figures is step.figures:
+        if rungs and _is_same(rungs[-1], step):
             continue
         causes.append(step.cause)
         if step.point is None:
@@ -79,6 +79,13 @@ class _Step:
     cause: str
     point: Point | None
     figures: Mapping[str, PointFigure]
+
+
+def _is_same(rung: ImageRung, step: _Step) -> bool:
+    """True where the step changes nothing, as where a student's loop is the reference loop."""
+    if rung.label == step.label:
+        return True
+    return rung.point is step.point and rung.figures is step.figures
 
 
 def _steps(frontier: Frontier) -> Iterator[_Step]:

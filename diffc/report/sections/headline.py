@@ -14,6 +14,7 @@ from diffc.report import frontiers, speed
 from diffc.report.blocks import Fact, Facts
 from diffc.report.loops import count_words, dense_loop, image_words, loop_words
 from diffc.report.model import Report
+from diffc.report.quality_rows import distance_words
 from diffc.report.sections import Section
 from diffc.report.units import change, interval, milliseconds
 from diffc.report.verdict import ssim_of, summary, verdicts, worst_value
@@ -26,7 +27,7 @@ def headline(report: Report) -> str:
 
 def _build(report: Report) -> Iterator[Facts]:
     first, *others = verdicts(report)
-    products = [frontiers.product_words(one) for one in report.frontiers]
+    products = [_product(report, one) for one in report.frontiers]
     notes = [*products, first.advice, *(one.words for one in others)]
     yield Facts(
         first.words,
@@ -34,6 +35,12 @@ def _build(report: Report) -> Iterator[Facts]:
         [note for note in notes if note],
         summary(report),
     )
+
+
+def _product(report: Report, frontier: Frontier) -> str:
+    """How much faster than torch, and at how many times the dense model's distance."""
+    words, distance = frontiers.product_words(frontier), distance_words(report.quality or {})
+    return f"{words}, {distance}" if words and distance else words
 
 
 def _facts(report: Report) -> Iterator[Fact]:

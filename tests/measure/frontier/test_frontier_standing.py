@@ -177,3 +177,17 @@ def test_a_student_of_its_loop_is_shown_before_that_training(guided, causes) -> 
     assert shown == pytest.approx([1.0, 0.9, 0.3, 0.8])
     times = [rung.by.median for rung in rungs[1:]]
     assert times == pytest.approx([1000 / 600, 25, 2] if guided else [1000 / 600, 50, 1])
+
+
+def test_a_student_of_the_reference_loop_has_no_two_rungs_of_one_label() -> None:
+    loop = "ddim:50"
+    rungs = image_ladder(
+        frontier(
+            point("dense", loop, 1000, around(1.0), roles=("reference",)),
+            before_training(loop, around(0.9), "reference"),
+            before_training(loop, around(0.9), "own"),
+            point("compressed", loop, 600, around(0.95), roles=("own",)),
+        )
+    )
+    assert [rung.cause for rung in rungs] == ["", "pruning", "distilled for it"]
+    assert [rung.figures["ssim"].value for rung in rungs] == pytest.approx([1.0, 0.9, 0.95])
