@@ -11,6 +11,10 @@ folder, and its loops, separated by commas; repeatable. So students that were tr
 the dense model among them, and other ratios stand in the same tables. Each model is sampled by the
 scheduler config in its own folder. A LABEL that begins with "dense" is of the dense side.
 
+--timed LABEL TARGET PRECISION: the first loop of a model of --also on another engine too, whose
+parity with torch in float32 stands beside its time; repeatable. Torch eager's dense reference loop
+is always timed.
+
     images     by torch, in bf16 where the machine is fast at it (what that changes is measured and
                stands in the results); kept in --work, so that a stopped run goes on
     cost       whole loops of one image by the target's engines, all rows in turn, in calls of the
@@ -54,6 +58,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dense", help="the dense model, where it is not where OUT says")
     parser.add_argument("--also", nargs=3, action="append", default=[],
                         metavar=("LABEL", "FOLDER", "LOOPS"))  # fmt: skip
+    parser.add_argument("--timed", nargs=3, action="append", default=[],
+                        metavar=("LABEL", "TARGET", "PRECISION"))  # fmt: skip
     parser.add_argument("--loops", help="these of both sides, separated by commas")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -93,7 +99,10 @@ def main() -> None:
     clean = CleanSet.load(args.run / STATE / CLEAN)
     rows = figures.measure(models, images, judge, clean)
     judged, load = time.monotonic(), os.getloadavg()
-    costs = clock.measure(models, args.run, args.work, name=args.target, rounds=args.rounds)
+    fast = [clock.Fast(*one) for one in args.timed]
+    costs, faster = clock.measure(
+        models, args.run, args.work, name=args.target, rounds=args.rounds, fast=fast
+    )
     whole = [{**row, **costs[key]} for key, row in rows.items()]
     found: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -110,6 +119,7 @@ def main() -> None:
             "environment": read_environment().model_dump(mode="json"),
         },
         "rows": whole,
+        "faster": faster,
         "at_equal_time": results.at_equal_time(whole),
         "behind": results.behind(whole),
         "ranks": figures.ranks(whole),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.frontier.rows import DENSE, Images, Model
+from diffc_runtime.loop import Loop
 
 Row = dict[str, Any]
 SHEET = 12
@@ -110,7 +111,30 @@ def sentences(results: Row) -> list[str]:
     ]
     ranks = ", ".join(f"{name} {value:.3f}" for name, value in results["ranks"].items())
     lines.append(f"- rank correlation with the classifier's distance over all rows: {ranks}")
+    lines += [_eager_words(row) for row in results["rows"] if "distilled" in row["model"]]
+    lines += [_faster_words(row, results["how"]["unit"]) for row in results["faster"]]
     return lines
+
+
+def _eager_words(row: Row) -> str:
+    return f"- {row['model']} {row['loop']}: {_over_eager(row)}"
+
+
+def _over_eager(row: Row) -> str:
+    """'160x as fast an image as torch eager, 95 % [150, 170]'."""
+    low, high = row["eager_times_ci95"]
+    times = f"{row['eager_times']:.3g}x as fast an image as torch eager with the reference loop"
+    return f"{times}, 95 % [{low:.3g}, {high:.3g}]"
+
+
+def _faster_words(row: Row, unit: str) -> str:
+    """Of the same loop on another engine."""
+    times = (Loop.parse(unit).steps or 1) / row["cost"]
+    return (
+        f"- {row['row']} (relative error to torch {row['parity']:.2g}, at most "
+        f"{row['parity_limit']:g}): {row['image_ms']:.1f} ms, cost {row['cost']:.3f}, {times:.1f} "
+        f"times faster than dense {unit}; {_over_eager(row)}"
+    )
 
 
 def plot(results: Row, path: Path) -> None:

@@ -1,10 +1,10 @@
-"""The models that bench.frontier compares: compressed, and students of a loop of one call.
+"""The models that bench.frontier compares: compressed, and students of loops of one and two calls.
 
-    python -m bench.frontier.students FOLDER [base] [compressed-1] [dense-1]
+    python -m bench.frontier.students FOLDER [base] [compressed-1] [dense-1] [compressed-2] ...
 
     base          the demo at half its MACs, distilled for any loop: FOLDER/base
-    compressed-1  the same cut, distilled for ddim:1
-    dense-1       the whole dense model, distilled for ddim:1, in about as long
+    compressed-1  the same cut, distilled for ddim:1; compressed-2: for ddim:2
+    dense-1       the whole dense model, distilled for ddim:1, in about as long; dense-2: for ddim:2
 
 Each run that has ended stands in bench/results/students.json, with the processor seconds of its
 stages; those of a stage that another run shares are at the run that did it.
@@ -25,17 +25,19 @@ from diffc.measure.environment import read_environment
 RESULT = Path(__file__).parents[1] / "results" / "students.json"
 
 
-def one_call(steps: int) -> dict[str, Any]:
-    """The options of a student of one call."""
+def student(calls: int, steps: int) -> dict[str, Any]:
+    """The options of a student of a loop of so many calls."""
     loop = {"steps": steps, "trajectories": 2048, "teacher_steps": 12}
     aim = {"aim": "loop", "steps": 80, "quality_every": 0, "loop": loop}
-    return {"loops": ["ddim:1"], "distill": aim}
+    return {"loops": [f"ddim:{calls}"], "distill": aim}
 
 
 RUNS: dict[str, tuple[float, dict[str, Any]]] = {
     "base": (0.5, {"loops": ["own"], "distill": {"steps": 320, "quality_every": 0}}),
-    "compressed-1": (0.5, one_call(700)),
-    "dense-1": (0.0, one_call(330)),
+    "compressed-1": (0.5, student(calls=1, steps=700)),
+    "dense-1": (0.0, student(calls=1, steps=330)),
+    "compressed-2": (0.5, student(calls=2, steps=700)),
+    "dense-2": (0.0, student(calls=2, steps=330)),
 }
 
 

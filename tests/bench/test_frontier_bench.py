@@ -66,6 +66,7 @@ def test_a_small_run_goes_to_its_end_and_goes_on_after_a_stop(
     given = [str(compiled[0]), "--data", str(data), "--small", "--dense", str(tiny_model)]
     given += ["--work", str(tmp_path / "work"), "--out", str(out)]
     given += ["--also", "dense again", str(tiny_model), "own:3,ddim:4"]
+    given += ["--timed", "dense again", "ort-cpu", "fp32"]
     monkeypatch.setattr(sys, "argv", ["frontier", *given])
     frontier.main()
     found = json.loads(out.with_suffix(".json").read_text())
@@ -77,6 +78,10 @@ def test_a_small_run_goes_to_its_end_and_goes_on_after_a_stop(
         assert again[name] == dense[name], "one model and loop have one set of images"
     assert again["ssim"]["mean"] == pytest.approx(1, abs=1e-3)
     assert set(found["ranks"]) == {"own-frechet", "own-kernel"}
+    (fast,) = found["faster"]
+    assert fast["row"] == "dense again own:3, ort-cpu fp32" and fast["parity"] < 1e-4
+    assert all(one["eager_times"] > 0 for one in (fast, *found["rows"]))
+    assert "as fast an image as torch eager" in out.with_suffix(".md").read_text()
     assert found["how"]["rounding"]["ssim"] > 0.9
     for picture in (out.with_suffix(".png"), out.with_name("frontier-images.png")):
         assert picture.stat().st_size > 500
