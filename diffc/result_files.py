@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffc.errors import InputError, RequestError
-from diffc_runtime.files import write_text
+from diffc_runtime.files import write_bytes
 
 _TRIED_BYTES = 1 << 16
 
@@ -55,12 +55,13 @@ def check_folder(folder: Path, flag: str) -> None:
         _try_in(folder.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Replace ``path`` as a whole; write into a device or a pipe (/dev/null, /dev/stderr)."""
+    data = content.encode() if isinstance(content, str) else content
     if _is_device(path):
-        path.write_text(text, "utf-8")
+        path.write_bytes(data)
     else:
-        write_text(path, text)
+        write_bytes(path, data)
 
 
 def append_text(path: Path, text: str) -> None:

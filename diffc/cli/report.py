@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from diffc_runtime.json_types import JsonDict
 
 
-@takes("output_folders", "open", "html", "report_history", "price", "json", "quiet")
+@takes("output_folders", "open", "html", "plot", "report_history", "price", "json", "quiet")
 def report_(
     command: Command,
     output_folders: list[Path],
     open_: bool,
     html: Path | None,
+    plot: Path | None,
     history: Path | None,
     price: float | None,
 ) -> None:
@@ -30,6 +31,7 @@ def report_(
     \b
       diffc report OUT
       diffc report OUT --open --price 0.71/h
+      diffc report OUT --plot frontier.png
       diffc report OUT-30 OUT-50 OUT-70 --html comparison.html
     """
     from diffc.report.current import current_report
@@ -41,8 +43,9 @@ def report_(
         reports.append((str(path), report))
         for note in notes:
             print(f"diffc: note: {note}", file=sys.stderr)
-    if len(reports) > 1 and history is not None:
-        raise RequestError("--history belongs to one report", hint="give one OUT")
+    for flag, path in {"--history": history, "--plot": plot}.items():
+        if len(reports) > 1 and path is not None:
+            raise RequestError(f"{flag} belongs to one report", hint="give one OUT")
     if len(reports) > 1:
         page = html or (Path("comparison.html") if open_ else None)
         _show_several(reports, page, command)
@@ -51,6 +54,8 @@ def report_(
         folder = out if out.is_dir() else out.parent
         page = (html or folder / "report.html") if open_ or html or history else None
         _show_one(reports[0][1], folder, page, history, command)
+        if plot is not None:
+            _draw(reports[0][1], plot, quiet=command.silent)
     if page is not None:
         _show_page(page, open_, quiet=command.silent)
 
@@ -68,6 +73,21 @@ def _show_one(
     if page is not None:
         with writing(page, "--html"):
             write_whole(page, to_html(report, folder, rows))
+
+
+def _draw(report: Report, plot: Path, *, quiet: bool) -> None:
+    from diffc.report.frontier_figure import KINDS, frontier_figure
+    from diffc.result_files import check_outputs, write_whole, writing
+
+    kind = plot.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise RequestError(f"--plot {plot}: a picture's name ends in .{', .'.join(KINDS)}")
+    check_outputs({"--plot": plot})
+    content = frontier_figure(report, kind)
+    with writing(plot, "--plot"):
+        write_whole(plot, content)
+    if not quiet:
+        print(plot)
 
 
 def _read_history(path: Path | None) -> list[JsonDict]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
+from support.command import diffc_in_process
 from support.frontiers import around, frontier, half_cut, point
 from support.reports import find_part, notes_of, rows_of
 
+from diffc.errors import InputError, UnavailableError
 from diffc.measure.frontier.rungs import image_ladder
 from diffc.measure.frontier.served import with_times_of
 from diffc.report import terminal
+from diffc.report.frontier_figure import frontier_figure
 from diffc.report.frontiers import advice, crossing_words, verdict_words
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
@@ -22,6 +27,7 @@ from diffc.report.model import Report
 from diffc.report.plot import HEIGHT, Mark, Plot, draw
 from diffc.report.verdict import summary, verdict
 
+ROOT = Path(__file__).parents[2]
 DEMO_RUN = Path(__file__).parent / "older.json"
 TITLE = "What a millisecond buys"
 
@@ -197,3 +203,49 @@ def test_the_product_names_the_distance_where_that_is_exact_enough(demo):
     for broken in ({"se": {"dense": 0.2, "compressed": 0.015}}, {"dense": -0.01}, {"se": {}}):
         demo.quality["own-frechet"] = figure | broken
         assert "times the dense model's own" not in to_markdown(demo)
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_the_frontier_is_drawn_into_a_file(demo, kind, start):
+    both = half_cut("ddim:10")
+    demo.frontiers = [both, both.model_copy(update={"target": "openvino"})]
+    content = frontier_figure(demo, kind)
+    assert content.startswith(start) and content == frontier_figure(demo, kind)
+
+
+def test_a_figure_is_as_high_as_it_has_targets(demo):
+    one = half_cut("ddim:10")
+    heights = []
+    for frontiers in ([one], [one, one.model_copy(update={"target": "openvino"})]):
+        demo.frontiers = frontiers
+        heights.append(Image.open(io.BytesIO(frontier_figure(demo, "png"))).size)
+    assert heights[1] == (heights[0][0], 2 * heights[0][1])
+
+
+def test_a_report_without_a_frontier_is_not_drawn(demo):
+    demo.frontiers = []
+    with pytest.raises(InputError, match="no frontier to draw"):
+        frontier_figure(demo, "png")
+
+
+def test_without_matplotlib_what_to_install_is_named(demo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UnavailableError) as caught:
+        frontier_figure(demo, "png")
+    assert caught.value.hint == "pip install 'diffc[plot]'"
+
+
+def test_the_verb_draws_it(tmp_path):
+    path = tmp_path / "new" / "frontier.png"
+    run = ROOT / "bench" / "results" / "demo-run.json"
+    result = diffc_in_process("report", run, "--plot", path, "--quiet")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(path).size[0] > 1000
+    for words, because in (
+        (["--plot", "a.gif"], ".png, .svg, .pdf"),
+        ([run, "--plot", path], "one report"),
+    ):
+        result = diffc_in_process("report", run, *words)
+        assert result.returncode == 2 and because in result.stderr

@@ -367,6 +367,12 @@ REPORT = (
         group=WHAT,
     ),
     Flag(
+        "plot",
+        Path,
+        "Draw the frontier here: .png, .svg or .pdf.",
+        group=WHAT,
+    ),
+    Flag(
         "report_history",
         Path,
         "A .jsonl of diffc check, drawn over time.",
