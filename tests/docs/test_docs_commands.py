@@ -86,7 +86,7 @@ def save_sdxl(folder: Path) -> None:
 
 
 LOOP = {"steps": 2, "batch": 4, "trajectories": 4, "teacher_steps": 2}
-"""Of the demo's recipe, in the place of its own training for a loop."""
+"""Of the shipped models' recipes, in the place of their own training for a loop."""
 
 
 def environment(folder: Path, cache: Path) -> dict[str, str]:
@@ -94,9 +94,11 @@ def environment(folder: Path, cache: Path) -> dict[str, str]:
     for name, family in (("unet2d", "UNet2DModel"), ("unet2d-condition", "UNet2DConditionModel")):
         quick = {"family": family, "about": "A few steps of everything.", **QUICK}
         (recipes / f"{name}.yaml").write_text(yaml.safe_dump(quick))
-    demo = yaml.safe_load((RECIPES / "demo.yaml").read_text())
-    demo["distill"] |= {"steps": 4, "loop": LOOP}
-    (recipes / "demo.yaml").write_text(yaml.safe_dump(demo))
+    for name in ("demo", "demo-text"):
+        shipped = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+        quick = {**shipped, **QUICK, "repair": {"rows": 8}}
+        quick["distill"] = {**shipped["distill"], **QUICK["distill"], "loop": LOOP}
+        (recipes / f"{name}.yaml").write_text(yaml.safe_dump(quick))
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(OVERLAY)
     paths = [str(folder / "site"), str(pages.ROOT), os.environ.get("PYTHONPATH", "")]
