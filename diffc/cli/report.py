@@ -43,8 +43,8 @@ def report_(
         reports.append((str(path), report))
         for note in notes:
             print(f"diffc: note: {note}", file=sys.stderr)
-    for flag, path in {"--history": history, "--plot": plot}.items():
-        if len(reports) > 1 and path is not None:
+    for flag, file in {"--history": history, "--plot": plot}.items():
+        if len(reports) > 1 and file is not None:
             raise RequestError(f"{flag} belongs to one report", hint="give one OUT")
     if len(reports) > 1:
         page = html or (Path("comparison.html") if open_ else None)
