@@ -20,6 +20,7 @@ from diffc_export.targets.engine import NAME, exported_file, read_info
 from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonDict, JsonObject
 from diffc_runtime.loop import Loop
+from diffc_runtime.loras import FOLDER, SUFFIX
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.prompts import read_plan
 
@@ -66,6 +67,11 @@ class BundleContents:
     loop: Loop | None = None
     texts: Mapping[str, Path] = field(default_factory=dict)
     text: Path | None = None
+
+    @property
+    def loras(self) -> Path:
+        """The folder of the LoRAs that were adapted to the engine; it may be missing."""
+        return loras_folder(self.engine)
 
     @property
     def target(self) -> str:
@@ -168,6 +174,11 @@ class BundleContents:
         if scale is None:
             raise InputError(f"{self.decoder}: its model.json gives no scaling_factor")
         return {"scale": scale, "shift": shift or 0.0}
+
+
+def loras_folder(engine: Path) -> Path:
+    """Return where the LoRAs of an engine folder of OUT lie: OUT/engines/TARGET/loras/SIDE."""
+    return engine.parent / FOLDER / engine.name
 
 
 def find_sampler(scheduler: JsonObject, inputs: Sequence[JsonObject]) -> tuple[str, str | None]:
@@ -344,6 +355,12 @@ def _describe_value(value: object) -> str:
     if not isinstance(value, list):
         return str(value)
     return ", ".join(" ".join(str(part) for part in item.values()) for item in value) or "none"
+
+
+def copy_loras(contents: BundleContents, to: Path) -> None:
+    """Copy the LoRAs of the engine into a bundle's folder."""
+    for file in sorted(contents.loras.glob(f"*{SUFFIX}")):
+        copy_file(file, to / FOLDER / file.name)
 
 
 def copy_engine(engine: Path, to: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import diffc_runtime
 from diffc.bundle import readme
-from diffc.bundle.contents import BundleContents, copy_engine
+from diffc.bundle.contents import BundleContents, copy_engine, copy_loras
 from diffc.bundle.folder import copy_file, copy_package
 from diffc_export.targets import target
 from diffc_runtime.prompt_plan import TEXT_FOLDER
@@ -43,6 +43,7 @@ def copy_engines(contents: BundleContents, to: Path) -> None:
     for name, engine in (*contents.folders(), *contents.texts.items()):
         copy_engine(engine, to / name)
     copy_tokenizers(contents, to)
+    copy_loras(contents, to)
 
 
 def copy_tokenizers(contents: BundleContents, to: Path) -> None:

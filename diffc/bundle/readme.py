@@ -9,6 +9,7 @@ from diffc_export.targets import target
 from diffc_runtime.calls import served_name
 from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonObject
+from diffc_runtime.loras import SUFFIX
 from diffc_runtime.prompts import read_plan
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ sys.path.insert(0, ".")  # this folder
 pipe = open_bundle(".")  # this folder
 {_call(contents)}```
 
-{_prompts(contents)}{_judged(contents)}An image is named by its seed and its index: the first of
-`pipe(n=4, seed=0)`
+{_prompts(contents)}{_loras(contents)}{_judged(contents)}An image is named by its seed and its
+index: the first of `pipe(n=4, seed=0)`
 is that of `pipe(seed=0)`, and `pipe.generate(1, ..., first=3)` gives the samples of the fourth
 alone, as a numpy array. Requests larger than the engine's largest batch are split.
 """
@@ -107,10 +108,10 @@ def triton_readme(contents: BundleContents) -> str:
 
 ## The models
 - `denoiser`: one step of the network, {native}
-{_text_models(contents)}- `pipeline`: the whole loop in one process, quickest for one client;
-  the server's Python needs `numpy`{_also(contents)} and {_package(contents)}
-- `pipeline_bls`: the loop asks `denoiser` for every step, so that the server can batch the steps
-  of different requests; the server's Python needs `numpy`{_also(contents) or " alone"}
+{_text_models(contents)}- `pipeline`: the whole loop in one process; the steps of different requests
+  share calls of the engine, up to its largest batch; the server's Python needs `numpy`{_also(contents)} and {_package(contents)}
+- `pipeline_bls`: the loop asks `denoiser` for every step, so that steps are batched by the server,
+  with those of other clients of `denoiser`; the server's Python needs `numpy`{_also(contents) or " alone"}
 
 Load only those that you want with `--model-control-mode=explicit --load-model=pipeline`
 (`pipeline_bls` needs `denoiser`, and `decoder` and text encoders where there are any).
@@ -134,7 +135,7 @@ pip install "tritonclient[http]" numpy pillow
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
 `steps` (INT32, {steps}), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, {guidance}),
 `scheduler` (STRING, "{sampler}"), `height` and `width` (INT32), which must be the engine's.
-{_scale_input(contents)}{_prompt_inputs(contents)}{_conditions(contents)}
+{_lora_input(contents)}{_scale_input(contents)}{_prompt_inputs(contents)}{_conditions(contents)}
 Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
 without a decoder come as `samples` alone.{_notes_output(contents)}
 
@@ -170,6 +171,28 @@ def _prompt_inputs(contents: BundleContents) -> str:
         "`prompt` (STRING, one or several) makes `n` images of each, the first prompt's first;\n"
         "`negative_prompt` is one for all or one for each. A request has a prompt or conditions.\n"
     )
+
+
+def _lora_names(contents: BundleContents) -> list[str]:
+    return sorted(path.stem for path in contents.loras.glob(f"*{SUFFIX}"))
+
+
+def _loras(contents: BundleContents) -> str:
+    """Return how a call picks a LoRA; nothing without any."""
+    names = _lora_names(contents)
+    if not names:
+        return ""
+    return (
+        f'With a LoRA ({", ".join(names)}): `pipe(..., lora="{names[0]}")`, or\n'
+        f"`python . generate --lora {names[0]} ...`. The first call with each opens the engine\n"
+        "once more.\n\n"
+    )
+
+
+def _lora_input(contents: BundleContents) -> str:
+    """Return the line about LoRAs; nothing without any."""
+    names = _lora_names(contents)
+    return f"`lora` (STRING) of `pipeline` is one of {', '.join(names)}.\n" if names else ""
 
 
 def _scale_input(contents: BundleContents) -> str:

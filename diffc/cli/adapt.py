@@ -10,22 +10,38 @@ from diffc.cli.command import Command, takes
 from diffc.errors import InputError, RequestError
 
 if TYPE_CHECKING:
+    from diffc.models.loras.files import LoraFile
     from diffc.stages.adapt import AdaptedLora
+    from diffc.stages.engine_loras import AdaptedEngine
 
 _SHOWN = 4
 
 
-@takes("lora_file", "output_folder", "lora_out", "overwrite", "json", "quiet")
-def adapt_(command: Command, lora_file: str, output_folder: Path, force: bool) -> None:
+@takes(
+    *("lora_file", "output_folder", "lora_out", "to_engines", "lora_name", "overwrite"),
+    *("json", "quiet"),
+)
+def adapt_(
+    command: Command,
+    lora_file: str,
+    output_folder: Path,
+    engines: bool,
+    name: str | None,
+    force: bool,
+) -> None:
     """Cut a LoRA of the dense model by OUT's plan, for OUT/model.
 
     \b
       diffc adapt style.safetensors OUT
       diffc adapt style.safetensors:0.8 OUT --out style-small.safetensors
+      diffc adapt style.safetensors:0.8 OUT --engines
 
     The file has diffusers' names: diffc.load("OUT/model").load_lora_weights(FILE) takes it where
     peft is installed, and diffc compile OUT/model --lora FILE. It says what was left out with
     branches. diffc build OUT --lora makes engines with a LoRA of the dense model at once.
+
+    With --engines the LoRA is for OUT's engines, which stay as they are: diffc generate OUT --lora
+    style, and diffc.pipeline(OUT)(..., lora="style"), change from call to call.
     """
     from diffc.follows import check_model
     from diffc.models.loras.files import find_lora
@@ -37,6 +53,11 @@ def adapt_(command: Command, lora_file: str, output_folder: Path, force: bool) -
         lora = find_lora(lora_file)
     except ValueError as error:
         raise RequestError(str(error)) from None
+    if engines:
+        _adapt_to_engines(command, lora, output_folder, name, force)
+        return
+    if name is not None:
+        raise RequestError("--name is for --engines", hint="--out names the file")
     goal = command.out or output_folder / "loras" / lora.path.name
     if goal.is_dir():
         raise InputError(f"--out {goal} is a folder", hint="give a file")
@@ -50,6 +71,34 @@ def adapt_(command: Command, lora_file: str, output_folder: Path, force: bool) -
         print_json({**asdict(adapted), "path": str(goal)})
     elif not command.quiet:
         _show(adapted, output_folder)
+
+
+def _adapt_to_engines(
+    command: Command, lora: LoraFile, out: Path, name: str | None, force: bool
+) -> None:
+    from diffc.cli.show import answers, print_json
+    from diffc.follows import check_model
+    from diffc.report.tables import print_whole
+    from diffc.stages.engine_loras import adapt_to_engines, check_name
+
+    if command.out is not None:
+        raise RequestError("--out has no effect with --engines", hint="--name names the LoRA")
+    name = check_name(name or lora.name)
+    check_model(out)
+    rows = adapt_to_engines(lora, out, name, force)
+    if command.json:
+        print_json({"name": name, "engines": [_row(row) for row in rows]})
+    elif not command.quiet:
+        screen = answers()
+        for row in rows:
+            words = row.reason and f"does not take it: {row.reason}"
+            left = f", {row.left_out} left out with branches" if row.left_out else ""
+            words = words or f"{name}  {row.layers} layers{left}"
+            print_whole(screen, f"{row.target} {row.side}  {words}")
+
+
+def _row(row: AdaptedEngine) -> dict[str, object]:
+    return {**asdict(row), "path": None if row.path is None else str(row.path)}
 
 
 def _show(adapted: AdaptedLora, out: Path) -> None:

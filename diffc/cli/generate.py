@@ -32,6 +32,7 @@ SIDES = ("dense", "compressed")
     *(
         "image_guidance",
         "image_sampler",
+        "image_lora",
         "label",
         "condition",
         "unconditional",
@@ -100,6 +101,7 @@ class _ImageOptions:
     steps: int | None
     guidance: float | None
     sampler: str | None
+    lora: str | None
     label: str | None
     condition: list[str] | None
     unconditional: list[str] | None
@@ -153,6 +155,7 @@ def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         scheduler=request.sampler,
+        lora=request.lora,
         **conditions,
     )
 

@@ -15,6 +15,7 @@ from diffc_export.targets import target as target_of
 from diffc_export.targets.engine import NAME
 from diffc_runtime import Pipeline, open_engine
 from diffc_runtime.bundles import decoder_of, image_size, pipeline_of
+from diffc_runtime.loras import EngineLoras
 from diffc_runtime.prompts import open_prompts
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
@@ -107,6 +108,7 @@ def _open(one: OutEngine) -> Pipeline:
         opened.image_size = image_size(decoder.info)
     if contents.text is not None:
         opened.prompts = open_prompts(contents.text, contents.texts)
+    opened.loras = EngineLoras(contents.engine, contents.loras)
     return as_judged(opened, one.out, contents)
 
 

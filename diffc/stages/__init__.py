@@ -22,6 +22,7 @@ explain.py         where the speed-up comes from
 serve.py           the loop through an inference server
 
 adapt.py           a LoRA file for OUT/model, cut by its plan
+engine_loras.py    LoRAs for OUT's engines, which a call picks by name
 order.py           the order of these, and what each verb asks of it
 finished.py        a finished run in OUT, and a compile that asks for another one there
 preflight.py       what can be refused before the first stage

@@ -19,7 +19,7 @@ from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
 from diffc.models.loras.pairs import read_pairs
 from diffc.models.source import Source, find_source
 from diffc.output import locked_recipe, read_lock
-from diffc.prune.lora import cut_pairs, diffusers_names, shapes_of, units_of
+from diffc.prune.lora import CutPairs, cut_pairs, diffusers_names, shapes_of, units_of
 from diffc.prune.plan import Plan
 from diffc_runtime.files import write_bytes
 
@@ -62,7 +62,6 @@ def adapt_lora(lora: LoraFile, out: Path, goal: Path) -> AdaptedLora:
         InputError: The LoRA does not fit the dense model, or has nothing of the denoiser.
     """
     source = find_source(out / "model")
-    plan = Plan.read(out / "plan.json")
     if DENOISER not in lora.components:
         raise InputError(
             f"{lora.path} changes only {' and '.join(sorted(lora.components))}, "
@@ -70,10 +69,7 @@ def adapt_lora(lora: LoraFile, out: Path, goal: Path) -> AdaptedLora:
             hint=f"load it as it is: diffc.load('{out / 'model'}').load_lora_weights(...)",
         )
     loras = ComponentLoras((lora,), source.class_name, source.config)
-    dense, specs = _dense_of(source, out)
-    units = units_of(dense, source.class_name, specs)
-    _check_plan(units, plan, out)
-    cut = cut_pairs(read_pairs(lora, source.component, shapes_of(dense), loras), units, plan.keep())
+    cut = cut_for(lora, out)
     state = diffusers_names(
         source.component or family(source.class_name).component, cut.pairs, lora
     )
@@ -90,8 +86,26 @@ def adapt_lora(lora: LoraFile, out: Path, goal: Path) -> AdaptedLora:
         state |= diffusers_names(name, pairs, lora)
         texts += len(pairs)
     _save(state, goal, lora)
+    dense, _ = _dense_of(source, out)
     loads = hasattr(type(dense), "load_lora_adapter")
     return AdaptedLora(goal, len(cut.pairs), cut.narrowed, cut.left_out, texts, loads)
+
+
+def cut_for(lora: LoraFile, out: Path) -> CutPairs:
+    """Cut a LoRA of the dense model for OUT/model.
+
+    Raises:
+        InputError: The LoRA does not fit the dense model, or OUT is of one that had been compressed
+            before.
+    """
+    source = find_source(out / "model")
+    plan = Plan.read(out / "plan.json")
+    loras = ComponentLoras((lora,), source.class_name, source.config)
+    dense, specs = _dense_of(source, out)
+    units = units_of(dense, source.class_name, specs)
+    _check_plan(units, plan, out)
+    pairs = read_pairs(lora, source.component, shapes_of(dense), loras)
+    return cut_pairs(pairs, units, plan.keep())
 
 
 def _dense_of(source: Source, out: Path) -> tuple[nn.Module, list[TensorSpec]]:

@@ -28,6 +28,8 @@
     machine/       processor, GPUs, driver, CUDA, memory that ran out, installed packages
     engine_folder.py  engine.json and the files that it names
     fit.py         does an engine fit this machine?
+    loras.py       LoRAs that a call picks by name, in the weights of an engine's file
+    shared_calls.py  one engine for the loops of several threads
     bundles.py     a bundle's folder -> a Pipeline
     files.py       files and folders written whole or not at all, and their hashes
     images.py      samples -> uint8, grids, PNG

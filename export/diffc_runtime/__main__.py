@@ -70,6 +70,7 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         make.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
+    make.add_argument("--lora", help="a LoRA of the bundle, by its name")
     make.add_argument("--threads", type=int, help="of a processor; default: all")
     make.add_argument("--out", type=Path, default=Path("image.png"), help=".png, .jpg, .webp, .npy")
     make.add_argument("--grid", action="store_true", help="one picture of all images")
@@ -82,6 +83,7 @@ def _generate(options: argparse.Namespace) -> None:
     check_files(files, options.force)
     pipeline = open_bundle(options.bundle, options.threads)
     _check_picture(pipeline, options.out)
+    pipeline = pipeline.with_lora(options.lora)
     usual = pipeline.defaults
     guidance = usual.guidance if options.guidance is None else options.guidance
     if options.unconditional and guidance == 1:

@@ -4,6 +4,7 @@
                     steps and the guidance of the pictures that diffc's report judged
     engine/         the denoiser's engine folder; beside it engine-NAME/, for other GPUs
     decoder/        the VAE decoder's, for a latent model
+    loras/          LoRAs that a call may name, of the engine in engine/
     text/           how prompts become conditions, and the tokenizers; beside it a folder for each
                     text encoder
 
@@ -22,6 +23,8 @@ from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
 from .json_types import JsonObject
+from .loaders import find_loader
+from .loras import FOLDER, EngineLoras
 from .pipeline import Pipeline, PipelineDefaults, smallest_batch
 from .prompt_plan import TEXT_FOLDER
 from .prompts import open_prompts
@@ -60,13 +63,15 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     """
     folder = Path(folder).expanduser().absolute()
     settings = read_settings(folder)
-    engine = open_engine(fitting_engine(folder, settings), threads)
+    place = fitting_engine(folder, settings)
+    engine = open_engine(place, threads)
     decoder = open_engine(folder / "decoder", threads) if settings.get("latent") else None
     decode = None if decoder is None else decoder_of(decoder)
     opened = pipeline_of(settings, engine.info, engine.run, decode)
     if decoder is not None:
         opened.image_size = image_size(decoder.info)
     opened.prompts = open_prompts(folder / TEXT_FOLDER, text_engines(folder), threads)
+    opened.loras = EngineLoras(place, folder / FOLDER, threads)
     return opened
 
 
@@ -129,6 +134,12 @@ def fitting_engine(folder: Path, settings: JsonObject | None = None) -> Path:
             return engine
     message = "; ".join(f"{engine.name}: {reason}" for engine, reason in reasons.items())
     raise UnfitEngine(message or f"{folder} holds no engine folder")
+
+
+def serves_any_batch(folder: Path) -> bool:
+    """Return True if the engine of a bundle's folder takes larger batches than it names."""
+    target = read_info(fitting_engine(folder, read_settings(folder)))["target"]
+    return bool(find_loader(target).ANY_BATCH)
 
 
 def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str | None]:

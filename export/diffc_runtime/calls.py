@@ -32,6 +32,7 @@ REQUEST = {
     "scheduler": "string",
     "height": "int32",
     "width": "int32",
+    "lora": "string",
 }
 """What a request to a server may have beside prompts and conditions: name -> type of its value."""
 PROMPTS = ("prompt", "negative_prompt")

@@ -71,9 +71,24 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         check_files(folder, info["files"])
     except DamagedEngine as error:
         raise UnfitEngine(str(error)) from None
+    run = load_engine(folder, info, threads or cpu.cores())
+    return Engine(info, specs(info), batches(info), run)
+
+
+def load_engine(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
+    """Return the call of an engine whose files lie in ``folder``; they are not checked again.
+
+    Args:
+        folder: The folder of the engine's files.
+        info: The content of its engine.json.
+        threads: For engines on a processor.
+
+    Raises:
+        UnfitEngine: The runtime is not installed, or cannot load it.
+    """
     with _in_one_line("cannot load the engine"):
-        run = loaders.find_loader(info["target"]).load(folder, info, threads or cpu.cores())
-    return Engine(info, specs(info), batches(info), _said_in_one_line(run))
+        run = loaders.find_loader(info["target"]).load(folder, info, threads)
+    return _said_in_one_line(run)
 
 
 def specs(info: Mapping[str, Any]) -> tuple[Input, ...]:

@@ -12,6 +12,7 @@ allocates nothing but the array that ``denoise`` returns.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
@@ -37,6 +38,7 @@ from .values import Denoise as Denoise
 from .values import Input as Input
 
 if TYPE_CHECKING:
+    from .loras import EngineLoras
     from .prompts import PromptEncoder
 
 MOST_BATCH = 64
@@ -100,6 +102,7 @@ class Pipeline:
         defaults: What a call of the object has where it says nothing.
         runs_on: In words, what runs the denoiser, such as ``ort-cpu fp32``.
         prompts: The text encoders; None for a model without.
+        loras: The LoRAs that a call may name; None where the denoiser takes none.
         image_size: (height, width) of the images in pixels; by default that of a sample without a
             decoder.
     """
@@ -119,6 +122,7 @@ class Pipeline:
     runs_on: str = ""
     prompts: PromptEncoder | None = None
     image_size: tuple[int, int] | None = None
+    loras: EngineLoras | None = None
 
     def __post_init__(self, scheduler: str | None) -> None:
         self.scheduler_config = dict(self.scheduler_config)
@@ -169,9 +173,9 @@ class Pipeline:
             output_type: ``pil`` for Pillow images, ``np`` for an array (N, H, W, C) in [0, 1].
             **more: ``seed``, or ``generator``, a whole number: image i is image i of this seed, the
                 images of the first prompt first. ``height`` and ``width`` in pixels, which must be
-                those that the engine was built for. The model's conditions by name, (N, ...) or
-                (...) for all images alike, such as ``class_labels=[3, 7]``; ``unconditional_NAME``
-                for guidance.
+                those that the engine was built for. ``lora``, the name of a LoRA that was adapted
+                to the engine. The model's conditions by name, (N, ...) or (...) for all images
+                alike, such as ``class_labels=[3, 7]``; ``unconditional_NAME`` for guidance.
 
         Raises:
             BadRequest: An argument is out of range, or a condition is missing.
@@ -208,11 +212,30 @@ class Pipeline:
             num_inference_steps: The number of the sampler's steps.
             guidance_scale: Of guidance.
             scheduler: The sampler's name.
-            **more: Seed, number of images, conditions by name.
+            **more: Seed, number of images, LoRA, conditions by name.
         """
-        arguments = loop_arguments(self, prompt, negative_prompt, guidance_scale, more)
-        steps = self.defaults.steps if num_inference_steps is None else num_inference_steps
-        return self.generate(steps=steps, scheduler=scheduler, **arguments)
+        pipe = self.with_lora(more.pop("lora", None))
+        arguments = loop_arguments(pipe, prompt, negative_prompt, guidance_scale, more)
+        steps = pipe.defaults.steps if num_inference_steps is None else num_inference_steps
+        return pipe.generate(steps=steps, scheduler=scheduler, **arguments)
+
+    def with_lora(self, name: object) -> Pipeline:
+        """Return the pipeline with a LoRA in its denoiser; itself for None.
+
+        Args:
+            name: The LoRA's name.
+
+        Raises:
+            BadRequest: There is no such LoRA.
+            UnfitEngine: The LoRA is of another engine.
+        """
+        if name is None:
+            return self
+        if self.loras is None:
+            raise BadRequest(f"unknown LoRA {name!r}: what runs here ({self.runs_on}) takes none")
+        other = copy.copy(self)
+        other.denoise = self.loras.denoise(name)
+        return other
 
     def generate(
         self,

@@ -91,6 +91,21 @@ ADAPT = (
         options=("--out", "-o"),
         metavar="FILE",
     ),
+    Flag(
+        "to_engines",
+        bool,
+        "For the engines of OUT: calls pick the LoRA by its name.",
+        name="engines",
+        group=WHAT,
+    ),
+    Flag(
+        "lora_name",
+        str,
+        "With --engines: the LoRA's name.",
+        shown="the file's",
+        name="name",
+        group=WHAT,
+    ),
 )
 COMMON = (
     Flag(
@@ -255,6 +270,14 @@ GENERATE = (
         "Such as ddim, dpm++ or unipc; a name that is unknown lists them all.",
         shown="the report's",
         name="sampler",
+        group=WHAT,
+    ),
+    Flag(
+        "image_lora",
+        str,
+        "A LoRA that diffc adapt --engines adapted, by its name.",
+        name="lora",
+        metavar="NAME",
         group=WHAT,
     ),
     Flag("label", str, "Class labels, one an image: 3,7.", shown="the report's", group=WHAT),

@@ -55,6 +55,11 @@ class LoraFile:
         return f"{self.path.name} at {self.weight:g}"
 
     @property
+    def name(self) -> str:
+        """The file's name without its ending; its folder's where it has a library's usual name."""
+        return self.path.parent.name if self.path.name in _NAMES else self.path.stem
+
+    @property
     def text(self) -> str:
         """As ``--lora`` takes it."""
         return f"{self.path}:{self.weight!r}"

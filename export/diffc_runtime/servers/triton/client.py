@@ -30,7 +30,7 @@ _KINDS = {
     **dict.fromkeys(("seed", "first"), np.int64),
     "guidance": np.float32,
 }
-_TEXTS = ("prompt", "negative_prompt", "scheduler")
+_TEXTS = ("prompt", "negative_prompt", "scheduler", "lora")
 
 
 def inputs(**values: Any) -> list[Any]:
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, help="in pixels, as the engine was built for")
     parser.add_argument("--width", type=int, help="the same")
     parser.add_argument("--scheduler", help="the sampler; default: the model's")
+    parser.add_argument("--lora", help="a LoRA of the model, by its name")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
@@ -163,7 +164,7 @@ def save_images(images: np.ndarray, files: list[Path]) -> None:
 
 
 def _request_images(options: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
-    names = ("steps", "guidance", "scheduler", "height", "width", "negative_prompt")
+    names = ("steps", "guidance", "scheduler", "height", "width", "lora", "negative_prompt")
     optional = {name: getattr(options, name) for name in names}
     optional["prompt"] = options.prompt or None
     return generate_with_notes(

@@ -1,11 +1,11 @@
 """Answers a request to the pipeline model, for both ways of running the denoiser.
 
 What a client may send: ``seed``, ``steps``, ``n``, ``first``, ``guidance``, ``scheduler``,
-``height``, ``width``, ``prompt`` and ``negative_prompt`` where the model has text encoders, and a
-tensor for each condition, ``unconditional_NAME`` for guidance. A condition whose name is one of
-these is ``condition_NAME``. All are optional but what a model without text encoders is conditioned
-on; steps and guidance are by default those of pipeline.json. Where the network has an input for the
-scale of guidance, as FLUX has, ``guidance`` of a request with prompts goes there.
+``height``, ``width``, ``lora``, ``prompt`` and ``negative_prompt`` where the model has text
+encoders, and a tensor for each condition, ``unconditional_NAME`` for guidance. A condition whose
+name is one of these is ``condition_NAME``. All are optional but what a model without text encoders
+is conditioned on; steps and guidance are by default those of pipeline.json. Where the network has
+an input for the scale of guidance, as FLUX has, ``guidance`` of a request with prompts goes there.
 The answer to a wrong request is an error that says what is wrong; the model keeps running.
 """
 
@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,29 +60,64 @@ def warm_up(pipeline: Any) -> None:
 
 def responses(pipeline: Any, requests: list[Any]) -> list[Any]:
     """Return one response for each request, an error for a wrong one."""
-    return [_answer(pipeline, request) for request in requests]
+    return [images_of(pipeline, request)() for request in requests]
 
 
-def _answer(pipeline: Any, request: Any) -> Any:
+def images_of(pipeline: Any, request: Any) -> Callable[[], Any]:
+    """Read a request, encode its prompts, and return what makes its images and the response.
+
+    What is returned may run in another thread, and when the server has the request no more.
+    """
+    try:
+        with _errors_of_requests(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            pipe = pipeline.with_lora(_scalar(request, "lora", None))
+            arguments = _generate_arguments(pipe, request)
+    except _RequestError as error:
+        return partial(_error, error)
+    notes = [str(one.message) for one in caught if one.category is UserWarning]
+    return partial(_make, pipe, arguments, notes, list(request.requested_output_names()))
+
+
+def _make(pipe: Any, arguments: dict[str, Any], notes: list[str], names: list[str]) -> Any:
+    try:
+        with _errors_of_requests():
+            samples = pipe.generate(**arguments)
+    except _RequestError as error:
+        return _error(error)
+    return pb_utils.InferenceResponse(output_tensors=_outputs(samples, notes, names))
+
+
+class _RequestError(Exception):
+    """What a response says in the place of images.
+
+    Args:
+        message: What it says.
+        code: Triton's code for it.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@contextmanager
+def _errors_of_requests() -> Iterator[None]:
     from diffc_runtime import BadRequest, UnfitEngine
 
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            samples = pipeline.generate(**_generate_arguments(pipeline, request))
+        yield
     except BadRequest as error:
-        return _error(error, pb_utils.TritonError.INVALID_ARG)
+        raise _RequestError(str(error), pb_utils.TritonError.INVALID_ARG) from None
     except UnfitEngine as error:
-        return _error(error, pb_utils.TritonError.INTERNAL)
-    notes = [str(one.message) for one in caught if one.category is UserWarning]
-    return pb_utils.InferenceResponse(output_tensors=_outputs(samples, notes, request))
+        raise _RequestError(str(error), pb_utils.TritonError.INTERNAL) from None
 
 
-def _error(error: Exception, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+def _error(error: _RequestError) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), error.code))
 
 
-def _outputs(samples: np.ndarray, notes: list[str], request: Any) -> list[Any]:
+def _outputs(samples: np.ndarray, notes: list[str], names: list[str]) -> list[Any]:
     from diffc_runtime import to_uint8
 
     values: dict[str, Callable[[], np.ndarray]] = {
@@ -88,7 +125,7 @@ def _outputs(samples: np.ndarray, notes: list[str], request: Any) -> list[Any]:
         "samples": lambda: samples,
         NOTES: lambda: np.array([note.encode() for note in dict.fromkeys(notes)], np.object_),
     }
-    return [pb_utils.Tensor(name, values[name]()) for name in request.requested_output_names()]
+    return [pb_utils.Tensor(name, values[name]()) for name in names]
 
 
 def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
@@ -147,6 +184,6 @@ def _conditions(pipeline: Any, request: Any) -> dict[str, Any]:
         for name, tensor_name in ((spec.name, served_name(spec.name)), (none, none)):
             tensor = pb_utils.get_input_tensor_by_name(request, tensor_name)
             if tensor is not None:
-                array = tensor.as_numpy()
+                array = tensor.as_numpy().copy()  # the request's memory goes with the request
                 given[name] = array[0] if len(array) == 1 else array
     return given
