@@ -5,9 +5,14 @@
 engine     one denoiser call at batch 1 in this process, median of interleaved runs
 pipeline   one image through the runtime in this process, over the engine's time x steps (<= 1.10)
 runtime    everything but the engine, per step, 32x32x3, batch 1 (< 0.2 ms)
-import     the runtime's import in a fresh interpreter (< 0.3 s)
+import     the runtime's import in a fresh interpreter (< 0.15 s)
 served     one image through a real Triton server at concurrency 1, 4, 16, where --triton names the
            folder that scripts/triton_env.sh made; ``pipeline`` (in process) and ``pipeline_bls``
+
+prompted   with --output OUT, a run of a text model: one image of a prompt through the server, over
+           the denoiser's time x steps and one call of the decoder in this process; and the
+           served figures. A prompt that was encoded is remembered, so that it is encoded once.
+           ``cold_start_s`` is a fresh `python BUNDLE generate PROMPT`, to its picture (< 3 s).
 
 Without --engine, a random UNet2DModel (32x32x3) is exported and built for ort-cpu. Engine and
 pipeline runs are interleaved, so that a change of the machine's speed meets both.
@@ -50,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", type=Path, help="an engine folder")
     parser.add_argument("--triton", type=Path, help="scripts/triton_env.sh's folder")
+    parser.add_argument("--output", type=Path, help="an output folder of a text model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=15)
@@ -122,6 +128,8 @@ def measure(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     }
     if options.triton:
         results["served"] = through_triton(engine, folder, options)
+    if options.triton and options.output:
+        results["prompted"] = prompted(options.output, folder, options)
     return results
 
 
@@ -221,6 +229,64 @@ def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> d
     return {**found, "denoiser": "onnxruntime backend" if native else "python stand-in"}
 
 
+def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
+    """Prompts through a real server, over the engine's and the decoder's time in this process."""
+    os.environ[server.VARIABLE] = str(options.triton)
+    write_bundle(out, folder / "text-bundle", server="none", target="ort-cpu")
+    models = write_bundle(out, folder / "text-repo", server="triton", target="ort-cpu").models
+    for name in models:
+        engine = out / "engines" / "ort-cpu" / ("compressed" if name == "denoiser" else name)
+        if engine.is_dir():
+            triton.stand_in(folder / "text-repo", name, engine)
+    triton.limit_threads(folder / "text-repo", options.threads)
+    local = open_bundle(folder / "text-bundle", options.threads)
+    call, inputs = engine_call(folder / "text-bundle", options.threads)
+    latents = np.zeros((1, *local.sample_shape), np.float32)
+    given = {"prompt": np.array([b"a red sneaker"], np.object_)}
+    given["guidance"] = np.array([1.0], np.float32)
+    results = {}
+    with server.run_triton(folder / "text-repo") as running:
+        url = f"127.0.0.1:{running.grpc}"
+        for model in ("pipeline", "pipeline_bls"):
+            ratios, parts = [], []
+            with asking(url, model, options.steps, given) as ask:
+                for _ in range(options.repeats):
+                    start = time.perf_counter()
+                    for _ in range(options.steps):
+                        call(inputs)
+                    if local.decode is not None:
+                        local.decode(latents)
+                    middle = time.perf_counter()
+                    ask()
+                    served = time.perf_counter()
+                    local.sample(
+                        "a red sneaker", num_inference_steps=options.steps, guidance_scale=1.0
+                    )
+                    end = time.perf_counter()
+                    engine_s = middle - start
+                    ratios.append((served - middle) / engine_s)
+                    parts.append((end - served) / engine_s)
+            levels = measure_server(
+                url, model, steps=options.steps, conditions=given, seconds=options.seconds
+            )["levels"]
+            results[model] = {
+                "latency_over_engine_at_1": statistics.median(ratios),
+                "in_process_over_engine": statistics.median(parts),
+                "levels": levels,
+            }
+    cold = statistics.median(cold_start(folder / "text-bundle") for _ in range(3))
+    return {"steps": options.steps, "cold_start_s": cold, **results}
+
+
+def cold_start(bundle: Path) -> float:
+    """Seconds from a fresh process to a picture of a prompt."""
+    picture = bundle.parent / "cold.png"
+    words = ["generate", "a red sneaker", "--out", str(picture), "--force"]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, str(bundle), *words], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
 def over_engine(
     url: str, process: int, model: str, folder: Path, options: argparse.Namespace
 ) -> dict[str, float]:
@@ -247,14 +313,18 @@ def over_engine(
 
 
 @contextmanager
-def asking(url: str, model: str, steps: int) -> Iterator[Callable[[], object]]:
+def asking(
+    url: str, model: str, steps: int, more: dict[str, np.ndarray] | None = None
+) -> Iterator[Callable[[], object]]:
     """A call that asks ``model`` for one image; asked once already."""
     import tritonclient.grpc as client
 
+    values = {"n": np.array([1], np.int32), "steps": np.array([steps], np.int32), **(more or {})}
     inputs = []
-    for name, value in {"n": 1, "steps": steps}.items():
-        inputs.append(client.InferInput(name, [1], "INT32"))
-        inputs[-1].set_data_from_numpy(np.array([value], np.int32))
+    for name, value in values.items():
+        kind = client.np_to_triton_dtype(value.dtype)
+        inputs.append(client.InferInput(name, list(value.shape), kind))
+        inputs[-1].set_data_from_numpy(value)
     with client.InferenceServerClient(url) as channel:
         channel.infer(model, inputs)
         yield lambda: channel.infer(model, inputs)

@@ -109,9 +109,11 @@ def triton_readme(contents: BundleContents) -> str:
 ## The models
 - `denoiser`: one step of the network, {native}
 {_text_models(contents)}- `pipeline`: the whole loop in one process; the steps of different requests
-  share calls of the engine, up to its largest batch; the server's Python needs `numpy`{_also(contents)} and {_package(contents)}
+  share calls of the engine, up to its largest batch;
+  the server's Python needs `numpy`{_also(contents)} and {_package(contents)}
 - `pipeline_bls`: the loop asks `denoiser` for every step, so that steps are batched by the server,
-  with those of other clients of `denoiser`; the server's Python needs `numpy`{_also(contents) or " alone"}
+  with those of other clients of `denoiser`;
+  the server's Python needs `numpy`{_also(contents) or " alone"}
 
 Load only those that you want with `--model-control-mode=explicit --load-model=pipeline`
 (`pipeline_bls` needs `denoiser`, and `decoder` and text encoders where there are any).

@@ -9,9 +9,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from support import tiny_prompts, triton_server
@@ -22,7 +24,10 @@ pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc
 import tritonclient.grpc as client
 
 from diffc.bundle import triton, write_bundle
+from diffc.bundle.contents import loras_folder
 from diffc_runtime import Pipeline, open_bundle, to_uint8
+from diffc_runtime.engines import read_info
+from diffc_runtime.loras import EngineLora, WeightChange, find_weight
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +53,22 @@ def text_out(request, tmp_path_factory) -> Path:
     """OUT of a pipeline with one text encoder, or two."""
     place = tmp_path_factory.mktemp("prompts")
     tiny_prompts.SAVERS[request.param](place / "model")
-    return tiny_prompts.build_engines(place / "model", place / "out", place / "cache")
+    out = tiny_prompts.build_engines(place / "model", place / "out", place / "cache")
+    add_lora(out / "engines" / "ort-cpu" / "dense")
+    return out
+
+
+def add_lora(engine: Path) -> None:
+    """A LoRA `style` of the engine's largest weight, which doubles it."""
+    content = (engine / "model.onnx").read_bytes()
+    tensors = onnx.load_from_string(content).graph.initializer
+    values = [onnx.numpy_helper.to_array(t) for t in tensors if len(t.dims) == 2]
+    weight = max(values, key=lambda value: value.size)
+    place = find_weight(content, weight)
+    assert place is not None
+    change = WeightChange("layer", "model.onnx", place[0], weight, np.eye(len(weight.T), dtype="f"))
+    digests = {"model.onnx": read_info(engine)["files"]["model.onnx"]}
+    EngineLora(digests, (change,)).write(loras_folder(engine) / "style.npz")
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +202,43 @@ def test_guidance_goes_to_the_networks_input_where_it_has_one(flux_out, tmp_path
             assert near(images, shown[1])
     finally:
         assert running.stop() == 0
+
+
+def test_each_request_has_a_lora_of_its_own(server, local):
+    shown = {}
+    for name in (None, "style", None, "style"):
+        more = {} if name is None else {"lora": name}
+        images, _ = ask(server, "pipeline", prompt="a cat", steps=STEPS, seed=4, **more)
+        samples = local.sample("a cat", seed=4, num_inference_steps=STEPS, lora=name)
+        assert near(images, samples)
+        np.testing.assert_array_equal(images, shown.setdefault(name, images))
+    assert np.abs(shown[None].astype(int) - shown["style"]).max() > 3, "the LoRA counts"
+    for model, wrong in (
+        ("pipeline", "unknown LoRA 'other': there are style"),
+        ("pipeline_bls", "takes none"),
+    ):
+        with pytest.raises(client.InferenceServerException, match=wrong):
+            ask(server, model, prompt="a cat", steps=STEPS, lora="other")
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(server, local):
+    """Their steps share the engine, whatever prompts, steps and guidance they have."""
+    order: list[str] = []
+
+    def long() -> None:
+        images, _ = ask(server, "pipeline", prompt="a cat", steps=400, seed=1, guidance=2.0)
+        order.append("long")
+        samples = local.sample("a cat", seed=1, num_inference_steps=400, guidance_scale=2.0)
+        assert near(images, samples)
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(long)
+        for i in range(3):
+            images, _ = ask(server, "pipeline", prompt=f"a dog {i}", steps=STEPS, seed=i)
+            order.append("short")
+            assert near(images, local.sample(f"a dog {i}", seed=i, num_inference_steps=STEPS))
+        answer.result()
+    assert order == ["short"] * 3 + ["long"]
 
 
 def test_over_http_a_prompt_is_a_string_of_json(server, local):

@@ -11,9 +11,12 @@ import venv
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from support import tiny_prompts
 
 import diffc_export
 import diffc_runtime
+from diffc.bundle import write_bundle
 
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 ROOT = Path(__file__).parents[2]
@@ -71,6 +74,23 @@ def test_every_way_of_installing_finds_packages_and_recipes(way, tmp_path):
     assert Path(file.strip()).is_relative_to(ROOT if way == "editable" else tmp_path)
     diffc = python.with_name("diffc")
     assert "compile" in _run(str(diffc), "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_three_lines_of_python_after_a_wheel_make_a_picture_of_a_prompt(tmp_path):
+    tiny_prompts.SAVERS["sd"](tmp_path / "model")
+    out = tiny_prompts.build_engines(tmp_path / "model", tmp_path / "out", tmp_path / "cache")
+    write_bundle(out, tmp_path / "sd", server="none", side="dense")
+    python = _environment(tmp_path / "env")
+    wheel = str(_archive("wheel", tmp_path))
+    _run(*PIP, "--python", str(python), "install", "--no-deps", wheel, cwd=tmp_path)
+    code = (
+        "import diffc\n"
+        "pipe = diffc.pipeline('sd')\n"
+        "pipe('a red cat', num_inference_steps=2).images[0].save('a.png')\n"
+    )
+    _run(str(python), "-c", code, cwd=tmp_path)
+    assert Image.open(tmp_path / "a.png").size == (16, 16)
 
 
 def _environment(folder: Path) -> Path:
