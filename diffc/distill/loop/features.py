@@ -9,7 +9,7 @@ square of 1 over its channels, as LPIPS does (Zhang et al. 2018, arXiv 1801.0392
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -59,14 +59,30 @@ class DenseFeatures:
         self.device, self.dtype = device, dtype
         self.dense.model.to(device).eval().requires_grad_(False)
 
-    def difference(self, ours: Tensor, theirs: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+    def seen(self, clean: Tensor, conditions: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the dense model sees in clean samples (B, *sample): (B, ...) of each block."""
+        with torch.no_grad():
+            return self._seen(clean, conditions)
+
+    def difference(
+        self,
+        ours: Tensor,
+        theirs: Tensor,
+        conditions: Mapping[str, Tensor],
+        seen: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """(B,): how differently the dense model sees two batches of clean samples (B, *sample).
 
         The mean over the blocks of the mean square over places and channels. Gradients reach
         ``ours`` alone.
+
+        Args:
+            ours: The student's samples.
+            theirs: Those that they should be.
+            conditions: Of both.
+            seen: What ``seen`` gave of ``theirs``, where it is known already.
         """
-        with torch.no_grad():
-            seen = self._seen(theirs, conditions)
+        seen = self.seen(theirs, conditions) if seen is None else seen
         pairs = zip(self._seen(ours, conditions), seen, strict=True)
         return torch.stack([per_sample(_scaled(a) - _scaled(b)) for a, b in pairs]).mean(0)
 

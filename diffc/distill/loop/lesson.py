@@ -28,6 +28,9 @@ from diffc.recipe import LoopTrainingSection
 
 ORDER = 11
 """The stream of keys that the order of the rows is drawn from."""
+MOST_SEEN_BYTES = 400e6
+"""The most memory that is taken for what the dense model sees in the targets."""
+_PART = 16
 READOUT_ROWS = 256
 """Rows that the last layer is solved with before the training."""
 
@@ -42,6 +45,7 @@ class LoopBatch:
         target: (B, ...) what it should give.
         to_clean: (B, 2) keep and gain of ``clean_step``.
         conditions: Name -> (B, ...).
+        numbers: (B,) which step of which trajectory each row is, among all of the lesson.
     """
 
     sample: Tensor
@@ -49,6 +53,7 @@ class LoopBatch:
     target: Tensor
     to_clean: Tensor
     conditions: dict[str, Tensor]
+    numbers: Tensor
 
     def __len__(self) -> int:
         return len(self.time)
@@ -59,10 +64,11 @@ class LoopBatch:
 
     def _slice(self, a: int, b: int) -> LoopBatch:
         conditions = {name: rows[a:b] for name, rows in self.conditions.items()}
-        sample, time, target, to_clean = (
-            value[a:b] for value in (self.sample, self.time, self.target, self.to_clean)
+        sample, time, target, to_clean, numbers = (
+            value[a:b]
+            for value in (self.sample, self.time, self.target, self.to_clean, self.numbers)
         )
-        return LoopBatch(sample, time, target, to_clean, conditions)
+        return LoopBatch(sample, time, target, to_clean, conditions, numbers)
 
     def clean(self, output: Tensor) -> Tensor:
         """The clean samples that an output implies."""
@@ -114,6 +120,7 @@ class LoopLesson:
         process = student.process
         self.places = tuple(p for loop in loops for p in _places(loop, trajectories, process))
         self.features = DenseFeatures(dense) if options.features and dense else None
+        self._seen: list[Tensor] | None = None
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     @property
@@ -135,7 +142,7 @@ class LoopLesson:
     def begin(self, student: nn.Module) -> list[str]:
         """Solve the last layer for the targets, so that training starts near them."""
         rows = range(min(READOUT_ROWS, len(self.trajectories)))
-        batch = self._batch([(row, place) for row in rows for place in self.places])
+        batch = self._batch([(row, place) for row in rows for place in range(len(self.places))])
         pieces = batch.pieces(-(-len(batch) // 16))
         before_after = fit_readout(student, pieces, lambda piece: self._output(student, piece))
         if before_after is None:
@@ -151,12 +158,14 @@ class LoopLesson:
         """
         first, count = step * self.options.batch, len(self.places)
         numbers = [first + row for row in rows]
-        return self._batch([(self._row(i), self.places[i % count]) for i in numbers])
+        return self._batch([(self._row(i), i % count) for i in numbers])
 
     def _row(self, number: int) -> int:
         return row_in_epochs(number, len(self.trajectories), self.seed, ORDER)
 
-    def _batch(self, rows: Sequence[tuple[int, _Place]]) -> LoopBatch:
+    def _batch(self, numbered: Sequence[tuple[int, int]]) -> LoopBatch:
+        """Rows of a trajectory's number and a step's."""
+        rows = [(row, self.places[place]) for row, place in numbered]
         states = [self.trajectories.states(row) for row, _ in rows]
         begins = torch.stack([s[place.begin] for s, (_, place) in zip(states, rows, strict=True)])
         ends = torch.stack([s[place.end] for s, (_, place) in zip(states, rows, strict=True)])
@@ -174,6 +183,7 @@ class LoopLesson:
             target.float().to(self.device),
             torch.tensor([place.to_clean for _, place in rows]).to(self.device),
             {name: value.to(self.device) for name, value in conditions.items()},
+            torch.tensor([row * len(self.places) + place for row, place in numbered]),
         )
 
     def _output(self, model: nn.Module, batch: LoopBatch) -> Tensor:
@@ -188,9 +198,36 @@ class LoopLesson:
         loss = per_sample(output - batch.target)
         if self.features is not None:
             ours, theirs = batch.clean(output), batch.clean(batch.target)
-            difference = self.features.difference(ours, theirs, batch.conditions)
+            seen = self._seen_in(batch, self.features)
+            difference = self.features.difference(ours, theirs, batch.conditions, seen)
             loss = loss + self.options.features * difference
         return loss.mean()
+
+    def _seen_in(self, batch: LoopBatch, features: DenseFeatures) -> list[Tensor] | None:
+        """What the dense model sees in the targets; None where it is not kept.
+
+        The same targets come again and again where there are few trajectories. What is kept was
+        computed in parts that know nothing of the steps, so that a killed run goes on the same.
+        """
+        if self._seen is None:
+            self._seen = self._seen_in_all(features)
+        return [block[batch.numbers].to(self.device) for block in self._seen] or None
+
+    def _seen_in_all(self, features: DenseFeatures) -> list[Tensor]:
+        """Of each block what it gives of every target; nothing where that does not pay or fit."""
+        count = len(self.places)
+        every = [divmod(number, count) for number in range(len(self.trajectories) * count)]
+        if 2 * len(every) > self.options.steps * self.options.batch:
+            return []
+        parts: list[list[Tensor]] = []
+        for first in range(0, len(every), _PART):
+            batch = self._batch(every[first : first + _PART])
+            seen = features.seen(batch.clean(batch.target), batch.conditions)
+            parts.append([block.cpu() for block in seen])  # a GPU's memory is for the training
+            size = sum(block.nbytes for block in parts[0]) / min(_PART, len(every))
+            if size * len(every) > MOST_SEEN_BYTES:
+                return []
+        return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
 
     def forget(self) -> None:
         """Nothing is caught on the way."""

@@ -103,6 +103,35 @@ def test_the_loss_has_both_parts(tmp_path: Path) -> None:
     assert all((ends - one).flatten(1).norm(dim=1).min() < 1e-3 for one in theirs[last])
 
 
+@pytest.mark.parametrize(("steps", "room"), [(100, 1e9), (2, 1e9), (100, 1e3)])
+def test_what_the_targets_show_is_computed_once_where_it_pays_and_fits(
+    steps: int, room: float, tmp_path: Path, monkeypatch
+) -> None:
+    """The loss is the same with what is kept, whatever the order and the pieces of the rows."""
+    monkeypatch.setattr("diffc.distill.loop.lesson.MOST_SEEN_BYTES", room)
+    trajectories, dense = tiny_loops.trajectories(tmp_path), tiny_loops.dense()
+    options = tiny_loops.options(features=0.5, steps=steps, batch=4)
+    lesson = LoopLesson(
+        tiny_loops.student(), trajectories, tiny_loops.steps_of(1, 2), options, dense=dense
+    )
+    calls = []
+    seen = lesson.features.seen
+    monkeypatch.setattr(lesson.features, "seen", lambda *a: calls.append(len(a[0])) or seen(*a))
+    network = tiny_loops.student().model
+    for step in (3, 0):
+        for piece in lesson.draw(step, range(4)).pieces(2):
+            with torch.no_grad():
+                output = network(piece.sample, piece.time).sample
+                ours, theirs = piece.clean(output), piece.clean(piece.target)
+                plain = DenseFeatures(dense).difference(ours, theirs, {})
+                whole = per_sample(output - piece.target) + 0.5 * plain
+                torch.testing.assert_close(lesson.loss(network, piece), whole.mean())
+    targets = len(trajectories) * 3
+    kept = steps == 100 and room == 1e9
+    assert (sum(calls) == targets) == kept
+    assert bool(lesson._seen) == kept
+
+
 def test_a_student_learns_by_it(tmp_path: Path) -> None:
     trajectories = tiny_loops.trajectories(tmp_path / "trajectories")
     states = torch.stack([trajectories.states(i) for i in range(12)])
