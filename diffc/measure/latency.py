@@ -67,7 +67,7 @@ class Timings:
         samples: Call -> (rounds, k), the time of each of the k calls of a round.
         first: Call -> the time of its first call.
         warmup_seconds: How long the warm-up took.
-        steady: Whether the warm-up ended because the times agreed.
+        steady: Whether the warm-up ended because the times agreed; None: there was none.
         seed: Of the order within rounds.
         load: The system's load average over a minute, as the timing began.
     """
@@ -75,7 +75,7 @@ class Timings:
     samples: Mapping[str, NDArray[np.float64]]
     first: Mapping[str, float]
     warmup_seconds: float
-    steady: bool
+    steady: bool | None
     seed: int
     load: float | None = None
 
@@ -134,7 +134,7 @@ def interleaved(
     turns = _Turns(calls, settle or {}, begun)
     begin = time.perf_counter()
     if first and not options.warmup_seconds:
-        typical, steady = _lengths(calls, begun), False
+        typical, steady = _lengths(calls, begun), None
     else:
         typical, steady = yield from _warm_up(calls, turns, options)
     warm = time.perf_counter() - begin

@@ -180,23 +180,28 @@ class MachineNoise(_Result):
     Attributes:
         against_itself: The dense engine's time in one round over its time in the next. It is 1 on
             a silent machine; a speed-up within its interval is indistinguishable from noise.
-        steady: Whether the warm-up ended because the times agreed.
+        steady: Whether the warm-up ended because the times agreed; None: there was none.
         load: The system's load average over a minute when the timing began.
         cores: The cores that this process may use.
         gpu_busy: Other programs at work on the GPU, for engines on one.
     """
 
     against_itself: Speedup | None = None
-    steady: bool
+    steady: bool | None
     load: float | None = None
     cores: int
     gpu_busy: str | None = None
 
     @property
+    def shared(self) -> bool:
+        """True where others were at work beside the measurement."""
+        crowded = self.load is not None and self.load > _CROWDED * self.cores
+        return crowded or self.gpu_busy is not None
+
+    @property
     def busy(self) -> bool:
         """True where others were at work or times never settled: figures may be far off then."""
-        crowded = self.load is not None and self.load > _CROWDED * self.cores
-        return crowded or not self.steady or self.gpu_busy is not None
+        return self.shared or self.steady is False
 
 
 class EngineFigures(_Result):

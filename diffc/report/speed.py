@@ -72,7 +72,7 @@ def noise_words(noise: MachineNoise) -> str:
     if noise.against_itself is not None:
         low, high = noise.against_itself.ci95
         parts.append(f"dense against itself 95 % {interval((low, high), 3)}")
-    if not noise.steady:
+    if noise.steady is False:
         parts.append("times did not settle in the warm-up")
     if noise.load is not None:
         parts.append(f"load {noise.load:.1f} on {noise.cores} cores")

@@ -200,7 +200,7 @@ def _indented(words: str, width: int) -> list[str]:
 def wrapped(words: str, width: int, *, anywhere: bool = False) -> list[str]:
     """Lines of at most ``width`` characters, broken between words alone.
 
-    Spaces in front of the first word stay.
+    Every line begins with the spaces in front of the first word.
 
     Args:
         words: The text.
@@ -217,6 +217,7 @@ def wrapped(words: str, width: int, *, anywhere: bool = False) -> list[str]:
         words.strip(),
         most,
         initial_indent=before,
+        subsequent_indent=before,
         break_long_words=False,
         break_on_hyphens=False,
     )

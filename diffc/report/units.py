@@ -16,7 +16,10 @@ def count(value: float) -> str:
 
 def size(value: float | None) -> str:
     """Bytes in decimal units; a dash where nothing was measured."""
-    return "-" if value is None else f"{count(value)}B".replace(" k", " k")
+    if value is None:
+        return "-"
+    number = count(value)
+    return f"{number}B" if " " in number else f"{number} B"
 
 
 def milliseconds(value: float | None) -> str:

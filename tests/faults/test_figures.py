@@ -144,6 +144,7 @@ def ladder(noise: MachineNoise | None, p90: float = 11.0) -> Ladder:
      (None, 11.0, False),
      (MachineNoise(steady=True, load=8.3, cores=2), 11.0, True),
      (MachineNoise(steady=False, load=0.1, cores=2), 11.0, True),
+     (MachineNoise(steady=None, load=0.1, cores=2), 11.0, False),
      (MachineNoise(steady=True, cores=2, gpu_busy="python, 900 MiB"), 11.0, True),
      (MachineNoise(steady=True, load=0.5, cores=2), 40.0, True)],
 )  # fmt: skip

@@ -175,5 +175,5 @@ def test_a_call_that_has_run_needs_no_warm_up_where_none_is_given_time():
     options = LatencyOptions(rounds=4, seconds=0.0, warmup_seconds=0.0)
     timings = drain(interleaved(clock.calls, options, first=first))
     assert Counter(clock.order) == {"long": 1 + 4, "short": 1 + 1 + 4 * 3}
-    assert not timings.steady and timings.first == first
+    assert timings.steady is None and timings.first == first
     assert timings.times("short").max() == 0.004

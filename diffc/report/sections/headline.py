@@ -28,7 +28,7 @@ def headline(report: Report) -> str:
 def _build(report: Report) -> Iterator[Facts]:
     first, *others = verdicts(report)
     products = [_product(report, one) for one in report.frontiers]
-    notes = [*products, first.advice, *(one.words for one in others)]
+    notes = [*products, _shared_words(report), first.advice, *(one.words for one in others)]
     yield Facts(
         first.words,
         list(_facts(report)),
@@ -41,6 +41,16 @@ def _product(report: Report, frontier: Frontier) -> str:
     """How much faster than torch, and at how many times the dense model's distance."""
     words, distance = frontiers.product_words(frontier), distance_words(report.quality or {})
     return f"{words}, {distance}" if words and distance else words
+
+
+def _shared_words(report: Report) -> str:
+    """That other work ran beside the measurement, which no interval tells; '' where none did."""
+    noises = (result.noise for result in (*report.pipeline, *report.targets))
+    noise = next((one for one in noises if one is not None and one.shared), None)
+    if noise is None:
+        return ""
+    words = speed.noise_words(noise)
+    return f"other work ran while this was measured, and times may be far off; {words}"
 
 
 def _facts(report: Report) -> Iterator[Fact]:
