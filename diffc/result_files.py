@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffc.errors import InputError, RequestError
+from diffc_export.disks import FULL
 from diffc_runtime.files import write_bytes
 
 _TRIED_BYTES = 1 << 16
@@ -77,9 +78,9 @@ def writing(path: Path, flag: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{flag} {path}".strip()
+        cure = "free some space there" if error.errno in FULL else "change the rights there"
         raise InputError(
-            f"cannot write {where}: {_reason(error)}",
-            hint="free some space there, or give another path",
+            f"cannot write {where}: {_reason(error)}", hint=f"{cure}, or give another path"
         ) from error
 
 

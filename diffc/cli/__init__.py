@@ -129,10 +129,25 @@ def _end_with_broken_pipe() -> NoReturn:
 
 
 def _end_with_line(error: DiffcError) -> NoReturn:
-    print(f"diffc: {_as_typed(error)}", file=sys.stderr)
+    print(_fitted(f"diffc: {_as_typed(error)}"), file=sys.stderr)
     if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+        print(_fitted(f"  {error.hint}"), file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+def _fitted(line: str) -> str:
+    """The line, broken between words where a terminal shows it; whole for a pipe or a log."""
+    if not sys.stderr.isatty():
+        return line
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.wrap(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    )
 
 
 def _as_typed(error: DiffcError) -> str:

@@ -59,9 +59,14 @@ def bundle_(
         )
     elif not command.quiet:
         print(
-            f"{written.folder}: {written.server}, {written.side} {written.target} engine; "
+            f"{written.folder}: {_for_whom(written.server)}, "
+            f"{written.side} {written.target} engine; "
             f"{written.folder}/README.md says how to run it"
         )
+
+
+def _for_whom(server: str) -> str:
+    return "for no server" if server == "none" else f"for {server}"
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -241,8 +241,12 @@ def save_(command: Command, output_folder: Path, to: Path, figures_only: bool) -
     if command.json:
         print_json(baseline.model_dump(mode="json"))
     elif not command.quiet:
-        counts = f"{len(baseline.figures)} figures, {len(baseline.engines)} engines"
+        counts = f"{_count(baseline.figures, 'figure')}, {_count(baseline.engines, 'engine')}"
         answers().print(f"{to}: {counts}", markup=False)
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 @baseline_app.command("list", cls=VerbCommand)

@@ -373,6 +373,6 @@ def _print_plan(name: str, plan: JsonObject) -> None:
         print_whole(
             screen,
             f"{name}: latency {timed['dense_ms']:.3g} ms -> {timed['compressed_ms']:.3g} ms, "
-            f"{timed['measured']:.1%} of dense, 95 % [{low}, {high}], as measured; "
+            f"{timed['measured']:.1%} of dense, 95 % [{low}, {high}] within that run; "
             f"the cost tables expected {timed['predicted']:.1%}",
         )

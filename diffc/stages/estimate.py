@@ -2,8 +2,8 @@
 
 The recipe says how many rows of calls each stage takes; call_rate.py measures what a row takes
 here. What is no call of the network takes seconds that were fitted to one run of the demo on two
-cores (bench/results/demo-run.json): export, repair, times, figures. A factor of two is what such an
-estimate is good for; the end of a run says how far off it was.
+cores (bench/results/demo-run.json): export, repair, times, figures. Such an
+estimate is rough; the end of a run says how far off it was.
 """
 
 from __future__ import annotations

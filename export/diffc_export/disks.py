@@ -19,8 +19,9 @@ from pathlib import Path
 
 from diffc_runtime.errors import DiffcError, InputError, RequestError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNWRITABLE = (*_FULL, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The numbers of errors of a disk that has no room."""
+_UNWRITABLE = (*FULL, errno.EROFS)
 _NO_DISK = (ConnectionError, TimeoutError, InterruptedError, ChildProcessError, BlockingIOError)
 _BUGS = (TypeError, AttributeError, LookupError, AssertionError, NameError)
 _LEAST_FREE = 64 * 1024
@@ -128,11 +129,11 @@ def _line(
 ) -> InputError:
     """path: None where it is not known. said: words of a library, to stand after the system's."""
     reason, temporary = os.strerror(code) + said, Path(tempfile.gettempdir())
-    if path is not None and code in _FULL and _is_temporary(path, temporary):
+    if path is not None and code in FULL and _is_temporary(path, temporary):
         return _no_room(temporary, reason)
     writes = code in _UNWRITABLE or path is None or _is_below(path, places)
     verb, where = "write" if writes else "read or write", path or "the answer to stdout, or a file"
-    cure = "free some space" if code in _FULL else "change the rights, or what is in the way"
+    cure = "free some space" if code in FULL else "change the rights, or what is in the way"
     return InputError(
         f"cannot {verb} {where}: {reason}",
         hint=f"{cure}, or choose another --out or DIFFC_CACHE; what was done is kept",
