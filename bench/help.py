@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,18 +42,22 @@ def main() -> None:
     for one in commands.values():
         seconds(one)  # files into the system's cache, bytecode written
     load = os.getloadavg()
-    taken: dict[str, list[float]] = {name: [] for name in commands}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for _ in range(args.runs):
         for name, one in commands.items():
             taken[name].append(seconds(one))
+    wall, processor = (
+        {name: [pair[place] for pair in pairs] for name, pairs in taken.items()} for place in (0, 1)
+    )
     modules, heavy = imported()
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": "diffc --help",
         "load_before": load,
         "limit": LIMIT,
-        "median": {name: statistics.median(values) for name, values in taken.items()},
-        "seconds": taken,
+        "median": {name: statistics.median(values) for name, values in wall.items()},
+        "processor_median": {name: statistics.median(one) for name, one in processor.items()},
+        "seconds": wall,
         "modules": modules,
         "heavy_modules": heavy,
         "python": sys.version.split()[0],
@@ -69,11 +74,14 @@ def command() -> list[str]:
     return [*start, "--help"]
 
 
-def seconds(command: list[str]) -> float:
-    """Wall time of one fresh process."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def seconds(command: list[str]) -> tuple[float, float]:
+    """Wall time and processor time of one fresh process, which may write bytecode."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=kept)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return time.perf_counter() - start, used
 
 
 def imported() -> tuple[int, list[str]]:

@@ -91,15 +91,25 @@ def _what(report: Report) -> dict[str, str]:
     small, plan = report.compressed or report.model, report.plan or {}
     ratio = plan.get("why", {}).get("ratio")
     macs = change(report.model.macs, small.macs)
-    steps = (report.distillation or {}).get("steps")
     return {
         "model": report.model.name,
         "ratio": "-" if ratio is None else f"{ratio:g}",
-        "distillation": "-" if steps is None else f"{steps} steps" if steps else "none",
+        "distillation": _training_words(report),
         "parameters": count(small.params),
         "MACs of a step": f"{count(small.macs)} ({macs})" if macs else count(small.macs),
         "weights": size(small.bytes),
     }
+
+
+def _training_words(report: Report) -> str:
+    """'30 steps, 80 for ddim:2'; 'none' for a model that was cut and not trained."""
+    first, then = report.distillation or {}, report.loop_distillation or {}
+    if first.get("steps") is None:
+        return "-"
+    parts = [f"{first['steps']} steps"] if first["steps"] else []
+    if then.get("steps"):
+        parts.append(f"{then['steps']} for {', '.join(then.get('loops', ()))}")
+    return ", ".join(parts) or "none"
 
 
 def _timed(result: TargetResult, place: str, mark: str) -> dict[str, str]:

@@ -177,6 +177,15 @@ def test_no_codes_are_sent_where_none_are_wanted():
     assert b"\x1b" not in on_a_terminal("doctor", TERM="dumb")
 
 
+def test_an_error_is_broken_between_words_in_a_terminal_and_whole_in_a_log():
+    args = ("compile", "demo", "--target", "nope")
+    whole = diffc(*args).stderr
+    assert len(whole.splitlines()) == 1
+    shown = on_a_terminal(*args, COLUMNS="40", NO_COLOR="1").decode().splitlines()
+    assert len(shown) > 1 and max(map(len, shown)) <= 40
+    assert " ".join(line.strip() for line in shown) == whole.strip()
+
+
 def test_answers_are_on_stdout_alone(compiled):
     out, _, _ = compiled
     for args in (["doctor"], ["recipes"], ["report", out], ["inspect", out], ["plan", out]):

@@ -57,6 +57,19 @@ def test_what_was_asked_for_stands_above_the_figures(quiet):
     assert not [name for name in rows if "(!)" in name]
 
 
+def test_a_training_for_loops_is_a_training_too(quiet):
+    def other(one):
+        one["distillation"]["steps"] = 0
+        one["loop_distillation"] = {"steps": 80, "loops": ["ddim:2"]}
+
+    def third(one):
+        one["loop_distillation"] = {"steps": 7, "loops": ["ddim:1", "ddim:2"]}
+
+    named = [("A", changed(quiet, other)), ("B", changed(quiet, third))]
+    ours, theirs = rows_of(named)["distillation"]
+    assert ours == "80 for ddim:2" and theirs.endswith(" steps, 7 for ddim:1, ddim:2")
+
+
 def test_the_image_stands_before_the_step(quiet):
     names = list(rows_of([("A", Report.model_validate(quiet))]))
     image = next(i for i, name in enumerate(names) if name.startswith("one image"))

@@ -9,7 +9,7 @@ from rich.console import Console
 from support.reports import find_part, notes_of, rows_of
 
 from diffc.measure.anchors import Anchor, Anchors, Estimated
-from diffc.measure.results import Speedup
+from diffc.measure.results import MachineNoise, Speedup
 from diffc.report import terminal
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown
@@ -210,3 +210,13 @@ def test_an_older_report_is_read(tmp_path):
     content = json.loads(DEMO_RUN.read_text())
     assert content["schema_version"] == 1 and "anchors" not in content
     assert Report.read(DEMO_RUN).anchors == []
+
+
+@pytest.mark.parametrize(("noise", "told"), [({"load": 9.0}, True), ({"load": 1.0}, False),
+                                             ({"steady": None}, False)])  # fmt: skip
+def test_other_work_beside_the_measurement_stands_below_the_verdict(demo, noise, told):
+    quiet = {"against_itself": None, "load": None, "gpu_busy": None, "steady": True, "cores": 2}
+    for result in (*demo.pipeline, *demo.targets):
+        result.noise = MachineNoise.model_validate({**quiet, **noise})
+    words = "other work ran while this was measured"
+    assert (words in to_markdown(demo)) == (words in to_html(demo)) == told
