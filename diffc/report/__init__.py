@@ -23,6 +23,7 @@ markup.py  HTML from functions
 records.py  the stages' records as report.json holds them
 pictures.py  samples for report.html: pairs and their difference
 frontiers.py  who is ahead at equal time, in words
+frontier_figure.py  the frontier as a picture file, by matplotlib
 plot.py   a plot in characters
 ladder_chart.py  the chart of a ladder, of steps and of images
 svg.py    charts as inline SVG, readable without colour, from plain numbers
