@@ -19,7 +19,7 @@ from diffc.prune.by_latency import device as device_module
 from diffc.prune.by_latency import table as latency_table
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.layers import Layer
-from diffc.prune.by_latency.search import plan_by_latency
+from diffc.prune.by_latency.search import MAX_EXTRA_UNASKED, plan_by_latency
 from diffc.prune.by_latency.table import TimeTable, anchors, latency_model
 from diffc.prune.knapsack import Budget, choose, minimise
 from diffc.prune.plan import Plan, best_channels
@@ -237,6 +237,29 @@ def test_a_run_goes_by_latency_where_the_tables_are_cheap(counted, tiny_model, t
     assert plan.why["latency"]["predicted"] <= plan.why["latency"]["asked"] + 0.01
     assert plan.compressed.macs / plan.dense.macs == pytest.approx(0.6, abs=0.01)
     assert outcome.latency is None  # nothing of the network itself was measured
+
+
+def test_where_nobody_asked_for_it_time_costs_at_most_so_much_importance(
+    monkeypatch, tiny_model, tmp_path
+):
+    """Times that hardly fall with the widths: as far as MACs is out of reach."""
+
+    def measured(points, bench, effort):
+        yield from ()
+        return {name: 1e-3 + 1e-6 * float(np.prod(sizes)) ** 0.7
+                for name, (_, _, sizes) in points.items()}  # fmt: skip
+
+    monkeypatch.setattr(latency_table, "measured", measured)
+    source = find_source(tiny_model)
+    lost = {}
+    for most in (0.0, MAX_EXTRA_UNASKED, 1.0):
+        monkeypatch.setattr("diffc.prune.by_latency.search.MAX_EXTRA_UNASKED", most)
+        plan, _ = planned_by_itself(source, tmp_path / f"{most}", spent=60.0)
+        assert plan.why["latency"]["predicted"] > plan.why["latency"]["asked"]
+        lost[most] = sum(unit.lost for unit in plan.units), plan.why["latency"]["predicted"]
+    least, usual, asked = lost.values()
+    assert 1.1 * least[0] < usual[0] <= 1.4001 * least[0] < asked[0]
+    assert least[1] > usual[1] > asked[1]
 
 
 def test_a_run_goes_by_importance_where_the_tables_are_dear(monkeypatch, tiny_model, tmp_path):
