@@ -68,6 +68,8 @@ diffc.search(model, out=out, on_event=note, **json.loads(os.environ["WANTED"]))
 def test_a_search_that_is_killed_goes_on_where_it_was(searched, compiled, tiny_model, tmp_path):
     """SIGKILL in its first training: nothing is done twice, and it ends as one left alone."""
     cache, out = shutil.copytree(compiled[2], tmp_path / "cache"), tmp_path / "out"
+    for trained in cache.glob("done/distill-*"):
+        shutil.rmtree(trained)
     wanted = {"options": OPTIONS, **VALUES, "min_ssim": GOAL}
     environment = {**os.environ, "DIFFC_CACHE": str(cache), "WANTED": json.dumps(wanted)}
 
