@@ -1,6 +1,6 @@
 """What a LoRA that a call picks by name costs: bench/results/loras.json.
 
-    python -m bench.loras [--repeats 40]
+    python -m bench.loras [--repeats 40] [--models demo-text,unet-50m]
 
 For the demo-text denoiser and a random U-Net of 50 M parameters, on ort-cpu and openvino, one
 thread, batch 1, a LoRA of rank 8 in every linear layer:
@@ -61,13 +61,14 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--models", default=",".join(MODELS), help="some of these alone")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "loras.json")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     models = {}
-    for name, denoiser in {"demo-text": demo_text, "unet-50m": random_unet}.items():
+    for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            models[name] = measure(*denoiser(), Path(folder), options.repeats)
+            models[name] = measure(*MODELS[name](), Path(folder), options.repeats)
     packages = ("onnxruntime", "openvino", "torch")
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -284,6 +285,8 @@ def graph_call(name: str, graph: onnx.ModelProto, inputs: Mapping, more: Mapping
 
     return call
 
+
+MODELS = {"demo-text": demo_text, "unet-50m": random_unet}
 
 if __name__ == "__main__":
     main()

@@ -195,18 +195,22 @@ class EngineLoras:
             BadRequest: There is no such LoRA.
             UnfitEngine: Its file is damaged or of another engine, or the engine cannot be opened.
         """
-        if not isinstance(name, str) or name not in self.names:
-            there = ", ".join(self.names)
-            raise BadRequest(
-                f"unknown LoRA {name!r}: " + (f"there are {there}" if there else _NONE)
-            )
-        if name not in self._engines:
+        if not isinstance(name, str) or name not in self._engines:
+            name = self._known(name)
             while len(self._engines) >= MOST_OPEN:
                 self._engines.popitem(last=False)
             path = self._folder / f"{name}{SUFFIX}"
             self._engines[name] = self.wrap(LoraEngine(self._engine, path, self._threads))
         self._engines.move_to_end(name)
         return self._engines[name]
+
+    def _known(self, name: object) -> str:
+        """Return the name of a LoRA that is there. Raises BadRequest for another."""
+        names = self.names  # read again each time: a LoRA may have been adapted meanwhile
+        if isinstance(name, str) and name in names:
+            return name
+        there = f"there are {', '.join(names)}" if names else _NONE
+        raise BadRequest(f"unknown LoRA {name!r}: {there}")
 
 
 def _as_it_is(denoise: Denoise) -> Denoise:
