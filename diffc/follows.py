@@ -30,6 +30,7 @@ from diffc_runtime.files import file_digest
 
 SIDES = ("dense", "compressed")
 DECODER = "decoder"
+VAE_ENCODER = "encoder"
 _TEXT_ENCODER = "text_encoder"
 _MEASURING = ("bench", "explain", "serve")
 _VERBS = {
@@ -109,7 +110,7 @@ def check_onnx(out: Path) -> None:
     """OUT/onnx is of OUT/model and of the dense model. Raises InputError if not."""
     folder = _Folder(out)
     encoders = sorted(path.name for path in (out / "onnx").glob(f"{_TEXT_ENCODER}*"))
-    for side in (*SIDES, DECODER, *encoders):
+    for side in (*SIDES, DECODER, VAE_ENCODER, *encoders):
         _raise(folder.fault(f"export-{side}"), f"diffc export {out}")
 
 
@@ -263,7 +264,7 @@ class _Folder:
             key, there = "", None
             if name == "export-dense":
                 key, there = "model", self._dense()
-            elif name == f"export-{DECODER}":
+            elif name in (f"export-{DECODER}", f"export-{VAE_ENCODER}"):
                 key, there = "vae", self._component("vae")
             elif name.startswith(f"export-{_TEXT_ENCODER}"):
                 key, there = "encoder", self._component(name.removeprefix("export-"))

@@ -40,6 +40,8 @@ _VERSIONS = (
 SIDES = ("dense", "compressed")
 DECODER = "decoder"
 """The third name beside ``SIDES``: the VAE's decoder of a latent pipeline."""
+VAE_ENCODER = "encoder"
+"""The fourth: the VAE's encoder."""
 
 
 def onnx_folder(out: Path, side: str) -> Path:

@@ -258,8 +258,8 @@ class TextOutcome(StageOutcome):
     notes: list[str] = Field(default_factory=list)
 
 
-class TextEngineOutcome(BuildOutcome):
-    """A text encoder's engine.
+class EncoderEngineOutcome(BuildOutcome):
+    """The engine of a text encoder, or of the VAE's encoder.
 
     Attributes:
         errors: Output -> relative L2 error to torch; empty where it cannot run here.

@@ -17,6 +17,7 @@ from diffc.follows import check_engine
 from diffc.judged import find_loop
 from diffc.models.noise_levels import flow_levels
 from diffc_export.targets.engine import NAME, exported_file, read_info
+from diffc_runtime.bundles import ENCODER
 from diffc_runtime.engine_folder import check_files
 from diffc_runtime.json_types import JsonDict, JsonObject
 from diffc_runtime.loop import Loop
@@ -54,6 +55,7 @@ class BundleContents:
         info: That folder's engine.json, as the bundle has it.
         gpu_engines: Engine folders of the same model for other GPUs.
         decoder: The VAE decoder's engine folder, or None.
+        vae_encoder: The VAE encoder's, or None.
         texts: The text encoders' engine folders by name; empty where prompts stay with the caller.
         text: The folder of the plan and the tokenizers, or None.
         loop: What the report's pictures were made with, and a request that says nothing; None for
@@ -67,6 +69,7 @@ class BundleContents:
     loop: Loop | None = None
     texts: Mapping[str, Path] = field(default_factory=dict)
     text: Path | None = None
+    vae_encoder: Path | None = None
 
     @property
     def loras(self) -> Path:
@@ -84,11 +87,13 @@ class BundleContents:
         return public_info(self.decoder) if self.decoder else None
 
     def folders(self) -> Iterator[tuple[str, Path]]:
-        """Yield (folder's name in a bundle, engine folder): the denoiser's, then the decoder's."""
+        """Yield (folder's name in a bundle, engine folder): the denoiser's, then the VAE's."""
         yield "engine", self.engine
         yield from ((f"engine-{i}", plan) for i, plan in enumerate(self.gpu_engines, 1))
         if self.decoder:
             yield "decoder", self.decoder
+        if self.decoder and self.vae_encoder:
+            yield ENCODER, self.vae_encoder
 
     @property
     def scheduler(self) -> JsonDict:
@@ -232,8 +237,17 @@ def find_contents(
     if has_decoder:
         check_engine(decoder)
     loop = None if engine == out else find_loop(out, side, info["source"]["scheduler"])
+    encoder = engine.parent / ENCODER
+    has_encoder = (encoder / NAME).is_file()
+    if has_encoder:
+        check_engine(encoder)
     contents = BundleContents(
-        engine, info, tuple(gpu_engines), decoder if has_decoder else None, loop
+        engine,
+        info,
+        tuple(gpu_engines),
+        decoder if has_decoder else None,
+        loop,
+        vae_encoder=encoder if has_encoder else None,
     )
     return contents if engine == out else _with_texts(contents, out)
 

@@ -33,6 +33,9 @@ SIDES = ("dense", "compressed")
         "image_guidance",
         "image_sampler",
         "image_lora",
+        "start_image",
+        "strength",
+        "mask",
         "label",
         "condition",
         "unconditional",
@@ -52,6 +55,7 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
       diffc generate OUT --n 4 --compare            dense above compressed
       diffc generate OUT --label 3,7 --guidance 4
       diffc generate OUT "a blue sneaker" --guidance 5 --out a.png
+      diffc generate OUT "a blue boot" --image in.png --strength .6 [--mask m.png]
 
     Noise, sampler, steps and conditions are those of the report's pictures, so that image i of seed
     0 is one of them. A file that is there is not replaced without --force.
@@ -102,6 +106,9 @@ class _ImageOptions:
     guidance: float | None
     sampler: str | None
     lora: str | None
+    image: Path | None
+    strength: float | None
+    mask: Path | None
     label: str | None
     condition: list[str] | None
     unconditional: list[str] | None
@@ -133,6 +140,7 @@ def _open_sides(opening: OpenRequest, compare: bool) -> dict[str, Pipeline]:
 def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
     from diffc_runtime.arguments import named_values
     from diffc_runtime.errors import BadRequest
+    from diffc_runtime.image_inputs import image_arguments
     from diffc_runtime.images import is_picture
     from diffc_runtime.saving import ARRAY
 
@@ -157,6 +165,7 @@ def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
         scheduler=request.sampler,
         lora=request.lora,
         **conditions,
+        **image_arguments(request.image, request.mask, request.strength),
     )
 
 

@@ -116,6 +116,25 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
     return latents
 
 
+def encode_posterior(images: Tensor, vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (N, C, h, w) of images' latents, before any scaling.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1].
+        vae: The VAE; one without a posterior gives a deviation of 0.
+    """
+    parts: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(images), _BATCH):
+        part = images[start : start + _BATCH]
+        with torch.no_grad():
+            encoded: Any = vae.encode(part.to(vae.device))
+        mean = _encoded_latent(encoded)
+        known = hasattr(encoded, "latent_dist")
+        parts.append((mean, encoded.latent_dist.std if known else torch.zeros_like(mean)))
+    means, deviations = (torch.cat(both).float().cpu() for both in zip(*parts, strict=True))
+    return means, deviations
+
+
 def decode_latents(
     source: Source, latents: Tensor, vae: AutoencoderKL | None = None
 ) -> Work[Tensor]:

@@ -14,7 +14,7 @@ from diffc.stages.conditions import judged_conditions, null_conditions
 from diffc_export.targets import target as target_of
 from diffc_export.targets.engine import NAME
 from diffc_runtime import Pipeline, open_engine
-from diffc_runtime.bundles import decoder_of, image_size, pipeline_of
+from diffc_runtime.bundles import decoder_of, image_size, pipeline_of, vae_encoder_of
 from diffc_runtime.loras import EngineLoras
 from diffc_runtime.prompts import open_prompts
 
@@ -106,6 +106,8 @@ def _open(one: OutEngine) -> Pipeline:
     opened = pipeline_of(contents.served_settings(), loaded.info, loaded.run, decode)
     if decoder is not None:
         opened.image_size = image_size(decoder.info)
+    if contents.vae_encoder is not None:
+        opened.encode = vae_encoder_of(contents.vae_encoder)
     if contents.text is not None:
         opened.prompts = open_prompts(contents.text, contents.texts)
     opened.loras = EngineLoras(contents.engine, contents.loras)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffc.bundle.contents import BundleContents
-from diffc.data.latents import decode_latents, load_vae, scale_factor, vae_folder
+from diffc.data.latents import decode_latents, encode_posterior, load_vae, scale_factor, vae_folder
 from diffc.errors import InputError, UnavailableError
 from diffc.generate.engine import as_judged
 from diffc.judged import find_loop
@@ -26,6 +26,7 @@ from diffc.torch_state import own_state
 from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
+from diffc_runtime.image_inputs import Encode, Posterior
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.values import Array, Denoise
 
@@ -61,6 +62,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     opened = pipeline_of(
         contents.served_settings(), contents.info, torch_call(denoiser, where), decode
     )
+    opened.encode = None if decode is None else vae_encoder(source)
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
     text = out / "onnx" / TEXT_FOLDER
     if (text / PLAN_FILE).is_file():
@@ -134,3 +136,19 @@ def vae_decoder(source: Source) -> Callable[[Array], Array]:
         return images
 
     return decode
+
+
+def vae_encoder(source: Source) -> Encode:
+    """Return a call from images (N, C, H, W) to the posterior of their latents.
+
+    The VAE is loaded once. One without a posterior gives a deviation of 0.
+    """
+    loaded: list[AutoencoderKL] = []
+
+    def encode(images: Array) -> Posterior:
+        if not loaded:
+            loaded.append(load_vae(source))
+        means, deviations = encode_posterior(torch.from_numpy(images), loaded[0])
+        return means.numpy(), deviations.numpy()
+
+    return encode

@@ -15,15 +15,15 @@ from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.served import BRIEF, with_times_of
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.models.source import read_json
-from diffc.output import read_lock, read_notes
+from diffc.output import VAE_ENCODER, read_lock, read_notes
 from diffc.report.model import (
+    EncoderEngine,
+    EncoderFigures,
     Evaluation,
     LoraFigures,
     ModelFigures,
     Report,
     StageFigures,
-    TextEncoderFigures,
-    TextEngine,
     TextFigures,
 )
 from diffc.report.records import PlanRecord
@@ -113,6 +113,9 @@ def collect(
         ],
         frontiers=list(measured.values()),
         texts=_texts(records),
+        vae_encoder=(
+            _encoder(records, VAE_ENCODER) if f"export-{VAE_ENCODER}" in records else None
+        ),
         environment=benches[-1]["environment"] if benches else None,
     )
 
@@ -164,23 +167,24 @@ def _texts(records: Mapping[str, JsonDict]) -> TextFigures | None:
     if "export-text" not in records:
         return None
     outcome = records["export-text"]["result"]
-    encoders = []
-    for name in outcome.get("encoders", []):
-        exported = records.get(f"export-{name}", {}).get("result", {})
-        engines = [
-            _text_engine(stage.removeprefix("build-").removesuffix(f"-{name}"), record["result"])
-            for stage, record in records.items()
-            if stage.startswith("build-") and stage.endswith(f"-{name}")
-        ]
-        encoders.append(
-            TextEncoderFigures(name=name, params=exported.get("parameters"), engines=engines)
-        )
+    encoders = [_encoder(records, name) for name in outcome.get("encoders", [])]
     return TextFigures(encoders=encoders, notes=outcome.get("notes", []))
 
 
-def _text_engine(target: str, outcome: JsonObject) -> TextEngine:
+def _encoder(records: Mapping[str, JsonDict], name: str) -> EncoderFigures:
+    """A text encoder or the VAE's, from the records of its export and its engines."""
+    exported = records.get(f"export-{name}", {}).get("result", {})
+    engines = [
+        _encoder_engine(stage.removeprefix("build-").removesuffix(f"-{name}"), record["result"])
+        for stage, record in records.items()
+        if stage.startswith("build-") and stage.endswith(f"-{name}")
+    ]
+    return EncoderFigures(name=name, params=exported.get("parameters"), engines=engines)
+
+
+def _encoder_engine(target: str, outcome: JsonObject) -> EncoderEngine:
     errors = outcome.get("errors") or {}
-    return TextEngine(
+    return EncoderEngine(
         target=target,
         precision=outcome.get("precision_found"),
         bytes=outcome.get("engine_bytes"),

@@ -85,7 +85,7 @@ class StageFigures(_ReportPart):
     peak_rss_bytes: int
 
 
-class TextEngine(_ReportPart):
+class EncoderEngine(_ReportPart):
     """A text encoder's engine.
 
     Attributes:
@@ -103,18 +103,18 @@ class TextEngine(_ReportPart):
     notes: list[str] = Field(default_factory=list)
 
 
-class TextEncoderFigures(_ReportPart):
-    """A text encoder of the pipeline, which is exported and not cut.
+class EncoderFigures(_ReportPart):
+    """A text encoder of the pipeline, or its VAE's encoder: exported, and not cut.
 
     Attributes:
-        name: Its name in the pipeline.
+        name: A text encoder's name in the pipeline; ``encoder`` for the VAE's.
         params: The number of its parameters.
         engines: One for each target.
     """
 
     name: str
     params: int | None = None
-    engines: list[TextEngine] = Field(default_factory=list)
+    engines: list[EncoderEngine] = Field(default_factory=list)
 
 
 class TextFigures(_ReportPart):
@@ -125,7 +125,7 @@ class TextFigures(_ReportPart):
         notes: What stays out, and why.
     """
 
-    encoders: list[TextEncoderFigures] = Field(default_factory=list)
+    encoders: list[EncoderFigures] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 
@@ -173,6 +173,7 @@ class Report(_ReportPart):
         anchors: Samples of the dense model with fewer steps, judged as the compressed model's are,
             for each target; in reports of version 2 alone.
         texts: The text encoders; None for a model without, and where they stay with the caller.
+        vae_encoder: The VAE's encoder; None for a model of pixels, and in older reports.
         environment: The machine of the last target's figures.
         price_per_hour: What this machine costs an hour, as given to ``diffc report``.
     """
@@ -203,6 +204,7 @@ class Report(_ReportPart):
     frontiers: list[Frontier] = Field(default_factory=list)
     anchors: list[Anchors] = Field(default_factory=list)
     texts: TextFigures | None = None
+    vae_encoder: EncoderFigures | None = None
     environment: AsRecorded[EnvironmentRecord | None] = None
     price_per_hour: float | None = None
 

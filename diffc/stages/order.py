@@ -57,6 +57,7 @@ from diffc.stages.samples import evaluation_stage, samples_stage
 from diffc.stages.serve import serve_stage
 from diffc.stages.text import text_build_stages, text_exports
 from diffc.stages.trajectories import trajectories_stage
+from diffc.stages.vae_encoder import vae_encoder_build_stage, vae_encoder_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
 from diffc_export.events import drain
@@ -308,13 +309,16 @@ def _with_loras(
 def export(
     runner: StageRunner, request: Request, done: Compressed
 ) -> Generator[StageEvent, None, None]:
-    """OUT/onnx of both sides, and of the decoder and the text encoders where there are some."""
+    """OUT/onnx of both sides, and of the VAE and the text encoders where there are some."""
     source, recipe = request.source, request.recipe
     for stage in export_stages(source, recipe, done.clean, done.plan, done.distilled):
         yield from runner.do(stage)
     decoder = decoder_stage(source, recipe)
     if decoder is not None:
         yield from runner.do(decoder)
+    vae_encoder = vae_encoder_stage(source, recipe)
+    if vae_encoder is not None:
+        yield from runner.do(vae_encoder)
     yield from text_exports(runner, source, recipe)
 
 
@@ -349,6 +353,9 @@ def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent
         decoder = decoder_build_stage(runner.out, recipe, name)
         if decoder is not None:
             yield from runner.do(decoder)
+        vae_encoder = vae_encoder_build_stage(runner.out, recipe, name)
+        if vae_encoder is not None:
+            yield from runner.do(vae_encoder)
         for encoder in text_build_stages(runner.out, recipe, name):
             yield from runner.do(encoder)
         if stop == "bench":

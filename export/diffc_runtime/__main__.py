@@ -2,6 +2,7 @@
 
     python FOLDER generate --n 4 --steps 50 --seed 0 --out a.png     a-0.png to a-3.png
     python FOLDER generate "a red sneaker" --out a.png               of a prompt
+    python FOLDER generate "a boot" --image in.png --strength 0.6    of an image
     python FOLDER info
 
 FOLDER is a bundle's; any working directory will do. ``python -m diffc_runtime`` is the same inside
@@ -23,6 +24,7 @@ from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
 from .engines import batches, read_info
 from .errors import BadRequest, UnfitEngine
+from .image_inputs import image_arguments
 from .images import is_picture
 from .pipeline import Pipeline
 from .saving import ARRAY, check_files, file_words, output_files, save_samples
@@ -67,6 +69,9 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
     make.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    make.add_argument("--image", type=Path, help="an image that the loop begins with")
+    make.add_argument("--strength", type=float, help="how much of the loop is done to it, up to 1")
+    make.add_argument("--mask", type=Path, help="white where the image is made anew")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         make.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
@@ -98,7 +103,8 @@ def _generate(options: argparse.Namespace) -> None:
 def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -> Array:
     """Make the samples; a note on a prompt that was cut is a line of its own."""
     given, none = named_values(options.condition), named_values(options.unconditional)
-    if not options.prompt:
+    given |= image_arguments(options.image, options.mask, options.strength)
+    if not options.prompt and options.image is None:
         if options.negative_prompt is not None:
             raise BadRequest("--negative-prompt needs a prompt beside it")
         steps = pipeline.defaults.steps if options.steps is None else options.steps
@@ -108,7 +114,7 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         samples = pipeline.sample(
-            options.prompt,
+            options.prompt or None,
             options.negative_prompt,
             num_inference_steps=options.steps,
             guidance_scale=options.guidance,

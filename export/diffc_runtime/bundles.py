@@ -3,7 +3,7 @@
     pipeline.json   the scheduler's config, and what a request may leave out: ``defaults`` has the
                     steps and the guidance of the pictures that diffc's report judged
     engine/         the denoiser's engine folder; beside it engine-NAME/, for other GPUs
-    decoder/        the VAE decoder's, for a latent model
+    decoder/        the VAE decoder's, for a latent model; beside it encoder/, the VAE encoder's
     loras/          LoRAs that a call may name, of the engine in engine/
     text/           how prompts become conditions, and the tokenizers; beside it a folder for each
                     text encoder
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,19 @@ import numpy as np
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
+from .image_inputs import Encode, Posterior, split_posterior
 from .json_types import JsonObject
 from .loaders import find_loader
 from .loras import FOLDER, EngineLoras
+from .packing import unpack_latents
 from .pipeline import Pipeline, PipelineDefaults, smallest_batch
 from .prompt_plan import TEXT_FOLDER
 from .prompts import open_prompts
 from .values import Array, Denoise
 
 FORMAT = 1
+ENCODER = "encoder"
+"""The folder of the VAE encoder's engine."""
 
 
 def read_settings(folder: Path) -> JsonObject:
@@ -70,6 +75,7 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     opened = pipeline_of(settings, engine.info, engine.run, decode)
     if decoder is not None:
         opened.image_size = image_size(decoder.info)
+        opened.encode = vae_encoder_of(folder / ENCODER, threads)
     opened.prompts = open_prompts(folder / TEXT_FOLDER, text_engines(folder), threads)
     opened.loras = EngineLoras(place, folder / FOLDER, threads)
     return opened
@@ -153,6 +159,7 @@ def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str 
     """
     beside = [folder / "decoder"] if settings and settings.get("latent") else []
     beside += text_engines(folder).values() if settings else []
+    beside += [folder / ENCODER] if settings and (folder / ENCODER).is_dir() else []
     return {
         engine: misfit(read_info(engine)) or missing_file([engine, *beside])
         for engine in sorted(folder.glob("engine*"))
@@ -184,6 +191,25 @@ def decoder_of(engine: Engine) -> Callable[[Array], Array]:
     return batched_decoder(engine.run, latent.name, latent.dtype, engine.batches, latent.shape)
 
 
+def vae_encoder_of(folder: Path, threads: int | None = None) -> Encode | None:
+    """Return a function that encodes images (N, ...), for any N; None without an engine.
+
+    The engine is opened by the first image: most calls have none.
+
+    Args:
+        folder: The engine's folder.
+        threads: For an engine on a processor; by default all cores.
+    """
+    if not (folder / "engine.json").is_file():
+        return None
+    opened = cache(lambda: decoder_of(open_engine(folder, threads)))
+
+    def encode(images: Array) -> Posterior:
+        return split_posterior(opened()(images))
+
+    return encode
+
+
 def batched_decoder(
     run: Denoise,
     name: str,
@@ -213,23 +239,6 @@ def batched_decoder(
         return np.concatenate(samples).astype(np.float32)
 
     return decode
-
-
-def unpack_latents(tokens: Array, shape: Sequence[int]) -> Array:
-    """Tokens (N, H/2 * W/2, 4 C) of 2x2 positions each, as Flux packs them, -> (N, C, H, W).
-
-    Raises:
-        UnfitEngine: The tokens are not of latents of ``shape``.
-    """
-    channels, height, width = shape
-    if tokens.shape[1:] != (height // 2 * (width // 2), 4 * channels):
-        raise UnfitEngine(
-            f"the decoder takes latents of {tuple(shape)}, and the denoiser gives "
-            f"{tokens.shape[1:]}, which do not unpack to them"
-        )
-    tiles = tokens.reshape(-1, height // 2, width // 2, channels, 2, 2)
-    latents: Array = tiles.transpose(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
-    return latents
 
 
 def _run_padded(run: Denoise, name: str, part: Array, size: int) -> Array:

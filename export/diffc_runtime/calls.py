@@ -7,14 +7,15 @@ pipe(n=4, seed=7, class_labels=[3, 7, 3, 7])
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from .checks import check_numbers, check_whole_number, row_count
 from .errors import BadRequest
+from .image_inputs import IMAGE_CONDITIONS, GivenImages, read_given
 from .values import Array
 
 if TYPE_CHECKING:
@@ -44,6 +45,34 @@ def served_name(condition: str) -> str:
 
 
 @dataclass(frozen=True)
+class ImageRequest:
+    """What a pipeline makes.
+
+    Attributes:
+        n: The number of images.
+        seed: Image i is image ``first + i`` of this seed.
+        first: The index of the first image.
+        guidance: w of classifier-free guidance, u + w (c - u); 1 for none.
+        conditions: Name -> (N, ...) in the input's dtype once the request is checked.
+        unconditional: The same for u.
+        image: What the loop begins with; None: noise alone.
+    """
+
+    n: int
+    seed: int
+    first: int
+    guidance: float
+    conditions: Mapping[str, Array | Any]
+    unconditional: Mapping[str, Array | Any]
+    image: GivenImages | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the denoiser's batch for each image: guidance doubles them."""
+        return 1 if self.guidance == 1.0 else 2
+
+
+@dataclass(frozen=True)
 class ImageCall:
     """A call of a pipeline.
 
@@ -55,6 +84,7 @@ class ImageCall:
         seed: The seed.
         conditions: Conditions by name.
         unconditional: Their values for "none".
+        image: What the loop begins with; None: noise alone.
     """
 
     prompts: list[str] | None
@@ -63,6 +93,7 @@ class ImageCall:
     seed: int
     conditions: Mapping[str, object] = field(default_factory=dict)
     unconditional: Mapping[str, object] = field(default_factory=dict)
+    image: GivenImages | None = None
 
 
 def read_call(
@@ -75,7 +106,8 @@ def read_call(
         prompt: A text or several; None for none.
         negative_prompt: The same.
         more: The other arguments by name: ``num_images_per_prompt``, ``n``, ``seed``,
-            ``generator``, ``height``, ``width``, and conditions.
+            ``generator``, ``image``, ``mask_image``, ``strength``, ``height``, ``width``, and
+            conditions.
 
     Raises:
         BadRequest: An argument is none that the pipeline takes.
@@ -83,6 +115,12 @@ def read_call(
     rest = dict(more)
     sizes = {name: rest.pop(name, None) for name in ("height", "width")}
     check_size(pipe.image_size, sizes["height"], sizes["width"])
+    image = read_given(
+        rest.pop("image", None),
+        rest.pop("mask_image", None),
+        rest.pop("strength", None),
+        channels=pipe.sample_shape[0] if pipe.decode is None and pipe.encode is None else 3,
+    )
     each = _same(rest, "num_images_per_prompt", "n")
     seed = _same(rest, "generator", "seed")
     if seed is not None and not isinstance(seed, (int, np.integer)):
@@ -98,7 +136,8 @@ def read_call(
     given = {name: value for name, value in rest.items() if not name.startswith(_NONE)}
     if each is not None:
         check_whole_number("n, the number of images,", each, 1, _MOST_EACH)  # type: ignore[arg-type]
-    return ImageCall(prompts, negatives, each, 0 if seed is None else int(seed), given, none)  # type: ignore[arg-type]
+    number = 0 if seed is None else int(seed)
+    return ImageCall(prompts, negatives, each, number, given, none, image)  # type: ignore[arg-type]
 
 
 class LoopArguments(TypedDict):
@@ -132,17 +171,53 @@ def loop_arguments(
             what the text encoders would make of one.
         UnfitEngine: A tokenizer or a text encoder cannot be opened here.
     """
+    request = image_request(pipe, prompt, negative_prompt, scale, more)
+    return LoopArguments(
+        n=request.n,
+        seed=request.seed,
+        guidance=request.guidance,
+        conditions=request.conditions,
+        unconditional=request.unconditional,
+    )
+
+
+def image_request(
+    pipe: Pipeline,
+    prompt: object,
+    negative_prompt: object,
+    scale: float | None,
+    more: Mapping[str, object],
+) -> ImageRequest:
+    """Return what a call of ``pipe`` makes; the arguments are those of ``loop_arguments``.
+
+    Args:
+        pipe: The pipeline.
+        prompt: A text or several; None for none.
+        negative_prompt: The same.
+        scale: The scale of guidance; None for the pipeline's.
+        more: As in ``read_call``.
+
+    Raises:
+        BadRequest: See ``loop_arguments``.
+        UnfitEngine: See ``loop_arguments``.
+    """
     call = read_call(pipe, prompt, negative_prompt, more)
     n = image_count(pipe, call)
     texts = conditions_of(pipe, call, n, scale)
     _check_has_prompt(pipe, call, texts.given)
-    return LoopArguments(
-        n=n,
-        seed=call.seed,
-        guidance=texts.guidance,
-        conditions=texts.given,
-        unconditional=texts.none,
-    )
+    image = None if call.image is None else _for_each(call, call.image)
+    return ImageRequest(n, call.seed, 0, texts.guidance, texts.given, texts.none, image)
+
+
+def _for_each(call: ImageCall, image: GivenImages) -> GivenImages:
+    """Return the images with a row for each image of their prompts, where there are several."""
+    each, count = call.each or 1, len(call.prompts or ())
+    if each == 1 or len(image.images) != count or count == 1:
+        return image
+    masks = image.masks
+    if masks is not None and len(masks) > 1:
+        masks = np.repeat(masks, each, axis=0)
+    return replace(image, images=np.repeat(image.images, each, axis=0), masks=masks)
 
 
 def _check_has_prompt(pipe: Pipeline, call: ImageCall, given: Mapping[str, object]) -> None:
@@ -187,6 +262,25 @@ def check_size(served: tuple[int, int] | None, height: object, width: object) ->
         )
 
 
+def check_image_size(served: tuple[int, int] | None, shape: Sequence[int]) -> None:
+    """Refuse an image of another size than the engine's, and name the engine's.
+
+    Args:
+        served: (height, width) of the images; None where the samples are no images.
+        shape: (..., height, width) of the image.
+
+    Raises:
+        BadRequest: It is another one.
+    """
+    if served is None:
+        raise BadRequest("image: the samples are no images here")
+    if tuple(shape[-2:]) != tuple(served):
+        raise BadRequest(
+            f"the image has height {shape[-2]} and width {shape[-1]}, and the engine was built for "
+            f"height {served[0]} and width {served[1]}: resize it, or diffc compile --resolution"
+        )
+
+
 def _check_takes_prompts(pipe: Pipeline) -> None:
     if pipe.prompts is not None:
         return
@@ -208,6 +302,8 @@ def image_count(pipe: Pipeline, call: ImageCall) -> int:
         return len(call.prompts) * (call.each or 1)
     if call.each is not None:
         return call.each
+    if call.image is not None and len(call.image.images) > 1:
+        return len(call.image.images)
     given = call.conditions
     rows = (row_count(s, given[s.name]) for s in pipe.conditions if s.name in given)
     return max(rows, default=1)
@@ -249,6 +345,7 @@ def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) 
     if call.prompts is not None:
         assert pipe.prompts is not None
         taken = {spec.name for spec in pipe.conditions}
+        given = {name: value for name, value in given.items() if name not in IMAGE_CONDITIONS}
         given |= {name: value for name, value in pipe.prompts.fixed.items() if name in taken}
         if pipe.prompts.plan.guidance is not None:
             guidance = 1.0

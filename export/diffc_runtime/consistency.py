@@ -9,7 +9,7 @@ from . import schedules
 from .clean import predicted_clean
 from .errors import BadRequest
 from .schedules import Config
-from .stepping import Array, Scheduler, Scratch
+from .stepping import Array, Scheduler, Scratch, pairs
 
 _SIGMA_DATA = 0.5
 _TRAINED_STEPS = 50
@@ -41,7 +41,8 @@ def lcm(config: Config, steps: int) -> Scheduler:
         x += x_0
         x *= kept[i]
 
-    return Scheduler("lcm", times.astype(np.float64), advance, noise_scale=added)
+    levels = pairs(np.sqrt(now), np.sqrt(np.float32(1.0) - now))
+    return Scheduler("lcm", times.astype(np.float64), advance, noise_scale=added, levels=levels)
 
 
 def _times(config: Config, steps: int, total: int) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ def denoise(
     x: Array,
     draw: Callable[[Array], None] | None = None,
     model_input: Array | None = None,
+    after: Callable[[int, Array], None] | None = None,
 ) -> Iterator[Array]:
     """Move ``x`` along the sampler's steps, in place, and yield it after each step.
 
@@ -29,6 +30,7 @@ def denoise(
         x: (B, ...) the initial noise, of standard deviation ``sampler.init_noise_sigma``.
         draw: Fills an array like x with standard normal noise; a sampler that adds noise needs it.
         model_input: The array that ``call`` gets its input in, so that none is allocated.
+        after: Changes x in place when step i, its first argument, is done.
     """
     noise = x * 0 if sampler.stochastic else None
     for i, timestep in enumerate(sampler.timesteps.tolist()):
@@ -38,6 +40,8 @@ def denoise(
             sampler.step(output, i, x, noise)
         else:
             sampler.step(output, i, x)
+        if after is not None:
+            after(i, x)
         yield x
 
 
@@ -47,6 +51,7 @@ def denoise_whole(
     x: Array,
     draw: Callable[[Array], None] | None = None,
     model_input: Array | None = None,
+    after: Callable[[int, Array], None] | None = None,
 ) -> Array:
     """Return ``x`` at the end of ``denoise``.
 
@@ -56,8 +61,9 @@ def denoise_whole(
         x: The initial noise, which is overwritten.
         draw: Gives the noise of a step.
         model_input: The array that ``call`` gets its input in.
+        after: Changes x after a step.
     """
-    for x in denoise(call, sampler, x, draw, model_input):  # noqa: B007, B020 (x is overwritten)
+    for x in denoise(call, sampler, x, draw, model_input, after):  # noqa: B007, B020 (x is overwritten)
         pass
     return x
 

@@ -14,7 +14,7 @@ from . import schedules
 from .clean import predicted_clean
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, multiply, refuse, whole_timesteps
+from .stepping import Array, Scheduler, Scratch, multiply, pairs, refuse, whole_timesteps
 
 
 def ddpm(config: Config, steps: int) -> Scheduler:
@@ -43,7 +43,13 @@ def ddpm(config: Config, steps: int) -> Scheduler:
         x_0 *= from_clean[i]
         x += x_0
 
-    return Scheduler("ddpm", times.astype(np.float64), advance, noise_scale=deviation.tolist())
+    return Scheduler(
+        "ddpm",
+        times.astype(np.float64),
+        advance,
+        noise_scale=deviation.tolist(),
+        levels=pairs(np.sqrt(now), np.sqrt(rest)),
+    )
 
 
 def ddim(config: Config, steps: int) -> Scheduler:
@@ -70,7 +76,7 @@ def ddim(config: Config, steps: int) -> Scheduler:
         x_0 *= from_clean[i]
         x += x_0
 
-    return Scheduler("ddim", times.astype(np.float64), advance)
+    return Scheduler("ddim", times.astype(np.float64), advance, levels=pairs(signal, noise))
 
 
 def _epsilon(

@@ -18,7 +18,16 @@ from . import schedules
 from .clean import predicted_clean
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, multiply, refuse, subtract, whole_timesteps
+from .stepping import (
+    Array,
+    Scheduler,
+    Scratch,
+    multiply,
+    pairs,
+    refuse,
+    subtract,
+    whole_timesteps,
+)
 
 
 def dpm_solver(config: Config, steps: int, name: str = "dpm++") -> Scheduler:
@@ -66,7 +75,12 @@ def _solver(config: Config, steps: int, name: str, stochastic: bool) -> Schedule
 
 
 def solver_over(
-    config: Config, times: Table, sigmas: Table, name: str = "dpm++", stochastic: bool = False
+    config: Config,
+    times: Table,
+    sigmas: Table,
+    name: str = "dpm++",
+    stochastic: bool = False,
+    first: int = 0,
 ) -> Scheduler:
     """Return DPM-Solver++ over noise levels of the caller's choice.
 
@@ -77,11 +91,14 @@ def solver_over(
             (``use_flow_sigmas``) the noise itself.
         name: The sampler's name.
         stochastic: Of the stochastic equation.
+        first: The level at which the trajectory begins.
     """
     signal, noise = schedules.rates(config, sigmas)
-    clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
-    tables = _dpm_tables(config, signal, noise, stochastic)
+    tables = [table[first:] for table in _dpm_tables(config, signal, noise, stochastic)]
     from_x, from_clean, from_slope, ratio = (table.tolist() for table in tables[:4])
+    from_slope[0] = 0.0  # there is no step before the first one
+    signal, noise = signal[first:-1], noise[first:-1]
+    clean = predicted_clean(config, signal, noise, clips=False)
     scratch = Scratch(3)
 
     def advance(i: int, x: Array, output: Array) -> None:
@@ -97,8 +114,14 @@ def solver_over(
             work *= from_slope[i]
             x += work
 
-    added = tables[4].tolist() if stochastic else []
-    return Scheduler(name, times, advance, noise_scale=added)
+    return Scheduler(
+        name,
+        times[first:],
+        advance,
+        noise_scale=tables[4].tolist() if stochastic else [],
+        levels=pairs(signal, noise),
+        restart=lambda step: solver_over(config, times, sigmas, name, stochastic, first + step),
+    )
 
 
 def _dpm_path(config: Config, steps: int) -> tuple[NDArray[np.int64], Table]:

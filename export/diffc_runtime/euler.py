@@ -16,7 +16,7 @@ from . import schedules
 from .clean import Clean, clipped
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, multiply, refuse, subtract
+from .stepping import Array, Scheduler, Scratch, multiply, pairs, refuse, subtract
 
 
 def euler(config: Config, steps: int) -> Scheduler:
@@ -73,6 +73,7 @@ def _euler_steps(
         advance,
         init_noise_sigma=first_deviation(config, sigmas),
         input_divisor=np.sqrt(now**2 + 1).tolist(),
+        levels=pairs(np.ones_like(now), now),
     )
 
 
@@ -132,8 +133,13 @@ def flow_euler(config: Config, steps: int) -> Scheduler:
         else:
             x += work
 
-    noise = then if stochastic else []
-    return Scheduler("flow-euler", times.astype(np.float64), advance, noise_scale=noise)
+    return Scheduler(
+        "flow-euler",
+        times.astype(np.float64),
+        advance,
+        noise_scale=then if stochastic else [],
+        levels=pairs(1 - sigmas[:-1], sigmas[:-1]),
+    )
 
 
 def _flow_sigmas(config: Config, steps: int) -> Table:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from . import schedules
 from .euler import clean_from_sigma, first_deviation
 from .schedules import Config
-from .stepping import Array, Scheduler, Scratch, refuse, subtract
+from .stepping import Array, Scheduler, Scratch, pairs, refuse, subtract
 
 
 def heun(config: Config, steps: int) -> Scheduler:
@@ -30,7 +32,7 @@ def heun(config: Config, steps: int) -> Scheduler:
     now = np.append(sigmas[:1], np.repeat(sigmas[1:-1], 2))
     total = np.sqrt(now**2 + 1)
     clean = clean_from_sigma(config, now, total)
-    divisor, scratch = now.tolist(), Scratch(4)
+    one, divisor, scratch = np.ones_like(now), now.tolist(), Scratch(4)
 
     def advance(i: int, x: Array, output: Array) -> None:
         x_0, work, start, slope = scratch(x)
@@ -48,10 +50,12 @@ def heun(config: Config, steps: int) -> Scheduler:
         x += work
 
     visited = np.append(times[:1], np.repeat(times[1:], 2))
-    return Scheduler(
+    sampler = Scheduler(
         "heun",
         visited.astype(np.float32).astype(np.float64),
         advance,
         init_noise_sigma=first_deviation(config, sigmas),
         input_divisor=total.tolist(),
+        levels=pairs(one, now),
     )
+    return replace(sampler, restart=lambda step: sampler.from_call(2 * step))

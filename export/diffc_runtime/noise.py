@@ -29,10 +29,17 @@ def image_noise(seed: int, first: int, n: int, shape: Sequence[int]) -> Array:
     return noise
 
 
-def image_streams(seed: int, first: int, n: int) -> Streams:
-    """Return one generator per image. Philox gives 2^192 numbers before two streams overlap."""
+def image_streams(seed: int, first: int, n: int, kind: int = 0) -> Streams:
+    """Return one generator per image. Philox gives 2^128 numbers before two streams overlap.
+
+    Args:
+        seed: 0 or more.
+        first: The index of the first image.
+        n: The number of images.
+        kind: 0 for an image's noise; others for what else is random about it.
+    """
     return [
-        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + i]))
+        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, kind, first + i]))
         for i in range(n)
     ]
 

@@ -17,20 +17,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import loop_arguments
+from .calls import ImageRequest, check_image_size, image_request
 from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
+from .image_inputs import NOISE, Encode, Start, begin_with, check_has_image
 from .images import is_picture
 from .json_types import JsonObject
 from .noise import fill, image_streams
 from .output import PipelineOutput, check_output, output_of
-from .schedulers import check_whole, own_name, scheduler
+from .packing import pack_latents
+from .schedulers import check_whole, first_step, own_name, scheduler
 from .schedules import train_steps
 from .stepping import Scheduler
 from .values import Array as Array
@@ -62,26 +64,6 @@ class PipelineDefaults:
     conditions: Callable[[int, int], Mapping[str, object]] | None = None
 
 
-@dataclass(frozen=True)
-class ImageRequest:
-    """The arguments of ``Pipeline.generate`` that decide what is computed.
-
-    conditions, unconditional: name -> (N, ...) in the input's dtype once the request is checked.
-    """
-
-    n: int
-    seed: int
-    first: int
-    guidance: float
-    conditions: Mapping[str, Array | Any]
-    unconditional: Mapping[str, Array | Any]
-
-    @property
-    def rows(self) -> int:
-        """Denoiser rows per image: guidance doubles them."""
-        return 1 if self.guidance == 1.0 else 2
-
-
 @dataclass(eq=False)
 class Pipeline:
     """A denoiser and a scheduler config, ready to make images.
@@ -105,6 +87,8 @@ class Pipeline:
         loras: The LoRAs that a call may name; None where the denoiser takes none.
         image_size: (height, width) of the images in pixels; by default that of a sample without a
             decoder.
+        encode: Images (B, C, H, W) -> mean and deviation of their latents, for image-to-image; None
+            for a model of pixels.
     """
 
     denoise: Denoise
@@ -123,6 +107,7 @@ class Pipeline:
     prompts: PromptEncoder | None = None
     image_size: tuple[int, int] | None = None
     loras: EngineLoras | None = None
+    encode: Encode | None = None
 
     def __post_init__(self, scheduler: str | None) -> None:
         self.scheduler_config = dict(self.scheduler_config)
@@ -172,10 +157,14 @@ class Pipeline:
             scheduler: The sampler's name; by default the pipeline's own.
             output_type: ``pil`` for Pillow images, ``np`` for an array (N, H, W, C) in [0, 1].
             **more: ``seed``, or ``generator``, a whole number: image i is image i of this seed, the
-                images of the first prompt first. ``height`` and ``width`` in pixels, which must be
-                those that the engine was built for. ``lora``, the name of a LoRA that was adapted
-                to the engine. The model's conditions by name, (N, ...) or (...) for all images
-                alike, such as ``class_labels=[3, 7]``; ``unconditional_NAME`` for guidance.
+                images of the first prompt first. ``image``, a Pillow image, an array (H, W, C) or
+                (N, H, W, C) of uint8 or of floats in [0, 1], or a list of images, from which the
+                loop begins; ``strength`` above 0 to 1, how much of the loop is done (0.8; 1 with a
+                mask); ``mask_image``, white where the image is made anew. ``height`` and ``width``
+                in pixels, which must be those that the engine was built for. ``lora``, the name of
+                a LoRA that was adapted to the engine. The model's conditions by name, (N, ...) or
+                (...) for all images alike, such as ``class_labels=[3, 7]``; ``unconditional_NAME``
+                for guidance.
 
         Raises:
             BadRequest: An argument is out of range, or a condition is missing.
@@ -212,12 +201,12 @@ class Pipeline:
             num_inference_steps: The number of the sampler's steps.
             guidance_scale: Of guidance.
             scheduler: The sampler's name.
-            **more: Seed, number of images, LoRA, conditions by name.
+            **more: Seed, number of images, image and mask, LoRA, conditions by name.
         """
         pipe = self.with_lora(more.pop("lora", None))
-        arguments = loop_arguments(pipe, prompt, negative_prompt, guidance_scale, more)
+        request = image_request(pipe, prompt, negative_prompt, guidance_scale, more)
         steps = pipe.defaults.steps if num_inference_steps is None else num_inference_steps
-        return pipe.generate(steps=steps, scheduler=scheduler, **arguments)
+        return pipe.run(request, steps, scheduler)
 
     def with_lora(self, name: object) -> Pipeline:
         """Return the pipeline with a LoRA in its denoiser; itself for None.
@@ -267,13 +256,27 @@ class Pipeline:
             BadRequest: An argument is out of range.
             UnfitEngine: The engine gave values that are not numbers.
         """
-        request = self._check_request(
-            ImageRequest(n, seed, first, guidance, conditions or {}, unconditional or {})
-        )
+        request = ImageRequest(n, seed, first, guidance, conditions or {}, unconditional or {})
+        return self.run(request, steps, scheduler)
+
+    def run(
+        self, request: ImageRequest, steps: int, scheduler: str | None = None
+    ) -> NDArray[np.float32]:
+        """Make the samples of a request; see ``generate``.
+
+        Args:
+            request: What is made.
+            steps: The number of the sampler's steps.
+            scheduler: The sampler's name.
+        """
         sampler = self.sampler(steps, scheduler)
+        begun, request = self._begin(request)
+        request, n = self._check_request(request), request.n
+        if begun.strength < 1:
+            sampler = self._later(sampler, steps, begun.strength)
         per_batch = max(1, self.largest_batch // request.rows)
         parts = [
-            self._batch(request, start, min(start + per_batch, n), sampler)
+            self._batch(request, begun, slice(start, min(start + per_batch, n)), sampler)
             for start in range(0, n, per_batch)
         ]
         samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -291,16 +294,52 @@ class Pipeline:
         check_whole(sampler, np.issubdtype(self._timestep.dtype, np.integer))
         return sampler
 
+    # Images that a request begins with ------------------------------------------------------------
+
+    def _begin(self, request: ImageRequest) -> tuple[Start, ImageRequest]:
+        """Return what the loop begins with, and the request with the conditions of its images."""
+        if request.image is None:
+            check_has_image({spec.name for spec in self.conditions}, request.conditions)
+            return NOISE, request
+        check_numbers(request.n, request.seed)
+        check_image_size(self.image_size, request.image.images.shape)
+        begun = begin_with(self, request.image, request.n, request.seed, request.first)
+        more = begun.conditions
+        return begun, replace(
+            request,
+            conditions={**request.conditions, **more},
+            unconditional={**more, **request.unconditional},
+        )
+
+    def _later(self, sampler: Scheduler, steps: int, strength: float) -> Scheduler:
+        first = first_step(self.scheduler_config, steps, strength)
+        if first >= steps:
+            raise BadRequest(
+                f"strength {strength:g} of {steps} steps is less than one step: "
+                f"take a strength of {1 / steps:.2g} or more, or more steps"
+            )
+        return sampler.from_step(first)
+
+    def pack(self, latents: Array) -> Array:
+        """Return latents (N, C, h, w) as the denoiser's samples: tokens where it takes those."""
+        return latents if len(self.sample_shape) == 3 else pack_latents(latents)
+
+    def scale(self, latents: Array) -> Array:
+        """Return latents (N, C, h, w) of the VAE in the scale of the denoiser's."""
+        return (latents - _per_channel(self.latent_shift)) * _per_channel(self.latent_scale)
+
     # One batch ------------------------------------------------------------------------------------
 
-    def _batch(self, request: ImageRequest, start: int, stop: int, sampler: Scheduler) -> Array:
-        """Make the images ``start`` to ``stop`` of a request: the whole loop."""
-        streams = image_streams(request.seed, request.first + start, stop - start)
-        x = np.empty((stop - start, *self.sample_shape), np.float32)
+    def _batch(self, request: ImageRequest, begun: Start, rows: slice, sampler: Scheduler) -> Array:
+        """Make the images ``rows`` of a request: the whole loop."""
+        count = rows.stop - rows.start
+        streams = image_streams(request.seed, request.first + rows.start, count)
+        x = np.empty((count, *self.sample_shape), np.float32)
         fill(streams, x)
-        x *= np.float32(sampler.init_noise_sigma)
-        call = _Call(self, request, start, stop)
-        x = denoise_whole(call, sampler, x, partial(fill, streams), model_input=call.sample)
+        after = begun.begin(sampler, x, rows)
+        call = _Call(self, request, rows.start, rows.stop)
+        draw = partial(fill, streams)
+        x = denoise_whole(call, sampler, x, draw, model_input=call.sample, after=after)
         return self._decode_latents(x)
 
     def _decode_latents(self, x: Array) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import schedules
 from .errors import BadRequest
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, multiply, refuse, whole_timesteps
+from .stepping import Array, Scheduler, Scratch, multiply, pairs, refuse, whole_timesteps
 
 _RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 _ADAMS_BASHFORTH = {
@@ -63,7 +63,16 @@ def pndm(config: Config, steps: int) -> Scheduler:
     refuse("pndm", config, prediction_type=("epsilon", "v_prediction"))
     bar = schedules.alpha_bar(config)
     times = whole_timesteps("pndm", schedules.spaced(config, steps, "leading"), len(bar))
-    stride = len(bar) // steps
+    return _over(config, times, len(bar) // steps)
+
+
+def _over(config: Config, times: NDArray[np.int64], stride: int) -> Scheduler:
+    """Return PNDM at timesteps (S,), each ``stride`` after the next.
+
+    One that begins later begins as the whole one does. diffusers' pipelines leave out the first of
+    its calls instead, and so take the second timestep for the first.
+    """
+    bar = schedules.alpha_bar(config)
     if config.get("skip_prk_steps", True):
         calls = _multistep(times, stride)
     else:
@@ -96,7 +105,15 @@ def pndm(config: Config, steps: int) -> Scheduler:
         mean *= from_output[i]
         x -= mean
 
-    return Scheduler("pndm", np.array([call.time for call in calls], np.float64), advance)
+    visited = np.array([call.time for call in calls])
+    at = bar[visited]
+    return Scheduler(
+        "pndm",
+        visited.astype(np.float64),
+        advance,
+        levels=pairs(np.sqrt(at), np.sqrt(np.float32(1.0) - at)),
+        restart=lambda step: _over(config, times[step:], stride),
+    )
 
 
 def _multistep(times: NDArray[np.int64], stride: int, remembered: int = 0) -> list[_PndmCall]:

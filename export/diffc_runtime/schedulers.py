@@ -123,7 +123,29 @@ def scheduler(name: str, config: Config, steps: int) -> Scheduler:
     _check_process(name, shared)
     check_steps(steps, schedules.train_steps(shared))
     sampler = _BUILDERS[name]({**shared, **_SIGMAS.get(name, {})}, steps)
-    return replace(sampler, name=name)
+    return _with_name(sampler, name)
+
+
+def _with_name(sampler: Scheduler, name: str) -> Scheduler:
+    restart = sampler.restart
+    again = None if restart is None else lambda step: _with_name(restart(step), name)
+    return replace(sampler, name=name, restart=again)
+
+
+def first_step(config: Config, steps: int, strength: float) -> int:
+    """Return the step at which image-to-image begins, as diffusers' pipelines place it.
+
+    Of 10 steps at strength 0.6 those from step 4 on are done. Pipelines of flows and those of beta
+    schedules round a fraction of a step in opposite directions.
+
+    Args:
+        config: The config of a diffusers scheduler.
+        steps: The number of steps of a whole trajectory.
+        strength: Above 0 to 1: how much of the trajectory is done.
+    """
+    if is_flow(config):
+        return int(max(steps - min(steps * strength, steps), 0))
+    return max(steps - min(int(steps * strength), steps), 0)
 
 
 def sampler_words(name: str) -> str:
@@ -259,8 +281,13 @@ def _is_flow(config: Config) -> bool:
     return "FlowMatch" in str(config.get("_class_name", ""))
 
 
+def is_flow(config: Config) -> bool:
+    """Return True if the model follows a flow, by whichever class of scheduler."""
+    return _is_flow(config) or bool(config.get("use_flow_sigmas"))
+
+
 def _check_process(name: str, config: Config) -> None:
-    flow = _is_flow(config) or bool(config.get("use_flow_sigmas"))
+    flow = is_flow(config)
     if name in FLOW_NAMES and not flow:
         names = ", ".join(known for known in NAMES if known not in FLOW_NAMES)
         raise BadRequest(f"scheduler '{name}' needs a flow-matching model; use {names}")

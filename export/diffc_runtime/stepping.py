@@ -8,7 +8,7 @@ model, on its device, and nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,10 @@ class Scheduler:
     init_noise_sigma: the standard deviation of the initial noise.
     input_divisor: (S,) the model's input is x divided by this; empty for 1.
     noise_scale: (S,) the standard deviation of the noise added at a step's end; 0 for none.
+    levels: (S, 2) signal and noise of x = signal x_0 + noise eps before each step; empty where a
+        trajectory can begin at its first step only.
+    restart: the trajectory from the step of that number on, for samplers that look back at earlier
+        steps or call the model several times a step; None: the later ones of these steps.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Scheduler:
     init_noise_sigma: float = 1.0
     input_divisor: list[float] = field(default_factory=list)
     noise_scale: list[float] = field(default_factory=list)
+    levels: list[tuple[float, float]] = field(default_factory=list)
+    restart: Callable[[int], Scheduler] | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -46,6 +52,47 @@ class Scheduler:
     def stochastic(self) -> bool:
         """Whether any step adds noise."""
         return any(self.noise_scale)
+
+    def from_step(self, step: int) -> Scheduler:
+        """Return the trajectory from a step on: nothing is known of the steps before it.
+
+        Args:
+            step: 0 for all of it; below the number of steps.
+        """
+        if not step:
+            return self
+        return self.restart(step) if self.restart else self.from_call(step)
+
+    def from_call(self, call: int) -> Scheduler:
+        """Return the trajectory from a call of the model on, with the steps as they are."""
+
+        def advance(i: int, x: Array, output: Array) -> None:
+            self.advance(call + i, x, output)
+
+        return replace(
+            self,
+            timesteps=self.timesteps[call:],
+            advance=advance,
+            input_divisor=self.input_divisor[call:],
+            noise_scale=self.noise_scale[call:],
+            levels=self.levels[call:],
+            restart=None,
+        )
+
+    def add_noise(self, clean: Array, noise: Array, i: int) -> Array:
+        """Return x (B, ...) before step ``i`` of a clean sample: ``clean`` itself after the last.
+
+        Args:
+            clean: (B, ...) x_0.
+            noise: (B, ...) standard normal.
+            i: The number of the step.
+        """
+        if i >= len(self):
+            return clean
+        signal, deviation = self.levels[i]
+        noised: Array = clean * signal
+        noised += noise * deviation
+        return noised
 
     def scale_input(self, x: Array, i: int, out: Array | None = None) -> Array:
         """Return the model's input for x (B, ...) at step i; written to ``out`` if there is one."""
@@ -99,6 +146,11 @@ def subtract(x: Array, y: Array, out: Array) -> None:
     """Write ``x`` minus ``y`` to ``out``."""
     out[...] = x
     out -= y
+
+
+def pairs(signal: Table, noise: Table) -> list[tuple[float, float]]:
+    """Return ``Scheduler.levels`` of tables (S,)."""
+    return list(zip(signal.tolist(), noise.tolist(), strict=True))
 
 
 def refuse(name: str, config: Config, **accepted: tuple[Any, ...]) -> None:

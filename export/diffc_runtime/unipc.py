@@ -16,7 +16,7 @@ from . import schedules
 from .clean import predicted_clean
 from .dpm import solver_times
 from .schedules import Config, Table
-from .stepping import Array, Scheduler, Scratch, multiply, refuse
+from .stepping import Array, Scheduler, Scratch, multiply, pairs, refuse
 
 _MOST_ORDER = 3
 
@@ -47,6 +47,11 @@ def unipc(config: Config, steps: int) -> Scheduler:
         final_sigmas_type=("zero", "sigma_min"),
     )
     times, sigmas = _path(config, steps)
+    return _over(config, times, sigmas)
+
+
+def _over(config: Config, times: NDArray[np.int64], sigmas: Table) -> Scheduler:
+    """Return UniPC at timesteps (S,) and sigmas (S + 1,)."""
     signal, noise = schedules.rates(config, sigmas)
     clean = predicted_clean(config, signal[:-1], noise[:-1], clips=False)
     predictors, correctors = _tables(config, signal.astype(float), noise.astype(float))
@@ -66,7 +71,13 @@ def unipc(config: Config, steps: int) -> Scheduler:
         x *= predictors[i].from_x
         _add(x, predictors[i].from_clean, history, i, work)
 
-    return Scheduler("unipc", times.astype(np.float64), advance)
+    return Scheduler(
+        "unipc",
+        times.astype(np.float64),
+        advance,
+        levels=pairs(signal[:-1], noise[:-1]),
+        restart=lambda step: _over(config, times[step:], sigmas[step:]),
+    )
 
 
 def _add(x: Array, weights: list[float], history: list[Array], newest: int, work: Array) -> None:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from diffc_runtime.bundles import batched_decoder, unpack_latents
+from diffc_runtime.bundles import batched_decoder
 from diffc_runtime.errors import UnfitEngine
+from diffc_runtime.packing import unpack_latents
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(2, 16, 16), (16, 8, 12)])

@@ -107,6 +107,13 @@ def test_generate_takes_prompts(out, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert Image.open(both).size[0] > Image.open(files[0]).size[0]
+    again, how = tmp_path / "again.png", ("a cat", "--steps", "3", "--image", files[0])
+    run = diffc_in_process("generate", out, *how, "--strength", "0.4", "--out", again)
+    assert run.returncode == 0, run.stderr
+    before, after = (np.asarray(Image.open(path)) for path in (files[0], again))
+    assert before.shape == after.shape and (before != after).any()
+    run = diffc_in_process("generate", out, *how, "--mask", both, "--out", tmp_path / "no.png")
+    assert run.returncode == 2 and "a mask has the size of its image" in run.stderr
 
 
 @pytest.mark.slow
@@ -115,7 +122,10 @@ def test_the_report_names_the_text_encoders(out):
     assert [row["name"] for row in texts["encoders"]] == ["text_encoder"]
     (engine,) = texts["encoders"][0]["engines"]
     assert engine["precision"] == "fp32" and 0 <= engine["error"] < 1e-3
-    assert "Text encoders" in (out / "report.md").read_text()
+    vae = json.loads((out / "report.json").read_text())["vae_encoder"]
+    assert vae["params"] > 0 and 0 < vae["engines"][0]["error"] < 1e-3
+    page = (out / "report.md").read_text()
+    assert "Encoders of texts and images" in page and "vae encoder" in page
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ from diffc.runner import StageRunner
 from diffc.stages.build import build_stage
 from diffc.stages.decoder import decoder_build_stage, decoder_stage
 from diffc.stages.text import text_build_stages, text_exports
+from diffc.stages.vae_encoder import vae_encoder_build_stage, vae_encoder_stage
 from diffc_export.events import drain
 from support import tiny_text
 from support.family_cases import CASES
@@ -183,6 +184,12 @@ def build_engines(model: Path, out: Path, cache: Path, size: int | None = None) 
         built = decoder_build_stage(out, recipe, TARGET)
         assert built is not None
         drain(runner.do(built))
+        encoder = vae_encoder_stage(source, recipe)
+        assert encoder is not None
+        drain(runner.do(encoder))
+        encoder_engine = vae_encoder_build_stage(out, recipe, TARGET)
+        assert encoder_engine is not None
+        drain(runner.do(encoder_engine))
     return build_texts(model, out, cache, recipe)
 
 

@@ -280,6 +280,28 @@ GENERATE = (
         metavar="NAME",
         group=WHAT,
     ),
+    Flag(
+        "start_image",
+        Path,
+        "An image that the loop begins with, of the engine's size.",
+        name="image",
+        metavar="FILE",
+        group=WHAT,
+    ),
+    Flag(
+        "strength",
+        float,
+        "How much of the loop is done to the image: above 0, up to 1.",
+        shown="0.8; 1 with a mask",
+        group=WHAT,
+    ),
+    Flag(
+        "mask",
+        Path,
+        "White where the image is made anew, black where it stays.",
+        metavar="FILE",
+        group=WHAT,
+    ),
     Flag("label", str, "Class labels, one an image: 3,7.", shown="the report's", group=WHAT),
     Flag(
         "condition",

@@ -1,4 +1,4 @@
-"""The text encoders: which are engines, their precision, and how close they are to torch."""
+"""The encoders of texts and images: engines, their precision, and how close they are to torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from diffc.report.model import Report
 from diffc.report.sections import Section
 from diffc.report.units import count, size
 
+_VAE_ENCODER = "vae encoder"
 _HEADS = ("", "parameters", "engine", "precision", "size", "error to torch")
 
 
 def _build(report: Report) -> Iterator[Notes | Table]:
-    if report.texts is None:
-        return
+    encoders = [] if report.texts is None else list(report.texts.encoders)
+    if report.vae_encoder is not None:
+        encoders.append(report.vae_encoder.model_copy(update={"name": _VAE_ENCODER}))
     rows = []
-    for encoder in report.texts.encoders:
+    for encoder in encoders:
         params = "" if encoder.params is None else count(encoder.params)
         rows += [
             (
@@ -29,11 +31,13 @@ def _build(report: Report) -> Iterator[Notes | Table]:
             )
             for engine in encoder.engines
         ] or [(encoder.name, params, "none", "", "", "")]
-    yield Table(rows, _HEADS)
-    notes = list(report.texts.notes)
-    for encoder in report.texts.encoders:
+    if rows:
+        yield Table(rows, _HEADS)
+    notes = [] if report.texts is None else list(report.texts.notes)
+    for encoder in encoders:
         notes += [f"{encoder.name}: {note}" for e in encoder.engines for note in e.notes]
-    yield Notes(notes)
+    if notes or rows:
+        yield Notes(notes)
 
 
-SECTION = Section("Text encoders", 95, _build)
+SECTION = Section("Encoders of texts and images", 95, _build)

@@ -1,0 +1,112 @@
+"""The VAE's encoder, with which image-to-image and inpainting begin: exported and built once.
+
+As the decoder it is neither cut nor lowered. Its engine is compared with torch when it is built.
+
+    OUT/onnx/encoder    OUT/engines/TARGET/encoder
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffc.errors import CheckFailed
+from diffc.models.families import family
+from diffc.models.source import Source
+from diffc.output import VAE_ENCODER
+from diffc.recipe import Recipe
+from diffc.runner import Stage, StageFolder
+from diffc.stage_inputs import FileInput
+from diffc.stage_outcomes import EncoderEngineOutcome, ExportOutcome
+from diffc.stages import build
+from diffc.stages.build import ENGINE, BuildInputs
+from diffc.stages.decoder import DecoderInputs, decoder_stage
+from diffc_export.events import Progress, Work
+from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
+
+
+def vae_encoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, ExportOutcome] | None:
+    """OUT/onnx/encoder, or None where OUT has no decoder either."""
+    decoder = decoder_stage(source, recipe)
+    if decoder is None or not family(source.class_name).is_denoiser:
+        return None
+    places = {VAE_ENCODER: f"onnx/{VAE_ENCODER}"}
+    name = f"export-{VAE_ENCODER}"
+    return Stage(name, 1, decoder.inputs, export_encoder, ExportOutcome, places, decoder.packages)
+
+
+def export_encoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOutcome]:
+    """Write the ONNX folder of the VAE's encoder, with what torch gave."""
+    from diffc.data.latents import load_vae, pixel_shape, scale_factor
+    from diffc.models.families.base import sample_shape
+    from diffc.models.vae_encoder import export_vae_encoder
+
+    yield Progress(0, 1, "exporting the VAE's encoder")
+    source, options = inputs.denoiser.source, inputs.options
+    factor = scale_factor(source)
+    described = export_vae_encoder(
+        load_vae(inputs.vae.source).cpu().eval(),
+        pixel_shape(source, sample_shape(inputs.shape.specs(source))),
+        folder.out / VAE_ENCODER,
+        opset=options.opset,
+        simplify=options.simplify,
+        sizes=[(height * factor, width * factor) for height, width in options.sizes],
+    )
+    return ExportOutcome(sha256=described["sha256"], parameters=described["parameters"])
+
+
+@dataclass(frozen=True)
+class EncoderBuildInputs:
+    """What the encoder's engine follows from.
+
+    Attributes:
+        engine: As of every engine.
+        reference: What torch gave.
+    """
+
+    engine: BuildInputs
+    reference: FileInput
+
+
+def vae_encoder_build_stage(
+    out: Path, recipe: Recipe, name: str
+) -> Stage[EncoderBuildInputs, EncoderEngineOutcome] | None:
+    """OUT/engines/TARGET/encoder in fp32; None without OUT/onnx/encoder or a use for it."""
+    from diffc_export.targets import target
+
+    folder = out / "onnx" / VAE_ENCODER
+    if target(name).facts.loader is None or not (folder / DESCRIPTION).is_file():
+        return None
+    whole = recipe.build.model_copy(update={"precision": "fp32"})
+    stage = build.build_stage(out, recipe.model_copy(update={"build": whole}), name, VAE_ENCODER)
+    inputs = EncoderBuildInputs(stage.inputs, FileInput.of(folder / REFERENCE))
+    return Stage(stage.name, 1, inputs, build_encoder, EncoderEngineOutcome, stage.places)
+
+
+def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[EncoderEngineOutcome]:
+    """Build the engine, and compare it with torch where it runs here.
+
+    Raises:
+        CheckFailed: The engine does not compute what torch computes.
+    """
+    from diffc.measure.text_parity import passes
+    from diffc.measure.vae_parity import posterior_errors
+    from diffc_export.targets import target
+
+    built = yield from build.build(inputs.engine, folder)
+    chosen = target(inputs.engine.target)
+    if not chosen.status().runnable:
+        notes = ["built for another machine: not compared with torch"]
+        return EncoderEngineOutcome(**built.to_json(), notes=notes)
+    runner = chosen.load(folder.out / ENGINE)
+    try:
+        errors = posterior_errors(runner, inputs.reference.path)
+    finally:
+        runner.close()
+    if not passes(errors, "fp32"):
+        raise CheckFailed(
+            f"the VAE's encoder for {inputs.engine.target} does not compute what torch computes: "
+            f"relative error {max(errors.values()):.2g}",
+            hint="another --target",
+        )
+    return EncoderEngineOutcome(**built.to_json(), errors=errors)

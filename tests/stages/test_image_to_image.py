@@ -1,0 +1,134 @@
+"""Image-to-image and inpainting by engines alone: diffusers' own pipelines are the oracle."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import tiny_prompts
+
+import diffc
+from diffc.bundle import write_bundle
+from diffc_runtime import Pipeline, open_bundle
+from diffc_runtime.image_inputs import _POSTERIOR
+from diffc_runtime.noise import fill, image_noise, image_streams
+
+SEED, N = 5, 2
+PROMPT = "a red cat"
+OPTIONS = {"num_inference_steps": 6, "guidance_scale": 3.0}
+PIPELINES = {
+    "sd": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    "sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "flux": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+}
+NAMES = ["sd", *(pytest.param(n, marks=pytest.mark.slow) for n in list(PIPELINES)[1:])]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def built(request, tmp_path_factory) -> tuple[str, Path, Path]:
+    """(the pipeline's name, its folder, a bundle of its engines)."""
+    place, name = tmp_path_factory.mktemp("image"), request.param
+    tiny_prompts.SAVERS[name](place / "model")
+    size = 16 if name == "flux" else None
+    tiny_prompts.build_engines(place / "model", place / "out", place / "cache", size)
+    write_bundle(place / "out", place / "bundle", server="none", side="dense")
+    return name, place / "model", place / "bundle"
+
+
+def picture(size: tuple[int, int], seed: int = 1) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+
+
+def half_mask(size: tuple[int, int]) -> Image.Image:
+    """The right half and one pixel row are made anew."""
+    mask = np.zeros(size, np.uint8)
+    mask[:, size[1] // 2 :] = 255
+    mask[1] = 255
+    return Image.fromarray(mask)
+
+
+@contextmanager
+def our_noise(pipe: Pipeline) -> Iterator[None]:
+    """diffusers draws what the runtime draws: the loop's noise, and those of the posteriors."""
+    streams = image_streams(SEED, 0, N, _POSTERIOR)
+
+    def draw(shape: Any, *_: object, **__: object) -> torch.Tensor:
+        out = np.empty((N, *shape[1:]), np.float32)
+        fill(streams, out)
+        return torch.from_numpy(out)
+
+    noise = image_noise(SEED, 0, N, pipe.sample_shape)
+
+    def loop_noise(shape: Any, *_: object, **__: object) -> torch.Tensor:
+        if len(pipe.sample_shape) == 2:  # packed
+            from diffc_runtime.packing import unpack_latents
+
+            return torch.from_numpy(unpack_latents(noise, shape[1:]))
+        return torch.from_numpy(noise.copy())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers.models.autoencoders.vae.randn_tensor", draw)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("diffusers.pipelines.") and hasattr(module, "randn_tensor"):
+                patch.setattr(module, "randn_tensor", loop_noise)
+        yield
+
+
+def expected(kind: str, model: Path, pipe: Pipeline, output: str, **given: Any) -> np.ndarray:
+    """What diffusers makes in torch."""
+    cls, parts = getattr(diffusers, kind), diffc.load(model).components
+    reference = cls(**{name: parts[name] for name in parts if name in _arguments(cls.__init__)})
+    reference.set_progress_bar_config(disable=True)
+    assert pipe.image_size is not None
+    sizes = dict(zip(("height", "width"), pipe.image_size, strict=True))
+    sizes = {name: side for name, side in sizes.items() if name in _arguments(cls.__call__)}
+    with torch.no_grad(), our_noise(pipe):
+        images = reference([PROMPT] * N, output_type=output, **sizes, **OPTIONS, **given).images
+    return np.asarray(images)
+
+
+def _arguments(call: Any) -> set[str]:
+    return set(inspect.signature(call).parameters)
+
+
+def both(built, kind: str, given: dict[str, Any]) -> None:
+    """Latents within 1e-3, images within 2 of 255, and the image counts."""
+    _, model, bundle = built
+    pipe = open_bundle(bundle)
+    ours = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS, **given}
+    theirs = {k: [v] * N if k in ("image", "mask_image") else v for k, v in given.items()}
+    images = pipe(PROMPT, output_type="np", **ours).images
+    wanted = expected(kind, model, pipe, "np", **theirs)
+    assert wanted.std() > 0.01
+    assert np.abs(images - wanted).max() <= 2 / 255
+    pipe.decode = None
+    latents, exact = pipe.sample(PROMPT, **ours), expected(kind, model, pipe, "latent", **theirs)
+    assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
+    if given["strength"] == 1:
+        return  # a flow begins with noise alone there
+    other = pipe.sample(PROMPT, **{**ours, "image": picture(pipe.image_size, 2)})
+    assert np.linalg.norm(other - exact) > 2e-3 * np.linalg.norm(exact), "the image counts"
+
+
+def test_engines_change_an_image_as_diffusers_pipeline_does(built):
+    pipe = open_bundle(built[2])
+    for strength in (0.5, 1.0):
+        given = {"image": picture(pipe.image_size), "strength": strength}
+        both(built, PIPELINES[built[0]][0], given)
+
+
+def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
+    size = open_bundle(built[2]).image_size
+    for strength in (0.5, 1.0):
+        given = {"image": picture(size), "mask_image": half_mask(size), "strength": strength}
+        both(built, PIPELINES[built[0]][1], given)
