@@ -23,6 +23,7 @@ from diffc.errors import RequestError
 from diffc.models.families.examples import dtype_of, example_inputs
 from diffc.models.source import Source
 from diffc_export.specs import TensorSpec
+from diffc_runtime.image_conditions import IMAGE_CONDITIONS
 
 _REFINER_IDS = 5
 """The base model's six ids are three sizes; the refiner's last id is an aesthetic score."""
@@ -148,7 +149,8 @@ def _short(value: Tensor) -> str:
 def check_condition_values(specs: Sequence[TensorSpec], text: Sequence[str] | None) -> None:
     """Refuse a condition for which neither the user nor the pipeline has a value.
 
-    Labels are drawn or come with the data (``inputs.check_conditions``).
+    Labels are drawn or come with the data (``inputs.check_conditions``); conditions of images are
+    made of the calibration images.
 
     Args:
         specs: The denoiser's inputs.
@@ -157,7 +159,8 @@ def check_condition_values(specs: Sequence[TensorSpec], text: Sequence[str] | No
     Raises:
         RequestError: A condition has no value; the message names the first one.
     """
-    known = {LABELS} if text is None else {LABELS, *text, *_VALUES}
+    known = {LABELS, *IMAGE_CONDITIONS}
+    known |= set() if text is None else {*text, *_VALUES}
     for spec in specs:
         if spec.kind == "condition" and spec.name not in known:
             raise missing_condition_error(spec.name, text is not None)

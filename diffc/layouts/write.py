@@ -129,6 +129,12 @@ class PipelineWriter:
                 hint=f"it reads {', '.join(sorted(self.layout.pipelines))}; "
                 "diffc bundle serves every family",
             )
+        if self.family.condition_channels(self.source.config):
+            raise InputError(
+                f"--layout {self.layout.name}: the graph of this {self.source.class_name} takes "
+                "the image that it is conditioned on as inputs of their own",
+                hint="diffc bundle serves it",
+            )
         if not (self.out / "onnx" / DECODER / DESCRIPTION).is_file():
             raise InputError(
                 f"{self.out / 'onnx' / DECODER} is missing: diffc exports no decoder of this VAE",

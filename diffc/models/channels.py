@@ -1,7 +1,8 @@
 """Channels in and out of a denoiser: which inputs it has beside the sample to denoise.
 
 Inpainting, editing, upscaling and image-to-video models take their condition as further channels
-of the sample, and predict the sample's own channels alone. diffc has no values for those channels.
+of the sample, and predict the sample's own channels alone. Where the family knows what they hold,
+they are conditions of their own (``Family.condition_channels``); diffc has no values for others.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def check_channels(source: Source) -> None:
         config = known.full_config(source.config)
         taken = int(config["in_channels"])
         predicted = int(config.get("out_channels") or taken)
-    if predicted in (taken, 2 * taken):
+        further = known.condition_channels(config)
+    if predicted in (taken, 2 * taken) or (further and predicted == taken - further):
         return
     if predicted > taken:
         raise InputError(

@@ -60,6 +60,13 @@ def check_resolution(class_name: str, config: JsonObject, sizes: Sequence[Size])
                 hint="give one size, and compile once for each; several are for "
                 + _several_sizes_classes(),
             )
+        if len(sizes) > 1 and known.condition_channels(config):
+            words = ",".join(str(size_word(size)) for size in sizes)
+            raise RequestError(
+                f"--resolution {words}: this {class_name} takes an image beside its sample, and is "
+                "exported for one resolution",
+                hint="give one size, and compile once for each",
+            )
         factor = (shared if len(sizes) > 1 else None) or known.multiple(config)
         for size in sizes:
             _check_size(known, size, factor)

@@ -200,6 +200,14 @@ _AMENDED = (
 """Pipelines whose constructor corrects old configs: no clipping of latents, timesteps from 1."""
 
 
+_INPAINTING = "StableDiffusionInpaintPipeline"
+"""It counts timesteps from 1 too, and leaves clipping as it is."""
+
+
+def _without_runge_kutta(config: Config) -> JsonDict:
+    return {"skip_prk_steps": True} if config.get("skip_prk_steps") is False else {}
+
+
 def with_pipeline_changes(config: Config, index: Config) -> JsonDict:
     """Return a scheduler's config with the changes that its pipeline makes when it is opened.
 
@@ -211,6 +219,8 @@ def with_pipeline_changes(config: Config, index: Config) -> JsonDict:
     changed = dict(config)
     if config and not config.get("_class_name") and isinstance(entry, list) and entry[-1]:
         changed["_class_name"] = entry[-1]
+    if index.get("_class_name") == _INPAINTING and config:
+        return {**changed, "steps_offset": 1, **_without_runge_kutta(changed)}
     if index.get("_class_name") not in _AMENDED or not config:
         return changed
     if changed.get("_class_name") in CLIPPING and changed.get("clip_sample", True) is True:

@@ -86,7 +86,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]
         options=SectionInput(options, without=("source", "prompts")),
         content=None if is_synthetic(options) else FileInput(content, _data_digest(content)),
         prompts=_prompts(source, options),
-        vae=ModelInput.vae(source) if not draws and source.vae is not None else None,
+        vae=_vae(source, draws),
         guidance=(guidance.scale, guidance.has_null),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
@@ -95,6 +95,13 @@ def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]
     packages = model_packages(source) if uses_model else ()
     places = {CLEAN: f"{STATE}/{CLEAN}"}
     return Stage("data", 10, inputs, make_data, DataOutcome, places, packages, collective=draws)
+
+
+def _vae(source: Source, draws: bool) -> ModelInput | None:
+    """The VAE, where images are encoded: the user's, or drawn ones that are a condition."""
+    conditioned = family(source.class_name).condition_channels(source.config)
+    uses_it = source.vae is not None and (not draws or conditioned > 0)
+    return ModelInput.vae(source) if uses_it else None
 
 
 def _prompts(source: Source, options: DataSection) -> FileInput | None:
@@ -181,21 +188,32 @@ def _draw(
     inputs: DataInputs, specs: list[TensorSpec], given: EncodedPrompts
 ) -> Work[tuple[CleanSet, DataOutcome]]:
     """Samples of the dense model."""
+    from diffc.data.image_conditions import image_conditions, open_conditions, takes_image
+    from diffc.data.latents import decode_latents, pixel_shape
     from diffc.data.precision import best_device
     from diffc.data.synthetic import Conditioning, synthesize
     from diffc.models.denoiser import open_denoiser
 
     options = inputs.options.section
-    denoiser = open_denoiser(inputs.model.source, specs)
+    source = inputs.model.source
+    denoiser = open_denoiser(source, specs)
     denoiser.model.to(best_device())
+    rows, of_images = dict(given.rows), takes_image(specs)
+    if of_images:
+        shape = pixel_shape(source, denoiser.sample_shape)
+        rows |= yield from open_conditions(source, specs, shape)
     clean = yield from synthesize(
         denoiser,
         options.images,
-        Conditioning(given.rows, given.null, inputs.guidance[0]),
+        Conditioning(rows, given.null, inputs.guidance[0]),
         steps=options.steps,
         seed=inputs.seed,
         batch=options.batch,
     )
+    if of_images:
+        pictures = (yield from decode_latents(source, clean.sample)).clamp(-1, 1)
+        more = yield from image_conditions(source, specs, pictures, inputs.seed)
+        clean = replace(clean, conditions={**clean.conditions, **more})
     return clean, DataOutcome(conditions=sorted(given.rows))
 
 
@@ -218,6 +236,7 @@ def _read_images(
     inputs: DataInputs, path: Path, specs: list[TensorSpec], given: EncodedPrompts
 ) -> Work[tuple[CleanSet, DataOutcome]]:
     from diffc.data.clean import CleanSet
+    from diffc.data.image_conditions import image_conditions
     from diffc.data.images import read_images
     from diffc.data.inputs import LABELS
     from diffc.data.latents import encode_images, pixel_shape, vae_folder
@@ -235,9 +254,10 @@ def _read_images(
         classes=_class_count(source) if takes_labels else None,
     )
     sample = clean.sample
+    of_images = yield from image_conditions(source, specs, sample, inputs.seed)
     if vae_folder(source) is not None:
         sample = yield from encode_images(source, sample, shape)
-    pool = {**given.rows, **clean.conditions}
+    pool = {**given.rows, **clean.conditions, **of_images}
     rows = condition_rows(range(len(clean)), specs, pool, None, inputs.seed)
     notes = [*counts.notes, *([str(counts)] if counts.skipped else [])]
     outcome = DataOutcome(counts=str(counts), conditions=sorted(given.rows), notes=notes)

@@ -15,6 +15,9 @@
     clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
     calls.py       the arguments of a call, as conditions
+    image_inputs.py  an image, and a mask, that a call begins with
+    image_conditions.py  the names of the conditions that denoisers take of an image
+    packing.py     latents as tokens, and back
     prompt_plan.py how a pipeline turns a prompt into conditions, as data
     prompts.py     tokenizers and text encoders: prompts -> conditions
     tokens.py      a prompt -> tokens

@@ -15,7 +15,8 @@ import numpy as np
 
 from .checks import check_numbers, check_whole_number, row_count
 from .errors import BadRequest
-from .image_inputs import IMAGE_CONDITIONS, GivenImages, read_given
+from .image_conditions import IMAGE_CONDITIONS
+from .image_inputs import GivenImages, read_given
 from .values import Array
 
 if TYPE_CHECKING:

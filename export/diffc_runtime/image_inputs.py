@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .errors import BadRequest
+from .image_conditions import EDITED_IMAGE, IMAGE_CONDITIONS, MASK, MASKED_IMAGE
 from .noise import Streams, fill, image_streams
 from .stepping import Scheduler
 from .values import Array
@@ -31,11 +32,6 @@ Posterior: TypeAlias = tuple[Array, Array]
 Encode: TypeAlias = Callable[[Array], Posterior]
 """Images (N, C, H, W) in [-1, 1] -> the posterior of their latents, before any scaling."""
 
-MASK, MASKED_IMAGE = "mask", "masked_image_latents"
-"""The conditions of denoisers that fill in a masked image."""
-EDITED_IMAGE = "image_latents"
-"""The condition of denoisers that edit a whole image."""
-IMAGE_CONDITIONS = (MASK, MASKED_IMAGE, EDITED_IMAGE)
 STRENGTH = 0.8
 """How much of the trajectory is done where a call does not say; all of it with a mask."""
 _MOST_LOG_VARIANCE, _LEAST_LOG_VARIANCE = 20.0, -30.0
@@ -274,15 +270,16 @@ def begin_with(pipe: Pipeline, given: GivenImages, n: int, seed: int, first: int
     if EDITED_IMAGE in names:
         mean, _ = _encode(pipe, images)
         return Start(conditions={EDITED_IMAGE: mean})
-    clean = _samples(pipe, images, streams)
+    whole = given.strength == 1
     if MASK in names and masks is not None:
+        clean = None if whole else _samples(pipe, images, streams)
         masked = _samples(pipe, images * (masks < 0.5), streams)
-        conditions = {MASK: _latent_masks(masks, clean), MASKED_IMAGE: masked}
-        return Start(clean, None, given.strength == 1, given.strength, conditions)
+        conditions = {MASK: _latent_masks(masks, masked), MASKED_IMAGE: masked}
+        return Start(clean, None, whole, given.strength, conditions)
+    clean = _samples(pipe, images, streams)
     if masks is None:
         return Start(pipe.pack(clean), None, False, given.strength)
     small = np.broadcast_to(_latent_masks(masks, clean), clean.shape)
-    whole = given.strength == 1
     return Start(pipe.pack(clean), pipe.pack(small), whole, given.strength)
 
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from diffc_runtime.errors import BadRequest
-from diffc_runtime.image_inputs import EDITED_IMAGE, MASK, MASKED_IMAGE, image_arguments
+from diffc_runtime.image_conditions import EDITED_IMAGE, MASK, MASKED_IMAGE
+from diffc_runtime.image_inputs import image_arguments
 from diffc_runtime.pipeline import Input, Pipeline
 from diffc_runtime.schedulers import scheduler
 
@@ -148,7 +149,7 @@ def test_what_is_no_image_is_refused(given, words) -> None:
 def test_without_an_encoder_an_image_is_refused() -> None:
     pipe = latent()
     pipe.encode = None
-    with pytest.raises(BadRequest, match="there is no VAE encoder here.*command that made it"):
+    with pytest.raises(BadRequest, match=r"there is no VAE encoder here.*command that made it"):
         pipe.sample(image=pixels(), num_inference_steps=2)
 
 

@@ -7,11 +7,10 @@ import torch
 from diffusers import (
     DDIMScheduler,
     StableDiffusionInpaintPipeline,
-    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support import tiny_text
 from support.pipelines import edit_json, other_parts, save_ddpm
 from support.runs import compile_quickly, refusal
@@ -31,33 +30,44 @@ def save_wide(folder, channels: int, kind=StableDiffusionPipeline):
     return folder
 
 
-@pytest.mark.parametrize("data", ["prompts", "conditions", "samples"])
-def test_inpainting_is_refused_whatever_the_data(tmp_path, data) -> None:
-    model = save_wide(tmp_path / "inp", 9, StableDiffusionInpaintPipeline)
-    (tmp_path / "prompts.txt").write_text("a red cat\n", "utf-8")
-    tensors = {"encoder_hidden_states": torch.randn(8, 77, 24)}
-    save_file(tensors, tmp_path / "conditions.safetensors")
-    save_file({"sample": torch.randn(8, 9, 8, 8), **tensors}, tmp_path / "samples.safetensors")
-    given = {"prompts": str(tmp_path / "prompts.txt")}
-    if data != "prompts":
-        given = {"source": str(tmp_path / f"{data}.safetensors")}
-    error = refusal(model, tmp_path / "out", data=given)
-    assert "takes 9 channels and predicts 4: the other 5 are a condition" in str(error)
-    assert "the mask and the masked image" in str(error)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("channels", "kind", "what"),
     [
-        (8, StableDiffusionInstructPix2PixPipeline, "the image to edit"),
-        (8, StableDiffusionPipeline, "such as a mask or an image"),
+        (7, StableDiffusionPipeline, "such as a mask or an image"),
         (5, StableDiffusionPipeline, "the other 1 is a condition"),
     ],
 )
-def test_other_further_channels(tmp_path, channels, kind, what) -> None:
+def test_further_channels_of_which_nothing_is_known(tmp_path, channels, kind, what) -> None:
     error = refusal(save_wide(tmp_path / "m", channels, kind), tmp_path / "out")
     assert what in str(error)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "names"),
+    [
+        (9, StableDiffusionInpaintPipeline, {"mask", "masked_image_latents"}),
+        (8, StableDiffusionPipeline, {"image_latents"}),
+    ],
+)
+def test_an_image_beside_the_sample_is_a_condition(tmp_path, channels, kind, names) -> None:
+    """Masks of the calibration images, not zeros; samples of another shape stay refused."""
+    model = save_wide(tmp_path / "m", channels, kind)
+    (tmp_path / "prompts.txt").write_text("a red cat\n", "utf-8")
+    data = {"prompts": str(tmp_path / "prompts.txt"), "images": 12, "steps": 2}
+    assert compile_quickly(model, tmp_path / "out", "plan", data=data) is not None
+    rows = load_file(tmp_path / "out" / ".diffc" / "clean.safetensors")
+    assert rows["sample"].shape == (12, 4, 8, 8) and names < set(rows)
+    if "mask" in names:
+        mask = rows["mask"]
+        assert mask.shape == (12, 1, 8, 8) and set(mask.unique().tolist()) == {0.0, 1.0}
+        shares = mask.mean((1, 2, 3))
+        assert (shares == 1).any() and (shares < 1).any() and len(shares.unique()) > 3
+    for name in names - {"mask"}:
+        assert rows[name].shape == (12, 4, 8, 8) and rows[name].std(0).mean() > 1e-3
+    save_file({"sample": torch.randn(8, channels, 8, 8)}, tmp_path / "samples.safetensors")
+    with pytest.raises(InputError, match=f"'{min(names)}' is missing"):
+        source = str(tmp_path / "samples.safetensors")
+        compile_quickly(model, tmp_path / "no", "plan", data={"source": source})
 
 
 @pytest.mark.parametrize(("taken", "predicted"), [(2, 1), (6, 3), (1, 3), (3, 4)])

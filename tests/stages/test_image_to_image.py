@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import tiny_prompts
+from support import tiny_prompts, tiny_text
+from support.command import diffc_in_process
+from support.quick import QUICK
 
 import diffc
 from diffc.bundle import write_bundle
-from diffc_runtime import Pipeline, open_bundle
+from diffc_runtime import BadRequest, Pipeline, open_bundle
 from diffc_runtime.image_inputs import _POSTERIOR
 from diffc_runtime.noise import fill, image_noise, image_streams
 
@@ -132,3 +136,61 @@ def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
     for strength in (0.5, 1.0):
         given = {"image": picture(size), "mask_image": half_mask(size), "strength": strength}
         both(built, PIPELINES[built[0]][1], given)
+
+
+@pytest.fixture(scope="module")
+def inpainting(tmp_path_factory) -> tuple[str, Path, Path]:
+    """The same of a U-Net of nine channels, which takes mask and masked image."""
+    place = tmp_path_factory.mktemp("nine")
+    tiny_text.save_inpainting(place / "model")
+    tiny_prompts.build_engines(place / "model", place / "out", place / "cache")
+    write_bundle(place / "out", place / "bundle", server="none", side="dense")
+    return "nine", place / "model", place / "bundle"
+
+
+def test_a_denoiser_of_nine_channels_fills_in_as_diffusers_does(inpainting):
+    size = open_bundle(inpainting[2]).image_size
+    for strength in (0.5, 1.0):
+        given = {"image": picture(size), "mask_image": half_mask(size), "strength": strength}
+        both(inpainting, "StableDiffusionInpaintPipeline", given)
+    pipe = open_bundle(inpainting[2])
+    with pytest.raises(BadRequest, match="fills in a masked image: give image and mask_image"):
+        pipe(PROMPT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", [tiny_text.save_inpainting, tiny_text.save_sd])
+def test_a_compiled_folder_fills_in_by_its_engine_as_by_torch(save, tmp_path):
+    """The whole chain; a U-Net of nine channels is calibrated and trained with masks."""
+    (tmp_path / "prompts.txt").write_text("a red cat\na blue house\n")
+    prompts = {**QUICK["data"], "prompts": str(tmp_path / "prompts.txt")}
+    out, options = tmp_path / "out", {**QUICK, "data": prompts, "build": {"batch": (1, 2)}}
+    report = diffc.compile(
+        save(tmp_path / "model"), ratio=0.3, out=out, target="ort-cpu", options=options
+    )
+    assert report.vae_encoder is not None and report.vae_encoder.engines[0].error < 1e-3
+    assert report.targets[0].compressed.parity.passed
+    engine, by_torch = (diffc.pipeline(out, target=name) for name in ("ort-cpu", "torch"))
+    given = {"image": picture(engine.image_size), "mask_image": half_mask(engine.image_size)}
+    images = [
+        pipe(PROMPT, strength=0.6, seed=SEED, output_type="np", **OPTIONS, **given).images
+        for pipe in (engine, by_torch)
+    ]
+    assert np.abs(images[0] - images[1]).max() <= 2 / 255
+    given["image"].save(tmp_path / "in.png")
+    given["mask_image"].save(tmp_path / "mask.png")
+    write_bundle(out, tmp_path / "bundle", server="none")
+    words = ["--image", tmp_path / "in.png", "--mask", tmp_path / "mask.png", "--strength", "0.6"]
+    words += ["--steps", "6", "--guidance", "3", "--seed", SEED, "--out"]
+    run = diffc_in_process("generate", out, PROMPT, *words, tmp_path / "a.png")
+    assert run.returncode == 0, run.stderr
+    alone = tmp_path / "bundle", "generate", PROMPT, *words, tmp_path / "b.png"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *map(str, alone)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "ab")
+    np.testing.assert_array_equal(first, second)
+    wanted = np.round(images[0][0] * 255).astype(np.uint8)
+    assert np.abs(first.astype(int) - wanted).max() <= 1

@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -69,6 +70,21 @@ def save_sd(folder: Path) -> Path:
         tokenizer=tokenizer(folder.with_name("words")), unet=unet(cross_attention_dim=WIDTH),
         scheduler=DDIMScheduler(clip_sample=False), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def save_inpainting(folder: Path) -> Path:
+    """The same with a U-Net that takes mask and masked image as five further channels."""
+    torch.manual_seed(0)
+    config = {**unet(cross_attention_dim=WIDTH).config, "in_channels": 9}
+    nine = UNet2DConditionModel.from_config(config)
+    pipeline = StableDiffusionInpaintPipeline(
+        vae=vae(), text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(folder.with_name("words")), unet=nine,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder)
     return folder

@@ -200,6 +200,14 @@ class Family(ABC):
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 
+    def condition_channels(self, config: JsonObject) -> int:
+        """Return how many of the config's ``in_channels`` hold a condition that diffc knows.
+
+        They are no part of the sample: ``specs`` lists them as conditions of their own, and
+        ``call`` joins them to it.
+        """
+        return 0
+
     # What can be cut.
 
     def groups(

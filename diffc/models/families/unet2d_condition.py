@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from diffc.models.families.base import (
     halving_multiple,
 )
 from diffc_export.specs import TensorSpec
+from diffc_runtime.image_conditions import EDITED_IMAGE, IMAGE_CONDITIONS, MASK, MASKED_IMAGE
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
 
@@ -58,18 +59,31 @@ class UNet2DCondition(Family):
 
         SDXL adds text_embeds (1280,) and time_ids (6,); latent consistency models timestep_cond
         (256,); class-conditional ones class_labels. Without cross-attention to a text (AudioLDM)
-        there are no encoder_hidden_states.
+        there are no encoder_hidden_states. Of in_channels that it does not predict, an inpainting
+        model's are mask (1, H, W) and masked_image_latents (C, H, W), an editing model's
+        image_latents (C, H, W).
         """
         config = self.full_config(config)
+        sample, timestep = self.image_specs(config, resolution, _SIZE)
+        channels, *sides = sample.shape
+        sample = replace(sample, shape=(channels - self.condition_channels(config), *sides))
         return [
-            *self.image_specs(config, resolution, _SIZE),
+            sample,
+            timestep,
             *_text_specs(config, tokens or CLIP_TOKENS),
             *self._class_specs(config),
             *_added_specs(config),
+            *_image_specs(config, sides),
         ]
+
+    def condition_channels(self, config: JsonObject) -> int:
+        """Return the channels of a mask and a masked image, or of an image to edit."""
+        config = self.full_config(config)
+        return sum(spec.shape[0] for spec in _image_specs(config, (1, 1)))
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the predicted noise (or v, or x_0), (B, C, H, W)."""
+        inputs = _joined(inputs)
         direct: dict[str, Tensor | None] = {"encoder_hidden_states": None}
         direct |= {name: value for name, value in inputs.items() if name not in _ADDED}
         added = {name: inputs[name] for name in _ADDED if name in inputs}
@@ -161,6 +175,30 @@ class UNet2DCondition(Family):
             f"a UNet2DConditionModel with class_embed_type '{kind}' is not supported",
             hint="supported: none, timestep, identity, projection, simple_projection",
         )
+
+
+def _joined(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the inputs with the conditions of images as further channels of the sample."""
+    given = [inputs[name] for name in IMAGE_CONDITIONS if name in inputs]
+    if not given:
+        return inputs
+    import torch
+
+    rest = {name: value for name, value in inputs.items() if name not in IMAGE_CONDITIONS}
+    return {**rest, "sample": torch.cat([inputs["sample"], *given], 1)}
+
+
+def _image_specs(config: JsonObject, sides: Sequence[int]) -> list[TensorSpec]:
+    """Return the inputs that the channels beyond those that are predicted hold.
+
+    One channel and an image's are an inpainting model's, an image's an editing model's.
+    """
+    predicted = int(config["out_channels"])
+    further = int(config["in_channels"]) - predicted
+    if further == predicted + 1:
+        mask = TensorSpec(MASK, (1, *sides), example=1)
+        return [mask, TensorSpec(MASKED_IMAGE, (predicted, *sides))]
+    return [TensorSpec(EDITED_IMAGE, (predicted, *sides))] if further == predicted else []
 
 
 def _number(name: str) -> str:

@@ -1,0 +1,10 @@
+"""The conditions that some denoisers take of an image, as further channels of their sample."""
+
+from __future__ import annotations
+
+MASK, MASKED_IMAGE = "mask", "masked_image_latents"
+"""Of denoisers that fill in a masked image: (1, H, W), 1 where it is made anew, and (C, H, W)."""
+EDITED_IMAGE = "image_latents"
+"""Of denoisers that edit a whole image: (C, H, W), the mean of its posterior, not scaled."""
+IMAGE_CONDITIONS = (MASK, MASKED_IMAGE, EDITED_IMAGE)
+"""In the order of the channels."""
