@@ -15,6 +15,7 @@
     clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
     calls.py       the arguments of a call, as conditions
+    guided_call.py the denoiser's calls for one batch, with guidance
     image_inputs.py  an image, and a mask, that a call begins with
     image_conditions.py  the names of the conditions that denoisers take of an image
     packing.py     latents as tokens, and back

@@ -159,7 +159,9 @@ def test_a_denoiser_of_nine_channels_fills_in_as_diffusers_does(inpainting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("save", [tiny_text.save_inpainting, tiny_text.save_sd])
+@pytest.mark.parametrize(
+    "save", [tiny_text.save_inpainting, tiny_text.save_sd], ids=["nine", "four"]
+)
 def test_a_compiled_folder_fills_in_by_its_engine_as_by_torch(save, tmp_path):
     """The whole chain; a U-Net of nine channels is calibrated and trained with masks."""
     (tmp_path / "prompts.txt").write_text("a red cat\na blue house\n")

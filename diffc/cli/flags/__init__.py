@@ -3,6 +3,7 @@
 flag.py        Flag: a row, and how it becomes a parameter of the command line
 of_recipes.py  rows with a path in the recipe, such as ``build.threads``, by section
 of_folders.py  rows of the folders that others load
+of_images.py   rows of the verb that makes images
 of_verbs.py    all other rows: what to work on, where to write, how to show
 values.py      texts that become values, such as 1,4,8
 completion.py  what completion offers for a flag
