@@ -34,7 +34,8 @@ class DataOutcome(StageOutcome):
         null: The conditions that have a null value.
         guidance: The scale of classifier-free guidance of the run.
         notes: What the user should know of them.
-        conditions: The conditions whose rows the user gave; the others were drawn.
+        conditions: The conditions whose rows the user gave, or that were made of the images; the
+            others were drawn.
         counts: How many images were read and skipped, in words; None where none were read.
     """
 

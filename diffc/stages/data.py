@@ -210,11 +210,13 @@ def _draw(
         seed=inputs.seed,
         batch=options.batch,
     )
+    names = set(given.rows)
     if of_images:
         pictures = (yield from decode_latents(source, clean.sample)).clamp(-1, 1)
         more = yield from image_conditions(source, specs, pictures, inputs.seed)
         clean = replace(clean, conditions={**clean.conditions, **more})
-    return clean, DataOutcome(conditions=sorted(given.rows))
+        names |= set(more)
+    return clean, DataOutcome(conditions=sorted(names))
 
 
 def _read(
@@ -260,7 +262,8 @@ def _read_images(
     pool = {**given.rows, **clean.conditions, **of_images}
     rows = condition_rows(range(len(clean)), specs, pool, None, inputs.seed)
     notes = [*counts.notes, *([str(counts)] if counts.skipped else [])]
-    outcome = DataOutcome(counts=str(counts), conditions=sorted(given.rows), notes=notes)
+    names = sorted({**given.rows, **of_images})
+    outcome = DataOutcome(counts=str(counts), conditions=names, notes=notes)
     return CleanSet(sample, rows, clean.origin, given.null), outcome
 
 
