@@ -32,6 +32,8 @@ SIDES = ("dense", "compressed")
     *(
         "image_guidance",
         "image_sampler",
+        "image_height",
+        "image_width",
         "image_lora",
         "start_image",
         "strength",
@@ -106,6 +108,8 @@ class _ImageOptions:
     guidance: float | None
     sampler: str | None
     lora: str | None
+    height: int | None
+    width: int | None
     image: Path | None
     strength: float | None
     mask: Path | None
@@ -163,6 +167,8 @@ def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         scheduler=request.sampler,
+        height=request.height,
+        width=request.width,
         lora=request.lora,
         **conditions,
         **image_arguments(request.image, request.mask, request.strength),

@@ -97,6 +97,8 @@ def _contents(
         {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "kind": spec.kind}
         for spec in denoiser.specs
     ]
+    sizes = [list(size) for size in locked_recipe(out).export.sizes]
+    specs = [{**one, "sizes": sizes} if one["kind"] == "sample" else one for one in specs]
     about = {
         "scheduler": served_settings(source.scheduler),
         "unconditional": denoiser.family.null_conditions(source.config),

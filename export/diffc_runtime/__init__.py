@@ -18,6 +18,7 @@
     guided_call.py the denoiser's calls for one batch, with guidance
     image_inputs.py  an image, and a mask, that a call begins with
     image_conditions.py  the names of the conditions that denoisers take of an image
+    image_sizes.py which sizes an engine was built for, and which one a call wants
     packing.py     latents as tokens, and back
     prompt_plan.py how a pipeline turns a prompt into conditions, as data
     prompts.py     tokenizers and text encoders: prompts -> conditions

@@ -69,6 +69,8 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
     make.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    make.add_argument("--height", type=int, help="in pixels, of a size that the engine serves")
+    make.add_argument("--width", type=int, help="the same")
     make.add_argument("--image", type=Path, help="an image that the loop begins with")
     make.add_argument("--strength", type=float, help="how much of the loop is done to it, up to 1")
     make.add_argument("--mask", type=Path, help="white where the image is made anew")
@@ -104,7 +106,8 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
     """Make the samples; a note on a prompt that was cut is a line of its own."""
     given, none = named_values(options.condition), named_values(options.unconditional)
     given |= image_arguments(options.image, options.mask, options.strength)
-    if not options.prompt and options.image is None:
+    size = {"height": options.height, "width": options.width}
+    if not options.prompt and options.image is None and not any(size.values()):
         if options.negative_prompt is not None:
             raise BadRequest("--negative-prompt needs a prompt beside it")
         steps = pipeline.defaults.steps if options.steps is None else options.steps
@@ -121,6 +124,7 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
             scheduler=options.scheduler,
             n=options.n,
             seed=options.seed,
+            **size,
             **given,
             **{f"unconditional_{name}": value for name, value in none.items()},
         )

@@ -7,7 +7,7 @@ pipe(n=4, seed=7, class_labels=[3, 7, 3, 7])
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -17,6 +17,7 @@ from .checks import check_numbers, check_whole_number, row_count
 from .errors import BadRequest
 from .image_conditions import IMAGE_CONDITIONS
 from .image_inputs import GivenImages, read_given
+from .image_sizes import fixed_at_size, size_words, wanted_size
 from .values import Array
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ImageRequest:
         conditions: Name -> (N, ...) in the input's dtype once the request is checked.
         unconditional: The same for u.
         image: What the loop begins with; None: noise alone.
+        size: (height, width) of the images in pixels; None: the pipeline's usual one.
     """
 
     n: int
@@ -66,6 +68,7 @@ class ImageRequest:
     conditions: Mapping[str, Array | Any]
     unconditional: Mapping[str, Array | Any]
     image: GivenImages | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -86,6 +89,7 @@ class ImageCall:
         conditions: Conditions by name.
         unconditional: Their values for "none".
         image: What the loop begins with; None: noise alone.
+        size: (height, width) in pixels; None: the usual one.
     """
 
     prompts: list[str] | None
@@ -95,6 +99,7 @@ class ImageCall:
     conditions: Mapping[str, object] = field(default_factory=dict)
     unconditional: Mapping[str, object] = field(default_factory=dict)
     image: GivenImages | None = None
+    size: tuple[int, int] | None = None
 
 
 def read_call(
@@ -114,14 +119,13 @@ def read_call(
         BadRequest: An argument is none that the pipeline takes.
     """
     rest = dict(more)
-    sizes = {name: rest.pop(name, None) for name in ("height", "width")}
-    check_size(pipe.image_size, sizes["height"], sizes["width"])
     image = read_given(
         rest.pop("image", None),
         rest.pop("mask_image", None),
         rest.pop("strength", None),
         channels=pipe.sample_shape[0] if pipe.decode is None and pipe.encode is None else 3,
     )
+    size = wanted_size(pipe, rest.pop("height", None), rest.pop("width", None), image)
     each = _same(rest, "num_images_per_prompt", "n")
     seed = _same(rest, "generator", "seed")
     if seed is not None and not isinstance(seed, (int, np.integer)):
@@ -138,7 +142,7 @@ def read_call(
     if each is not None:
         check_whole_number("n, the number of images,", each, 1, _MOST_EACH)  # type: ignore[arg-type]
     number = 0 if seed is None else int(seed)
-    return ImageCall(prompts, negatives, each, number, given, none, image)  # type: ignore[arg-type]
+    return ImageCall(prompts, negatives, each, number, given, none, image, size)  # type: ignore[arg-type]
 
 
 class LoopArguments(TypedDict):
@@ -173,6 +177,8 @@ def loop_arguments(
         UnfitEngine: A tokenizer or a text encoder cannot be opened here.
     """
     request = image_request(pipe, prompt, negative_prompt, scale, more)
+    if request.image is not None or request.size not in (None, pipe.image_size):
+        raise BadRequest(f"image, height and width: {size_words(pipe.image_sizes[:1])} alone here")
     return LoopArguments(
         n=request.n,
         seed=request.seed,
@@ -207,7 +213,7 @@ def image_request(
     texts = conditions_of(pipe, call, n, scale)
     _check_has_prompt(pipe, call, texts.given)
     image = None if call.image is None else _for_each(call, call.image)
-    return ImageRequest(n, call.seed, 0, texts.guidance, texts.given, texts.none, image)
+    return ImageRequest(n, call.seed, 0, texts.guidance, texts.given, texts.none, image, call.size)
 
 
 def _for_each(call: ImageCall, image: GivenImages) -> GivenImages:
@@ -238,48 +244,6 @@ def _same(rest: dict[str, object], name: str, other: str) -> object:
     if len(values) == 2 and values[name] != values[other]:
         raise BadRequest(f"{name} and {other} mean the same: give one of them")
     return next(iter(values.values()), None)
-
-
-def check_size(served: tuple[int, int] | None, height: object, width: object) -> None:
-    """Refuse a size in pixels that is not the engine's, and name the engine's.
-
-    Args:
-        served: (height, width) of the images; None where the samples are no images.
-        height: What the caller wants; None for any.
-        width: The same.
-
-    Raises:
-        BadRequest: It is another one.
-    """
-    if height is None and width is None:
-        return
-    wanted = " x ".join(str(side) for side in (height, width) if side is not None)
-    if served is None:
-        raise BadRequest(f"height and width: the samples are no images here, so no {wanted} either")
-    if height not in (None, served[0]) or width not in (None, served[1]):
-        raise BadRequest(
-            f"the engine was not built for {wanted}: it makes images of height {served[0]} and "
-            f"width {served[1]} (diffc compile --resolution builds others)"
-        )
-
-
-def check_image_size(served: tuple[int, int] | None, shape: Sequence[int]) -> None:
-    """Refuse an image of another size than the engine's, and name the engine's.
-
-    Args:
-        served: (height, width) of the images; None where the samples are no images.
-        shape: (..., height, width) of the image.
-
-    Raises:
-        BadRequest: It is another one.
-    """
-    if served is None:
-        raise BadRequest("image: the samples are no images here")
-    if tuple(shape[-2:]) != tuple(served):
-        raise BadRequest(
-            f"the image has height {shape[-2]} and width {shape[-1]}, and the engine was built for "
-            f"height {served[0]} and width {served[1]}: resize it, or diffc compile --resolution"
-        )
 
 
 def _check_takes_prompts(pipe: Pipeline) -> None:
@@ -346,8 +310,9 @@ def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) 
     if call.prompts is not None:
         assert pipe.prompts is not None
         taken = {spec.name for spec in pipe.conditions}
+        fixed = fixed_at_size(pipe.prompts.fixed, call.size)
         given = {name: value for name, value in given.items() if name not in IMAGE_CONDITIONS}
-        given |= {name: value for name, value in pipe.prompts.fixed.items() if name in taken}
+        given |= {name: value for name, value in fixed.items() if name in taken}
         if pipe.prompts.plan.guidance is not None:
             guidance = 1.0
         of_prompts, of_none = _prompt_conditions(pipe, call, guidance != 1.0)
@@ -390,7 +355,7 @@ def _prompt_conditions(
         none = encoder.none(len(call.prompts))
     else:
         none = encoder.encode(call.negatives, negative=True)
-    return rows, {**encoder.fixed_null, **_repeated(none, each)}
+    return rows, {**fixed_at_size(encoder.fixed_null, call.size), **_repeated(none, each)}
 
 
 def _repeated(rows: Mapping[str, Array], each: int) -> dict[str, Array]:

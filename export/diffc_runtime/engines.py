@@ -94,7 +94,13 @@ def load_engine(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
 def specs(info: Mapping[str, Any]) -> tuple[Input, ...]:
     """The engine's inputs."""
     return tuple(
-        Input(item["name"], tuple(item["shape"]), item["dtype"], item["kind"])
+        Input(
+            item["name"],
+            tuple(item["shape"]),
+            item["dtype"],
+            item["kind"],
+            tuple((height, width) for height, width in item.get("sizes") or ()),
+        )
         for item in info["inputs"]
     )
 

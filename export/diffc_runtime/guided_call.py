@@ -33,7 +33,11 @@ class GuidedCall:
         size = pipeline.batch_for(rows if together else images)
         self._calls = [slice(0, size)] if together else [slice(0, size), slice(size, 2 * size)]
         total = self._calls[-1].stop
-        self._inputs = {s.name: np.zeros((total, *s.shape), s.dtype) for s in pipeline.inputs}
+        shapes = {spec.name: spec.shape for spec in pipeline.inputs}
+        shapes[pipeline._sample.name] = pipeline.shape_at(request.size)
+        self._inputs = {
+            s.name: np.zeros((total, *shapes[s.name]), s.dtype) for s in pipeline.inputs
+        }
         self._all = self._inputs[pipeline._sample.name]
         self._time = self._inputs[pipeline._timestep.name]
         self.sample = self._all[:images]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import ImageRequest, check_image_size, image_request
+from .calls import ImageRequest, image_request
 from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
@@ -130,6 +130,23 @@ class Pipeline:
         self.conditions = tuple(spec for spec in self.inputs if spec.kind == "condition")
 
     @property
+    def image_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) in pixels of the images that it makes, the usual size first."""
+        if self.image_size is None:
+            return ()
+        usual = self.sample_shape[-2:]
+        factors = [pixels // side for pixels, side in zip(self.image_size, usual, strict=True)]
+        others = self._sample.sizes[1:]
+        return (self.image_size, *((h * factors[0], w * factors[1]) for h, w in others))
+
+    def shape_at(self, size: tuple[int, int] | None) -> tuple[int, ...]:
+        """Return the shape of a sample for images of ``size`` in pixels; None: the usual one."""
+        shape = tuple(self.sample_shape)
+        if size is None or size == self.image_size:
+            return shape
+        return (*shape[:-2], *self._sample.sizes[self.image_sizes.index(size)])
+
+    @property
     def largest_batch(self) -> int:
         """The largest number of rows for one call of the denoiser."""
         return max(high for _, high in self.batches)
@@ -162,7 +179,7 @@ class Pipeline:
                 (N, H, W, C) of uint8 or of floats in [0, 1], or a list of images, from which the
                 loop begins; ``strength`` above 0 to 1, how much of the loop is done (0.8; 1 with a
                 mask); ``mask_image``, white where the image is made anew. ``height`` and ``width``
-                in pixels, which must be those that the engine was built for. ``lora``, the name of
+                in pixels, a size that the engine was built for. ``lora``, the name of
                 a LoRA that was adapted to the engine. The model's conditions by name, (N, ...) or
                 (...) for all images alike, such as ``class_labels=[3, 7]``; ``unconditional_NAME``
                 for guidance.
@@ -303,7 +320,6 @@ class Pipeline:
             check_has_image({spec.name for spec in self.conditions}, request.conditions)
             return NOISE, request
         check_numbers(request.n, request.seed)
-        check_image_size(self.image_size, request.image.images.shape)
         begun = begin_with(self, request.image, request.n, request.seed, request.first)
         more = begun.conditions
         return begun, replace(
@@ -335,7 +351,7 @@ class Pipeline:
         """Make the images ``rows`` of a request: the whole loop."""
         count = rows.stop - rows.start
         streams = image_streams(request.seed, request.first + rows.start, count)
-        x = np.empty((count, *self.sample_shape), np.float32)
+        x = np.empty((count, *self.shape_at(request.size)), np.float32)
         fill(streams, x)
         after = begun.begin(sampler, x, rows)
         call = GuidedCall(self, request, rows.start, rows.stop)
@@ -366,7 +382,15 @@ class Pipeline:
         if weight != 1.0:
             values = {**(self.unconditional or {}), **request.unconditional}
             none = self._condition_rows(values, n, "unconditional value of condition")
-        return ImageRequest(int(n), int(request.seed), int(request.first), weight, given, none)
+        return replace(
+            request,
+            n=int(n),
+            seed=int(request.seed),
+            first=int(request.first),
+            guidance=weight,
+            conditions=given,
+            unconditional=none,
+        )
 
     def _guidance_weight(self, guidance: float) -> float:
         number = isinstance(guidance, (int, float, np.integer, np.floating))

@@ -18,9 +18,11 @@ class Input:
     """One input of a network: shape without the batch, numpy dtype name, and kind.
 
     kind: ``sample``, ``timestep`` or ``condition``.
+    sizes: (H, W) that the last two dimensions may have, that of ``shape`` first; empty: fixed.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     kind: str = "condition"
+    sizes: tuple[tuple[int, int], ...] = ()

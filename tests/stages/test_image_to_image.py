@@ -62,7 +62,7 @@ def half_mask(size: tuple[int, int]) -> Image.Image:
 
 
 @contextmanager
-def our_noise(pipe: Pipeline) -> Iterator[None]:
+def our_noise(pipe: Pipeline, size: tuple[int, int]) -> Iterator[None]:
     """diffusers draws what the runtime draws: the loop's noise, and those of the posteriors."""
     streams = image_streams(SEED, 0, N, _POSTERIOR)
 
@@ -71,7 +71,7 @@ def our_noise(pipe: Pipeline) -> Iterator[None]:
         fill(streams, out)
         return torch.from_numpy(out)
 
-    noise = image_noise(SEED, 0, N, pipe.sample_shape)
+    noise = image_noise(SEED, 0, N, pipe.shape_at(size))
 
     def loop_noise(shape: Any, *_: object, **__: object) -> torch.Tensor:
         if len(pipe.sample_shape) == 2:  # packed
@@ -89,14 +89,15 @@ def our_noise(pipe: Pipeline) -> Iterator[None]:
 
 
 def expected(kind: str, model: Path, pipe: Pipeline, output: str, **given: Any) -> np.ndarray:
-    """What diffusers makes in torch."""
+    """What diffusers makes in torch; of the pipeline's usual size, or the one that is given."""
     cls, parts = getattr(diffusers, kind), diffc.load(model).components
     reference = cls(**{name: parts[name] for name in parts if name in _arguments(cls.__init__)})
     reference.set_progress_bar_config(disable=True)
     assert pipe.image_size is not None
-    sizes = dict(zip(("height", "width"), pipe.image_size, strict=True))
+    size = given.pop("height", pipe.image_size[0]), given.pop("width", pipe.image_size[1])
+    sizes = dict(zip(("height", "width"), size, strict=True))
     sizes = {name: side for name, side in sizes.items() if name in _arguments(cls.__call__)}
-    with torch.no_grad(), our_noise(pipe):
+    with torch.no_grad(), our_noise(pipe, size):
         images = reference([PROMPT] * N, output_type=output, **sizes, **OPTIONS, **given).images
     return np.asarray(images)
 
@@ -136,6 +137,52 @@ def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
     for strength in (0.5, 1.0):
         given = {"image": picture(size), "mask_image": half_mask(size), "strength": strength}
         both(built, PIPELINES[built[0]][1], given)
+
+
+@pytest.fixture(scope="module", params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
+def sized(request, tmp_path_factory) -> tuple[str, Path, Path]:
+    """One file for two sizes that are not square: 16x24 and 24x16 pixels."""
+    place, name = tmp_path_factory.mktemp("sized"), request.param
+    tiny_prompts.SAVERS[name](place / "model")
+    sizes = ["8x12", "12x8"]
+    tiny_prompts.build_engines(place / "model", place / "out", place / "cache", sizes)
+    write_bundle(place / "out", place / "bundle", server="none", side="dense")
+    return name, place / "model", place / "bundle"
+
+
+def test_one_file_serves_two_sizes_as_diffusers_makes_them(sized):
+    name, model, bundle = sized
+    kind = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}[name]
+    pipe = open_bundle(bundle)
+    assert pipe.image_sizes == ((16, 24), (24, 16))
+    given = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
+    for height, width in pipe.image_sizes:
+        size = {"height": height, "width": width}
+        images = pipe(PROMPT, output_type="np", **size, **given).images
+        assert images.shape == (N, height, width, 3)
+        wanted = expected(kind, model, pipe, "np", **size)
+        assert wanted.std() > 0.01 and np.abs(images - wanted).max() <= 2 / 255
+    exact, decode = expected(kind, model, pipe, "latent", **size), pipe.decode
+    pipe.decode = None
+    latents = pipe.sample(PROMPT, height=24, **given)
+    assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
+    pipe.decode = decode
+    with pytest.raises(BadRequest, match=r"not built for 16 x 16.*height 16 and width 24, or of h"):
+        pipe(PROMPT, height=16, width=16)
+
+
+def test_an_image_says_the_size(sized):
+    """Image-to-image at the size that is not the usual one."""
+    pipe = open_bundle(sized[2])
+    ours = {"image": picture((24, 16)), "mask_image": half_mask((24, 16)), "strength": 0.5}
+    how = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
+    images = pipe(PROMPT, output_type="np", **ours, **how).images
+    theirs = {k: [v] * N if k in ("image", "mask_image") else v for k, v in ours.items()}
+    size = {"height": 24, "width": 16}
+    wanted = expected(PIPELINES[sized[0]][1], sized[1], pipe, "np", **theirs, **size)
+    assert images.shape == wanted.shape and np.abs(images - wanted).max() <= 2 / 255
+    with pytest.raises(BadRequest, match=r"not built for the image's 16 x 16"):
+        pipe(PROMPT, image=picture((16, 16)))
 
 
 @pytest.fixture(scope="module")

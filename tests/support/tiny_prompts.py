@@ -162,10 +162,11 @@ SAVERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def build_engines(model: Path, out: Path, cache: Path, size: int | None = None) -> Path:
+def build_engines(model: Path, out: Path, cache: Path, size: Any = None) -> Path:
     """The dense denoiser, the decoder and the text encoders of a pipeline as engines in ``out``."""
     from diffc.models.diffusion import served_settings
     from diffc.models.onnx_export import export_denoiser
+    from diffc.models.resolutions import multiple_of
     from diffc.stage_inputs import RunShape
 
     source = find_source(model)
@@ -174,8 +175,9 @@ def build_engines(model: Path, out: Path, cache: Path, size: int | None = None) 
     denoiser = RunShape.of(recipe).open(source)
     facts = {"scheduler": served_settings(source.scheduler), "unconditional": None}
     export_denoiser(
-        denoiser.model, denoiser.family, denoiser.specs, out / "onnx" / "dense", facts=facts
-    )
+        denoiser.model, denoiser.family, denoiser.specs, out / "onnx" / "dense", facts=facts,
+        sizes=recipe.export.sizes, multiple=multiple_of(source.class_name, source.config) or 1,
+    )  # fmt: skip
     runner = StageRunner(out, cache)
     drain(runner.do(build_stage(out, recipe, TARGET, "dense")))
     decoder = decoder_stage(source, recipe)

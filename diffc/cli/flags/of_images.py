@@ -56,6 +56,17 @@ GENERATE = (
         metavar="NAME",
         group=WHAT,
     ),
+    *(
+        Flag(
+            f"image_{side}",
+            int,
+            "In pixels: of a size that the engine was built for.",
+            shown="the first",
+            name=side,
+            group=WHAT,
+        )
+        for side in ("height", "width")
+    ),
     Flag(
         "start_image",
         Path,
