@@ -214,6 +214,7 @@ def test_a_compiled_folder_fills_in_by_its_engine_as_by_torch(save, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red cat\na blue house\n")
     prompts = {**QUICK["data"], "prompts": str(tmp_path / "prompts.txt")}
     out, options = tmp_path / "out", {**QUICK, "data": prompts, "build": {"batch": (1, 2)}}
+    options["measure"] = {**QUICK["measure"], "explain": "off"}
     report = diffc.compile(
         save(tmp_path / "model"), ratio=0.3, out=out, target="ort-cpu", options=options
     )
