@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from diffc.bundle.contents import BundleContents
-from diffc.data.latents import decode_latents, encode_posterior, load_vae, scale_factor, vae_folder
+from diffc.data.latents import (
+    decode_latents,
+    encode_posterior,
+    latent_factors,
+    load_vae,
+    scale_factor,
+    vae_folder,
+)
 from diffc.errors import InputError, UnavailableError
 from diffc.generate.engine import as_judged
 from diffc.judged import find_loop
@@ -62,7 +69,10 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     opened = pipeline_of(
         contents.served_settings(), contents.info, torch_call(denoiser, where), decode
     )
-    opened.encode = None if decode is None else vae_encoder(source)
+    if decode is not None and source.vae is not None:
+        opened.encode = vae_encoder(source)
+        opened.latent_scale, opened.latent_shift = latent_factors(source.vae.config)
+        opened.decode = lambda latents: decode(opened.scale(latents))
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
     text = out / "onnx" / TEXT_FOLDER
     if (text / PLAN_FILE).is_file():
