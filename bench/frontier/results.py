@@ -129,6 +129,8 @@ def _over_eager(row: Row) -> str:
 
 def _faster_words(row: Row, unit: str) -> str:
     """Of the same loop on another engine."""
+    if row["parity_failed"]:
+        return f"- {row['row']}: not timed, it fails parity: {row['parity_failed']}"
     times = (Loop.parse(unit).steps or 1) / row["cost"]
     return (
         f"- {row['row']} (relative error to torch {row['parity']:.2g}, at most "
