@@ -11,6 +11,7 @@ prompts.py     a text file -> conditions, by the pipeline's text encoders
 synthetic.py   the dense model's own samples -> CleanSet, when the user has no data
 batches.py     works in batches for which memory has room
 conditions.py  conditions other than text
+image_conditions.py  masks, masked images and images to edit, of the clean samples' pictures
 guidance.py    the scale of classifier-free guidance, and why a model is sampled without it
 loops.py       the loops of a run: what its recipe names, settled on the model
 inputs.py      the denoiser's inputs in one run: its own, at the text length of the data

@@ -13,6 +13,7 @@ memory.py        an engine's memory, in a fresh process
 probe.py         that process
 parity.py        an engine against torch fp32
 text_parity.py   a text encoder's engine against torch
+vae_parity.py    the engine of a VAE's encoder against torch
 reference.py     torch's outputs at real inputs, which parity compares with
 inputs.py        the inputs of engines that are measured
 samples.py       images of both models from the same noise

@@ -40,5 +40,6 @@ shallower.py    a network that lost whole blocks alone, as its own class has it:
 shipped.py      the models that ship with diffc, by name
 sizes.py        keeps the size attributes of modules equal to the shapes of their tensors
 states.py       the tensors of a component's weights
+vae_encoder.py  the encoder of a pipeline's VAE as an ONNX folder
 branches.py     parts of a network that can be left out whole: branches and blocks
 """

@@ -13,7 +13,7 @@ distribution adds one with an entry point of the group ``diffc.sections`` (docs/
     calls          one call of the network           distillation   the loss
     whole_images   the whole sampling loop           stages         time and memory of the run
     machine        what it was measured on           reproduce      the command
-    texts          the text encoders
+    encoders       of texts and images
     next_steps     what to do with OUT now           evaluations    what diffc eval has added
 
 timings.py  helps calls and whole_images.
@@ -38,7 +38,7 @@ samples.py  samples of both models from the same noise: the pictures, and how cl
 serving.py  the sampling loop through an inference server, dense beside compressed, per target
 stages.py  how long each stage took, and its memory
 whole_images.py  whole images on each target: the sampling loop with all that belongs to it
-texts.py   the text encoders that became engines, and how close they are to torch
+encoders.py  the encoders of texts and images: engines, and how close they are to torch
 widths.py  channels of every layer before and after
 """
 
