@@ -139,7 +139,9 @@ def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
         both(built, PIPELINES[built[0]][1], given)
 
 
-@pytest.fixture(scope="module", params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in ("sd", "sdxl")]
+)
 def sized(request, tmp_path_factory) -> tuple[str, Path, Path]:
     """One file for two sizes that are not square: 16x24 and 24x16 pixels."""
     place, name = tmp_path_factory.mktemp("sized"), request.param
@@ -195,6 +197,7 @@ def inpainting(tmp_path_factory) -> tuple[str, Path, Path]:
     return "nine", place / "model", place / "bundle"
 
 
+@pytest.mark.slow
 def test_a_denoiser_of_nine_channels_fills_in_as_diffusers_does(inpainting):
     size = open_bundle(inpainting[2]).image_size
     for strength in (0.5, 1.0):

@@ -93,6 +93,7 @@ def _units(source, model):
     return denoiser_of(model, family(source.class_name), source.scheduler).units()
 
 
+@pytest.mark.slow
 def test_build_with_loras_reuses_everything_before_them(own, tiny_model, loras):
     before = weights(own / "model")
     texts = [f"{loras[0]}:0.5", f"{loras[1]}:-2"]
