@@ -19,7 +19,13 @@ from diffc.data.randomness import keyed_generator
 from diffc.models.source import Source
 from diffc_export.events import Work
 from diffc_export.specs import TensorSpec
-from diffc_runtime.image_conditions import EDITED_IMAGE, IMAGE_CONDITIONS, MASK, MASKED_IMAGE
+from diffc_runtime.image_conditions import (
+    EDITED_IMAGE,
+    IMAGE_CONDITIONS,
+    MASK,
+    MASKED_IMAGE,
+    shrink_masks,
+)
 
 _MASKS = 7  # a stream of keys beside those of noise and labels
 _LEAST_SIDE, _MOST_SIDE = 0.3, 0.8
@@ -67,9 +73,7 @@ def _conditions(
     rows: dict[str, Tensor] = {}
     if MASK in shapes:
         height, width = shapes[MASK][-2:]
-        lines = torch.arange(height) * masks.shape[-2] // height
-        columns = torch.arange(width) * masks.shape[-1] // width
-        rows[MASK] = masks[:, :, lines][:, :, :, columns]
+        rows[MASK] = shrink_masks(masks, (height, width))
         masked = pictures * (masks < 0.5)
         if vae_folder(source) is not None:
             masked = yield from encode_images(source, masked, shapes[MASKED_IMAGE])

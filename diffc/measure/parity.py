@@ -21,7 +21,7 @@ other size of the sample a few noise levels are, without a trajectory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,6 +47,7 @@ TOLERANCE = {
 }
 TRAJECTORY_FACTOR = 3.0
 Doubles: TypeAlias = NDArray[np.float64]
+Split: TypeAlias = Callable[[Array], Mapping[str, Array]]
 
 
 def measure_parity(runner: LoadedEngine, reference: Path) -> Work[Parity]:
@@ -272,6 +273,34 @@ def relative_l2(values: ArrayLike, expected: ArrayLike) -> float:
     values, expected = np.asarray(values, np.float64), np.asarray(expected, np.float64)
     scale = float(np.linalg.norm(expected)) or 1.0
     return float(np.linalg.norm(values - expected)) / scale
+
+
+def part_errors(
+    runner: LoadedEngine, inputs: Mapping[str, Array], expected: Array, split: Split
+) -> dict[str, float]:
+    """Return the relative L2 error |engine - torch| / |torch| of each part of an output.
+
+    The worst of the batch sizes that the engine was built for counts. A part that is not finite has
+    an infinite error.
+
+    Args:
+        runner: The engine.
+        inputs: Name -> (K, ...).
+        expected: (K, ...) torch's output.
+        split: Turns an output into its parts by name.
+    """
+    theirs = split(expected)
+    errors = dict.fromkeys(theirs, 0.0)
+    for batch in sorted(set(runner.info.batches)) or [1]:
+        for name, values in split(run_rows(runner, inputs, batch)).items():
+            error = relative_l2(values, theirs[name])
+            errors[name] = max(errors[name], error if error == error else float("inf"))
+    return errors
+
+
+def passes(errors: Mapping[str, float], precision: str) -> bool:
+    """Return True if every error is within the limit of a precision (``TOLERANCE``)."""
+    return max(errors.values()) <= TOLERANCE[precision]
 
 
 def _broken(outputs: Array, expected: Array) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffc.measure.parity import read_reference, relative_l2, run_rows
-from diffc_export.targets.base import LoadedEngine
+from diffc.measure.parity import part_errors, read_reference
+from diffc_export.targets.base import Array, LoadedEngine
 from diffc_export.targets.onnx_file import reference_prefix
 
 PARTS = ("mean", "log_variance")
@@ -31,10 +31,10 @@ def posterior_errors(runner: LoadedEngine, reference: Path) -> dict[str, float]:
     errors = dict.fromkeys(PARTS, 0.0)
     for prefix in ("", *(reference_prefix(size) for size in runner.info.sizes[1:])):
         inputs = {images.name: tensors[f"{prefix}input.{images.name}"]}
-        expected = np.split(tensors[f"{prefix}output"], 2, axis=1)
-        for batch in sorted(set(runner.info.batches)) or [1]:
-            outputs = np.split(run_rows(runner, inputs, batch), 2, axis=1)
-            for name, values, exact in zip(PARTS, outputs, expected, strict=True):
-                error = relative_l2(values, exact)
-                errors[name] = max(errors[name], error if error == error else float("inf"))
+        at_size = part_errors(runner, inputs, tensors[f"{prefix}output"], _parts)
+        errors = {name: max(errors[name], error) for name, error in at_size.items()}
     return errors
+
+
+def _parts(output: Array) -> dict[str, Array]:
+    return dict(zip(PARTS, np.split(output, 2, axis=1), strict=True))

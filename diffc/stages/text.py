@@ -271,7 +271,7 @@ def build_encoder(inputs: TextBuildInputs, folder: StageFolder) -> Work[EncoderE
     Raises:
         CheckFailed: The fp32 engine does not compute what torch computes.
     """
-    from diffc.measure.text_parity import passes
+    from diffc.measure.parity import passes
     from diffc_export.targets import target
 
     notes, errors = list[str](), dict[str, float]()

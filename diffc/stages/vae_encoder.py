@@ -89,7 +89,7 @@ def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[Encod
     Raises:
         CheckFailed: The engine does not compute what torch computes.
     """
-    from diffc.measure.text_parity import passes
+    from diffc.measure.parity import passes
     from diffc.measure.vae_parity import posterior_errors
     from diffc_export.targets import target
 

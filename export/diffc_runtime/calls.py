@@ -155,30 +155,18 @@ class LoopArguments(TypedDict):
     unconditional: Mapping[str, object]
 
 
-def loop_arguments(
-    pipe: Pipeline,
-    prompt: object,
-    negative_prompt: object,
-    scale: float | None,
-    more: Mapping[str, object],
-) -> LoopArguments:
-    """Return what a call of ``pipe`` asks of its loop.
-
-    Args:
-        pipe: The pipeline.
-        prompt: A text or several; None for none.
-        negative_prompt: The same.
-        scale: The scale of guidance; None for the pipeline's.
-        more: As in ``read_call``.
+def loop_arguments(pipe: Pipeline, request: ImageRequest) -> LoopArguments:
+    """Return what a request to a server asks of the loop.
 
     Raises:
-        BadRequest: An argument is none that the pipeline takes, or there is neither a prompt nor
-            what the text encoders would make of one.
-        UnfitEngine: A tokenizer or a text encoder cannot be opened here.
+        BadRequest: It begins with an image, or wants another size than the usual one.
     """
-    request = image_request(pipe, prompt, negative_prompt, scale, more)
     if request.image is not None or request.size not in (None, pipe.image_size):
-        raise BadRequest(f"image, height and width: {size_words(pipe.image_sizes[:1])} alone here")
+        usual = f", with {size_words(pipe.image_sizes[:1])}" if pipe.image_sizes else ""
+        raise BadRequest(
+            f"a server makes images from noise alone{usual}: leave image out, and height and width "
+            "where they say otherwise (a pipeline in Python takes them)"
+        )
     return LoopArguments(
         n=request.n,
         seed=request.seed,
@@ -195,7 +183,7 @@ def image_request(
     scale: float | None,
     more: Mapping[str, object],
 ) -> ImageRequest:
-    """Return what a call of ``pipe`` makes; the arguments are those of ``loop_arguments``.
+    """Return what a call of ``pipe`` makes.
 
     Args:
         pipe: The pipeline.
@@ -205,8 +193,9 @@ def image_request(
         more: As in ``read_call``.
 
     Raises:
-        BadRequest: See ``loop_arguments``.
-        UnfitEngine: See ``loop_arguments``.
+        BadRequest: An argument is none that the pipeline takes, or there is neither a prompt nor
+            what the text encoders would make of one.
+        UnfitEngine: A tokenizer or a text encoder cannot be opened here.
     """
     call = read_call(pipe, prompt, negative_prompt, more)
     n = image_count(pipe, call)

@@ -34,12 +34,12 @@ class GuidedCall:
         self._calls = [slice(0, size)] if together else [slice(0, size), slice(size, 2 * size)]
         total = self._calls[-1].stop
         shapes = {spec.name: spec.shape for spec in pipeline.inputs}
-        shapes[pipeline._sample.name] = pipeline.shape_at(request.size)
+        shapes[pipeline.sample_input.name] = pipeline.shape_at(request.size)
         self._inputs = {
             s.name: np.zeros((total, *shapes[s.name]), s.dtype) for s in pipeline.inputs
         }
-        self._all = self._inputs[pipeline._sample.name]
-        self._time = self._inputs[pipeline._timestep.name]
+        self._all = self._inputs[pipeline.sample_input.name]
+        self._time = self._inputs[pipeline.timestep_input.name]
         self.sample = self._all[:images]
         self._second = slice(images, 2 * images) if together else slice(size, size + images)
         for name, values in request.conditions.items():

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .errors import BadRequest
-from .image_conditions import EDITED_IMAGE, IMAGE_CONDITIONS, MASK, MASKED_IMAGE
+from .image_conditions import (
+    EDITED_IMAGE,
+    IMAGE_CONDITIONS,
+    MASK,
+    MASKED_IMAGE,
+    shrink_masks,
+)
 from .noise import Streams, fill, image_streams
 from .stepping import Scheduler
 from .values import Array
@@ -338,14 +344,8 @@ def _samples(pipe: Pipeline, images: Array, streams: Streams) -> Array:
 
 
 def _latent_masks(masks: Array, clean: Array) -> Array:
-    """Return masks (N, 1, H, W) at the size of samples (N, C, h, w), by the nearest pixel.
-
-    The number of rows is that of ``clean``.
-    """
-    height, width = clean.shape[-2:]
-    rows = np.arange(height) * masks.shape[-2] // height
-    columns = np.arange(width) * masks.shape[-1] // width
-    small = masks[:, :, rows][:, :, :, columns]
+    """Return a mask for each row of samples (N, C, h, w), at their size."""
+    small: Array = shrink_masks(masks, clean.shape[-2:])
     return np.broadcast_to(small, (len(clean), *small.shape[1:]))
 
 

@@ -196,7 +196,7 @@ class EngineLoras:
             UnfitEngine: Its file is damaged or of another engine, or the engine cannot be opened.
         """
         if not isinstance(name, str) or name not in self._engines:
-            name = self._known(name)
+            name = self._check_name(name)
             while len(self._engines) >= MOST_OPEN:
                 self._engines.popitem(last=False)
             path = self._folder / f"{name}{SUFFIX}"
@@ -204,20 +204,18 @@ class EngineLoras:
         self._engines.move_to_end(name)
         return self._engines[name]
 
-    def _known(self, name: object) -> str:
+    def _check_name(self, name: object) -> str:
         """Return the name of a LoRA that is there. Raises BadRequest for another."""
         names = self.names  # read again each time: a LoRA may have been adapted meanwhile
         if isinstance(name, str) and name in names:
             return name
-        there = f"there are {', '.join(names)}" if names else _NONE
+        none = "there is none (diffc adapt LORA OUT --engines adds one)"
+        there = f"there are {', '.join(names)}" if names else none
         raise BadRequest(f"unknown LoRA {name!r}: {there}")
 
 
 def _as_it_is(denoise: Denoise) -> Denoise:
     return denoise
-
-
-_NONE = "there is none (diffc adapt LORA OUT --engines adds one)"
 
 
 def _place(source: Path, goal: Path, whole: bool) -> None:

@@ -125,8 +125,8 @@ class Pipeline:
         self.scheduler_name = scheduler or own_name(self.scheduler_config)
         most = train_steps(self.scheduler_config)
         self.defaults = replace(self.defaults, steps=min(self.defaults.steps, most))
-        self._sample = _only_input(self.inputs, "sample")
-        self._timestep = _only_input(self.inputs, "timestep")
+        self.sample_input = _only_input(self.inputs, "sample")
+        self.timestep_input = _only_input(self.inputs, "timestep")
         self.conditions = tuple(spec for spec in self.inputs if spec.kind == "condition")
 
     @property
@@ -136,7 +136,7 @@ class Pipeline:
             return ()
         usual = self.sample_shape[-2:]
         factors = [pixels // side for pixels, side in zip(self.image_size, usual, strict=True)]
-        others = self._sample.sizes[1:]
+        others = self.sample_input.sizes[1:]
         return (self.image_size, *((h * factors[0], w * factors[1]) for h, w in others))
 
     def shape_at(self, size: tuple[int, int] | None) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ class Pipeline:
         shape = tuple(self.sample_shape)
         if size is None or size == self.image_size:
             return shape
-        return (*shape[:-2], *self._sample.sizes[self.image_sizes.index(size)])
+        return (*shape[:-2], *self.sample_input.sizes[self.image_sizes.index(size)])
 
     @property
     def largest_batch(self) -> int:
@@ -309,7 +309,7 @@ class Pipeline:
             BadRequest: There is no such sampler, or it does not fit the model.
         """
         sampler = scheduler(name or self.scheduler_name, self.scheduler_config, steps)
-        check_whole(sampler, np.issubdtype(self._timestep.dtype, np.integer))
+        check_whole(sampler, np.issubdtype(self.timestep_input.dtype, np.integer))
         return sampler
 
     # Images that a request begins with ------------------------------------------------------------

@@ -48,7 +48,7 @@ def pixels(size=(8, 8), seed=0) -> np.ndarray:
 def test_a_model_of_pixels_begins_with_the_picture_itself() -> None:
     pipe = Pipeline(denoise, CONFIG, (3, 8, 8))
     image = pixels()
-    made = pipe.sample(image=image, strength=0.5, num_inference_steps=4, seed=3)
+    samples = pipe.sample(image=image, strength=0.5, num_inference_steps=4, seed=3)
     noise = np.random.Generator(np.random.Philox(key=3, counter=[0, 0, 0, 0]))
     eps = noise.standard_normal((1, 3, 8, 8), dtype=np.float32)
     clean = image.transpose(2, 0, 1)[None].astype(np.float32) / 255 * 2 - 1
@@ -57,7 +57,7 @@ def test_a_model_of_pixels_begins_with_the_picture_itself() -> None:
     for i, t in enumerate(sampler.timesteps):
         given = {"sample": x, "timestep": np.full(1, t, np.float32)}
         x = sampler.step(denoise(given), i, x)
-    np.testing.assert_allclose(made, x, atol=1e-6)
+    np.testing.assert_allclose(samples, x, atol=1e-6)
     grey = Pipeline(denoise, CONFIG, (1, 8, 8))
     one, other = (
         grey.sample(image=picture, strength=0.5, num_inference_steps=4)

@@ -130,7 +130,7 @@ def _outputs(samples: np.ndarray, notes: list[str], names: list[str]) -> list[An
 
 def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
     """Return the request's tensors as the arguments of ``Pipeline.generate``."""
-    from diffc_runtime.calls import loop_arguments
+    from diffc_runtime.calls import image_request, loop_arguments
 
     prompt = _texts(request, "prompt")
     more = _conditions(pipeline, request)
@@ -139,8 +139,9 @@ def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
     if prompt is None and more["n"] is None:
         more["n"] = 1
     scale = _scalar(request, "guidance", None)
+    call = image_request(pipeline, prompt, _texts(request, "negative_prompt"), scale, more)
     return {
-        **loop_arguments(pipeline, prompt, _texts(request, "negative_prompt"), scale, more),
+        **loop_arguments(pipeline, call),
         "steps": _scalar(request, "steps", pipeline.defaults.steps),
         "scheduler": _scalar(request, "scheduler", None),
         "first": _scalar(request, "first", 0),
