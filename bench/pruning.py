@@ -9,6 +9,7 @@
     latency   CIFAR's UNet at half the MACs on ort-cpu, all engines in turn in one process; and
               --ratio-of latency --ratio 0.5
     heldout   epsilon error on Fashion-MNIST's test images after cutting the demo, no finetuning
+              (held_out_cuts.py)
     passes    the default's passes against every timestep of S: rank correlation, seconds
 
 Each section (each seed of the slow ones) is written to bench/results/pruning.json as soon as it is
@@ -18,11 +19,9 @@ done; ``--only`` repeats some and keeps the others. A Markdown summary is printe
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,30 +31,18 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
-from torch import nn
 
-from bench.held_out import FASHION, HeldOut
-from bench.stock_taylor import add_gradients, stock, stock_at_macs
-from diffc.data.clean import CleanSet
-from diffc.data.synthetic import synthesize
+from bench.held_out import FASHION
+from bench.held_out_cuts import METHODS, Study, heldout
 from diffc.measure.environment import read_environment
 from diffc.measure.inputs import example_inputs as engine_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
-from diffc.models.denoiser import denoiser_of
-from diffc.models.families import family as family_of
-from diffc.models.families.examples import example_inputs
-from diffc.models.load import load_denoiser
 from diffc.models.source import Source, find_source
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.search import EngineTrials, widths_by_latency
-from diffc.prune.importance import importance
-from diffc.prune.importance.base import Subject
-from diffc.prune.plan import unit_plans
 from diffc.prune.planning import chosen_widths, make_plan, problem_of
-from diffc.prune.surgery import cut
-from diffc.recipe import ImportanceSection, PruneSection, resolve
+from diffc.recipe import resolve
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.engine import read_info
@@ -69,8 +56,6 @@ PAPER = {  # name: config, parameters (M) and MACs (G), dense and pruned, as pub
 }
 CLASS_CONDITIONAL = "ldm4-imagenet-256"
 RATIOS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
-CUTS = (0.3, 0.5)
-METHODS = ("diff-pruning", "reference", "stock taylor", "magnitude", "random")
 
 
 def planned(source: Source, scores=None, *, align: int = 16, **prune):
@@ -241,125 +226,6 @@ def together(engines, macs, bench: LatencyDevice, found: dict, rounds: int) -> N
     found["load"] = [load, os.getloadavg()]
 
 
-# --- held-out error -------------------------------------------------------------------------------
-
-
-class Study:
-    """The demo, its synthetic calibration samples, and the held-out images."""
-
-    def __init__(self, args) -> None:
-        self.work = args.work
-        self.source = find_source("demo")
-        self.dense = load_denoiser(self.source)
-        self.problem = problem_of(self.source, resolve(family=self.source.class_name), None, 16)
-        self.family = family_of(self.source.class_name)
-        self.specs = self.family.specs(self.source.config)
-        self.groups = self.family.groups(self.dense, example_inputs(self.specs, self.source.config))
-        self.denoiser = denoiser_of(self.dense, self.family, self.source.scheduler, self.specs)
-        self.process = self.denoiser.process
-        path = args.work / "synthetic.safetensors"
-        if not path.exists():  # the product's defaults: 256 images, 20 steps
-            drain(synthesize(self.denoiser, 256, steps=20, seed=0, batch=32)).save(path)
-        self.clean = CleanSet.load(path)
-        self.subject = Subject(self.denoiser, self.clean, self.groups)
-        self.held_out = HeldOut(self.denoiser, args.fashion)
-
-    def error(self, model: nn.Module) -> float:
-        """On the held-out images."""
-        return self.held_out.error(model)
-
-    def scores(self, method: str, seed: int, **options):
-        """(scores, why, seconds); kept in the work folder."""
-        named = "-".join(f"{key}{value}" for key, value in options.items())
-        path = self.work / f"scores-{method}-{seed}-{named}.npz"
-        if not path.exists():
-            start = time.perf_counter()
-            made = ImportanceSection(method=method, **options)
-            found = drain(importance(self.subject, made, seed))
-            seconds = time.perf_counter() - start
-            facts = json.dumps({"why": dict(found.why), "seconds": seconds})
-            np.savez(path, **found.scores, facts=facts)
-        scores = dict(np.load(path))
-        facts = json.loads(str(scores.pop("facts")))
-        return scores, facts["why"], facts["seconds"]
-
-    def cut(self, scores, ratio: float, allocate: str) -> nn.Module:
-        options = PruneSection(ratio=ratio, allocate=allocate)
-        problem = replace(self.problem, options=options, ranked=scores)
-        widths = chosen_widths(problem)
-        plans = unit_plans(self.groups, scores, widths, problem.bounds.step.tolist())
-        model = copy.deepcopy(self.dense)
-        model.zero_grad(set_to_none=True)
-        cut(model, self.groups, {p.name: np.array(p.keep) for p in plans if p.kept < p.size})
-        return model
-
-    def gradients(self, seed: int, batch: int = 8) -> None:
-        """What stock Taylor sees: gradients added over every 10th t, one batch and one noise."""
-        generator = torch.Generator().manual_seed(seed)
-        clean, _ = self.clean.draw(batch, generator)
-        add_gradients(self.dense, self.process, clean, generator)
-
-    def stock(self, ratio: float) -> nn.Module:
-        """torch-pruning's own pruner at a uniform channel ratio, on the gradients at hand."""
-        return stock(self.dense, torch.randn(1, 1, 32, 32), ratio)
-
-    def macs(self, model: nn.Module) -> float:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.family.call(model, example_inputs(self.specs, self.source.config))
-        return counter.get_total_flops() / 2
-
-    def stock_ratio(self, left: float) -> float:
-        """The channel ratio at which stock pruning leaves the nearest to this share of the MACs."""
-        return stock_at_macs(self.dense, torch.randn(1, 1, 32, 32), left)[1]
-
-
-def heldout(args, found: dict) -> None:
-    study = Study(args)
-    dense_macs = study.macs(study.dense)
-    found["dense"] = study.error(study.dense)
-    for seed in args.seeds:
-        rows = found.setdefault("seeds", {}).setdefault(str(seed), {str(r): {} for r in CUTS})
-        for method in args.methods:
-            print(time.strftime("%H:%M:%S"), "seed", seed, method, flush=True)
-            for ratio, models in heldout_models(study, found, method, seed).items():
-                for name, model in models.items():
-                    left = study.macs(model) / dense_macs
-                    rows[ratio][name] = {"error": study.error(model), "macs_left": left}
-            args.save()
-        print(json.dumps(rows), flush=True)
-    summarise(found)
-
-
-def heldout_models(study: Study, found: dict, method: str, seed: int) -> dict[str, dict]:
-    """Share cut -> row -> model, for one method. Ours in its default, and uniform as the others."""
-    if method == "stock taylor":
-        study.gradients(seed)
-        ratios = found.setdefault("stock_channel_ratio", {})
-        for ratio in CUTS:
-            ratios[str(ratio)] = ratios.get(str(ratio)) or study.stock_ratio(1 - ratio)
-        return {str(r): {"taylor, stock torch-pruning": study.stock(ratios[str(r)])} for r in CUTS}
-    scores = study.scores(method, seed)[0]
-    if method == "diff-pruning":
-        rows = {"ours (global)": "global", "ours (uniform)": "uniform"}
-    else:
-        rows = {f"{method} (uniform)": "uniform"}
-    return {str(r): {name: study.cut(scores, r, a) for name, a in rows.items()} for r in CUTS}
-
-
-def summarise(found: dict) -> None:
-    for ratio in map(str, CUTS):
-        rows: dict[str, list[float]] = {}
-        for seed in found["seeds"].values():
-            for name, row in seed[ratio].items():
-                rows.setdefault(name, []).append(row["error"])
-        found[f"cut {ratio}"] = {
-            name: {"mean": statistics.mean(errors), "errors": errors}
-            for name, errors in rows.items()
-        }
-
-
 # --- passes ---------------------------------------------------------------------------------------
 
 
@@ -369,7 +235,7 @@ def passes(args, found: dict) -> None:
     _, why, _ = study.scores("diff-pruning", 0, passes=1, batch=1)
     inside = sum(last - first + 1 for first, last in why["chosen_t"])
     full, _, seconds = study.scores("diff-pruning", 100, passes=inside)
-    found["full"] = {"passes": inside, "seconds": seconds}
+    found["full"], found["score"] = {"passes": inside, "seconds": seconds}, "ours"
     for n in (8, 16, 32, 64, 128):
         scores, _, seconds = study.scores("diff-pruning", 0, passes=n)
         found[str(n)] = {**correlation(scores, full), "seconds": seconds, "passes": n}

@@ -142,18 +142,22 @@ def _latency(found: dict[str, Any]) -> list[str]:
 def _heldout(found: dict[str, Any]) -> list[str]:
     lines = [
         "### Held-out error without finetuning\n",
-        "The demo's mean squared noise error on Fashion-MNIST's test images, "
-        f"{len(found['seeds'])} seed(s), mean (each); dense: {found['dense']:.4f}.\n",
+        "The demo's mean squared noise error on Fashion-MNIST's test images, mean (each seed); "
+        f"dense: {found['dense']:.4f}. `ours` is the default score, `squared-loss` the default "
+        "until November 2026. Uniform: the same share of every layer, as published; global: "
+        "widths by importance; repaired: closed-form weights after the cut.\n",
     ]
-    cuts = [key for key in found if key.startswith("cut ")]
-    names = list(found[cuts[0]])
+    cuts = sorted(key for key in found if key.startswith("cut "))
     rows = []
-    for name in names:
-        each = [found[cut][name] for cut in cuts if name in found[cut]]
+    for name in dict.fromkeys(name for cut in cuts for name in found[cut]):
+        each = [found[cut].get(name) for cut in cuts]
         rows.append([name, *(f"{row['mean']:.4f} ({', '.join(f'{e:.3f}' for e in row['errors'])})"
-                             for row in each)])  # fmt: skip
+                             if row else "" for row in each)])  # fmt: skip
     heads = ["", *(f"{float(cut.split()[1]):.0%} of the MACs cut".replace("%", " %")
                    for cut in cuts)]  # fmt: skip
+    if older := found.get("older"):
+        lines.append(f"Of {older['date']}: {', '.join(older['rows'])}, and all seeds but the first "
+                     f"of {', '.join(older['seeds'])}.\n")  # fmt: skip
     return [*lines, *table(heads, rows)]
 
 
@@ -163,7 +167,7 @@ def _passes(found: dict[str, Any]) -> list[str]:
     full, reference = found["full"], found.get("reference")
     lines = ["### Importance in fewer passes\n",
              f"Spearman's correlation with the full pass ({full['passes']} timesteps, "
-             f"{full['seconds']:.0f} s).\n",
+             f"{full['seconds']:.0f} s) of the score {found.get('score', 'ours')}.\n",
              *table(["passes", "all channels", "mean of groups", "seconds"], rows)]  # fmt: skip
     if reference:
         lines.append(f"The published rule: {reference['passes']} passes, "

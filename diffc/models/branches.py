@@ -5,6 +5,8 @@ dense one does with that branch silenced (its last layer multiplied by zero). A 
 branches (``Family.branches``), since only it knows what is added to what.
 
     Branch            one part that can be left out, and what stands in its place
+    Stretch           neighbouring blocks that go together: a unit of planning alone
+    stretches         the stretches of each list of blocks
     remove_branches   leave some out
     removed_branches  the names of those that were left out of a model
     without           leave some out for a while
@@ -64,6 +66,61 @@ class Branch:
         return module == self.name or module.startswith(f"{self.name}.")
 
 
+@dataclass(frozen=True)
+class Stretch(Branch):
+    """Neighbouring blocks of one list, weighed together: what goes is its blocks.
+
+    Two blocks may be worth less together than the sum of what each is worth alone. A stretch has a
+    score of its own, and where the plan leaves it out, plan.json names its blocks.
+
+    Attributes:
+        blocks: In their order.
+    """
+
+    blocks: tuple[Branch, ...] = ()
+
+    def covers(self, module: str) -> bool:
+        """Whether ``module`` goes with one of the blocks."""
+        return any(block.covers(module) for block in self.blocks)
+
+
+LONGEST_STRETCH = 3
+MANY_BLOCKS = 30
+"""A list of more blocks has stretches of two alone, since each is measured."""
+
+
+def stretches(branches: Sequence[Branch]) -> list[Stretch]:
+    """The stretches of two and three neighbours among the blocks of ``branches``, list by list."""
+    lists: dict[str, list[Branch]] = {}
+    for branch in branches:
+        name, _, place = branch.name.rpartition(".")
+        if branch.kind == "block" and name.endswith("blocks") and place.isdigit():
+            lists.setdefault(name, []).append(branch)
+    every = []
+    for name, blocks in lists.items():
+        longest = LONGEST_STRETCH if len(blocks) <= MANY_BLOCKS else 2
+        for length in range(2, longest + 1):
+            for first in range(len(blocks) - length + 1):
+                some = tuple(blocks[first : first + length])
+                ends = (some[0].name.rpartition(".")[2], some[-1].name.rpartition(".")[2])
+                every.append(Stretch(f"{name}.{'-'.join(ends)}", "block", (), blocks=some))
+    return every
+
+
+def single_branches(branches: Iterable[Branch]) -> list[Branch]:
+    """``branches`` with the blocks of its stretches in the place of these, each once."""
+    singles: dict[str, Branch] = {}
+    for branch in branches:
+        for one in branch.blocks if isinstance(branch, Stretch) else (branch,):
+            singles[one.name] = one
+    return list(singles.values())
+
+
+def is_inside(branch: Branch, outer: Branch) -> bool:
+    """Whether all of ``branch`` goes with ``outer``."""
+    return all(outer.covers(one.name) for one in single_branches([branch]))
+
+
 Unit = Group | Branch
 """What can shrink: the channels of a group, or a branch whole (kept 1 or 0 of a size of 1)."""
 
@@ -91,8 +148,9 @@ class Shortcut(nn.Module):
 
 def remove_branches(model: nn.Module, branches: Sequence[Branch]) -> None:
     """Leave ``branches`` out of ``model``, in place."""
-    for branch in branches:
-        if any(other is not branch and other.covers(branch.name) for other in branches):
+    singles = single_branches(branches)
+    for branch in singles:
+        if any(other is not branch and other.covers(branch.name) for other in singles):
             continue  # it goes with the larger one
         parent, _, leaf = branch.name.rpartition(".")
         original = model.get_submodule(branch.name)
@@ -102,7 +160,7 @@ def remove_branches(model: nn.Module, branches: Sequence[Branch]) -> None:
 @contextmanager
 def without(model: nn.Module, branches: Sequence[Branch]) -> Iterator[None]:
     """Leave ``branches`` out of ``model`` inside the block; afterwards it is as it was."""
-    names = [branch.name for branch in branches]
+    names = [branch.name for branch in single_branches(branches)]
     originals = {name: model.get_submodule(name) for name in names}
     remove_branches(model, branches)
     try:
@@ -128,7 +186,7 @@ def covering(units: Sequence[Unit]) -> list[list[int]]:
 
 def _takes(branch: Branch, unit: Unit) -> bool:
     if isinstance(unit, Branch):
-        return branch.covers(unit.name)
+        return is_inside(unit, branch)
     return all(branch.covers(piece.module) for piece in unit.slices)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import unknown
-from diffc.models.branches import Branch, Unit, covering
+from diffc.models.branches import Branch, Stretch, Unit, covering
 from diffc.models.groups import Group
 from diffc.prune.cost import CostModel, Widths
 from diffc.prune.reach import Reach
@@ -81,9 +81,12 @@ def limits(
     least = np.maximum(least, np.minimum(step, size))
     least[[isinstance(unit, Branch) for unit in units]] = 0
     least[whole] = 1
+    around = covering(units)
     for pattern in fixed:
         chosen = matching(units, pattern)
         least[chosen] = size[chosen]
+        for branch in {branch for i in chosen for branch in around[i]}:
+            least[branch] = 1  # what is inside it would go with it
     return Limits(step, least)
 
 
@@ -318,6 +321,8 @@ def _held_by(costs: CostModel, bounds: Limits, measure: Measure) -> list[str]:
     around = covering(costs.units)
     saved = {}
     for place, unit in enumerate(costs.units):
+        if isinstance(unit, Stretch):  # its blocks are named
+            continue
         if least[place] == costs.dense[place] and _present(least, around[place]):
             gone = least.copy()
             gone[place] = 0 if isinstance(unit, Branch) else min(bounds.step[place], unit.size)

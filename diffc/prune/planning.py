@@ -20,7 +20,7 @@ from torch import nn
 from diffc.data.inputs import data_text_tokens
 from diffc.errors import InputError, RequestError
 from diffc.input_size import Size
-from diffc.models.branches import Branch, Unit, covering
+from diffc.models.branches import Branch, Stretch, Unit, covering, stretches
 from diffc.models.dry_run import dry_call
 from diffc.models.families import family
 from diffc.models.families.base import Family
@@ -114,6 +114,8 @@ def problem_of(
     _check_finite(scores or {})
 
     def is_candidate(branch: Branch) -> bool:
+        if isinstance(branch, Stretch):
+            return options.cuts_depth and branch.name in (scores or {})
         ranked = options.cuts_depth or branch.name in (scores or {})
         return ranked or _left_out(branch, options.widths)
 
@@ -194,8 +196,10 @@ def plan_of(problem: Problem, widths: Widths, why: Mapping[str, Any]) -> Plan:
     costs, bounds = problem.costs, problem.bounds
     widths = settled(costs.units, widths)
     ranked = problem.ranked if problem.ranked is not None else _no_scores(costs.units)
+    plans = unit_plans(costs.units, ranked, widths, bounds.step.tolist())
+    pairs = zip(costs.units, plans, strict=True)
     return Plan(
-        units=unit_plans(costs.units, ranked, widths, bounds.step.tolist()),
+        units=tuple(plan for unit, plan in pairs if not isinstance(unit, Stretch)),
         dense=costs.cost(costs.dense),
         compressed=costs.cost(widths),
         why=_why(problem.options, problem.ranked, why, problem.align),
@@ -228,7 +232,8 @@ def _traced(
     check_resolution(source.class_name, source.config, () if resolution is None else (resolution,))
     specs = input_specs(source, resolution, tokens)
     model = meta_denoiser(source)
-    branches = [branch for branch in known.branches(model) if is_candidate(branch)]
+    every = known.branches(model)
+    branches = [branch for branch in [*every, *stretches(every)] if is_candidate(branch)]
     if source.is_cut:  # its widths are its own
         return _trace(model, known, specs, branches)
     key = known, json.dumps(source.config, sort_keys=True), repr((specs, branches))
@@ -400,7 +405,9 @@ def _start_widths(costs: CostModel, bounds: Limits, widths: Mapping[str, int]) -
 
 
 def _leaves_out(unit: Unit, pattern: str, width: int) -> bool:
-    return isinstance(unit, Branch) and _left_out(unit, {pattern: width})
+    if isinstance(unit, Stretch) or not isinstance(unit, Branch):
+        return False
+    return _left_out(unit, {pattern: width})
 
 
 def _left_out(branch: Branch, widths: Mapping[str, int]) -> bool:

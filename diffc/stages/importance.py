@@ -55,7 +55,7 @@ def importance_stage(
     package = score_package(options.method)
     packages = (*model_packages(source), "torch-pruning", *([package] if package else []))
     return Stage(
-        "importance", 5, inputs, rank, ImportanceOutcome, places, packages, collective=True
+        "importance", 6, inputs, rank, ImportanceOutcome, places, packages, collective=True
     )
 
 

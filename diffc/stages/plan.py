@@ -98,7 +98,7 @@ def plan_stage(
         no_latency=no_latency,
         spent=Unkeyed(spent),
     )
-    return Stage("plan", 3, inputs, plan, PlanOutcome, {PLAN: PLAN}, _USES)
+    return Stage("plan", 4, inputs, plan, PlanOutcome, {PLAN: PLAN}, _USES)
 
 
 def plan(inputs: PlanInputs, folder: StageFolder) -> Work[PlanOutcome]:

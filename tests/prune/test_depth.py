@@ -261,6 +261,24 @@ def test_depth_alone_leaves_channels_and_removes_nodes_and_can_be_cut_by_width(
     )
 
 
+@pytest.mark.slow
+def test_a_model_that_lost_width_can_lose_depth(tiny_model, tmp_path):
+    """Compressed again the other way round: its branches go, and its widths are as they were."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    compile_quickly(tiny_model, out, "distill", prune={"ratio": 0.3}, distill={"steps": 0})
+    prune = {"cut": "depth", "ratio": 0.3}
+    compile_quickly(out / "model", again, "distill", prune=prune, distill={"steps": 0})
+    plan = Plan.read(again / "plan.json")
+    assert plan.left_out and all(group.kept == group.size for group in plan.groups)
+    model = load_denoiser(find_source(again / "model"))
+    before = load_denoiser(find_source(out / "model"))
+    assert removed_branches(model) and not removed_branches(before)
+    shapes = {name: value.shape for name, value in before.state_dict().items()}
+    assert all(shapes[name] == value.shape for name, value in model.state_dict().items())
+    parameters = sum(value.numel() for value in model.parameters())
+    assert plan.compressed.params == parameters < plan.dense.params
+
+
 @pytest.mark.parametrize("words", ["depth,width", ["width", "depth"], "width,depth"])
 def test_both_words_come_in_either_order(words):
     assert PruneSection(cut=words).cut == "width,depth"

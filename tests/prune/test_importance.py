@@ -13,10 +13,17 @@ from support.timesteps import first_timesteps
 
 from diffc.errors import InputError
 from diffc.models.diffusion import process_from_scheduler
+from diffc.models.groups import Role
 from diffc.models.sizes import get_tensor
 from diffc.prune.importance import diff_pruning, importance, score_names
 from diffc.prune.importance.diff_pruning import loss_curve, stratified
-from diffc.prune.importance.gradients import backward, batch_loss, draw_batch, slice_sums
+from diffc.prune.importance.gradients import (
+    backward,
+    batch_loss,
+    draw_batch,
+    probe_output,
+    slice_sums,
+)
 from diffc.recipe import ImportanceSection
 from diffc_export.events import drain
 
@@ -56,6 +63,59 @@ def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
         losses.append(float(batch_loss(moved, batch).detach()))
     slope = (losses[0] - losses[1]) / (2 * step)
     assert sums[0, channel] == pytest.approx(slope, rel=0.05, abs=2e-5)
+
+
+def _scaled(subject, group, channel, factor):
+    """The output's model where whatever reads one channel of the group reads ``factor`` of it."""
+    model = copy.deepcopy(subject.denoiser.model)
+    with torch.no_grad():
+        for piece in group.by_role(Role.IN):
+            weight, index = get_tensor(model, piece.tensor), torch.from_numpy(piece.index[channel])
+            part = weight.index_select(piece.dim, index) * factor
+            weight.index_copy_(piece.dim, index, part)
+    return subject.denoiser.with_model(model)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_score_is_how_the_output_changes_without_the_channel(subject, number):
+    """Against finite differences: the squared length of d output / d (scale of what reads it).
+
+    The mean over directions that are the axes themselves is exact; random ones come near.
+    """
+    group = subject.groups[number]
+    batch = draw_batch(subject, 300, 1, (0,))
+    clean, noise, t, conditions = batch
+    inputs = subject.denoiser.noised(clean, noise, t, conditions)
+    step = 1e-2
+    with torch.no_grad():
+        ends = [_scaled(subject, group, 1, 1 + sign * step).call(inputs) for sign in (1, -1)]
+    slope = (ends[0] - ends[1]) / (2 * step)
+    exact = float(slope.square().mean())
+    reading = [i for i, piece in enumerate(group.slices) if piece.role is Role.IN]
+    squares = []
+    for place in range(120):
+        direction = torch.randn(clean.shape, generator=torch.Generator().manual_seed(place))
+        if place == 0:
+            expected = float((direction * slope).sum() / clean.numel() ** 0.5)
+        probe_output(subject, batch, direction)
+        sums = {g.name: s for g, s in slice_sums(subject)}[group.name]
+        change = float(sums[reading].sum(axis=0)[1])
+        if place == 0:
+            assert change == pytest.approx(expected, rel=2e-2)
+        squares.append(change**2)
+    assert np.mean(squares) == pytest.approx(exact, rel=0.25)
+
+
+def test_the_probe_is_the_same_in_pieces(subject):
+    """Rows worked one by one leave the gradients of the whole batch."""
+    batch = draw_batch(subject, 300, 4, (0,))
+    direction = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for rows in (None, 1):
+        subject.limit.rows = rows
+        probe_output(subject, batch, direction)
+        found.append(subject.denoiser.model.conv_in.weight.grad.clone())
+    assert torch.allclose(*found, rtol=1e-3, atol=1e-5)
 
 
 def test_the_seed_decides(subject):

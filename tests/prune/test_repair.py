@@ -267,3 +267,19 @@ def test_rows_are_as_many_as_the_room_holds(monkeypatch):
     assert room.rows_with_room(256, models, one) == 40
     monkeypatch.setattr(room, "ROOM", 1)
     assert room.rows_with_room(256, models, one) == 16
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_inputs_that_repeat_each_other_are_no_trouble(rows):
+    """A singular matrix of products: equal inputs, a constant 0, and fewer rows than inputs."""
+    value = random(rows, 6)
+    inputs = torch.cat([value, value, torch.zeros(rows, 1)], 1)
+    true = random(4, 6, seed=1)
+    sums = sums_of(inputs, value @ true.T)
+    change = best_change(sums, sums)
+    assert change.weights is not None and bool(torch.isfinite(change.weights).all())
+    assert change.after <= 1e-6 < change.before
+    shared = change.weights[:, :6] + change.weights[:, 6:12]  # what a pair of equal inputs does
+    if rows > 6:
+        np.testing.assert_allclose(shared.numpy(), true.numpy(), atol=1e-4)
+    assert float(change.weights[:, 12].abs().max()) == 0

@@ -1,21 +1,21 @@
 """The score of a branch: what happens to the model's output without it. Forward passes alone.
 
-    I_b = k / R  sum_r  w_r L_r | eps_r(without b) - eps_r |^2
+    I_b = k / R  sum_r  w_r | eps_r(without b) - eps_r |^2
 
 over R noised rows at the timesteps that the channels' score chose (all, where it chose none); eps_r
 is the dense model's own prediction, | |^2 the mean over its elements, w_r the weight that brings a
-loss into epsilon space, and L_r the dense model's loss there. Where the dense model predicts the
-mean of the noise, the change of its output is the rise of its loss, with far less noise.
+square into epsilon space. Where the dense model predicts the mean of the noise, the change of its
+output is the rise of its loss, with far less noise.
 
 Branches are left out one after the other, the one that costs least for the MACs that it saves
 first; what is left is measured again on the network that is left, the next best alone (a lazy
-greedy choice, Minoux 1978). A branch's score is what it costs at its turn.
+greedy choice, Minoux 1978). A branch's score is what it costs at its turn. Stretches of
+neighbouring blocks take part as branches made of them (``diffc.models.branches.Stretch``).
 
-**One unit with channels.** The channels' default score is the mean square of the loss's change,
-whose expectation is 4 L / N times the mean squared change of the output, where the residuals are
-white (N elements of a micro-batch): proportional to what is measured here. k is measured: some
-groups are cut to half of their channels, and the importance that this loses by the channels' scores
-is set against what it does to the output. k is the median of the ratios; plan.json has them all.
+**One unit with channels.** The channels' default score estimates the same change, to first order
+and channel by channel; other scores have units of their own. k is measured: some groups are cut to
+half of their channels, and the importance that this loses by the channels' scores is set against
+what it does to the output. k is the median of the ratios; plan.json has them all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffc.data.precision import device_of
-from diffc.models.branches import Branch, without
+from diffc.models.branches import Branch, is_inside, stretches, without
 from diffc.models.denoiser import Denoiser
 from diffc.models.groups import Group
 from diffc.prune.cost import CostModel, cost_model
@@ -116,12 +116,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _judge(subject: Subject, times: Sequence[int], seed: int) -> _Judge:
     batches = [draw_batch(subject, t, _ROWS, (seed, 3, i)) for i, t in enumerate(times)]
     outputs = [_output(subject.denoiser, batch) for batch in batches]
-    weights = []
-    for (clean, noise, t, _), output in zip(batches, outputs, strict=True):
-        process = subject.denoiser.process
-        scale = process.epsilon_scale(t)
-        loss = _squares(output - process.target(clean, noise, t)) * scale
-        weights.append(scale * loss.mean())
+    weights = [subject.denoiser.process.epsilon_scale(t) for _, _, t, _ in batches]
     return _Judge(subject, batches, outputs, weights)
 
 
@@ -138,7 +133,8 @@ def _costs(subject: Subject) -> CostModel:
     denoiser = subject.denoiser
     device = device_of(denoiser.model)
     inputs = {name: value.to(device) for name, value in denoiser.examples().items()}
-    return cost_model(denoiser.model, inputs, denoiser.family.call, list(subject.branches))
+    branches = [*subject.branches, *stretches(subject.branches)]
+    return cost_model(denoiser.model, inputs, denoiser.family.call, branches)
 
 
 def _calibrated(judge: _Judge, scores: Mapping[str, NDArray[np.float64]]) -> Work[list[float]]:
@@ -175,7 +171,7 @@ def _greedy(judge: _Judge, costs: CostModel) -> Work[tuple[dict[str, float], int
     def price(place: int) -> tuple[float, int, int]:
         with without(model, [*gone, branches[place]]):
             more = max(judge.change(model) - base, 0.0)
-        inside = sum(scores[one.name] for one in gone if branches[place].covers(one.name))
+        inside = sum(scores[one.name] for one in gone if is_inside(one, branches[place]))
         scores[branches[place].name] = inside + more  # whole: what is inside it is gone with it
         fewer = widths.copy()
         fewer[place] = 0
@@ -189,7 +185,7 @@ def _greedy(judge: _Judge, costs: CostModel) -> Work[tuple[dict[str, float], int
     while heap and costs.macs(widths) > (1 - _DEEPEST) * dense:
         _, place, when = heapq.heappop(heap)
         branch = branches[place]
-        if any(other.covers(branch.name) for other in gone):
+        if any(is_inside(branch, other) for other in gone):
             continue  # it went with a larger one; its score is the one of its last turn
         if when < len(gone):
             heapq.heappush(heap, price(place))
@@ -197,7 +193,7 @@ def _greedy(judge: _Judge, costs: CostModel) -> Work[tuple[dict[str, float], int
             yield Progress(passes, None, "the output without a branch, again")
             continue
         base += scores[branch.name]
-        base -= sum(scores[one.name] for one in gone if branch.covers(one.name))
+        base -= sum(scores[one.name] for one in gone if is_inside(one, branch))
         gone.append(branch)
         widths[place] = 0
     return scores, passes

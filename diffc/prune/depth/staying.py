@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffc.models.branches import Branch, Unit, without
+from diffc.models.branches import Branch, Stretch, Unit, covering, without
 from diffc.models.families.base import Family
 from diffc.models.families.reach import trace_call
 from diffc.prune.allocate import Limits, Scores
@@ -24,6 +24,8 @@ def held_branches(
 ) -> list[int]:
     """Places of the branches that must stay so that the output depends on every input.
 
+    What takes one of them with it must stay too.
+
     Without any cross-attention nothing would read the text, and an exported graph would lose that
     input. Of the branches that could keep an input, those with the highest scores do.
 
@@ -34,7 +36,10 @@ def held_branches(
         bounds: What each unit may become; a branch whose least is 0 may go.
         scores: Unit's name -> importance.
     """
-    free = {i: u for i, u in enumerate(units) if isinstance(u, Branch) and bounds.least[i] == 0}
+    branches = {
+        i: u for i, u in enumerate(units) if isinstance(u, Branch) and not isinstance(u, Stretch)
+    }
+    free = {i: u for i, u in branches.items() if bounds.least[i] == 0}
     ranked = sorted(free, key=lambda i: float(np.sum(scores.get(free[i].name, 0.0))), reverse=True)
     staying: list[int] = []
 
@@ -50,4 +55,5 @@ def held_branches(
             middle = (low + high) // 2
             low, high = (low, middle) if is_whole(middle) else (middle, high)
         staying.append(ranked[low])
-    return staying
+    around = covering(units)
+    return [*staying, *(outer for place in staying for outer in around[place])]

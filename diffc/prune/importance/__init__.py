@@ -6,7 +6,7 @@ A file that sets ``SCORE`` is what ``--importance`` calls by the file's name: ``
 
 base.py           what a score is given and returns
 gradients.py      batches, losses and gradients, and their sums over a group's channels
-diff_pruning.py   (default) squares of first-order changes of the loss, over timesteps that matter
+diff_pruning.py   (default) mean squared changes of the output, over timesteps that matter
 reference.py      the published ddpm_prune.py
 taylor.py         the published rule with signed sums
 magnitude.py      squared weights

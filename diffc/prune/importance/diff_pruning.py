@@ -1,18 +1,24 @@
-"""Diff-Pruning's importance, squared per micro-batch. Two passes.
+"""Diff-Pruning's importance as a change of the output. Two passes.
 
 First, losses alone on a grid of timesteps, in epsilon space, give L_t / L_max and
 S = {t : L_t / L_max > T}. Then, for P micro-batches of fresh images and noises at timesteps
-stratified over S,
+stratified over S, each with a random direction v_p of the output (standard normal, N elements),
 
-    I_c = 1/P  sum_p  sum_s ( sum_{k in s(c)} w_k dL_p/dw_k )^2
+    I_c = 1/P  sum_p  ( sum_{k in r(c)} w_k d(v_p . eps_p)/dw_k )^2 / N
 
-with s over the slices of the channel's group (rows that produce it, columns that read it, norms).
-The inner sum is the first-order change of the loss when the slice is scaled to zero. Its square
-does not cancel over images and timesteps as signed gradients do at the minimum of a trained model
-(Molchanov et al. 2019, eq. 8, with Diff-Pruning's choice of timesteps, Fang et al. 2023, eq. 7).
+with r(c) the weights that read channel c, in all layers that do. The inner sum is the first-order
+change of v_p . eps_p when the channel is no longer read; over directions, its square has the mean
+squared change of an element of the predicted noise as its expectation (the diagonal of the
+Gauss-Newton matrix of the scales of channels; Hutchinson's estimator).
 
-Scores have the unit of a squared loss, so they can be compared between groups. The ``global``
-allocation relies on that.
+The published rule (Fang et al. 2023, eq. 7) takes the gradient of the loss in the place of v_p. At
+the minimum of a trained model that is the noise which the model cannot predict: it is large at
+little noise alone, so that its squares rank channels by what they do there. bench/pruning.py has
+both (``squared-loss``).
+
+Scores have the unit of a squared change of the predicted noise, so they can be compared between
+groups and with those of branches (``diffc.prune.depth.scores``). The ``global`` allocation relies
+on that.
 """
 
 from __future__ import annotations
@@ -23,17 +29,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diffc.data.processes import process_share
+from diffc.data.randomness import keyed_noise
 from diffc.errors import InputError
+from diffc.models.groups import Group, Role
 from diffc.prune.importance.base import Importance, Score, Subject
-from diffc.prune.importance.gradients import backward, draw_batch, mean_loss, slice_sums
+from diffc.prune.importance.gradients import draw_batch, mean_loss, probe_output, slice_sums
 from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, Work
 
 
 class DiffPruning(Score):
-    """Squares of first-order changes of the loss, over the timesteps in S."""
+    """Mean squared first-order changes of the output, over the timesteps in S."""
 
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
         curve = yield from loss_curve(subject, options, seed)
@@ -43,10 +52,11 @@ class DiffPruning(Score):
         rank, world = process_share()
         mine = list(enumerate(times))[rank::world]
         for done, (number, t) in enumerate(mine, start=1):
-            loss = backward(subject, draw_batch(subject, t, options.batch, (seed, 1, number)))
-            for group, score in slice_sums(subject):
-                total[group.name] += np.square(score).sum(axis=0)
-            yield Progress(done, len(mine), f"gradients at t = {t}", {"loss": loss})
+            batch = draw_batch(subject, t, options.batch, (seed, 1, number))
+            probe_output(subject, batch, _direction(batch[0], seed, number))
+            for group, sums in slice_sums(subject):
+                total[group.name] += np.square(sums[_reading(group)].sum(axis=0))
+            yield Progress(done, len(mine), f"gradients at t = {t}")
         _add_over_processes(total, world)
         scores = {name: value / len(times) for name, value in total.items()}
         why = {
@@ -61,6 +71,17 @@ class DiffPruning(Score):
             "batch": options.batch,
         }
         return Importance(scores, why)
+
+
+def _direction(clean: Tensor, seed: int, number: int) -> Tensor:
+    """A standard normal direction of the output, shaped like ``clean``."""
+    return keyed_noise([(seed, 4, number)], tuple(clean.shape))[0].to(clean.device)
+
+
+def _reading(group: Group) -> list[int]:
+    """The places of the slices that read the group's channels; of all, where none does."""
+    places = [i for i, piece in enumerate(group.slices) if piece.role is Role.IN]
+    return places or list(range(len(group.slices)))
 
 
 @dataclass(frozen=True)

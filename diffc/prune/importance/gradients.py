@@ -3,13 +3,14 @@
 draw_batch     images and noises at one timestep
 mean_loss      the loss over a batch, in as many pieces as memory needs
 backward       its gradients
+probe_output   gradients of the output along a random direction, in place of the loss's
 slice_sums     w dL/dw summed over each slice of each channel
 weights_only   a subject whose groups hold what torch-pruning's importances see
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -56,13 +57,66 @@ def mean_loss(
     Raises OutOfMemory when there is no room for one row, or (accumulate) when earlier passes'
     gradients would be lost by beginning again.
     """
+
+    def share(part: slice) -> Tensor:
+        piece = _rows(batch, part)
+        return batch_loss(subject, piece) * (len(piece[0]) / len(batch[0]))
+
+    return _in_pieces(subject, len(batch[0]), share, gradients=gradients, accumulate=accumulate)
+
+
+def probe_output(subject: Subject, batch: Batch, probe: Tensor) -> None:
+    """Leave in .grad the gradients of the output along a direction, in epsilon space.
+
+    For standard normal directions the squared change of this product, when weights change, has the
+    mean squared change of an element of the predicted noise as its expectation: with J the
+    derivative of all N elements and v the direction, E (v . J dw)^2 / N = |J dw|^2 / N.
+
+    Args:
+        subject: The model.
+        batch: What it is called with.
+        probe: (B, C, H, W), the direction.
+    """
+
+    def share(part: slice) -> Tensor:
+        clean, noise, t, conditions = _rows(batch, part)
+        denoiser = subject.denoiser
+        output = denoiser.call(denoiser.noised(clean, noise, t, conditions))[:, : clean.shape[1]]
+        scale = denoiser.process.epsilon_scale(t).sqrt()
+        along = (probe[part] * output).flatten(1).sum(1)
+        return torch.div((along * scale).sum(), probe.numel() ** 0.5)
+
+    _in_pieces(subject, len(batch[0]), share, gradients=True)
+
+
+def _rows(batch: Batch, part: slice) -> Batch:
+    clean, noise, t, conditions = batch
+    rows = {name: value[part] for name, value in conditions.items()}
+    return clean[part], noise[part], t[part], rows
+
+
+def _in_pieces(
+    subject: Subject,
+    rows: int,
+    share: Callable[[slice], Tensor],
+    *,
+    gradients: bool = False,
+    accumulate: bool = False,
+) -> float:
+    """The sum of what each piece of ``rows`` rows adds, in as many pieces as memory needs."""
     while True:
         failure: Exception | None = None
-        size = min(len(batch[0]), subject.limit.rows or len(batch[0]))
+        size = min(rows, subject.limit.rows or rows)
         if gradients and not accumulate:
             subject.denoiser.model.zero_grad(set_to_none=True)
         try:
-            return sum(_piece_losses(subject, batch, size, gradients))
+            total = 0.0
+            for start in range(0, rows, size):
+                value = share(slice(start, start + size))
+                if gradients:
+                    value.backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
+            return total
         except (RuntimeError, MemoryError) as caught:
             if not is_out_of_memory(caught):
                 raise
@@ -70,19 +124,6 @@ def mean_loss(
         if accumulate:
             raise out_of_memory_error("measuring importance", failure) from failure
         subject.limit.rows = halve_batch(size, "measuring importance", failure)
-
-
-def _piece_losses(subject: Subject, batch: Batch, size: int, gradients: bool) -> Iterator[float]:
-    """Each piece's share of the mean loss; its gradients are added where they are wanted."""
-    clean, noise, t, conditions = batch
-    for start in range(0, len(clean), size):
-        part = slice(start, start + size)
-        rows = {name: value[part] for name, value in conditions.items()}
-        piece = (clean[part], noise[part], t[part], rows)
-        loss = batch_loss(subject, piece) * (len(piece[0]) / len(clean))
-        if gradients:
-            loss.backward()  # type: ignore[no-untyped-call]
-        yield float(loss.detach())
 
 
 def backward(subject: Subject, batch: Batch, *, accumulate: bool = False) -> float:
