@@ -5,7 +5,13 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= diffc-out/demo
 
-.PHONY: demo test test-all docs test-triton lint types clean
+# A file of tests to a worker, a worker to a core: most of the time goes to Python and to small
+# networks, which use one core whatever they are given (tests/support/cores.py). The long files come
+# first (tests/support/order.py), and not the ones with most tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
+    --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow test-all docs test-triton lint types clean
 
 # The environment, remade when what it is made of changes.
 $(READY): pyproject.toml constraints.txt
@@ -24,15 +30,18 @@ demo: $(READY)
 	    --target ort-cpu --target trt-rtx --gpu sm86,sm89,sm120
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 test-all: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # A real Triton Inference Server, in an environment of its own
 test-triton: $(READY)
 	bash scripts/triton_env.sh .venv-triton
-	DIFFC_TRITON_ENV=$(CURDIR)/.venv-triton $(BIN)/python -m pytest tests/bundle
+	DIFFC_TRITON_ENV=$(CURDIR)/.venv-triton $(PYTEST) tests/bundle
 
 # The site, in site/; a broken link or reference fails it
 docs: $(READY)

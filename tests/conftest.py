@@ -7,10 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from support.cores import stay_on_own_cores
 from support.exports import exports_shared
 from support.order import long_files_first
 from support.quick import QUICK, save_tiny_model
 from support.shared import copy_once, make_once
+
+
+def pytest_configure():
+    stay_on_own_cores()
 
 
 def pytest_collection_modifyitems(items):

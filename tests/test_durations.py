@@ -220,6 +220,7 @@ def test_a_terminal_shows_it_below_the_stage(width):
     assert "stage 1 of 3" in shown
 
 
+@pytest.mark.slow
 def test_a_second_ratio_of_the_same_model_knows_how_long(compiled_cache, tiny_model, tmp_path):
     args = ("plan", tiny_model, "--out")
     assert diffc(*args, tmp_path / "a", "--ratio", "0.2").returncode == 0

@@ -249,6 +249,7 @@ def test_a_process_that_imports_diffc_imports_as_before(plain: Interpreter) -> N
     plain.run(LEFT_ALONE)
 
 
+@pytest.mark.slow
 def test_what_is_compiled_and_exported_is_the_same(plain: Interpreter, lean: Interpreter) -> None:
     before, after = json.loads(plain.run(GRAPHS)), json.loads(lean.run(GRAPHS))
     assert before[1] == 3  # a graph before, between and after the two functions that are left out

@@ -23,7 +23,10 @@ from diffc_export.targets import target
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "sdxl" else ()) for name in NETWORKS],
+)
 def test_networks_have_their_published_sizes(name, tmp_path):
     network = NETWORKS[name]
     content = {"_class_name": network.class_name, **network.config}

@@ -23,6 +23,7 @@ from diffc_export.events import drain
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 
+@pytest.mark.slow
 def test_it_learns_to_be_the_teacher(tmp_path: Path) -> None:
     """A student of the teacher's own shape comes close to it."""
     student = tiny_training.unet(8, seed=1)

@@ -4,6 +4,8 @@ import os
 import threading
 
 import pytest
+from support.cores import CORES as ALL
+from support.cores import every_core
 
 from diffc.measure import pinning
 from diffc.measure.engines import cores_of, open_usable_engines
@@ -12,8 +14,13 @@ from diffc.measure.pinning import choose_cores, pin_cores
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="this system has no affinity"
 )
-ALL = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 needs_two = pytest.mark.skipif(len(ALL) < 2, reason="one core only")
+
+
+@pytest.fixture(autouse=True)
+def every_core_of_the_session():
+    with every_core():
+        yield
 
 
 def test_every_core_changes_nothing():

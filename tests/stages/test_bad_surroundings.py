@@ -52,6 +52,7 @@ def test_a_read_only_out_is_one_line(tiny_model, recipe, mount, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(
     tiny_model, recipe, mount, tmp_path
 ):

@@ -117,6 +117,7 @@ def test_interrupted_it_leaves_the_old_run_whole(tiny_model, out, stage):
     assert diffc.Report.read(out).distillation["steps"] == 4
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_the_old_run_whole_and_goes_on(tiny_model, out):
     options = {**QUICK, "distill": {**QUICK["distill"], "steps": 5}}  # in no other test: not cached
     code = (

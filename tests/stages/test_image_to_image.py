@@ -125,6 +125,7 @@ def both(built, kind: str, given: dict[str, Any]) -> None:
     assert np.linalg.norm(other - exact) > 2e-3 * np.linalg.norm(exact), "the image counts"
 
 
+@pytest.mark.slow
 def test_engines_change_an_image_as_diffusers_pipeline_does(built):
     pipe = open_bundle(built[2])
     for strength in (0.5, 1.0):
@@ -132,6 +133,7 @@ def test_engines_change_an_image_as_diffusers_pipeline_does(built):
         both(built, PIPELINES[built[0]][0], given)
 
 
+@pytest.mark.slow
 def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
     size = open_bundle(built[2]).image_size
     for strength in (0.5, 1.0):

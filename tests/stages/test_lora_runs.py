@@ -232,6 +232,7 @@ def sd_run(tmp_path_factory):
     return copy_once(tmp_path_factory, "sd-run", make)
 
 
+@pytest.mark.slow
 def test_text_encoders_come_along(sd_run, tmp_path):
     source = find_source(sd_run / "sd")
     pairs = random_pairs(load_denoiser(source))
@@ -247,6 +248,7 @@ def test_text_encoders_come_along(sd_run, tmp_path):
     assert bool(left_out) == ("left out, for" in " ".join(result.stdout.split()))
 
 
+@pytest.mark.slow
 def test_diffusers_loads_an_adapted_lora(sd_run, tmp_path):
     """What pipeline.load_lora_weights does on OUT/model is what the cut of the fused model does."""
     pytest.importorskip("peft")

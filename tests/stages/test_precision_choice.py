@@ -118,6 +118,7 @@ def test_each_target_gets_the_file_that_it_takes(name, precision, expected):
     assert precision_folder(name, precision) == expected
 
 
+@pytest.mark.slow
 def test_int8_for_two_targets_is_two_files(out):
     for name, folder in (("openvino", "int8-asymmetric"), ("trt-rtx", "int8")):
         if not target(name).status().buildable:
@@ -140,6 +141,7 @@ def test_a_target_that_does_not_run_here_cannot_be_measured(out, monkeypatch):
     assert "--precision auto measures engines" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_each_target_keeps_what_it_was_built_with(out):
     done = run("build", out, "--target", "openvino", "--batch", "1,2", "--threads", "1", "-q")
     assert done.exit_code == 0, done.output

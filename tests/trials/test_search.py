@@ -17,6 +17,7 @@ def again(model, out, events=None, **settings):
     return diffc.search(model, out=out, options=OPTIONS, on_event=events, **wanted)
 
 
+@pytest.mark.slow
 def test_the_winner_is_the_fastest_that_reaches_the_goal(searched):
     _, result, _ = searched
     able = [one for one in result.candidates if one.reaches]
@@ -28,6 +29,7 @@ def test_the_winner_is_the_fastest_that_reaches_the_goal(searched):
     assert all(one.why for one in result.untried)
 
 
+@pytest.mark.slow
 def test_out_is_the_winners(searched):
     out, result, _ = searched
     recipe = locked_recipe(out)
@@ -39,6 +41,7 @@ def test_out_is_the_winners(searched):
     assert (out / "search.json").is_file()
 
 
+@pytest.mark.slow
 def test_times_of_all_that_was_trained_are_of_the_same_rounds(searched):
     _, result, _ = searched
     timed = [point for point in result.frontier.points if point.latency_ms is not None]
@@ -50,6 +53,7 @@ def test_times_of_all_that_was_trained_are_of_the_same_rounds(searched):
     assert reference.figures["ssim"].value == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_done_is_reused_whole(searched, searched_cache, tiny_model):
     out, result, cache = searched
     events = []
@@ -59,6 +63,7 @@ def test_a_search_that_is_done_is_reused_whole(searched, searched_cache, tiny_mo
     assert not any((cache / TRIALS).iterdir())
 
 
+@pytest.mark.slow
 def test_another_goal_shares_the_trials(searched, searched_cache, tiny_model, tmp_path):
     """What cannot be reached ends with the nearest point, and leaves no OUT."""
     _, result, _ = searched
@@ -79,6 +84,7 @@ def test_another_goal_shares_the_trials(searched, searched_cache, tiny_model, tm
     assert set(built) <= {"search-points-ort-cpu"}
 
 
+@pytest.mark.slow
 def test_a_run_of_another_request_is_left_as_it_is(searched, searched_cache, tiny_model):
     out, _, _ = searched
     before = read_lock(out)
@@ -87,6 +93,7 @@ def test_a_run_of_another_request_is_left_as_it_is(searched, searched_cache, tin
     assert read_lock(out) == before
 
 
+@pytest.mark.slow
 def test_the_screen_fits_and_says_what_was_not_tried(searched, capsys, monkeypatch):
     from diffc.cli.command import Command
     from diffc.cli.search import _show
@@ -102,6 +109,7 @@ def test_the_screen_fits_and_says_what_was_not_tried(searched, capsys, monkeypat
         assert ("Not tried" in shown) == bool(result.untried)
 
 
+@pytest.mark.slow
 def test_the_result_is_json(searched, searched_cache, tiny_model, tmp_path):
     import json
 

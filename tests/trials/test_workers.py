@@ -54,6 +54,7 @@ def task_of(model, tmp_path, token):
     return Task(source, space.apply(trained).model_dump(mode="json"), trained, "whole", token)
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_shared_sends_nothing(searched, searched_cache, tiny_model, tmp_path):
     _, _, cache = searched
     (cache / "trials").mkdir(exist_ok=True)
