@@ -75,8 +75,16 @@ class Estimate:
         return {"mean": self.mean, "ci95": self.ci95 and list(self.ci95)}
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean and Student's t 95 % interval, which one value has not."""
+def estimate(
+    values: Sequence[float], possible: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """The mean and Student's t 95 % interval, which one value has not.
+
+    Args:
+        values: One of each image.
+        possible: The least and the greatest value that there can be: the interval ends there, where
+            that of a few values would go on.
+    """
     from scipy import stats
 
     n, mean = len(values), math.fsum(values) / len(values)
@@ -84,4 +92,5 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, list(values))
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
-    return Estimate(mean, (mean - half, mean + half), list(values))
+    low, high = max(mean - half, possible[0]), min(mean + half, possible[1])
+    return Estimate(mean, (low, high), list(values))

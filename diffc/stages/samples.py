@@ -101,7 +101,7 @@ def samples_stage(
     )
     packages = (*model_packages(source), "pillow", *metric_packages(options))
     places = {SAMPLES: SAMPLES}
-    return Stage("samples", 11, inputs, compare, SamplesOutcome, places, packages)
+    return Stage("samples", 12, inputs, compare, SamplesOutcome, places, packages)
 
 
 def evaluation_stage(

@@ -107,6 +107,13 @@ def test_the_interval_is_students() -> None:
     assert found.mean == pytest.approx(0.54) and found.ci95 == pytest.approx((low, high))
 
 
+def test_the_interval_of_few_images_ends_where_the_values_must() -> None:
+    """Student's factor of two values is 12.7: half the width is more than what is left up to 1."""
+    assert estimate([0.9, 0.96]).ci95[1] > 1
+    figure = SSIM.figure([0.9, 0.96])
+    assert figure["ci95"] == [estimate([0.9, 0.96]).ci95[0], 1.0]
+
+
 def test_identical_images_have_no_psnr() -> None:
     a, b = pair()
     both = quality(of(torch.cat([a, a]), torch.cat([a, b])))["psnr"]

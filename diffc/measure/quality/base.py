@@ -190,6 +190,8 @@ class PairMetric(Metric):
     A subclass defines ``values``. The interval covers the choice of noise and nothing else.
     """
 
+    possible: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """The least and the greatest value that a pair can have: no interval goes beyond."""
     facts: ClassVar[JsonObject] = {}
     """What stands in the figure beside the values: the network, the range of intensities."""
 
@@ -225,7 +227,7 @@ class PairMetric(Metric):
         if count:
             return f"{self.label} of {count} of {len(values)} pairs is not finite"
         each = [round(value, 6) for value in values]
-        return {**estimate(values).as_dict(), **self.facts, "each": each}
+        return {**estimate(values, self.possible).as_dict(), **self.facts, "each": each}
 
 
 class UnknownMetric(Metric):

@@ -34,6 +34,7 @@ class Lpips(PairMetric):
     packages = ("torchmetrics",)
     modules = ("torchvision",)
     limits = (0.0, math.inf)
+    possible = (0.0, math.inf)
     facts: ClassVar[JsonObject] = {"network": "AlexNet"}
 
     def is_wanted(self, options: QualitySection) -> bool:

@@ -46,6 +46,7 @@ class Ssim(PairMetric):
     in_every_check = True
     depends_on: ClassVar[tuple[str, ...]] = (*PairMetric.depends_on, "intensities")
     in_headline = True
+    possible = (-1.0, 1.0)
     facts: ClassVar[JsonObject] = {"intensities": list(INTENSITIES)}
 
     def values(self, dense: Tensor, compressed: Tensor) -> list[float]:
