@@ -81,7 +81,9 @@ def _noisy_inputs(
     """K samples noised to K levels, from nearly clean to nearly noise; scaled to ``size`` first."""
     sample, conditions = clean.draw(levels, generator)
     if size is not None:
-        sample = functional.interpolate(sample, size, mode="bilinear", align_corners=False)
+        whole = sample.flatten(1, -3)  # channels, and a video's frames
+        whole = functional.interpolate(whole, size, mode="bilinear", align_corners=False)
+        sample = whole.reshape(*sample.shape[:-2], *size)
     t = torch.linspace(0, len(denoiser.process) - 1, levels).round().long()
     noise = torch.randn(sample.shape, generator=generator)
     return denoiser.noised(sample, noise, t, conditions)

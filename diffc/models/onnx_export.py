@@ -11,6 +11,7 @@ from torch import nn
 
 from diffc.models.families.base import Family
 from diffc.models.families.examples import example_inputs
+from diffc.models.families.positions import computed_positions
 from diffc_export.onnx.export import GraphOptions, export_onnx
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
@@ -47,5 +48,10 @@ def export_denoiser(
         return example_inputs(wanted, config, batch, generator)
 
     about = {"class_name": family.class_name, **(facts or {})}
-    chosen = GraphOptions(facts=about, **options)
-    return export_onnx(model, family.call, specs, folder, examples=examples, options=chosen)
+    chosen = GraphOptions(facts=about, most_side=family.largest_side(config), **options)
+    if not chosen.sizes:
+        return export_onnx(model, family.call, specs, folder, examples=examples, options=chosen)
+    with computed_positions(model):
+        return export_onnx(
+            model, family.sized_call, specs, folder, examples=examples, options=chosen
+        )

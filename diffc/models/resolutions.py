@@ -1,7 +1,8 @@
 """The resolutions that a model takes and one export serves, from the config alone, without torch.
 
-The family states them (``shared_multiple``, ``multiple``, ``squares_only``): a U-Net's export
-serves every height and width that its levels can halve; a transformer's export holds its positions.
+The family states them (``shared_multiple``, ``multiple``, ``largest_side``, ``squares_only``): a
+U-Net's export serves every height and width that its levels can halve, a transformer's those that
+its patches fill and that it has positions for.
 
 A resolution is the size of the denoiser's own input: one number for a square, or (height, width).
 """
@@ -29,7 +30,8 @@ def multiple_of(class_name: str, config: JsonObject) -> int | None:
     sizes.
 
     Returns:
-        8 for a U-Net of four levels; None if an export of the class serves one size only.
+        8 for a U-Net of four levels, 2 for patches of two; None if an export of the class serves
+        one size only.
     """
     return family(class_name).shared_multiple(config)
 
@@ -56,7 +58,7 @@ def check_resolution(class_name: str, config: JsonObject, sizes: Sequence[Size])
             words = ",".join(str(size_word(size)) for size in sizes)
             raise RequestError(
                 f"--resolution {words}: a {class_name} serves one resolution, because "
-                "its export holds its positions",
+                "its samples do not tell their height and width",
                 hint="give one size, and compile once for each; several are for "
                 + _several_sizes_classes(),
             )
@@ -70,6 +72,7 @@ def check_resolution(class_name: str, config: JsonObject, sizes: Sequence[Size])
         factor = (shared if len(sizes) > 1 else None) or known.multiple(config)
         for size in sizes:
             _check_size(known, size, factor)
+            _check_positions(known, size, config)
             _check_area(known, size, _config_size(config))
 
 
@@ -88,6 +91,18 @@ def _check_size(known: Family, size: Size, factor: int) -> None:
             f"{known.class_name} scales its input down",
             hint=_nearest_hint(size, factor),
         )
+
+
+def _check_positions(known: Family, size: Size, config: JsonObject) -> None:
+    """Refuse a size that has more places than the model has positions."""
+    most, sides = known.largest_side(config), as_pair(size)
+    if most is None or max(sides) <= most:
+        return
+    raise RequestError(
+        f"--resolution {size_word(size)}: this {known.class_name} has positions for {most}x{most} "
+        "at most",
+        hint=f"the nearest is {size_word((min(sides[0], most), min(sides[1], most)))}",
+    )
 
 
 def _check_area(known: Family, size: Size, own: Size | None) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import BadRequest
+from .json_types import JsonObject
 
 if TYPE_CHECKING:
     from .image_inputs import GivenImages
     from .pipeline import Pipeline
 
+_PATCH = 2
+"""Latent pixels along each edge of a token, in every SD3."""
 _SIZE_IDS = 6
 """The ids of SDXL's base model, whose last two are the target size; its refiner has five."""
+_OF_THE_SIZE = ("time_ids", "resolution", "aspect_ratio")
+"""The conditions that say the image's size."""
 
 
 def wanted_size(
@@ -44,13 +50,16 @@ def wanted_size(
         return None
     wanted = " x ".join(str(side) for side in (height, width) if side is not None)
     if not served:
-        raise BadRequest(f"height and width: the samples are no images here, so no {wanted} either")
+        raise BadRequest(
+            f"height and width: the samples are no images here, and of one size, so no {wanted}"
+        )
     for size in served:
         if height in (None, size[0]) and width in (None, size[1]):
             return size
     what = wanted if image is None else f"the image's {wanted}"
+    kind = "images" if pipe.image_size else "latents"
     raise BadRequest(
-        f"the engine was not built for {what}: it makes images of {size_words(served)} "
+        f"the engine was not built for {what}: it makes {kind} of {size_words(served)} "
         "(diffc compile --resolution builds others)"
     )
 
@@ -60,18 +69,54 @@ def size_words(sizes: Sequence[tuple[int, int]]) -> str:
     return ", or of ".join(words)
 
 
+def image_shift(config: JsonObject, shape: Sequence[int]) -> float:
+    """Return mu, the shift of a flow's noise levels, for samples of a size.
+
+    It lies on the line through the config's smallest and largest numbers of tokens.
+
+    Args:
+        config: The scheduler's.
+        shape: The shape of a sample: (C, H, W), or (tokens, channels).
+    """
+    tokens = shape[0] if len(shape) == 2 else (shape[1] // _PATCH) * (shape[2] // _PATCH)
+    fewest = int(config.get("base_image_seq_len", 256))
+    most = int(config.get("max_image_seq_len", 4096))
+    low, high = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
+    slope = (high - low) / (most - fewest)
+    return float(tokens * slope + (low - slope * fewest))
+
+
+def at_size(pipe: Pipeline, size: tuple[int, int] | None) -> Pipeline:
+    """Return a pipeline with the noise levels of images of ``size``; itself where they are its own.
+
+    A flow's are shifted by the number of tokens.
+    """
+    if "mu" not in pipe.scheduler_config or size in (None, *pipe.image_sizes[:1]):
+        return pipe
+    other = copy.copy(pipe)
+    shift = image_shift(pipe.scheduler_config, pipe.shape_at(size))
+    other.scheduler_config = {**pipe.scheduler_config, "mu": shift}
+    return other
+
+
 def fixed_at_size(
     fixed: Mapping[str, object], size: tuple[int, int] | None
 ) -> Mapping[str, object]:
-    """Return what every prompt shares, for images of another size: SDXL takes it as a condition.
+    """Return what every prompt shares, for images of another size, where that is a condition.
 
-    Its ids are the original size, the corner of the crop, and the target size or a score.
+    SDXL's ids are the original size, the corner of the crop, and the target size or a score;
+    PixArt-alpha takes the size and the ratio of height to width.
     """
-    ids = fixed.get("time_ids")
-    if size is None or ids is None:
+    if size is None:
         return fixed
-    changed = np.array(ids, copy=True)
-    changed[..., :2] = size
-    if changed.shape[-1] == _SIZE_IDS:
-        changed[..., 4:] = size
-    return {**fixed, "time_ids": changed}
+    changed = {name: np.array(fixed[name], copy=True) for name in _OF_THE_SIZE if name in fixed}
+    if "time_ids" in changed:
+        ids = changed["time_ids"]
+        ids[..., :2] = size
+        if ids.shape[-1] == _SIZE_IDS:
+            ids[..., 4:] = size
+    if "resolution" in changed:
+        changed["resolution"][...] = size
+    if "aspect_ratio" in changed:
+        changed["aspect_ratio"][...] = size[0] / size[1]
+    return {**fixed, **changed}

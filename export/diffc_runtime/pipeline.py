@@ -28,6 +28,7 @@ from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .guided_call import GuidedCall
 from .image_inputs import NOISE, Encode, Start, begin_with, check_has_image
+from .image_sizes import at_size
 from .images import is_picture
 from .json_types import JsonObject
 from .noise import fill, image_streams
@@ -131,9 +132,12 @@ class Pipeline:
 
     @property
     def image_sizes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) in pixels of the images that it makes, the usual size first."""
+        """(height, width) in pixels of the images that it makes, the usual size first.
+
+        Where samples stay latents, those of the latents, if the engine was built for several.
+        """
         if self.image_size is None:
-            return ()
+            return self.sample_input.sizes
         usual = self.sample_shape[-2:]
         factors = [pixels // side for pixels, side in zip(self.image_size, usual, strict=True)]
         others = self.sample_input.sizes[1:]
@@ -142,7 +146,7 @@ class Pipeline:
     def shape_at(self, size: tuple[int, int] | None) -> tuple[int, ...]:
         """Return the shape of a sample for images of ``size`` in pixels; None: the usual one."""
         shape = tuple(self.sample_shape)
-        if size is None or size == self.image_size:
+        if size is None or size in self.image_sizes[:1]:
             return shape
         return (*shape[:-2], *self.sample_input.sizes[self.image_sizes.index(size)])
 
@@ -287,11 +291,12 @@ class Pipeline:
             steps: The number of the sampler's steps.
             scheduler: The sampler's name.
         """
-        sampler = self.sampler(steps, scheduler)
+        levels = at_size(self, request.size)
+        sampler = levels.sampler(steps, scheduler)
         begun, request = self._begin(request)
         request, n = self._check_request(request), request.n
         if begun.strength < 1:
-            sampler = self._later(sampler, steps, begun.strength)
+            sampler = levels._later(sampler, steps, begun.strength)
         per_batch = max(1, self.largest_batch // request.rows)
         parts = [
             self._batch(request, begun, slice(start, min(start + per_batch, n)), sampler)

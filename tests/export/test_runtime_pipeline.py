@@ -33,6 +33,30 @@ def denoise(inputs: dict[str, np.ndarray]) -> np.ndarray:
     return np.stack(rows).astype(np.float32)
 
 
+def test_a_flows_noise_levels_are_those_of_the_images_size():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    visited = []
+
+    def still(inputs):
+        visited.append(float(inputs["timestep"][0]))
+        return np.zeros_like(inputs["sample"])
+
+    sizes = ((8, 8), (64, 32))
+    inputs = (Input("sample", (2, 8, 8), kind="sample", sizes=sizes),
+              Input("timestep", (), kind="timestep"))  # fmt: skip
+    config = dict(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config)
+    config |= {"_class_name": "FlowMatchEulerDiscreteScheduler", "mu": calculate_shift(16)}
+    pipe = Pipeline(still, config, (2, 8, 8), inputs=inputs)
+    for height, width in sizes:
+        visited.clear()
+        pipe.sample(height=height, width=width, num_inference_steps=4, scheduler="flow-euler")
+        oracle = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        oracle.set_timesteps(4, mu=calculate_shift(height // 2 * (width // 2)))
+        np.testing.assert_allclose(visited, oracle.timesteps, rtol=1e-6)
+
+
 class Recorder:
     """A denoiser that writes down the batch sizes it was called with."""
 

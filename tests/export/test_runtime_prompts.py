@@ -279,6 +279,33 @@ def test_the_right_size_is_taken(words):
     assert samples.shape == (1, 1, 4, 4)
 
 
+def test_conditions_that_say_the_size_follow_it(words):
+    """SDXL's ids; PixArt-alpha's size and ratio; and latents, whose size is their own."""
+    seen = []
+
+    def denoise(inputs):
+        seen.append({name: value[0].tolist() for name, value in inputs.items() if value.size < 9})
+        return inputs["sample"]
+
+    fixed = {"time_ids": [4, 4, 0, 0, 4, 4], "resolution": [4, 4], "aspect_ratio": [1]}
+    sample = Input("sample", (2, 4, 4), kind="sample", sizes=((4, 4), (4, 8)))
+    inputs = [sample, *pipeline(None).inputs[1:]]
+    inputs += [Input(name, (len(value),)) for name, value in fixed.items()]
+    prompts = encoder(words)
+    prompts.fixed = {name: np.array(value, np.float32) for name, value in fixed.items()}
+    pipe = Pipeline(
+        denoise, {"_class_name": "DDIMScheduler"}, (2, 4, 4), inputs=inputs, prompts=prompts
+    )
+    for width in (4, 8):
+        assert pipe.sample("a", width=width, num_inference_steps=1).shape == (1, 2, 4, width)
+    ids = [4, 8, 0, 0, 4, 8]
+    assert [one["time_ids"] for one in seen] == [fixed["time_ids"], ids]
+    assert [one["resolution"] for one in seen] == [[4, 4], [4, 8]]
+    assert [one["aspect_ratio"] for one in seen] == [[1], [0.5]]
+    with pytest.raises(BadRequest, match="it makes latents of height 4 and width 4, or"):
+        pipe.sample("a", height=8)
+
+
 def test_a_model_without_text_encoders_says_what_it_takes():
     with pytest.raises(BadRequest, match="no text encoders here; the model takes encoder_hidden"):
         pipeline(None).sample("a cat")

@@ -6,14 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffc.errors import RequestError
-from diffc.models.families import family_names
+from diffc.models.families import family, family_names
 from diffc.models.resolutions import check_resolution, multiple_of
 
 UNET = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4, "layers_per_block": 1}
-FIXED = [
-    name for name in family_names()
-    if name not in ("UNet2DModel", "UNet2DConditionModel", "AutoencoderKL")
-]  # fmt: skip
+FIXED = ["FluxTransformer2DModel"]
+SIZED = [name for name in family_names() if name.endswith("Model") and name not in FIXED]
 
 
 def test_the_multiple_is_what_a_unet_needs():
@@ -53,6 +51,28 @@ def test_families_of_fixed_positions_serve_one_resolution(name):
     with pytest.raises(RequestError, match=f"--resolution 32,64: a {name} serves one") as caught:
         check_resolution(name, {}, (32, 64))
     assert "UNet2DModel" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_other_families_serve_several(name):
+    check_resolution(name, {}, (32, 64))
+    if family(name).squares_only:
+        with pytest.raises(RequestError, match="for squares only"):
+            check_resolution(name, {}, ((32, 64), (64, 32)))
+    else:
+        check_resolution(name, {}, ((32, 64), (64, 32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("SD3Transformer2DModel", {"pos_embed_max_size": 16}),
+     ("WanTransformer3DModel", {"rope_max_seq_len": 16})],
+)  # fmt: skip
+def test_a_side_without_positions_is_refused(name, config):
+    check_resolution(name, config, ((32, 16), (16, 32)))
+    with pytest.raises(RequestError, match="has positions for 32x32 at most") as told:
+        check_resolution(name, config, ((32, 16), (16, 34)))
+    assert told.value.hint == "the nearest is 16x32"
 
 
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=5, unique=True))

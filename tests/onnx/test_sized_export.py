@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.family_cases import CASES as TINY
+from support.family_cases import random_model
 from support.onnx_folder import tiny_unet
 
 from diffc.models.families import family
@@ -86,6 +88,35 @@ def test_the_sides_are_dynamic_and_named(exported):
 
 @pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
 def test_engines_compute_what_torch_does_at_each_size(name, exported, tmp_path):
+    compare(name, exported, tmp_path)
+
+
+# positions of the middle one are neither the config's nor those that were traced
+TRANSFORMERS = {
+    "dit": ((8, 8), (6, 6), (12, 12)),
+    "pixart": ((8, 8), (6, 10), (12, 8)),
+    "sd35": ((8, 8), (6, 10), (12, 8)),
+    "sana15": ((4, 4), (3, 5), (6, 4)),
+    "wan": ((4, 4), (2, 6), (8, 4)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_compute_their_positions_in_the_graph(name, tmp_path):
+    sizes, (class_name, config, _) = TRANSFORMERS[name], TINY[name]
+    model, found = random_model(class_name, {**config, "num_layers": 1}), family(class_name)
+    specs = found.specs(model.config, sizes[0])
+    multiple = multiple_of(class_name, dict(model.config))
+    folder = tmp_path / "onnx"
+    export_denoiser(model, found, specs, folder, sizes=sizes, multiple=multiple)
+    assert read_onnx(folder).sizes == sizes
+    for runtime in ("ort-cpu", "openvino"):
+        if target(runtime).status().runnable:
+            compare(runtime, (model, found, specs, sizes, folder), tmp_path / runtime)
+
+
+def compare(name, exported, tmp_path):
+    """An engine of each batch and size, against the torch model itself."""
     model, found, specs, sizes, folder = exported
     if not target(name).status().runnable:
         pytest.skip(f"no {name} here")
@@ -94,7 +125,7 @@ def test_engines_compute_what_torch_does_at_each_size(name, exported, tmp_path):
     for size in sizes:
         for batch in (1, 3):
             inputs = example_inputs(specs, model.config, batch)
-            inputs["sample"] = torch.randn(batch, specs[0].shape[0], *size)
+            inputs["sample"] = torch.randn(batch, *specs[0].shape[:-2], *size)
             with torch.no_grad():
                 expected = found.call(model, inputs).numpy()
             got = runner({key: value.numpy() for key, value in inputs.items()})["out_sample"]

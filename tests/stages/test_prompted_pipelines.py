@@ -45,18 +45,21 @@ def built(request, tmp_path_factory) -> tuple[str, Path, Path]:
     return name, place / "model", place / "bundle"
 
 
-def expected(name: str, model: Path, pipe: Pipeline, output: str) -> np.ndarray:
+def expected(
+    name: str, model: Path, pipe: Pipeline, output: str, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """What diffusers makes in torch of the same prompt, noise and steps."""
     reference = diffc.load(model)
     reference.set_progress_bar_config(disable=True)
     assert pipe.image_size is not None
     more = {} if name in WITHOUT_NEGATIVE else {"negative_prompt": NEGATIVE}
     more |= {"use_resolution_binning": False} if name in BINNED else {}
-    noise = torch.from_numpy(image_noise(SEED, 0, N, pipe.sample_shape))
+    noise = torch.from_numpy(image_noise(SEED, 0, N, pipe.shape_at(size)))
+    height, width = size or pipe.image_size
     with torch.no_grad():
         images = reference(
-            PROMPT, latents=noise, num_images_per_prompt=N, height=pipe.image_size[0],
-            width=pipe.image_size[1], output_type=output, **OPTIONS, **more,
+            PROMPT, latents=noise, num_images_per_prompt=N, height=height, width=width,
+            output_type=output, **OPTIONS, **more,
         ).images  # fmt: skip
     return np.asarray(images)
 
@@ -76,6 +79,28 @@ def test_engines_make_the_images_of_diffusers_pipeline(built):
     assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
     other = pipe.sample("a blue house", negative, **options)
     assert np.linalg.norm(other - exact) > 1e-2 * np.linalg.norm(exact), "the prompt counts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd3-without-t5", "pixart"])
+def test_one_file_of_a_transformer_serves_two_sizes(name, tmp_path):
+    """16x24 and 24x16 pixels, as diffusers' own pipeline makes them."""
+    tiny_prompts.SAVERS[name](tmp_path / "model")
+    out = tmp_path / "out"
+    tiny_prompts.build_engines(tmp_path / "model", out, tmp_path / "cache", ["8x12", "12x8"])
+    write_bundle(out, tmp_path / "bundle", server="none", side="dense")
+    pipe, model = open_bundle(tmp_path / "bundle"), tmp_path / "model"
+    assert pipe.image_sizes == ((16, 24), (24, 16))
+    options = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
+    for size in pipe.image_sizes:
+        images = pipe(PROMPT, NEGATIVE, output_type="np", height=size[0], **options).images
+        wanted = expected(name, model, pipe, "np", size)
+        assert images.shape == wanted.shape == (N, *size, 3) and wanted.std() > 0.01
+        assert np.abs(images - wanted).max() <= 2 / 255
+    pipe.decode = None
+    latents = pipe.sample(PROMPT, NEGATIVE, width=16, **options)
+    exact = expected(name, model, pipe, "latent", size)
+    assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
 
 
 def test_without_a_negative_prompt_it_is_the_pipelines_own(built):

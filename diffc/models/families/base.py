@@ -200,6 +200,17 @@ class Family(ABC):
         output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
         return output
 
+    def sized_call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run one forward pass so that its graph serves every height and width.
+
+        The default is ``call``; positions of patches are computed anyway (families/positions.py).
+
+        Args:
+            model: A model of this class.
+            inputs: As in ``call``.
+        """
+        return self.call(model, inputs)
+
     def condition_channels(self, config: JsonObject) -> int:
         """Return how many of the config's ``in_channels`` hold a condition that diffc knows.
 
@@ -291,6 +302,10 @@ class Family(ABC):
         Returns:
             None if an export holds its positions, and so serves one size.
         """
+        return None
+
+    def largest_side(self, config: JsonObject) -> int | None:
+        """Return the largest height and width that the model has positions for; None for any."""
         return None
 
     def multiple(self, config: JsonObject) -> int:

@@ -46,7 +46,8 @@ class ExporterWorkarounds(TorchFunctionMode):
 
 
 def _squeezes_nothing(x: Tensor, dim: object) -> bool:
-    return isinstance(dim, int) and isinstance(x.shape[dim], int) and x.shape[dim] != 1
+    """A dimension that the graph leaves open is of many places, and not 1."""
+    return isinstance(dim, int) and not (isinstance(x.shape[dim], int) and x.shape[dim] == 1)
 
 
 def _guards_a_division(value: object) -> bool:

@@ -75,6 +75,10 @@ class PixArt(Family):
             )[0]
         return output
 
+    def shared_multiple(self, config: JsonObject) -> int | None:
+        """Return the patch: positions are computed in the graph."""
+        return self.multiple(config)
+
     def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
         """T5 with its mask. The pipeline's cleaning of captions (links, HTML) is left out."""
         return texts.masked_plan(EncoderUse("tokenizer", texts.tokens, masked=True))

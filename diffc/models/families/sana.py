@@ -70,6 +70,10 @@ class Sana(Family):
         )
         return texts.masked_plan(masked, taken)
 
+    def shared_multiple(self, config: JsonObject) -> int | None:
+        """Return the patch: positions, where there are any, are computed in the graph."""
+        return self.multiple(config)
+
     def multiple(self, config: JsonObject) -> int:
         """Return the patch, which is 1 if the config leaves it out."""
         return super().multiple({"patch_size": config.get("patch_size") or 1})

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffc.models.branches import Branch
 
 _CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_POSITIONS = 96  # diffusers' own number, where the config leaves the side of the table out
 _TOKENS = CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
 
 
@@ -51,6 +52,14 @@ class SD3(Family):
             TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["joint_attention_dim"])),
             TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
         ]
+
+    def shared_multiple(self, config: JsonObject) -> int | None:
+        """Return the patch: the graph cuts its positions out of the middle of the model's table."""
+        return self.multiple(config)
+
+    def largest_side(self, config: JsonObject) -> int | None:
+        """Return the side of the table of positions, in places of the latent."""
+        return int(config.get("pos_embed_max_size") or _POSITIONS) * self.multiple(config)
 
     def encoded_tokens(self, tokens: int) -> int:
         """Return the length of T5's part: the pipeline puts CLIP's tokens before it."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TOKENS = 512  # T5's; the image-to-video attention has this number written into its code
 _IMAGE_TOKENS = 257  # CLIP's
+_POSITIONS = 1024  # diffusers' own number, where the config leaves the table's length out
 _VIDEO = (21, 60, 104)  # latent frames, height and width of 81 frames of 480 x 832
 
 
@@ -87,6 +88,14 @@ class Wan(Family):
         from diffc.models.families.blocks import block_groups
 
         return block_groups(model)
+
+    def shared_multiple(self, config: JsonObject) -> int | None:
+        """Return the patch: the graph takes the first positions of a table; frames are fixed."""
+        return self.multiple(config)
+
+    def largest_side(self, config: JsonObject) -> int | None:
+        """Return the length of the table of positions, in places of the latent."""
+        return int(config.get("rope_max_seq_len") or _POSITIONS) * self.multiple(config)
 
     def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
         """UMT5 with its mask; the rows of the padding become zeros."""

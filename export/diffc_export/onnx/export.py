@@ -52,6 +52,7 @@ class GraphOptions:
     sizes: every (H, W) of the sample that the file must serve, the size of the specs first; empty
         to fix that size.
     multiple: the sides of all sizes are multiples of it.
+    most_side: the largest side that the module takes; None for any.
     """
 
     opset: int = 20
@@ -59,6 +60,7 @@ class GraphOptions:
     facts: JsonObject = field(default_factory=dict)
     sizes: Sequence[Size] = ()
     multiple: int = 1
+    most_side: int | None = None
 
 
 class NamedCall(nn.Module):
@@ -109,7 +111,8 @@ def export_onnx(
     if sizes:  # trace at the largest: torch would fix a level of a single pixel in the graph
         largest = [_at(spec, max(sizes)) for spec in specs]
         inputs = examples(largest, _EXAMPLE_BATCH, generator)
-    dimensions = _dynamic_dimensions(specs, options.multiple if sizes else None)
+    most = min(options.most_side or _MOST_SIDE, _MOST_SIDE)
+    dimensions = _dynamic_dimensions(specs, options.multiple if sizes else None, most)
     # NamedCall.forward takes *tensors: one entry
     proto = trace_module(wrapped, inputs, [OUTPUT], options.opset, (dimensions,))
     if sizes:
@@ -142,21 +145,26 @@ def _description(spec: TensorSpec, sizes: Sequence[Size]) -> JsonObject:
 
 
 def _dynamic_dimensions(
-    specs: Sequence[TensorSpec], multiple: int | None
+    specs: Sequence[TensorSpec], multiple: int | None, most: int
 ) -> tuple[dict[int, Any], ...]:
     """Return the dynamic dimensions of each input: the batch, and the sides of the sample.
 
     Args:
         multiple: The sides are multiples of it, so that torch sees that a level halves and doubles
             back; None if the sides are fixed.
+        most: The largest side.
     """
     dim = torch.export.Dim
     batch, sides = dim("batch", min=1, max=_MOST_BATCH), dict[int, Any]()
     if multiple is not None:
         for index, name in enumerate(_SIDES):
-            side = dim(f"_{name}", min=1, max=_MOST_SIDE // multiple)
-            sides[index + 2] = multiple * side if multiple > 1 else dim(name, min=1, max=_MOST_SIDE)
-    return tuple({0: batch, **(sides if spec.kind == "sample" else {})} for spec in specs)
+            side = dim(f"_{name}", min=1, max=most // multiple)
+            sides[index] = multiple * side if multiple > 1 else dim(name, min=1, max=most)
+    return tuple(
+        {0: batch}
+        | {len(spec.shape) - 1 + i: side for i, side in sides.items() if spec.kind == "sample"}
+        for spec in specs
+    )
 
 
 def _name_sides(proto: ModelProto, multiple: int) -> None:
