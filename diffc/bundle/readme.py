@@ -136,7 +136,7 @@ pip install "tritonclient[http]" numpy pillow
 {"" if contents.texts else _about_files(contents)}
 Inputs of both pipelines, each a tensor of one value that may be left out: `seed` (INT64, 0),
 `steps` (INT32, {steps}), `n` (INT32, 1), `first` (INT64, 0), `guidance` (FP32, {guidance}),
-`scheduler` (STRING, "{sampler}"), `height` and `width` (INT32), which must be the engine's.
+`scheduler` (STRING, "{sampler}"), `height` and `width` (INT32), {_sizes(contents)}.
 {_lora_input(contents)}{_scale_input(contents)}{_prompt_inputs(contents)}{_conditions(contents)}
 Outputs: `images` (UINT8, N x H x W x C) and `samples` (FP32, N x C x H x W, in [-1, 1]); latents
 without a decoder come as `samples` alone.{_notes_output(contents)}
@@ -144,6 +144,18 @@ without a decoder come as `samples` alone.{_notes_output(contents)}
 `bundle.json` lists the files that diffc wrote here; a later `diffc bundle --force` replaces no
 other.
 """
+
+
+def _sizes(contents: BundleContents) -> str:
+    """Return which sizes a request may ask for."""
+    sample = next(item for item in contents.info["inputs"] if item["kind"] == "sample")
+    sizes, usual = sample.get("sizes") or [], contents.decoder_info
+    if len(sizes) < 2:
+        return "which must be the engine's"
+    image = sample["shape"] if usual is None else usual["outputs"][0]["shape"]
+    factors = [pixels // side for pixels, side in zip(image[-2:], sizes[0], strict=True)]
+    words = ", ".join(f"{h * factors[0]} x {w * factors[1]}" for h, w in sizes)
+    return f"of {words} in `pipeline`, and of the first in `pipeline_bls`"
 
 
 def _text_models(contents: BundleContents) -> str:

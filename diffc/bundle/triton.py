@@ -116,7 +116,9 @@ def _write_pipeline(contents: BundleContents, folder: Path) -> None:
     _copy_python(version, "pipeline", contents.target)
     copy_engines(contents, version)
     _write_json(version / "pipeline.json", contents.served_settings())
-    _write_config(folder, configs.pipeline_model(folder.name, contents, instances=1))
+    several = any(item.get("sizes") for item in contents.info["inputs"])
+    config = configs.pipeline_model(folder.name, contents, instances=1, several_sizes=several)
+    _write_config(folder, config)
 
 
 def _write_bls(contents: BundleContents, folder: Path) -> None:

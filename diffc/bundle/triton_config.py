@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffc.errors import UnavailableError
 from diffc_export.targets import on_gpu, target
 from diffc_runtime.calls import PROMPTS, REQUEST, served_name
+from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
@@ -220,11 +221,19 @@ def bls_instances(info: JsonObject) -> int:
     return min(max(max_batch(info), largest_batch(info), 2), 8)
 
 
-def pipeline_model(name: str, contents: BundleContents, instances: int) -> ModelConfig:
+def pipeline_model(
+    name: str, contents: BundleContents, instances: int, *, several_sizes: bool = False
+) -> ModelConfig:
     """Return the config of a model that makes images.
 
     Only the conditions are required inputs, and not even they where prompts are taken: a request
     has either.
+
+    Args:
+        name: The model's name.
+        contents: The engines.
+        instances: How many requests it works at.
+        several_sizes: Whether a request may ask for another size than the usual one.
     """
     pb = config_messages()
     config = pb.ModelConfig(name=name, backend="python")
@@ -239,8 +248,9 @@ def pipeline_model(name: str, contents: BundleContents, instances: int) -> Model
             config.input.add(name=name, data_type=kind, dims=dims, optional=either)
             none = f"unconditional_{item['name']}"
             config.input.add(name=none, data_type=kind, dims=dims, optional=True)
-    channels, *size = sample_shape(contents)
-    if channels in (1, 3) and len(size) == 2:
+    shape = sample_shape(contents)
+    channels, *size = (*shape[:-2], -1, -1) if several_sizes else shape
+    if is_picture(shape):
         config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=[-1, *size, channels])
     config.output.add(name="samples", data_type=pb.TYPE_FP32, dims=[-1, channels, *size])
     if contents.texts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .checks import check_numbers, check_whole_number, row_count
 from .errors import BadRequest
 from .image_conditions import IMAGE_CONDITIONS
 from .image_inputs import GivenImages, read_given
-from .image_sizes import fixed_at_size, size_words, wanted_size
+from .image_sizes import fixed_at_size, wanted_size
 from .values import Array
 
 if TYPE_CHECKING:
@@ -143,37 +143,6 @@ def read_call(
         check_whole_number("n, the number of images,", each, 1, _MOST_EACH)  # type: ignore[arg-type]
     number = 0 if seed is None else int(seed)
     return ImageCall(prompts, negatives, each, number, given, none, image, size)  # type: ignore[arg-type]
-
-
-class LoopArguments(TypedDict):
-    """What of ``Pipeline.generate``'s arguments follows from a call; steps and sampler do not."""
-
-    n: int
-    seed: int
-    guidance: float
-    conditions: Mapping[str, object]
-    unconditional: Mapping[str, object]
-
-
-def loop_arguments(pipe: Pipeline, request: ImageRequest) -> LoopArguments:
-    """Return what a request to a server asks of the loop.
-
-    Raises:
-        BadRequest: It begins with an image, or wants another size than the usual one.
-    """
-    if request.image is not None or request.size not in (None, pipe.image_size):
-        usual = f", with {size_words(pipe.image_sizes[:1])}" if pipe.image_sizes else ""
-        raise BadRequest(
-            f"a server makes images from noise alone{usual}: leave image out, and height and width "
-            "where they say otherwise (a pipeline in Python takes them)"
-        )
-    return LoopArguments(
-        n=request.n,
-        seed=request.seed,
-        guidance=request.guidance,
-        conditions=request.conditions,
-        unconditional=request.unconditional,
-    )
 
 
 def image_request(

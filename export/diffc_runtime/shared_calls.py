@@ -49,11 +49,15 @@ def _one_at_a_time(decode: Callable[[Array], Array]) -> Callable[[Array], Array]
 
 
 class _Waiting:
-    """A call that waits for the engine: its inputs, and its output or what went wrong."""
+    """A call that waits for the engine: its inputs, and its output or what went wrong.
+
+    Images of another size have other ``shapes``, and share no call with it.
+    """
 
     def __init__(self, inputs: dict[str, Array]) -> None:
         self.inputs = inputs
         self.rows = len(next(iter(inputs.values())))
+        self.shapes = {name: array.shape[1:] for name, array in inputs.items()}
         self.output: Array | None = None
         self.error: Exception | None = None
 
@@ -99,7 +103,9 @@ class SharedCalls:
         with self._list:
             group, rows = [first], first.rows
             for call in self._waiting:
-                if call is not first and rows + call.rows <= self._largest:
+                if call is first or call.shapes != first.shapes:
+                    continue
+                if rows + call.rows <= self._largest:
                     group.append(call)
                     rows += call.rows
             self._waiting = [call for call in self._waiting if call not in group]

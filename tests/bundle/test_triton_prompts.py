@@ -44,16 +44,18 @@ KINDS = {
     "steps": np.int32,
     "guidance": np.float32,
     "height": np.int32,
+    "width": np.int32,
 }
 STEPS = 2
 
 
 @pytest.fixture(scope="module", params=["sd", "sdxl"])
 def text_out(request, tmp_path_factory) -> Path:
-    """OUT of a pipeline with one text encoder, or two."""
+    """OUT of a pipeline with one text encoder, or two; of 16x16 and 16x24 pixels."""
     place = tmp_path_factory.mktemp("prompts")
     tiny_prompts.SAVERS[request.param](place / "model")
-    out = tiny_prompts.build_engines(place / "model", place / "out", place / "cache")
+    sizes = [8, "8x12"]
+    out = tiny_prompts.build_engines(place / "model", place / "out", place / "cache", sizes)
     add_lora(out / "engines" / "ort-cpu" / "dense")
     return out
 
@@ -141,6 +143,22 @@ def test_images_of_prompts_equal_the_local_ones(server, local, model, prompt, ne
     )
     assert near(images, samples) and notes == []
     assert images.std() > 1
+
+
+def test_the_pipeline_makes_images_of_each_size(server, local):
+    """Two sizes at the same time share no call; the model of steps has one size."""
+    sizes = [(16, 24), (16, 16)] * 4
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        answers = pool.map(
+            lambda size: ask(server, "pipeline", prompt="a cat", steps=40, seed=2, width=size[1]),
+            sizes,
+        )
+    for size, (images, _) in zip(sizes, answers, strict=True):
+        assert images.shape == (1, *size, 3)
+        samples = local.sample("a cat", seed=2, num_inference_steps=40, width=size[1])
+        assert near(images, samples)
+    with pytest.raises(client.InferenceServerException, match=r"not built for 24: .* width 16"):
+        ask(server, "pipeline_bls", prompt="a cat", steps=STEPS, width=24)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -41,7 +41,7 @@ class RemoteDenoiserModel:
             decode = batched_decoder(
                 ask, decoder["input"], decoder["dtype"], decoder["batches"], decoder.get("shape")
             )
-        self.pipeline = pipeline_of(settings, info, denoise, decode)
+        self.pipeline = pipeline_of(settings, _of_one_size(info), denoise, decode)
         if settings["image_size"]:
             self.pipeline.image_size = tuple(settings["image_size"])
         self.pipeline.prompts = open_prompts(
@@ -50,8 +50,12 @@ class RemoteDenoiserModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response for each request."""
-        answers: list[Any] = serving.responses(self.pipeline, requests)
-        return answers
+        return [serving.images_of(self.pipeline, request)() for request in requests]
+
+
+def _of_one_size(info: Any) -> Any:
+    """Return engine.json with the usual size alone, which the denoiser's model is declared with."""
+    return {**info, "inputs": [{**item, "sizes": []} for item in info["inputs"]]}
 
 
 def _remote_engine(models: dict[str, Any], folder: Path) -> Any:

@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,36 +54,40 @@ def warm_up(pipeline: Any) -> None:
             pipeline.prompts.encode([""])
         except UnfitEngine as error:
             pb_utils.Logger.log_warn(f"no prompt can be answered: {error}")
+    from diffc_runtime.calls import ImageRequest
+
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in pipeline.conditions}
-    for size in {size for both in pipeline.batches for size in both}:
-        pipeline.generate(size, 1, 0, conditions=zeros)
-
-
-def responses(pipeline: Any, requests: list[Any]) -> list[Any]:
-    """Return one response for each request, an error for a wrong one."""
-    return [images_of(pipeline, request)() for request in requests]
+    for count in {count for both in pipeline.batches for count in both}:
+        for size in pipeline.image_sizes or (None,):
+            pipeline.run(ImageRequest(count, conditions=zeros, size=size), 1)
 
 
 def images_of(pipeline: Any, request: Any) -> Callable[[], Any]:
     """Read a request, encode its prompts, and return what makes its images and the response.
 
     What is returned may run in another thread, and when the server has the request no more.
+
+    Args:
+        pipeline: Makes images of the sizes that its ``image_sizes`` names.
+        request: The server's.
     """
     try:
         with _errors_of_requests(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             pipe = pipeline.with_lora(_scalar(request, "lora", None))
-            arguments = _generate_arguments(pipe, request)
+            wanted = _image_request(pipe, request)
+            steps = _scalar(request, "steps", pipe.defaults.steps)
+            make = partial(pipe.run, wanted, steps, _scalar(request, "scheduler", None))
     except _RequestError as error:
         return partial(_error, error)
     notes = [str(one.message) for one in caught if one.category is UserWarning]
-    return partial(_make, pipe, arguments, notes, list(request.requested_output_names()))
+    return partial(_respond, make, notes, list(request.requested_output_names()))
 
 
-def _make(pipe: Any, arguments: dict[str, Any], notes: list[str], names: list[str]) -> Any:
+def _respond(make: Callable[[], np.ndarray], notes: list[str], names: list[str]) -> Any:
     try:
         with _errors_of_requests():
-            samples = pipe.generate(**arguments)
+            samples = make()
     except _RequestError as error:
         return _error(error)
     return pb_utils.InferenceResponse(output_tensors=_outputs(samples, notes, names))
@@ -128,9 +133,9 @@ def _outputs(samples: np.ndarray, notes: list[str], names: list[str]) -> list[An
     return [pb_utils.Tensor(name, values[name]()) for name in names]
 
 
-def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
-    """Return the request's tensors as the arguments of ``Pipeline.generate``."""
-    from diffc_runtime.calls import image_request, loop_arguments
+def _image_request(pipeline: Any, request: Any) -> Any:
+    """Return what the request's tensors ask for, as ``Pipeline.run`` takes it."""
+    from diffc_runtime.calls import image_request
 
     prompt = _texts(request, "prompt")
     more = _conditions(pipeline, request)
@@ -139,13 +144,8 @@ def _generate_arguments(pipeline: Any, request: Any) -> dict[str, Any]:
     if prompt is None and more["n"] is None:
         more["n"] = 1
     scale = _scalar(request, "guidance", None)
-    call = image_request(pipeline, prompt, _texts(request, "negative_prompt"), scale, more)
-    return {
-        **loop_arguments(pipeline, call),
-        "steps": _scalar(request, "steps", pipeline.defaults.steps),
-        "scheduler": _scalar(request, "scheduler", None),
-        "first": _scalar(request, "first", 0),
-    }
+    wanted = image_request(pipeline, prompt, _texts(request, "negative_prompt"), scale, more)
+    return replace(wanted, first=_scalar(request, "first", 0))
 
 
 def _texts(request: Any, name: str) -> str | list[str] | None:
