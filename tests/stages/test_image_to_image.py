@@ -6,8 +6,6 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,12 @@ import torch
 from PIL import Image
 from support import tiny_prompts, tiny_text
 from support.command import diffc_in_process
+from support.noise_of_images import our_noise
 from support.quick import QUICK
 
 import diffc
 from diffc.bundle import write_bundle
 from diffc_runtime import BadRequest, Pipeline, open_bundle
-from diffc_runtime.image_inputs import _POSTERIOR
-from diffc_runtime.noise import fill, image_noise, image_streams
 
 SEED, N = 5, 2
 PROMPT = "a red cat"
@@ -61,33 +58,6 @@ def half_mask(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(mask)
 
 
-@contextmanager
-def our_noise(pipe: Pipeline, size: tuple[int, int]) -> Iterator[None]:
-    """diffusers draws what the runtime draws: the loop's noise, and those of the posteriors."""
-    streams = image_streams(SEED, 0, N, _POSTERIOR)
-
-    def draw(shape: Any, *_: object, **__: object) -> torch.Tensor:
-        out = np.empty((N, *shape[1:]), np.float32)
-        fill(streams, out)
-        return torch.from_numpy(out)
-
-    noise = image_noise(SEED, 0, N, pipe.shape_at(size))
-
-    def loop_noise(shape: Any, *_: object, **__: object) -> torch.Tensor:
-        if len(pipe.sample_shape) == 2:  # packed
-            from diffc_runtime.packing import unpack_latents
-
-            return torch.from_numpy(unpack_latents(noise, shape[1:]))
-        return torch.from_numpy(noise.copy())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers.models.autoencoders.vae.randn_tensor", draw)
-        for name, module in list(sys.modules.items()):
-            if name.startswith("diffusers.pipelines.") and hasattr(module, "randn_tensor"):
-                patch.setattr(module, "randn_tensor", loop_noise)
-        yield
-
-
 def expected(kind: str, model: Path, pipe: Pipeline, output: str, **given: Any) -> np.ndarray:
     """What diffusers makes in torch; of the pipeline's usual size, or the one that is given."""
     cls, parts = getattr(diffusers, kind), diffc.load(model).components
@@ -97,7 +67,7 @@ def expected(kind: str, model: Path, pipe: Pipeline, output: str, **given: Any) 
     size = given.pop("height", pipe.image_size[0]), given.pop("width", pipe.image_size[1])
     sizes = dict(zip(("height", "width"), size, strict=True))
     sizes = {name: side for name, side in sizes.items() if name in _arguments(cls.__call__)}
-    with torch.no_grad(), our_noise(pipe, size):
+    with torch.no_grad(), our_noise(pipe, size, SEED, N):
         images = reference([PROMPT] * N, output_type=output, **sizes, **OPTIONS, **given).images
     return np.asarray(images)
 
