@@ -1,11 +1,12 @@
 """Guidance carried: demo-text's 2 x 50 calls beside students of one or two calls.
 
     python -m bench.guided --data /usr/share/datasets/fashion-mnist
+    python -m bench.guided --data DATA --product      what demo-text's recipe makes, beside dense
     python -m bench.guided --data DATA --small        a few images after a few steps: a test
 
 Two trainings of the product, at half the MACs: `compressed` learns all noise levels, and is guided
 as the dense model is; each `student` then learns one loop on the dense model's guided trajectories,
-and needs one call a step, without guidance.
+and needs one call a step, without guidance. They have the values of ``TRAINING``, not the recipe's.
 
     seen       a classifier of colour and thing, trained here on Fashion-MNIST's training images in
                the colours of scripts/train_demo_text.py; `obeys` is the share of a row's images in
@@ -61,13 +62,17 @@ from diffc_export.targets import target
 from diffc_runtime.files import write_text
 from scripts import train_demo_text as made
 
-RESULT = Path(__file__).parent / "results" / "guided.json"
+RESULTS = Path(__file__).parent / "results"
+RESULT, PRODUCT = RESULTS / "guided.json", RESULTS / "guided-product.json"
 NAME, RATIO, SCALE = "demo-text", 0.5, 3
 REFERENCE = f"ddim:50:{SCALE}"
 """The loop that the others stand beside; its calls are the unit of cost."""
 DENSE, COMPRESSED = "dense", "compressed"
 BOTH = tuple(f"{loop}:{SCALE}" for loop in ("ddim:20", "ddim:4", "ddim:2", "ddim:1", "dpm++:8"))
 COLOURS = len(made.COLOURS)
+TRAINING = {"steps": 300, "batch": 32, "learning_rate": 4e-4, "warmup": 20, "quality_every": 0}
+LOOP_TRAINING = {"steps": 1000, "trajectories": 2048, "teacher_steps": 12}
+"""Of the models that are trained here."""
 
 
 # What is drawn, and who judges it.
@@ -196,7 +201,7 @@ def frechet(features: Any, others: Any) -> dict[str, float]:
 def compile_one(args: argparse.Namespace, name: str, loops: Sequence[str], aim: str) -> Path:
     """A run of the product up to OUT/model; what is there is reused."""
     out = args.work / name
-    distill: dict[str, Any] = {"aim": aim, "quality_every": 0}
+    distill: dict[str, Any] = {**TRAINING, "aim": aim, "loop": LOOP_TRAINING}
     if args.small:
         distill |= {"steps": 2, "batch": 2, "warmup": 0}
         distill["loop"] = {"steps": 2, "batch": 2, "trajectories": 2, "teacher_steps": 2}
@@ -204,15 +209,15 @@ def compile_one(args: argparse.Namespace, name: str, loops: Sequence[str], aim: 
         "loops": list(loops), "quality": {"images": 4}, "distill": distill,
         "data": {"images": 8, "steps": 2} if args.small else {},
     }  # fmt: skip
-
-    def note(event: diffc.runner.StageEvent) -> None:
-        if event.kind == "finished":
-            print(time.strftime("%H:%M:%S"), name, event.stage, flush=True)
-
     diffc.compile(
         NAME, ratio=RATIO, out=out, stop="distill", on_event=note, force=True, options=options
     )
     return out
+
+
+def note(event: diffc.runner.StageEvent) -> None:
+    if event.kind == "finished":
+        print(time.strftime("%H:%M:%S"), event.stage, flush=True)
 
 
 def models_of(args: argparse.Namespace) -> list[Model]:
@@ -226,6 +231,23 @@ def models_of(args: argparse.Namespace) -> list[Model]:
         out = compile_one(args, f"student-{steps}", [f"ddim:{steps}:{SCALE}"], "loop")
         models.append(Model(f"{COMPRESSED}, student of ddim:{steps}", out, (f"ddim:{steps}",)))
     return models
+
+
+def product_of(args: argparse.Namespace) -> tuple[list[Model], float]:
+    """The dense model and what `diffc compile demo-text --ratio 0.5` makes, and its seconds."""
+    out = args.work / "product"
+    options: dict[str, Any] = {}
+    if args.small:
+        few = {"steps": 2, "batch": 2, "trajectories": 2, "teacher_steps": 2}
+        options = {"data": {"images": 8, "steps": 2}, "quality": {"images": 4}}
+        options["distill"] = {"steps": 2, "batch": 2, "loop": few}
+    report = diffc.compile(
+        NAME, ratio=RATIO, out=out, target=[args.target], on_event=note, force=True, options=options
+    )
+    assert report.loop_distillation is not None
+    dense = Model(DENSE, Path(find_source(NAME).folder), (REFERENCE, f"ddim:20:{SCALE}"))
+    product = Model("the recipe's product", out, tuple(report.loop_distillation.loops))
+    return [dense, product], sum(stage.seconds for stage in report.stages)
 
 
 class Images:
@@ -350,10 +372,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--target", default="ort-cpu")
     parser.add_argument("--train-images", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--product", action="store_true", help="what the recipe makes, alone")
     parser.add_argument("--small", action="store_true", help="a few images after a few steps")
     parser.add_argument("--work", type=Path, default=Path("build/guided"))
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    args.out = args.out or (PRODUCT if args.product else RESULT)
     if args.small:
         args.images, args.train_images, args.epochs, args.rounds = 16, 256, 1, 3
     return args
@@ -363,7 +387,7 @@ def main() -> None:
     """See the top."""
     args = arguments()
     args.work.mkdir(parents=True, exist_ok=True)
-    models = models_of(args)
+    models, seconds = product_of(args) if args.product else (models_of(args), None)
     judge = Judge(args.data, args.work, args.train_images, args.epochs)
     images = Images(args.work, models[0], Wanted.of(args.images))
     others = judge.features(images.of(models[0], REFERENCE))
@@ -375,7 +399,7 @@ def main() -> None:
     timed = costs(models, args)
     study = {
         "date": date.today().isoformat(), "ratio": RATIO, "images": args.images,
-        "target": args.target, "classifier_accuracy": judge.right,
+        "target": args.target, "compile_seconds": seconds, "classifier_accuracy": judge.right,
         "environment": read_environment().model_dump(mode="json"),
         "rows": [{**one, **timed[name]} for name, one in rows.items()],
     }  # fmt: skip

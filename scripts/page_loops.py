@@ -1,4 +1,4 @@
-"""Sections of docs/results.md about loops: the search beside brute force, and guidance carried."""
+"""Sections of docs/results.md: search beside brute force, guidance carried, LoRAs by name."""
 
 from __future__ import annotations
 
@@ -66,6 +66,42 @@ def guided(found: dict[str, Any]) -> list[str]:
         "thing; in other words: prompts in wordings that no training had.\n",
         *table(heads, rows),
     ]
-    if (RESULTS / "guided.png").exists():
+    if found.get("compile_seconds") is not None:
+        lines.append(
+            f"The product was compiled in {found['compile_seconds']:.0f} s on this machine.\n"
+        )
+    elif (RESULTS / "guided.png").exists():
         lines.append("![a line for each row](images/results/guided.png)\n")
     return lines
+
+
+def loras(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            name,
+            runtime,
+            f"{one['call_ms']:.2f}",
+            f"{one['picked']['a']:.3f}, {one['picked']['b']:.3f}",
+            f"{one['picked']['same']:.3f}",
+            f"{one['open_s']:.2f}",
+            "yes" if one["a_b_a"] else "no",
+            f"{one['fused']:.1e}",
+            f"{one['weights']:.2f}",
+            f"{one['low_rank']:.2f}",
+        ]
+        for name, model in found["models"].items()
+        for runtime, one in model.items()
+        if isinstance(one, dict)
+    ]
+    heads = ["", "", "call (ms)", "with LoRA a, b", "a second copy", "opened in (s)",
+             "A, B, A equal", "to torch", "weights as inputs", "A and B as inputs"]  # fmt: skip
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return [
+        f"*{found['cpu']}, {found['threads']} thread; {versions}; load {found['load_average']:.1f} "
+        f"before; {day(found)}*\n",
+        f"A LoRA of rank {found['rank']} in every linear layer, picked by name in a call, over the "
+        "same engine without: medians of pairs of calls in turn, in processor time. A second copy "
+        "of the engine is what the ratios may differ from 1 by chance. The last two are layouts "
+        "that were tried in its place, in which the graph has more inputs.\n",
+        *table(heads, rows),
+    ]

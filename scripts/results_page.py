@@ -20,7 +20,7 @@ from typing import Any
 
 import page_first
 import page_gpu
-from page_loops import guided, search
+from page_loops import guided, loras, search
 from page_parts import day, fold, loops, machine, percent, ratio, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -410,6 +410,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("distance.json", "The dense model's own features as a judge", distance),
     ("search.json", "`diffc search` beside brute force", search),
     ("guided.json", "Guidance carried by the student", guided),
+    ("guided-product.json", "What demo-text's recipe makes", guided),
+    ("loras.json", "A LoRA that a call picks by name", loras),
     ("recovery.json", "After the cut: repair and distillation", recovery),
     ("loop_students.json", "Training for a loop", loop_students),
     ("distill_speed.json", "Distillation's speed", distillation),

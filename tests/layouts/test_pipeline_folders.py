@@ -128,7 +128,7 @@ def _toy_graph(path: Path) -> Path:
 def demo_text(tmp_path_factory) -> Path:
     """demo-text, cut and exported."""
     out = tmp_path_factory.mktemp("layouts") / "run"
-    compile_quickly("demo-text", out, "export", ratio=0.5)
+    compile_quickly("demo-text", out, "export", ratio=0.5, distill={"aim": "all-steps"})
     return out
 
 
