@@ -9,9 +9,15 @@ import     the runtime's import in a fresh interpreter (< 0.15 s)
 served     one image through a real Triton server at concurrency 1, 4, 16, where --triton names the
            folder that scripts/triton_env.sh made; ``pipeline`` (in process) and ``pipeline_bls``
 
+step_ms    what a step of ``pipeline_bls`` is made of, one client, by the server's own statistics of
+           the denoiser's model: ``engine`` in this process; ``to_the_engine``, the rest of the
+           model's compute, which is the way to the process of the Python backend and back;
+           ``server``, the queue and the tensors; ``loop``, the loop's process and its call
+
 prompted   with --output OUT, a run of a text model: one image of a prompt through the server, over
            the denoiser's time x steps and one call of the decoder in this process; and the
-           served figures. A prompt that was encoded is remembered, so that it is encoded once.
+           served figures, and 64 clients for 30 seconds. A prompt that was encoded is remembered,
+           so that it is encoded once.
            ``cold_start_s`` is a fresh `python BUNDLE generate PROMPT`, to its picture (< 3 s).
 
 Without --engine, a random UNet2DModel (32x32x3) is exported and built for ort-cpu. Engine and
@@ -37,6 +43,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -226,7 +233,53 @@ def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> d
             }
             for model in ("pipeline", "pipeline_bls")
         }
-    return {**found, "denoiser": "onnxruntime backend" if native else "python stand-in"}
+        step = step_parts(url, folder / "bundle", options)
+    kind = "onnxruntime backend" if native else "python stand-in"
+    return {**found, "step_ms": step, "denoiser": kind}
+
+
+def step_parts(
+    url: str,
+    bundle: Path,
+    options: argparse.Namespace,
+    more: dict[str, np.ndarray] | None = None,
+) -> dict[str, float]:
+    """Milliseconds of a step of ``pipeline_bls``, by where they go; in turn with the engine's."""
+    import tritonclient.grpc as client
+
+    call, inputs = engine_call(bundle, options.threads)
+    engine, steps = [], []
+    with client.InferenceServerClient(url) as channel:
+        with asking(url, "pipeline_bls", options.steps, more) as ask:
+            before = denoiser_ns(channel)
+            for _ in range(options.repeats):
+                start = time.perf_counter()
+                for _ in range(options.steps):
+                    call(inputs)
+                middle = time.perf_counter()
+                ask()
+                engine.append((middle - start) / options.steps * 1e3)
+                steps.append((time.perf_counter() - middle) / options.steps * 1e3)
+        spent = {name: value - before[name] for name, value in denoiser_ns(channel).items()}
+    calls = spent.pop("calls")
+    each = {name: value / calls / 1e6 for name, value in spent.items()}
+    alone, step = statistics.fmean(engine), statistics.fmean(steps)
+    server_ms = each["queue"] + each["compute_input"] + each["compute_output"]
+    return {
+        "step": step,
+        "engine": alone,
+        "to_the_engine": each["compute_infer"] - alone,
+        "server": server_ms,
+        "loop": step - each["compute_infer"] - server_ms,
+    }
+
+
+def denoiser_ns(channel: Any) -> dict[str, int]:
+    """The nanoseconds of the denoiser's model so far, by what they went into; and its calls."""
+    (one,) = channel.get_inference_statistics("denoiser").model_stats
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    found = {name: int(getattr(one.inference_stats, name).ns) for name in parts}
+    return {**found, "calls": int(one.inference_stats.success.count)}
 
 
 def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
@@ -269,11 +322,15 @@ def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
             levels = measure_server(
                 url, model, steps=options.steps, conditions=given, seconds=options.seconds
             )["levels"]
+            levels += measure_server(
+                url, model, steps=options.steps, conditions=given, seconds=30.0, concurrency=(64,)
+            )["levels"]
             results[model] = {
                 "latency_over_engine_at_1": statistics.median(ratios),
                 "in_process_over_engine": statistics.median(parts),
                 "levels": levels,
             }
+        results["step_ms"] = step_parts(url, folder / "text-bundle", options, given)
     cold = statistics.median(cold_start(folder / "text-bundle") for _ in range(3))
     return {"steps": options.steps, "cold_start_s": cold, **results}
 

@@ -22,6 +22,7 @@ import page_first
 import page_gpu
 from page_loops import guided, loras, search
 from page_parts import day, fold, loops, machine, percent, ratio, table
+from page_serving import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -329,34 +330,6 @@ def gate(found: dict[str, Any]) -> list[str]:
         ]
         lines += table(["real slowdown, whole check", "ratio", "verdict", "took"], rows)
     return lines  # fmt: skip
-
-
-def serving(found: dict[str, Any]) -> list[str]:
-    environment = found["environment"]
-    lines = [
-        f"*{environment['cpu']}, {environment['threads']} thread(s), onnxruntime "
-        f"{environment['onnxruntime']}, load {environment['load_average']:.1f}; {day(found)}*\n"
-    ]
-    per_step = ", ".join(f"{n} {ms:.3f} ms" for n, ms in found["runtime_ms_per_step"].items())
-    lines += [
-        f"The runtime's own cost per step: {per_step}. Import: "
-        f"{found['import_seconds']:.2f} s. In process, the pipeline's time per image over "
-        f"the engine's own time x steps: {found['pipeline_over_engine']:.3f}.\n"
-    ]
-    rows = []
-    for model, row in (found.get("served") or {}).items():
-        for level in row.get("levels", []) if isinstance(row, dict) else []:
-            rows.append(
-                [
-                    model,
-                    level["concurrency"],
-                    f"{level['latency_ms']['p50']:.0f}",
-                    f"{level['throughput_per_s']:.2f}",
-                    level["errors"],
-                ]
-            )
-    heads = ["through Triton", "concurrency", "p50, ms", "images per second", "errors"]
-    return [*lines, *(table(heads, rows) if rows else [])]  # fmt: skip
 
 
 def full_size(found: dict[str, Any]) -> list[str]:

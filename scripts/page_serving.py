@@ -1,0 +1,63 @@
+"""The section of docs/results.md about servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from page_parts import day, table
+
+
+def serving(found: dict[str, Any]) -> list[str]:
+    environment = found["environment"]
+    lines = [
+        f"*{environment['cpu']}, {environment['threads']} thread(s), onnxruntime "
+        f"{environment['onnxruntime']}, load {environment['load_average']:.1f}; {day(found)}*\n"
+    ]
+    per_step = ", ".join(f"{n} {ms:.3f} ms" for n, ms in found["runtime_ms_per_step"].items())
+    lines += [
+        f"The runtime's own cost per step: {per_step}. Import: "
+        f"{found['import_seconds']:.2f} s. In process, the pipeline's time per image over "
+        f"the engine's own time x steps: {found['pipeline_over_engine']:.3f}.\n"
+    ]
+    rows = []
+    prompted = found.get("prompted") or {}
+    for name, result in (("served", found.get("served") or {}), ("prompted", prompted)):
+        lines += over_engine(name, result)
+    both = [*(found.get("served") or {}).items()]
+    both += [(f"{model}, with a prompt", row) for model, row in prompted.items()]
+    for model, row in both:
+        for level in row.get("levels", []) if isinstance(row, dict) else []:
+            rows.append(
+                [
+                    model,
+                    level["concurrency"],
+                    f"{level['latency_ms']['p50']:.0f}",
+                    f"{level['throughput_per_s']:.2f}",
+                    level["errors"],
+                ]
+            )
+    heads = ["through Triton", "concurrency", "p50, ms", "images per second", "errors"]
+    return [*lines, *(table(heads, rows) if rows else [])]  # fmt: skip
+
+
+def over_engine(name: str, result: dict[str, Any]) -> list[str]:
+    """What a server adds for one client, and what a step of pipeline_bls is made of."""
+    ratios = {
+        model: row["latency_over_engine_at_1"]
+        for model, row in result.items()
+        if isinstance(row, dict) and "latency_over_engine_at_1" in row
+    }
+    if not ratios:
+        return []
+    each = ", ".join(f"`{model}` {value:.3f}" for model, value in ratios.items())
+    what = "denoiser's time x steps" + (" and one decoder call" if name == "prompted" else "")
+    line = f"One client{', with a prompt' if name == 'prompted' else ''}, over the {what}: {each}."
+    step = result.get("step_ms")
+    if step:
+        line += (
+            f" A step of `pipeline_bls` takes {step['step']:.2f} ms: "
+            f"the engine {step['engine']:.2f}, the way to the engine's process and back "
+            f"{step['to_the_engine']:.2f}, the server's queue and tensors {step['server']:.2f}, "
+            f"the loop and its call {step['loop']:.2f}."
+        )
+    return [f"{line}\n"]
