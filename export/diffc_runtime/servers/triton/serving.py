@@ -59,7 +59,7 @@ def warm_up(pipeline: Any) -> None:
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in pipeline.conditions}
     for count in {count for both in pipeline.batches for count in both}:
         for size in pipeline.image_sizes or (None,):
-            pipeline.run(ImageRequest(count, conditions=zeros, size=size), 1)
+            pipeline.run(ImageRequest(count, 0, 0, 1.0, zeros, {}, size=size), 1)
 
 
 def images_of(pipeline: Any, request: Any) -> Callable[[], Any]:
