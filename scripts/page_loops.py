@@ -66,11 +66,7 @@ def guided(found: dict[str, Any]) -> list[str]:
         "thing; in other words: prompts in wordings that no training had.\n",
         *table(heads, rows),
     ]
-    if found.get("compile_seconds") is not None:
-        lines.append(
-            f"The product was compiled in {found['compile_seconds']:.0f} s on this machine.\n"
-        )
-    elif (RESULTS / "guided.png").exists():
+    if len(found["rows"]) > 3 and (RESULTS / "guided.png").exists():
         lines.append("![a line for each row](images/results/guided.png)\n")
     return lines
 
