@@ -246,7 +246,7 @@ def product_of(args: argparse.Namespace) -> list[Model]:
     )
     assert report.loop_distillation is not None
     dense = Model(DENSE, Path(find_source(NAME).folder), (REFERENCE, f"ddim:20:{SCALE}"))
-    return [dense, Model("the recipe's product", out, tuple(report.loop_distillation.loops))]
+    return [dense, Model("the recipe's product", out, tuple(report.loop_distillation["loops"]))]
 
 
 class Images:
