@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from diffc.errors import RequestError
+
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _OPEN_MPI = tuple(
     f"{kind}_COMM_WORLD_{part}"
@@ -20,6 +22,8 @@ _OPEN_MPI = tuple(
 _OTHER_MPI = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
 _DESCRIPTION = (*_TORCHRUN, *_OPEN_MPI, *_OTHER_MPI)
 """The variables that accelerate takes for a launch."""
+_REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+_FSDP = "ACCELERATE_USE_FSDP"
 
 
 def is_launched() -> bool:
@@ -59,3 +63,61 @@ def _is_started_by_mpi() -> bool:
     sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     several = any(_number(name) > 1 for name in sizes)
     return several and bool(os.environ.get("MASTER_ADDR"))
+
+
+def fsdp_is_configured() -> bool:
+    """Whether the configuration of ``accelerate launch`` asks for FSDP."""
+    return _is_on(_FSDP)
+
+
+def checkpointing_is_configured() -> bool:
+    """Whether accelerate's configuration of FSDP asks for checkpointing of activations."""
+    return fsdp_is_configured() and _is_on("FSDP_ACTIVATION_CHECKPOINTING")
+
+
+def check_launcher() -> None:
+    """Refuse a launch that was configured for what diffc does not do.
+
+    Raises:
+        RequestError: ``accelerate launch`` was configured for DeepSpeed, Megatron-LM, the former
+            FSDP, or weights that wait in the memory of the host.
+    """
+    for variable, name in _REFUSED.items():
+        if _is_on(variable):
+            raise RequestError(
+                f"accelerate was configured for {name}, and diffc shards by FSDP2 alone",
+                hint="launch with torchrun and --shard on, or configure accelerate for FSDP with "
+                "fsdp_version: 2",
+            )
+    if not fsdp_is_configured():
+        return
+    if os.environ.get("FSDP_VERSION", "2") != "2":
+        raise RequestError(
+            f"accelerate was configured for version {os.environ['FSDP_VERSION']} of FSDP, and "
+            "diffc shards by FSDP2 alone",
+            hint="fsdp_version: 2 in accelerate's configuration",
+        )
+    if _is_on("FSDP_OFFLOAD_PARAMS"):
+        raise RequestError(
+            "accelerate was configured to keep sharded weights in the memory of the host, and "
+            "diffc keeps them on the GPUs",
+            hint="fsdp_offload_params: false in accelerate's configuration",
+        )
+
+
+@contextmanager
+def without_fsdp() -> Iterator[None]:
+    """Hide from accelerate that FSDP is configured, for the time of the block.
+
+    diffc shards its networks itself (data/sharding.py), and has accelerate do the rest as without.
+    """
+    value = os.environ.pop(_FSDP, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[_FSDP] = value
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")

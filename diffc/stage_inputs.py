@@ -23,9 +23,12 @@ from pydantic import BaseModel
 from diffc.data.inputs import data_text_tokens
 from diffc.input_size import Size
 from diffc.models.other_parts import parts_digest
+from diffc.recipe.words import Shard
 from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
+    import torch
+
     from diffc.models.denoiser import Denoiser
     from diffc.models.source import Source
     from diffc.recipe import Recipe
@@ -134,15 +137,23 @@ class RunShape:
     Attributes:
         resolution: The size of the denoiser's own input; None: the config's own.
         tokens: How many tokens the texts of the data have; None: the pipeline's own number.
+        shard: Whether networks are sharded over the processes of a launch. The key does not hold
+            it, as it does not hold the number of processes: the outcome is the same but for
+            rounding.
     """
 
     resolution: Size | None
     tokens: int | None
+    shard: Shard = "auto"
 
     @classmethod
     def of(cls, recipe: Recipe) -> RunShape:
         """The shape of a run of ``recipe``."""
-        return cls(recipe.export.size, data_text_tokens(recipe))
+        return cls(recipe.export.size, data_text_tokens(recipe), recipe.shard)
+
+    def keyed(self) -> object:
+        """The inputs' shape."""
+        return {"resolution": self.resolution, "tokens": self.tokens}
 
     def specs(self, source: Source) -> list[TensorSpec]:
         """The inputs of ``source``'s denoiser."""
@@ -155,6 +166,56 @@ class RunShape:
         from diffc.models.denoiser import open_denoiser
 
         return open_denoiser(source, self.specs(source))
+
+    def open_on_meta(self, source: Source) -> Denoiser:
+        """``source``'s denoiser on the meta device: shapes without values."""
+        from diffc.models.denoiser import denoiser_of
+        from diffc.models.families import family
+        from diffc.models.load import meta_denoiser
+
+        kind = family(source.class_name)
+        return denoiser_of(meta_denoiser(source), kind, source.scheduler, self.specs(source))
+
+    def wants_sharding(self, *needs: tuple[Source, int]) -> bool:
+        """Whether this stage shards its networks; the same on every process of a launch.
+
+        Args:
+            needs: Each model, with the bytes that a parameter takes on a process where it is whole:
+                4 for its weight, 4 for its gradient, ...
+        """
+        from diffc.data.sharding import wants_sharding
+
+        return wants_sharding(
+            self.shard, lambda: sum(each * parameter_count(source) for source, each in needs)
+        )
+
+    def open_sharded(
+        self, source: Source, dtype: torch.dtype, *, trained: bool = False
+    ) -> Denoiser:
+        """``source``'s denoiser, sharded over all processes, each on its own device.
+
+        The first process alone reads the weights.
+
+        Args:
+            source: The model.
+            dtype: Of the forward passes.
+            trained: Whether weights have gradients.
+        """
+        from diffc.data.precision import best_device
+        from diffc.data.processes import process_share
+        from diffc.data.sharding import shard_model
+
+        is_first = process_share()[0] == 0
+        whole = self.open(source) if is_first else self.open_on_meta(source)
+        whole.model.requires_grad_(trained)
+        return whole.with_model(shard_model(whole.model, whole.family, best_device(), dtype))
+
+
+def parameter_count(source: Source) -> int:
+    """How many parameters the denoiser has."""
+    from diffc.models.load import meta_denoiser
+
+    return sum(parameter.numel() for parameter in meta_denoiser(source).parameters())
 
 
 def keyed(value: object) -> JsonValue:

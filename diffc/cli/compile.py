@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         "gpu",
     ),
     *("data", "prompts", "guidance", "loop", "reference_loop", "repair", "distill_steps"),
-    *("distill_for", "out", "recipe", "seed", "cut", "ratio_of", "allocate"),
+    *("distill_for", "out", "recipe", "seed", "shard", "cut", "ratio_of", "allocate"),
     *(
         "rounding",
         "importance",

@@ -18,6 +18,7 @@ inputs.py      the denoiser's inputs in one run: its own, at the text length of 
 precision.py   the fast floating-point type of a device, and forward passes in it
 processes.py   the processes that torchrun or ``accelerate launch`` started, and the data that they
                share
+sharding.py    networks that are sharded over these processes
 labels.py      class labels that are drawn, without torch
 randomness.py  random numbers that depend on a key alone, never on earlier draws
 student_loops.py  the loops that a student can be distilled for

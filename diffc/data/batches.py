@@ -20,7 +20,7 @@ HINT = "a smaller --resolution needs less; so does a machine or a GPU with more 
 
 
 def run_in_batches(
-    n: int, batch: int, work: Callable[[range], Work[T]], doing: str
+    n: int, batch: int, work: Callable[[range], Work[T]], doing: str, *, together: bool = False
 ) -> Work[list[T]]:
     """Return the results of ``work`` for consecutive ranges of at most ``batch`` of ``n`` rows.
 
@@ -30,9 +30,11 @@ def run_in_batches(
         work: Processes the rows of a range; after running out of memory it is called again with
             half of them.
         doing: The activity, for messages: "sampling the dense model".
+        together: Whether several processes run the batches together (sharding.py), and none can
+            halve its own.
 
     Raises:
-        OutOfMemory: There is no room for one row.
+        OutOfMemory: There is no room for one row, or for a batch that is not to be halved.
     """
     parts: list[T] = []
     start = 0
@@ -46,6 +48,8 @@ def run_in_batches(
             if not is_out_of_memory(caught):
                 raise
             failure = caught.with_traceback(None)  # its frames hold the tensors of the batch
+        if failure is not None and together:
+            raise out_of_memory_error(doing, failure) from failure
         if failure is not None:
             batch = halve_batch(len(rows), doing, failure)
             yield Progress(start, n, f"out of memory: going on with {batch} at a time")

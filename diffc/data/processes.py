@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import torch
 from torch import Tensor
 
-from diffc.errors import RequestError
-from diffc.launch import is_launched
+from diffc.launch import check_launcher, is_launched
 
 PATIENCE = timedelta(hours=12)
 """How long the other processes wait while the first one saves or samples alone. If one dies, the
 launcher ends them all long before.
 """
-_SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
 
 
 def on_cpu() -> bool:
@@ -33,9 +26,9 @@ def process_share() -> tuple[int, int]:
     The first call joins the group of processes.
 
     Raises:
-        RequestError: The launcher is configured to shard the model.
+        RequestError: See ``diffc.launch.check_launcher``.
     """
-    refuse_sharding()
+    check_launcher()
     if not is_launched():
         return 0, 1
     from accelerate import PartialState
@@ -44,25 +37,17 @@ def process_share() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
-def refuse_sharding() -> None:
-    """Refuse a launch that was configured to shard the model: diffc does not shard.
-
-    Raises:
-        RequestError: ``accelerate launch`` was configured for sharding.
-    """
-    for variable, name in _SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            raise RequestError(
-                f"accelerate was configured for {name}, and diffc shards nothing: every process "
-                "holds the whole student, its average and the teacher",
-                hint="launch with --multi_gpu, or with torchrun",
-            )
-
-
 def wait_for_all() -> None:
     """Return once every process has called this; at once if there is one process."""
     if process_share()[1] > 1:
         torch.distributed.barrier()
+
+
+def shared_text(text: str) -> str:
+    """Return the first process's text; every process calls this."""
+    shared = [text]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def gather_rows(rows: Tensor, n: int) -> Tensor:

@@ -21,6 +21,7 @@ from diffc.data.precision import autocast, device_of, fast_dtype
 from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import ModelCall, TorchLoop, accurate_loop, denoise
+from diffc.data.sharding import SHARDED_BATCH, calls_dtype, is_sharded
 from diffc.models.denoiser import Denoiser
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
@@ -90,7 +91,11 @@ def synthesize(
         call = guided_call(denoiser, replace(given, rows=part_rows))
         return _sample_batch(call, device_of(model), loop, noise, of.start, share)
 
-    parts = yield from run_in_batches(share, batch, part, "sampling the dense model")
+    together = is_sharded(model)
+    batch = min(batch, SHARDED_BATCH) if together else batch
+    parts = yield from run_in_batches(
+        share, batch, part, "sampling the dense model", together=together
+    )
     model.train(was_training)
     sample = gather_rows(torch.cat(parts), n)
     words = sampler_words(loop.loop.sampler or "")
@@ -114,11 +119,12 @@ def guided_call(
     Args:
         denoiser: The model.
         given: Conditions with one row for each row of x.
-        dtype: The dtype of the forward passes; None: a fast one of the device.
+        dtype: The dtype of the forward passes; None: a fast one of the device. A sharded model has
+            its own.
     """
     device, scale = device_of(denoiser.model), given.guidance
     conditions = {name: value.to(device) for name, value in given.rows.items()}
-    dtype = dtype or fast_dtype(device)
+    dtype = calls_dtype(denoiser.model, dtype or fast_dtype(device))
 
     @torch.no_grad()
     def at(x: Tensor, t: Tensor, rows: Mapping[str, Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ draw.py        what step i of all noise levels trains on, all keyed by (seed, st
 blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps
 checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept
+sharded_checkpoint.py  the same of a sharded run, each process's part in a file
 muon.py        an optimiser whose steps on matrices are orthogonal
 setup.py       accelerator, models on their device, optimiser, moving average
 run.py         the state of a run: start, checkpoint, resume, finish

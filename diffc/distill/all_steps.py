@@ -22,6 +22,7 @@ from diffc.distill.losses import (
 from diffc.distill.setup import tensor_bytes, to_device
 from diffc.errors import InputError, RequestError
 from diffc.models.denoiser import Denoiser
+from diffc.models.families.base import Family
 from diffc.recipe import DistillSection
 
 
@@ -67,6 +68,11 @@ class AllSteps:
     def network(self) -> nn.Module:
         """The dense network."""
         return self.teacher.model
+
+    @property
+    def family(self) -> Family:
+        """Of the teacher's class, which is the student's too."""
+        return self.teacher.family
 
     def digests(self) -> Iterator[bytes]:
         """The samples and their conditions."""

@@ -55,7 +55,7 @@ def _residual_blocks(model: nn.Module) -> dict[str, str]:
     return {
         name: f"{name}.conv2.weight"
         for name, module in model.named_modules()
-        if type(module).__name__ == "ResnetBlock2D"
+        if any(kind.__name__ == "ResnetBlock2D" for kind in type(module).__mro__)  # sharded or not
     }
 
 

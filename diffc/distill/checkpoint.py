@@ -3,9 +3,11 @@
 FOLDER/step-00000200.safetensors holds the weights, the moving average and the optimiser's moments;
 step-00000200.json, written after it, holds the step, the run's key, small numbers, and the hash of
 the other file. A checkpoint counts only when both are there and agree. Nothing is pickled; files
-appear by rename; the last two are kept.
+appear by rename; the last two are kept. A sharded run writes a folder in the file's place
+(sharded_checkpoint.py), and either kind of run reads what the other one wrote.
 
     Checkpoint   step, key, tensors, numbers
+    Record       what step-00000200.json says
     save         write one, drop all but the last two
     newest       the newest sound one of this run, and what was found broken on the way
 """
@@ -14,7 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,46 @@ class Checkpoint:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint's own JSON file says.
+
+    Attributes:
+        path: The JSON file.
+        step: After how many optimiser steps.
+        files: Name -> sha256 of each file of tensors, beside ``path`` or in the folder of its name.
+        numbers: As ``Checkpoint`` has them.
+        is_sharded: Whether a sharded run wrote it: its files are in a folder.
+        fault: Why it cannot be read; "" where it can.
+    """
+
+    path: Path
+    step: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    is_sharded: bool = False
+    fault: str = ""
+
+    @property
+    def place(self) -> Path:
+        """The folder of its files."""
+        return self.path.with_suffix("") if self.is_sharded else self.path.parent
+
+    def damage(self, names: Iterable[str]) -> str:
+        """Why the files of these ``names`` cannot be used; "" where they can."""
+        if self.fault:
+            return self.fault
+        try:
+            wrong = [n for n in names if file_digest(self.place / n) != self.files[n]]
+        except OSError as error:
+            return str(error)
+        return "its hash is not the recorded one" if wrong else ""
+
+    def warning(self, reason: str) -> str:
+        """One line for a user whose run goes on without it."""
+        return f"checkpoint {self.path.stem} is damaged ({reason}); using the one before"
+
+
 def save(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write ``checkpoint``; returns its weights file. Raises UnavailableError on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,35 +92,57 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
     with _new_file(weights) as part:
         _write_tensors(checkpoint.tensors, part)
         digest = file_digest(part)
+    write_record(checkpoint, stem.with_suffix(".json"), {"sha256": digest})
+    drop_old(folder, checkpoint.key)
+    return weights
+
+
+def write_record(checkpoint: Checkpoint, path: Path, files: Mapping[str, object]) -> None:
+    """Write a checkpoint's JSON file, with what it says of the ``files`` of tensors."""
     record = {
         "step": checkpoint.step,
         "key": checkpoint.key,
-        "sha256": digest,
+        **files,
         "numbers": dict(checkpoint.numbers),
     }
-    with _new_file(stem.with_suffix(".json")) as part:
+    with _new_file(path) as part:
         part.write_text(json.dumps(record), encoding="utf-8")
-    _drop_old(folder, checkpoint.key)
-    return weights
 
 
 def newest(folder: Path, key: str) -> tuple[Checkpoint | None, list[str]]:
     """The newest sound checkpoint of the run ``key``, and one line for each broken newer one."""
     broken: list[str] = []
-    for sidecar in sorted(folder.glob("step-*.json"), reverse=True):
+    for record in records(folder, key):
+        reason = record.damage(record.files)
         try:
-            record = json.loads(sidecar.read_text(encoding="utf-8"))
+            tensors = {} if reason else _tensors_of(record)
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        if not reason:
+            return Checkpoint(record.step, key, tensors, record.numbers), broken
+        broken.append(record.warning(reason))
+    return None, broken
+
+
+def records(folder: Path, key: str) -> Iterator[Record]:
+    """Yield the records of the run ``key``, the newest first; also those that cannot be read."""
+    for path in sorted(folder.glob("step-*.json"), reverse=True):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
             if record["key"] != key:
                 continue
-            weights = sidecar.with_suffix(".safetensors")
-            if file_digest(weights) != record["sha256"]:
-                raise ValueError("its hash is not the recorded one")
-            tensors = _read_tensors(weights)
+            files = record.get("files") or {f"{path.stem}.safetensors": record["sha256"]}
+            yield Record(path, record["step"], files, record["numbers"], "files" in record)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            broken.append(f"checkpoint {sidecar.stem} is damaged ({error}); using the one before")
-            continue
-        return Checkpoint(record["step"], key, tensors, record["numbers"]), broken
-    return None, broken
+            yield Record(path, fault=str(error))
+
+
+def _tensors_of(record: Record) -> dict[str, Tensor]:
+    if record.is_sharded:
+        from diffc.distill.sharded_checkpoint import read_whole
+
+        return read_whole(record.place)
+    return _read_tensors(record.path.with_suffix(".safetensors"))
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -108,30 +173,42 @@ def _new_file(path: Path) -> Iterator[Path]:
 
     Its name is always the same, so that what a killed run left there is written over.
     """
+    with (
+        write_errors(path.parent),
+        new_file(path, flush=True, temporary=path.with_name(f".{path.name}.part")) as part,
+    ):
+        yield part
+
+
+@contextlib.contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Say plainly that the disk of ``folder`` takes no checkpoint."""
     try:
-        with new_file(path, flush=True, temporary=path.with_name(f".{path.name}.part")) as part:
-            yield part
+        yield
     except OSError as error:
         raise UnavailableError(
-            f"a checkpoint cannot be written to {path.parent}: {error}",
+            f"a checkpoint cannot be written to {folder}: {error}",
             hint="checkpoints lie in DIFFC_CACHE: make room there, and the same command goes on "
             "from the last one",
         ) from error
 
 
-def _drop_old(folder: Path, key: str) -> None:
+def drop_old(folder: Path, key: str) -> None:
     """Keep this run's last ``KEEP``; another run's are not touched."""
     own = [p for p in sorted(folder.glob("step-*.json")) if _key_of(p) == key]
-    for sidecar in own[:-KEEP]:
-        sidecar.unlink(missing_ok=True)
+    for path in own[:-KEEP]:
+        path.unlink(missing_ok=True)
     for weights in folder.glob("step-*.safetensors"):
         if not weights.with_suffix(".json").exists():
             weights.unlink(missing_ok=True)
+    for place in folder.glob("step-*"):
+        if place.is_dir() and not place.with_suffix(".json").exists():
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def _key_of(sidecar: Path) -> str | None:
+def _key_of(path: Path) -> str | None:
     try:
-        key: str = json.loads(sidecar.read_text(encoding="utf-8"))["key"]
+        key: str = json.loads(path.read_text(encoding="utf-8"))["key"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return key

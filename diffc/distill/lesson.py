@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from diffc.models.families.base import Family
+
 
 class Rows(Protocol):
     """One process's rows of one step."""
@@ -41,14 +43,24 @@ class Lesson(Protocol, Generic[Drawn]):
     def network(self) -> nn.Module | None:
         """The dense network that works beside the student; None where none does."""
 
+    @property
+    def family(self) -> Family:
+        """Of the student's class."""
+
     def digests(self) -> Iterable[bytes]:
         """What identifies the data."""
 
     def open(self, student: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Prepare for a student that is on ``device``; its forward passes run in ``dtype``."""
+        """Prepare for a student that is on ``device``; its forward passes run in ``dtype``.
+
+        Dense networks are on ``device`` already where they are sharded, as the student is then.
+        """
 
     def begin(self, student: nn.Module) -> list[str]:
-        """Change the weights that training starts from, in place; returns notes."""
+        """Change the weights that training starts from, in place; returns notes.
+
+        The first process alone calls it, or every process where the student is sharded.
+        """
 
     def draw(self, step: int, rows: range) -> Drawn:
         """The rows ``rows`` of step ``step``'s global batch, on the device."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffc.data.sharding import local, part_of, whole
+
 MOMENTUM = 0.95
 SMALLEST = 16
 """Rows and columns that a matrix has at least; what is smaller is left to AdamW."""
@@ -26,6 +28,9 @@ _ADAMS_RMS = 0.2
 
 class Muon(torch.optim.AdamW):
     """Muon on matrices, and AdamW on everything else: biases, norms, narrow ends of the network.
+
+    A step is made of a whole matrix: where it is sharded, each process collects it, and takes its
+    own rows of the step.
 
     A kernel (out, in, h, w) is the matrix (out, in h w). The state of a matrix is its momentum
     ``exp_avg``, that of another parameter AdamW's.
@@ -53,16 +58,18 @@ class Muon(torch.optim.AdamW):
             momentum.lerp_(matrix.grad, 1 - MOMENTUM)
             ahead = matrix.grad.lerp(momentum, MOMENTUM)  # Nesterov's
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            rows = ahead.flatten(1)
+            rows = whole(ahead).flatten(1)
             size = _ADAMS_RMS * math.sqrt(max(rows.shape))
-            matrix.sub_(orthogonal(rows).reshape(matrix.shape), alpha=group["lr"] * size)
+            step = part_of(orthogonal(rows).reshape(matrix.shape), matrix)
+            local(matrix).sub_(step, alpha=group["lr"] * size)
             matrix.grad = None  # AdamW passes over it
         return super().step(closure)
 
 
 def is_matrix(parameter: Tensor) -> bool:
     """True for a parameter that Muon takes: it is a matrix, and not a narrow one."""
-    return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= SMALLEST
+    rows = parameter.shape[0] if parameter.ndim else 1
+    return parameter.ndim >= 2 and min(rows, parameter.numel() // rows) >= SMALLEST
 
 
 def orthogonal(rows: Tensor) -> Tensor:

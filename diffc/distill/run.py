@@ -10,7 +10,7 @@ checkpoint to the same weights. The steps themselves are in train.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffc.data.processes import shared_text
+from diffc.data.sharding import gather_weights, local
+from diffc.distill import sharded_checkpoint
 from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.lesson import Lesson
 from diffc.distill.setup import (
@@ -27,6 +30,7 @@ from diffc.distill.setup import (
     make_optimizer,
     prepare_models,
     run_key,
+    sharded_student,
 )
 from diffc.recipe.sections.training import TrainingSection
 from diffc_export.events import Progress
@@ -70,6 +74,8 @@ class TrainingSettings:
         judge: How alike samples of the moving average and of the teacher are.
         quality_every: Steps between two questions to the judge; 0 for none.
         logs: Where trackers write; None: ``folder``/logs.
+        shard: Whether the student is sharded over the processes, as the lesson's dense networks
+            then are already. The other processes' may be on the meta device.
     """
 
     options: TrainingSection
@@ -78,6 +84,7 @@ class TrainingSettings:
     judge: Judge | None = None
     quality_every: int = 0
     logs: Path | None = None
+    shard: bool = False
 
 
 @dataclass
@@ -85,8 +92,9 @@ class Run:
     """The state of a run; ``step`` counts the optimiser steps that are done."""
 
     lesson: Lesson[Any]
-    student: nn.Module
-    model: nn.Module  # the student as accelerate prepared it (DistributedDataParallel, or itself)
+    goal: nn.Module  # the caller's network, which has the weights in the end
+    student: nn.Module  # what is trained: ``goal``, or a sharded copy of it
+    model: nn.Module  # the student as it is called (DistributedDataParallel, or itself)
     options: TrainingSection
     folder: Path
     accelerator: Any
@@ -125,15 +133,23 @@ class Run:
         """
         options = settings.options
         accelerator = make_accelerator(options, settings.logs or settings.folder / "logs")
-        device = accelerator.device
-        key = run_key(student, lesson.digests(), options, settings.seed)
-        prepare_models(lesson.network, student, options, device)
-        dtype = choose_dtype(options, device)
+        device, dtype = accelerator.device, choose_dtype(options, accelerator.device)
+        key, goal = "", student
+        if not settings.shard or accelerator.is_main_process:
+            key = run_key(student, lesson.digests(), options, settings.seed)
+        if settings.shard:
+            key = shared_text(key)
+            student = sharded_student(student, lesson.family, options, device, dtype)
+            model = student
+        else:
+            prepare_models(lesson.network, student, options, device)
+            model = accelerator.prepare_model(student)
         lesson.open(student, device, dtype)
         return cls(
             lesson=lesson,
+            goal=goal,
             student=student,
-            model=accelerator.prepare_model(student),
+            model=model,
             options=options,
             folder=settings.folder,
             accelerator=accelerator,
@@ -146,6 +162,11 @@ class Run:
             judge=settings.judge,
             quality_every=settings.quality_every,
         )
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether every call, and whatever reads a weight, is one of all processes together."""
+        return self.student is not self.goal
 
     @property
     def rows(self) -> range:
@@ -178,7 +199,7 @@ class Run:
         """Every tensor of the state, live: read by ``checkpoint``, written by ``resume``."""
         named = {}
         for i, (name, parameter) in enumerate(self.student.named_parameters()):
-            named[f"weights.{name}"] = parameter.data
+            named[f"weights.{name}"] = parameter.detach()
             for kind, value in self.optimizer.state[parameter].items():
                 if kind != "step":
                     named[f"{kind}.{name}"] = value
@@ -187,47 +208,57 @@ class Run:
         return named
 
     def checkpoint(self) -> None:
-        """Write the state; the first process does, the others wait."""
-        if self.accelerator.is_main_process:
-            scaler = {k: v for k, v in self.scaler.state_dict().items() if k != "growth_interval"}
-            first = next(iter(self.optimizer.state.values()))
-            numbers = {
-                "losses": self.losses,
-                "quality": self.quality,
-                "scaler": scaler,
-                "adam_step": float(first["step"]),
-            }
-            save(Checkpoint(self.step, self.key, self.tensors(), numbers), self.folder)
+        """Write the state; the first process does, the others wait; all do if it is sharded."""
+        scaler = {k: v for k, v in self.scaler.state_dict().items() if k != "growth_interval"}
+        first = next(iter(self.optimizer.state.values()))
+        numbers = {
+            "losses": self.losses,
+            "quality": self.quality,
+            "scaler": scaler,
+            "adam_step": float(first["step"]),
+        }
+        if self.is_sharded or self.accelerator.is_main_process:
+            write = sharded_checkpoint.save if self.is_sharded else save
+            write(Checkpoint(self.step, self.key, self.tensors(), numbers), self.folder)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> list[str]:
         """Take up the newest sound checkpoint; returns what there is to say about it.
 
-        The first process reads, and sends the others the state: they need not share its disk.
+        The first process reads, and sends the others the state: they need not share its disk. All
+        processes of a sharded run read.
         """
-        checkpoint: Checkpoint | None = None
         notes: list[str] = []
-        if self.accelerator.is_main_process:
-            checkpoint, notes = newest(self.folder, self.key)
-        step, adam_step = 0, 0.0
-        if checkpoint is not None:
-            own = self.tensors()
-            for name, tensor in checkpoint.tensors.items():
-                own[name].copy_(tensor)
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict(
-                    {**self.scaler.state_dict(), **checkpoint.numbers["scaler"]}
-                )
-            self.losses = [(int(step), loss) for step, loss in checkpoint.numbers["losses"]]
-            self.quality = [(int(step), ssim) for step, ssim in checkpoint.numbers["quality"]]
-            step, adam_step = checkpoint.step, float(checkpoint.numbers["adam_step"])
+        adam_step: float | None = None
+        if self.is_sharded:
+            record, notes = sharded_checkpoint.load(self.tensors(), self.folder, self.key)
+            if record is not None:
+                adam_step = self._take_up(record.step, record.numbers)
         elif self.accelerator.is_main_process:
+            checkpoint, notes = newest(self.folder, self.key)
+            if checkpoint is not None:
+                own = self.tensors()
+                for name, tensor in checkpoint.tensors.items():
+                    own[name].copy_(tensor)
+                adam_step = self._take_up(checkpoint.step, checkpoint.numbers)
+        if adam_step is None and (self.is_sharded or self.accelerator.is_main_process):
             notes += self.lesson.begin(self.student)
-        self._share(step, adam_step)
+        if self.is_sharded:
+            notes.append(f"sharded over {self.accelerator.num_processes} processes")
+        self._share(self.step, adam_step or 0.0)
         if self.step:
             notes.append(f"going on from step {self.step}")
         self.notes += notes
         return notes
+
+    def _take_up(self, step: int, numbers: Mapping[str, Any]) -> float:
+        """Take a checkpoint's numbers; returns how many steps AdamW has made."""
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **numbers["scaler"]})
+        self.losses = [(int(step), loss) for step, loss in numbers["losses"]]
+        self.quality = [(int(step), ssim) for step, ssim in numbers["quality"]]
+        self.step = step
+        return float(numbers["adam_step"])
 
     def _share(self, step: int, adam_step: float) -> None:
         """Give every process the first one's state, fp16's scale included."""
@@ -238,7 +269,8 @@ class Run:
             device=self.accelerator.device,
         )
         if self.accelerator.num_processes > 1:
-            for tensor in [numbers, *self.tensors().values()]:
+            whole = () if self.is_sharded else self.tensors().values()
+            for tensor in (numbers, *whole):
                 torch.distributed.broadcast(tensor, src=0)
         self.step = self.resumed_from = int(numbers[0])
         if self.scaler.is_enabled():
@@ -249,20 +281,29 @@ class Run:
         if self.ema is not None:
             self.ema.optimization_step = self.step
 
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Give the student the moving average."""
+        pairs = zip(self.student.parameters(), self.ema.shadow_params, strict=True)
+        for parameter, average in pairs:
+            local(parameter).copy_(local(average))
+
     def close(self) -> None:
         """Take out hooks and compiled code and end the trackers, whatever happened."""
         self.lesson.close()
-        for model in (self.lesson.network, self.student):
+        for model in (self.lesson.network, self.goal):
             if model is not None:
                 model._compiled_call_impl = None
         for tracker in self.accelerator.trackers:  # end_training would end the process group too
             tracker.finish()
 
     def finish(self) -> DistillResult:
-        """Give the student the moving average."""
+        """Give the caller's network the moving average; the first process's, if it is sharded."""
         if self.ema is not None and self.step:
-            self.ema.copy_to(self.student.parameters())
-        self.student.requires_grad_(False)
+            self.take_average()
+        if self.is_sharded:
+            gather_weights(self.student, self.goal)
+        self.goal.requires_grad_(False)
         return DistillResult(
             steps=self.step,
             resumed_from=self.resumed_from,

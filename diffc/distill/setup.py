@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
+from diffc.data.sharding import shard_model
 from diffc.distill.draw import Batch
 from diffc.distill.muon import Muon
 from diffc.errors import RequestError, UnavailableError
+from diffc.launch import checkpointing_is_configured, without_fsdp
+from diffc.models.families.base import Family
 from diffc.recipe.sections.distill import OF_THE_LOOP
-from diffc.recipe.sections.training import WATCHING, TrainingSection
+from diffc.recipe.sections.training import WATCHING, TrainingSection, check_shardable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
@@ -32,12 +35,13 @@ def make_accelerator(options: TrainingSection, logs: Path) -> Any:
 
     check_trackers(options.trackers)
     process_share()  # joins the group, with the timeout that this work needs
-    accelerator = Accelerator(
-        cpu=on_cpu(),
-        mixed_precision="no",
-        log_with=list(options.trackers) or None,
-        project_dir=logs if options.trackers else None,
-    )
+    with without_fsdp():
+        accelerator = Accelerator(
+            cpu=on_cpu(),
+            mixed_precision="no",
+            log_with=list(options.trackers) or None,
+            project_dir=logs if options.trackers else None,
+        )
     if options.batch % accelerator.num_processes:
         raise RequestError(
             f"a batch of {options.batch} does not split over {accelerator.num_processes} processes",
@@ -83,13 +87,44 @@ def prepare_models(
     if device.type != "cpu":  # GroupNorm's backward pass is slow in channels_last on CPUs
         channels_last(student)
     if options.gradient_checkpointing:
-        if not getattr(student, "_supports_gradient_checkpointing", False):
-            raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
-        student.enable_gradient_checkpointing()  # type: ignore[operator]
+        _checkpoint_activations(student)
     if options.compile:
         for model in (student, teacher):
             if model is not None:
                 model.compile()  # in place: names of parameters and modules stay
+
+
+def _checkpoint_activations(student: nn.Module) -> None:
+    if not getattr(student, "_supports_gradient_checkpointing", False):
+        raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
+    student.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def sharded_student(
+    student: nn.Module,
+    family: Family,
+    options: TrainingSection,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> nn.Module:
+    """Return a sharded copy of the student to train; it stays as it is.
+
+    Args:
+        student: The first process's has the weights.
+        family: Of its class.
+        options: How to train.
+        device: Of this process.
+        dtype: Of the forward passes.
+
+    Raises:
+        RequestError: The options ask for what a sharded student cannot do.
+    """
+    check_shardable(options)
+    student.float().eval().requires_grad_(True)
+    sharded = shard_model(student, family, device, dtype)
+    if options.gradient_checkpointing or checkpointing_is_configured():
+        _checkpoint_activations(sharded)
+    return sharded
 
 
 def choose_dtype(options: TrainingSection, device: torch.device) -> torch.dtype:

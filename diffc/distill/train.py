@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from diffc.data.clean import CleanSet
+from diffc.data.sharding import local, whole
 from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.lesson import Lesson, Rows
 from diffc.distill.run import DistillResult, Judge, Run, TrainingSettings
@@ -52,6 +53,7 @@ def distill(
     seed: int = 0,
     judge: Judge | None = None,
     logs: Path | None = None,
+    shard: bool = False,
 ) -> Work[DistillResult]:
     """Train the student in place to behave as the teacher at all noise levels.
 
@@ -64,6 +66,7 @@ def distill(
         seed: Of the order of data, the timesteps and the noise.
         judge: How alike samples of the moving average and of the teacher are.
         logs: Where trackers write.
+        shard: Whether the student is sharded, as the teacher is already.
 
     Raises:
         InputError: ``clean`` is empty; see ``train`` for the others.
@@ -73,7 +76,7 @@ def distill(
         yield from train(
             lesson,
             pair.student,
-            TrainingSettings(options, folder, seed, judge, options.quality_every, logs),
+            TrainingSettings(options, folder, seed, judge, options.quality_every, logs, shard),
         )
     )
 
@@ -143,9 +146,10 @@ def _faults_of_several(processes: int) -> Iterator[None]:
 def find_pieces(run: Run) -> Iterator[Progress]:
     """With several processes: a trial that changes nothing, so that all agree on the pieces.
 
-    A process that ran out of memory inside a step would leave the others waiting for it.
+    A process that ran out of memory inside a step would leave the others waiting for it. Where the
+    student is sharded, they would wait in the trial too: there is none.
     """
-    if run.accelerator.num_processes == 1 or run.step >= run.options.steps:
+    if run.accelerator.num_processes == 1 or run.is_sharded or run.step >= run.options.steps:
         return
     batch = run.draw()
     while True:
@@ -186,20 +190,32 @@ def one_step(run: Run) -> Iterator[Progress]:
 
 
 def measure_quality(run: Run) -> Iterator[Progress]:
-    """Ask the judge about the moving average, on the first process; the others wait."""
-    if run.judge is not None and run.accelerator.is_main_process:
-        parameters = list(run.student.parameters())
-        if run.ema is not None:
-            run.ema.store(parameters)
-            run.ema.copy_to(parameters)
-        ssim = run.judge(run.student)
-        if run.ema is not None:
-            run.ema.restore(parameters)
+    """Ask the judge about the moving average, on the first process; the others wait.
+
+    All processes ask where the student is sharded, and get the same answer.
+    """
+    if run.judge is not None and (run.is_sharded or run.accelerator.is_main_process):
+        with _moving_average(run):
+            ssim = run.judge(run.student)
         run.lesson.forget()
         run.quality.append((run.step, ssim))
         run.accelerator.log({"ssim": ssim}, step=run.step)
         yield run.progress(ssim=ssim)
     run.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _moving_average(run: Run) -> Iterator[None]:
+    """The student has the moving average inside the block."""
+    if run.ema is None:
+        yield
+        return
+    parameters = [parameter.detach() for parameter in run.student.parameters()]
+    trained = [local(parameter).cpu().clone() for parameter in parameters]
+    run.take_average()
+    yield
+    for parameter, value in zip(parameters, trained, strict=True):
+        local(parameter).copy_(value)
 
 
 def _backward(run: Run, batch: Rows) -> float:
@@ -215,8 +231,10 @@ def _backward(run: Run, batch: Rows) -> float:
 
 
 def _sync(run: Run, *, last: bool) -> AbstractContextManager[Any]:
+    if last or run.is_sharded:  # whole gradients have no room where the student is sharded
+        return nullcontext()
     no_sync: AbstractContextManager[Any] = run.accelerator.no_sync(run.model)
-    return nullcontext() if last else no_sync
+    return no_sync
 
 
 def _update(run: Run, loss: float) -> None:
@@ -224,7 +242,7 @@ def _update(run: Run, loss: float) -> None:
     parameters = list(run.student.parameters())
     run.scaler.unscale_(run.optimizer)
     ceiling = run.options.clip_grad or math.inf
-    norm = float(nn.utils.clip_grad_norm_(parameters, ceiling))
+    norm = float(whole(nn.utils.clip_grad_norm_(parameters, ceiling)))
     run.skipped = 0 if math.isfinite(norm) else run.skipped + 1
     allowed = SKIPS - 1 if run.scaler.is_enabled() else 0
     if not math.isfinite(loss) or run.skipped > allowed:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffc.models.diffusion import Process, process_from_scheduler
 from diffc.models.families import family
 from diffc.models.families.base import Family, sample_shape
-from diffc.models.families.examples import example_inputs
+from diffc.models.families.examples import example_inputs, meta_inputs
 from diffc.models.load import load_denoiser
 from diffc_export.specs import Inputs, TensorSpec
 
@@ -67,7 +67,9 @@ class Denoiser:
 
     def groups(self) -> list[Group]:
         """Every group of channels that can be cut."""
-        return self.family.groups(self.model, self.examples())
+        is_meta = next(self.model.parameters()).is_meta
+        inputs = meta_inputs(self.specs) if is_meta else self.examples()
+        return self.family.groups(self.model, inputs)
 
     def units(self) -> list[Unit]:
         """Everything that can shrink: the groups of channels, then the branches."""

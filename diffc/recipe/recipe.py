@@ -18,7 +18,7 @@ from diffc.recipe.sections.prune import PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
 from diffc.recipe.sections.text import TextSection
-from diffc.recipe.words import LoopText, LoopTexts, LoraTexts, Seed
+from diffc.recipe.words import LoopText, LoopTexts, LoraTexts, Seed, Shard
 
 
 class Recipe(RecipeSection):
@@ -33,6 +33,9 @@ class Recipe(RecipeSection):
             into the model before anything else.
         adapted_loras: the same of LoRAs that are fused after the compression: as they are into the
             dense model, and cut by the plan into the compressed one (``diffc build OUT --lora``).
+        shard: ``on`` shards networks over the processes of a launch (FSDP2) in drawing, importance
+            and distillation; ``auto`` does where accelerate's configuration has FSDP, and where a
+            GPU has no room for whole ones. One process shards nothing.
         seed: of everything random.
     """
 
@@ -51,6 +54,7 @@ class Recipe(RecipeSection):
     measure: MeasureSection = MeasureSection()
     quality: QualitySection = QualitySection()
     check: CheckSection = CheckSection()
+    shard: Shard = "auto"
     seed: Seed = 0
     _older: tuple[str, ...] = PrivateAttr(())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -23,6 +23,7 @@ MOST_SEED = 2**63 - 1
 """The largest seed that PyTorch's generators take."""
 
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Shard: TypeAlias = Literal["auto", "on", "off"]
 
 
 def _as_list(value: object) -> object:

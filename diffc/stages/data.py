@@ -27,6 +27,7 @@ from diffc.errors import RequestError
 from diffc.models.families import family, family_package
 from diffc.models.source import Source, check_safetensors
 from diffc.recipe import DataSection, Recipe
+from diffc.recipe.sections.training import WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput, content_digest
 from diffc.stage_outcomes import DataOutcome
@@ -190,14 +191,17 @@ def _draw(
     """Samples of the dense model."""
     from diffc.data.image_conditions import image_conditions, open_conditions, takes_image
     from diffc.data.latents import decode_latents, pixel_shape
-    from diffc.data.precision import best_device
+    from diffc.data.precision import best_device, fast_dtype
     from diffc.data.synthetic import Conditioning, synthesize
     from diffc.models.denoiser import open_denoiser
 
     options = inputs.options.section
     source = inputs.model.source
-    denoiser = open_denoiser(source, specs)
-    denoiser.model.to(best_device())
+    if inputs.shape.wants_sharding((source, WEIGHT_BYTES)):
+        denoiser = inputs.shape.open_sharded(source, fast_dtype(best_device()))
+    else:
+        denoiser = open_denoiser(source, specs)
+        denoiser.model.to(best_device())
     rows, of_images = dict(given.rows), takes_image(specs)
     if of_images:
         shape = pixel_shape(source, denoiser.sample_shape)

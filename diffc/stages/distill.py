@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
 from diffc.recipe.sections.distill import OF_THE_LOOP
-from diffc.recipe.sections.training import WATCHING
+from diffc.recipe.sections.training import TRAINED_BYTES, WATCHING, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -128,26 +128,38 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
             yield Progress(1, 1, words)
             return DistillOutcome(steps=0, losses=[])
     from diffc.data.clean import CleanSet
+    from diffc.data.precision import best_device
+    from diffc.data.sharding import reads_weights
     from diffc.distill import train
     from diffc.distill.all_steps import ModelPair
-    from diffc.models.load import load_denoiser
+    from diffc.distill.setup import choose_dtype
+    from diffc.models.load import load_denoiser, meta_denoiser
 
-    teacher = inputs.shape.open(inputs.model.source)
-    student = load_denoiser(find_source(pruned))
-    apply_repair(student, inputs.repaired)
+    options, source, cut = inputs.options.section, inputs.model.source, find_source(pruned)
+    shard = inputs.shape.wants_sharding((cut, TRAINED_BYTES), (source, WEIGHT_BYTES))
+    if shard:
+        teacher = inputs.shape.open_sharded(source, choose_dtype(options, best_device()))
+    else:
+        teacher = inputs.shape.open(source)
+    if reads_weights(shard):
+        student = load_denoiser(cut)
+        apply_repair(student, inputs.repaired)
+    else:
+        student = meta_denoiser(cut)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
-    options = inputs.options.section
     judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
     result = yield from train.distill(
-        ModelPair(teacher, student, _kept_channels(inputs, teacher)),
+        ModelPair(teacher, student, _kept_channels(inputs)),
         clean,
         options,
         folder.scratch,
         seed=inputs.seed,
         judge=judge,
         logs=folder.logs,
+        shard=shard,
     )
-    _save(student, inputs, folder)
+    if reads_weights(shard):
+        _save(student, inputs, folder)
     return _outcome(result, notes)
 
 
@@ -218,7 +230,7 @@ def quality_judge(
     return consistency(teacher, clean.conditions, decode=through), []
 
 
-def _kept_channels(inputs: DistillInputs, teacher: Denoiser) -> Kept | None:
+def _kept_channels(inputs: DistillInputs) -> Kept | None:
     """For the feature loss: which channels of each block's output are still there."""
     if not inputs.options.section.losses.features:
         return None
@@ -226,4 +238,5 @@ def _kept_channels(inputs: DistillInputs, teacher: Denoiser) -> Kept | None:
     from diffc.prune.plan import Plan
 
     keep = Plan.read(inputs.plan_file.path).keep()
-    return kept_channels(teacher.model, teacher.family, teacher.groups(), keep)
+    dense = inputs.shape.open_on_meta(inputs.model.source)
+    return kept_channels(dense.model, dense.family, dense.groups(), keep)

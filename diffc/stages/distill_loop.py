@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffc.models.source import Source, find_source
 from diffc.placing import clear_folder
 from diffc.recipe import LoopTrainingSection, Recipe
-from diffc.recipe.sections.training import WATCHING
+from diffc.recipe.sections.training import TRAINED_BYTES, WATCHING, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -23,6 +24,9 @@ from diffc.stages.distill import DISTILLED, MODEL, model_place, pruning_facts
 from diffc.stages.trajectories import TRAJECTORIES, TrajectoriesInputs
 from diffc_export.events import Work
 from diffc_runtime.loop import Loop
+
+if TYPE_CHECKING:
+    from diffc.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def forget_loops(out: Path) -> None:
 def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOutcome]:
     """Train, and write the pipeline with the scheduler that samples the student."""
     from diffc.data.clean import CleanSet
+    from diffc.data.sharding import reads_weights
     from diffc.distill.loop.lesson import LoopLesson
     from diffc.distill.loop.steps import loop_steps, sampler_settings, student_scheduler
     from diffc.distill.loop.trajectories import TrajectorySet
@@ -109,21 +114,24 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     from diffc.models.save import save_compressed, write_scheduler
 
     before = inputs.distilled.folder / MODEL
-    student = inputs.shape.open(find_source(before))
+    source, cut = inputs.model.source, find_source(before)
+    options, shape = inputs.options.section, inputs.shape
+    shard = shape.wants_sharding((cut, TRAINED_BYTES), (source, WEIGHT_BYTES))
+    student = shape.open(cut) if reads_weights(shard) else shape.open_on_meta(cut)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     dense_way = TrajectorySet.load(inputs.trajectories.folder / TRAJECTORIES, clean)
     scheduler = student_scheduler(inputs.scheduler, inputs.loops[0].spacing)
     settings = sampler_settings(scheduler, student.sample_shape)
     loops = [loop_steps(loop, settings) for loop in inputs.loops]
-    options = inputs.options.section
-    dense = inputs.shape.open(inputs.model.source) if options.features else None
+    dense = _dense(inputs, shard) if options.features else None
     lesson = LoopLesson(student, dense_way, loops, options, inputs.seed, dense)
-    how = TrainingSettings(options, folder.scratch, inputs.seed, logs=folder.logs)
+    how = TrainingSettings(options, folder.scratch, inputs.seed, logs=folder.logs, shard=shard)
     result = yield from train(lesson, student.model, how)
     names = [str(loop) for loop in inputs.loops]
     facts = {**pruning_facts(before), "loops": names}
-    save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts, plain=True)
-    write_scheduler(folder.out / MODEL, scheduler)
+    if reads_weights(shard):
+        save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts, plain=True)
+        write_scheduler(folder.out / MODEL, scheduler)
     return LoopDistillOutcome(
         steps=result.steps,
         resumed_from=result.resumed_from,
@@ -134,3 +142,14 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
         loops=names,
         guidance=inputs.trajectories.result.guidance,
     )
+
+
+def _dense(inputs: LoopInputs, shard: bool) -> Denoiser:
+    """The dense model, whose features are compared."""
+    from diffc.data.precision import best_device
+    from diffc.distill.setup import choose_dtype
+
+    if not shard:
+        return inputs.shape.open(inputs.model.source)
+    dtype = choose_dtype(inputs.options.section, best_device())
+    return inputs.shape.open_sharded(inputs.model.source, dtype)

@@ -18,15 +18,12 @@ from diffc.measure.frontier.loops import FrontierLoops
 from diffc.models.families import family
 from diffc.models.source import Source
 from diffc.recipe import Recipe
-from diffc.recipe.sections.training import TrainingSection
+from diffc.recipe.sections.training import TRAINED_BYTES, WEIGHT_BYTES, TrainingSection
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.loop import Loop
 
-TRAINED_BYTES, TEACHER_BYTES, STORED_BYTES = 20, 4, 4
-"""Of a parameter: weights, gradients, AdamW's two moments and the moving average of a student;
-a teacher's weights; a weight in a file."""
 _ENGINE, _EAGER = 0.7, 1.5
 """A call of an engine, and of torch eager one image at a time, over one as measured."""
 
@@ -112,12 +109,12 @@ def training_bytes(dense: int, small: int, rate: Rate | None, recipe: Recipe) ->
     options = recipe.distill
     rows = max(1, options.batch // options.gradient_accumulation)
     kept = 0 if rate is None or rate.activation_bytes is None else rate.activation_bytes
-    return TRAINED_BYTES * small + TEACHER_BYTES * dense + rows * kept
+    return TRAINED_BYTES * small + WEIGHT_BYTES * dense + rows * kept
 
 
 def out_bytes(dense: int, small: int, targets: int) -> int:
     """Disk of OUT in fp32: the model before and after training, ONNX and engines of both sides."""
-    return STORED_BYTES * (2 * small + (1 + targets) * (dense + small))
+    return WEIGHT_BYTES * (2 * small + (1 + targets) * (dense + small))
 
 
 def _rows_of_guidance(source: Source, recipe: Recipe) -> int:

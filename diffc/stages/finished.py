@@ -78,8 +78,8 @@ def _changes(out: Path, recipe: Recipe) -> list[str]:
 
 
 def _outcome_options(recipe: Recipe) -> JsonDict:
-    """What decides a run's outcome; what the gate allows does not."""
-    return recipe.model_dump(mode="json", exclude={"check"})
+    """What decides a run's outcome; what the gate allows and where weights lie do not."""
+    return recipe.model_dump(mode="json", exclude={"check", "shard"})
 
 
 def _kept(out: Path) -> JsonDict | None:

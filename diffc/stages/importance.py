@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffc.errors import RequestError
 from diffc.models.source import Source
 from diffc.prune.importance import score_package
 from diffc.recipe import ImportanceSection, Recipe
+from diffc.recipe.sections.training import RANKED_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape
 from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
@@ -61,6 +63,7 @@ def importance_stage(
 
 def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcome]:
     """Write a score for every channel of every group, and for every branch where depth is cut."""
+    import torch
     from safetensors.numpy import save_file
 
     from diffc.data.clean import CleanSet
@@ -69,10 +72,16 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
     from diffc.prune.importance import importance
     from diffc.prune.importance.base import Subject
 
-    denoiser = inputs.shape.open(inputs.model.source)
-    groups = denoiser.groups()
+    source, shape = inputs.model.source, inputs.shape
+    if shape.wants_sharding((source, RANKED_BYTES)):
+        check_channels_alone(inputs.depth)
+        groups = shape.open_on_meta(source).groups()
+        denoiser = shape.open_sharded(source, torch.float32, trained=True)
+    else:
+        denoiser = shape.open(source)
+        groups = denoiser.groups()
+        denoiser.model.to(best_device())
     clean = CleanSet.load(inputs.data.folder / CLEAN)
-    denoiser.model.to(best_device())
     branches = denoiser.family.branches(denoiser.model)
     subject = Subject(denoiser, clean, groups, branches)
     scored = yield from importance(subject, inputs.options, inputs.seed)
@@ -80,3 +89,19 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
         scored = yield from with_branches(subject, scored, inputs.seed)
     save_file(dict(scored.scores), folder.out / SCORES)
     return ImportanceOutcome(why=dict(scored.why), groups=len(groups))
+
+
+def check_channels_alone(depth: bool) -> None:
+    """Refuse to score branches on a sharded network: it takes copies, some channels of them cut.
+
+    Args:
+        depth: Whether branches are to be scored.
+
+    Raises:
+        RequestError: They are.
+    """
+    if depth:
+        raise RequestError(
+            "branches are not scored on a sharded network (--cut depth)",
+            hint="--cut width, or --shard off",
+        )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from diffc import __version__
 from diffc.follows import check_untouched
+from diffc.launch import check_launcher, fsdp_is_configured, is_launched
 from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
@@ -23,8 +24,10 @@ from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.prune.importance import check_score
 from diffc.recipe import Recipe, recognised
+from diffc.recipe.sections.training import check_shardable
 from diffc.stages.build import check_targets
 from diffc.stages.data import check_data, check_values, model_packages
+from diffc.stages.importance import check_channels_alone
 from diffc.stages.noise import noise_checks, process_checks
 from diffc.stages.plan import alignment, latency_device
 from diffc_export.cache import cache_folder, cached_json
@@ -69,6 +72,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         check_targets(recipe.build)
+    _check_sharding(recipe, stop)
     if recipe.distill.trackers and stop != "plan":
         from diffc.distill.setup import check_trackers
 
@@ -77,6 +81,20 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     if bench is not None:
         bench.check()
     return notes
+
+
+def _check_sharding(recipe: Recipe, stop: str) -> None:
+    """Refuse a launch that diffc cannot be part of, and what no sharded network does."""
+    check_launcher()
+    if not is_launched() or recipe.shard == "off":
+        return
+    if recipe.shard == "auto" and not fsdp_is_configured():
+        return  # the stages know whether there is room
+    check_channels_alone(recipe.prune.cuts_depth)
+    if stop not in ("plan", "prune"):
+        check_shardable(recipe.distill)
+        if recipe.distill.aim == "loop":
+            check_shardable(recipe.distill.loop)
 
 
 def _recipe_notes(source: Source) -> list[str]:

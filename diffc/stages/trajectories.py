@@ -12,6 +12,7 @@ from diffc.data.guidance import decide_guidance
 from diffc.data.student_loops import student_loops
 from diffc.models.source import Source
 from diffc.recipe import Recipe
+from diffc.recipe.sections.training import WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape
 from diffc.stage_outcomes import DataOutcome, TrajectoriesOutcome
@@ -75,13 +76,17 @@ def trajectories_stage(
 def make(inputs: TrajectoriesInputs, folder: StageFolder) -> Work[TrajectoriesOutcome]:
     """Make what is not yet in the scratch folder, and take it out of there."""
     from diffc.data.clean import CleanSet
+    from diffc.data.precision import best_device, fast_dtype
     from diffc.data.processes import process_share
     from diffc.distill.loop.path import dense_path
     from diffc.distill.loop.steps import loop_steps, sampler_settings, student_scheduler
     from diffc.distill.loop.trajectories import TrajectoryPlan, make_trajectories
 
     source = inputs.model.source
-    dense = inputs.shape.open(source)
+    if inputs.shape.wants_sharding((source, WEIGHT_BYTES)):
+        dense = inputs.shape.open_sharded(source, fast_dtype(best_device()))
+    else:
+        dense = inputs.shape.open(source)
     shape = dense.sample_shape
     settings = sampler_settings(student_scheduler(source.scheduler), shape)
     visited = [loop_steps(loop, settings).times for loop in inputs.loops]

@@ -1,4 +1,4 @@
-"""Joining a launch: with patience for the first process, and never sharded."""
+"""Joining a launch: with patience for the first process, and which ways of sharding there are."""
 
 from __future__ import annotations
 
@@ -6,19 +6,75 @@ from types import SimpleNamespace
 
 import accelerate
 import pytest
+from support.family_cases import case
 
 from diffc.data.processes import PATIENCE, process_share
+from diffc.data.sharding import shard_units, wants_sharding
 from diffc.distill.setup import make_accelerator
 from diffc.errors import RequestError
-from diffc.recipe import DistillSection
+from diffc.models.source import find_source
+from diffc.recipe import DistillSection, Recipe
+from diffc.stages.preflight import quick_checks
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_sharding_is_refused(tmp_path, monkeypatch, variable: str) -> None:
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(RequestError, match="diffc shards nothing") as caught:
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_other_ways_of_sharding_are_refused(tmp_path, monkeypatch, name: str) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(RequestError, match="diffc shards by FSDP2 alone") as caught:
         make_accelerator(DistillSection(), tmp_path)
-    assert "--multi_gpu" in caught.value.hint
+    assert "--shard on" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [("FSDP_VERSION", "1", "version 1 of FSDP"), ("FSDP_OFFLOAD_PARAMS", "true", "of the host")],
+)
+def test_what_fsdp2_does_not_do_here_is_refused(monkeypatch, variable, value, words) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RequestError, match=words) as caught:
+        process_share()
+    assert "in accelerate's configuration" in caught.value.hint
+
+
+@pytest.mark.parametrize("choice", ["auto", "on", "off"])
+def test_one_process_shards_nothing(monkeypatch, choice) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert not wants_sharding(choice, lambda: 10**15)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prune": {"cut": "width,depth"}}, "branches are not scored"),
+        ({"distill": {"compile": True}}, "distill.compile does not work"),
+        ({"distill": {"precision": "fp16"}}, "precision fp16 does not"),
+    ],
+)
+def test_what_no_sharded_network_does_is_refused_before_the_work(
+    tiny_model, monkeypatch, options, words
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    source = find_source(tiny_model)
+    for shard in ("off", "auto"):
+        quick_checks(source, Recipe.model_validate({**options, "shard": shard}), "distill")
+    with pytest.raises(RequestError, match=words) as caught:
+        quick_checks(source, Recipe.model_validate({**options, "shard": "on"}), "distill")
+    assert "--shard off" in caught.value.hint
+
+
+def test_units_are_the_blocks_of_the_family() -> None:
+    """Each weight is in one of them, or is small."""
+    assert shard_units(case("sdxl").model, case("sdxl").family)[:2] == [
+        "down_blocks.0.resnets.0",
+        "down_blocks.1.attentions.0.transformer_blocks.0",
+    ]
+    names = shard_units(case("flux").model, case("flux").family)
+    assert names == [
+        *(f"transformer_blocks.{i}" for i in range(2)),
+        *(f"single_transformer_blocks.{i}" for i in range(2)),
+    ]
 
 
 def test_the_others_wait_long_for_the_first_process(monkeypatch) -> None:

@@ -12,10 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from support import tiny_training
 from support.tiny_training import Faulty, same, trained, weights
+from torch.distributed.checkpoint.api import CheckpointException
 
 from diffc.data.clean import CleanSet
 from diffc.distill.all_steps import AllSteps, ModelPair
+from diffc.distill.checkpoint import write_errors
 from diffc.distill.setup import run_key
+from diffc.distill.sharded_checkpoint import own_errors
 from diffc.distill.train import learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.families.unet2d import FAMILY
@@ -126,6 +129,18 @@ def test_the_key_knows_options_data_and_start() -> None:
     assert key != run_key(tiny_training.unet(4, seed=2), *base[1:])
     assert key != run_key(base[0], digests(11), base[2])
     assert key != run_key(*base, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (OSError(28, "No space left on device"), UnavailableError),
+        (RuntimeError("Connection closed by peer"), RuntimeError),
+    ],
+)
+def test_what_ends_a_sharded_checkpoint_is_told(tmp_path: Path, cause, kind) -> None:
+    with pytest.raises(kind, match=str(cause.args[-1])), write_errors(tmp_path), own_errors():
+        raise CheckpointException("", {1: (cause, None)})
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:

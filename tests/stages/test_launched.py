@@ -15,6 +15,15 @@ from support.quick import QUICK
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
+FSDP = {
+    "compute_environment": "LOCAL_MACHINE",
+    "distributed_type": "FSDP",
+    "fsdp_config": {"fsdp_version": 2},
+    "num_machines": 1,
+    "num_processes": 2,
+}
+
+
 def launch(launcher, *arguments, cache):
     """One command line, which must end well."""
     command = [sys.executable, *launcher, "diffc", *map(str, arguments)]
@@ -59,12 +68,19 @@ def test_two_processes_distil_and_end_well(compiled, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_compile(tiny_model, tmp_path):
-    recipe = tmp_path / "quick.yaml"
+def test_two_processes_compile_sharded(tiny_model, tmp_path):
+    """As accelerate's configuration of FSDP asks; the plan is that of one process."""
+    recipe, fsdp = tmp_path / "quick.yaml", tmp_path / "fsdp.yaml"
     recipe.write_text(yaml.safe_dump(QUICK))
-    launch(
-        TORCHRUN, "compile", tiny_model, "--recipe", recipe, "--ratio", "0.4",
-        "--out", tmp_path / "out", cache=tmp_path / "cache",
-    )  # fmt: skip
+    fsdp.write_text(yaml.safe_dump(FSDP))
+    accelerate = ["-m", "accelerate.commands.launch", "--config_file", str(fsdp), "-m"]
+    given = [tiny_model, "--recipe", recipe, "--ratio", "0.4"]
+    launch(accelerate, "compile", *given, "--out", tmp_path / "out", cache=tmp_path / "cache")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["targets"][0]["parity"]["passed"] and report["distillation"]["steps"] == 4
+    record = json.loads((tmp_path / "out" / ".diffc" / "distill.json").read_text())
+    assert "sharded over 2 processes" in record["result"]["notes"]
+    launch(["-m"], "prune", *given, "--out", tmp_path / "one", cache=tmp_path / "cache-one")
+    plans = [json.loads((tmp_path / name / "plan.json").read_text()) for name in ("out", "one")]
+    keeps = [[unit["keep"] for unit in plan["units"]] for plan in plans]
+    assert keeps[0] == keeps[1]

@@ -10,16 +10,20 @@ square of 1 over its channels, as LPIPS does (Zhang et al. 2018, arXiv 1801.0392
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from diffc.data.precision import autocast
+from diffc.data.sharding import is_sharded
 from diffc.distill.blocks import block_names
 from diffc.distill.losses import channel_dim, per_sample
 from diffc.errors import RequestError
 from diffc.models.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 NOISE_TO_SIGNAL = 0.08
 """The noise level that the dense model is called at: nearly clean."""
@@ -57,7 +61,13 @@ class DenseFeatures:
     def open(self, device: torch.device, dtype: torch.dtype) -> None:
         """Put the dense model on ``device``, in torch's own layout: see setup.prepare_models."""
         self.device, self.dtype = device, dtype
-        self.dense.model.to(device).eval().requires_grad_(False)
+        self.dense.model.eval().requires_grad_(False)
+        if is_sharded(self.dense.model):
+            # gradients come from its blocks and never from its end, where the weights outside of
+            # blocks would be collected again
+            cast("FSDPModule", self.dense.model).set_reshard_after_forward(False, recurse=False)
+        else:
+            self.dense.model.to(device)
 
     def seen(self, clean: Tensor, conditions: Mapping[str, Tensor]) -> list[Tensor]:
         """What the dense model sees in clean samples (B, *sample): (B, ...) of each block."""
@@ -87,15 +97,20 @@ class DenseFeatures:
         return torch.stack([per_sample(_scaled(a) - _scaled(b)) for a, b in pairs]).mean(0)
 
     def _seen(self, clean: Tensor, conditions: Mapping[str, Tensor]) -> list[Tensor]:
-        """What the blocks give on the way to the middle, where the call ends."""
+        """What the blocks give on the way to the middle, where the call ends if it can."""
         caught: list[Tensor] = []
+        is_whole_call = is_sharded(self.dense.model)  # after half a call, FSDP2 is out of order
+        passed: list[bool] = []
 
         def catch(_block: nn.Module, _given: Any, output: Any) -> None:
             # of a block with two streams the image's comes last
-            caught.append(output[-1] if isinstance(output, tuple) else output)
+            if not passed:
+                caught.append(output[-1] if isinstance(output, tuple) else output)
 
-        def leave(_block: nn.Module, _given: Any) -> NoReturn:
-            raise _AtMiddle
+        def leave(_block: nn.Module, _given: Any) -> None:
+            passed.append(True)
+            if not is_whole_call:
+                raise _AtMiddle
 
         hooks = [block.register_forward_hook(catch) for block in self.blocks]
         hooks.append(self.middle.register_forward_pre_hook(leave))

@@ -24,6 +24,7 @@ from diffc.distill.losses import per_sample
 from diffc.errors import InputError
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import Process, time_dtype
+from diffc.models.families.base import Family
 from diffc.recipe import LoopTrainingSection
 
 ORDER = 11
@@ -127,6 +128,11 @@ class LoopLesson:
     def network(self) -> None:
         """The dense model is not called where the student is: its trajectories are there."""
         return
+
+    @property
+    def family(self) -> Family:
+        """Of the student's class."""
+        return self.student.family
 
     def digests(self) -> Iterator[bytes]:
         """The trajectories, and the steps."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffc.data.randomness import keyed_generator
+from diffc.data.sharding import local, whole, write_whole
 from diffc.models.layer_rows import input_rows, output_rows, positions
 
 RIDGE = 1e-4
@@ -121,9 +122,10 @@ class _System:
         pull = RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
         best = torch.linalg.solve(gram + pull, right + pull @ own)
         weight = self.layer.weight
-        weight.copy_(best[: weight[0].numel()].T.reshape(weight.shape))
+        columns = weight.numel() // weight.shape[0]
+        _write(weight, best[:columns].T.reshape(weight.shape))
         if self.layer.bias is not None:
-            self.layer.bias.copy_(best[-1])
+            _write(self.layer.bias, best[-1])
         left = self.square - 2 * float((best * right).sum()) + float((best * (gram @ best)).sum())
         return self.error / self.count, max(0.0, left) / self.count
 
@@ -133,6 +135,14 @@ class _System:
         return torch.randperm(rows, generator=keyed_generator(rows))[:count]
 
     def _own(self) -> Tensor:
-        weight = self.layer.weight.flatten(1).T.double()
-        bias = [] if self.layer.bias is None else [self.layer.bias.double()[None]]
+        weight = whole(self.layer.weight).flatten(1).T.double()
+        bias = [] if self.layer.bias is None else [whole(self.layer.bias).double()[None]]
         return torch.cat([weight, *bias])
+
+
+def _write(parameter: Tensor, value: Tensor) -> None:
+    """The value, in place; the first process's where the parameter is sharded."""
+    if local(parameter) is parameter:
+        parameter.copy_(value)
+    else:
+        write_whole(parameter, value)

@@ -27,8 +27,9 @@ from torch import Tensor
 from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
 from diffc.data.precision import best_device, channels_last, device_of
-from diffc.data.processes import process_share, wait_for_all
+from diffc.data.processes import gather_rows, process_share, wait_for_all
 from diffc.data.randomness import keyed_noise
+from diffc.data.sharding import SHARDED_BATCH, is_sharded
 from diffc.data.synthetic import Conditioning, guided_call
 from diffc.distill.loop.path import DensePath
 from diffc.distill.setup import tensor_bytes
@@ -88,19 +89,29 @@ def make_trajectories(
         InputError: The dense model gave values that are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    denoiser.model.to(best_device()).eval()
-    channels_last(denoiser.model)
     rank, world = process_share()
+    together = is_sharded(denoiser.model)
+    if not together:
+        denoiser.model.to(best_device())
+        channels_last(denoiser.model)
+    denoiser.model.eval()
+    missing = [
+        (number, rows)
+        for number, rows in enumerate(plan.shards())
+        if not _is_whole(_shard(folder, number), rows, plan, denoiser)
+    ]
+    wait_for_all()  # until all have looked; from here on shards are written
     calls = 0
-    for number, rows in enumerate(plan.shards()):
-        path = _shard(folder, number)
-        if number % world != rank or _is_whole(path, rows, plan, denoiser):
+    for number, rows in missing:
+        if not together and number % world != rank:
             continue
-        x = yield from _shard_states(denoiser, clean, plan, rows)
+        states = _shared_states if together else _shard_states
+        x = yield from states(denoiser, clean, plan, rows)
         if not bool(x.isfinite().all()):
             raise InputError("the dense model's trajectories hold values that are not finite")
-        with new_file(path, flush=True) as part:
-            save_file({"x": x.contiguous()}, part)
+        if number % world == rank:
+            with new_file(_shard(folder, number), flush=True) as part:
+                save_file({"x": x.contiguous()}, part)
         calls += len(rows) * len(plan.path.times) * _calls_a_step(clean, plan)
     if rank == 0:
         facts = {"count": plan.count, "seed": plan.seed, "visited": plan.path.visited}
@@ -139,7 +150,21 @@ def _shard_states(
         noise = keyed_noise(((plan.seed, NOISE, i) for i in numbers), denoiser.sample_shape)
         return _states(call, device_of(denoiser.model), plan, noise, numbers[0])
 
-    return torch.cat((yield from run_in_batches(len(rows), plan.batch, part, DOING)))
+    together = is_sharded(denoiser.model)
+    batch = min(plan.batch, SHARDED_BATCH) if together else plan.batch
+    parts = yield from run_in_batches(len(rows), batch, part, DOING, together=together)
+    return torch.cat(parts)
+
+
+def _shared_states(
+    denoiser: Denoiser, clean: CleanSet, plan: TrajectoryPlan, rows: range
+) -> Work[Tensor]:
+    """The same, of which each process makes an equal share with a sharded model; all get all."""
+    rank, world = process_share()
+    share = -(-len(rows) // world)  # the last ones make a few too many, which are dropped
+    first = rows.start + rank * share
+    own = yield from _shard_states(denoiser, clean, plan, range(first, first + share))
+    return gather_rows(own, len(rows))
 
 
 def _states(

@@ -156,6 +156,9 @@ class Family(ABC):
     In a model with residual blocks of convolutions, the outputs of these are compared instead.
     """
 
+    called_apart: ClassVar[Sequence[str]] = ()
+    """Modules inside a block that the network calls outside of it too."""
+
     block_returns: ClassVar[Sequence[str]] = ()
     """The arguments of a block's call that it gives back, changed, for the blocks of
     ``block_lists``; () where blocks cannot be left out."""

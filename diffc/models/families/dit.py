@@ -29,6 +29,7 @@ class DiT(Family):
     older_names = {"Transformer2DModel": {"norm_type": "ada_norm_zero"}}
     squares_only = True
     sample_size_is_number = True
+    called_apart = ("transformer_blocks.0.norm1.emb",)
     block_returns = ("hidden_states",)
     block_parts = {"attn1": ("hidden_states",), "ff": ("hidden_states",)}
 

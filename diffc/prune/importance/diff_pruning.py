@@ -33,6 +33,7 @@ from torch import Tensor
 
 from diffc.data.processes import process_share
 from diffc.data.randomness import keyed_noise
+from diffc.data.sharding import is_sharded
 from diffc.errors import InputError
 from diffc.models.groups import Group, Role
 from diffc.prune.importance.base import Importance, Score, Subject
@@ -49,7 +50,8 @@ class DiffPruning(Score):
         chosen = curve.above(options.threshold)
         times = stratified(chosen, options.passes, seed)
         total = {group.name: np.zeros(group.size) for group in subject.groups}
-        rank, world = process_share()
+        is_shared = is_sharded(subject.denoiser.model)  # then all work every micro-batch together
+        rank, world = (0, 1) if is_shared else process_share()
         mine = list(enumerate(times))[rank::world]
         for done, (number, t) in enumerate(mine, start=1):
             batch = draw_batch(subject, t, options.batch, (seed, 1, number))

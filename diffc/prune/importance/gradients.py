@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from diffc.data.batches import halve_batch, out_of_memory_error
 from diffc.data.precision import device_of
+from diffc.data.processes import process_share
+from diffc.data.sharding import is_sharded, local, whole
 from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import get_tensor
@@ -55,7 +57,7 @@ def mean_loss(
     """The loss over the batch, in as many pieces as memory needs.
 
     Raises OutOfMemory when there is no room for one row, or (accumulate) when earlier passes'
-    gradients would be lost by beginning again.
+    gradients would be lost by beginning again, or when the network is sharded.
     """
 
     def share(part: slice) -> Tensor:
@@ -104,6 +106,10 @@ def _in_pieces(
     accumulate: bool = False,
 ) -> float:
     """The sum of what each piece of ``rows`` rows adds, in as many pieces as memory needs."""
+    if is_sharded(subject.denoiser.model):
+        if gradients and not accumulate:
+            subject.denoiser.model.zero_grad(set_to_none=True)
+        return _over_processes(rows, share, gradients=gradients)
     while True:
         failure: Exception | None = None
         size = min(rows, subject.limit.rows or rows)
@@ -124,6 +130,29 @@ def _in_pieces(
         if accumulate:
             raise out_of_memory_error("measuring importance", failure) from failure
         subject.limit.rows = halve_batch(size, "measuring importance", failure)
+
+
+def _over_processes(rows: int, share: Callable[[slice], Tensor], *, gradients: bool) -> float:
+    """The same where each process of a sharded model works an equal part of the rows.
+
+    Gradients are averaged over the processes, so what a process adds counts as often as there are
+    processes. One that has no rows left makes the call all the same.
+    """
+    rank, world = process_share()
+    each = -(-rows // world)
+    first = rank * each
+    part = slice(first, min(rows, first + each)) if first < rows else slice(0, 1)
+    try:
+        value = share(part) * float(first < rows)
+        if gradients:
+            (world * value).backward()  # type: ignore[no-untyped-call]
+    except (RuntimeError, MemoryError) as caught:
+        if not is_out_of_memory(caught):
+            raise
+        raise out_of_memory_error("measuring importance", caught) from caught
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return float(total)
 
 
 def backward(subject: Subject, batch: Batch, *, accumulate: bool = False) -> float:
@@ -157,7 +186,7 @@ def _product(model: nn.Module, name: str) -> Tensor:
     if value.grad is None:
         return torch.zeros_like(value)
     product = value.detach() * value.grad
-    if not torch.isfinite(product).all():
+    if not torch.isfinite(local(product)).all():
         raise InputError(f"the gradients of {name} are not finite; importance cannot be ranked")
     return product
 
@@ -165,7 +194,7 @@ def _product(model: nn.Module, name: str) -> Tensor:
 def by_channel(value: Tensor, piece: Slice) -> NDArray[np.float64]:
     """Sum a tensor over everything but the slice's channels: (C,)."""
     others = [d for d in range(value.ndim) if d != piece.dim]
-    along = value.double().sum(dim=others) if others else value.double()
+    along = whole(value.double().sum(dim=others) if others else value.double())
     summed: NDArray[np.float64] = along.cpu().numpy()[piece.index].sum(axis=1)
     return summed
 

@@ -6,11 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
+from diffc.errors import RequestError
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.words import Words
 
 WATCHING = ("checkpoint_every", "trackers")
 """Options that do not change a run's result: another value of them trains nothing anew."""
+
+TRAINED_BYTES, RANKED_BYTES, WEIGHT_BYTES = 20, 8, 4
+"""Of a parameter in float32: weight, gradient, AdamW's two moments and the moving average of a
+student; weight and gradient of a network whose importance is measured; a weight alone."""
 
 
 class TrainingSection(RecipeSection):
@@ -52,3 +57,20 @@ class TrainingSection(RecipeSection):
     checkpoint_every: int = Field(default=100, ge=1)
     compile: bool = False
     trackers: Words = ()
+
+
+def check_shardable(options: TrainingSection) -> None:
+    """Refuse options of a student that is sharded over several processes.
+
+    Raises:
+        RequestError: One works for a whole student alone.
+    """
+    for what, instead, is_asked in (
+        ("distill.compile", "compile: false", options.compile),
+        ("precision fp16", "bf16", options.precision == "fp16"),
+    ):
+        if is_asked:
+            raise RequestError(
+                f"{what} does not work for a sharded student",
+                hint=f"use {instead}, or --shard off",
+            )
