@@ -18,6 +18,7 @@ from diffc.measure.frontier.loops import FrontierLoops
 from diffc.models.families import family
 from diffc.models.source import Source
 from diffc.recipe import Recipe
+from diffc.recipe.sections.distill import LoopTrainingSection
 from diffc.recipe.sections.training import TRAINED_BYTES, WEIGHT_BYTES, TrainingSection
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
@@ -151,13 +152,26 @@ def _training(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     if options.aim == "loop":
         loop = options.loop
         yield "trajectories", 3 + loop.trajectories * loop.teacher_steps * run.guided * call
-        features = 2 / 3 if loop.features else 0.0  # half of the dense model, twice and back
-        yield "distill-loop", 6 + _steps(run, loop, teacher=features)
+        yield "distill-loop", 6 + _steps(run, loop, teacher=_features(run, loop))
     reference = run.rows(run.loops.reference)
     of_pair = reference + run.rows(own) * run.share
     images = run.recipe.quality.images
     own_features = min(512, run.recipe.data.images) + 2 * images
     yield "samples", 4 + (images * of_pair + own_features) * call
+
+
+def _features(run: _PlannedRun, options: LoopTrainingSection) -> float:
+    """Calls of the dense model for a row's features, over a dense row of training.
+
+    Half of the network sees the student's sample, and gradients come back through that half; it
+    sees a target too, once where the same targets come twice or more.
+    """
+    if not options.features:
+        return 0.0
+    half = 0.5 / 3
+    targets = options.trajectories * sum(loop.steps or 1 for loop in run.loops.loops)
+    again = max(1.0, options.steps * options.batch / targets)
+    return 2 * half + (half / again if again >= 2 else half)
 
 
 def _steps(run: _PlannedRun, options: TrainingSection, teacher: float) -> float:

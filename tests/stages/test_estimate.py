@@ -68,6 +68,23 @@ def test_more_work_takes_longer(model):
     assert sum(stage_seconds(source, recipe, "bench", slower).values()) > sum(base.values())
 
 
+def test_features_of_targets_that_come_again_are_taken_once(model):
+    """A row of features is half of the dense model and back; that of a target a half more."""
+    source, recipe = model
+    recipe = recipe.model_copy(update={"loops": ("ddim:2",)})
+
+    def features(**options):
+        def seconds(weight: float) -> float:
+            loop = recipe.distill.loop.model_copy(update={"features": weight, **options})
+            run = changed(recipe, "distill", aim="loop", steps=0, loop=loop)
+            return stage_seconds(source, run, "distill", RATE)["distill-loop"]
+
+        return (seconds(1.0) - seconds(0.0)) / (options["steps"] * 8) / RATE.training_seconds
+
+    assert features(steps=16, batch=8, trajectories=1000) == pytest.approx(1 / 2)
+    assert features(steps=16, batch=8, trajectories=8) == pytest.approx(1 / 3 + 1 / 6 / 8)
+
+
 def test_memory_and_disk_are_counted():
     recipe = Recipe()
     rows = recipe.distill.batch
