@@ -101,7 +101,9 @@ def test_blocks_that_undo_each_other_are_cheap_together(subject):
     denoiser = subject.denoiser.with_model(model)
     one = Subject(denoiser, subject.clean, subject.groups, KNOWN.branches(model))
     channels = Importance({group.name: np.ones(group.size) for group in one.groups})
-    scores = drain(with_branches(one, channels, 0)).scores
+    scored = drain(with_branches(one, channels, 0))
+    scores, depth = scored.scores, scored.why["depth"]
+    assert (depth["branches"], depth["stretches"]) == (len(one.branches), 5)
     singles = [float(scores[f"transformer_blocks.{place}"][0]) for place in (2, 3)]
     assert float(scores[PAIR][0]) < 0.01 * max(singles)
 

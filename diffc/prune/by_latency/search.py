@@ -143,11 +143,14 @@ def plan_by_tables(
     align: int,
     bench: LatencyDevice,
     seconds: float,
+    most_extra: float | None = None,
 ) -> Work[Plan]:
     """As ``plan_by_latency``, from quick tables alone: no engine of the network is built.
 
     Args:
         seconds: What measuring the tables may take.
+        most_extra: What may be lost for time beyond the least importance, as a share of it; None:
+            MAX_EXTRA_UNASKED.
 
     Raises:
         TablesTooDear: It would take longer.
@@ -158,7 +161,8 @@ def plan_by_tables(
     measuring = time.perf_counter() - begin
     goal = _goal(problem)
     yield Progress(0, None, "choosing widths")
-    widths = _solve(problem, model, goal, MAX_EXTRA_UNASKED).widths
+    extra = MAX_EXTRA_UNASKED if most_extra is None else most_extra
+    widths = _solve(problem, model, goal, extra).widths
     tables = {
         "bench": dict(bench.facts()),
         "asked": goal,

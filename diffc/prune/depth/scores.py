@@ -93,7 +93,8 @@ def with_branches(subject: Subject, channels: Importance, seed: int) -> Work[Imp
         scores, passes = yield from _greedy(judge, costs)
     scaled = {name: np.array([scale * value]) for name, value in scores.items()}
     why: JsonDict = {
-        "branches": len(scores),
+        "branches": len(subject.branches),
+        "stretches": len(scores) - len(subject.branches),
         "timesteps": times,
         "rows": _ROWS * len(times),
         "evaluations": passes + len(ratios),
