@@ -22,6 +22,7 @@ import page_first
 import page_gpu
 from page_loops import guided, loras, search
 from page_parts import day, fold, loops, machine, percent, ratio, table
+from page_plans import latency_plans
 from page_serving import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -376,6 +377,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("help.json", "`diffc --help`", figures),
     ("overhead.json", "What building and measuring add", figures),
     ("pruning.json", "Pruning", pruning),
+    ("latency_plans.json", "Plans by latency", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
