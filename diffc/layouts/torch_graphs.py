@@ -117,4 +117,5 @@ def _write(
     path: Path,
     opset: int,
 ) -> None:
-    save(trace_module(module, inputs, outputs, opset, (dict(dimensions),)), path)
+    apart = trace_module(module, inputs, outputs, opset, (dict(dimensions),))
+    save(apart.proto, path, apart.values)

@@ -17,6 +17,7 @@ from diffc.stages.build import check_targets
 from diffc_export.events import drain
 from diffc_export.onnx.precision import LOW, Lowering, convert_precision, fragile
 from diffc_export.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
+from diffc_export.onnx.weights import ApartModel
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.onnx_file import read_onnx
@@ -271,7 +272,7 @@ def test_division_guarded_by_a_tiny_constant_stays_finite(tmp_path):
 
     def run_lowered(kept):
         lowered = onnx.shape_inference.infer_shapes(model)
-        Lowering(lowered.graph, LOW["fp16"], kept).run()
+        Lowering(ApartModel(lowered), LOW["fp16"], kept).run()
         session = ort.InferenceSession(
             lowered.SerializeToString(), providers=["CPUExecutionProvider"]
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diffc_export.onnx.weights import on_skeleton, save
+from diffc_export.onnx.weights import SMALL, ApartModel, Read, on_skeleton, save
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_export.targets.onnx_file import Size, onnx_digest
 from diffc_runtime.errors import InputError
@@ -104,22 +104,21 @@ def export_onnx(
     folder.mkdir(parents=True, exist_ok=True)
     names = [spec.name for spec in specs]
     generator = torch.Generator().manual_seed(0)
-    inputs = examples(specs, _EXAMPLE_BATCH, generator)
     wrapped = NamedCall(model, call, names).eval()
     with torch.no_grad():
-        output = wrapped(*inputs.values())
-    if sizes:  # trace at the largest: torch would fix a level of a single pixel in the graph
-        largest = [_at(spec, max(sizes)) for spec in specs]
-        inputs = examples(largest, _EXAMPLE_BATCH, generator)
+        output = wrapped(*examples(specs, 1, generator).values())
+    # trace at the largest size: torch would fix a level of a single pixel in the graph
+    traced = [_at(spec, max(sizes)) for spec in specs] if sizes else specs
+    inputs = examples(traced, _EXAMPLE_BATCH, generator)
     most = min(options.most_side or _MOST_SIDE, _MOST_SIDE)
     dimensions = _dynamic_dimensions(specs, options.multiple if sizes else None, most)
     # NamedCall.forward takes *tensors: one entry
-    proto = trace_module(wrapped, inputs, [OUTPUT], options.opset, (dimensions,))
+    apart = trace_module(wrapped, inputs, [OUTPUT], options.opset, (dimensions,))
     if sizes:
-        _name_sides(proto, options.multiple)
+        _name_sides(apart.proto, options.multiple)
     if options.simplify:
-        _simplify(proto)
-    save(proto, folder / "model.onnx")
+        _simplify(apart.proto)
+    save(apart.proto, folder / "model.onnx", apart.values)
     _check(folder / "model.onnx", names)
     described = {
         "inputs": [_description(spec, sizes) for spec in specs],
@@ -183,8 +182,8 @@ def trace_module(
     outputs: Sequence[str],
     opset: int,
     dynamic: tuple[Any, ...],
-) -> ModelProto:
-    """Return the ONNX graph of a module.
+) -> ApartModel:
+    """Return the ONNX graph of a module, and its weights, of which nothing is copied.
 
     Args:
         module: Takes ``inputs`` in their order.
@@ -217,7 +216,24 @@ def trace_module(
             hint="an operator of its forward pass has no ONNX counterpart at this opset",
         ) from error
     assert program is not None
-    return program.model_proto
+    return _apart(program)
+
+
+def _apart(program: torch.onnx.ONNXProgram) -> ApartModel:
+    """The graph of what torch exported; its large weights stay the module's own tensors."""
+    import onnx_ir
+
+    weights = program.model.graph.initializers
+    values: dict[str, Read] = {}
+    for name, value in weights.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > SMALL:
+            values[name] = tensor.numpy
+            shape = onnx_ir.Shape(tensor.shape.numpy())
+            value.const_value = onnx_ir.ExternalTensor(
+                "", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name
+            )
+    return ApartModel(program.model_proto, values)
 
 
 def _simplify(proto: ModelProto) -> None:

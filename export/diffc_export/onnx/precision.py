@@ -15,12 +15,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc_export.onnx.weights import on_skeleton, save
+from diffc_export.onnx.weights import (
+    ApartModel,
+    Read,
+    on_skeleton,
+    open_apart,
+    save,
+    without_data,
+)
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
 from diffc_runtime.errors import InputError, RequestError
 
@@ -35,6 +42,8 @@ _ALWAYS_FP32 = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that the ONNX operator itself fixes at float32."""
 LOW = {"fp16": 10, "bf16": 16}  # onnx.TensorProto.FLOAT16, BFLOAT16
 _FLOAT = 1
+_OWN = ("", "ai.onnx")  # names of the domain of ONNX's own operators
+_PIECE = 2**22  # values that are looked at together
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
 
 
@@ -60,13 +69,13 @@ def convert_precision(
     source = read_onnx(folder)
     if source.precision != "fp32":
         raise InputError(f"{source.path} is {source.precision} already, fp32 is needed")
-    model = onnx.load(source.path)
+    apart = open_apart(source.path)
     if precision == "bf16":
-        on_skeleton(model, partial(_with_opset, opset=_BF16_OPSET))
-    on_skeleton(model, partial(onnx.shape_inference.infer_shapes, data_prop=True))
-    kept = frozenset(sensitive) | fragile(model.graph, LOW[precision])
-    Lowering(model.graph, LOW[precision], kept).run()
-    return write_folder(model, out, folder, precision, {"kept_fp32": sorted(kept)})
+        on_skeleton(apart.proto, partial(_with_opset, opset=_BF16_OPSET))
+    on_skeleton(apart.proto, partial(onnx.shape_inference.infer_shapes, data_prop=True))
+    kept = frozenset(sensitive) | fragile(apart.proto.graph, LOW[precision], apart.values)
+    Lowering(apart, LOW[precision], kept).run()
+    return write_folder(apart, out, folder, precision, {"kept_fp32": sorted(kept)})
 
 
 _MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Identity", "Slice", "Concat")
@@ -74,17 +83,19 @@ _DIVIDES = ("Div", "Reciprocal", "Log")
 _ROOTS = ("Sqrt", "Pow")
 
 
-def fragile(graph: GraphProto, low: int) -> frozenset[str]:
+def fragile(
+    graph: GraphProto, low: int, values: Mapping[str, Read] | None = None
+) -> frozenset[str]:
     """Return the nodes that would break in the ``low`` type, and give every node a name.
 
     The type loses a constant if all its values lie below the type's smallest normal number (1e-15
     is 0 in fp16, and x / (y + 0) infinite), or if one lies above its largest. Fragile are the nodes
     that take such a constant, and the nodes that divide by a value computed from it, even if other
-    nodes move that value in between.
+    nodes move that value in between. ``values`` reads the weights that are not in the graph.
     """
     for index, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
-    lost = {name for name, array in _constants(graph) if _is_lost(array, low)}
+    lost = {name for name, array in _constants(graph, values or {}) if _is_lost(array, low)}
     kept, small = set(), set[str]()
     for node in graph.node:
         follows = node.op_type in (*_MOVES, *_ROOTS, *_DIVIDES) and small.intersection(node.input)
@@ -95,12 +106,13 @@ def fragile(graph: GraphProto, low: int) -> frozenset[str]:
     return frozenset(kept)
 
 
-def _constants(graph: GraphProto) -> Iterator[tuple[str, Any]]:
+def _constants(graph: GraphProto, values: Mapping[str, Read]) -> Iterator[tuple[str, Any]]:
     from onnx import numpy_helper
 
     for tensor in graph.initializer:
         if tensor.data_type == _FLOAT:
-            yield tensor.name, numpy_helper.to_array(tensor)
+            read = values.get(tensor.name)
+            yield tensor.name, numpy_helper.to_array(tensor) if read is None else read()
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value" and attribute.t.data_type == _FLOAT:
@@ -113,21 +125,23 @@ def _is_lost(array: Any, low: int) -> bool:
     from onnx import helper
 
     limits: Any = ml_dtypes.finfo(helper.tensor_dtype_to_np_dtype(low))  # type: ignore[no-untyped-call]
-    sizes = np.abs(array[np.isfinite(array) & (array != 0)])
-    if not sizes.size:
-        return False
-    return bool(sizes.max() < float(limits.tiny) or sizes.max() > float(limits.max))
+    flat, largest = array.reshape(-1), 0.0
+    for first in range(0, flat.size, _PIECE):
+        piece = flat[first : first + _PIECE]
+        sizes = np.abs(piece[np.isfinite(piece)])
+        largest = max(largest, float(sizes.max(initial=0.0)))
+    return bool(0 < largest < float(limits.tiny) or largest > float(limits.max))
 
 
 def _with_opset(model: ModelProto, opset: int) -> ModelProto:
     from onnx import version_converter
 
-    current = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    current = next(o.version for o in model.opset_import if o.domain in _OWN)
     return version_converter.convert_version(model, opset) if current < opset else model
 
 
 def write_folder(
-    model: ModelProto, out: Path, folder: Path, precision: str, facts: dict[str, Any]
+    apart: ApartModel, out: Path, folder: Path, precision: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write a converted graph as an ONNX folder, with the description and reference of ``folder``.
 
@@ -140,12 +154,12 @@ def write_folder(
     import onnx
 
     out.mkdir(parents=True, exist_ok=True)
-    save(model, out / MODEL)
+    save(apart.proto, out / MODEL, apart.values)
     onnx.checker.check_model(str(out / MODEL))
     if (folder / REFERENCE).is_file():
         shutil.copyfile(folder / REFERENCE, out / REFERENCE)
     described: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    opset = next(o.version for o in apart.proto.opset_import if o.domain in _OWN)
     exported = described["sha256"] if "sha256" in described else onnx_digest(folder)
     described |= {"precision": precision, "opset": opset, "sha256": onnx_digest(out), **facts}
     described["made_from"] = exported
@@ -156,8 +170,9 @@ def write_folder(
 class Lowering:
     """One pass over a graph: every node gets a precision, and a Cast joins two different ones."""
 
-    def __init__(self, graph: GraphProto, low: int, sensitive: frozenset[str]) -> None:
-        self._graph = graph
+    def __init__(self, apart: ApartModel, low: int, sensitive: frozenset[str]) -> None:
+        self._graph = graph = apart.proto.graph
+        self._values = apart.values
         self._low = low
         self._sensitive = sensitive
         self._weights = {t.name: t for t in graph.initializer if t.data_type == _FLOAT}
@@ -229,24 +244,37 @@ class Lowering:
         self._nodes.append(helper.make_node("Cast", [inner], [name], to=_FLOAT, name=f"{name}/out"))
 
     def _store_weights(self) -> None:
-        """Convert the weights one by one, so that memory holds them once in each type."""
+        """Put the weights into the graph in the types in which nodes take them."""
         weights = self._graph.initializer
         before = len(weights)
         for tensor in self._convert_weights():
             weights.append(tensor)
         for index in reversed(range(before)):
-            if weights[index].name in self._weights:
+            name = weights[index].name
+            if name in self._weights:
+                self._values.pop(name, None)
                 del weights[index]
 
     def _convert_weights(self) -> Iterator[TensorProto]:
-        """Give each weight once for each type in which a node takes it."""
+        """Give each weight once for each type in which a node takes it.
+
+        One that lies elsewhere is converted when it is read.
+        """
         from onnx import helper, numpy_helper
 
         for (name, kind), copy in self._copies.items():
-            if name in self._weights:
-                array = numpy_helper.to_array(self._weights[name])
-                dtype = helper.tensor_dtype_to_np_dtype(kind)
-                yield numpy_helper.from_array(array.astype(dtype), copy)
+            if name not in self._weights:
+                continue
+            weight, dtype = self._weights[name], helper.tensor_dtype_to_np_dtype(kind)
+            if name in self._values:
+                self._values[copy] = partial(_cast, self._values[name], dtype)
+                yield without_data(copy, kind, weight.dims)
+            else:
+                yield numpy_helper.from_array(numpy_helper.to_array(weight).astype(dtype), copy)
+
+
+def _cast(read: Read, dtype: Any) -> Any:
+    return read().astype(dtype, copy=False)
 
 
 def _inline_constant(node: NodeProto, weights: dict[str, TensorProto]) -> None:

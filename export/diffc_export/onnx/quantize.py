@@ -30,7 +30,7 @@ from diffc_export.events import Progress, Work
 from diffc_export.onnx.fp8 import to_fp8
 from diffc_export.onnx.layer_macs import OPERATORS, Feed, layer_macs, open_session
 from diffc_export.onnx.precision import write_folder
-from diffc_export.onnx.weights import LARGEST_SINGLE_FILE, bring_back, set_aside
+from diffc_export.onnx.weights import LARGEST_SINGLE_FILE, ApartModel, bring_back, set_aside
 from diffc_export.targets.base import Array
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_runtime.errors import CheckFailed, InputError, RequestError
@@ -106,7 +106,7 @@ def quantize(
         kept, error = yield from _choose_fp32_layers(session, layers, options, work)
         facts = {"kept_fp32": kept, f"{precision}_error": error}
         mixed = bring_back(session.variant(kept), scratch)
-        return write_folder(mixed, out, folder, precision, facts)
+        return write_folder(ApartModel(mixed), out, folder, precision, facts)
 
 
 def trajectory_feeds(model: OnnxModel, options: QuantizeOptions) -> Work[list[Feed]]:

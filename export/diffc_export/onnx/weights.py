@@ -1,5 +1,8 @@
 """Keeps a graph and its weights apart: a protobuf message has at most 2 GiB, denoisers have more.
 
+    ApartModel    a graph, and its large weights, each of which is read when it is written
+    open_apart    that of a file
+    without_data  a weight of a graph whose values lie elsewhere
     nbytes        the size of a model's weights
     skeleton      a copy of the graph without its weights, for functions that serialise it
     on_skeleton   applies a function that serialises the graph (shape inference, conversions)
@@ -8,21 +11,84 @@
     save          one file, or two where it is large
 
 All changes of graphs in this package use these functions; a model's own ``ByteSize`` and
-``SerializeToString`` raise EncodeError if it is large.
+``SerializeToString`` raise EncodeError if it is large. The weights of a large model are never in
+memory together: what exports or converts one reads and writes weight after weight.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from diffc_export.targets.base import Array
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-LARGEST_SINGLE_FILE = 1_900_000_000  # bytes; protobuf stops at 2 GiB
-_SMALL = 1024  # bytes; a smaller constant may be a shape, which shape inference needs
+LARGEST_SINGLE_FILE = 256 * 2**20
+"""Bytes of weights that are written into the graph's own file. Whatever reads or writes such a file
+has the weights in memory more than once, and protobuf stops at 2 GiB."""
+SMALL = 1024
+"""Bytes: a constant that is no larger stays in the graph; it may be a shape, which shape inference
+needs."""
+_ALIGNMENT = 4096  # of a weight in its file: runtimes map whole pages of it
+
+Read = Callable[[], Array]
+"""Reads one weight."""
+
+
+@dataclass
+class ApartModel:
+    """A graph, and the values of its large weights, which are read one at a time.
+
+    Attributes:
+        proto: The graph. The weights that ``values`` names have a type and a shape alone.
+        values: How to read each of these weights, by its name.
+    """
+
+    proto: ModelProto
+    values: dict[str, Read] = field(default_factory=dict)
+
+
+def open_apart(path: Path) -> ApartModel:
+    """The model of an ONNX file; weights that lie in another file are mapped when they are read."""
+    import onnx
+    from onnx import helper
+
+    model = ApartModel(onnx.load(path, load_external_data=False))
+    for tensor in model.proto.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        place = (path.parent / entries["location"], int(entries.get("offset", 0)))
+        model.values[tensor.name] = _mapped(*place, dtype, tuple(tensor.dims))
+        del tensor.external_data[:]
+    return model
+
+
+def _mapped(path: Path, offset: int, dtype: Any, shape: Sequence[int]) -> Read:
+    def read() -> Array:
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        size = (math.prod(shape) * dtype.itemsize,)
+        values: Array = np.memmap(path, np.uint8, "r", offset, size).view(dtype).reshape(shape)
+        return values
+
+    return read
+
+
+def without_data(name: str, data_type: int, shape: Sequence[int]) -> TensorProto:
+    """A weight of a graph whose values lie elsewhere."""
+    from onnx import TensorProto
+
+    location = TensorProto.EXTERNAL
+    return TensorProto(name=name, data_type=data_type, dims=shape, data_location=location)
 
 
 def nbytes(model: ModelProto) -> int:
@@ -39,7 +105,7 @@ def skeleton(model: ModelProto) -> ModelProto:
     _copy_fields(model, copy, ("graph",))
     _copy_fields(model.graph, copy.graph, ("initializer",))
     for tensor in model.graph.initializer:
-        if _nbytes(tensor) > _SMALL:
+        if _nbytes(tensor) > SMALL:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             copy.graph.input.append(value)
         else:
@@ -53,7 +119,7 @@ def on_skeleton(model: ModelProto, change: Callable[[ModelProto], ModelProto]) -
     Args:
         change: A model -> another model, in which weights that are still read keep their names.
     """
-    large = {tensor.name for tensor in model.graph.initializer if _nbytes(tensor) > _SMALL}
+    large = {tensor.name for tensor in model.graph.initializer if _nbytes(tensor) > SMALL}
     changed = change(skeleton(model))
     inputs = [value for value in changed.graph.input if value.name not in large]
     del changed.graph.input[:]
@@ -71,22 +137,22 @@ def on_skeleton(model: ModelProto, change: Callable[[ModelProto], ModelProto]) -
     _copy_fields(changed, model, ("graph",))
 
 
-def _clear(message: Any, leaving: str) -> None:
-    for field, _ in message.ListFields():
-        if field.name != leaving:
-            message.ClearField(field.name)
+def _clear(message: Any, *leaving: str) -> None:
+    for one, _ in message.ListFields():
+        if one.name not in leaving:
+            message.ClearField(one.name)
 
 
 def _copy_fields(message: Any, to: Any, leaving: Collection[str] = ()) -> None:
-    for field, value in message.ListFields():
-        if field.name in leaving:
+    for one, value in message.ListFields():
+        if one.name in leaving:
             continue
         if hasattr(value, "extend"):
-            getattr(to, field.name).extend(value)
+            getattr(to, one.name).extend(value)
         elif hasattr(value, "CopyFrom"):
-            getattr(to, field.name).CopyFrom(value)
+            getattr(to, one.name).CopyFrom(value)
         else:
-            setattr(to, field.name, value)
+            setattr(to, one.name, value)
 
 
 def set_aside(model: ModelProto, folder: Path, name: str) -> ModelProto:
@@ -97,7 +163,7 @@ def set_aside(model: ModelProto, folder: Path, name: str) -> ModelProto:
     """
     from onnx import external_data_helper as external
 
-    external.convert_model_to_external_data(model, location=name, size_threshold=_SMALL)
+    external.convert_model_to_external_data(model, location=name, size_threshold=SMALL)
     external.write_external_data_tensors(model, str(folder))
     return model
 
@@ -110,17 +176,43 @@ def bring_back(model: ModelProto, folder: Path) -> ModelProto:
     return model
 
 
-def save(model: ModelProto, path: Path) -> None:
+def save(model: ModelProto, path: Path, values: Mapping[str, Read] | None = None) -> None:
     """Write ``path``, and ``path``.data beside it if the model is too large for one file.
 
-    The model's weights must be in memory. If they are written to ``path``.data, they are no longer
-    in memory afterwards.
+    Args:
+        model: The graph. Its weights are in memory but for those that ``values`` names; after they
+            were written to ``path``.data, none is.
+        path: The file.
+        values: How to read the other weights; one of them is in memory at a time.
     """
     import onnx
+    from onnx import numpy_helper
 
-    large = nbytes(model) > LARGEST_SINGLE_FILE
-    location = f"{path.name}.data" if large else None
-    onnx.save(model, path, save_as_external_data=large, location=location)
+    values = values or {}
+    if nbytes(model) > LARGEST_SINGLE_FILE:
+        with path.with_name(f"{path.name}.data").open("wb") as file:
+            for tensor in model.graph.initializer:
+                if tensor.name in values or _nbytes(tensor) > SMALL:
+                    _write(tensor, values.get(tensor.name), file)
+    else:
+        for tensor in model.graph.initializer:
+            if tensor.name in values:
+                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name](), tensor.name))
+    onnx.save(model, path)
+
+
+def _write(tensor: TensorProto, read: Read | None, file: BinaryIO) -> None:
+    """Append a weight to ``file``, and leave in ``tensor`` where it lies."""
+    from onnx import numpy_helper
+
+    array = numpy_helper.to_array(tensor) if read is None else read()
+    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+    place = {"location": Path(file.name).name, "offset": file.tell(), "length": array.nbytes}
+    np.ascontiguousarray(array).tofile(file)
+    name, data_type, shape = tensor.name, tensor.data_type, list(tensor.dims)
+    tensor.CopyFrom(without_data(name, data_type, shape))
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def _nbytes(tensor: TensorProto) -> int:
