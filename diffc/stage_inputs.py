@@ -13,7 +13,8 @@ function receives nothing else, so that it cannot read what its key does not hol
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -166,6 +167,17 @@ class RunShape:
         from diffc.models.denoiser import open_denoiser
 
         return open_denoiser(source, self.specs(source))
+
+    @contextmanager
+    def mapped(self, source: Source) -> Iterator[Denoiser]:
+        """``source``'s denoiser on the CPU, to be read alone: its weights stay in their files."""
+        from diffc.models.denoiser import denoiser_of
+        from diffc.models.families import family
+        from diffc.models.mapped import mapped_denoiser
+
+        with mapped_denoiser(source) as model:
+            known = family(source.class_name)
+            yield denoiser_of(model, known, source.scheduler, self.specs(source))
 
     def open_on_meta(self, source: Source) -> Denoiser:
         """``source``'s denoiser on the meta device: shapes without values."""

@@ -9,6 +9,7 @@ hub_datasets.py  a Hugging Face data set on disk, for images.py
 latents.py     images <-> latents through the pipeline's VAE
 prompts.py     a text file -> conditions, by the pipeline's text encoders
 synthetic.py   the dense model's own samples -> CleanSet, when the user has no data
+activations.py  what a call keeps in memory beside the weights
 batches.py     works in batches for which memory has room
 conditions.py  conditions other than text
 image_conditions.py  masks, masked images and images to edit, of the clean samples' pictures

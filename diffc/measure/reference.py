@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from diffc.data.activations import activation_bytes
 from diffc.data.batches import run_in_batches
 from diffc.data.clean import CleanSet
 from diffc.models.denoiser import Denoiser
@@ -28,6 +29,8 @@ from diffc_runtime.denoising import denoise_whole, linear_sampler
 LEVELS = 8
 LEVELS_ELSEWHERE = 3
 TRAJECTORY_STEPS = 10
+ROOM = 2**30
+"""Bytes for the activations of the rows that are computed together."""
 
 
 def write_reference(
@@ -67,7 +70,9 @@ def _levels(denoiser: Denoiser, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
         return denoiser.call(given)
 
     count = len(inputs["sample"])
-    parts = drain(run_in_batches(count, count, part, "running the model at reference inputs"))
+    row = activation_bytes(denoiser, {name: value[:1] for name, value in inputs.items()})
+    most = min(count, max(1, ROOM // max(row, 1)))
+    parts = drain(run_in_batches(count, most, part, "running the model at reference inputs"))
     return level_tensors | {"output": torch.cat(parts)}
 
 

@@ -15,7 +15,7 @@ refused when a value is not finite.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,9 @@ from diffc.torch_state import own_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+Own = Callable[[torch.Tensor], torch.Tensor]
+"""Turns a tensor as a file has it into one of the network's own."""
 
 
 @own_state()
@@ -101,13 +104,19 @@ def load_text_parts(source: Source) -> DiffusionPipeline:
     return pipeline
 
 
-def load_denoiser(source: Source) -> nn.Module:
-    """The denoiser alone: float32, eval mode, every value finite (else InputError)."""
+def load_denoiser(source: Source, *, own: Own | None = None) -> nn.Module:
+    """The denoiser alone: float32, eval mode, every value finite (else InputError).
+
+    own: tensor of a file -> float32 tensor of the network; None: a copy in memory.
+    """
     if not source.is_cut:
-        return load_component(source.denoiser)
+        return load_component(source.denoiser, own=own)
     check_denoiser(source)
     pruning = pruning_of(source)
     model = load_cut(source.class_name, source.config, source.weights, pruning)
+    if own is not None:
+        state = {name: own(value) for name, value in model.state_dict().items()}
+        model.load_state_dict(state, strict=True, assign=True)
     nn.Module.to(model, torch.float32)  # diffusers' own ``to`` warns on every cast
     fuse_model(source.denoiser, model)
     _check_finite(model, source.denoiser_folder)
@@ -130,8 +139,10 @@ def meta_denoiser(source: Source) -> nn.Module:
     return cut_skeleton(source.class_name, source.config, shapes, pruning_of(source))
 
 
-def load_component(part: Component) -> nn.Module:
+def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
     """A network of a pipeline: float32, eval mode, every value finite.
+
+    own: as ``load_denoiser`` takes it; for networks of diffusers.
 
     Raises InputError when its files are not whole, not its class's, or only pickles without leave.
     """
@@ -141,19 +152,19 @@ def load_component(part: Component) -> nn.Module:
     if part.loras is not None and not is_diffusers_model(kind):
         state = fuse_state(part, state)  # by the names of the file, as LoRAs have them
     if is_diffusers_model(kind):
-        model = _diffusers_model(part, state)
+        model = _diffusers_model(part, state, own or _float32_copy)
     else:
         model = _transformers_model(part, kind, state)
     _check_finite(model, part.folder)
     return model.eval()
 
 
-def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor]) -> nn.Module:
+def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor], own: Own) -> nn.Module:
     model = skeleton(part.class_name, part.config, real_buffers=True)
     check_diffusers_tensors(part, model, entries_of(state))
     tensors = with_current_names(model, state)
-    own = {name: _float32_copy(tensors[name]) for name in model.state_dict()}
-    model.load_state_dict(own, strict=True, assign=True)
+    values = {name: own(tensors[name]) for name in model.state_dict()}
+    model.load_state_dict(values, strict=True, assign=True)
     fuse_model(part, model)
     return model
 

@@ -85,40 +85,40 @@ def export_stages(
             seed=recipe.seed,
         )
         places = {side: f"onnx/{side}"}
-        stages.append(Stage(f"export-{side}", 4, inputs, export, ExportOutcome, places, packages))
+        stages.append(Stage(f"export-{side}", 5, inputs, export, ExportOutcome, places, packages))
     return stages
 
 
 def export(inputs: ExportInputs, folder: StageFolder) -> Work[ExportOutcome]:
-    """Write the ONNX folder of one side."""
+    """Write the ONNX folder of one side; the network's weights stay in their files meanwhile."""
     from diffc.data.clean import CleanSet
     from diffc.measure.reference import write_reference
     from diffc.models.diffusion import served_settings
     from diffc.models.onnx_export import export_denoiser
 
     side, source, options = inputs.side, inputs.model.source, inputs.options
-    denoiser = inputs.shape.open(source)
-    yield Progress(0, 2, f"exporting the {side} model")
-    parameters = sum(p.numel() for p in denoiser.model.parameters())
-    facts = {
-        "prediction": denoiser.process.prediction,
-        "scheduler": served_settings(inputs.scheduler),
-        "parameters": parameters,
-        "macs": inputs.macs,
-    }
-    described = export_denoiser(
-        denoiser.model,
-        denoiser.family,
-        denoiser.specs,
-        folder.out / side,
-        opset=options.opset,
-        simplify=options.simplify,
-        facts=facts,
-        sizes=options.sizes,
-        multiple=multiple_of(source.class_name, source.config) or 1,
-    )
-    yield Progress(1, 2, f"running the {side} model at reference inputs")
-    clean = CleanSet.load(inputs.data.folder / CLEAN)
-    reference = folder.out / side / REFERENCE
-    write_reference(reference, denoiser, clean, inputs.seed, options.sizes[1:])
+    with inputs.shape.mapped(source) as denoiser:
+        yield Progress(0, 2, f"exporting the {side} model")
+        parameters = sum(p.numel() for p in denoiser.model.parameters())
+        facts = {
+            "prediction": denoiser.process.prediction,
+            "scheduler": served_settings(inputs.scheduler),
+            "parameters": parameters,
+            "macs": inputs.macs,
+        }
+        described = export_denoiser(
+            denoiser.model,
+            denoiser.family,
+            denoiser.specs,
+            folder.out / side,
+            opset=options.opset,
+            simplify=options.simplify,
+            facts=facts,
+            sizes=options.sizes,
+            multiple=multiple_of(source.class_name, source.config) or 1,
+        )
+        yield Progress(1, 2, f"running the {side} model at reference inputs")
+        clean = CleanSet.load(inputs.data.folder / CLEAN)
+        reference = folder.out / side / REFERENCE
+        write_reference(reference, denoiser, clean, inputs.seed, options.sizes[1:])
     return ExportOutcome(sha256=described["sha256"], parameters=parameters)

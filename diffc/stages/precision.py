@@ -61,7 +61,7 @@ def precision_stage(
     places = {side: f"onnx/{written}/{side}"}
     packages = ("onnx", "onnxruntime")
     label = f"precision-{written}-{side}"
-    return Stage(label, 7, inputs, convert, PrecisionOutcome, places, packages)
+    return Stage(label, 8, inputs, convert, PrecisionOutcome, places, packages)
 
 
 def convert(inputs: PrecisionInputs, folder: StageFolder) -> Work[PrecisionOutcome]:

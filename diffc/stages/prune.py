@@ -57,9 +57,9 @@ def prune(inputs: PruneInputs, folder: StageFolder) -> Work[PruneOutcome]:
     from diffc.prune.surgery import cut
 
     yield Progress(0, 1, "cutting channels")
-    denoiser = inputs.shape.open(inputs.model.source)
     plan = Plan.read(inputs.plan_file.path)
-    cut(denoiser.model, denoiser.units(), plan.keep())
-    summary = plan_outcome(plan).to_json()
-    save_compressed(denoiser.model, inputs.parts.source, folder.out / PRUNED, summary)
+    with inputs.shape.mapped(inputs.model.source) as denoiser:
+        cut(denoiser.model, denoiser.units(), plan.keep())
+        summary = plan_outcome(plan).to_json()
+        save_compressed(denoiser.model, inputs.parts.source, folder.out / PRUNED, summary)
     return PruneOutcome(params=plan.compressed.params)

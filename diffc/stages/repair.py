@@ -77,7 +77,7 @@ def repair_stage(
         seed=recipe.seed,
     )
     places = {REPAIRED: f"{STATE}/{REPAIRED}"}
-    return Stage("repair", 2, inputs, mend, RepairOutcome, places, model_packages(source))
+    return Stage("repair", 3, inputs, mend, RepairOutcome, places, model_packages(source))
 
 
 def mend(inputs: RepairInputs, folder: StageFolder) -> Work[RepairOutcome]:
@@ -94,21 +94,21 @@ def mend(inputs: RepairInputs, folder: StageFolder) -> Work[RepairOutcome]:
         return RepairOutcome(is_used=False)
     from diffc.data.clean import CleanSet
     from diffc.data.precision import best_device
-    from diffc.models.load import load_denoiser
+    from diffc.models.mapped import mapped_denoiser
     from diffc.prune.plan import Plan
     from diffc.prune.repair.layers import readers
     from diffc.prune.repair.run import repair
 
-    dense = inputs.shape.open(inputs.model.source)
-    cut = load_denoiser(find_source(inputs.pruned.folder / PRUNED))
-    keep = Plan.read(inputs.plan_file.path).keep()
-    readers_of_cut = readers(dense.model, cut, dense.groups(), keep)
-    for model in (dense.model, cut):
-        model.to(best_device())
-    clean = CleanSet.load(inputs.data.folder / CLEAN)
-    rows = inputs.options.rows
-    done = yield from repair(dense, cut, readers_of_cut, clean, rows=rows, seed=inputs.seed)
-    save_file(dict(done.changed), folder.out / REPAIRED)
+    pruned = find_source(inputs.pruned.folder / PRUNED)
+    with inputs.shape.mapped(inputs.model.source) as dense, mapped_denoiser(pruned) as cut:
+        keep = Plan.read(inputs.plan_file.path).keep()
+        readers_of_cut = readers(dense.model, cut, dense.groups(), keep)
+        for model in (dense.model, cut):
+            model.to(best_device())
+        clean = CleanSet.load(inputs.data.folder / CLEAN)
+        rows = inputs.options.rows
+        done = yield from repair(dense, cut, readers_of_cut, clean, rows=rows, seed=inputs.seed)
+        save_file(dict(done.changed), folder.out / REPAIRED)
     return _outcome(done)
 
 

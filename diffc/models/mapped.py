@@ -1,0 +1,92 @@
+"""The denoiser with its weights mapped from their files: they are in memory only as far as used.
+
+Pages of a mapped file are read when they are used and given back when memory is short, so that a
+network may be larger than memory. They are those of the model's own files where these hold float32.
+Of other numbers a float32 copy is written to a temporary file, tensor by tensor.
+
+A weight that is changed in place gets memory of its own, and the file stays as it is. A file that
+others alter meanwhile is noticed at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffc.errors import InputError
+from diffc.models.files import tensor_entries
+from diffc.models.load import load_denoiser
+from diffc_export.disks import temporary_folder
+
+if TYPE_CHECKING:
+    from diffc.models.source import Source
+
+_BYTES = torch.float32.itemsize
+
+
+@contextmanager
+def mapped_denoiser(source: Source) -> Iterator[nn.Module]:
+    """The denoiser of ``source``: float32, evaluation mode, on the CPU, and mapped.
+
+    Args:
+        source: The model. Pickled weights are read into memory first.
+
+    Raises:
+        InputError: The weights cannot be used, or were altered meanwhile; or the disk of temporary
+            files has no room for float32 copies.
+    """
+    before = {path: _version(path) for path in source.weights}
+    with temporary_folder(bytes_to_copy(source.weights)) as folder:
+        with (folder / "float32").open("wb") as file:
+            model = load_denoiser(source, own=_Copies(file).float32)
+        yield model
+    for path, version in before.items():
+        if _version(path) != version:
+            raise InputError(
+                f"{path} was altered while it was read",
+                hint="leave the model's files as they are during a run, and start it again",
+            )
+
+
+def bytes_to_copy(weights: tuple[Path, ...]) -> int:
+    """Bytes of the float32 copies of what the files of a model hold in other numbers."""
+    entries = [
+        entry
+        for path in weights
+        if path.suffix == ".safetensors"
+        for entry in tensor_entries(path).values()
+    ]
+    others = [one for one in entries if one.dtype.startswith(("F", "BF")) and one.dtype != "F32"]
+    return _BYTES * sum(one.elements for one in others)
+
+
+class _Copies:
+    """Float32 copies of tensors in one file, each of which is mapped when it was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def float32(self, value: Tensor) -> Tensor:
+        """``value`` itself, or its copy."""
+        if not value.is_floating_point():
+            return value.clone()
+        if (value.dtype == torch.float32 and value.is_contiguous()) or not value.numel():
+            return value.float()
+        offset = self._file.tell()
+        value.float().contiguous().numpy().tofile(self._file)
+        self._file.flush()
+        shape = (value.numel(),)
+        values = np.memmap(self._file.name, np.float32, "c", offset, shape)
+        return torch.from_numpy(values).reshape(value.shape)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """What differs after a file was written or replaced."""
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
