@@ -5,22 +5,30 @@
 Protobuf takes no message above 2 GiB, and half of the denoisers that people use are larger. Each
 network has random weights in fp32 and goes through, each step in a process of its own:
 
+    write     the weights, as a model's folder
     export    diffc's ONNX folder, and what torch computes
     convert   the file in fp16
+    chain     the whole chain at a small side: importance with few passes, cut, repair, 20 steps of
+              distillation, export, engines, parity; the peak of every stage
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
               for the precision ends the benchmark
 
-Seconds and peak resident memory are those of the whole process of a step.
+Seconds and peaks are those of the whole process of a step: ``peak_bytes`` of resident memory with
+the pages of mapped files, which the system takes back when memory is short, and ``own_peak_bytes``
+without them. Export and conversion must stay below ``limit_bytes``, or the benchmark ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,14 +42,32 @@ from diffc.measure.environment import read_environment
 from diffc.measure.parity import TOLERANCE
 
 RESULT = Path(__file__).parent / "results" / "full_size.json"
-STEPS = ("export", "convert", "run")
+STEPS = ("write", "export", "convert", "run")
+SIDE, RATIO = 8, 0.5
+"""Of the latents in the chain, and what is cut there."""
+CHAIN = {
+    "prune": {"allocate": "global", "importance": {"passes": 2, "batch": 1, "grid": 2,
+                                                   "curve_images": 1}},
+    "repair": {"rows": 16},
+    "data": {"images": 8, "guidance": 1.0},
+    "distill": {"steps": 20, "batch": 1, "warmup": 1, "quality_every": 0,
+                "gradient_checkpointing": True},
+    "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 1, "frontier": "off", "explain": "off"},
+    "quality": {"images": 2},
+    "reference_loop": "deterministic:2",
+}  # fmt: skip
+STEPS_OF = {"sd15": (*STEPS, "chain"), "dit-xl-2": STEPS, "sdxl": STEPS[:3]}
+"""Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
+STREAMS = ("export", "convert")
+LIMIT_SHARE, LIMIT_BYTES = 1.25, 1.5e9
+"""A stream's own memory is at most this share of the fp16 weights, and so many bytes more."""
 PRECISIONS = ("fp32", "fp16")
 
 
 def main() -> None:
     """Every step of every network, or one step of one in this process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=["sd15", "dit-xl-2"], choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", default=list(STEPS_OF), choices=STEPS_OF)
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--child", nargs=3, metavar=("STEP", "NETWORK", "FOLDER"))
     args = parser.parse_args()
@@ -63,7 +89,7 @@ def measured(name: str) -> dict[str, Any]:
     """One network's steps."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for step in STEPS:
+        for step in STEPS_OF[name]:
             done = subprocess.run(
                 [sys.executable, "-m", "bench.full_size", "--child", step, name, folder],
                 check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
@@ -74,34 +100,114 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def child(step: str, name: str, folder: Path) -> dict[str, Any]:
-    """One step in this process: what it says, its seconds and its peak."""
+    """One step in this process: what it says, its seconds and its peaks.
+
+    Raises SystemExit where a stream takes more memory than it may.
+    """
     start = time.perf_counter()
-    said = {"export": export, "convert": convert, "run": run}[step](name, folder)
+    steps = {"write": write, "export": export, "convert": convert, "run": run, "chain": chain}
+    with OwnMemory() as memory:
+        said = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {**said, "seconds": time.perf_counter() - start, "peak_bytes": peak}
+    seconds = time.perf_counter() - start
+    row = {**said, "seconds": seconds, "peak_bytes": peak, "own_peak_bytes": memory.peak}
+    if step in STREAMS:
+        half = size_of(folder / "fp32") / 2
+        row["limit_bytes"] = LIMIT_SHARE * half + LIMIT_BYTES
+        if memory.peak > row["limit_bytes"]:
+            raise SystemExit(f"{step} of {name} took {memory.peak / 1e9:.2f} GB: {row}")
+    return row
+
+
+class OwnMemory:
+    """The most memory of this process beyond mapped files, looked at twenty times a second."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> OwnMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, own_memory())
+        self.peak = max(self.peak, own_memory())
+
+
+WATCHED = OwnMemory()
+"""The memory of one stage of the chain."""
+
+
+def own_memory() -> int:
+    """Bytes of this process's resident memory that are no pages of files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def write(name: str, folder: Path) -> dict[str, Any]:
+    """A model's folder with the network's weights in fp32: drawn and written one by one."""
+    from diffc.models.cut import skeleton
+
+    network = NETWORKS[name]
+    model = skeleton(network.class_name, network.config)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    home = folder / "model"
+    home.mkdir()
+    config = {"_class_name": network.class_name, **network.config}
+    (home / "config.json").write_text(json.dumps(config))
+    (home / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
+    header, end = {}, 0
+    for key, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)
+    generator = np.random.default_rng(0)
+    with (home / "diffusion_pytorch_model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key, shape in shapes.items():
+            file.write(drawn(key, shape, generator).tobytes())
+    return {"parameters": end // 4}
+
+
+def drawn(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
+    """A tensor of a network: outputs of a layer are about as large as its inputs."""
+    if len(shape) > 1:
+        scale = np.float32(1 / math.sqrt(math.prod(shape[1:])))
+        return generator.standard_normal(shape, dtype=np.float32) * scale
+    return np.full(shape, name.endswith("weight"), np.float32)
 
 
 def export(name: str, folder: Path) -> dict[str, Any]:
     """The network with random weights as an ONNX folder; inputs and torch's output beside it."""
-    import diffusers
     import torch
 
     from diffc.models.families import family as family_of
     from diffc.models.families.examples import example_inputs
+    from diffc.models.mapped import mapped_denoiser
     from diffc.models.onnx_export import export_denoiser
+    from diffc.models.source import find_source
 
-    network = NETWORKS[name]
-    torch.manual_seed(0)
-    model = getattr(diffusers, network.class_name)(**network.config).eval()
-    family = family_of(network.class_name)
-    specs = family.specs(model.config)
-    inputs = example_inputs(specs, model.config, 1, torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        output = family.call(model, inputs)
-    tensors = {**inputs, "output": output}
-    save_file({k: v.contiguous().numpy() for k, v in tensors.items()}, folder / "io.safetensors")
-    export_denoiser(model, family, specs, folder / "fp32")
-    count = sum(p.numel() for p in model.parameters())
+    family = family_of(NETWORKS[name].class_name)
+    with mapped_denoiser(find_source(folder / "model")) as model:
+        specs = family.specs(model.config)
+        inputs = example_inputs(specs, model.config, 1, torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            output = family.call(model, inputs)
+        tensors = {**inputs, "output": output}
+        save_file(
+            {k: v.contiguous().numpy() for k, v in tensors.items()}, folder / "io.safetensors"
+        )
+        export_denoiser(model, family, specs, folder / "fp32")
+        count = sum(p.numel() for p in model.parameters())
     return {"parameters": count, "bytes": size_of(folder / "fp32")}
 
 
@@ -128,6 +234,43 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
         if not errors[precision] <= TOLERANCE[precision]:
             raise SystemExit(f"{precision} is {errors[precision]:.1e} from torch")
     return {"error": errors}
+
+
+def chain(name: str, folder: Path) -> dict[str, Any]:
+    """The whole chain of a network of texts, and what each stage took."""
+    import diffc
+    from diffc.prune.plan import Plan
+
+    width = NETWORKS[name].config["cross_attention_dim"]
+    specs = {"sample": (4, SIDE, SIDE), "encoder_hidden_states": (77, width)}
+    generator = np.random.default_rng(0)
+    data = folder / "data.safetensors"
+    save_file(
+        {key: generator.standard_normal((8, *shape), np.float32) for key, shape in specs.items()},
+        data,
+    )
+    os.environ["DIFFC_CACHE"] = str(folder / "cache")
+    options = {**CHAIN, "export": {"resolution": SIDE}}
+    options["data"] = {**CHAIN["data"], "source": str(data)}
+    stages: dict[str, dict[str, Any]] = {}
+    begun = [time.perf_counter()]
+
+    def note(event: Any) -> None:
+        if event.kind == "started":
+            begun[0], WATCHED.peak = time.perf_counter(), 0
+        elif event.kind not in ("progress", "note"):
+            seconds = time.perf_counter() - begun[0]
+            stages[event.stage] = {"seconds": seconds, "own_peak_bytes": WATCHED.peak}
+            print(event.stage, stages[event.stage], file=sys.stderr, flush=True)
+
+    with WATCHED:
+        diffc.compile(
+            folder / "model", ratio=RATIO, target=("ort-cpu", "openvino"), out=folder / "out",
+            options=options, on_event=note,
+        )  # fmt: skip
+    plan = Plan.read(folder / "out" / "plan.json")
+    params = {"dense": plan.dense.params, "compressed": plan.compressed.params}
+    return {"stages": stages, "parameters": params}
 
 
 def size_of(folder: Path) -> int:

@@ -337,19 +337,20 @@ def full_size(found: dict[str, Any]) -> list[str]:
     rows = []
     for name, steps in found["networks"].items():
         spent = [
-            f"{steps[step]['seconds']:.0f} s, {steps[step]['peak_bytes'] / 1e9:.1f} GB"
+            f"{steps[step]['seconds']:.0f} s, {steps[step]['own_peak_bytes'] / 1e9:.2f} GB"
             for step in ("export", "convert")
         ]
         files = [f"{steps[step]['bytes'] / 1e9:.2f} GB" for step in ("export", "convert")]
-        errors = [f"{error:.1e}" for error in steps["run"]["error"].values()]
+        errors = [f"{error:.1e}" for error in steps.get("run", {}).get("error", {}).values()]
         count = f"{steps['export']['parameters'] / 1e6:.0f} M"
-        rows.append([name, count, *files, *spent, *errors])
+        rows.append([name, count, *files, *spent, *(errors or ["-", "-"])])
     heads = ["", "parameters", "fp32 file", "fp16 file", "export", "to fp16", "fp32 error",
              "fp16 error"]  # fmt: skip
     return [
         machine(found["environment"], day(found)),
         f"The published configurations with {found['weights']} weights; seconds and peak memory of "
-        "the step's whole process; errors are relative, of ONNX Runtime to torch fp32.\n",
+        "the step's whole process, beyond the pages of mapped files; errors are relative, of ONNX "
+        "Runtime to torch fp32.\n",
         *table(heads, rows),
     ]
 

@@ -19,6 +19,7 @@ def exported_once(tmp_path_factory):
     small = replace(network, config={**network.config, **network.small})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, NAME, small)
+        full_size.child("write", NAME, folder)
         said = full_size.child("export", NAME, folder)
         assert said["parameters"] > 1000 and said["bytes"] > 4 * said["parameters"]
         assert said["seconds"] > 0 and said["peak_bytes"] > 10_000_000
@@ -47,3 +48,19 @@ def test_a_file_that_computes_something_else_ends_it(exported):
     onnx.save(model, path)
     with pytest.raises(SystemExit, match=r"fp16 is .* from torch"):
         full_size.child("run", NAME, exported)
+
+
+@pytest.mark.slow
+def test_the_chain_names_what_each_stage_took(tmp_path):
+    network = NETWORKS["sd15"]
+    small = replace(network, config={**network.config, **network.small})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "sd15", small)
+        patch.setattr(full_size, "RATIO", 0.3)
+        patch.setenv("DIFFC_CACHE", str(tmp_path))
+        full_size.child("write", "sd15", tmp_path)
+        chain = full_size.child("chain", "sd15", tmp_path)
+    names = ("importance", "prune", "repair", "distill", "export-dense", "build-openvino-dense")
+    for stage in names:
+        assert chain["stages"][stage]["own_peak_bytes"] > 10_000_000
+    assert chain["parameters"]["compressed"] < chain["parameters"]["dense"]
