@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plan_estimates(plan: JsonObject, recipe: Recipe, source: Source | None) -> JsonDict:
-    """Seconds of the whole run, bytes of its distillation, and bytes of OUT.
+    """Seconds of the whole run, bytes of its distillation, bytes of OUT, and what stages need.
 
     Args:
         plan: As ``diffc plan --json`` has it.
@@ -23,17 +24,21 @@ def plan_estimates(plan: JsonObject, recipe: Recipe, source: Source | None) -> J
     """
     from diffc.durations import known_rate
     from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+    from diffc.stages.needs import stage_needs
+    from diffc_runtime.machine.gpu import gpus
 
     dense, small = plan["model"]["params"], plan["compressed"]["params"]
     rate = source and known_rate(source.class_name, source.config, recipe)
-    seconds = None
+    seconds: dict[str, float] = {}
     if rate and source:
         share = plan["compressed"]["macs"] / plan["model"]["macs"]
-        seconds = sum(stage_seconds(source, recipe, "bench", rate, share).values())
+        seconds = stage_seconds(source, recipe, "bench", rate, share)
+    needs = stage_needs(dense, small, recipe, rate or None, on_gpu=bool(gpus()), seconds=seconds)
     return {
-        "seconds": seconds,
+        "seconds": sum(seconds.values()) if seconds else None,
         "training_bytes": training_bytes(dense, small, rate or None, recipe),
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
+        "stages": [asdict(one) for one in needs],
     }
 
 
@@ -71,3 +76,23 @@ def columns_words(estimates: JsonObject) -> str:
     if estimates["seconds"] is None:
         return f"{words}; no time is known yet: diffc compile times two seconds of calls"
     return f"{words}; the time is by the measured rate of the network's calls"
+
+
+def print_stage_needs(estimates: JsonObject) -> None:
+    """What each stage needs, as a table."""
+    from diffc.cli.progress import about
+    from diffc.cli.show import answers
+    from diffc.report.tables import WIDEST, Column, print_table
+    from diffc.report.units import size
+
+    stages = estimates["stages"]
+    on_gpu = any(one["gpu_bytes"] for one in stages)
+    heads = ["memory", *(["GPU memory"] if on_gpu else []), "disk", "time"]
+    rows = []
+    for one in stages:
+        seconds = one["seconds"]
+        time = "-" if seconds is None else about(seconds).removeprefix("about ")
+        gpu = [size(one["gpu_bytes"])] if on_gpu else []
+        rows.append([one["stage"], size(one["memory_bytes"]), *gpu, size(one["disk_bytes"]), time])
+    columns = [Column("stage (estimates)", text=True), *map(Column, heads)]
+    print_table(answers(), columns, rows, widest=WIDEST)

@@ -6,7 +6,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, TypedDict
 
 from diffc.cli.command import Command, takes
-from diffc.cli.estimates import columns_words, estimate_words, plan_estimates, run_cells
+from diffc.cli.estimates import (
+    columns_words,
+    estimate_words,
+    plan_estimates,
+    print_stage_needs,
+    run_cells,
+)
 from diffc.cli.run import resolve_command, run_chain, with_ratios
 from diffc.errors import RequestError
 
@@ -332,6 +338,7 @@ def _show_plan(name: str, plan: JsonObject, estimates: JsonDict, command: Comman
         print_json({**plan, "estimates": estimates})
     elif not command.quiet:
         _print_plan(name, plan)
+        print_stage_needs(estimates)
         _print_notes([estimate_words(estimates), _not_ranked(plan)])
 
 

@@ -28,6 +28,7 @@ from diffc.recipe.sections.training import check_shardable
 from diffc.stages.build import check_targets
 from diffc.stages.data import check_data, check_values, model_packages
 from diffc.stages.importance import check_channels_alone
+from diffc.stages.needs import check_memory
 from diffc.stages.noise import noise_checks, process_checks
 from diffc.stages.plan import alignment, latency_device
 from diffc_export.cache import cache_folder, cached_json
@@ -57,6 +58,8 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     # a run in which every stage is reused then imports no torch
     key = model_key(source, recipe)
     notes += cached_json("preflight", key, lambda: model_checks(source, recipe), list)
+    if not is_output(out) and not is_launched():
+        check_memory(source, recipe, stop)
     check_same_model(out, source)  # last: it reads every weight
     if is_output(out) and stop != "plan":
         check_untouched(out)

@@ -191,7 +191,9 @@ def show_reports(monkeypatch):
         terminal.show(Report.read(path).model_copy(update={"frontiers": []}), cli_show.answers())
 
 
-ESTIMATES = {"seconds": 7932.0, "training_bytes": 315_400_000, "out_bytes": 72_800_000}
+STAGE = {"memory_bytes": 403_000_000, "gpu_bytes": 0, "disk_bytes": 8_870_000, "seconds": 61.0}
+ESTIMATES = {"seconds": 7932.0, "training_bytes": 315_400_000, "out_bytes": 72_800_000,
+             "stages": [{"stage": "prune", **STAGE}, {"stage": "distill", **STAGE}]}  # fmt: skip
 
 
 @pytest.mark.parametrize("show", [show_plan, show_plans, show_recipes, show_reports])

@@ -1,0 +1,136 @@
+"""What each stage of a run needs of memory and disk: estimates from the number of parameters.
+
+Memory is that beyond the pages of mapped files, which the system takes back when it is short.
+bench/full_size.py takes networks of published sizes through the chain and compares
+(bench/results/full_size.json). Of engines that a runtime builds or opens nothing is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffc.durations import Rate
+from diffc.errors import RequestError
+from diffc.recipe import Recipe
+from diffc.recipe.sections.training import RANKED_BYTES, WEIGHT_BYTES
+from diffc.stages.estimate import training_bytes
+from diffc_runtime.machine.gpu import gpus
+from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
+
+if TYPE_CHECKING:
+    from diffc.models.source import Source
+
+PROCESS_BYTES, EXPORT_BYTES = 350_000_000, 660_000_000
+"""Of a process that has imported torch and diffusers, and of one that has exported a network."""
+PRODUCT_BYTES, CUT_BYTES = 4, 8
+"""Of a parameter: the product of its weight and gradient, in importance; what surgery keeps of it,
+and its copy as it is written."""
+_WITHOUT_GRADIENTS = ("magnitude", "random")
+_SLACK = 0.9
+"""A stage is refused where this share of what it needs is more than there is."""
+
+
+@dataclass(frozen=True)
+class StageNeeds:
+    """What one stage needs, by an estimate.
+
+    Attributes:
+        stage: Its name.
+        memory_bytes: Of the machine's memory, beyond mapped files.
+        gpu_bytes: Of a GPU's memory, where the work is done there; else 0.
+        disk_bytes: What it leaves on the disk.
+        seconds: How long it takes; None where no rate was measured.
+    """
+
+    stage: str
+    memory_bytes: int
+    gpu_bytes: int
+    disk_bytes: int
+    seconds: float | None = None
+
+
+def stage_needs(
+    dense: int,
+    small: int,
+    recipe: Recipe,
+    rate: Rate | None,
+    *,
+    on_gpu: bool,
+    seconds: Mapping[str, float] | None = None,
+) -> list[StageNeeds]:
+    """What the stages of a run need whose memory grows with the network, in their order.
+
+    Args:
+        dense: Parameters of the dense model.
+        small: Parameters of the compressed one.
+        recipe: Every option.
+        rate: Says what activations take; None leaves them out.
+        on_gpu: Whether networks run on a GPU: it then holds what their stages need, and the
+            machine's memory the weights while they are loaded.
+        seconds: What each stage takes, where that is known.
+    """
+    seconds = seconds or {}
+    stages = []
+    for name, device, loading, disk in _networks(dense, small, recipe, rate):
+        host = PROCESS_BYTES + (loading if on_gpu else max(device, loading))
+        gpu = device if on_gpu else 0
+        stages.append(StageNeeds(name, host, gpu, disk, seconds.get(name)))
+    for side, count in (("dense", dense), ("compressed", small)):
+        name = f"export-{side}"
+        disk = WEIGHT_BYTES * count
+        stages.append(StageNeeds(name, EXPORT_BYTES, 0, disk, seconds.get(name)))
+    return stages
+
+
+def _networks(
+    dense: int, small: int, recipe: Recipe, rate: Rate | None
+) -> Iterator[tuple[str, int, int, int]]:
+    """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
+    row = 0 if rate is None or rate.activation_bytes is None else rate.activation_bytes
+    ranking = recipe.prune.importance
+    ranked = RANKED_BYTES + PRODUCT_BYTES
+    if ranking.method in _WITHOUT_GRADIENTS:
+        ranked = WEIGHT_BYTES
+    loading = WEIGHT_BYTES * dense
+    yield "importance", ranked * dense + row * ranking.batch, loading, 0
+    yield "prune", 0, CUT_BYTES * small, WEIGHT_BYTES * small
+    if recipe.distill.steps:
+        training = training_bytes(dense, small, rate, recipe)
+        yield "distill", training, loading, WEIGHT_BYTES * small
+
+
+def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
+    """Refuse a run before the long work where a stage has no room, even for one row.
+
+    Args:
+        source: The model. Of pickled weights the number of parameters is not known here.
+        recipe: Every option.
+        stop: The last stage.
+
+    Raises:
+        RequestError: A stage needs more than this machine, or its GPU, has.
+    """
+    dense = sum(entry.elements for entry in source.denoiser.tensors().values())
+    small = round(dense * (1 - recipe.prune.ratio))
+    gpu, host = gpu_memory() if gpus() else None, host_memory()
+    needs = stage_needs(dense, small, recipe, None, on_gpu=gpu is not None)
+    last = next((place for place, one in enumerate(needs) if one.stage == stop), len(needs))
+    for one in needs[: last + 1] if stop != "plan" else needs[:1]:
+        places = (("this machine", one.memory_bytes, host), ("its GPU", one.gpu_bytes, gpu))
+        for place, needed, there in places:
+            if there is not None and _SLACK * needed > there[1]:
+                raise RequestError(
+                    f"the stage '{one.stage}' needs about {size(needed)} of memory, {place} has "
+                    f"{size(there[1])}",
+                    hint=_smaller(one.stage),
+                )
+
+
+def _smaller(stage: str) -> str:
+    if stage == "distill":
+        return "a higher --ratio or --distill-steps 0 need less, or use a machine with more memory"
+    if stage == "importance":
+        return "--importance magnitude needs no gradients; else use a machine with more memory"
+    return "use a machine with more memory"

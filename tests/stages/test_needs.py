@@ -1,0 +1,94 @@
+"""What stages need of memory: the figures of a plan, and the refusal before the work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.command import diffc_in_process as diffc
+from support.quick import QUICK
+
+from diffc.data.recipe_of_model import recipe_of_model
+from diffc.durations import Rate
+from diffc.errors import RequestError
+from diffc.models.load import load_denoiser
+from diffc.models.source import find_source
+from diffc.recipe import Recipe
+from diffc.stages import needs
+from diffc.stages.estimate import training_bytes
+
+MILLION = 1_000_000
+RATE = Rate(call_seconds=0.01, training_seconds=0.03, activation_bytes=1000, params=4 * MILLION)
+
+
+def by_stage(recipe, rate=None, **options):
+    rows = needs.stage_needs(4 * MILLION, 2 * MILLION, recipe, rate, **options)
+    return {one.stage: one for one in rows}
+
+
+def test_memory_grows_with_parameters_where_stages_hold_them():
+    recipe = Recipe()
+    own = {name: one.memory_bytes for name, one in by_stage(recipe, on_gpu=False).items()}
+    process = needs.PROCESS_BYTES
+    assert own["importance"] - process == 4 * MILLION * (4 + 4 + 4)
+    assert own["distill"] - process == training_bytes(4 * MILLION, 2 * MILLION, None, recipe)
+    assert own["export-dense"] == own["export-compressed"] == needs.EXPORT_BYTES
+    more = by_stage(recipe, RATE, on_gpu=False)["importance"].memory_bytes
+    assert more - own["importance"] == 1000 * recipe.prune.importance.batch
+
+
+def test_a_gpu_has_what_its_stages_hold_and_the_machine_loads_the_weights():
+    here, there = by_stage(Recipe(), on_gpu=False), by_stage(Recipe(), on_gpu=True)
+    assert there["prune"] == here["prune"]  # surgery is never done on a GPU
+    for name in ("importance", "distill"):
+        assert there[name].memory_bytes == needs.PROCESS_BYTES + 4 * 4 * MILLION
+        assert there[name].gpu_bytes == here[name].memory_bytes - needs.PROCESS_BYTES
+
+
+def test_a_score_without_gradients_and_a_run_without_training_need_less():
+    recipe = Recipe.model_validate(
+        {"prune": {"importance": {"method": "magnitude"}}, "distill": {"steps": 0}}
+    )
+    stages = by_stage(recipe, on_gpu=False)
+    assert "distill" not in stages
+    assert stages["importance"].memory_bytes == needs.PROCESS_BYTES + 4 * 4 * MILLION
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    monkeypatch.setattr(needs, "gpus", lambda: ())
+
+    def of(total):
+        monkeypatch.setattr(needs, "host_memory", lambda: (total, total))
+
+    return of
+
+
+def test_a_stage_without_room_is_refused_with_the_numbers(tiny_model, small_machine):
+    source = find_source(tiny_model)
+    recipe = recipe_of_model(source, None, QUICK)
+    count = sum(value.numel() for value in load_denoiser(source).parameters())
+    small_machine(2 * needs.PROCESS_BYTES)
+    needs.check_memory(source, recipe, "bench")
+    small_machine(int(0.9 * (needs.PROCESS_BYTES + 12 * count)) - 10_000)
+    with pytest.raises(RequestError, match=r"'importance' needs about 33\d.* this machine has"):
+        needs.check_memory(source, recipe, "plan")
+
+
+def test_the_command_refuses_it_before_the_work_and_writes_nothing(
+    tiny_model, tmp_path, small_machine
+):
+    small_machine(1000)
+    done = diffc("compile", tiny_model, "--ratio", "0.3", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "the stage 'importance' needs about" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_names_every_stage(tiny_model):
+    shown = json.loads(diffc("plan", tiny_model, "--ratio", "0.3", "--json").stdout)
+    stages = shown["estimates"]["stages"]
+    names = ["importance", "prune", "distill", "export-dense", "export-compressed"]
+    assert [one["stage"] for one in stages] == names
+    text = diffc("plan", tiny_model, "--ratio", "0.3").stdout
+    assert "stage (estimates)" in text and all(name in text for name in names)
