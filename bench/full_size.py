@@ -8,8 +8,9 @@ network has random weights in fp32 and goes through, each step in a process of i
     write     the weights, as a model's folder
     export    diffc's ONNX folder, and what torch computes
     convert   the file in fp16
-    chain     the whole chain at a small side: importance with few passes, cut, repair, 20 steps of
-              distillation, export, engines, parity; the peak of every stage
+    train     importance with few passes, cut, repair, 20 steps of distillation and samples, at a
+              small side: the peak of every stage beside what ``diffc plan`` says of it; one that is
+              more than a tenth off ends the benchmark
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
               for the precision ends the benchmark
 
@@ -44,7 +45,9 @@ from diffc.measure.parity import TOLERANCE
 RESULT = Path(__file__).parent / "results" / "full_size.json"
 STEPS = ("write", "export", "convert", "run")
 SIDE, RATIO = 8, 0.5
-"""Of the latents in the chain, and what is cut there."""
+"""Of the latents in the training, and what is cut there."""
+TENTH, LARGE = 0.1, 1e9
+"""How far an estimate may be off, and from how many bytes on that is looked at."""
 CHAIN = {
     "prune": {"allocate": "global", "importance": {"passes": 2, "batch": 1, "grid": 2,
                                                    "curve_images": 1}},
@@ -52,11 +55,10 @@ CHAIN = {
     "data": {"images": 8, "guidance": 1.0},
     "distill": {"steps": 20, "batch": 1, "warmup": 1, "quality_every": 0,
                 "gradient_checkpointing": True},
-    "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 1, "frontier": "off", "explain": "off"},
     "quality": {"images": 2},
     "reference_loop": "deterministic:2",
 }  # fmt: skip
-STEPS_OF = {"sd15": (*STEPS, "chain"), "dit-xl-2": STEPS, "sdxl": STEPS[:3]}
+STEPS_OF = {"sd15": (*STEPS, "train"), "dit-xl-2": STEPS, "sdxl": STEPS[:3]}
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
 STREAMS = ("export", "convert")
 LIMIT_SHARE, LIMIT_BYTES = 1.25, 1.5e9
@@ -105,7 +107,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     Raises SystemExit where a stream takes more memory than it may.
     """
     start = time.perf_counter()
-    steps = {"write": write, "export": export, "convert": convert, "run": run, "chain": chain}
+    steps = {"write": write, "export": export, "convert": convert, "run": run, "train": train}
     with OwnMemory() as memory:
         said = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -142,7 +144,7 @@ class OwnMemory:
 
 
 WATCHED = OwnMemory()
-"""The memory of one stage of the chain."""
+"""The memory of one stage of a run."""
 
 
 def own_memory() -> int:
@@ -236,10 +238,16 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
     return {"error": errors}
 
 
-def chain(name: str, folder: Path) -> dict[str, Any]:
-    """The whole chain of a network of texts, and what each stage took."""
+def train(name: str, folder: Path) -> dict[str, Any]:
+    """The chain of a network of texts up to its samples, and what each stage took.
+
+    Raises SystemExit where the estimate of a stage is more than a tenth off.
+    """
     import diffc
+    from diffc.data.recipe_of_model import recipe_of_model
+    from diffc.models.source import find_source
     from diffc.prune.plan import Plan
+    from diffc.stages.needs import stage_needs
 
     width = NETWORKS[name].config["cross_attention_dim"]
     specs = {"sample": (4, SIDE, SIDE), "encoder_hidden_states": (77, width)}
@@ -250,27 +258,43 @@ def chain(name: str, folder: Path) -> dict[str, Any]:
         data,
     )
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
-    options = {**CHAIN, "export": {"resolution": SIDE}}
-    options["data"] = {**CHAIN["data"], "source": str(data)}
-    stages: dict[str, dict[str, Any]] = {}
-    begun = [time.perf_counter()]
-
-    def note(event: Any) -> None:
-        if event.kind == "started":
-            begun[0], WATCHED.peak = time.perf_counter(), 0
-        elif event.kind not in ("progress", "note"):
-            seconds = time.perf_counter() - begun[0]
-            stages[event.stage] = {"seconds": seconds, "own_peak_bytes": WATCHED.peak}
-            print(event.stage, stages[event.stage], file=sys.stderr, flush=True)
-
+    options: dict[str, Any] = {**CHAIN, "export": {"resolution": SIDE}}
+    options["data"] = {**options["data"], "source": str(data)}
+    stages = StagePeaks()
     with WATCHED:
         diffc.compile(
-            folder / "model", ratio=RATIO, target=("ort-cpu", "openvino"), out=folder / "out",
-            options=options, on_event=note,
+            folder / "model", ratio=RATIO, out=folder / "out", options=options, stop="distill",
+            on_event=stages.note,
         )  # fmt: skip
     plan = Plan.read(folder / "out" / "plan.json")
-    params = {"dense": plan.dense.params, "compressed": plan.compressed.params}
-    return {"stages": stages, "parameters": params}
+    dense, small = plan.dense.params, plan.compressed.params
+    recipe = recipe_of_model(find_source(folder / "model"), None, options)
+    for one in stage_needs(dense, small, recipe, None, on_gpu=False):
+        if one.stage in stages.rows:
+            stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
+    row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}
+    for stage, took in stages.rows.items():
+        expected, peak = took.get("estimated_bytes", 0), took["own_peak_bytes"]
+        if expected > LARGE and abs(peak - expected) > TENTH * expected:
+            raise SystemExit(f"{stage} took {peak / 1e9:.2f} GB, not {expected / 1e9:.2f}: {row}")
+    return row
+
+
+class StagePeaks:
+    """Seconds and own memory of each stage of a run, from its events."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._begun = time.perf_counter()
+
+    def note(self, event: Any) -> None:
+        """Take one event of the run."""
+        if event.kind == "started":
+            self._begun, WATCHED.peak = time.perf_counter(), 0
+        elif event.kind == "finished":
+            seconds = time.perf_counter() - self._begun
+            self.rows[event.stage] = {"seconds": seconds, "own_peak_bytes": WATCHED.peak}
+            print(event.stage, self.rows[event.stage], file=sys.stderr, flush=True)
 
 
 def size_of(folder: Path) -> int:

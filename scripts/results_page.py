@@ -350,7 +350,7 @@ def full_size(found: dict[str, Any]) -> list[str]:
         machine(found["environment"], day(found)),
         f"The published configurations with {found['weights']} weights; seconds and peak memory of "
         "the step's whole process, beyond the pages of mapped files; errors are relative, of ONNX "
-        "Runtime to torch fp32.\n",
+        "Runtime to torch fp32." + (f" {found['note']}" if "note" in found else "") + "\n",
         *table(heads, rows),
     ]
 

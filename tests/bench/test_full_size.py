@@ -50,17 +50,30 @@ def test_a_file_that_computes_something_else_ends_it(exported):
         full_size.child("run", NAME, exported)
 
 
-@pytest.mark.slow
-def test_the_chain_names_what_each_stage_took(tmp_path):
+def test_the_training_names_what_each_stage_took(tmp_path, monkeypatch):
     network = NETWORKS["sd15"]
     small = replace(network, config={**network.config, **network.small})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "sd15", small)
-        patch.setattr(full_size, "RATIO", 0.3)
-        patch.setenv("DIFFC_CACHE", str(tmp_path))
-        full_size.child("write", "sd15", tmp_path)
-        chain = full_size.child("chain", "sd15", tmp_path)
-    names = ("importance", "prune", "repair", "distill", "export-dense", "build-openvino-dense")
-    for stage in names:
-        assert chain["stages"][stage]["own_peak_bytes"] > 10_000_000
-    assert chain["parameters"]["compressed"] < chain["parameters"]["dense"]
+    monkeypatch.setitem(NETWORKS, "sd15", small)
+    monkeypatch.setattr(full_size, "RATIO", 0.3)
+    monkeypatch.setattr(full_size, "WATCHED", full_size.OwnMemory())
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
+    full_size.child("write", "sd15", tmp_path)
+    row = full_size.child("train", "sd15", tmp_path)
+    for stage in ("importance", "prune", "repair", "distill", "samples"):
+        assert row["stages"][stage]["own_peak_bytes"] > 10_000_000
+    assert row["stages"]["distill"]["estimated_bytes"] > 350_000_000
+    assert row["parameters"]["compressed"] < row["parameters"]["dense"]
+
+
+def test_an_estimate_that_is_far_off_ends_it(tmp_path, monkeypatch):
+    network = NETWORKS["sd15"]
+    small = replace(network, config={**network.config, **network.small})
+    monkeypatch.setitem(NETWORKS, "sd15", small)
+    monkeypatch.setattr(full_size, "RATIO", 0.3)
+    monkeypatch.setattr(full_size, "LARGE", 0)
+    monkeypatch.setattr(full_size, "WATCHED", full_size.OwnMemory())
+    monkeypatch.setattr("diffc.stages.needs.PROCESS_BYTES", 10_000)
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
+    full_size.child("write", "sd15", tmp_path)
+    with pytest.raises(SystemExit, match=r"importance took .* GB, not"):
+        full_size.child("train", "sd15", tmp_path)
