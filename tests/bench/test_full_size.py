@@ -50,6 +50,7 @@ def test_a_file_that_computes_something_else_ends_it(exported):
         full_size.child("run", NAME, exported)
 
 
+@pytest.mark.slow
 def test_the_training_names_what_each_stage_took(tmp_path, monkeypatch):
     network = NETWORKS["sd15"]
     small = replace(network, config={**network.config, **network.small})
@@ -65,6 +66,7 @@ def test_the_training_names_what_each_stage_took(tmp_path, monkeypatch):
     assert row["parameters"]["compressed"] < row["parameters"]["dense"]
 
 
+@pytest.mark.slow
 def test_an_estimate_that_is_far_off_ends_it(tmp_path, monkeypatch):
     network = NETWORKS["sd15"]
     small = replace(network, config={**network.config, **network.small})

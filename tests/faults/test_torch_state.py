@@ -118,7 +118,8 @@ def plain(tiny_model, tmp_path_factory):
     return file_digest(out / "o" / WEIGHTS)
 
 
-@pytest.mark.parametrize("name", [pytest.param("all", marks=pytest.mark.slow), "device"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["all", "device"])
 def test_the_result_is_the_same_under_any_state(tiny_model, plain, tmp_path, name):
     together = ("no_grad", "inference_mode", "autocast", "dtype", "switches")
     torch.manual_seed(5)

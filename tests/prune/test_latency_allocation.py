@@ -239,6 +239,7 @@ def test_a_run_goes_by_latency_where_the_tables_are_cheap(counted, tiny_model, t
     assert outcome.latency is None  # nothing of the network itself was measured
 
 
+@pytest.mark.slow
 def test_where_nobody_asked_for_it_time_costs_at_most_so_much_importance(
     monkeypatch, tiny_model, tmp_path
 ):

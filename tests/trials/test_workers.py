@@ -64,6 +64,7 @@ def test_a_cache_that_is_shared_sends_nothing(searched, searched_cache, tiny_mod
     (cache / "trials" / "token").unlink()
 
 
+@pytest.mark.slow
 def test_another_machines_stages_come_into_this_cache(
     searched, searched_cache, tiny_model, tmp_path
 ):
