@@ -66,7 +66,11 @@ class Denoiser:
         return self.family.call(self.model, inputs)
 
     def groups(self) -> list[Group]:
-        """Every group of channels that can be cut."""
+        """Every group of channels that can be cut.
+
+        Stages ask a denoiser on the meta device: what finds groups keeps the trace of a call, and
+        with it weights and activations, until garbage is collected.
+        """
         is_meta = next(self.model.parameters()).is_meta
         inputs = meta_inputs(self.specs) if is_meta else self.examples()
         return self.family.groups(self.model, inputs)

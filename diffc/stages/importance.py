@@ -73,13 +73,12 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
     from diffc.prune.importance.base import Subject
 
     source, shape = inputs.model.source, inputs.shape
+    groups = shape.open_on_meta(source).groups()
     if shape.wants_sharding((source, RANKED_BYTES)):
         check_channels_alone(inputs.depth)
-        groups = shape.open_on_meta(source).groups()
         denoiser = shape.open_sharded(source, torch.float32, trained=True)
     else:
         denoiser = shape.open(source)
-        groups = denoiser.groups()
         denoiser.model.to(best_device())
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     branches = denoiser.family.branches(denoiser.model)

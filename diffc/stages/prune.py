@@ -58,8 +58,9 @@ def prune(inputs: PruneInputs, folder: StageFolder) -> Work[PruneOutcome]:
 
     yield Progress(0, 1, "cutting channels")
     plan = Plan.read(inputs.plan_file.path)
+    units = inputs.shape.open_on_meta(inputs.model.source).units()
     with inputs.shape.mapped(inputs.model.source) as denoiser:
-        cut(denoiser.model, denoiser.units(), plan.keep())
+        cut(denoiser.model, units, plan.keep())
         summary = plan_outcome(plan).to_json()
         save_compressed(denoiser.model, inputs.parts.source, folder.out / PRUNED, summary)
     return PruneOutcome(params=plan.compressed.params)

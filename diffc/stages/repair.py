@@ -102,7 +102,8 @@ def mend(inputs: RepairInputs, folder: StageFolder) -> Work[RepairOutcome]:
     pruned = find_source(inputs.pruned.folder / PRUNED)
     with inputs.shape.mapped(inputs.model.source) as dense, mapped_denoiser(pruned) as cut:
         keep = Plan.read(inputs.plan_file.path).keep()
-        readers_of_cut = readers(dense.model, cut, dense.groups(), keep)
+        groups = inputs.shape.open_on_meta(inputs.model.source).groups()
+        readers_of_cut = readers(dense.model, cut, groups, keep)
         for model in (dense.model, cut):
             model.to(best_device())
         clean = CleanSet.load(inputs.data.folder / CLEAN)
