@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES, EXPORT_BYTES = 350_000_000, 660_000_000
 """Of a process that has imported torch and diffusers, and of one that has exported a network."""
-PRODUCT_BYTES, CUT_BYTES = 4, 8
-"""Of a parameter: the product of its weight and gradient, in importance; what surgery keeps of it,
-and its copy as it is written."""
+CUT_BYTES = 8
+"""Of a parameter: what surgery keeps of it, and its copy as it is written."""
 _WITHOUT_GRADIENTS = ("magnitude", "random")
 _SLACK = 0.9
 """A stage is refused where this share of what it needs is more than there is."""
@@ -90,9 +89,7 @@ def _networks(
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
     row = 0 if rate is None or rate.activation_bytes is None else rate.activation_bytes
     ranking = recipe.prune.importance
-    ranked = RANKED_BYTES + PRODUCT_BYTES
-    if ranking.method in _WITHOUT_GRADIENTS:
-        ranked = WEIGHT_BYTES
+    ranked = WEIGHT_BYTES if ranking.method in _WITHOUT_GRADIENTS else RANKED_BYTES
     loading = WEIGHT_BYTES * dense
     yield "importance", ranked * dense + row * ranking.batch, loading, 0
     yield "prune", 0, CUT_BYTES * small, WEIGHT_BYTES * small

@@ -13,9 +13,10 @@ from diffc.recipe.words import Words
 WATCHING = ("checkpoint_every", "trackers")
 """Options that do not change a run's result: another value of them trains nothing anew."""
 
-TRAINED_BYTES, RANKED_BYTES, WEIGHT_BYTES = 20, 8, 4
+TRAINED_BYTES, RANKED_BYTES, WEIGHT_BYTES = 20, 12, 4
 """Of a parameter in float32: weight, gradient, AdamW's two moments and the moving average of a
-student; weight and gradient of a network whose importance is measured; a weight alone."""
+student; weight, gradient and their product of a network whose importance is measured; a weight
+alone."""
 
 
 class TrainingSection(RecipeSection):
