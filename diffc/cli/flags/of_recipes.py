@@ -430,7 +430,7 @@ WHOLE = (
         values=completion.loop_names,
     ),
     Flag("seed", int, "Seed of everything random.", path="seed", shown="0", read=checked_seed),
-    Flag("shard", str, "Over a launch's processes: on, off, auto.", path="shard", shown="auto"),
+    Flag("shard", str, "Shard over all processes: on, off, auto.", path="shard", shown="auto"),
 )
 
 RECIPE_FLAGS = (
