@@ -22,6 +22,7 @@ without them. Export and conversion must stay below ``limit_bytes``, or the benc
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -109,10 +110,10 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run, "train": train}
     with OwnMemory() as memory:
-        said = steps[step](name, folder)
+        facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = time.perf_counter() - start
-    row = {**said, "seconds": seconds, "peak_bytes": peak, "own_peak_bytes": memory.peak}
+    row = {**facts, "seconds": seconds, "peak_bytes": peak, "own_peak_bytes": memory.peak}
     if step in STREAMS:
         half = size_of(folder / "fp32") / 2
         row["limit_bytes"] = LIMIT_SHARE * half + LIMIT_BYTES
@@ -145,6 +146,11 @@ class OwnMemory:
 
 WATCHED = OwnMemory()
 """The memory of one stage of a run."""
+
+
+def return_freed_memory() -> None:
+    """Have glibc give back what was freed: it keeps gigabytes of an earlier stage for the next."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def own_memory() -> int:
@@ -290,6 +296,7 @@ class StagePeaks:
     def note(self, event: Any) -> None:
         """Take one event of the run."""
         if event.kind == "started":
+            return_freed_memory()
             self._begun, WATCHED.peak = time.perf_counter(), 0
         elif event.kind == "finished":
             seconds = time.perf_counter() - self._begun

@@ -78,14 +78,15 @@ class Study:
         path = self.work / f"scores-{method}-{seed}-{named}.npz"
         if not path.exists():
             start = time.perf_counter()
-            made = ImportanceSection(
-                **options if method == SQUARED else {"method": method, **options}
-            )
-            work = SquaredLoss().measure(self.subject, made, seed)
-            found = drain(work if method == SQUARED else importance(self.subject, made, seed))
+            if method == SQUARED:
+                work = SquaredLoss().measure(self.subject, ImportanceSection(**options), seed)
+            else:
+                section = ImportanceSection(method=method, **options)
+                work = importance(self.subject, section, seed)
+            ranking = drain(work)
             seconds = time.perf_counter() - start
-            facts = json.dumps({"why": dict(found.why), "seconds": seconds})
-            np.savez(path, **found.scores, facts=facts)
+            facts = json.dumps({"why": dict(ranking.why), "seconds": seconds})
+            np.savez(path, **ranking.scores, facts=facts)
         scores = dict(np.load(path))
         facts = json.loads(str(scores.pop("facts")))
         return scores, facts["why"], facts["seconds"]
@@ -101,8 +102,8 @@ class Study:
         keep = {p.name: np.array(p.keep) for p in plans if p.kept < p.size}
         cut(model, self.groups, keep)
         if repair_seed is not None:
-            found = readers(self.dense, model, self.groups, keep)
-            drain(repair(self.denoiser, model, found, self.clean, rows=REPAIR_ROWS,
+            layers = readers(self.dense, model, self.groups, keep)
+            drain(repair(self.denoiser, model, layers, self.clean, rows=REPAIR_ROWS,
                          seed=repair_seed))  # fmt: skip
         return model
 
@@ -161,12 +162,12 @@ def heldout_models(study: Study, found: dict, method: str, seed: int) -> dict[st
     scores = study.scores(method, seed)[0]
     name = COMPARABLE.get(method, method)
     for ratio in CUTS:
-        made = rows[str(ratio)]
+        models = rows[str(ratio)]
         if ratio in PUBLISHED:
-            made[f"{name} (uniform)"] = study.cut(scores, ratio, "uniform")
+            models[f"{name} (uniform)"] = study.cut(scores, ratio, "uniform")
         if method in COMPARABLE:
-            made[f"{name} (global)"] = study.cut(scores, ratio, "global")
-            made[f"{name} (global), repaired"] = study.cut(
+            models[f"{name} (global)"] = study.cut(scores, ratio, "global")
+            models[f"{name} (global), repaired"] = study.cut(
                 scores, ratio, "global", repair_seed=seed
             )
     return rows

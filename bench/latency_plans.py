@@ -5,7 +5,7 @@
 
 Each model's data and importance are those of `diffc compile MODEL --ratio 0.5`. For each kind of
 cut, half of the MACs go by plans that may lose more and more importance for the sake of time, from
-none beyond the least that the budget costs (``extra`` 0) to no limit. Each plan is cut and
+none beyond the least that the budget costs (``extra`` 0) to twice that. Each plan is cut and
 repaired as the product does it:
 
     predicted   its time by the tables of single layers, as a share of the dense network's
@@ -61,7 +61,6 @@ CUTS = ("width", "width,depth")
 EXTRA = (0.0, 0.4, 1.0)
 """What may be lost beyond the least importance, as a share of it."""
 TARGETS = ("ort-cpu", "openvino")
-WITH_ENGINES = (0.0, 0.4, 1.0)
 RATIO = 0.5
 
 
@@ -128,10 +127,10 @@ def row(model: Model, kind: str, extra: float) -> dict:
     plan = model.plan(kind, extra)
     network = model.cut(plan)
     denoiser, keep = model.denoiser, plan.keep()
-    found = readers(denoiser.model, network, denoiser.groups(), keep)
+    layers = readers(denoiser.model, network, denoiser.groups(), keep)
     recipe, begin = model.recipe(kind), time.process_time()
     rows = recipe.repair.rows
-    done = drain(repair(denoiser, network, found, model.clean, rows=rows, seed=recipe.seed))
+    done = drain(repair(denoiser, network, layers, model.clean, rows=rows, seed=recipe.seed))
     seconds = time.process_time() - begin
     if extra in model.args.engines:
         export(model, name_of(kind, extra), network)
@@ -140,13 +139,13 @@ def row(model: Model, kind: str, extra: float) -> dict:
         "predicted": plan.why["latency"]["predicted"],
         "left_out": [unit.name for unit in plan.left_out],
         "lost": importance_lost(model, plan),
-        "dense": vars_of(done.dense), "cut": vars_of(done.cut),
-        "repaired": vars_of(done.repaired), "repair_processor_seconds": seconds,
+        "dense": errors_of(done.dense), "cut": errors_of(done.cut),
+        "repaired": errors_of(done.repaired), "repair_processor_seconds": seconds,
         "held_out": model.held_out.error(network) if model.held_out else None,
     }  # fmt: skip
 
 
-def vars_of(errors) -> dict | None:
+def errors_of(errors) -> dict | None:
     return None if errors is None else {"to_dense": errors.to_dense, "to_noise": errors.to_noise}
 
 
@@ -167,12 +166,17 @@ def importance_lost(model: Model, plan: Plan) -> float:
 
 
 def name_of(kind: str, extra: float) -> str:
-    return f"{kind} {'any' if extra > 1e6 else format(extra, 'g')}"
+    return f"{kind} {extra:g}"
+
+
+def place_of(model: Model, name: str) -> Path:
+    """The folder of a network's ONNX file and engines."""
+    return model.args.work / model.name / name.replace(" ", "-").replace(",", "-")
 
 
 def export(model: Model, name: str, network: nn.Module) -> None:
     """The engines of one network on every target."""
-    place = model.args.work / model.name / name.replace(" ", "-").replace(",", "-")
+    place = place_of(model, name)
     onnx = place / "onnx"
     if not (onnx / "model.json").exists():
         denoiser = model.denoiser
@@ -187,8 +191,7 @@ def export(model: Model, name: str, network: nn.Module) -> None:
 
 def latencies(model: Model, rows: dict[str, dict], rounds: int) -> None:
     """A call of every engine, batch 1, one thread, all in turn."""
-    places = {name: model.args.work / model.name / name.replace(" ", "-").replace(",", "-")
-              for name in ["dense", *rows]}  # fmt: skip
+    places = {name: place_of(model, name) for name in ["dense", *rows]}
     for one in TARGETS:
         engines = {n: place / one for n, place in places.items() if (place / one).exists()}
         runners = {n: target(one).load(path, threads=1) for n, path in engines.items()}
@@ -212,11 +215,11 @@ def table(study: dict) -> str:
         least = min(one["lost"] for one in rows.values())
         for plan, one in rows.items():
             fast = ", ".join(f"{v['efficiency']:.3f}" for v in one.get("speedup", {}).values())
-            held = "" if one["held_out"] is None else f"{one['held_out']:.4f}"
+            held_out = "" if one["held_out"] is None else f"{one['held_out']:.4f}"
             repaired = (one["repaired"] or one["cut"])["to_dense"]
             lost = one["lost"] / least
-            cells = (name, plan, f"{one['predicted']:.3f}", f"{lost:.2f}",
-                     f"{one['cut']['to_dense']:.5f}", f"{repaired:.5f}", held, fast)  # fmt: skip
+            errors = (f"{one['cut']['to_dense']:.5f}", f"{repaired:.5f}", held_out)
+            cells = (name, plan, f"{one['predicted']:.3f}", f"{lost:.2f}", *errors, fast)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -226,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="*", default=["demo", "demo-text"])
     parser.add_argument("--cuts", nargs="*", default=list(CUTS))
-    parser.add_argument("--engines", type=float, nargs="*", default=list(WITH_ENGINES),
+    parser.add_argument("--engines", type=float, nargs="*", default=list(EXTRA),
                         help="of the plans with these extras, built and timed")  # fmt: skip
     parser.add_argument("--only", choices=["latency"])
     parser.add_argument("--rounds", type=int, default=20)

@@ -278,8 +278,8 @@ def denoiser_ns(channel: Any) -> dict[str, int]:
     """The nanoseconds of the denoiser's model so far, by what they went into; and its calls."""
     (one,) = channel.get_inference_statistics("denoiser").model_stats
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
-    found = {name: int(getattr(one.inference_stats, name).ns) for name in parts}
-    return {**found, "calls": int(one.inference_stats.success.count)}
+    spent = {name: int(getattr(one.inference_stats, name).ns) for name in parts}
+    return {**spent, "calls": int(one.inference_stats.success.count)}
 
 
 def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:

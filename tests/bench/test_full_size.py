@@ -50,8 +50,9 @@ def test_a_file_that_computes_something_else_ends_it(exported):
         full_size.child("run", NAME, exported)
 
 
-@pytest.mark.slow
-def test_the_training_names_what_each_stage_took(tmp_path, monkeypatch):
+@pytest.fixture
+def small_sd15(tmp_path, monkeypatch):
+    """The folder of a scaled-down SD 1.5 that is to be trained."""
     network = NETWORKS["sd15"]
     small = replace(network, config={**network.config, **network.small})
     monkeypatch.setitem(NETWORKS, "sd15", small)
@@ -59,7 +60,12 @@ def test_the_training_names_what_each_stage_took(tmp_path, monkeypatch):
     monkeypatch.setattr(full_size, "WATCHED", full_size.OwnMemory())
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
     full_size.child("write", "sd15", tmp_path)
-    row = full_size.child("train", "sd15", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_training_names_what_each_stage_took(small_sd15):
+    row = full_size.child("train", "sd15", small_sd15)
     for stage in ("importance", "prune", "repair", "distill", "samples"):
         assert row["stages"][stage]["own_peak_bytes"] > 10_000_000
     assert row["stages"]["distill"]["estimated_bytes"] > 350_000_000
@@ -67,15 +73,8 @@ def test_the_training_names_what_each_stage_took(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_estimate_that_is_far_off_ends_it(tmp_path, monkeypatch):
-    network = NETWORKS["sd15"]
-    small = replace(network, config={**network.config, **network.small})
-    monkeypatch.setitem(NETWORKS, "sd15", small)
-    monkeypatch.setattr(full_size, "RATIO", 0.3)
+def test_an_estimate_that_is_far_off_ends_it(small_sd15, monkeypatch):
     monkeypatch.setattr(full_size, "LARGE", 0)
-    monkeypatch.setattr(full_size, "WATCHED", full_size.OwnMemory())
     monkeypatch.setattr("diffc.stages.needs.PROCESS_BYTES", 10_000)
-    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
-    full_size.child("write", "sd15", tmp_path)
     with pytest.raises(SystemExit, match=r"importance took .* GB, not"):
-        full_size.child("train", "sd15", tmp_path)
+        full_size.child("train", "sd15", small_sd15)
