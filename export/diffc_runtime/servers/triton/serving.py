@@ -48,14 +48,13 @@ def warm_up(pipeline: Any) -> None:
     the same line, others their images.
     """
     from diffc_runtime import UnfitEngine
+    from diffc_runtime.calls import ImageRequest
 
     if pipeline.prompts is not None:
         try:
             pipeline.prompts.encode([""])
         except UnfitEngine as error:
             pb_utils.Logger.log_warn(f"no prompt can be answered: {error}")
-    from diffc_runtime.calls import ImageRequest
-
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in pipeline.conditions}
     for count in {count for both in pipeline.batches for count in both}:
         for size in pipeline.image_sizes or (None,):
