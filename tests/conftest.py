@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.cores import stay_on_own_cores
+from support.deaths import (  # noqa: F401 - pytest's hooks
+    pytest_handlecrashitem,
+    pytest_report_teststatus,
+    pytest_terminal_summary,
+    pytest_xdist_make_scheduler,
+)  # fmt: skip
 from support.exports import exports_shared
 from support.order import long_files_first
 from support.quick import QUICK, save_tiny_model

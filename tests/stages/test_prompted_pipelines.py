@@ -27,13 +27,10 @@ WITHOUT_NEGATIVE = ("flux",)
 """Their guidance is an input, so that diffusers takes no negative prompt for it."""
 BINNED = ("pixart",)
 """diffusers would change the size of their images to the nearest of a list."""
-NAMES = [
-    name if name == "sd" else pytest.param(name, marks=pytest.mark.slow)
-    for name in tiny_prompts.SAVERS
-]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=tiny_prompts.SAVERS)
 def built(request, tmp_path_factory) -> tuple[str, Path, Path]:
     """(the pipeline's name, its folder, a bundle of its engines)."""
     place = tmp_path_factory.mktemp("prompted")
@@ -81,7 +78,6 @@ def test_engines_make_the_images_of_diffusers_pipeline(built):
     assert np.linalg.norm(other - exact) > 1e-2 * np.linalg.norm(exact), "the prompt counts"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd3-without-t5", "pixart"])
 def test_one_file_of_a_transformer_serves_two_sizes(name, tmp_path):
     """16x24 and 24x16 pixels, as diffusers' own pipeline makes them."""
