@@ -256,6 +256,7 @@ def test_what_is_compiled_and_exported_is_the_same(plain: Interpreter, lean: Int
     assert after == before
 
 
+@pytest.mark.slow
 def test_classes_and_modules_come_at_their_first_use(plain: Interpreter, lean: Interpreter) -> None:
     assert json.loads(lean.run(LATER)) == json.loads(
         plain.run(LATER.replace('assert "transformers" not in sys.modules', ""))

@@ -31,6 +31,7 @@ def exported(exported_once, tmp_path):
     return shutil.copytree(exported_once, tmp_path / "exported")
 
 
+@pytest.mark.slow
 def test_every_step_goes_through(exported):
     half = full_size.child("convert", NAME, exported)
     assert half["bytes"] < 0.9 * full_size.size_of(exported / "fp32")

@@ -62,6 +62,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_job_out_of_time_is_tried_again_and_leaves_no_process(tmp_path, monkeypatch):
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', SLEEP])".replace(
         "SLEEP", repr(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid()))"

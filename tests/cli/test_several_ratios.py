@@ -20,6 +20,7 @@ def quick(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_each_ratio_gets_a_folder_and_the_comparison_ends_it(
     compiled_cache, tiny_model, quick, tmp_path
 ):

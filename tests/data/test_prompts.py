@@ -140,6 +140,7 @@ def test_flux_packs_as_its_pipeline() -> None:
     assert torch.equal(FLUX.unpack(theirs), latents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_images", [False, True])
 def test_a_text_model_is_distilled_with_prompts(sd, tmp_path, with_images) -> None:
     prompts = tmp_path / "prompts.txt"

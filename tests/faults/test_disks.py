@@ -138,6 +138,7 @@ def test_a_build_in_a_full_folder_for_temporary_files(compiled, small_disk, tmp_
     assert "refuses" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["baseline", "bundle", "report", "prune"])
 def test_every_verb_names_a_full_disk(compiled, tiny_model, small_disk, verb):
     out, _, cache = compiled

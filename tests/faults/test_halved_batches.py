@@ -110,6 +110,7 @@ def test_no_room_for_one_sample_is_one_line_from_the_chain(tmp_path, monkeypatch
         compile_quickly(save_ddpm(tmp_path / "m"), tmp_path / "o", "plan")
 
 
+@pytest.mark.slow
 def test_samples_and_their_decoding_are_halved(tmp_path, monkeypatch):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red cat\na blue dog\n")

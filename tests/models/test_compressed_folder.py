@@ -45,6 +45,7 @@ def test_in_another_dtype_and_saved_again(model, tmp_path):
     assert all(torch.equal(again[n], v.float()) for n, v in opened.unet.state_dict().items())
 
 
+@pytest.mark.slow
 def test_in_any_other_program_diffusers_says_to_import_diffc(model):
     code = (
         "import sys\n"

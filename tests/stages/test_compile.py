@@ -86,6 +86,7 @@ def test_load_gives_a_working_pipeline_back(compiled):
     assert images[0].size == (16, 16)
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_everything_and_a_new_ratio_what_it_can(compiled, tmp_path):
     out, report, _ = compiled
     cache = shutil.copytree(compiled[2], tmp_path / "cache")  # other tests compile 0.3 in theirs
@@ -255,6 +256,7 @@ def test_torch_is_a_target_like_the_others(compiled, tmp_path):
     assert engine["details"]["model"] == folder
 
 
+@pytest.mark.slow
 def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_path):
     """No model, no cache, and no torch: as on the target machine."""
     out, _, _ = compiled
@@ -313,6 +315,7 @@ def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
     assert json.loads((copy / "report.json").read_text())["targets"][0]["parity"]["passed"] is False
 
 
+@pytest.mark.slow
 def test_a_compressed_model_can_be_compressed_again(compiled, tmp_path):
     out, report, cache = compiled
     again, _ = compile_(out / "model", tmp_path / "again", cache, ratio=0.3, stop="distill")

@@ -50,6 +50,7 @@ def cache_of_student(cache, monkeypatch):
     monkeypatch.setenv("DIFFC_CACHE", str(cache))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 def test_diffusers_ddim_makes_the_image_of_the_runtime(student, steps: int) -> None:
     out, _ = student
@@ -71,12 +72,14 @@ def test_diffusers_ddim_makes_the_image_of_the_runtime(student, steps: int) -> N
     torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_the_model_samples_it(student) -> None:
     out, _ = student
     images = diffc.load(out / "model")(num_inference_steps=2, output_type="np").images
     assert images.shape == (1, 16, 16, 1) and np.isfinite(images).all()
 
 
+@pytest.mark.slow
 def test_the_export_is_of_the_students_prediction(student) -> None:
     out, _ = student
     ours, theirs = (
@@ -98,6 +101,7 @@ def test_the_export_is_of_the_students_prediction(student) -> None:
     assert reference["trajectory.coefficients"][0].tolist() == pytest.approx(of_v, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_report_names_the_loops(student) -> None:
     out, report = student
     assert report.loop_distillation["steps"] == 4
@@ -116,6 +120,7 @@ def test_another_ratio_takes_the_same_trajectories(tiny_model, tmp_path) -> None
     assert cached["trajectories"] and not cached["distill-loop"]
 
 
+@pytest.mark.slow
 def test_the_dense_model_itself_learns_a_loop(tiny_model, tmp_path) -> None:
     """Ratio 0 cuts, repairs and distils nothing; the loop's student starts from the dense model."""
     report = compile_quickly(tiny_model, tmp_path, ratio=0.0, **FOR_LOOPS)
@@ -131,6 +136,7 @@ def test_the_dense_model_itself_learns_a_loop(tiny_model, tmp_path) -> None:
     check_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_folder_changes_its_aim_and_back(tiny_model, tmp_path) -> None:
     compile_quickly(tiny_model, tmp_path)
     plain = (tmp_path / "model" / WEIGHTS).read_bytes()
@@ -147,6 +153,7 @@ def test_one_folder_changes_its_aim_and_back(tiny_model, tmp_path) -> None:
     check_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_changed_by_hand_is_noticed(student, tiny_model, tmp_path) -> None:
     compile_quickly(tiny_model, tmp_path, **FOR_LOOPS)
     path = tmp_path / "model/scheduler/scheduler_config.json"

@@ -54,6 +54,7 @@ def test_the_recipes_one_seed_is_distillations_too(tiny_model, tmp_path):
         diffc.compile(tiny_model, ratio=0.4, out=tmp_path / "out", options=options)
 
 
+@pytest.mark.slow
 def test_what_a_tracker_wrote_is_left_in_out(tiny_model, tmp_path):
     watched = {"trackers": ["tensorboard"], "checkpoint_every": 1}
     _, first = distilled(tiny_model, tmp_path / "a", **watched)

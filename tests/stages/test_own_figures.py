@@ -25,6 +25,7 @@ from diffc_export.events import drain
 NAMES = ("own-frechet", "own-kernel")
 
 
+@pytest.mark.slow
 def test_a_run_compares_both_sides_with_its_clean_samples(tiny_model, tmp_path) -> None:
     out = tmp_path / "out"
     report = compile_quickly(tiny_model, out, quality={"images": 8})
@@ -45,6 +46,7 @@ def test_a_run_compares_both_sides_with_its_clean_samples(tiny_model, tmp_path) 
     assert f"own distances are to {clean.origin}" in page and " further |" in page
 
 
+@pytest.mark.slow
 def test_few_images_have_the_kernel_distance_and_the_reason_for_the_other(
     tiny_model, tmp_path
 ) -> None:
@@ -67,6 +69,7 @@ def write_features(path) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.slow
 def test_reference_images_take_the_place_of_the_clean_samples(tiny_model, tmp_path) -> None:
     (tmp_path / "images").mkdir()
     random = np.random.default_rng(0)

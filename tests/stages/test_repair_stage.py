@@ -85,6 +85,7 @@ def test_distillation_begins_with_the_repaired_weights(tiny_model, tmp_path):
         assert not torch.allclose(trained[name], cut[name], atol=1e-4, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_compressed_model_is_repaired_again(tiny_model, tmp_path):
     first = compiled_untrained(tiny_model, tmp_path / "a")
     again = compile_quickly(tmp_path / "a" / "model", tmp_path / "b", ratio=0.3, **UNTRAINED)

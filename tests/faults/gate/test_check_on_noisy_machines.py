@@ -43,6 +43,7 @@ def test_what_an_unfit_machine_can_still_tell(interval, itself, verdict):
     assert figures.judged(ratio, decision(*itself, fit), 0.05) == verdict
 
 
+@pytest.mark.slow
 def test_stored_times_give_no_verdict_on_a_noisy_machine(run, out, before, monkeypatch):
     """The machine was quiet when they were taken: a busy one now makes everything slower."""
     wild = random.Random(0)
