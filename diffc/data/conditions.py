@@ -20,7 +20,7 @@ from diffc.data.guidance import call_defaults, embedded_guidance
 from diffc.data.inputs import LABELS
 from diffc.data.latents import scale_factor
 from diffc.errors import RequestError
-from diffc.models.families.examples import dtype_of, example_inputs
+from diffc.models.families.examples import dtype_of
 from diffc.models.source import Source
 from diffc_export.specs import TensorSpec
 from diffc_runtime.image_conditions import IMAGE_CONDITIONS
@@ -115,17 +115,10 @@ def _guidance(place: _ConditionContext) -> Tensor:
     return torch.tensor(scale * float(place.source.config.get("guidance_embeds_scale") or 1.0))
 
 
-def _example(place: _ConditionContext) -> Tensor:
-    """Return the example of positions, which have one possible value."""
-    return example_inputs([place.spec], place.source.config)[place.spec.name][0]
-
-
 _VALUES: Mapping[str, Callable[[_ConditionContext], Tensor]] = {
     "time_ids": _time_ids,
     "timestep_cond": _timestep_cond,
     "guidance": _guidance,
-    "img_ids": _example,
-    "txt_ids": _example,
     "resolution": lambda place: torch.tensor([float(place.height), float(place.width)]),
     "aspect_ratio": lambda place: torch.tensor([place.height / place.width]),
 }

@@ -1,8 +1,8 @@
 """diffc's graphs under the names and with the shapes by which diffusers' pipelines call a class.
 
-A graph of diffc has a batch on every input. A pipeline gives one timestep to all rows, and position
-ids without a batch; transformers call their sample ``hidden_states``. Only inputs and outputs
-change: the weights and every other node stay, so that what was measured is what is read.
+A graph of diffc has a batch on every input. A pipeline gives one timestep to all rows, and FLUX's
+gives the latent as tokens; transformers call their sample ``hidden_states``. Only inputs and
+outputs change: the weights and every other node stay, so that what was measured is what is read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.models.families.base import PipelineCall
+from diffc.models.files import read_json
+from diffc_export.targets.onnx_file import DESCRIPTION
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -24,7 +26,8 @@ def write_called(source: Path, call: PipelineCall, goal: Path, *, scalar_timeste
     """Write the graph ``source`` as ``goal``, to be called in a pipeline's way.
 
     Args:
-        source: A model.onnx of diffc. Weights in a file beside it are copied, not read.
+        source: A model.onnx of diffc, beside its model.json. Weights in a file beside it are
+            copied, not read.
         call: The pipeline's way.
         goal: The ONNX file to write.
         scalar_timestep: True gives a whole timestep the shape (); any other has one dimension.
@@ -33,12 +36,14 @@ def write_called(source: Path, call: PipelineCall, goal: Path, *, scalar_timeste
 
     model = onnx.load(source, load_external_data=False)
     graph, before = model.graph, []
+    if call.patch > 1:
+        shape = read_json(source.with_name(DESCRIPTION))["inputs"][0]["shape"]
+        apart, joined = _unpack_sample(graph, call.patch, shape), _pack(graph, call.patch, shape)
+        _set_nodes(graph, [*apart, *graph.node, *joined])
     if any(value.name == TIMESTEP for value in graph.input):
         shape = () if scalar_timestep and call.whole_timestep else ("steps",)
         sample = graph.input[0].name
         before += _take_timestep(graph, call, shape, call.names.get(sample, sample))
-    for name in call.unbatched:
-        before += _add_batch(graph, name)
     _rename(graph, call.names)
     _set_nodes(graph, [*before, *graph.node])
     onnx.save(model, goal)
@@ -89,15 +94,58 @@ def _take_timestep(
     ]
 
 
-def _add_batch(graph: GraphProto, name: str) -> list[NodeProto]:
-    """Make an input one without a batch, and return the node that gives it a batch of one."""
+def _unpack_sample(graph: GraphProto, patch: int, shape: Sequence[int]) -> list[NodeProto]:
+    """Make the first input tokens of patches, and return the nodes that give the latent back.
+
+    Args:
+        graph: Whose first input is a latent.
+        patch: The side of a patch.
+        shape: (C, H, W) of the latent.
+    """
+    from onnx import helper
+
+    value, latent = graph.input[0], f"{graph.input[0].name}_latent"
+    (channels, height, width), name = shape, value.name
+    tokens = height // patch * (width // patch)
+    _rename(graph, {name: latent})
+    kind, batch = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim[0].dim_param
+    packed = [batch, tokens, channels * patch**2]
+    value.CopyFrom(helper.make_tensor_value_info(name, kind, packed))
+    tiles = [-1, height // patch, width // patch, channels, patch, patch]
+    whole = [-1, channels, height, width]
+    return _turn(graph, (name, latent), tiles, (0, 3, 1, 4, 2, 5), whole)
+
+
+def _pack(graph: GraphProto, patch: int, shape: Sequence[int]) -> list[NodeProto]:
+    """Make the output tokens of patches, and return the nodes that pack the latent into them."""
+    from onnx import helper
+
+    (value,), (channels, height, width) = graph.output, shape
+    latent, name, dims = f"{value.name}_latent", value.name, value.type.tensor_type.shape.dim
+    tokens = [-1, height // patch * (width // patch), channels * patch**2]
+    kind, batch = value.type.tensor_type.elem_type, dims[0].dim_param
+    _rename(graph, {name: latent})
+    value.CopyFrom(helper.make_tensor_value_info(name, kind, [batch, *tokens[1:]]))
+    tiles = [-1, channels, height // patch, patch, width // patch, patch]
+    return _turn(graph, (latent, name), tiles, (0, 2, 4, 1, 3, 5), tokens)
+
+
+def _turn(
+    graph: GraphProto,
+    ends: tuple[str, str],
+    tiles: Sequence[int],
+    order: Sequence[int],
+    whole: Sequence[int],
+) -> list[NodeProto]:
+    """Return the nodes that reshape a tensor into tiles, put their axes in order, and join them."""
     import numpy as np
     from onnx import helper, numpy_helper
 
-    value = next(value for value in graph.input if value.name == name)
-    batched, axis = f"{name}_row", f"{name}_axis"
-    _rename(graph, {name: batched})
-    value.name = name
-    del value.type.tensor_type.shape.dim[0]
-    graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), axis))
-    return [helper.make_node("Unsqueeze", [name, axis], [batched])]
+    first, last = ends
+    for name, shape in ((f"{first}_tiles", tiles), (f"{last}_whole", whole)):
+        graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+    return [
+        helper.make_node("Reshape", [first, f"{first}_tiles"], [f"{first}_apart"]),
+        helper.make_node("Transpose", [f"{first}_apart"], [f"{first}_turned"], perm=order),
+        helper.make_node("Reshape", [f"{first}_turned", f"{last}_whole"], [last]),
+    ]

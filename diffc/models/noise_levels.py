@@ -18,12 +18,13 @@ def flow_levels(config: JsonObject, shape: Sequence[int]) -> JsonDict:
 
     Args:
         config: The scheduler's config.
-        shape: The shape of a sample without the batch: (C, H, W), or Flux's (tokens, channels).
+        shape: The shape of a sample without the batch: (C, H, W); (tokens, channels) of the engines
+            of FLUX that an older diffc made.
 
     Returns:
         {} for schedulers that are not flow-matching. Otherwise ``mu``: the shift, if the config has
-        ``use_dynamic_shifting``; and ``sigmas_end``: "1/steps" for Flux, whose sigmas fall linearly
-        from 1 to that value before they are shifted.
+        ``use_dynamic_shifting``; and ``sigmas_end``, which a family adds to the config: "1/steps"
+        for FLUX, whose sigmas fall linearly from 1 to that value before they are shifted.
     """
     if "FlowMatch" not in str(config.get("_class_name", "")):
         return {}

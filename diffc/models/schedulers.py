@@ -57,6 +57,9 @@ KNOWN = (*_BETAS, *_FLOW)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp")
 SPACINGS = ("leading", "trailing", "linspace")
+PIPELINE_KEYS = ("sigmas_end",)
+"""What a family adds to a scheduler's config for its pipeline; diffusers' classes know nothing of
+it."""
 _WITHOUT_CLASS = "DDIMScheduler"
 _UNSUPPORTED_SETTINGS = {"timestep_type": "continuous", "invert_sigmas": True}
 """Settings of known classes that make another noising process of them."""
@@ -248,7 +251,7 @@ def scheduler_settings(config: Config) -> JsonDict:
     own = {
         key: value
         for key, value in config.items()
-        if key in defaults or (not defaults and not key.startswith("_"))
+        if key in defaults or key in PIPELINE_KEYS or (not defaults and not key.startswith("_"))
     }
     full: JsonDict = {"_class_name": name, **defaults, **own}
     if not defaults:

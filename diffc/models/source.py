@@ -26,7 +26,13 @@ from diffc.models.components import (
     Component,
     pipeline_components,
 )
-from diffc.models.families import component_of, denoiser_folders, family_names, is_own
+from diffc.models.families import (
+    component_of,
+    denoiser_folders,
+    family,
+    family_names,
+    is_own,
+)
 from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
@@ -223,7 +229,7 @@ def find_source(
         component=component,
         class_name=class_name,
         config=config,
-        scheduler=_scheduler_config(folder),
+        scheduler=_scheduler_config(folder, class_name),
         weights=(),
         allow_pickle=allow_pickle,
         saved_pruning=saved_pruning,
@@ -380,17 +386,19 @@ def _is_like_a_denoiser(name: str, part: Component) -> bool:
     return any(word in part.class_name for word in words) and part.library == "diffusers"
 
 
-def _scheduler_config(folder: Path) -> JsonDict:
-    """Return the scheduler's config as the pipeline opens it; {} if there is none.
+def _scheduler_config(folder: Path, class_name: str) -> JsonDict:
+    """Return the scheduler's config as the pipeline opens and uses it; {} if there is none.
 
     It lies in its own folder, or beside the denoiser's config.
     """
     index = folder / INDEX
     for path in (folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG):
         if path.exists():
-            return with_pipeline_changes(
+            config = with_pipeline_changes(
                 read_json(path), read_json(index) if index.exists() else {}
             )
+            matches_flow = "FlowMatch" in str(config.get("_class_name", ""))
+            return {**config, **(family(class_name).flow_settings if matches_flow else {})}
     return {}
 
 

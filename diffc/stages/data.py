@@ -95,7 +95,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]
     uses_model = draws or options.prompts is not None or not _is_pixels(source)
     packages = model_packages(source) if uses_model else ()
     places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 10, inputs, make_data, DataOutcome, places, packages, collective=draws)
+    return Stage("data", 11, inputs, make_data, DataOutcome, places, packages, collective=draws)
 
 
 def _vae(source: Source, draws: bool) -> ModelInput | None:

@@ -192,10 +192,12 @@ def test_a_wrong_prompt_gets_one_line_and_the_server_lives_on(server, model, wro
 
 @pytest.fixture(scope="module")
 def flux_out(tmp_path_factory) -> Path:
-    """OUT of a pipeline whose network takes the scale of guidance."""
+    """OUT of a pipeline whose network takes the scale of guidance; of 16x24 and 24x16 pixels."""
     place = tmp_path_factory.mktemp("flux")
     tiny_prompts.save_flux(place / "model")
-    return tiny_prompts.build_engines(place / "model", place / "out", place / "cache", 16)
+    return tiny_prompts.build_engines(
+        place / "model", place / "out", place / "cache", ["8x12", "12x8"]
+    )
 
 
 def test_guidance_goes_to_the_networks_input_where_it_has_one(flux_out, tmp_path):
@@ -218,6 +220,11 @@ def test_guidance_goes_to_the_networks_input_where_it_has_one(flux_out, tmp_path
                 condition_guidance=9.0,
             )  # fmt: skip
             assert near(images, shown[1])
+        images, _ = ask(running, "pipeline", prompt="a cat", steps=STEPS, seed=4, height=24)
+        assert images.shape == (1, 24, 16, 3)
+        assert near(images, local.sample("a cat", height=24, width=16, **options))
+        with pytest.raises(client.InferenceServerException, match="not built for 32"):
+            ask(running, "pipeline", prompt="a cat", steps=STEPS, height=32)
     finally:
         assert running.stop() == 0
 

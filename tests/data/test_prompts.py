@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from PIL import Image
+from support.family_cases import case
 from support.quick import QUICK
 from support.tiny_text import save_sd, save_sdxl, vae
 
@@ -24,7 +25,6 @@ from diffc.data.synthetic import Conditioning, guided_call
 from diffc.errors import InputError, RequestError
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families import family
-from diffc.models.families.flux import FAMILY as FLUX
 from diffc.models.source import find_source
 from diffc.stages.data import CLEAN
 from diffc_export.events import drain
@@ -131,13 +131,24 @@ def test_latents_are_the_vaes_mean_scaled(sd) -> None:
     torch.testing.assert_close(drain(decode_latents(source, latents)), back)
 
 
-def test_flux_packs_as_its_pipeline() -> None:
+def test_flux_is_called_as_its_pipeline_calls_it() -> None:
+    """Latents that are not square, packed, and with the places that the pipeline numbers."""
     from diffusers import FluxPipeline
 
-    latents = torch.randn(2, 16, 8, 8)
-    theirs = FluxPipeline._pack_latents(latents, 2, 16, 8, 8)
-    assert torch.equal(FLUX.pack(latents), theirs)
-    assert torch.equal(FLUX.unpack(theirs), latents)
+    tiny = case("flux")
+    given = {**tiny.inputs, "sample": torch.randn(2, 2, 8, 12)}
+    text = given["encoder_hidden_states"]
+    with torch.no_grad():
+        theirs = tiny.model(
+            FluxPipeline._pack_latents(given["sample"], 2, 2, 8, 12),
+            timestep=given["timestep"] / 1000, encoder_hidden_states=text,
+            pooled_projections=given["pooled_projections"], guidance=given["guidance"],
+            img_ids=FluxPipeline._prepare_latent_image_ids(2, 4, 6, "cpu", torch.float32),
+            txt_ids=torch.zeros(text.shape[1], 3), return_dict=False,
+        )[0]  # fmt: skip
+        ours = tiny.family.call(tiny.model, given)
+    assert ours.shape == (2, 2, 8, 12)
+    assert torch.equal(FluxPipeline._pack_latents(ours, 2, 2, 8, 12), theirs)
 
 
 @pytest.mark.slow

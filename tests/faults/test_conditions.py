@@ -149,7 +149,7 @@ def test_a_guidance_input_is_the_pipelines_default(tmp_path, pipeline, scale) ->
     specs = family(source.class_name).specs(source.config, 8)
     fixed = pipeline_conditions(source, specs)
     assert fixed.rows["guidance"].item() == scale
-    assert fixed.rows["img_ids"].shape == (16, 3)
+    assert set(fixed.rows) == {"guidance"}
     assert not decide_guidance(source, None).has_null
     assert pipeline_conditions(source, specs, 2.0).rows["guidance"].item() == 2.0
 

@@ -79,45 +79,53 @@ def test_a_missing_package_is_named_before_any_work(compiled, monkeypatch):
 
 @pytest.mark.parametrize("scalar", [True, False])
 def test_a_graph_called_as_a_pipeline_does_gives_the_same(tmp_path, scalar):
-    """One timestep for all rows, in the pipeline's unit; ids without a batch; other names."""
+    """One timestep for all rows, in the pipeline's unit; tokens of 2x2; other names."""
     ort = pytest.importorskip("onnxruntime")
     plain, goal = _toy_graph(tmp_path / "toy.onnx"), tmp_path / "called.onnx"
-    whole = PipelineCall({"sample": "hidden_states", "out_sample": "out"}, scalar, 1000.0, ("ids",))
+    whole = PipelineCall({"sample": "hidden_states", "out_sample": "out"}, scalar, 1000.0, 2)
+    described = {"inputs": [{"name": "sample", "shape": [3, 4, 6]}]}
+    (tmp_path / "model.json").write_text(json.dumps(described))
     write_called(plain, whole, goal, scalar_timestep=scalar)
     rng = np.random.default_rng(0)
-    sample = rng.standard_normal((3, 2), np.float32)
-    ids = rng.standard_normal((4, 2), np.float32)
+    sample = rng.standard_normal((5, 3, 4, 6), np.float32)
     direct = ort.InferenceSession(plain).run(
-        None, {"sample": sample, "timestep": np.full(3, 2000, np.float32), "ids": ids[None]}
+        None, {"sample": sample, "timestep": np.full(5, 2000, np.float32)}
     )[0]
     two = np.array(2, np.int64) if scalar else np.array([2], np.float32)
     called = ort.InferenceSession(goal)
-    inputs = {"hidden_states": sample, "timestep": two, "ids": ids}
+    inputs = {"hidden_states": packed(sample), "timestep": two}
     assert [value.name for value in called.get_outputs()] == ["out"]
-    assert np.array_equal(called.run(None, inputs)[0], direct)
+    assert np.array_equal(called.run(None, inputs)[0], packed(direct))
+
+
+def packed(latents: np.ndarray) -> np.ndarray:
+    """As FLUX's pipeline packs them."""
+    import torch
+    from diffusers import FluxPipeline
+
+    tokens = FluxPipeline._pack_latents(torch.from_numpy(latents), *latents.shape)
+    return np.asarray(tokens)
 
 
 def _toy_graph(path: Path) -> Path:
-    """sample * timestep + the sum of the ids of the first row, as diffc's graphs name things."""
+    """sample * timestep * the row of each place, as diffc's graphs name things."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     real = TensorProto.FLOAT
     inputs = [
-        helper.make_tensor_value_info("sample", real, ["batch", 2]),
+        helper.make_tensor_value_info("sample", real, ["batch", 3, 4, 6]),
         helper.make_tensor_value_info("timestep", real, ["batch"]),
-        helper.make_tensor_value_info("ids", real, ["batch", 4, 2]),
     ]
-    numbers = {"one": np.array([1], np.int64), "first": np.array(0, np.int64)}
+    rows = np.arange(4, dtype=np.float32)[:, None]
+    numbers = {"axes": np.array([1, 2, 3], np.int64), "rows": rows}
     nodes = [
-        helper.make_node("Unsqueeze", ["timestep", "one"], ["column"]),
+        helper.make_node("Unsqueeze", ["timestep", "axes"], ["column"]),
         helper.make_node("Mul", ["sample", "column"], ["scaled"]),
-        helper.make_node("Gather", ["ids", "first"], ["row"], axis=0),
-        helper.make_node("ReduceSum", ["row"], ["sum"], keepdims=0),
-        helper.make_node("Add", ["scaled", "sum"], ["out_sample"]),
+        helper.make_node("Mul", ["scaled", "rows"], ["out_sample"]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in numbers.items()]
-    output = [helper.make_tensor_value_info("out_sample", real, ["batch", 2])]
+    output = [helper.make_tensor_value_info("out_sample", real, ["batch", 3, 4, 6])]
     graph = helper.make_graph(nodes, "toy", inputs, output, weights)
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)

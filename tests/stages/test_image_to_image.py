@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from support import tiny_prompts, tiny_text
 from support.command import diffc_in_process
-from support.noise_of_images import our_noise
+from support.noise_of_images import as_theirs, our_noise
 from support.quick import QUICK
 
 import diffc
@@ -87,11 +87,13 @@ def both(built, kind: str, given: dict[str, Any]) -> None:
     assert wanted.std() > 0.01
     assert np.abs(images - wanted).max() <= 2 / 255
     pipe.decode = None
-    latents, exact = pipe.sample(PROMPT, **ours), expected(kind, model, pipe, "latent", **theirs)
+    latents = as_theirs(pipe.sample(PROMPT, **ours), built[0]).numpy()
+    exact = expected(kind, model, pipe, "latent", **theirs)
     assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
     if given["strength"] == 1:
         return  # a flow begins with noise alone there
-    other = pipe.sample(PROMPT, **{**ours, "image": picture(pipe.image_size, 2)})
+    other = {**ours, "image": picture(pipe.image_size, 2)}
+    other = as_theirs(pipe.sample(PROMPT, **other), built[0]).numpy()
     assert np.linalg.norm(other - exact) > 2e-3 * np.linalg.norm(exact), "the image counts"
 
 
@@ -111,9 +113,7 @@ def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
         both(built, PIPELINES[built[0]][1], given)
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in ("sd", "sdxl")]
-)
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in PIPELINES])
 def sized(request, tmp_path_factory) -> tuple[str, Path, Path]:
     """One file for two sizes that are not square: 16x24 and 24x16 pixels."""
     place, name = tmp_path_factory.mktemp("sized"), request.param
@@ -126,7 +126,7 @@ def sized(request, tmp_path_factory) -> tuple[str, Path, Path]:
 
 def test_one_file_serves_two_sizes_as_diffusers_makes_them(sized):
     name, model, bundle = sized
-    kind = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}[name]
+    kind = PIPELINES[name][0].replace("Img2Img", "")
     pipe = open_bundle(bundle)
     assert pipe.image_sizes == ((16, 24), (24, 16))
     given = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
@@ -138,7 +138,7 @@ def test_one_file_serves_two_sizes_as_diffusers_makes_them(sized):
         assert wanted.std() > 0.01 and np.abs(images - wanted).max() <= 2 / 255
     exact, decode = expected(kind, model, pipe, "latent", **size), pipe.decode
     pipe.decode = None
-    latents = pipe.sample(PROMPT, height=24, **given)
+    latents = as_theirs(pipe.sample(PROMPT, height=24, **given), name).numpy()
     assert np.linalg.norm(latents - exact) <= 1e-3 * np.linalg.norm(exact)
     pipe.decode = decode
     with pytest.raises(BadRequest, match=r"not built for 16 x 16.*height 16 and width 24, or of h"):

@@ -81,7 +81,7 @@ def test_sides_that_are_none_are_refused(told):
     ("class_name", "sides", "words"),
     [
         ("UNet2DModel", [16, 15], "15 is not a multiple of 2"),
-        ("FluxTransformer2DModel", [16, 32], "FluxTransformer2DModel serves one resolution"),
+        ("FluxTransformer2DModel", [16, 15], "15 is not a multiple of 2"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_made(

@@ -28,11 +28,7 @@ def our_noise(pipe: Pipeline, size: tuple[int, int], seed: int, n: int) -> Itera
 
     noise = image_noise(seed, 0, n, pipe.shape_at(size))
 
-    def loop_noise(shape: Any, *_: object, **__: object) -> torch.Tensor:
-        if len(pipe.sample_shape) == 2:  # packed
-            from diffc_runtime.packing import unpack_latents
-
-            return torch.from_numpy(unpack_latents(noise, shape[1:]))
+    def loop_noise(*_: object, **__: object) -> torch.Tensor:
         return torch.from_numpy(noise.copy())
 
     with pytest.MonkeyPatch.context() as patch:
@@ -41,3 +37,11 @@ def our_noise(pipe: Pipeline, size: tuple[int, int], seed: int, n: int) -> Itera
             if name.startswith("diffusers.pipelines.") and hasattr(module, "randn_tensor"):
                 patch.setattr(module, "randn_tensor", loop_noise)
         yield
+
+
+def as_theirs(latents: Any, name: str) -> torch.Tensor:
+    """Latents (N, C, H, W) as a pipeline takes and gives them: FLUX's packs them into tokens."""
+    from diffusers import FluxPipeline
+
+    tensor = torch.as_tensor(latents)
+    return FluxPipeline._pack_latents(tensor, *tensor.shape) if name == "flux" else tensor

@@ -96,13 +96,13 @@ class PipelineCall:
         names: An input's or output's name here -> the pipeline's.
         whole_timestep: True if the timestep is a whole number to the pipeline.
         timestep_factor: The timestep here, divided by the pipeline's.
-        unbatched: The inputs that the pipeline gives without a batch.
+        patch: The side of the patches of the latent that the pipeline packs into tokens; 1: none.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     whole_timestep: bool = False
     timestep_factor: float = 1.0
-    unbatched: Sequence[str] = ()
+    patch: int = 1
 
 
 CLIP_TOKENS = 77
@@ -143,6 +143,9 @@ class Family(ABC):
 
     pipeline_call: ClassVar[PipelineCall] = PipelineCall({"sample": "hidden_states"})
     """How the pipeline calls the class, for files that other libraries read."""
+
+    flow_settings: ClassVar[JsonObject] = {}
+    """What the pipeline adds to the config of a flow's scheduler, in the runtime's words."""
 
     squares_only: ClassVar[bool] = False
     """True if height and width of a sample must be equal."""

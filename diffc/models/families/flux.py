@@ -1,12 +1,13 @@
 """FluxTransformer2DModel: FLUX.1, double-stream blocks and then single-stream blocks.
 
-Its input is a sequence: the latent in patches of 2 x 2, (B, H W / 4, 64). Only whole heads are cut:
-rotary position embedding and the normalisation of queries and keys tie a head's dimensions.
+The class takes a row of tokens, patches of 2 x 2 of the latent (B, H W / 4, 64), and the place of
+each. Here a call takes the latent itself (B, 16, H, W), packs it and numbers the places, so that
+one graph serves every height and width. Only whole heads are cut: rotary position embedding and the
+normalisation of queries and keys tie a head's dimensions.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,11 @@ if TYPE_CHECKING:
 _TOKENS = 512  # T5's
 _LATENT = 128  # 1024 pixels
 _PATCH = 2  # the pipeline packs by 2, whatever the config says
-_UNBATCHED = ("img_ids", "txt_ids")
 _TIMESTEPS = 1000  # schedulers count to 1000, this class to 1
 
 
 class Flux(Family):
-    """The family of FLUX.1; see ``base.Family``.
-
-    It takes squares only: a row of tokens does not tell its height and width.
-    """
+    """The family of FLUX.1; see ``base.Family``."""
 
     class_name = "FluxTransformer2DModel"
     component = "transformer"
@@ -40,10 +37,9 @@ class Flux(Family):
     is_guided = False
     text_places = {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)}
     pipeline_call = PipelineCall(
-        {"sample": "hidden_states"}, timestep_factor=_TIMESTEPS, unbatched=_UNBATCHED
+        {"sample": "hidden_states"}, timestep_factor=_TIMESTEPS, patch=_PATCH
     )
-    squares_only = True
-    channel_axis = -1
+    flow_settings = {"sigmas_end": "1/steps"}
     block_lists = ("transformer_blocks", "single_transformer_blocks")
     depth_entries = {
         "transformer_blocks": "num_layers",
@@ -61,40 +57,39 @@ class Flux(Family):
     ) -> list[TensorSpec]:
         """Return the inputs of FLUX.1.
 
-        sample (S, C), timestep () in 0..1000, encoder_hidden_states (512, D), pooled_projections
-        (P,), img_ids (S, 3), txt_ids (512, 3), and guidance () if guidance is distilled into the
-        model.
+        sample (C, H, W), timestep () in 0..1000, encoder_hidden_states (512, D),
+        pooled_projections (P,), and guidance () if guidance is distilled into the model.
 
         Args:
             config: The content of config.json.
-            resolution: The latent's height and width; None: 128. S = (resolution / 2)^2.
+            resolution: The latent's height and width; None: 128.
             tokens: The length of the text condition; None: T5's 512.
         """
         config = self.full_config(config)
         height, width = as_pair(resolution or _LATENT)
-        places, length = (height // _PATCH) * (width // _PATCH), tokens or _TOKENS
-        axes = len(config["axes_dims_rope"])
+        channels = config["in_channels"] // _PATCH**2
         specs = [
-            TensorSpec("sample", (places, config["in_channels"]), kind="sample"),
+            TensorSpec("sample", (channels, height, width), kind="sample"),
             TIMESTEP,
-            TensorSpec("encoder_hidden_states", (length, config["joint_attention_dim"])),
+            TensorSpec("encoder_hidden_states", (tokens or _TOKENS, config["joint_attention_dim"])),
             TensorSpec("pooled_projections", (config["pooled_projection_dim"],)),
-            TensorSpec("img_ids", (places, axes), example=_grid(places, axes)),
-            TensorSpec("txt_ids", (length, axes), example=0),
         ]
         if config["guidance_embeds"]:
             specs.append(TensorSpec("guidance", (), example=3.5))
         return specs
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the predicted velocity, (B, S, C). The batch's first row gives the position
-        ids.
-        """
+        """Return the predicted velocity, (B, C, H, W)."""
         rest = {name: value for name, value in inputs.items() if name != "sample"}
-        rest |= {name: inputs[name][0] for name in _UNBATCHED}
+        sample, text = inputs["sample"], inputs["encoder_hidden_states"]
+        rows, columns = (side // _PATCH for side in sample.shape[-2:])
+        axes = len(model.config["axes_dims_rope"])  # type: ignore[index]
         rest["timestep"] = rest["timestep"] / _TIMESTEPS
-        output: Tensor = model(inputs["sample"], **rest, return_dict=False)[0]
-        return output
+        rest["img_ids"] = _places(rows, columns, axes).to(text)
+        rest["txt_ids"] = text.new_zeros(text.shape[1], axes)
+        tokens = _packed(sample, rows, columns)
+        output: Tensor = model(tokens, **rest, return_dict=False)[0]
+        return _unpacked(output, rows, columns)
 
     def candidate_groups(
         self, model: nn.Module, inputs: Mapping[str, Tensor], head_dims: bool
@@ -109,6 +104,10 @@ class Flux(Family):
             for group in _single_groups(model, f"single_transformer_blocks.{name}")
         ]
         return in_order(model, [*block_groups(model), *single])
+
+    def shared_multiple(self, config: JsonObject) -> int | None:
+        """Return the pipeline's patch: the graph numbers the places of any height and width."""
+        return _PATCH
 
     def multiple(self, config: JsonObject) -> int:
         """Return the pipeline's patch."""
@@ -130,30 +129,29 @@ class Flux(Family):
             guidance=GuidanceInput("guidance") if "guidance" in texts.takes else None,
         )
 
-    def latent_shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
-        """(S, C) -> (C / 4, H, W), of a square."""
-        side = _PATCH * math.isqrt(sample[0])
-        return sample[1] // _PATCH**2, side, side
 
-    def pack(self, latents: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, H/2 W/2, 4 C), as the pipeline packs."""
-        n, c, h, w = latents.shape
-        tiles = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        return tiles.reshape(n, h // 2 * (w // 2), 4 * c)
-
-    def unpack(self, samples: Tensor) -> Tensor:
-        """(N, H/2 W/2, 4 C) -> (N, C, H, W), of a square."""
-        n, count, c = samples.shape
-        side = round(count**0.5)
-        tiles = samples.reshape(n, side, side, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        return tiles.reshape(n, c // 4, 2 * side, 2 * side)
+def _packed(latents: Tensor, rows: int, columns: int) -> Tensor:
+    """(N, C, 2 rows, 2 columns) -> (N, rows * columns, 4 C), as the pipeline packs."""
+    channels = latents.shape[1]
+    tiles = latents.reshape(-1, channels, rows, _PATCH, columns, _PATCH)
+    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(-1, rows * columns, channels * _PATCH**2)
 
 
-def _grid(tokens: int, axes: int) -> list[list[int]]:
-    """Return (0, row, column) of each token, on the squarest grid of ``tokens``."""
-    height = next(h for h in range(math.isqrt(tokens), 0, -1) if tokens % h == 0)
-    zeros = [0] * (axes - 2)
-    return [[*zeros, *divmod(place, tokens // height)] for place in range(tokens)]
+def _unpacked(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """(N, rows * columns, 4 C) -> (N, C, 2 rows, 2 columns)."""
+    channels = tokens.shape[2] // _PATCH**2
+    tiles = tokens.reshape(-1, rows, columns, channels, _PATCH, _PATCH)
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, rows * _PATCH, columns * _PATCH)
+
+
+def _places(rows: int, columns: int, axes: int) -> Tensor:
+    """Return (rows * columns, axes): zeros, then the row and the column of each token."""
+    import torch
+
+    down = torch.arange(rows)[:, None].expand(rows, columns)
+    across = torch.arange(columns)[None].expand(rows, columns)
+    zeros = [torch.zeros_like(down)] * (axes - 2)
+    return torch.stack([*zeros, down, across], -1).reshape(rows * columns, axes)
 
 
 def _single_groups(model: nn.Module, block: str) -> list[Group]:
