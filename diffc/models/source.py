@@ -26,13 +26,7 @@ from diffc.models.components import (
     Component,
     pipeline_components,
 )
-from diffc.models.families import (
-    component_of,
-    denoiser_folders,
-    family,
-    family_names,
-    is_own,
-)
+from diffc.models.families import component_of, denoiser_folders, family_names, is_own
 from diffc.models.families import family as family_of
 from diffc.models.files import check_safetensors, read_json, tensor_entries
 from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
@@ -398,7 +392,7 @@ def _scheduler_config(folder: Path, class_name: str) -> JsonDict:
                 read_json(path), read_json(index) if index.exists() else {}
             )
             matches_flow = "FlowMatch" in str(config.get("_class_name", ""))
-            return {**config, **(family(class_name).flow_settings if matches_flow else {})}
+            return {**config, **(family_of(class_name).flow_settings if matches_flow else {})}
     return {}
 
 

@@ -14,6 +14,7 @@ LONG_FILES = (
     "tests/stages/test_image_to_image.py",
     "tests/distill/test_processes.py",
     "tests/distill/test_sharded.py",
+    "tests/stages/test_prompted_pipelines.py",
     "tests/bundle/test_triton_prompts.py",
     "tests/bundle/test_triton_server.py",
     "tests/models/families/test_export.py",
