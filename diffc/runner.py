@@ -38,7 +38,7 @@ from diffc.errors import UnavailableError
 from diffc.launch import process_rank
 from diffc.locks import stage_lock, use_lock
 from diffc.placing import clear_folder, place, place_file
-from diffc.stage_inputs import keyed
+from diffc.stage_inputs import check_unaltered, keyed
 from diffc.stage_records import (
     RECORD,
     STATE,
@@ -361,6 +361,7 @@ class StageRunner:
         start = time.perf_counter()
         with _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):
             result = yield from map_events(stage.run(stage.inputs, folder), event)
+        check_unaltered(stage.inputs)
         seconds = time.perf_counter() - start
         return StageRecord(
             name=stage.name,

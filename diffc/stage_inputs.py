@@ -230,6 +230,18 @@ def parameter_count(source: Source) -> int:
     return sum(parameter.numel() for parameter in meta_denoiser(source).parameters())
 
 
+def check_unaltered(inputs: object) -> None:
+    """Refuse the outcome of a stage while which others altered the weights of one of its models.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    for field in fields(inputs) if is_dataclass(inputs) else ():
+        value = getattr(inputs, field.name)
+        if isinstance(value, ModelInput):
+            value.source.check_unaltered()
+
+
 def keyed(value: object) -> JsonValue:
     """What stands for ``value`` in a key, as JSON has it.
 

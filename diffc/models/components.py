@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from diffc.errors import InputError
 from diffc.models.class_names import current_class
 from diffc.models.families import denoiser_folders, family, family_names
-from diffc.models.files import TensorEntry, read_json, tensor_entries
+from diffc.models.files import TensorEntry, read_json
 from diffc.models.layout import (
     DIFFUSERS_STEMS,
     TRANSFORMERS_STEMS,
@@ -165,10 +165,7 @@ class Component:
         weights = self.weights
         if weights is None or weights.is_pickled:
             return {}
-        entries: dict[str, TensorEntry] = {}
-        for path in weights.paths:
-            entries |= tensor_entries(path)
-        return entries
+        return weights.entries()
 
     def _is_described_by(self, config: JsonObject) -> bool:
         """True if a config in the pipeline's own folder belongs to this component."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffc.errors import InputError
@@ -30,10 +30,12 @@ class TensorEntry:
     Attributes:
         dtype: The dtype as safetensors writes it (F32, BF16, F8_E4M3, I64).
         shape: The tensor's shape.
+        path: The file that holds it; None for one in memory.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    path: Path | None = field(default=None, compare=False)
 
     @property
     def elements(self) -> int:
@@ -83,7 +85,9 @@ def tensor_entries(path: Path) -> dict[str, TensorEntry]:
     header, data_start = _header(path)
     try:
         entries = {
-            name: TensorEntry(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+            name: TensorEntry(
+                str(entry["dtype"]), tuple(int(size) for size in entry["shape"]), path
+            )
             for name, entry in header.items()
         }
         end = data_start + max((int(e["data_offsets"][1]) for e in header.values()), default=0)
@@ -97,6 +101,18 @@ def tensor_entries(path: Path) -> dict[str, TensorEntry]:
         )
     _check_by_library(path)
     return entries
+
+
+def file_version(path: Path) -> tuple[int, int, int]:
+    """What differs after a file was written or replaced. Raises InputError for one that is gone."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InputError(
+            f"{path.name}, which is missing in {path.parent}, cannot be read: {error.strerror}",
+            hint="download or copy the folder again",
+        ) from error
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:

@@ -124,7 +124,7 @@ def shape_error(where: Path, name: str, held: Shape, wanted: Shape, more: int = 
     """Return the error for a tensor whose shape differs from the config's.
 
     Args:
-        where: The folder of the files.
+        where: The file that holds it, or the folder of the files.
         name: The tensor's name.
         held: Its shape in the file.
         wanted: Its shape by the config.
@@ -168,9 +168,8 @@ def _check_shapes(
     ]
     if wrong:
         name = wrong[0]
-        raise shape_error(
-            where, name, entries[name].shape, tuple(expected.shapes[name]), len(wrong) - 1
-        )
+        place, own = entries[name].path or where, entries[name].shape
+        raise shape_error(place, name, own, tuple(expected.shapes[name]), len(wrong) - 1)
 
 
 def _fits(held: Shape, wanted: Shape, cut: bool) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffc.errors import InputError
-from diffc.models.files import read_json
+from diffc.models.files import TensorEntry, read_json, tensor_entries
 
 DIFFUSERS_STEMS = ("diffusion_pytorch_model",)
 TRANSFORMERS_STEMS = ("model", "pytorch_model")
@@ -61,6 +61,27 @@ class WeightFiles:
     def is_pickled(self) -> bool:
         """True if reading the files means unpickling."""
         return self.kind == PICKLED
+
+    def entries(self) -> dict[str, TensorEntry]:
+        """Return name -> dtype and shape of every tensor, from the headers of safetensors.
+
+        Raises:
+            InputError: A file is damaged or truncated, lacks a tensor that the index says it holds,
+                or holds one that another file holds too.
+        """
+        entries: dict[str, TensorEntry] = {}
+        for path in self.paths:
+            own = tensor_entries(path)
+            twice = min(own.keys() & entries.keys(), default=None)
+            if twice is not None:
+                raise InputError(
+                    f"{path} holds {twice}, and so does {entries[twice].path}",
+                    hint="they are parts of two models: download or copy the folder again",
+                )
+            entries |= own
+        if self.index is not None:
+            _check_index(self.index, entries)
+        return entries
 
 
 @dataclass
@@ -154,10 +175,25 @@ def _whole_set(folder: Path, entry: _WeightSet, need: bool) -> tuple[Path, ...]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
+    return tuple(sorted(set(_weight_map(index).values())))
+
+
+def _weight_map(index: Path) -> dict[str, Path]:
+    """Name of a tensor -> the file that holds it, beside the index."""
     names = read_json(index).get("weight_map", {})
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{index} has no map of weights to files", hint="copy the file again")
-    return tuple(index.parent / Path(name).name for name in sorted(set(names.values())))
+    return {tensor: index.parent / Path(name).name for tensor, name in names.items()}
+
+
+def _check_index(index: Path, entries: Mapping[str, TensorEntry]) -> None:
+    """Refuse an index that names a tensor which its file lacks."""
+    for name, path in _weight_map(index).items():
+        if name not in entries or entries[name].path != path:
+            raise InputError(
+                f"{path} lacks {name}, which {index.name} says it holds",
+                hint="download or copy the folder again",
+            )
 
 
 def _index_of(entry: _WeightSet, files: tuple[Path, ...]) -> Path | None:

@@ -40,7 +40,7 @@ from diffc.models.classes import (
 )
 from diffc.models.components import Component
 from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_pruning, skeleton
-from diffc.models.files import check_safetensors
+from diffc.models.files import TensorEntry, check_safetensors
 from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.loras.fusing import fuse_model, fuse_state
 from diffc.models.source import Source, find_source
@@ -148,20 +148,27 @@ def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
     """
     part.need_folder()
     reasons.check_not_quantised(part.folder, part.config)
-    state, kind = read_state(part.need_weights()), component_class(part)
+    weights, kind = part.need_weights(), component_class(part)
+    state = read_state(weights)
     if part.loras is not None and not is_diffusers_model(kind):
         state = fuse_state(part, state)  # by the names of the file, as LoRAs have them
     if is_diffusers_model(kind):
-        model = _diffusers_model(part, state, own or _float32_copy)
+        entries = entries_of(state) if weights.is_pickled else weights.entries()
+        model = _diffusers_model(part, state, entries, own or _float32_copy)
     else:
         model = _transformers_model(part, kind, state)
     _check_finite(model, part.folder)
     return model.eval()
 
 
-def _diffusers_model(part: Component, state: Mapping[str, torch.Tensor], own: Own) -> nn.Module:
+def _diffusers_model(
+    part: Component,
+    state: Mapping[str, torch.Tensor],
+    entries: Mapping[str, TensorEntry],
+    own: Own,
+) -> nn.Module:
     model = skeleton(part.class_name, part.config, real_buffers=True)
-    check_diffusers_tensors(part, model, entries_of(state))
+    check_diffusers_tensors(part, model, entries)
     tensors = with_current_names(model, state)
     values = {name: own(tensors[name]) for name in model.state_dict()}
     model.load_state_dict(values, strict=True, assign=True)

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffc.errors import InputError
 from diffc.models.files import tensor_entries
 from diffc.models.load import load_denoiser
-from diffc_export.disks import temporary_folder
+from diffc_export.disks import temporary_folder, write_array
 
 if TYPE_CHECKING:
     from diffc.models.source import Source
@@ -41,17 +40,12 @@ def mapped_denoiser(source: Source) -> Iterator[nn.Module]:
         InputError: The weights cannot be used, or were altered meanwhile; or the disk of temporary
             files has no room for float32 copies.
     """
-    before = {path: _version(path) for path in source.weights}
-    with temporary_folder(bytes_to_copy(source.weights)) as folder:
+    weights = tuple(source.versions)  # as they are now, before they are read
+    with temporary_folder(bytes_to_copy(weights)) as folder:
         with (folder / "float32").open("wb") as file:
             model = load_denoiser(source, own=_Copies(file).float32)
         yield model
-    for path, version in before.items():
-        if _version(path) != version:
-            raise InputError(
-                f"{path} was altered while it was read",
-                hint="leave the model's files as they are during a run, and start it again",
-            )
+    source.check_unaltered()
 
 
 def bytes_to_copy(weights: tuple[Path, ...]) -> int:
@@ -79,14 +73,8 @@ class _Copies:
         if (value.dtype == torch.float32 and value.is_contiguous()) or not value.numel():
             return value.float()
         offset = self._file.tell()
-        value.float().contiguous().numpy().tofile(self._file)
+        write_array(value.float().numpy(), self._file)
         self._file.flush()
         shape = (value.numel(),)
         values = np.memmap(self._file.name, np.float32, "c", offset, shape)
         return torch.from_numpy(values).reshape(value.shape)
-
-
-def _version(path: Path) -> tuple[int, int, int]:
-    """What differs after a file was written or replaced."""
-    facts = path.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns

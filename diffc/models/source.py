@@ -28,7 +28,7 @@ from diffc.models.components import (
 )
 from diffc.models.families import component_of, denoiser_folders, family_names, is_own
 from diffc.models.families import family as family_of
-from diffc.models.files import check_safetensors, read_json, tensor_entries
+from diffc.models.files import check_safetensors, file_version, read_json
 from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
 from diffc.models.schedulers import with_pipeline_changes
 from diffc.models.shipped import SHIPPED, is_shipped, shipped_models
@@ -177,13 +177,41 @@ class Source:
         return self.pruning is not None or self.saved_pruning is not None
 
     @cached_property
+    def versions(self) -> Mapping[Path, tuple[int, int, int]]:
+        """Which files of weights there are, each as it was before its first byte was read."""
+        return {path: file_version(path) for path in self.weights}
+
+    def check_unaltered(self) -> None:
+        """Refuse what was made of files of weights that others alter meanwhile.
+
+        Raises:
+            InputError: One was written, replaced or removed since ``versions`` was first asked for.
+                Where the digest was asked for then, one with the same content passes.
+        """
+        known = vars(self).get("_digests", {})
+        for path, version in self.versions.items():
+            if path.exists() and file_version(path) == version:
+                continue
+            if not path.exists() or known.get(path) != file_digest(path):
+                raise InputError(
+                    f"{path} was altered while it was read",
+                    hint="leave the model's files as they are during a run, and start it again",
+                )
+
+    @cached_property
+    def _digests(self) -> Mapping[Path, str]:
+        """The sha256 of each file of weights."""
+        return {path: file_digest(path) for path in self.versions}
+
+    @cached_property
     def digest(self) -> str:
         """sha256 over configs, weights and LoRAs: the basis of every cache key of this model."""
         total = hashlib.sha256(_canonical([self.class_name, self.config, self.scheduler]))
         if self.saved_pruning is not None:
             total.update(_canonical(self.saved_pruning))
-        for path in (*self.weights, *filter(None, [self.pruning])):
-            total.update(path.name.encode() + file_digest(path).encode())
+        files = {**self._digests, **{path: file_digest(path) for path in [self.pruning] if path}}
+        for path, digest in files.items():
+            total.update(path.name.encode() + digest.encode())
         if self.all_loras:
             total.update(_canonical([lora.identity for lora in self.all_loras]))
         return total.hexdigest()
@@ -401,8 +429,7 @@ def _find_weights(denoiser: Component, need: bool) -> tuple[Path, ...]:
     if weights is None or (weights.is_pickled and not denoiser.allow_pickle):
         return ()
     if not weights.is_pickled:
-        for path in weights.paths:
-            tensor_entries(path)
+        weights.entries()
     return weights.paths
 
 

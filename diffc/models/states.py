@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from diffc.errors import InputError
-from diffc.models.files import TensorEntry, tensor_entries
+from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors
 from diffc.models.layout import WeightFiles
 
@@ -36,12 +36,11 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 def read_entries(weights: WeightFiles) -> dict[str, TensorEntry]:
     """Return name -> dtype and shape of every tensor, without its values."""
+    if not weights.is_pickled:
+        return weights.entries()
     entries: dict[str, TensorEntry] = {}
     for path in weights.paths:
-        if weights.is_pickled:
-            entries |= entries_of(_read_pickle(path, "meta"))
-        else:
-            entries |= tensor_entries(path)
+        entries |= entries_of(_read_pickle(path, "meta"))
     return entries
 
 
@@ -54,11 +53,12 @@ def read_state(weights: WeightFiles) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     state: dict[str, torch.Tensor] = {}
+    if not weights.is_pickled:
+        weights.entries()
     for path in weights.paths:
         if weights.is_pickled:
             state |= _read_pickle(path, "cpu")
         else:
-            tensor_entries(path)
             with foreign_errors(f"{path} cannot be read", hint="copy the file again"):
                 state |= load_file(path)
     return state

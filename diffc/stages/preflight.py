@@ -38,7 +38,7 @@ from diffc_runtime.machine.packages import version as package_version
 PREFLIGHT = "preflight"
 """The name of the checks before the first stage, in events."""
 
-_VERSION = 5
+_VERSION = 6
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub.utils import filter_repo_objects
+from safetensors.numpy import save_file
 
 from diffc.cli.app import app
 from diffc.errors import InputError, RequestError
@@ -127,6 +129,8 @@ def test_shards_are_fetched_with_their_index(hub):
     shards = [f"unet/{STEM}-0000{i}-of-00002.safetensors" for i in (1, 2)]
     save_repo(hub.repo, [*PLAIN[1:], *shards])
     names = {str(i): Path(shard).name for i, shard in enumerate(shards)}
+    for name, shard in names.items():
+        save_file({name: np.zeros(1, np.float32)}, hub.repo / "unet" / shard)
     save(hub.repo / "unet" / f"{STEM}.safetensors.index.json", {"weight_map": names})
     assert len(find_source("owner/name").weights) == 2
     assert hub.weights == {*PLAIN[1:], *shards}
