@@ -9,9 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
+from support.disks import file_system
 
 from diffc import runner as module
 from diffc.errors import InputError, RequestError, UnavailableError
@@ -259,10 +259,5 @@ def test_manifests_are_plain_json(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 4 MB, where root may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("cannot mount a tmpfs here")
-    yield Path(place)
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with file_system(tmp_path / "disk", "size=4m") as place:
+        yield place

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,9 +154,10 @@ def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
     except SafetensorError as error:  # the library hides the OS's error number in its text
-        if "os error" in str(error).lower():
-            raise OSError(str(error)) from error
-        raise
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -187,7 +190,7 @@ def write_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnavailableError(
-            f"a checkpoint cannot be written to {folder}: {error}",
+            f"a checkpoint cannot be written to {folder}: {error.strerror or error}",
             hint="checkpoints lie in DIFFC_CACHE: make room there, and the same command goes on "
             "from the last one",
         ) from error

@@ -4,6 +4,7 @@ user_path     a path as a person writes it, ``~`` included
 check_place   refuse a folder that cannot be made or written; nothing is made
 disk_errors   an error of a disk as one line that names the place
 temporary_folder  a folder for temporary files; says whose disk is full
+write_array   every byte of an array, or an error
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from diffc_runtime.errors import DiffcError, InputError, RequestError
+
+if TYPE_CHECKING:
+    from diffc_export.targets.base import Array
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of errors of a disk that has no room."""
@@ -176,6 +181,16 @@ def temporary_folder(needed: int = 0) -> Iterator[Path]:
             if isinstance(error, _BUGS) or _free(place) >= _LEAST_FREE:
                 raise
             raise _no_room(place, os.strerror(errno.ENOSPC)) from error
+
+
+def write_array(array: Array, file: BinaryIO) -> None:
+    """Append the bytes of an array to a file.
+
+    numpy's own ``tofile`` says nothing where a full disk takes all but the last of them.
+    """
+    import numpy as np
+
+    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _no_room(temporary: Path, reason: str) -> InputError:

@@ -10,24 +10,27 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.command import diffc_process as diffc
+from support.disks import file_system, remount
 
 from diffc.errors import InputError, RequestError
-from diffc_export.disks import check_place, disk_error, disk_errors, temporary_folder
+from diffc_export.disks import (
+    check_place,
+    disk_error,
+    disk_errors,
+    temporary_folder,
+    write_array,
+)
 from diffc_runtime.files import utf8_path, write_text
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A tmpfs of 256 kB, where this user may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("cannot mount a tmpfs here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with file_system(tmp_path / "disk", "size=256k") as place:
+        yield place
 
 
 def one_line(done, *words) -> None:
@@ -102,7 +105,7 @@ def test_the_full_one_of_two_disks_is_named(small_disk, tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_told_before(small_disk, tmp_path):
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    remount(small_disk, "ro")
     with pytest.raises(InputError, match="Read-only file system") as caught:
         check_place(small_disk / "a" / "b", "--out")
     assert caught.value.hint == "choose another folder with --out"
@@ -121,6 +124,20 @@ def test_a_full_folder_for_temporary_files_is_named(small_disk, monkeypatch):
     assert list(small_disk.iterdir()) == []
     full = OSError(errno.ENOSPC, "No space left on device", str(small_disk / "tmpab12cd_3" / "x"))
     assert "(TMPDIR): No space left" in str(disk_error(full))
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 76, 4000, 5000])
+def test_an_array_is_written_whole_or_not(small_disk, beyond):
+    """numpy's tofile says nothing of the last bytes, which a buffer holds back."""
+    array = np.arange(256 * 1024 + beyond, dtype=np.uint8)
+    if beyond > 0:
+        full = pytest.raises(InputError, match="No space left on device")
+        with full, disk_errors(small_disk), (small_disk / "x").open("wb") as file:
+            write_array(array, file)
+        return
+    with (small_disk / "x").open("wb") as file:
+        write_array(array, file)
+    assert (small_disk / "x").read_bytes() == array.tobytes()
 
 
 def test_an_error_beside_a_roomy_folder_keeps_its_words():

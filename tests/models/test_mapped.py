@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.disks import file_system
 
 from diffc.data.clean import CleanSet
 from diffc.errors import InputError
@@ -61,6 +63,29 @@ def test_other_numbers_are_copied_to_a_temporary_file(tiny_model, tmp_path, monk
     full = pytest.raises(InputError, match=r"no room for temporary files .* MB are needed")
     with full, mapped.mapped_denoiser(source):
         raise AssertionError
+
+
+def test_a_disk_that_others_fill_while_weights_are_copied(tiny_model, tmp_path, monkeypatch):
+    """The room that was there at first is gone; nothing of the copies stays."""
+    source = find_source(folder_in(tiny_model, tmp_path, torch.float16)[0])
+    expected = load_denoiser(source).state_dict()
+    with file_system(tmp_path / "disk", "size=1m") as disk:
+        needed = mapped.bytes_to_copy(source.weights)
+
+        def fill(*_):
+            (disk / "ballast").write_bytes(b"0" * (shutil.disk_usage(disk).free - needed // 2))
+            return 0
+
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with monkeypatch.context() as patch:
+            patch.setattr(mapped, "bytes_to_copy", fill)
+            full = pytest.raises(InputError, match=r"\(TMPDIR\): No space left on device\n")
+            with full, mapped.mapped_denoiser(source):
+                raise AssertionError
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
+        (disk / "ballast").unlink()
+        with mapped.mapped_denoiser(source) as model:
+            assert all(torch.equal(model.state_dict()[name], expected[name]) for name in expected)
 
 
 def test_a_file_that_is_altered_midway_is_noticed(tiny_model, tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
+from contextlib import ExitStack
+from itertools import count
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from support.command import diffc_in_process, diffc_process
+from support.disks import file_system
 from support.quick import QUICK
 
 
@@ -19,20 +21,11 @@ def diffc(*args, cache):
 @pytest.fixture
 def mount(tmp_path):
     """mount(options) -> a tmpfs, where this user may mount one."""
-    places = []
-
-    def make(options):
-        place = tmp_path / f"disk{len(places)}"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("cannot mount a tmpfs here")
-        places.append(place)
-        return place
-
-    yield make
-    for place in places:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+    with ExitStack() as stack:
+        numbers = count()
+        yield lambda options: stack.enter_context(
+            file_system(tmp_path / f"disk{next(numbers)}", options)
+        )
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from diffc_export.disks import write_array
 from diffc_export.targets.base import Array
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _write(tensor: TensorProto, read: Read | None, file: BinaryIO) -> None:
     array = numpy_helper.to_array(tensor) if read is None else read()
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     place = {"location": Path(file.name).name, "offset": file.tell(), "length": array.nbytes}
-    np.ascontiguousarray(array).tofile(file)
+    write_array(array, file)
     name, data_type, shape = tensor.name, tensor.data_type, list(tensor.dims)
     tensor.CopyFrom(without_data(name, data_type, shape))
     for key, value in place.items():

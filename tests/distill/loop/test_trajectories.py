@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from support import tiny_loops
+from support.disks import file_system, remount
 from support.tiny_training import clean
 
 from diffc.data.clean import CleanSet
@@ -15,6 +16,7 @@ from diffc.data.synthetic import Conditioning, guided_call
 from diffc.distill.loop import trajectories as module
 from diffc.distill.loop.trajectories import TrajectorySet, make_trajectories
 from diffc.errors import InputError
+from diffc_export.disks import disk_errors
 from diffc_export.events import drain
 
 
@@ -63,6 +65,22 @@ def test_a_killed_run_makes_no_whole_shard_again(tmp_path: Path) -> None:
     parts = TrajectorySet.load(tmp_path / "cut", clean())
     assert torch.equal(states(parts), whole)
     assert drain(make_trajectories(dense, clean(), plan, tmp_path / "cut")) == 0
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """What was written stays, and with room the rest is made."""
+    whole = states(tiny_loops.trajectories(tmp_path / "whole"))
+    plan, dense = tiny_loops.plan(), tiny_loops.dense()
+    with file_system(tmp_path / "disk", "size=8k") as disk:
+        full = pytest.raises(InputError, match=r"^cannot write .*: No space left on device\n")
+        with full, disk_errors(disk):
+            drain(make_trajectories(dense, clean(), plan, disk))
+        assert [path.name for path in disk.iterdir()] == ["shard-00001.safetensors",
+                                                          "shard-00000.safetensors"]  # fmt: skip
+        remount(disk, "size=1m")
+        assert drain(make_trajectories(dense, clean(), plan, disk)) == 2 * 4
+        assert torch.equal(states(TrajectorySet.load(disk, clean())), whole)
 
 
 def test_a_trajectory_depends_on_its_number_alone(tmp_path: Path) -> None:
