@@ -39,6 +39,16 @@ def test_every_step_goes_through(exported):
     assert error["fp32"] < 1e-4 < error["fp16"] < 1e-2
 
 
+def test_a_stream_that_takes_more_than_it_may_ends_it(tmp_path):
+    (tmp_path / "fp32").mkdir()
+    (tmp_path / "fp32" / "model.onnx").write_bytes(bytes(1000))
+    most = full_size.limit("export", NAME, 1000, tmp_path)
+    assert most == full_size.LIMIT_SHARE * 500 + full_size.LIMIT_BYTES
+    assert full_size.limit("export", NAME, int(most), tmp_path) == most
+    with pytest.raises(SystemExit, match=r"export of dit-xl-2 took .* GB, not 1\.50"):
+        full_size.limit("export", NAME, int(most) + 1, tmp_path)
+
+
 def test_a_file_that_computes_something_else_ends_it(exported):
     full_size.child("convert", NAME, exported)
     path = exported / "fp16" / "model.onnx"

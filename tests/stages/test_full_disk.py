@@ -24,7 +24,7 @@ def test_distillation_goes_on_where_the_disk_was_full(tiny_model, tmp_path):
     options = {
         **QUICK,
         "distill": {**QUICK["distill"], "aim": "loop", "loop": LOOP},
-        "prune": {**QUICK["prune"], "ratio": 0.4, "allocate": "global"},
+        "prune": {**QUICK["prune"], "ratio": 0.4},
         "loops": ["deterministic:1"],
     }
     recipe = tmp_path / "recipe.yaml"

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 QUICK = {
-    "prune": {"align": 4, "importance": {"passes": 4, "batch": 2, "grid": 4, "curve_images": 2}},
+    "prune": {
+        "align": 4,
+        # a plan by an engine's times is another one each time
+        "allocate": "global",
+        "importance": {"passes": 4, "batch": 2, "grid": 4, "curve_images": 2},
+    },
     "data": {"images": 8, "steps": 2, "batch": 4},
     "distill": {"steps": 4, "batch": 4, "warmup": 1, "checkpoint_every": 2},
     "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 3},
