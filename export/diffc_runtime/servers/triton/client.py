@@ -13,7 +13,9 @@ images are a-0.png to a-3.png. Pictures need Pillow; ``.npy`` holds the array, w
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +153,46 @@ def output_files(out: Path, n: int, force: bool) -> list[Path]:
 
 
 def save_images(images: np.ndarray, files: list[Path]) -> None:
-    """Write images (N, H, W, C) in uint8 as pictures, or any array as one .npy."""
-    if files[0].suffix == ".npy":
-        np.save(files[0], images)
-        return
-    from PIL import Image
+    """Write images (N, H, W, C) in uint8 as pictures, or any array as one .npy.
 
+    Raises:
+        ValueError: A file cannot be written, or the array is of latents and the file a picture.
+    """
+    if files[0].suffix == ".npy":
+        content = io.BytesIO()
+        np.save(content, images)
+        _write(files[0], content.getvalue())
+        return
     if images.dtype != np.uint8:
         raise ValueError("the model gives latents, which are no pictures: name an .npy with --out")
     for file, image in zip(files, images, strict=True):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)
+        _write(file, _picture(image, file.suffix))
+
+
+def _picture(image: np.ndarray, ending: str) -> bytes:
+    from PIL import Image
+
+    content, kind = io.BytesIO(), Image.registered_extensions()[ending.lower()]
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(content, format=kind)
+    return content.getvalue()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    numpy and Pillow, given a file's name, may say nothing where a full disk takes all but the last
+    bytes.
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    except OSError as error:
+        raise ValueError(f"cannot write {file}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def _request_images(options: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
