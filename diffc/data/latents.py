@@ -6,8 +6,7 @@
                      VAE's posterior (random draws would differ between runs)
     decode_latents   back to images in [-1, 1], for figures and pictures
 
-A latent is (value - shift) * scale of its VAE (``latent_factors``), packed as the family's
-pipeline does.
+A latent is (value - shift) * scale of its VAE (``latent_factors``).
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from torch import Tensor
 from diffc.data.batches import run_in_batches
 from diffc.errors import InputError
 from diffc.models.config_values import reading_config
-from diffc.models.families import family
 from diffc.models.foreign import foreign_errors
 from diffc.models.source import Source, read_json
 from diffc_export.events import Progress, Work
@@ -61,7 +59,7 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
 
     Args:
         source: The model.
-        sample: The denoiser's input without the batch; (C, H, W) unless the family packs latents.
+        sample: The shape of the denoiser's input without the batch.
 
     Raises:
         InputError: The samples are no images (video), or diffc cannot encode with this VAE.
@@ -73,15 +71,14 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
         return sample[0], sample[1], sample[2]
     config = read_json(folder / "config.json")
     kind = source.vae.class_name if source.vae is not None else config.get("_class_name")
-    latent = family(source.class_name).latent_shape(sample)
-    if kind not in _KINDS or len(latent) != 3:
+    if kind not in _KINDS or len(sample) != 3:
         raise InputError(
             f"images cannot be encoded by a {kind} for {source.name}",
             hint="leave --data out: the dense model's own samples need no encoder",
         )
     factor = scale_factor(source)
     with reading_config(_vae_class(config), config):
-        return int(config.get("in_channels", 3)), latent[1] * factor, latent[2] * factor
+        return int(config.get("in_channels", 3)), sample[1] * factor, sample[2] * factor
 
 
 def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Work[Tensor]:
@@ -95,7 +92,7 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
     Raises:
         InputError: The VAE's latents have another shape.
     """
-    vae, known = load_vae(source), family(source.class_name)
+    vae = load_vae(source)
     scale, shift = latent_factors(dict(vae.config))
 
     def part(rows: range) -> Work[Tensor]:
@@ -104,7 +101,7 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
         value = _encoded_latent(encoded)
         value = (value - _broadcast(value, shift)) * _broadcast(value, scale)
         yield Progress(rows.stop, len(images), "encoding images")
-        return known.pack(value).float().cpu()
+        return value.float().cpu()
 
     parts = yield from run_in_batches(len(images), _BATCH, part, "encoding images by the VAE")
     latents = torch.cat(parts)
@@ -147,11 +144,11 @@ def decode_latents(
     """
     if vae_folder(source) is None:
         return latents
-    vae, known = vae or load_vae(source), family(source.class_name)
+    vae = vae or load_vae(source)
     scale, shift = latent_factors(dict(vae.config))
 
     def part(rows: range) -> Work[Tensor]:
-        value = known.unpack(latents[rows.start : rows.stop].to(vae.device))
+        value = latents[rows.start : rows.stop].to(vae.device)
         value = value / _broadcast(value, scale) + _broadcast(value, shift)
         with torch.no_grad():
             images: Tensor = vae.decode(value, return_dict=False)[0].float().cpu()
@@ -175,12 +172,11 @@ def check_decoder(source: Source, sample: tuple[int, ...]) -> None:
     from diffc.models.cut import skeleton
 
     part = source.vae
-    latent_shape = family(source.class_name).latent_shape(sample)
-    if part is None or part.name == source.component or len(latent_shape) != 3:
+    if part is None or part.name == source.component or len(sample) != 3:
         return
     part.need_folder()
     vae: AutoencoderKL = skeleton(part.class_name, part.config)
-    latent = torch.empty(1, *latent_shape, device="meta")
+    latent = torch.empty(1, *sample, device="meta")
     for factor in latent_factors(part.config):
         _broadcast(latent, factor)
     wrong = f"the VAE {part.folder} cannot decode the denoiser's samples {sample}"

@@ -84,7 +84,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
 
 def _image_size(denoiser: Denoiser, source: Source) -> tuple[int, int] | None:
     """(height, width) of the decoded images in pixels."""
-    latent = denoiser.family.latent_shape(sample_shape(denoiser.specs))
+    latent = sample_shape(denoiser.specs)
     factor = scale_factor(source)
     return (latent[1] * factor, latent[2] * factor) if len(latent) == 3 else None
 

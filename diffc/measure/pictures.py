@@ -14,7 +14,6 @@ from torch import Tensor
 from diffc.data.latents import pixel_shape, scale_factor, vae_folder
 from diffc.errors import InputError
 from diffc.measure.quality.measuring import checked_metrics, wanted_metrics
-from diffc.models.families import family
 from diffc.models.source import Source
 from diffc.recipe import QualitySection
 
@@ -23,13 +22,13 @@ def picture_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, in
     """(C, H, W) of the pictures that samples of shape ``sample`` become; None for a video."""
     if vae_folder(source) is None:
         return (sample[0], sample[1], sample[2]) if len(sample) == 3 else None
-    if len(family(source.class_name).latent_shape(sample)) != 3:
+    if len(sample) != 3:
         return None
     try:
         return pixel_shape(source, sample)
     except InputError:  # a VAE that can decode, and that diffc does not encode with
         factor = scale_factor(source)
-        return (3, sample[1] * factor, sample[2] * factor) if len(sample) == 3 else None
+        return 3, sample[1] * factor, sample[2] * factor
 
 
 def check_pictures(source: Source, sample: tuple[int, ...], options: QualitySection) -> list[str]:

@@ -56,19 +56,16 @@ def dry_run(source: Source, resolution: Size | None = None, tokens: int | None =
     """
     specs = input_specs(source, resolution, tokens)
     known = family(source.class_name)
-    return dry_call(meta_denoiser(source), known, specs, known.channel_axis)
+    return dry_call(meta_denoiser(source), known, specs)
 
 
-def dry_call(
-    model: nn.Module, family: Family, specs: Sequence[TensorSpec], channel_axis: int = 0
-) -> list[str]:
+def dry_call(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> list[str]:
     """Call ``model`` once on the meta device.
 
     Args:
         model: The denoiser.
         family: Its family.
         specs: Its inputs.
-        channel_axis: The axis of the channels in a sample without its batch.
 
     Returns:
         Notes as in ``dry_run``.
@@ -77,7 +74,7 @@ def dry_call(
         InputError: The model cannot be called with inputs of these shapes.
     """
     result = _trace(model, family, specs)
-    _check_output(result.output, family, specs, channel_axis)
+    _check_output(result.output, family, specs)
     unused = [spec.name for spec in specs if spec.name not in result.inputs]
     if unused:
         raise InputError(
@@ -114,15 +111,13 @@ def _trace(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> Cal
         ) from error
 
 
-def _check_output(
-    output: torch.Tensor, family: Family, specs: Sequence[TensorSpec], channels: int
-) -> None:
+def _check_output(output: torch.Tensor, family: Family, specs: Sequence[TensorSpec]) -> None:
     """Check that the output has the sample's shape, apart from channels; a decoder's may differ."""
     sample = next(spec for spec in specs if spec.kind == "sample")
     if not any(spec.kind == "timestep" for spec in specs):
         return
     shape, expected = list(output.shape[1:]), list(sample.shape)
-    expected[channels] = shape[channels] if len(shape) == len(expected) else expected[channels]
+    expected[0] = shape[0] if len(shape) == len(expected) else expected[0]
     if shape != expected:
         raise InputError(
             f"this {family.class_name} turns a sample {sample.shape} into {tuple(shape)}",

@@ -25,12 +25,11 @@ from diffc.models.components import (
 )
 from diffc.models.cut import write_plain_pruning, write_pruning
 from diffc.models.dtypes import stored_dtypes
-from diffc.models.families import family
+from diffc.models.families import family, flow_keys
 from diffc.models.files import tensor_entries
 from diffc.models.layout import DIFFUSERS_STEMS, WeightFiles
 from diffc.models.loras.fusing import fuse_state
 from diffc.models.other_parts import check_readable, other_parts, text_files
-from diffc.models.schedulers import PIPELINE_KEYS
 from diffc.models.shallower import as_shallower
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 from diffc.models.states import read_state
@@ -93,7 +92,8 @@ def write_scheduler(folder: Path, config: Mapping[str, Any]) -> None:
     places = [folder / "scheduler" / SCHEDULER_CONFIG, folder / SCHEDULER_CONFIG]
     goal = next((place for place in places if place.is_file()), places[0])
     goal.parent.mkdir(exist_ok=True)
-    own = {key: value for key, value in config.items() if key not in PIPELINE_KEYS}
+    added = flow_keys()
+    own = {key: value for key, value in config.items() if key not in added}
     goal.write_text(json.dumps(own, indent=2) + "\n", "utf-8")
     if (folder / INDEX).is_file():
         index = {**read_json(folder / INDEX), "scheduler": ["diffusers", config["_class_name"]]}

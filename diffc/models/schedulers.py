@@ -18,6 +18,7 @@ import math
 from functools import cache
 
 from diffc.errors import InputError
+from diffc.models.families import flow_keys
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 Config = JsonObject
@@ -57,9 +58,6 @@ KNOWN = (*_BETAS, *_FLOW)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp")
 SPACINGS = ("leading", "trailing", "linspace")
-PIPELINE_KEYS = ("sigmas_end",)
-"""What a family adds to a scheduler's config for its pipeline; diffusers' classes know nothing of
-it."""
 _WITHOUT_CLASS = "DDIMScheduler"
 _UNSUPPORTED_SETTINGS = {"timestep_type": "continuous", "invert_sigmas": True}
 """Settings of known classes that make another noising process of them."""
@@ -248,10 +246,11 @@ def scheduler_settings(config: Config) -> JsonDict:
     """
     name = str(config.get("_class_name") or _WITHOUT_CLASS)
     defaults = _defaults(name)
+    added = flow_keys()
     own = {
         key: value
         for key, value in config.items()
-        if key in defaults or key in PIPELINE_KEYS or (not defaults and not key.startswith("_"))
+        if key in defaults or key in added or (not defaults and not key.startswith("_"))
     }
     full: JsonDict = {"_class_name": name, **defaults, **own}
     if not defaults:

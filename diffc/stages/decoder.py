@@ -78,7 +78,6 @@ def _export(inputs: DecoderInputs, folder: Path) -> JsonDict:
 
     source = inputs.denoiser.source
     latent = next(spec for spec in inputs.shape.specs(source) if spec.kind == "sample").shape
-    latent = family(source.class_name).latent_shape(latent)
     assert inputs.vae.source.vae is not None
     vae, known = load_vae(inputs.vae.source).cpu(), family(_vae_class(inputs.vae.source.vae))
     specs = known.specs(dict(vae.config), (latent[-2], latent[-1]))

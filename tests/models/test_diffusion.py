@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from diffc.data.sampling import deterministic_loop
 from diffc.errors import InputError
-from diffc.models.diffusion import process_from_scheduler
+from diffc.models.diffusion import process_from_scheduler, served_settings
+from diffc.models.families import family, flow_keys
+from diffc.models.save import write_scheduler
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
@@ -55,3 +59,17 @@ def test_flow_by_settings_is_sampled_by_flows_own_euler() -> None:
     own.set_timesteps(8)
     times = torch.from_numpy(made.trajectory((4, 8, 8)).timesteps).float()
     torch.testing.assert_close(times, own.timesteps)
+
+
+@pytest.mark.parametrize("key", ["sigmas_end", "of_another_family"])
+def test_what_a_pipeline_adds_is_served_and_not_saved(key, tmp_path, monkeypatch) -> None:
+    """diffusers' classes do not know it; whatever families state, and nothing else."""
+    if key not in flow_keys():
+        added = type(family("SanaTransformer2DModel"))
+        monkeypatch.setattr(added, "flow_settings", {key: 3}, raising=False)
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0, key: 3, "unknown": 1}
+    served = served_settings(config)
+    assert served[key] == 3 and "unknown" not in served
+    write_scheduler(tmp_path, config)
+    written = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert written == {name: value for name, value in config.items() if name != key}

@@ -52,6 +52,11 @@ def families() -> list[Family]:
     return [known for known in candidates if isinstance(known, _family_class())]
 
 
+def flow_keys() -> frozenset[str]:
+    """Return what families add to a flow's scheduler config; diffusers' classes do not know it."""
+    return frozenset(key for known in families() for key in known.flow_settings)
+
+
 def denoiser_folders() -> tuple[str, ...]:
     """Return the pipeline's folders that hold a denoiser, of diffc's own families."""
     denoisers = [known for known in _own_families().values() if known.is_denoiser]

@@ -151,8 +151,6 @@ class Family(ABC):
     """True if height and width of a sample must be equal."""
     sample_size_is_number: ClassVar[bool] = False
     """True if the class takes one number as ``sample_size``, and no pair."""
-    channel_axis: ClassVar[int] = 0
-    """The axis of the channels in a sample without its batch."""
     block_lists: ClassVar[Sequence[str]] = ("transformer_blocks",)
     """The model's lists of blocks whose outputs the feature loss compares.
 
@@ -345,20 +343,6 @@ class Family(ABC):
     def encoded_tokens(self, tokens: int) -> int:
         """Return the length to request from the text encoder, for ``tokens`` of the input."""
         return tokens
-
-    # Latents.
-
-    def latent_shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the VAE's latent for a sample; both without the batch."""
-        return sample
-
-    def pack(self, latents: Tensor) -> Tensor:
-        """Convert the VAE's latents (N, *latent_shape) to samples (N, *sample)."""
-        return latents
-
-    def unpack(self, samples: Tensor) -> Tensor:
-        """Convert samples (N, *sample) to the VAE's latents."""
-        return samples
 
     # The class itself.
 
