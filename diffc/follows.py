@@ -46,6 +46,7 @@ _VERBS = {
 
 
 _OLDER_PLAN = "is of the plan before the last pruning"
+_OLDER_REPAIR = "is of the repair before the last one"
 _OLDER_MODEL = "is of the model before the last distillation"
 
 
@@ -73,8 +74,10 @@ _LINKS = {
     "repair": (_Link("pruned", "prune", _OLDER_PLAN),),
     "distill": (  # a model of an older diffc follows from the pruned one alone
         _Link("pruned", "prune", _OLDER_PLAN),
-        _Link("repaired", "repair", "is of the repair before the last one"),
+        _Link("repaired", "repair", _OLDER_REPAIR),
+        _Link("blocks", "distill-blocks", "is of blocks before they learnt anew"),
     ),
+    "distill-blocks": (_Link("repaired", "repair", _OLDER_REPAIR),),
     "fuse-loras": (_Link("distilled", "distill", _OLDER_MODEL),),
     "distill-loop": (
         _Link("distilled", "distill", _OLDER_MODEL),

@@ -152,6 +152,49 @@ class RepairOutcome(StageOutcome):
     notes: list[str] = Field(default_factory=list)
 
 
+class LocalBlockFigures(StageOutcome):
+    """What became of one block that was trained alone.
+
+    Attributes:
+        name: The block.
+        before: Its error on rows held out, as mean square over that of the dense block's output;
+            None where it is not finite.
+        after: The same after the training.
+        is_used: Whether it has the new weights.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    is_used: bool
+
+
+class BlockLocalOutcome(StageOutcome):
+    """A block-local distillation; the fields are those of ``diffc.distill.block_local.run``.
+
+    Attributes:
+        is_used: Whether the network has new weights.
+        blocks: Every block that was trained, in their order.
+        dense: The errors of the dense network.
+        before: Of the cut one, repaired, before the training.
+        after: Of the same after it; None where no block came nearer.
+        samples: How many noised samples were used.
+        steps: Steps of each block.
+        precision: What the blocks ran in.
+        notes: What the user should know.
+    """
+
+    is_used: bool
+    blocks: list[LocalBlockFigures] = Field(default_factory=list)
+    dense: NetworkErrors | None = None
+    before: NetworkErrors | None = None
+    after: NetworkErrors | None = None
+    samples: int = 0
+    steps: int = 0
+    precision: str | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
 class QualityPoint(StageOutcome):
     """SSIM to the dense model's samples after so many steps."""
 

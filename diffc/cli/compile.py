@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         "resolution",
         "gpu",
     ),
-    *("data", "prompts", "guidance", "loop", "reference_loop", "repair", "distill_steps"),
+    *("data", "prompts", "guidance", "loop", "reference_loop", "repair"),
+    *("distill_steps", "block_steps"),
     *("distill_for", "out", "recipe", "seed", "shard", "cut", "ratio_of", "allocate"),
     *(
         "rounding",

@@ -47,7 +47,7 @@ def prune_(command: Command) -> None:
 
 
 @takes(
-    *("output_folder", "loop", "repair", "distill_steps", "distill_for", "recipe"),
+    *("output_folder", "loop", "repair", "distill_steps", "block_steps", "distill_for", "recipe"),
     *("shard", "fresh", "json", "quiet"),
 )
 def distill_(command: Command, output_folder: Path) -> None:

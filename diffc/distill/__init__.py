@@ -3,6 +3,7 @@
 lesson.py      what a run teaches: the data of each step and their loss
 all_steps.py   the lesson of all noise levels
 loop/          the lesson of the loops that will be served
+block_local/   before either: each block learns alone from the dense network's activations
 draw.py        what step i of all noise levels trains on, all keyed by (seed, step, row)
 blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps

@@ -18,7 +18,7 @@ from diffc.distill.muon import Muon
 from diffc.errors import RequestError, UnavailableError
 from diffc.launch import checkpointing_is_configured, without_fsdp
 from diffc.models.families.base import Family
-from diffc.recipe.sections.distill import OF_THE_LOOP
+from diffc.recipe.sections.distill import OF_OTHERS
 from diffc.recipe.sections.training import WATCHING, TrainingSection, check_shardable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -129,11 +129,14 @@ def sharded_student(
 
 def choose_dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
     """The forward passes' type; raises RequestError for fp16 on a CPU."""
-    if options.precision == "auto":
-        return fast_dtype(device)
     if options.precision == "fp16" and device.type == "cpu":
         raise RequestError("precision fp16 trains on GPUs only", hint="use auto, bf16 or fp32")
-    return DTYPES[options.precision]
+    return dtype_of(options.precision, device)
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The type that a recipe's ``precision`` means on ``device``."""
+    return fast_dtype(device) if precision == "auto" else DTYPES[precision]
 
 
 def make_optimizer(
@@ -193,7 +196,7 @@ def run_key(
     digests: what identifies the data (``Lesson.digests``).
     """
     digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={*WATCHING, "quality_every", *OF_THE_LOOP})
+    said = options.model_dump_json(exclude={*WATCHING, "quality_every", *OF_OTHERS})
     digest.update(f"{said} {seed}".encode())
     for tensor in student.state_dict().values():
         digest.update(tensor_bytes(tensor))

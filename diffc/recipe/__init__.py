@@ -27,7 +27,12 @@ from diffc.recipe.sections.build import (
 )
 from diffc.recipe.sections.check import CheckSection
 from diffc.recipe.sections.data import DataSection
-from diffc.recipe.sections.distill import DistillSection, LoopTrainingSection, LossesSection
+from diffc.recipe.sections.distill import (
+    BlockLocalSection,
+    DistillSection,
+    LoopTrainingSection,
+    LossesSection,
+)
 from diffc.recipe.sections.export import ExportSection
 from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import ImportanceSection, PruneSection
@@ -37,6 +42,7 @@ from diffc.recipe.validation import option_paths, validate
 
 __all__ = [
     "DEFAULT_TARGET",
+    "BlockLocalSection",
     "BuildSection",
     "CheckSection",
     "DataSection",

@@ -98,6 +98,7 @@ def collect(
             records["distill-loop"]["result"] if "distill-loop" in records else None
         ),
         repair=records["repair"]["result"] if "repair" in records else None,
+        block_local=(records["distill-blocks"]["result"] if "distill-blocks" in records else None),
         distillation=records["distill"]["result"] if "distill" in records else None,
         stages=[_stage(record, fresh) for record in records.values()],
         targets=[TargetResult(**row) for bench in benches for row in bench["targets"]],

@@ -55,6 +55,7 @@ def _without(report: Report, gone: list[str]) -> Report:
             "anchors": [row for row in report.anchors if is_current("anchors", row.target)],
             "loop_distillation": None if "distill-loop" in gone else report.loop_distillation,
             "repair": None if "repair" in gone else report.repair,
+            "block_local": None if "distill-blocks" in gone else report.block_local,
             "distillation": None if "distill" in gone else report.distillation,
         }
     )

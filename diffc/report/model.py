@@ -13,6 +13,7 @@ from diffc.measure.frontier.results import Frontier
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
 from diffc.report.records import (
     AsRecorded,
+    BlockLocalRecord,
     DataRecord,
     DistillRecord,
     EnvironmentRecord,
@@ -158,6 +159,7 @@ class Report(_ReportPart):
         plan: plan.json without the indices of channels.
         data: The clean samples, and notes on how they were taken.
         repair: The repair right after the cut.
+        block_local: What each block learnt alone; None where none did.
         distillation: The training run.
         loop_distillation: The one after it, for the loops that are served; None for a student of
             all noise levels.
@@ -191,6 +193,7 @@ class Report(_ReportPart):
     plan: AsRecorded[PlanRecord | None] = None
     data: AsRecorded[DataRecord | None] = None
     repair: AsRecorded[RepairRecord | None] = None
+    block_local: AsRecorded[BlockLocalRecord | None] = None
     distillation: AsRecorded[DistillRecord | None] = None
     loop_distillation: AsRecorded[LoopDistillRecord | None] = None
     stages: list[StageFigures] = Field(default_factory=list)

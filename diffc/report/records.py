@@ -168,6 +168,39 @@ class RepairRecord(_Record, total=False):
     notes: list[str]
 
 
+class LocalBlockRecord(_Record, total=False):
+    """One block that was trained alone: its relative squared error on held-out rows."""
+
+    name: str
+    before: float | None
+    after: float | None
+    is_used: bool
+
+
+class BlockLocalRecord(_Record, total=False):
+    """Block-local distillation: each block learnt from the dense network's activations.
+
+    Attributes:
+        is_used: False if the network was left as it was.
+        blocks: Every block that was trained.
+        dense: Errors of the dense network.
+        before: Of the cut one, repaired.
+        after: Of the same with what its blocks learnt.
+        samples: How many noised samples were used.
+        steps: Steps of each block.
+        notes: What the user should know.
+    """
+
+    is_used: bool
+    blocks: list[LocalBlockRecord]
+    dense: RepairErrors | None
+    before: RepairErrors | None
+    after: RepairErrors | None
+    samples: int
+    steps: int
+    notes: list[str]
+
+
 class QualityCurvePoint(_Record, total=False):
     """SSIM to the dense model's samples after so many steps of distillation."""
 

@@ -5,6 +5,7 @@ importance.py      how much every channel matters
 plan.py            which channels stay: OUT/plan.json
 prune.py           surgery: OUT/pruned
 repair.py          least-squares weights for the layers that read cut channels
+distill_blocks.py  each block learns alone: new weights for what the cut left of it
 distill.py         training: OUT/model
 trajectories.py    the dense model's way from noise, for students of a loop
 distill_loop.py    training for the loops that are served: OUT/model in the place of distill's
@@ -25,6 +26,7 @@ serve.py           the loop through an inference server
 adapt.py           a LoRA file for OUT/model, cut by its plan
 engine_loras.py    LoRAs for OUT's engines, which a call picks by name
 order.py           the order of these, and what each verb asks of it
+build_and_measure.py  the half of it that needs OUT/onnx alone
 finished.py        a finished run in OUT, and a compile that asks for another one there
 preflight.py       what can be refused before the first stage
 expected.py        what a run will take, by an earlier one or by an estimate

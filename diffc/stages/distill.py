@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
-from diffc.recipe.sections.distill import OF_THE_LOOP
+from diffc.recipe.sections.distill import OF_OTHERS
 from diffc.recipe.sections.training import TRAINED_BYTES, WATCHING, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
+    BlockLocalOutcome,
     DataOutcome,
     DistillOutcome,
     PruneOutcome,
@@ -24,6 +25,7 @@ from diffc.stage_outcomes import (
 )
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.distill_blocks import apply_blocks
 from diffc.stages.plan import cuts_nothing
 from diffc.stages.prune import PRUNED
 from diffc.stages.repair import apply_repair
@@ -57,6 +59,7 @@ class DistillInputs:
         plan_file: The plan, which says what the feature loss compares.
         pruned: The cut model.
         repaired: Its weights after the repair.
+        blocks: The weights of its blocks that learnt alone; None where none did.
         options: How to train; what only watches the training does not change the model.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
@@ -68,6 +71,7 @@ class DistillInputs:
     plan_file: FileInput
     pruned: StageResult[PruneOutcome]
     repaired: StageResult[RepairOutcome]
+    blocks: StageResult[BlockLocalOutcome] | None
     options: SectionInput[DistillSection]
     shape: RunShape
     seed: int
@@ -80,6 +84,7 @@ def distill_stage(
     plan_file: FileInput,
     pruned: StageResult[PruneOutcome],
     repaired: StageResult[RepairOutcome],
+    blocks: StageResult[BlockLocalOutcome] | None,
 ) -> Stage[DistillInputs, DistillOutcome]:
     """Return the stage that trains the compressed model at all noise levels.
 
@@ -90,6 +95,7 @@ def distill_stage(
         plan_file: OUT/plan.json.
         pruned: The cut model.
         repaired: The weights of its repair.
+        blocks: Those of its blocks that learnt alone, if any did.
     """
     options = recipe.distill
     inputs = DistillInputs(
@@ -99,7 +105,8 @@ def distill_stage(
         plan_file=plan_file,
         pruned=pruned,
         repaired=repaired,
-        options=SectionInput(options, without=(*WATCHING, *OF_THE_LOOP)),
+        blocks=blocks,
+        options=SectionInput(options, without=(*WATCHING, *OF_OTHERS)),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
     )
@@ -107,7 +114,7 @@ def distill_stage(
     collective = options.steps > 0 and not cuts_nothing(plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
-        "distill", 9, inputs, distill, DistillOutcome, places, packages, collective=collective
+        "distill", 10, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
 
 
@@ -143,7 +150,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         teacher = inputs.shape.open(source)
     if reads_weights(shard):
         student = load_denoiser(cut)
-        apply_repair(student, inputs.repaired)
+        _apply_new_weights(student, inputs)
     else:
         student = meta_denoiser(cut)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
@@ -167,15 +174,22 @@ def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
     """The cut model, with its repaired weights if there are some."""
     pruned, repaired = inputs.pruned.folder / PRUNED, inputs.repaired
     blocks_went = "removed" in json.loads((pruned / PRUNING_FILE).read_text("utf-8"))
-    if not (repaired.result.is_used or blocks_went):
+    learnt = inputs.blocks is not None and inputs.blocks.result.is_used
+    if not (repaired.result.is_used or learnt or blocks_went):
         shutil.copytree(pruned, folder.out / MODEL)
         return
     from diffc.models.load import load_denoiser
 
     model = load_denoiser(find_source(pruned))
-    if repaired.result.is_used:
-        apply_repair(model, repaired)
+    _apply_new_weights(model, inputs)
     _save(model, inputs, folder)
+
+
+def _apply_new_weights(model: nn.Module, inputs: DistillInputs) -> None:
+    """Give the cut ``model`` what it has before this training, in place."""
+    apply_repair(model, inputs.repaired)
+    if inputs.blocks is not None:
+        apply_blocks(model, inputs.blocks)
 
 
 def _save(model: nn.Module, inputs: DistillInputs, folder: StageFolder) -> None:

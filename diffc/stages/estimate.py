@@ -145,6 +145,11 @@ def _training(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     repair = run.recipe.repair
     rows = 3 * repair.rows * (1 + run.share)
     yield "repair", 0.1 if repair.mode == "off" else 6 + 0.02 * run.millions + rows * call
+    alone = options.block_local
+    if alone.steps:  # the dense network once, the cut one twice over a quarter, and the training
+        through = alone.rows * (1 + run.share / 2) * call
+        learning = alone.steps * alone.batch * run.share * run.rate.training_seconds
+        yield "distill-blocks", 3 + through + learning
     judged = options.steps // options.quality_every if options.quality_every else 0
     pairs = judged * 8 * 20 * (1 + run.share) * call
     yield "distill", 3 + _steps(run, options, teacher=1 / 3) + pairs if options.steps else 0.3

@@ -34,30 +34,36 @@ from diffc.runner import (
     StageWork,
     move_logs,
 )
-from diffc.stage_outcomes import DataOutcome, DistillOutcome, FuseOutcome, PlanOutcome
-from diffc.stages.bench import bench_stage
-from diffc.stages.build import check_targets, engine_stages
+from diffc.stage_inputs import FileInput
+from diffc.stage_outcomes import (
+    BlockLocalOutcome,
+    DataOutcome,
+    DistillOutcome,
+    FuseOutcome,
+    PlanOutcome,
+    PruneOutcome,
+    RepairOutcome,
+)
+from diffc.stages.build import check_targets
+from diffc.stages.build_and_measure import build_and_measure
 from diffc.stages.data import data_stage
-from diffc.stages.decoder import decoder_build_stage, decoder_stage
+from diffc.stages.decoder import decoder_stage
 from diffc.stages.distill import distill_stage
+from diffc.stages.distill_blocks import distill_blocks_stage, forget_blocks
 from diffc.stages.distill_loop import distill_loop_stage, forget_loops
 from diffc.stages.expected import expected_work
-from diffc.stages.explain import explain_stage
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
-from diffc.stages.frontier import frontier_stage
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
-from diffc.stages.precision_auto import choose_precision
 from diffc.stages.preflight import PREFLIGHT, preflight
 from diffc.stages.prune import prune_stage
 from diffc.stages.repair import repair_stage
 from diffc.stages.samples import evaluation_stage, samples_stage
-from diffc.stages.serve import serve_stage
-from diffc.stages.text import text_build_stages, text_exports
+from diffc.stages.text import text_exports
 from diffc.stages.trajectories import trajectories_stage
-from diffc.stages.vae_encoder import vae_encoder_build_stage, vae_encoder_stage
+from diffc.stages.vae_encoder import vae_encoder_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
 from diffc_export.events import drain
@@ -145,7 +151,7 @@ def _chain(request: Request, *, fresh: bool, origin: Path | None = None) -> Chai
     runner = StageRunner(out, cache_folder(), fresh=fresh, origin=origin)
     yield from _front(runner, request)
     if request.stop in ("build", "bench"):
-        yield from _back(runner, recipe, request.stop)
+        yield from build_and_measure(runner, recipe, request.stop)
     return runner.done
 
 
@@ -221,7 +227,7 @@ def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str |
     check_onnx(out)
     check_targets(recipe.build)
     runner = StageRunner(out, cache_folder(), fresh=fresh)
-    yield from _back(runner, recipe, stop)
+    yield from build_and_measure(runner, recipe, stop)
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     stages = _following(out, stages)
     write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
@@ -278,7 +284,8 @@ def compress(
         return None
     plan_file = prune.inputs.plan_file
     repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
-    distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired)
+    blocks = yield from _blocks_alone(runner, request, clean, plan_file, pruned, repaired)
+    distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired, blocks)
     distilled = yield from _for_loops(runner, request, clean, (yield from runner.do(distill)))
     if request.source.adapted:
         fused = fuse_stage(request.source, recipe, plan_file, distilled)
@@ -286,6 +293,24 @@ def compress(
     if process_rank() == 0:
         forget_fused(runner.out)
     return Compressed(clean, plan, distilled)
+
+
+def _blocks_alone(
+    runner: StageRunner,
+    request: Request,
+    clean: StageResult[DataOutcome],
+    plan_file: FileInput,
+    pruned: StageResult[PruneOutcome],
+    repaired: StageResult[RepairOutcome],
+) -> Generator[StageEvent, None, StageResult[BlockLocalOutcome] | None]:
+    """What each block learns alone; None where the recipe has no steps for it."""
+    source, recipe = request.source.base, request.recipe
+    if recipe.distill.block_local.steps:
+        stage = distill_blocks_stage(source, recipe, clean, plan_file, pruned, repaired)
+        return (yield from runner.do(stage))
+    if process_rank() == 0:
+        forget_blocks(runner.out)
+    return None
 
 
 def _with_loras(
@@ -341,39 +366,6 @@ def _for_loops(
             distill_loop_stage(source, recipe, visits.inputs, distilled, trajectories)
         )
     )
-
-
-def _back(runner: StageRunner, whole: Recipe, stop: str) -> Generator[StageEvent, None, None]:
-    """The half that needs OUT/onnx alone: engines, and what they are worth here."""
-    for name in whole.build.target:
-        recipe = whole.for_target(name)
-        if recipe.build.precision == "auto":
-            recipe = yield from choose_precision(runner, recipe, name)
-        yield from engine_stages(runner, recipe, name)
-        decoder = decoder_build_stage(runner.out, recipe, name)
-        if decoder is not None:
-            yield from runner.do(decoder)
-        vae_encoder = vae_encoder_build_stage(runner.out, recipe, name)
-        if vae_encoder is not None:
-            yield from runner.do(vae_encoder)
-        for encoder in text_build_stages(runner.out, recipe, name):
-            yield from runner.do(encoder)
-        if stop == "bench":
-            yield from _measure(runner, recipe, name)
-
-
-def _measure(runner: StageRunner, recipe: Recipe, name: str) -> Generator[StageEvent, None, None]:
-    """What the engines of one target are worth here."""
-    bench = yield from runner.do(bench_stage(runner.out, recipe, name))
-    frontier = frontier_stage(runner.out, recipe, bench.result.targets)
-    if frontier is not None:
-        yield from runner.do(frontier)
-    explain = explain_stage(runner.out, recipe, name)
-    if explain is not None:
-        yield from runner.do(explain)
-    serve = serve_stage(runner.out, recipe, name)
-    if serve is not None:
-        yield from runner.do(serve)
 
 
 def _still_true(stages: Mapping[str, str], recipe: Recipe) -> dict[str, str]:

@@ -8,12 +8,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from support.cut_models import FAMILIES, cut_copy, dense_denoiser
 from support.family_cases import case
-from support.family_oracle import random_keep
 from torch import nn
 
-from diffc.data.clean import CleanSet
-from diffc.models.denoiser import denoiser_of
+from diffc.calibration.in_step import calls_in_step
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.layer_rows import (
     add_change,
@@ -24,14 +23,10 @@ from diffc.models.layer_rows import (
     positions,
 )
 from diffc.prune.repair import room, run
-from diffc.prune.repair.in_step import calls_in_step
 from diffc.prune.repair.layers import readers
 from diffc.prune.repair.least_squares import RIDGES, Sums, best_change
 from diffc.prune.surgery import cut
 from diffc_export.events import drain
-
-FAMILIES = ("unet2d", "sd15", "dit", "pixart", "sd3", "flux", "sana", "wan")
-FLOW = ("sd3", "flux", "sana", "wan")
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -146,7 +141,7 @@ def test_calls_wait_for_each_other_and_see_new_weights():
     given = [random(1, 6, seed=i) for i in range(3)]
     works = [lambda x=x: results.append(model(x)) for x in given]
     before = threading.active_count()
-    with calls_in_step(model, ["2"], works, after=False) as calls:
+    with calls_in_step(model, ["2"], works, before=True) as calls:
         assert [call.to_next_layer().name for call in calls] == ["2"] * 3
         with torch.no_grad():
             model[2].weight.zero_()
@@ -159,7 +154,7 @@ def test_a_call_that_fails_says_so_and_leaves_no_thread():
     model, _ = two_layers()
     before = threading.active_count()
     works = [lambda: model(random(1, 6)), lambda: model(random(1, 7))]
-    with pytest.raises(RuntimeError), calls_in_step(model, ["2"], works, after=True) as calls:
+    with pytest.raises(RuntimeError), calls_in_step(model, ["2"], works) as calls:
         for call in calls:
             call.to_next_layer()
     assert threading.active_count() == before
@@ -167,19 +162,9 @@ def test_a_call_that_fails_says_so_and_leaves_no_thread():
 
 def prepared(name: str):
     """The dense denoiser, the cut model, its readers, and clean samples of one tiny family."""
-    tiny = case(name)
-    kind = "FlowMatchEulerDiscreteScheduler" if name in FLOW else "DDPMScheduler"
-    scheduler = {"_class_name": kind, "num_train_timesteps": 1000}
-    dense = denoiser_of(copy.deepcopy(tiny.model), tiny.family, scheduler, tiny.specs)
-    generator = torch.Generator().manual_seed(3)
-    given = dense.examples(8, generator)
-    conditions = {key: value for key, value in given.items() if key not in ("sample", "timestep")}
-    clean = CleanSet(torch.randn(8, *dense.sample_shape, generator=generator), conditions, "")
-    keep = random_keep(tiny.groups, 1)
-    keep = {group.name: keep[group.name] for group in tiny.groups}
-    small = copy.deepcopy(tiny.model)
-    cut(small, tiny.groups, keep)
-    return dense, small, readers(dense.model, small, tiny.groups, keep), clean
+    dense, clean = dense_denoiser(name)
+    small, keep = cut_copy(dense, name)
+    return dense, small, readers(dense.model, small, case(name).groups, keep), clean
 
 
 @pytest.mark.parametrize("name", FAMILIES)

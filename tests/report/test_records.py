@@ -55,6 +55,8 @@ def test_fields_that_this_diffc_does_not_know_stay(content):
         (records.RepairRecord, stage_outcomes.RepairOutcome),
         (records.RepairedLayerRecord, stage_outcomes.RepairedLayerFigures),
         (records.RepairErrors, stage_outcomes.NetworkErrors),
+        (records.BlockLocalRecord, stage_outcomes.BlockLocalOutcome),
+        (records.LocalBlockRecord, stage_outcomes.LocalBlockFigures),
         (records.DistillRecord, stage_outcomes.DistillOutcome),
         (records.LoopDistillRecord, stage_outcomes.LoopDistillOutcome),
         (records.QualityCurvePoint, stage_outcomes.QualityPoint),

@@ -16,6 +16,7 @@ from diffc.stage_inputs import content_digest
 pytestmark = pytest.mark.slow
 
 LOOP = {"steps": 4, "batch": 4, "trajectories": 8, "teacher_steps": 2, "checkpoint_every": 2}
+BLOCKS = {"steps": 2, "rows": 8, "batch": 4}
 STEP = 400_000
 """Bytes of room that are made after each failure."""
 
@@ -23,7 +24,7 @@ STEP = 400_000
 def test_distillation_goes_on_where_the_disk_was_full(tiny_model, tmp_path):
     options = {
         **QUICK,
-        "distill": {**QUICK["distill"], "aim": "loop", "loop": LOOP},
+        "distill": {**QUICK["distill"], "aim": "loop", "loop": LOOP, "block_local": BLOCKS},
         "prune": {**QUICK["prune"], "ratio": 0.4},
         "loops": ["deterministic:1"],
     }

@@ -49,7 +49,7 @@ def test_every_stage_is_here():
     names = {one.__name__.removesuffix("Inputs") for one in INPUTS}
     assert names == {
         "Data", "Importance", "Plan", "Prune", "Repair", "Distill", "Samples", "Export", "Decoder",
-        "Precision", "Choice", "Build", "Bench", "Frontier", "Explain", "Serve",
+        "Precision", "Choice", "Build", "Bench", "Frontier", "Explain", "Serve", "Blocks",
         "Trajectories", "Loop", "Fuse", "Text", "TextEncoder", "TextBuild", "EncoderBuild",
     }  # fmt: skip
     assert {inspect.get_annotations(one)["inputs"] for one in FUNCTIONS} == set(map(named, INPUTS))

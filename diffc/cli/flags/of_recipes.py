@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from diffc.cli.flags import completion
 from diffc.cli.flags.flag import QUALITY, WHAT, WHERE, Flag
+from diffc.cli.flags.of_training import TRAINING_FLAGS
 from diffc.cli.flags.values import batch_sizes, checked_seed, input_sizes, share
 from diffc.prune.importance import own_score_names
 
@@ -111,34 +112,6 @@ DATA = (
         "Images of another size: skip, resize.",
         path="data.fit",
         shown="skip",
-    ),
-)
-REPAIR = (
-    Flag(
-        "repair",
-        str,
-        "on: least-squares weights right after the cut; off.",
-        path="repair.mode",
-        shown="on",
-        group=QUALITY,
-    ),
-)
-DISTILL = (
-    Flag(
-        "distill_steps",
-        int,
-        "Training steps of the distillation; 0 for none.",
-        path="distill.steps",
-        shown="the recipe's",
-        group=QUALITY,
-    ),
-    Flag(
-        "distill_for",
-        str,
-        "all-steps: any loop samples it; loop: it learns --loop, down to one call.",
-        path="distill.aim",
-        shown="all-steps",
-        group=QUALITY,
     ),
 )
 EXPORT = (
@@ -436,8 +409,7 @@ WHOLE = (
 RECIPE_FLAGS = (
     *PRUNE,
     *DATA,
-    *REPAIR,
-    *DISTILL,
+    *TRAINING_FLAGS,
     *EXPORT,
     *BUILD,
     *MEASURE,

@@ -20,6 +20,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from diffc.calibration.errors import network_errors
+from diffc.calibration.in_step import AtLayer, calls_in_step
+from diffc.calibration.noised import NoisedBatch, noised_batches
 from diffc.data.batches import halve_batch
 from diffc.data.clean import CleanSet
 from diffc.data.randomness import keyed_generator
@@ -33,11 +36,9 @@ from diffc.models.layer_rows import (
     output_rows,
     positions,
 )
-from diffc.prune.repair.in_step import AtLayer, calls_in_step
 from diffc.prune.repair.layers import Reader, Readers
 from diffc.prune.repair.least_squares import Change, Sums, best_change
 from diffc.prune.repair.room import rows_with_room
-from diffc.prune.repair.samples import NoisedBatch, noised_batches
 from diffc.stage_outcomes import NetworkErrors, RepairedLayerFigures
 from diffc_export.events import Progress, Work
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
@@ -117,11 +118,11 @@ def _repaired(
     batches = noised_batches(dense, clean, rows, seed)
     judges = [batch for batch in batches if batch.is_held_out]
     student = dense.with_model(cut)
-    before = _errors(student, dense, judges)
+    before = network_errors(student, dense, judges)
     names, reasons = _run_once(dense, student, readers, batches[0])
     able = {name: readers.able[name] for name in names}
     layers, broken = yield from _mend_layers(dense, student, able, batches, seed)
-    after = _errors(student, dense, judges)
+    after = network_errors(student, dense, judges)
     is_used = after.to_dense < before.to_dense  # NaN is no improvement
     if not is_used:
         _restore(cut, old)
@@ -131,7 +132,7 @@ def _repaired(
         is_used,
         layers,
         {**readers.reasons, **reasons, **broken},
-        _errors(dense, dense, judges),
+        network_errors(dense, dense, judges),
         before,
         after if mended else None,
         sum(map(len, batches)),
@@ -149,23 +150,6 @@ def _restore(model: nn.Module, old: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in old.items():
             model.get_parameter(name).copy_(value)
-
-
-@torch.no_grad()
-def _errors(student: Denoiser, dense: Denoiser, batches: Sequence[NoisedBatch]) -> NetworkErrors:
-    near, true, count = 0.0, 0.0, 0
-    for batch in batches:
-        width = batch.target.shape[1]  # a learned variance comes after it
-        output = student.call(batch.inputs)[:, :width]
-        wanted = output if student is dense else dense.call(batch.inputs)[:, :width]
-        near += float((_mean_square(output - wanted) * batch.scale).sum())
-        true += float((_mean_square(output - batch.target) * batch.scale).sum())
-        count += len(batch)
-    return NetworkErrors(to_dense=near / count, to_noise=true / count)
-
-
-def _mean_square(error: Tensor) -> Tensor:
-    return error.float().square().flatten(1).mean(1)
 
 
 @torch.no_grad()
@@ -206,8 +190,8 @@ def _mend_layers(
     theirs = [partial(dense.call, batch.inputs) for batch in batches]
     ours = [partial(student.call, batch.inputs) for batch in batches]
     with (
-        calls_in_step(dense.model, names, theirs, after=True) as wanted,
-        calls_in_step(student.model, names, ours, after=False) as given,
+        calls_in_step(dense.model, names, theirs) as wanted,
+        calls_in_step(student.model, names, ours, before=True) as given,
     ):
         for place, name in enumerate(names):
             yield Progress(place, len(names), "repairing the cut model")
@@ -239,7 +223,7 @@ class _AtOneLayer:
     def values(self) -> tuple[Tensor, Tensor]:
         """The dense layer's output, and the cut layer's input."""
         assert self.theirs is not None and self.ours is not None
-        return self.theirs.value, self.ours.value
+        return self.theirs.output, self.ours.inputs[0]
 
 
 def _mend(

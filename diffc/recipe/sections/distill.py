@@ -12,6 +12,8 @@ from diffc.recipe.words import Fraction
 
 OF_THE_LOOP = ("aim", "loop")
 """Options of the training that comes after: they change nothing of the first one."""
+OF_OTHERS = (*OF_THE_LOOP, "block_local")
+"""Options of the trainings before and after the one of all noise levels."""
 
 
 class LossesSection(RecipeSection):
@@ -60,6 +62,26 @@ class LoopTrainingSection(TrainingSection):
     teacher_steps: int = Field(default=12, ge=1)
 
 
+class BlockLocalSection(RecipeSection):
+    """``distill.block_local``: how each block learns alone, before the network does.
+
+    Forward passes run in ``distill.precision``, and in fp32 in the place of fp16.
+
+    Attributes:
+        steps: steps of AdamW for each block; 0 trains none.
+        rows: noised samples whose activations the blocks learn from, a quarter of which only judge.
+            Activations are in temporary files, one block's at a time.
+        batch: samples of a step, and of a call of the dense network.
+        learning_rate: the highest learning rate; it rises over a tenth of the steps and then falls
+            as a cosine to 0.
+    """
+
+    steps: int = Field(default=0, ge=0)
+    rows: int = Field(default=256, ge=4)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
 class DistillSection(TrainingSection):
     """``distill``: how to distil.
 
@@ -81,6 +103,7 @@ class DistillSection(TrainingSection):
         quality_every: steps between samples of the student beside the dense model's; 0 for no
             samples.
         loop: how to train for the loops, where that is the aim.
+        block_local: how each block learns alone, right after the repair.
     """
 
     aim: Literal["all-steps", "loop"] = "all-steps"
@@ -92,3 +115,4 @@ class DistillSection(TrainingSection):
     null_share: Fraction = Field(default=0.1, ge=0, le=1)
     quality_every: int = Field(default=0, ge=0)
     loop: LoopTrainingSection = LoopTrainingSection()
+    block_local: BlockLocalSection = BlockLocalSection()

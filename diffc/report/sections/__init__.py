@@ -17,6 +17,7 @@ distribution adds one with an entry point of the group ``diffc.sections`` (docs/
     next_steps     what to do with OUT now           evaluations    what diffc eval has added
 
 timings.py  helps calls and whole_images.
+block_local.py  what each block of the network learnt alone
 calls.py   one call of the network on each target, and the memory of its engines
 clean_data.py  the clean samples of the training, if the run has notes on them
 distillation.py  the loss step by step, and the quality on the way

@@ -1,4 +1,4 @@
-"""Noised clean samples for a repair: rows that fit, and rows held out.
+"""Noised clean samples: rows that fit, and rows held out.
 
 Timesteps are spread evenly over the training timesteps, as distillation spreads them, and a share
 of the rows has the null conditions.
@@ -43,7 +43,9 @@ class NoisedBatch:
         return len(self.scale)
 
 
-def noised_batches(denoiser: Denoiser, clean: CleanSet, rows: int, seed: int) -> list[NoisedBatch]:
+def noised_batches(
+    denoiser: Denoiser, clean: CleanSet, rows: int, seed: int, batch: int = _BATCH
+) -> list[NoisedBatch]:
     """Rows that fit, and then a quarter of ``rows`` (one at least) that is held out.
 
     No clean sample is in both, unless there is one alone.
@@ -53,6 +55,7 @@ def noised_batches(denoiser: Denoiser, clean: CleanSet, rows: int, seed: int) ->
         clean: Clean samples, taken in turn.
         rows: How many; 2 at least.
         seed: Of everything random.
+        batch: The most rows of one call.
     """
     order = torch.randperm(len(clean), generator=keyed_generator(seed, _ORDER))
     apart = max(1, len(clean) // _HELD_OUT)
@@ -62,8 +65,8 @@ def noised_batches(denoiser: Denoiser, clean: CleanSet, rows: int, seed: int) ->
     for samples, count, judges in ((fit, rows - held_out, False), (order[:apart], held_out, True)):
         chosen = samples.repeat(-(-count // len(samples)))[:count]
         t = _timesteps(len(denoiser.process), count, seed, int(judges))
-        for first in range(0, count, _BATCH):
-            piece = torch.arange(first, min(first + _BATCH, count))
+        for first in range(0, count, batch):
+            piece = torch.arange(first, min(first + batch, count))
             batches.append(_batch(denoiser, clean, chosen, t, piece, seed, judges))
     return batches
 

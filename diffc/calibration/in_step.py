@@ -11,9 +11,11 @@ that the rest of its network still needs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +27,23 @@ class AtLayer:
 
     Attributes:
         name: The layer.
-        value: The layer's input, or its output.
+        inputs: What it was called with.
+        named: The same by name.
+        output: What it gave; None before it has run.
     """
 
     name: str
-    value: Tensor
+    inputs: tuple[Any, ...] = field(repr=False)
+    named: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    output: Any = field(default=None, repr=False)
 
 
 class WaitingCall:
     """One call of a model, which goes from layer to layer."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[], Tensor]) -> None:
         self._work = work
+        self._result: Tensor | None = None
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._place: AtLayer | None = None
         self._error: BaseException | None = None
@@ -58,6 +65,12 @@ class WaitingCall:
         if self._error is not None:
             raise self._error
         return self._place
+
+    @property
+    def result(self) -> Tensor:
+        """What the call gave; it has ended."""
+        assert self._result is not None
+        return self._result
 
     def stop(self) -> None:
         """End the call where it waits, and its thread."""
@@ -83,7 +96,7 @@ class WaitingCall:
         try:
             if not self._is_stopped:
                 with torch.no_grad():
-                    self._work()
+                    self._result = self._work()
         except _Stopped:
             pass
         except BaseException as error:  # raised again where the call's result is waited for
@@ -98,36 +111,57 @@ class _Stopped(BaseException):
 
 @contextmanager
 def calls_in_step(
-    model: nn.Module, names: Sequence[str], works: Sequence[Callable[[], object]], *, after: bool
+    model: nn.Module,
+    names: Sequence[str],
+    works: Sequence[Callable[[], Tensor]],
+    *,
+    before: bool = False,
+    taken_in: Callable[[Any], Any] | None = None,
+    passed_on: Callable[[Any], Any] | None = None,
 ) -> Iterator[list[WaitingCall]]:
-    """Begin calls of ``model`` that wait at the layers ``names``; they end with the block.
+    """Begin calls of ``model`` that wait behind the layers ``names``; they end with the block.
 
     Args:
         model: What the calls run.
         names: Its layers to wait at.
         works: The calls.
-        after: True waits behind a layer, with its output; False before it, with its input.
+        before: True waits before a layer, which then has no output yet.
+        taken_in: Makes of a layer's arguments what it is called with; a call that waits shows the
+            arguments themselves.
+        passed_on: Makes of a layer's output what the rest of the network goes on with, and what a
+            call that waits shows as the output.
     """
     calls = [WaitingCall(work) for work in works]
 
-    def wait(name: str, value: Tensor) -> None:
+    def wait(place: AtLayer) -> None:
         current = threading.current_thread()
         for call in calls:
             if call.owns(current):
-                call.wait_at(AtLayer(name, value))
+                call.wait_at(place)
+
+    given: dict[int, tuple[Any, Any]] = {}  # of the one layer that runs in each thread
+
+    def enter(_: nn.Module, inputs: Any, named: Any, *, name: str) -> Any:
+        if before:
+            wait(AtLayer(name, inputs, named))
+            return None
+        given[threading.get_ident()] = inputs, named
+        return None if taken_in is None else (taken_in(inputs), taken_in(named))
+
+    def leave(_: nn.Module, _inputs: Any, output: Any, *, name: str) -> Any:
+        output = output if passed_on is None else passed_on(output)
+        inputs, named = given.pop(threading.get_ident())
+        wait(AtLayer(name, inputs, named, output))
+        return output
 
     with ExitStack() as stack:
         for name in names:
             layer = model.get_submodule(name)
-            if after:
-                hook = layer.register_forward_hook(
-                    lambda _layer, _inputs, output, name=name: wait(name, output)
-                )
-            else:
-                hook = layer.register_forward_pre_hook(
-                    lambda _layer, inputs, name=name: wait(name, inputs[0])
-                )
+            hook = layer.register_forward_pre_hook(partial(enter, name=name), with_kwargs=True)
             stack.callback(hook.remove)
+            if not before:
+                hook = layer.register_forward_hook(partial(leave, name=name))
+                stack.callback(hook.remove)
         try:
             yield calls
         finally:

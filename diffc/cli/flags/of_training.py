@@ -1,0 +1,40 @@
+"""Flags of the recipe's sections ``repair`` and ``distill``: what comes after the cut."""
+
+from __future__ import annotations
+
+from diffc.cli.flags.flag import QUALITY, Flag
+
+TRAINING_FLAGS = (
+    Flag(
+        "repair",
+        str,
+        "on: least-squares weights right after the cut; off.",
+        path="repair.mode",
+        shown="on",
+        group=QUALITY,
+    ),
+    Flag(
+        "distill_steps",
+        int,
+        "Training steps of the distillation; 0 for none.",
+        path="distill.steps",
+        shown="the recipe's",
+        group=QUALITY,
+    ),
+    Flag(
+        "block_steps",
+        int,
+        "Steps in which each block learns alone before that, one in memory at a time.",
+        path="distill.block_local.steps",
+        shown="0",
+        group=QUALITY,
+    ),
+    Flag(
+        "distill_for",
+        str,
+        "all-steps: any loop samples it; loop: it learns --loop, down to one call.",
+        path="distill.aim",
+        shown="all-steps",
+        group=QUALITY,
+    ),
+)

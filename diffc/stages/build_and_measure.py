@@ -1,0 +1,52 @@
+"""The half of a run that needs OUT/onnx alone: engines, and what they are worth here."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from diffc.recipe import Recipe
+from diffc.runner import StageEvent, StageRunner
+from diffc.stages.bench import bench_stage
+from diffc.stages.build import engine_stages
+from diffc.stages.decoder import decoder_build_stage
+from diffc.stages.explain import explain_stage
+from diffc.stages.frontier import frontier_stage
+from diffc.stages.precision_auto import choose_precision
+from diffc.stages.serve import serve_stage
+from diffc.stages.text import text_build_stages
+from diffc.stages.vae_encoder import vae_encoder_build_stage
+
+
+def build_and_measure(
+    runner: StageRunner, whole: Recipe, stop: str
+) -> Generator[StageEvent, None, None]:
+    """The half that needs OUT/onnx alone: engines, and what they are worth here."""
+    for name in whole.build.target:
+        recipe = whole.for_target(name)
+        if recipe.build.precision == "auto":
+            recipe = yield from choose_precision(runner, recipe, name)
+        yield from engine_stages(runner, recipe, name)
+        decoder = decoder_build_stage(runner.out, recipe, name)
+        if decoder is not None:
+            yield from runner.do(decoder)
+        vae_encoder = vae_encoder_build_stage(runner.out, recipe, name)
+        if vae_encoder is not None:
+            yield from runner.do(vae_encoder)
+        for encoder in text_build_stages(runner.out, recipe, name):
+            yield from runner.do(encoder)
+        if stop == "bench":
+            yield from _measure(runner, recipe, name)
+
+
+def _measure(runner: StageRunner, recipe: Recipe, name: str) -> Generator[StageEvent, None, None]:
+    """What the engines of one target are worth here."""
+    bench = yield from runner.do(bench_stage(runner.out, recipe, name))
+    frontier = frontier_stage(runner.out, recipe, bench.result.targets)
+    if frontier is not None:
+        yield from runner.do(frontier)
+    explain = explain_stage(runner.out, recipe, name)
+    if explain is not None:
+        yield from runner.do(explain)
+    serve = serve_stage(runner.out, recipe, name)
+    if serve is not None:
+        yield from runner.do(serve)
