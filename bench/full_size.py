@@ -258,6 +258,7 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     from diffc.data.recipe_of_model import recipe_of_model
     from diffc.models.source import find_source
     from diffc.prune.plan import Plan
+    from diffc.stages.call_memory import call_bytes
     from diffc.stages.needs import stage_needs
 
     width = NETWORKS[name].config["cross_attention_dim"]
@@ -279,8 +280,10 @@ def train(name: str, folder: Path) -> dict[str, Any]:
         )  # fmt: skip
     plan = Plan.read(folder / "out" / "plan.json")
     dense, small = plan.dense.params, plan.compressed.params
-    recipe = recipe_of_model(find_source(folder / "model"), None, options)
-    for one in stage_needs(dense, small, recipe, None, on_gpu=False):
+    source = find_source(folder / "model")
+    recipe = recipe_of_model(source, None, options)
+    calls = call_bytes(source, recipe, folder / "out" / "plan.json")
+    for one in stage_needs(dense, small, recipe, calls, on_gpu=False):
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
     row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}

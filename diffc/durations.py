@@ -83,14 +83,11 @@ class Rate:
     Attributes:
         call_seconds: One row of a forward pass.
         training_seconds: One row of a forward and a backward pass.
-        activation_bytes: What the backward pass of one row needs of the forward pass; None where
-            the backward pass was not timed.
         params: The network's parameters.
     """
 
     call_seconds: float
     training_seconds: float
-    activation_bytes: int | None
     params: int
 
 

@@ -355,6 +355,22 @@ def full_size(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def training_memory(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for row in found["rows"]:
+        peak, estimate = row["own_peak_bytes"], row["estimated_bytes"]
+        cells = (f"{peak / 1e9:.2f} GB", f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}")
+        checkpointing = "yes" if row["checkpointing"] else "no"
+        rows.append([row["network"], str(row["pieces"]), checkpointing, *cells])
+    heads = ["", "pieces", "checkpointing", "peak", "estimate", "off by"]
+    return [
+        machine(found["environment"], day(found)),
+        "Toy networks whose activations are many times their parameters, distilled in batches of 8 "
+        "in fp32 on the CPU; the peak is that of the whole process's own memory.\n",
+        *table(heads, rows),
+    ]
+
+
 def figures(found: dict[str, Any]) -> list[str]:
     """A small result as it is: every number at its top level, or one level down."""
     flat = {}
@@ -380,6 +396,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("pruning.json", "Pruning", pruning),
     ("latency_plans.json", "Plans by latency", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
+    ("training_memory.json", "What a training takes of memory", training_memory),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
     ("frontier.json", "What a millisecond buys", frontier),

@@ -6,23 +6,32 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffc.models.source import Source
     from diffc.recipe import Recipe
+    from diffc.stages.call_memory import CallBytes
     from diffc_runtime.json_types import JsonDict, JsonObject
 
 
-def plan_estimates(plan: JsonObject, recipe: Recipe, source: Source | None) -> JsonDict:
+def plan_estimates(
+    plan: JsonObject, recipe: Recipe, source: Source | None, file: Path | None = None
+) -> JsonDict:
     """Seconds of the whole run, bytes of its distillation, bytes of OUT, and what stages need.
 
     Args:
         plan: As ``diffc plan --json`` has it.
         recipe: Every option.
-        source: The model; None leaves the time out.
+        source: The model; None leaves the time and activations out.
+        file: OUT/plan.json, where the plan is one that was written.
 
     Returns:
-        ``seconds`` is None where the network's calls were not timed on this machine yet.
+        ``seconds`` is None where the network's calls were not timed on this machine yet;
+        ``activations`` says whether they count in the training's bytes.
     """
     from diffc.durations import known_rate
+    from diffc.models.shipped import is_shipped
+    from diffc.stages.call_memory import call_bytes
     from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
     from diffc.stages.needs import stage_needs
     from diffc_runtime.machine.gpu import gpus
@@ -33,10 +42,14 @@ def plan_estimates(plan: JsonObject, recipe: Recipe, source: Source | None) -> J
     if rate and source:
         share = plan["compressed"]["macs"] / plan["model"]["macs"]
         seconds = stage_seconds(source, recipe, "bench", rate, share)
-    needs = stage_needs(dense, small, recipe, rate or None, on_gpu=bool(gpus()), seconds=seconds)
+    calls: CallBytes = {}
+    if source:  # of a model that ships a plan takes no PyTorch: a run has counted, or none has
+        calls = call_bytes(source, recipe, file, count=not is_shipped(source.name))
+    needs = stage_needs(dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds)
     return {
         "seconds": sum(seconds.values()) if seconds else None,
-        "training_bytes": training_bytes(dense, small, rate or None, recipe),
+        "training_bytes": training_bytes(dense, small, calls.get("distill")),
+        "activations": "distill" in calls,
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
         "stages": [asdict(one) for one in needs],
     }
@@ -53,9 +66,10 @@ def estimate_words(estimates: JsonObject) -> str:
         time = "the time is not known here yet (diffc compile times two seconds of calls)"
     else:
         time = f"the whole run takes {about(seconds)} on this machine, by the rate of its calls"
+    activations = ", activations" if estimates["activations"] else ""
     return (
         f"estimates, not measured: {time}; distillation needs about {training} of memory for "
-        f"weights, gradients{', activations' if seconds is not None else ''} and AdamW's state; "
+        f"weights, gradients{activations} and AdamW's state; "
         f"OUT takes {disk} in fp32"
     )
 

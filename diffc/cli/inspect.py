@@ -326,7 +326,8 @@ def _show_written_plan(out: Path, command: Command) -> None:
     name = str(read_lock(out)["model"]["name"])
     plan = _as_json(Plan.read(out / "plan.json"))
     source = None if command.out is None else resolve_command(command)[0]
-    _show_plan(name, plan, plan_estimates(plan, locked_recipe(out), source), command)
+    estimates = plan_estimates(plan, locked_recipe(out), source, out / "plan.json")
+    _show_plan(name, plan, estimates, command)
     if not command.silent:
         print(out / "plan.json")
 

@@ -34,6 +34,7 @@ from diffc.distill.setup import (
 )
 from diffc.recipe.sections.training import TrainingSection
 from diffc_export.events import Progress
+from diffc_runtime.machine.memory import return_large_blocks
 
 Judge = Callable[[nn.Module], float]
 """A student in evaluation mode -> its samples' mean SSIM to the dense model's."""
@@ -134,6 +135,8 @@ class Run:
         options = settings.options
         accelerator = make_accelerator(options, settings.logs or settings.folder / "logs")
         device, dtype = accelerator.device, choose_dtype(options, accelerator.device)
+        if options.gradient_checkpointing and device.type == "cpu":
+            return_large_blocks()
         key, goal = "", student
         if not settings.shard or accelerator.is_main_process:
             key = run_key(student, lesson.digests(), options, settings.seed)

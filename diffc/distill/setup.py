@@ -19,7 +19,7 @@ from diffc.errors import RequestError, UnavailableError
 from diffc.launch import checkpointing_is_configured, without_fsdp
 from diffc.models.families.base import Family
 from diffc.recipe.sections.distill import OF_OTHERS
-from diffc.recipe.sections.training import WATCHING, TrainingSection, check_shardable
+from diffc.recipe.sections.training import NOT_IN_KEYS, TrainingSection, check_shardable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
@@ -87,14 +87,14 @@ def prepare_models(
     if device.type != "cpu":  # GroupNorm's backward pass is slow in channels_last on CPUs
         channels_last(student)
     if options.gradient_checkpointing:
-        _checkpoint_activations(student)
+        checkpoint_activations(student)
     if options.compile:
         for model in (student, teacher):
             if model is not None:
                 model.compile()  # in place: names of parameters and modules stay
 
 
-def _checkpoint_activations(student: nn.Module) -> None:
+def checkpoint_activations(student: nn.Module) -> None:
     if not getattr(student, "_supports_gradient_checkpointing", False):
         raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
     student.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -123,7 +123,7 @@ def sharded_student(
     student.float().eval().requires_grad_(True)
     sharded = shard_model(student, family, device, dtype)
     if options.gradient_checkpointing or checkpointing_is_configured():
-        _checkpoint_activations(sharded)
+        checkpoint_activations(sharded)
     return sharded
 
 
@@ -196,7 +196,7 @@ def run_key(
     digests: what identifies the data (``Lesson.digests``).
     """
     digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={*WATCHING, "quality_every", *OF_OTHERS})
+    said = options.model_dump_json(exclude={*NOT_IN_KEYS, "quality_every", *OF_OTHERS})
     digest.update(f"{said} {seed}".encode())
     for tensor in student.state_dict().values():
         digest.update(tensor_bytes(tensor))

@@ -43,4 +43,5 @@ sizes.py        keeps the size attributes of modules equal to the shapes of thei
 states.py       the tensors of a component's weights
 vae_encoder.py  the encoder of a pipeline's VAE as an ONNX folder
 branches.py     parts of a network that can be left out whole: branches and blocks
+without_memory.py  what calls of networks take of memory, counted on tensors that have none
 """

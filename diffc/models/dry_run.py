@@ -26,7 +26,7 @@ from diffc.models.load import meta_denoiser
 from diffc.models.source import Source
 from diffc_export.specs import TensorSpec
 
-_FAILURES = (
+FAILURES = (
     RuntimeError,
     ValueError,
     TypeError,
@@ -102,7 +102,7 @@ def _trace(model: nn.Module, family: Family, specs: Sequence[TensorSpec]) -> Cal
         return trace_call(model, meta_inputs(specs), family.call)
     except InputError:
         raise
-    except _FAILURES as error:
+    except FAILURES as error:
         shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
         raise InputError(
             f"this {family.class_name} does not take {_short(shapes)}: {_reason(error)}",

@@ -67,17 +67,15 @@ def _rate(denoiser: Denoiser, seconds: float) -> Rate:
     call = (
         _seconds(lambda: _forward(denoiser, batch), seconds) / rows if single < seconds else single
     )
-    kept = None
     training = 3 * call
     if single < seconds:
         try:
             training = _seconds(lambda: _backward(denoiser, batch), seconds) / rows
-            kept = _activation_bytes(denoiser, row)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
     denoiser.model.zero_grad(set_to_none=True)
-    return Rate(call, training, kept, params)
+    return Rate(call, training, params)
 
 
 def _seconds(call: Callable[[], None], least: float) -> float:
@@ -121,23 +119,3 @@ def _wait() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _activation_bytes(denoiser: Denoiser, row: Inputs) -> int:
-    """What autograd keeps of the forward pass of one row, without the weights."""
-    import torch
-
-    weights = {value.untyped_storage().data_ptr() for value in denoiser.model.parameters()}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(value)  # so that no address is used twice
-        return value
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        _output(denoiser, row)
-    return sum(kept.values())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
 from diffc.recipe.sections.distill import OF_OTHERS
-from diffc.recipe.sections.training import TRAINED_BYTES, WATCHING, WEIGHT_BYTES
+from diffc.recipe.sections.training import NOT_IN_KEYS, TRAINED_BYTES, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -106,7 +106,7 @@ def distill_stage(
         pruned=pruned,
         repaired=repaired,
         blocks=blocks,
-        options=SectionInput(options, without=(*WATCHING, *OF_OTHERS)),
+        options=SectionInput(options, without=(*NOT_IN_KEYS, *OF_OTHERS)),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
     )
@@ -114,7 +114,7 @@ def distill_stage(
     collective = options.steps > 0 and not cuts_nothing(plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
-        "distill", 10, inputs, distill, DistillOutcome, places, packages, collective=collective
+        "distill", 11, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
 
 

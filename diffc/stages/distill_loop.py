@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diffc.models.source import Source, find_source
 from diffc.placing import clear_folder
 from diffc.recipe import LoopTrainingSection, Recipe
-from diffc.recipe.sections.training import TRAINED_BYTES, WATCHING, WEIGHT_BYTES
+from diffc.recipe.sections.training import NOT_IN_KEYS, TRAINED_BYTES, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -82,14 +82,14 @@ def distill_loop_stage(
         distilled=distilled,
         trajectories=trajectories,
         loops=visited.loops,
-        options=SectionInput(recipe.distill.loop, without=WATCHING),
+        options=SectionInput(recipe.distill.loop, without=NOT_IN_KEYS),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
     )
     packages = (*model_packages(source), "accelerate")
     places = {MODEL: model_place(recipe)}
     return Stage(
-        "distill-loop", 3, inputs, distill_loop, LoopDistillOutcome, places, packages,
+        "distill-loop", 4, inputs, distill_loop, LoopDistillOutcome, places, packages,
         collective=True,
     )  # fmt: skip
 

@@ -19,7 +19,12 @@ from diffc.models.families import family
 from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.recipe.sections.distill import LoopTrainingSection
-from diffc.recipe.sections.training import TRAINED_BYTES, WEIGHT_BYTES, TrainingSection
+from diffc.recipe.sections.training import (
+    GRADIENT_BYTES,
+    TRAINED_BYTES,
+    WEIGHT_BYTES,
+    TrainingSection,
+)
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
 from diffc_runtime.errors import BadRequest
@@ -98,19 +103,17 @@ def stage_seconds(
     return seconds
 
 
-def training_bytes(dense: int, small: int, rate: Rate | None, recipe: Recipe) -> int:
-    """Memory of the distillation.
+def training_bytes(dense: int, small: int, calls: int | None) -> int:
+    """Memory of a training.
 
     Args:
         dense: Parameters of the dense model.
         small: Parameters of the compressed one.
-        rate: Says what activations take, at most; None leaves them out.
-        recipe: The batch.
+        calls: What its calls take, gradients with activations (call_memory.py); None leaves
+            activations out.
     """
-    options = recipe.distill
-    rows = max(1, options.batch // options.gradient_accumulation)
-    kept = 0 if rate is None or rate.activation_bytes is None else rate.activation_bytes
-    return TRAINED_BYTES * small + WEIGHT_BYTES * dense + rows * kept
+    kept = (TRAINED_BYTES - GRADIENT_BYTES) * small + WEIGHT_BYTES * dense
+    return kept + max(GRADIENT_BYTES * small, calls or 0)
 
 
 def out_bytes(dense: int, small: int, targets: int) -> int:

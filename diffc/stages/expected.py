@@ -11,6 +11,7 @@ from diffc.models.source import Source
 from diffc.output import is_output
 from diffc.recipe import Recipe
 from diffc.runner import Needs, StageEvent
+from diffc.stages.call_memory import call_bytes
 from diffc.stages.call_rate import measure_rate
 from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
 from diffc.stages.preflight import PREFLIGHT
@@ -42,9 +43,13 @@ def expected_work(
         return StageEvent(PREFLIGHT, "passed")
     small = round(rate.params * (1 - recipe.prune.ratio))
     needs = Needs(
-        training_bytes(rate.params, small, rate, recipe) if stop != "plan" else None,
+        _training_bytes(source, recipe, rate.params, small) if stop != "plan" else None,
         out_bytes(rate.params, small, len(recipe.build.target)),
     )
     expected = stage_seconds(source, recipe, stop, rate)
     by = "the rate of its calls"
     return StageEvent(PREFLIGHT, "passed", expected=expected, by=by, needs=needs)
+
+
+def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int:
+    return training_bytes(dense, small, call_bytes(source, recipe).get("distill"))

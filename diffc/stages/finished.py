@@ -16,6 +16,7 @@ from diffc.errors import RequestError
 from diffc.models.source import Source
 from diffc.output import base_digest, is_output, read_lock
 from diffc.recipe import Recipe, validate
+from diffc.recipe.sections.training import OF_MEMORY
 from diffc.stage_records import STATE
 from diffc_runtime.files import write_text
 from diffc_runtime.json_types import JsonDict
@@ -78,8 +79,12 @@ def _changes(out: Path, recipe: Recipe) -> list[str]:
 
 
 def _outcome_options(recipe: Recipe) -> JsonDict:
-    """What decides a run's outcome; what the gate allows and where weights lie do not."""
-    return recipe.model_dump(mode="json", exclude={"check", "shard"})
+    """What decides a run's outcome; what the gate allows and how memory is used do not."""
+    options = recipe.model_dump(mode="json", exclude={"check", "shard"})
+    for section in (options["distill"], options["distill"]["loop"], options["prune"]["importance"]):
+        for name in OF_MEMORY:
+            section.pop(name, None)
+    return options
 
 
 def _kept(out: Path) -> JsonDict | None:

@@ -10,7 +10,7 @@ from diffc.prune.importance import score_package
 from diffc.recipe import ImportanceSection, Recipe
 from diffc.recipe.sections.training import RANKED_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
-from diffc.stage_inputs import ModelInput, RunShape
+from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
@@ -26,7 +26,7 @@ class ImportanceInputs:
     Attributes:
         model: The dense model.
         data: The clean samples.
-        options: How to rank.
+        options: How to rank; in how many pieces does not change the scores.
         depth: Whether branches are scored too.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
@@ -34,7 +34,7 @@ class ImportanceInputs:
 
     model: ModelInput
     data: StageResult[DataOutcome]
-    options: ImportanceSection
+    options: SectionInput[ImportanceSection]
     depth: bool
     shape: RunShape
     seed: int
@@ -48,7 +48,7 @@ def importance_stage(
     inputs = ImportanceInputs(
         model=ModelInput.denoiser(source),
         data=data,
-        options=options,
+        options=SectionInput(options, without=("gradient_accumulation",)),
         depth=recipe.prune.cuts_depth,
         shape=RunShape.of(recipe),
         seed=recipe.seed,
@@ -70,9 +70,9 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
     from diffc.data.precision import best_device
     from diffc.prune.depth.scores import with_branches
     from diffc.prune.importance import importance
-    from diffc.prune.importance.base import Subject
+    from diffc.prune.importance.base import RowLimit, Subject
 
-    source, shape = inputs.model.source, inputs.shape
+    source, shape, options = inputs.model.source, inputs.shape, inputs.options.section
     groups = shape.open_on_meta(source).groups()
     if shape.wants_sharding((source, RANKED_BYTES)):
         check_channels_alone(inputs.depth)
@@ -82,8 +82,10 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
         denoiser.model.to(best_device())
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     branches = denoiser.family.branches(denoiser.model)
-    subject = Subject(denoiser, clean, groups, branches)
-    scored = yield from importance(subject, inputs.options, inputs.seed)
+    pieces = options.gradient_accumulation
+    limit = RowLimit(-(-options.batch // pieces) if pieces > 1 else None)
+    subject = Subject(denoiser, clean, groups, branches, limit)
+    scored = yield from importance(subject, options, inputs.seed)
     if inputs.depth:
         scored = yield from with_branches(subject, scored, inputs.seed)
     save_file(dict(scored.scores), folder.out / SCORES)

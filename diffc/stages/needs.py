@@ -1,8 +1,9 @@
 """What each stage of a run needs of memory and disk: estimates from the number of parameters.
 
-Memory is that beyond the pages of mapped files, which the system takes back when it is short.
-bench/full_size.py takes networks of published sizes through the chain and compares
-(bench/results/full_size.json). Of engines that a runtime builds or opens nothing is known here.
+Memory is that beyond the pages of mapped files, which the system takes back when it is short. What
+calls take beside the parameters is counted in call_memory.py. bench/full_size.py takes networks of
+published sizes through the chain and compares (bench/results/full_size.json). Of engines that a
+runtime builds or opens nothing is known here.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffc.durations import Rate
 from diffc.errors import RequestError
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import RANKED_BYTES, WEIGHT_BYTES
+from diffc.stages.call_memory import WITHOUT_GRADIENTS, CallBytes, call_bytes
 from diffc.stages.estimate import training_bytes
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
@@ -26,9 +27,11 @@ PROCESS_BYTES, EXPORT_BYTES = 350_000_000, 660_000_000
 """Of a process that has imported torch and diffusers, and of one that has exported a network."""
 CUT_BYTES = 8
 """Of a parameter: what surgery keeps of it, and its copy as it is written."""
-_WITHOUT_GRADIENTS = ("magnitude", "random")
 _SLACK = 0.9
 """A stage is refused where this share of what it needs is more than there is."""
+_SMALL = 0.02
+"""A stage whose parameters take less than this share of the memory has room for one row: its
+activations are not fifty times the parameters."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def stage_needs(
     dense: int,
     small: int,
     recipe: Recipe,
-    rate: Rate | None,
+    calls: CallBytes,
     *,
     on_gpu: bool,
     seconds: Mapping[str, float] | None = None,
@@ -65,14 +68,14 @@ def stage_needs(
         dense: Parameters of the dense model.
         small: Parameters of the compressed one.
         recipe: Every option.
-        rate: Says what activations take; None leaves them out.
+        calls: What the stages' calls take; of a stage that is not in it activations are left out.
         on_gpu: Whether networks run on a GPU: it then holds what their stages need, and the
             machine's memory the weights while they are loaded.
         seconds: What each stage takes, where that is known.
     """
     seconds = seconds or {}
     stages = []
-    for name, device, loading, disk in _networks(dense, small, recipe, rate):
+    for name, device, loading, disk in _networks(dense, small, recipe, calls):
         host = PROCESS_BYTES + (loading if on_gpu else max(device, loading))
         gpu = device if on_gpu else 0
         stages.append(StageNeeds(name, host, gpu, disk, seconds.get(name)))
@@ -84,18 +87,27 @@ def stage_needs(
 
 
 def _networks(
-    dense: int, small: int, recipe: Recipe, rate: Rate | None
+    dense: int, small: int, recipe: Recipe, calls: CallBytes
 ) -> Iterator[tuple[str, int, int, int]]:
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
-    row = 0 if rate is None or rate.activation_bytes is None else rate.activation_bytes
-    ranking = recipe.prune.importance
-    ranked = WEIGHT_BYTES if ranking.method in _WITHOUT_GRADIENTS else RANKED_BYTES
     loading = WEIGHT_BYTES * dense
-    yield "importance", ranked * dense + row * ranking.batch, loading, 0
+    yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0
     yield "prune", 0, CUT_BYTES * small, WEIGHT_BYTES * small
     if recipe.distill.steps:
-        training = training_bytes(dense, small, rate, recipe)
+        training = training_bytes(dense, small, calls.get("distill"))
         yield "distill", training, loading, WEIGHT_BYTES * small
+    if recipe.distill.aim == "loop":
+        beside = dense if recipe.distill.loop.features else 0
+        training = training_bytes(beside, small, calls.get("distill-loop"))
+        yield "distill-loop", training, WEIGHT_BYTES * max(beside, small), WEIGHT_BYTES * small
+
+
+def _ranking_bytes(dense: int, recipe: Recipe, calls: int | None) -> int:
+    """Weights, and gradients with activations or with the products that come after them."""
+    if recipe.prune.importance.method in WITHOUT_GRADIENTS:
+        return WEIGHT_BYTES * dense
+    products = (RANKED_BYTES - WEIGHT_BYTES) * dense
+    return WEIGHT_BYTES * dense + max(products, calls or 0)
 
 
 def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
@@ -112,7 +124,12 @@ def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
     dense = sum(entry.elements for entry in source.denoiser.tensors().values())
     small = round(dense * (1 - recipe.prune.ratio))
     gpu, host = gpu_memory() if gpus() else None, host_memory()
-    needs = stage_needs(dense, small, recipe, None, on_gpu=gpu is not None)
+    recipe = _row_by_row(recipe)
+    needs = stage_needs(dense, small, recipe, {}, on_gpu=gpu is not None)
+    room = min((there[1] for there in (gpu, host) if there is not None), default=0)
+    if any(max(one.gpu_bytes, one.memory_bytes) - PROCESS_BYTES > _SMALL * room for one in needs):
+        calls = call_bytes(source, recipe)
+        needs = stage_needs(dense, small, recipe, calls, on_gpu=gpu is not None)
     last = next((place for place, one in enumerate(needs) if one.stage == stop), len(needs))
     for one in needs[: last + 1] if stop != "plan" else needs[:1]:
         places = (("this machine", one.memory_bytes, host), ("its GPU", one.gpu_bytes, gpu))
@@ -125,9 +142,26 @@ def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
                 )
 
 
+def _row_by_row(recipe: Recipe) -> Recipe:
+    """The recipe with micro-batches of one row: a run that has no room for more halves them."""
+    ranking, distill = recipe.prune.importance, recipe.distill
+    loop = distill.loop.model_copy(update={"gradient_accumulation": distill.loop.batch})
+    training = {"gradient_accumulation": distill.batch, "loop": loop}
+    single = ranking.model_copy(update={"gradient_accumulation": ranking.batch})
+    return recipe.model_copy(
+        update={
+            "prune": recipe.prune.model_copy(update={"importance": single}),
+            "distill": distill.model_copy(update=training),
+        }
+    )
+
+
 def _smaller(stage: str) -> str:
-    if stage == "distill":
-        return "a higher --ratio or --distill-steps 0 need less, or use a machine with more memory"
+    if stage.startswith("distill"):
+        return (
+            "gradient_checkpointing, a higher --ratio or --distill-steps 0 need less, or use a "
+            "machine with more memory"
+        )
     if stage == "importance":
         return "--importance magnitude needs no gradients; else use a machine with more memory"
     return "use a machine with more memory"

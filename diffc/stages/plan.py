@@ -86,10 +86,11 @@ def plan_stage(
     if bench is None and recipe.prune.allocate == "auto":
         bench, no_latency = _device_if_any(recipe)
     resolution = recipe.export.resolution
+    whole = recipe.prune.importance.model_copy(update={"gradient_accumulation": 1})
     inputs = PlanInputs(
         model=ModelInput.denoiser(source),
         importance=importance,
-        options=recipe.prune,
+        options=recipe.prune.model_copy(update={"importance": whole}),
         export=ExportSection(resolution=resolution) if bench is None else recipe.export,
         texts=FileInput(Path(recipe.data.source), data_text_tokens(recipe)),
         align=alignment(recipe),

@@ -123,7 +123,11 @@ def test_the_key_knows_options_data_and_start() -> None:
 
     base = (tiny_training.unet(4, seed=1), digests(), tiny_training.options())
     key = run_key(*base)
-    for same_run in ({"checkpoint_every": 5}, {"aim": "loop", "loop": {"steps": 7}}):
+    for same_run in (
+        {"checkpoint_every": 5},
+        {"aim": "loop", "loop": {"steps": 7}},
+        {"gradient_accumulation": 2, "gradient_checkpointing": True},
+    ):
         other = tiny_training.options(**same_run)
         assert key == run_key(tiny_training.unet(4, seed=1), digests(), other)
     assert key != run_key(tiny_training.unet(4, seed=2), *base[1:])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.quick import QUICK
 
 import diffc
 from diffc.errors import RequestError
 from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
+from diffc.prune.importance import gradients
 from diffc.report.html import to_html
 
 
@@ -52,6 +55,45 @@ def test_the_recipes_one_seed_is_distillations_too(tiny_model, tmp_path):
     options = {"distill": {"seed": 3}}
     with pytest.raises(RequestError, match=r"unknown key 'distill\.seed'"):
         diffc.compile(tiny_model, ratio=0.4, out=tmp_path / "out", options=options)
+
+
+RANKING = {**QUICK["prune"]["importance"], "gradient_accumulation": 2}
+LESS_MEMORY = {
+    "prune": {**QUICK["prune"], "importance": RANKING},
+    "distill": {**QUICK["distill"], "gradient_accumulation": 2, "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.usefixtures("compiled_cache")
+def test_how_memory_is_used_makes_no_stage_anew(tiny_model, tmp_path):
+    _, first = distilled(tiny_model, tmp_path / "a")
+    options = {**QUICK, **LESS_MEMORY}
+    report = diffc.compile(
+        tiny_model, ratio=0.4, out=tmp_path / "b", stop="distill", options=options
+    )
+    assert all(stage.cached for stage in report.stages)
+    assert not differ(first, weights(tmp_path / "b"))
+
+
+@pytest.mark.usefixtures("compiled_cache")
+def test_importance_in_pieces_is_the_same_but_for_rounding(tiny_model, tmp_path, monkeypatch):
+    def scores(out, **options):
+        done = {"ratio": 0.4, "out": out, "stop": "plan", "options": options}
+        diffc.compile(tiny_model, **done, fresh=True)
+        return load_file(out / ".diffc" / "importance.safetensors")
+
+    whole = scores(tmp_path / "a", **QUICK)
+    rows = []
+    own = gradients._rows
+
+    def counted(batch, part):
+        rows.append(len(own(batch, part)[0]))
+        return own(batch, part)
+
+    monkeypatch.setattr(gradients, "_rows", counted)
+    pieces = scores(tmp_path / "b", **{**QUICK, **LESS_MEMORY})
+    assert set(rows) == {1}  # of micro-batches of 2
+    assert all(np.allclose(whole[name], pieces[name], rtol=1e-3) for name in whole)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from support.command import diffc_in_process as diffc
 from support.quick import QUICK
 
 from diffc.data.recipe_of_model import recipe_of_model
-from diffc.durations import Rate
 from diffc.errors import RequestError
 from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
@@ -18,11 +17,10 @@ from diffc.stages import needs
 from diffc.stages.estimate import training_bytes
 
 MILLION = 1_000_000
-RATE = Rate(call_seconds=0.01, training_seconds=0.03, activation_bytes=1000, params=4 * MILLION)
 
 
-def by_stage(recipe, rate=None, **options):
-    rows = needs.stage_needs(4 * MILLION, 2 * MILLION, recipe, rate, **options)
+def by_stage(recipe, calls=None, **options):
+    rows = needs.stage_needs(4 * MILLION, 2 * MILLION, recipe, calls or {}, **options)
     return {one.stage: one for one in rows}
 
 
@@ -31,10 +29,12 @@ def test_memory_grows_with_parameters_where_stages_hold_them():
     own = {name: one.memory_bytes for name, one in by_stage(recipe, on_gpu=False).items()}
     process = needs.PROCESS_BYTES
     assert own["importance"] - process == 4 * MILLION * (4 + 4 + 4)
-    assert own["distill"] - process == training_bytes(4 * MILLION, 2 * MILLION, None, recipe)
+    assert own["distill"] - process == training_bytes(4 * MILLION, 2 * MILLION, None)
     assert own["export-dense"] == own["export-compressed"] == needs.EXPORT_BYTES
-    more = by_stage(recipe, RATE, on_gpu=False)["importance"].memory_bytes
-    assert more - own["importance"] == 1000 * recipe.prune.importance.batch
+    # the products come when activations are gone
+    for calls in (7 * MILLION, 9 * MILLION):
+        ranked = by_stage(recipe, {"importance": 4 * calls}, on_gpu=False)["importance"]
+        assert ranked.memory_bytes - process == 4 * (4 * MILLION + max(8 * MILLION, calls))
 
 
 def test_a_gpu_has_what_its_stages_hold_and_the_machine_loads_the_weights():
@@ -52,6 +52,16 @@ def test_a_score_without_gradients_and_a_run_without_training_need_less():
     stages = by_stage(recipe, on_gpu=False)
     assert "distill" not in stages
     assert stages["importance"].memory_bytes == needs.PROCESS_BYTES + 4 * 4 * MILLION
+
+
+def test_a_student_of_loops_has_a_row_of_its_own():
+    loop = {"distill": {"aim": "loop", "loop": {"features": 0.0}}}
+    own = by_stage(Recipe.model_validate(loop), on_gpu=True)
+    assert own["distill-loop"].gpu_bytes == 20 * 2 * MILLION
+    loop["distill"]["loop"]["features"] = 0.3  # of the dense model, which is there too then
+    seen = by_stage(Recipe.model_validate(loop), on_gpu=True)["distill-loop"]
+    assert seen.gpu_bytes == 20 * 2 * MILLION + 4 * 4 * MILLION
+    assert seen.memory_bytes == needs.PROCESS_BYTES + 4 * 4 * MILLION
 
 
 @pytest.fixture

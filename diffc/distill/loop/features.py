@@ -50,7 +50,7 @@ class DenseFeatures:
         ratio = process.noise / process.signal.clamp_min(1e-12)
         level = int((ratio - NOISE_TO_SIGNAL).abs().argmin())
         self.dense, self.middle = dense, dense.model.get_submodule(middle)
-        self.time = process.model_time[level]
+        self.time = float(process.model_time[level])
         self.blocks = [
             dense.model.get_submodule(name)
             for name in block_names(dense.model, dense.family)
@@ -114,7 +114,7 @@ class DenseFeatures:
 
         hooks = [block.register_forward_hook(catch) for block in self.blocks]
         hooks.append(self.middle.register_forward_pre_hook(leave))
-        times = torch.full((len(clean),), float(self.time), device=clean.device)
+        times = torch.full((len(clean),), self.time, device=clean.device)
         try:
             with autocast(self.device, self.dtype):
                 self.dense.call({"sample": clean, "timestep": times, **conditions})

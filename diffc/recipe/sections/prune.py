@@ -30,6 +30,8 @@ class ImportanceSection(RecipeSection):
         curve_images: images per cell.
         passes: gradient micro-batches.
         batch: images in each micro-batch.
+        gradient_accumulation: pieces in which each micro-batch is worked: more need less memory,
+            and change the scores by rounding alone.
     """
 
     method: str = "diff-pruning"
@@ -38,6 +40,7 @@ class ImportanceSection(RecipeSection):
     curve_images: int = Field(default=16, ge=1)
     passes: int = Field(default=64, ge=1)
     batch: int = Field(default=8, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
 
     @field_validator("method")
     @classmethod

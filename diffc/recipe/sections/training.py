@@ -10,13 +10,15 @@ from diffc.errors import RequestError
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.words import Words
 
-WATCHING = ("checkpoint_every", "trackers")
+OF_MEMORY = ("gradient_accumulation", "gradient_checkpointing")
+"""Options that change what a training takes of memory and time, and of its result the rounding."""
+NOT_IN_KEYS = ("checkpoint_every", "trackers", *OF_MEMORY)
 """Options that do not change a run's result: another value of them trains nothing anew."""
 
-TRAINED_BYTES, RANKED_BYTES, WEIGHT_BYTES = 20, 12, 4
+TRAINED_BYTES, RANKED_BYTES, WEIGHT_BYTES, GRADIENT_BYTES = 20, 12, 4, 4
 """Of a parameter in float32: weight, gradient, AdamW's two moments and the moving average of a
 student; weight, gradient and their product of a network whose importance is measured; a weight
-alone."""
+alone; a gradient alone."""
 
 
 class TrainingSection(RecipeSection):

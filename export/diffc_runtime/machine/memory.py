@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+_M_MMAP_THRESHOLD = -3
+"""glibc's name for the size from which on memory comes from the system and goes back to it."""
 
 
 def reset_peak() -> None:
@@ -38,3 +43,15 @@ def _resident_elsewhere(name: str) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def return_large_blocks(least: int = 1 << 17) -> None:
+    """Have freed blocks of ``least`` bytes or more go back to the system at once, where glibc is.
+
+    glibc raises this size from 128 KB to 32 MB by itself, and then keeps freed blocks in a heap
+    with gaps: a training that computes activations again took 2.8 times the memory of its tensors.
+    With this it takes that alone, and about a sixth more time (toys, on one core). It cannot be
+    undone.
+    """
+    with suppress(OSError, AttributeError):  # another system, another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, least)

@@ -1,0 +1,148 @@
+"""What a training takes of memory, beside what diffc counts before it.
+
+    python -m bench.training_memory        writes bench/results/training_memory.json
+
+Toy networks whose activations are many times their parameters, each distilled for two steps by the
+dense network itself, in a process of its own: whole batches and micro-batches, with gradient
+checkpointing and without. The peak is that of the process's own memory, with everything that it
+has loaded, and the estimate is the one that ``diffc plan`` shows. One that is more than a tenth off
+ends the benchmark. The C library gives large blocks back at once, as in a run with ``--memory``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from bench.full_size import TENTH, OwnMemory
+from diffc.measure.environment import read_environment
+
+RESULT = Path(__file__).parent / "results" / "training_memory.json"
+BATCH = 8
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "U-Net": ("UNet2DModel", {
+        "sample_size": 64, "in_channels": 3, "out_channels": 3, "layers_per_block": 2,
+        "block_out_channels": [48, 96], "norm_num_groups": 8,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}),
+    "transformer": ("DiTTransformer2DModel", {
+        "num_attention_heads": 6, "attention_head_dim": 32, "in_channels": 4, "out_channels": 8,
+        "num_layers": 6, "sample_size": 64, "patch_size": 2, "num_embeds_ada_norm": 1000}),
+}  # fmt: skip
+CASES = [(pieces, checkpointing) for checkpointing in (False, True) for pieces in (1, 4)]
+
+
+def main() -> None:
+    """Every case, or one in this process."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--child", nargs=3, metavar=("NETWORK", "PIECES", "CHECKPOINTING"))
+    args = parser.parse_args()
+    if args.child:
+        name, pieces, checkpointing = args.child
+        print(json.dumps(child(name, int(pieces), checkpointing == "True")))
+        return
+    rows = [in_process(name, *case) for name in NETWORKS for case in CASES]
+    result = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "rows": rows,
+        "environment": read_environment().model_dump(mode="json"),
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def in_process(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
+    """One case in a process of its own.
+
+    Raises SystemExit where the estimate is more than a tenth off.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.training_memory", "--child", name, str(pieces),
+         str(checkpointing)],
+        check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(row, file=sys.stderr, flush=True)
+    if abs(row["own_peak_bytes"] - row["estimated_bytes"]) > TENTH * row["own_peak_bytes"]:
+        raise SystemExit(f"the estimate is more than a tenth off: {row}")
+    return row
+
+
+def child(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
+    """Distil in this process, and count the same."""
+    from diffc.recipe import Recipe
+    from diffc_runtime.machine.memory import return_large_blocks
+
+    return_large_blocks()
+    training = {
+        "steps": 2,
+        "batch": BATCH,
+        "precision": "fp32",
+        "warmup": 1,
+        "gradient_accumulation": pieces,
+        "gradient_checkpointing": checkpointing,
+    }
+    # at 0 nothing is cut: the student is the dense network
+    recipe = Recipe.model_validate({"prune": {"ratio": 0}, "distill": training})
+    with tempfile.TemporaryDirectory() as folder:
+        with OwnMemory() as memory:
+            _distil(name, recipe, Path(folder))
+        expected = _estimate(name, recipe, Path(folder))
+    return {
+        "network": name,
+        "pieces": pieces,
+        "checkpointing": checkpointing,
+        "own_peak_bytes": memory.peak,
+        "estimated_bytes": expected,
+    }
+
+
+def _distil(name: str, recipe: Any, folder: Path) -> None:
+    import torch
+
+    from diffc.data.clean import CleanSet
+    from diffc.distill.all_steps import ModelPair
+    from diffc.distill.train import distill
+    from diffc.models.classes import network_class
+    from diffc.models.denoiser import denoiser_of
+    from diffc.models.families import family
+    from diffc_export.events import drain
+
+    kind, config = NETWORKS[name]
+    teacher, student = (network_class(kind).from_config(dict(config)).eval() for _ in range(2))
+    dense = denoiser_of(teacher, family(kind), {"num_train_timesteps": 1000})
+    values = dense.examples(BATCH, torch.Generator().manual_seed(0))
+    conditions = {k: v for k, v in values.items() if k not in ("sample", "timestep")}
+    clean = CleanSet(values["sample"], conditions, "random")
+    drain(distill(ModelPair(dense, student), clean, recipe.distill, folder))
+
+
+def _estimate(name: str, recipe: Any, folder: Path) -> int:
+    """The memory of the distill stage, as ``diffc plan`` has it."""
+    import os
+
+    from diffc.models.load import meta_denoiser
+    from diffc.models.source import find_source
+    from diffc.stages.call_memory import call_bytes
+    from diffc.stages.needs import stage_needs
+
+    os.environ["DIFFC_CACHE"] = str(folder / "cache")
+    kind, config = NETWORKS[name]
+    home = folder / "model"
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps({"_class_name": kind, **config}))
+    (home / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
+    source = find_source(home, need_weights=False)
+    count = sum(value.numel() for value in meta_denoiser(source).parameters())
+    needs = stage_needs(count, count, recipe, call_bytes(source, recipe), on_gpu=False)
+    return next(one.memory_bytes for one in needs if one.stage == "distill")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""What the calls of each stage that takes gradients need of memory, counted without running them.
+
+The stage's own loss and its gradients are computed on tensors without memory
+(diffc/models/without_memory.py), of the networks, the rows and the precision of the run. Bytes are
+those of activations, gradients and copies, beside weights, AdamW's moments and the moving average.
+Before there is a plan, the compressed network is taken to have uniform widths; where nothing tells
+these, it is the dense one, which takes more. bench/training_memory.py compares the count with what
+is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from diffc.data.inputs import data_text_tokens
+from diffc.errors import DiffcError
+from diffc.models.source import Source
+from diffc.recipe import ImportanceSection, LoopTrainingSection, Recipe
+from diffc.recipe.sections.training import TrainingSection
+from diffc.stage_inputs import RunShape
+from diffc_export.cache import cached_json
+from diffc_runtime.machine.cpu import cpu_fingerprint
+from diffc_runtime.machine.gpu import gpus
+from diffc_runtime.machine.packages import version as package_version
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from diffc.distill.losses import Kept
+    from diffc.models.denoiser import Denoiser
+    from diffc.models.without_memory import WithoutMemory
+    from diffc.prune.plan import Plan
+
+CallBytes: TypeAlias = Mapping[str, int]
+"""Stage -> bytes; a stage that is not in it was not counted."""
+
+WITHOUT_GRADIENTS = ("magnitude", "random")
+"""Scores of the importance that take no gradients."""
+_VERSION = 1
+"""Raised whenever the count changes: what was counted before is counted anew."""
+
+
+def call_bytes(
+    source: Source, recipe: Recipe, plan: Path | None = None, *, count: bool = True
+) -> CallBytes:
+    """What the calls of every stage take, from the cache where it was counted before.
+
+    Args:
+        source: The model; its weights are not read.
+        recipe: Every option.
+        plan: OUT/plan.json, where there is one.
+        count: False counts nothing anew, and imports no PyTorch.
+    """
+    counts = {}
+    for stage in _stages(recipe):
+        count_stage = partial(_counted, source, recipe, stage, plan) if count else _nothing
+        key = _key(source, recipe, stage, plan)
+        with suppress(LookupError):
+            answer = cached_json("call-memory", key, count_stage, dict)
+            if answer.get("bytes") is not None:
+                counts[stage] = int(answer["bytes"])
+    return counts
+
+
+def _nothing() -> dict[str, int | None]:
+    raise LookupError
+
+
+def _stages(recipe: Recipe) -> Iterator[str]:
+    if recipe.prune.importance.method not in WITHOUT_GRADIENTS:
+        yield "importance"
+    if recipe.distill.steps:
+        yield "distill"
+    if recipe.distill.aim == "loop":
+        yield "distill-loop"
+
+
+def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
+    """A hash of all that a stage's count follows from, of which the steps and rates are none."""
+    from diffc.stages.preflight import model_key
+
+    ranking, distill = recipe.prune.importance, recipe.distill
+    facts: list[object] = {
+        "importance": [micro_batch(ranking), _pieces(ranking), ranking.method],
+        "distill": _facts(distill, distill.losses.model_dump()),
+        "distill-loop": _facts(distill.loop, distill.loop.features),
+    }[stage]
+    machine = [cpu_fingerprint(), [gpu.name for gpu in gpus()], package_version("torch")]
+    cut = recipe.prune.model_dump(mode="json", exclude={"importance"})
+    inputs = [recipe.export.size, data_text_tokens(recipe), recipe.build.model_dump(mode="json")]
+    content = plan.read_text("utf-8") if plan is not None else None
+    value = [_VERSION, model_key(source, Recipe()), stage, facts, cut, inputs, machine, content]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _facts(options: TrainingSection, more: object) -> list[object]:
+    return [
+        micro_batch(options), _pieces(options), options.gradient_checkpointing, options.precision,
+        more,
+    ]  # fmt: skip
+
+
+def micro_batch(options: TrainingSection | ImportanceSection) -> int:
+    """The most rows that are worked at once."""
+    return -(-options.batch // options.gradient_accumulation)
+
+
+def _pieces(options: TrainingSection | ImportanceSection) -> int:
+    """How many pieces there are one after the other that differ: the first, and any later one."""
+    return min(2, options.gradient_accumulation)
+
+
+def _counted(
+    source: Source, recipe: Recipe, stage: str, plan: Path | None
+) -> dict[str, int | None]:
+    from diffc.models.dry_run import FAILURES
+    from diffc.prune.plan import Plan
+
+    # a class that shapes alone cannot run has no estimate; whether it runs is another check
+    with suppress(*FAILURES, DiffcError):
+        networks = _Networks.of(source, recipe, None if plan is None else Plan.read(plan))
+        count = {
+            "importance": networks.importance,
+            "distill": networks.all_steps,
+            "distill-loop": networks.loop,
+        }
+        return {"bytes": count[stage](recipe)}
+    return {"bytes": None}
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """Both networks on the meta device.
+
+    Attributes:
+        source: The model.
+        shape: What the inputs are like.
+        plan: What is cut; None: nothing that is known.
+    """
+
+    source: Source
+    shape: RunShape
+    plan: Plan | None
+
+    @classmethod
+    def of(cls, source: Source, recipe: Recipe, plan: Plan | None) -> _Networks:
+        return cls(source, RunShape.of(recipe), plan or _uniform(source, recipe))
+
+    def dense(self) -> Denoiser:
+        return self.shape.open_on_meta(self.source)
+
+    def student(self) -> Denoiser:
+        """The compressed network."""
+        from diffc.prune.surgery import cut
+
+        dense = self.dense()
+        if self.plan is not None:
+            cut(dense.model, self.dense().units(), self.plan.keep())
+        return dense
+
+    def kept(self) -> Kept:
+        from diffc.distill.blocks import kept_channels
+
+        dense = self.dense()
+        keep = self.plan.keep() if self.plan is not None else {}
+        return kept_channels(dense.model, dense.family, dense.groups(), keep)
+
+    def importance(self, recipe: Recipe) -> int:
+        """A pass of gradients of the dense model in float32."""
+        import torch
+
+        place, dense = _place(), self.dense()
+        place.network(dense.model, trained=True)
+        options = recipe.prune.importance
+        inputs = place.inputs(dense.specs, micro_batch(options))
+        # some scores add the gradients of several passes
+        times = _pieces(options) if options.method == "diff-pruning" else 2
+        return place.peak(lambda: torch.mean(dense.call(inputs).square()), times)
+
+    def all_steps(self, recipe: Recipe) -> int:
+        """Micro-batches of the training for all noise levels."""
+        import torch
+
+        from diffc.data.clean import CleanSet
+        from diffc.distill.all_steps import AllSteps, ModelPair
+        from diffc.distill.draw import Batch
+
+        place, dense, student, options = _place(), self.dense(), self.student(), recipe.distill
+        kept = self.kept() if options.losses.features else None
+        place.network(dense.model, trained=False)
+        _trained(place, student, options)
+        one = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "one sample")
+        lesson = AllSteps(ModelPair(dense, student.model, kept), one, options)
+        lesson.open(student.model, place.device, _dtype(options, place.device))
+        values = _values(place, dense, micro_batch(options), "clean", "noise")
+        batch = Batch(values["clean"], values["noise"], values["t"], _conditions(dense, values))
+        return _peak(place, partial(lesson.loss, student.model, batch), options)
+
+    def loop(self, recipe: Recipe) -> int:
+        """Micro-batches of the training for the loops."""
+        import torch
+
+        from diffc.data.clean import CleanSet
+        from diffc.distill.loop.lesson import LoopBatch, LoopLesson
+        from diffc.distill.loop.trajectories import TrajectorySet
+
+        place, dense, student = _place(), self.dense(), self.student()
+        options: LoopTrainingSection = recipe.distill.loop
+        if options.features:
+            place.network(dense.model, trained=False)
+        _trained(place, student, options)
+        none = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "no trajectory")
+        trajectories = TrajectorySet(Path(), 0, 0, (), none)
+        seen_by = dense if options.features else None
+        lesson = LoopLesson(student, trajectories, (), options, dense=seen_by)
+        lesson.open(student.model, place.device, _dtype(options, place.device))
+        rows = micro_batch(options)
+        values = _values(place, dense, rows, "sample", "target")
+        time, numbers = values["t"].float(), torch.zeros(rows, dtype=torch.int64)
+        to_clean = place.values({"to_clean": ((2,), torch.float32)}, rows)["to_clean"]
+        batch = LoopBatch(
+            values["sample"], time, values["target"], to_clean, _conditions(dense, values), numbers
+        )
+        return _peak(place, partial(lesson.loss, student.model, batch), options)
+
+
+def _uniform(source: Source, recipe: Recipe) -> Plan | None:
+    """The plan of uniform widths; None where the options cannot be met by them."""
+    from diffc.prune.planning import make_plan
+    from diffc.stages.plan import alignment
+
+    own = recipe.prune
+    ratio_of = "macs" if own.ratio_of == "latency" else own.ratio_of
+    uniform = {"allocate": "uniform", "cut": "width", "ratio_of": ratio_of}
+    with suppress(DiffcError):
+        of_widths = recipe.model_copy(update={"prune": own.model_copy(update=uniform)})
+        return make_plan(source, of_widths, None, {}, alignment(recipe))
+    return None
+
+
+def _place() -> WithoutMemory:
+    from diffc.data.precision import best_device
+    from diffc.models.without_memory import WithoutMemory
+
+    return WithoutMemory(best_device())
+
+
+def _dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
+    from diffc.distill.setup import choose_dtype
+
+    return choose_dtype(options, device)
+
+
+def _trained(place: WithoutMemory, student: Denoiser, options: TrainingSection) -> None:
+    place.network(student.model, trained=True)
+    if options.gradient_checkpointing:
+        from diffc.distill.setup import checkpoint_activations
+
+        checkpoint_activations(student.model)
+
+
+def _values(place: WithoutMemory, dense: Denoiser, rows: int, *samples: str) -> dict[str, Tensor]:
+    """Conditions by their names, ``samples`` of a sample's shape, and timesteps as ``t``."""
+    import torch
+
+    values = place.inputs([spec for spec in dense.specs if spec.kind == "condition"], rows)
+    shapes = dict.fromkeys(samples, (dense.sample_shape, torch.float32))
+    return {**values, **place.values({**shapes, "t": ((), torch.int64)}, rows)}
+
+
+def _conditions(dense: Denoiser, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {spec.name: values[spec.name] for spec in dense.specs if spec.kind == "condition"}
+
+
+def _peak(place: WithoutMemory, loss: partial[Tensor], options: TrainingSection) -> int:
+    return place.peak(loss, times=_pieces(options))

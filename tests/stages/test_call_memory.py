@@ -1,0 +1,148 @@
+"""What calls take of memory: counted without running them, beside what autograd really keeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from support.quick import QUICK
+from torch import nn
+
+from bench import training_memory
+from diffc.data.recipe_of_model import recipe_of_model
+from diffc.models.source import find_source
+from diffc.models.without_memory import WithoutMemory
+from diffc.prune.plan import Plan
+from diffc.recipe import Recipe
+from diffc.stage_inputs import RunShape
+from diffc.stages import call_memory
+from diffc.stages.call_memory import call_bytes
+
+EXACT = {"precision": "fp32", "batch": 8, "steps": 4}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def source(tiny_model):
+    return find_source(tiny_model)
+
+
+def recipe_with(source, prune=None, **distill) -> Recipe:
+    options = {"prune": prune or {}, "distill": {**EXACT, **distill}}
+    return recipe_of_model(source, None, {**QUICK, **options})
+
+
+def bytes_of(source, stage="distill", **options):
+    return call_memory._counted(source, recipe_with(source, **options), stage, None)["bytes"]
+
+
+def test_a_chain_of_layers_takes_what_the_books_say():
+    """Each ReLU keeps its output, which is the next layer's input; gradients come one by one."""
+    width, rows, layers = 64, 32, 5
+    place = WithoutMemory(torch.device("cpu"))
+    with torch.device("meta"):
+        parts = [(nn.Linear(width, width, bias=False), nn.ReLU()) for _ in range(layers)]
+        chain = nn.Sequential(*(one for pair in parts for one in pair))
+    place.network(chain, trained=True)
+    x = place.values({"x": ((width,), torch.float32)}, rows)["x"]
+    row, weight = 4 * width * rows, 4 * width * width
+    peak = place.peak(lambda: chain(x).sum(), times=1)
+    # before the first layer's gradient: every gradient but for its own, the last activations, and
+    # the gradients on both sides of a layer
+    assert layers * weight <= peak <= layers * weight + 3 * row + 64
+    again = place.peak(lambda: chain(x).sum(), times=2)
+    assert again - layers * weight >= layers * row  # gradients stay while activations come
+
+
+def kept_by_autograd(source, rows: int) -> int:
+    """What PyTorch's own hooks say that a real forward pass keeps, in float32."""
+    dense = RunShape.of(Recipe()).open(source)
+    dense.model.requires_grad_(True)
+    kept: dict[int, torch.UntypedStorage] = {}
+    own = {value.untyped_storage().data_ptr() for value in dense.model.parameters()}
+
+    def pack(value):
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # alive, so that no address comes twice
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        output = dense.call(dense.examples(rows))
+    assert output.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_activations_are_what_autograd_keeps_of_a_real_call(source):
+    real = kept_by_autograd(source, rows=32)
+    whole = {"importance": {"batch": 32}}
+    counted = bytes_of(source, "importance", prune=whole)
+    gradients = 4 * sum(p.numel() for p in RunShape.of(Recipe()).open(source).model.parameters())
+    assert real < counted < 1.1 * real + gradients
+
+
+def test_micro_batches_and_checkpointing_need_less(source):
+    whole = bytes_of(source)
+    halves = bytes_of(source, gradient_accumulation=2)
+    again = bytes_of(source, gradient_checkpointing=True)
+    both = bytes_of(source, gradient_accumulation=8, gradient_checkpointing=True)
+    assert both < min(halves, again) and max(halves, again) < whole
+    pieces = {"importance": {"batch": 8, "gradient_accumulation": 4}}
+    eight = {"importance": {"batch": 8}}
+    ranked = [bytes_of(source, "importance", prune=one) for one in (pieces, eight)]
+    assert ranked[0] < ranked[1]
+
+
+def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(source):
+    loop = {**EXACT, "features": 0.0}
+    alone = bytes_of(source, "distill-loop", aim="loop", loop=loop)
+    loop["features"] = 0.3
+    assert bytes_of(source, "distill-loop", aim="loop", loop=loop) > 1.1 * alone
+
+
+def test_a_plan_that_was_made_counts_in_the_place_of_uniform_widths(compiled, source):
+    out = compiled[0]
+    plan = out / "plan.json"
+    of_plan = call_bytes(source, recipe_with(source), plan)["distill"]
+    dense = json.loads(plan.read_text())
+    dense["units"] = [
+        {**unit, "kept": unit["size"], "keep": list(range(unit["size"]))} for unit in dense["units"]
+    ]
+    whole = out.parent / "whole-plan.json"
+    whole.write_text(json.dumps(dense))
+    assert Plan.read(whole).keep() == {}
+    assert of_plan < call_bytes(source, recipe_with(source), whole)["distill"]
+
+
+def test_a_count_is_kept_and_none_is_made_where_none_is_wanted(source, monkeypatch):
+    recipe = recipe_with(source)
+    assert call_bytes(source, recipe, count=False) == {}
+    counted = call_bytes(source, recipe)
+
+    def fail(*_):
+        raise AssertionError("it is counted anew")
+
+    monkeypatch.setattr(call_memory, "_counted", fail)
+    assert call_bytes(source, recipe) == call_bytes(source, recipe, count=False) == counted
+    longer = recipe_with(source, steps=9, learning_rate=1e-5, trackers=["tensorboard"])
+    assert call_bytes(source, longer) == counted
+
+
+def test_a_class_that_shapes_alone_cannot_run_has_no_count(source, monkeypatch):
+    def stubborn(*_):
+        raise RuntimeError("data-dependent")
+
+    monkeypatch.setattr("diffc.models.denoiser.Denoiser.call", stubborn)
+    assert call_bytes(source, recipe_with(source)) == {}
+
+
+@pytest.mark.slow
+def test_the_estimate_of_a_training_is_what_it_takes():
+    """A transformer that computes its activations again, in a process of its own."""
+    row = training_memory.in_process("transformer", 4, True)
+    assert row["own_peak_bytes"] == pytest.approx(row["estimated_bytes"], rel=0.1)
