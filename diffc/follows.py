@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc.errors import InputError
+from diffc.models.components import VAE_NAMES
 from diffc.models.source import read_json
 from diffc.output import is_output, read_lock
 from diffc.stage_records import STATE, place_of
@@ -181,6 +182,11 @@ class _Folder:
         parts = self._record(maker).get("inputs", {}).get("parts", {})
         return parts.get("components", {}).get(name)
 
+    def _vae(self) -> Any:
+        """The digest of the VAE of OUT/model, whatever its name in the pipeline."""
+        digests = (self._component(name) for name in VAE_NAMES)
+        return next((digest for digest in digests if digest is not None), None)
+
     @property
     def model_maker(self) -> str:
         """The stage whose outcome OUT/model is."""
@@ -268,7 +274,7 @@ class _Folder:
             if name == "export-dense":
                 key, there = "model", self._dense()
             elif name in (f"export-{DECODER}", f"export-{VAE_ENCODER}"):
-                key, there = "vae", self._component("vae")
+                key, there = "vae", self._vae()
             elif name.startswith(f"export-{_TEXT_ENCODER}"):
                 key, there = "encoder", self._component(name.removeprefix("export-"))
             if inputs and there not in (None, inputs.get(key)):

@@ -39,6 +39,7 @@ _SOURCE_KEYS = (
     "unconditional",
     "scaling_factor",
     "shift_factor",
+    "posterior",
     "parameters",
     "macs",
     "parts",

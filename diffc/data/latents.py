@@ -20,9 +20,10 @@ from torch import Tensor
 
 from diffc.data.batches import run_in_batches
 from diffc.errors import InputError
+from diffc.models.autoencoders import Autoencoder, autoencoder, full_config
 from diffc.models.config_values import reading_config
 from diffc.models.foreign import foreign_errors
-from diffc.models.source import Source, read_json
+from diffc.models.source import Source
 from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonObject
 
@@ -32,26 +33,24 @@ if TYPE_CHECKING:
 Factor = float | list[float]
 """One number for all channels of a latent, or one for each."""
 _BATCH = 8
-_KINDS = ("AutoencoderKL", "AutoencoderDC", "VQModel")
 
 
 def vae_folder(source: Source) -> Path | None:
     """Return the folder of the pipeline's VAE, or None for a model of pixels."""
-    for name in ("vae", "vqvae"):
-        if source.is_pipeline and (source.folder / name / "config.json").exists():
-            return source.folder / name
-    return None
+    part = source.vae
+    if part is None or not source.is_pipeline or not (part.folder / "config.json").exists():
+        return None
+    return part.folder
 
 
 def scale_factor(source: Source) -> int:
     """Return the pixels for each latent position along an edge; 1 for a model of pixels."""
-    folder = vae_folder(source)
-    if folder is None:
+    part = source.vae
+    if part is None or vae_folder(source) is None:
         return 1
-    config = read_json(folder / "config.json")
-    with reading_config(_vae_class(config), config):
-        widths = config.get("encoder_block_out_channels") or config.get("block_out_channels") or [0]
-        return int(2 ** (len(widths) - 1))
+    known = autoencoder(part.class_name) or Autoencoder()
+    with reading_config(part.class_name, part.config):
+        return known.factor(full_config(part))
 
 
 def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]:
@@ -69,15 +68,15 @@ def pixel_shape(source: Source, sample: tuple[int, ...]) -> tuple[int, int, int]
         if len(sample) != 3:
             raise InputError(f"{source.name} has no VAE, and its input {sample} is not an image")
         return sample[0], sample[1], sample[2]
-    config = read_json(folder / "config.json")
-    kind = source.vae.class_name if source.vae is not None else config.get("_class_name")
-    if kind not in _KINDS or len(sample) != 3:
+    assert source.vae is not None
+    config, class_name = source.vae.config, source.vae.class_name
+    if autoencoder(class_name) is None or len(sample) != 3:
         raise InputError(
-            f"images cannot be encoded by a {kind} for {source.name}",
+            f"images cannot be encoded by a {class_name} for {source.name}",
             hint="leave --data out: the dense model's own samples need no encoder",
         )
     factor = scale_factor(source)
-    with reading_config(_vae_class(config), config):
+    with reading_config(class_name, config):
         return int(config.get("in_channels", 3)), sample[1] * factor, sample[2] * factor
 
 
@@ -97,8 +96,8 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
 
     def part(rows: range) -> Work[Tensor]:
         with torch.no_grad():
-            encoded = vae.encode(images[rows.start : rows.stop].to(vae.device))
-        value = _encoded_latent(encoded)
+            encoded = vae.encode(images[rows.start : rows.stop].to(vae.device), return_dict=False)
+        value, _ = _posterior(encoded[0])
         value = (value - _broadcast(value, shift)) * _broadcast(value, scale)
         yield Progress(rows.stop, len(images), "encoding images")
         return value.float().cpu()
@@ -120,14 +119,11 @@ def encode_posterior(images: Tensor, vae: AutoencoderKL) -> tuple[Tensor, Tensor
         images: (N, C, H, W) in [-1, 1].
         vae: The VAE; one without a posterior gives a deviation of 0.
     """
-    parts: list[tuple[Tensor, Tensor]] = []
+    parts = []
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
         with torch.no_grad():
-            encoded: Any = vae.encode(part.to(vae.device))
-        mean = _encoded_latent(encoded)
-        known = hasattr(encoded, "latent_dist")
-        parts.append((mean, encoded.latent_dist.std if known else torch.zeros_like(mean)))
+            parts.append(_posterior(vae.encode(part.to(vae.device), return_dict=False)[0]))
     means, deviations = (torch.cat(both).float().cpu() for both in zip(*parts, strict=True))
     return means, deviations
 
@@ -229,10 +225,8 @@ def _broadcast(latents: Tensor, factor: Factor) -> Tensor:
     return values.reshape(-1, *[1] * (latents.ndim - 2)) if values.ndim else values
 
 
-def _encoded_latent(encoded: Any) -> Tensor:
-    """Return the latent in an encoder's output: a posterior's mean, or the value itself."""
-    if hasattr(encoded, "latent_dist"):
-        mean: Tensor = encoded.latent_dist.mode()
-        return mean
-    latent: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latents
-    return latent
+def _posterior(encoded: Any) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of what an encoder gives: a posterior, or the latents alone."""
+    if isinstance(encoded, Tensor):
+        return encoded, torch.zeros_like(encoded)
+    return encoded.mode(), encoded.std

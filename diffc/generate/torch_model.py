@@ -21,6 +21,7 @@ from diffc.data.latents import (
 from diffc.errors import InputError, UnavailableError
 from diffc.generate.engine import as_judged
 from diffc.judged import find_loop
+from diffc.models.autoencoders import full_config
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import served_settings
 from diffc.models.families.base import sample_shape
@@ -71,7 +72,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     )
     if decode is not None and source.vae is not None:
         opened.encode = vae_encoder(source)
-        opened.latent_scale, opened.latent_shift = latent_factors(source.vae.config)
+        opened.latent_scale, opened.latent_shift = latent_factors(full_config(source.vae))
         opened.decode = lambda latents: decode(opened.scale(latents))
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
     text = out / "onnx" / TEXT_FOLDER

@@ -19,7 +19,7 @@ from diffc.layouts.base import Layout
 from diffc.layouts.graphs import write_called
 from diffc.layouts.known import LAYOUTS
 from diffc.models.components import INDEX, Component
-from diffc.models.families import family
+from diffc.models.families import family, family_names
 from diffc.models.files import read_json
 from diffc.models.source import Source, find_source
 from diffc.models.texts import find_kind
@@ -133,6 +133,13 @@ class PipelineWriter:
             raise InputError(
                 f"--layout {self.layout.name}: the graph of this {self.source.class_name} takes "
                 "the image that it is conditioned on as inputs of their own",
+                hint="diffc bundle serves it",
+            )
+        vae = self.source.vae
+        if vae is not None and vae.class_name not in family_names():
+            raise InputError(
+                f"--layout {self.layout.name}: the pipeline's VAE is a {vae.class_name}, which its "
+                "readers do not know",
                 hint="diffc bundle serves it",
             )
         if not (self.out / "onnx" / DECODER / DESCRIPTION).is_file():

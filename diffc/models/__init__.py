@@ -8,6 +8,7 @@ noise_levels.py where a flow-matching pipeline places its noise levels, by the i
 families/       one file per denoiser class: its inputs, its call, what can be cut
 loras/          LoRA files: their names, what they change, and how they are fused
 texts/          one file per kind of text encoder: what it gives, and how it becomes an engine
+autoencoders.py  the classes of VAEs whose decoder and encoder are exported
 channels.py     channels in and out of a denoiser
 checking.py     checks from a config and file headers whether a component can be opened; reads no
                 weights

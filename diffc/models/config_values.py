@@ -2,6 +2,7 @@
 
     reading_config   a context in which a class's config is read
     strange_values   the keys whose values have another kind than the class's constructor takes
+    constructor_defaults  the values of the keys that a config leaves out
 
 Code that reads a config stays plain: it uses the values as the class takes them. A config is the
 user's file, so an error while reading it becomes an error about the file, which names the keys that
@@ -15,9 +16,10 @@ import types
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from diffc.errors import DiffcError, InputError
-from diffc_runtime.json_types import JsonObject
+from diffc_runtime.json_types import JsonDict, JsonObject
 
 _FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 """What arithmetic, indexing and diffusers classes raise for values that they do not take."""
@@ -69,6 +71,16 @@ def strange_values(class_name: str, config: JsonObject) -> list[str]:
         for key, value in config.items()
         if key in parameters and not _fits(value, hints.get(key), parameters[key].default)
     ]
+
+
+def constructor_defaults(kind: Any) -> JsonDict:
+    """Return argument -> default of a class's constructor; {} for None."""
+    parameters = inspect.signature(kind.__init__).parameters if kind is not None else {}
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
 def _fits(value: object, hint: object, default: object) -> bool:

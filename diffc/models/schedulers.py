@@ -13,11 +13,11 @@ torch; ``scheduler_settings`` imports the class.
 
 from __future__ import annotations
 
-import inspect
 import math
 from functools import cache
 
 from diffc.errors import InputError
+from diffc.models.config_values import constructor_defaults
 from diffc.models.families import flow_keys
 from diffc_runtime.json_types import JsonDict, JsonObject
 
@@ -283,13 +283,7 @@ def _defaults(name: str) -> JsonDict:
     """Return the defaults of a scheduler's constructor; {} if the class cannot be imported."""
     import diffusers
 
-    cls = getattr(diffusers, name, None)
-    parameters = inspect.signature(cls.__init__).parameters if cls is not None else {}
-    return {
-        key: parameter.default
-        for key, parameter in parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
+    return constructor_defaults(getattr(diffusers, name, None))
 
 
 def fitting_steps(config: Config, steps: int) -> int:

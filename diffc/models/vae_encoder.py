@@ -1,19 +1,22 @@
 """The encoder of a pipeline's VAE as an ONNX folder, with what torch gave on a few pictures.
 
 The graph gives the posterior of the latents: the mean, and after it the logarithm of the variance,
-as channels (B, 2 C, h, w).
+as channels (B, 2 C, h, w). Of a VAE without a posterior it gives the latents (B, C, h, w), and
+model.json says ``"posterior": false``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from diffc.models.autoencoders import Autoencoder
 from diffc_export.onnx.export import GraphOptions, export_onnx
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_export.targets.onnx_file import REFERENCE, Size, reference_prefix
@@ -29,14 +32,9 @@ _FINE = 0.2
 """The weight of the noise that is added to them, so that it has small ones."""
 
 
-def posterior(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return mean and logarithm of the variance (B, 2 C, h, w) of the latents of images."""
-    moments: Tensor = model.encode(inputs["sample"]).latent_dist.parameters  # type: ignore[operator]
-    return moments
-
-
 def export_vae_encoder(
     vae: AutoencoderKL,
+    known: Autoencoder,
     shape: tuple[int, int, int],
     folder: Path,
     *,
@@ -48,6 +46,7 @@ def export_vae_encoder(
 
     Args:
         vae: The VAE, on the CPU.
+        known: The facts of its class.
         shape: (C, H, W) of the images.
         folder: The folder to write.
         opset: ONNX's.
@@ -62,17 +61,19 @@ def export_vae_encoder(
         InputError: torch cannot export the encoder.
     """
     spec = TensorSpec("sample", shape, kind="sample")
-    parts = (vae.encoder, vae.quant_conv)
-    facts = {
+    parts = (vae.encoder, getattr(vae, "quant_conv", None))
+    facts: JsonDict = {
         "class_name": type(vae).__name__,
         "parameters": sum(p.numel() for part in parts if part for p in part.parameters()),
     }
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    if not known.has_posterior:
+        facts["posterior"] = False
+    factor = known.factor(dict(vae.config))
     options = GraphOptions(
         opset=opset, simplify=simplify, facts=facts, sizes=sizes, multiple=factor if sizes else 1
     )
-    described = export_onnx(vae, posterior, [spec], folder, examples=_examples, options=options)
-    _write_reference(vae, shape, sizes[1:], folder / REFERENCE)
+    described = export_onnx(vae, known.encode, [spec], folder, examples=_examples, options=options)
+    _write_reference(partial(known.encode, vae), shape, sizes[1:], folder / REFERENCE)
     return described
 
 
@@ -88,7 +89,10 @@ def _pictures(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _write_reference(
-    vae: AutoencoderKL, shape: tuple[int, int, int], others: Sequence[Size], path: Path
+    encode: Callable[[Inputs], Tensor],
+    shape: tuple[int, int, int],
+    others: Sequence[Size],
+    path: Path,
 ) -> None:
     """Write pictures and what torch made of them, at every size."""
     from safetensors.torch import save_file
@@ -97,6 +101,6 @@ def _write_reference(
     for prefix, size in (("", shape[1:]), *((reference_prefix(size), size) for size in others)):
         pictures = _pictures((REFERENCE_ROWS, shape[0], *size), generator)
         with torch.no_grad():
-            tensors[f"{prefix}output"] = posterior(vae, {"sample": pictures}).contiguous()
+            tensors[f"{prefix}output"] = encode({"sample": pictures}).contiguous()
         tensors[f"{prefix}input.sample"] = pictures
     save_file(tensors, path)

@@ -8,11 +8,12 @@ precision overflows in some published VAEs, and takes one call where the denoise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffc.models.components import Component
-from diffc.models.families import family, family_names
+from diffc.models.autoencoders import Autoencoder, autoencoder
 from diffc.models.source import Source
 from diffc.output import DECODER
 from diffc.recipe import ExportSection, Recipe
@@ -23,8 +24,14 @@ from diffc.stages import build
 from diffc.stages.data import model_packages, pipeline_facts
 from diffc.stages.export import EXPORT_PACKAGES
 from diffc_export.events import Progress, Work
+from diffc_export.specs import TensorSpec
 from diffc_export.targets.onnx_file import DESCRIPTION
 from diffc_runtime.json_types import JsonDict
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from diffc_export.specs import Inputs
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,8 @@ class DecoderInputs:
 
 
 def decoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, ExportOutcome] | None:
-    """OUT/onnx/decoder, or None where the pipeline has no VAE of a family to export."""
-    vae = source.vae
-    if vae is None or _vae_class(vae) not in family_names():
+    """OUT/onnx/decoder; None where the pipeline has no VAE of a known class."""
+    if source.vae is None or autoencoder(source.vae.class_name) is None:
         return None
     inputs = DecoderInputs(
         vae=ModelInput.vae(source),
@@ -71,39 +77,49 @@ def export_decoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOut
 
 
 def _export(inputs: DecoderInputs, folder: Path) -> JsonDict:
-    from dataclasses import replace
-
     from diffc.data.latents import latent_factors, load_vae
-    from diffc.models.onnx_export import export_denoiser
+    from diffc.models.families.base import sample_shape
+    from diffc.models.families.examples import example_inputs
+    from diffc_export.onnx.export import GraphOptions, export_onnx
 
-    source = inputs.denoiser.source
-    latent = next(spec for spec in inputs.shape.specs(source) if spec.kind == "sample").shape
-    assert inputs.vae.source.vae is not None
-    vae, known = load_vae(inputs.vae.source).cpu(), family(_vae_class(inputs.vae.source.vae))
-    specs = known.specs(dict(vae.config), (latent[-2], latent[-1]))
-    if len(latent) == 3 and latent[0] == specs[0].shape[0]:
-        specs = [replace(specs[0], shape=latent)]
-    scale, shift = latent_factors(dict(vae.config))
+    shape = sample_shape(inputs.shape.specs(inputs.denoiser.source))
+    vae, known = load_vae(inputs.vae.source).cpu(), vae_kind(inputs.vae.source)
+    config: JsonDict = dict(vae.config)
+    scale, shift = latent_factors(config)
     facts = {
+        "class_name": type(vae).__name__,
         "scaling_factor": scale,
         "shift_factor": shift,
         "parameters": sum(p.numel() for p in vae.decoder.parameters()),
     }
-    options = inputs.options
-    return export_denoiser(
-        vae,
-        known,
-        specs,
-        folder,
-        opset=options.opset,
-        simplify=options.simplify,
+    options = GraphOptions(
+        opset=inputs.options.opset,
+        simplify=inputs.options.simplify,
         facts=facts,
-        sizes=options.sizes,
+        sizes=inputs.options.sizes,
     )
 
+    def examples(wanted: Sequence[TensorSpec], batch: int, generator: Generator) -> Inputs:
+        return example_inputs(wanted, config, batch, generator)
 
-def _vae_class(vae: Component) -> str:
-    return str(vae.config.get("_class_name", ""))
+    specs = [TensorSpec("sample", (shape[0], *shape[-2:]), kind="sample")]
+    return export_onnx(vae, known.decode, specs, folder, examples=examples, options=options)
+
+
+def vae_kind(source: Source) -> Autoencoder:
+    """Return the facts of the class of a VAE that is exported."""
+    known = autoencoder(source.vae.class_name) if source.vae is not None else None
+    assert known is not None
+    return known
+
+
+def decoder_notes(source: Source) -> list[str]:
+    """Say that images stay latents where diffc exports no VAE of the pipeline's class."""
+    if source.vae is None or autoencoder(source.vae.class_name) is not None:
+        return []
+    return [
+        f"engines give latents and no images: diffc exports no decoder of {source.vae.class_name}"
+    ]
 
 
 def decoder_build_stage(

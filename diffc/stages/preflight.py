@@ -27,6 +27,7 @@ from diffc.recipe import Recipe, recognised
 from diffc.recipe.sections.training import check_shardable
 from diffc.stages.build import check_targets
 from diffc.stages.data import check_data, check_values, model_packages
+from diffc.stages.decoder import decoder_notes
 from diffc.stages.importance import check_channels_alone
 from diffc.stages.needs import check_memory
 from diffc.stages.noise import noise_checks, process_checks
@@ -72,6 +73,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_parts(source)
     check_data(source, recipe)
     notes = [*_recipe_notes(source), *noise_checks(source, recipe), *uncompressed_notes(source)]
+    notes += decoder_notes(source)
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         check_targets(recipe.build)

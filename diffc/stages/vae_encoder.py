@@ -20,7 +20,7 @@ from diffc.stage_inputs import FileInput
 from diffc.stage_outcomes import EncoderEngineOutcome, ExportOutcome
 from diffc.stages import build
 from diffc.stages.build import ENGINE, BuildInputs
-from diffc.stages.decoder import DecoderInputs, decoder_stage
+from diffc.stages.decoder import DecoderInputs, decoder_stage, vae_kind
 from diffc_export.events import Progress, Work
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 
@@ -46,6 +46,7 @@ def export_encoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOut
     factor = scale_factor(source)
     described = export_vae_encoder(
         load_vae(inputs.vae.source).cpu().eval(),
+        vae_kind(inputs.vae.source),
         pixel_shape(source, sample_shape(inputs.shape.specs(source))),
         folder.out / VAE_ENCODER,
         opset=options.opset,

@@ -203,9 +203,11 @@ def vae_encoder_of(folder: Path, threads: int | None = None) -> Encode | None:
     if not (folder / "engine.json").is_file():
         return None
     opened = cache(lambda: decoder_of(open_engine(folder, threads)))
+    has_posterior = read_info(folder)["source"].get("posterior", True)
 
     def encode(images: Array) -> Posterior:
-        return split_posterior(opened()(images))
+        given = opened()(images)
+        return split_posterior(given) if has_posterior else (given, np.zeros_like(given))
 
     return encode
 

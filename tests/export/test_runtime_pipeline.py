@@ -57,6 +57,14 @@ def test_a_flows_noise_levels_are_those_of_the_images_size():
         np.testing.assert_allclose(visited, oracle.timesteps, rtol=1e-6)
 
 
+def test_latents_of_one_size_have_no_size_in_pixels():
+    """Of a pipeline whose VAE diffc does not export."""
+    pipe = Pipeline(denoise, CONFIG, (4, 8, 8))
+    assert pipe.image_sizes == ()
+    with pytest.raises(BadRequest, match="the samples are no images here, and of one size"):
+        pipe.sample(height=64, num_inference_steps=1)
+
+
 class Recorder:
     """A denoiser that writes down the batch sizes it was called with."""
 

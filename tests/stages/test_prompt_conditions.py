@@ -1,4 +1,4 @@
-"""Text encoders whose images are not decoded: conditions are those of diffusers' encode_prompt."""
+"""Sana and Wan: conditions as diffusers' encode_prompt gives them, and Sana's images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import diffc
 from diffc.bundle import write_bundle
 from diffc.models.load import load_text_parts
 from diffc.models.source import find_source
-from diffc_runtime import BadRequest, open_bundle
+from diffc_runtime import open_bundle
 from diffc_runtime.noise import image_noise
 from diffc_runtime.prompts import PromptEncoder, open_prompts
 
@@ -52,24 +52,47 @@ def test_sanas_conditions_have_the_instruction_before_the_prompt(tmp_path):
 
 
 @pytest.mark.slow
-def test_sanas_latents_are_those_of_diffusers_pipeline(tmp_path):
+def test_sana_makes_images_at_two_sizes_and_begins_with_one(tmp_path):
+    """diffusers has no image-to-image pipeline of Sana: its own gets a noised latent and the end
+    of the noise levels."""
     model = tiny_prompts.save_sana(tmp_path / "model")
-    tiny_prompts.build_engines(model, tmp_path / "out", tmp_path / "cache")
+    tiny_prompts.build_engines(model, tmp_path / "out", tmp_path / "cache", ["4x8", "8x4"])
     write_bundle(tmp_path / "out", tmp_path / "bundle", server="none", side="dense")
-    pipe = open_bundle(tmp_path / "bundle")
-    options = {"num_inference_steps": 4, "guidance_scale": 3.0}
-    latents = pipe.sample(PROMPT, NEGATIVE, generator=5, **options)
-    reference = diffc.load(model)
+    pipe, reference = open_bundle(tmp_path / "bundle"), diffc.load(model)
     reference.set_progress_bar_config(disable=True)
-    side = 32 * pipe.sample_shape[-1]
+    assert pipe.image_sizes == ((32, 64), (64, 32))
+    guided = {"guidance_scale": 3.0}
+    for height, width in pipe.image_sizes:
+        noise = torch.from_numpy(image_noise(5, 0, 1, pipe.shape_at((height, width))))
+        theirs = {"height": height, "width": width, "use_resolution_binning": False, **guided}
+        with torch.no_grad():
+            exact = reference(
+                PROMPT, NEGATIVE, latents=noise, num_inference_steps=4, output_type="np", **theirs
+            ).images
+        ours = {"num_inference_steps": 4, "generator": 5, **guided}
+        images = pipe(PROMPT, NEGATIVE, height=height, output_type="np", **ours).images
+        assert images.shape == exact.shape and exact.std() > 0.01
+        assert np.abs(images - exact).max() <= 2 / 255
+    picture = np.random.default_rng(1).integers(0, 256, (64, 32, 3), np.uint8)
+    start, sigmas = _noised_by_half(reference, picture, noise)
     with torch.no_grad():
         exact = reference(
-            PROMPT, NEGATIVE, latents=torch.from_numpy(image_noise(5, 0, 1, pipe.sample_shape)),
-            height=side, width=side, use_resolution_binning=False, output_type="latent", **options,
+            PROMPT, NEGATIVE, latents=start, num_inference_steps=2, sigmas=sigmas,
+            output_type="latent", **theirs,
         ).images  # fmt: skip
-    assert_close(latents, exact)
-    with pytest.raises(BadRequest, match="the samples are no images here"):
-        pipe.sample(PROMPT, height=side)
+    pipe.decode = None
+    assert_close(pipe.sample(PROMPT, NEGATIVE, image=picture, strength=0.5, **ours), exact)
+
+
+def _noised_by_half(reference, picture, noise):
+    """The picture's latent at the third of four steps, and the levels that are left, unshifted."""
+    with torch.no_grad():
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
+        clean = reference.vae.encode(pixels).latent * reference.vae.config.scaling_factor
+    reference.scheduler.set_timesteps(4)
+    left, shift = reference.scheduler.sigmas[2:4], reference.scheduler.config.shift
+    start = left[0] * noise + (1 - left[0]) * clean
+    return start, (left / (shift - (shift - 1) * left)).tolist()
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ PROMPT, NEGATIVE = "a red cat", "a dog"
 OPTIONS = {"num_inference_steps": 4, "guidance_scale": 3.0}
 WITHOUT_NEGATIVE = ("flux",)
 """Their guidance is an input, so that diffusers takes no negative prompt for it."""
-BINNED = ("pixart",)
+BINNED = ("pixart", "sana")
 """diffusers would change the size of their images to the nearest of a list."""
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ is loaded. A method that needs torch imports it.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from diffc.errors import InputError
 from diffc.input_size import Size, as_pair
+from diffc.models.config_values import constructor_defaults
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonDict, JsonObject
 from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
@@ -365,13 +365,7 @@ class Family(ABC):
 
         Published configs leave keys out: FLUX.1-dev's has no ``axes_dims_rope``.
         """
-        parameters = inspect.signature(self.model_class().__init__).parameters
-        defaults = {
-            name: parameter.default
-            for name, parameter in parameters.items()
-            if parameter.default is not inspect.Parameter.empty
-        }
-        return defaults | dict(config)
+        return constructor_defaults(self.model_class()) | dict(config)
 
     # Helpers for ``specs``.
 
