@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support import tiny_prompts, tiny_text
 from support.command import diffc_in_process
 from support.noise_of_images import as_theirs, our_noise
 from support.quick import QUICK
+from support.runs import compile_quickly
 
 import diffc
 from diffc.bundle import write_bundle
@@ -114,20 +116,39 @@ def test_engines_fill_in_a_mask_as_diffusers_pipeline_does(built):
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in PIPELINES])
-def sized(request, tmp_path_factory) -> tuple[str, Path, Path]:
-    """One file for two sizes that are not square: 16x24 and 24x16 pixels."""
+def sized(request, tmp_path_factory) -> tuple[str, Path, Callable[[], Pipeline]]:
+    """One file for two sizes that are not square: 16x24 and 24x16 pixels.
+
+    (the pipeline's name, the folder of the model that its engine runs, what opens it)
+    """
     place, name = tmp_path_factory.mktemp("sized"), request.param
-    tiny_prompts.SAVERS[name](place / "model")
     sizes = ["8x12", "12x8"]
+    if name == "flux":
+        return name, *_compiled_flux(place, sizes)
+    tiny_prompts.SAVERS[name](place / "model")
     tiny_prompts.build_engines(place / "model", place / "out", place / "cache", sizes)
     write_bundle(place / "out", place / "bundle", server="none", side="dense")
-    return name, place / "model", place / "bundle"
+    return name, place / "model", lambda: open_bundle(place / "bundle")
+
+
+def _compiled_flux(place: Path, sizes: list[str]) -> tuple[Path, Callable[[], Pipeline]]:
+    """FLUX through the whole chain; its images are the compressed model's, from OUT."""
+    tiny_prompts.save_flux(place / "model", num_layers=1, num_single_layers=1)
+    (place / "prompts.txt").write_text("a red cat\na blue house\n")
+    report = compile_quickly(
+        place / "model", place / "out", "bench",
+        data={"prompts": str(place / "prompts.txt")}, export={"resolution": sizes},
+        build={"batch": (1,)}, measure={"frontier": "off"}, repair={"mode": "off"},
+    )  # fmt: skip
+    rows = [(row.resolution, row.compressed.parity.passed) for row in report.targets]
+    assert [(tuple(size), passed) for size, passed in rows] == [((8, 12), True), ((12, 8), True)]
+    return place / "out" / "model", lambda: diffc.pipeline(place / "out")
 
 
 def test_one_file_serves_two_sizes_as_diffusers_makes_them(sized):
-    name, model, bundle = sized
+    name, model, opened = sized
     kind = PIPELINES[name][0].replace("Img2Img", "")
-    pipe = open_bundle(bundle)
+    pipe = opened()
     assert pipe.image_sizes == ((16, 24), (24, 16))
     given = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
     for height, width in pipe.image_sizes:
@@ -147,7 +168,7 @@ def test_one_file_serves_two_sizes_as_diffusers_makes_them(sized):
 
 def test_an_image_says_the_size(sized):
     """Image-to-image at the size that is not the usual one."""
-    pipe = open_bundle(sized[2])
+    pipe = sized[2]()
     ours = {"image": picture((24, 16)), "mask_image": half_mask((24, 16)), "strength": 0.5}
     how = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS}
     images = pipe(PROMPT, output_type="np", **ours, **how).images

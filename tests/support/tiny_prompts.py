@@ -88,8 +88,13 @@ def save_sd3(folder: Path, *, with_t5: bool = True) -> Path:
     return folder
 
 
-def save_flux(folder: Path) -> Path:
-    """CLIP's pooled output and T5; guidance is an input."""
+def save_flux(folder: Path, **more: int) -> Path:
+    """CLIP's pooled output and T5; guidance is an input.
+
+    Args:
+        folder: The pipeline's folder.
+        more: Other entries of the denoiser's config.
+    """
     torch.manual_seed(0)
     small = tiny_text.text_config()
     small.hidden_size = 12
@@ -99,7 +104,7 @@ def save_flux(folder: Path) -> Path:
         norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1,
     )  # fmt: skip
     FluxPipeline(
-        transformer=FluxTransformer2DModel(**CASES["flux"][1]), vae=vae,
+        transformer=FluxTransformer2DModel(**CASES["flux"][1] | more), vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         text_encoder=CLIPTextModel(small),
         tokenizer=tiny_text.tokenizer(folder.with_name("words")),
