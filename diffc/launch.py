@@ -37,6 +37,11 @@ def process_rank() -> int:
     return _number("RANK") if is_launched() else 0
 
 
+def process_count() -> int:
+    """Return how many processes this launch has; 1 without a launch."""
+    return _number("WORLD_SIZE") if is_launched() else 1
+
+
 def _number(name: str) -> int:
     text = os.environ.get(name, "").strip()
     return int(text) if text.isdecimal() else -1

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     ),
     *("data", "prompts", "guidance", "loop", "reference_loop", "repair"),
     *("distill_steps", "block_steps"),
-    *("distill_for", "out", "recipe", "seed", "shard", "cut", "ratio_of", "allocate"),
+    *("distill_for", "out", "recipe", "seed", "shard", "memory", "cut", "ratio_of", "allocate"),
     *(
         "rounding",
         "importance",

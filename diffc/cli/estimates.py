@@ -55,6 +55,19 @@ def plan_estimates(
     }
 
 
+def fitted_estimates(plan: JsonObject, recipe: Recipe, source: Source) -> JsonDict:
+    """The same with the settings that fit into the recipe's ``memory``, which ``settings`` names.
+
+    Raises:
+        RequestError: No settings do.
+    """
+    from diffc.stages.fit_memory import fit_memory
+
+    parameters = plan["model"]["params"], plan["compressed"]["params"]
+    fitted, settings = fit_memory(source, recipe, "bench", parameters)
+    return {**plan_estimates(plan, fitted, source), "settings": settings}
+
+
 def estimate_words(estimates: JsonObject) -> str:
     """The estimates of one plan in a sentence."""
     from diffc.cli.progress import about

@@ -9,6 +9,7 @@ from diffc.cli.command import Command, takes
 from diffc.cli.estimates import (
     columns_words,
     estimate_words,
+    fitted_estimates,
     plan_estimates,
     print_stage_needs,
     run_cells,
@@ -57,7 +58,7 @@ class GroupRow(TypedDict):
     *("model_or_out", "ratios", "fit", "lora", "cut", "ratio_of", "allocate", "rounding"),
     *("importance",),
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
-    *("resolution", "recipe"),
+    *("resolution", "memory", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
 )
 def plan_(command: Command, ratio: list[str] | None) -> None:
@@ -87,7 +88,7 @@ def plan_(command: Command, ratio: list[str] | None) -> None:
         return
     source, recipe, folder = resolve_command(command, need_weights=False)
     plan = _plan(source, recipe, folder)
-    _show_plan(source.name, plan, plan_estimates(plan, recipe, source), command)
+    _show_plan(source.name, plan, fitted_estimates(plan, recipe, source), command)
 
 
 @takes("model_or_out", "family", "json", "quiet")
@@ -148,7 +149,7 @@ def _show_ratios(commands: Sequence[Command]) -> None:
     for command in commands:
         source, recipe, folder = resolve_command(command, need_weights=False)
         plan = _plan(source, recipe, folder)
-        estimates = plan_estimates(plan, recipe, source)
+        estimates = fitted_estimates(plan, recipe, source)
         plans.append((recipe.prune.ratio, {**plan, "estimates": estimates}))
     if commands[0].json:
         print_json({"plans": [{"ratio": ratio, **plan} for ratio, plan in plans]})
@@ -340,7 +341,8 @@ def _show_plan(name: str, plan: JsonObject, estimates: JsonDict, command: Comman
     elif not command.quiet:
         _print_plan(name, plan)
         print_stage_needs(estimates)
-        _print_notes([estimate_words(estimates), _not_ranked(plan)])
+        settings = estimates.get("settings", [])
+        _print_notes([*settings, estimate_words(estimates), _not_ranked(plan)])
 
 
 def _print_notes(notes: Sequence[str]) -> None:

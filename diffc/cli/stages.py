@@ -33,7 +33,7 @@ from diffc.errors import RequestError
         "out",
         "recipe",
     ),
-    *("seed", "shard", "allow_pickle", "fresh", "json", "quiet"),
+    *("seed", "shard", "memory", "allow_pickle", "fresh", "json", "quiet"),
 )
 def prune_(command: Command) -> None:
     """Cut the model: OUT/plan.json and OUT/pruned.
@@ -48,7 +48,7 @@ def prune_(command: Command) -> None:
 
 @takes(
     *("output_folder", "loop", "repair", "distill_steps", "block_steps", "distill_for", "recipe"),
-    *("shard", "fresh", "json", "quiet"),
+    *("shard", "memory", "fresh", "json", "quiet"),
 )
 def distill_(command: Command, output_folder: Path) -> None:
     """Distil the cut model from the dense one: OUT/model, and samples of both.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diffc.errors import RequestError
-from diffc.recipe.files import RecipeFile, read_recipe_file, recipe_file, recipe_files
+from diffc.recipe.files import RECIPES, RecipeFile, read_recipe_file, recipe_file, recipe_files
 from diffc.recipe.recipe import Recipe
 from diffc.recipe.validation import validate
 from diffc_export.disks import user_path
@@ -40,7 +40,7 @@ def resolve(
         InputError: the recipe file cannot be read.
     """
     layers = [_family_layer(family, model, config or {}) if base is None else base]
-    where = "the flags"
+    where, by_hand = "the flags", set(_set_options(flags or {}))
     if recipe is not None:
         where = f"recipe {recipe}"
         chain = _extended(_named(recipe))
@@ -49,12 +49,24 @@ def resolve(
             where = str(file.path) if _is_path(recipe) else where
             layers = [] if file.is_whole else layers
             layers.append({key: value for key, value in file.options.items() if value is not None})
+            by_hand |= set() if file.path.parent == RECIPES else set(_set_options(file.options))
     layers.append(_without_none(flags or {}))
     merged: dict[str, object] = {}
     for layer in layers:
         merged = _merge(merged, layer)
     _clear_overrides(merged.get("build"), layers[-1].get("build"))
-    return validate(Recipe, merged, where)
+    resolved = validate(Recipe, merged, where)
+    resolved.note_by_hand(by_hand)
+    return resolved
+
+
+def _set_options(layer: Layer, before: str = "") -> Iterator[str]:
+    """The paths of the options that a layer sets: ``distill.steps``."""
+    for name, value in layer.items():
+        if isinstance(value, Mapping):
+            yield from _set_options(value, f"{before}{name}.")
+        elif value is not None:
+            yield f"{before}{name}"
 
 
 def _clear_overrides(build: object, flags: object) -> None:

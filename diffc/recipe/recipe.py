@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
 
@@ -18,7 +19,18 @@ from diffc.recipe.sections.prune import PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
 from diffc.recipe.sections.text import TextSection
-from diffc.recipe.words import LoopText, LoopTexts, LoraTexts, Seed, Shard
+from diffc.recipe.words import LoopText, LoopTexts, LoraTexts, RunMemory, Seed, Shard
+
+
+@dataclass(frozen=True)
+class _ByHand:
+    """The options that the user set. Recipes are equal by their options, wherever these are from.
+
+    Attributes:
+        options: Such as ``distill.steps``.
+    """
+
+    options: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class Recipe(RecipeSection):
@@ -36,6 +48,9 @@ class Recipe(RecipeSection):
         shard: ``on`` shards networks over the processes of a launch (FSDP2) in drawing, importance
             and distillation; ``auto`` does where accelerate's configuration has FSDP, and where a
             GPU has no room for whole ones. One process shards nothing.
+        memory: the memory that each stage of a run may take where networks run, such as ``24GB``:
+            a GPU's where there is one, else the machine's. Micro-batches and gradient checkpointing
+            are then chosen so that it fits, but for what is set by hand.
         seed: of everything random.
     """
 
@@ -55,8 +70,10 @@ class Recipe(RecipeSection):
     quality: QualitySection = QualitySection()
     check: CheckSection = CheckSection()
     shard: Shard = "auto"
+    memory: RunMemory | None = None
     seed: Seed = 0
     _older: tuple[str, ...] = PrivateAttr(())
+    _by_hand: _ByHand = PrivateAttr(_ByHand())
 
     @model_validator(mode="wrap")
     @classmethod
@@ -73,6 +90,15 @@ class Recipe(RecipeSection):
     def older_notes(self) -> list[str]:
         """A sentence for each option of an older diffc that was set."""
         return list(self._older)
+
+    @property
+    def by_hand(self) -> frozenset[str]:
+        """The options, such as ``distill.steps``, that the user's own recipe or flags set."""
+        return self._by_hand.options
+
+    def note_by_hand(self, options: Iterable[str]) -> None:
+        """Remember which options the user set."""
+        self._by_hand = _ByHand(frozenset(options))
 
     def for_target(self, name: str) -> Recipe:
         """The recipe with ``build`` as that target has it."""

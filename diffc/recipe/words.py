@@ -123,10 +123,16 @@ def byte_count(text: str) -> float | None:
     return number * BYTES[unit] if number > 0 and unit in BYTES else None
 
 
-def _as_memory(text: str) -> str:
-    if byte_count(text) is None:
-        raise ValueError(f"fit: {text} is no amount of memory above 0 such as 4GB or 500MB")
-    return text.strip()
+def _amount_of(option: str) -> AfterValidator:
+    """Check an amount of memory; ``option`` is its name, for the message."""
+
+    def check_amount(text: str) -> str:
+        if byte_count(text) is None:
+            words = f"{text} is no amount of memory above 0 such as 4GB or 500MB"
+            raise ValueError(f"{option}: {words}")
+        return text.strip()
+
+    return AfterValidator(check_amount)
 
 
 def _expand_home(value: object) -> object:
@@ -206,8 +212,10 @@ Fraction = Annotated[float, BeforeValidator(as_fraction)]
 """A share from 0 to 1, as 0.3 or 30%. ``Share`` is one of the texts that diffc check compares."""
 OnOff = BeforeValidator(_as_on_off)
 NoneWord = BeforeValidator(_as_none)
-Memory = Annotated[str, AfterValidator(_as_memory)]
-"""An amount of memory, such as 4GB."""
+FinishedMemory = Annotated[str, _amount_of("fit")]
+"""An amount of memory for the finished network, such as 4GB."""
+RunMemory = Annotated[str, _amount_of("memory")]
+"""An amount of memory for the stages of a run, such as 24GB."""
 Share = Annotated[str, BeforeValidator(_as_percent)]
 MetricLimits = Annotated[dict[str, float], BeforeValidator(_as_pairs)]
 MetricLimitsOrOff = Annotated[dict[str, float | None], BeforeValidator(_as_limits_or_off)]

@@ -196,7 +196,7 @@ class _Networks:
         place, dense, student, options = _place(), self.dense(), self.student(), recipe.distill
         kept = self.kept() if options.losses.features else None
         place.network(dense.model, trained=False)
-        _trained(place, student, options)
+        _prepare_student(place, student, options)
         one = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "one sample")
         lesson = AllSteps(ModelPair(dense, student.model, kept), one, options)
         lesson.open(student.model, place.device, _dtype(options, place.device))
@@ -216,7 +216,7 @@ class _Networks:
         options: LoopTrainingSection = recipe.distill.loop
         if options.features:
             place.network(dense.model, trained=False)
-        _trained(place, student, options)
+        _prepare_student(place, student, options)
         none = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "no trajectory")
         trajectories = TrajectorySet(Path(), 0, 0, (), none)
         seen_by = dense if options.features else None
@@ -259,7 +259,7 @@ def _dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
     return choose_dtype(options, device)
 
 
-def _trained(place: WithoutMemory, student: Denoiser, options: TrainingSection) -> None:
+def _prepare_student(place: WithoutMemory, student: Denoiser, options: TrainingSection) -> None:
     place.network(student.model, trained=True)
     if options.gradient_checkpointing:
         from diffc.distill.setup import checkpoint_activations

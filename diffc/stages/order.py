@@ -54,6 +54,7 @@ from diffc.stages.distill_loop import distill_loop_stage, forget_loops
 from diffc.stages.expected import expected_work
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
+from diffc.stages.fit_memory import fit_memory
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
@@ -67,6 +68,8 @@ from diffc.stages.vae_encoder import vae_encoder_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
 from diffc_export.events import drain
+from diffc_runtime.machine.gpu import gpus
+from diffc_runtime.machine.memory import return_large_blocks
 
 STOPS = ("plan", "prune", "distill", "export", "build", "bench")
 """Where a run may stop; each includes all before it."""
@@ -124,6 +127,10 @@ def _run(request: Request) -> RunWork:
     notes = preflight(source, recipe, out, request.stop)
     if request.evaluation is not None:
         preflight(source, request.evaluation, out, request.stop)
+    recipe, fitted = fit_memory(source, recipe, request.stop)
+    request, notes = replace(request, recipe=recipe), [*notes, *fitted]
+    if recipe.memory is not None and not gpus():
+        return_large_blocks()
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)
     yield (yield from expected_work(source, recipe, out, request.stop, request.estimated))

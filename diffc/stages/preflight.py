@@ -59,7 +59,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     # a run in which every stage is reused then imports no torch
     key = model_key(source, recipe)
     notes += cached_json("preflight", key, lambda: model_checks(source, recipe), list)
-    if not is_output(out) and not is_launched():
+    if not is_output(out) and not is_launched() and recipe.memory is None:
         check_memory(source, recipe, stop)
     check_same_model(out, source)  # last: it reads every weight
     if is_output(out) and stop != "plan":

@@ -187,4 +187,4 @@ def test_a_damaged_request_counts_as_none(tiny_model, out):
 
 def test_the_request_holds_every_section_but_the_gates(out):
     kept = json.loads((out / REQUEST).read_text())
-    assert set(kept) == set(Recipe.model_fields) - {"check", "shard"}
+    assert set(kept) == set(Recipe.model_fields) - {"check", "shard", "memory"}

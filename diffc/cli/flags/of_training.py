@@ -1,8 +1,8 @@
-"""Flags of the recipe's sections ``repair`` and ``distill``: what comes after the cut."""
+"""Flags of what comes after the cut, and of the memory that it may take."""
 
 from __future__ import annotations
 
-from diffc.cli.flags.flag import QUALITY, Flag
+from diffc.cli.flags.flag import QUALITY, WHERE, Flag
 
 TRAINING_FLAGS = (
     Flag(
@@ -28,6 +28,14 @@ TRAINING_FLAGS = (
         path="distill.block_local.steps",
         shown="0",
         group=QUALITY,
+    ),
+    Flag(
+        "memory",
+        str,
+        "Memory that a stage may take where networks run, 24GB; chooses micro-batches by it.",
+        path="memory",
+        group=WHERE,
+        metavar="SIZE",
     ),
     Flag(
         "distill_for",

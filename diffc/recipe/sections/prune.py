@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from diffc.errors import known_names
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import Fraction, Memory, Words
+from diffc.recipe.words import FinishedMemory, Fraction, Words
 
 _COUNTED = {
     "macs": "MACs",
@@ -79,7 +79,7 @@ class PruneSection(RecipeSection):
     """
 
     ratio: Fraction = 0.5
-    fit: Memory | None = None
+    fit: FinishedMemory | None = None
     cut: Literal["width", "depth", "width,depth"] = "width"
     ratio_of: Literal["macs", "params", "channels", "latency", "memory"] = "macs"
     allocate: Literal["auto", "uniform", "global", "latency"] = "auto"

@@ -1,0 +1,192 @@
+"""Settings that fit a memory: the first of all that do, by hand untouched, and the least."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from support.command import diffc_in_process as diffc
+from support.quick import QUICK
+
+import diffc as api
+from diffc.data.recipe_of_model import recipe_of_model
+from diffc.errors import RequestError
+from diffc.models.source import find_source
+from diffc.output import locked_recipe
+from diffc.recipe import Recipe, resolve
+from diffc.stages import fit_memory as fitting
+from diffc.stages.fit_memory import candidates, fit_memory, section_at
+
+PARAMETERS = (4_000_000, 2_000_000)
+ROW = 10_000_000
+STAGES = ("importance", "distill", "distill-loop")
+
+
+def activations(recipe: Recipe, stage: str) -> int:
+    """A made-up network: bytes in proportion to the rows, a quarter with checkpointing."""
+    section = section_at(recipe, fitting.SECTIONS[stage])
+    rows = -(-section.batch // section.gradient_accumulation)
+    return ROW * rows // (4 if getattr(section, "gradient_checkpointing", False) else 1)
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(monkeypatch, tmp_path):
+    """Whose memory has no part for the process itself."""
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fitting, "gpus", lambda: ("a GPU",))
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    def counted(_source, recipe):
+        return {stage: 4 * PARAMETERS[0] + activations(recipe, stage) for stage in STAGES}
+
+    monkeypatch.setattr(fitting, "call_bytes", counted)
+
+
+def recipe_with(memory: str, **flags) -> Recipe:
+    loop = {"batch": 12, "features": 0.3}
+    base = {"distill": {"aim": "loop", "batch": 16, "loop": loop}, "memory": memory}
+    return resolve(family="", base=base, flags=flags)
+
+
+def settings(recipe: Recipe) -> list[tuple[int, bool]]:
+    sections = [section_at(recipe, path) for path in fitting.SECTIONS.values()]
+    checkpoints = [getattr(one, "gradient_checkpointing", False) for one in sections]
+    return list(zip((one.gradient_accumulation for one in sections), checkpoints, strict=True))
+
+
+def bytes_by_hand(recipe: Recipe, stage: str) -> int:
+    """The formulas once more, of all that a stage holds."""
+    dense, small = PARAMETERS
+    calls = 4 * dense + activations(recipe, stage)
+    if stage == "importance":
+        return 4 * dense + max(8 * dense, calls)
+    return 16 * small + 4 * dense + calls
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("megabytes", [70, 78, 84, 90, 100, 110, 140, 200, 400])
+def test_it_is_the_first_of_all_settings_that_fits(megabytes):
+    recipe = recipe_with(f"{megabytes}MB")
+    for stage, path in fitting.SECTIONS.items():
+        batch = section_at(recipe, path).batch
+        pieces = [count for count in (1, 2, 4, 8, 16) if count < batch] + [batch]
+        both = [False] if stage == "importance" else [False, True]
+        every = [
+            fitting._with_settings(
+                recipe, path, {"gradient_accumulation": n, "gradient_checkpointing": again}
+            )
+            for again, n in itertools.product(both, pieces)
+        ]
+        fits = [one for one in every if bytes_by_hand(one, stage) <= megabytes * 1e6]
+        if not fits:
+            with pytest.raises(RequestError, match="needs at least"):
+                fit_memory(None, recipe, "bench", PARAMETERS)
+            return
+        chosen, _ = fit_memory(None, recipe, "bench", PARAMETERS)
+        place = list(fitting.SECTIONS).index(stage)
+        assert settings(chosen)[place] == settings(fits[0])[place]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_least_is_enough_and_one_byte_less_is_not():
+    recipe = recipe_with("1KB")
+    with pytest.raises(RequestError, match=r"--memory 1KB: the stage 'distill' needs") as refused:
+        fit_memory(None, recipe, "bench", PARAMETERS)
+    said = refused.value.hint.split()[1]
+    least = min(bytes_by_hand(one, "distill") for one in candidates(recipe, "distill"))
+    assert said == f"{-(-least // 10**6)}MB"
+    fit_memory(None, recipe_with(said), "bench", PARAMETERS)
+    chosen, _ = fit_memory(None, recipe_with(f"{least}B"), "bench", PARAMETERS)
+    assert settings(chosen)[1] == (16, True)
+    with pytest.raises(RequestError):
+        fit_memory(None, recipe_with(f"{least - 1}B"), "bench", PARAMETERS)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_is_set_by_hand_stays():
+    by_hand = {"distill": {"gradient_accumulation": 2, "loop": {"gradient_checkpointing": False}}}
+    recipe = recipe_with("95MB", **by_hand)
+    chosen, said = fit_memory(None, recipe, "bench", PARAMETERS)
+    _, training, loop = settings(chosen)
+    assert training == (2, True) and not loop[1] and loop[0] > 1
+    assert "distill.gradient_checkpointing" in said[0] and said[0].startswith("to fit 95MB: ")
+    with pytest.raises(RequestError, match="'distill' needs at least"):
+        fit_memory(None, recipe_with("75MB", **by_hand), "bench", PARAMETERS)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_only_the_stages_of_the_run_have_to_fit_and_room_changes_nothing():
+    recipe = recipe_with("60MB")
+    assert fit_memory(None, recipe, "plan", PARAMETERS)[0].distill == recipe.distill
+    roomy = recipe_with("4TB")
+    assert fit_memory(None, roomy, "bench", PARAMETERS) == (roomy, [])
+    assert fit_memory(None, Recipe(), "bench", PARAMETERS) == (Recipe(), [])
+
+
+@pytest.mark.usefixtures("made_up")
+def test_each_process_of_a_launch_works_its_share(monkeypatch):
+    recipe = recipe_with("120MB")
+    alone, _ = fit_memory(None, recipe, "bench", PARAMETERS)
+    monkeypatch.setattr(fitting, "process_count", lambda: 4)
+    shared, _ = fit_memory(None, recipe, "bench", PARAMETERS)
+    assert settings(shared)[1][0] < settings(alone)[1][0]
+
+
+def test_a_model_whose_parameters_are_not_known_is_refused(made_up):
+    with pytest.raises(RequestError, match="is not known for this model"):
+        fit_memory(None, recipe_with("1GB"), "bench", (0, 0))
+
+
+def test_what_counts_as_by_hand(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: sd15\ndistill: {steps: 7}\n")
+    kind = {
+        "family": "UNet2DConditionModel",
+        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    }
+    shipped = resolve(**kind, flags={"prune": {"ratio": None}})
+    assert shipped.distill.gradient_accumulation == 4 and shipped.by_hand == set()
+    own = resolve(**kind, recipe=file, flags={"prune": {"ratio": 0.2}})
+    assert own.by_hand == {"distill.steps", "prune.ratio"}
+    assert own.model_copy(update={"seed": 1}).by_hand == own.by_hand
+
+
+@pytest.mark.parametrize("size", ["lots", "0GB", "-4GB", "24", "GB"])
+def test_a_size_that_is_none_is_refused(tiny_model, tmp_path, size):
+    done = diffc("compile", tiny_model, "--memory", size, "--out", tmp_path / "out")
+    assert done.returncode == 2 and f"memory: {size} is no amount of memory" in done.stderr
+
+
+def test_a_run_says_what_it_chose_and_keeps_it(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "gpus", lambda: ())
+    source = find_source(tiny_model)
+    options = {**QUICK, "memory": "1TB"}
+    recipe = recipe_of_model(source, None, {**options, "prune": {**QUICK["prune"], "ratio": 0.3}})
+    whole = fitting._StageMemory(source, 1, fitting._parameters(source, recipe)).bytes_of(
+        recipe, "distill"
+    )
+    options["memory"] = f"{whole - 1}B"
+    out, events = tmp_path / "out", []
+    run = {"ratio": 0.3, "stop": "distill", "on_event": events.append}
+    api.compile(tiny_model, out=out, options=options, **run)
+    notes = [event.note for event in events if event.note and event.note.startswith("to fit")]
+    assert notes == [f"to fit {whole - 1}B: distill.gradient_accumulation 2"]
+    kept = locked_recipe(out)
+    assert kept.distill.gradient_accumulation == 2 and kept.memory == f"{whole - 1}B"
+    api.compile(tiny_model, out=tmp_path / "b", recipe=out / "recipe.lock.yaml", **run)
+    assert locked_recipe(tmp_path / "b") == kept
+
+
+def test_a_plan_shows_it_and_too_little_is_refused(tiny_model, monkeypatch):
+    monkeypatch.setattr(fitting, "gpus", lambda: ())
+    roomy = json.loads(diffc("plan", tiny_model, "--memory", "1TB", "--json").stdout)["estimates"]
+    most = max(one["memory_bytes"] for one in roomy["stages"])
+    assert roomy["settings"] == []
+    tight = next(one for one in roomy["stages"] if one["stage"] == "distill")["memory_bytes"]
+    monkeypatch.setattr(fitting, "call_bytes", lambda *_: {"importance": 1, "distill": 1})
+    done = diffc("plan", tiny_model, "--memory", "10MB")
+    assert done.returncode == 2 and "needs at least" in done.stderr
+    assert "is the least that would do" in done.stderr and most >= tight
