@@ -11,6 +11,7 @@ network has random weights in fp32 and goes through, each step in a process of i
     train     importance with few passes, cut, repair, 20 steps of distillation and samples, at a
               small side: the peak of every stage beside what ``diffc plan`` says of it; one that is
               more than a tenth off ends the benchmark
+    blocks    repair and 2 steps in which each block learns alone, likewise
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
               for the precision ends the benchmark
 
@@ -39,14 +40,26 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from bench.gpu.networks import NETWORKS
+from bench.gpu.networks import NETWORKS as MEASURED
+from bench.gpu.networks import Network
 from diffc.measure.environment import read_environment
 from diffc.measure.parity import TOLERANCE
 
 RESULT = Path(__file__).parent / "results" / "full_size.json"
 STEPS = ("write", "export", "convert", "run")
-SIDE, RATIO = 8, 0.5
-"""Of the latents in the training, and what is cut there."""
+NETWORKS = {
+    **MEASURED,
+    # FLUX.1 at an eighth of its depth: 2 of 19 blocks of two streams, 5 of 38 of one
+    "flux-eighth": Network(
+        "FluxTransformer2DModel", 1500.0,
+        {"guidance_embeds": True, "num_layers": 2, "num_single_layers": 5},
+        {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 16,
+         "num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 16,
+         "axes_dims_rope": [4, 6, 6]},
+    ),
+}  # fmt: skip
+SIDE, TOKENS, RATIO = 8, 77, 0.5
+"""Of the latents and texts in the training, and what is cut there."""
 TENTH, LARGE = 0.1, 1e9
 """How far an estimate may be off, and from how many bytes on that is looked at."""
 CHAIN = {
@@ -59,7 +72,12 @@ CHAIN = {
     "quality": {"images": 2},
     "reference_loop": "deterministic:2",
 }  # fmt: skip
-STEPS_OF = {"sd15": (*STEPS, "train"), "dit-xl-2": STEPS, "sdxl": STEPS[:3]}
+STEPS_OF = {
+    "sd15": (*STEPS, "train"),
+    "dit-xl-2": STEPS,
+    "sdxl": (*STEPS[:3], "blocks"),
+    "flux-eighth": ("write", "blocks"),
+}
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
 STREAMS = ("export", "convert")
 LIMIT_SHARE, LIMIT_BYTES = 1.25, 1.5e9
@@ -108,7 +126,8 @@ def measured(name: str) -> dict[str, Any]:
 def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     """One step in this process: what it says, its seconds and its peaks."""
     start = time.perf_counter()
-    steps = {"write": write, "export": export, "convert": convert, "run": run, "train": train}
+    steps = {"write": write, "export": export, "convert": convert, "run": run}
+    steps |= {"train": train, "blocks": blocks}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -175,7 +194,9 @@ def write(name: str, folder: Path) -> dict[str, Any]:
     home.mkdir()
     config = {"_class_name": network.class_name, **network.config}
     (home / "config.json").write_text(json.dumps(config))
-    (home / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
+    kind = "FlowMatchEulerDiscrete" if network.class_name == "FluxTransformer2DModel" else "DDPM"
+    scheduler = {"_class_name": f"{kind}Scheduler"}
+    (home / "scheduler_config.json").write_text(json.dumps(scheduler))
     header, end = {}, 0
     for key, shape in shapes.items():
         size = 4 * math.prod(shape)
@@ -250,27 +271,39 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
 
 
 def train(name: str, folder: Path) -> dict[str, Any]:
-    """The chain of a network of texts up to its samples, and what each stage took.
+    """The chain of a network up to its samples, and what each stage took.
 
     Raises SystemExit where the estimate of a stage is more than a tenth off.
     """
+    return chain(name, folder, CHAIN)
+
+
+def blocks(name: str, folder: Path) -> dict[str, Any]:
+    """The same without gradients of the whole network: each block learns alone."""
+    importance = {**CHAIN["prune"]["importance"], "method": "magnitude"}
+    learning = {"steps": 0, "block_local": {"steps": 2, "rows": 8, "batch": 2}}
+    prune = {**CHAIN["prune"], "importance": importance}
+    return chain(name, folder, {**CHAIN, "prune": prune, "distill": learning})
+
+
+def chain(name: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The stages of a run up to its samples, on random data."""
     import diffc
     from diffc.data.recipe_of_model import recipe_of_model
+    from diffc.models.families.examples import example_inputs
+    from diffc.models.inputs import input_specs
     from diffc.models.source import find_source
     from diffc.prune.plan import Plan
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.needs import stage_needs
 
-    width = NETWORKS[name].config["cross_attention_dim"]
-    specs = {"sample": (4, SIDE, SIDE), "encoder_hidden_states": (77, width)}
-    generator = np.random.default_rng(0)
-    data = folder / "data.safetensors"
-    save_file(
-        {key: generator.standard_normal((8, *shape), np.float32) for key, shape in specs.items()},
-        data,
-    )
+    source, data = find_source(folder / "model"), folder / "data.safetensors"
+    specs = input_specs(source, SIDE, TOKENS)
+    rows = example_inputs(specs, source.config, 8)
+    rows.pop("timestep")
+    save_file({key: value.contiguous().numpy() for key, value in rows.items()}, data)
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
-    options: dict[str, Any] = {**CHAIN, "export": {"resolution": SIDE}}
+    options = {**given, "export": {"resolution": SIDE}}
     options["data"] = {**options["data"], "source": str(data)}
     stages = StagePeaks()
     with WATCHED:
@@ -280,7 +313,6 @@ def train(name: str, folder: Path) -> dict[str, Any]:
         )  # fmt: skip
     plan = Plan.read(folder / "out" / "plan.json")
     dense, small = plan.dense.params, plan.compressed.params
-    source = find_source(folder / "model")
     recipe = recipe_of_model(source, None, options)
     calls = call_bytes(source, recipe, folder / "out" / "plan.json")
     for one in stage_needs(dense, small, recipe, calls, on_gpu=False):

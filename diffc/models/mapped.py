@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffc.models.files import tensor_entries
@@ -46,6 +47,23 @@ def mapped_denoiser(source: Source) -> Iterator[nn.Module]:
             model = load_denoiser(source, own=_Copies(file).float32)
         yield model
     source.check_unaltered()
+
+
+def map_weights(model: nn.Module, file: Path) -> None:
+    """Give ``model``, on the CPU, the weights of a file; they stay there until they are used.
+
+    Args:
+        model: The network, or a module of it.
+        file: Safetensors of some of its parameters by their names, of the same shapes and dtypes.
+
+    Raises:
+        ValueError: A weight is not like the parameter of its name.
+    """
+    for name, value in load_file(file).items():
+        parameter = model.get_parameter(name)
+        if (value.shape, value.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(f"{file}: {name} is not like the model's")
+        parameter.data = value
 
 
 def bytes_to_copy(weights: tuple[Path, ...]) -> int:

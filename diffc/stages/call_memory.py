@@ -1,4 +1,4 @@
-"""What the calls of each stage that takes gradients need of memory, counted without running them.
+"""What each stage needs of memory beside the parameters, counted without running it.
 
 The stage's own loss and its gradients are computed on tensors without memory
 (diffc/models/without_memory.py), of the networks, the rows and the precision of the run. Bytes are
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from diffc.data.inputs import data_text_tokens
 from diffc.errors import DiffcError
 from diffc.models.source import Source
-from diffc.recipe import ImportanceSection, LoopTrainingSection, Recipe
-from diffc.recipe.sections.training import TrainingSection
+from diffc.recipe import ImportanceSection, LoopTrainingSection, PruneSection, Recipe
+from diffc.recipe.sections.training import LEARNT_BYTES, WEIGHT_BYTES, TrainingSection
 from diffc.stage_inputs import RunShape
 from diffc_export.cache import cached_json
 from diffc_runtime.machine.cpu import cpu_fingerprint
@@ -74,9 +74,17 @@ def _nothing() -> dict[str, int | None]:
     raise LookupError
 
 
+def ranked_in_files(prune: PruneSection) -> bool:
+    """Whether the importance reads the weights where they lie: nothing else of it needs memory."""
+    return prune.importance.method in WITHOUT_GRADIENTS and not prune.cuts_depth
+
+
 def _stages(recipe: Recipe) -> Iterator[str]:
     if recipe.prune.importance.method not in WITHOUT_GRADIENTS:
         yield "importance"
+    yield "prune"
+    if recipe.distill.block_local.steps:
+        yield "distill-blocks"
     if recipe.distill.steps:
         yield "distill"
     if recipe.distill.aim == "loop":
@@ -88,16 +96,27 @@ def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
     from diffc.stages.preflight import model_key
 
     ranking, distill = recipe.prune.importance, recipe.distill
-    facts: list[object] = {
+    of_stages: dict[str, list[object]] = {
         "importance": [micro_batch(ranking), _pieces(ranking), ranking.method],
+        "prune": [],
+        "distill-blocks": [distill.precision],
         "distill": _facts(distill, distill.losses.model_dump()),
         "distill-loop": _facts(distill.loop, distill.loop.features),
-    }[stage]
+    }
     machine = [cpu_fingerprint(), [gpu.name for gpu in gpus()], package_version("torch")]
     cut = recipe.prune.model_dump(mode="json", exclude={"importance"})
     inputs = [recipe.export.size, data_text_tokens(recipe), recipe.build.model_dump(mode="json")]
     content = plan.read_text("utf-8") if plan is not None else None
-    value = [_VERSION, model_key(source, Recipe()), stage, facts, cut, inputs, machine, content]
+    value = [
+        _VERSION,
+        model_key(source, Recipe()),
+        stage,
+        of_stages[stage],
+        cut,
+        inputs,
+        machine,
+        content,
+    ]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -129,6 +148,8 @@ def _counted(
         networks = _Networks.of(source, recipe, None if plan is None else Plan.read(plan))
         count = {
             "importance": networks.importance,
+            "prune": networks.surgery,
+            "distill-blocks": networks.blocks,
             "distill": networks.all_steps,
             "distill-loop": networks.loop,
         }
@@ -184,6 +205,36 @@ class _Networks:
         # some scores add the gradients of several passes
         times = _pieces(options) if options.method == "diff-pruning" else 2
         return place.peak(lambda: torch.mean(dense.call(inputs).square()), times)
+
+    def surgery(self, _recipe: Recipe) -> int:
+        """The tensors that are cut; the others stay in their files."""
+        cut = self._cut_tensors()
+        return sum(WEIGHT_BYTES * tensor.numel() for tensor in cut.values())
+
+    def blocks(self, recipe: Recipe) -> int:
+        """The largest block that learns alone, without the activations of its call.
+
+        Its weights, gradients and AdamW's moments, and copies of the weights in the precision of
+        the forward pass.
+        """
+        from diffc.data.precision import best_device
+        from diffc.distill.setup import dtype_of
+        from diffc.models.families.streams import stream_blocks
+
+        dtype = dtype_of(recipe.distill.precision, best_device())
+        each = LEARNT_BYTES + (dtype.itemsize if dtype.itemsize < WEIGHT_BYTES else 0)
+        student, cut = self.student(), self._cut_tensors()
+        largest = 0
+        for one in stream_blocks(self.dense().model, student.family.block_lists):
+            if any(name.startswith(f"{one.name}.") for name in cut):
+                block = student.model.get_submodule(one.name)
+                largest = max(largest, sum(value.numel() for value in block.parameters()))
+        return each * largest
+
+    def _cut_tensors(self) -> dict[str, Tensor]:
+        whole = {name: value.shape for name, value in self.dense().model.named_parameters()}
+        tensors = self.student().model.named_parameters()
+        return {name: value for name, value in tensors if value.shape != whole[name]}
 
     def all_steps(self, recipe: Recipe) -> int:
         """Micro-batches of the training for all noise levels."""

@@ -25,10 +25,10 @@ from diffc.stage_outcomes import (
 )
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
-from diffc.stages.distill_blocks import apply_blocks
+from diffc.stages.distill_blocks import apply_blocks, map_blocks
 from diffc.stages.plan import cuts_nothing
 from diffc.stages.prune import PRUNED
-from diffc.stages.repair import apply_repair
+from diffc.stages.repair import apply_repair, map_repair
 from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonDict
 
@@ -150,7 +150,9 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         teacher = inputs.shape.open(source)
     if reads_weights(shard):
         student = load_denoiser(cut)
-        _apply_new_weights(student, inputs)
+        apply_repair(student, inputs.repaired)
+        if inputs.blocks is not None:
+            apply_blocks(student, inputs.blocks)
     else:
         student = meta_denoiser(cut)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
@@ -178,18 +180,13 @@ def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
     if not (repaired.result.is_used or learnt or blocks_went):
         shutil.copytree(pruned, folder.out / MODEL)
         return
-    from diffc.models.load import load_denoiser
+    from diffc.models.mapped import mapped_denoiser
 
-    model = load_denoiser(find_source(pruned))
-    _apply_new_weights(model, inputs)
-    _save(model, inputs, folder)
-
-
-def _apply_new_weights(model: nn.Module, inputs: DistillInputs) -> None:
-    """Give the cut ``model`` what it has before this training, in place."""
-    apply_repair(model, inputs.repaired)
-    if inputs.blocks is not None:
-        apply_blocks(model, inputs.blocks)
+    with mapped_denoiser(find_source(pruned)) as model:
+        map_repair(model, repaired)
+        if inputs.blocks is not None:
+            map_blocks(model, inputs.blocks)
+        _save(model, inputs, folder)
 
 
 def _save(model: nn.Module, inputs: DistillInputs, folder: StageFolder) -> None:

@@ -16,7 +16,7 @@ from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.plan import cuts_nothing
 from diffc.stages.prune import PRUNED
-from diffc.stages.repair import apply_repair
+from diffc.stages.repair import map_repair
 from diffc_export.events import Progress, Work
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def distil(inputs: BlocksInputs, folder: StageFolder) -> Work[BlockLocalOutcome]
     learnt = folder.scratch / BLOCKS
     learnt.mkdir(exist_ok=True)
     with inputs.shape.mapped(inputs.model.source) as dense, mapped_denoiser(pruned) as cut:
-        apply_repair(cut, inputs.repaired)
+        map_repair(cut, inputs.repaired)
         keep = Plan.read(inputs.plan_file.path).keep()
         groups = inputs.shape.open_on_meta(inputs.model.source).groups()
         removed = removed_positions(groups, keep)
@@ -134,6 +134,14 @@ def apply_blocks(model: nn.Module, blocks: StageResult[BlockLocalOutcome]) -> No
             module = model.get_submodule(file.stem)
             for name, value in load_file(file).items():
                 module.get_parameter(name).copy_(value)
+
+
+def map_blocks(model: nn.Module, blocks: StageResult[BlockLocalOutcome]) -> None:
+    """The same for a model on the CPU; the weights stay in their files until they are used."""
+    from diffc.models.mapped import map_weights
+
+    for file in sorted((blocks.folder / BLOCKS).glob("*.safetensors")):
+        map_weights(model.get_submodule(file.stem), file)
 
 
 def forget_blocks(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from diffc.errors import RequestError
@@ -13,6 +14,7 @@ from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
 from diffc.stage_records import STATE
+from diffc.stages.call_memory import WITHOUT_GRADIENTS
 from diffc.stages.data import CLEAN, model_packages
 from diffc_export.events import Work
 
@@ -74,20 +76,23 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
 
     source, shape, options = inputs.model.source, inputs.shape, inputs.options.section
     groups = shape.open_on_meta(source).groups()
-    if shape.wants_sharding((source, RANKED_BYTES)):
-        check_channels_alone(inputs.depth)
-        denoiser = shape.open_sharded(source, torch.float32, trained=True)
-    else:
-        denoiser = shape.open(source)
-        denoiser.model.to(best_device())
-    clean = CleanSet.load(inputs.data.folder / CLEAN)
-    branches = denoiser.family.branches(denoiser.model)
-    pieces = options.gradient_accumulation
-    limit = RowLimit(-(-options.batch // pieces) if pieces > 1 else None)
-    subject = Subject(denoiser, clean, groups, branches, limit)
-    scored = yield from importance(subject, options, inputs.seed)
-    if inputs.depth:
-        scored = yield from with_branches(subject, scored, inputs.seed)
+    with ExitStack() as stack:
+        if shape.wants_sharding((source, RANKED_BYTES)):
+            check_channels_alone(inputs.depth)
+            denoiser = shape.open_sharded(source, torch.float32, trained=True)
+        elif options.method in WITHOUT_GRADIENTS and not inputs.depth:
+            denoiser = stack.enter_context(shape.mapped(source))
+        else:
+            denoiser = shape.open(source)
+            denoiser.model.to(best_device())
+        clean = CleanSet.load(inputs.data.folder / CLEAN)
+        branches = denoiser.family.branches(denoiser.model)
+        pieces = options.gradient_accumulation
+        limit = RowLimit(-(-options.batch // pieces) if pieces > 1 else None)
+        subject = Subject(denoiser, clean, groups, branches, limit)
+        scored = yield from importance(subject, options, inputs.seed)
+        if inputs.depth:
+            scored = yield from with_branches(subject, scored, inputs.seed)
     save_file(dict(scored.scores), folder.out / SCORES)
     return ImportanceOutcome(why=dict(scored.why), groups=len(groups))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from diffc.errors import RequestError
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import RANKED_BYTES, WEIGHT_BYTES
-from diffc.stages.call_memory import WITHOUT_GRADIENTS, CallBytes, call_bytes
+from diffc.stages.call_memory import WITHOUT_GRADIENTS, CallBytes, call_bytes, ranked_in_files
 from diffc.stages.estimate import training_bytes
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES, EXPORT_BYTES = 350_000_000, 660_000_000
 """Of a process that has imported torch and diffusers, and of one that has exported a network."""
-CUT_BYTES = 8
-"""Of a parameter: what surgery keeps of it, and its copy as it is written."""
 _SLACK = 0.9
 """A stage is refused where this share of what it needs is more than there is."""
 _SMALL = 0.02
@@ -91,8 +89,14 @@ def _networks(
 ) -> Iterator[tuple[str, int, int, int]]:
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
     loading = WEIGHT_BYTES * dense
-    yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0
-    yield "prune", 0, CUT_BYTES * small, WEIGHT_BYTES * small
+    if ranked_in_files(recipe.prune):
+        yield "importance", 0, 0, 0
+    else:
+        yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0
+    # what is not cut stays in its file; of tensors that are not counted, all are cut
+    yield "prune", 0, calls.get("prune", WEIGHT_BYTES * small), WEIGHT_BYTES * small
+    if recipe.distill.block_local.steps:
+        yield "distill-blocks", calls.get("distill-blocks", 0), 0, WEIGHT_BYTES * small
     if recipe.distill.steps:
         training = training_bytes(dense, small, calls.get("distill"))
         yield "distill", training, loading, WEIGHT_BYTES * small

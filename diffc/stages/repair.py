@@ -123,6 +123,13 @@ def apply_repair(model: nn.Module, repaired: StageResult[RepairOutcome]) -> None
             model.get_parameter(name).copy_(value)
 
 
+def map_repair(model: nn.Module, repaired: StageResult[RepairOutcome]) -> None:
+    """The same for a model on the CPU; the weights stay in their file until they are used."""
+    from diffc.models.mapped import map_weights
+
+    map_weights(model, repaired.folder / REPAIRED)
+
+
 def _outcome(done: Repair) -> RepairOutcome:
     fewer = sum(layer.rows < layer.columns for layer in done.layers)
     notes = [f"{fewer} layers had fewer rows than inputs: the ridge decides them"] if fewer else []

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from bench import full_size
-from bench.gpu.networks import NETWORKS
+from bench.full_size import NETWORKS
 
 NAME = "dit-xl-2"
 

@@ -95,6 +95,21 @@ def test_a_file_that_is_altered_midway_is_noticed(tiny_model, tmp_path):
         save_file({name: value + 1 for name, value in load_file(path).items()}, path)
 
 
+def test_weights_of_a_file_stay_in_it(tmp_path):
+    layer, path = torch.nn.Linear(3, 2), tmp_path / "new.safetensors"
+    save_file({"weight": torch.full((2, 3), 5.0)}, path)
+    before, bias = path.read_bytes(), layer.bias.detach().clone()
+    mapped.map_weights(layer, path)
+    assert torch.equal(layer.weight, torch.full((2, 3), 5.0)) and torch.equal(layer.bias, bias)
+    with torch.no_grad():
+        layer.weight.add_(1)
+    assert path.read_bytes() == before
+    for wrong in (torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.float16)):
+        save_file({"weight": wrong}, path)
+        with pytest.raises(ValueError, match="weight is not like the model's"):
+            mapped.map_weights(layer, path)
+
+
 def test_a_repair_of_mapped_weights_is_that_of_weights_in_memory(compiled, tiny_model):
     """To rounding, and neither model's files change."""
     out = compiled[0]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.quick import QUICK
 from torch import nn
 
@@ -138,7 +139,7 @@ def test_a_class_that_shapes_alone_cannot_run_has_no_count(source, monkeypatch):
         raise RuntimeError("data-dependent")
 
     monkeypatch.setattr("diffc.models.denoiser.Denoiser.call", stubborn)
-    assert call_bytes(source, recipe_with(source)) == {}
+    assert list(call_bytes(source, recipe_with(source))) == ["prune"]  # which calls nothing
 
 
 @pytest.mark.slow
@@ -146,3 +147,25 @@ def test_the_estimate_of_a_training_is_what_it_takes():
     """A transformer that computes its activations again, in a process of its own."""
     row = training_memory.in_process("transformer", 4, True)
     assert row["own_peak_bytes"] == pytest.approx(row["estimated_bytes"], rel=0.1)
+
+
+def test_surgery_and_blocks_take_what_the_files_of_a_run_say(compiled, source):
+    """The cut tensors, and the largest cut block with gradients and AdamW's moments."""
+    out = compiled[0]
+    dense, small = (
+        {key: value.shape for key, value in load_file(path).items()}
+        for path in (source.weights[0], find_source(out / "pruned").weights[0])
+    )
+    changed = [key for key in small if small[key] != dense[key]]
+    for precision, each in (("fp32", 16), ("bf16", 18)):
+        recipe = recipe_with(source, precision=precision, block_local={"steps": 2})
+        counted = call_bytes(source, recipe, out / "plan.json")
+        assert counted["prune"] == sum(4 * small[key].numel() for key in changed)
+        blocks = {}
+        for key in small:
+            for part in ("resnets", "attentions"):
+                head, found, tail = key.partition(f".{part}.")
+                if found:
+                    name = f"{head}.{part}.{tail.partition('.')[0]}"
+                    blocks[name] = blocks.get(name, 0) + small[key].numel()
+        assert counted["distill-blocks"] == each * max(blocks.values())

@@ -51,7 +51,18 @@ def test_a_score_without_gradients_and_a_run_without_training_need_less():
     )
     stages = by_stage(recipe, on_gpu=False)
     assert "distill" not in stages
-    assert stages["importance"].memory_bytes == needs.PROCESS_BYTES + 4 * 4 * MILLION
+    assert stages["importance"].memory_bytes == needs.PROCESS_BYTES  # weights stay in their files
+
+
+def test_blocks_that_learn_alone_have_a_row_and_surgery_counts_what_it_cuts():
+    recipe = Recipe.model_validate({"distill": {"steps": 0, "block_local": {"steps": 2}}})
+    rows = by_stage(recipe, {"prune": 3 * MILLION, "distill-blocks": 5 * MILLION}, on_gpu=True)
+    assert rows["prune"].memory_bytes == needs.PROCESS_BYTES + 3 * MILLION
+    assert rows["distill-blocks"].memory_bytes == needs.PROCESS_BYTES
+    assert rows["distill-blocks"].gpu_bytes == 5 * MILLION
+    assert by_stage(recipe, on_gpu=False)["prune"].memory_bytes == (
+        needs.PROCESS_BYTES + 4 * 2 * MILLION
+    )
 
 
 def test_a_student_of_loops_has_a_row_of_its_own():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -32,6 +32,7 @@ from diffc.distill.block_local.blocks import LocalBlock
 from diffc.distill.block_local.train import Example, TrainedBlock, train_block
 from diffc.errors import UnavailableError
 from diffc.models.denoiser import Denoiser
+from diffc.models.mapped import map_weights
 from diffc.recipe.sections.distill import BlockLocalSection
 from diffc.stage_outcomes import BlockLocalOutcome, LocalBlockFigures
 from diffc_export.events import Progress, Work
@@ -94,7 +95,7 @@ def distil_blocks(
     old = {name: value.data for name, value in cut.named_parameters()}
     if used:
         for one in used:
-            load_weights(cut, one.name, weights_file(place.folder, one.name))
+            map_weights(cut.get_submodule(one.name), weights_file(place.folder, one.name))
         after = _outputs(student, blocks, judges, place)
     of_dense, of_old, of_new = (
         errors_of_outputs(zip(given, wanted, strict=True), judges) if given else None
@@ -123,19 +124,6 @@ def distil_blocks(
 def weights_file(folder: Path, block: str) -> Path:
     """Where the weights of a block are that has learnt."""
     return folder / f"{block}.safetensors"
-
-
-def load_weights(model: nn.Module, block: str, file: Path) -> None:
-    """Give a block of ``model`` the weights of ``file``, which stay there until they are used.
-
-    Args:
-        model: The cut network, on the CPU.
-        block: The name of the block.
-        file: Of ``weights_file``.
-    """
-    module = model.get_submodule(block)
-    for name, value in load_file(file).items():
-        module.get_parameter(name).data = value
 
 
 class _Stream:

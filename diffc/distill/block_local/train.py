@@ -75,7 +75,9 @@ def train_block(
     taught = [one for one in examples if not one.is_held_out]
     judges = [one for one in examples if one.is_held_out]
     before = _error(ours, judges, device, dtype)
-    optimizer = torch.optim.AdamW(ours.parameters(), options.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        ours.parameters(), options.learning_rate, weight_decay=0.0, fused=True
+    )
     for step in range(options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * rate_at(step, options.steps)
