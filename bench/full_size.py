@@ -1,6 +1,7 @@
 """Networks at their published size, exported and converted: small ones do not stand for them.
 
     python -m bench.full_size [--networks sd15 dit-xl-2]     writes bench/results/full_size.json
+    python -m bench.full_size --networks flux-eighth --out bench/results/full_size_blocks.json
 
 Protobuf takes no message above 2 GiB, and half of the denoisers that people use are larger. Each
 network has random weights in fp32 and goes through, each step in a process of its own:

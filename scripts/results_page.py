@@ -355,6 +355,29 @@ def full_size(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def full_size_blocks(found: dict[str, Any]) -> list[str]:
+    lines = [
+        machine(found["environment"], day(found)),
+        f"Networks with {found['weights']} weights: each block learns alone, and nothing trains "
+        "the whole. The peak is of the process's own memory, beyond the pages of mapped files; the "
+        "estimate is that of `diffc plan`, once the plan is known."
+        + (f" {found['note']}" if "note" in found else "")
+        + "\n",
+    ]
+    for name, steps in found["networks"].items():
+        rows = []
+        for stage, row in steps["blocks"]["stages"].items():
+            peak, estimate = row["own_peak_bytes"], row.get("estimated_bytes")
+            told = ["-", "-"]
+            if estimate is not None:
+                told = [f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"]
+            rows.append([stage, f"{row['seconds']:.0f} s", f"{peak / 1e9:.2f} GB", *told])
+        counts = [f"{count / 1e6:.0f} M" for count in steps["blocks"]["parameters"].values()]
+        lines.append(f"{name}: {counts[0]} parameters, {counts[1]} after the cut.\n")
+        lines += table(["stage", "time", "peak", "estimate", "off by"], rows)
+    return lines
+
+
 def training_memory(found: dict[str, Any]) -> list[str]:
     rows = []
     for row in found["rows"]:
@@ -396,6 +419,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("pruning.json", "Pruning", pruning),
     ("latency_plans.json", "Plans by latency", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
+    ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
     ("training_memory.json", "What a training takes of memory", training_memory),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
