@@ -42,6 +42,7 @@ def test_each_ratio_gets_a_folder_and_the_comparison_ends_it(
     assert all(stage["cached"] for run in runs.values() for stage in run["stages"])
 
 
+@pytest.mark.slow
 def test_what_the_ratios_share_is_done_once(compiled_cache, tiny_model, quick, tmp_path):
     outs = tmp_path / "OUTS"
     args = ("compile", tiny_model, "--recipe", quick, "--no-build", "--out", outs, "--quiet")

@@ -177,7 +177,7 @@ def show_plans(monkeypatch):
     monkeypatch.setattr(inspect_cli, "resolve_command", lambda *_, **__: (
         source, SimpleNamespace(prune=SimpleNamespace(ratio=next(recipes))), Path()))  # fmt: skip
     monkeypatch.setattr(inspect_cli, "_plan", lambda *_: plan_of(49.45e9))
-    monkeypatch.setattr(inspect_cli, "plan_estimates", lambda *_: ESTIMATES)
+    monkeypatch.setattr(inspect_cli, "fitted_estimates", lambda *_: ESTIMATES)
     inspect_cli._show_ratios([Command(), Command()])
 
 

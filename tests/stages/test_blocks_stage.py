@@ -56,6 +56,7 @@ def test_the_report_shows_every_block(learnt):
     assert f"{report.block_local['after']['to_dense']:.4g}" in text
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_what_blocks_learnt(tiny_model, tmp_path):
     compiled(tiny_model, tmp_path, trained=2)
     record = json.loads((tmp_path / ".diffc/distill.json").read_text())

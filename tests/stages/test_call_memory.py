@@ -87,6 +87,7 @@ def test_activations_are_what_autograd_keeps_of_a_real_call(source):
     assert real < counted < 1.1 * real + gradients
 
 
+@pytest.mark.slow
 def test_micro_batches_and_checkpointing_need_less(source):
     whole = bytes_of(source)
     halves = bytes_of(source, gradient_accumulation=2)
@@ -106,6 +107,7 @@ def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(sourc
     assert bytes_of(source, "distill-loop", aim="loop", loop=loop) > 1.1 * alone
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_made_counts_in_the_place_of_uniform_widths(compiled, source):
     out = compiled[0]
     plan = out / "plan.json"

@@ -75,7 +75,7 @@ def test_how_memory_is_used_makes_no_stage_anew(tiny_model, tmp_path):
     assert not differ(first, weights(tmp_path / "b"))
 
 
-@pytest.mark.usefixtures("compiled_cache")
+# in a cache of its own: it writes other roundings of a stage there
 def test_importance_in_pieces_is_the_same_but_for_rounding(tiny_model, tmp_path, monkeypatch):
     def scores(out, **options):
         done = {"ratio": 0.4, "out": out, "stop": "plan", "options": options}

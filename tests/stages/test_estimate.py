@@ -136,6 +136,7 @@ def test_a_damaged_rate_is_none(model, text):
     assert known_rate(source.class_name, source.config, recipe) is None
 
 
+@pytest.mark.slow
 def test_a_first_run_says_how_long_it_will_take(tiny_model, tmp_path):
     quick = tmp_path / "quick.yaml"
     quick.write_text(json.dumps(QUICK))  # JSON is YAML

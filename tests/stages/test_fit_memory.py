@@ -160,6 +160,7 @@ def test_a_size_that_is_none_is_refused(tiny_model, tmp_path, size):
     assert done.returncode == 2 and f"memory: {size} is no amount of memory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_chose_and_keeps_it(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "gpus", lambda: ())
     source = find_source(tiny_model)
