@@ -22,6 +22,7 @@ from diffc.models.source import find_source
 from diffc.recipe import Recipe, resolve
 from diffc.runner import Stage, StageResult, StageRunner
 from diffc.stages import order
+from diffc.stages.build_and_measure import build_and_measure
 from diffc_export.cache import cache_folder
 from diffc_export.events import drain
 from diffc_export.targets.engine import NAME, read_info
@@ -88,7 +89,7 @@ class Watched:
         runner = KeyRunner(self.out, self.done, altered)
         request = order.Request(find_source(self.model), self.recipe, self.out)
         drain(order._front(runner, request))
-        drain(order._back(runner, self.recipe, "bench"))
+        drain(build_and_measure(runner, self.recipe, "bench"))
         return runner.keys
 
     def readers(self, path: Path) -> set[str]:
