@@ -368,10 +368,10 @@ def full_size_blocks(found: dict[str, Any]) -> list[str]:
         rows = []
         for stage, row in steps["blocks"]["stages"].items():
             peak, estimate = row["own_peak_bytes"], row.get("estimated_bytes")
-            told = ["-", "-"]
+            beside = ["-", "-"]
             if estimate is not None:
-                told = [f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"]
-            rows.append([stage, f"{row['seconds']:.0f} s", f"{peak / 1e9:.2f} GB", *told])
+                beside = [f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"]
+            rows.append([stage, f"{row['seconds']:.0f} s", f"{peak / 1e9:.2f} GB", *beside])
         counts = [f"{count / 1e6:.0f} M" for count in steps["blocks"]["parameters"].values()]
         lines.append(f"{name}: {counts[0]} parameters, {counts[1]} after the cut.\n")
         lines += table(["stage", "time", "peak", "estimate", "off by"], rows)

@@ -16,6 +16,7 @@ from torch import nn
 
 from diffc.distill.losses import Kept
 from diffc.models.families.base import Family
+from diffc.models.families.streams import listed_block_names
 from diffc.models.groups import Group, Role
 
 
@@ -33,7 +34,7 @@ def kept_channels(
     """
     residual = _residual_blocks(model)
     if not residual:
-        blocks = _transformer_blocks(model, family.block_lists)
+        blocks = listed_block_names(model, family.block_lists)
         return dict.fromkeys(name for name in blocks if not _is_left_out(name, keep))
     rows = _kept_rows(groups, keep)
     return {
@@ -43,7 +44,7 @@ def kept_channels(
 
 def block_names(model: nn.Module, family: Family) -> list[str]:
     """The blocks of the dense ``model``, cut or not."""
-    return [*_residual_blocks(model)] or _transformer_blocks(model, family.block_lists)
+    return [*_residual_blocks(model)] or listed_block_names(model, family.block_lists)
 
 
 def _is_left_out(block: str, keep: Mapping[str, NDArray[np.int64]]) -> bool:
@@ -57,15 +58,6 @@ def _residual_blocks(model: nn.Module) -> dict[str, str]:
         for name, module in model.named_modules()
         if any(kind.__name__ == "ResnetBlock2D" for kind in type(module).__mro__)  # sharded or not
     }
-
-
-def _transformer_blocks(model: nn.Module, lists: Sequence[str]) -> list[str]:
-    return [
-        f"{name}.{place}"
-        for name, module in model.named_children()
-        if name in lists and isinstance(module, nn.ModuleList)
-        for place in range(len(module))
-    ]
 
 
 def _kept_rows(

@@ -18,7 +18,7 @@ from diffc.distill.muon import Muon
 from diffc.errors import RequestError, UnavailableError
 from diffc.launch import checkpointing_is_configured, without_fsdp
 from diffc.models.families.base import Family
-from diffc.recipe.sections.distill import OF_OTHERS
+from diffc.recipe.sections.distill import OF_OTHER_TRAININGS
 from diffc.recipe.sections.training import NOT_IN_KEYS, TrainingSection, check_shardable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -196,8 +196,10 @@ def run_key(
     digests: what identifies the data (``Lesson.digests``).
     """
     digest = hashlib.sha256()
-    said = options.model_dump_json(exclude={*NOT_IN_KEYS, "quality_every", *OF_OTHERS})
-    digest.update(f"{said} {seed}".encode())
+    options_text = options.model_dump_json(
+        exclude={*NOT_IN_KEYS, "quality_every", *OF_OTHER_TRAININGS}
+    )
+    digest.update(f"{options_text} {seed}".encode())
     for tensor in student.state_dict().values():
         digest.update(tensor_bytes(tensor))
     for content in digests:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from diffc.data.inputs import data_text_tokens
 from diffc.errors import DiffcError
 from diffc.models.source import Source
-from diffc.recipe import ImportanceSection, LoopTrainingSection, PruneSection, Recipe
+from diffc.recipe import ImportanceSection, LoopTrainingSection, Recipe
 from diffc.recipe.sections.training import LEARNT_BYTES, WEIGHT_BYTES, TrainingSection
 from diffc.stage_inputs import RunShape
 from diffc_export.cache import cached_json
@@ -74,9 +74,14 @@ def _nothing() -> dict[str, int | None]:
     raise LookupError
 
 
-def ranked_in_files(prune: PruneSection) -> bool:
-    """Whether the importance reads the weights where they lie: nothing else of it needs memory."""
-    return prune.importance.method in WITHOUT_GRADIENTS and not prune.cuts_depth
+def ranked_in_files(method: str, depth: bool) -> bool:
+    """Whether the importance reads the weights where they lie: nothing else of it needs memory.
+
+    Args:
+        method: The name of the score.
+        depth: Whether branches are scored too.
+    """
+    return method in WITHOUT_GRADIENTS and not depth
 
 
 def _stages(recipe: Recipe) -> Iterator[str]:

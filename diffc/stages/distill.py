@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
-from diffc.recipe.sections.distill import OF_OTHERS
+from diffc.recipe.sections.distill import OF_OTHER_TRAININGS
 from diffc.recipe.sections.training import NOT_IN_KEYS, TRAINED_BYTES, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
@@ -106,7 +106,7 @@ def distill_stage(
         pruned=pruned,
         repaired=repaired,
         blocks=blocks,
-        options=SectionInput(options, without=(*NOT_IN_KEYS, *OF_OTHERS)),
+        options=SectionInput(options, without=(*NOT_IN_KEYS, *OF_OTHER_TRAININGS)),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
     )

@@ -14,7 +14,7 @@ from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
 from diffc.stage_records import STATE
-from diffc.stages.call_memory import WITHOUT_GRADIENTS
+from diffc.stages.call_memory import ranked_in_files
 from diffc.stages.data import CLEAN, model_packages
 from diffc_export.events import Work
 
@@ -80,7 +80,7 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
         if shape.wants_sharding((source, RANKED_BYTES)):
             check_channels_alone(inputs.depth)
             denoiser = shape.open_sharded(source, torch.float32, trained=True)
-        elif options.method in WITHOUT_GRADIENTS and not inputs.depth:
+        elif ranked_in_files(options.method, inputs.depth):
             denoiser = stack.enter_context(shape.mapped(source))
         else:
             denoiser = shape.open(source)

@@ -89,7 +89,7 @@ def _networks(
 ) -> Iterator[tuple[str, int, int, int]]:
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
     loading = WEIGHT_BYTES * dense
-    if ranked_in_files(recipe.prune):
+    if ranked_in_files(recipe.prune.importance.method, recipe.prune.cuts_depth):
         yield "importance", 0, 0, 0
     else:
         yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0

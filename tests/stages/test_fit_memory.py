@@ -95,10 +95,10 @@ def test_the_least_is_enough_and_one_byte_less_is_not():
     recipe = recipe_with("1KB")
     with pytest.raises(RequestError, match=r"--memory 1KB: the stage 'distill' needs") as refused:
         fit_memory(None, recipe, "bench", PARAMETERS)
-    said = refused.value.hint.split()[1]
+    size = refused.value.hint.split()[1]
     least = min(bytes_by_hand(one, "distill") for one in candidates(recipe, "distill"))
-    assert said == f"{-(-least // 10**6)}MB"
-    fit_memory(None, recipe_with(said), "bench", PARAMETERS)
+    assert size == f"{-(-least // 10**6)}MB"
+    fit_memory(None, recipe_with(size), "bench", PARAMETERS)
     chosen, _ = fit_memory(None, recipe_with(f"{least}B"), "bench", PARAMETERS)
     assert settings(chosen)[1] == (16, True)
     with pytest.raises(RequestError):

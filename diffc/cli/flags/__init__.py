@@ -2,7 +2,7 @@
 
 flag.py        Flag: a row, and how it becomes a parameter of the command line
 of_recipes.py  rows with a path in the recipe, such as ``build.threads``, by section
-of_training.py rows of the sections repair and distill, which are of recipes too
+of_training.py rows of recipes for what comes after the cut, and for the memory that it may take
 of_folders.py  rows of the folders that others load
 of_images.py   rows of the verb that makes images
 of_verbs.py    all other rows: what to work on, where to write, how to show

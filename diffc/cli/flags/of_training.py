@@ -30,19 +30,19 @@ TRAINING_FLAGS = (
         group=QUALITY,
     ),
     Flag(
-        "memory",
-        str,
-        "Memory that a stage may take where networks run, 24GB; chooses micro-batches by it.",
-        path="memory",
-        group=WHERE,
-        metavar="SIZE",
-    ),
-    Flag(
         "distill_for",
         str,
         "all-steps: any loop samples it; loop: it learns --loop, down to one call.",
         path="distill.aim",
         shown="all-steps",
         group=QUALITY,
+    ),
+    Flag(
+        "memory",
+        str,
+        "Memory that a stage may take where networks run, 24GB; chooses micro-batches by it.",
+        path="memory",
+        group=WHERE,
+        metavar="SIZE",
     ),
 )

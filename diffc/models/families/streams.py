@@ -49,13 +49,18 @@ def stream_blocks(model: nn.Module, block_lists: Sequence[str]) -> list[StreamBl
         model: The network; on the meta device too.
         block_lists: As the family names them; a network without such lists is a U-Net.
     """
-    listed = [
-        StreamBlock(f"{name}.{place}")
+    listed = [StreamBlock(name) for name in listed_block_names(model, block_lists)]
+    return listed or list(_unet_blocks(model))
+
+
+def listed_block_names(model: nn.Module, block_lists: Sequence[str]) -> list[str]:
+    """The names of the blocks in the lists of ``model``; none in a U-Net."""
+    return [
+        f"{name}.{place}"
         for name, module in model.named_children()
         if name in block_lists and isinstance(module, nn.ModuleList)
         for place in range(len(module))
     ]
-    return listed or list(_unet_blocks(model))
 
 
 def _unet_blocks(model: nn.Module) -> Iterator[StreamBlock]:

@@ -12,7 +12,7 @@ from diffc.recipe.words import Fraction
 
 OF_THE_LOOP = ("aim", "loop")
 """Options of the training that comes after: they change nothing of the first one."""
-OF_OTHERS = (*OF_THE_LOOP, "block_local")
+OF_OTHER_TRAININGS = (*OF_THE_LOOP, "block_local")
 """Options of the trainings before and after the one of all noise levels."""
 
 

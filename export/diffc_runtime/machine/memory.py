@@ -49,9 +49,8 @@ def return_large_blocks(least: int = 1 << 17) -> None:
     """Have freed blocks of ``least`` bytes or more go back to the system at once, where glibc is.
 
     glibc raises this size from 128 KB to 32 MB by itself, and then keeps freed blocks in a heap
-    with gaps: a training that computes activations again took 2.8 times the memory of its tensors.
-    With this it takes that alone, and about a sixth more time (toys, on one core). It cannot be
-    undone.
+    with gaps: a training that computes activations again takes far more than its tensors. With this
+    it takes these alone, and some more time. It cannot be undone.
     """
     with suppress(OSError, AttributeError):  # another system, another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, least)
