@@ -106,6 +106,7 @@ class SearchSettings(TypedDict, total=False):
         min_ssim: a goal: to the reference loop's images.
         max_distance: a goal: to the data, times the dense model's own distance.
         ratio: the shares to try.
+        cut: what may go, each a candidate's: ``width``, ``depth`` or ``width,depth``.
         precision: the engines' precisions to try.
         loop: the loops to try, such as ``dpm++:8``.
         workers: who trains: ``ray``, or a Ray cluster's address; None: this process.
@@ -120,6 +121,7 @@ class SearchSettings(TypedDict, total=False):
     min_ssim: float | str
     max_distance: float | str
     ratio: Sequence[float | str]
+    cut: Sequence[str]
     precision: Sequence[str]
     loop: Sequence[str]
     workers: str | None
@@ -190,6 +192,7 @@ def search(
 def _axis_values(settings: SearchSettings) -> dict[str, list[str]]:
     return {
         "ratio": [str(ratio) for ratio in settings.get("ratio", ())],
+        "cut": list(settings.get("cut", ())),
         "precision": list(settings.get("precision", ())),
         "loop": list(settings.get("loop", ())),
     }

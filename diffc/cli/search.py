@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
 @takes(
     *("model", "max_latency", "speedup", "goal_memory", "goal_ssim", "max_distance"),
-    *("workers", "search_ratio", "search_precision", "search_loop"),
+    *("workers", "search_ratio", "search_cut", "search_precision", "search_loop"),
     *("lora", "target", "batch", "threads", "torch"),
     *("data", "prompts", "guidance", "reference_loop", "images", "repair"),
     *("distill_steps", "block_steps"),
-    *("distill_for", "search_out", "recipe", "seed", "cut", "ratio_of", "allocate", "rounding"),
+    *("distill_for", "search_out", "recipe", "seed", "ratio_of", "allocate", "rounding"),
     *("importance", "threshold", "image_fit", "resolution", "gpu", "explain", "frontier", "family"),
     *("allow_pickle", "replace", "json", "quiet"),
 )
 def search_(
     command: Command,
     ratio: list[str] | None,
+    cut: list[str] | None,
     precision: list[str] | None,
     loop: list[str] | None,
     force: bool,
@@ -59,7 +60,8 @@ def search_(
     wanted = read_goals(goals)
     options = for_any_loop(command.options, command.recipe)
     source, recipe, _ = resolve_command(replace(command, options=options))
-    values = {"ratio": ratio or [], "precision": precision or [], "loop": loop or []}
+    named = {"ratio": ratio, "cut": cut, "precision": precision, "loop": loop}
+    values = {axis: words or [] for axis, words in named.items()}
     out = command.out or default_out(command.model, "search")
     request = SearchRequest(source, recipe, wanted, values, out, force, command_line(), workers)
     try:

@@ -1,8 +1,8 @@
 """``diffc search``: goals in, a loop out.
 
-Every axis (ratio, precision, loop) has some values; a candidate has one of each. The times of all
-candidates are measured before anything is trained, since weights do not change them, and so is what
-the dense model reaches with each loop. Then the trials are run that can still win.
+Every axis (ratio, cut, precision, loop) has some values; a candidate has one of each. The times of
+all candidates are measured before anything is trained, since weights do not change them, and so is
+what the dense model reaches with each loop. Then the trials are run that can still win.
 
 goals.py      what a loop must reach, as people write it
 axes/         what is searched over: one file for each axis

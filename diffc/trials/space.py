@@ -48,8 +48,9 @@ class Space:
         values = {}
         for axis in AXES:
             texts = list(given.get(axis.name) or axis.defaults(source, recipe))
-            values[axis.name] = tuple(dict.fromkeys(axis.parse(text) for text in texts))
-        space = cls(recipe, AXES, values)
+            if texts:
+                values[axis.name] = tuple(dict.fromkeys(axis.parse(text) for text in texts))
+        space = cls(recipe, tuple(axis for axis in AXES if axis.name in values), values)
         if len(space.candidates) > _MOST:
             raise RequestError(
                 f"{space.size_words()} are {len(space.candidates)} points: at most {_MOST} are "

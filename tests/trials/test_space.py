@@ -39,6 +39,27 @@ def test_a_candidate_is_a_recipe(source):
     assert recipe.loops == ("ddim:4@trailing",)
 
 
+def test_depth_is_searched_over_where_it_is_named(source):
+    space = space_of(source, ratio=["0.5"], precision=["fp32"], loop=["ddim:4"],
+                     cut=["Depth, width", "width"])  # fmt: skip
+    assert space.size_words() == "1 ratio x 2 cuts x 1 precision x 1 loop"
+    both, narrow = space.candidates
+    assert words_of(both) == "0.5 width,depth fp32 ddim:4"
+    assert [space.apply(one).prune.cut for one in (both, narrow)] == ["width,depth", "width"]
+    assert len({space.trained(one) for one in space.candidates}) == 2
+    assert not space.no_worse(both, narrow) and not space.no_worse(narrow, both)
+    assert "cut" not in space_of(source).values
+
+
+def test_a_cut_that_cannot_be_is_refused(source):
+    with pytest.raises(DiffcError, match="height is none of width, depth or width,depth"):
+        space_of(source, cut=["height"])
+    uniform = validate(Recipe, {"prune": {"allocate": "uniform"}}, "test")
+    space = space_of(source, uniform, cut=["width,depth"])
+    with pytest.raises(DiffcError, match="uniform widths rank no branch"):
+        space.apply(space.candidates[0])
+
+
 def test_what_a_training_is_for_depends_on_the_aim(source):
     values = {"ratio": ["0.2", "0.5"], "precision": ["fp32"], "loop": ["own:2", "own:1"]}
     learned = validate(Recipe, {"distill": {"aim": "loop"}}, "test")

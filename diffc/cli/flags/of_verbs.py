@@ -170,6 +170,16 @@ SEARCH = (
         metavar="SHARE",
     ),
     Flag(
+        "search_cut",
+        list[str],
+        "What may go: width, depth, or width,depth; several: repeat it.",
+        shown="the recipe's",
+        group=WHAT,
+        name="cut",
+        metavar="NAME",
+        read=str,
+    ),
+    Flag(
         "search_precision",
         list[str],
         "Of the engines: fp32,fp16,bf16,int8,fp8.",

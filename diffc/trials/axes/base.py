@@ -27,7 +27,7 @@ class SearchAxis(ABC):
 
     @abstractmethod
     def defaults(self, source: Source, recipe: Recipe) -> list[str]:
-        """The values where none is named."""
+        """The values where none is named; [] where the search then has no such axis."""
 
     @abstractmethod
     def parse(self, text: str) -> str:
