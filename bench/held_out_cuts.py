@@ -55,7 +55,8 @@ class Study:
         self.work = args.work
         self.source = find_source("demo")
         self.dense = load_denoiser(self.source)
-        self.problem = problem_of(self.source, resolve(family=self.source.class_name), None, 16)
+        recipe = resolve(family=self.source.class_name, flags={"prune": {"cut": "width"}})
+        self.problem = problem_of(self.source, recipe, None, 16)
         self.family = family_of(self.source.class_name)
         self.specs = self.family.specs(self.source.config)
         self.groups = self.family.groups(self.dense, example_inputs(self.specs, self.source.config))

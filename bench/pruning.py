@@ -59,7 +59,7 @@ RATIOS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
 def planned(source: Source, scores=None, *, align: int = 16, **prune):
-    recipe = resolve(family=source.class_name, flags={"prune": prune})
+    recipe = resolve(family=source.class_name, flags={"prune": {"cut": "width", **prune}})
     return make_plan(source, recipe, scores, {}, align)
 
 
@@ -190,7 +190,7 @@ def latency(args, found: dict) -> None:
 
 def planned_engine(source: Source, align: int, prune, bench: LatencyDevice, place: Path) -> dict:
     """Plan and build one variant into ``place``."""
-    recipe = resolve(family=source.class_name, flags={"prune": prune or {}})
+    recipe = resolve(family=source.class_name, flags={"prune": {"cut": "width", **(prune or {})}})
     problem = problem_of(source, recipe, None, align)
     start, why = time.perf_counter(), None
     with tempfile.TemporaryDirectory() as scratch:

@@ -30,8 +30,10 @@ def questions() -> Iterator[tuple[str, Source, Recipe]]:
     """Verb, model and recipe of every answer that ships."""
     for name in shipped_models():
         command = Command(model=name)
-        for verb in ("inspect", "reach"):
-            yield verb, *resolve_command(command, need_weights=False)[:2]
+        yield "inspect", *resolve_command(command, need_weights=False)[:2]
+        for cut in ("width", "width,depth"):
+            command = Command({"prune": {"cut": cut}}, model=name)
+            yield "reach", *resolve_command(command, need_weights=False)[:2]
         for ratio in RATIOS:
             command = Command({"prune": {"ratio": ratio}}, model=name)
             yield "plan", *resolve_command(command, need_weights=False)[:2]
@@ -43,7 +45,8 @@ def reach_answer(source: Source, recipe: Recipe, _scores: Path) -> JsonDict:
     from diffc.prune.planning import measures_of, problem_of
     from diffc.stages.plan import alignment
 
-    problem = problem_of(source, recipe, None, alignment(recipe))
+    depth = recipe.prune.cuts_depth  # a run scores branches before it plans
+    problem = problem_of(source, recipe, None, alignment(recipe), will_rank=depth)
     costs, bounds = problem.costs, Limits(problem.bounds.step, problem.least)
     measures = measures_of(costs).items()
     reaches = {name: reach_of(costs, bounds, measure) for name, measure in measures}

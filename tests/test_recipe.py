@@ -228,3 +228,29 @@ def test_a_lock_that_cannot_be_read(tmp_path, change, said):
     lock = {"format": 1, "model": {}, "recipe": {}, "stages": {}, **change}
     with pytest.raises(InputError, match=said):
         resolve(family="X", recipe=write(tmp_path, yaml.safe_dump(lock)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "cut"),
+    [
+        ({}, "width,depth"),
+        ({"prune": {"cut": "width"}}, "width"),
+        ({"prune": {"allocate": "Uniform"}}, "width"),
+        ({"prune": {"rounding": "paper"}}, "width"),
+        ({"prune": {"ratio_of": "channels"}}, "width"),
+        ({"shard": "on"}, "width"),
+    ],
+)
+def test_a_familys_depth_gives_way_to_options_that_know_widths_alone(flags, cut):
+    assert resolve(family="UNet2DModel", flags=flags).prune.cut == cut
+    assert resolve(family="UNet2DConditionModel", flags=flags).prune.cut == "width"
+
+
+def test_depth_by_hand_does_not_give_way(tmp_path):
+    prune = {"cut": "depth,width", "allocate": "uniform"}
+    with pytest.raises(RequestError, match="uniform widths rank no branch"):
+        resolve(family="UNet2DModel", flags={"prune": prune})
+    file = tmp_path / "mine.yaml"
+    file.write_text("prune: {cut: depth}\n")
+    with pytest.raises(RequestError, match="uniform widths rank no branch"):
+        resolve(family="UNet2DModel", recipe=file, flags={"prune": {"allocate": "uniform"}})

@@ -131,7 +131,7 @@ def _is_converted(folder: Path) -> bool:
 
 def _recipe(source: Source, allocation: str):
     allocate = allocation if allocation != "dense" else "uniform"
-    prune = {"ratio": RATIO, "ratio_of": "macs", "allocate": allocate}
+    prune = {"cut": "width", "ratio": RATIO, "ratio_of": "macs", "allocate": allocate}
     return resolve(family=source.class_name, flags={"prune": prune})
 
 

@@ -68,7 +68,7 @@ class Subject:
 
     def ours(self) -> nn.Module:
         """Half the MACs removed; without a ranking, the same for every allocation."""
-        prune = {"ratio": 0.5, "ratio_of": "macs", "allocate": self.args.allocate}
+        prune = {"cut": "width", "ratio": 0.5, "ratio_of": "macs", "allocate": self.args.allocate}
         problem = problem_of(
             self.source, resolve(family=self.source.class_name, flags={"prune": prune}), None, 16
         )

@@ -177,7 +177,7 @@ def _not_ranked(plan: JsonObject) -> str:
     if plan["why"].get("importance") is not None:
         return ""
     words = "uniform widths, from the config alone: nothing was ranked"
-    if plan["why"].get("cut", "width") != "width":
+    if plan.get("cut", "width") != "width":
         words = "no branch is left out, since nothing has scored them; " + words
     if plan.get("allocate", "uniform") == "uniform":
         return f"{words} (--out OUT measures importance)"
@@ -214,8 +214,25 @@ def plan_answer(source: Source, recipe: Recipe, scores: Path) -> JsonDict:
     from diffc.stages.preflight import lora_notes
 
     lora_notes(source)
-    plan = make_plan(source, recipe, _scores(scores), {}, alignment(recipe))
-    return {**_as_json(plan), "allocate": recipe.prune.allocate}
+    ranked, options = _scores(scores), recipe.prune
+    if ranked is None and options.cut == "width,depth":
+        recipe = _of_widths(recipe)
+    try:
+        plan = make_plan(source, recipe, ranked, {}, alignment(recipe))
+    except RequestError as error:
+        if recipe.prune.cut == options.cut:
+            raise
+        raise RequestError(
+            f"{error} while all branches stay: nothing has scored them",
+            hint="--out OUT scores them, and so does diffc compile",
+        ) from None
+    return {**_as_json(plan), "allocate": options.allocate, "cut": options.cut}
+
+
+def _of_widths(recipe: Recipe) -> Recipe:
+    """The recipe that cuts channels alone: without scores no branch can be chosen."""
+    prune = recipe.prune.model_copy(update={"cut": "width"})
+    return recipe.model_copy(update={"prune": prune})
 
 
 def _scores_file(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from diffc.errors import RequestError
 from diffc.recipe.files import RECIPES, RecipeFile, read_recipe_file, recipe_file, recipe_files
 from diffc.recipe.recipe import Recipe
+from diffc.recipe.sections.prune import of_widths_alone
 from diffc.recipe.validation import validate
 from diffc_export.disks import user_path
 
@@ -55,6 +56,8 @@ def resolve(
     for layer in layers:
         merged = _merge(merged, layer)
     _clear_overrides(merged.get("build"), layers[-1].get("build"))
+    if "prune.cut" not in by_hand:
+        _settle_cut(merged)
     resolved = validate(Recipe, merged, where)
     resolved.note_by_hand(by_hand)
     return resolved
@@ -79,6 +82,15 @@ def _clear_overrides(build: object, flags: object) -> None:
         for name, overrides in build["each"].items()
         if isinstance(overrides, Mapping)
     }
+
+
+def _settle_cut(merged: dict[str, object]) -> None:
+    """Drop a family's cut of depth where an option of the user's own knows widths alone."""
+    prune = merged.get("prune")
+    if isinstance(prune, Mapping) and (
+        of_widths_alone(prune) or merged.get("shard") in ("on", True)
+    ):
+        merged["prune"] = {name: value for name, value in prune.items() if name != "cut"}
 
 
 def recognised(family: str, model: str, config: Layer) -> RecipeFile | None:

@@ -35,7 +35,7 @@ def scores(demo):
 
 
 def plan(source, scores, align=16, **prune):
-    recipe = resolve(family="UNet2DModel", flags={"prune": prune})
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"cut": "width", **prune}})
     return make_plan(source, recipe, scores, {}, align)
 
 
@@ -70,7 +70,8 @@ def test_memory_is_what_the_cut_model_has(tiny_model, tmp_path):
     dense = memory_by_hooks(load_denoiser(find_source(tiny_model)))
     cut = memory_by_hooks(load_denoiser(find_source(tmp_path / "out" / "pruned")))
     assert cut / dense == pytest.approx(0.6, abs=0.02)
-    costs = problem_of(find_source(tiny_model), resolve(family="UNet2DModel"), None, 4).costs
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"cut": "width"}})
+    costs = problem_of(find_source(tiny_model), recipe, None, 4).costs
     assert costs.memory(costs.dense) == dense
     assert costs.memory(Plan.read(tmp_path / "out" / "plan.json").widths) == cut
 
@@ -92,7 +93,7 @@ def test_what_fits_already_is_not_cut(demo, scores):
 
 
 def test_what_cannot_fit_is_refused_with_what_stays(demo):
-    recipe = resolve(family="UNet2DModel", flags={"prune": {"fit": "0.3MB"}})
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"cut": "width", "fit": "0.3MB"}})
     with pytest.raises(RequestError, match=r"--fit 0\.3MB .* at least 0\.\d+ MB of"):
         check_plan(demo, recipe, 16)
 
@@ -223,7 +224,7 @@ def test_a_branch_that_is_ranked_goes_when_it_is_worth_little(demo, scores, wort
 
 def test_the_knapsack_leaves_out_a_branch_that_is_worth_little(demo, scores):
     source = demo
-    recipe = resolve(family="UNet2DModel", flags={"prune": {"ratio": 0.4}})
+    recipe = resolve(family="UNet2DModel", flags={"prune": {"cut": "width", "ratio": 0.4}})
     problem = problem_of(source, recipe, {**scores, OUT: np.array([0.0])}, 16)
     costs = problem.costs
     budget = Budget("macs", costs.macs, 0.6 * costs.macs(costs.dense))

@@ -7,6 +7,8 @@ from pathlib import Path
 QUICK = {
     "prune": {
         "align": 4,
+        # branches take longer to score than such a model to cut; tests of depth say so
+        "cut": "width",
         # a plan by an engine's times is another one each time
         "allocate": "global",
         "importance": {"passes": 4, "batch": 2, "grid": 4, "curve_images": 2},

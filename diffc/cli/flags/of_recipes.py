@@ -36,7 +36,7 @@ PRUNE = (
         str,
         "What may go: width, depth, or width,depth.",
         path="prune.cut",
-        shown="width",
+        shown="the recipe's",
     ),
     Flag(
         "ratio_of",

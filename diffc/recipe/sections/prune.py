@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -140,6 +141,22 @@ class PruneSection(RecipeSection):
     def _as_percent(self) -> str:
         """What a ratio such as 30 means where it is meant in percent."""
         return f"; {self.ratio:g} % is {self.ratio / 100:g}" if 1 < self.ratio < 100 else ""
+
+
+_OF_WIDTHS_ALONE = {
+    "allocate": ("uniform",),
+    "rounding": ("paper",),
+    "ratio_of": ("channels",),
+}
+"""Options that leave no branch out, whatever ``cut`` says: PruneSection refuses both together."""
+
+
+def of_widths_alone(options: Mapping[str, object]) -> bool:
+    """Whether some of these options of ``prune``, as a recipe has them, know no depth."""
+    return any(
+        str(options.get(name, "")).strip().lower() in values
+        for name, values in _OF_WIDTHS_ALONE.items()
+    )
 
 
 def by_latency(options: PruneSection) -> bool:
