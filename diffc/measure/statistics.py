@@ -85,12 +85,12 @@ def estimate(
         possible: The least and the greatest value that there can be: the interval ends there, where
             that of a few values would go on.
     """
-    from scipy import stats
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     n, mean = len(values), math.fsum(values) / len(values)
     if n < 2:
         return Estimate(mean, None, list(values))
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
     low, high = max(mean - half, possible[0]), min(mean + half, possible[1])
     return Estimate(mean, (low, high), list(values))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from diffc.errors import InputError, unknown
@@ -54,10 +55,15 @@ class RecipeFile:
         )
 
 
-def recipe_files() -> Iterator[RecipeFile]:
+def recipe_files() -> tuple[RecipeFile, ...]:
     """The recipes that ship with diffc, by name."""
-    for path in sorted(RECIPES.glob("*.yaml")):
-        yield read_recipe_file(path)
+    return _files_in(RECIPES)
+
+
+@cache
+def _files_in(folder: Path) -> tuple[RecipeFile, ...]:
+    """Each is read once: a run resolves several recipes."""
+    return tuple(read_recipe_file(path) for path in sorted(folder.glob("*.yaml")))
 
 
 def recipe_file(name: str) -> RecipeFile:
