@@ -1,6 +1,7 @@
 """What a plan by latency loses and saves, with depth and without, before the repair and after it.
 
     python -m bench.latency_plans [--models demo demo-text] [--cuts width width,depth]
+    python -m bench.latency_plans --tables openvino       plans by another target's times
     python -m bench.latency_plans --only latency          on a quiet machine
 
 Each model's data and importance are those of `diffc compile MODEL --ratio 0.5`. For each kind of
@@ -13,7 +14,8 @@ repaired as the product does it:
     cut         the squared error of its output to the dense one's, on held-out samples
     repaired    the same after the repair
     held out    the demo's error of the predicted noise on Fashion-MNIST's test images, repaired
-    speedup     of its engine, measured; efficiency is that times the share of MACs left
+    speedup     of its engines, measured on every target; efficiency is that times the share of MACs
+                left
 
 Rows are written to bench/results/latency_plans.json as they are done. diffc/prune/by_latency/
 search.py has what follows from them.
@@ -110,7 +112,7 @@ class Model:
         return HeldOut(self.denoiser, self.args.fashion) if self.name == "demo" else None
 
     def plan(self, kind: str, extra: float) -> Plan:
-        device = LatencyDevice(TARGETS[0], cache=self.args.work / "tables", threads=1)
+        device = LatencyDevice(self.args.tables, cache=self.args.work / "tables", threads=1)
         recipe, scores = self.recipe(kind), self.scores_of(kind)
         return drain(plan_by_tables(self.source, recipe, scores, {}, alignment(recipe), device,
                                     600.0, extra))  # fmt: skip
@@ -133,7 +135,7 @@ def row(model: Model, kind: str, extra: float) -> dict:
     done = drain(repair(denoiser, network, layers, model.clean, rows=rows, seed=recipe.seed))
     seconds = time.process_time() - begin
     if extra in model.args.engines:
-        export(model, name_of(kind, extra), network)
+        export(model, name_of(kind, extra, model.args.tables), network)
     return {
         "macs_left": plan.compressed.macs / plan.dense.macs,
         "predicted": plan.why["latency"]["predicted"],
@@ -165,8 +167,9 @@ def importance_lost(model: Model, plan: Plan) -> float:
     return total
 
 
-def name_of(kind: str, extra: float) -> str:
-    return f"{kind} {extra:g}"
+def name_of(kind: str, extra: float, tables: str) -> str:
+    """A row's name; of the first target's tables without the target."""
+    return f"{kind} {extra:g}" + ("" if tables == TARGETS[0] else f" by {tables}")
 
 
 def place_of(model: Model, name: str) -> Path:
@@ -231,6 +234,8 @@ def main() -> None:
     parser.add_argument("--cuts", nargs="*", default=list(CUTS))
     parser.add_argument("--engines", type=float, nargs="*", default=list(EXTRA),
                         help="of the plans with these extras, built and timed")  # fmt: skip
+    parser.add_argument("--tables", choices=TARGETS, default=TARGETS[0],
+                        help="whose times of single layers the plans go by")  # fmt: skip
     parser.add_argument("--only", choices=["latency"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--fashion", type=Path, default=FASHION)
@@ -246,9 +251,10 @@ def main() -> None:
         if not args.only and args.engines:
             export(model, "dense", model.denoiser.model)
         for kind, extra in [] if args.only else [(k, e) for k in args.cuts for e in EXTRA]:
-            if name_of(kind, extra) not in rows:
-                print(time.strftime("%H:%M:%S"), name, kind, extra, flush=True)
-                rows[name_of(kind, extra)] = row(model, kind, extra)
+            called = name_of(kind, extra, args.tables)
+            if called not in rows:
+                print(time.strftime("%H:%M:%S"), name, called, flush=True)
+                rows[called] = row(model, kind, extra)
                 args.out.write_text(json.dumps(study, indent=1) + "\n")
         if args.engines:
             latencies(model, rows, args.rounds)
