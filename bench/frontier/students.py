@@ -33,7 +33,10 @@ def student(calls: int, steps: int) -> dict[str, Any]:
 
 
 RUNS: dict[str, tuple[float, dict[str, Any]]] = {
-    "base": (0.5, {"loops": ["own"], "distill": {"steps": 320, "quality_every": 0}}),
+    "base": (
+        0.5,
+        {"loops": ["own"], "distill": {"aim": "all-steps", "steps": 320, "quality_every": 0}},
+    ),
     "compressed-1": (0.5, student(calls=1, steps=700)),
     "dense-1": (0.0, student(calls=1, steps=330)),
     "compressed-2": (0.5, student(calls=2, steps=700)),
