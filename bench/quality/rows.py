@@ -17,6 +17,7 @@ class Row:
     """One line of the table: how channels are chosen, and how the rest is trained.
 
     prune: the recipe's part, or None for torch-pruning's own. cut: rows of one name share a model.
+    repaired: whether the closed-form repair comes between the cut and the training.
     """
 
     name: str
@@ -24,17 +25,22 @@ class Row:
     prune: dict | None
     train: dict = field(default_factory=lambda: dict(PLAIN))
     share: float = 1.0  # of the steps
+    repaired: bool = False
 
 
 def ranked(method: str, allocate: str) -> dict:
-    return {"importance": {"method": method}, "allocate": allocate}
+    return {"importance": {"method": method}, "allocate": allocate, "cut": "width"}
 
 
 OUR_PRUNING = ranked("diff-pruning", "global")
+WITH_DEPTH = {**OUR_PRUNING, "cut": "width,depth"}
 ROWS = [  # in the order of work: what the claims need comes first
     Row(REFERENCE, "reference", ranked("reference", "uniform")),
     Row(OURS, "ours", OUR_PRUNING, DISTILLED),
     Row(HALF, "ours", OUR_PRUNING, DISTILLED, share=0.5),
+    Row("ours, depth too, repaired", "repaired", WITH_DEPTH, DISTILLED, repaired=True),
+    Row("ours, depth too, repaired, half the steps", "repaired", WITH_DEPTH, DISTILLED, share=0.5,
+        repaired=True),
     Row(f"{STOCK} + finetuning", "stock", None),
     Row("magnitude + finetuning", "magnitude", ranked("magnitude", "uniform")),
     Row("random + finetuning", "random", ranked("random", "uniform")),

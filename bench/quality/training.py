@@ -111,10 +111,11 @@ def _steps(study: Study, run: Run, every: int) -> Iterator[int]:
 def pruned(study: Study, row: Row) -> nn.Module:
     """The row's student before training."""
     out = study.work / "pruned" / row.cut
-    if not (out / "pruned" / "pruning.json").exists():
+    model = out / ("model" if row.repaired else "pruned")
+    if not (model / "pruning.json").exists():
         print(f"{time.strftime('%H:%M:%S')}    pruning: {row.cut}", flush=True)
         (prune_stock if row.prune is None else prune_by_diffc)(study, row, out)
-    student = load_denoiser(find_source(str(out / "pruned")))
+    student = load_denoiser(find_source(str(model)))
     if row.name == SCRATCH:
         torch.manual_seed(0)
         for module in student.modules():
@@ -128,9 +129,11 @@ def prune_by_diffc(study: Study, row: Row, out: Path) -> None:
     data = study.work / "calibration.npz"
     if not data.exists():
         np.savez(data, x=study.images.sample[:CALIBRATION].numpy())
-    options = {"prune": row.prune, "data": {"source": str(data)}}
+    untrained = {"steps": 0, "aim": "all-steps"}
+    options = {"prune": row.prune, "data": {"source": str(data)}, "distill": untrained, "loops": []}
+    stop = "distill" if row.repaired else "prune"
     diffc.compile(
-        str(study.dense_folder), ratio=study.args.ratio, out=out, stop="prune", options=options
+        str(study.dense_folder), ratio=study.args.ratio, out=out, stop=stop, options=options
     )
 
 
