@@ -1,8 +1,10 @@
-"""`diffc compile demo --ratio 0.5` as a user runs it: time, memory, speed-up, SSIM; then cached.
+"""`diffc compile demo --ratio 0.5` as README has it: time, memory, speed-up, SSIM; then cached.
 
-    python -m bench.demo                writes bench/results/demo.json
+    python -m bench.demo
 
-Each run is a fresh process with an empty cache; peak memory is the kernel's own figure for it.
+Writes bench/results/demo.json, and of the same run its report (bench/results/demo-run.json) and its
+pictures (docs/images/demo-grid.png), which README shows. The run is a fresh process with an empty
+cache; peak memory is the kernel's own figure for it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,11 +21,11 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-RESULT = Path(__file__).parent / "results" / "demo.json"
-COMMAND = [
-    "compile", "demo", "--ratio", "0.5", "--target", "ort-cpu", "--target", "trt-rtx",
-    "--gpu", "sm86,sm89,sm120",
-]  # fmt: skip
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "bench" / "results" / "demo.json"
+REPORT, GRID = "demo-run.json", ROOT / "docs" / "images" / "demo-grid.png"
+OUT = "OUT-demo"
+COMMAND = ["compile", "demo", "--ratio", "0.5", "--out", OUT]
 CACHED_RUNS = 5
 
 
@@ -30,14 +33,18 @@ def main() -> None:
     """Run it once from nothing and a few times cached; write and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--grid", type=Path, default=GRID)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
+        out = Path(folder) / OUT
         load = os.getloadavg()
-        seconds = timed(out, Path(folder) / "cache")
+        seconds = timed(Path(folder))
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        cached = sorted(timed(out, Path(folder) / "cache") for _ in range(CACHED_RUNS))
         report = json.loads((out / "report.json").read_text())
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(out / "report.json", args.out.with_name(REPORT))
+        shutil.copy(out / "samples" / "grid.png", args.grid)
+        cached = sorted(timed(Path(folder)) for _ in range(CACHED_RUNS))
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": "diffc " + " ".join(COMMAND),
@@ -52,19 +59,25 @@ def main() -> None:
         "stages": {s["name"]: round(s["seconds"], 2) for s in report["stages"]},
         "environment": report["environment"],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))
 
 
-def timed(out: Path, cache: Path) -> float:
-    """Seconds of one run in a fresh process."""
+def timed(folder: Path) -> float:
+    """Seconds of one run in a fresh process, in a folder that has its cache."""
     start = time.perf_counter()
+    cache = {"DIFFC_CACHE": str(folder / "cache"), "PYTHONPATH": path_of_packages()}
     subprocess.run(
-        [sys.executable, "-m", "diffc", *COMMAND, "--out", str(out), "--quiet"],
-        check=True, env={**os.environ, "DIFFC_CACHE": str(cache)},
+        [sys.executable, "-m", "diffc", *COMMAND, "--quiet"],
+        check=True, env={**os.environ, **cache}, cwd=folder, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return time.perf_counter() - start
+
+
+def path_of_packages() -> str:
+    """What a process in another folder needs to find the packages of this clone."""
+    given = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(ROOT), str(ROOT / "export"), *([given] if given else [])])
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def _image(results: Path) -> list[str] | None:
     ssim = demo["quality"]["ssim"]
     within = f"[{ssim['ci95'][0]:.3f}, {ssim['ci95'][1]:.3f}]"
     figure = f"{ratio(demo['loop_speedup'])} times as fast, SSIM {ssim['mean']:.3f} {within}"
-    return ["an image of the compressed demo, beside the dense one", figure]
+    loops = f"({ssim['loop']}), beside the dense one ({ssim['reference_loop']})"
+    return [f"an image of the compressed demo {loops}", figure]
 
 
 def _peers(results: Path) -> list[str] | None:

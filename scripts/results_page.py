@@ -81,8 +81,8 @@ def demo(found: dict[str, Any]) -> list[str]:
             ["the same command again", f"{found['cached_seconds']['median']:.2f} s"],
             ["MACs left", percent(found["macs_left"])],
             ["speed-up of an engine call", ratio(found["speedup"])],
-            ["speed-up of the sampling loop", ratio(found["loop_speedup"])],
-            [f"SSIM to dense, {ssim['n']} images, {ssim['sampler']}, {ssim['steps']} steps",
+            ["speed-up of one image", ratio(found["loop_speedup"])],
+            [f"SSIM of {ssim['n']} images, {ssim['loop']} to dense {ssim['reference_loop']}",
              f"{ssim['mean']:.3f} [{ssim['ci95'][0]:.3f}, {ssim['ci95'][1]:.3f}]"],
         ]),
     ]  # fmt: skip
