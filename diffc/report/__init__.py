@@ -2,6 +2,7 @@
 
 model.py       Report, typed; its JSON Schema is report.schema.json
 collect.py     an output folder -> Report
+writing.py     a Report and its pages into an output folder
 current.py     a Report without the figures that are not of its folder's files any more
 blocks.py      what sections are built of: tables, notes, charts ...
 sections/      one file a section; every rendering shows the same list of them

@@ -398,17 +398,9 @@ def _commands(request: Request) -> Commands:
 
 
 def _write_report(out: Path, done: Sequence[StageResult[Outcome]], commands: Commands) -> Report:
-    from diffc.report.card import write_card
-    from diffc.report.html import write_html
-    from diffc.report.markdown import to_markdown
-    from diffc_runtime.files import write_text
+    from diffc.report.writing import write_report
 
-    report = collect(out, done, commands)
-    write_text(out / "report.json", report.model_dump_json(indent=1) + "\n")
-    write_text(out / "report.md", to_markdown(report))
-    write_html(report, out)
-    write_card(report, out)
-    return report
+    return write_report(collect(out, done, commands), out)
 
 
 def _raise_if_failed(report: Report) -> Report:

@@ -1,0 +1,56 @@
+"""Writes a report and its pages into an output folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffc.report.card import write_card
+from diffc.report.model import Report
+from diffc_runtime.files import write_text
+
+PAGES = ("report.md", "report.html")
+
+
+def write_report(report: Report, out: Path) -> Report:
+    """Write report.json, report.md, report.html and the model's card.
+
+    The files of a run with nothing to do stay as they are: drawing them is most of its time.
+
+    Args:
+        report: What was measured.
+        out: The output folder.
+
+    Returns:
+        The report that the folder has: the same content has the time of its first writing.
+    """
+    path = out / "report.json"
+    written = _time_of_writing(path, report)
+    if written is not None:
+        report = report.model_copy(update={"created": written})
+        write_card(report, out)
+        return report
+    from diffc.report.html import write_html
+    from diffc.report.markdown import to_markdown
+
+    write_card(report, out)
+    write_text(out / "report.md", to_markdown(report))
+    write_html(report, out)
+    # last: pages that are newer than the report are of a run that was killed here
+    write_text(path, report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+def _time_of_writing(path: Path, report: Report) -> str | None:
+    """When this very report was written, where its pages are there and no newer; else None."""
+    pages = [path.with_name(name) for name in PAGES]
+    try:
+        when = path.stat().st_mtime_ns
+        if any(page.stat().st_mtime_ns > when for page in pages):
+            return None
+        old = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    new = json.loads(report.model_dump_json())
+    created = old.get("created") if isinstance(old, dict) else None
+    return created if isinstance(created, str) and {**new, "created": created} == old else None
