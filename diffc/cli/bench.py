@@ -70,7 +70,7 @@ def _compare(things: list[Path], command: Command) -> Comparison:
     from diffc.recipe import BuildSection, validate
 
     given = command.section("build")
-    build = validate(BuildSection, given, "the flags")
+    build = validate(BuildSection, given, "the options")
     seconds = command.section("measure").get("seconds")
     latency = LatencyOptions(seconds=seconds) if isinstance(seconds, float) else LatencyOptions()
     options = MeasureOptions(

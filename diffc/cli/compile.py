@@ -103,6 +103,8 @@ def _run_several(commands: Sequence[Command], stop: str, over: Over) -> None:
 
     commands = [_in_own_folder(command) for command in commands]
     for command in commands:
+        resolve_command(command)  # what is wrong with a value is told before any model is read
+    for command in commands:
         _check(command, stop, over)
     outs = []
     for number, command in enumerate(commands, start=1):

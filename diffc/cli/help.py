@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperCommand, TyperGroup
 
 from diffc.cli.flags.flag import ADVANCED, FORMER_NAMES, GROUPS, MEANINGS
+from diffc.cli.usage import check_values
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _OTHER_WORDS = {
     "clean": "cache",
 }
 """What people type, and the verb that does it."""
+_SHOWING = {"show", "list", "ls", "info"}
+"""What people type for what a group of verbs shows without a verb."""
 
 
 class VerbCommand(TyperCommand):
@@ -46,6 +49,7 @@ class VerbCommand(TyperCommand):
                 note = f"{former} is now {name}: {MEANINGS[name]}"
                 print(f"diffc: note: {note}", file=sys.stderr)
             args = renamed
+        check_values(args, self.get_params(ctx))
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -71,6 +75,10 @@ def _renamed(arg: str, former: str, name: str) -> str:
 class VerbGroup(TyperGroup):
     """Several verbs. A name that is none of them is refused with the nearest ones."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; without any, a group that does nothing by itself shows its help."""
+        return super().parse_args(ctx, args or ([] if self.invoke_without_command else ["--help"]))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb that ``args`` begins with.
 
@@ -86,6 +94,8 @@ class VerbGroup(TyperGroup):
 
 
 def _verb_hint(name: str, verbs: Any, ctx: Any) -> str:
+    if name in _SHOWING and ctx.command.invoke_without_command:
+        return f"{ctx.command_path} alone shows what there is"
     other = _OTHER_WORDS.get(name, "")
     close = [other] if other in verbs else get_close_matches(name, list(verbs), n=1, cutoff=0.7)
     path = ctx.command_path

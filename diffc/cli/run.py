@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from diffc.cli.command import Command, check_ratio_or_fit, command_line
 from diffc.cli.flags.values import share, user_path
+from diffc.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -118,7 +121,7 @@ def finish_folder(command: Command, out: Path, stop: str) -> None:
     overrides = {name: value for name, value in build.items() if name != "target"}
     flags = {**command.options, "build": {"target": build.get("target")}}
     recipe = resolve(family="", flags=flags, base=read_lock(out)["recipe"])
-    own = with_overrides(recipe.build, overrides, "the flags")
+    own = with_overrides(recipe.build, overrides, "the options")
     recipe = recipe.model_copy(update={"build": own})
     work = finish(out, recipe, stop, fresh=command.fresh, command=command_line())
     try:
@@ -193,7 +196,14 @@ def with_ratios(command: Command, ratios: Sequence[str] | None) -> list[Command]
     Raises:
         RequestError: a text is no share.
     """
-    shares = dict.fromkeys(share("--ratio")(text) for text in ratios or ())
+    texts = list(ratios or ())
+    for whole, decimals in pairwise(texts):
+        if whole == "0" and re.fullmatch(r"\d+%?", decimals):
+            raise RequestError(
+                f"--ratio {whole},{decimals}: a comma parts several ratios, such as 0.2,0.3",
+                hint=f"did you mean {whole}.{decimals}?",
+            )
+    shares = dict.fromkeys(share("--ratio")(text) for text in texts)
     each = [{**command.section("prune"), "ratio": ratio} for ratio in shares]
     for prune in each:
         check_ratio_or_fit(prune)

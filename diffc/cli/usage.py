@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import typer
 
+from diffc.cli.flags import FLAGS
+from diffc.cli.flags.flag import FORMER_NAMES
 from diffc.errors import RequestError, nearest
 
 ClickException: type[BaseException] = typer.BadParameter.__mro__[2]
@@ -40,10 +44,39 @@ def request_error(error: Any) -> RequestError:
 
 
 def _no_such_option(error: Any, context: Any, path: str) -> RequestError:
-    known = [spelling for param in _parameters(context) for spelling in param.opts]
-    close = nearest(error.option_name, [name for name in known if name.startswith("--")], n=1)
-    hint = f"did you mean {close[0]}?" if close else f"{path} -h lists its options"
-    return RequestError(f"{_verb(path)} has no option {error.option_name}", hint=hint)
+    name = error.option_name
+    known = [one for one in _spellings(context) if one.startswith("--")]
+    former = [one for one, now in FORMER_NAMES.items() if now in known]
+    close = nearest(name, [*known, *former], n=1)
+    others = _verbs_with(name, context)
+    if others:
+        hint = f"it is an option of diffc {', '.join(others)}{_in_a_recipe(name, known)}"
+    elif close:
+        hint = f"did you mean {FORMER_NAMES.get(close[0], close[0])}?"
+    else:
+        hint = f"{path} -h lists its options"
+    owner = f"{_verb(path)} has" if " " in path else "there is"
+    return RequestError(f"{owner} no option {name}", hint=hint)
+
+
+def _verbs_with(option: str, context: Any) -> list[str]:
+    """The other verbs that have an option of this spelling, in the order of help."""
+    if context is None:
+        return []
+    verbs = getattr(context.find_root().command, "commands", {})
+    return [
+        name
+        for name, verb in verbs.items()
+        if any(option in one.opts for one in verb.get_params(context))
+    ]
+
+
+def _in_a_recipe(option: str, known: Sequence[str]) -> str:
+    """Where a recipe has what the option of other verbs sets, for a verb that takes a recipe."""
+    paths = [flag.path for flag in FLAGS.values() if flag.path and option == flag.spelling]
+    if "--recipe" not in known or len(set(paths)) != 1:
+        return ""
+    return f"; a recipe has it as {paths[0]}"
 
 
 def _of_option(error: Any) -> str:
@@ -66,6 +99,32 @@ def _extra_argument(context: Any, path: str, message: str) -> RequestError:
 def _verb(path: str) -> str:
     """The verb without the program's name, which every error begins with."""
     return path.partition(" ")[2] or path
+
+
+def check_values(args: Sequence[str], parameters: Sequence[Any]) -> None:
+    """Refuse an option whose value was forgotten, so that the next option would be its value.
+
+    Args:
+        args: What follows the verb.
+        parameters: The verb's.
+
+    Raises:
+        RequestError: An option stands where a value has to be.
+    """
+    options = [one for one in parameters if one.param_type_name == "option"]
+    spellings = {name for one in options for name in (*one.opts, *one.secondary_opts)}
+    valued = {name for one in options if not one.is_flag for name in one.opts}
+    for word, following in pairwise(args):
+        if word == "--":
+            return
+        if word in valued and following.partition("=")[0] in spellings:
+            raise RequestError(
+                f"{word} needs a value", hint=f"{following} follows it, which is an option"
+            )
+
+
+def _spellings(context: Any) -> list[str]:
+    return [spelling for param in _parameters(context) for spelling in param.opts]
 
 
 def _parameters(context: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from diffc.errors import InputError, nearest, unknown
+from diffc.errors import InputError, RequestError, nearest, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
 from diffc.models.components import (
@@ -217,6 +217,9 @@ class Source:
         return total.hexdigest()
 
 
+_WHAT_A_MODEL_IS = "MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo"
+
+
 def find_source(
     model: str | Path,
     *,
@@ -237,10 +240,13 @@ def find_source(
 
     Raises:
         InputError: The message says what is wrong, the hint what would help.
+        RequestError: ``model`` is empty, or there is no such family.
         UnavailableError: A hub id cannot be fetched.
     """
     if family is not None and family not in family_names():
         raise unknown("family", family, family_names())
+    if not str(model).strip():
+        raise RequestError("MODEL is empty", hint=_WHAT_A_MODEL_IS)
     fetch = _HubOptions(need_weights, allow_pickle, whole)
     name, folder = str(model), _find_folder(str(model), fetch)
     component, class_name, config = _find_denoiser(folder, family)
@@ -288,8 +294,7 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
     close = nearest(model, (*shipped_models(), *_folders_here()), n=1)
     raise InputError(
         f"there is no folder '{model}'",
-        hint=(f"did you mean {close[0]}? " if close else "")
-        + "MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo",
+        hint=(f"did you mean {close[0]}? " if close else "") + _WHAT_A_MODEL_IS,
     )
 
 

@@ -41,7 +41,7 @@ def resolve(
         InputError: the recipe file cannot be read.
     """
     layers = [_family_layer(family, model, config or {}) if base is None else base]
-    where, by_hand = "the flags", set(_set_options(flags or {}))
+    where, by_hand = "the options", set(_set_options(flags or {}))
     if recipe is not None:
         where = f"recipe {recipe}"
         chain = _extended(_named(recipe))

@@ -29,7 +29,7 @@ def validate(kind: type[M], value: Mapping[str, object], where: str) -> M:
     """``value`` as a ``kind``.
 
     Args:
-        where: what holds ``value``, for the error: a file's path, or "the flags".
+        where: what holds ``value``, for the error: a file's path, or "the options".
 
     Raises:
         RequestError: one line about the first thing that is wrong in ``value``.
@@ -50,9 +50,21 @@ def _request_error(kind: type[BaseModel], error: ValidationError, where: str) ->
         return RequestError(f"unknown key '{key}' in {where}", hint=hint)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # diffc's own message, which names the value already
-        return RequestError(message)
+        return _own_error(kind, path, message)
     reason = _reason(first["type"], first.get("ctx", {}), first.get("input")) or message
     return WrongValue(key, reason) if key else RequestError(reason)
+
+
+def _own_error(kind: type[BaseModel], path: list[str], message: str) -> RequestError:
+    """diffc's own message; where it begins with the option's name, with the option's key too."""
+    while path and path[-1].isdecimal():  # of a list, the message is about one of its values
+        path = path[:-1]
+    name, colon, reason = message.partition(": ")
+    if colon and name in _keys_at(kind, path):  # what a section as a whole has checked
+        return WrongValue(".".join([*path, name]), reason)
+    if colon and path and name in (path[-1], path[-1].removesuffix("s")):
+        return WrongValue(".".join(path), reason)
+    return RequestError(message)
 
 
 _LIMITS = {

@@ -59,6 +59,7 @@ def fit_memory(
         return recipe, []
     most = byte_count(recipe.memory) or 0.0
     run = _StageMemory(source, process_count(), parameters or _parameters(source, recipe))
+    run.check_least(recipe, stop, most)
     chosen, short = recipe, dict[str, int]()
     for stage in run.stages(recipe, stop):
         taken: list[int] = []
@@ -158,6 +159,24 @@ class _StageMemory:
         if stop == "distill":
             return [name for name in names if not name.startswith("export")]
         return list(_STOPS.get(stop, names))
+
+    def check_least(self, recipe: Recipe, stop: str, most: float) -> None:
+        """Refuse, before anything is counted, what even weights and their gradients exceed.
+
+        Raises:
+            RequestError: A stage takes more than ``most`` bytes, whatever its settings are.
+        """
+        dense, small = self.parameters
+        on_gpu = bool(gpus())
+        needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu)
+        stages = [name for name in self.stages(recipe, stop) if name != "prune"]
+        least = {one.stage: one.gpu_bytes if on_gpu else one.memory_bytes for one in needs}
+        largest = max(stages, key=lambda name: least[name])  # tensors that are cut are counted
+        if dense and least[largest] > most:
+            words = f"the stage '{largest}' needs at least {-(-least[largest] // 10**6)}MB"
+            raise RequestError(
+                f"--memory {recipe.memory}: {words}", hint="what its calls take comes on top"
+            )
 
     def bytes_of(self, recipe: Recipe, stage: str) -> int | None:
         """Bytes that a stage takes where networks run; None where they are not known."""

@@ -40,6 +40,25 @@ VERBS = ("compile", "inspect", "plan", "prune", "distill", "export", "build", "b
         (["compile", "demo", "--ratio", "abc"], ["--ratio abc: not a share such as 0.3 or 30%"]),
         (["compile", "demo", "--guidance", "a"], ["--guidance a: not a number such as 0.5"]),
         (["compile", "demo", "--seed", "-1"], ["--seed -1: a seed is a whole number from 0"]),
+        (["compile", "demo", "--step", "5"], ["no option --step", "did you mean --distill-steps?"]),
+        (["compile", "demo", "--metric", "lpips"],
+         ["compile has no option --metric", "diffc eval; a recipe has it as quality.metrics"]),
+        (["compile", "demo", "--images", "0"], ["no option --images", "of diffc search, eval"]),
+        (["bundle", "OUT", "--images", "8", "--to", "b"],
+         ["no option --images", "diffc search, eval"]),
+        (["--verison"], ["there is no option --verison", "did you mean --version?"]),
+        (["compile", "demo", "--recipe", "--out", "X"],
+         ["--recipe needs a value", "--out follows it, which is an option"]),
+        (["compile", "demo", "--recipe", "--out=X"], ["--recipe needs a value", "--out=X follows"]),
+        (["compile", ""], ["MODEL is empty", "MODEL is a diffusers folder"]),
+        (["compile", "demo", "--ratio", "0,3"], ["a comma parts several", "did you mean 0.3?"]),
+        (["plan", "demo", "--ratio", "0,35"], ["--ratio 0,35: a comma", "did you mean 0.35?"]),
+        (["compile", "demo", "--batch", "0"], ["--batch: [0] has a size below 1"]),
+        (["compile", "demo", "--loop", "ddim:0"], ["--loop: steps must be a whole number"]),
+        (["compile", "demo", "--memory", "24"], ["--memory: 24 is no amount of memory"]),
+        (["compile", "demo", "--fit", "many"], ["--fit: many is no amount of memory"]),
+        (["cache", "show"], ["there is no verb 'show'", "diffc cache alone shows what there is"]),
+        (["recipes", "list"], ["there is no verb 'list'", "diffc recipes alone shows"]),
         (["check", "A", "B"], ["check takes nothing more: B", "check CANDIDATE --baseline B"]),
         (["check", "A"], ["give one of --baseline", "diffc baseline save OUT"]),
         (["doctor", "x"], ["doctor takes nothing more: x", "diffc doctor -h"]),
@@ -59,6 +78,17 @@ def test_a_mistake_is_named_and_what_would_do(args, lines, tmp_path, monkeypatch
     assert said[0].startswith("diffc: ")
     for line, part in zip(said, lines, strict=True):
         assert part in line
+
+
+def test_a_group_of_verbs_alone_shows_its_help():
+    alone = diffc("baseline")
+    assert alone.returncode == 0 and alone.stdout == diffc("baseline", "-h").stdout
+
+
+def test_a_wrong_value_is_told_before_the_first_of_several_models_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("diffc.cli.compile._check", None)
+    done = diffc("compile", "demo", "--ratio", "0.3,7", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "ratio 7 is not between 0 and 1" in done.stderr
 
 
 def test_help_and_version_are_words_too():

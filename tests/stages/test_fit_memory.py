@@ -92,8 +92,10 @@ def test_it_is_the_first_of_all_settings_that_fits(megabytes):
 
 @pytest.mark.usefixtures("made_up")
 def test_the_least_is_enough_and_one_byte_less_is_not():
-    recipe = recipe_with("1KB")
-    with pytest.raises(RequestError, match=r"--memory 1KB: the stage 'distill' needs") as refused:
+    dense, small = PARAMETERS
+    floor = 20 * small + 4 * dense  # of the distillation, without activations
+    recipe = recipe_with(f"{floor}B")
+    with pytest.raises(RequestError, match=r"B: the stage 'distill' needs at least") as refused:
         fit_memory(None, recipe, "bench", PARAMETERS)
     size = refused.value.hint.split()[1]
     least = min(bytes_by_hand(one, "distill") for one in candidates(recipe, "distill"))
@@ -103,6 +105,15 @@ def test_the_least_is_enough_and_one_byte_less_is_not():
     assert settings(chosen)[1] == (16, True)
     with pytest.raises(RequestError):
         fit_memory(None, recipe_with(f"{least - 1}B"), "bench", PARAMETERS)
+
+
+def test_what_weights_alone_exceed_is_refused_without_a_count(monkeypatch):
+    monkeypatch.setattr(fitting, "gpus", lambda: ("a GPU",))
+    monkeypatch.setattr(fitting, "call_bytes", None)
+    floor = 20 * PARAMETERS[1] + 4 * PARAMETERS[0]
+    with pytest.raises(RequestError, match="needs at least") as refused:
+        fit_memory(None, recipe_with(f"{floor - 1}B"), "bench", PARAMETERS)
+    assert "comes on top" in refused.value.hint
 
 
 @pytest.mark.usefixtures("made_up")
@@ -190,4 +201,4 @@ def test_a_plan_shows_it_and_too_little_is_refused(tiny_model, monkeypatch):
     monkeypatch.setattr(fitting, "call_bytes", lambda *_: {"importance": 1, "distill": 1})
     done = diffc("plan", tiny_model, "--memory", "10MB")
     assert done.returncode == 2 and "needs at least" in done.stderr
-    assert "is the least that would do" in done.stderr and most >= tight
+    assert "comes on top" in done.stderr and most >= tight

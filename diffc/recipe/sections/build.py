@@ -88,7 +88,7 @@ def with_overrides(
 
     Args:
         overrides: fields of TargetOverrides. The targets that ``build`` does not build keep theirs.
-        where: what to blame in an error, such as "the flags".
+        where: what to blame in an error, such as "the options".
 
     Raises:
         RequestError: as ``validate`` does.
