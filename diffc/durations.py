@@ -84,11 +84,18 @@ class Rate:
         call_seconds: One row of a forward pass.
         training_seconds: One row of a forward and a backward pass.
         params: The network's parameters.
+        shared: Whether other programs were at work meanwhile: on a quiet machine calls take less.
     """
 
     call_seconds: float
     training_seconds: float
     params: int
+    shared: bool = False
+
+    @property
+    def words(self) -> str:
+        """What an estimate by this rate is made from."""
+        return "the rate of its calls" + (", timed while other programs ran" * self.shared)
 
 
 def known_rate(class_name: str, config: JsonObject, recipe: Recipe) -> Rate | None:

@@ -26,7 +26,8 @@ def plan_estimates(
         file: OUT/plan.json, where the plan is one that was written.
 
     Returns:
-        ``seconds`` is None where the network's calls were not timed on this machine yet;
+        ``seconds`` is None where the network's calls were not timed on this machine yet, and ``by``
+        says what it is made from;
         ``activations`` says whether they count in the training's bytes.
     """
     from diffc.durations import known_rate
@@ -48,6 +49,7 @@ def plan_estimates(
     needs = stage_needs(dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds)
     return {
         "seconds": sum(seconds.values()) if seconds else None,
+        "by": rate.words if rate else "",
         "training_bytes": training_bytes(dense, small, calls.get("distill")),
         "activations": "distill" in calls,
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
@@ -78,7 +80,7 @@ def estimate_words(estimates: JsonObject) -> str:
     if seconds is None:
         time = "the time is not known here yet (diffc compile times two seconds of calls)"
     else:
-        time = f"the whole run takes {about(seconds)} on this machine, by the rate of its calls"
+        time = f"the whole run takes {about(seconds)} on this machine, by {estimates['by']}"
     activations = ", activations" if estimates["activations"] else ""
     return (
         f"estimates, not measured: {time}; distillation needs about {training} of memory for "
@@ -102,7 +104,7 @@ def columns_words(estimates: JsonObject) -> str:
     words = "time, memory and disk are estimates of a whole run here, memory that of distillation"
     if estimates["seconds"] is None:
         return f"{words}; no time is known yet: diffc compile times two seconds of calls"
-    return f"{words}; the time is by the measured rate of the network's calls"
+    return f"{words}; the time is by {estimates['by']}"
 
 
 def print_stage_needs(estimates: JsonObject) -> None:

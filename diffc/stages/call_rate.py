@@ -1,11 +1,13 @@
 """Two seconds of a network's calls before a first run, from which its time is estimated.
 
 A large network takes longer than that for one call: then one call is all, and a backward pass
-counts as two forward passes.
+counts as two forward passes. Small calls wait for other programs most of all: a rate that was taken
+beside them says so, and a later run takes it anew.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.stage_inputs import RunShape
 from diffc_export.events import Progress, Work
+from diffc_runtime.machine.cpu import cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +30,8 @@ _SECONDS = 1.0
 _ROWS = 8
 _PATIENCE = 60.0
 """A first call of more seconds is not made again."""
+_CROWDED = 0.75
+"""From so much load for each core on, small calls may take many times what they take alone."""
 
 
 def measure_rate(source: Source, recipe: Recipe, seconds: float = _SECONDS) -> Work[Rate | None]:
@@ -75,7 +80,13 @@ def _rate(denoiser: Denoiser, seconds: float) -> Rate:
             if not is_out_of_memory(error):
                 raise
     denoiser.model.zero_grad(set_to_none=True)
-    return Rate(call, training, params)
+    return Rate(call, training, params, shared=_is_shared())
+
+
+def _is_shared() -> bool:
+    """True where other programs want most of the cores: of this one, the load has little yet."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return load > _CROWDED * cores()
 
 
 def _seconds(call: Callable[[], None], least: float) -> float:

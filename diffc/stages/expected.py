@@ -34,11 +34,13 @@ def expected_work(
     if earlier or not estimated or is_launched():
         return StageEvent(PREFLIGHT, "passed", expected=earlier, by="an earlier run")
     rate = known_rate(source.class_name, source.config, recipe)
-    if rate is None and not is_output(out):  # what OUT holds may be all there is to do
-        rate = yield from map_events(
+    unsure = rate is None or rate.shared
+    if unsure and not is_output(out):  # what OUT holds may be all there is to do
+        measured = yield from map_events(
             measure_rate(source, recipe),
             lambda step: StageEvent(PREFLIGHT, "progress", progress=step),
         )
+        rate = measured or rate
     if rate is None:
         return StageEvent(PREFLIGHT, "passed")
     small = round(rate.params * (1 - recipe.prune.ratio))
@@ -47,8 +49,7 @@ def expected_work(
         out_bytes(rate.params, small, len(recipe.build.target)),
     )
     expected = stage_seconds(source, recipe, stop, rate)
-    by = "the rate of its calls"
-    return StageEvent(PREFLIGHT, "passed", expected=expected, by=by, needs=needs)
+    return StageEvent(PREFLIGHT, "passed", expected=expected, by=rate.words, needs=needs)
 
 
 def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int:

@@ -15,10 +15,12 @@ from diffc.data.recipe_of_model import recipe_of_model
 from diffc.durations import Rate, keep_rate, known_rate
 from diffc.models.source import find_source
 from diffc.recipe import Recipe
+from diffc.stages import call_rate
 from diffc.stages.call_rate import measure_rate
 from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+from diffc.stages.expected import expected_work
 from diffc_export.cache import cache_folder
-from diffc_export.events import drain
+from diffc_export.events import Progress, drain
 
 RATE = Rate(call_seconds=0.01, training_seconds=0.03, params=4_000_000)
 
@@ -101,6 +103,35 @@ def test_calls_are_timed(model):
     assert rate.params == sum(math.prod(shape) for shape in _shapes(source))
 
 
+def test_a_rate_that_was_taken_beside_other_work_says_so_and_is_taken_anew(
+    model, monkeypatch, tmp_path
+):
+    source, recipe = model
+    rates = iter([Rate(9.0, 27.0, 10**6, shared=True), Rate(0.01, 0.03, 10**6)])
+
+    def measured(*_):
+        yield Progress(0, None)
+        keep_rate(source.class_name, source.config, recipe, rate := next(rates))
+        return rate
+
+    monkeypatch.setattr("diffc.stages.expected.measure_rate", measured)
+    monkeypatch.setattr("diffc.stages.expected.call_bytes", lambda *_: {})
+    told = [
+        drain(expected_work(source, recipe, tmp_path / "out", "plan", estimated=True))
+        for _ in range(3)
+    ]
+    assert told[0].by == "the rate of its calls, timed while other programs ran"
+    assert told[1].by == "the rate of its calls" and told[1].expected == told[2].expected
+    assert sum(told[0].expected.values()) > 10 * sum(told[1].expected.values())
+
+
+@pytest.mark.parametrize(("load", "shared"), [(0.4, False), (2.9, False), (9.0, True)])
+def test_the_load_of_four_cores_tells_whether_they_are_shared(load, shared, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(call_rate, "cores", lambda: 4)
+    assert call_rate._is_shared() == shared
+
+
 def _shapes(source):
     from safetensors import safe_open
 
@@ -148,7 +179,7 @@ def test_a_first_run_says_how_long_it_will_take(tiny_model, tmp_path):
     shown = diffc(*args, "--json")
     assert json.loads(shown.stdout)["estimates"]["seconds"] > 0
     again = diffc("plan", tiny_model, "--ratio", "0.2,0.3")
-    assert "the time is by the measured rate" in " ".join(again.stdout.split())
+    assert "the time is by the rate of its calls" in " ".join(again.stdout.split())
 
 
 def test_nothing_is_tried_where_nobody_waits(compiled_cache, tiny_model, tmp_path, monkeypatch):
