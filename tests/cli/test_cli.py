@@ -186,6 +186,18 @@ def test_plan_compares_several_ratios(tiny_model):
     assert [line.split()[0] for line in lines[1:4]] == ["dense", "0.2", "0.4"]
 
 
+def test_a_plan_takes_the_steps_of_the_trainings(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
+
+    def stages(*flags):
+        shown = json.loads(diffc("plan", "demo", "--json", *flags).stdout)
+        return {one["stage"] for one in shown["estimates"]["stages"]}
+
+    assert "distill" in stages() and "distill-blocks" not in stages()
+    assert "distill" not in stages("--distill-steps", "0")
+    assert "distill-blocks" in stages("--block-steps", "10")
+
+
 def test_several_ratios_make_no_single_plan(tiny_model, tmp_path):
     done = diffc("plan", tiny_model, "--ratio", "0.2,0.3", "--out", tmp_path / "out")
     assert done.returncode == 2 and "--out holds one plan" in done.stderr
