@@ -17,6 +17,7 @@ side_by_side.py  what `diffc bench A B` shows
 verdict.py     whether the compressed model is worth having, in one sentence
 speed.py, units.py  speed-ups, noise and figures in words
 history.py  latency over time
+network_errors.py  how far networks are from the dense one, as a table
 quality_rows.py  figures of samples as rows of a table
 loops.py    sampling loops in words: which was timed, which was judged
 html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.tag``

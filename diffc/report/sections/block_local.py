@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from diffc.report.blocks import Details, Notes, Table
 from diffc.report.model import Report
+from diffc.report.network_errors import error_table
 from diffc.report.sections import Section
 
-_HEADS = ("", "to the dense model", "to the noise")
+_NETWORKS = {"dense": "dense", "before": "before", "after": "after"}
 _BLOCK_HEADS = ("block", "before", "after", "")
 
 
@@ -16,22 +17,12 @@ def _build(report: Report) -> Iterator[Notes | Table | Details]:
     record = report.block_local
     if not record or not record.get("samples"):
         return
-    kinds = (
-        ("dense", record.get("dense")),
-        ("before", record.get("before")),
-        ("after", record.get("after")),
-    )
-    rows = [
-        (name, f"{errors['to_dense']:.4g}", f"{errors['to_noise']:.4g}")
-        for name, errors in kinds
-        if errors
-    ]
     blocks = record.get("blocks") or []
     nearer, steps = sum(block["is_used"] for block in blocks), record.get("steps")
     words = f"{nearer} of {len(blocks)} blocks came nearer to the dense model's in {steps} steps"
     taken = "" if record.get("is_used") else "; the network did not, and was left as it was"
     yield Notes([f"{words} each{taken}; below, squared errors on samples held out"])
-    yield Table(rows, _HEADS)
+    yield error_table(record, _NETWORKS)
     yield Notes([*map(str, record.get("notes") or ())])
     each = [
         (

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from diffc.report.blocks import Details, Notes, Table
 from diffc.report.model import Report
+from diffc.report.network_errors import error_table
 from diffc.report.sections import Section
 
-_HEADS = ("", "to the dense model", "to the noise")
+_NETWORKS = {"dense": "dense", "cut": "after the cut", "repaired": "repaired"}
 _LAYER_HEADS = ("layer", "before", "after", "ridge")
 
 
@@ -16,21 +17,11 @@ def _build(report: Report) -> Iterator[Notes | Table | Details]:
     record = report.repair
     if not record or not record.get("samples"):
         return
-    kinds = (
-        ("dense", record.get("dense")),
-        ("after the cut", record.get("cut")),
-        ("repaired", record.get("repaired")),
-    )
-    rows = [
-        (name, f"{errors['to_dense']:.4g}", f"{errors['to_noise']:.4g}")
-        for name, errors in kinds
-        if errors
-    ]
     layers, left = record.get("layers") or [], record.get("left_alone") or {}
     mended = sum(layer["ridge"] is not None for layer in layers)
     words = f"{mended} of {len(layers) + len(left)} layers that read cut channels were given"
     yield Notes([f"{words} least-squares weights; below, squared errors on samples held out"])
-    yield Table(rows, _HEADS)
+    yield error_table(record, _NETWORKS)
     yield Notes([*map(str, record.get("notes") or ()), *(f"{n}: {why}" for n, why in left.items())])
     each = [
         (
