@@ -24,6 +24,7 @@ from diffc.data.image_folders import (
 from diffc.data.prompt_file import read_prompts
 from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import RequestError
+from diffc.models.components import VAE_NAMES
 from diffc.models.families import family, family_package
 from diffc.models.source import Source, check_safetensors
 from diffc.recipe import DataSection, Recipe
@@ -272,7 +273,7 @@ def _read_images(
 
 
 def _is_pixels(source: Source) -> bool:
-    return not any((source.folder / name / "config.json").exists() for name in ("vae", "vqvae"))
+    return not any((source.folder / name / "config.json").exists() for name in VAE_NAMES)
 
 
 def pipeline_facts(source: Source) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from diffc.data.tensors import NULL
 from diffc.errors import InputError
 from diffc.judged import usual_guidance
 from diffc.measure.loop import LoopOptions
+from diffc.models.components import VAE_NAMES
 from diffc.output import DECODER, SIDES, engine_folder, reference_file
 from diffc.recipe import Recipe
 from diffc.stage_records import STATE
@@ -105,7 +106,7 @@ def decoder_engine(out: Path, name: str) -> Path | None:
 
 def is_latent(out: Path, info: EngineInfo) -> bool:
     """Whether the denoiser's samples have to be decoded to be images."""
-    if any((out / "model" / part / "config.json").is_file() for part in ("vae", "vqvae")):
+    if any((out / "model" / part / "config.json").is_file() for part in VAE_NAMES):
         return True
     sample = next(spec for spec in info.inputs if spec.kind == "sample")
     return sample.shape[0] not in _IMAGE_CHANNELS
