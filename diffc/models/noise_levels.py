@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffc_runtime.flow_settings import ENDS_AT_ONE_STEP
 from diffc_runtime.image_sizes import image_shift
 from diffc_runtime.json_types import JsonDict, JsonObject
 
@@ -23,12 +24,12 @@ def flow_levels(config: JsonObject, shape: Sequence[int]) -> JsonDict:
 
     Returns:
         {} for schedulers that are not flow-matching. Otherwise ``mu``: the shift, if the config has
-        ``use_dynamic_shifting``; and ``sigmas_end``, which a family adds to the config: "1/steps"
-        for FLUX, whose sigmas fall linearly from 1 to that value before they are shifted.
+        ``use_dynamic_shifting``; and ``ENDS_AT_ONE_STEP``, which a family adds to the config, as
+        FLUX does, whose sigmas fall linearly from 1 to that value before they are shifted.
     """
     if "FlowMatch" not in str(config.get("_class_name", "")):
         return {}
-    levels: JsonDict = {"sigmas_end": "1/steps"} if len(shape) == 2 else {}
+    levels = dict(ENDS_AT_ONE_STEP) if len(shape) == 2 else {}
     shift = None if len(shape) > 3 else image_shift(config, shape)
     if config.get("use_dynamic_shifting") and shift is not None:
         levels["mu"] = shift

@@ -8,6 +8,7 @@
     discrete.py    DDPM, DDIM
     dpm.py         DPM-Solver++ 2M (Lu et al.), its stochastic form, and along a flow
     euler.py       Euler's method over sigmas: of a beta schedule, ancestral, of flow matching
+    flow_settings.py  what pipelines of flows add to their scheduler's config
     heun.py        Heun's method over sigmas
     unipc.py       UniPC (Zhao et al.)
     pndm.py        PLMS and pseudo Runge-Kutta (Liu et al.)

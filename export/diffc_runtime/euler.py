@@ -15,6 +15,7 @@ import numpy as np
 from . import schedules
 from .clean import Clean, clipped
 from .errors import BadRequest
+from .flow_settings import ENDS_AT_ONE_STEP
 from .schedules import Config, Table
 from .stepping import Array, Scheduler, Scratch, multiply, pairs, refuse, subtract
 
@@ -167,7 +168,7 @@ def _unshifted_sigmas(config: Config, steps: int, shift: float) -> Table:
     They end at 1 / steps if the pipeline says so (Flux), else at the level of the first training
     timestep, to which diffusers has applied ``shift`` once already.
     """
-    if config.get("sigmas_end") == "1/steps":
+    if ENDS_AT_ONE_STEP.items() <= config.items():
         return np.linspace(1.0, 1 / steps, steps).astype(np.float32)
     total = schedules.train_steps(config)
     ends = np.array([total, 1], dtype=np.float32) / np.float32(total)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffc.input_size import Size, as_pair
 from diffc.models.families.base import TIMESTEP, Family, PipelineCall, PipelineTexts
 from diffc_export.specs import TensorSpec
+from diffc_runtime.flow_settings import ENDS_AT_ONE_STEP
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.prompt_plan import EncoderUse, GuidanceInput, Piece, PromptPlan
 
@@ -39,7 +40,7 @@ class Flux(Family):
     pipeline_call = PipelineCall(
         {"sample": "hidden_states"}, timestep_factor=_TIMESTEPS, patch=_PATCH
     )
-    flow_settings = {"sigmas_end": "1/steps"}
+    flow_settings = ENDS_AT_ONE_STEP
     block_lists = ("transformer_blocks", "single_transformer_blocks")
     depth_entries = {
         "transformer_blocks": "num_layers",
