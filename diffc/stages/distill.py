@@ -27,7 +27,7 @@ from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.distill_blocks import apply_blocks, map_blocks
 from diffc.stages.plan import cuts_nothing
-from diffc.stages.prune import PRUNED
+from diffc.stages.prune import PRUNED, CutModel
 from diffc.stages.repair import apply_repair, map_repair
 from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonDict
@@ -80,9 +80,7 @@ class DistillInputs:
 def distill_stage(
     source: Source,
     recipe: Recipe,
-    data: StageResult[DataOutcome],
-    plan_file: FileInput,
-    pruned: StageResult[PruneOutcome],
+    cut: CutModel,
     repaired: StageResult[RepairOutcome],
     blocks: StageResult[BlockLocalOutcome] | None,
 ) -> Stage[DistillInputs, DistillOutcome]:
@@ -91,9 +89,7 @@ def distill_stage(
     Args:
         source: The dense model.
         recipe: Every option.
-        data: The clean samples.
-        plan_file: OUT/plan.json.
-        pruned: The cut model.
+        cut: The cut model.
         repaired: The weights of its repair.
         blocks: Those of its blocks that learnt alone, if any did.
     """
@@ -101,9 +97,9 @@ def distill_stage(
     inputs = DistillInputs(
         model=ModelInput.denoiser(source),
         parts=ModelInput.parts(source),
-        data=data,
-        plan_file=plan_file,
-        pruned=pruned,
+        data=cut.clean,
+        plan_file=cut.plan_file,
+        pruned=cut.pruned,
         repaired=repaired,
         blocks=blocks,
         options=SectionInput(options, without=(*NOT_IN_KEYS, *OF_OTHER_TRAININGS)),
@@ -111,7 +107,7 @@ def distill_stage(
         seed=recipe.seed,
     )
     packages = (*model_packages(source), "accelerate")
-    collective = options.steps > 0 and not cuts_nothing(plan_file.path)
+    collective = options.steps > 0 and not cuts_nothing(cut.plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
         "distill", 11, inputs, distill, DistillOutcome, places, packages, collective=collective

@@ -15,7 +15,7 @@ from diffc.stage_outcomes import BlockLocalOutcome, DataOutcome, PruneOutcome, R
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.plan import cuts_nothing
-from diffc.stages.prune import PRUNED
+from diffc.stages.prune import PRUNED, CutModel
 from diffc.stages.repair import map_repair
 from diffc_export.events import Progress, Work
 
@@ -55,9 +55,7 @@ class BlocksInputs:
 def distill_blocks_stage(
     source: Source,
     recipe: Recipe,
-    data: StageResult[DataOutcome],
-    plan_file: FileInput,
-    pruned: StageResult[PruneOutcome],
+    cut: CutModel,
     repaired: StageResult[RepairOutcome],
 ) -> Stage[BlocksInputs, BlockLocalOutcome]:
     """Return the stage in which each block learns alone.
@@ -65,16 +63,14 @@ def distill_blocks_stage(
     Args:
         source: The dense model.
         recipe: Every option.
-        data: The clean samples.
-        plan_file: OUT/plan.json.
-        pruned: The cut model.
+        cut: The cut model.
         repaired: The weights of its repair.
     """
     inputs = BlocksInputs(
         model=ModelInput.denoiser(source),
-        data=data,
-        plan_file=plan_file,
-        pruned=pruned,
+        data=cut.clean,
+        plan_file=cut.plan_file,
+        pruned=cut.pruned,
         repaired=repaired,
         options=recipe.distill.block_local,
         precision=_without_scaling(recipe.distill.precision),

@@ -34,14 +34,12 @@ from diffc.runner import (
     StageWork,
     move_logs,
 )
-from diffc.stage_inputs import FileInput
 from diffc.stage_outcomes import (
     BlockLocalOutcome,
     DataOutcome,
     DistillOutcome,
     FuseOutcome,
     PlanOutcome,
-    PruneOutcome,
     RepairOutcome,
 )
 from diffc.stages.build import check_targets
@@ -59,7 +57,7 @@ from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
 from diffc.stages.preflight import PREFLIGHT, preflight
-from diffc.stages.prune import prune_stage
+from diffc.stages.prune import CutModel, prune_stage
 from diffc.stages.repair import repair_stage
 from diffc.stages.samples import evaluation_stage, samples_stage
 from diffc.stages.text import text_exports
@@ -289,13 +287,13 @@ def compress(
     pruned = yield from runner.do(prune)
     if stop < STOPS.index("distill"):
         return None
-    plan_file = prune.inputs.plan_file
-    repaired = yield from runner.do(repair_stage(source, recipe, clean, plan_file, pruned))
-    blocks = yield from _blocks_alone(runner, request, clean, plan_file, pruned, repaired)
-    distill = distill_stage(source, recipe, clean, plan_file, pruned, repaired, blocks)
+    cut = CutModel(clean, prune.inputs.plan_file, pruned)
+    repaired = yield from runner.do(repair_stage(source, recipe, cut))
+    blocks = yield from _blocks_alone(runner, request, cut, repaired)
+    distill = distill_stage(source, recipe, cut, repaired, blocks)
     distilled = yield from _for_loops(runner, request, clean, (yield from runner.do(distill)))
     if request.source.adapted:
-        fused = fuse_stage(request.source, recipe, plan_file, distilled)
+        fused = fuse_stage(request.source, recipe, cut.plan_file, distilled)
         return (yield from _with_loras(runner, request, fused, Compressed(clean, plan, distilled)))
     if process_rank() == 0:
         forget_fused(runner.out)
@@ -305,16 +303,13 @@ def compress(
 def _blocks_alone(
     runner: StageRunner,
     request: Request,
-    clean: StageResult[DataOutcome],
-    plan_file: FileInput,
-    pruned: StageResult[PruneOutcome],
+    cut: CutModel,
     repaired: StageResult[RepairOutcome],
 ) -> Generator[StageEvent, None, StageResult[BlockLocalOutcome] | None]:
     """What each block learns alone; None where the recipe has no steps for it."""
     source, recipe = request.source.base, request.recipe
     if recipe.distill.block_local.steps:
-        stage = distill_blocks_stage(source, recipe, clean, plan_file, pruned, repaired)
-        return (yield from runner.do(stage))
+        return (yield from runner.do(distill_blocks_stage(source, recipe, cut, repaired)))
     if process_rank() == 0:
         forget_blocks(runner.out)
     return None

@@ -8,7 +8,7 @@ from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape
-from diffc.stage_outcomes import PlanOutcome, PruneOutcome
+from diffc.stage_outcomes import DataOutcome, PlanOutcome, PruneOutcome
 from diffc.stages.data import model_packages
 from diffc.stages.plan import PLAN, plan_outcome
 from diffc_export.events import Progress, Work
@@ -33,6 +33,21 @@ class PruneInputs:
     plan: StageResult[PlanOutcome]
     plan_file: FileInput
     shape: RunShape
+
+
+@dataclass(frozen=True)
+class CutModel:
+    """What the stages after the cut work on.
+
+    Attributes:
+        clean: The clean samples.
+        plan_file: OUT/plan.json, which says what was cut.
+        pruned: The cut model.
+    """
+
+    clean: StageResult[DataOutcome]
+    plan_file: FileInput
+    pruned: StageResult[PruneOutcome]
 
 
 def prune_stage(

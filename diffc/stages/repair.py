@@ -17,7 +17,7 @@ from diffc.stage_outcomes import (
 from diffc.stage_records import STATE
 from diffc.stages.data import CLEAN, model_packages
 from diffc.stages.plan import cuts_nothing
-from diffc.stages.prune import PRUNED
+from diffc.stages.prune import PRUNED, CutModel
 from diffc_export.events import Progress, Work
 
 if TYPE_CHECKING:
@@ -54,24 +54,20 @@ class RepairInputs:
 def repair_stage(
     source: Source,
     recipe: Recipe,
-    data: StageResult[DataOutcome],
-    plan_file: FileInput,
-    pruned: StageResult[PruneOutcome],
+    cut: CutModel,
 ) -> Stage[RepairInputs, RepairOutcome]:
     """Return the stage that repairs the cut model.
 
     Args:
         source: The dense model.
         recipe: Every option.
-        data: The clean samples.
-        plan_file: OUT/plan.json.
-        pruned: The cut model.
+        cut: The cut model.
     """
     inputs = RepairInputs(
         model=ModelInput.denoiser(source),
-        data=data,
-        plan_file=plan_file,
-        pruned=pruned,
+        data=cut.clean,
+        plan_file=cut.plan_file,
+        pruned=cut.pruned,
         options=recipe.repair,
         shape=RunShape.of(recipe),
         seed=recipe.seed,
