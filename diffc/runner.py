@@ -235,6 +235,12 @@ class StageRunner:
         yield StageEvent(stage.name, "reused" if done.cached else "finished", done=done)
         return done
 
+    def do_if_any(
+        self, stage: Stage[Inputs, Result] | None
+    ) -> Generator[StageEvent, None, StageResult[Result] | None]:
+        """Do ``stage`` where there is one: not every model, target or recipe has each stage."""
+        return None if stage is None else (yield from self.do(stage))
+
     def _use(self, stage: Stage[Inputs, Result]) -> None:
         """Keep ``diffc cache clean`` from the stage for as long as this runner lives."""
         path = used_file(self.cache, self._folder(stage).name)

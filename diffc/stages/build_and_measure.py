@@ -26,12 +26,8 @@ def build_and_measure(
         if recipe.build.precision == "auto":
             recipe = yield from choose_precision(runner, recipe, name)
         yield from engine_stages(runner, recipe, name)
-        decoder = decoder_build_stage(runner.out, recipe, name)
-        if decoder is not None:
-            yield from runner.do(decoder)
-        vae_encoder = vae_encoder_build_stage(runner.out, recipe, name)
-        if vae_encoder is not None:
-            yield from runner.do(vae_encoder)
+        yield from runner.do_if_any(decoder_build_stage(runner.out, recipe, name))
+        yield from runner.do_if_any(vae_encoder_build_stage(runner.out, recipe, name))
         for encoder in text_build_stages(runner.out, recipe, name):
             yield from runner.do(encoder)
         if stop == "bench":
@@ -41,12 +37,6 @@ def build_and_measure(
 def _measure(runner: StageRunner, recipe: Recipe, name: str) -> Generator[StageEvent, None, None]:
     """What the engines of one target are worth here."""
     bench = yield from runner.do(bench_stage(runner.out, recipe, name))
-    frontier = frontier_stage(runner.out, recipe, bench.result.targets)
-    if frontier is not None:
-        yield from runner.do(frontier)
-    explain = explain_stage(runner.out, recipe, name)
-    if explain is not None:
-        yield from runner.do(explain)
-    serve = serve_stage(runner.out, recipe, name)
-    if serve is not None:
-        yield from runner.do(serve)
+    yield from runner.do_if_any(frontier_stage(runner.out, recipe, bench.result.targets))
+    yield from runner.do_if_any(explain_stage(runner.out, recipe, name))
+    yield from runner.do_if_any(serve_stage(runner.out, recipe, name))

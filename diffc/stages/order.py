@@ -340,12 +340,8 @@ def export(
     source, recipe = request.source, request.recipe
     for stage in export_stages(source, recipe, done.clean, done.plan, done.distilled):
         yield from runner.do(stage)
-    decoder = decoder_stage(source, recipe)
-    if decoder is not None:
-        yield from runner.do(decoder)
-    vae_encoder = vae_encoder_stage(source, recipe)
-    if vae_encoder is not None:
-        yield from runner.do(vae_encoder)
+    yield from runner.do_if_any(decoder_stage(source, recipe))
+    yield from runner.do_if_any(vae_encoder_stage(source, recipe))
     yield from text_exports(runner, source, recipe)
 
 
