@@ -31,9 +31,10 @@ def milliseconds(value: float | None) -> str:
 
 def seconds(value: float) -> str:
     """'12.3 s', '2 min 05 s'."""
-    if value < 60:
+    if value < 59.95:  # 59.96 s is 1 min 00 s, not 60.0 s
         return f"{value:.1f} s"
-    return f"{int(value // 60)} min {int(value % 60):02d} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
 
 
 def change(before: float | None, after: float | None) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffc.report.units import count, milliseconds
+from diffc.report.units import count, milliseconds, seconds
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ def test_counts_never_take_an_exponent(value, text):
 )
 def test_milliseconds(value, text):
     assert milliseconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (119.7, "2 min 00 s"),
+     (3605, "60 min 05 s")],
+)  # fmt: skip
+def test_seconds_are_never_sixty(value, words):
+    assert seconds(value) == words
