@@ -38,7 +38,11 @@ class OptimumLayout(Layout):
                 path.replace(folder / path.name)
 
     def write_tokenizer(self, part: Component, folder: Path) -> None:
-        """Give a list of special tokens the name that it has in transformers 4."""
+        """Give the list of special tokens in tokenizer_config.json transformers 4's name for it.
+
+        transformers 5 writes that list under a name that 4 does not know. Everything else of the
+        tokenizer's files is left as it is.
+        """
         path = folder / "tokenizer_config.json"
         config = read_json(path) if path.is_file() else {}
         if isinstance(config.get(_NEWER), list):

@@ -44,7 +44,10 @@ class Axis:
         return math.log10(max(value, 1e-300)) if self.log else value
 
     def ticks(self) -> list[float]:
-        """Round values along the axis: powers of ten when it is logarithmic."""
+        """Round values along the axis.
+
+        Of a logarithmic axis the powers of ten, or its two ends where fewer than two lie on it.
+        """
         if not self.log:
             return round_ticks(self.low, self.high)
         powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)

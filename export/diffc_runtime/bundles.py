@@ -126,9 +126,10 @@ def pipeline_of(
 
 
 def fitting_engine(folder: Path, settings: JsonObject | None = None) -> Path:
-    """Return the first engine folder that fits this machine.
+    """Return the first engine folder that fits this machine, by the order of their names.
 
     Args:
+        folder: A bundle's, or a server's model folder, which holds a folder for each engine.
         settings: The content of pipeline.json; None for a server's denoiser, which has none.
 
     Raises:

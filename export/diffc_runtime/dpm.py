@@ -31,7 +31,16 @@ from .stepping import (
 
 
 def dpm_solver(config: Config, steps: int, name: str = "dpm++") -> Scheduler:
-    """Return DPM-Solver++ over ``steps`` steps. Raises BadRequest for settings it does not have."""
+    """Return DPM-Solver++ over ``steps`` steps.
+
+    Args:
+        config: The scheduler's config.
+        steps: How many.
+        name: What the sampler is called in a refusal.
+
+    Raises:
+        BadRequest: The config has settings that it does not have.
+    """
     return _solver(config, steps, name, stochastic=False)
 
 

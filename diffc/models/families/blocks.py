@@ -17,7 +17,12 @@ from diffc.models.groups import Group
 
 
 def block_groups(model: nn.Module, *, head_dims: bool = False) -> list[Group]:
-    """Return the groups of ``model``'s feed-forwards and attentions, in its modules' order."""
+    """Return the groups of ``model``'s feed-forwards and attentions, in its modules' order.
+
+    Args:
+        model: A transformer.
+        head_dims: As ``attention_groups`` has it: dimensions of heads are cut instead of heads.
+    """
     groups = [*attention_groups(model, head_dims=head_dims), *feed_forward_groups(model)]
     return in_order(model, groups)
 
