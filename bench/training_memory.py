@@ -2,6 +2,8 @@
 
     python -m bench.training_memory        writes bench/results/training_memory.json
 
+The same of gradients for the importance, of the whole network and of one block at a time.
+
 Toy networks whose activations are many times their parameters, each distilled for two steps by the
 dense network itself, in a process of its own: whole batches and micro-batches, with gradient
 checkpointing and without. The peak is that of the process's own memory, with everything that it
@@ -16,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_attention_heads": 6, "attention_head_dim": 32, "in_channels": 4, "out_channels": 8,
         "num_layers": 6, "sample_size": 64, "patch_size": 2, "num_embeds_ada_norm": 1000}),
 }  # fmt: skip
+WORDS = ("off", "on")
 CASES = [(pieces, checkpointing) for checkpointing in (False, True) for pieces in (1, 4)]
 
 
@@ -43,15 +47,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--child", nargs=3, metavar=("NETWORK", "PIECES", "CHECKPOINTING"))
+    parser.add_argument("--ranking", nargs=2, metavar=("NETWORK", "BY_BLOCK"))
     args = parser.parse_args()
     if args.child:
         name, pieces, checkpointing = args.child
         print(json.dumps(child(name, int(pieces), checkpointing == "True")))
         return
-    rows = [in_process(name, *case) for name in NETWORKS for case in CASES]
+    if args.ranking:
+        print(json.dumps(ranking(*args.ranking)))
+        return
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "rows": rows,
+        "rows": [in_process(name, *case) for name in NETWORKS for case in CASES],
+        "importance": [ranking_in_process(name, word) for name in NETWORKS for word in WORDS],
         "environment": read_environment().model_dump(mode="json"),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -62,11 +70,26 @@ def in_process(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
 
     Raises SystemExit where the estimate is more than a tenth off.
     """
+    return _in_process("--child", name, str(pieces), str(checkpointing))
+
+
+def ranking_in_process(name: str, by_block: str) -> dict[str, Any]:
+    """The importance of a network in a process of its own.
+
+    Args:
+        name: Of the network.
+        by_block: ``on`` or ``off``.
+
+    Raises SystemExit where the estimate is more than a tenth off.
+    """
+    return _in_process("--ranking", name, by_block)
+
+
+def _in_process(*words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.training_memory", *words]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.training_memory", "--child", name, str(pieces),
-         str(checkpointing)],
-        check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+        command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(row, file=sys.stderr, flush=True)
     if abs(row["own_peak_bytes"] - row["estimated_bytes"]) > TENTH * row["own_peak_bytes"]:
@@ -93,7 +116,12 @@ def child(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         with OwnMemory() as memory:
             _distil(name, recipe, Path(folder))
-        expected = _estimate(name, recipe, Path(folder))
+        kind, config = NETWORKS[name]
+        home = Path(folder) / "model"
+        home.mkdir()
+        (home / "config.json").write_text(json.dumps({"_class_name": kind, **config}))
+        _write_scheduler(home)
+        expected = _estimate(recipe, Path(folder), "distill")
     return {
         "network": name,
         "pieces": pieces,
@@ -123,8 +151,70 @@ def _distil(name: str, recipe: Any, folder: Path) -> None:
     drain(distill(ModelPair(dense, student), clean, recipe.distill, folder))
 
 
-def _estimate(name: str, recipe: Any, folder: Path) -> int:
-    """The memory of the distill stage, as ``diffc plan`` has it."""
+def ranking(name: str, by_block: str) -> dict[str, Any]:
+    """Take gradients in this process, and count the same."""
+    from diffc.recipe import Recipe
+    from diffc_runtime.machine.memory import return_large_blocks
+
+    return_large_blocks()
+    options = {"batch": BATCH, "passes": 2, "grid": 2, "curve_images": BATCH, "by_block": by_block}
+    recipe = Recipe.model_validate({"prune": {"importance": options}})
+    with tempfile.TemporaryDirectory() as folder:
+        _write(name, Path(folder))
+        with OwnMemory() as memory:
+            _rank(recipe, Path(folder))
+        expected = _estimate(recipe, Path(folder), "importance")
+    return {
+        "network": name,
+        "by_block": by_block,
+        "own_peak_bytes": memory.peak,
+        "estimated_bytes": expected,
+    }
+
+
+def _rank(recipe: Any, folder: Path) -> None:
+    import torch
+
+    from diffc.data.clean import CleanSet
+    from diffc.models.source import find_source
+    from diffc.prune.importance import importance
+    from diffc.prune.importance.base import Subject
+    from diffc.prune.importance.by_block import measured_by_block
+    from diffc.stage_inputs import RunShape
+    from diffc_export.events import drain
+
+    options, shape = recipe.prune.importance, RunShape.of(recipe)
+    source = find_source(folder / "model")
+    groups = shape.open_on_meta(source).groups()
+    with ExitStack() as stack:
+        by_block = None
+        if options.by_block == "on":
+            dense = stack.enter_context(shape.mapped(source))
+            device = torch.device("cpu")
+            by_block = stack.enter_context(measured_by_block(dense, groups, device, folder))
+        else:
+            dense = shape.open(source)
+        values = dense.examples(BATCH, torch.Generator().manual_seed(0))
+        conditions = {k: v for k, v in values.items() if k not in ("sample", "timestep")}
+        clean = CleanSet(values["sample"], conditions, "random")
+        drain(importance(Subject(dense, clean, groups, by_block=by_block), options, 0))
+
+
+def _write(name: str, folder: Path) -> None:
+    """The network with random weights, as a model's folder."""
+    from diffc.models.classes import network_class
+
+    kind, config = NETWORKS[name]
+    network_class(kind).from_config(dict(config)).save_pretrained(folder / "model")
+    _write_scheduler(folder / "model")
+
+
+def _write_scheduler(home: Path) -> None:
+    (home / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
+
+
+def _estimate(recipe: Any, folder: Path, stage: str) -> int:
+    """The memory of a stage, as ``diffc plan`` has it."""
     import os
 
     from diffc.models.load import meta_denoiser
@@ -133,15 +223,10 @@ def _estimate(name: str, recipe: Any, folder: Path) -> int:
     from diffc.stages.needs import stage_needs
 
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
-    kind, config = NETWORKS[name]
-    home = folder / "model"
-    home.mkdir()
-    (home / "config.json").write_text(json.dumps({"_class_name": kind, **config}))
-    (home / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
-    source = find_source(home, need_weights=False)
+    source = find_source(folder / "model", need_weights=False)
     count = sum(value.numel() for value in meta_denoiser(source).parameters())
     needs = stage_needs(count, count, recipe, call_bytes(source, recipe), on_gpu=False)
-    return next(one.memory_bytes for one in needs if one.stage == "distill")
+    return next(one.memory_bytes for one in needs if one.stage == stage)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def plan_estimates(
     """
     from diffc.durations import known_rate
     from diffc.models.shipped import is_shipped
+    from diffc.stages.by_block import choose_by_block
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
     from diffc.stages.needs import stage_needs
@@ -45,7 +46,9 @@ def plan_estimates(
         seconds = stage_seconds(source, recipe, "bench", rate, share)
     calls: CallBytes = {}
     if source:  # of a model that ships a plan takes no PyTorch: a run has counted, or none has
-        calls = call_bytes(source, recipe, file, count=not is_shipped(source.name))
+        is_counted = not is_shipped(source.name)
+        recipe = choose_by_block(source, recipe)[0] if is_counted else recipe
+        calls = call_bytes(source, recipe, file, count=is_counted)
     needs = stage_needs(dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds)
     return {
         "seconds": sum(seconds.values()) if seconds else None,

@@ -32,6 +32,7 @@ preflight.py       what can be refused before the first stage
 expected.py        what a run will take, by an earlier one or by an estimate
 estimate.py        how long the stages will take, and what a run needs
 needs.py           what each stage needs of memory and disk, and what does not fit
+by_block.py        whether the importance is measured block by block
 fit_memory.py      settings with which every stage fits into a memory
 call_memory.py     what the calls of each stage take of memory, counted without running them
 call_rate.py       two seconds of the network's calls, for the estimate of a first run

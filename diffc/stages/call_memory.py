@@ -44,7 +44,7 @@ CallBytes: TypeAlias = Mapping[str, int]
 
 WITHOUT_GRADIENTS = ("magnitude", "random")
 """Scores of the importance that take no gradients."""
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the count changes: what was counted before is counted anew."""
 
 
@@ -84,6 +84,15 @@ def ranked_in_files(method: str, depth: bool) -> bool:
     return method in WITHOUT_GRADIENTS and not depth
 
 
+def is_by_block(options: ImportanceSection) -> bool:
+    """Whether gradients are taken with one block of the network in memory at a time.
+
+    Args:
+        options: The recipe's ``prune.importance``; ``auto`` is not decided yet, and counts as off.
+    """
+    return options.by_block == "on" and options.method not in WITHOUT_GRADIENTS
+
+
 def _stages(recipe: Recipe) -> Iterator[str]:
     if recipe.prune.importance.method not in WITHOUT_GRADIENTS:
         yield "importance"
@@ -102,7 +111,12 @@ def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
 
     ranking, distill = recipe.prune.importance, recipe.distill
     of_stages: dict[str, list[object]] = {
-        "importance": [micro_batch(ranking), _pieces(ranking), ranking.method],
+        "importance": [
+            micro_batch(ranking),
+            _pieces(ranking),
+            ranking.method,
+            is_by_block(ranking),
+        ],
         "prune": [],
         "distill-blocks": [distill.precision],
         "distill": _facts(distill, distill.losses.model_dump()),
@@ -203,6 +217,8 @@ class _Networks:
         """A pass of gradients of the dense model in float32."""
         import torch
 
+        if is_by_block(recipe.prune.importance):
+            return self._importance_by_block(recipe)
         place, dense = _place(), self.dense()
         place.network(dense.model, trained=True)
         options = recipe.prune.importance
@@ -210,6 +226,17 @@ class _Networks:
         # some scores add the gradients of several passes
         times = _pieces(options) if options.method == "diff-pruning" else 2
         return place.peak(lambda: torch.mean(dense.call(inputs).square()), times)
+
+    def _importance_by_block(self, recipe: Recipe) -> int:
+        """The same of one block at a time; on a GPU with the weights that are there then."""
+        from diffc.prune.importance.by_block import count_by_block
+
+        place, dense = _place(), self.dense()
+        groups = self.dense().groups()
+        place.network(dense.model, trained=False)
+        options = recipe.prune.importance
+        inputs = place.inputs(dense.specs, micro_batch(options))
+        return count_by_block(place, dense, groups, inputs, elements=options.method == "reference")
 
     def surgery(self, _recipe: Recipe) -> int:
         """The tensors that are cut; the others stay in their files."""

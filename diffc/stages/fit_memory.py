@@ -7,13 +7,14 @@ Settings are tried in the order of what they cost; none changes a result but for
 
 1. smaller micro-batches: the same work in more pieces
 2. gradient checkpointing: the student's activations are computed twice, a third more work for it
+3. for the importance, one block of the network at a time, its calls made twice
 
 A stage that has room keeps its settings, and so does everything that the user set by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,6 +24,7 @@ from diffc.models.source import Source
 from diffc.recipe import ImportanceSection, Recipe
 from diffc.recipe.sections.training import TrainingSection
 from diffc.recipe.words import byte_count
+from diffc.stages.by_block import may_be_by_block
 from diffc.stages.call_memory import WITHOUT_GRADIENTS, call_bytes
 from diffc.stages.needs import stage_needs
 from diffc_runtime.machine.gpu import gpus
@@ -96,19 +98,23 @@ def candidates(recipe: Recipe, stage: str, processes: int = 1) -> Iterator[Recip
     pieces = [section.gradient_accumulation]
     while pieces[-1] < rows and f"{path}.gradient_accumulation" not in recipe.by_hand:
         pieces.append(min(rows, 2 * pieces[-1]))
-    for again in _checkpointing(recipe, path, section):
+    for more in _more_work(recipe, stage, section):
         for count in pieces:
-            yield _with_settings(recipe, path, {"gradient_accumulation": count, **again})
+            yield _with_settings(recipe, path, {"gradient_accumulation": count, **more})
 
 
-def _checkpointing(
-    recipe: Recipe, path: str, section: TrainingSection | ImportanceSection
-) -> list[dict[str, bool]]:
-    """What is tried of checkpointing: as it is, then on, where that is for diffc to choose."""
-    option = "gradient_checkpointing"
-    if getattr(section, option, True) or f"{path}.{option}" in recipe.by_hand:
+def _more_work(
+    recipe: Recipe, stage: str, section: TrainingSection | ImportanceSection
+) -> list[dict[str, bool | str]]:
+    """What is tried of settings that cost work, where they are for diffc to choose."""
+    more: dict[str, bool | str] = {"gradient_checkpointing": True}
+    is_free = not getattr(section, "gradient_checkpointing", True)
+    if stage == "importance":
+        more = {"by_block": "on"}
+        is_free = may_be_by_block(recipe.prune.importance)
+    if not is_free or any(f"{SECTIONS[stage]}.{option}" in recipe.by_hand for option in more):
         return [{}]
-    return [{}, {option: True}]
+    return [{}, more]
 
 
 def differences(before: Recipe, after: Recipe) -> Iterator[str]:
@@ -119,6 +125,8 @@ def differences(before: Recipe, after: Recipe) -> Iterator[str]:
             yield f"{path}.gradient_accumulation {new['gradient_accumulation']}"
         if new.get("gradient_checkpointing") != old.get("gradient_checkpointing"):
             yield f"{path}.gradient_checkpointing"
+        if new.get("by_block") != old.get("by_block"):
+            yield f"{path}.by_block {new['by_block']}"
 
 
 def section_at(recipe: Recipe, path: str) -> TrainingSection | ImportanceSection:
@@ -130,7 +138,7 @@ def section_at(recipe: Recipe, path: str) -> TrainingSection | ImportanceSection
     return section
 
 
-def _with_settings(recipe: Recipe, path: str, settings: dict[str, bool | int]) -> Recipe:
+def _with_settings(recipe: Recipe, path: str, settings: Mapping[str, bool | int | str]) -> Recipe:
     own = section_at(recipe, path).model_copy(update=settings)
     first, _, inner = path.partition(".")
     if not inner:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from diffc.errors import RequestError
 from diffc.models.source import Source
 from diffc.prune.importance import score_package
 from diffc.recipe import ImportanceSection, Recipe
-from diffc.recipe.sections.training import RANKED_BYTES
+from diffc.recipe.sections.training import OF_MEMORY, RANKED_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
 from diffc.stage_records import STATE
-from diffc.stages.call_memory import ranked_in_files
+from diffc.stages.call_memory import is_by_block, ranked_in_files
 from diffc.stages.data import CLEAN, model_packages
 from diffc_export.events import Work
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from diffc.prune.importance.by_block import GradientSums
 
 SCORES = "importance.safetensors"
 
@@ -28,7 +34,8 @@ class ImportanceInputs:
     Attributes:
         model: The dense model.
         data: The clean samples.
-        options: How to rank; in how many pieces does not change the scores.
+        options: How to rank; in how many pieces, and whether block by block, does not change the
+            scores.
         depth: Whether branches are scored too.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
@@ -50,7 +57,7 @@ def importance_stage(
     inputs = ImportanceInputs(
         model=ModelInput.denoiser(source),
         data=data,
-        options=SectionInput(options, without=("gradient_accumulation",)),
+        options=SectionInput(options, without=OF_MEMORY),
         depth=recipe.prune.cuts_depth,
         shape=RunShape.of(recipe),
         seed=recipe.seed,
@@ -59,7 +66,7 @@ def importance_stage(
     package = score_package(options.method)
     packages = (*model_packages(source), "torch-pruning", *([package] if package else []))
     return Stage(
-        "importance", 6, inputs, rank, ImportanceOutcome, places, packages, collective=True
+        "importance", 7, inputs, rank, ImportanceOutcome, places, packages, collective=True
     )
 
 
@@ -73,13 +80,22 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
     from diffc.prune.depth.scores import with_branches
     from diffc.prune.importance import importance
     from diffc.prune.importance.base import RowLimit, Subject
+    from diffc.prune.importance.by_block import measured_by_block
 
     source, shape, options = inputs.model.source, inputs.shape, inputs.options.section
     groups = shape.open_on_meta(source).groups()
+    by_block: GradientSums | None = None
+    records: Path | None = folder.scratch
     with ExitStack() as stack:
-        if shape.wants_sharding((source, RANKED_BYTES)):
+        if is_by_block(options):
+            denoiser = stack.enter_context(shape.mapped(source))
+            by_block = stack.enter_context(
+                measured_by_block(denoiser, groups, best_device(), folder.scratch)
+            )
+        elif shape.wants_sharding((source, RANKED_BYTES)):
             check_channels_alone(inputs.depth)
             denoiser = shape.open_sharded(source, torch.float32, trained=True)
+            records = None  # processes must make the same passes
         elif ranked_in_files(options.method, inputs.depth):
             denoiser = stack.enter_context(shape.mapped(source))
         else:
@@ -89,7 +105,7 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
         branches = denoiser.family.branches(denoiser.model)
         pieces = options.gradient_accumulation
         limit = RowLimit(-(-options.batch // pieces) if pieces > 1 else None)
-        subject = Subject(denoiser, clean, groups, branches, limit)
+        subject = Subject(denoiser, clean, groups, branches, limit, by_block, records)
         scored = yield from importance(subject, options, inputs.seed)
         if inputs.depth:
             scored = yield from with_branches(subject, scored, inputs.seed)

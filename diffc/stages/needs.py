@@ -8,14 +8,20 @@ runtime builds or opens nothing is known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffc.errors import RequestError
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import RANKED_BYTES, WEIGHT_BYTES
-from diffc.stages.call_memory import WITHOUT_GRADIENTS, CallBytes, call_bytes, ranked_in_files
+from diffc.stages.call_memory import (
+    WITHOUT_GRADIENTS,
+    CallBytes,
+    call_bytes,
+    is_by_block,
+    ranked_in_files,
+)
 from diffc.stages.estimate import training_bytes
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
@@ -91,6 +97,8 @@ def _networks(
     loading = WEIGHT_BYTES * dense
     if ranked_in_files(recipe.prune.importance.method, recipe.prune.cuts_depth):
         yield "importance", 0, 0, 0
+    elif is_by_block(recipe.prune.importance):
+        yield "importance", calls.get("importance", 0), 0, 0
     else:
         yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0
     # what is not cut stays in its file; of tensors that are not counted, all are cut
@@ -119,34 +127,72 @@ def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
 
     Args:
         source: The model. Of pickled weights the number of parameters is not known here.
-        recipe: Every option.
+        recipe: Every option, with ``by_block`` decided.
         stop: The last stage.
 
     Raises:
         RequestError: A stage needs more than this machine, or its GPU, has.
     """
+    recipe = row_by_row(recipe)
+    names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False)]
+    last = names.index(stop) if stop in names else len(names)
+    lack = first_lack(source, recipe, names[: last + 1] if stop != "plan" else names[:1])
+    if lack is not None:
+        raise RequestError(
+            f"the stage '{lack.stage}' needs about {size(lack.needed)} of memory, {lack.place} has "
+            f"{size(lack.there)}",
+            hint=_smaller(lack.stage),
+        )
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A stage that has no room.
+
+    Attributes:
+        stage: Its name.
+        place: What has too little, in words.
+        needed: Bytes that it needs.
+        there: Bytes that there are.
+    """
+
+    stage: str
+    place: str
+    needed: int
+    there: int
+
+
+def first_lack(source: Source, recipe: Recipe, stages: Sequence[str]) -> Lack | None:
+    """The first of ``stages`` that needs more than this machine, or its GPU, has; None: none does.
+
+    Args:
+        source: The model. Of pickled weights the number of parameters is not known here.
+        recipe: Every option.
+        stages: Names of stages.
+    """
     dense = sum(entry.elements for entry in source.denoiser.tensors().values())
     small = round(dense * (1 - recipe.prune.ratio))
     gpu, host = gpu_memory() if gpus() else None, host_memory()
-    recipe = _row_by_row(recipe)
     needs = stage_needs(dense, small, recipe, {}, on_gpu=gpu is not None)
     room = min((there[1] for there in (gpu, host) if there is not None), default=0)
-    if any(max(one.gpu_bytes, one.memory_bytes) - PROCESS_BYTES > _SMALL * room for one in needs):
+    if any(_is_large(one, dense, room) for one in needs):
         calls = call_bytes(source, recipe)
         needs = stage_needs(dense, small, recipe, calls, on_gpu=gpu is not None)
-    last = next((place for place, one in enumerate(needs) if one.stage == stop), len(needs))
-    for one in needs[: last + 1] if stop != "plan" else needs[:1]:
+    for one in needs:
         places = (("this machine", one.memory_bytes, host), ("its GPU", one.gpu_bytes, gpu))
         for place, needed, there in places:
-            if there is not None and _SLACK * needed > there[1]:
-                raise RequestError(
-                    f"the stage '{one.stage}' needs about {size(needed)} of memory, {place} has "
-                    f"{size(there[1])}",
-                    hint=_smaller(one.stage),
-                )
+            if one.stage in stages and there is not None and _SLACK * needed > there[1]:
+                return Lack(one.stage, place, needed, there[1])
+    return None
 
 
-def _row_by_row(recipe: Recipe) -> Recipe:
+def _is_large(one: StageNeeds, dense: int, room: int) -> bool:
+    """Whether activations of one row may matter beside the parameters."""
+    parameters = max(one.gpu_bytes, one.memory_bytes) - PROCESS_BYTES
+    return max(parameters, WEIGHT_BYTES * dense) > _SMALL * room
+
+
+def row_by_row(recipe: Recipe) -> Recipe:
     """The recipe with micro-batches of one row: a run that has no room for more halves them."""
     ranking, distill = recipe.prune.importance, recipe.distill
     loop = distill.loop.model_copy(update={"gradient_accumulation": distill.loop.batch})

@@ -44,6 +44,7 @@ from diffc.stage_outcomes import (
 )
 from diffc.stages.build import check_targets
 from diffc.stages.build_and_measure import build_and_measure
+from diffc.stages.by_block import choose_by_block
 from diffc.stages.data import data_stage
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.distill import distill_stage
@@ -126,7 +127,8 @@ def _run(request: Request) -> RunWork:
     if request.evaluation is not None:
         preflight(source, request.evaluation, out, request.stop)
     recipe, fitted = fit_memory(source, recipe, request.stop)
-    request, notes = replace(request, recipe=recipe), [*notes, *fitted]
+    recipe, chosen = choose_by_block(source, recipe)
+    request, notes = replace(request, recipe=recipe), [*notes, *fitted, *chosen]
     if recipe.memory is not None and not gpus():
         return_large_blocks()
     for note in notes:

@@ -26,6 +26,7 @@ from diffc.prune.importance import check_score
 from diffc.recipe import Recipe, recognised
 from diffc.recipe.sections.training import check_shardable
 from diffc.stages.build import check_targets
+from diffc.stages.by_block import choose_by_block
 from diffc.stages.data import check_data, check_values, model_packages
 from diffc.stages.decoder import decoder_notes
 from diffc.stages.importance import check_channels_alone
@@ -60,7 +61,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
     key = model_key(source, recipe)
     notes += cached_json("preflight", key, lambda: model_checks(source, recipe), list)
     if not is_output(out) and not is_launched() and recipe.memory is None:
-        check_memory(source, recipe, stop)
+        check_memory(source, choose_by_block(source, recipe)[0], stop)
     check_same_model(out, source)  # last: it reads every weight
     if is_output(out) and stop != "plan":
         check_untouched(out)

@@ -87,6 +87,14 @@ def test_activations_are_what_autograd_keeps_of_a_real_call(source):
     assert real < counted < 1.1 * real + gradients
 
 
+def test_blocks_one_at_a_time_need_less(source):
+    alone, whole = (
+        bytes_of(source, "importance", prune={"importance": {"batch": 8, "by_block": word}})
+        for word in ("on", "off")
+    )
+    assert 0 < alone < 0.9 * whole
+
+
 @pytest.mark.slow
 def test_micro_batches_and_checkpointing_need_less(source):
     whole = bytes_of(source)

@@ -27,6 +27,8 @@ def activations(recipe: Recipe, stage: str) -> int:
     """A made-up network: bytes in proportion to the rows, a quarter with checkpointing."""
     section = section_at(recipe, fitting.SECTIONS[stage])
     rows = -(-section.batch // section.gradient_accumulation)
+    if getattr(section, "by_block", "") == "on":
+        return ROW * rows // 8
     return ROW * rows // (4 if getattr(section, "gradient_checkpointing", False) else 1)
 
 
@@ -53,7 +55,10 @@ def recipe_with(memory: str, **flags) -> Recipe:
 
 def settings(recipe: Recipe) -> list[tuple[int, bool]]:
     sections = [section_at(recipe, path) for path in fitting.SECTIONS.values()]
-    checkpoints = [getattr(one, "gradient_checkpointing", False) for one in sections]
+    checkpoints = [
+        getattr(one, "gradient_checkpointing", getattr(one, "by_block", "") == "on")
+        for one in sections
+    ]
     return list(zip((one.gradient_accumulation for one in sections), checkpoints, strict=True))
 
 
@@ -61,6 +66,8 @@ def bytes_by_hand(recipe: Recipe, stage: str) -> int:
     """The formulas once more, of all that a stage holds."""
     dense, small = PARAMETERS
     calls = 4 * dense + activations(recipe, stage)
+    if stage == "importance" and recipe.prune.importance.by_block == "on":
+        return calls
     if stage == "importance":
         return 4 * dense + max(8 * dense, calls)
     return 16 * small + 4 * dense + calls
@@ -73,12 +80,12 @@ def test_it_is_the_first_of_all_settings_that_fits(megabytes):
     for stage, path in fitting.SECTIONS.items():
         batch = section_at(recipe, path).batch
         pieces = [count for count in (1, 2, 4, 8, 16) if count < batch] + [batch]
-        both = [False] if stage == "importance" else [False, True]
+        option, values = "gradient_checkpointing", [False, True]
+        if stage == "importance":
+            option, values = "by_block", ["auto", "on"]
         every = [
-            fitting._with_settings(
-                recipe, path, {"gradient_accumulation": n, "gradient_checkpointing": again}
-            )
-            for again, n in itertools.product(both, pieces)
+            fitting._with_settings(recipe, path, {"gradient_accumulation": n, option: again})
+            for again, n in itertools.product(values, pieces)
         ]
         fits = [one for one in every if bytes_by_hand(one, stage) <= megabytes * 1e6]
         if not fits:
@@ -132,6 +139,10 @@ def test_what_is_set_by_hand_stays():
 def test_only_the_stages_of_the_run_have_to_fit_and_room_changes_nothing():
     recipe = recipe_with("60MB")
     assert fit_memory(None, recipe, "plan", PARAMETERS)[0].distill == recipe.distill
+    fitted, said = fit_memory(None, recipe_with("45MB"), "plan", PARAMETERS)
+    assert fitted.distill == recipe.distill
+    assert fitted.prune.importance.by_block == "on"
+    assert "prune.importance.by_block on" in said[0]
     roomy = recipe_with("4TB")
     assert fit_memory(None, roomy, "bench", PARAMETERS) == (roomy, [])
     assert fit_memory(None, Recipe(), "bench", PARAMETERS) == (Recipe(), [])

@@ -13,7 +13,8 @@ from diffc.errors import RequestError
 from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
 from diffc.recipe import Recipe
-from diffc.stages import needs
+from diffc.stages import by_block, needs
+from diffc.stages.by_block import choose_by_block, with_by_block
 from diffc.stages.estimate import training_bytes
 
 MILLION = 1_000_000
@@ -52,6 +53,31 @@ def test_a_score_without_gradients_and_a_run_without_training_need_less():
     stages = by_stage(recipe, on_gpu=False)
     assert "distill" not in stages
     assert stages["importance"].memory_bytes == needs.PROCESS_BYTES  # weights stay in their files
+
+
+def test_an_importance_block_by_block_needs_what_was_counted():
+    recipe = Recipe.model_validate({"prune": {"importance": {"by_block": "on"}}})
+    row = by_stage(recipe, {"importance": 3 * MILLION}, on_gpu=False)["importance"]
+    assert row.memory_bytes == needs.PROCESS_BYTES + 3 * MILLION
+    row = by_stage(recipe, {"importance": 3 * MILLION}, on_gpu=True)["importance"]
+    assert (row.memory_bytes, row.gpu_bytes) == (needs.PROCESS_BYTES, 3 * MILLION)
+
+
+def test_blocks_are_worked_alone_where_the_whole_network_has_no_room(
+    tiny_model, small_machine, monkeypatch
+):
+    source = find_source(tiny_model)
+    recipe = recipe_of_model(source, None, QUICK)
+    assert choose_by_block(source, recipe)[0].prune.importance.by_block == "off"
+    small_machine(int(0.9 * needs.PROCESS_BYTES))
+    chosen, said = choose_by_block(source, recipe)
+    assert chosen.prune.importance.by_block == "on"
+    assert "is measured block by block: with the whole network it needs about" in said[0]
+    by_hand = with_by_block(recipe, "off")
+    assert choose_by_block(source, by_hand) == (by_hand, [])
+    assert choose_by_block(source, chosen) == (chosen, [])
+    monkeypatch.setattr(by_block, "process_count", lambda: 2)
+    assert choose_by_block(source, recipe)[0].prune.importance.by_block == "off"
 
 
 def test_blocks_that_learn_alone_have_a_row_and_surgery_counts_what_it_cuts():

@@ -144,7 +144,7 @@ def _calibrated(judge: _Judge, scores: Mapping[str, NDArray[np.float64]]) -> Wor
     places = np.unique(np.linspace(0, len(groups) - 1, min(_GROUPS, len(groups))).astype(int))
     ratios: list[float] = []
     for number, group in enumerate([groups[place] for place in places] if groups else []):
-        model = copy.deepcopy(judge.subject.denoiser.model)
+        model = _copy_to_cut(judge.subject.denoiser.model, group)
         keep = _better_half(group, scores[group.name])
         cut(model, [group], {group.name: keep})
         change = judge.change(model)
@@ -153,6 +153,14 @@ def _calibrated(judge: _Judge, scores: Mapping[str, NDArray[np.float64]]) -> Wor
             ratios.append(lost / change)
         yield Progress(number + 1, len(places), "channels against branches")
     return ratios
+
+
+def _copy_to_cut(model: nn.Module, group: Group) -> nn.Module:
+    """A copy that shares the weights which cutting ``group`` leaves as they are."""
+    changed = {*group.temperature, *(piece.tensor for piece in group.slices)}
+    shared = {id(value): value for name, value in model.named_parameters() if name not in changed}
+    copied: nn.Module = copy.deepcopy(model, dict[int, object](shared))
+    return copied
 
 
 def _better_half(group: Group, score: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -5,6 +5,8 @@ A file that sets ``SCORE`` is what ``--importance`` calls by the file's name: ``
 (docs/extending.md). Listing names imports no score and no torch.
 
 base.py           what a score is given and returns
+by_block.py       gradients of one block at a time, and passes that a killed run goes on behind
+sums.py           sums over channels, a part of a tensor at a time
 gradients.py      batches, losses and gradients, and their sums over a group's channels
 diff_pruning.py   (default) mean squared changes of the output, over timesteps that matter
 reference.py      the published ddpm_prune.py

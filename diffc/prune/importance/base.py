@@ -19,9 +19,12 @@ from diffc.models.groups import Group
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffc.data.clean import CleanSet
     from diffc.models.branches import Branch
     from diffc.models.denoiser import Denoiser
+    from diffc.prune.importance.by_block import GradientSums
     from diffc.recipe import ImportanceSection
     from diffc_export.events import Work
 
@@ -57,6 +60,10 @@ class Subject:
         branches: What could be left out whole. A score may rank some too: one number for each by
             its name; a branch without one stays.
         limit: Shared by all passes, so that the first pass that runs out of memory sets it for all.
+        by_block: Where gradients go of a network whose blocks are worked one at a time; None: the
+            whole network has them.
+        records: The folder in which passes that are done are kept for a run that goes on; None:
+            they are not.
     """
 
     denoiser: Denoiser
@@ -64,6 +71,8 @@ class Subject:
     groups: Sequence[Group]
     branches: Sequence[Branch] = ()
     limit: RowLimit = field(default_factory=RowLimit)
+    by_block: GradientSums | None = None
+    records: Path | None = None
 
 
 class Score(ABC):

@@ -37,6 +37,7 @@ from diffc.data.sharding import is_sharded
 from diffc.errors import InputError
 from diffc.models.groups import Group, Role
 from diffc.prune.importance.base import Importance, Score, Subject
+from diffc.prune.importance.by_block import PassRecord
 from diffc.prune.importance.gradients import draw_batch, mean_loss, probe_output, slice_sums
 from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, Work
@@ -53,11 +54,17 @@ class DiffPruning(Score):
         is_shared = is_sharded(subject.denoiser.model)  # then all work every micro-batch together
         rank, world = (0, 1) if is_shared else process_share()
         mine = list(enumerate(times))[rank::world]
+        record = PassRecord(subject.records, f"passes-{rank}", f"{rank} of {world}")
+        before, values = record.latest()
+        total |= values
         for done, (number, t) in enumerate(mine, start=1):
+            if done <= before:
+                continue
             batch = draw_batch(subject, t, options.batch, (seed, 1, number))
             probe_output(subject, batch, _direction(batch[0], seed, number))
             for group, sums in slice_sums(subject):
                 total[group.name] += np.square(sums[_reading(group)].sum(axis=0))
+            record.write(done, total)
             yield Progress(done, len(mine), f"gradients at t = {t}")
         _add_over_processes(total, world)
         scores = {name: value / len(times) for name, value in total.items()}
@@ -117,11 +124,13 @@ def loss_curve(subject: Subject, options: ImportanceSection, seed: int) -> Work[
     cells = min(options.grid, steps)
     edges = np.linspace(0, steps, cells + 1).astype(int).tolist()
     middles = [(edges[i] + edges[i + 1]) // 2 for i in range(cells)]
-    losses: list[float] = []
+    record = PassRecord(subject.records, f"curve-{process_share()[0]}")
+    losses: list[float] = record.latest()[1].get("losses", np.zeros(0)).tolist()
     with torch.no_grad():
-        for t in middles:
+        for t in middles[len(losses) :]:
             batch = draw_batch(subject, t, options.curve_images, (seed, 0))
             losses.append(mean_loss(subject, batch))
+            record.write(len(losses), {"losses": np.array(losses)})
             yield Progress(len(losses), cells, "losses over timesteps", {"loss": losses[-1]})
     if not np.isfinite(losses).all():
         raise InputError(

@@ -5,6 +5,8 @@ mean_loss      the loss over a batch, in as many pieces as memory needs
 backward       its gradients
 probe_output   gradients of the output along a random direction, in place of the loss's
 slice_sums     w dL/dw summed over each slice of each channel
+by_channel     the sum of a tensor over each channel of a slice
+of_slice       the part of a tensor's sums that a slice has
 weights_only   a subject whose groups hold what torch-pruning's importances see
 """
 
@@ -26,6 +28,7 @@ from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import get_tensor
 from diffc.prune.importance.base import Subject
+from diffc.prune.importance.sums import channel_sums
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # clean, noise, t, conditions
@@ -37,7 +40,8 @@ def draw_batch(subject: Subject, t: int, n: int, key: Iterable[int]) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     clean, conditions = subject.clean.draw(n, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    device = device_of(subject.denoiser.model)
+    by_block = subject.by_block
+    device = device_of(subject.denoiser.model) if by_block is None else by_block.device
     conditions = {name: value.to(device) for name, value in conditions.items()}
     return clean.to(device), noise.to(device), torch.full((n,), t, device=device), conditions
 
@@ -113,14 +117,16 @@ def _in_pieces(
     while True:
         failure: Exception | None = None
         size = min(rows, subject.limit.rows or rows)
-        if gradients and not accumulate:
-            subject.denoiser.model.zero_grad(set_to_none=True)
+        if gradients:
+            _begin_pass(subject, accumulate=accumulate)
         try:
             total = 0.0
             for start in range(0, rows, size):
                 value = share(slice(start, start + size))
                 if gradients:
                     value.backward()  # type: ignore[no-untyped-call]
+                    if subject.by_block is not None:
+                        subject.by_block.take_outside()
                 total += float(value.detach())
             return total
         except (RuntimeError, MemoryError) as caught:
@@ -130,6 +136,13 @@ def _in_pieces(
         if accumulate:
             raise out_of_memory_error("measuring importance", failure) from failure
         subject.limit.rows = halve_batch(size, "measuring importance", failure)
+
+
+def _begin_pass(subject: Subject, *, accumulate: bool) -> None:
+    if subject.by_block is not None:
+        subject.by_block.begin(accumulate=accumulate)
+    elif not accumulate:
+        subject.denoiser.model.zero_grad(set_to_none=True)
 
 
 def _over_processes(rows: int, share: Callable[[slice], Tensor], *, gradients: bool) -> float:
@@ -171,13 +184,19 @@ def slice_sums(
 ) -> Iterable[tuple[Group, NDArray[np.float64]]]:
     """For each group (S, C): w dL/dw summed over each slice of each channel."""
     products: dict[str, Tensor] = {}
+    along: dict[tuple[str, int], NDArray[np.float64]] = {}
     for group in subject.groups:
         rows = []
         for piece in group.slices:
-            if piece.tensor not in products:
-                value = _product(subject.denoiser.model, piece.tensor)
-                products[piece.tensor] = value.abs() if absolute else value
-            rows.append(by_channel(products[piece.tensor], piece))
+            place = piece.tensor, piece.dim
+            if place not in along and subject.by_block is not None:
+                along[place] = subject.by_block.along(*place, absolute=absolute)
+            elif place not in along:
+                if piece.tensor not in products:
+                    value = _product(subject.denoiser.model, piece.tensor)
+                    products[piece.tensor] = value.abs() if absolute else value
+                along[place] = _sums(products[piece.tensor], piece.dim)
+            rows.append(of_slice(along[place], piece))
         yield group, np.stack(rows)
 
 
@@ -191,11 +210,25 @@ def _product(model: nn.Module, name: str) -> Tensor:
     return product
 
 
+def _sums(value: Tensor, dim: int) -> NDArray[np.float64]:
+    """Sum a tensor over everything but one dimension."""
+    if local(value) is value:
+        sums = channel_sums(lambda part: value[part], value.shape, dim)
+    else:  # sharded by its rows
+        others = [d for d in range(value.ndim) if d != dim]
+        sums = whole(value.double().sum(dim=others) if others else value.double())
+    along: NDArray[np.float64] = sums.cpu().numpy()
+    return along
+
+
 def by_channel(value: Tensor, piece: Slice) -> NDArray[np.float64]:
     """Sum a tensor over everything but the slice's channels: (C,)."""
-    others = [d for d in range(value.ndim) if d != piece.dim]
-    along = whole(value.double().sum(dim=others) if others else value.double())
-    summed: NDArray[np.float64] = along.cpu().numpy()[piece.index].sum(axis=1)
+    return of_slice(_sums(value, piece.dim), piece)
+
+
+def of_slice(along: NDArray[np.float64], piece: Slice) -> NDArray[np.float64]:
+    """The sum of each channel of a slice (C,), of the sums along its dimension."""
+    summed: NDArray[np.float64] = along[piece.index].sum(axis=1)
     return summed
 
 

@@ -10,10 +10,14 @@ run of a normalisation's channels.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
+from diffc.models.groups import Slice
 from diffc.models.sizes import get_tensor
 from diffc.prune.importance.base import Importance, Score, Subject
-from diffc.prune.importance.gradients import by_channel, mean_over_slices, weights_only
+from diffc.prune.importance.gradients import mean_over_slices, of_slice, weights_only
+from diffc.prune.importance.sums import channel_sums
 from diffc.recipe import ImportanceSection
 from diffc_export.events import Progress, Work
 
@@ -24,15 +28,16 @@ class Magnitude(Score):
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
         scores = {}
         for group in weights_only(subject).groups:
-            squares = [
-                by_channel(
-                    get_tensor(subject.denoiser.model, piece.tensor).detach().square(), piece
-                )
-                for piece in group.slices
-            ]
-            scores[group.name] = mean_over_slices(np.stack(squares))
+            rows = [_squares(subject.denoiser.model, piece) for piece in group.slices]
+            scores[group.name] = mean_over_slices(np.stack(rows))
         yield Progress(1, 1, "weights")
         return Importance(scores)
+
+
+def _squares(model: nn.Module, piece: Slice) -> NDArray[np.float64]:
+    weight = get_tensor(model, piece.tensor).detach()
+    sums = channel_sums(lambda part: weight[part].square(), weight.shape, piece.dim)
+    return of_slice(sums.cpu().numpy(), piece)
 
 
 SCORE = Magnitude()

@@ -13,6 +13,7 @@ run of a normalisation's channels.
 from __future__ import annotations
 
 from diffc.prune.importance.base import Importance, Score, Subject
+from diffc.prune.importance.by_block import SummedPasses
 from diffc.prune.importance.gradients import (
     backward,
     draw_batch,
@@ -29,15 +30,14 @@ class Reference(Score):
 
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
         steps = len(subject.denoiser.process)
-        top, losses = 0.0, []
-        for t in range(steps):
+        passes = SummedPasses(subject, elements=True)
+        losses = passes.losses
+        while not _is_over(losses, steps, options.threshold):
+            t = len(losses)
             batch = draw_batch(subject, t, options.batch, (seed, 0))
-            loss = backward(subject, batch, accumulate=t > 0)
-            losses.append(loss)
-            top = max(top, loss)
-            yield Progress(t + 1, steps, f"gradients at t = {t}", {"loss": loss})
-            if loss < top * options.threshold:
-                break
+            passes.add(backward(subject, batch, accumulate=t > 0))
+            yield Progress(t + 1, steps, f"gradients at t = {t}", {"loss": losses[-1]})
+        top = max(losses)
         sums = slice_sums(weights_only(subject), absolute=True)
         scores = {group.name: mean_over_slices(rows) for group, rows in sums}
         why = {
@@ -48,6 +48,11 @@ class Reference(Score):
             "batch": options.batch,
         }
         return Importance(scores, why)
+
+
+def _is_over(losses: list[float], steps: int, threshold: float) -> bool:
+    """Whether every timestep is done, or the last one lost less than T times the most so far."""
+    return len(losses) == steps or (bool(losses) and losses[-1] < max(losses) * threshold)
 
 
 SCORE = Reference()

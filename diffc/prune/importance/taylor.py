@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffc.prune.importance.base import Importance, Score, Subject
+from diffc.prune.importance.by_block import SummedPasses
 from diffc.prune.importance.gradients import (
     backward,
     draw_batch,
@@ -28,10 +29,12 @@ class Taylor(Score):
 
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
         times = list(range(0, len(subject.denoiser.process), 10))
-        for i, t in enumerate(times):
-            batch = draw_batch(subject, t, options.batch, (seed, 0))
-            loss = backward(subject, batch, accumulate=i > 0)
-            yield Progress(i + 1, len(times), f"gradients at t = {t}", {"loss": loss})
+        passes = SummedPasses(subject)
+        for i in range(len(passes.losses), len(times)):
+            batch = draw_batch(subject, times[i], options.batch, (seed, 0))
+            passes.add(backward(subject, batch, accumulate=i > 0))
+            loss = {"loss": passes.losses[-1]}
+            yield Progress(i + 1, len(times), f"gradients at t = {times[i]}", loss)
         sums = slice_sums(weights_only(subject))
         scores = {group.name: mean_over_slices(np.abs(rows)) for group, rows in sums}
         return Importance(scores, {"passes": len(times), "batch": options.batch})

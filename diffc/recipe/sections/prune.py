@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from diffc.errors import known_names
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.words import FinishedMemory, Fraction, Words
+from diffc.recipe.words import FinishedMemory, Fraction, OnOff, Words
 
 _COUNTED = {
     "macs": "MACs",
@@ -33,6 +33,10 @@ class ImportanceSection(RecipeSection):
         batch: images in each micro-batch.
         gradient_accumulation: pieces in which each micro-batch is worked: more need less memory,
             and change the scores by rounding alone.
+        by_block: ``on`` has one block of the network in memory at a time, with its gradients and
+            activations; what blocks are given lies in files, and their calls are made twice.
+            ``auto`` does so where the whole network has no room. The scores change by rounding
+            alone.
     """
 
     method: str = "diff-pruning"
@@ -42,6 +46,18 @@ class ImportanceSection(RecipeSection):
     passes: int = Field(default=64, ge=1)
     batch: int = Field(default=8, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
+    by_block: Annotated[Literal["auto", "on", "off"], OnOff] = "auto"
+
+    @model_validator(mode="after")
+    def _check_by_block(self) -> ImportanceSection:
+        from diffc.prune.importance import own_score_names
+
+        if self.by_block == "on" and self.method not in own_score_names():
+            raise ValueError(
+                f"by_block: the score '{self.method}' is another package's, which takes the "
+                "gradients of the whole network; use by_block: off"
+            )
+        return self
 
     @field_validator("method")
     @classmethod

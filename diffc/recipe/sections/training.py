@@ -10,8 +10,9 @@ from diffc.errors import RequestError
 from diffc.recipe.sections.base import RecipeSection
 from diffc.recipe.words import Words
 
-OF_MEMORY = ("gradient_accumulation", "gradient_checkpointing")
-"""Options that change what a training takes of memory and time, and of its result the rounding."""
+OF_MEMORY = ("gradient_accumulation", "gradient_checkpointing", "by_block")
+"""Options that change what a training, or the importance, takes of memory and time, and of its
+result the rounding."""
 NOT_IN_KEYS = ("checkpoint_every", "trackers", *OF_MEMORY)
 """Options that do not change a run's result: another value of them trains nothing anew."""
 
