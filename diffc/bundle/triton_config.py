@@ -42,7 +42,7 @@ def config_messages() -> ModuleType:
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
-        hint = "pip install 'diffc[triton]'"
+        hint = "pip install 'diffc[triton]', or --server none for a folder without a server"
         raise UnavailableError(
             f"a Triton model repository needs tritonclient[grpc] ({error})", hint=hint
         ) from None

@@ -91,7 +91,10 @@ def open_side(path: Path) -> CheckedSide:
     if is_output(path):
         return _of_output(path)
     if not path.exists():
-        raise InputError(f"there is nothing at {path}")
+        raise InputError(
+            f"there is nothing at {path}",
+            hint="give an output folder, an engine folder or a baseline (diffc baseline save OUT)",
+        )
     if path.suffix == ".json":
         raise InputError(
             f"{path} is a file: a folder with engines is measured again",

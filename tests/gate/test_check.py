@@ -246,7 +246,7 @@ def test_an_empty_folder(run, before, tmp_path):
     code, _, err = check(run, tmp_path / "empty", "--baseline", before)
     assert code == 2 and "is empty" in err
     code, _, err = check(run, before, "--baseline", tmp_path / "nowhere")
-    assert code == 2 and "there is nothing at" in err
+    assert code == 2 and "there is nothing at" in err and "diffc baseline save OUT" in err
 
 
 def test_an_output_folder_without_engines(run, before, tmp_path):
