@@ -33,7 +33,8 @@ SECTIONS = {"importance": "prune.importance", "distill": "distill", "distill-loo
 """The stages that take gradients, in their order, and where their settings are in a recipe."""
 _STOPS = {"plan": ("importance",), "prune": ("importance", "prune")}
 """Where a run stops -> the stages that it has; ``distill`` has no exports, and others have all."""
-
+_NOT_SURE = {"importance", "prune"}
+"""Stages that may take less than their parameters do: block by block, and of what is cut alone."""
 
 Parameters: TypeAlias = tuple[int, int]
 """Of the dense model and of the compressed one."""
@@ -177,10 +178,10 @@ class _StageMemory:
         dense, small = self.parameters
         on_gpu = bool(gpus())
         needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu)
-        stages = [name for name in self.stages(recipe, stop) if name != "prune"]
         least = {one.stage: one.gpu_bytes if on_gpu else one.memory_bytes for one in needs}
-        largest = max(stages, key=lambda name: least[name])  # tensors that are cut are counted
-        if dense and least[largest] > most:
+        wanted = set(self.stages(recipe, stop)) & set(least) - _NOT_SURE
+        largest = max(sorted(wanted), key=lambda name: least[name], default="")
+        if dense and largest and least[largest] > most:
             words = f"the stage '{largest}' needs at least {-(-least[largest] // 10**6)}MB"
             raise RequestError(
                 f"--memory {recipe.memory}: {words}", hint="what its calls take comes on top"
