@@ -30,11 +30,15 @@ def channel_sums(rows: Callable[[slice], Tensor], shape: Sequence[int], dim: int
     count = shape[0]
     each = max(1, PART * count // max(1, int(np.prod(shape))))
     others = [place for place in range(len(shape)) if place != dim]
-    sums = []
+    sums: Tensor | None = None  # one for all parts: small tensors between large ones pin memory
     for first in range(0, count, each):
         part = rows(slice(first, first + each)).double()
-        sums.append(part.sum(dim=others) if others else part)
-    return torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0)
+        if sums is None:
+            sums = part.new_zeros(shape[dim])
+        place = slice(first, first + each) if dim == 0 else slice(None)
+        sums[place] += part.sum(dim=others) if others else part
+        del part  # before the next one comes
+    return torch.zeros(shape[dim], dtype=torch.float64) if sums is None else sums
 
 
 def finite_sums(sums: Tensor, name: str) -> NDArray[np.float64]:
