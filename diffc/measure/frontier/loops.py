@@ -70,6 +70,8 @@ class FrontierLoops:
         same_time = [loop for own in self.own for loop in self._same_time(own, config)]
         pairs: list[tuple[Loop, Role]] = [(self.reference, "reference")]
         pairs += [(loop, "same-time") for loop in same_time]
+        if not same_time and _runs(self.reference, config):  # one step is all that may come near
+            pairs.append((replace(self.reference, steps=1), "grid"))
         pairs += [(loop, "grid") for loop in self.own]
         pairs += [(loop, "fewer-steps") for loop in self._fewer_steps()]
         return merged([*pairs, *self._grid(config)], config)

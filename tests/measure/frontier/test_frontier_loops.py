@@ -45,7 +45,7 @@ def test_a_loop_that_is_cheaper_than_one_dense_call_has_no_dense_loop_of_its_tim
     wanted = FrontierLoops(REFERENCE, (Loop("ddim", 1, 1.0, "trailing"),), "quick", 0.6)
     dense = wanted.of_dense(BETAS)
     assert first_of(dense, "same-time") is None
-    assert "ddim:1@trailing" in texts(dense)  # the fastest dense loop is there all the same
+    assert {"ddim:1", "ddim:1@trailing"} <= set(texts(dense))  # the fastest are there all the same
 
 
 def test_the_loops_of_a_flow_stand_once_whatever_names_their_spacing():
