@@ -68,8 +68,8 @@ def timed(folder: Path) -> float:
     start = time.perf_counter()
     cache = {"DIFFC_CACHE": str(folder / "cache"), "PYTHONPATH": path_of_packages()}
     subprocess.run(
-        [sys.executable, "-m", "diffc", *COMMAND, "--quiet"],
-        check=True, env={**os.environ, **cache}, cwd=folder, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "diffc", *COMMAND],
+        check=True, env={**os.environ, **cache}, cwd=folder, capture_output=True,
     )  # fmt: skip
     return time.perf_counter() - start
 
