@@ -62,12 +62,13 @@ def _range(values: list[float]) -> str:
 
 def _quality(results: Path) -> list[str] | None:
     quality = _read(results / "quality.json")
-    named = {"dense": "dense", "ours": "diffc", "reference + finetuning": "the published rule"}
+    ours = "ours, depth too, repaired"
+    named = {"dense": "dense", ours: "diffc", "reference + finetuning": "the published rule"}
     rows = quality["rows"] if quality is not None else {}
     named = {row: words for row, words in named.items() if row in rows}
-    if "ours" not in named:
+    if ours not in named:
         return None
-    steps = rows["ours"]["steps"]
+    steps = rows[ours]["steps"]
     what = f"Frechet distance of the demo at half the MACs, {steps} training steps"
     shown = [f"{words} {rows[row]['frechet']['value']:.1f}" for row, words in named.items()]
     return [what, ", ".join(shown)]
