@@ -220,9 +220,20 @@ def _is_absent(part: Component, kind: Any) -> bool:
     return part.name in kind._optional_components and part.weights is None
 
 
+_PART = 1 << 22
+"""Values that are looked at together: torch.isfinite takes several bytes for each of them."""
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; in parts, since a mapped tensor may be larger than what
+    memory is left."""
+    parts = value.flatten().split(_PART)
+    return all(bool(torch.isfinite(part).all()) for part in parts)
+
+
 def _check_finite(model: nn.Module, where: Path) -> None:
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not _is_finite(value):
             raise InputError(
                 f"the weights of {where} hold NaN or infinity in {name}",
                 hint="the file is damaged or its training diverged; nothing was done",

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffc.errors import InputError, RequestError, UnavailableError
+from diffc.models import load
 from diffc.models.load import load_denoiser
 from diffc.models.source import check_safetensors, find_source
 
@@ -86,10 +87,12 @@ def test_a_header_that_is_no_json(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(model, bad):
+@pytest.mark.parametrize("place", [0, -1])
+def test_weights_that_are_not_finite(model, bad, place, monkeypatch):
+    monkeypatch.setattr(load, "_PART", 7)  # the place is in the first or the last part of many
     path = model / WEIGHTS
     tensors = load_file(path)
-    tensors["conv_out.weight"][0, 0, 0, 0] = bad
+    tensors["conv_out.weight"].view(-1)[place] = bad
     save_file(tensors, path)
     with pytest.raises(InputError, match=r"NaN or infinity in conv_out\.weight"):
         load_denoiser(find_source(model))
