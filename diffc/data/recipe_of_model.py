@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffc.data.tensors import is_tensors
+from diffc.launch import fsdp_is_configured, is_launched
 from diffc.models.shipped import shipped_prompts
 from diffc.models.source import Source
 from diffc.recipe import Recipe, resolve
@@ -16,7 +17,8 @@ def recipe_of_model(
 ) -> Recipe:
     """The recipe that ``resolve`` gives for ``source``, with its own prompts where none are named.
 
-    A file of tensors holds the conditions itself, so that prompts stay out beside it.
+    A file of tensors holds the conditions itself, so that prompts stay out beside it. A family's
+    cut of depth gives way in a launch that shards: branches are scored on whole networks.
 
     Args:
         source: The model.
@@ -34,6 +36,10 @@ def recipe_of_model(
         recipe=recipe,
         flags=flags,
     )
+    shards = is_launched() and fsdp_is_configured() and chosen.shard == "auto"
+    if shards and chosen.prune.cuts_depth and "prune.cut" not in chosen.by_hand:
+        prune = chosen.prune.model_copy(update={"cut": "width"})
+        chosen = chosen.model_copy(update={"prune": prune})
     prompts = shipped_prompts(source.name)
     if prompts is None or chosen.data.prompts is not None or is_tensors(chosen.data.source):
         return chosen

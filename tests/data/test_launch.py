@@ -9,6 +9,7 @@ import pytest
 from support.family_cases import case
 
 from diffc.data.processes import PATIENCE, process_share
+from diffc.data.recipe_of_model import recipe_of_model
 from diffc.data.sharding import shard_units, wants_sharding
 from diffc.distill.setup import make_accelerator
 from diffc.errors import RequestError
@@ -62,6 +63,22 @@ def test_what_no_sharded_network_does_is_refused_before_the_work(
     with pytest.raises(RequestError, match=words) as caught:
         quick_checks(source, Recipe.model_validate({**options, "shard": "on"}), "distill")
     assert "--shard off" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("flags", "cut"),
+    [({}, "width"), ({"shard": "off"}, "width,depth"), ({"prune": {"cut": "depth"}}, "depth")],
+)
+def test_a_familys_depth_gives_way_in_a_launch_that_shards(
+    tiny_model, monkeypatch, flags, cut
+) -> None:
+    source = find_source(tiny_model)
+    assert recipe_of_model(source, None, {}).prune.cut == "width,depth"
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    assert recipe_of_model(source, None, {}).prune.cut == "width,depth"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert recipe_of_model(source, None, flags).prune.cut == cut
 
 
 def test_units_are_the_blocks_of_the_family() -> None:
