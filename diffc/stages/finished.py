@@ -68,6 +68,11 @@ def _is_of(out: Path, source: Source) -> bool:
     return bool(lock["stages"]) and base_digest(lock) == source.base.digest
 
 
+def is_run_of(out: Path, recipe: Recipe) -> bool:
+    """Whether the finished run in OUT is one of these options, but for those of memory."""
+    return not _changes(out, recipe)
+
+
 def _changes(out: Path, recipe: Recipe) -> list[str]:
     """In words, what ``recipe`` asks otherwise than the finished run; [] where it is the same."""
     now = _outcome_options(recipe)

@@ -15,6 +15,7 @@ from diffc.models.source import Source
 from diffc.output import is_output, read_lock
 from diffc.recipe import Recipe
 from diffc.stages.build import check_targets
+from diffc.stages.finished import is_run_of
 from diffc.stages.preflight import preflight
 from diffc.trials.distances import check_distance
 from diffc.trials.goals import DISTANCE, Goals
@@ -121,5 +122,4 @@ def _is_of(out: Path, space: Space, key: str) -> bool:
         return False
     if result.request != key or result.chosen is None:
         return False
-    recipe = space.apply(tuple(result.chosen.items()))
-    return bool(read_lock(out)["recipe"] == recipe.model_dump(mode="json"))
+    return is_run_of(out, space.apply(tuple(result.chosen.items())))

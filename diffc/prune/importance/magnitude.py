@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from diffc.data.sharding import whole
 from diffc.models.groups import Slice
 from diffc.models.sizes import get_tensor
 from diffc.prune.importance.base import Importance, Score, Subject
@@ -35,7 +36,7 @@ class Magnitude(Score):
 
 
 def _squares(model: nn.Module, piece: Slice) -> NDArray[np.float64]:
-    weight = get_tensor(model, piece.tensor).detach()
+    weight = whole(get_tensor(model, piece.tensor).detach())
     sums = channel_sums(lambda part: weight[part].square(), weight.shape, piece.dim)
     return of_slice(sums.cpu().numpy(), piece)
 
