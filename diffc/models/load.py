@@ -227,8 +227,9 @@ _PART = 1 << 22
 def _is_finite(value: torch.Tensor) -> bool:
     """Whether no value is NaN or infinite; in parts, since a mapped tensor may be larger than what
     memory is left."""
-    parts = value.flatten().split(_PART)
-    return all(bool(torch.isfinite(part).all()) for part in parts)
+    flat = value.flatten()
+    firsts = range(0, flat.numel(), _PART)
+    return all(bool(torch.isfinite(flat[first : first + _PART]).all()) for first in firsts)
 
 
 def _check_finite(model: nn.Module, where: Path) -> None:
