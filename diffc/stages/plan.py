@@ -86,7 +86,8 @@ def plan_stage(
     if bench is None and recipe.prune.allocate == "auto":
         bench, no_latency = _device_if_any(recipe)
     resolution = recipe.export.resolution
-    whole = recipe.prune.importance.model_copy(update={"gradient_accumulation": 1})
+    as_one = {"gradient_accumulation": 1, "by_block": "auto"}  # memory decides no plan
+    whole = recipe.prune.importance.model_copy(update=as_one)
     inputs = PlanInputs(
         model=ModelInput.denoiser(source),
         importance=importance,

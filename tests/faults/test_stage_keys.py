@@ -52,6 +52,8 @@ class KeyRunner:
         key = "another key" if stage.name == self._altered else stage.key
         return replace(self._before[stage.name], key=key)
 
+    do_if_any = StageRunner.do_if_any
+
 
 class Watched:
     """One run of the whole chain: its stages, and the files that each of them opened."""
