@@ -78,7 +78,7 @@ def blocks_alone(model: nn.Module, names: Sequence[str], alone: Alone) -> Iterat
         alone: How.
     """
     with ExitStack() as stack:
-        stack.enter_context(_on(alone.device, _always_there(model, names, alone.apart)))
+        stack.enter_context(on_device(alone.device, _always_there(model, names, alone.apart)))
         for name in names:
             block = model.get_submodule(name)
             # a method, so that a copy of the network has a copy's
@@ -96,8 +96,8 @@ def _always_there(model: nn.Module, names: Sequence[str], apart: Sequence[str]) 
 
 
 @contextmanager
-def _on(device: torch.device, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """``tensors`` are on ``device``; then they are again where they were."""
+def on_device(device: torch.device, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """``tensors`` are on ``device``; then they are where they were, as the very same tensors."""
     homes = [tensor.data for tensor in tensors]
     for tensor in tensors:
         tensor.data = tensor.data.to(device)
@@ -115,7 +115,7 @@ def _forward_of(name: str, alone: Alone) -> Callable[..., Any]:
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         call = _BlockCall(name, self, alone, tree, others, places)
         if not torch.is_grad_enabled():
-            with _on(alone.device, call.tensors):
+            with on_device(alone.device, call.tensors):
                 return call.again([leaves[place] for place in places])
         # an input without a gradient makes no output that has one; the anchor does
         anchor = torch.empty(0, device=alone.device, requires_grad=True)
@@ -189,7 +189,7 @@ class _BlockCall:
         """The block is on the device, and the wanted parameters get gradients."""
         named = list(self.block.named_parameters())
         learn = [one for key, one in named if f"{self.name}.{key}" in self.alone.wanted]
-        with _on(self.alone.device, self.tensors):
+        with on_device(self.alone.device, self.tensors):
             for parameter in learn:
                 parameter.requires_grad_(True)
             try:
@@ -208,7 +208,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.kept = [call.alone.keep(value) for value in values]
-        with _on(call.alone.device, call.tensors):
+        with on_device(call.alone.device, call.tensors):
             tensors = call.flat(call.again(values))
         whole = [value for value in tensors if not value.is_floating_point()]
         ctx.mark_non_differentiable(*whole)

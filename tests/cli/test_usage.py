@@ -243,6 +243,6 @@ def test_training_steps_keep_their_former_name(typed, tmp_path, monkeypatch):
 
 def test_steps_of_other_verbs_are_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = diffc("inspect", "demo", "--steps", "3").stderr
-    assert "inspect has no option --steps" in said and "note" not in said
+    errors = diffc("inspect", "demo", "--steps", "3").stderr
+    assert "inspect has no option --steps" in errors and "note" not in errors
     assert "note" not in diffc("generate", "OUT", "--steps", "3").stderr

@@ -22,27 +22,27 @@ def out(tmp_path):
     return tmp_path
 
 
-def written(out: Path) -> list[str]:
+def new_files(out: Path) -> list[str]:
     return [name for name in FILES if (out / name).stat().st_mtime_ns > 1e9]
 
 
 def test_a_run_with_nothing_to_do_draws_nothing(out):
     report = Report.read(RUN)
     again = write_report(report.model_copy(update={"created": "later"}), out)
-    assert written(out) == [] and again.created == report.created
+    assert new_files(out) == [] and again.created == report.created
 
 
 def test_another_report_is_written_whole(out):
     report = Report.read(RUN)
     write_report(report.model_copy(update={"notes": ["a note"]}), out)
-    assert written(out) == list(FILES)
+    assert new_files(out) == list(FILES)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_that_is_not_there_is_drawn(out, page):
     (out / page).unlink()
     write_report(Report.read(RUN), out)
-    assert written(out) == list(FILES)
+    assert new_files(out) == list(FILES)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -50,4 +50,4 @@ def test_pages_that_are_newer_than_the_report_are_drawn_again(out, page):
     """As where a run of another request was killed between its pages and its report."""
     (out / page).write_text("of another run")
     write_report(Report.read(RUN), out)
-    assert "of another run" not in (out / page).read_text() and written(out) == list(FILES)
+    assert "of another run" not in (out / page).read_text() and new_files(out) == list(FILES)

@@ -116,13 +116,13 @@ def test_a_rate_that_was_taken_beside_other_work_says_so_and_is_taken_anew(
 
     monkeypatch.setattr("diffc.stages.expected.measure_rate", measured)
     monkeypatch.setattr("diffc.stages.expected.call_bytes", lambda *_: {})
-    told = [
+    runs = [
         drain(expected_work(source, recipe, tmp_path / "out", "plan", estimated=True))
         for _ in range(3)
     ]
-    assert told[0].by == "the rate of its calls, timed while other programs ran"
-    assert told[1].by == "the rate of its calls" and told[1].expected == told[2].expected
-    assert sum(told[0].expected.values()) > 10 * sum(told[1].expected.values())
+    assert runs[0].by == "the rate of its calls, timed while other programs ran"
+    assert runs[1].by == "the rate of its calls" and runs[1].expected == runs[2].expected
+    assert sum(runs[0].expected.values()) > 10 * sum(runs[1].expected.values())
 
 
 @pytest.mark.parametrize(("load", "shared"), [(0.4, False), (2.9, False), (9.0, True)])

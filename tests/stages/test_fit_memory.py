@@ -127,10 +127,10 @@ def test_what_weights_alone_exceed_is_refused_without_a_count(monkeypatch):
 def test_what_is_set_by_hand_stays():
     by_hand = {"distill": {"gradient_accumulation": 2, "loop": {"gradient_checkpointing": False}}}
     recipe = recipe_with("95MB", **by_hand)
-    chosen, said = fit_memory(None, recipe, "bench", PARAMETERS)
+    chosen, notes = fit_memory(None, recipe, "bench", PARAMETERS)
     _, training, loop = settings(chosen)
     assert training == (2, True) and not loop[1] and loop[0] > 1
-    assert "distill.gradient_checkpointing" in said[0] and said[0].startswith("to fit 95MB: ")
+    assert "distill.gradient_checkpointing" in notes[0] and notes[0].startswith("to fit 95MB: ")
     with pytest.raises(RequestError, match="'distill' needs at least"):
         fit_memory(None, recipe_with("75MB", **by_hand), "bench", PARAMETERS)
 
@@ -139,10 +139,10 @@ def test_what_is_set_by_hand_stays():
 def test_only_the_stages_of_the_run_have_to_fit_and_room_changes_nothing():
     recipe = recipe_with("60MB")
     assert fit_memory(None, recipe, "plan", PARAMETERS)[0].distill == recipe.distill
-    fitted, said = fit_memory(None, recipe_with("45MB"), "plan", PARAMETERS)
+    fitted, notes = fit_memory(None, recipe_with("45MB"), "plan", PARAMETERS)
     assert fitted.distill == recipe.distill
     assert fitted.prune.importance.by_block == "on"
-    assert "prune.importance.by_block on" in said[0]
+    assert "prune.importance.by_block on" in notes[0]
     roomy = recipe_with("4TB")
     assert fit_memory(None, roomy, "bench", PARAMETERS) == (roomy, [])
     assert fit_memory(None, Recipe(), "bench", PARAMETERS) == (Recipe(), [])

@@ -70,9 +70,9 @@ def test_blocks_are_worked_alone_where_the_whole_network_has_no_room(
     recipe = recipe_of_model(source, None, QUICK)
     assert choose_by_block(source, recipe)[0].prune.importance.by_block == "off"
     small_machine(int(0.9 * needs.PROCESS_BYTES))
-    chosen, said = choose_by_block(source, recipe)
+    chosen, notes = choose_by_block(source, recipe)
     assert chosen.prune.importance.by_block == "on"
-    assert "is measured block by block: with the whole network it needs about" in said[0]
+    assert "is measured block by block: with the whole network it needs about" in notes[0]
     by_hand = with_by_block(recipe, "off")
     assert choose_by_block(source, by_hand) == (by_hand, [])
     assert choose_by_block(source, chosen) == (chosen, [])

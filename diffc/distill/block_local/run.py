@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from diffc.calibration.by_block import on_device
 from diffc.calibration.errors import errors_of_outputs
 from diffc.calibration.in_files import in_files
 from diffc.calibration.in_step import AtLayer, WaitingCall, calls_in_step
@@ -136,7 +137,8 @@ class _Stream:
 
     def behind(self, name: str) -> list[AtLayer]:
         """Run all calls to the end of the block ``name``, the next one."""
-        with _on(self._device, self._model.get_submodule(name)):
+        block = self._model.get_submodule(name)
+        with on_device(self._device, [*block.parameters(), *block.buffers()]):
             places = [call.to_next_layer() for call in self._calls]
         behind = [place for place in places if place is not None and place.name == name]
         assert len(behind) == len(places)
@@ -159,20 +161,6 @@ def _stream(
         denoiser.model, names, works, taken_in=taken_in, passed_on=passed_on
     ) as calls:
         yield _Stream(denoiser.model, calls, place.device)
-
-
-@contextmanager
-def _on(device: torch.device, block: nn.Module) -> Iterator[None]:
-    """``block`` is on ``device``; then it is again where it was, with the very same tensors."""
-    tensors = [*block.parameters(), *block.buffers()]
-    homes = [tensor.data for tensor in tensors]
-    for tensor in tensors:
-        tensor.data = tensor.data.to(device)
-    try:
-        yield
-    finally:
-        for tensor, home in zip(tensors, homes, strict=True):
-            tensor.data = home
 
 
 def _in_order(
