@@ -21,7 +21,9 @@ GROUND = (
 )
 SCORES = (
     "diffc.data",  # clean samples, batches that memory has room for
+    "diffc.calibration.by_block",  # calls with one block in memory at a time
     "diffc_export.discovery",
+    "diffc_runtime.files",  # files of sums, whole or not there
     "diffc_runtime.machine.out_of_memory",
 )
 
