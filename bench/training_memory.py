@@ -6,9 +6,10 @@ The same of gradients for the importance, of the whole network and of one block 
 
 Toy networks whose activations are many times their parameters, each distilled for two steps by the
 dense network itself, in a process of its own: whole batches and micro-batches, with gradient
-checkpointing and without. The peak is that of the process's own memory, with everything that it
-has loaded, and the estimate is the one that ``diffc plan`` shows. One that is more than a tenth off
-ends the benchmark. The C library gives large blocks back at once, as in a run with ``--memory``.
+checkpointing and without, and low-rank additions in the place of the weights. The peak is that of
+the process's own memory, with everything that it has loaded, and the estimate is the one that
+``diffc plan`` shows. One that is more than a tenth off ends the benchmark. The C library gives
+large blocks back at once, as in a run with ``--memory``.
 """
 
 from __future__ import annotations
@@ -39,19 +40,20 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_layers": 6, "sample_size": 64, "patch_size": 2, "num_embeds_ada_norm": 1000}),
 }  # fmt: skip
 WORDS = ("off", "on")
-CASES = [(pieces, checkpointing) for checkpointing in (False, True) for pieces in (1, 4)]
+CASES = [(pieces, again, 0) for again in (False, True) for pieces in (1, 4)] + [(4, True, 8)]
 
 
 def main() -> None:
     """Every case, or one in this process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--child", nargs=3, metavar=("NETWORK", "PIECES", "CHECKPOINTING"))
+    child_words = ("NETWORK", "PIECES", "CHECKPOINTING", "RANK")
+    parser.add_argument("--child", nargs=4, metavar=child_words)
     parser.add_argument("--ranking", nargs=2, metavar=("NETWORK", "BY_BLOCK"))
     args = parser.parse_args()
     if args.child:
-        name, pieces, checkpointing = args.child
-        print(json.dumps(child(name, int(pieces), checkpointing == "True")))
+        name, pieces, checkpointing, rank = args.child
+        print(json.dumps(child(name, int(pieces), checkpointing == "True", int(rank))))
         return
     if args.ranking:
         print(json.dumps(ranking(*args.ranking)))
@@ -65,12 +67,12 @@ def main() -> None:
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def in_process(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
+def in_process(name: str, pieces: int, checkpointing: bool, rank: int = 0) -> dict[str, Any]:
     """One case in a process of its own.
 
     Raises SystemExit where the estimate is more than a tenth off.
     """
-    return _in_process("--child", name, str(pieces), str(checkpointing))
+    return _in_process("--child", name, str(pieces), str(checkpointing), str(rank))
 
 
 def ranking_in_process(name: str, by_block: str) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def _in_process(*words: str) -> dict[str, Any]:
     return row
 
 
-def child(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
+def child(name: str, pieces: int, checkpointing: bool, rank: int) -> dict[str, Any]:
     """Distil in this process, and count the same."""
     from diffc.recipe import Recipe
     from diffc_runtime.machine.memory import return_large_blocks
@@ -110,6 +112,7 @@ def child(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
         "warmup": 1,
         "gradient_accumulation": pieces,
         "gradient_checkpointing": checkpointing,
+        "low_rank": {"rank": rank},
     }
     # at 0 nothing is cut: the student is the dense network
     recipe = Recipe.model_validate({"prune": {"ratio": 0}, "distill": training})
@@ -126,6 +129,7 @@ def child(name: str, pieces: int, checkpointing: bool) -> dict[str, Any]:
         "network": name,
         "pieces": pieces,
         "checkpointing": checkpointing,
+        "rank": rank,
         "own_peak_bytes": memory.peak,
         "estimated_bytes": expected,
     }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         "gpu",
     ),
     *("data", "prompts", "guidance", "loop", "reference_loop", "repair"),
-    *("distill_steps", "block_steps"),
+    *("distill_steps", "block_steps", "distill_rank"),
     *("distill_for", "out", "recipe", "seed", "shard", "memory", "cut", "ratio_of", "allocate"),
     *(
         "rounding",

@@ -58,7 +58,7 @@ class GroupRow(TypedDict):
     *("model_or_out", "ratios", "fit", "lora", "cut", "ratio_of", "allocate", "rounding"),
     *("importance",),
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
-    *("resolution", "distill_steps", "block_steps", "memory", "recipe"),
+    *("resolution", "distill_steps", "block_steps", "distill_rank", "memory", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
 )
 def plan_(command: Command, ratio: list[str] | None) -> None:

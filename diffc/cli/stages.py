@@ -47,8 +47,8 @@ def prune_(command: Command) -> None:
 
 
 @takes(
-    *("output_folder", "loop", "repair", "distill_steps", "block_steps", "distill_for", "recipe"),
-    *("shard", "memory", "fresh", "json", "quiet"),
+    *("output_folder", "loop", "repair", "distill_steps", "block_steps", "distill_rank"),
+    *("distill_for", "recipe", "shard", "memory", "fresh", "json", "quiet"),
 )
 def distill_(command: Command, output_folder: Path) -> None:
     """Distil the cut model from the dense one: OUT/model, and samples of both.

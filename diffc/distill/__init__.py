@@ -9,6 +9,7 @@ blocks.py      which block outputs the feature loss compares, on which channels
 losses.py      output, noise and feature losses; weights over timesteps
 checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept
 sharded_checkpoint.py  the same of a sharded run, each process's part in a file
+low_rank.py    additions that learn in the place of a network's weights, and are merged
 muon.py        an optimiser whose steps on matrices are orthogonal
 setup.py       accelerator, models on their device, optimiser, moving average
 run.py         the state of a run: start, checkpoint, resume, finish

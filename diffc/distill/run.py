@@ -23,6 +23,7 @@ from diffc.data.sharding import gather_weights, local
 from diffc.distill import sharded_checkpoint
 from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.lesson import Lesson
+from diffc.distill.low_rank import add_low_rank, merge_low_rank, trained_parameters
 from diffc.distill.setup import (
     choose_dtype,
     make_accelerator,
@@ -32,7 +33,7 @@ from diffc.distill.setup import (
     run_key,
     sharded_student,
 )
-from diffc.recipe.sections.training import TrainingSection
+from diffc.recipe.sections.training import OWN_WEIGHTS, LowRankSection, TrainingSection
 from diffc_export.events import Progress
 from diffc_runtime.machine.memory import return_large_blocks
 
@@ -77,6 +78,7 @@ class TrainingSettings:
         logs: Where trackers write; None: ``folder``/logs.
         shard: Whether the student is sharded over the processes, as the lesson's dense networks
             then are already. The other processes' may be on the meta device.
+        low_rank: The additions that are trained in the place of the weights, if its rank is one.
     """
 
     options: TrainingSection
@@ -86,6 +88,7 @@ class TrainingSettings:
     quality_every: int = 0
     logs: Path | None = None
     shard: bool = False
+    low_rank: LowRankSection = OWN_WEIGHTS
 
 
 @dataclass
@@ -107,6 +110,7 @@ class Run:
     pieces: int
     judge: Judge | None
     quality_every: int = 0
+    has_additions: bool = False  # low-rank ones, which are trained in the place of the weights
     step: int = 0
     resumed_from: int = 0
     skipped: int = 0  # steps in a row that fp16's overflow left out
@@ -139,7 +143,11 @@ class Run:
             return_large_blocks()
         key, goal = "", student
         if not settings.shard or accelerator.is_main_process:
-            key = run_key(student, lesson.digests(), options, settings.seed)
+            digests, low_rank = lesson.digests(), settings.low_rank
+            key = run_key(student, digests, options, settings.seed, low_rank)
+        notes = []
+        if settings.low_rank.rank:
+            notes = add_low_rank(student, settings.low_rank, settings.seed)
         if settings.shard:
             key = shared_text(key)
             student = sharded_student(student, lesson.family, options, device, dtype)
@@ -164,6 +172,8 @@ class Run:
             pieces=options.gradient_accumulation,
             judge=settings.judge,
             quality_every=settings.quality_every,
+            has_additions=bool(settings.low_rank.rank),
+            notes=notes,
         )
 
     @property
@@ -201,7 +211,7 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, live: read by ``checkpoint``, written by ``resume``."""
         named = {}
-        for i, (name, parameter) in enumerate(self.student.named_parameters()):
+        for i, (name, parameter) in enumerate(trained_parameters(self.student).items()):
             named[f"weights.{name}"] = parameter.detach()
             for kind, value in self.optimizer.state[parameter].items():
                 if kind != "step":
@@ -233,6 +243,9 @@ class Run:
         """
         notes: list[str] = []
         adam_step: float | None = None
+        works = self.is_sharded or self.accelerator.is_main_process
+        # a checkpoint of additions has no weights, so what a lesson makes of them is made again
+        begun = self.lesson.begin(self.student) if works and self.has_additions else None
         if self.is_sharded:
             record, notes = sharded_checkpoint.load(self.tensors(), self.folder, self.key)
             if record is not None:
@@ -244,8 +257,8 @@ class Run:
                 for name, tensor in checkpoint.tensors.items():
                     own[name].copy_(tensor)
                 adam_step = self._take_up(checkpoint.step, checkpoint.numbers)
-        if adam_step is None and (self.is_sharded or self.accelerator.is_main_process):
-            notes += self.lesson.begin(self.student)
+        if adam_step is None and works:
+            notes += self.lesson.begin(self.student) if begun is None else begun
         if self.is_sharded:
             notes.append(f"sharded over {self.accelerator.num_processes} processes")
         self._share(self.step, adam_step or 0.0)
@@ -273,7 +286,8 @@ class Run:
         )
         if self.accelerator.num_processes > 1:
             whole = () if self.is_sharded else self.tensors().values()
-            for tensor in (numbers, *whole):
+            kept = [] if self.is_sharded else [p.detach() for p in self.student.parameters()]
+            for tensor in (numbers, *whole, *(kept if self.has_additions else ())):
                 torch.distributed.broadcast(tensor, src=0)
         self.step = self.resumed_from = int(numbers[0])
         if self.scaler.is_enabled():
@@ -287,7 +301,8 @@ class Run:
     @torch.no_grad()
     def take_average(self) -> None:
         """Give the student the moving average."""
-        pairs = zip(self.student.parameters(), self.ema.shadow_params, strict=True)
+        parameters = trained_parameters(self.student).values()
+        pairs = zip(parameters, self.ema.shadow_params, strict=True)
         for parameter, average in pairs:
             local(parameter).copy_(local(average))
 
@@ -301,12 +316,16 @@ class Run:
             tracker.finish()
 
     def finish(self) -> DistillResult:
-        """Give the caller's network the moving average; the first process's, if it is sharded."""
+        """Give the caller's network the moving average; the first process's, if it is sharded.
+
+        Additions are merged, so that the network is again one of its class.
+        """
         if self.ema is not None and self.step:
             self.take_average()
         if self.is_sharded:
             gather_weights(self.student, self.goal)
         self.goal.requires_grad_(False)
+        merge_low_rank(self.goal)
         return DistillResult(
             steps=self.step,
             resumed_from=self.resumed_from,

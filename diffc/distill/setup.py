@@ -14,12 +14,18 @@ from diffc.data.precision import channels_last, fast_dtype
 from diffc.data.processes import on_cpu, process_share
 from diffc.data.sharding import shard_model
 from diffc.distill.draw import Batch
+from diffc.distill.low_rank import learn, trained_parameters
 from diffc.distill.muon import Muon
 from diffc.errors import RequestError, UnavailableError
 from diffc.launch import checkpointing_is_configured, without_fsdp
 from diffc.models.families.base import Family
 from diffc.recipe.sections.distill import OF_OTHER_TRAININGS
-from diffc.recipe.sections.training import NOT_IN_KEYS, TrainingSection, check_shardable
+from diffc.recipe.sections.training import (
+    NOT_IN_KEYS,
+    LowRankSection,
+    TrainingSection,
+    check_shardable,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
@@ -83,7 +89,7 @@ def prepare_models(
     if teacher is not None:  # first, for it may be the student itself
         teacher.to(device).eval().requires_grad_(False)
         channels_last(teacher)
-    student.to(device).float().eval().requires_grad_(True)
+    learn(student.to(device).float().eval())
     if device.type != "cpu":  # GroupNorm's backward pass is slow in channels_last on CPUs
         channels_last(student)
     if options.gradient_checkpointing:
@@ -120,7 +126,7 @@ def sharded_student(
         RequestError: The options ask for what a sharded student cannot do.
     """
     check_shardable(options)
-    student.float().eval().requires_grad_(True)
+    learn(student.float().eval())
     sharded = shard_model(student, family, device, dtype)
     if options.gradient_checkpointing or checkpointing_is_configured():
         checkpoint_activations(sharded)
@@ -143,14 +149,15 @@ def make_optimizer(
     student: nn.Module, options: TrainingSection, device: torch.device
 ) -> torch.optim.AdamW:
     """The optimiser with its state made beforehand, so that a checkpoint can be read into it."""
-    parameters, rate, decay = student.parameters(), options.learning_rate, options.weight_decay
+    parameters = list(trained_parameters(student).values())
+    rate, decay = options.learning_rate, options.weight_decay
     if options.optimizer == "muon":
         optimizer: torch.optim.AdamW = Muon(parameters, rate, ADAM_BETAS, decay)
     else:
         fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(parameters, rate, ADAM_BETAS, weight_decay=decay, fused=fused)
     matrices = set(optimizer.matrices) if isinstance(optimizer, Muon) else set()
-    for parameter in student.parameters():
+    for parameter in parameters:
         state = {
             "step": torch.zeros((), device=device),
             "exp_avg": torch.zeros_like(parameter),
@@ -162,12 +169,13 @@ def make_optimizer(
 
 
 def make_ema(student: nn.Module, options: TrainingSection) -> Any:
-    """diffusers' moving average of the student's parameters, or None for decay 0."""
+    """diffusers' moving average of the parameters that are trained, or None for decay 0."""
     from diffusers.training_utils import EMAModel
 
     if not options.ema_decay:
         return None
-    return EMAModel(student.parameters(), decay=options.ema_decay, foreach=True)
+    parameters = trained_parameters(student).values()
+    return EMAModel(parameters, decay=options.ema_decay, foreach=True)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -189,17 +197,28 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 
 def run_key(
-    student: nn.Module, digests: Iterable[bytes], options: TrainingSection, seed: int = 0
+    student: nn.Module,
+    digests: Iterable[bytes],
+    options: TrainingSection,
+    seed: int = 0,
+    low_rank: LowRankSection | None = None,
 ) -> str:
-    """A hash of what decides a run's weights: options, seed, data, and the weights at the start.
+    """A hash of what decides a run's weights.
 
-    digests: what identifies the data (``Lesson.digests``).
+    Args:
+        student: The network, with its weights at the start.
+        digests: What identifies the data (``Lesson.digests``).
+        options: How to train.
+        seed: Of everything random.
+        low_rank: The additions that are trained, if any are.
     """
     digest = hashlib.sha256()
     options_text = options.model_dump_json(
-        exclude={*NOT_IN_KEYS, "quality_every", *OF_OTHER_TRAININGS}
+        exclude={*NOT_IN_KEYS, "quality_every", "low_rank", *OF_OTHER_TRAININGS}
     )
     digest.update(f"{options_text} {seed}".encode())
+    if low_rank is not None and low_rank.rank:
+        digest.update(low_rank.model_dump_json().encode())
     for tensor in student.state_dict().values():
         digest.update(tensor_bytes(tensor))
     for content in digests:

@@ -32,6 +32,7 @@ from diffc.data.clean import CleanSet
 from diffc.data.sharding import local, whole
 from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.lesson import Lesson, Rows
+from diffc.distill.low_rank import trained_parameters
 from diffc.distill.run import DistillResult, Judge, Run, TrainingSettings
 from diffc.distill.setup import lost_peer
 from diffc.errors import RequestError, UnavailableError
@@ -72,13 +73,17 @@ def distill(
         InputError: ``clean`` is empty; see ``train`` for the others.
     """
     lesson = AllSteps(pair, clean, options, seed)
-    return (
-        yield from train(
-            lesson,
-            pair.student,
-            TrainingSettings(options, folder, seed, judge, options.quality_every, logs, shard),
-        )
+    settings = TrainingSettings(
+        options=options,
+        folder=folder,
+        seed=seed,
+        judge=judge,
+        quality_every=options.quality_every,
+        logs=logs,
+        shard=shard,
+        low_rank=options.low_rank,
     )
+    return (yield from train(lesson, pair.student, settings))
 
 
 def train(
@@ -210,7 +215,7 @@ def _moving_average(run: Run) -> Iterator[None]:
     if run.ema is None:
         yield
         return
-    parameters = [parameter.detach() for parameter in run.student.parameters()]
+    parameters = [value.detach() for value in trained_parameters(run.student).values()]
     trained = [local(parameter).cpu().clone() for parameter in parameters]
     run.take_average()
     yield
@@ -239,7 +244,7 @@ def _sync(run: Run, *, last: bool) -> AbstractContextManager[Any]:
 
 def _update(run: Run, loss: float) -> None:
     """Clip, step, average; nothing is changed when loss or gradient is not finite."""
-    parameters = list(run.student.parameters())
+    parameters = list(trained_parameters(run.student).values())
     run.scaler.unscale_(run.optimizer)
     ceiling = run.options.clip_grad or math.inf
     norm = float(whole(nn.utils.clip_grad_norm_(parameters, ceiling)))

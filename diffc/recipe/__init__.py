@@ -38,6 +38,7 @@ from diffc.recipe.sections.measure import MeasureSection
 from diffc.recipe.sections.prune import ImportanceSection, PruneSection
 from diffc.recipe.sections.quality import QualitySection
 from diffc.recipe.sections.repair import RepairSection
+from diffc.recipe.sections.training import LowRankSection
 from diffc.recipe.validation import option_paths, validate
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "ImportanceSection",
     "LoopTrainingSection",
     "LossesSection",
+    "LowRankSection",
     "MeasureSection",
     "PruneSection",
     "QualitySection",

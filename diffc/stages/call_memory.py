@@ -23,7 +23,14 @@ from diffc.data.inputs import data_text_tokens
 from diffc.errors import DiffcError
 from diffc.models.source import Source
 from diffc.recipe import ImportanceSection, LoopTrainingSection, Recipe
-from diffc.recipe.sections.training import LEARNT_BYTES, WEIGHT_BYTES, TrainingSection
+from diffc.recipe.sections.training import (
+    GRADIENT_BYTES,
+    LEARNT_BYTES,
+    TRAINED_BYTES,
+    WEIGHT_BYTES,
+    LowRankSection,
+    TrainingSection,
+)
 from diffc.stage_inputs import RunShape
 from diffc_export.cache import cached_json
 from diffc_runtime.machine.cpu import cpu_fingerprint
@@ -44,7 +51,7 @@ CallBytes: TypeAlias = Mapping[str, int]
 
 WITHOUT_GRADIENTS = ("magnitude", "random")
 """Scores of the importance that take no gradients."""
-_VERSION = 2
+_VERSION = 3
 """Raised whenever the count changes: what was counted before is counted anew."""
 
 
@@ -118,9 +125,9 @@ def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
             is_by_block(ranking),
         ],
         "prune": [],
-        "distill-blocks": [distill.precision],
-        "distill": _facts(distill, distill.losses.model_dump()),
-        "distill-loop": _facts(distill.loop, distill.loop.features),
+        "distill-blocks": [distill.precision, distill.low_rank.rank],
+        "distill": _facts(distill, [distill.losses.model_dump(), distill.low_rank.rank]),
+        "distill-loop": _facts(distill.loop, [distill.loop.features, distill.low_rank.rank]),
     }
     machine = [cpu_fingerprint(), [gpu.name for gpu in gpus()], package_version("torch")]
     cut = recipe.prune.model_dump(mode="json", exclude={"importance"})
@@ -247,21 +254,26 @@ class _Networks:
         """The largest block that learns alone, without the activations of its call.
 
         Its weights, gradients and AdamW's moments, and copies of the weights in the precision of
-        the forward pass.
+        the forward pass. Low-rank additions have the gradients and moments in their place.
         """
         from diffc.data.precision import best_device
+        from diffc.distill.low_rank import add_low_rank, count_additions
         from diffc.distill.setup import dtype_of
         from diffc.models.families.streams import stream_blocks
 
-        dtype = dtype_of(recipe.distill.precision, best_device())
-        each = LEARNT_BYTES + (dtype.itemsize if dtype.itemsize < WEIGHT_BYTES else 0)
+        dtype, low_rank = dtype_of(recipe.distill.precision, best_device()), recipe.distill.low_rank
+        copies = dtype.itemsize if dtype.itemsize < WEIGHT_BYTES else 0
+        each = copies + (WEIGHT_BYTES if low_rank.rank else LEARNT_BYTES)
         student, cut = self.student(), self._cut_tensors()
         largest = 0
         for one in stream_blocks(self.dense().model, student.family.block_lists):
             if any(name.startswith(f"{one.name}.") for name in cut):
                 block = student.model.get_submodule(one.name)
-                largest = max(largest, sum(value.numel() for value in block.parameters()))
-        return each * largest
+                own = each * sum(value.numel() for value in block.parameters())
+                if low_rank.rank:
+                    add_low_rank(block, low_rank)
+                largest = max(largest, own + (LEARNT_BYTES + copies) * count_additions(block))
+        return largest
 
     def _cut_tensors(self) -> dict[str, Tensor]:
         whole = {name: value.shape for name, value in self.dense().model.named_parameters()}
@@ -279,13 +291,13 @@ class _Networks:
         place, dense, student, options = _place(), self.dense(), self.student(), recipe.distill
         kept = self.kept() if options.losses.features else None
         place.network(dense.model, trained=False)
-        _prepare_student(place, student, options)
+        beside = _prepare_student(place, student, options, options.low_rank)
         one = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "one sample")
         lesson = AllSteps(ModelPair(dense, student.model, kept), one, options)
         lesson.open(student.model, place.device, _dtype(options, place.device))
         values = _values(place, dense, micro_batch(options), "clean", "noise")
         batch = Batch(values["clean"], values["noise"], values["t"], _conditions(dense, values))
-        return _peak(place, partial(lesson.loss, student.model, batch), options)
+        return beside + _peak(place, partial(lesson.loss, student.model, batch), options)
 
     def loop(self, recipe: Recipe) -> int:
         """Micro-batches of the training for the loops."""
@@ -299,7 +311,7 @@ class _Networks:
         options: LoopTrainingSection = recipe.distill.loop
         if options.features:
             place.network(dense.model, trained=False)
-        _prepare_student(place, student, options)
+        beside = _prepare_student(place, student, options, recipe.distill.low_rank)
         none = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "no trajectory")
         trajectories = TrajectorySet(Path(), 0, 0, (), none)
         seen_by = dense if options.features else None
@@ -312,7 +324,7 @@ class _Networks:
         batch = LoopBatch(
             values["sample"], time, values["target"], to_clean, _conditions(dense, values), numbers
         )
-        return _peak(place, partial(lesson.loss, student.model, batch), options)
+        return beside + _peak(place, partial(lesson.loss, student.model, batch), options)
 
 
 def _uniform(source: Source, recipe: Recipe) -> Plan | None:
@@ -342,12 +354,24 @@ def _dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
     return choose_dtype(options, device)
 
 
-def _prepare_student(place: WithoutMemory, student: Denoiser, options: TrainingSection) -> None:
+def _prepare_student(
+    place: WithoutMemory, student: Denoiser, options: TrainingSection, low_rank: LowRankSection
+) -> int:
+    """Bring the student to a place; returns the bytes of additions but for their gradients.
+
+    Those are their weights, AdamW's moments and the moving average.
+    """
+    from diffc.distill.low_rank import add_low_rank, count_additions, learn
+
+    if low_rank.rank:
+        add_low_rank(student.model, low_rank)
     place.network(student.model, trained=True)
+    learn(student.model)
     if options.gradient_checkpointing:
         from diffc.distill.setup import checkpoint_activations
 
         checkpoint_activations(student.model)
+    return (TRAINED_BYTES - GRADIENT_BYTES) * count_additions(student.model)
 
 
 def _values(place: WithoutMemory, dense: Denoiser, rows: int, *samples: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
 from diffc.recipe.sections.distill import OF_OTHER_TRAININGS
-from diffc.recipe.sections.training import NOT_IN_KEYS, TRAINED_BYTES, WEIGHT_BYTES
+from diffc.recipe.sections.training import NOT_IN_KEYS, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -139,7 +139,8 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     from diffc.models.load import load_denoiser, meta_denoiser
 
     options, source, cut = inputs.options.section, inputs.model.source, find_source(pruned)
-    shard = inputs.shape.wants_sharding((cut, TRAINED_BYTES), (source, WEIGHT_BYTES))
+    each = options.low_rank.bytes_of_student
+    shard = inputs.shape.wants_sharding((cut, each), (source, WEIGHT_BYTES))
     if shard:
         teacher = inputs.shape.open_sharded(source, choose_dtype(options, best_device()))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffc.models.source import Source, find_source
 from diffc.placing import clear_folder
-from diffc.recipe import BlockLocalSection, Recipe
+from diffc.recipe import BlockLocalSection, LowRankSection, Recipe
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape
 from diffc.stage_outcomes import BlockLocalOutcome, DataOutcome, PruneOutcome, RepairOutcome
@@ -36,6 +36,7 @@ class BlocksInputs:
         pruned: The cut model.
         repaired: Its weights after the repair.
         options: How to train.
+        low_rank: The additions that are trained in the place of the weights, if there are any.
         precision: What forward passes run in.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
@@ -47,6 +48,7 @@ class BlocksInputs:
     pruned: StageResult[PruneOutcome]
     repaired: StageResult[RepairOutcome]
     options: BlockLocalSection
+    low_rank: LowRankSection
     precision: str
     shape: RunShape
     seed: int
@@ -73,6 +75,7 @@ def distill_blocks_stage(
         pruned=cut.pruned,
         repaired=repaired,
         options=recipe.distill.block_local,
+        low_rank=recipe.distill.low_rank,
         precision=_without_scaling(recipe.distill.precision),
         shape=RunShape.of(recipe),
         seed=recipe.seed,
@@ -114,8 +117,9 @@ def distil(inputs: BlocksInputs, folder: StageFolder) -> Work[BlockLocalOutcome]
         blocks = local_blocks(dense.model, cut, dense.family, removed)
         clean = CleanSet.load(inputs.data.folder / CLEAN)
         place = Place(device, dtype_of(inputs.precision, device), learnt, folder.scratch)
-        options, seed = inputs.options, inputs.seed
-        outcome = yield from distil_blocks(dense, cut, blocks, clean, options, place, seed)
+        outcome = yield from distil_blocks(
+            dense, cut, blocks, clean, inputs.options, place, inputs.seed, inputs.low_rank
+        )
     learnt.rename(out)
     return outcome
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from diffc.models.source import Source, find_source
 from diffc.placing import clear_folder
-from diffc.recipe import LoopTrainingSection, Recipe
-from diffc.recipe.sections.training import NOT_IN_KEYS, TRAINED_BYTES, WEIGHT_BYTES
+from diffc.recipe import LoopTrainingSection, LowRankSection, Recipe
+from diffc.recipe.sections.training import NOT_IN_KEYS, WEIGHT_BYTES
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import (
@@ -42,6 +42,7 @@ class LoopInputs:
         trajectories: What it learns from.
         loops: What it learns.
         options: How to train.
+        low_rank: The additions that are trained in the place of the weights, if there are any.
         shape: What the denoiser's inputs are like.
         seed: Of everything random.
     """
@@ -54,6 +55,7 @@ class LoopInputs:
     trajectories: StageResult[TrajectoriesOutcome]
     loops: tuple[Loop, ...]
     options: SectionInput[LoopTrainingSection]
+    low_rank: LowRankSection
     shape: RunShape
     seed: int
 
@@ -83,6 +85,7 @@ def distill_loop_stage(
         trajectories=trajectories,
         loops=visited.loops,
         options=SectionInput(recipe.distill.loop, without=NOT_IN_KEYS),
+        low_rank=recipe.distill.low_rank,
         shape=RunShape.of(recipe),
         seed=recipe.seed,
     )
@@ -116,7 +119,8 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     before = inputs.distilled.folder / MODEL
     source, cut = inputs.model.source, find_source(before)
     options, shape = inputs.options.section, inputs.shape
-    shard = shape.wants_sharding((cut, TRAINED_BYTES), (source, WEIGHT_BYTES))
+    each = inputs.low_rank.bytes_of_student
+    shard = shape.wants_sharding((cut, each), (source, WEIGHT_BYTES))
     student = shape.open(cut) if reads_weights(shard) else shape.open_on_meta(cut)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     dense_way = TrajectorySet.load(inputs.trajectories.folder / TRAJECTORIES, clean)
@@ -125,7 +129,14 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
     loops = [loop_steps(loop, settings) for loop in inputs.loops]
     dense = _dense(inputs, shard) if options.features else None
     lesson = LoopLesson(student, dense_way, loops, options, inputs.seed, dense)
-    how = TrainingSettings(options, folder.scratch, inputs.seed, logs=folder.logs, shard=shard)
+    how = TrainingSettings(
+        options=options,
+        folder=folder.scratch,
+        seed=inputs.seed,
+        logs=folder.logs,
+        shard=shard,
+        low_rank=inputs.low_rank,
+    )
     result = yield from train(lesson, student.model, how)
     names = [str(loop) for loop in inputs.loops]
     facts = {**pruning_facts(before), "loops": names}

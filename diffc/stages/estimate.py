@@ -23,6 +23,7 @@ from diffc.recipe.sections.training import (
     GRADIENT_BYTES,
     TRAINED_BYTES,
     WEIGHT_BYTES,
+    LowRankSection,
     TrainingSection,
 )
 from diffc.stages.decoder import decoder_stage
@@ -103,15 +104,20 @@ def stage_seconds(
     return seconds
 
 
-def training_bytes(dense: int, small: int, calls: int | None) -> int:
+def training_bytes(
+    dense: int, small: int, calls: int | None, low_rank: LowRankSection | None = None
+) -> int:
     """Memory of a training.
 
     Args:
         dense: Parameters of the dense model.
         small: Parameters of the compressed one.
         calls: What its calls take, gradients with activations (call_memory.py); None leaves
-            activations out.
+            activations out. Low-rank additions are counted with it.
+        low_rank: Those that are trained in the place of the weights, if its rank is one.
     """
+    if low_rank is not None and low_rank.rank:
+        return WEIGHT_BYTES * (small + dense) + (calls or 0)
     kept = (TRAINED_BYTES - GRADIENT_BYTES) * small + WEIGHT_BYTES * dense
     return kept + max(GRADIENT_BYTES * small, calls or 0)
 

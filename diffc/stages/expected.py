@@ -53,4 +53,5 @@ def expected_work(
 
 
 def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int:
-    return training_bytes(dense, small, call_bytes(source, recipe).get("distill"))
+    calls = call_bytes(source, recipe).get("distill")
+    return training_bytes(dense, small, calls, recipe.distill.low_rank)

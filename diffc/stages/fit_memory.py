@@ -228,6 +228,8 @@ def _too_small(memory: str, short: dict[str, int]) -> RequestError:
     hint = f"--memory {least}MB is the least that would do"
     if stage in SECTIONS:
         hint += "; a higher --ratio, a smaller --resolution or --distill-steps 0 need less"
+    if stage.startswith("distill"):
+        hint += ", and so does --distill-rank 16, which trains low-rank additions"
     return RequestError(
         f"--memory {memory}: the stage '{stage}' needs at least {least}MB", hint=hint
     )

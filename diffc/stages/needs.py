@@ -94,7 +94,7 @@ def _networks(
     dense: int, small: int, recipe: Recipe, calls: CallBytes
 ) -> Iterator[tuple[str, int, int, int]]:
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
-    loading = WEIGHT_BYTES * dense
+    loading, low_rank = WEIGHT_BYTES * dense, recipe.distill.low_rank
     if ranked_in_files(recipe.prune.importance.method, recipe.prune.cuts_depth):
         yield "importance", 0, 0, 0
     elif is_by_block(recipe.prune.importance):
@@ -106,11 +106,11 @@ def _networks(
     if recipe.distill.block_local.steps:
         yield "distill-blocks", calls.get("distill-blocks", 0), 0, WEIGHT_BYTES * small
     if recipe.distill.steps:
-        training = training_bytes(dense, small, calls.get("distill"))
+        training = training_bytes(dense, small, calls.get("distill"), low_rank)
         yield "distill", training, loading, WEIGHT_BYTES * small
     if recipe.distill.aim == "loop":
         beside = dense if recipe.distill.loop.features else 0
-        training = training_bytes(beside, small, calls.get("distill-loop"))
+        training = training_bytes(beside, small, calls.get("distill-loop"), low_rank)
         yield "distill-loop", training, WEIGHT_BYTES * max(beside, small), WEIGHT_BYTES * small
 
 
@@ -209,8 +209,8 @@ def row_by_row(recipe: Recipe) -> Recipe:
 def _smaller(stage: str) -> str:
     if stage.startswith("distill"):
         return (
-            "gradient_checkpointing, a higher --ratio or --distill-steps 0 need less, or use a "
-            "machine with more memory"
+            "gradient_checkpointing, a higher --ratio, --distill-rank 16 or --distill-steps 0 need "
+            "less, or use a machine with more memory"
         )
     if stage == "importance":
         return "--importance magnitude needs no gradients; else use a machine with more memory"

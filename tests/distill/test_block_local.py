@@ -19,7 +19,7 @@ from diffc.distill.block_local.blocks import LocalBlock, local_blocks, output_te
 from diffc.distill.block_local.run import Place, distil_blocks, weights_file
 from diffc.errors import UnavailableError
 from diffc.prune.surgery import cut, removed_positions
-from diffc.recipe import BlockLocalSection
+from diffc.recipe import BlockLocalSection, LowRankSection
 from diffc_export.events import drain
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -257,3 +257,18 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(activation_files, "write_array", full)
     with pytest.raises(OSError, match="No space left"):
         learn(prepared("dit"), tmp_path)
+
+
+def test_blocks_learn_by_additions_and_the_rest_of_them_stays(tmp_path):
+    dense, small, blocks, clean = prepared("flux")
+    old, rank = weights(small), LowRankSection(rank=2)
+    options = OPTIONS.model_copy(update={"steps": 20, "learning_rate": 1e-2})
+    place = place_in(tmp_path)
+    outcome = drain(distil_blocks(dense, small, blocks, clean, options, place, 0, rank))
+    assert outcome.is_used and outcome.after.to_dense < outcome.before.to_dense
+    new = weights(small)
+    assert list(new) == list(old)
+    changed = {key for key, value in new.items() if not torch.equal(value, old[key])}
+    assert changed and all(old[key].ndim == 2 for key in changed)
+    for key in changed:  # each change is of the rank that was asked for
+        assert torch.linalg.matrix_rank(new[key] - old[key], rtol=1e-4) <= 2

@@ -42,7 +42,7 @@ def read(folder: Path, name: str):
 def two(tmp_path_factory) -> Path:
     """What two processes make of everything."""
     folder = tmp_path_factory.mktemp("two")
-    ended = launch(folder, [*sharded_runs.FAMILIES, "loop", "samples", SHORT, "bf16"])
+    ended = launch(folder, [*sharded_runs.FAMILIES, "loop", "samples", SHORT, "bf16", "low-rank"])
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -62,6 +62,16 @@ def test_a_student_is_that_of_one_process(two: Path, tmp_path: Path, name: str) 
             torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
     start = sharded_runs.student(name).state_dict()
     assert max(float((ours[k] - start[k]).abs().max()) for k in start) > 1e-3  # it learned
+
+
+def test_low_rank_additions_are_those_of_one_process(two: Path, tmp_path: Path) -> None:
+    """They are sharded with their blocks, and merged where the network is whole."""
+    (ours, facts), (alone, of_one) = read(two, "low-rank"), sharded_runs.done("low-rank", tmp_path)
+    losses = [[loss for _, loss in one["losses"]] for one in (facts, of_one)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][-1] < losses[0][0]
+    assert set(ours) == set(alone)
+    for key, value in alone.items():
+        torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
 
 
 def test_mixed_precision_is_that_of_one_process(two: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from torch import nn
 
 from bench import training_memory
 from diffc.data.recipe_of_model import recipe_of_model
+from diffc.distill.low_rank import add_low_rank, count_additions, learn
 from diffc.models.source import find_source
 from diffc.models.without_memory import WithoutMemory
 from diffc.prune.plan import Plan
-from diffc.recipe import Recipe
+from diffc.recipe import LowRankSection, Recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages import call_memory
 from diffc.stages.call_memory import call_bytes
@@ -64,6 +65,10 @@ def kept_by_autograd(source, rows: int) -> int:
     """What PyTorch's own hooks say that a real forward pass keeps, in float32."""
     dense = RunShape.of(Recipe()).open(source)
     dense.model.requires_grad_(True)
+    return kept_of_call(dense, rows)
+
+
+def kept_of_call(dense, rows: int) -> int:
     kept: dict[int, torch.UntypedStorage] = {}
     own = {value.untyped_storage().data_ptr() for value in dense.model.parameters()}
 
@@ -106,6 +111,23 @@ def test_micro_batches_and_checkpointing_need_less(source):
     eight = {"importance": {"batch": 8}}
     ranked = [bytes_of(source, "importance", prune=one) for one in (pieces, eight)]
     assert ranked[0] < ranked[1]
+
+
+def test_additions_bring_their_weights_moments_and_average(source):
+    """Oracle: what autograd keeps of a real call beside what it keeps without additions."""
+    counted, kept, dense = {}, {}, RunShape.of(Recipe()).open(source)
+    for rank in (0, 4):
+        if rank:
+            add_low_rank(dense.model, LowRankSection(rank=rank))
+        learn(dense.model)
+        kept[rank] = kept_of_call(dense, rows=32)
+        how = {"batch": 32, "low_rank": {"rank": rank}}
+        counted[rank] = bytes_of(source, prune={"ratio": 0.0}, **how)
+    more = kept[4] - kept[0] + 16 * count_additions(dense.model)  # activations are gone by the end
+    assert kept[4] > kept[0] and counted[4] - counted[0] == more
+    pieces = {"prune": {"ratio": 0.0}, "batch": 32, "gradient_accumulation": 2}
+    gradients = bytes_of(source, **pieces) - bytes_of(source, **pieces, low_rank={"rank": 1})
+    assert gradients > 0  # all of them stay from the first piece on
 
 
 def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(source):
@@ -179,3 +201,8 @@ def test_surgery_and_blocks_take_what_the_files_of_a_run_say(compiled, source):
                     name = f"{head}.{part}.{tail.partition('.')[0]}"
                     blocks[name] = blocks.get(name, 0) + small[key].numel()
         assert counted["distill-blocks"] == each * max(blocks.values())
+        few = recipe_with(
+            source, precision=precision, block_local={"steps": 2}, low_rank={"rank": 1}
+        )
+        additions = call_bytes(source, few, out / "plan.json")["distill-blocks"]
+        assert (each - 12) * max(blocks.values()) < additions < counted["distill-blocks"]

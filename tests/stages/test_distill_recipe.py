@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 from support.quick import QUICK
 
 import diffc
@@ -13,6 +15,7 @@ from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
 from diffc.prune.importance import gradients
 from diffc.report.html import to_html
+from diffc.stages.repair import REPAIRED
 
 
 def weights(out):
@@ -36,6 +39,20 @@ def test_the_feature_loss_is_on_the_plans_channels(tiny_model, tmp_path):
     assert differ(plain, other)
     losses = [r.distillation["losses"][0][1] for r in (report, with_features)]
     assert losses[1] > losses[0]  # a term more, on the same first batch and weights
+
+
+@pytest.mark.usefixtures("compiled_cache")
+def test_low_rank_additions_are_merged_into_an_ordinary_model(tiny_model, tmp_path):
+    report, merged = distilled(tiny_model, tmp_path, low_rank={"rank": 2}, learning_rate=0.01)
+    assert "low-rank additions of rank 2 are trained" in report.distillation["notes"][0]
+    start = load_denoiser(find_source(str(tmp_path / "pruned"))).state_dict()
+    start |= load_torch(tmp_path / ".diffc" / REPAIRED)
+    assert list(merged) == list(start)
+    changed = {name for name, value in merged.items() if not value.equal(start[name])}
+    assert changed and all(start[name].ndim >= 2 for name in changed)
+    for name in changed:
+        change = (merged[name] - start[name]).flatten(1)
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2
 
 
 @pytest.mark.usefixtures("compiled_cache")

@@ -91,6 +91,14 @@ def test_blocks_that_learn_alone_have_a_row_and_surgery_counts_what_it_cuts():
     )
 
 
+def test_low_rank_additions_leave_the_student_its_weights_alone():
+    loop = {"aim": "loop", "loop": {"features": 0.0}, "low_rank": {"rank": 8}}
+    counted = {"distill": 3 * MILLION, "distill-loop": MILLION}
+    rows = by_stage(Recipe.model_validate({"distill": loop}), counted, on_gpu=True)
+    assert rows["distill"].gpu_bytes == 4 * (4 + 2) * MILLION + 3 * MILLION
+    assert rows["distill-loop"].gpu_bytes == 4 * 2 * MILLION + MILLION
+
+
 def test_a_student_of_loops_has_a_row_of_its_own():
     loop = {"distill": {"aim": "loop", "loop": {"features": 0.0}}}
     own = by_stage(Recipe.model_validate(loop), on_gpu=True)

@@ -4,8 +4,8 @@
 
 does each of the names in FOLDER/NAME and writes what came out, tensors to FOLDER/NAME.safetensors
 and facts to FOLDER/NAME.json: a case of ``family_cases`` is distilled, ``short`` and
-``bf16`` are one in fewer steps, ``loop`` is a student of loops, ``samples`` are samples and
-importance.
+``bf16`` are one in fewer steps, ``low-rank`` one of additions, ``loop`` is a student of loops,
+``samples`` are samples and importance.
 KILL=RANK:STEP kills one process in the middle of the checkpoint of that step.
 """
 
@@ -148,6 +148,8 @@ def done(name: str, folder: Path, **changes) -> Outcome:
             return samples()
     if name in (SHORT, WHOLE):
         return distilled("flux", folder / name, steps=8, checkpoint_every=2)
+    if name == "low-rank":
+        return distilled("flux", folder / name, steps=8, learning_rate=0.01, low_rank={"rank": 2})
     if name == "bf16":
         return distilled("flux", folder / name, steps=6, precision="bf16")
     return distilled(name, folder / name, **changes)

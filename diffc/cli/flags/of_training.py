@@ -30,6 +30,14 @@ TRAINING_FLAGS = (
         group=QUALITY,
     ),
     Flag(
+        "distill_rank",
+        int,
+        "Rank of additions (LoRA) that are trained in place of the weights; 0: the weights.",
+        path="distill.low_rank.rank",
+        shown="0",
+        group=QUALITY,
+    ),
+    Flag(
         "distill_for",
         str,
         "all-steps: any loop samples it; loop: it learns --loop, down to one call.",

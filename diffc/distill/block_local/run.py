@@ -11,7 +11,7 @@ one, and a run that was killed goes on behind the last of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,8 @@ from diffc.errors import UnavailableError
 from diffc.models.denoiser import Denoiser
 from diffc.models.mapped import map_weights
 from diffc.recipe.sections.distill import BlockLocalSection
-from diffc.stage_outcomes import BlockLocalOutcome, LocalBlockFigures
+from diffc.recipe.sections.training import OWN_WEIGHTS, LowRankSection
+from diffc.stage_outcomes import BlockLocalOutcome, LocalBlockFigures, NetworkErrors
 from diffc_export.events import Progress, Work
 from diffc_runtime.files import new_file
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
@@ -68,6 +69,7 @@ def distil_blocks(
     options: BlockLocalSection,
     place: Place,
     seed: int,
+    low_rank: LowRankSection = OWN_WEIGHTS,
 ) -> Work[BlockLocalOutcome]:
     """Train every block of ``blocks``; the weights are in files of ``place.folder``.
 
@@ -82,6 +84,7 @@ def distil_blocks(
         options: How to train.
         place: Where.
         seed: Of everything random.
+        low_rank: The additions that are trained in the place of the weights, if its rank is one.
 
     Raises:
         UnavailableError: Memory has no room for a batch.
@@ -89,7 +92,8 @@ def distil_blocks(
     batches = noised_batches(dense, clean, options.rows, seed, options.batch)
     judges = [batch for batch in batches if batch.is_held_out]
     blocks = _in_order(dense, blocks, judges[0])
-    wanted, figures = yield from _train_all(dense, cut, blocks, batches, options, place, seed)
+    learning = partial(_train, options=options, low_rank=low_rank, place=place)
+    wanted, figures = yield from _train_all(dense, cut, blocks, batches, learning, place, seed)
     student = dense.with_model(cut)
     before, after = _outputs(student, blocks, judges, place), None
     used = [one for one, figure in zip(blocks, figures, strict=True) if figure.is_used]
@@ -98,10 +102,7 @@ def distil_blocks(
         for one in used:
             map_weights(cut.get_submodule(one.name), weights_file(place.folder, one.name))
         after = _outputs(student, blocks, judges, place)
-    of_dense, of_old, of_new = (
-        errors_of_outputs(zip(given, wanted, strict=True), judges) if given else None
-        for given in (wanted, before, after)
-    )
+    of_dense, of_old, of_new = (_errors(one, wanted, judges) for one in (wanted, before, after))
     assert of_dense is not None and of_old is not None
     is_used = of_new is not None and of_new.to_dense < of_old.to_dense  # NaN is no improvement
     if not is_used:
@@ -125,6 +126,12 @@ def distil_blocks(
 def weights_file(folder: Path, block: str) -> Path:
     """Where the weights of a block are that has learnt."""
     return folder / f"{block}.safetensors"
+
+
+def _errors(
+    given: Sequence[Tensor] | None, wanted: Sequence[Tensor], judges: Sequence[NoisedBatch]
+) -> NetworkErrors | None:
+    return errors_of_outputs(zip(given, wanted, strict=True), judges) if given else None
 
 
 class _Stream:
@@ -191,7 +198,7 @@ def _train_all(
     cut: nn.Module,
     blocks: Sequence[LocalBlock],
     batches: Sequence[NoisedBatch],
-    options: BlockLocalSection,
+    learning: Callable[..., TrainedBlock],
     place: Place,
     seed: int,
 ) -> Work[tuple[list[Tensor], list[LocalBlockFigures]]]:
@@ -215,7 +222,7 @@ def _train_all(
                     for one, end, batch in zip(given, last, batches, strict=True)
                 ]
                 ours = cut.get_submodule(block.name)
-                _save(_train(block.name, ours, examples, options, place, seed + number), file)
+                _save(learning(block.name, ours, examples, seed=seed + number), file)
             figures.append(_figures(file))
         outputs = stream.outputs()
     return [
@@ -227,12 +234,15 @@ def _train(
     name: str,
     block: nn.Module,
     examples: Sequence[Example],
+    *,
     options: BlockLocalSection,
+    low_rank: LowRankSection,
     place: Place,
     seed: int,
 ) -> TrainedBlock:
+    device, dtype = place.device, place.dtype
     try:
-        return train_block(name, block, examples, options, place.device, place.dtype, seed)
+        return train_block(name, block, examples, options, device, dtype, seed, low_rank)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

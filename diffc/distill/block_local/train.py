@@ -15,7 +15,9 @@ from diffc.data.precision import autocast, channels_last
 from diffc.data.randomness import keyed_generator
 from diffc.distill.block_local.blocks import output_tensors
 from diffc.distill.losses import per_sample
+from diffc.distill.low_rank import add_low_rank, learn, merge_low_rank, trained_parameters
 from diffc.recipe.sections.distill import BlockLocalSection
+from diffc.recipe.sections.training import OWN_WEIGHTS, LowRankSection
 from diffc.stage_outcomes import LocalBlockFigures
 
 
@@ -55,6 +57,7 @@ def train_block(
     device: torch.device,
     dtype: torch.dtype,
     seed: int,
+    low_rank: LowRankSection = OWN_WEIGHTS,
 ) -> TrainedBlock:
     """Train a copy of ``block``; the block itself stays as it is.
 
@@ -69,23 +72,27 @@ def train_block(
         device: Where to compute.
         dtype: What forward passes run in.
         seed: Of the order of examples.
+        low_rank: The additions that are trained in the place of the weights, if its rank is one.
     """
-    ours = copy.deepcopy(block).to(device).requires_grad_(True)
+    ours = copy.deepcopy(block).to(device)
+    if low_rank.rank:
+        add_low_rank(ours, low_rank, seed)
+    learn(ours)
     channels_last(ours)
     taught = [one for one in examples if not one.is_held_out]
     judges = [one for one in examples if one.is_held_out]
     before = _error(ours, judges, device, dtype)
-    optimizer = torch.optim.AdamW(
-        ours.parameters(), options.learning_rate, weight_decay=0.0, fused=True
-    )
+    trained = list(trained_parameters(ours).values())
+    optimizer = torch.optim.AdamW(trained, options.learning_rate, weight_decay=0.0, fused=True)
     for step in range(options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * rate_at(step, options.steps)
         loss = _loss(ours, taught[_place(step, len(taught), seed)], device, dtype)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    merge_low_rank(ours)
     after = _error(ours, judges, device, dtype)
     is_better = after < before  # NaN is not
     weights = {key: value.detach().cpu().contiguous() for key, value in ours.named_parameters()}

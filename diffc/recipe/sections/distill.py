@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from diffc.recipe.sections.base import RecipeSection
-from diffc.recipe.sections.training import TrainingSection
+from diffc.recipe.sections.training import LowRankSection, TrainingSection
 from diffc.recipe.words import Fraction
 
 OF_THE_LOOP = ("aim", "loop")
@@ -102,6 +102,7 @@ class DistillSection(TrainingSection):
             any, so that classifier-free guidance is distilled too.
         quality_every: steps between samples of the student beside the dense model's; 0 for no
             samples.
+        low_rank: low-rank additions in the place of the weights, where these have no room.
         loop: how to train for the loops, where that is the aim.
         block_local: how each block learns alone, right after the repair.
     """
@@ -114,5 +115,6 @@ class DistillSection(TrainingSection):
     timesteps: Literal["stratified", "uniform"] = "stratified"
     null_share: Fraction = Field(default=0.1, ge=0, le=1)
     quality_every: int = Field(default=0, ge=0)
+    low_rank: LowRankSection = LowRankSection()
     loop: LoopTrainingSection = LoopTrainingSection()
     block_local: BlockLocalSection = BlockLocalSection()

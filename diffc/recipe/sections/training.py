@@ -22,6 +22,37 @@ student; the same without the average; weight, gradient and their product of a n
 importance is measured; a weight alone; a gradient alone."""
 
 
+class LowRankSection(RecipeSection):
+    """``distill.low_rank``: low-rank additions that are trained in the place of the weights.
+
+    Every linear layer and convolution gets matrices B A, which are merged into its weight at the
+    end (Hu et al. 2021); all else stays as it was cut. It is of every training of a run: of all
+    noise levels, of the loops, of blocks alone. Gradients, the optimiser's state and the moving
+    average are then those of the additions.
+
+    Attributes:
+        rank: rows of A; 0 trains the weights themselves. A layer that is narrower has its own.
+        alpha: B A is multiplied by alpha / rank; without a value alpha is the rank.
+    """
+
+    rank: int = Field(default=0, ge=0)
+    alpha: float | None = Field(default=None, gt=0)
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by; the same in every layer."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def bytes_of_student(self) -> int:
+        """Bytes that a training has for each of the student's own parameters."""
+        return WEIGHT_BYTES if self.rank else TRAINED_BYTES
+
+
+OWN_WEIGHTS = LowRankSection()
+"""No additions: the weights themselves are trained."""
+
+
 class TrainingSection(RecipeSection):
     """How to train a student.
 
