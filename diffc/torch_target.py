@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffc.errors import InputError, RequestError, UnavailableError, unknown
+from diffc.errors import InputError, RequestError, UnavailableError, in_short, unknown
 from diffc_export.events import Progress, Work
 from diffc_export.targets import engine, shapes
 from diffc_export.targets.base import Array, Arrays, BuildOptions, LoadedEngine, Status, TargetFacts
@@ -304,11 +304,9 @@ def _compiling() -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = in_short(error) or type(error).__name__
         hint = "on a CPU it needs a C++ compiler; the eager variant needs none"
-        raise UnavailableError(f"torch.compile does not work here: {words[:200]}", hint=hint) from (
-            None
-        )
+        raise UnavailableError(f"torch.compile does not work here: {words}", hint=hint) from (None)
 
 
 def _check_compiler() -> None:

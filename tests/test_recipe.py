@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from diffc.errors import InputError, RequestError
+from diffc.errors import InputError, RequestError, nearest
 from diffc.recipe import Recipe, recipe_files, resolve
 
 
@@ -57,6 +57,24 @@ def test_a_threshold_outside_0_1_is_refused(threshold):
 def test_an_unknown_target_names_the_nearest():
     with pytest.raises(RequestError, match=r"unknown target 'trtx' \(did you mean trt"):
         resolve(family="X", flags={"build": {"target": ["trtx"]}})
+
+
+@pytest.mark.parametrize(
+    ("word", "close"),
+    [
+        ("nope", []),
+        ("vino", ["openvino"]),
+        ("tensorrt", ["trt"]),
+        ("ort", ["ort-cpu", "ort-cuda"]),
+        ("rtx", ["trt-rtx"]),
+        ("ort_cpu", ["ort-cpu", "ort-cuda"]),
+        ("npu", []),
+        ("", []),
+    ],
+)
+def test_only_near_names_are_suggested(word, close):
+    targets = ("openvino", "ort-cpu", "ort-cuda", "trt", "trt-rtx", "torch")
+    assert nearest(word, targets) == close
 
 
 def test_an_unknown_precision_says_which_there_are():

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.errors import UnavailableError
+from diffc.errors import UnavailableError, in_short
 
 VARIABLE = "DIFFC_TRITON_ENV"
 
@@ -144,7 +144,7 @@ class TritonServer:
     def _failed(self, how: str) -> UnavailableError:
         """Return an error of one line, with the log's end as the hint."""
         end = self.log.read_text("utf-8", "replace")[-3000:].strip()
-        last = end.splitlines()[-1][:200] if end else "its log is empty"
+        last = in_short(end.splitlines()[-1]) if end else "its log is empty"
         return UnavailableError(f"tritonserver {how}: {last}", hint=end or None)
 
     def is_ready(self) -> bool:

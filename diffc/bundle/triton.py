@@ -170,7 +170,10 @@ def stand_in(repository: Path, name: str, engine: Path) -> None:
 
 
 def limit_threads(repository: Path, threads: int) -> None:
-    """Limit the threads of engines that the server runs in Python on a processor."""
+    """Write a number of threads into every model's config.pbtxt of a Triton repository.
+
+    It holds for engines that the server runs in Python on a processor.
+    """
     parameter = f'parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}\n'
     for path in repository.rglob("config.pbtxt"):
         path.write_text(path.read_text() + parameter)

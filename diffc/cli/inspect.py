@@ -202,7 +202,10 @@ def _written_plan(command: Command) -> Path | None:
 def _plan(source: Source, recipe: Recipe, folder: Path) -> JsonDict:
     """The plan that the recipe's options give, from the cache where it is there."""
     from diffc.cli.remembered import remembered
+    from diffc.data.loops import check_loops
 
+    if source.scheduler:  # a config.json may come alone
+        check_loops(source, recipe)
     scores = _scores_file(folder)
     return remembered("plan", source, recipe, scores, lambda: plan_answer(source, recipe, scores))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diffc.data.guidance import decide_guidance
+from diffc.data.guidance import decide_guidance, takes_guidance
 from diffc.data.student_loops import student_loops
 from diffc.data.tensors import is_tensors
 from diffc.errors import RequestError
@@ -77,8 +77,10 @@ def check_loops(source: Source, recipe: Recipe) -> list[str]:
             there is guidance without null conditions. The message names the loop.
         InputError: A value of the scheduler's config is none that can be used.
     """
-    config = source.scheduler
+    config, given = source.scheduler, recipe.data.guidance
     notes: list[str] = []
+    if given is not None and not takes_guidance(source) and family(source.class_name).is_guided:
+        _check_null_conditions(source, recipe, f"--guidance {given:g}", given)
     for flag, loop in _named(recipe):
         _check_guidance(source, recipe, f"{flag} {loop}", loop)
         if loop.steps is None and not notes:
@@ -116,14 +118,23 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Loop]]:
 
 
 def _check_guidance(source: Source, recipe: Recipe, words: str, loop: Loop) -> None:
-    if loop.guidance in (None, 1.0):
+    if loop.guidance is None or loop.guidance == 1:
         return
     reason = decide_guidance(source, loop.guidance).reason
     if reason is not None:
         raise RequestError(f"{words}: this model has no guidance: {reason}")
-    own = family(source.class_name).null_conditions(source.config)
-    if not own and recipe.data.prompts is None and not is_tensors(recipe.data.source):
-        raise RequestError(
-            f"{words}: guidance needs null conditions, and this run has none",
-            hint="--prompts brings them, or a --data file with null.NAME",
-        )
+    _check_null_conditions(source, recipe, words, loop.guidance)
+
+
+def _check_null_conditions(source: Source, recipe: Recipe, words: str, guidance: float) -> None:
+    """Refuse a scale that ``words`` give, where nothing is there to guide away from."""
+    own = family(source.class_name)
+    has_null = own.null_conditions(source.config) or recipe.data.prompts is not None
+    if guidance == 1 or has_null or is_tensors(recipe.data.source):
+        return
+    hint = "leave it out: this model takes no conditions"
+    if own.text_places:
+        hint = "--prompts brings them, or a --data file with null.NAME"
+    elif own.class_count(source.config):
+        hint = "a --data file with null.NAME brings them"
+    raise RequestError(f"{words}: guidance needs null conditions, and this run has none", hint=hint)

@@ -21,7 +21,7 @@ from torch import Tensor
 from diffc.data.conditions import pipeline_conditions
 from diffc.data.guidance import argument_defaults, decide_guidance, find_pipeline_class
 from diffc.data.prompt_file import read_prompts
-from diffc.errors import InputError, RequestError
+from diffc.errors import InputError, RequestError, in_short
 from diffc.models.families import family
 from diffc.models.families.base import Family, TextPlaces
 from diffc.models.source import Source
@@ -215,7 +215,7 @@ def _encode(
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{type(pipeline).__name__} cannot encode the prompts: {first[:120]}",
+            f"{type(pipeline).__name__} cannot encode the prompts: {in_short(first)}",
             hint="give the encoded conditions in their place: --data FILE.safetensors",
         ) from error
     return encoded

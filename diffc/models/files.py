@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffc.errors import InputError
+from diffc.errors import InputError, in_short
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -61,7 +61,7 @@ def read_json(path: Path) -> JsonDict:
         value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"cannot read {path}: {str(error)[:120]}", hint="it has to be JSON; copy it again"
+            f"cannot read {path}: {in_short(error)}", hint="it has to be JSON; copy it again"
         ) from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")
@@ -138,7 +138,7 @@ def _header(path: Path) -> tuple[JsonObject, int]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} has a damaged header: {str(error)[:120]}") from error
+        raise InputError(f"{path} has a damaged header: {in_short(error)}") from error
     if not isinstance(header, dict):
         raise InputError(f"{path} has a damaged header: it is not a JSON object")
     header.pop("__metadata__", None)
@@ -153,7 +153,7 @@ def _check_by_library(path: Path) -> None:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = in_short(str(error).strip().splitlines()[0])
         raise InputError(f"{path} is damaged: {reason}", hint="copy the file again") from error
 
 

@@ -364,14 +364,13 @@ def _denoiser_name(parts: Mapping[str, Component], family: str | None) -> str | 
         same = [name for name, part in parts.items() if _class_of(part) == family]
         place = component_of(family)
         return same[0] if same else place if place in parts else None
-    named = {part.class_name for part in parts.values()}
+    classes = {name: _class_of(part) for name, part in parts.items()}
     for class_name in family_names():
-        if not is_own(class_name) and class_name not in named:
-            continue  # another package's, which is not imported for nothing
+        if class_name not in classes.values():
+            continue  # another package's is not imported for nothing, nor refused if it is broken
         known = family_of(class_name)
-        place = known.component
-        if known.is_denoiser and place in parts and _class_of(parts[place]) == class_name:
-            return place
+        if known.is_denoiser and classes.get(known.component) == class_name:
+            return known.component
     return None
 
 

@@ -27,7 +27,10 @@ def place_words(point: Point, metric: Metric) -> str:
 
 
 def standing_words(frontier: Frontier, one: Standing) -> str:
-    """Where one compressed loop stands, with the figures; '' where nothing can be said."""
+    """Say how one compressed loop compares with the dense loops of its time, with the figures.
+
+    Empty where nothing can be said.
+    """
     metric = main_metric(frontier)
     if metric is None or one.rival is None:
         return ""

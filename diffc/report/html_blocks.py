@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -80,14 +81,26 @@ def _facts(block: Facts) -> Html:
     boxes = (
         tag(
             "div",
-            tag("dt", fact.name),
-            tag("dd", fact.figure, tag("small", fact.remark) if fact.remark else None),
+            tag("dt", _unbroken(fact.name)),
+            tag(
+                "dd",
+                _unbroken(fact.figure),
+                tag("small", _unbroken(fact.remark)) if fact.remark else None,
+            ),
         )
         for fact in block.facts
     )
     figures = tag("dl", *boxes, class_="facts") if block.facts else None
     notes = [_note(sentence) for sentence in block.notes]
     return joined(tag("h1", block.sentence), *notes, figures)
+
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|ms|s|min|h|[kMGT]?B|[kMGT])(?!\w))")
+
+
+def _unbroken(text: str) -> str:
+    """The text with no-break spaces between numbers and units: no line ends there."""
+    return _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 def _note(sentence: str, is_warning: bool = False) -> Html:

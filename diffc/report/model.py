@@ -236,6 +236,14 @@ class Report(_ReportPart):
                 hint="diffc compile writes one into its output folder",
             ) from None
 
+    def __repr__(self) -> str:
+        """One line, the one that ends a run; ``model_dump`` has everything."""
+        from diffc.report.verdict import summary
+
+        return f"<Report of {summary(self)}>"
+
+    __str__ = __repr__
+
     @property
     def failed(self) -> list[TargetResult]:
         """Targets whose engines do not compute what torch computes."""

@@ -54,7 +54,7 @@ class DecoderInputs:
 
 
 def decoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, ExportOutcome] | None:
-    """OUT/onnx/decoder; None where the pipeline has no VAE of a known class."""
+    """The stage that exports OUT/onnx/decoder; None for a pipeline without a known VAE."""
     if source.vae is None or autoencoder(source.vae.class_name) is None:
         return None
     inputs = DecoderInputs(
@@ -125,7 +125,10 @@ def decoder_notes(source: Source) -> list[str]:
 def decoder_build_stage(
     out: Path, recipe: Recipe, name: str
 ) -> Stage[build.BuildInputs, BuildOutcome] | None:
-    """OUT/engines/TARGET/decoder in fp32; None without OUT/onnx/decoder or a use for it."""
+    """The stage that builds OUT/engines/TARGET/decoder, in fp32.
+
+    None without OUT/onnx/decoder or a use for it.
+    """
     from diffc_export.targets import target
 
     served = target(name).facts.loader is not None

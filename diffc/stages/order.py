@@ -57,7 +57,7 @@ from diffc.stages.fit_memory import fit_memory
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
-from diffc.stages.preflight import PREFLIGHT, preflight
+from diffc.stages.preflight import PREFLIGHT, preflight, quick_checks
 from diffc.stages.prune import CutModel, prune_stage
 from diffc.stages.repair import repair_stage
 from diffc.stages.samples import evaluation_stage, samples_stage
@@ -123,6 +123,8 @@ def _run(request: Request) -> RunWork:
     source, recipe, out = request.source, request.recipe, request.out
     replaces = replaces_finished(source, recipe, out, request.over)
     yield StageEvent(PREFLIGHT, "started")
+    if request.evaluation is not None:  # before the longer checks of the run that it belongs to
+        quick_checks(source, request.evaluation, request.stop)
     notes = preflight(source, recipe, out, request.stop)
     if request.evaluation is not None:
         preflight(source, request.evaluation, out, request.stop)
@@ -338,7 +340,7 @@ def _with_loras(
 def export(
     runner: StageRunner, request: Request, done: Compressed
 ) -> Generator[StageEvent, None, None]:
-    """OUT/onnx of both sides, and of the VAE and the text encoders where there are some."""
+    """Export both sides into OUT/onnx, and the VAE and the text encoders where there are some."""
     source, recipe = request.source, request.recipe
     for stage in export_stages(source, recipe, done.clean, done.plan, done.distilled):
         yield from runner.do(stage)

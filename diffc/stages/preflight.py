@@ -17,6 +17,7 @@ from pathlib import Path
 from diffc import __version__
 from diffc.follows import check_untouched
 from diffc.launch import check_launcher, fsdp_is_configured, is_launched
+from diffc.measure.quality.measuring import wanted_metrics
 from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
@@ -73,6 +74,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_resolution(source.class_name, source.config, recipe.export.requested_sizes)
     check_parts(source)
     check_data(source, recipe)
+    _check_metrics(source, recipe)
     notes = [*_recipe_notes(source), *noise_checks(source, recipe), *uncompressed_notes(source)]
     notes += decoder_notes(source)
     check_score(recipe.prune.importance.method)
@@ -87,6 +89,25 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     if bench is not None:
         bench.check()
     return notes
+
+
+def _check_metrics(source: Source, recipe: Recipe) -> None:
+    """Refuse a figure that lacks weights, a package or an option; without torch.
+
+    A figure that samples cannot have is left out, whatever it lacks: those are judged here by the
+    config's size, and where it has none, or a VAE enlarges them, by ``model_checks``.
+
+    Raises:
+        RequestError, UnavailableError: with what is missing.
+    """
+    side = recipe.export.size or source.config.get("sample_size")
+    sides = (side, side) if isinstance(side, int) else tuple(side or ())
+    channels = 3 if "vae" in source.index else source.config.get("in_channels", 3)
+    if len(sides) != 2:
+        return
+    for metric in wanted_metrics(recipe.quality):
+        if metric.why_impossible((channels, *sides)) is None:
+            metric.check(recipe.quality)
 
 
 def _check_sharding(recipe: Recipe, stop: str) -> None:

@@ -63,7 +63,10 @@ class TextInputs:
 
 
 def text_stage(source: Source, recipe: Recipe) -> Stage[TextInputs, TextOutcome] | None:
-    """OUT/onnx/text; None for a pipeline without text encoders, or where they stay out."""
+    """The stage that exports what prompts need into OUT/onnx/text.
+
+    None for a pipeline without text encoders, or where they stay out.
+    """
     encoders = [part for part in source.components if part.is_text_encoder]
     if recipe.text.encoders == "off" or not source.is_pipeline or not encoders:
         return None
@@ -168,7 +171,7 @@ class TextEncoderInputs:
 def text_encoder_stage(
     source: Source, recipe: Recipe, texts: StageResult[TextOutcome], name: str
 ) -> Stage[TextEncoderInputs, ExportOutcome]:
-    """OUT/onnx/ENCODER."""
+    """The stage that exports one text encoder into OUT/onnx/ENCODER."""
     part = source.find_component(name)
     assert part is not None
     inputs = TextEncoderInputs(
@@ -245,7 +248,10 @@ def exported_encoders(out: Path) -> list[str]:
 def text_build_stages(
     out: Path, recipe: Recipe, name: str
 ) -> Iterator[Stage[TextBuildInputs, EncoderEngineOutcome]]:
-    """OUT/engines/TARGET/ENCODER for each text encoder; none for a target that nothing serves."""
+    """The stages that build OUT/engines/TARGET/ENCODER, one for each text encoder.
+
+    None of them for a target that nothing serves.
+    """
     from diffc_export.targets import target
 
     if recipe.text.encoders == "off" or target(name).facts.loader is None:

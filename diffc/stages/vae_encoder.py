@@ -26,7 +26,7 @@ from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 
 
 def vae_encoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, ExportOutcome] | None:
-    """OUT/onnx/encoder, or None where OUT has no decoder either."""
+    """The stage that exports OUT/onnx/encoder; None where OUT has no decoder either."""
     decoder = decoder_stage(source, recipe)
     if decoder is None or not family(source.class_name).is_denoiser:
         return None
@@ -72,7 +72,10 @@ class EncoderBuildInputs:
 def vae_encoder_build_stage(
     out: Path, recipe: Recipe, name: str
 ) -> Stage[EncoderBuildInputs, EncoderEngineOutcome] | None:
-    """OUT/engines/TARGET/encoder in fp32; None without OUT/onnx/encoder or a use for it."""
+    """The stage that builds OUT/engines/TARGET/encoder, in fp32.
+
+    None without OUT/onnx/encoder or a use for it.
+    """
     from diffc_export.targets import target
 
     folder = out / "onnx" / VAE_ENCODER

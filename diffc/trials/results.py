@@ -110,6 +110,17 @@ class SearchResult(_SearchPart):
     command: str
     out: str | None = None
 
+    def __repr__(self) -> str:
+        """One line: the winner and its folder; ``model_dump`` has everything."""
+        named = self.chosen or self.nearest or {}
+        words = " ".join(named.values()) or "nothing"
+        what = f"{words} chosen" if self.chosen else f"goals missed, {words} is nearest"
+        place = f" in {self.out}" if self.out else ""
+        tried = f"{len(self.candidates)} measured, {len(self.untried)} not"
+        return f"<SearchResult of {self.model} on {self.target}: {what}{place}, {tried}>"
+
+    __str__ = __repr__
+
     def candidate(self, values: dict[str, str] | None) -> CandidateResult | None:
         """The candidate of these values."""
         return next((one for one in self.candidates if one.values == values), None)

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from diffc_runtime.errors import RequestError, UnavailableError, unknown
+from diffc_runtime.errors import RequestError, UnavailableError, in_short, unknown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
@@ -95,7 +95,7 @@ def load(point: EntryPoint, attribute: str) -> tuple[object, str]:
         missing = "" if hasattr(module, attribute) else f"it sets no {attribute}"
         return getattr(module, attribute, None), missing
     except (Exception, SystemExit) as error:  # foreign code may raise anything
-        words = " ".join(str(error).split())[:200]
+        words = in_short(error)
         return None, f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 

@@ -19,6 +19,7 @@ with exit code 70, so that no caller takes it for a check that failed.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _SHOWN = 30
@@ -89,9 +90,31 @@ class NotComparable(DiffcError):
     exit_code = 4
 
 
+_ALIKE, _ALIKE_WITHIN = 0.6, 0.4
+"""difflib's ratio from which words are close, and where the letters of one are all in the other."""
+_PARTS = re.compile(r"[-_.]")
+
+
 def nearest(word: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The known words closest to ``word``, best first; empty when none is close."""
-    return difflib.get_close_matches(word, list(known), n=n, cutoff=0.5)
+    """The known words closest to ``word``, best first; empty when none is close.
+
+    A word is close where most letters are the same, in the same order, and where all its letters
+    are another's or the other way round: ``tensorrt`` means ``trt``. A word that is a part of
+    names, as ``ort`` is of ``ort-cpu``, means these.
+    """
+    names = list(known)
+    parts = [name for name in names if word in _PARTS.split(name) and word != name]
+    if word and parts:
+        return parts[:n]
+    close = difflib.get_close_matches(word, names, n=n, cutoff=_ALIKE)
+    likely = [name for name in names if _is_within(name, word) or _is_within(word, name)]
+    return close or difflib.get_close_matches(word, likely, n=n, cutoff=_ALIKE_WITHIN)
+
+
+def _is_within(short: str, long: str) -> bool:
+    """Whether the letters of ``short`` all stand in ``long``, in their order."""
+    letters = iter(long)
+    return all(letter in letters for letter in short)
 
 
 def known_names(word: str, known: Iterable[str]) -> str:
@@ -111,6 +134,15 @@ def known_names(word: str, known: Iterable[str]) -> str:
 def unknown(kind: str, word: str, known: Iterable[str]) -> RequestError:
     """The error for a name that does not exist, with those that do."""
     return RequestError(f"unknown {kind} '{word}'", hint=known_names(word, sorted(known)))
+
+
+def in_short(words: object, longest: int = 200) -> str:
+    """What another library raised, as one line of at most ``longest`` characters.
+
+    The place where more was cut off has a mark.
+    """
+    line = " ".join(str(words).split())
+    return line if len(line) <= longest else f"{line[: longest - 4].rstrip()} ..."
 
 
 class BadRequest(RequestError, ValueError):

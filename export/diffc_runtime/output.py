@@ -15,6 +15,8 @@ from .values import Array
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .pipeline import Pipeline
+
 OUTPUT_TYPES = ("pil", "np")
 
 
@@ -72,3 +74,12 @@ def _pillow() -> ModuleType:
             "output_type='pil' needs Pillow: pip install pillow, or ask for output_type='np'"
         ) from None
     return Image
+
+
+def pipeline_words(pipe: Pipeline) -> str:
+    """What runs a pipeline, the size of its images, and what a call samples with by default."""
+    shape = "x".join(str(side) for side in pipe.image_size or pipe.sample_shape)
+    loop = f"{pipe.scheduler_name}, {pipe.defaults.steps} steps"
+    if pipe.defaults.guidance != 1:
+        loop += f", guidance {pipe.defaults.guidance:g}"
+    return f"<{type(pipe).__name__}: {pipe.runs_on or 'a function'}, {shape}, {loop}>"

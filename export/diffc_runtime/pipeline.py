@@ -32,7 +32,7 @@ from .image_sizes import at_size
 from .images import is_picture
 from .json_types import JsonObject
 from .noise import fill, image_streams
-from .output import PipelineOutput, check_output, output_of
+from .output import PipelineOutput, check_output, output_of, pipeline_words
 from .packing import pack_latents
 from .schedulers import check_whole, first_step, own_name, scheduler
 from .schedules import train_steps
@@ -66,7 +66,7 @@ class PipelineDefaults:
     conditions: Callable[[int, int], Mapping[str, object]] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Pipeline:
     """A denoiser and a scheduler config, ready to make images.
 
@@ -87,10 +87,8 @@ class Pipeline:
         runs_on: In words, what runs the denoiser, such as ``ort-cpu fp32``.
         prompts: The text encoders; None for a model without.
         loras: The LoRAs that a call may name; None where the denoiser takes none.
-        image_size: (height, width) of the images in pixels; by default that of a sample without a
-            decoder.
-        encode: Images (B, C, H, W) -> mean and deviation of their latents, for image-to-image; None
-            for a model of pixels.
+        image_size: (height, width) in pixels; by default that of a sample without a decoder.
+        encode: Images (B, C, H, W) -> their latents' mean and deviation; None for pixels.
     """
 
     denoise: Denoise
@@ -129,6 +127,8 @@ class Pipeline:
         self.sample_input = _only_input(self.inputs, "sample")
         self.timestep_input = _only_input(self.inputs, "timestep")
         self.conditions = tuple(spec for spec in self.inputs if spec.kind == "condition")
+
+    __repr__ = pipeline_words
 
     @property
     def image_sizes(self) -> tuple[tuple[int, int], ...]:

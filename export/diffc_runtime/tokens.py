@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BadRequest, UnfitEngine
+from .errors import BadRequest, UnfitEngine, in_short
 from .prompt_plan import TokenizerFacts
 from .values import Array
 
@@ -86,7 +86,7 @@ def _read(path: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = Backend.from_file(str(path))
     except Exception as error:  # the package raises nothing narrower
-        raise UnfitEngine(f"{path} is damaged: {str(error)[:100]}") from None
+        raise UnfitEngine(f"{path} is damaged: {in_short(error)}") from None
     tokenizer.no_padding()
     return tokenizer
 

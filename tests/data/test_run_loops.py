@@ -106,6 +106,7 @@ def test_what_was_given_is_left_alone() -> None:
         ({"loops": ["ddim:1001"]}, "--loop ddim:1001: 1001 steps are more than the model's 1000"),
         ({"reference_loop": "ddim:1001"}, "--reference-loop ddim:1001: 1001 steps"),
         ({"loops": ["ddim:4:7.5"]}, "--loop ddim:4:7.5: guidance needs null conditions"),
+        ({"data": {"guidance": 4}}, "--guidance 4: guidance needs null conditions"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_before_it_is_loaded(

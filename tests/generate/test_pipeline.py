@@ -19,6 +19,7 @@ import diffc
 from diffc.data.labels import LABEL, drawn_label
 from diffc.data.randomness import keyed_generator
 from diffc.errors import DiffcError, InputError, RequestError, UnavailableError
+from diffc.report.verdict import summary
 from diffc_runtime import Pipeline
 
 CELL, GAP = 96, 4
@@ -61,6 +62,16 @@ def test_the_engine_that_runs_here_is_taken_and_named(out):
     assert (pipe.defaults.steps, pipe.scheduler_name) == (2, "ddim")
     assert diffc.pipeline(out, device="cpu", dtype="fp32").runs_on == "ort-cpu fp32"
     assert diffc.pipeline(out, dtype="bf16").runs_on == "torch bf16 on cpu"
+
+
+def test_its_repr_is_one_short_line(out):
+    shown = repr(diffc.pipeline(out))
+    assert shown == "<Pipeline: ort-cpu fp32, 16x16, ddim, 2 steps>"
+
+
+def test_a_reports_repr_is_the_line_that_ends_a_run(out):
+    report = diffc.Report.read(out)
+    assert repr(report) == str(report) == f"<Report of {summary(report)}>"
 
 
 def test_without_an_engine_for_here_torch_runs_the_model_and_says_why(out, tmp_path):

@@ -40,6 +40,27 @@ def test_it_opens_and_fits(chromium, report, out, tmp_path, width, scheme):
     assert pictures and chromium.js("document.images.length") == 12
 
 
+def test_no_line_ends_between_a_number_and_its_unit(chromium, report, out):
+    """On a phone, where the texts of the boxes are broken most."""
+    chromium.size(400)
+    chromium.open(write_html(report, out).as_uri())
+    broken = """[...document.querySelectorAll('dd, dt')].flatMap(box => {
+        const walk = document.createTreeWalker(box, NodeFilter.SHOW_TEXT), all = []
+        for (let node; node = walk.nextNode();)
+            for (const one of node.data.matchAll(/\\d\\s(%|ms|s|MB|k)(?!\\w)/g)) {
+                const range = document.createRange()
+                range.setStart(node, one.index)
+                range.setEnd(node, one.index + one[0].length)
+                const tops = [...range.getClientRects()].map(line => line.top)
+                all.push([one[0], Math.max(...tops) - Math.min(...tops) > 4])
+            }
+        return all
+    })"""
+    amounts = chromium.js(broken)
+    assert len(amounts) >= 3
+    assert [words for words, is_broken in amounts if is_broken] == []
+
+
 def sheets(out, colours):
     """Four images, as the sample report has, of one colour for each model."""
     from PIL import Image

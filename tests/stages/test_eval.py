@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 
 import diffc
 from diffc.errors import InputError, UnavailableError
+from diffc.measure.quality.base import hub_folder
 from diffc.measure.quality.features import onnx_extractor, statistics
 from diffc.measure.quality.frechet import frechet_distance, frechet_error
 from diffc.measure.quality.kernel import kernel_distance
@@ -96,6 +99,30 @@ def test_missing_weights_are_told_before_the_work(tiny_model, tmp_path, images, 
             evaluated(model, tmp_path / "out", **quality)
         assert not (tmp_path / "out").exists()
         assert str(tmp_path / "hub") in str(caught.value) and caught.value.hint
+
+
+def test_missing_weights_are_refused_before_models_are_built(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("diffc.stages.preflight.model_checks", lambda *_: 1 / 0)
+    with pytest.raises(UnavailableError, match="InceptionV3's weights"):
+        diffc.compile(
+            save_ddpm(tmp_path / "m", sample_size=32),
+            out=tmp_path / "out",
+            options={"quality": {"reference": str(images)}},
+        )
+
+
+@pytest.mark.parametrize(
+    "named", [{}, {"XDG_CACHE_HOME": "~/xdg"}, {"TORCH_HOME": "$HOME/torch"}, {"TORCH_HOME": "/t"}]
+)
+def test_torchs_hub_folder_is_known_without_torch(monkeypatch, named):
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    expected = torch.hub.get_dir()
+    monkeypatch.delitem(sys.modules, "torch")
+    assert str(hub_folder()) == expected
 
 
 def test_a_reference_that_is_not_there(tiny_model, tmp_path):

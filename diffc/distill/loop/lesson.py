@@ -38,13 +38,14 @@ READOUT_ROWS = 256
 
 @dataclass(frozen=True)
 class LoopBatch:
-    """One process's rows of one step.
+    """What one process trains on in one step.
 
     Attributes:
         sample: (B, ...) what the model is given.
         time: (B,) its timesteps.
         target: (B, ...) what it should give.
-        to_clean: (B, 2) keep and gain of ``clean_step``.
+        to_clean: (B, 2) keep and gain (``clean_step``): the clean sample is keep times ``sample``
+            plus gain times the output.
         conditions: Name -> (B, ...).
         numbers: (B,) which step of which trajectory each row is, among all of the lesson.
     """
@@ -72,7 +73,7 @@ class LoopBatch:
         return LoopBatch(sample, time, target, to_clean, conditions, numbers)
 
     def clean(self, output: Tensor) -> Tensor:
-        """The clean samples that an output implies."""
+        """The clean samples (B, ...) of an output: keep * sample + gain * output."""
         keep, gain = (_wide(column, output) for column in self.to_clean.unbind(1))
         return keep * self.sample + gain * output
 

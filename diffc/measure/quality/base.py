@@ -17,9 +17,12 @@ is imported inside the method that uses it.
 from __future__ import annotations
 
 import math
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from diffc.errors import InputError, RequestError, UnavailableError
@@ -244,3 +247,13 @@ class UnknownMetric(Metric):
         """Refuse: only a report knows this metric."""
         yield from ()
         return f"no metric is called {self.name}"
+
+
+def hub_folder() -> Path:
+    """``torch.hub.get_dir()``, without the import of torch: a refusal has to come at once."""
+    torch = sys.modules.get("torch")
+    if torch is not None:  # torch.hub.set_dir may have changed it
+        return Path(torch.hub.get_dir())
+    cache = os.getenv("XDG_CACHE_HOME", "~/.cache")
+    home = os.getenv("TORCH_HOME", f"{cache}/torch")
+    return Path(home).expanduser() / "hub"

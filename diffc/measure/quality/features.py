@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffc.errors import InputError, UnavailableError
-from diffc.measure.quality.base import Metric, MetricFigure
+from diffc.measure.quality.base import Metric, MetricFigure, hub_folder
 from diffc_export.events import Progress, Work
 from diffc_runtime.files import file_digest, utf8_path
 from diffc_runtime.json_types import JsonDict, JsonObject
@@ -314,9 +314,7 @@ def onnx_extractor(path: Path) -> Extractor:
 
 def inception_weights() -> Path:
     """The place where diffc looks for InceptionV3's weights: torch hub's checkpoints folder."""
-    import torch
-
-    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    return hub_folder() / "checkpoints" / INCEPTION_FILE
 
 
 def check_inception(path: Path) -> None:

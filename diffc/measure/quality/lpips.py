@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from diffc.errors import UnavailableError
-from diffc.measure.quality.base import PairMetric
+from diffc.measure.quality.base import PairMetric, hub_folder
 from diffc_runtime.json_types import JsonObject
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ def find_weights() -> Path:
     Raises:
         UnavailableError: The file is not there. The hint says where to put it.
     """
-    import torch
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    path = hub_folder() / "checkpoints" / WEIGHTS
     if not path.exists():
         raise UnavailableError(
             f"LPIPS needs AlexNet's weights, and {path} does not exist",

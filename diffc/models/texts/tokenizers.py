@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diffc.errors import InputError
+from diffc.errors import InputError, in_short
 from diffc.models.classes import component_class
 from diffc.models.components import Component
 from diffc.models.foreign import foreign_errors, quiet_libraries
@@ -71,7 +71,7 @@ def _backend(loaded: Any, part: Component) -> Any:
         return convert_slow_tokenizer(loaded)
     except Exception as error:  # whatever the class's own files lead to
         raise InputError(
-            f"{part.folder} cannot become a tokenizer.json: {str(error)[:120]}",
+            f"{part.folder} cannot become a tokenizer.json: {in_short(error)}",
             hint="put a tokenizer.json there (AutoTokenizer.from_pretrained(...).save_pretrained), "
             "or leave prompts to the caller: --text-encoders off",
         ) from None

@@ -239,7 +239,11 @@ def mean_over_slices(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def weights_only(subject: Subject) -> Subject:
-    """Its groups with the slices that torch-pruning's importances see; all, where it sees none."""
+    """Return the subject with fewer slices in its groups: those that torch-pruning ranks by.
+
+    These are the weights of convolutions and linear layers, without biases and norms. A group that
+    has none of them keeps all of its slices.
+    """
     groups = []
     for group in subject.groups:
         seen = tuple(

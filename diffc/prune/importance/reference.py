@@ -26,7 +26,12 @@ from diffc_export.events import Progress, Work
 
 
 class Reference(Score):
-    """Mean absolute products of weights and gradients, over a prefix of the timesteps."""
+    """The importance of the published ddpm_prune.py, as above.
+
+    A slice of a channel has the sum of |w times dL/dw| over its weights, and a channel the mean of
+    its slices. The gradients are summed over the timesteps 0, 1, 2, ... until the loss falls below
+    T times the largest so far.
+    """
 
     def measure(self, subject: Subject, options: ImportanceSection, seed: int) -> Work[Importance]:
         steps = len(subject.denoiser.process)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diffc_export.onnx.weights import SMALL, ApartModel, Read, on_skeleton, save
 from diffc_export.specs import Inputs, TensorSpec
 from diffc_export.targets.onnx_file import Size, onnx_digest
-from diffc_runtime.errors import InputError
+from diffc_runtime.errors import InputError, in_short
 from diffc_runtime.files import utf8_path
 from diffc_runtime.json_types import JsonObject
 
@@ -212,7 +212,7 @@ def trace_module(
     except torch.onnx.errors.OnnxExporterError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise InputError(
-            f"the model cannot be exported to ONNX: {lines[-1][:200]}",
+            f"the model cannot be exported to ONNX: {in_short(lines[-1])}",
             hint="an operator of its forward pass has no ONNX counterpart at this opset",
         ) from error
     assert program is not None

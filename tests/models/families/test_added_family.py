@@ -155,6 +155,18 @@ def test_a_family_that_claims_a_class_of_diffcs_own_is_named(add):
     assert family("DiTTransformer2DModel").is_denoiser
 
 
+def test_a_class_that_two_families_claim_is_no_matter_to_other_models(add, tmp_path):
+    points = "[diffc.families]\nUNet2DModel = first_family\n"
+    add("first", {"first_family": EXAMPLE}, points)
+    index = {"transformer": ["diffusers", "DiTTransformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "transformer").mkdir()
+    config = {"_class_name": "DiTTransformer2DModel"}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    source = find_source(tmp_path, need_weights=False)
+    assert source.class_name == "DiTTransformer2DModel"
+
+
 def test_doctor_names_and_skips_a_broken_family(add):
     add("pixel-dit", {"pixel_dit_family": "raise OSError('libtoy.so is missing')"})
     command = [sys.executable, "-m", "diffc", "doctor"]
