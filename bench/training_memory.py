@@ -2,7 +2,9 @@
 
     python -m bench.training_memory        writes bench/results/training_memory.json
 
-The same of gradients for the importance, of the whole network and of one block at a time.
+The same of gradients for the importance, of the whole network and of one block at a time, and of
+the stages that take no gradients: repair, trajectories and samples of a run that cuts half of the
+MACs.
 
 Toy networks whose activations are many times their parameters, each distilled for two steps by the
 dense network itself, in a process of its own: whole batches and micro-batches, with gradient
@@ -24,7 +26,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench.full_size import TENTH, OwnMemory
+from bench.full_size import TENTH, WATCHED, OwnMemory, StagePeaks
 from diffc.measure.environment import read_environment
 
 RESULT = Path(__file__).parent / "results" / "training_memory.json"
@@ -39,6 +41,24 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_attention_heads": 6, "attention_head_dim": 32, "in_channels": 4, "out_channels": 8,
         "num_layers": 6, "sample_size": 64, "patch_size": 2, "num_embeds_ada_norm": 1000}),
 }  # fmt: skip
+FORWARD = {
+    **NETWORKS,
+    # whose repair is one of wide layers, where that of the others is one of many activations
+    "wide transformer": ("DiTTransformer2DModel", {
+        "num_attention_heads": 16, "attention_head_dim": 64, "in_channels": 4, "out_channels": 8,
+        "num_layers": 2, "sample_size": 16, "patch_size": 2, "num_embeds_ada_norm": 1000}),
+}  # fmt: skip
+CHAIN: dict[str, Any] = {
+    "prune": {"importance": {"method": "random"}, "allocate": "uniform", "cut": "width"},
+    "repair": {"rows": 64},
+    "data": {"guidance": 1.0},
+    "distill": {"steps": 0, "aim": "loop", "loop": {
+        "steps": 0, "trajectories": 64, "teacher_steps": 2, "features": 0.0}},
+    "quality": {"images": 16},
+    "reference_loop": "deterministic:2",
+    "loops": ["ddim:1"],
+}  # fmt: skip
+OF_FORWARD = ("repair", "trajectories", "samples")
 WORDS = ("off", "on")
 CASES = [(pieces, again, 0) for again in (False, True) for pieces in (1, 4)] + [(4, True, 8)]
 
@@ -50,6 +70,7 @@ def main() -> None:
     child_words = ("NETWORK", "PIECES", "CHECKPOINTING", "RANK")
     parser.add_argument("--child", nargs=4, metavar=child_words)
     parser.add_argument("--ranking", nargs=2, metavar=("NETWORK", "BY_BLOCK"))
+    parser.add_argument("--forward", metavar="NETWORK")
     args = parser.parse_args()
     if args.child:
         name, pieces, checkpointing, rank = args.child
@@ -58,10 +79,14 @@ def main() -> None:
     if args.ranking:
         print(json.dumps(ranking(*args.ranking)))
         return
+    if args.forward:
+        print(json.dumps(forward(args.forward)))
+        return
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "rows": [in_process(name, *case) for name in NETWORKS for case in CASES],
         "importance": [ranking_in_process(name, word) for name in NETWORKS for word in WORDS],
+        "forward": [row for name in FORWARD for row in forward_in_process(name)],
         "environment": read_environment().model_dump(mode="json"),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -87,16 +112,36 @@ def ranking_in_process(name: str, by_block: str) -> dict[str, Any]:
     return _in_process("--ranking", name, by_block)
 
 
+def forward_in_process(name: str) -> list[dict[str, Any]]:
+    """The stages of a network that take no gradients, in a process of their own.
+
+    Raises SystemExit where the estimate of one is more than a tenth off.
+    """
+    rows = _answer("--forward", name)
+    for row in rows:
+        _check(row)
+    return list(rows)
+
+
 def _in_process(*words: str) -> dict[str, Any]:
+    row: dict[str, Any] = _answer(*words)
+    _check(row)
+    return row
+
+
+def _answer(*words: str) -> Any:
     command = [sys.executable, "-m", "bench.training_memory", *words]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _check(row: dict[str, Any]) -> None:
+    """Raises SystemExit where the estimate is more than a tenth off."""
     print(row, file=sys.stderr, flush=True)
     if abs(row["own_peak_bytes"] - row["estimated_bytes"]) > TENTH * row["own_peak_bytes"]:
         raise SystemExit(f"the estimate is more than a tenth off: {row}")
-    return row
 
 
 def child(name: str, pieces: int, checkpointing: bool, rank: int) -> dict[str, Any]:
@@ -204,11 +249,63 @@ def _rank(recipe: Any, folder: Path) -> None:
         drain(importance(Subject(dense, clean, groups, by_block=by_block), options, 0))
 
 
+def forward(name: str) -> list[dict[str, Any]]:
+    """Run the stages up to samples in this process, and count three of them."""
+    import os
+
+    import torch
+    from safetensors.torch import save_file
+
+    import diffc
+    from diffc.data.recipe_of_model import recipe_of_model
+    from diffc.models.families.examples import example_inputs
+    from diffc.models.inputs import input_specs
+    from diffc.models.source import find_source
+    from diffc.prune.plan import Plan
+    from diffc.stages.call_memory import call_bytes
+    from diffc.stages.needs import stage_needs
+    from diffc_runtime.machine.memory import return_large_blocks
+
+    return_large_blocks()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        os.environ["DIFFC_CACHE"] = str(folder / "cache")
+        _write(name, folder)
+        source, data = find_source(folder / "model"), folder / "data.safetensors"
+        values = example_inputs(input_specs(source), source.config, BATCH)
+        values.pop("timestep")
+        save_file({key: value.contiguous() for key, value in values.items()}, data)
+        options = {**CHAIN, "data": {**CHAIN["data"], "source": str(data)}}
+        stages = StagePeaks()
+        with WATCHED:
+            diffc.compile(
+                folder / "model", ratio=0.5, out=folder / "out", options=options, stop="distill",
+                on_event=stages.note,
+            )  # fmt: skip
+        plan = Plan.read(folder / "out" / "plan.json")
+        recipe = recipe_of_model(
+            source, None, {**options, "prune": {**options["prune"], "ratio": 0.5}}
+        )
+        calls = call_bytes(source, recipe, folder / "out" / "plan.json")
+    counts = plan.dense.params, plan.compressed.params
+    needs = {one.stage: one for one in stage_needs(*counts, recipe, calls, on_gpu=False)}
+    return [
+        {
+            "network": name,
+            "stage": stage,
+            "own_peak_bytes": stages.rows[stage]["own_peak_bytes"],
+            "estimated_bytes": needs[stage].memory_bytes,
+        }
+        for stage in OF_FORWARD
+    ]
+
+
 def _write(name: str, folder: Path) -> None:
     """The network with random weights, as a model's folder."""
     from diffc.models.classes import network_class
 
-    kind, config = NETWORKS[name]
+    kind, config = FORWARD[name]
     network_class(kind).from_config(dict(config)).save_pretrained(folder / "model")
     _write_scheduler(folder / "model")
 

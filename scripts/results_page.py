@@ -379,18 +379,28 @@ def full_size_blocks(found: dict[str, Any]) -> list[str]:
 
 
 def training_memory(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for row in found["rows"]:
+    def cells(row: dict[str, Any]) -> tuple[str, str, str]:
         peak, estimate = row["own_peak_bytes"], row["estimated_bytes"]
-        cells = (f"{peak / 1e9:.2f} GB", f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}")
-        checkpointing = "yes" if row["checkpointing"] else "no"
-        rows.append([row["network"], str(row["pieces"]), checkpointing, *cells])
-    heads = ["", "pieces", "checkpointing", "peak", "estimate", "off by"]
+        return f"{peak / 1e9:.2f} GB", f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"
+
+    rows = [
+        [row["network"], str(row["pieces"]), "yes" if row["checkpointing"] else "no",
+         str(row["rank"] or "-"), *cells(row)]
+        for row in found["rows"]
+    ]  # fmt: skip
+    heads = ["peak", "estimate", "off by"]
+    ranked = [[row["network"], row["by_block"], *cells(row)] for row in found["importance"]]
+    forward = [[row["network"], row["stage"], *cells(row)] for row in found["forward"]]
     return [
         machine(found["environment"], day(found)),
         "Toy networks whose activations are many times their parameters, distilled in batches of 8 "
-        "in fp32 on the CPU; the peak is that of the whole process's own memory.\n",
-        *table(heads, rows),
+        "in fp32 on the CPU; the peak is that of the whole process's own memory. With a rank, "
+        "low-rank additions are trained in the place of the weights.\n",
+        *table(["", "pieces", "checkpointing", "rank", *heads], rows),
+        "The importance by gradients, of the whole network and block by block.\n",
+        *table(["", "block by block", *heads], ranked),
+        "Stages without gradients, of a run that cuts half of the MACs.\n",
+        *table(["", "stage", *heads], forward),
     ]
 
 

@@ -53,7 +53,9 @@ def plan_estimates(
     return {
         "seconds": sum(seconds.values()) if seconds else None,
         "by": rate.words if rate else "",
-        "training_bytes": training_bytes(dense, small, calls.get("distill")),
+        "training_bytes": training_bytes(
+            dense, small, calls.get("distill"), recipe.distill.low_rank
+        ),
         "activations": "distill" in calls,
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
         "stages": [asdict(one) for one in needs],

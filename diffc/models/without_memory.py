@@ -12,7 +12,8 @@ checkpointing computes again.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -84,6 +85,56 @@ class WithoutMemory:
                 torch.autograd.backward(loss())
         peak: int = live.peak
         return peak
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Operations inside the block are on tensors without memory."""
+        with self._mode:
+            yield
+
+    def peak_of_call(self, call: Callable[[], object]) -> int:
+        """The most bytes that are alive, beside weights and inputs, in a call without gradients.
+
+        Args:
+            call: Runs a network.
+        """
+        return self.bytes_at(call, {}, {})[0]
+
+    def bytes_at(
+        self,
+        call: Callable[[], object],
+        layers: Mapping[str, nn.Module],
+        before: Mapping[str, bool],
+    ) -> tuple[int, dict[str, int]]:
+        """The same, and the bytes that are alive where layers run.
+
+        Args:
+            call: Runs a network once.
+            layers: Modules of it, by names.
+            before: Name -> True for a look before the module runs, False for one behind it.
+
+        Returns:
+            The most, and the bytes at each layer in the order in which they run.
+        """
+        at: dict[str, int] = {}
+        with ExitStack() as stack:
+            stack.enter_context(self._mode)
+            live: LiveBytes = stack.enter_context(LiveBytes(self._networks))
+            stack.enter_context(torch.no_grad())
+            for name, layer in layers.items():
+
+                def look(*_: object, name: str = name) -> None:
+                    at[name] = live.now
+
+                hook = (
+                    layer.register_forward_pre_hook(look)
+                    if before[name]
+                    else layer.register_forward_hook(look)
+                )
+                stack.callback(hook.remove)
+            call()
+        peak: int = live.peak
+        return peak, at
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

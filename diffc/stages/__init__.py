@@ -35,6 +35,7 @@ needs.py           what each stage needs of memory and disk, and what does not f
 by_block.py        whether the importance is measured block by block
 fit_memory.py      settings with which every stage fits into a memory
 call_memory.py     what the calls of each stage take of memory, counted without running them
+forward_memory.py  the same of stages without gradients
 call_rate.py       two seconds of the network's calls, for the estimate of a first run
 noise.py           preflight's questions to the scheduler
 images.py          what making an image takes, for the stages that time images

@@ -104,12 +104,16 @@ def _stages(recipe: Recipe) -> Iterator[str]:
     if recipe.prune.importance.method not in WITHOUT_GRADIENTS:
         yield "importance"
     yield "prune"
+    if recipe.repair.mode == "on":
+        yield "repair"
     if recipe.distill.block_local.steps:
         yield "distill-blocks"
     if recipe.distill.steps:
         yield "distill"
     if recipe.distill.aim == "loop":
+        yield "trajectories"
         yield "distill-loop"
+    yield "samples"
 
 
 def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
@@ -125,6 +129,9 @@ def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
             is_by_block(ranking),
         ],
         "prune": [],
+        "repair": [recipe.repair.rows],
+        "trajectories": [min(64, distill.loop.trajectories), recipe.loops],
+        "samples": [recipe.quality.images, recipe.data.images],
         "distill-blocks": [distill.precision, distill.low_rank.rank],
         "distill": _facts(distill, [distill.losses.model_dump(), distill.low_rank.rank]),
         "distill-loop": _facts(distill.loop, [distill.loop.features, distill.low_rank.rank]),
@@ -175,6 +182,9 @@ def _counted(
         count = {
             "importance": networks.importance,
             "prune": networks.surgery,
+            "repair": networks.repair,
+            "trajectories": networks.trajectories,
+            "samples": networks.samples,
             "distill-blocks": networks.blocks,
             "distill": networks.all_steps,
             "distill-loop": networks.loop,
@@ -249,6 +259,30 @@ class _Networks:
         """The tensors that are cut; the others stay in their files."""
         cut = self._cut_tensors()
         return sum(WEIGHT_BYTES * tensor.numel() for tensor in cut.values())
+
+    def repair(self, recipe: Recipe) -> int:
+        """What waits in a repair, and the sums of its widest layer; 0 where nothing was cut."""
+        from diffc.prune.repair.layers import readers
+        from diffc.stages.forward_memory import repair_bytes
+
+        keep = self.plan.keep() if self.plan is not None else {}
+        dense, student = self.dense(), self.student()
+        of_cut = readers(dense.model, student.model, self.dense().groups(), keep)
+        return repair_bytes(_place(), dense, student, of_cut, recipe)
+
+    def trajectories(self, recipe: Recipe) -> int:
+        """Calls of the dense model without gradients, and the states of a shard."""
+        from diffc.data.precision import best_device, fast_dtype
+        from diffc.stages.forward_memory import trajectories_bytes
+
+        dtype = fast_dtype(best_device())
+        return trajectories_bytes(_place(), self.dense(), self.source, recipe, dtype)
+
+    def samples(self, recipe: Recipe) -> int:
+        """The largest call that pictures of both models take."""
+        from diffc.stages.forward_memory import samples_bytes
+
+        return samples_bytes(_place(), self.dense(), self.source, recipe)
 
     def blocks(self, recipe: Recipe) -> int:
         """The largest block that learns alone, without the activations of its call.

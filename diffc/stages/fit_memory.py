@@ -26,7 +26,7 @@ from diffc.recipe.sections.training import TrainingSection
 from diffc.recipe.words import byte_count
 from diffc.stages.by_block import may_be_by_block
 from diffc.stages.call_memory import WITHOUT_GRADIENTS, call_bytes
-from diffc.stages.needs import stage_needs
+from diffc.stages.needs import HALVED, stage_needs
 from diffc_runtime.machine.gpu import gpus
 
 SECTIONS = {"importance": "prune.importance", "distill": "distill", "distill-loop": "distill.loop"}
@@ -164,7 +164,8 @@ class _StageMemory:
 
     def stages(self, recipe: Recipe, stop: str) -> list[str]:
         """The stages up to ``stop`` whose memory grows with the network."""
-        names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False)]
+        needs = stage_needs(0, 0, recipe, {}, on_gpu=False)
+        names = [one.stage for one in needs if one.stage not in HALVED]
         if stop == "distill":
             return [name for name in names if not name.startswith("export")]
         return list(_STOPS.get(stop, names))

@@ -33,6 +33,8 @@ PROCESS_BYTES, EXPORT_BYTES = 350_000_000, 660_000_000
 """Of a process that has imported torch and diffusers, and of one that has exported a network."""
 _SLACK = 0.9
 """A stage is refused where this share of what it needs is more than there is."""
+HALVED = {"repair", "trajectories", "samples"}
+"""Stages that work fewer rows at a time where there is no room: nothing is refused for them."""
 _SMALL = 0.02
 """A stage whose parameters take less than this share of the memory has room for one row: its
 activations are not fifty times the parameters."""
@@ -79,7 +81,7 @@ def stage_needs(
     """
     seconds = seconds or {}
     stages = []
-    for name, device, loading, disk in _networks(dense, small, recipe, calls):
+    for name, device, loading, disk in _networks(dense, small, recipe, calls, on_gpu=on_gpu):
         host = PROCESS_BYTES + (loading if on_gpu else max(device, loading))
         gpu = device if on_gpu else 0
         stages.append(StageNeeds(name, host, gpu, disk, seconds.get(name)))
@@ -91,10 +93,11 @@ def stage_needs(
 
 
 def _networks(
-    dense: int, small: int, recipe: Recipe, calls: CallBytes
+    dense: int, small: int, recipe: Recipe, calls: CallBytes, *, on_gpu: bool
 ) -> Iterator[tuple[str, int, int, int]]:
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
     loading, low_rank = WEIGHT_BYTES * dense, recipe.distill.low_rank
+    both = WEIGHT_BYTES * (dense + small) if on_gpu else 0  # on a CPU they stay in their files
     if ranked_in_files(recipe.prune.importance.method, recipe.prune.cuts_depth):
         yield "importance", 0, 0, 0
     elif is_by_block(recipe.prune.importance):
@@ -103,15 +106,19 @@ def _networks(
         yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0
     # what is not cut stays in its file; of tensors that are not counted, all are cut
     yield "prune", 0, calls.get("prune", WEIGHT_BYTES * small), WEIGHT_BYTES * small
+    if recipe.repair.mode == "on":
+        yield "repair", both + calls.get("repair", 0), 0, 0
     if recipe.distill.block_local.steps:
         yield "distill-blocks", calls.get("distill-blocks", 0), 0, WEIGHT_BYTES * small
     if recipe.distill.steps:
         training = training_bytes(dense, small, calls.get("distill"), low_rank)
         yield "distill", training, loading, WEIGHT_BYTES * small
     if recipe.distill.aim == "loop":
+        yield "trajectories", WEIGHT_BYTES * dense + calls.get("trajectories", 0), loading, 0
         beside = dense if recipe.distill.loop.features else 0
         training = training_bytes(beside, small, calls.get("distill-loop"), low_rank)
         yield "distill-loop", training, WEIGHT_BYTES * max(beside, small), WEIGHT_BYTES * small
+    yield "samples", both + calls.get("samples", 0), 0, 0
 
 
 def _ranking_bytes(dense: int, recipe: Recipe, calls: int | None) -> int:
@@ -136,7 +143,8 @@ def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
     recipe = row_by_row(recipe)
     names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False)]
     last = names.index(stop) if stop in names else len(names)
-    lack = first_lack(source, recipe, names[: last + 1] if stop != "plan" else names[:1])
+    wanted = names[: last + 1] if stop != "plan" else names[:1]
+    lack = first_lack(source, recipe, [name for name in wanted if name not in HALVED])
     if lack is not None:
         raise RequestError(
             f"the stage '{lack.stage}' needs about {size(lack.needed)} of memory, {lack.place} has "

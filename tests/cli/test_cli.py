@@ -198,6 +198,18 @@ def test_a_plan_takes_the_steps_of_the_trainings(monkeypatch, tmp_path):
     assert "distill-blocks" in stages("--block-steps", "10")
 
 
+def test_a_plan_takes_the_rank_of_low_rank_additions(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
+
+    def estimates(*flags):
+        shown = json.loads(diffc("plan", "demo", "--json", *flags).stdout)["estimates"]
+        rows = {one["stage"]: one["memory_bytes"] for one in shown["stages"]}
+        return shown["training_bytes"], rows["distill"]
+
+    whole, additions = estimates(), estimates("--distill-rank", "4")
+    assert additions[0] < 0.7 * whole[0] and additions[1] < whole[1]
+
+
 def test_several_ratios_make_no_single_plan(tiny_model, tmp_path):
     done = diffc("plan", tiny_model, "--ratio", "0.2,0.3", "--out", tmp_path / "out")
     assert done.returncode == 2 and "--out holds one plan" in done.stderr

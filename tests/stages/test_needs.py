@@ -99,6 +99,36 @@ def test_low_rank_additions_leave_the_student_its_weights_alone():
     assert rows["distill-loop"].gpu_bytes == 4 * 2 * MILLION + MILLION
 
 
+def test_stages_without_gradients_hold_weights_on_a_gpu_alone():
+    recipe = Recipe.model_validate({"distill": {"aim": "loop"}})
+    counted = {"repair": 5 * MILLION, "samples": 3 * MILLION, "trajectories": MILLION}
+    here, there = (by_stage(recipe, counted, on_gpu=on_gpu) for on_gpu in (False, True))
+    dense, both = 4 * 4 * MILLION, 4 * (4 + 2) * MILLION
+    for name, weights in (("repair", 0), ("samples", 0), ("trajectories", dense)):
+        assert here[name].memory_bytes == needs.PROCESS_BYTES + weights + counted[name]
+    for name, weights in (("repair", both), ("samples", both), ("trajectories", dense)):
+        assert there[name].gpu_bytes == weights + counted[name]
+    off = Recipe.model_validate({"repair": {"mode": "off"}})
+    assert "repair" not in by_stage(off, on_gpu=False)
+
+
+def test_a_stage_that_works_fewer_rows_at_a_time_is_not_refused(tiny_model, small_machine):
+    source = find_source(tiny_model)
+    recipe = recipe_of_model(source, None, {**QUICK, "distill": {"steps": 0}})
+    small_machine(10**12)
+    needs.check_memory(source, recipe, "distill")
+    assert needs.first_lack(source, recipe, ["samples", "repair"]) is None
+    small_machine(1000)
+    assert needs.first_lack(source, recipe, ["samples"]).stage == "samples"
+    with pytest.raises(RequestError, match="'importance' needs"):
+        needs.check_memory(source, recipe, "distill")
+    magnitude = {**QUICK["prune"], "importance": {"method": "magnitude"}}
+    light = recipe_of_model(source, None, {**QUICK, "prune": magnitude, "distill": {"steps": 0}})
+    rows = {one.stage: one.memory_bytes for one in needs.stage_needs(0, 0, light, {}, on_gpu=False)}
+    small_machine(max(rows["importance"], rows["prune"]) + 10**6)
+    needs.check_memory(source, light, "prune")
+
+
 def test_a_student_of_loops_has_a_row_of_its_own():
     loop = {"distill": {"aim": "loop", "loop": {"features": 0.0}}}
     own = by_stage(Recipe.model_validate(loop), on_gpu=True)
@@ -143,7 +173,8 @@ def test_the_command_refuses_it_before_the_work_and_writes_nothing(
 def test_a_plan_names_every_stage(tiny_model):
     shown = json.loads(diffc("plan", tiny_model, "--ratio", "0.3", "--json").stdout)
     stages = shown["estimates"]["stages"]
-    names = ["importance", "prune", "distill", "export-dense", "export-compressed"]
+    exports = ["export-dense", "export-compressed"]
+    names = ["importance", "prune", "repair", "distill", "samples", *exports]
     assert [one["stage"] for one in stages] == names
     text = diffc("plan", tiny_model, "--ratio", "0.3").stdout
     assert "stage (estimates)" in text and all(name in text for name in names)

@@ -26,5 +26,9 @@ def rows_with_room(wanted: int, models: Sequence[Denoiser], one: Mapping[str, Te
         models: The two whose calls wait.
         one: The inputs of a call with one row.
     """
-    each = sum(activation_bytes(denoiser, one) for denoiser in models)
+    return rows_from(wanted, sum(activation_bytes(denoiser, one) for denoiser in models))
+
+
+def rows_from(wanted: int, each: int) -> int:
+    """The same from the bytes that ``each`` row takes in both models."""
     return min(wanted, max(_LEAST_ROWS, ROOM // max(each, 1)))

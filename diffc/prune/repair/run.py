@@ -201,6 +201,7 @@ def _mend_layers(
             ]
             assert all(call.is_at(name) for call in calls)
             record = _mend(student.model.get_submodule(name), able[name], calls, (seed, place))
+            del calls  # or this layer's activations would stay until all calls are at the next one
             if record is None:
                 broken[name] = "its activations are not finite"
             else:

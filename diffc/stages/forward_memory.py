@@ -1,0 +1,189 @@
+"""What stages that take no gradients need of memory beside the weights, counted without running.
+
+    samples_bytes       calls of both models, and of the VAE that decodes
+    trajectories_bytes  calls of the dense model, and the states of a shard
+    repair_bytes        the calls that wait in step, and the sums of the widest layer
+
+Calls are made on tensors without memory (diffc/models/without_memory.py). What a repair keeps of a
+layer follows from its shape: sums over rows in float64, and what their factorisation takes.
+bench/training_memory.py compares each with what is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from diffc.recipe import Recipe
+from diffc.recipe.sections.training import WEIGHT_BYTES
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL
+    from torch import Tensor
+
+    from diffc.models.denoiser import Denoiser
+    from diffc.models.source import Source
+    from diffc.models.without_memory import WithoutMemory
+    from diffc.prune.repair.layers import Readers
+
+_SAMPLED, _SEEN, _DECODED = 16, 32, 8
+"""Rows at a time of ``sample_pair``, of ``middle_features`` and of ``decode_latents``."""
+_ROWS, _SHARD = 64, 128
+"""Trajectories at a time, and in a file (diffc/distill/loop/trajectories.py)."""
+_NOISED, _HELD_OUT = 16, 4
+"""Rows of a call of the repair, and the share that is held out (diffc/calibration/noised.py)."""
+_FLOAT64, _HALF = 8, 2
+
+
+def samples_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe) -> int:
+    """The largest call: samples in float32, features of the first half, or the VAE's decoding.
+
+    Args:
+        place: Where to count.
+        dense: On the meta device; the compressed model takes no more.
+        source: The model.
+        recipe: Every option.
+    """
+    place.network(dense.model, trained=False)
+    images = min(_SAMPLED, recipe.quality.images)
+    largest = _call_bytes(place, dense, images)
+    middle = dense.family.middle_block(dense.model)
+    if middle is not None:
+        seen = max(recipe.data.images, recipe.quality.images)
+        _, at = _bytes_at(place, dense, min(_SEEN, seen), {middle: False})
+        largest = max(largest, *at.values())
+    return max(largest, _decoding_bytes(place, dense, source, recipe))
+
+
+def _decoding_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe) -> int:
+    """The VAE's weights, and one call of its decoder; 0 for a model of pixels."""
+    import torch
+
+    from diffc.data.latents import vae_folder
+    from diffc.models.cut import skeleton
+
+    part = source.vae
+    if part is None or vae_folder(source) is None or len(dense.sample_shape) != 3:
+        return 0
+    vae: AutoencoderKL = skeleton(part.class_name, part.config)
+    weights: int = WEIGHT_BYTES * sum(value.numel() for value in vae.parameters())
+    place.network(vae, trained=False)
+    rows = min(_DECODED, recipe.quality.images)
+    latents = place.values({"z": (dense.sample_shape, torch.float32)}, rows)["z"]
+    decoding: int = place.peak_of_call(lambda: vae.decode(latents, return_dict=False))
+    return weights + decoding
+
+
+def trajectories_bytes(
+    place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe, dtype: torch.dtype
+) -> int:
+    """A call of the dense model in its fast precision, and a shard's states, twice at its end.
+
+    Args:
+        place: Where to count.
+        dense: On the meta device.
+        source: The model.
+        recipe: Every option.
+        dtype: What calls run in.
+    """
+    from diffc.data.loops import run_loops
+    from diffc.data.precision import autocast
+
+    place.network(dense.model, trained=True)  # so that autocast keeps its copies of weights
+    count = recipe.distill.loop.trajectories
+    rows = min(_ROWS, _SHARD, count)
+    inputs = place.inputs(dense.specs, rows)
+
+    def call() -> Tensor:
+        with autocast(place.device, dtype):
+            return dense.call(inputs)
+
+    one = math.prod(dense.sample_shape)
+    states = sum(loop.steps or 1 for loop in run_loops(recipe, source.scheduler).loops)
+    kept = 2 * _HALF * min(_SHARD, count) * one * states
+    return place.peak_of_call(call) + kept
+
+
+def repair_bytes(
+    place: WithoutMemory, dense: Denoiser, student: Denoiser, readers: Readers, recipe: Recipe
+) -> int:
+    """The most of what waits, what one layer's change takes, and the new weights until then.
+
+    Args:
+        place: Where to count.
+        dense: On the meta device.
+        student: The cut model, likewise.
+        readers: The layers that are mended.
+        recipe: Every option.
+    """
+    from diffc.data.activations import activation_bytes
+    from diffc.prune.repair.room import rows_from
+
+    names = list(readers.able)
+    if not names:
+        return 0
+    for one in (dense, student):
+        place.network(one.model, trained=False)
+    wanted = recipe.repair.rows
+    single = place.inputs(dense.specs, 1)
+    with place.active():
+        each = sum(activation_bytes(one, single) for one in (dense, student))
+    rows = rows_from(wanted, each)
+    batch = min(_NOISED, rows - max(1, rows // _HELD_OUT))
+    calls = rows / batch
+    before_call, theirs = _bytes_at(place, dense, batch, dict.fromkeys(names, False))
+    before_own, ours = _bytes_at(place, student, batch, dict.fromkeys(names, True))
+    inputs = place.inputs(dense.specs, batch)
+    given = sum(value.nbytes for value in inputs.values()) + 4 * batch * math.prod(
+        dense.sample_shape
+    )
+    own = {
+        name: WEIGHT_BYTES * sum(v.numel() for v in student.model.get_submodule(name).parameters())
+        for name in names
+    }
+    copies, mended, most = sum(own.values()), 0, 0
+    for name in ours:  # in the order in which they run
+        mended += own[name]
+        waits = calls * (theirs.get(name, 0) + ours[name])
+        change = _change_bytes(student.model.get_submodule(name), len(readers.able[name].outputs))
+        running = max(before_call - theirs.get(name, 0), before_own - ours[name], change)
+        most = max(most, round(waits) + running + mended)
+    judging = max(before_call, before_own) + mended
+    return round(calls * given) + copies + max(most, judging, 2 * copies)
+
+
+def _change_bytes(layer: object, outputs: int) -> int:
+    """What the change of a layer takes: sums over rows that fit and that judge, in float64.
+
+    Beside these are a unit matrix, the matrix with its ridge, and the triangles of this ridge and
+    of the last; and products of the size of the weights (prune/repair/least_squares.py).
+    """
+    from diffc.models.layer_rows import Layer, blocks, column_count
+
+    assert isinstance(layer, Layer)
+    columns = max(column_count(layer, block) for block in blocks(layer))
+    square, product = columns * columns, outputs * columns
+    return _FLOAT64 * max(6 * square + 4 * product, 5 * square + 6 * product)
+
+
+def _call_bytes(place: WithoutMemory, denoiser: Denoiser, rows: int) -> int:
+    inputs = place.inputs(denoiser.specs, rows)
+    return place.peak_of_call(lambda: denoiser.call(inputs))
+
+
+def _bytes_at(
+    place: WithoutMemory, denoiser: Denoiser, rows: int, stops: Mapping[str, bool]
+) -> tuple[int, dict[str, int]]:
+    """(the most of a call, what is alive at each stop in the order in which they run).
+
+    Args:
+        place: Where to count.
+        denoiser: There.
+        rows: Of the call.
+        stops: Name of a module -> whether to look before it runs, and not behind it.
+    """
+    inputs = place.inputs(denoiser.specs, rows)
+    layers = {name: denoiser.model.get_submodule(name) for name in stops}
+    return place.bytes_at(lambda: denoiser.call(inputs), layers, stops)
