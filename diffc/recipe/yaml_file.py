@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -32,7 +34,7 @@ def read_yaml(path: Path) -> dict[str, object]:
         InputError: The file cannot be read, is not a mapping, or has a key twice.
     """
     try:
-        value = _parse(path.read_text("utf-8"))
+        value = deepcopy(_parse(path.read_text("utf-8")))
     except InputError as error:
         raise InputError(f"{path}: {error}", hint="leave one of them out") from None
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
@@ -44,7 +46,9 @@ def read_yaml(path: Path) -> dict[str, object]:
     return value
 
 
+@lru_cache(maxsize=64)
 def _parse(text: str) -> object:
+    """What a text holds; no caller may change it. A run reads its own lock nine times."""
     loader = _Loader(text)
     try:
         return loader.get_single_data()

@@ -16,7 +16,7 @@ from diffc.models.source import PRUNING_FILE
 from diffc.report.blocks import Facts
 from diffc.report.markdown import escape
 from diffc.report.model import Report
-from diffc.report.sections import parts
+from diffc.report.sections import iterate_parts
 from diffc.report.units import change, count
 from diffc_runtime.files import write_text
 from diffc_runtime.json_types import JsonDict
@@ -87,7 +87,7 @@ def _training(report: Report) -> str:
 
 def _measured(report: Report) -> Iterator[str]:
     """The report's headline: its verdict and its most important figures."""
-    headlines = (block for part in parts(report) for block in part.blocks)
+    headlines = (block for part in iterate_parts(report) for block in part.blocks)
     facts = next((block for block in headlines if isinstance(block, Facts)), None)
     if facts is None or not (report.targets or report.quality):
         yield "Nothing yet."

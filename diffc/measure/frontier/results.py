@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -145,7 +146,13 @@ def ratio(slower: Point, faster: Point) -> Speedup | None:
     pairs = min(len(slower.round_ms), len(faster.round_ms))
     if not pairs or len(slower.round_ms) != len(faster.round_ms):
         return None
-    return Speedup.of(paired_ratio(np.asarray(slower.round_ms), np.asarray(faster.round_ms)))
+    return _ratio_of_rounds(tuple(slower.round_ms), tuple(faster.round_ms))
+
+
+@lru_cache(maxsize=4096)
+def _ratio_of_rounds(slower: tuple[float, ...], faster: tuple[float, ...]) -> Speedup:
+    """The ratio of the rounds' times; a report asks for the same pairs of loops again and again."""
+    return Speedup.of(paired_ratio(np.asarray(slower), np.asarray(faster)))
 
 
 def figure_of(values: Sequence[float]) -> PointFigure:

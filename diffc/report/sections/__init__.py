@@ -75,12 +75,19 @@ def parts(report: Report) -> list[Part]:
 
     A section that fails is a part that says so, and stops no other.
     """
+    return list(iterate_parts(report))
+
+
+def iterate_parts(report: Report) -> Iterator[Part]:
+    """The same one by one: who needs the first ones alone does not wait for the others."""
     sections = sorted(
         _REGISTRY.usable().values(), key=lambda section: (section.order, section.title)
     )
-    shown = [part for section in sections for part in _parts_of(section, report)]
+    for section in sections:
+        yield from _parts_of(section, report)
     problems = list(broken_sections().values())
-    return [*shown, Part("Sections left out", [Notes(problems)])] if problems else shown
+    if problems:
+        yield Part("Sections left out", [Notes(problems)])
 
 
 def section_names() -> list[str]:
