@@ -233,7 +233,8 @@ def minimise(
     for begin in begins:
         problem = _Rounds(objective, budgets, bounds, allowed, ceiling, around)
         best, gap = problem.solve(begin, rank)
-        ends.append((_polished(best, allowed, bounds, ceiling, rank), gap))
+        free = _Free(allowed, bounds, ceiling, around)
+        ends.append((_polished(best, free, rank), gap))
     best, gap = min(ends, key=lambda end: rank(end[0]))
     over, value = rank(best)
     return Solution(best, value, over, gap)
@@ -337,16 +338,34 @@ def _separate(measure: Measure, now: Widths, near: Sequence[Widths]) -> list[NDA
     return figures
 
 
-def _polished(
-    widths: Widths, allowed: Sequence[Widths], bounds: Limits, ceiling: Widths, rank: Rank
-) -> Widths:
+@dataclass(frozen=True)
+class _Free:
+    """What widths may be: see ``minimise``."""
+
+    allowed: Sequence[Widths]
+    bounds: Limits
+    ceiling: Widths
+    around: Inside
+
+    def filled(self, widths: Widths) -> Widths:
+        """The same with whole groups inside of branches that are out, where they count nothing.
+
+        One of these branches comes back for two others in one exchange then, as it was.
+        """
+        is_out = [any(widths[branch] == 0 for branch in branches) for branches in self.around]
+        return np.where(is_out, self.ceiling, widths) if is_out else widths
+
+
+def _polished(widths: Widths, free: _Free, rank: Rank) -> Widths:
     """Better widths by moving a few groups at once, until there are none."""
     if len(widths) > MOST_SWAPPED:
         return widths
     for _ in range(_MOST_SWEEPS):
-        best = rank.best(_steps(widths, bounds, ceiling))
+        best = rank.best(_steps(widths, free.bounds, free.ceiling))
         if rank(best) >= rank(widths) and len(widths) <= _FEW:
-            best = rank.best(chain([widths], _exchanges(widths, allowed)))
+            begins = {tuple(begin): begin for begin in (widths, free.filled(widths))}.values()
+            exchanged = (_exchanges(begin, free.allowed) for begin in begins)
+            best = rank.best(chain([widths], *exchanged))
         if rank(best) >= rank(widths):
             break
         widths = best
