@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from diffc.models.source import Source
@@ -34,7 +35,7 @@ def plan_estimates(
     from diffc.models.shipped import is_shipped
     from diffc.stages.by_block import choose_by_block
     from diffc.stages.call_memory import call_bytes
-    from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+    from diffc.stages.estimate import out_bytes, stage_seconds, trainings
     from diffc.stages.needs import stage_needs
     from diffc_runtime.machine.gpu import gpus
 
@@ -49,14 +50,13 @@ def plan_estimates(
         is_counted = not is_shipped(source.name)
         recipe = choose_by_block(source, recipe)[0] if is_counted else recipe
         calls = call_bytes(source, recipe, file, count=is_counted)
+    training = trainings(dense, small, recipe, calls)
     needs = stage_needs(dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds)
     return {
         "seconds": sum(seconds.values()) if seconds else None,
         "by": rate.words if rate else "",
-        "training_bytes": training_bytes(
-            dense, small, calls.get("distill"), recipe.distill.low_rank
-        ),
-        "activations": "distill" in calls,
+        "training_bytes": max(training.values(), default=None),
+        "activations": bool(training) and calls.keys() >= training.keys(),
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
         "stages": [asdict(one) for one in needs],
     }
@@ -81,17 +81,30 @@ def estimate_words(estimates: JsonObject) -> str:
     from diffc.report.units import size
 
     seconds = estimates["seconds"]
-    training, disk = size(estimates["training_bytes"]), size(estimates["out_bytes"])
+    disk = size(estimates["out_bytes"])
     if seconds is None:
         time = "the time is not known here yet (diffc compile times two seconds of calls)"
     else:
         time = f"the whole run takes {about(seconds)} on this machine, by {estimates['by']}"
-    activations = ", activations" if estimates["activations"] else ""
-    return (
-        f"estimates, not measured: {time}; distillation needs about {training} of memory for "
-        f"weights, gradients{activations} and AdamW's state; "
-        f"OUT takes {disk} in fp32"
+    return "; ".join(
+        [
+            "estimates, not measured: " + time,
+            *_training_words(estimates),
+            f"OUT takes {disk} in fp32",
+        ]
     )
+
+
+def _training_words(estimates: JsonObject) -> Iterator[str]:
+    """What distillation needs; nothing of a run without."""
+    from diffc.report.units import size
+
+    if estimates["training_bytes"] is not None:
+        activations = ", activations" if estimates["activations"] else ""
+        yield (
+            f"distillation needs about {size(estimates['training_bytes'])} of memory for "
+            f"weights, gradients{activations} and AdamW's state"
+        )
 
 
 def run_cells(estimates: JsonObject) -> tuple[str, str, str]:
@@ -101,7 +114,9 @@ def run_cells(estimates: JsonObject) -> tuple[str, str, str]:
 
     seconds = estimates["seconds"]
     time = "-" if seconds is None else about(seconds).removeprefix("about ")
-    return time, size(estimates["training_bytes"]), size(estimates["out_bytes"])
+    training = estimates["training_bytes"]
+    memory = "-" if training is None else size(training)
+    return time, memory, size(estimates["out_bytes"])
 
 
 def columns_words(estimates: JsonObject) -> str:

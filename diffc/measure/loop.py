@@ -167,7 +167,7 @@ def measure_loops(
         dense: The dense model's engine.
         compressed: The compressed model's.
         sides: What each of them does: ``dense`` and ``compressed``.
-        timing: How long to measure.
+        timing: How long to measure; without a warm-up, the first images say how long one lasts.
         decoder: The engine of the VAE's decoder.
     """
     decode = decode_with(decoder) if decoder is not None else None
@@ -175,5 +175,6 @@ def measure_loops(
         "dense": TimedLoop(dense, sides["dense"], decode),
         "compressed": TimedLoop(compressed, sides["compressed"], decode),
     }
-    timings = yield from interleaved(loops, timing)
+    first = None if timing.warmup_seconds else {side: loop() for side, loop in loops.items()}
+    timings = yield from interleaved(loops, timing, first=first)
     return timings, {side: loop.facts() for side, loop in loops.items()}

@@ -72,7 +72,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"bench-{name}", 10, inputs, bench, BenchOutcome)
+    return Stage(f"bench-{name}", 11, inputs, bench, BenchOutcome)
 
 
 def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
@@ -104,7 +104,10 @@ def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
 def _image_timing(inputs: BenchInputs) -> LatencyOptions:
     options = inputs.options.section
     if inputs.timed_again:
-        return LatencyOptions(rounds=min(options.loop_runs, _FEW_IMAGES), seconds=0.0)
+        # the engines are warm from their single calls
+        return LatencyOptions(
+            rounds=min(options.loop_runs, _FEW_IMAGES), seconds=0.0, warmup_seconds=0.0
+        )
     return LatencyOptions(rounds=options.loop_runs, seconds=options.seconds)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +56,12 @@ _VERSION = 3
 
 
 def call_bytes(
-    source: Source, recipe: Recipe, plan: Path | None = None, *, count: bool = True
+    source: Source,
+    recipe: Recipe,
+    plan: Path | None = None,
+    *,
+    count: bool = True,
+    only: Collection[str] | None = None,
 ) -> CallBytes:
     """What the calls of every stage take, from the cache where it was counted before.
 
@@ -65,9 +70,10 @@ def call_bytes(
         recipe: Every option.
         plan: OUT/plan.json, where there is one.
         count: False counts nothing anew, and imports no PyTorch.
+        only: The stages to count; None: every one.
     """
     counts = {}
-    for stage in _stages(recipe):
+    for stage in (one for one in _stages(recipe) if only is None or one in only):
         count_stage = partial(_counted, source, recipe, stage, plan) if count else _nothing
         key = _key(source, recipe, stage, plan)
         with suppress(LookupError):

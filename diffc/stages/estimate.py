@@ -8,7 +8,7 @@ estimate is rough; the end of a run says how far off it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from diffc.data.guidance import decide_guidance
@@ -122,6 +122,26 @@ def training_bytes(
     return kept + max(GRADIENT_BYTES * small, calls or 0)
 
 
+def trainings(dense: int, small: int, recipe: Recipe, calls: Mapping[str, int]) -> dict[str, int]:
+    """Memory of each training of whole networks, stage -> bytes; empty where there is none.
+
+    Args:
+        dense: Parameters of the dense model.
+        small: Parameters of the compressed one.
+        recipe: Every option.
+        calls: What the stages' calls take (call_memory.py); of a stage that is not in it
+            activations are left out.
+    """
+    distill, each = recipe.distill, {}
+    if distill.steps:
+        each["distill"] = training_bytes(dense, small, calls.get("distill"), distill.low_rank)
+    if distill.aim == "loop":
+        beside = dense if distill.loop.features else 0
+        loop = calls.get("distill-loop")
+        each["distill-loop"] = training_bytes(beside, small, loop, distill.low_rank)
+    return each
+
+
 def out_bytes(dense: int, small: int, targets: int) -> int:
     """Disk of OUT in fp32: the model before and after training, ONNX and engines of both sides."""
     return WEIGHT_BYTES * (2 * small + (1 + targets) * (dense + small))
@@ -140,7 +160,7 @@ def _to_plan(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     ranking = run.recipe.prune.importance
     # what the default score takes; the others take no more
     rows = ranking.grid * ranking.curve_images + 3 * ranking.passes * ranking.batch
-    depth = 32 * 60 if run.recipe.prune.cuts_depth else 0  # 32 rows for each of some branches
+    depth = 60 * ranking.branch_rows if run.recipe.prune.cuts_depth else 0  # of some branches
     yield "importance", 3 + rows * run.rate.training_seconds / 3 + depth * call
     yield "plan", 0.3
 
@@ -196,8 +216,9 @@ def _steps(run: _PlannedRun, options: TrainingSection, teacher: float) -> float:
 
 
 def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
-    for side, share in (("dense", 1.0), ("compressed", run.share)):
-        yield f"export-{side}", 15 + 0.08 * run.millions * share
+    # the first one loads PyTorch's exporter
+    for side, seconds, share in (("dense", 10, 1.0), ("compressed", 4, run.share)):
+        yield f"export-{side}", seconds + 0.08 * run.millions * share
     decoder = decoder_stage(run.source, run.recipe)
     if decoder is not None:
         yield decoder.name, 15.0

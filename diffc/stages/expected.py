@@ -13,7 +13,7 @@ from diffc.recipe import Recipe
 from diffc.runner import Needs, StageEvent
 from diffc.stages.call_memory import call_bytes
 from diffc.stages.call_rate import measure_rate
-from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+from diffc.stages.estimate import out_bytes, stage_seconds, trainings
 from diffc.stages.preflight import PREFLIGHT
 from diffc_export.events import map_events
 
@@ -52,6 +52,8 @@ def expected_work(
     return StageEvent(PREFLIGHT, "passed", expected=expected, by=rate.words, needs=needs)
 
 
-def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int:
-    calls = call_bytes(source, recipe).get("distill")
-    return training_bytes(dense, small, calls, recipe.distill.low_rank)
+def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int | None:
+    """Of the training that takes most. Only its calls are counted, for that takes seconds."""
+    stages = trainings(dense, small, recipe, {})
+    calls = call_bytes(source, recipe, only=stages)
+    return max(trainings(dense, small, recipe, calls).values(), default=None)

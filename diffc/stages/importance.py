@@ -108,7 +108,7 @@ def rank(inputs: ImportanceInputs, folder: StageFolder) -> Work[ImportanceOutcom
         subject = Subject(denoiser, clean, groups, branches, limit, by_block, records)
         scored = yield from importance(subject, options, inputs.seed)
         if inputs.depth:
-            scored = yield from with_branches(subject, scored, inputs.seed)
+            scored = yield from with_branches(subject, scored, inputs.seed, options.branch_rows)
     save_file(dict(scored.scores), folder.out / SCORES)
     return ImportanceOutcome(why=dict(scored.why), groups=len(groups))
 

@@ -22,7 +22,7 @@ from diffc.stages.call_memory import (
     is_by_block,
     ranked_in_files,
 )
-from diffc.stages.estimate import training_bytes
+from diffc.stages.estimate import trainings
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
 
@@ -96,7 +96,7 @@ def _networks(
     dense: int, small: int, recipe: Recipe, calls: CallBytes, *, on_gpu: bool
 ) -> Iterator[tuple[str, int, int, int]]:
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
-    loading, low_rank = WEIGHT_BYTES * dense, recipe.distill.low_rank
+    loading, disk = WEIGHT_BYTES * dense, WEIGHT_BYTES * small
     both = WEIGHT_BYTES * (dense + small) if on_gpu else 0  # on a CPU they stay in their files
     if ranked_in_files(recipe.prune.importance.method, recipe.prune.cuts_depth):
         yield "importance", 0, 0, 0
@@ -105,19 +105,18 @@ def _networks(
     else:
         yield "importance", _ranking_bytes(dense, recipe, calls.get("importance")), loading, 0
     # what is not cut stays in its file; of tensors that are not counted, all are cut
-    yield "prune", 0, calls.get("prune", WEIGHT_BYTES * small), WEIGHT_BYTES * small
+    yield "prune", 0, calls.get("prune", disk), disk
     if recipe.repair.mode == "on":
         yield "repair", both + calls.get("repair", 0), 0, 0
     if recipe.distill.block_local.steps:
-        yield "distill-blocks", calls.get("distill-blocks", 0), 0, WEIGHT_BYTES * small
-    if recipe.distill.steps:
-        training = training_bytes(dense, small, calls.get("distill"), low_rank)
-        yield "distill", training, loading, WEIGHT_BYTES * small
-    if recipe.distill.aim == "loop":
-        yield "trajectories", WEIGHT_BYTES * dense + calls.get("trajectories", 0), loading, 0
-        beside = dense if recipe.distill.loop.features else 0
-        training = training_bytes(beside, small, calls.get("distill-loop"), low_rank)
-        yield "distill-loop", training, WEIGHT_BYTES * max(beside, small), WEIGHT_BYTES * small
+        yield "distill-blocks", calls.get("distill-blocks", 0), 0, disk
+    training = trainings(dense, small, recipe, calls)
+    if "distill" in training:
+        yield "distill", training["distill"], loading, disk
+    if "distill-loop" in training:
+        yield "trajectories", loading + calls.get("trajectories", 0), loading, 0
+        read = loading if recipe.distill.loop.features else disk
+        yield "distill-loop", training["distill-loop"], read, disk
     yield "samples", both + calls.get("samples", 0), 0, 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.family_cases import case
 from support.runs import compile_quickly
@@ -64,6 +64,7 @@ def test_a_choice_with_branches_is_the_best_of_all(seed, share):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), left=st.floats(0.3, 0.8))
+@example(seed=5002, left=0.5)  # a branch comes back for another, with a group narrower than it was
 def test_products_with_branches_are_solved_as_by_brute_force(seed, left):
     """Two branches, each around one group, and a group that both read: the true costs multiply."""
     rng = np.random.default_rng(seed)
@@ -104,14 +105,22 @@ def subject(name: str) -> Subject:
     return Subject(denoiser, CleanSet(samples, rest, "random"), tiny.groups, branches)
 
 
-def scored(one: Subject) -> Importance:
+def scored(one: Subject, *rows: int) -> Importance:
     channels = {group.name: np.ones(group.size) for group in one.groups}
-    work = with_branches(one, Importance(channels), 0)
+    work = with_branches(one, Importance(channels), 0, *rows)
     while True:
         try:
             next(work)
         except StopIteration as end:
             return end.value
+
+
+@pytest.mark.parametrize(
+    ("rows", "timesteps", "taken"), [(1, 1, 1), (6, 1, 6), (16, 4, 16), (32, 8, 32), (33, 8, 40)]
+)
+def test_branches_are_judged_by_as_many_rows_as_asked_for(rows, timesteps, taken):
+    depth = scored(subject("dit"), rows).why["depth"]
+    assert (len(depth["timesteps"]), depth["rows"]) == (timesteps, taken)
 
 
 @pytest.mark.parametrize("name", ["dit", "unet2d"])

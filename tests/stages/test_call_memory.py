@@ -164,6 +164,7 @@ def test_a_count_is_kept_and_none_is_made_where_none_is_wanted(source, monkeypat
     assert call_bytes(source, recipe) == call_bytes(source, recipe, count=False) == counted
     longer = recipe_with(source, steps=9, learning_rate=1e-5, trackers=["tensorboard"])
     assert call_bytes(source, longer) == counted
+    assert call_bytes(source, recipe, only=["distill"]) == {"distill": counted["distill"]}
 
 
 def test_a_class_that_shapes_alone_cannot_run_has_no_count(source, monkeypatch):

@@ -17,7 +17,7 @@ from diffc.models.source import find_source
 from diffc.recipe import Recipe
 from diffc.stages import call_rate
 from diffc.stages.call_rate import measure_rate
-from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes
+from diffc.stages.estimate import out_bytes, stage_seconds, training_bytes, trainings
 from diffc.stages.expected import expected_work
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress, drain
@@ -93,6 +93,19 @@ def test_memory_and_disk_are_counted():
     gradients = 4 * 2_000_000
     assert training_bytes(4_000_000, 2_000_000, gradients + 1000) == counted + 1000
     assert out_bytes(10, 5, targets=2) == 4 * (2 * 5 + 3 * 15)
+
+
+def test_every_training_of_a_run_is_counted():
+    recipe = Recipe()
+    both = changed(recipe, "distill", aim="loop")
+    calls = {"distill": 10_000_000, "distill-loop": 90_000_000}
+    each = trainings(4_000_000, 2_000_000, both, calls)
+    kept = 16 * 2_000_000
+    assert each["distill"] == kept + 4 * 4_000_000 + 10_000_000
+    features = 4_000_000 if both.distill.loop.features else 0
+    assert each["distill-loop"] == kept + 4 * features + 90_000_000
+    assert set(trainings(4, 2, changed(both, "distill", steps=0), {})) == {"distill-loop"}
+    assert trainings(4, 2, changed(recipe, "distill", steps=0, aim="all-steps"), {}) == {}
 
 
 def test_calls_are_timed(model):

@@ -45,8 +45,8 @@ from diffc.prune.surgery import cut
 from diffc_export.events import Progress, Work
 from diffc_runtime.json_types import JsonDict
 
-_BATCHES = 8
-_ROWS = 4
+_TIMESTEPS = 8  # that the rows are at, at most
+_TOGETHER = 4  # rows at a timestep, at least: a call of fewer takes nearly as long
 _GROUPS = 8  # that are cut for the calibration
 _DEEPEST = 0.85  # of the network's MACs: what goes beyond it is not measured again
 
@@ -71,22 +71,26 @@ class _Judge:
         return mean if np.isfinite(mean) else float(np.finfo(np.float32).max)
 
 
-def with_branches(subject: Subject, channels: Importance, seed: int) -> Work[Importance]:
+def with_branches(
+    subject: Subject, channels: Importance, seed: int, rows: int = 32
+) -> Work[Importance]:
     """Add a score for every branch of ``subject`` to the scores of its channels.
 
     Args:
         subject: The model, its data, its groups and its branches.
         channels: The channels' importance; its ``chosen_t`` are the timesteps to look at.
         seed: Decides everything random.
+        rows: How many noised rows each branch is judged by, at least.
 
     Returns:
         Both, and in ``why`` under ``depth`` how the branches were scored.
     """
     begin = time.perf_counter()
     cells = channels.why.get("chosen_t") or [[0, len(subject.denoiser.process) - 1]]
-    times = stratified(cells, _BATCHES, seed)
+    times = stratified(cells, min(_TIMESTEPS, max(rows // _TOGETHER, 1)), seed)
+    each = -(-rows // len(times))
     with torch.no_grad(), _evaluating(subject.denoiser.model):
-        judge = _judge(subject, times, seed)
+        judge = _judge(subject, times, each, seed)
         costs = _costs(subject)
         ratios = yield from _calibrated(judge, channels.scores)
         scale = float(np.median(ratios)) if ratios else 1.0
@@ -96,7 +100,7 @@ def with_branches(subject: Subject, channels: Importance, seed: int) -> Work[Imp
         "branches": len(subject.branches),
         "stretches": len(scores) - len(subject.branches),
         "timesteps": times,
-        "rows": _ROWS * len(times),
+        "rows": each * len(times),
         "evaluations": passes + len(ratios),
         "seconds": round(time.perf_counter() - begin, 3),
         "calibration": {"scale": scale, "groups": len(ratios), "ratios": ratios},
@@ -114,8 +118,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _judge(subject: Subject, times: Sequence[int], seed: int) -> _Judge:
-    batches = [draw_batch(subject, t, _ROWS, (seed, 3, i)) for i, t in enumerate(times)]
+def _judge(subject: Subject, times: Sequence[int], rows: int, seed: int) -> _Judge:
+    batches = [draw_batch(subject, t, rows, (seed, 3, i)) for i, t in enumerate(times)]
     outputs = [_output(subject.denoiser, batch) for batch in batches]
     weights = [subject.denoiser.process.epsilon_scale(t) for _, _, t, _ in batches]
     return _Judge(subject, batches, outputs, weights)

@@ -31,6 +31,7 @@ class ImportanceSection(RecipeSection):
         curve_images: images per cell.
         passes: gradient micro-batches.
         batch: images in each micro-batch.
+        branch_rows: noised images that each branch is judged by, where depth is cut.
         gradient_accumulation: pieces in which each micro-batch is worked: more need less memory,
             and change the scores by rounding alone.
         by_block: ``on`` has one block of the network in memory at a time, with its gradients and
@@ -45,6 +46,7 @@ class ImportanceSection(RecipeSection):
     curve_images: int = Field(default=16, ge=1)
     passes: int = Field(default=64, ge=1)
     batch: int = Field(default=8, ge=1)
+    branch_rows: int = Field(default=32, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
     by_block: Annotated[Literal["auto", "on", "off"], OnOff] = "auto"
 
