@@ -47,6 +47,7 @@ REFUSALS = (
     "compile demo --data {empty}",
     "compile demo --prompts {prompts}",
     "compile demo --ratio 0.999",
+    "compile demo --guidance 4",
     "plan demo --fit 0.03MB",
     "bench nowhere",
     "report nowhere",
