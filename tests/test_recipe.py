@@ -7,6 +7,7 @@ import yaml
 
 from diffc.errors import InputError, RequestError, nearest
 from diffc.recipe import Recipe, recipe_files, resolve
+from diffc.recipe.yaml_file import read_yaml
 
 
 def write(tmp_path, text):
@@ -52,6 +53,14 @@ def test_a_ratio_outside_0_1_is_refused(ratio):
 def test_a_threshold_outside_0_1_is_refused(threshold):
     with pytest.raises(RequestError, match=r"prune\.importance\.threshold"):
         resolve(family="X", flags={"prune": {"importance": {"threshold": threshold}}})
+
+
+def test_what_a_caller_changes_is_not_read_again(tmp_path):
+    path = write(tmp_path, "prune: {ratio: 0.3}\n")
+    read_yaml(path)["prune"]["ratio"] = 0.9
+    assert read_yaml(path) == {"prune": {"ratio": 0.3}}
+    path.write_text("prune: {ratio: 0.4}\n")
+    assert read_yaml(path) == {"prune": {"ratio": 0.4}}
 
 
 def test_an_unknown_target_names_the_nearest():
