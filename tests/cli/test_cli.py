@@ -193,8 +193,9 @@ def test_a_plan_takes_the_steps_of_the_trainings(monkeypatch, tmp_path):
         shown = json.loads(diffc("plan", "demo", "--json", *flags).stdout)
         return {one["stage"] for one in shown["estimates"]["stages"]}
 
-    assert "distill" in stages() and "distill-blocks" not in stages()
-    assert "distill" not in stages("--distill-steps", "0")
+    own = stages()
+    assert "distill-loop" in own and not own & {"distill", "distill-blocks"}
+    assert "distill" in stages("--distill-steps", "10")
     assert "distill-blocks" in stages("--block-steps", "10")
 
 
@@ -204,7 +205,7 @@ def test_a_plan_takes_the_rank_of_low_rank_additions(monkeypatch, tmp_path):
     def estimates(*flags):
         shown = json.loads(diffc("plan", "demo", "--json", *flags).stdout)["estimates"]
         rows = {one["stage"]: one["memory_bytes"] for one in shown["stages"]}
-        return shown["training_bytes"], rows["distill"]
+        return shown["training_bytes"], rows["distill-loop"]
 
     whole, additions = estimates(), estimates("--distill-rank", "4")
     assert additions[0] < 0.7 * whole[0] and additions[1] < whole[1]

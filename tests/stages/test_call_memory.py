@@ -182,6 +182,7 @@ def test_the_estimate_of_a_training_is_what_it_takes():
     assert row["own_peak_bytes"] == pytest.approx(row["estimated_bytes"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_surgery_and_blocks_take_what_the_files_of_a_run_say(compiled, source):
     """The cut tensors, and the largest cut block with gradients and AdamW's moments."""
     out = compiled[0]

@@ -84,6 +84,7 @@ def test_the_vae_that_decodes_is_counted_with_its_weights(tmp_path):
     assert live.peak > 0 and counted == pytest.approx(weights + live.peak, rel=0.02)
 
 
+@pytest.mark.slow
 def test_every_stage_without_gradients_is_counted(tiny_model):
     source = find_source(tiny_model)
     loop = {"aim": "loop", "loop": {"trajectories": 8, "teacher_steps": 2}}
