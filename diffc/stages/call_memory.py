@@ -10,12 +10,13 @@ is measured.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -39,10 +40,11 @@ from diffc_runtime.machine.packages import version as package_version
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from diffc.distill.losses import Kept
     from diffc.models.denoiser import Denoiser
+    from diffc.models.groups import Group
     from diffc.models.without_memory import WithoutMemory
     from diffc.prune.plan import Plan
 
@@ -72,9 +74,9 @@ def call_bytes(
         count: False counts nothing anew, and imports no PyTorch.
         only: The stages to count; None: every one.
     """
-    counts = {}
+    counts, networks = {}, _Networks(source, recipe, plan)
     for stage in (one for one in _stages(recipe) if only is None or one in only):
-        count_stage = partial(_counted, source, recipe, stage, plan) if count else _nothing
+        count_stage = partial(_counted, networks, stage) if count else _nothing
         key = _key(source, recipe, stage, plan)
         with suppress(LookupError):
             answer = cached_json("call-memory", key, count_stage, dict)
@@ -176,15 +178,11 @@ def _pieces(options: TrainingSection | ImportanceSection) -> int:
     return min(2, options.gradient_accumulation)
 
 
-def _counted(
-    source: Source, recipe: Recipe, stage: str, plan: Path | None
-) -> dict[str, int | None]:
+def _counted(networks: _Networks, stage: str) -> dict[str, int | None]:
     from diffc.models.dry_run import FAILURES
-    from diffc.prune.plan import Plan
 
     # a class that shapes alone cannot run has no estimate; whether it runs is another check
     with suppress(*FAILURES, DiffcError):
-        networks = _Networks.of(source, recipe, None if plan is None else Plan.read(plan))
         count = {
             "importance": networks.importance,
             "prune": networks.surgery,
@@ -195,7 +193,7 @@ def _counted(
             "distill": networks.all_steps,
             "distill-loop": networks.loop,
         }
-        return {"bytes": count[stage](recipe)}
+        return {"bytes": count[stage](networks.recipe)}
     return {"bytes": None}
 
 
@@ -203,38 +201,52 @@ def _counted(
 class _Networks:
     """Both networks on the meta device.
 
+    What takes seconds of a large model is done once for all stages, and by the first that asks.
+
     Attributes:
         source: The model.
-        shape: What the inputs are like.
-        plan: What is cut; None: nothing that is known.
+        recipe: Every option.
+        file: OUT/plan.json, where there is one.
     """
 
     source: Source
-    shape: RunShape
-    plan: Plan | None
+    recipe: Recipe
+    file: Path | None = None
 
-    @classmethod
-    def of(cls, source: Source, recipe: Recipe, plan: Plan | None) -> _Networks:
-        return cls(source, RunShape.of(recipe), plan or _uniform(source, recipe))
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What is cut; None: nothing that is known."""
+        from diffc.prune.plan import Plan
 
-    def dense(self) -> Denoiser:
-        return self.shape.open_on_meta(self.source)
+        return _uniform(self.source, self.recipe) if self.file is None else Plan.read(self.file)
 
-    def student(self) -> Denoiser:
-        """The compressed network."""
+    @cached_property
+    def groups(self) -> list[Group]:
+        return self.dense().groups()
+
+    @cached_property
+    def _cut(self) -> nn.Module:
         from diffc.prune.surgery import cut
 
-        dense = self.dense()
+        model = self.dense().model
         if self.plan is not None:
-            cut(dense.model, self.dense().units(), self.plan.keep())
-        return dense
+            cut(model, self.dense().units(), self.plan.keep())
+        return model
+
+    def dense(self) -> Denoiser:
+        """A dense network of the caller's own."""
+        return RunShape.of(self.recipe).open_on_meta(self.source)
+
+    def student(self) -> Denoiser:
+        """A compressed network of the caller's own."""
+        return self.dense().with_model(copy.deepcopy(self._cut))
 
     def kept(self) -> Kept:
         from diffc.distill.blocks import kept_channels
 
         dense = self.dense()
         keep = self.plan.keep() if self.plan is not None else {}
-        return kept_channels(dense.model, dense.family, dense.groups(), keep)
+        return kept_channels(dense.model, dense.family, self.groups, keep)
 
     def importance(self, recipe: Recipe) -> int:
         """A pass of gradients of the dense model in float32."""
@@ -255,11 +267,12 @@ class _Networks:
         from diffc.prune.importance.by_block import count_by_block
 
         place, dense = _place(), self.dense()
-        groups = self.dense().groups()
         place.network(dense.model, trained=False)
         options = recipe.prune.importance
         inputs = place.inputs(dense.specs, micro_batch(options))
-        return count_by_block(place, dense, groups, inputs, elements=options.method == "reference")
+        return count_by_block(
+            place, dense, self.groups, inputs, elements=options.method == "reference"
+        )
 
     def surgery(self, _recipe: Recipe) -> int:
         """The tensors that are cut; the others stay in their files."""
@@ -273,7 +286,7 @@ class _Networks:
 
         keep = self.plan.keep() if self.plan is not None else {}
         dense, student = self.dense(), self.student()
-        of_cut = readers(dense.model, student.model, self.dense().groups(), keep)
+        of_cut = readers(dense.model, student.model, self.groups, keep)
         return repair_bytes(_place(), dense, student, of_cut, recipe)
 
     def trajectories(self, recipe: Recipe) -> int:

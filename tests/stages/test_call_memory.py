@@ -40,7 +40,8 @@ def recipe_with(source, prune=None, **distill) -> Recipe:
 
 
 def bytes_of(source, stage="distill", **options):
-    return call_memory._counted(source, recipe_with(source, **options), stage, None)["bytes"]
+    networks = call_memory._Networks(source, recipe_with(source, **options))
+    return call_memory._counted(networks, stage)["bytes"]
 
 
 def test_a_chain_of_layers_takes_what_the_books_say():

@@ -67,7 +67,7 @@ def test_samples_take_the_modules_outputs_of_a_call_and_little_more(tiny_model):
     rows = max(recipe.quality.images, 1)
     real = activation_bytes(dense, dense.examples(rows))
     half = activation_bytes(dense, dense.examples(max(recipe.data.images, rows)))
-    counted = call_memory._counted(source, recipe, "samples", None)["bytes"]
+    counted = call_memory._counted(call_memory._Networks(source, recipe), "samples")["bytes"]
     assert real <= counted <= 2 * half
 
 
