@@ -180,8 +180,9 @@ def watch(clock: Clock) -> None:
 
 
 def _interleaved(clock: Clock, original: Callable[..., Any]) -> Callable[..., Any]:
-    def interleaved(calls: dict[str, Callable[[], float]], *more: Any) -> Any:
-        return original({k: clock.timed("calls", call) for k, call in calls.items()}, *more)
+    def interleaved(calls: dict[str, Callable[[], float]], *more: Any, **named: Any) -> Any:
+        timed = {name: clock.timed("calls", call) for name, call in calls.items()}
+        return original(timed, *more, **named)
 
     return interleaved
 

@@ -42,7 +42,10 @@ def test_memory_is_a_goal_of_its_own(searched, searched_cache, tiny_model, tmp_p
     """Every engine's peak is measured; one that no engine meets ends with the nearest."""
     wanted = {"options": OPTIONS, **VALUES, "min_ssim": GOAL}
     result = diffc.search(tiny_model, out=tmp_path / "out", max_memory="4GB", **wanted)
-    assert result.chosen == searched[1].chosen
+    # times of toys are near each other, so that another search may choose another of them
+    able = [one for one in result.candidates if one.reaches]
+    fastest = min(able, key=lambda one: one.point.latency_ms.p50)
+    assert able and result.chosen == fastest.values
     peaks = [one.memory_bytes for one in result.candidates]
     assert all(1e7 < peak < 4e9 for peak in peaks)
     with pytest.raises(GoalsMissed) as caught:
