@@ -138,6 +138,16 @@ def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(sourc
     assert bytes_of(source, "distill-loop", aim="loop", loop=loop) > 1.1 * alone
 
 
+def test_no_network_without_memory_is_moved(source, monkeypatch):
+    """Where torch exchanges tensors that are referred to, that fails: the stage had no count."""
+
+    def fail(*_):
+        raise RuntimeError("Couldn't swap")
+
+    monkeypatch.setattr(nn.Module, "to", fail)
+    assert bytes_of(source, "distill-loop", aim="loop", loop={"features": 1.0}) is not None
+
+
 @pytest.mark.slow
 def test_a_plan_that_was_made_counts_in_the_place_of_uniform_widths(compiled, source):
     out = compiled[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from diffc.data.precision import autocast
+from diffc.data.precision import autocast, device_of
 from diffc.data.sharding import is_sharded
 from diffc.distill.blocks import block_names
 from diffc.distill.losses import channel_dim, per_sample
@@ -66,7 +66,7 @@ class DenseFeatures:
             # gradients come from its blocks and never from its end, where the weights outside of
             # blocks would be collected again
             cast("FSDPModule", self.dense.model).set_reshard_after_forward(False, recurse=False)
-        else:
+        elif device_of(self.dense.model) != device:  # tensors without memory cannot be moved
             self.dense.model.to(device)
 
     def seen(self, clean: Tensor, conditions: Mapping[str, Tensor]) -> list[Tensor]:
