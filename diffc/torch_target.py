@@ -306,7 +306,7 @@ def _compiling() -> Iterator[None]:
             raise
         words = in_short(error) or type(error).__name__
         hint = "on a CPU it needs a C++ compiler; the eager variant needs none"
-        raise UnavailableError(f"torch.compile does not work here: {words}", hint=hint) from (None)
+        raise UnavailableError(f"torch.compile does not work here: {words}", hint=hint) from None
 
 
 def _check_compiler() -> None:

@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, object]:
 
 @lru_cache(maxsize=64)
 def _parse(text: str) -> object:
-    """What a text holds; no caller may change it. A run reads its own lock nine times."""
+    """What a text holds; no caller may change it. A run reads its own lock again and again."""
     loader = _Loader(text)
     try:
         return loader.get_single_data()

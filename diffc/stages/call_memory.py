@@ -53,7 +53,7 @@ CallBytes: TypeAlias = Mapping[str, int]
 
 WITHOUT_GRADIENTS = ("magnitude", "random")
 """Scores of the importance that take no gradients."""
-_VERSION = 3
+_VERSION = 4
 """Raised whenever the count changes: what was counted before is counted anew."""
 
 
@@ -138,7 +138,7 @@ def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
         ],
         "prune": [],
         "repair": [recipe.repair.rows],
-        "trajectories": [min(64, distill.loop.trajectories), recipe.loops],
+        "trajectories": [distill.loop.trajectories, recipe.loops],
         "samples": [recipe.quality.images, recipe.data.images],
         "distill-blocks": [distill.precision, distill.low_rank.rank],
         "distill": _facts(distill, [distill.losses.model_dump(), distill.low_rank.rank]),

@@ -138,6 +138,13 @@ def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(sourc
     assert bytes_of(source, "distill-loop", aim="loop", loop=loop) > 1.1 * alone
 
 
+def test_more_trajectories_are_counted_anew(source):
+    """A file of them holds 128, and a call works 64: both counts stand in the key."""
+    loops = [recipe_with(source, aim="loop", loop={"trajectories": count}) for count in (64, 128)]
+    few, many = (call_memory._key(source, recipe, "trajectories", None) for recipe in loops)
+    assert few != many
+
+
 def test_no_network_without_memory_is_moved(source, monkeypatch):
     """Where torch exchanges tensors that are referred to, that fails: the stage had no count."""
 
