@@ -193,7 +193,7 @@ def _counted(networks: _Networks, stage: str) -> dict[str, int | None]:
             "distill": networks.all_steps,
             "distill-loop": networks.loop,
         }
-        return {"bytes": count[stage](networks.recipe)}
+        return {"bytes": count[stage]()}
     return {"bytes": None}
 
 
@@ -248,38 +248,38 @@ class _Networks:
         keep = self.plan.keep() if self.plan is not None else {}
         return kept_channels(dense.model, dense.family, self.groups, keep)
 
-    def importance(self, recipe: Recipe) -> int:
+    def importance(self) -> int:
         """A pass of gradients of the dense model in float32."""
         import torch
 
-        if is_by_block(recipe.prune.importance):
-            return self._importance_by_block(recipe)
+        if is_by_block(self.recipe.prune.importance):
+            return self._importance_by_block()
         place, dense = _place(), self.dense()
         place.network(dense.model, trained=True)
-        options = recipe.prune.importance
+        options = self.recipe.prune.importance
         inputs = place.inputs(dense.specs, micro_batch(options))
         # some scores add the gradients of several passes
         times = _pieces(options) if options.method == "diff-pruning" else 2
         return place.peak(lambda: torch.mean(dense.call(inputs).square()), times)
 
-    def _importance_by_block(self, recipe: Recipe) -> int:
+    def _importance_by_block(self) -> int:
         """The same of one block at a time; on a GPU with the weights that are there then."""
         from diffc.prune.importance.by_block import count_by_block
 
         place, dense = _place(), self.dense()
         place.network(dense.model, trained=False)
-        options = recipe.prune.importance
+        options = self.recipe.prune.importance
         inputs = place.inputs(dense.specs, micro_batch(options))
         return count_by_block(
             place, dense, self.groups, inputs, elements=options.method == "reference"
         )
 
-    def surgery(self, _recipe: Recipe) -> int:
+    def surgery(self) -> int:
         """The tensors that are cut; the others stay in their files."""
         cut = self._cut_tensors()
         return sum(WEIGHT_BYTES * tensor.numel() for tensor in cut.values())
 
-    def repair(self, recipe: Recipe) -> int:
+    def repair(self) -> int:
         """What waits in a repair, and the sums of its widest layer; 0 where nothing was cut."""
         from diffc.prune.repair.layers import readers
         from diffc.stages.forward_memory import repair_bytes
@@ -287,23 +287,23 @@ class _Networks:
         keep = self.plan.keep() if self.plan is not None else {}
         dense, student = self.dense(), self.student()
         of_cut = readers(dense.model, student.model, self.groups, keep)
-        return repair_bytes(_place(), dense, student, of_cut, recipe)
+        return repair_bytes(_place(), dense, student, of_cut, self.recipe)
 
-    def trajectories(self, recipe: Recipe) -> int:
+    def trajectories(self) -> int:
         """Calls of the dense model without gradients, and the states of a shard."""
         from diffc.data.precision import best_device, fast_dtype
         from diffc.stages.forward_memory import trajectories_bytes
 
         dtype = fast_dtype(best_device())
-        return trajectories_bytes(_place(), self.dense(), self.source, recipe, dtype)
+        return trajectories_bytes(_place(), self.dense(), self.source, self.recipe, dtype)
 
-    def samples(self, recipe: Recipe) -> int:
+    def samples(self) -> int:
         """The largest call that pictures of both models take."""
         from diffc.stages.forward_memory import samples_bytes
 
-        return samples_bytes(_place(), self.dense(), self.source, recipe)
+        return samples_bytes(_place(), self.dense(), self.source, self.recipe)
 
-    def blocks(self, recipe: Recipe) -> int:
+    def blocks(self) -> int:
         """The largest block that learns alone, without the activations of its call.
 
         Its weights, gradients and AdamW's moments, and copies of the weights in the precision of
@@ -314,7 +314,8 @@ class _Networks:
         from diffc.distill.setup import dtype_of
         from diffc.models.families.streams import stream_blocks
 
-        dtype, low_rank = dtype_of(recipe.distill.precision, best_device()), recipe.distill.low_rank
+        options = self.recipe.distill
+        dtype, low_rank = dtype_of(options.precision, best_device()), options.low_rank
         copies = dtype.itemsize if dtype.itemsize < WEIGHT_BYTES else 0
         each = copies + (WEIGHT_BYTES if low_rank.rank else LEARNT_BYTES)
         student, cut = self.student(), self._cut_tensors()
@@ -333,7 +334,7 @@ class _Networks:
         tensors = self.student().model.named_parameters()
         return {name: value for name, value in tensors if value.shape != whole[name]}
 
-    def all_steps(self, recipe: Recipe) -> int:
+    def all_steps(self) -> int:
         """Micro-batches of the training for all noise levels."""
         import torch
 
@@ -341,7 +342,7 @@ class _Networks:
         from diffc.distill.all_steps import AllSteps, ModelPair
         from diffc.distill.draw import Batch
 
-        place, dense, student, options = _place(), self.dense(), self.student(), recipe.distill
+        place, dense, student, options = _place(), self.dense(), self.student(), self.recipe.distill
         kept = self.kept() if options.losses.features else None
         place.network(dense.model, trained=False)
         beside = _prepare_student(place, student, options, options.low_rank)
@@ -352,7 +353,7 @@ class _Networks:
         batch = Batch(values["clean"], values["noise"], values["t"], _conditions(dense, values))
         return beside + _peak(place, partial(lesson.loss, student.model, batch), options)
 
-    def loop(self, recipe: Recipe) -> int:
+    def loop(self) -> int:
         """Micro-batches of the training for the loops."""
         import torch
 
@@ -361,10 +362,10 @@ class _Networks:
         from diffc.distill.loop.trajectories import TrajectorySet
 
         place, dense, student = _place(), self.dense(), self.student()
-        options: LoopTrainingSection = recipe.distill.loop
+        options: LoopTrainingSection = self.recipe.distill.loop
         if options.features:
             place.network(dense.model, trained=False)
-        beside = _prepare_student(place, student, options, recipe.distill.low_rank)
+        beside = _prepare_student(place, student, options, self.recipe.distill.low_rank)
         none = CleanSet(torch.zeros(1, *dense.sample_shape), {}, "no trajectory")
         trajectories = TrajectorySet(Path(), 0, 0, (), none)
         seen_by = dense if options.features else None
