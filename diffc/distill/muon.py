@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffc.data.precision import fast_dtype
 from diffc.data.sharding import local, part_of, whole
 
 MOMENTUM = 0.95
@@ -76,13 +77,14 @@ def orthogonal(rows: Tensor) -> Tensor:
     """Return the nearest matrix whose singular values are all about 1, by Newton and Schulz.
 
     Their iteration ends with values between 0.7 and 1.2, which is near enough for a step. bfloat16
-    has digits enough for it.
+    has digits enough for it, and is taken where the device is fast at it: a processor that only
+    imitates it multiplies many times slower than in float32.
 
     Args:
         rows: (m, n).
     """
     a, b, c = _COEFFICIENTS
-    x = rows.bfloat16()
+    x = rows.to(fast_dtype(rows.device))
     x = x.T if len(rows) > rows.shape[1] else x
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(_ROUNDS):

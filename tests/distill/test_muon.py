@@ -61,6 +61,23 @@ def test_the_singular_values_become_about_one_and_the_vectors_stay() -> None:
     assert values.min() > 0.6 and values.max() < 1.3
 
 
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_is_for_devices_that_are_fast_at_it(
+    is_fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffc.data.precision.fast_bf16", lambda: is_fast)
+    seen: set[torch.dtype] = set()
+    product = torch.addmm
+
+    def noted(*matrices: torch.Tensor, **factors: float) -> torch.Tensor:
+        seen.update(matrix.dtype for matrix in matrices)
+        return product(*matrices, **factors)
+
+    monkeypatch.setattr("torch.addmm", noted)
+    result = orthogonal(torch.eye(16))
+    assert seen == {dtype} and result.dtype == torch.float32
+
+
 def test_the_rest_steps_as_adamw() -> None:
     mine, other = (nn.Parameter(torch.ones(5)) for _ in range(2))
     ours = Muon([mine], 1e-2, BETAS, 0.0)
