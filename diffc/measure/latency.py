@@ -5,8 +5,10 @@
               time is given to it, only say how long they last
     rounds    each round times every call once, in a fresh random order (for two calls: AB or BA);
               at least N rounds and S seconds
-    one time  the median of k calls in a row, k chosen so that it lasts 10 ms: the first call after
-              another engine's finds the caches cold, which a sampling loop's calls do not
+    one time  the median of k calls in a row, k chosen so that it lasts 10 ms, and a tenth of the
+              longest call: the first call after another engine's finds the caches cold, which a
+              sampling loop's calls do not, and beside one of a second a single short call would
+              say little
 
 The first call of each (allocation, kernels, shapes) is kept apart: the caller, who binds the
 engine, passes the time of binding and the first run. Raw samples are all kept.
@@ -35,7 +37,7 @@ _WINDOW_CALLS = 5
 _WINDOW_SECONDS = (0.02, 0.1)  # at least and, of long calls, at most
 _MOST_WINDOW_CALLS = 100
 _AGREE = 1.10
-_OBSERVATION_SECONDS = 0.010
+_OBSERVATION_SECONDS, _OF_LONGEST = 0.010, 0.1
 _MOST_REPEATS = 16
 _LONG_SECONDS = 0.1  # of a call in which cold caches and a first run's allocations do not show
 
@@ -138,7 +140,8 @@ def interleaved(
     else:
         typical, steady = yield from _warm_up(calls, turns, options)
     warm = time.perf_counter() - begin
-    repeats = {name: _repeats(seconds) for name, seconds in typical.items()}
+    span = max(_OBSERVATION_SECONDS, _OF_LONGEST * max(typical.values(), default=0.0))
+    repeats = {name: _repeats(span, seconds) for name, seconds in typical.items()}
     order = random.Random(options.seed)  # noqa: S311 - not for secrets
     taken: dict[str, list[list[float]]] = {name: [] for name in calls}
     start = time.perf_counter()
@@ -185,8 +188,8 @@ def _progress(rounds: int, elapsed: float, options: LatencyOptions) -> Progress:
     return Progress(elapsed, min(expected, options.most_seconds), f"round {rounds}")
 
 
-def _repeats(seconds: float) -> int:
-    return min(_calls_in(_OBSERVATION_SECONDS, seconds), _MOST_REPEATS)
+def _repeats(span: float, seconds: float) -> int:
+    return min(_calls_in(span, seconds), _MOST_REPEATS)
 
 
 def _calls_in(span: float, seconds: float) -> int:

@@ -44,13 +44,21 @@ def test_every_round_has_each_call_once_in_a_varying_order():
 
 
 def test_short_calls_are_repeated_and_all_times_kept():
-    clock = Clock(short=0.004, long=0.5)
+    clock = Clock(short=0.004, long=0.05)
     timings = drain(interleaved(clock.calls, QUICK))
     assert timings.samples["short"].shape == (12, 3)
     assert timings.samples["long"].shape == (12, 1)
     assert timings.round_medians("short").shape == (12,)
     assert timings.percentiles_ms("short")["n"] == 36
     assert timings.percentiles_ms("short")["p50"] == pytest.approx(4.0)
+
+
+def test_beside_a_long_call_short_ones_are_repeated_for_a_tenth_of_it():
+    clock = Clock(two_steps=0.016, one_step=0.004, fifty_steps=0.6)
+    samples = drain(interleaved(clock.calls, QUICK)).samples
+    assert samples["two_steps"].shape == (12, 4)
+    assert samples["one_step"].shape == (12, 15)
+    assert samples["fifty_steps"].shape == (12, 1)
 
 
 def test_warm_up_waits_until_times_agree():
@@ -165,15 +173,16 @@ def test_a_long_call_warms_itself_after_a_rest():
     options = LatencyOptions(rounds=20, seconds=0.0, warmup_seconds=0.0)
     drain(interleaved(calls, options, {"spins": 1e-4}, first))
     assert runs["spins"] == runs["long"] == 20 + 1  # the rounds', and the first
-    assert 20 + 2 < runs["short"] < 40 + 2  # one says how long it is; one more after each rest
+    # two a round, for a tenth of the longest; one says how long it is; one more after each rest
+    assert 40 + 2 < runs["short"] < 60 + 2
 
 
 def test_a_call_that_has_run_needs_no_warm_up_where_none_is_given_time():
     """Its length alone is asked, and of a long call the first run said that."""
-    clock = Clock(long=0.2, short=0.004)
+    clock = Clock(long=0.02, short=0.006)
     first = {name: call() for name, call in clock.calls.items()}
     options = LatencyOptions(rounds=4, seconds=0.0, warmup_seconds=0.0)
     timings = drain(interleaved(clock.calls, options, first=first))
-    assert Counter(clock.order) == {"long": 1 + 4, "short": 1 + 1 + 4 * 3}
+    assert Counter(clock.order) == {"long": 1 + 4, "short": 1 + 1 + 4 * 4}
     assert timings.steady is None and timings.first == first
-    assert timings.times("short").max() == 0.004
+    assert timings.times("short").max() == 0.006
