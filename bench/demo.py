@@ -1,10 +1,12 @@
 """`diffc compile demo --ratio 0.5` as README has it: time, memory, speed-up, SSIM; then cached.
 
     python -m bench.demo
+    python -m bench.demo --figures bench/results/demo-avx2.json
 
 Writes bench/results/demo.json, and of the same run its report (bench/results/demo-run.json) and its
-pictures (docs/images/demo-grid.png), which README shows. The run is a fresh process with an empty
-cache; peak memory is the kernel's own figure for it.
+pictures (docs/images/demo-grid.png), which README shows; with --figures the figures alone, of
+another machine. The run is a fresh process with an empty cache; peak memory is the kernel's own
+figure for it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--grid", type=Path, default=GRID)
+    parser.add_argument("--figures", type=Path, help="write the figures there, and nothing else")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / OUT
@@ -41,9 +44,10 @@ def main() -> None:
         seconds = timed(Path(folder))
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         report = json.loads((out / "report.json").read_text())
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(out / "report.json", args.out.with_name(REPORT))
-        shutil.copy(out / "samples" / "grid.png", args.grid)
+        if not args.figures:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(out / "report.json", args.out.with_name(REPORT))
+            shutil.copy(out / "samples" / "grid.png", args.grid)
         cached = sorted(timed(Path(folder)) for _ in range(CACHED_RUNS))
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -59,7 +63,7 @@ def main() -> None:
         "stages": {s["name"]: round(s["seconds"], 2) for s in report["stages"]},
         "environment": report["environment"],
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    (args.figures or args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))
 
 

@@ -424,6 +424,7 @@ SHOWN = ("quality.png", "frontier.png", "frontier-images.png", "guided.png")
 """The pictures of bench/results that the page shows."""
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("demo.json", "The whole job", demo),
+    ("demo-avx2.json", "The whole job on a processor without AVX-512", demo),
     ("help.json", "`diffc --help`", figures),
     ("overhead.json", "What building and measuring add", figures),
     ("pruning.json", "Pruning", pruning),

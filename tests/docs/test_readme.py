@@ -61,6 +61,16 @@ def test_the_figures_beside_the_chart_are_the_reports(report):
     assert f"{worst} for the worst of {report.quality['ssim']['n']}" in README
 
 
+def test_the_whole_runs_are_the_measured_ones():
+    results, words = ROOT / "bench" / "results", " ".join(README.split())
+    seconds = [json.loads((results / name).read_text())["seconds"]
+               for name in ("demo.json", "demo-avx2.json")]  # fmt: skip
+    with_it, without = (f"{round(s) // 60} min {round(s) % 60} s" for s in seconds)
+    assert f"the whole run took {with_it}, and {without} on two cores without AVX-512" in words
+    flags = json.loads((results / "demo-avx2.json").read_text())["environment"]["cpu_flags"]
+    assert "avx2" in flags and not any(flag.startswith("avx512") for flag in flags)
+
+
 def test_every_link_leads_to_a_file():
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / link).is_file(), link
