@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -34,8 +35,24 @@ _SHOWING = {"show", "list", "ls", "info"}
 """What people type for what a group of verbs shows without a verb."""
 
 
+_WIDEST = 80
+_NARROWEST = 24  # below this a column of options leaves its texts no room
+_MOST_NAMES = 30  # columns for the names of options; a longer one has a line of its own
+
+
+def _fit_terminal(ctx: Any) -> None:
+    """Give help the terminal's width, below typer's 50 columns too."""
+    columns = min(shutil.get_terminal_size().columns, ctx.max_content_width or _WIDEST)
+    ctx.terminal_width = ctx.terminal_width or max(columns - 2, _NARROWEST)
+
+
 class VerbCommand(TyperCommand):
     """A verb. Its help shows the options in groups, and options keep their former names."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help, as wide as the terminal."""
+        _fit_terminal(ctx)
+        return super().get_help(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; a note on stderr names the new spelling of an option."""
@@ -75,6 +92,17 @@ def _renamed(arg: str, former: str, name: str) -> str:
 class VerbGroup(TyperGroup):
     """Several verbs. A name that is none of them is refused with the nearest ones."""
 
+    def get_help(self, ctx: Any) -> str:
+        """The help, as wide as the terminal."""
+        _fit_terminal(ctx)
+        return super().get_help(ctx)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each verb with its whole sentence, which typer would cut to one line."""
+        verbs = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        shown = [(name, _first_sentence(verb)) for name, verb in verbs if verb and not verb.hidden]
+        _write(formatter, "Commands", shown)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; without any, a group that does nothing by itself shows its help."""
         return super().parse_args(ctx, args or ([] if self.invoke_without_command else ["--help"]))
@@ -93,6 +121,12 @@ class VerbGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def _first_sentence(verb: Any) -> str:
+    """What the verb does, in the words that its own help begins with."""
+    paragraph = (verb.short_help or verb.help or "").partition("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
 def _verb_hint(name: str, verbs: Any, ctx: Any) -> str:
     if name in _SHOWING and ctx.command.invoke_without_command:
         return f"{ctx.command_path} alone shows what there is"
@@ -105,7 +139,7 @@ def _verb_hint(name: str, verbs: Any, ctx: Any) -> str:
 def _write(formatter: Any, title: str, records: Sequence[Record]) -> None:
     if records:
         with formatter.section(title):
-            formatter.write_dl(records)
+            formatter.write_dl(records, col_max=min(_MOST_NAMES, formatter.width * 2 // 5))
 
 
 def _is_argument(param: Any) -> bool:

@@ -20,7 +20,7 @@ from diffc.errors import RequestError
 from diffc.recipe import Recipe, resolve
 
 VERBS = ("compile", "inspect", "plan", "prune", "distill", "export", "build", "bench", "eval",
-         "check", "report", "bundle", "doctor")  # fmt: skip
+         "check", "report", "bundle", "generate", "doctor")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,23 @@ def test_help_has_its_options_in_groups_and_fits_80_columns(verb):
         assert noise not in text
 
 
+@pytest.mark.parametrize("columns", [40, 60])
+@pytest.mark.parametrize("words", [[], ["baseline"], ["cache"], ["compile"], ["generate"]])
+def test_help_fits_a_narrow_terminal(words, columns):
+    """All but the examples, which are typed as they stand."""
+    text = diffc(*words, "-h", COLUMNS=str(columns)).stdout
+    lines = [line for line in text.splitlines() if not line.startswith("    diffc ")]
+    assert len(lines) > 5 and max(map(len, lines)) <= columns
+
+
+def test_a_group_explains_its_verbs_in_whole_sentences():
+    for columns in ("40", "80"):
+        shown = {name: diffc(*name, "-h", COLUMNS=columns).stdout for name in [(), ("cache",)]}
+        assert "Show what is kept to be reused, and clean it." in " ".join(shown[()].split())
+        assert "beyond a size; never what a run uses now." in " ".join(shown["cache",].split())
+        assert not any("..." in text.partition("Commands:")[2] for text in shown.values())
+
+
 @pytest.mark.parametrize(
     ("given", "section", "option", "value"),
     [
@@ -174,6 +191,7 @@ def test_every_flag_with_values_offers_them():
     assert words["bundle", "side"] == ["compressed", "dense"]
     assert "lpips" in words["eval", "metric"]
     assert words["compile", "out"] == []
+    assert {"ddim", "dpm++"} <= set(words["generate", "sampler"])
 
 
 def test_completion_goes_on_after_a_comma():

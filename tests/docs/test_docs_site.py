@@ -35,6 +35,12 @@ def script(monkeypatch):
     return load("fill_docs")
 
 
+def test_no_block_of_code_is_empty():
+    pages_ = [*DOCS.rglob("*.md"), pages.ROOT / "README.md"]
+    empty = [page.name for page in pages_ if re.search(r"^```\w+\n+```$", page.read_text(), re.M)]
+    assert len(pages_) > 15 and empty == []
+
+
 def test_every_verb_is_on_the_page_once(script):
     said = re.findall(r"<!-- verb: (.*?) -->", (DOCS / "verbs.md").read_text())
     assert sorted(said) == sorted(script.commands())

@@ -102,6 +102,13 @@ def loop_names() -> Iterable[str]:
     return [OWN, DETERMINISTIC, *NAMES]
 
 
+def sampler_names() -> Iterable[str]:
+    """The samplers alone."""
+    from diffc_runtime.schedulers import NAMES
+
+    return NAMES
+
+
 def precisions() -> Iterable[str]:
     """The precisions that can be named; ``auto`` is a choice among them."""
     return [word for word in recipe_words("build.precision") if word != "auto"]

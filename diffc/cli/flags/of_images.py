@@ -47,6 +47,7 @@ GENERATE = (
         shown="the report's",
         name="sampler",
         group=WHAT,
+        values=completion.sampler_names,
     ),
     Flag(
         "image_lora",
