@@ -131,10 +131,11 @@ def recipes() -> str:
     """The shipped recipes, and for whom each is."""
     from diffc.recipe import recipe_files
 
-    rows = ["| recipe | class | used for | about |", "|---|---|---|---|"]
+    rows = ["| recipe | class | used for | run with | about |", "|---|---|---|---|---|"]
     for one in recipe_files():
         models = ", ".join(f"`{model}`" for model in one.models) or "the whole family"
-        rows.append(f"| `{one.name}` | `{one.family}` | {models} | {one.about} |")
+        weights = one.run_with or "-"
+        rows.append(f"| `{one.name}` | `{one.family}` | {models} | {weights} | {one.about} |")
     return "\n".join(rows)
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from diffc.errors import InputError, RequestError, nearest
+from diffc.models.shipped import is_shipped
 from diffc.recipe import Recipe, recipe_files, resolve
 from diffc.recipe.yaml_file import read_yaml
 
@@ -108,6 +109,8 @@ def test_every_shipped_recipe_is_valid():
     for recipe in found:
         resolve(family=recipe.family, recipe=recipe.path)
         assert recipe.about, recipe.name
+        assert recipe.run_with in {"", "random", "trained"}, recipe.name
+        assert recipe.run_with == "trained" or not any(map(is_shipped, recipe.models)), recipe.name
 
 
 def test_a_target_has_its_own_options(tmp_path):

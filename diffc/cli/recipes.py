@@ -13,6 +13,11 @@ from diffc.cli.help import VerbCommand, VerbGroup
 if TYPE_CHECKING:
     from diffc.recipe import RecipeFile
 
+_RUN_WITH = (
+    "run with: the weights that the whole chain was run with here, of the models that ship with "
+    "diffc (trained), or of scaled-down ones (random); published weights were not run"
+)
+
 app = typer.Typer(cls=VerbGroup, help="The recipes that ship with diffc.", rich_markup_mode=None)
 
 
@@ -28,15 +33,24 @@ def _list(command: Command, context: typer.Context) -> None:
     if command.json:
         print_json({"recipes": [_row(recipe) for recipe in recipes]})
         return
-    from diffc.report.tables import Column, print_table
+    from diffc.report.tables import Column, print_table, print_whole
 
-    columns = [Column("recipe", left=True), Column("family", text=True), Column("about", text=True)]
-    rows = [(one.name, one.family, one.about.partition(". ")[0].rstrip(".")) for one in recipes]
+    columns = [
+        Column("recipe", left=True),
+        Column("family", text=True),
+        Column("run with", left=True),
+        Column("about", text=True),
+    ]
+    rows = [
+        (one.name, one.family, one.run_with or "-", one.about.partition(". ")[0].rstrip("."))
+        for one in recipes
+    ]
     print_table(answers(), columns, rows)
+    print_whole(answers(), _RUN_WITH)
 
 
 def _row(recipe: RecipeFile) -> dict[str, object]:
-    return {key: getattr(recipe, key) for key in ("name", "family", "models", "about")}
+    return {key: getattr(recipe, key) for key in ("name", "family", "models", "run_with", "about")}
 
 
 @app.command("show", cls=VerbCommand)

@@ -18,7 +18,7 @@ RECIPES = next(p for p in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if
 LOCK_FORMAT = 1
 """The format of recipe.lock.yaml, which can be given back as a recipe."""
 
-_HEADER = ("family", "models", "about", "extends", "config")
+_HEADER = ("family", "models", "run_with", "about", "extends", "config")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class RecipeFile:
         extends: the recipe that this one changes: a shipped recipe's name, or a YAML file.
         config: the values of a denoiser's config.json by which a model of ``models`` is recognised
             in a folder of any name; null: absent.
+        run_with: the weights of the models that the whole chain was run with: ``trained``, or
+            ``random`` ones of scaled-down models; empty: it was not run.
         is_whole: True for a recipe.lock.yaml, which holds every option.
     """
 
@@ -46,6 +48,7 @@ class RecipeFile:
     path: Path
     extends: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
+    run_with: str = ""
     is_whole: bool = False
 
     def recognises(self, config: Mapping[str, object]) -> bool:
@@ -98,6 +101,7 @@ def read_recipe_file(path: Path) -> RecipeFile:
         path=path,
         extends=str(header["extends"] or ""),
         config=config if isinstance(config, dict) else {},
+        run_with=str(header["run_with"] or ""),
     )
 
 

@@ -242,6 +242,13 @@ def test_answers_are_on_stdout_alone(compiled):
         assert all(line == line.rstrip() for line in done.stdout.splitlines())
 
 
+def test_recipes_say_what_was_run_with_trained_weights():
+    shown = diffc("recipes", COLUMNS="80").stdout
+    assert re.search(r"^demo +UNet2DModel +trained  ", shown, re.M)
+    assert re.search(r"^sd15 +UNet2DConditionModel +random  ", shown, re.M)
+    assert "published weights were not run" in " ".join(shown.split())
+
+
 def test_a_recipe_still_says_which_words_it_takes():
     with pytest.raises(RequestError, match="precision: fp12 is none of auto, fp32, fp16"):
         resolve(family="", flags={"build": {"precision": "fp12"}})
