@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffc.errors import InputError, in_short
+from diffc.errors import InputError, in_short, nearest
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -72,6 +73,20 @@ def read_json(path: Path) -> JsonDict:
             hint="log in where the model asks for it, and download the file again",
         )
     return value
+
+
+def nearest_folder(path: Path, others: Iterable[str] = ()) -> str:
+    """The folder beside ``path``, or the one of ``others``, whose name is nearest; "" for none.
+
+    Args:
+        path: What does not exist.
+        others: Names that may be meant where ``path`` is a single name.
+    """
+    names = [*others] if path.parent == Path() else []
+    if path.parent.is_dir():
+        names += [one.name for one in path.parent.iterdir() if one.is_dir()]
+    close = nearest(path.name, names, n=1)
+    return str(path.parent / close[0]) if close else ""
 
 
 def tensor_entries(path: Path) -> dict[str, TensorEntry]:

@@ -22,7 +22,7 @@ from diffc.models.components import (
     pipeline_components,
 )
 from diffc.models.families import denoiser_folders
-from diffc.models.files import read_json
+from diffc.models.files import nearest_folder, read_json
 from diffc.models.layout import PICKLED, SAFE
 
 _ROOT = ("*.json", "LICENSE*")
@@ -188,9 +188,11 @@ def _call_hub(model: str, patterns: Sequence[str], **options: Any) -> Any:
             repo, revision=revision or None, allow_patterns=list(patterns), **options
         )
     except Exception as error:  # the hub's client raises many kinds, of several libraries
+        hint = "check the id and the network, or download the model and give its folder"
+        folder = nearest_folder(Path(repo))
         raise UnavailableError(
             f"cannot fetch '{model}' from the hub: {_reason(error)}",
-            hint="check the id and the network, or download the model and give its folder",
+            hint=f"did you mean the folder {folder}? Else {hint}" if folder else hint,
         ) from error
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from diffc.errors import InputError, RequestError, nearest, unknown
+from diffc.errors import InputError, RequestError, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
 from diffc.models.components import (
@@ -28,7 +28,7 @@ from diffc.models.components import (
 )
 from diffc.models.families import component_of, denoiser_folders, family_names, is_own
 from diffc.models.families import family as family_of
-from diffc.models.files import check_safetensors, file_version, read_json
+from diffc.models.files import check_safetensors, file_version, nearest_folder, read_json
 from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
 from diffc.models.schedulers import with_pipeline_changes
 from diffc.models.shipped import SHIPPED, is_shipped, shipped_models
@@ -291,10 +291,10 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
             allow_pickle=fetch.allow_pickle,
             whole=fetch.whole,
         )
-    close = nearest(model, (*shipped_models(), *_folders_here()), n=1)
+    meant = nearest_folder(path, shipped_models())
     raise InputError(
         f"there is no folder '{model}'",
-        hint=(f"did you mean {close[0]}? " if close else "") + _WHAT_A_MODEL_IS,
+        hint=(f"did you mean {meant}? " if meant else "") + _WHAT_A_MODEL_IS,
     )
 
 
@@ -302,10 +302,6 @@ def is_hub_id(model: str) -> bool:
     """Return True for what has the form of a hub id and is no folder here."""
     looks_like = _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~"))
     return bool(looks_like) and not Path(model).exists()
-
-
-def _folders_here() -> list[str]:
-    return [path.name for path in Path().iterdir() if path.is_dir()]
 
 
 def _inside_output(path: Path) -> Path:

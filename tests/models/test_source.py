@@ -56,6 +56,42 @@ def test_a_path_that_is_not_there():
         find_source("./nowhere")
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("dmeo", "did you mean demo? MODEL is"),
+        ("bench/configs/sd15", "MODEL is"),  # not the folder bench, which is no model
+        ("./sd15-our", "did you mean sd15-ours? MODEL is"),
+        ("../sd15", "MODEL is"),
+        ("nowhere/models/sd15", "MODEL is"),
+    ],
+)
+def test_a_path_that_is_not_there_is_likened_to_what_lies_beside_it(
+    typed, hint, tmp_path, monkeypatch
+):
+    (tmp_path / "bench" / "configs").mkdir(parents=True)
+    (tmp_path / "sd15-ours").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="there is no folder") as caught:
+        find_source(typed)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_hub_id_that_cannot_be_fetched_may_be_a_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError("no network")
+
+    (tmp_path / "models" / "sd15-ours").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UnavailableError, match="cannot fetch 'models/sd15-our'") as caught:
+        find_source("models/sd15-our")
+    assert caught.value.hint.startswith("did you mean the folder models/sd15-ours? Else check")
+    with pytest.raises(UnavailableError) as caught:
+        find_source("models/another-name")
+    assert caught.value.hint.startswith("check the id")
+
+
 def test_an_unsupported_class_names_the_supported_ones(model):
     index = json.loads((model / "model_index.json").read_text())
     index["unet"][1] = "UNet1DModel"
