@@ -175,13 +175,23 @@ def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int])
 def _stacked(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
     """Every row as a line with its name and one line for each of its figures."""
     printed = []
+    heads = _heads_alone(columns)
     for row in rows:
         if row[0]:
             printed += [Line(text, bold=True) for text in wrapped(row[0], width)]
-        for column, cell in zip(columns[1:], row[1:], strict=True):
+        for head, cell in zip(heads[1:], row[1:], strict=True):
             if cell:
-                printed += [Line(text) for text in _cell_under_head(column.head, cell, width)]
+                printed += [Line(text) for text in _cell_under_head(head, cell, width)]
     return printed
+
+
+def _heads_alone(columns: Sequence[Column]) -> list[str]:
+    """The heads where they stand below each other: of several alike, each names what it is of."""
+    heads = [column.head for column in columns]
+    return [
+        f"{heads[i - 1]}, {head}" if head and i and heads.count(head) > 1 else head
+        for i, head in enumerate(heads)
+    ]
 
 
 def _cell_under_head(head: str, cell: str, width: int) -> list[str]:

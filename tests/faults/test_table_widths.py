@@ -253,6 +253,15 @@ def test_a_progress_note_ends_at_a_whole_word(loss):
     assert len(short) <= 30 and set(short.split()) <= {*note.split(), "..."}
 
 
+def test_a_head_that_stands_twice_is_told_apart_below_each_other():
+    columns = [Column(left=True), *map(Column, ("MACs", "change", "parameters", "change"))]
+    row = ("0.5", "495 M", "-50.0 %", "2.33 M", "-47.4 %")
+    assert "MACs" in lines(columns, [row], 80)[0].text and len(lines(columns, [row], 80)) == 2
+    shown = [line.text.strip() for line in lines(columns, [row], 20)]
+    assert " ".join(shown[2:4]) == "MACs, change: -50.0 %"
+    assert " ".join(shown).endswith("parameters, change: -47.4 %")
+
+
 CELLS = st.text("0123456789.x%[],- abc", min_size=0, max_size=24).map(str.strip)
 
 
