@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
@@ -23,13 +24,16 @@ from pathlib import Path
 from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
 from .engines import batches, read_info
-from .errors import BadRequest, UnfitEngine
+from .errors import EXIT_INTERRUPTED, BadRequest, UnfitEngine
 from .image_inputs import image_arguments
 from .images import is_picture
 from .pipeline import Pipeline
 from .saving import ARRAY, check_files, file_words, output_files, save_samples
 from .schedulers import NAMES, own_name
 from .values import Array
+
+_BROKEN_PIPE = 141
+"""What a shell calls the end by SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None, home: Path | None = None) -> int:
@@ -45,9 +49,15 @@ def main(arguments: Sequence[str] | None = None, home: Path | None = None) -> in
     options = _parser(home).parse_args(arguments)
     try:
         {"generate": _generate, "info": _info}[options.verb](options)
+        sys.stdout.flush()
     except (BadRequest, UnfitEngine) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
+        return _BROKEN_PIPE
     return 0
 
 
@@ -99,7 +109,8 @@ def _generate(options: argparse.Namespace) -> None:
     samples = _samples(pipeline, options, guidance)
     seconds = time.perf_counter() - start
     save_samples(samples, files)
-    print(f"{file_words(files)}: {len(samples)} images in {seconds:.2f} s", file=sys.stderr)
+    count = "1 image" if len(samples) == 1 else f"{len(samples)} images"
+    print(f"{file_words(files)}: {count} in {seconds:.2f} s", file=sys.stderr)
 
 
 def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -> Array:

@@ -209,7 +209,7 @@ def _check_takes_prompts(pipe: Pipeline) -> None:
         return
     names = ", ".join(spec.name for spec in pipe.conditions)
     if not names:
-        raise BadRequest("prompt: this model takes none, it makes images of nothing given")
+        raise BadRequest("prompt: this model takes none, it makes images from noise alone")
     raise BadRequest(
         f"prompt: there are no text encoders here; the model takes {names}, "
         "and a pipeline's text encoders come along where diffc compile exports them"

@@ -64,6 +64,8 @@ def test_generates_by_itself(plain, tmp_path):
     np.testing.assert_array_equal(grid[:8, 8:16], images[1])
     np.testing.assert_array_equal(grid[8:, 8:16], images[4])
     assert images.std() > 10
+    one = run(plain, "generate", "--n", "1", "--steps", "3", "--out", str(tmp_path / "one.png"))
+    assert "one.png: 1 image in" in one.stderr
     assert run(plain, "generate", *asked).returncode == 0, "other files than the grid's"
     for i in range(5):
         alone = np.asarray(Image.open(tmp_path / f"grid-{i}.png"))
@@ -106,6 +108,15 @@ def test_without_pillow_an_array_is_offered(plain):
         "(1, 8, 8, 3)",
         "output_type='pil' needs Pillow: pip install pillow, or ask for output_type='np'",
     ]
+
+
+def test_a_reader_that_has_ended_is_no_traceback(plain):
+    command = [sys.executable, str(plain), "info"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started.stdout.close()
+    assert started.stderr.read() == b""
+    started.stderr.close()
+    assert started.wait(timeout=120) == 141
 
 
 def test_info_by_itself(plain):
