@@ -189,6 +189,8 @@ class StageEvent:
         expected: With ``passed``: the seconds that each stage will take, in order; empty where
             nothing tells.
         by: What tells that, in words.
+        rough: With ``passed``: other programs ran while that was taken. Only how the stages'
+            seconds compare with each other counts then.
         needs: What the run needs, where that was estimated.
     """
 
@@ -199,6 +201,7 @@ class StageEvent:
     note: str = ""
     expected: Mapping[str, float] = field(default_factory=dict)
     by: str = ""
+    rough: bool = False
     needs: Needs | None = None
 
 

@@ -137,6 +137,30 @@ def test_later_stages_are_as_fast_as_the_first_ones_were(monkeypatch):
     assert overall.seconds_left() == pytest.approx((600 + 120) / 2)
 
 
+ROUGH = stage("preflight", "passed", expected=EXPECTED, by="its calls", rough=True)
+
+
+def test_beside_other_programs_the_runs_own_work_alone_tells_the_time_left(monkeypatch):
+    """EXPECTED is a hundred times too long here, in which the stages' shares are still right."""
+    monkeypatch.setattr(module, "time", Clock(0.0))
+    overall = overall_after(ROUGH, stage("data", "started"))
+    begun = stage("data", "progress", progress=Progress(1, 100))
+    overall.note(begun)
+    words = overall.announcement(begun)
+    assert words == "stage 1 of 3; other programs run, so the time left shows once work is done"
+    assert (overall.place, overall.left) == ("stage 1 of 3", "")
+    monkeypatch.setattr(module, "time", Clock(0.3))
+    overall.note(stage("data", "progress", progress=Progress(50, 100)))
+    assert overall.announcement(begun) == ""
+    assert overall.seconds_left() == pytest.approx(0.3 + (600 + 120) / 100)
+    monkeypatch.setattr(module, "time", Clock(0.6))
+    overall.note(stage("data", "finished", done=object()))
+    overall.note(stage("distill", "started"))
+    assert overall.seconds_left() == pytest.approx((600 + 120) / 100)
+    monkeypatch.setattr(module, "time", Clock(8.0))
+    assert overall.outcome() == "done in 8.0 s"
+
+
 def test_a_stage_that_was_reused_tells_nothing_of_speed(monkeypatch):
     monkeypatch.setattr(module, "time", Clock(0.0))
     overall = overall_after(PASSED, stage("data", "started"))

@@ -26,14 +26,17 @@ class Overall:
     """Where the run is among its stages, and when it will be done.
 
     Both come from an earlier run of the same kind on this machine (diffc/durations.py), or from
-    the rate of its calls (diffc/stages/estimate.py); without either there is neither.
+    the rate of its calls (diffc/stages/estimate.py); without either there is neither. A rate that
+    was taken while other programs ran can be a hundred times too slow: the time left is then told
+    by the run's own work alone.
     """
 
     def __init__(self) -> None:
         self._expected: Mapping[str, float] = {}
         self._by = ""
+        self._rough = False
         self._needs: Needs | None = None
-        self._announced: tuple[float, float] | None = None
+        self._announced: tuple[float, float | None] | None = None
         self._number = 0
         self._stage = ""
         self._started = 0.0
@@ -45,7 +48,7 @@ class Overall:
         """Take in an event of the run."""
         if event.kind == "passed":  # the checks before the first stage
             self._expected, self._number = event.expected, 0
-            self._by, self._needs = event.by, event.needs
+            self._by, self._rough, self._needs = event.by, event.rough, event.needs
         elif event.kind == "started":
             self._number += 1
             self._stage, self._share, self._started = event.stage, 0.0, time.monotonic()
@@ -61,21 +64,28 @@ class Overall:
 
         Empty at every other event, and where nothing tells it.
         """
-        seconds = None if self._announced or event.progress is None else self.seconds_left()
-        if seconds is None:
+        if self._announced or event.progress is None:
+            return ""
+        seconds = self.seconds_left()
+        if seconds is not None:
+            words = f"{self.place}, {left_words(seconds)} (estimated by {self._by})"
+        elif self._rough and self.place:
+            words = f"{self.place}; other programs run, so the time left shows once work is done"
+        else:
             return ""
         self._announced = time.monotonic(), seconds
-        words = f"{self.place}, {left_words(seconds)} (estimated by {self._by})"
         return ". ".join([words, *_needs_words(self._needs)])
 
     def outcome(self) -> str:
-        """At the end: 'done in 4 min 12 s; the estimate was 3 min 50 s'; '' without an estimate."""
+        """At the end: 'done in 4 min 12 s; the estimate was 3 min 50 s'; '' if nothing was told."""
         from diffc.report.units import seconds
 
         if self._announced is None:
             return ""
         started, expected = self._announced
         took = time.monotonic() - started
+        if expected is None:
+            return f"done in {seconds(took)}"
         off = f" ({took / expected - 1:+.0%})" if expected >= 1 else ""
         return f"done in {seconds(took)}; the estimate was {seconds(expected)}{off}"
 
@@ -97,6 +107,8 @@ class Overall:
         if self._stage not in self._expected:
             return None
         pace = self._pace()
+        if pace is None:
+            return None
         own, used = self._expected[self._stage] * pace, time.monotonic() - self._started
         if self._share >= _TRUSTED:
             rest = used / self._share * (1 - self._share)
@@ -105,10 +117,16 @@ class Overall:
         later = set(self._expected) - self._done - {self._stage}
         return rest + pace * sum(self._expected[name] for name in later)
 
-    def _pace(self) -> float:
-        """What the stages so far took, over what they were expected to take."""
+    def _pace(self) -> float | None:
+        """What the work so far took, over what it was expected to take; None: nothing tells it."""
         expected = sum(self._expected.get(name, 0.0) for name in self._worked)
-        return sum(self._worked.values()) / expected if expected >= _TELLING_SECONDS else 1.0
+        took = sum(self._worked.values())
+        if self._rough and self._share >= _TRUSTED:  # no other speed is known yet
+            expected += self._expected[self._stage]
+            took += (time.monotonic() - self._started) / self._share
+        if expected >= _TELLING_SECONDS:
+            return took / expected
+        return None if self._rough else 1.0
 
 
 def left_words(seconds: float) -> str:

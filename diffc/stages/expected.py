@@ -49,7 +49,9 @@ def expected_work(
         out_bytes(rate.params, small, len(recipe.build.target)),
     )
     expected = stage_seconds(source, recipe, stop, rate)
-    return StageEvent(PREFLIGHT, "passed", expected=expected, by=rate.words, needs=needs)
+    return StageEvent(
+        PREFLIGHT, "passed", expected=expected, by=rate.words, rough=rate.shared, needs=needs
+    )
 
 
 def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int | None:

@@ -11,6 +11,7 @@ from support.command import diffc_in_process as diffc
 from support.quick import QUICK
 from support.runs import compile_quickly
 
+from diffc.cli.estimates import plan_estimates
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.durations import Rate, keep_rate, known_rate
 from diffc.models.source import find_source
@@ -135,7 +136,17 @@ def test_a_rate_that_was_taken_beside_other_work_says_so_and_is_taken_anew(
     ]
     assert runs[0].by == "the rate of its calls, timed while other programs ran"
     assert runs[1].by == "the rate of its calls" and runs[1].expected == runs[2].expected
+    assert [run.rough for run in runs] == [True, False, False]
     assert sum(runs[0].expected.values()) > 10 * sum(runs[1].expected.values())
+
+
+def test_a_plan_gives_no_time_by_a_rate_that_was_taken_beside_other_work(model):
+    source, recipe = model
+    plan = {"model": {"params": 4, "macs": 4}, "compressed": {"params": 2, "macs": 2}}
+    for shared in (True, False):
+        rate = Rate(9.0, 27.0, 10**6, shared=shared)
+        keep_rate(source.class_name, source.config, recipe, rate)
+        assert (plan_estimates(plan, recipe, source)["seconds"] is None) == shared
 
 
 @pytest.mark.parametrize(("load", "shared"), [(0.4, False), (2.9, False), (9.0, True)])
@@ -181,7 +192,8 @@ def test_a_damaged_rate_is_none(model, text):
 
 
 @pytest.mark.slow
-def test_a_first_run_says_how_long_it_will_take(tiny_model, tmp_path):
+def test_a_first_run_says_how_long_it_will_take(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(call_rate, "_is_shared", lambda: False)
     quick = tmp_path / "quick.yaml"
     quick.write_text(json.dumps(QUICK))  # JSON is YAML
     args = ("plan", tiny_model, "--recipe", quick, "--ratio", "0.3")
