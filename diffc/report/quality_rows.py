@@ -7,6 +7,7 @@ import math
 from diffc.measure.quality import metrics_of
 from diffc.measure.quality.base import Metric
 from diffc.report.loops import both_loops
+from diffc.report.units import standard_error
 from diffc_runtime.json_types import JsonObject
 
 Row = tuple[str, str, str, str]
@@ -69,15 +70,15 @@ def _row(metric: Metric, figure: JsonObject | None) -> Row:
 
 
 def _to_what(metric: Metric, figure: JsonObject) -> str:
-    """By how much the compressed side is further, where that was measured; or the reference."""
+    """How much further or nearer the compressed side is, if that was measured; or the reference."""
     further, reference = figure.get("further"), figure.get("reference")
     if further:
-        sign = "+" if further["value"] >= 0 else ""
-        return f"{sign}{metric.as_text(further['value'])} ± {further['se']:.2g} further"
+        word = "further" if further["value"] >= 0 else "nearer"
+        return f"{metric.as_text(abs(further['value']))} ± {standard_error(further['se'])} {word}"
     return f"to {reference['n']} images" if reference else ""
 
 
 def _with_error(metric: Metric, figure: JsonObject, side: str) -> str:
     """A side's value and its standard error, where the figure has one."""
     value, errors = metric.as_text(figure.get(side)), figure.get("se", {})
-    return f"{value} ± {errors[side]:.2g}" if side in errors else value
+    return f"{value} ± {standard_error(errors[side])}" if side in errors else value

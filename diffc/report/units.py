@@ -49,6 +49,11 @@ def number(value: float | None, digits: int) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def standard_error(value: float) -> str:
+    """'0.58', '960': a standard error in two digits, and never as 9.6e+02."""
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.0f}"
+
+
 def interval(pair: Sequence[float | None] | None, digits: int = 2) -> str:
     """'[1.79, 1.84]'; a dash where there is no interval."""
     ends = [number(end, digits) for end in pair or (None,)]
@@ -63,7 +68,9 @@ def cost_of_thousand(price_per_hour: float, images_per_s: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """'177.6', '0.043': a number a second; a dash where nothing was measured."""
+    """'177.6', '1.00', '0.043': a number a second; a dash where nothing was measured."""
     if value is None:
         return "-"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.3g}"
+    if value >= 9.995:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.9995 else f"{value:.3g}"

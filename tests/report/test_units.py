@@ -2,7 +2,8 @@
 
 import pytest
 
-from diffc.report.units import count, milliseconds, seconds
+from diffc.report.quality_rows import quality_rows
+from diffc.report.units import count, milliseconds, rate, seconds, standard_error
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,28 @@ def test_milliseconds(value, text):
 )  # fmt: skip
 def test_seconds_are_never_sixty(value, words):
     assert seconds(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (50.83, "50.8"), (9.996, "10.0"), (1.0, "1.00"), (1.003, "1.00"), (0.9, "0.9"),
+     (0.0432, "0.0432")],
+)  # fmt: skip
+def test_rates_keep_their_digits(value, text):
+    assert rate(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5812, "0.58"), (12.3, "12"), (99.7, "100"), (961.4, "961")]
+)
+def test_standard_errors_never_take_an_exponent(value, text):
+    assert standard_error(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(-0.2304, "0.230 ± 0.58 nearer"), (3384.0, "3384.000 ± 0.58 further")]
+)
+def test_a_smaller_distance_is_nearer_and_never_minus_further(value, words):
+    figure = {"dense": 0.2, "compressed": 0.2 + value, "further": {"value": value, "se": 0.58}}
+    (row,) = quality_rows({"own-frechet": figure})
+    assert row[-1] == words
