@@ -104,7 +104,7 @@ def test_help_has_its_options_in_groups_and_fits_80_columns(verb):
     groups = [title for title in titles if title != "Arguments"]
     assert groups == [group for group in GROUPS if group in groups]
     assert max(map(len, text.splitlines())) <= 80
-    for noise in ("<", "default:", "{", "Options:"):
+    for noise in ("<", "default:", "{", "Options:", "[[]]"):
         assert noise not in text
 
 

@@ -139,7 +139,7 @@ class Flag:
     def _typer_info(self) -> object:
         from diffc.cli.flags.completion import completer
 
-        shown = self.shown or (str(self.default) if self.default not in (None, "") else "")
+        shown = self.shown or (str(self.default) if self.default not in (None, "", []) else "")
         text = f"{self.help}  [{shown}]".strip() if shown else self.help
         parser = user_path if self.kind in (Path, list[Path]) else None
         metavar = self.metavar or _METAVARS.get(self.kind)

@@ -28,7 +28,14 @@ GENERATE = (
         group=WHAT,
     ),
     Flag(
-        "image_count", int, "Images, of each prompt.", default=1, name="n", metavar="N", group=WHAT
+        "image_count",
+        int,
+        "Images, of each prompt.",
+        default=1,
+        name="n",
+        options=("--n", "-n"),
+        metavar="N",
+        group=WHAT,
     ),
     Flag("image_seed", int, "Image i is image i of this seed.", default=0, name="seed", group=WHAT),
     Flag("image_steps", int, "Of the sampler.", shown="as the report's", name="steps", group=WHAT),
