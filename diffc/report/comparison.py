@@ -48,6 +48,7 @@ def comparison_blocks(reports: Named) -> list[Block]:
     names = dict.fromkeys(name for values in figures for name in values)
     rows = [(name, *(values.get(name, "-") for values in figures)) for name in names]
     blocks: list[Block] = [Table(rows, ("", *(name for name, _ in reports)))]
+    blocks.append(Notes([*_judged(reports)]))
     if times or images:
         warnings = [f"{_MARK.strip()} {reason}" for reason in (*times, *images)]
         blocks.append(Notes(warnings, is_warning=True))
@@ -82,8 +83,17 @@ def comparison_rows(report: Report, *, times: bool, images: bool) -> dict[str, s
         for metric in metrics_of(quality)
         if quality[metric.name]
     }
-    rows["judged on"] = judged_words(report) or "-"
     return rows
+
+
+def _judged(reports: Named) -> Iterator[str]:
+    """By which images each run was judged: sentences, since no table is wide enough for them."""
+    words = {name: judged_words(report) for name, report in reports}
+    if len({*words.values()}) == 1 and all(words.values()):
+        yield f"judged on {next(iter(words.values()))}"
+        return
+    for name, judged in words.items():
+        yield f"{name}: judged on {judged}" if judged else f"{name}: not judged"
 
 
 def _what(report: Report) -> dict[str, str]:

@@ -11,6 +11,7 @@ from diffc.report.comparison import comparison_blocks, comparison_parts
 from diffc.report.html import comparison_html
 from diffc.report.model import Report
 from diffc.report.protocols import load_words, unlike_images, unlike_times
+from diffc.report.tables import Column, lines
 
 
 def changed(content, change):
@@ -52,9 +53,19 @@ def test_what_was_asked_for_stands_above_the_figures(quiet):
     assert rows["ratio"][1] == "0.3"
     assert rows["distillation"][1] == "none"
     assert rows["distillation"][0].endswith(" steps")
-    assert "DDIM" in rows["judged on"][0]
+    (judged,) = (note for note in notes_of(named) if "judged on" in note)
+    assert judged.startswith("judged on ") and "DDIM" in judged
     assert rows["load when it was timed"][0].startswith("0.1 on ")
     assert not [name for name in rows if "(!)" in name]
+
+
+def test_two_runs_stand_beside_each_other_at_80_columns(quiet):
+    """A row of sentences was wider than any terminal, and took the table apart."""
+    named = [("OUT-50", Report.model_validate(quiet)), ("OUT-30", Report.model_validate(quiet))]
+    columns = [Column(text=True), Column("OUT-50"), Column("OUT-30")]
+    table = next(block for block in comparison_blocks(named) if isinstance(block, Table))
+    shown = [line.text for line in lines(columns, table.rows, 80)]
+    assert shown[0].split() == ["OUT-50", "OUT-30"] and max(map(len, shown)) <= 80
 
 
 def test_a_training_for_loops_is_a_training_too(quiet):
@@ -134,7 +145,8 @@ def test_a_run_without_figures_is_compared_too(quiet):
 
     named = [("A", Report.model_validate(quiet)), ("B", changed(quiet, bare))]
     rows = rows_of(named)
-    assert (rows["ratio"][1], rows["SSIM"][1], rows["judged on"][1]) == ("-", "-", "-")
+    assert (rows["ratio"][1], rows["SSIM"][1]) == ("-", "-")
+    assert [note.partition("judged")[0] for note in notes_of(named)[:2]] == ["A: ", "B: not "]
     assert load_words(named[1][1]) == "-"
     assert (unlike_times(named), unlike_images(named)) == ([], [])
     assert all(part.blocks for part in comparison_parts(named))
