@@ -249,6 +249,20 @@ def test_recipes_say_what_was_run_with_trained_weights():
     assert "published weights were not run" in " ".join(shown.split())
 
 
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("compile", "diffc: interrupted; the same command goes on from here"),
+     ("check", "diffc: interrupted")],
+)  # fmt: skip
+def test_only_a_verb_that_goes_on_says_so_when_it_is_interrupted(verb, words, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffc.cli._run_verb", interrupt)
+    done = diffc(verb, "demo")
+    assert (done.returncode, done.stderr.strip()) == (130, words)
+
+
 def test_a_recipe_still_says_which_words_it_takes():
     with pytest.raises(RequestError, match="precision: fp12 is none of auto, fp32, fp16"):
         resolve(family="", flags={"build": {"precision": "fp12"}})
