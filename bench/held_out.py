@@ -25,7 +25,10 @@ class HeldOut:
             folder: Where Fashion-MNIST's test files lie (``bench.quality.judge.read_split``).
         """
         self._denoiser = denoiser
-        self._images = read_split(folder, "test", IMAGES).sample
+        test = read_split(folder, "test", IMAGES)
+        names = {spec.name for spec in denoiser.specs}
+        self._images = test.sample
+        self._conditions = {k: rows for k, rows in test.conditions.items() if k in names}
 
     @torch.no_grad()
     def error(self, model: nn.Module) -> float:
@@ -37,7 +40,8 @@ class HeldOut:
         total = 0.0
         for rows in torch.arange(IMAGES).split(64):
             x = process.noised(self._images[rows], noise[rows], t[rows])
-            inputs = {"sample": x, "timestep": t[rows]}
+            conditions = {name: value[rows] for name, value in self._conditions.items()}
+            inputs = {"sample": x, "timestep": t[rows], **conditions}
             output = self._denoiser.with_model(model).call(inputs)
             total += float((output - noise[rows]).square().mean()) * len(rows)
         return total / IMAGES

@@ -24,6 +24,7 @@ from page_loops import guided, loras, search
 from page_parts import day, fold, loops, machine, percent, ratio, table
 from page_plans import latency_plans
 from page_serving import serving
+from page_transformer import transformer
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -434,6 +435,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("training_memory.json", "What a training takes of memory", training_memory),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
+    ("transformer.json", "A transformer at half the latency: width, depth, both", transformer),
     ("frontier.json", "What a millisecond buys", frontier),
     ("distance.json", "The dense model's own features as a judge", distance),
     ("search.json", "`diffc search` beside brute force", search),

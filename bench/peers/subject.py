@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,12 +135,17 @@ class Subject:
 
 
 def macs_of(subject: Subject, model: nn.Module) -> float:
+    """Of one call of the subject, or of what was made of it."""
+    inputs = example_inputs(subject.specs, subject.source.config)
+    return macs_of_call(lambda: subject.family.call(model, inputs))
+
+
+def macs_of_call(call: Callable[[], Any]) -> float:
     """By torch's own counter; attention as plain products, for it counts no fused ones here."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    inputs = example_inputs(subject.specs, subject.source.config)
     plain = sdpa_kernel(SDPBackend.MATH)
     with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
-        subject.family.call(model, inputs)
+        call()
     return counter.get_total_flops() / 2

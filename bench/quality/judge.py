@@ -145,8 +145,8 @@ class Judge:
             made.append(sample(call, self.loop, noise.to(self.device)).cpu())
         return torch.cat(made)
 
-    def frechet(self, images: Tensor) -> dict:
-        """Mean and standard error over bootstrap resamples."""
+    def distances(self, images: Tensor) -> tuple[float, np.ndarray]:
+        """The Frechet distance, and those of the resamples, which are the same for equal n."""
         features = self.features(images)
 
         def distance(rows) -> float:
@@ -155,7 +155,12 @@ class Judge:
         random = np.random.default_rng(0)
         draws = [distance(features[random.integers(len(features), size=len(features))])
                  for _ in range(RESAMPLES)]  # fmt: skip
-        return {"value": distance(features), "se": float(np.std(draws, ddof=1)), "n": len(images)}
+        return distance(features), np.array(draws)
+
+    def frechet(self, images: Tensor) -> dict:
+        """Mean and standard error over bootstrap resamples."""
+        value, draws = self.distances(images)
+        return {"value": value, "se": float(np.std(draws, ddof=1)), "n": len(images)}
 
     def figures(self, images: Tensor, dense: Tensor | None) -> dict:
         """Of samples, against the dense model's from the same noise."""
