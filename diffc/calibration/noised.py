@@ -20,7 +20,8 @@ from diffc_export.specs import Inputs
 _ORDER, _TIME, _NOISE, _NULL = range(1, 5)
 _HELD_OUT = 4
 _NULL_SHARE = 0.1
-_BATCH = 16
+NOISED_AT_ONCE = 16
+"""The most rows of one call."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class NoisedBatch:
 
 
 def noised_batches(
-    denoiser: Denoiser, clean: CleanSet, rows: int, seed: int, batch: int = _BATCH
+    denoiser: Denoiser, clean: CleanSet, rows: int, seed: int, batch: int = NOISED_AT_ONCE
 ) -> list[NoisedBatch]:
     """Rows that fit, and then a quarter of ``rows`` (one at least) that is held out.
 
@@ -59,7 +60,7 @@ def noised_batches(
     """
     order = torch.randperm(len(clean), generator=keyed_generator(seed, _ORDER))
     apart = max(1, len(clean) // _HELD_OUT)
-    held_out = max(1, rows // _HELD_OUT)
+    held_out = held_out_rows(rows)
     fit = order[apart:] if len(clean) > apart else order
     batches = []
     for samples, count, judges in ((fit, rows - held_out, False), (order[:apart], held_out, True)):
@@ -69,6 +70,11 @@ def noised_batches(
             piece = torch.arange(first, min(first + batch, count))
             batches.append(_batch(denoiser, clean, chosen, t, piece, seed, judges))
     return batches
+
+
+def held_out_rows(rows: int) -> int:
+    """Return how many of ``rows`` judge, and fit nothing: a quarter, one at least."""
+    return max(1, rows // _HELD_OUT)
 
 
 def _timesteps(steps: int, count: int, seed: int, part: int) -> Tensor:

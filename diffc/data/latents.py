@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 Factor = float | list[float]
 """One number for all channels of a latent, or one for each."""
-_BATCH = 8
+VAE_AT_ONCE = 8
+"""Images that one call of the VAE works on, where memory has room."""
 
 
 def vae_folder(source: Source) -> Path | None:
@@ -102,7 +103,7 @@ def encode_images(source: Source, images: Tensor, sample: tuple[int, ...]) -> Wo
         yield Progress(rows.stop, len(images), "encoding images")
         return value.float().cpu()
 
-    parts = yield from run_in_batches(len(images), _BATCH, part, "encoding images by the VAE")
+    parts = yield from run_in_batches(len(images), VAE_AT_ONCE, part, "encoding images by the VAE")
     latents = torch.cat(parts)
     if tuple(latents.shape[1:]) != tuple(sample):
         raise InputError(
@@ -120,8 +121,8 @@ def encode_posterior(images: Tensor, vae: AutoencoderKL) -> tuple[Tensor, Tensor
         vae: The VAE; one without a posterior gives a deviation of 0.
     """
     parts = []
-    for start in range(0, len(images), _BATCH):
-        part = images[start : start + _BATCH]
+    for start in range(0, len(images), VAE_AT_ONCE):
+        part = images[start : start + VAE_AT_ONCE]
         with torch.no_grad():
             parts.append(_posterior(vae.encode(part.to(vae.device), return_dict=False)[0]))
     means, deviations = (torch.cat(both).float().cpu() for both in zip(*parts, strict=True))
@@ -151,7 +152,9 @@ def decode_latents(
         yield Progress(rows.stop, len(latents), "decoding samples")
         return images
 
-    parts = yield from run_in_batches(len(latents), _BATCH, part, "decoding samples by the VAE")
+    parts = yield from run_in_batches(
+        len(latents), VAE_AT_ONCE, part, "decoding samples by the VAE"
+    )
     return torch.cat(parts)
 
 

@@ -39,6 +39,8 @@ from diffc_runtime.json_types import JsonDict
 from diffc_runtime.loop import Loop
 
 EVALUATION = 7  # the stream of keys that a curve's noise is drawn from, apart from training's
+SAMPLED_AT_ONCE = 16
+"""Images that one call of a network works on, where memory has room."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def sample_pair(
     given: Conditioning = UNCONDITIONAL,
     *,
     seed: int = 0,
-    batch: int = 16,
+    batch: int = SAMPLED_AT_ONCE,
 ) -> Work[SamplePair]:
     """Make images from the same noise through both models.
 
@@ -124,7 +126,7 @@ def sample_images(
     given: Conditioning = UNCONDITIONAL,
     *,
     seed: int = 0,
-    batch: int = 16,
+    batch: int = SAMPLED_AT_ONCE,
 ) -> Work[Tensor]:
     """Make one model's images (n, C, H, W) from the noise that ``sample_pair`` begins with.
 

@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from diffc.models.without_memory import WithoutMemory
     from diffc.prune.repair.layers import Readers
 
-_SAMPLED, _SEEN, _DECODED = 16, 32, 8
-"""Rows at a time of ``sample_pair``, of ``middle_features`` and of ``decode_latents``."""
-_ROWS, _SHARD = 64, 128
-"""Trajectories at a time, and in a file (diffc/distill/loop/trajectories.py)."""
-_NOISED, _HELD_OUT = 16, 4
-"""Rows of a call of the repair, and the share that is held out (diffc/calibration/noised.py)."""
 _FLOAT64, _HALF = 8, 2
 
 
@@ -46,13 +40,16 @@ def samples_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe:
         source: The model.
         recipe: Every option.
     """
+    from diffc.measure.quality.own_features import SEEN_AT_ONCE
+    from diffc.measure.samples import SAMPLED_AT_ONCE
+
     place.network(dense.model, trained=False)
-    images = min(_SAMPLED, recipe.quality.images)
+    images = min(SAMPLED_AT_ONCE, recipe.quality.images)
     largest = _call_bytes(place, dense, images)
     middle = dense.family.middle_block(dense.model)
     if middle is not None:
         seen = max(recipe.data.images, recipe.quality.images)
-        _, at = _bytes_at(place, dense, min(_SEEN, seen), {middle: False})
+        _, at = _bytes_at(place, dense, min(SEEN_AT_ONCE, seen), {middle: False})
         largest = max(largest, *at.values())
     return max(largest, _decoding_bytes(place, dense, source, recipe))
 
@@ -61,7 +58,7 @@ def _decoding_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recip
     """The VAE's weights, and one call of its decoder; 0 for a model of pixels."""
     import torch
 
-    from diffc.data.latents import vae_folder
+    from diffc.data.latents import VAE_AT_ONCE, vae_folder
     from diffc.models.cut import skeleton
 
     part = source.vae
@@ -70,7 +67,7 @@ def _decoding_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recip
     vae: AutoencoderKL = skeleton(part.class_name, part.config)
     weights: int = WEIGHT_BYTES * sum(value.numel() for value in vae.parameters())
     place.network(vae, trained=False)
-    rows = min(_DECODED, recipe.quality.images)
+    rows = min(VAE_AT_ONCE, recipe.quality.images)
     latents = place.values({"z": (dense.sample_shape, torch.float32)}, rows)["z"]
     decoding: int = place.peak_of_call(lambda: vae.decode(latents, return_dict=False))
     return weights + decoding
@@ -90,10 +87,11 @@ def trajectories_bytes(
     """
     from diffc.data.loops import run_loops
     from diffc.data.precision import autocast
+    from diffc.distill.loop.trajectories import MADE_AT_ONCE, SHARD
 
     place.network(dense.model, trained=True)  # so that autocast keeps its copies of weights
     count = recipe.distill.loop.trajectories
-    rows = min(_ROWS, _SHARD, count)
+    rows = min(MADE_AT_ONCE, SHARD, count)
     inputs = place.inputs(dense.specs, rows)
 
     def call() -> Tensor:
@@ -102,7 +100,7 @@ def trajectories_bytes(
 
     one = math.prod(dense.sample_shape)
     states = sum(loop.steps or 1 for loop in run_loops(recipe, source.scheduler).loops)
-    kept = 2 * _HALF * min(_SHARD, count) * one * states
+    kept = 2 * _HALF * min(SHARD, count) * one * states
     return place.peak_of_call(call) + kept
 
 
@@ -118,6 +116,7 @@ def repair_bytes(
         readers: The layers that are mended.
         recipe: Every option.
     """
+    from diffc.calibration.noised import NOISED_AT_ONCE, held_out_rows
     from diffc.data.activations import activation_bytes
     from diffc.prune.repair.room import rows_from
 
@@ -131,7 +130,7 @@ def repair_bytes(
     with place.active():
         each = sum(activation_bytes(one, single) for one in (dense, student))
     rows = rows_from(wanted, each)
-    batch = min(_NOISED, rows - max(1, rows // _HELD_OUT))
+    batch = min(NOISED_AT_ONCE, rows - held_out_rows(rows))
     calls = rows / batch
     before_call, theirs = _bytes_at(place, dense, batch, dict.fromkeys(names, False))
     before_own, ours = _bytes_at(place, student, batch, dict.fromkeys(names, True))

@@ -45,6 +45,8 @@ NOISE = 9
 """The stream of keys that the noise of trajectories is drawn from."""
 SHARD = 128
 """Trajectories in a shard: what a killed run makes again at most."""
+MADE_AT_ONCE = 64
+"""Trajectories that one call works on, where memory has room."""
 _FACTS = "trajectories.json"
 DOING = "trajectories of the dense model"
 
@@ -65,7 +67,7 @@ class TrajectoryPlan:
     count: int
     guidance: float = 1.0
     seed: int = 0
-    batch: int = 64
+    batch: int = MADE_AT_ONCE
 
     def shards(self) -> list[range]:
         """The trajectories of each shard."""

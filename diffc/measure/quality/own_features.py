@@ -40,6 +40,8 @@ bench/distance.py compares levels, blocks and ways to pool.
 """
 KEYS = 11
 """The stream of keys that the calls' noise is drawn from, apart from sampling's and training's."""
+SEEN_AT_ONCE = 32
+"""Samples that one call works on, where memory has room."""
 _DOING = "taking the dense model's own features"
 
 
@@ -67,7 +69,7 @@ class GivenRows:
 
 
 def middle_features(
-    dense: Denoiser, samples: Tensor, given: GivenRows, batch: int = 32
+    dense: Denoiser, samples: Tensor, given: GivenRows, batch: int = SEEN_AT_ONCE
 ) -> Work[Features]:
     """Features (N, D) of samples: the mean activations of the dense model's middle block.
 
