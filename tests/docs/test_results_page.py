@@ -234,3 +234,24 @@ def test_five_figures_come_first_and_the_others_are_folded(script):
         tables = section.split("<details")[0].split("\n")
         assert not any(line.startswith("|") for line in tables), section[:60]
     assert text.count("<details") == text.count("</details>") >= 10
+
+
+def test_a_transformers_rows_stand_beside_both_cuts_and_a_stopped_run_says_so(script):
+    row = {
+        "latency_left": {"median": 0.512, "ci95": [0.5, 0.52]}, "latency_ms": 2.5, "macs": 7e7,
+        "parameters": 2e6, "frechet": {"value": 20.0, "se": 0.5}, "ssim": {"mean": 0.6},
+        "held_out": 0.05, "training": {"steps": 70},
+    }  # fmt: skip
+    how = {
+        "dense_seconds": 600.0, "seconds": 90.0, "ratio": 0.5, "images": 512, "threads": 1,
+        "target": "ort-cpu", "loop": "ddim:20", "test_images": 10, "classifier_accuracy": 0.9,
+    }  # fmt: skip
+    found = {**ABOUT, "how": how, "rows": {"width+depth": row, "width": row}, "complete": False,
+             "further": {"width": {"value": 1.5, "se": 0.25}}}  # fmt: skip
+    text = "\n".join(script.transformer(found))
+    assert (
+        "| width | 0.512 [0.500, 0.520] | 2.50 | 70.0 M | 2.00 M | 20.00 ± 0.50 | +1.50 ± 0.25 |"
+        in text
+    )
+    assert "rows are missing" in text
+    assert "rows are missing" not in "\n".join(script.transformer({**found, "complete": True}))
