@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -120,14 +120,14 @@ class Stage(Generic[Inputs, Result]):
     packages: Sequence[str] = ()
     collective: bool = False
 
-    @property
+    @cached_property
     def recorded(self) -> JsonDict:
         """``inputs`` as JSON: what the outcome follows from, for diffc/follows.py."""
         value = keyed(self.inputs)
         assert isinstance(value, dict)
         return value
 
-    @property
+    @cached_property
     def key(self) -> str:
         """sha256 of everything that decides the outcome."""
         versions = {name: package_version(name) for name in self.packages}

@@ -17,7 +17,8 @@ from diffc_runtime.json_types import JsonDict
 class StageOutcome(BaseModel):
     """What a stage found out, beside its files."""
 
-    model_config = ConfigDict(frozen=True)
+    # a run needs few of the outcomes: each builds its validator when it is first used
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     def to_json(self) -> JsonDict:
         """The outcome as the stage's record holds it: the fields that were set."""

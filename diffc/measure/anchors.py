@@ -20,7 +20,7 @@ AnchorKind: TypeAlias = Literal["same-time", "fewer-steps", "other-seed"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Estimated(_Part):

@@ -16,7 +16,7 @@ _CROWDED = 1.5
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Latency(_Result):

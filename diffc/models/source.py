@@ -28,7 +28,13 @@ from diffc.models.components import (
 )
 from diffc.models.families import component_of, denoiser_folders, family_names, is_own
 from diffc.models.families import family as family_of
-from diffc.models.files import check_safetensors, file_version, nearest_folder, read_json
+from diffc.models.files import (
+    check_safetensors,
+    file_version,
+    known_digest,
+    nearest_folder,
+    read_json,
+)
 from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
 from diffc.models.schedulers import with_pipeline_changes
 from diffc.models.shipped import SHIPPED, is_shipped, shipped_models
@@ -201,7 +207,7 @@ class Source:
     @cached_property
     def _digests(self) -> Mapping[Path, str]:
         """The sha256 of each file of weights."""
-        return {path: file_digest(path) for path in self.versions}
+        return {path: known_digest(path) for path in self.versions}
 
     @cached_property
     def digest(self) -> str:

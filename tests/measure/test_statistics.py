@@ -1,13 +1,15 @@
 """The statistics against their definitions, and against what is known of the samples."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffc.measure.statistics import paired_ratio, percentile, spread
+from diffc.measure.statistics import paired_ratio, percentile, spread, student_t
 
 
 def trtexec(samples, p):
@@ -66,3 +68,21 @@ def test_interval_covers_the_truth_as_often_as_it_says():
 def test_spread_is_one_when_nothing_varies():
     assert spread(np.ones(20)) == 1.0
     assert math.isclose(spread(np.concatenate([np.ones(80), np.full(20, 3.0)])), 3.0)
+
+
+def test_students_t_is_scipys():
+    from scipy.special import stdtrit
+
+    for freedom in (*range(1, 60), 99, 100, 999, 4096):
+        assert student_t(freedom) == pytest.approx(float(stdtrit(freedom, 0.975)), rel=1e-12)
+
+
+def test_an_interval_needs_no_scipy():
+    """A report of a finished run asks for intervals, and scipy takes longer than the report."""
+    script = """
+import sys
+from diffc.measure.statistics import estimate
+estimate([1.0, 2.0, 4.0])
+sys.exit("scipy" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -20,7 +20,7 @@ model before it learned its loops (by torch, for its images alone), or the compr
 
 
 class _FrontierPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class PointFigure(_FrontierPart):
