@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -80,7 +81,7 @@ def _search(path: tuple[str, ...]) -> Callable[..., EntryPoints]:
 
 
 def load(point: EntryPoint, attribute: str) -> tuple[object, str]:
-    """Import what an entry point names.
+    """Import what an entry point names. What its module prints goes to stderr.
 
     Args:
         point: The entry point.
@@ -91,7 +92,8 @@ def load(point: EntryPoint, attribute: str) -> tuple[object, str]:
     """
     attribute = point.attribute or attribute
     try:
-        module = import_module(point.module)
+        with redirect_stdout(sys.stderr):  # stdout is for answers: --json promises nothing else
+            module = import_module(point.module)
         missing = "" if hasattr(module, attribute) else f"it sets no {attribute}"
         return getattr(module, attribute, None), missing
     except (Exception, SystemExit) as error:  # foreign code may raise anything
