@@ -158,7 +158,7 @@ def frontier_stage(
     packages = () if inputs.model.absent else ("torch", "diffusers")
     return Stage(
         f"frontier-{timed.target}",
-        6,
+        7,
         inputs,
         frontier,
         FrontierOutcome,
@@ -191,26 +191,19 @@ def _loops(out: Path, recipe: Recipe, judged: JudgedSamples, timed: TargetResult
 
 def image_rows(out: Path, name: str, seed: int, n: int) -> ImageRows:
     """The conditions of the first ``n`` images; empty for a model without."""
+    import numpy as np
+
     info = read_info(engine_folder(out, name, "dense"))
     taken = [spec for spec in info.inputs if spec.kind == "condition"]
     given = judged_conditions(out, taken)
     if given is None:
         return ImageRows({}, {})
-    rows = dict(given(seed, n))
-    null = null_conditions(out, taken)
-    return ImageRows(_arrays(rows, n), _arrays({**rows, **null}, n) if null else {})
-
-
-def _arrays(values: Mapping[str, object], n: int) -> dict[str, Array]:
-    """Each value as rows (n, ...): one that stands for every image is repeated."""
-    import numpy as np
-
-    arrays = {name: np.asarray(value) for name, value in values.items()}
-    most = {name: array for name, array in arrays.items() if array.ndim and len(array) == n}
-    return {
-        name: most.get(name, np.broadcast_to(array, (n, *array.shape)))
-        for name, array in arrays.items()
+    rows = {name: np.asarray(value) for name, value in given(seed, n).items()}
+    null = {  # one value stands for every image, also where it is as long as there are images
+        name: np.broadcast_to(value, (n, *value.shape))
+        for name, value in null_conditions(out, taken).items()
     }
+    return ImageRows(rows, {**rows, **null} if null else {})
 
 
 def frontier(inputs: FrontierInputs, folder: StageFolder) -> Work[FrontierOutcome]:

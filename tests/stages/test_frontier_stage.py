@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from diffc.follows import still_follows
@@ -15,8 +17,9 @@ from diffc.measure.frontier.served import BRIEF, with_times_of
 from diffc.output import locked_recipe
 from diffc.report.collect import collect
 from diffc.report.model import Report
+from diffc.stages import frontier as frontier_module
 from diffc.stages.bench import BenchOutcome, bench_stage
-from diffc.stages.frontier import frontier_stage
+from diffc.stages.frontier import frontier_stage, image_rows
 
 NAME = "frontier-ort-cpu"
 
@@ -153,3 +156,20 @@ def test_the_times_of_calls_say_how_many_steps_fit(out):
     loops = stage_of(out).inputs.loops
     assert isinstance(loops, FrontierLoops)
     assert loops.call_ratio == pytest.approx(1 / timed.speedup.median)
+
+
+@pytest.mark.parametrize("n", [4, 16])
+def test_the_null_condition_stands_for_every_image(n, monkeypatch, tmp_path):
+    """Also where a text has as many tokens as there are images, as demo-text's has: 16."""
+    null, texts = np.zeros((16, 8), np.float32), np.ones((n, 16, 8), np.float32)
+    taken = [SimpleNamespace(kind="condition", name="encoder_hidden_states")]
+    info = SimpleNamespace(inputs=taken)
+    monkeypatch.setattr(frontier_module, "read_info", lambda _: info)
+    given = lambda *_: {"encoder_hidden_states": texts, "class_labels": [1] * n}  # noqa: E731
+    monkeypatch.setattr(frontier_module, "judged_conditions", lambda *_: given)
+    nulls = {"encoder_hidden_states": null}
+    monkeypatch.setattr(frontier_module, "null_conditions", lambda *_: nulls)
+    rows = image_rows(tmp_path, "ort-cpu", 0, n)
+    assert rows.conditions["encoder_hidden_states"] is texts
+    assert rows.unconditional["encoder_hidden_states"].shape == (n, 16, 8)
+    assert rows.unconditional["class_labels"].shape == (n,)
