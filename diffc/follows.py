@@ -34,6 +34,7 @@ DECODER = "decoder"
 VAE_ENCODER = "encoder"
 _TEXT_ENCODER = "text_encoder"
 _MEASURING = ("bench", "explain", "serve")
+_OF_ENGINES = ("build", "choose", "frontier", "anchors", *_MEASURING)
 _VERBS = {
     "plan": "prune",
     "prune": "prune",
@@ -147,6 +148,11 @@ def check_measured(out: Path) -> None:
             _raise(folder.fault(name), f"diffc export {out}, then diffc bench {out}")
         _raise(folder.fault(f"bench-{target}"), f"diffc bench {out} --target {target}")
     _raise(folder.fault("samples"), f"diffc eval {out}")
+
+
+def is_of_engines(stage: str) -> bool:
+    """Whether a stage builds engines or measures them, so that it can be done without the model."""
+    return stage.partition("-")[0] in _OF_ENGINES
 
 
 def still_follows(out: Path, names: Iterable[str]) -> list[str]:

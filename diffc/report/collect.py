@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffc import __version__
 from diffc.errors import InputError
+from diffc.follows import is_of_engines
 from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.served import BRIEF, with_times_of
@@ -133,7 +134,13 @@ def stage_records(out: Path, stages: Mapping[str, str]) -> dict[str, JsonDict]:
     """
     paths = {name: out / STATE / f"{name}.json" for name in stages}
     records = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    other = [name for name, record in records.items() if record.get("key") != stages[name]]
+    # ``diffc bench`` that was cut off left newer records of engines: each is whole, and the next
+    # ``diffc bench`` goes on from them
+    other = [
+        name
+        for name, record in records.items()
+        if record.get("key") != stages[name] and not is_of_engines(name)
+    ]
     if other or "plan" not in records:
         raise InputError(
             f"{out} is unfinished: the run that was making it was interrupted",

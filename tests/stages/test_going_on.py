@@ -68,6 +68,14 @@ def test_a_run_that_was_cut_off_is_told(out):
     assert "run that command again" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("name", ["bench-x", "frontier-x", "build-x-dense", "choose-x"])
+def test_a_bench_that_was_cut_off_leaves_a_folder_that_goes_on(out, name):
+    """Its records are newer than the lock, which is written last; each of them is whole."""
+    (out / STATE / f"{name}.json").write_text(json.dumps({"key": "newer than the lock"}))
+    records = stage_records(out, {**KEYS, name: "older"})
+    assert records[name] == {"key": "newer than the lock"}
+
+
 def test_a_first_run_that_was_cut_off_is_told(out):
     write_lock_of(out, {**MODEL, "folder": str(out)}, Recipe(), {})
     with pytest.raises(InputError, match="is unfinished"):
