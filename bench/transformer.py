@@ -59,6 +59,7 @@ from diffc.measure.inputs import example_inputs as engine_inputs
 from diffc.measure.latency import LatencyOptions, Timings, interleaved
 from diffc.measure.quality.ssim import METRIC as SSIM
 from diffc.measure.samples import ModelLoop, sample_images
+from diffc.measure.statistics import estimate
 from diffc.models.denoiser import Denoiser, denoiser_of
 from diffc.models.families import family as family_of
 from diffc.models.save import save_compressed
@@ -328,7 +329,7 @@ class Figures:
         pairs = SSIM.of_pairs(images_of(self.study, self.study.dense), images)
         return {
             "frechet": {"value": value, "se": float(np.std(draws, ddof=1)), "n": len(images)},
-            "ssim": SSIM.figure(pairs),
+            "ssim": estimate(pairs).as_dict(),
             "held_out": self.held_out.error(denoiser.model),
             **sizes(denoiser),
         }
