@@ -108,8 +108,8 @@ class Study:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.data = args, args.data
-        said = f"{fingerprint(args.data)}-{args.dense_seconds:g}{'-small' * args.small}"
-        self.work = args.work / said
+        name = f"{fingerprint(args.data)}-{args.dense_seconds:g}{'-small' * args.small}"
+        self.work = args.work / name
         self.work.mkdir(parents=True, exist_ok=True)
 
     @cached_property

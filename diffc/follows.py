@@ -16,18 +16,17 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffc.errors import InputError
 from diffc.models.components import VAE_NAMES
-from diffc.models.source import read_json
+from diffc.models.files import known_digest, read_json
 from diffc.output import is_output, read_lock
 from diffc.stage_records import STATE, place_of
 from diffc_export.targets.engine import NAME, engine_digest, exported_file, read_info
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
-from diffc_runtime.files import file_digest
 
 SIDES = ("dense", "compressed")
 DECODER = "decoder"
@@ -241,7 +240,7 @@ class _Folder:
             there = path.is_file()
             if missing and not there:
                 return Fault(f"{path} is missing", f"{again} writes it again")
-            if there and _digest(path) != digest:
+            if there and known_digest(path) != digest:
                 return Fault(
                     f"{path} was changed since diffc wrote it",
                     f"move it away, and {again} writes its own again; "
@@ -309,7 +308,7 @@ class _Folder:
                 return fault
         for side, digest in inputs.get("references", {}).items():
             path = self.out / "onnx" / side / REFERENCE
-            if path.is_file() and _digest(path) != digest:
+            if path.is_file() and known_digest(path) != digest:
                 return Fault(f"{target} was measured against another {path}")
         return None
 
@@ -356,17 +355,6 @@ class _Folder:
     @cached_property
     def _records(self) -> dict[str, Mapping[str, Any]]:
         return dict(_read_records(self.out))
-
-
-def _digest(path: Path) -> str:
-    """sha256 of a file, taken once in a process while the file stays as it is."""
-    stat = path.stat()
-    return _digest_of(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-@lru_cache(maxsize=4096)
-def _digest_of(path: Path, *_stat: int) -> str:
-    return file_digest(path)
 
 
 def _read_records(out: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -41,7 +41,7 @@ def plan_estimates(
 
     dense, small = plan["model"]["params"], plan["compressed"]["params"]
     rate = source and known_rate(source.class_name, source.config, recipe)
-    rate = None if rate and rate.shared else rate  # it may be a hundred times too slow
+    rate = None if rate and rate.shared else rate  # it may be many times too slow
     seconds: dict[str, float] = {}
     if rate and source:
         share = plan["compressed"]["macs"] / plan["model"]["macs"]

@@ -27,7 +27,7 @@ class Overall:
 
     Both come from an earlier run of the same kind on this machine (diffc/durations.py), or from
     the rate of its calls (diffc/stages/estimate.py); without either there is neither. A rate that
-    was taken while other programs ran can be a hundred times too slow: the time left is then told
+    was taken while other programs ran can be many times too slow: the time left is then told
     by the run's own work alone.
     """
 

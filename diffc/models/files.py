@@ -150,7 +150,7 @@ def known_digest(path: Path) -> str:
     return _digest_of(path.absolute(), version, changed)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _digest_of(path: Path, _version: tuple[int, int, int], _changed: int) -> str:
     return file_digest(path)
 

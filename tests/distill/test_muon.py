@@ -69,11 +69,11 @@ def test_bfloat16_is_for_devices_that_are_fast_at_it(
     seen: set[torch.dtype] = set()
     product = torch.addmm
 
-    def noted(*matrices: torch.Tensor, **factors: float) -> torch.Tensor:
+    def addmm(*matrices: torch.Tensor, **factors: float) -> torch.Tensor:
         seen.update(matrix.dtype for matrix in matrices)
         return product(*matrices, **factors)
 
-    monkeypatch.setattr("torch.addmm", noted)
+    monkeypatch.setattr("torch.addmm", addmm)
     result = orthogonal(torch.eye(16))
     assert seen == {dtype} and result.dtype == torch.float32
 

@@ -246,12 +246,12 @@ def test_a_transformers_rows_stand_beside_both_cuts_and_a_stopped_run_says_so(sc
         "dense_seconds": 600.0, "seconds": 90.0, "ratio": 0.5, "images": 512, "threads": 1,
         "target": "ort-cpu", "loop": "ddim:20", "test_images": 10, "classifier_accuracy": 0.9,
     }  # fmt: skip
-    found = {**ABOUT, "how": how, "rows": {"width+depth": row, "width": row}, "complete": False,
-             "further": {"width": {"value": 1.5, "se": 0.25}}}  # fmt: skip
-    text = "\n".join(script.transformer(found))
+    results = {**ABOUT, "how": how, "rows": {"width+depth": row, "width": row}, "complete": False,
+               "further": {"width": {"value": 1.5, "se": 0.25}}}  # fmt: skip
+    text = "\n".join(script.transformer(results))
     assert (
         "| width | 0.512 [0.500, 0.520] | 2.50 | 70.0 M | 2.00 M | 20.00 ± 0.50 | +1.50 ± 0.25 |"
         in text
     )
     assert "rows are missing" in text
-    assert "rows are missing" not in "\n".join(script.transformer({**found, "complete": True}))
+    assert "rows are missing" not in "\n".join(script.transformer({**results, "complete": True}))
