@@ -107,14 +107,22 @@ def _as_text(value: object) -> object:
 
 
 def _as_pairs(value: object) -> object:
-    """{'lpips': '0.1'} for ['lpips=0.1'], which the command line gives."""
+    """{'lpips': '0.1'} for ['lpips=0.1'], which the command line gives.
+
+    Raises:
+        ValueError: A part is no name and limit, or two limits are of one name.
+    """
     if not isinstance(value, list | tuple):
         return value
-    pairs = [str(part).partition("=") for part in value]
-    wrong = next((name for name, sign, _ in pairs if not sign), None)
-    if wrong is not None:
-        raise ValueError(f"limits: {wrong}: not a limit such as lpips=0.1")
-    return {name.strip(): number.strip() for name, _, number in pairs}
+    limits: dict[str, object] = {}
+    for part in value:
+        name, _, number = (word.strip() for word in str(part).partition("="))
+        if not name or not number:
+            raise ValueError(f"limits: {part}: not a limit such as lpips=0.1")
+        if name in limits:
+            raise ValueError(f"limits: {name} has two limits, {limits[name]} and {number}")
+        limits[name] = number
+    return {name: as_fraction(number) for name, number in limits.items()}
 
 
 def byte_count(text: str) -> float | None:

@@ -177,9 +177,23 @@ def test_any_metric_may_have_a_limit(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     code, out, _ = check(run, after, "--baseline", before, "--limit", "ssim=0.85", "--json")
     assert code == 1 and figures(out)["SSIM"]["limit"] == ">= 0.85, -0.02"
-    for limit, words in (("ssim", "not a limit such as lpips=0.1"), ("lpisp=1", "unknown metric")):
-        code, _, err = check(run, after, "--baseline", before, "--limit", limit)
-        assert code == 2 and words in err
+    share = check(run, after, "--baseline", before, "--limit", "ssim=85%", "--json")[1]
+    assert figures(share)["SSIM"]["limit"] == ">= 0.85, -0.02"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        *((limit, "not a limit such as lpips=0.1") for limit in ("ssim", "=", "=0.5", "ssim=")),
+        ("lpisp=1", "unknown metric"),
+        ("latency=50%", "unknown metric"),
+        ("ssim=0.5,ssim=0.9", "ssim has two limits, 0.5 and 0.9"),
+    ],
+)
+def test_what_is_no_limit_of_a_metric_is_refused(run, before, limits, words):
+    given = [part for limit in limits.split(",") for part in ("--limit", limit)]
+    code, _, err = check(run, before, "--baseline", before, *given)
+    assert code == 2 and words in err
 
 
 def test_an_altered_engine_is_refused(run, before, tmp_path):
