@@ -17,6 +17,7 @@ import yaml
 
 from diffc import __version__
 from diffc.errors import InputError
+from diffc.models.files import nearest_folder
 from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
 from diffc.recipe import Recipe, validate
@@ -177,15 +178,26 @@ def write_lock_of(
     write_text(out / LOCK, yaml.safe_dump(value, sort_keys=False))
 
 
+def no_run(out: Path, hint: str) -> InputError:
+    """The error for an ``out`` without a run: with the nearest name where there is no such folder.
+
+    Args:
+        out: What was given as an output folder.
+        hint: What to do instead.
+    """
+    if out.exists() or is_shipped(str(out)):
+        return InputError(f"{out} holds no run of diffc", hint=hint)
+    near = nearest_folder(out)
+    meant = f"did you mean {near}? Else " if near and is_output(Path(near)) else ""
+    return InputError(f"there is no folder {out}", hint=meant + hint)
+
+
 def read_lock(out: Path) -> dict[str, Any]:
     """An output folder's recipe.lock.yaml. Raises InputError when there is none, or it is newer."""
     if not is_output(out):
-        raise InputError(
-            f"{out} holds no run of diffc (no {LOCK})",
-            hint=f"it is a model: diffc compile {out}"
-            if is_shipped(str(out))
-            else f"make one: diffc compile MODEL --out {out}",
-        )
+        is_model = is_shipped(str(out))
+        hint = "it is a model: diffc compile" if is_model else "make one: diffc compile MODEL --out"
+        raise no_run(out, f"{hint} {out}")
     lock = read_yaml(out / LOCK)
     if lock.get("format") != LOCK_FORMAT:
         raise InputError(

@@ -6,9 +6,9 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.errors import InputError, RequestError, UnavailableError, unknown
+from diffc.errors import RequestError, UnavailableError, unknown
 from diffc.generate import engine
-from diffc.output import SIDES, is_output
+from diffc.output import SIDES, is_output, no_run
 from diffc_export.disks import user_path
 from diffc_runtime import Pipeline
 
@@ -81,8 +81,7 @@ def open_output(request: OpenRequest) -> tuple[Pipeline, str | None]:
     if (out / "pipeline.json").is_file() and not is_output(out):
         return _open_bundle(request), None
     if not is_output(out):
-        hint = "diffc compile makes one; diffc.load opens a model's own folder"
-        raise InputError(f"{out} holds no run of diffc", hint=hint)
+        raise no_run(out, "diffc compile makes one; diffc.load opens a model's own folder")
     if request.target == TORCH:
         return _open_torch(request), None
     candidates = engine.candidates(out, request.side, request.target)

@@ -249,6 +249,19 @@ def test_recipes_say_what_was_run_with_trained_weights():
     assert "published weights were not run" in " ".join(shown.split())
 
 
+@pytest.mark.parametrize("verb", [("bench",), ("eval",), ("export",), ("generate", "--n", "2")])
+def test_a_misspelled_output_folder_has_the_nearest_name(verb, tmp_path):
+    run = tmp_path / "first-run"
+    run.mkdir()
+    (tmp_path / "second-ran").mkdir()
+    (run / "recipe.lock.yaml").write_text("format: 1\n")
+    done = diffc(*verb[:1], tmp_path / "frist-run", *verb[1:])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"diffc: there is no folder {tmp_path / 'frist-run'}\n")
+    assert f"did you mean {run}? Else " in done.stderr
+    assert "did you mean" not in diffc(*verb[:1], tmp_path / "second-run-of", *verb[1:]).stderr
+
+
 @pytest.mark.parametrize(
     ("verb", "words"),
     [("compile", "diffc: interrupted; the same command goes on from here"),

@@ -96,7 +96,7 @@ def test_a_quoted_home_in_a_flag_is_meant(tmp_path):
         [sys.executable, "-m", "diffc", "bench", "~/o"], capture_output=True, text=True,
         env={**os.environ, "HOME": str(home)}, cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 2 and f"{home}/o holds no run" in done.stderr
+    assert done.returncode == 2 and f"there is no folder {home}/o" in done.stderr
     assert not (tmp_path / "~").exists()
 
 
