@@ -12,7 +12,7 @@ from diffc.measure.frontier.standing import (
     own_standing,
 )
 from diffc.measure.quality.base import Metric
-from diffc.report.units import milliseconds, number
+from diffc.report.units import factor, milliseconds, number
 
 
 def figure_words(point: Point, metric: Metric) -> str:
@@ -37,7 +37,7 @@ def standing_words(frontier: Frontier, one: Standing) -> str:
     ours = f"{one.own.loop} has {place_words(one.own, metric)}"
     theirs = f"dense {one.rival.loop} has {place_words(one.rival, metric)}"
     if one.kind == "alone":
-        times = "" if one.slower is None else f", {one.slower:.2f}x as long"
+        times = "" if one.slower is None else f", {factor(one.slower)} as long"
         if metric.name not in one.rival.figures:
             return f"{ours}, and no dense loop that was measured is as fast"
         return f"{ours}, and no dense loop that was measured is as fast: {theirs}{times}"
@@ -85,7 +85,7 @@ def product_words(frontier: Frontier) -> str:
         return ""
     if last.point is not frontier.with_role("compressed", "own") or not last.in_all.is_shown:
         return ""
-    times, loops = f"{last.in_all.median:.3g}x", f"{last.point.loop} against {frontier.reference}"
+    times, loops = factor(last.in_all.median), f"{last.point.loop} against {frontier.reference}"
     return f"{times} as fast an image as torch eager on {frontier.target} ({loops})"
 
 

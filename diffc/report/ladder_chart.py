@@ -9,6 +9,7 @@ from diffc.measure.results import Speedup
 from diffc.report import svg
 from diffc.report.blocks import Chart, Table
 from diffc.report.speed import factor_words
+from diffc.report.units import factor
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ChartRung:
     @property
     def by_words(self) -> str:
         """'1.67x pruning'; '' for the first."""
-        return "" if self.by is None else f"{self.by.median:.2f}x {self.cause}"
+        return "" if self.by is None else f"{factor(self.by.median)} {self.cause}"
 
 
 def ladder_chart(rungs: Sequence[ChartRung], what: str, first: str) -> Chart:

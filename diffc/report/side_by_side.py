@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffc.measure.results import Comparison, Row
-from diffc.report.speed import noise_words
+from diffc.report.speed import factor_interval, noise_words
 from diffc.report.tables import Column, print_table, print_whole
-from diffc.report.units import interval, milliseconds, size
+from diffc.report.units import factor, milliseconds, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,8 +45,8 @@ def cells(row: Row) -> Sequence[str]:
         milliseconds(figures.latency_ms.p99),
         milliseconds(figures.first_call_ms),
         size(figures.memory.peak_bytes),
-        "1" if ratio is None else f"{ratio.median:.2f}x" + ("" if ratio.is_shown else UNSURE),
-        "" if ratio is None else interval(ratio.ci95),
+        "1" if ratio is None else factor(ratio.median) + ("" if ratio.is_shown else UNSURE),
+        "" if ratio is None else factor_interval(ratio),
     )
 
 

@@ -6,7 +6,7 @@ import math
 
 from diffc.measure.explain import Ladder, Rung
 from diffc.measure.results import EngineFigures, MachineNoise, Speedup, TargetResult
-from diffc.report.units import interval
+from diffc.report.units import factor, factor_digits, interval
 
 NOT_SHOWN = "no speed-up shown"
 BUSY_MARK = "* "
@@ -19,12 +19,17 @@ def with_interval(speedup: Speedup) -> str:
 
 
 def _in_table(speedup: Speedup) -> str:
-    return f"{speedup.median:.2f}x, 95 % {interval(speedup.ci95)}"
+    return f"{factor(speedup.median)}, 95 % {factor_interval(speedup)}"
 
 
-def factor_words(factor: Speedup | None) -> str:
+def factor_words(times: Speedup | None) -> str:
     """'4.20x [4.11, 4.32]'; '-' for none."""
-    return "-" if factor is None else f"{factor.median:.2f}x {interval(factor.ci95)}"
+    return "-" if times is None else f"{factor(times.median)} {factor_interval(times)}"
+
+
+def factor_interval(times: Speedup) -> str:
+    """'[1.67, 1.71]': the 95 % interval of a factor, in its own digits."""
+    return interval(times.ci95, factor_digits(times.median))
 
 
 def cells(speedup: Speedup) -> tuple[str, str]:
@@ -33,7 +38,7 @@ def cells(speedup: Speedup) -> tuple[str, str]:
     The second row's name says that the interval is of this run.
     """
     if speedup.is_shown:
-        return f"{speedup.median:.2f}x as fast", f"95 % {interval(speedup.ci95)}"
+        return f"{factor(speedup.median)} as fast", f"95 % {factor_interval(speedup)}"
     return NOT_SHOWN, _in_table(speedup)
 
 

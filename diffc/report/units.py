@@ -44,6 +44,16 @@ def change(before: float | None, after: float | None) -> str:
     return f"{(after / before - 1) * 100:+.1f} %"
 
 
+def factor(value: float) -> str:
+    """'1.69x', '49.6x', '1,934x': how many times as much, in about three digits."""
+    return f"{value:,.{factor_digits(value)}f}x"
+
+
+def factor_digits(value: float) -> int:
+    """How many decimals a factor has, and the ends of its interval."""
+    return 2 if value < 9.995 else 1 if value < 99.95 else 0
+
+
 def number(value: float | None, digits: int) -> str:
     """'0.931'; a dash for a value that is not finite, which JSON holds as null."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

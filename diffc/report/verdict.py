@@ -17,7 +17,7 @@ from diffc.measure.results import TargetResult, at_working
 from diffc.report import frontiers, speed
 from diffc.report.loops import count_words, image_words
 from diffc.report.model import Report
-from diffc.report.units import change, count
+from diffc.report.units import change, count, factor
 from diffc_runtime.json_types import JsonObject
 
 Kind: TypeAlias = Literal[
@@ -117,7 +117,7 @@ def _of_target(report: Report, result: TargetResult) -> Verdict:
             f"NO SPEED-UP SHOWN: {what} {figure} {place}, within the noise",
             _NOISE,
         )
-    faster = f"{what} {speedup.median:.2f}x as fast {place}"
+    faster = f"{what} {factor(speedup.median)} as fast {place}"
     close = closeness_words(report)
     if speedup.median < 1:
         words = f"SLOWER THAN DENSE: {faster}"
@@ -229,4 +229,4 @@ def _faster(report: Report, result: TargetResult) -> str:
     place = f"on {result.target} ({result.precision}, {result.shape_words})"
     if not result.speedup.is_shown:
         return f"{what} {place}: {speed.NOT_SHOWN}: {speed.with_interval(result.speedup)}"
-    return f"{what} {result.speedup.median:.2f}x as fast {place}"
+    return f"{what} {factor(result.speedup.median)} as fast {place}"

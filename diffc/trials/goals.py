@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from diffc.amounts import BYTES, SECONDS, amount
 from diffc.errors import RequestError
 from diffc.recipe.words import as_fraction
-from diffc.report.units import milliseconds, size
+from diffc.report.units import factor, milliseconds, size
 
 LATENCY, SPEEDUP, MEMORY = COSTS = ("max_latency", "speedup", "max_memory")
 SSIM, DISTANCE = QUALITIES = ("min_ssim", "max_distance")
@@ -97,7 +97,9 @@ def figure(name: str, value: float | None) -> str:
         return milliseconds(value)
     if name == MEMORY:
         return size(value)
-    return f"{value:.3g}" if name == SSIM else f"{value:.3g}x"
+    if name == SSIM:
+        return f"{value:.3g}"
+    return f"{value:.3g}x" if value < 100 else factor(value)
 
 
 def value_words(name: str, value: float | None) -> str:

@@ -10,7 +10,7 @@ from diffc.measure.quality.base import Metric
 from diffc.report.blocks import Block, Notes, Part, Table
 from diffc.report.frontiers import standing_words
 from diffc.report.sections.frontier import FRONT, chart
-from diffc.report.units import milliseconds, seconds
+from diffc.report.units import factor, milliseconds, seconds
 from diffc.trials.goals import DISTANCE, MEMORY, figure
 from diffc.trials.results import CandidateResult, SearchResult
 
@@ -71,7 +71,7 @@ def _row(
     reference: Point | None,
 ) -> list[str]:
     faster = None if reference is None else ratio(reference, point)
-    speed = "-" if faster is None else f"{faster.median:.3g}x"
+    speed = "-" if faster is None else factor(faster.median)
     value = point.figures.get(metric.name)
     shown = "-" if value is None else metric.as_text(value.value)
     cells = [
@@ -131,7 +131,7 @@ def summary(result: SearchResult) -> str:
         return ""
     there = chosen.point.figures.get(metric.name)
     close = "" if there is None else f", {metric.label} {metric.as_text(there.value)}"
-    faster = "" if chosen.speedup is None else f", {chosen.speedup.median:.3g}x as fast as dense"
+    faster = "" if chosen.speedup is None else f", {factor(chosen.speedup.median)} as fast as dense"
     return f"{result.out}: {chosen.name}: {milliseconds(_ms(chosen.point))}{faster}{close}"
 
 

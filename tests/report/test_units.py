@@ -3,7 +3,7 @@
 import pytest
 
 from diffc.report.quality_rows import quality_rows
-from diffc.report.units import count, milliseconds, rate, seconds, standard_error
+from diffc.report.units import count, factor, milliseconds, rate, seconds, standard_error
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,15 @@ from diffc.report.units import count, milliseconds, rate, seconds, standard_erro
 )
 def test_counts_never_take_an_exponent(value, text):
     assert count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.98, "0.98x"), (9.994, "9.99x"), (9.996, "10.0x"), (99.94, "99.9x"), (110.06, "110x"),
+     (1934, "1,934x")],
+)  # fmt: skip
+def test_factors_have_three_digits_and_never_an_exponent(value, text):
+    assert factor(value) == text
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from diffc.report.loops import count_words, dense_loop, image_words, loop_words
 from diffc.report.model import Report
 from diffc.report.quality_rows import distance_words
 from diffc.report.sections import Section
-from diffc.report.units import change, interval, milliseconds
+from diffc.report.units import change, factor, milliseconds
 from diffc.report.verdict import ssim_of, summary, verdicts, worst_value
 
 
@@ -122,8 +122,8 @@ def _own(one: Standing, metric: Metric) -> str:
 def _speed_fact(what: str, speedup: Speedup) -> Fact:
     """A speed-up with its interval; where none is shown, that in the figure's place."""
     if speedup.is_shown:
-        within = f"95 % {interval(speedup.ci95)} within this run"
-        return Fact(f"as fast, {what}", f"{speedup.median:.2f}x", within)
+        within = f"95 % {speed.factor_interval(speedup)} within this run"
+        return Fact(f"as fast, {what}", factor(speedup.median), within)
     return Fact(f"{speed.NOT_SHOWN}, {what}", "-", speed.with_interval(speedup))
 
 

@@ -17,7 +17,7 @@ from diffc.report.blocks import Block, Details, Notes, Part, Table
 from diffc.report.ladder_chart import ChartRung, ladder_chart
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import milliseconds
+from diffc.report.units import factor, milliseconds
 
 _HOW = (
     "the loops of the section before, all timed in turn in one process; factors are medians of "
@@ -51,7 +51,7 @@ def _blocks(frontier: Frontier, rungs: Sequence[ImageRung]) -> Iterator[Block]:
 
 def _cells(rung: ImageRung, shown: ChartRung) -> tuple[str, str, str, str]:
     latency = rung.point.latency_ms
-    in_all = "1x" if rung.in_all is None else f"{rung.in_all.median:.3g}x"
+    in_all = "1x" if rung.in_all is None else factor(rung.in_all.median)
     return rung.label, milliseconds(latency.p50 if latency else None), shown.by_words, in_all
 
 

@@ -8,7 +8,7 @@ from diffc.measure.results import PrecisionChoice, PrecisionTry
 from diffc.report.blocks import Notes, Part, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import milliseconds
+from diffc.report.units import factor, milliseconds
 
 
 def _build(report: Report) -> Iterator[Part]:
@@ -29,7 +29,7 @@ def _rows(choice: PrecisionChoice) -> Iterator[tuple[str, str, str, str]]:
 def _over_fp32(one: PrecisionTry) -> str:
     if one.precision == "fp32" or one.over_fp32 is None:
         return ""
-    faster = f"{one.over_fp32.median:.2f}x"
+    faster = factor(one.over_fp32.median)
     return f"{faster} as fast" if one.over_fp32.is_shown else f"{faster}, not shown"
 
 

@@ -9,17 +9,18 @@ from diffc.report import speed
 from diffc.report.blocks import Bar, Details, Notes, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
+from diffc.report.units import factor
 
 
 def _build(report: Report) -> Iterator[Details]:
     factors = list(_factors(report))
     if not factors:
         return
-    most = max([1.0, *(factor for _, factor in factors)])
+    most = max([1.0, *(times for _, times in factors)])
     table = Table(
-        [(what, f"{factor:.2f}x") for what, factor in factors],
+        [(what, factor(times)) for what, times in factors],
         ("", "dense / compressed"),
-        bars=[Bar(factor / most) for _, factor in factors],
+        bars=[Bar(times / most) for _, times in factors],
     )
     notes = [
         f"{result.target}, {result.shape_words}: the speed-up is {result.efficiency:.2f} of the "

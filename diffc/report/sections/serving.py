@@ -9,7 +9,7 @@ from diffc.report.blocks import Notes, Part, Table
 from diffc.report.loops import loop_words
 from diffc.report.model import Report
 from diffc.report.sections import Section
-from diffc.report.units import milliseconds
+from diffc.report.units import factor, milliseconds
 
 Row = tuple[str, str, str, str]
 Sides = Mapping[str, Served]
@@ -87,7 +87,7 @@ def _two_digits(values: Sequence[float | None]) -> tuple[str, str]:
 def _times(values: Sequence[float | None]) -> str:
     """How many times the first is of the second."""
     first, second = values
-    return f"{first / second:.2f}x as fast" if first and second else ""
+    return f"{factor(first / second)} as fast" if first and second else ""
 
 
 SECTION = Section("Through an inference server", 80, _build)

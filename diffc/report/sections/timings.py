@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from diffc.measure.results import Latency, TargetResult
 from diffc.report import speed, svg
 from diffc.report.blocks import Chart, Details, Notes, Table
-from diffc.report.units import change, interval, milliseconds
+from diffc.report.units import change, milliseconds
 from diffc_runtime.json_types import JsonObject
 
 Row = tuple[str, str, str, str]
@@ -81,7 +81,7 @@ def _how_sentences(result: TargetResult) -> Sequence[str]:
     elif details.get("not_captured"):
         sentences.append(f"No CUDA graph was captured: {details['not_captured']}.")
     if result.speedup is not None:
-        pairs, within = result.speedup.pairs, interval(result.speedup.ci95)
+        pairs, within = result.speedup.pairs, speed.factor_interval(result.speedup)
         sentences.append(
             f"The speed-up, 95 % {within} within this run, is from {pairs} pairs timed in turn."
         )
