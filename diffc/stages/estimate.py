@@ -17,6 +17,7 @@ from diffc.durations import Rate
 from diffc.measure.frontier.loops import FrontierLoops
 from diffc.models.families import family
 from diffc.models.source import Source
+from diffc.output import DECODER, SIDES, VAE_ENCODER
 from diffc.recipe import Recipe
 from diffc.recipe.sections.distill import LoopTrainingSection
 from diffc.recipe.sections.training import (
@@ -28,8 +29,11 @@ from diffc.recipe.sections.training import (
 )
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
+from diffc.stages.text import text_stage
+from diffc.stages.vae_encoder import vae_encoder_stage
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.loop import Loop
+from diffc_runtime.prompt_plan import TEXT_FOLDER
 
 _ENGINE, _EAGER = 0.7, 1.5
 """A call of an engine, and of torch eager one image at a time, over one as measured."""
@@ -219,9 +223,21 @@ def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     # the first one loads PyTorch's exporter
     for side, seconds, share in (("dense", 10, 1.0), ("compressed", 4, run.share)):
         yield f"export-{side}", seconds + 0.08 * run.millions * share
-    decoder = decoder_stage(run.source, run.recipe)
-    if decoder is not None:
-        yield decoder.name, 15.0
+    for name, seconds in _uncut(run.source, run.recipe).items():
+        yield f"export-{name}", seconds
+
+
+def _uncut(source: Source, recipe: Recipe) -> dict[str, float]:
+    """The networks that are not cut, and what an export of each takes."""
+    seconds: dict[str, float] = {}
+    if decoder_stage(source, recipe) is not None:
+        seconds[DECODER] = 15.0
+    if vae_encoder_stage(source, recipe) is not None:
+        seconds[VAE_ENCODER] = 9.0
+    texts = text_stage(source, recipe)
+    if texts is not None:
+        seconds |= {TEXT_FOLDER: 0.1, **dict.fromkeys(texts.inputs.encoders, 6.0)}
+    return seconds
 
 
 def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[str, float]]:
@@ -234,8 +250,11 @@ def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[st
     on_cpu = chosen.facts.device == "cpu"
     if recipe.build.precision == "auto":
         yield f"choose-{target}", 30 + 3 * timing
-    for side in ("dense", "compressed"):
+    for side in SIDES:
         yield f"build-{target}-{side}", 0.3 + 0.01 * run.millions if on_cpu else 0.0
+    for name in _uncut(run.source, recipe):
+        if name != TEXT_FOLDER:  # the tokenizers are no network
+            yield f"build-{target}-{name}", 0.1 if on_cpu else 0.0
     if not bench or not chosen.status().runnable:
         return
     reference, own = run.rows(run.loops.reference), run.rows(run.loops.first)

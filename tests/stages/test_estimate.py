@@ -49,6 +49,18 @@ def test_its_stages_are_those_of_a_run_in_their_order(compiled, model):
     assert all(math.isfinite(value) and value >= 0 for value in expected.values())
 
 
+def test_networks_that_are_not_cut_have_stages_too():
+    """Those of a text-to-image pipeline: else 'stage 6 of 17' ends as '23 of 23'."""
+    source = find_source("demo-text")
+    expected = stage_seconds(source, recipe_of_model(source, None, {}), "bench", RATE)
+    networks = ("dense", "compressed", "decoder", "encoder", "text_encoder")
+    assert [name for name in expected if name.startswith("build")] == [
+        f"build-ort-cpu-{name}" for name in networks
+    ]
+    exports = [name for name in expected if name.startswith("export")]
+    assert exports == [f"export-{name}" for name in (*networks[:4], "text", networks[4])]
+
+
 @pytest.mark.parametrize(
     ("stop", "last"), [("plan", "plan"), ("prune", "prune"), ("distill", "samples")]
 )
