@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffc.cli.command import Command, takes
 from diffc.errors import RequestError
+from diffc_export import events
 
 if TYPE_CHECKING:
     from diffc.generate.opening import OpenRequest
@@ -62,6 +63,7 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     Noise, sampler, steps and conditions are those of the report's pictures, so that image i of seed
     0 is one of them. A file that is there is not replaced without --force.
     """
+    from diffc.cli.show import follow_measuring
     from diffc.generate.opening import OpenRequest
     from diffc_runtime.saving import check_files, file_words, output_files
 
@@ -77,23 +79,16 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
         request.device,
         request.dtype,
     )
-    sides = _open_sides(opening, request.compare)
-    pipe = sides[opening.side]
-    started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        samples = {side: _samples(one, request) for side, one in sides.items()}
-    seconds = time.perf_counter() - started
-    for note in dict.fromkeys(str(one.message) for one in said):
-        print(f"diffc: note: {note}", file=sys.stderr)
-    _save(samples, files, request.compare)
-    facts = _facts(pipe, request)
+    work = _make(opening, request)
+    quiet = command.quiet or command.json or not sys.stderr.isatty()
+    sides = events.drain(work) if quiet else follow_measuring(work, quiet=False)
+    _save({name: side.samples for name, side in sides.items()}, files, request.compare)
     if command.json:
         from diffc.cli.show import print_json
 
-        print_json({"files": [str(file) for file in files], "seconds": seconds, **facts})
+        print_json({"files": [str(file) for file in files], **_json(sides, opening.side)})
     elif not command.quiet:
-        print(f"{file_words(files)}  {_words(samples, facts, seconds)}")
+        print(f"{file_words(files)}  {_words(sides, opening.side)}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +119,45 @@ class _ImageOptions:
     grid: bool
     out: Path
     force: bool
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side's images.
+
+    Attributes:
+        samples: As the pipeline gives them, [images, channels, height, width].
+        seconds: What all of them took.
+        facts: How they were made.
+    """
+
+    samples: Array
+    seconds: float
+    facts: dict[str, object]
+
+    @property
+    def loop(self) -> str:
+        """'ddim 50 steps, guidance 5'."""
+        guided = f", guidance {self.facts['guidance']:g}" if self.facts["guidance"] != 1 else ""
+        return f"{self.facts['sampler']} {self.facts['steps']} steps{guided}"
+
+
+def _make(opening: OpenRequest, request: _ImageOptions) -> events.Work[dict[str, _Side]]:
+    """Make the images, and tell meanwhile which ones: dense ones of fifty steps can take long."""
+    yield events.Progress(0, note=f"opening {opening.out}")
+    count = request.n * max(1, len(request.prompts))
+    sides = {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for name, pipe in _open_sides(opening, request.compare).items():
+            yield events.Progress(0, note=f"making {count} image{'s' * (count != 1)}, {name}")
+            started = time.perf_counter()
+            samples = _samples(pipe, request)
+            seconds = time.perf_counter() - started
+            sides[name] = _Side(samples, seconds, _facts(pipe, request))
+    for note in dict.fromkeys(str(one.message) for one in said):
+        print(f"diffc: note: {note}", file=sys.stderr)
+    return sides
 
 
 def _open_sides(opening: OpenRequest, compare: bool) -> dict[str, Pipeline]:
@@ -213,18 +247,29 @@ def _facts(pipe: Pipeline, request: _ImageOptions) -> dict[str, object]:
     }
 
 
-def _words(samples: dict[str, Array], facts: dict[str, object], seconds: float) -> str:
+def _json(sides: dict[str, _Side], own: str) -> dict[str, object]:
+    """The facts of the side that was asked for; with ``--compare`` those of both, by side."""
+    shown: dict[str, object] = {"seconds": sides[own].seconds, **sides[own].facts}
+    if len(sides) > 1:
+        shown["sides"] = {name: {"seconds": s.seconds, **s.facts} for name, s in sides.items()}
+    return shown
+
+
+def _words(sides: dict[str, _Side], own: str) -> str:
     import numpy as np
 
-    height, width = next(iter(samples.values())).shape[-2:]
-    guided = f", guidance {facts['guidance']:g}" if facts["guidance"] != 1 else ""
+    side = sides[own]
+    height, width = side.samples.shape[-2:]
     words = (
-        f"{width}x{height}  {seconds:.2f} s  {facts['runs_on']}, {facts['sampler']} "
-        f"{facts['steps']} steps{guided}, seed {facts['seed']}"
+        f"{width}x{height}  {side.seconds:.2f} s  {side.facts['runs_on']}, {side.loop}, "
+        f"seed {side.facts['seed']}"
     )
-    if len(samples) == 1:
+    if len(sides) == 1:
         return words
-    dense, compressed = (np.clip(samples[side], -1, 1) for side in SIDES)
+    dense, compressed = (np.clip(sides[name].samples, -1, 1) for name in SIDES)
     place = "above" if len(dense) > 1 else "left of"
     mean = np.abs(dense - compressed).mean() * 127.5
-    return f"{words}\ndense {place} compressed: they differ by {mean:.1f} of 255 in the mean"
+    return (
+        f"{words}\ndense {place} compressed: {sides['dense'].seconds:.2f} s, "
+        f"{sides['dense'].loop}; they differ by {mean:.1f} of 255 in the mean"
+    )

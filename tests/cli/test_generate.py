@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,9 @@ def test_numbered_files_a_grid_and_other_formats(out, tmp_path):
 
 def test_dense_beside_compressed_from_the_same_noise(out, tmp_path):
     done = generate(out, "--n", 3, "--compare", "--out", tmp_path / "both.png")
-    assert "dense above compressed: they differ by" in done.stdout
+    assert "ort-cpu fp32, ddim 2 steps, seed 0" in done.stdout.splitlines()[0]
+    words = r"^dense above compressed: [\d.]+ s, ddim 2 steps; they differ by [\d.]+ of 255"
+    assert re.search(words, done.stdout, re.M)
     both = pixels(tmp_path / "both.png")
     assert both.shape == (32, 48)
     for top, side in enumerate(("dense", "compressed")):
@@ -78,6 +81,9 @@ def test_json_is_one_object_and_quiet_says_nothing(out, tmp_path):
         "guidance": 1.0,
         "seed": 3,
     }
+    done = generate(out, "--compare", "--json", "--out", tmp_path / "both.png")
+    sides = json.loads(done.stdout)["sides"]
+    assert list(sides) == ["dense", "compressed"] and sides["dense"]["seconds"] > 0
     done = generate(out, "--quiet", "--out", tmp_path / "b.png")
     assert (done.stdout, done.stderr) == ("", "")
 
