@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +18,7 @@ from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.served import BRIEF, with_times_of
 from diffc.measure.results import PrecisionChoice, Served, TargetResult
+from diffc.models.files import tensor_entries
 from diffc.models.source import read_json
 from diffc.output import VAE_ENCODER, read_lock, read_notes
 from diffc.report.model import (
@@ -217,21 +221,34 @@ def _figures(
     folder = Path(lock["model"]["folder"]) if side == "dense" else out / "model"
     # after ``diffc prune OUT`` the plan is newer than OUT/model: its size is not the plan's
     of_plan = side == "dense" or "distill" in records
+    files = _weight_files(folder) if of_plan else []
     return ModelFigures(
         name=lock["model"]["name"],
         class_name=lock["model"]["class_name"],
         params=plan["params"],
         macs=plan["macs"],
-        bytes=_weight_bytes(folder) if of_plan else None,
+        bytes=sum(path.stat().st_size for path in files) or None,
+        stored=_stored(files),
     )
 
 
-def _weight_bytes(folder: Path) -> int | None:
-    """The denoiser's weights' files; None where the folder is not here (copied elsewhere)."""
-    files = list(folder.glob("*/diffusion_pytorch_model*.safetensors")) or list(
+def _weight_files(folder: Path) -> list[Path]:
+    """The denoiser's weights' files; none where the folder is not here (copied elsewhere)."""
+    return list(folder.glob("*/diffusion_pytorch_model*.safetensors")) or list(
         folder.glob("diffusion_pytorch_model*.safetensors")
     )
-    return sum(path.stat().st_size for path in files) or None
+
+
+def _stored(files: Iterable[Path]) -> str | None:
+    """What most of the weights are stored in: fp16 for safetensors' F16."""
+    sizes: Counter[str] = Counter()
+    try:
+        for file in files:
+            for entry in tensor_entries(file).values():
+                sizes[entry.dtype] += math.prod(entry.shape)
+    except InputError:  # the dense model's folder may have changed since the run
+        return None
+    return re.sub("^f", "fp", max(sizes, key=sizes.__getitem__).lower()) if sizes else None
 
 
 def _plan(out: Path) -> PlanRecord | None:

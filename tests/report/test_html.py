@@ -93,6 +93,17 @@ def test_memory_stands_with_the_engine_it_is_of(out):
     assert text.count('class="bar"') >= 4
 
 
+def test_files_and_memory_say_what_they_hold(report, out):
+    """The same weights are fp16 on disk, fp32 in the engine, and laid out anew in memory."""
+    assert "8.89 MB |" in to_markdown(report)
+    dense = report.model.model_copy(update={"stored": "fp16"})
+    text = to_markdown(report.model_copy(update={"model": dense}))
+    assert "| weights on disk | 8.89 MB fp16 | 3.11 MB | -65.0 % |" in text
+    note = "weights take more memory than the engine's file"
+    assert note not in text
+    assert note in to_markdown(Report.read(DEMO_RUN))
+
+
 def test_the_figures_are_the_reports(report, out):
     text = to_html(report, out).replace("\N{NO-BREAK SPACE}", " ")
     for shown in ("1.90x", "-50.0 %", "0.569", "23.9 ms", "T = 0.05", "diffc compile demo"):

@@ -25,6 +25,9 @@ _MEMORY = (
     ("allocator_bytes", "by the runtime's allocator"),
 )
 """Fields of ``Memory`` and their names, in reading order."""
+_LAID_OUT = (
+    "weights take more memory than the engine's file: the runtime lays them out for its kernels"
+)
 _GUIDED = "with guidance each step of an image runs the network twice; these times are of one run"
 
 
@@ -100,6 +103,9 @@ def _bar(dense: int, compressed: int | None) -> Bar | None:
 
 
 def _notes(result: TargetResult) -> Iterator[str]:
+    memory = result.dense.memory
+    if memory.weights_bytes is not None and memory.weights_bytes > memory.engine_bytes:
+        yield _LAID_OUT
     if result.noise is not None:
         yield speed.noise_words(result.noise)
     if result.efficiency is not None:

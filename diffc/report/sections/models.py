@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffc.report.blocks import Notes, Part, Table
-from diffc.report.model import Report
+from diffc.report.model import ModelFigures, Report
 from diffc.report.sections import Section
 from diffc.report.units import change, count, size
 
@@ -15,16 +15,24 @@ _SHOWN = 3
 def _build(report: Report) -> Iterator[Part]:
     dense, small = report.model, report.compressed
     figures = (
-        ("parameters", dense.params, small.params if small else None, count),
-        ("MACs per step", dense.macs, small.macs if small else None, count),
-        ("weights on disk", dense.bytes, small.bytes if small else None, size),
+        ("parameters", dense.params, small.params if small else None),
+        ("MACs per step", dense.macs, small.macs if small else None),
     )
     rows = [
-        (what, show(before), "-" if after is None else show(after), change(before, after))
-        for what, before, after, show in figures
-        if before is not None
+        (what, count(before), "-" if after is None else count(after), change(before, after))
+        for what, before, after in figures
     ]
+    if dense.bytes is not None:
+        smaller = change(dense.bytes, small.bytes if small else None)
+        rows.append(("weights on disk", _on_disk(dense), _on_disk(small), smaller))
     yield Part(f"{dense.name} ({dense.class_name})", [Table(rows), Notes(_notes(report))])
+
+
+def _on_disk(model: ModelFigures | None) -> str:
+    """'8.89 MB fp16': an engine of the same weights can have another precision."""
+    if model is None or model.bytes is None:
+        return "-"
+    return f"{size(model.bytes)} {model.stored}" if model.stored else size(model.bytes)
 
 
 def _notes(report: Report) -> list[str]:
