@@ -35,10 +35,6 @@ from diffc.errors import EXIT_BUG, EXIT_INTERRUPTED, DiffcError, InputError
 
 _BROKEN_PIPE = 141
 """What a shell calls the end by SIGPIPE; the exit code where there is no such signal."""
-_GOES_ON = {
-    *("compile", "search", "plan", "prune", "distill", "export", "build", "bench", "eval", "fetch")
-}
-"""The verbs that keep what is done; the others, such as check, start anew."""
 
 
 def main() -> None:
@@ -184,7 +180,9 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _interrupted() -> NoReturn:
-    goes_on = "; the same command goes on from here" if {*sys.argv[1:2]} <= _GOES_ON else ""
-    print(f"diffc: interrupted{goes_on}", file=sys.stderr)
+    from diffc.cli.app import goes_on
+
+    then = "; the same command goes on from here" if goes_on(*sys.argv[1:2]) else ""
+    print(f"diffc: interrupted{then}", file=sys.stderr)
     sys.stderr.flush()
     sys.exit(EXIT_INTERRUPTED)

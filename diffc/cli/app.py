@@ -67,6 +67,12 @@ def _add(name: str, verb: Callable[..., None], short_help: str) -> None:
     app.command(name, cls=VerbCommand, short_help=short_help)(verb)
 
 
+def goes_on(name: str = "") -> bool:
+    """Whether a verb that was interrupted goes on by the same command; others start anew."""
+    callbacks = [one.callback for one in app.registered_commands if one.name == name]
+    return any(vars(callback).get("goes_on", False) for callback in callbacks)
+
+
 _add("compile", compile.compile_, "Prune, distil, export, build engines and measure, in one go.")
 _add("search", search.search_, "Goals in, the loop that reaches them out.")
 _add("inspect", inspect.inspect_, "Show what can be cut, what it costs, and the inputs.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @takes(
     *("things", "target", "batch", "gpu", "threads", "explain", "frontier", "seconds"),
     *("measure_server", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def bench_(command: Command, things: list[Path]) -> None:
     """Measure OUT's engines on this machine, dense and compressed interleaved; or compare anything.

@@ -66,7 +66,7 @@ _SHARED = {field.name for field in fields(Command)}
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
 
-def takes(*keys: str, context: bool = False) -> Callable[[Verb], Verb]:
+def takes(*keys: str, context: bool = False, goes_on: bool = False) -> Callable[[Verb], Verb]:
     """Make a function a verb with the flags of these keys, in the order that help shows them.
 
     The function gets a Command, and by name the flags that neither have a path nor are in Command.
@@ -74,6 +74,7 @@ def takes(*keys: str, context: bool = False) -> Callable[[Verb], Verb]:
     Args:
         keys: of the flag table.
         context: True hands in typer's context too, by that name.
+        goes_on: True where an interrupted verb keeps what is done, and the same command goes on.
 
     Raises:
         KeyError: a key is not in the flag table.
@@ -96,6 +97,7 @@ def takes(*keys: str, context: bool = False) -> Callable[[Verb], Verb]:
         vars(verb)["__signature__"] = inspect.Signature(parameters)
         vars(verb)["__wrapped__"] = function
         vars(verb)["flag_keys"] = keys
+        vars(verb)["goes_on"] = goes_on
         return verb
 
     return decorate

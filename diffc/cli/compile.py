@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         "json",
         "quiet",
     ),
+    goes_on=True,
 )
 def compile_(
     command: Command, ratio: list[str] | None, no_build: bool, bundle: str | None, force: bool

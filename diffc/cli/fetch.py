@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffc.models.hub import HubFile
 
 
-@takes("model", "whole", "allow_pickle", "list_only", "json", "quiet")
+@takes("model", "whole", "allow_pickle", "list_only", "json", "quiet", goes_on=True)
 def fetch_(command: Command, whole: bool, dry_run: bool) -> None:
     """Download what a run uses of a hub id: one set of weights of each component.
 

@@ -60,6 +60,7 @@ class GroupRow(TypedDict):
     *("threshold", "data", "prompts", "guidance", "target", "precision", "threads"),
     *("resolution", "distill_steps", "block_steps", "distill_rank", "memory", "recipe"),
     *("family", "seed", "out", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def plan_(command: Command, ratio: list[str] | None) -> None:
     """Show widths, MACs and parameters before and after, without cutting anything.

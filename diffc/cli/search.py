@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     *("distill_for", "search_out", "recipe", "seed", "ratio_of", "allocate", "rounding"),
     *("importance", "threshold", "image_fit", "resolution", "gpu", "explain", "frontier", "family"),
     *("allow_pickle", "replace", "json", "quiet"),
+    goes_on=True,
 )
 def search_(
     command: Command,

@@ -34,6 +34,7 @@ from diffc.errors import RequestError
         "recipe",
     ),
     *("seed", "shard", "memory", "allow_pickle", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def prune_(command: Command) -> None:
     """Cut the model: OUT/plan.json and OUT/pruned.
@@ -49,6 +50,7 @@ def prune_(command: Command) -> None:
 @takes(
     *("output_folder", "loop", "repair", "distill_steps", "block_steps", "distill_rank"),
     *("distill_for", "recipe", "shard", "memory", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def distill_(command: Command, output_folder: Path) -> None:
     """Distil the cut model from the dense one: OUT/model, and samples of both.
@@ -64,6 +66,7 @@ def distill_(command: Command, output_folder: Path) -> None:
 @takes(
     *("output_folder", "layout", "layout_to", "side", "force"),
     *("recipe", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def export_(
     command: Command,
@@ -102,6 +105,7 @@ def export_(
 @takes(
     *("output_folder", "adapted_lora", "target", "precision", "batch", "one_profile", "gpu"),
     *("threads", "torch", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def build_(command: Command, output_folder: Path) -> None:
     """Build engines from OUT/onnx alone: no model, no torch needed here.
@@ -125,6 +129,7 @@ def build_(command: Command, output_folder: Path) -> None:
 @takes(
     *("output_folder", "images", "metric", "lpips", "reference", "features"),
     *("quality_seed", "fresh", "json", "quiet"),
+    goes_on=True,
 )
 def eval_(command: Command, output_folder: Path) -> None:
     """Measure how close OUT/model is to the dense one: SSIM and PSNR from the same noise, and more.
