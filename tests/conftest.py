@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support import deadline
 from support.cores import stay_on_own_cores
 from support.deaths import (  # noqa: F401 - pytest's hooks
     pytest_handlecrashitem,
@@ -20,8 +21,9 @@ from support.quick import QUICK, save_tiny_model
 from support.shared import copy_once, make_once
 
 
-def pytest_configure():
+def pytest_configure(config):
     stay_on_own_cores()
+    config.pluginmanager.register(deadline)
 
 
 def pytest_collection_modifyitems(items):

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from support.order import LONG_FILES
+from support.order import LONG_FILES, long_files_first
 
 ROOT = Path(__file__).parent.parent
 HOOKS = """
@@ -29,6 +30,51 @@ def test_every_long_file_is_there_once():
     assert len(set(LONG_FILES)) == len(LONG_FILES)
 
 
+def pytest_session(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", folder, *args, "."],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTEST_ADDOPTS": "", **env},
+    )  # fmt: skip
+
+
+def test_slow_tests_that_begin_too_late_are_left_out_and_named(tmp_path):
+    (tmp_path / "conftest.py").write_text("""
+from support import deadline
+def pytest_configure(config): config.pluginmanager.register(deadline)
+""")
+    (tmp_path / "test_file.py").write_text("""
+import pytest
+@pytest.fixture(scope="module")
+def never(): assert 0, "made for a test that does not run"
+@pytest.mark.slow
+def test_slow(never): pass
+@pytest.mark.slow
+class TestMore:
+    def test_slow_too(self): pass
+def test_fast(): pass
+""")
+    late = pytest_session(tmp_path, DIFFC_TESTS_END="1000000000")
+    assert late.returncode == 0 and "1 passed, 2 skipped" in late.stdout
+    assert "NOT RUN, this session's time is over: 2 slow tests\n  test_file.py: 2" in late.stdout
+    early = pytest_session(tmp_path, "-k", "not test_slow or too", DIFFC_TESTS_END="99000000000")
+    assert "2 passed" in early.stdout and "NOT RUN" not in early.stdout
+
+
+def test_turns_leave_the_longest_files_first_and_order_the_others(monkeypatch):
+    names = [*LONG_FILES, *(f"tests/test_{i}.py" for i in range(40))]
+
+    def order(turn: str) -> list[str]:
+        monkeypatch.setenv("DIFFC_TESTS_TURN", turn)
+        items = [SimpleNamespace(nodeid=f"{name}::test_{k}") for name in names for k in range(2)]
+        long_files_first(items)
+        return [item.nodeid for item in items]
+
+    first, second = order("a"), order("b")
+    assert first[:24] == second[:24] and first != second and sorted(first) == sorted(second)
+    assert first[::2] == [f"{node[:-1]}0" for node in first[1::2]], "a file stays together"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "workers", "said"),
@@ -46,12 +92,7 @@ def test_a_session_ends_when_a_worker_dies(tmp_path, files, workers, said):
     for i, kinds in enumerate(files):
         tests = [f"def test_{k}(): {BODIES[kind]}" for k, kind in enumerate(kinds.split())]
         (tmp_path / f"test_file{i}.py").write_text("\n".join(["import os", *tests]))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadfile",
-         "-p", "no:cacheprovider", "--rootdir", tmp_path, "."],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-    )  # fmt: skip
+    done = pytest_session(tmp_path, "-n", str(workers), "--dist", "loadfile")
     assert said in done.stdout, done.stdout
     assert "CRASHED ONCE, and tried again: test_file1.py::test_" in done.stdout
     assert done.returncode == ("failed" in said)
