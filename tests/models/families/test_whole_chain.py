@@ -1,8 +1,13 @@
-"""A scaled-down random model of each family through ``diffc.compile``, to a measured engine."""
+"""A scaled-down random model of each family through ``diffc.compile``.
+
+A U-Net, a transformer, and one with packed latents go on to a measured engine; exports of the
+others are tests/models/families/test_export.py's, their engines the prompted pipelines'.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
@@ -43,8 +48,25 @@ def save_pipeline(folder, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "ldm4", "dit", "pixart", "sd3", "sana", "flux"])
+@pytest.mark.parametrize("name", ["ldm4", "dit", "flux"])
 def test_a_small_model_becomes_a_measured_engine(tmp_path, name):
+    report = compile_case(tmp_path, name, "bench")
+    assert report.targets[0].parity.passed and report.targets[0].speedup is not None
+    judge(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdxl", "pixart", "sd3", "sana"])
+def test_a_small_model_becomes_a_distilled_one(tmp_path, name):
+    judge(compile_case(tmp_path, name, "distill"))
+
+
+def judge(report: diffc.Report) -> None:
+    assert report.compressed.macs == pytest.approx(0.75 * report.model.macs, rel=0.15)
+    assert report.quality["ssim"]["n"] == QUICK["quality"]["images"]
+
+
+def compile_case(tmp_path: Path, name: str, stop: str) -> diffc.Report:
     specs, config = save_pipeline(tmp_path / "model", name)
     rows = example_inputs(specs, config, 6)
     conditions = {spec.name: rows[spec.name] for spec in specs if spec.kind == "condition"}
@@ -55,7 +77,6 @@ def test_a_small_model_becomes_a_measured_engine(tmp_path, name):
     }
     if name == "flux":
         options["export"] = {"resolution": SIDE}
-    report = diffc.compile(tmp_path / "model", ratio=0.25, out=tmp_path / "out", options=options)
-    assert report.targets[0].parity.passed and report.targets[0].speedup is not None
-    assert report.compressed.macs == pytest.approx(0.75 * report.model.macs, rel=0.15)
-    assert report.quality["ssim"]["n"] == QUICK["quality"]["images"]
+    return diffc.compile(
+        tmp_path / "model", ratio=0.25, out=tmp_path / "out", options=options, stop=stop
+    )
