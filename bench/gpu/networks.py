@@ -116,7 +116,7 @@ def small_study_folder(work: Path) -> Path:
     config = {**_CIFAR, "block_out_channels": [32, 64], "layers_per_block": 1}
     for way in ("down", "up"):
         config[f"{way}_block_types"] = _CIFAR[f"{way}_block_types"][-2:]
-    return _made(work / "small-study", "UNet2DModel", config, timesteps=50)
+    return _made(work / "small-study", "UNet2DModel", config, timesteps=10)
 
 
 def _made(folder: Path, class_name: str, config: dict[str, Any], timesteps: int = 1000) -> Path:

@@ -127,7 +127,7 @@ def study(args) -> dict:
 _STUDY_ENDS = 45.0  # seconds that starting it, its last checkpoint and its pictures may take
 _SMALL_STUDY = ["--steps", 2, "--batch", 4, "--samples", 8, "--curve-samples", 4,
                 "--sampling-steps", 3, "--train-images", 8, "--test-images", 32,
-                "--classifier-epochs", 1]  # fmt: skip
+                "--classifier-epochs", 1, "--passes", 2]  # fmt: skip
 
 
 def _bench(name: str, *arguments) -> None:

@@ -83,6 +83,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train-images", type=int, default=60_000)
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--classifier-epochs", type=int, default=3)
+    parser.add_argument(
+        "--passes", type=int, help="of the ranking, which then has few timesteps: a try"
+    )
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--only", choices=["latency"], help="measure it for the rows that are done")
     parser.add_argument("--target", default="ort-cpu", help="whose engine latency is of")

@@ -24,8 +24,8 @@ from diffc_runtime.files import write_text
 
 KEPT = ("model", "ratio", "steps", "batch", "dense_steps", "dense_batch", "samples",
         "curve_samples", "sampling_steps", "train_images", "test_images",
-        "classifier_epochs")  # fmt: skip
-SINCE = ("dense_batch", "data")  # studies that began before these were kept may go on
+        "classifier_epochs", "passes")  # fmt: skip
+SINCE = ("dense_batch", "data", "passes")  # studies that began before these were kept may go on
 
 
 class OutOfTime(Exception):

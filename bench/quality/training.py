@@ -129,12 +129,26 @@ def prune_by_diffc(study: Study, row: Row, out: Path) -> None:
     data = study.work / "calibration.npz"
     if not data.exists():
         np.savez(data, x=study.images.sample[:CALIBRATION].numpy())
-    untrained = {"steps": 0, "aim": "all-steps"}
-    options = {"prune": row.prune, "data": {"source": str(data)}, "distill": untrained, "loops": []}
+    options = {
+        "prune": {**row.prune, "importance": {**row.prune["importance"], **_ranking(study)}},
+        "data": {"source": str(data)},
+        "distill": {"steps": 0, "aim": "all-steps"},
+        "loops": [],
+        # the study judges by images of its own
+        "quality": {"images": 4},
+        "reference_loop": "deterministic:2",
+    }
     stop = "distill" if row.repaired else "prune"
     diffc.compile(
         str(study.dense_folder), ratio=study.args.ratio, out=out, stop=stop, options=options
     )
+
+
+def _ranking(study: Study) -> dict:
+    """The ranking's own numbers, unless the study is a try."""
+    count = study.args.passes
+    few = {"grid": 2, "curve_images": 2, "branch_rows": 2}
+    return {} if count is None else {"passes": count, **few}
 
 
 def prune_stock(study: Study, row: Row, out: Path) -> None:

@@ -18,7 +18,7 @@ def arguments(folder, data, **changed) -> argparse.Namespace:
     said = {
         "model": "cifar", "ratio": 0.5, "steps": 4, "batch": 2, "dense_steps": 8,
         "dense_batch": 2, "samples": 4, "curve_samples": 2, "sampling_steps": 2,
-        "train_images": 16, "test_images": 8, "classifier_epochs": 1,
+        "train_images": 16, "test_images": 8, "classifier_epochs": 1, "passes": 2,
     }  # fmt: skip
     return argparse.Namespace(**{**said, "work": folder, "data": data, "minutes": 60.0, **changed})
 
