@@ -1,7 +1,8 @@
 """A scaled-down random model of each family through ``diffc.compile``.
 
 A U-Net, a transformer, and one with packed latents go on to a measured engine; exports of the
-others are tests/models/families/test_export.py's, their engines the prompted pipelines'.
+others are tests/models/families/test_export.py's, their engines the prompted pipelines', and
+tests/stages/test_students_of_families.py has more of them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def test_a_small_model_becomes_a_measured_engine(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "pixart", "sd3", "sana"])
+@pytest.mark.parametrize("name", ["sdxl", "sana"])
 def test_a_small_model_becomes_a_distilled_one(tmp_path, name):
     judge(compile_case(tmp_path, name, "distill"))
 
