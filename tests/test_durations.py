@@ -17,6 +17,7 @@ from diffc.recipe import resolve
 from diffc.runner import Needs, StageEvent
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress
+from diffc_runtime.machine import cpu, gpu
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,20 @@ def test_later_stages_are_as_fast_as_the_first_ones_were(monkeypatch):
     assert overall.seconds_left() == pytest.approx((600 + 120) / 2)
 
 
+def test_beside_other_programs_fewer_threads_are_offered_where_nobody_chose_them(monkeypatch):
+    monkeypatch.setattr(cpu, "cores", lambda: 2)
+    monkeypatch.setattr(gpu, "gpus", lambda: ())
+    begun = stage("data", "progress", progress=Progress(1, 100))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    overall = overall_after(ROUGH, stage("data", "started"), begun)
+    assert "work is done. Beside them OMP_NUM_THREADS=1 can be" in overall.announcement(begun)
+    for name, value in (("cores", 1), ("gpus", ("a GPU",))):
+        monkeypatch.setattr(cpu if name == "cores" else gpu, name, lambda value=value: value)
+        overall = overall_after(ROUGH, stage("data", "started"), begun)
+        assert "OMP_NUM_THREADS" not in overall.announcement(begun)
+        monkeypatch.setattr(cpu, "cores", lambda: 2)
+
+
 ROUGH = stage("preflight", "passed", expected=EXPECTED, by="its calls", rough=True)
 
 
@@ -146,6 +161,7 @@ def test_beside_other_programs_the_runs_own_work_alone_tells_the_time_left(monke
     overall = overall_after(ROUGH, stage("data", "started"))
     begun = stage("data", "progress", progress=Progress(1, 100))
     overall.note(begun)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     words = overall.announcement(begun)
     assert words == "stage 1 of 3; other programs run, so the time left shows once work is done"
     assert (overall.place, overall.left) == ("stage 1 of 3", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _TRUSTED = 0.1
 """From this share of a stage on, its own speed tells its end better than an estimate does."""
+_BUSY_THREADS = "Beside them OMP_NUM_THREADS=1 can be faster, since threads wait for each other"
 _TELLING_SECONDS = 10.0
 """From so much expected work on, what the stages took tells how fast the later ones will be."""
 
@@ -74,7 +76,8 @@ class Overall:
         else:
             return ""
         self._announced = time.monotonic(), seconds
-        return ". ".join([words, *_needs_words(self._needs)])
+        threads = [_BUSY_THREADS] if seconds is None and _is_threaded() else []
+        return ". ".join([words, *threads, *_needs_words(self._needs)])
 
     def outcome(self) -> str:
         """At the end: 'done in 4 min 12 s; the estimate was 3 min 50 s'; '' if nothing was told."""
@@ -144,6 +147,14 @@ def about(seconds: float) -> str:
     if minutes < 20 * 60:
         return f"about {minutes // 60} h {minutes % 60 // 10 * 10:02d} min"
     return f"about {round(minutes / 60)} h"
+
+
+def _is_threaded() -> bool:
+    """Whether networks run on several threads of the processor, whose number nobody chose."""
+    from diffc_runtime.machine.cpu import cores
+    from diffc_runtime.machine.gpu import gpus
+
+    return "OMP_NUM_THREADS" not in os.environ and cores() > 1 and not gpus()
 
 
 def _needs_words(needs: Needs | None) -> Iterator[str]:
