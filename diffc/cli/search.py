@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     *("distill_steps", "block_steps", "distill_rank"),
     *("distill_for", "search_out", "recipe", "seed", "ratio_of", "allocate", "rounding"),
     *("importance", "threshold", "image_fit", "resolution", "gpu", "explain", "frontier", "family"),
-    *("allow_pickle", "replace", "json", "quiet"),
+    *("memory", "allow_pickle", "replace", "json", "quiet"),
     goes_on=True,
 )
 def search_(

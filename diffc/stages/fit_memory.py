@@ -1,7 +1,8 @@
 """Settings with which every stage takes no more memory than ``memory`` allows (``--memory 24GB``).
 
-    fit_memory   the recipe with the first settings that fit, and a sentence that says which
-    candidates   what one stage may be set to, the cheapest first
+    fit_memory         the recipe with the first settings that fit, and a sentence that says which
+    candidates         what one stage may be set to, the cheapest first
+    with_settings_of   another recipe with the same settings
 
 Settings are tried in the order of what they cost; none changes a result but for rounding:
 
@@ -33,6 +34,7 @@ SECTIONS = {"importance": "prune.importance", "distill": "distill", "distill-loo
 """The stages that take gradients, in their order, and where their settings are in a recipe."""
 _STOPS = {"plan": ("importance",), "prune": ("importance", "prune")}
 """Where a run stops -> the stages that it has; ``distill`` has no exports, and others have all."""
+_SETTINGS = {"gradient_accumulation", "gradient_checkpointing", "by_block"}
 _NOT_SURE = {"importance", "prune"}
 """Stages that may take less than their parameters do: block by block, and of what is cut alone."""
 
@@ -80,6 +82,14 @@ def fit_memory(
         raise _too_small(recipe.memory, short)
     changes = ", ".join(differences(recipe, chosen))
     return chosen, [f"to fit {recipe.memory}: {changes}"] if changes else []
+
+
+def with_settings_of(recipe: Recipe, fitted: Recipe) -> Recipe:
+    """``recipe`` with the settings that another one has of those which decide its memory."""
+    for path in SECTIONS.values():
+        own = section_at(fitted, path).model_dump(include=_SETTINGS)
+        recipe = _with_settings(recipe, path, own)
+    return recipe
 
 
 def candidates(recipe: Recipe, stage: str, processes: int = 1) -> Iterator[Recipe]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffc.data.loops import run_loops
@@ -15,7 +15,9 @@ from diffc.models.source import Source
 from diffc.output import is_output, read_lock
 from diffc.recipe import Recipe
 from diffc.stages.build import check_targets
+from diffc.stages.by_block import choose_by_block
 from diffc.stages.finished import is_run_of
+from diffc.stages.fit_memory import fit_memory, with_settings_of
 from diffc.stages.preflight import preflight
 from diffc.trials.distances import check_distance
 from diffc.trials.goals import DISTANCE, Goals
@@ -60,7 +62,8 @@ def space_of(request: SearchRequest) -> Space:
     """The candidates, each loop once.
 
     Raises:
-        RequestError: A value is none of its axis, or the recipe has several targets.
+        RequestError: A value is none of its axis, the recipe has several targets, or the largest
+            network does not fit into the recipe's memory.
     """
     if len(request.recipe.build.target) != 1:
         raise RequestError("search measures on one target", hint="give one --target")
@@ -72,7 +75,21 @@ def space_of(request: SearchRequest) -> Space:
     for text in space.values["loop"]:
         loop = run_loops(space.apply((("loop", text),)), config).first
         loops.setdefault(resolved(loop, config), text)
-    return Space(space.recipe, space.axes, {**space.values, "loop": tuple(loops.values())})
+    space = replace(space, values={**space.values, "loop": tuple(loops.values())})
+    return _in_memory(request.source, space)
+
+
+def _in_memory(source: Source, space: Space) -> Space:
+    """The space with settings with which the largest of its networks fits into memory.
+
+    All candidates share them: none changes a result, and stages that candidates share stay shared.
+    """
+    recipes = [space.apply(one) for one in distinct([space.trained(c) for c in space.candidates])]
+    largest = min(recipes, key=lambda recipe: recipe.prune.ratio)
+    fitted, notes = fit_memory(source, largest, "export")
+    fitted, chosen = choose_by_block(source, fitted)
+    recipe = with_settings_of(space.recipe, fitted)
+    return replace(space, recipe=recipe, notes=(*notes, *chosen))
 
 
 def check(request: SearchRequest, space: Space, key: str) -> list[str]:
@@ -93,7 +110,7 @@ def check(request: SearchRequest, space: Space, key: str) -> list[str]:
             f"{out} holds a finished run of another request",
             hint="give another --out, or --force to replace that run by the winner's",
         )
-    notes: list[str] = []
+    notes = [*space.notes]
     for choice in distinct([space.trained(one) for one in space.candidates]):
         recipe = space.apply(choice)
         if recipe.distill.aim != "loop":

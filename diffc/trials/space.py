@@ -27,11 +27,13 @@ class Space:
         recipe: Every other option, of one target.
         axes: The axes.
         values: Axis -> its words.
+        notes: What was chosen so that the trainings fit into memory.
     """
 
     recipe: Recipe
     axes: tuple[SearchAxis, ...]
     values: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: Source, recipe: Recipe, given: Mapping[str, Sequence[str]]) -> Space:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diffc.errors import DiffcError
 from diffc.models.source import find_source
 from diffc.recipe import Recipe, validate
+from diffc.stages import fit_memory
+from diffc.stages.fit_memory import SECTIONS, section_at
+from diffc.trials.goals import Goals
+from diffc.trials.request import SearchRequest
+from diffc.trials.request import space_of as request_space
 from diffc.trials.space import Space, words_of
 
 
@@ -102,3 +109,32 @@ def test_too_many_points_are_refused(source):
     ratios = [f"{i / 1000:g}" for i in range(1, 200)]
     with pytest.raises(DiffcError, match="at most 500"):
         space_of(source, ratio=ratios)
+
+
+@pytest.mark.parametrize("memory", ["100GB", "48MB"])
+def test_all_candidates_have_the_settings_with_which_the_largest_fits(source, monkeypatch, memory):
+    rows = {"importance": 1, "distill": 2, "distill-loop": 2}
+
+    def counted(_source, recipe):
+        """Bytes in proportion to the rows, and to what a ratio leaves of the network."""
+        left = 1 - recipe.prune.ratio
+        return {
+            stage: int(
+                rows[stage] * left * 1e6 * -(-section.batch // section.gradient_accumulation)
+            )
+            for stage, path in SECTIONS.items()
+            for section in [section_at(recipe, path)]
+        }
+
+    monkeypatch.setattr(fit_memory, "call_bytes", counted)
+    monkeypatch.setattr(fit_memory, "gpus", lambda: ("a GPU",))
+    options = {"memory": memory, "distill": {"batch": 64}, "build": {"target": "ort-cpu"}}
+    recipe = validate(Recipe, options, "test")
+    given = {"ratio": ["0.5", "0.1"], "precision": ["fp32"], "loop": ["ddim:2"]}
+    space = request_space(SearchRequest(source, recipe, Goals(), given, Path("out")))
+    pieces = {space.apply(one).distill.gradient_accumulation for one in space.candidates}
+    assert pieces == ({1} if memory == "100GB" else {4})
+    assert bool(space.notes) == (memory != "100GB")
+    least = recipe.model_copy(update={"memory": "1MB"})
+    with pytest.raises(DiffcError, match="--memory 1MB"):
+        request_space(SearchRequest(source, least, Goals(), given, Path("out")))
