@@ -223,8 +223,8 @@ def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     # the first one loads PyTorch's exporter
     for side, seconds, share in (("dense", 10, 1.0), ("compressed", 4, run.share)):
         yield f"export-{side}", seconds + 0.08 * run.millions * share
-    for name, seconds in _uncut(run.source, run.recipe).items():
-        yield f"export-{name}", seconds
+    for name, takes in _uncut(run.source, run.recipe).items():
+        yield f"export-{name}", takes
 
 
 def _uncut(source: Source, recipe: Recipe) -> dict[str, float]:
