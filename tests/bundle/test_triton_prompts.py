@@ -17,6 +17,7 @@ import onnx
 import pytest
 from PIL import Image
 from support import tiny_prompts, triton_server
+from support.shared import common_cache
 from support.triton_server import Server
 
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc[triton])")
@@ -55,7 +56,9 @@ def text_out(request, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("prompts")
     tiny_prompts.SAVERS[request.param](place / "model")
     sizes = [8, "8x12"]
-    out = tiny_prompts.build_engines(place / "model", place / "out", place / "cache", sizes)
+    out = tiny_prompts.build_engines(
+        place / "model", place / "out", common_cache(tmp_path_factory), sizes
+    )
     add_lora(out / "engines" / "ort-cpu" / "dense")
     return out
 
@@ -196,7 +199,7 @@ def flux_out(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("flux")
     tiny_prompts.save_flux(place / "model")
     return tiny_prompts.build_engines(
-        place / "model", place / "out", place / "cache", ["8x12", "12x8"]
+        place / "model", place / "out", common_cache(tmp_path_factory), ["8x12", "12x8"]
     )
 
 

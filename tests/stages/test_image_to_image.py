@@ -20,6 +20,7 @@ from support.command import diffc_in_process
 from support.noise_of_images import as_theirs, our_noise
 from support.quick import QUICK
 from support.runs import compile_quickly
+from support.shared import common_cache
 
 import diffc
 from diffc.bundle import write_bundle
@@ -42,7 +43,7 @@ def built(request, tmp_path_factory) -> tuple[str, Path, Path]:
     place, name = tmp_path_factory.mktemp("image"), request.param
     tiny_prompts.SAVERS[name](place / "model")
     size = 16 if name == "flux" else None
-    tiny_prompts.build_engines(place / "model", place / "out", place / "cache", size)
+    tiny_prompts.build_engines(place / "model", place / "out", common_cache(tmp_path_factory), size)
     write_bundle(place / "out", place / "bundle", server="none", side="dense")
     return name, place / "model", place / "bundle"
 
@@ -126,7 +127,9 @@ def sized(request, tmp_path_factory) -> tuple[str, Path, Callable[[], Pipeline]]
     if name == "flux":
         return name, *_compiled_flux(place, sizes)
     tiny_prompts.SAVERS[name](place / "model")
-    tiny_prompts.build_engines(place / "model", place / "out", place / "cache", sizes)
+    tiny_prompts.build_engines(
+        place / "model", place / "out", common_cache(tmp_path_factory), sizes
+    )
     write_bundle(place / "out", place / "bundle", server="none", side="dense")
     return name, place / "model", lambda: open_bundle(place / "bundle")
 
@@ -185,7 +188,7 @@ def inpainting(tmp_path_factory) -> tuple[str, Path, Path]:
     """The same of a U-Net of nine channels, which takes mask and masked image."""
     place = tmp_path_factory.mktemp("nine")
     tiny_text.save_inpainting(place / "model")
-    tiny_prompts.build_engines(place / "model", place / "out", place / "cache")
+    tiny_prompts.build_engines(place / "model", place / "out", common_cache(tmp_path_factory))
     write_bundle(place / "out", place / "bundle", server="none", side="dense")
     return "nine", place / "model", place / "bundle"
 
@@ -205,8 +208,11 @@ def test_a_denoiser_of_nine_channels_fills_in_as_diffusers_does(inpainting):
 @pytest.mark.parametrize(
     "save", [tiny_text.save_inpainting, tiny_text.save_sd], ids=["nine", "four"]
 )
-def test_a_compiled_folder_fills_in_by_its_engine_as_by_torch(save, tmp_path):
+def test_a_compiled_folder_fills_in_by_its_engine_as_by_torch(
+    save, tmp_path, tmp_path_factory, monkeypatch
+):
     """The whole chain; a U-Net of nine channels is calibrated and trained with masks."""
+    monkeypatch.setenv("DIFFC_CACHE", str(common_cache(tmp_path_factory)))
     (tmp_path / "prompts.txt").write_text("a red cat\na blue house\n")
     prompts = {**QUICK["data"], "prompts": str(tmp_path / "prompts.txt")}
     out, options = tmp_path / "out", {**QUICK, "data": prompts, "build": {"batch": (1, 2)}}

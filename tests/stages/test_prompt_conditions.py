@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_prompts
+from support.shared import common_cache
 
 import diffc
 from diffc.bundle import write_bundle
@@ -52,11 +53,12 @@ def test_sanas_conditions_have_the_instruction_before_the_prompt(tmp_path):
 
 
 @pytest.mark.slow
-def test_sana_makes_images_at_two_sizes_and_begins_with_one(tmp_path):
+def test_sana_makes_images_at_two_sizes_and_begins_with_one(tmp_path, tmp_path_factory):
     """diffusers has no image-to-image pipeline of Sana: its own gets a noised latent and the end
     of the noise levels."""
     model = tiny_prompts.save_sana(tmp_path / "model")
-    tiny_prompts.build_engines(model, tmp_path / "out", tmp_path / "cache", ["4x8", "8x4"])
+    cache = common_cache(tmp_path_factory)
+    tiny_prompts.build_engines(model, tmp_path / "out", cache, ["4x8", "8x4"])
     write_bundle(tmp_path / "out", tmp_path / "bundle", server="none", side="dense")
     pipe, reference = open_bundle(tmp_path / "bundle"), diffc.load(model)
     reference.set_progress_bar_config(disable=True)

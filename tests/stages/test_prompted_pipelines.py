@@ -14,6 +14,7 @@ import torch
 from google.protobuf import text_format
 from support import tiny_prompts
 from support.noise_of_images import as_theirs
+from support.shared import common_cache
 from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
 
 import diffc
@@ -38,7 +39,7 @@ def built(request, tmp_path_factory) -> tuple[str, Path, Path]:
     name = request.param
     tiny_prompts.SAVERS[name](place / "model")
     size = 16 if name == "flux" else None
-    tiny_prompts.build_engines(place / "model", place / "out", place / "cache", size)
+    tiny_prompts.build_engines(place / "model", place / "out", common_cache(tmp_path_factory), size)
     write_bundle(place / "out", place / "bundle", server="none", side="dense")
     return name, place / "model", place / "bundle"
 
@@ -80,11 +81,13 @@ def test_engines_make_the_images_of_diffusers_pipeline(built):
 
 
 @pytest.mark.parametrize("name", ["sd3-without-t5", "pixart"])
-def test_one_file_of_a_transformer_serves_two_sizes(name, tmp_path):
+def test_one_file_of_a_transformer_serves_two_sizes(name, tmp_path, tmp_path_factory):
     """16x24 and 24x16 pixels, as diffusers' own pipeline makes them."""
     tiny_prompts.SAVERS[name](tmp_path / "model")
     out = tmp_path / "out"
-    tiny_prompts.build_engines(tmp_path / "model", out, tmp_path / "cache", ["8x12", "12x8"])
+    tiny_prompts.build_engines(
+        tmp_path / "model", out, common_cache(tmp_path_factory), ["8x12", "12x8"]
+    )
     write_bundle(out, tmp_path / "bundle", server="none", side="dense")
     pipe, model = open_bundle(tmp_path / "bundle"), tmp_path / "model"
     assert pipe.image_sizes == ((16, 24), (24, 16))

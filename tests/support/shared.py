@@ -17,12 +17,8 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     It is every worker's: what changes it takes a copy (``copy_once``). Sessions of one checkout may
     have a folder in common, which the variable DIFFC_TESTS_SHARE names; CI's two sessions do.
     """
-    base = factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    common = os.environ.get("DIFFC_TESTS_SHARE")
-    shared = Path(common) if common else root / "shared"
+    shared = _common(factory)
     folder, whole = shared / name, shared / f"{name}.whole"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not whole.exists():
@@ -30,6 +26,22 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             folder.mkdir()
             make(folder)
             whole.touch()
+    return folder
+
+
+def common_cache(factory: pytest.TempPathFactory) -> Path:
+    """A cache of diffc for chains that make the same networks' files, in all workers' tests."""
+    folder = _common(factory) / "cache-of-chains"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _common(factory: pytest.TempPathFactory) -> Path:
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    common = os.environ.get("DIFFC_TESTS_SHARE")
+    folder = Path(common) if common else root / "shared"
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
