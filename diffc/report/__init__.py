@@ -19,6 +19,7 @@ speed.py, units.py  speed-ups, noise and figures in words
 history.py  latency over time
 network_errors.py  how far networks are from the dense one, as a table
 quality_rows.py  figures of samples as rows of a table
+trainings.py  what the compressed model was given after the cut, in words
 loops.py    sampling loops in words: which was timed, which was judged
 html_blocks.py  each kind of block as HTML. Every string is escaped by ``markup.tag``
 markup.py  HTML from functions

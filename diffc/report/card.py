@@ -17,6 +17,7 @@ from diffc.report.blocks import Facts
 from diffc.report.markdown import escape
 from diffc.report.model import Report
 from diffc.report.sections import iterate_parts
+from diffc.report.trainings import is_repaired, training_words
 from diffc.report.units import change, count
 from diffc_runtime.files import write_text
 from diffc_runtime.json_types import JsonDict
@@ -78,11 +79,12 @@ def _loras(report: Report) -> Iterator[str]:
 
 
 def _training(report: Report) -> str:
-    """How it was trained after the cut; it says so where it was not."""
-    steps = 0 if report.distillation is None else report.distillation.get("steps") or 0
-    if not steps:
-        return ", and not trained after the cut"
-    return f", then distilled from it for {steps:,} steps"
+    """What was done to it after the cut; it says so where it was not trained."""
+    repaired = ", repaired in closed form" if is_repaired(report) else ""
+    words = training_words(report)
+    if words in ("", "-"):
+        return f"{repaired}, and not trained after the cut"
+    return f"{repaired}, and distilled from it ({escape(words)})"
 
 
 def _measured(report: Report) -> Iterator[str]:

@@ -24,6 +24,7 @@ from diffc.report.protocols import (
 )
 from diffc.report.sections import build_parts
 from diffc.report.speed import factor_words
+from diffc.report.trainings import training_words
 from diffc.report.units import change, count, milliseconds, size
 
 _LABEL = "latency against quality; the numbers stand for the table's rows"
@@ -104,22 +105,11 @@ def _what(report: Report) -> dict[str, str]:
     return {
         "model": report.model.name,
         "ratio": "-" if ratio is None else f"{ratio:g}",
-        "distillation": _training_words(report),
+        "distillation": training_words(report) or "none",
         "parameters": count(small.params),
         "MACs of a step": f"{count(small.macs)} ({macs})" if macs else count(small.macs),
         "weights": size(small.bytes),
     }
-
-
-def _training_words(report: Report) -> str:
-    """'30 steps, 80 for ddim:2'; 'none' for a model that was cut and not trained."""
-    first, then = report.distillation or {}, report.loop_distillation or {}
-    if first.get("steps") is None:
-        return "-"
-    parts = [f"{first['steps']} steps"] if first["steps"] else []
-    if then.get("steps"):
-        parts.append(f"{then['steps']} for {', '.join(then.get('loops', ()))}")
-    return ", ".join(parts) or "none"
 
 
 def _timed(result: TargetResult, place: str, mark: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline
+from support.pages import ROOT
 from support.pipelines import save_ddpm
 
 import diffc
@@ -76,7 +77,8 @@ def test_the_card_is_the_compressed_models_own(compiled):
     name = Path(report.model.name).name
     assert f"\n# {name}, compressed by diffc\n" in text
     share = 1 - report.compressed.macs / report.model.macs
-    assert f"with {share:.1%} of its MACs cut away, then distilled from it for 4 steps" in text
+    done = ", repaired in closed form, and distilled from it (4 steps)"
+    assert f"with {share:.1%} of its MACs cut away{done}" in text
     ssim = report.quality["ssim"]["mean"]
     assert f"SSIM to dense: {ssim:.3f}" in text
     assert 'diffc.load("FOLDER")' in text and "import diffc" in text
@@ -103,6 +105,16 @@ def test_without_figures_the_card_says_so(compiled):
     text = card(report, {})
     assert "## Measured\n\nNothing yet.\n" in text
     assert "and not trained after the cut. It is not the dense model" in text
+
+
+def test_the_card_names_every_training():
+    """The demo's own run: repaired, and trained for its loop alone."""
+    demo = Report.read(ROOT / "bench" / "results" / "demo-run.json")
+    loop = "120 steps for ddim:2:1@trailing"
+    assert f", repaired in closed form, and distilled from it ({loop}). It" in card(demo, {})
+    blocks = {"steps": 1200, "is_used": True}
+    both = demo.model_copy(update={"block_local": blocks, "distillation": {"steps": 30}})
+    assert f"(1,200 steps of each block, 30 steps, {loop})" in card(both, {})
 
 
 def test_a_copied_card_is_not_the_dense_models(tmp_path):
