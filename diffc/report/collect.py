@@ -228,7 +228,7 @@ def _figures(
         params=plan["params"],
         macs=plan["macs"],
         bytes=sum(path.stat().st_size for path in files) or None,
-        stored=_stored(files),
+        dtype=_dtype_of(files),
     )
 
 
@@ -239,8 +239,8 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _stored(files: Iterable[Path]) -> str | None:
-    """What most of the weights are stored in: fp16 for safetensors' F16."""
+def _dtype_of(files: Iterable[Path]) -> str | None:
+    """The dtype of most weights: fp16 for safetensors' F16."""
     sizes: Counter[str] = Counter()
     try:
         for file in files:

@@ -43,7 +43,7 @@ class ModelFigures(_ReportPart):
         macs: Of one call with one sample, attention's products included. A step with guidance makes
             two calls.
         bytes: The size of its weights' files; None where the folder is not here.
-        stored: What its weights are stored in, such as fp16; None where that is not known.
+        dtype: Of most weights in these files, such as fp16; None where that is not known.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ModelFigures(_ReportPart):
     params: int
     macs: float
     bytes: int | None = None
-    stored: str | None = None
+    dtype: str | None = None
 
 
 class LoraFigures(_ReportPart):

@@ -223,11 +223,11 @@ def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     # the first one loads PyTorch's exporter
     for side, seconds, share in (("dense", 10, 1.0), ("compressed", 4, run.share)):
         yield f"export-{side}", seconds + 0.08 * run.millions * share
-    for name, takes in _uncut(run.source, run.recipe).items():
-        yield f"export-{name}", takes
+    for name, cost in _uncut_exports(run.source, run.recipe).items():
+        yield f"export-{name}", cost
 
 
-def _uncut(source: Source, recipe: Recipe) -> dict[str, float]:
+def _uncut_exports(source: Source, recipe: Recipe) -> dict[str, float]:
     """The networks that are not cut, and what an export of each takes."""
     seconds: dict[str, float] = {}
     if decoder_stage(source, recipe) is not None:
@@ -252,7 +252,7 @@ def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[st
         yield f"choose-{target}", 30 + 3 * timing
     for side in SIDES:
         yield f"build-{target}-{side}", 0.3 + 0.01 * run.millions if on_cpu else 0.0
-    for name in _uncut(run.source, recipe):
+    for name in _uncut_exports(run.source, recipe):
         if name != TEXT_FOLDER:  # the tokenizers are no network
             yield f"build-{target}-{name}", 0.1 if on_cpu else 0.0
     if not bench or not chosen.status().runnable:

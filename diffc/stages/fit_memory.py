@@ -35,6 +35,7 @@ SECTIONS = {"importance": "prune.importance", "distill": "distill", "distill-loo
 _STOPS = {"plan": ("importance",), "prune": ("importance", "prune")}
 """Where a run stops -> the stages that it has; ``distill`` has no exports, and others have all."""
 _SETTINGS = {"gradient_accumulation", "gradient_checkpointing", "by_block"}
+"""The options of these sections that decide their memory."""
 _NOT_SURE = {"importance", "prune"}
 """Stages that may take less than their parameters do: block by block, and of what is cut alone."""
 

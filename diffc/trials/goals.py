@@ -99,6 +99,7 @@ def figure(name: str, value: float | None) -> str:
         return size(value)
     if name == SSIM:
         return f"{value:.3g}"
+    # a goal that was typed as 8x is shown as 8x, and not as 8.00x
     return f"{value:.3g}x" if value < 100 else factor(value)
 
 

@@ -96,7 +96,7 @@ def test_memory_stands_with_the_engine_it_is_of(out):
 def test_files_and_memory_say_what_they_hold(report, out):
     """The same weights are fp16 on disk, fp32 in the engine, and laid out anew in memory."""
     assert "8.89 MB |" in to_markdown(report)
-    dense = report.model.model_copy(update={"stored": "fp16"})
+    dense = report.model.model_copy(update={"dtype": "fp16"})
     text = to_markdown(report.model_copy(update={"model": dense}))
     assert "| weights on disk | 8.89 MB fp16 | 3.11 MB | -65.0 % |" in text
     note = "weights take more memory than the engine's file"

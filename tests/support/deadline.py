@@ -1,7 +1,7 @@
 """When a session has to end: slow tests that have not begun by then do not run, and it says so.
 
-The variable DIFFC_TESTS_END holds the time, in seconds since the epoch. CI's machines differ by a
-factor of three, and a session that is stopped from outside says nothing of what it ran.
+The variable DIFFC_TESTS_END holds the time, in seconds since the epoch. CI's machines differ much
+in speed, and a session that is stopped from outside says nothing of what it ran.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def _on_disk(model: ModelFigures | None) -> str:
     """'8.89 MB fp16': an engine of the same weights can have another precision."""
     if model is None or model.bytes is None:
         return "-"
-    return f"{size(model.bytes)} {model.stored}" if model.stored else size(model.bytes)
+    return f"{size(model.bytes)} {model.dtype}" if model.dtype else size(model.bytes)
 
 
 def _notes(report: Report) -> list[str]:

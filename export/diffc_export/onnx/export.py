@@ -225,8 +225,8 @@ def trace_module(
 def _fold(model: onnx_ir.Model) -> None:
     """Inline what torch wrote as functions, fold constants, and drop what is unused or twice there.
 
-    torch's ``optimize`` does the same, but tries some fifty patterns at every node instead of the
-    three that our networks have. That takes a seventh of an export.
+    torch's ``optimize`` does the same, but tries all of onnxscript's rewriting rules at every node,
+    which takes long, instead of the three that have work in our networks.
     """
     from onnx_ir.passes import Sequential, common
     from onnxscript.optimizer import fold_constants_ir
