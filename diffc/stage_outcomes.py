@@ -245,12 +245,14 @@ class TrajectoriesOutcome(StageOutcome):
         steps: How many calls of the network each has; twice as many under guidance.
         guidance: The scale of classifier-free guidance that they were made with; 1 for none.
         calls: Calls with one sample that the process made itself, in this run.
+        drawn: How many are the clean samples' own ways, which took no new calls.
     """
 
     count: int
     steps: int
     guidance: float = 1.0
     calls: int = 0
+    drawn: int = 0
 
 
 class LoopDistillOutcome(DistillOutcome):

@@ -9,6 +9,7 @@ hub_datasets.py  a Hugging Face data set on disk, for images.py
 latents.py     images <-> latents through the pipeline's VAE
 prompts.py     a text file -> conditions, by the pipeline's text encoders
 synthetic.py   the dense model's own samples -> CleanSet, when the user has no data
+states.py      what drawn samples went through, for trajectories along the same way
 activations.py  what a call keeps in memory beside the weights
 batches.py     works in batches for which memory has room
 conditions.py  conditions other than text

@@ -22,6 +22,7 @@ from diffc.data.processes import gather_rows, process_share
 from diffc.data.randomness import keyed_noise
 from diffc.data.sampling import ModelCall, TorchLoop, accurate_loop, denoise
 from diffc.data.sharding import SHARDED_BATCH, calls_dtype, is_sharded
+from diffc.data.states import DrawnStates
 from diffc.models.denoiser import Denoiser
 from diffc.models.families.examples import dtype_of
 from diffc_export.events import Progress, Work
@@ -76,6 +77,33 @@ def synthesize(
     Raises:
         RequestError: The model needs a condition that was not given.
     """
+    clean, _ = yield from synthesize_with_states(
+        denoiser, n, given, steps=steps, seed=seed, batch=batch, keep=False
+    )
+    return clean
+
+
+def synthesize_with_states(
+    denoiser: Denoiser,
+    n: int,
+    given: Conditioning,
+    *,
+    steps: int,
+    seed: int,
+    batch: int,
+    keep: bool = True,
+) -> Work[tuple[CleanSet, DrawnStates | None]]:
+    """Draw the same samples, and keep the states that they went through.
+
+    Args:
+        denoiser: See ``synthesize``, as for all but the last.
+        n: The number of samples.
+        given: The conditions.
+        steps: The number of sampling steps.
+        seed: The seed of noise and labels.
+        batch: The number of samples at a time.
+        keep: False keeps no state.
+    """
     model, shape = denoiser.model, denoiser.sample_shape
     loop = accurate_loop(denoiser.scheduler, steps, shape)
     rank, world = process_share()
@@ -85,11 +113,12 @@ def synthesize(
     was_training = model.training
     model.eval()
 
-    def part(of: range) -> Work[Tensor]:
+    def part(of: range) -> Work[tuple[Tensor, Tensor | None]]:
         part_rows = {name: value[of.start : of.stop] for name, value in rows.items()}
         noise = keyed_noise(((seed, NOISE, index[i]) for i in of), shape)
         call = guided_call(denoiser, replace(given, rows=part_rows))
-        return _sample_batch(call, device_of(model), loop, noise, of.start, share)
+        way = _Way(loop, of.start, share, keep)
+        return _sample_batch(call, device_of(model), way, noise)
 
     together = is_sharded(model)
     batch = min(batch, SHARDED_BATCH) if together else batch
@@ -97,14 +126,20 @@ def synthesize(
         share, batch, part, "sampling the dense model", together=together
     )
     model.train(was_training)
-    sample = gather_rows(torch.cat(parts), n)
+    sample = gather_rows(torch.cat([part for part, _ in parts]), n)
     words = sampler_words(loop.loop.sampler or "")
-    return CleanSet(
+    clean = CleanSet(
         sample,
         {name: gather_rows(value, n) for name, value in rows.items()},
         f"{n} samples of the dense model, {loop.loop.steps} steps of {words}, seed {seed}",
         dict(given.null),
     )
+    kept = [states for _, states in parts if states is not None]
+    if not kept:
+        return clean, None
+    times = tuple(loop.trajectory(shape).timesteps.tolist())
+    guidance = given.guidance if given.null else 1.0
+    return clean, DrawnStates(times, gather_rows(torch.cat(kept), n), NOISE, guidance)
 
 
 def guided_call(
@@ -145,19 +180,41 @@ def guided_call(
     return call
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How a batch is sampled.
+
+    Attributes:
+        loop: What is done.
+        done: How many samples are there already.
+        total: How many there will be.
+        keep: Whether the states on the way are kept.
+    """
+
+    loop: TorchLoop
+    done: int
+    total: int
+    keep: bool
+
+
 def _sample_batch(
-    call: ModelCall, device: torch.device, loop: TorchLoop, noise: Tensor, done: int, total: int
-) -> Work[Tensor]:
+    call: ModelCall, device: torch.device, way: _Way, noise: Tensor
+) -> Work[tuple[Tensor, Tensor | None]]:
+    """The samples (B, *sample), and their states float16 (B, S, *sample) where they are kept."""
     start = noise.to(device)
     if start.ndim == 4:
         start = start.to(memory_format=torch.channels_last)
-    x, calls = start, loop.calls(start.shape[1:])
-    for i, x in enumerate(denoise(call, loop, start)):
-        yield Progress(done + len(x) * (i + 1) / calls, total, "sampling the dense model")
-    if loop.config.get("clip_sample"):  # a model of pixels, whose own sampler clips at every step
-        limit = float(loop.config.get("clip_sample_range") or 1.0)
+    x, calls = start, way.loop.calls(start.shape[1:])
+    states: list[Tensor] = []
+    for i, x in enumerate(denoise(call, way.loop, start)):
+        if way.keep:
+            states.append(x.to("cpu", torch.float16, copy=True).contiguous())
+        yield Progress(way.done + len(x) * (i + 1) / calls, way.total, "sampling the dense model")
+    config = way.loop.config
+    if config.get("clip_sample"):  # a model of pixels, whose own sampler clips at every step
+        limit = float(config.get("clip_sample_range") or 1.0)
         x = x.clamp(-limit, limit)
-    return x.float().cpu().contiguous()
+    return x.float().cpu().contiguous(), torch.stack(states, 1) if states else None
 
 
 def condition_rows(

@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
     from diffc.data.clean import CleanSet
     from diffc.data.prompts import EncodedPrompts
+    from diffc.data.states import DrawnStates
     from diffc_export.specs import TensorSpec
 
 CLEAN = "clean.safetensors"
+DRAWN_STATES = "drawn-states.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class DataInputs:
         vae: The VAE that encodes images; None where nothing is encoded.
         guidance: Of classifier-free guidance: the scale, and whether null conditions are made.
         shape: What the denoiser's inputs are like.
+        keeps_states: Whether the states that drawn samples go through are kept, for trajectories.
         seed: Of everything random.
     """
 
@@ -69,6 +72,7 @@ class DataInputs:
     vae: ModelInput | None
     guidance: tuple[float, bool]
     shape: RunShape
+    keeps_states: bool
     seed: int
 
     @property
@@ -91,12 +95,14 @@ def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]
         vae=_vae(source, draws),
         guidance=(guidance.scale, guidance.has_null),
         shape=RunShape.of(recipe),
+        keeps_states=keeps_states(recipe),
         seed=recipe.seed,
     )
     uses_model = draws or options.prompts is not None or not _is_pixels(source)
     packages = model_packages(source) if uses_model else ()
-    places = {CLEAN: f"{STATE}/{CLEAN}"}
-    return Stage("data", 11, inputs, make_data, DataOutcome, places, packages, collective=draws)
+    files = (CLEAN, DRAWN_STATES) if inputs.keeps_states else (CLEAN,)
+    places = {name: f"{STATE}/{name}" for name in files}
+    return Stage("data", 12, inputs, make_data, DataOutcome, places, packages, collective=draws)
 
 
 def _vae(source: Source, draws: bool) -> ModelInput | None:
@@ -114,6 +120,16 @@ def _prompts(source: Source, options: DataSection) -> FileInput | None:
     return FileInput(path, [content_digest(path), digests_of(source, "text_encoder")])
 
 
+def keeps_states(recipe: Recipe) -> bool:
+    """Whether the trajectories of a run may go the way that its samples go.
+
+    The loops are left out of it, so that runs for several loops share their samples.
+    """
+    options, distill = recipe.data, recipe.distill
+    same_steps = options.steps == distill.loop.teacher_steps
+    return distill.aim == "loop" and same_steps and is_drawn(options.source)
+
+
 def is_synthetic(options: DataSection) -> bool:
     """Whether no data were given."""
     return options.source == "synthetic"
@@ -123,8 +139,12 @@ def make_data(inputs: DataInputs, folder: StageFolder) -> Work[DataOutcome]:
     """Write clean.safetensors: samples, conditions and null conditions."""
     specs = inputs.shape.specs(inputs.model.source)
     conditions = yield from _conditions(inputs, specs)
-    make = _draw if inputs.draws else _read
-    clean, outcome = yield from make(inputs, specs, conditions)
+    if inputs.draws:
+        clean, states, outcome = yield from _draw(inputs, specs, conditions)
+        if states is not None:
+            states.save(folder.out / DRAWN_STATES)
+    else:
+        clean, outcome = yield from _read(inputs, specs, conditions)
     clean.save(folder.out / CLEAN)
     notes = [*outcome.notes, *conditions.notes]
     if inputs.guidance[1]:
@@ -188,12 +208,12 @@ def _null_conditions(source: Source) -> dict[str, Tensor]:
 
 def _draw(
     inputs: DataInputs, specs: list[TensorSpec], given: EncodedPrompts
-) -> Work[tuple[CleanSet, DataOutcome]]:
-    """Samples of the dense model."""
+) -> Work[tuple[CleanSet, DrawnStates | None, DataOutcome]]:
+    """Samples of the dense model, and what they went through where that is kept."""
     from diffc.data.image_conditions import image_conditions, open_conditions, takes_image
     from diffc.data.latents import decode_latents, pixel_shape
     from diffc.data.precision import best_device, fast_dtype
-    from diffc.data.synthetic import Conditioning, synthesize
+    from diffc.data.synthetic import Conditioning, synthesize_with_states
     from diffc.models.denoiser import open_denoiser
 
     options = inputs.options.section
@@ -207,13 +227,14 @@ def _draw(
     if of_images:
         shape = pixel_shape(source, denoiser.sample_shape)
         rows |= yield from open_conditions(source, specs, shape)
-    clean = yield from synthesize(
+    clean, states = yield from synthesize_with_states(
         denoiser,
         options.images,
         Conditioning(rows, given.null, inputs.guidance[0]),
         steps=options.steps,
         seed=inputs.seed,
         batch=options.batch,
+        keep=inputs.keeps_states and not of_images,  # which change once the samples are there
     )
     names = set(given.rows)
     if of_images:
@@ -221,7 +242,7 @@ def _draw(
         more = yield from image_conditions(source, specs, pictures, inputs.seed)
         clean = replace(clean, conditions={**clean.conditions, **more})
         names |= set(more)
-    return clean, DataOutcome(conditions=sorted(names))
+    return clean, states, DataOutcome(conditions=sorted(names))
 
 
 def _read(

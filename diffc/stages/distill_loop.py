@@ -19,7 +19,7 @@ from diffc.stage_outcomes import (
     TrajectoriesOutcome,
 )
 from diffc.stage_records import STATE
-from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.data import CLEAN, DRAWN_STATES, model_packages
 from diffc.stages.distill import DISTILLED, MODEL, model_place, pruning_facts
 from diffc.stages.trajectories import TRAJECTORIES, TrajectoriesInputs
 from diffc_export.events import Work
@@ -101,6 +101,7 @@ def forget_loops(out: Path) -> None:
     """Remove what an earlier run left in OUT of a student of loops: the model is another now."""
     for name in ("distill-loop", "trajectories"):
         (out / STATE / f"{name}.json").unlink(missing_ok=True)
+    (out / STATE / DRAWN_STATES).unlink(missing_ok=True)
     clear_folder(out / STATE / TRAJECTORIES)
     clear_folder(out / DISTILLED)
 

@@ -27,6 +27,7 @@ from diffc.recipe.sections.training import (
     LowRankSection,
     TrainingSection,
 )
+from diffc.stages.data import keeps_states
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
 from diffc.stages.text import text_stage
@@ -189,7 +190,9 @@ def _training(run: _PlannedRun) -> Iterator[tuple[str, float]]:
     own = run.loops.first
     if options.aim == "loop":
         loop = options.loop
-        yield "trajectories", 3 + loop.trajectories * loop.teacher_steps * run.guided * call
+        known = run.recipe.data.images if keeps_states(run.recipe) else 0
+        fresh = max(0, loop.trajectories - known)
+        yield "trajectories", 3 + fresh * loop.teacher_steps * run.guided * call
         yield "distill-loop", 6 + _steps(run, loop, teacher=_features(run, loop))
     reference = run.rows(run.loops.reference)
     of_pair = reference + run.rows(own) * run.share

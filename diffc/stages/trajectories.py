@@ -6,7 +6,9 @@ It reads nothing of the cut, so that another ratio takes the same trajectories a
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from diffc.data.guidance import decide_guidance
 from diffc.data.student_loops import student_loops
@@ -17,9 +19,13 @@ from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape
 from diffc.stage_outcomes import DataOutcome, TrajectoriesOutcome
 from diffc.stage_records import STATE
-from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.data import CLEAN, DRAWN_STATES, model_packages
 from diffc_export.events import Work
 from diffc_runtime.loop import Loop
+
+if TYPE_CHECKING:
+    from diffc.data.states import DrawnStates
+    from diffc.distill.loop.path import DensePath
 
 TRAJECTORIES = "trajectories"
 
@@ -68,7 +74,7 @@ def trajectories_stage(
     )
     places = {TRAJECTORIES: f"{STATE}/{TRAJECTORIES}"}
     return Stage(
-        "trajectories", 1, inputs, make, TrajectoriesOutcome, places, model_packages(source),
+        "trajectories", 2, inputs, make, TrajectoriesOutcome, places, model_packages(source),
         collective=True,
     )  # fmt: skip
 
@@ -91,11 +97,31 @@ def make(inputs: TrajectoriesInputs, folder: StageFolder) -> Work[TrajectoriesOu
     settings = sampler_settings(student_scheduler(source.scheduler), shape)
     visited = [loop_steps(loop, settings).times for loop in inputs.loops]
     path = dense_path(visited, sampler_settings(source.scheduler, shape), inputs.steps)
-    plan = TrajectoryPlan(path, inputs.count, inputs.guidance, inputs.seed)
+    drawn = _drawn(inputs, path, shape)
+    plan = TrajectoryPlan(path, inputs.count, inputs.guidance, inputs.seed, drawn=drawn)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     calls = yield from make_trajectories(dense, clean, plan, folder.scratch / TRAJECTORIES)
     if process_share()[0] == 0:
         shutil.move(folder.scratch / TRAJECTORIES, folder.out / TRAJECTORIES)
     return TrajectoriesOutcome(
-        count=inputs.count, steps=len(path.times), guidance=inputs.guidance, calls=calls
+        count=inputs.count,
+        steps=len(path.times),
+        guidance=inputs.guidance,
+        calls=calls,
+        drawn=plan.drawn_count,
     )
+
+
+def _drawn(inputs: TrajectoriesInputs, path: DensePath, shape: Sequence[int]) -> DrawnStates | None:
+    """The states of the clean samples, where these went the same way; else None."""
+    from diffc.data.sampling import accurate_loop
+    from diffc.data.states import DrawnStates
+    from diffc.distill.loop.path import goes_along
+
+    file = inputs.data.folder / DRAWN_STATES
+    if not file.exists():
+        return None
+    drawn, config = DrawnStates.load(file), inputs.model.source.scheduler
+    loop = accurate_loop(config, len(drawn.times), shape)
+    is_same = drawn.guidance == inputs.guidance and goes_along(loop.trajectory(shape), path)
+    return drawn if is_same else None

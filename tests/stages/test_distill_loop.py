@@ -120,6 +120,21 @@ def test_another_ratio_takes_the_same_trajectories(tiny_model, tmp_path) -> None
     assert cached["trajectories"] and not cached["distill-loop"]
 
 
+def test_samples_of_the_same_way_are_trajectories(tiny_model, tmp_path) -> None:
+    """8 samples of 2 steps: of a loop of two they visit every timestep, of one of three none."""
+    work = {"distill": {"aim": "loop", "loop": {**LOOP, "trajectories": 10, "teacher_steps": 2}}}
+    compile_quickly(tiny_model, tmp_path, loops=["ddim:2"], **work)
+    record = json.loads((tmp_path / ".diffc/trajectories.json").read_text())["result"]
+    assert (record["drawn"], record["calls"]) == (8, 2 * 2)
+    report = compile_quickly(tiny_model, tmp_path, loops=["ddim:3"], **work)
+    cached = {stage.name: stage.cached for stage in report.stages}
+    assert cached["data"] and not cached["trajectories"]
+    record = json.loads((tmp_path / ".diffc/trajectories.json").read_text())["result"]
+    assert record["drawn"] == 0 and record["calls"] == 10 * record["steps"]
+    compile_quickly(tiny_model, tmp_path)
+    assert not (tmp_path / ".diffc/drawn-states.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_the_dense_model_itself_learns_a_loop(tiny_model, tmp_path) -> None:
     """Ratio 0 cuts, repairs and distils nothing; the loop's student starts from the dense model."""

@@ -14,9 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffc.models.schedulers import is_flow, train_steps
-from diffc_runtime import schedules
+from diffc_runtime import denoising, schedules
 from diffc_runtime.dpm import solver_over
 from diffc_runtime.stepping import Scheduler
 
@@ -57,6 +58,31 @@ class DensePath:
         sigmas = np.append(every[times.astype(np.int64)], 0.0).astype(np.float32)
         betas = {name: self.settings[name] for name in _PROCESS if name in self.settings}
         return solver_over(betas, times, sigmas)
+
+
+def goes_along(sampler: Scheduler, path: DensePath) -> bool:
+    """Whether a loop's states are those of the path, from the same noise.
+
+    Both are run on a few numbers with a function in the network's place.
+
+    Args:
+        sampler: The steps of one trajectory of the loop, which are used up.
+        path: Where the dense model is called.
+    """
+    if tuple(sampler.timesteps.tolist()) != path.times or sampler.init_noise_sigma != 1:
+        return False
+    ours, theirs = (_states_of(one) for one in (sampler, path.solver()))
+    return bool(np.allclose(ours, theirs, rtol=1e-5, atol=1e-6))
+
+
+def _states_of(sampler: Scheduler) -> NDArray[np.float64]:
+    """(S, 4): the states of four numbers."""
+    start: Any = np.linspace(-1.5, 1.5, 4)[None]
+
+    def call(x: Any, time: float) -> Any:
+        return 0.6 * np.tanh(x) + 0.2 * np.cos(time)
+
+    return np.concatenate([np.array(x) for x in denoising.denoise(call, sampler, start)])
 
 
 _PROCESS = ("prediction_type", "num_train_timesteps", "thresholding", "dynamic_thresholding_ratio",

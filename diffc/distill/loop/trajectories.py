@@ -5,9 +5,10 @@
 
 Trajectory i begins at the noise keyed by (seed, i) and has the conditions of clean sample i, modulo
 their number. It depends on nothing else: not on the batch, nor on how many processes share the
-work. A shard is a safetensors file of ``x`` (n, P + 1, *sample): the states at the visited
-timesteps and the clean end, in half precision, whose rounding is far below the dense model's own in
-bfloat16. The noise is not stored: it is drawn again.
+work. Where the clean samples were drawn along the same way, theirs are the first trajectories
+(data/states.py). A shard is a safetensors file of ``x`` (n, P + 1, *sample): the states at the
+visited timesteps and the clean end, in half precision, whose rounding is far below the dense
+model's own in bfloat16. The noise is not stored: it is drawn again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from diffc.data.precision import best_device, channels_last, device_of
 from diffc.data.processes import gather_rows, process_share, wait_for_all
 from diffc.data.randomness import keyed_noise
 from diffc.data.sharding import SHARDED_BATCH, is_sharded
+from diffc.data.states import DrawnStates
 from diffc.data.synthetic import Conditioning, guided_call
 from diffc.distill.loop.path import DensePath
 from diffc.distill.setup import tensor_bytes
@@ -61,6 +63,8 @@ class TrajectoryPlan:
         guidance: The scale of classifier-free guidance; 1 for none.
         seed: Of the noise.
         batch: How many at a time; halved where memory has no room.
+        drawn: The states of the clean samples, whose ways are the first trajectories; None where
+            they went another one.
     """
 
     path: DensePath
@@ -68,6 +72,12 @@ class TrajectoryPlan:
     guidance: float = 1.0
     seed: int = 0
     batch: int = MADE_AT_ONCE
+    drawn: DrawnStates | None = None
+
+    @property
+    def drawn_count(self) -> int:
+        """How many trajectories the clean samples went already."""
+        return 0 if self.drawn is None else min(len(self.drawn), self.count)
 
     def shards(self) -> list[range]:
         """The trajectories of each shard."""
@@ -107,16 +117,19 @@ def make_trajectories(
     for number, rows in missing:
         if not together and number % world != rank:
             continue
-        states = _shared_states if together else _shard_states
-        x = yield from states(denoiser, clean, plan, rows)
+        x = yield from _shard_states(denoiser, clean, plan, rows)
         if not bool(x.isfinite().all()):
             raise InputError("the dense model's trajectories hold values that are not finite")
         if number % world == rank:
             with new_file(_shard(folder, number), flush=True) as part:
                 save_file({"x": x.contiguous()}, part)
-        calls += len(rows) * len(plan.path.times) * _calls_a_step(clean, plan)
+        fresh = len(_fresh(rows, plan))
+        calls += fresh * len(plan.path.times) * _calls_a_step(clean, plan)
     if rank == 0:
-        facts = {"count": plan.count, "seed": plan.seed, "visited": plan.path.visited}
+        facts = {
+            "count": plan.count, "seed": plan.seed, "visited": plan.path.visited,
+            "drawn": plan.drawn_count, "stream": plan.drawn.stream if plan.drawn else NOISE,
+        }  # fmt: skip
         with new_file(folder / _FACTS) as part:
             part.write_text(json.dumps(facts), "utf-8")
     wait_for_all()
@@ -140,10 +153,29 @@ def _is_whole(path: Path, rows: range, plan: TrajectoryPlan, denoiser: Denoiser)
     return shape == (len(rows), len(plan.path.kept), *denoiser.sample_shape)
 
 
+def _fresh(rows: range, plan: TrajectoryPlan) -> range:
+    """Those of ``rows`` that no clean sample went."""
+    return range(max(rows.start, plan.drawn_count), max(rows.stop, plan.drawn_count))
+
+
 def _shard_states(
     denoiser: Denoiser, clean: CleanSet, plan: TrajectoryPlan, rows: range
 ) -> Work[Tensor]:
     """(len(rows), P + 1, *sample) float16."""
+    parts: list[Tensor] = []
+    if plan.drawn is not None and rows.start < plan.drawn_count:
+        known = range(rows.start, min(rows.stop, plan.drawn_count))
+        parts.append(plan.drawn.after(known, plan.path.kept))
+    if fresh := _fresh(rows, plan):
+        states = _shared_states if is_sharded(denoiser.model) else _new_states
+        parts.append((yield from states(denoiser, clean, plan, fresh)))
+    return torch.cat(parts)
+
+
+def _new_states(
+    denoiser: Denoiser, clean: CleanSet, plan: TrajectoryPlan, rows: range
+) -> Work[Tensor]:
+    """The same by calls of the dense model."""
 
     def part(of: range) -> Work[Tensor]:
         numbers = [rows[i] for i in of]
@@ -165,7 +197,7 @@ def _shared_states(
     rank, world = process_share()
     share = -(-len(rows) // world)  # the last ones make a few too many, which are dropped
     first = rows.start + rank * share
-    own = yield from _shard_states(denoiser, clean, plan, range(first, first + share))
+    own = yield from _new_states(denoiser, clean, plan, range(first, first + share))
     return gather_rows(own, len(rows))
 
 
@@ -200,6 +232,8 @@ class TrajectorySet:
         seed: Of their noise.
         visited: (P,) the timesteps whose states are kept.
         clean: The conditions of trajectory i are those of clean sample i modulo their number.
+        drawn: How many are clean samples' own ways, the first ones.
+        stream: Of the keys that the noise of these was drawn by.
     """
 
     folder: Path
@@ -207,12 +241,15 @@ class TrajectorySet:
     seed: int
     visited: tuple[float, ...]
     clean: CleanSet
+    drawn: int = 0
+    stream: int = NOISE
 
     @classmethod
     def load(cls, folder: Path, clean: CleanSet) -> TrajectorySet:
         """Open what ``make_trajectories`` wrote."""
         facts = json.loads((folder / _FACTS).read_text("utf-8"))
-        return cls(folder, facts["count"], facts["seed"], tuple(facts["visited"]), clean)
+        count, seed, visited = facts["count"], facts["seed"], tuple(facts["visited"])
+        return cls(folder, count, seed, visited, clean, facts["drawn"], facts["stream"])
 
     def __len__(self) -> int:
         return self.count
@@ -228,7 +265,8 @@ class TrajectorySet:
     def states(self, row: int) -> Tensor:
         """(P + 2, *sample) float32: the noise, the states at ``visited``, the clean end."""
         kept = self._slices[row // SHARD][row % SHARD].float()
-        return torch.cat([keyed_noise([(self.seed, NOISE, row)], kept.shape[1:]), kept])
+        stream = self.stream if row < self.drawn else NOISE
+        return torch.cat([keyed_noise([(self.seed, stream, row)], kept.shape[1:]), kept])
 
     def conditions(self, rows: list[int]) -> dict[str, Tensor]:
         """Name -> (len(rows), ...)."""
@@ -238,6 +276,6 @@ class TrajectorySet:
         """What identifies the trajectories: of each shard, and of the conditions' values."""
         for number in range(-(-self.count // SHARD)):
             yield file_digest(_shard(self.folder, number)).encode()
-        yield f"{self.seed} {self.visited}".encode()
+        yield f"{self.seed} {self.visited} {self.drawn} {self.stream}".encode()
         for value in self.clean.conditions.values():
             yield tensor_bytes(value)

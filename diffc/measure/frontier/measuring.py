@@ -209,29 +209,30 @@ class _Run:
         for wanted in side.loops:
             point = _blank(side, wanted, side.absent or reason)
             if runner is not None and point.absent is None:
-                point = yield from self._tried(point, runner, _options(self._image, side, wanted))
-                if side.judged and point.absent is None:
-                    point = yield from self._with_figures(point, wanted)
-                if not side.timed and point.name in self.loops:
-                    del self.loops[point.name], self.engines[point.name], self.first[point.name]
+                point = yield from self._point(point, runner, side, wanted)
             self.points.append(point)
 
-    def _tried(self, point: Point, runner: LoadedEngine, options: LoopOptions) -> Work[Point]:
-        """The point, its loop kept to be timed; absent where the loop cannot run."""
+    def _point(
+        self, point: Point, runner: LoadedEngine, side: SideWork, wanted: WantedLoop
+    ) -> Work[Point]:
+        """The point with its figures, its loop kept to be timed; absent where it cannot run."""
         yield Progress(0, None, point.name)
         try:
-            loop = TimedLoop(runner, options, self._decode)
-            self.first[point.name] = loop()
+            loop = TimedLoop(runner, _options(self._image, side, wanted), self._decode)
+            if side.timed:
+                self.first[point.name] = loop()
+                self.loops[point.name], self.engines[point.name] = loop, runner
         except _CANNOT as error:
             return point.model_copy(update={"absent": str(error)})
-        self.loops[point.name], self.engines[point.name] = loop, runner
+        if side.judged:
+            point = yield from self._with_figures(point, loop, wanted)
         return point
 
-    def _with_figures(self, point: Point, wanted: WantedLoop) -> Work[Point]:
+    def _with_figures(self, point: Point, loop: TimedLoop, wanted: WantedLoop) -> Work[Point]:
         """The point with the figures of its images, or why it has none."""
         judged = self._judged.of(wanted)
         try:
-            images = yield from _images(self.loops[point.name], wanted.loop, judged, point.name)
+            images = yield from _images(loop, wanted.loop, judged, point.name)
         except _CANNOT as error:
             return point.model_copy(update={"unjudged": str(error)})
         reason = why_unjudged(judged.reference, images)
