@@ -19,7 +19,7 @@ from diffc.stages.judged_samples import judged_samples
 from diffc_export.events import Work
 from diffc_export.targets.engine import engine_digest
 
-_FEW_IMAGES = 3
+FEW_IMAGES = 2
 """Images of each engine that are timed here where the frontier times them again, with all others:
 enough for what is not of the frontier, such as the calls of a step."""
 
@@ -72,7 +72,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"bench-{name}", 12, inputs, bench, BenchOutcome)
+    return Stage(f"bench-{name}", 13, inputs, bench, BenchOutcome)
 
 
 def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
@@ -106,7 +106,7 @@ def _image_timing(inputs: BenchInputs) -> LatencyOptions:
     if inputs.timed_again:
         # the engines are warm from their single calls
         return LatencyOptions(
-            rounds=min(options.loop_runs, _FEW_IMAGES), seconds=0.0, warmup_seconds=0.0
+            rounds=min(options.loop_runs, FEW_IMAGES), seconds=0.0, warmup_seconds=0.0
         )
     return LatencyOptions(rounds=options.loop_runs, seconds=options.seconds)
 

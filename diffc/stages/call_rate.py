@@ -1,4 +1,4 @@
-"""Two seconds of a network's calls before a first run, from which its time is estimated.
+"""A second of a network's calls before a first run, from which its time is estimated.
 
 A large network takes longer than that for one call: then one call is all, and a backward pass
 counts as two forward passes. Small calls wait for other programs most of all: a rate that was taken
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from diffc.models.denoiser import Denoiser
     from diffc_export.specs import Inputs
 
-_SECONDS = 1.0
+_SECONDS = 0.5
 """Of each of the two kinds of calls."""
 _ROWS = 8
 _PATIENCE = 60.0
@@ -43,7 +43,7 @@ def measure_rate(source: Source, recipe: Recipe, seconds: float = _SECONDS) -> W
     from diffc.data.precision import best_device, channels_last
     from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
-    yield Progress(0, None, "two seconds of its calls, for an estimate")
+    yield Progress(0, None, "a second of its calls, for an estimate")
     denoiser = RunShape.of(recipe).open(source)
     channels_last(denoiser.model.to(best_device()))
     try:
@@ -90,10 +90,10 @@ def _is_shared() -> bool:
 
 
 def _seconds(call: Callable[[], None], least: float) -> float:
-    """The shortest of the calls of ``least`` seconds, after a first one where there are several."""
+    """The shortest of the calls of ``least`` seconds, after a first one; of one call for 0."""
     times: list[float] = []
     begin = time.perf_counter()
-    while not times or time.perf_counter() - begin < least:
+    while len(times) < (2 if least else 1) or time.perf_counter() - begin < least:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)

@@ -27,6 +27,7 @@ from diffc.recipe.sections.training import (
     LowRankSection,
     TrainingSection,
 )
+from diffc.stages.bench import FEW_IMAGES
 from diffc.stages.data import keeps_states
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
@@ -261,7 +262,7 @@ def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[st
     if not bench or not chosen.status().runnable:
         return
     reference, own = run.rows(run.loops.reference), run.rows(run.loops.first)
-    images = 2 * measured.loop_runs if measured.frontier == "off" else 4
+    images = 2 * measured.loop_runs if measured.frontier == "off" else 1 + FEW_IMAGES
     of_image = _ENGINE * run.rate.call_seconds * (reference + own * run.share)
     yield f"bench-{target}", 6 + 1.3 * timing + images * of_image
     if measured.frontier != "off":

@@ -52,7 +52,7 @@ MOST_IMAGES = {"quick": 16, "full": 64}
 """Images of each loop, at most: as many as the samples stage made."""
 OF_REFERENCE = {"quick": 4, "full": None}
 """Images of the reference loop itself; None: as many as of the others."""
-ROUNDS = {"quick": 5, "full": 10}
+ROUNDS = {"quick": 4, "full": 10}
 MOST_SECONDS = {"quick": 60.0, "full": 600.0}
 
 
@@ -158,7 +158,7 @@ def frontier_stage(
     packages = () if inputs.model.absent else ("torch", "diffusers")
     return Stage(
         f"frontier-{timed.target}",
-        7,
+        8,
         inputs,
         frontier,
         FrontierOutcome,
