@@ -1,6 +1,6 @@
 """`diffc search` against brute force: how good its choice is, and how much training it needs.
 
-    python -m bench.search [--aim loop] [--steps 40] [--goals 0.5,0.6]
+    python -m bench.search [--aim loop] [--steps 40] [--goals 0.5,0.6] [--precisions fp32,int8]
 
 Brute force trains and measures every point of 3 ratios x 2 precisions x 5 loops. Then the search
 itself runs for several goals of quality in the same cache, so that what both train is trained once;
@@ -41,7 +41,7 @@ from diffc_export.events import follow
 from diffc_runtime.files import write_text
 
 RESULT = Path(__file__).parent / "results" / "search.json"
-VALUES = {"ratio": ("0.2", "0.35", "0.5"), "precision": ("fp32", "bf16")}
+RATIOS = ("0.2", "0.35", "0.5")
 LOOPS = {
     "all-steps": tuple(f"dpm++:{steps}@trailing" for steps in (12, 8, 6, 4, 3)),
     "loop": tuple(f"ddim:{steps}" for steps in (5, 4, 3, 2, 1)),
@@ -102,7 +102,8 @@ def request_of(args: argparse.Namespace, goal: float, *, spare: bool) -> SearchR
     }
     recipe = recipe_of_model(source, None, options)
     out = args.work / "nothing is written here"
-    values = {**VALUES, "loop": LOOPS[args.aim]}
+    precisions = tuple(args.precisions.split(","))
+    values = {"ratio": RATIOS, "precision": precisions, "loop": LOOPS[args.aim]}
     return SearchRequest(source, recipe, Goals(min_ssim=goal), values, out, spare=spare)
 
 
@@ -173,6 +174,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--aim", choices=list(LOOPS), default="all-steps")
     parser.add_argument("--target", default="openvino")
+    parser.add_argument("--precisions", default="fp32,bf16", help="two; bf16 needs AVX-512")
     parser.add_argument("--steps", type=int, default=40, help="of the distillation")
     parser.add_argument("--loop-steps", type=int, default=20, help="with --aim loop, after those")
     parser.add_argument("--images", type=int, default=24)
