@@ -19,6 +19,7 @@ Nothing is half there: files come to their final name by rename, after they were
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -370,6 +371,7 @@ class StageRunner:
         start = time.perf_counter()
         with _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):
             result = yield from map_events(stage.run(stage.inputs, folder), event)
+        gc.collect()  # an engine that is left in a cycle would be beside those of the next stage
         check_unaltered(stage.inputs)
         seconds = time.perf_counter() - start
         return StageRecord(

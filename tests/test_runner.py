@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 
 import pytest
 from support.disks import file_system
@@ -75,6 +77,29 @@ class Why(StageOutcome):
     """A result whose keys have an order."""
 
     why: dict
+
+
+def test_what_a_stage_left_in_a_cycle_is_gone_before_the_next_one(tmp_path):
+    """An engine in a cycle would be open beside those of the next stage."""
+    left = []
+
+    class Engine:
+        def __init__(self):
+            self.itself = self
+            left.append(weakref.ref(self))
+
+    def run(inputs, folder):
+        yield Progress(0, 1)
+        Engine()
+        return Told(value="x")
+
+    runner = StageRunner(tmp_path / "out", tmp_path / "cache")
+    gc.disable()
+    try:
+        do(runner, Stage("first", 1, {"value": "x"}, run, Told))
+        assert [one() for one in left] == [None]
+    finally:
+        gc.enable()
 
 
 def test_other_inputs_and_fresh_do_it_again(tmp_path):
