@@ -2,6 +2,8 @@
 
     python -m bench.full_size [--networks sd15 dit-xl-2]     writes bench/results/full_size.json
     python -m bench.full_size --networks flux-eighth --out bench/results/full_size_blocks.json
+    python -m bench.full_size --networks sd15-two-levels dit-six-blocks \
+        --out bench/results/full_size_engines.json
 
 Protobuf takes no message above 2 GiB, and half of the denoisers that people use are larger. Each
 network has random weights in fp32 and goes through, each step in a process of its own:
@@ -13,6 +15,9 @@ network has random weights in fp32 and goes through, each step in a process of i
               small side: the peak of every stage beside what ``diffc plan`` says of it; one that is
               more than a tenth off ends the benchmark
     blocks    repair and 2 steps in which each block learns alone, likewise
+    engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
+              and openvino, likewise; of a network whose weights take up to a GB, so that also
+              stages of 500 MB are looked at
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
               for the precision ends the benchmark
 
@@ -27,13 +32,14 @@ import argparse
 import ctypes
 import json
 import math
+import mmap
 import os
 import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -58,11 +64,25 @@ NETWORKS = {
          "num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 16,
          "axes_dims_rope": [4, 6, 6]},
     ),
+    # SD 1.5 without its two lower levels, and DiT-XL/2 with 6 of its 28 blocks
+    "sd15-two-levels": Network(
+        "UNet2DConditionModel", 111.5,
+        {"sample_size": 16, "cross_attention_dim": 768, "block_out_channels": [320, 640],
+         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+         "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]},
+        {"layers_per_block": 1, "block_out_channels": [16, 16], "norm_num_groups": 8,
+         "cross_attention_dim": 24, "attention_head_dim": 2},
+    ),
+    "dit-six-blocks": replace(
+        MEASURED["dit-xl-2"], parameters=162.8,
+        config={**MEASURED["dit-xl-2"].config, "num_layers": 6, "sample_size": 16},
+    ),
 }  # fmt: skip
 SIDE, TOKENS, RATIO = 8, 77, 0.5
 """Of the latents and texts in the training, and what is cut there."""
-TENTH, LARGE = 0.1, 1e9
-"""How far an estimate may be off, and from how many bytes on that is looked at."""
+TENTH, LARGE, LARGE_RUN = 0.1, 1e9, 5e8
+"""How far an estimate may be off, and from how many bytes on that is looked at; the same of the
+smaller networks whose engines are built."""
 CHAIN = {
     "prune": {"allocate": "global", "importance": {"passes": 2, "batch": 1, "grid": 2,
                                                    "curve_images": 1}},
@@ -73,11 +93,25 @@ CHAIN = {
     "quality": {"images": 2},
     "reference_loop": "deterministic:2",
 }  # fmt: skip
+RUN = {
+    "prune": {"allocate": "uniform", "cut": "width", "importance": {"method": "random"}},
+    "repair": {"mode": "off"},
+    "data": {"images": 32, "batch": 32, "steps": 1, "guidance": 1.0},
+    "distill": {"steps": 0},
+    "quality": {"images": 1},
+    "reference_loop": "deterministic:2",
+    "loops": ["ddim:1"],
+    "build": {"target": ["ort-cpu", "openvino"]},
+    "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 1},
+}
+"""Of a network whose engines are built: stages that other benchmarks look at do little."""
 STEPS_OF = {
     "sd15": (*STEPS, "train"),
     "dit-xl-2": STEPS,
     "sdxl": (*STEPS[:3], "blocks"),
     "flux-eighth": ("write", "blocks"),
+    "sd15-two-levels": ("write", "engines"),
+    "dit-six-blocks": ("write", "engines"),
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
 STREAMS = ("export", "convert")
@@ -128,7 +162,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     """One step in this process: what it says, its seconds and its peaks."""
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run}
-    steps |= {"train": train, "blocks": blocks}
+    steps |= {"train": train, "blocks": blocks, "engines": engines}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -147,26 +181,56 @@ def limit(step: str, name: str, own_peak: int, folder: Path) -> float:
     return most
 
 
+_WATCH = """
+import mmap, struct, sys, time
+with open(sys.argv[2], "r+b") as file:
+    shared = mmap.mmap(file.fileno(), 8)
+while True:
+    try:
+        with open(f"/proc/{sys.argv[1]}/status") as status:
+            now = [int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon")]
+    except OSError:
+        break
+    if not now:
+        break
+    if now[0] > struct.unpack("q", shared[:8])[0]:
+        shared[:8] = struct.pack("q", now[0])
+    time.sleep(0.01)
+"""
+
+
 class OwnMemory:
-    """The most memory of this process beyond mapped files, looked at twenty times a second."""
+    """The most memory of this process beyond mapped files, looked at a hundred times a second.
+
+    By a process of its own: a thread waits for what reads or checks a graph, which takes most.
+    """
 
     def __init__(self) -> None:
-        self.peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._file = os.memfd_create("peak")
+        os.truncate(self._file, 8)
+        self._shared = mmap.mmap(self._file, 8)
+        self._watcher: subprocess.Popen[bytes] | None = None
+
+    @property
+    def peak(self) -> int:
+        """Bytes, since the beginning or since it was set."""
+        return int.from_bytes(self._shared[:8], "little")
+
+    @peak.setter
+    def peak(self, value: int) -> None:
+        self._shared[:8] = value.to_bytes(8, "little")
 
     def __enter__(self) -> OwnMemory:
-        self._thread.start()
+        pid = str(os.getpid())
+        command = [sys.executable, "-I", "-c", _WATCH, pid, f"/proc/{pid}/fd/{self._file}"]
+        self._watcher = subprocess.Popen(command)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            self.peak = max(self.peak, own_memory())
         self.peak = max(self.peak, own_memory())
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.wait()
 
 
 WATCHED = OwnMemory()
@@ -287,8 +351,37 @@ def blocks(name: str, folder: Path) -> dict[str, Any]:
     return chain(name, folder, {**CHAIN, "prune": prune, "distill": learning})
 
 
-def chain(name: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """The stages of a run up to its samples, on random data."""
+def engines(name: str, folder: Path) -> dict[str, Any]:
+    """The chain of a network to its end, at its own size, of samples that the dense model draws.
+
+    The C library gives large blocks back at once, as in a run with ``--memory``.
+    """
+    from diffc_runtime.machine.memory import return_large_blocks
+
+    return_large_blocks()
+    return chain(name, folder, RUN, drawn=True, large=LARGE_RUN)
+
+
+def chain(
+    name: str,
+    folder: Path,
+    given: dict[str, Any],
+    *,
+    drawn: bool = False,
+    large: float | None = None,
+) -> dict[str, Any]:
+    """The stages of a run on random data, and what each took.
+
+    Args:
+        name: Of the network.
+        folder: Where ``write`` has put it.
+        given: The run's options.
+        drawn: Whether the dense model draws the samples, at its own size, and engines are built;
+            else random samples are given, and the run ends with its pictures.
+        large: The bytes from which on an estimate is looked at; None: ``LARGE``.
+
+    Raises SystemExit where the estimate of a stage is more than a tenth off.
+    """
     import diffc
     from diffc.data.recipe_of_model import recipe_of_model
     from diffc.models.families.examples import example_inputs
@@ -299,18 +392,18 @@ def chain(name: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     from diffc.stages.needs import stage_needs
 
     source, data = find_source(folder / "model"), folder / "data.safetensors"
-    specs = input_specs(source, SIDE, TOKENS)
+    specs = input_specs(source, None if drawn else SIDE, TOKENS)
     rows = example_inputs(specs, source.config, 8)
-    rows.pop("timestep")
-    save_file({key: value.contiguous().numpy() for key, value in rows.items()}, data)
+    left_out = ("timestep", "sample") if drawn else ("timestep",)
+    save_file({k: v.contiguous().numpy() for k, v in rows.items() if k not in left_out}, data)
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
-    options = {**given, "export": {"resolution": SIDE}}
+    options = {**given, "export": {} if drawn else {"resolution": SIDE}}
     options["data"] = {**options["data"], "source": str(data)}
     stages = StagePeaks()
     with WATCHED:
         diffc.compile(
-            folder / "model", ratio=RATIO, out=folder / "out", options=options, stop="distill",
-            on_event=stages.note,
+            folder / "model", ratio=RATIO, out=folder / "out", options=options,
+            stop="bench" if drawn else "distill", on_event=stages.note,
         )  # fmt: skip
     plan = Plan.read(folder / "out" / "plan.json")
     dense, small = plan.dense.params, plan.compressed.params
@@ -320,11 +413,15 @@ def chain(name: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
     row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}
-    for stage, took in stages.rows.items():
-        expected, peak = took.get("estimated_bytes", 0), took["own_peak_bytes"]
-        if expected > LARGE and abs(peak - expected) > TENTH * expected:
-            raise SystemExit(f"{stage} took {peak / 1e9:.2f} GB, not {expected / 1e9:.2f}: {row}")
+    _check_estimates(row, LARGE if large is None else large)
     return row
+
+
+def _check_estimates(row: dict[str, Any], large: float) -> None:
+    for stage, took in row["stages"].items():
+        expected, peak = took.get("estimated_bytes", 0), took["own_peak_bytes"]
+        if expected > large and abs(peak - expected) > TENTH * expected:
+            raise SystemExit(f"{stage} took {peak / 1e9:.2f} GB, not {expected / 1e9:.2f}: {row}")
 
 
 class StagePeaks:

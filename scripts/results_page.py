@@ -357,23 +357,41 @@ def full_size(found: dict[str, Any]) -> list[str]:
 
 
 def full_size_blocks(found: dict[str, Any]) -> list[str]:
+    words = (
+        f"Networks with {found['weights']} weights: each block learns alone, and nothing trains "
+        "the whole."
+    )
+    return stage_peaks(found, "blocks", words)
+
+
+def full_size_engines(found: dict[str, Any]) -> list[str]:
+    words = (
+        f"SD 1.5 without its two lower levels, and DiT-XL/2 with 6 of its 28 blocks, with "
+        f"{found['weights']} weights: a run from samples that the dense model draws to the ladder "
+        "of each target, in one process. The U-Net's compressed ONNX file is below 256 MB and "
+        "read whole."
+    )
+    return stage_peaks(found, "engines", words)
+
+
+def stage_peaks(found: dict[str, Any], step: str, words: str) -> list[str]:
+    """What each stage of a step took beside its estimate, a table for each network."""
     lines = [
         machine(found["environment"], day(found)),
-        f"Networks with {found['weights']} weights: each block learns alone, and nothing trains "
-        "the whole. The peak is of the process's own memory, beyond the pages of mapped files; the "
+        words + " The peak is of the process's own memory, beyond the pages of mapped files; the "
         "estimate is that of `diffc plan`, once the plan is known."
         + (f" {found['note']}" if "note" in found else "")
         + "\n",
     ]
     for name, steps in found["networks"].items():
         rows = []
-        for stage, row in steps["blocks"]["stages"].items():
+        for stage, row in steps[step]["stages"].items():
             peak, estimate = row["own_peak_bytes"], row.get("estimated_bytes")
             beside = ["-", "-"]
             if estimate is not None:
                 beside = [f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"]
             rows.append([stage, f"{row['seconds']:.0f} s", f"{peak / 1e9:.2f} GB", *beside])
-        counts = [f"{count / 1e6:.0f} M" for count in steps["blocks"]["parameters"].values()]
+        counts = [f"{count / 1e6:.0f} M" for count in steps[step]["parameters"].values()]
         lines.append(f"{name}: {counts[0]} parameters, {counts[1]} after the cut.\n")
         lines += table(["stage", "time", "peak", "estimate", "off by"], rows)
     return lines
@@ -432,6 +450,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("latency_plans.json", "Plans by latency", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
+    ("full_size_engines.json", "What engines and drawn samples take of memory", full_size_engines),
     ("training_memory.json", "What a training takes of memory", training_memory),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
