@@ -57,6 +57,7 @@ class TorchTarget:
         triton=None,
         model_server=False,
         runs_torch=True,
+        weight_copies=None,
     )
 
     def status(self) -> Status:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from diffc.models.source import Source
     from diffc.recipe import Recipe
-    from diffc.stages.call_memory import CallBytes
+    from diffc.stages.counted_stages import CallBytes
     from diffc_runtime.json_types import JsonDict, JsonObject
 
 

@@ -34,8 +34,10 @@ estimate.py        how long the stages will take, and what a run needs
 needs.py           what each stage needs of memory and disk, and what does not fit
 by_block.py        whether the importance is measured block by block
 fit_memory.py      settings with which every stage fits into a memory
+counted_stages.py  which stages' calls are counted, and what a count follows from
 call_memory.py     what the calls of each stage take of memory, counted without running them
 forward_memory.py  the same of stages without gradients
+engine_memory.py   what exports and engines need of memory
 call_rate.py       two seconds of the network's calls, for the estimate of a first run
 noise.py           preflight's questions to the scheduler
 images.py          what making an image takes, for the stages that time images

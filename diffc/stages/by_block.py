@@ -6,7 +6,7 @@ from diffc.launch import process_count
 from diffc.models.source import Source
 from diffc.prune.importance import own_score_names
 from diffc.recipe import ImportanceSection, Recipe
-from diffc.stages.call_memory import WITHOUT_GRADIENTS
+from diffc.stages.counted_stages import WITHOUT_GRADIENTS
 from diffc.stages.needs import first_lack, row_by_row
 from diffc_runtime.machine.out_of_memory import size
 

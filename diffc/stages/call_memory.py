@@ -11,19 +11,16 @@ is measured.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from diffc.data.inputs import data_text_tokens
 from diffc.errors import DiffcError
 from diffc.models.source import Source
-from diffc.recipe import ImportanceSection, LoopTrainingSection, Recipe
+from diffc.recipe import LoopTrainingSection, Recipe
 from diffc.recipe.sections.training import (
     GRADIENT_BYTES,
     LEARNT_BYTES,
@@ -33,10 +30,15 @@ from diffc.recipe.sections.training import (
     TrainingSection,
 )
 from diffc.stage_inputs import RunShape
+from diffc.stages.counted_stages import (
+    CallBytes,
+    count_key,
+    counted_stages,
+    is_by_block,
+    micro_batch,
+    unlike_pieces,
+)
 from diffc_export.cache import cached_json
-from diffc_runtime.machine.cpu import cpu_fingerprint
-from diffc_runtime.machine.gpu import gpus
-from diffc_runtime.machine.packages import version as package_version
 
 if TYPE_CHECKING:
     import torch
@@ -47,14 +49,6 @@ if TYPE_CHECKING:
     from diffc.models.groups import Group
     from diffc.models.without_memory import WithoutMemory
     from diffc.prune.plan import Plan
-
-CallBytes: TypeAlias = Mapping[str, int]
-"""Stage -> bytes; a stage that is not in it was not counted."""
-
-WITHOUT_GRADIENTS = ("magnitude", "random")
-"""Scores of the importance that take no gradients."""
-_VERSION = 4
-"""Raised whenever the count changes: what was counted before is counted anew."""
 
 
 def call_bytes(
@@ -75,9 +69,9 @@ def call_bytes(
         only: The stages to count; None: every one.
     """
     counts, networks = {}, _Networks(source, recipe, plan)
-    for stage in (one for one in _stages(recipe) if only is None or one in only):
+    for stage in (one for one in counted_stages(recipe) if only is None or one in only):
         count_stage = partial(_counted, networks, stage) if count else _nothing
-        key = _key(source, recipe, stage, plan)
+        key = count_key(source, recipe, stage, plan)
         with suppress(LookupError):
             answer = cached_json("call-memory", key, count_stage, dict)
             if answer.get("bytes") is not None:
@@ -89,106 +83,21 @@ def _nothing() -> dict[str, int | None]:
     raise LookupError
 
 
-def ranked_in_files(method: str, depth: bool) -> bool:
-    """Whether the importance reads the weights where they lie: nothing else of it needs memory.
-
-    Args:
-        method: The name of the score.
-        depth: Whether branches are scored too.
-    """
-    return method in WITHOUT_GRADIENTS and not depth
-
-
-def is_by_block(options: ImportanceSection) -> bool:
-    """Whether gradients are taken with one block of the network in memory at a time.
-
-    Args:
-        options: The recipe's ``prune.importance``; ``auto`` is not decided yet, and counts as off.
-    """
-    return options.by_block == "on" and options.method not in WITHOUT_GRADIENTS
-
-
-def _stages(recipe: Recipe) -> Iterator[str]:
-    if recipe.prune.importance.method not in WITHOUT_GRADIENTS:
-        yield "importance"
-    yield "prune"
-    if recipe.repair.mode == "on":
-        yield "repair"
-    if recipe.distill.block_local.steps:
-        yield "distill-blocks"
-    if recipe.distill.steps:
-        yield "distill"
-    if recipe.distill.aim == "loop":
-        yield "trajectories"
-        yield "distill-loop"
-    yield "samples"
-
-
-def _key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
-    """A hash of all that a stage's count follows from, of which the steps and rates are none."""
-    from diffc.stages.preflight import model_key
-
-    ranking, distill = recipe.prune.importance, recipe.distill
-    of_stages: dict[str, list[object]] = {
-        "importance": [
-            micro_batch(ranking),
-            _pieces(ranking),
-            ranking.method,
-            is_by_block(ranking),
-        ],
-        "prune": [],
-        "repair": [recipe.repair.rows],
-        "trajectories": [distill.loop.trajectories, recipe.loops],
-        "samples": [recipe.quality.images, recipe.data.images],
-        "distill-blocks": [distill.precision, distill.low_rank.rank],
-        "distill": _facts(distill, [distill.losses.model_dump(), distill.low_rank.rank]),
-        "distill-loop": _facts(distill.loop, [distill.loop.features, distill.low_rank.rank]),
-    }
-    machine = [cpu_fingerprint(), [gpu.name for gpu in gpus()], package_version("torch")]
-    cut = recipe.prune.model_dump(mode="json", exclude={"importance"})
-    inputs = [recipe.export.size, data_text_tokens(recipe), recipe.build.model_dump(mode="json")]
-    content = plan.read_text("utf-8") if plan is not None else None
-    value = [
-        _VERSION,
-        model_key(source, Recipe()),
-        stage,
-        of_stages[stage],
-        cut,
-        inputs,
-        machine,
-        content,
-    ]
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _facts(options: TrainingSection, more: object) -> list[object]:
-    return [
-        micro_batch(options), _pieces(options), options.gradient_checkpointing, options.precision,
-        more,
-    ]  # fmt: skip
-
-
-def micro_batch(options: TrainingSection | ImportanceSection) -> int:
-    """The most rows that are worked at once."""
-    return -(-options.batch // options.gradient_accumulation)
-
-
-def _pieces(options: TrainingSection | ImportanceSection) -> int:
-    """How many pieces there are one after the other that differ: the first, and any later one."""
-    return min(2, options.gradient_accumulation)
-
-
 def _counted(networks: _Networks, stage: str) -> dict[str, int | None]:
     from diffc.models.dry_run import FAILURES
 
     # a class that shapes alone cannot run has no estimate; whether it runs is another check
     with suppress(*FAILURES, DiffcError):
         count = {
+            "data": networks.data,
             "importance": networks.importance,
             "prune": networks.surgery,
             "repair": networks.repair,
             "trajectories": networks.trajectories,
             "samples": networks.samples,
+            "export-dense": networks.dense_reference,
+            "export-compressed": networks.small_reference,
+            "bench": networks.engines,
             "distill-blocks": networks.blocks,
             "distill": networks.all_steps,
             "distill-loop": networks.loop,
@@ -248,6 +157,34 @@ class _Networks:
         keep = self.plan.keep() if self.plan is not None else {}
         return kept_channels(dense.model, dense.family, self.groups, keep)
 
+    def data(self) -> int:
+        """The samples that are drawn or read, and the calls that they take."""
+        from diffc.data.precision import best_device, fast_dtype
+        from diffc.stages.forward_memory import data_bytes
+
+        dtype = fast_dtype(best_device())
+        return data_bytes(_place(), self.dense(), self.source, self.recipe, dtype)
+
+    def dense_reference(self) -> int:
+        """Calls of the dense model at the inputs that parity is measured on; always on the CPU."""
+        from diffc.stages.forward_memory import reference_bytes
+
+        return reference_bytes(_on_cpu(), self.dense())
+
+    def small_reference(self) -> int:
+        """The same of the compressed one."""
+        from diffc.stages.forward_memory import reference_bytes
+
+        return reference_bytes(_on_cpu(), self.student())
+
+    def engines(self) -> int:
+        """A call of both sides in the largest batch, since engines keep the memory of a call."""
+        from diffc.stages.forward_memory import batch_bytes
+
+        build = self.recipe.build
+        rows = max(max(build.of(name).batch) for name in build.target)
+        return sum(batch_bytes(_on_cpu(), one, rows) for one in (self.dense(), self.student()))
+
     def importance(self) -> int:
         """A pass of gradients of the dense model in float32."""
         import torch
@@ -259,7 +196,7 @@ class _Networks:
         options = self.recipe.prune.importance
         inputs = place.inputs(dense.specs, micro_batch(options))
         # some scores add the gradients of several passes
-        times = _pieces(options) if options.method == "diff-pruning" else 2
+        times = unlike_pieces(options) if options.method == "diff-pruning" else 2
         return place.peak(lambda: torch.mean(dense.call(inputs).square()), times)
 
     def _importance_by_block(self) -> int:
@@ -402,6 +339,14 @@ def _place() -> WithoutMemory:
     return WithoutMemory(best_device())
 
 
+def _on_cpu() -> WithoutMemory:
+    import torch
+
+    from diffc.models.without_memory import WithoutMemory
+
+    return WithoutMemory(torch.device("cpu"))
+
+
 def _dtype(options: TrainingSection, device: torch.device) -> torch.dtype:
     from diffc.distill.setup import choose_dtype
 
@@ -442,4 +387,4 @@ def _conditions(dense: Denoiser, values: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def _peak(place: WithoutMemory, loss: partial[Tensor], options: TrainingSection) -> int:
-    return place.peak(loss, times=_pieces(options))
+    return place.peak(loss, times=unlike_pieces(options))

@@ -89,7 +89,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]
     inputs = DataInputs(
         model=ModelInput.denoiser(source) if draws else ModelInput(source, _config_of(source)),
         pipeline=ModelInput(source, pipeline_facts(source)),
-        options=SectionInput(options, without=("source", "prompts")),
+        options=SectionInput(options, without=("source", "prompts", "batch")),
         content=None if is_synthetic(options) else FileInput(content, _data_digest(content)),
         prompts=_prompts(source, options),
         vae=_vae(source, draws),

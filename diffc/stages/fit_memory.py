@@ -6,7 +6,7 @@
 
 Settings are tried in the order of what they cost; none changes a result but for rounding:
 
-1. smaller micro-batches: the same work in more pieces
+1. smaller micro-batches, and fewer samples drawn at a time: the same work in more pieces
 2. gradient checkpointing: the student's activations are computed twice, a third more work for it
 3. for the importance, one block of the network at a time, its calls made twice
 
@@ -26,14 +26,13 @@ from diffc.recipe import ImportanceSection, Recipe
 from diffc.recipe.sections.training import TrainingSection
 from diffc.recipe.words import byte_count
 from diffc.stages.by_block import may_be_by_block
-from diffc.stages.call_memory import WITHOUT_GRADIENTS, call_bytes
-from diffc.stages.needs import HALVED, stage_needs
+from diffc.stages.call_memory import call_bytes
+from diffc.stages.counted_stages import WITHOUT_GRADIENTS, draws_samples
+from diffc.stages.needs import stage_needs, stages_until
 from diffc_runtime.machine.gpu import gpus
 
 SECTIONS = {"importance": "prune.importance", "distill": "distill", "distill-loop": "distill.loop"}
 """The stages that take gradients, in their order, and where their settings are in a recipe."""
-_STOPS = {"plan": ("importance",), "prune": ("importance", "prune")}
-"""Where a run stops -> the stages that it has; ``distill`` has no exports, and others have all."""
 _SETTINGS = {"gradient_accumulation", "gradient_checkpointing", "by_block"}
 """The options of these sections that decide their memory."""
 _NOT_SURE = {"importance", "prune"}
@@ -90,7 +89,7 @@ def with_settings_of(recipe: Recipe, fitted: Recipe) -> Recipe:
     for path in SECTIONS.values():
         own = section_at(fitted, path).model_dump(include=_SETTINGS)
         recipe = _with_settings(recipe, path, own)
-    return recipe
+    return _with_rows(recipe, fitted.data.batch)
 
 
 def candidates(recipe: Recipe, stage: str, processes: int = 1) -> Iterator[Recipe]:
@@ -103,6 +102,10 @@ def candidates(recipe: Recipe, stage: str, processes: int = 1) -> Iterator[Recip
     """
     if stage not in SECTIONS:
         yield recipe
+        rows = min(recipe.data.batch, recipe.data.images)
+        while stage == "data" and rows > 1 and _may_draw_fewer(recipe):
+            rows = -(-rows // 2)
+            yield _with_rows(recipe, rows)
         return
     path = SECTIONS[stage]
     section = section_at(recipe, path)
@@ -113,6 +116,16 @@ def candidates(recipe: Recipe, stage: str, processes: int = 1) -> Iterator[Recip
     for more in _more_work(recipe, stage, section):
         for count in pieces:
             yield _with_settings(recipe, path, {"gradient_accumulation": count, **more})
+
+
+def _may_draw_fewer(recipe: Recipe) -> bool:
+    """Whether fewer samples at a time need less, and it is for diffc to choose."""
+    return draws_samples(recipe.data) and "data.batch" not in recipe.by_hand
+
+
+def _with_rows(recipe: Recipe, rows: int) -> Recipe:
+    """The recipe with so many samples drawn at a time."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"batch": rows})})
 
 
 def _more_work(
@@ -131,6 +144,8 @@ def _more_work(
 
 def differences(before: Recipe, after: Recipe) -> Iterator[str]:
     """The settings that ``after`` has otherwise, in words."""
+    if before.data.batch != after.data.batch:
+        yield f"data.batch {after.data.batch}"
     for path in SECTIONS.values():
         old, new = (section_at(recipe, path).model_dump() for recipe in (before, after))
         if old["gradient_accumulation"] != new["gradient_accumulation"]:
@@ -175,11 +190,7 @@ class _StageMemory:
 
     def stages(self, recipe: Recipe, stop: str) -> list[str]:
         """The stages up to ``stop`` whose memory grows with the network."""
-        needs = stage_needs(0, 0, recipe, {}, on_gpu=False)
-        names = [one.stage for one in needs if one.stage not in HALVED]
-        if stop == "distill":
-            return [name for name in names if not name.startswith("export")]
-        return list(_STOPS.get(stop, names))
+        return stages_until(recipe, stop)
 
     def check_least(self, recipe: Recipe, stop: str, most: float) -> None:
         """Refuse, before anything is counted, what even weights and their gradients exceed.

@@ -1,5 +1,8 @@
 """What stages that take no gradients need of memory beside the weights, counted without running.
 
+    data_bytes          calls of the dense model that draws samples, or images through the VAE
+    reference_bytes     calls of the rows that parity is measured on
+    batch_bytes         one call of so many rows
     samples_bytes       calls of both models, and of the VAE that decodes
     trajectories_bytes  calls of the dense model, and the states of a shard
     repair_bytes        the calls that wait in step, and the sums of the widest layer
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import WEIGHT_BYTES
+from diffc.stages.counted_stages import draws_samples, text_elements
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +33,93 @@ if TYPE_CHECKING:
     from diffc.prune.repair.layers import Readers
 
 _FLOAT64, _HALF = 8, 2
+
+
+def data_bytes(
+    place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe, dtype: torch.dtype
+) -> int:
+    """What the data stage takes beside the weights of a dense model that draws the samples.
+
+    Clean samples are there twice at the end: as parts and whole, or as they are written. Text
+    encoders are gone when the dense model comes; of their calls nothing is counted.
+
+    Args:
+        place: Where to count.
+        dense: On the meta device.
+        source: The model.
+        recipe: Every option.
+        dtype: What calls run in.
+    """
+    from diffc.data.tensors import is_tensors
+
+    data = recipe.data
+    kept = data.images * _row_bytes(dense)
+    encoders = WEIGHT_BYTES * text_elements(source) if data.prompts is not None else 0
+    if draws_samples(data):
+        weights = WEIGHT_BYTES * sum(value.numel() for value in dense.model.parameters())
+        rows = min(data.batch, data.images)
+        drawing = kept + _fast_call_bytes(place, dense, rows, dtype)
+        return max(drawing, 2 * kept, encoders - weights)
+    if is_tensors(data.source):
+        return max(2 * kept, encoders)
+    return max(_encoding_bytes(place, dense, source, recipe) + kept, encoders)
+
+
+def _row_bytes(dense: Denoiser) -> int:
+    """A clean sample with its conditions."""
+    from diffc.models.families.examples import dtype_of
+
+    rows = [spec for spec in dense.specs if spec.kind != "timestep"]
+    return sum(dtype_of(spec).itemsize * math.prod(spec.shape) for spec in rows)
+
+
+def _encoding_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe) -> int:
+    """The images, and their copies as they are stacked or the VAE with a call of its encoder."""
+    import torch
+
+    from diffc.data.latents import VAE_AT_ONCE, pixel_shape, vae_folder
+    from diffc.models.cut import skeleton
+
+    shape = pixel_shape(source, dense.sample_shape)
+    images = recipe.data.images * WEIGHT_BYTES * math.prod(shape)
+    part = source.vae
+    if part is None or vae_folder(source) is None:
+        return 2 * images
+    vae: AutoencoderKL = skeleton(part.class_name, part.config)
+    weights: int = WEIGHT_BYTES * sum(value.numel() for value in vae.parameters())
+    place.network(vae, trained=False)
+    rows = min(VAE_AT_ONCE, recipe.data.images)
+    pixels = place.values({"x": (shape, torch.float32)}, rows)["x"]
+    encoding: int = place.peak_of_call(lambda: vae.encode(pixels, return_dict=False))
+    return images + max(images, weights + encoding)
+
+
+def reference_bytes(place: WithoutMemory, denoiser: Denoiser) -> int:
+    """The largest call at reference inputs, of as many rows as there is room for.
+
+    Args:
+        place: Where to count.
+        denoiser: On the meta device.
+    """
+    from diffc.data.activations import activation_bytes
+    from diffc.measure.reference import LEVELS, ROOM
+
+    place.network(denoiser.model, trained=False)
+    with place.active():
+        row = activation_bytes(denoiser, place.inputs(denoiser.specs, 1))
+    return _call_bytes(place, denoiser, min(LEVELS, max(1, ROOM // max(row, 1))))
+
+
+def batch_bytes(place: WithoutMemory, denoiser: Denoiser, rows: int) -> int:
+    """A call without gradients.
+
+    Args:
+        place: Where to count.
+        denoiser: On the meta device.
+        rows: Of the call.
+    """
+    place.network(denoiser.model, trained=False)
+    return _call_bytes(place, denoiser, rows)
 
 
 def samples_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe) -> int:
@@ -86,22 +177,28 @@ def trajectories_bytes(
         dtype: What calls run in.
     """
     from diffc.data.loops import run_loops
-    from diffc.data.precision import autocast
     from diffc.distill.loop.trajectories import MADE_AT_ONCE, SHARD
 
-    place.network(dense.model, trained=True)  # so that autocast keeps its copies of weights
     count = recipe.distill.loop.trajectories
-    rows = min(MADE_AT_ONCE, SHARD, count)
+    calls = _fast_call_bytes(place, dense, min(MADE_AT_ONCE, SHARD, count), dtype)
+    one = math.prod(dense.sample_shape)
+    states = sum(loop.steps or 1 for loop in run_loops(recipe, source.scheduler).loops)
+    kept = 2 * _HALF * min(SHARD, count) * one * states
+    return calls + kept
+
+
+def _fast_call_bytes(place: WithoutMemory, dense: Denoiser, rows: int, dtype: torch.dtype) -> int:
+    """A call as sampling makes it: under autocast, with copies of weights in its precision."""
+    from diffc.data.precision import autocast
+
+    place.network(dense.model, trained=True)  # so that autocast keeps its copies of weights
     inputs = place.inputs(dense.specs, rows)
 
     def call() -> Tensor:
         with autocast(place.device, dtype):
             return dense.call(inputs)
 
-    one = math.prod(dense.sample_shape)
-    states = sum(loop.steps or 1 for loop in run_loops(recipe, source.scheduler).loops)
-    kept = 2 * _HALF * min(SHARD, count) * one * states
-    return place.peak_of_call(call) + kept
+    return place.peak_of_call(call)
 
 
 def repair_bytes(

@@ -15,7 +15,7 @@ from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import DataOutcome, ImportanceOutcome
 from diffc.stage_records import STATE
-from diffc.stages.call_memory import is_by_block, ranked_in_files
+from diffc.stages.counted_stages import is_by_block, ranked_in_files
 from diffc.stages.data import CLEAN, model_packages
 from diffc_export.events import Work
 

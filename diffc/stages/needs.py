@@ -1,9 +1,8 @@
 """What each stage of a run needs of memory and disk: estimates from the number of parameters.
 
 Memory is that beyond the pages of mapped files, which the system takes back when it is short. What
-calls take beside the parameters is counted in call_memory.py. bench/full_size.py takes networks of
-published sizes through the chain and compares (bench/results/full_size.json). Of engines that a
-runtime builds or opens nothing is known here.
+calls take beside the parameters is counted in call_memory.py, what engines take is in
+engine_memory.py. bench/full_size.py takes networks through the chain and compares.
 """
 
 from __future__ import annotations
@@ -15,13 +14,16 @@ from typing import TYPE_CHECKING
 from diffc.errors import RequestError
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import RANKED_BYTES, WEIGHT_BYTES
-from diffc.stages.call_memory import (
+from diffc.stages.call_memory import call_bytes
+from diffc.stages.counted_stages import (
+    EXPORTS,
     WITHOUT_GRADIENTS,
     CallBytes,
-    call_bytes,
+    draws_samples,
     is_by_block,
     ranked_in_files,
 )
+from diffc.stages.engine_memory import engine_needs, export_bytes
 from diffc.stages.estimate import trainings
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
@@ -29,8 +31,8 @@ from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
 if TYPE_CHECKING:
     from diffc.models.source import Source
 
-PROCESS_BYTES, EXPORT_BYTES = 350_000_000, 660_000_000
-"""Of a process that has imported torch and diffusers, and of one that has exported a network."""
+PROCESS_BYTES = 350_000_000
+"""Of a process that has imported torch and diffusers."""
 _SLACK = 0.9
 """A stage is refused where this share of what it needs is more than there is."""
 HALVED = {"repair", "trajectories", "samples"}
@@ -85,11 +87,19 @@ def stage_needs(
         host = PROCESS_BYTES + (loading if on_gpu else max(device, loading))
         gpu = device if on_gpu else 0
         stages.append(StageNeeds(name, host, gpu, disk, seconds.get(name)))
-    for side, count in (("dense", dense), ("compressed", small)):
-        name = f"export-{side}"
-        disk = WEIGHT_BYTES * count
-        stages.append(StageNeeds(name, EXPORT_BYTES, 0, disk, seconds.get(name)))
+    for name, count in zip(EXPORTS, (dense, small), strict=True):
+        host = export_bytes(count, calls.get(name, 0))
+        stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * count, seconds.get(name)))
+    for name, host in engine_needs(dense, small, recipe, calls):
+        disk = _engine_disk(name, dense, small)
+        stages.append(StageNeeds(name, host, 0, disk, seconds.get(name)))
     return stages
+
+
+def _engine_disk(stage: str, dense: int, small: int) -> int:
+    """An engine in fp32; figures alone of the stages that measure."""
+    sides = {"dense": dense, "compressed": small}
+    return WEIGHT_BYTES * sides.get(stage.rpartition("-")[2], 0) if stage.startswith("build") else 0
 
 
 def _networks(
@@ -98,6 +108,8 @@ def _networks(
     """(stage, bytes where the network runs, bytes of the machine anyway, bytes on the disk)."""
     loading, disk = WEIGHT_BYTES * dense, WEIGHT_BYTES * small
     both = WEIGHT_BYTES * (dense + small) if on_gpu else 0  # on a CPU they stay in their files
+    drawn = loading if draws_samples(recipe.data) else 0
+    yield "data", drawn + calls.get("data", 0), drawn, 0
     if ranked_in_files(recipe.prune.importance.method, recipe.prune.cuts_depth):
         yield "importance", 0, 0, 0
     elif is_by_block(recipe.prune.importance):
@@ -140,16 +152,42 @@ def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
         RequestError: A stage needs more than this machine, or its GPU, has.
     """
     recipe = row_by_row(recipe)
-    names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False)]
-    last = names.index(stop) if stop in names else len(names)
-    wanted = names[: last + 1] if stop != "plan" else names[:1]
-    lack = first_lack(source, recipe, [name for name in wanted if name not in HALVED])
+    lack = first_lack(source, recipe, stages_until(recipe, stop))
     if lack is not None:
         raise RequestError(
             f"the stage '{lack.stage}' needs about {size(lack.needed)} of memory, {lack.place} has "
             f"{size(lack.there)}",
             hint=_smaller(lack.stage),
         )
+
+
+_STAGES_OF = {
+    "plan": ("data", "importance"),
+    "prune": ("prune",),
+    "distill": ("repair", "distill", "trajectories", "samples"),
+    "export": ("export",),
+    "build": ("build",),
+    "bench": ("bench", "frontier", "explain"),
+}
+"""Where a run stops -> the first words of the stages' names that it has beyond the stop before."""
+
+
+def stages_until(recipe: Recipe, stop: str) -> list[str]:
+    """The stages of a run that must have room, up to the one where it stops, in their order.
+
+    Those that work fewer rows at a time where there is no room are none of them.
+
+    Args:
+        recipe: Every option.
+        stop: The last stage, of ``diffc.stages.order.STOPS``.
+    """
+    wanted: list[str] = []
+    for at, words in _STAGES_OF.items():
+        wanted += words
+        if at == stop:
+            break
+    names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False)]
+    return [name for name in names if name not in HALVED and name.split("-")[0] in wanted]
 
 
 @dataclass(frozen=True)
@@ -202,11 +240,13 @@ def _is_large(one: StageNeeds, dense: int, room: int) -> bool:
 def row_by_row(recipe: Recipe) -> Recipe:
     """The recipe with micro-batches of one row: a run that has no room for more halves them."""
     ranking, distill = recipe.prune.importance, recipe.distill
+    data = recipe.data.model_copy(update={"batch": 1})
     loop = distill.loop.model_copy(update={"gradient_accumulation": distill.loop.batch})
     training = {"gradient_accumulation": distill.batch, "loop": loop}
     single = ranking.model_copy(update={"gradient_accumulation": ranking.batch})
     return recipe.model_copy(
         update={
+            "data": data,
             "prune": recipe.prune.model_copy(update={"importance": single}),
             "distill": distill.model_copy(update=training),
         }
@@ -218,6 +258,16 @@ def _smaller(stage: str) -> str:
         return (
             "gradient_checkpointing, a higher --ratio, --distill-rank 16 or --distill-steps 0 need "
             "less, or use a machine with more memory"
+        )
+    if stage == "data":
+        return (
+            "--data with images, or with a .safetensors that has samples, needs no weights in "
+            "memory; else use a machine with more memory"
+        )
+    if stage.startswith(("bench", "frontier", "explain")):
+        return (
+            "both engines are open at once: a higher --ratio needs less, --explain off and "
+            "--frontier off one network less; or use a machine with more memory"
         )
     if stage == "importance":
         return "--importance magnitude needs no gradients; else use a machine with more memory"

@@ -20,6 +20,7 @@ from diffc.recipe import LowRankSection, Recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages import call_memory
 from diffc.stages.call_memory import call_bytes
+from diffc.stages.counted_stages import count_key
 
 EXACT = {"precision": "fp32", "batch": 8, "steps": 4}
 
@@ -141,7 +142,7 @@ def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(sourc
 def test_more_trajectories_are_counted_anew(source):
     """A file of them holds 128, and a call works 64: both counts stand in the key."""
     loops = [recipe_with(source, aim="loop", loop={"trajectories": count}) for count in (64, 128)]
-    few, many = (call_memory._key(source, recipe, "trajectories", None) for recipe in loops)
+    few, many = (count_key(source, recipe, "trajectories", None) for recipe in loops)
     assert few != many
 
 

@@ -148,6 +148,26 @@ def test_only_the_stages_of_the_run_have_to_fit_and_room_changes_nothing():
     assert fit_memory(None, Recipe(), "bench", PARAMETERS) == (Recipe(), [])
 
 
+def drawn(recipe: Recipe) -> int:
+    return 4 * PARAMETERS[0] + ROW * min(recipe.data.batch, recipe.data.images)
+
+
+def test_fewer_samples_are_drawn_at_a_time_where_all_have_no_room(monkeypatch):
+    monkeypatch.setattr(fitting, "call_bytes", lambda _, recipe: {
+        "importance": 1, "data": ROW * min(recipe.data.batch, recipe.data.images)})  # fmt: skip
+    score = {"prune": {"importance": {"method": "random"}}}
+    for megabytes, rows in ((1000, 32), (200, 16), (100, 8), (30, 1)):
+        single = resolve(family="", base={**score, "memory": f"{megabytes}MB"}, flags={})
+        chosen, notes = fit_memory(None, single, "plan", PARAMETERS)
+        assert chosen.data.batch == rows and drawn(chosen) <= megabytes * 10**6
+        assert 2 * rows > 32 or drawn(fitting._with_rows(chosen, 2 * rows)) > megabytes * 10**6
+        assert bool(notes) == (rows < 32) and all(f"data.batch {rows}" in one for one in notes)
+        assert fitting.with_settings_of(single, chosen) == chosen
+    by_hand = resolve(family="", base={"memory": "100MB"}, flags={"data": {"batch": 32}})
+    with pytest.raises(RequestError, match="the stage 'data' needs at least"):
+        fit_memory(None, by_hand, "plan", PARAMETERS)
+
+
 @pytest.mark.usefixtures("made_up")
 def test_each_process_of_a_launch_works_its_share(monkeypatch):
     recipe = recipe_with("120MB")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.quick import QUICK
 from support.tiny_text import save_sd
 from torch import nn
 
 from diffc.data.activations import activation_bytes
-from diffc.data.latents import load_vae
+from diffc.data.latents import load_vae, pixel_shape
 from diffc.data.recipe_of_model import recipe_of_model
+from diffc.data.synthetic import synthesize
+from diffc.measure import reference
 from diffc.models.source import find_source
 from diffc.models.without_memory import LiveBytes, WithoutMemory
 from diffc.prune.repair.least_squares import Sums, best_change
@@ -18,7 +21,15 @@ from diffc.recipe import Recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages import call_memory
 from diffc.stages.call_memory import call_bytes
-from diffc.stages.forward_memory import _change_bytes, _decoding_bytes
+from diffc.stages.counted_stages import text_elements
+from diffc.stages.forward_memory import (
+    _change_bytes,
+    _decoding_bytes,
+    batch_bytes,
+    data_bytes,
+    reference_bytes,
+)
+from diffc_export.events import drain
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +93,67 @@ def test_the_vae_that_decodes_is_counted_with_its_weights(tmp_path):
         vae.decode(latents, return_dict=False)
     counted = _decoding_bytes(place, dense, source, recipe)
     assert live.peak > 0 and counted == pytest.approx(weights + live.peak, rel=0.02)
+
+
+def test_drawn_samples_take_what_drawing_them_takes(tiny_model):
+    """Oracle: the bytes that are alive while the real model draws them."""
+    source = find_source(tiny_model)
+    drawing = {"images": 6, "batch": 4, "steps": 2}
+    recipe = recipe_of_model(source, None, {**QUICK, "data": drawing})
+    dense = RunShape.of(recipe).open(source)
+    with LiveBytes([dense.model]) as live:
+        clean = drain(synthesize(dense, 6, steps=2, batch=4))
+    place, skeleton = WithoutMemory(torch.device("cpu")), RunShape.of(recipe).open_on_meta(source)
+    counted = data_bytes(place, skeleton, source, recipe, torch.float32)
+    assert counted == pytest.approx(live.peak, rel=0.1)
+    assert counted > 2 * clean.sample.nbytes
+    few = recipe.model_copy(update={"data": recipe.data.model_copy(update={"batch": 1})})
+    assert data_bytes(place, skeleton, source, few, torch.float32) < counted / 2
+
+
+def test_given_samples_take_two_copies_of_their_file(tiny_model, tmp_path):
+    """Oracle: the file, whose rows they are."""
+    source, file = find_source(tiny_model), tmp_path / "own.safetensors"
+    save_file({"sample": torch.zeros(500, 1, 16, 16)}, file)
+    recipe = recipe_of_model(source, None, {**QUICK, "data": {"source": str(file), "images": 500}})
+    place, dense = WithoutMemory(torch.device("cpu")), RunShape.of(recipe).open_on_meta(source)
+    counted = data_bytes(place, dense, source, recipe, torch.float32)
+    assert counted == pytest.approx(2 * file.stat().st_size, rel=0.01)
+
+
+def test_images_go_through_the_vae_and_prompts_through_the_text_encoders(tmp_path):
+    """Oracles: the bytes that are alive while a real VAE encodes, and the encoders' files."""
+    source, prompts = find_source(save_sd(tmp_path / "sd")), tmp_path / "prompts.txt"
+    prompts.write_text("a shoe\n")
+    data = {"source": str(tmp_path), "images": 3}
+    recipe = recipe_of_model(source, None, {**QUICK, "data": data})
+    place, dense = WithoutMemory(torch.device("cpu")), RunShape.of(recipe).open_on_meta(source)
+    vae, images = load_vae(source), torch.zeros(3, *pixel_shape(source, dense.sample_shape))
+    weights = 4 * sum(value.numel() for value in vae.parameters())
+    with LiveBytes([vae]) as live, torch.no_grad():
+        vae.encode(images, return_dict=False)
+    counted = data_bytes(place, dense, source, recipe, torch.float32)
+    rows = 3 * sum(4 * spec.numel() for spec in _rows_of(dense))
+    assert counted == pytest.approx(weights + live.peak + images.nbytes + rows, rel=0.02)
+    assert 4 * text_elements(source) == pytest.approx(
+        sum(one.stat().st_size for one in (tmp_path / "sd").glob("text_encoder*/*.safetensors")),
+        rel=0.1,
+    )
+
+
+def _rows_of(dense):
+    return [torch.empty(spec.shape) for spec in dense.specs if spec.kind != "timestep"]
+
+
+def test_reference_calls_stay_within_their_room(tiny_model, monkeypatch):
+    """Rows that have room are computed together; with room for none, one at a time."""
+    source = find_source(tiny_model)
+    recipe = recipe_of_model(source, None, QUICK)
+    place, dense = WithoutMemory(torch.device("cpu")), RunShape.of(recipe).open_on_meta(source)
+    whole = reference_bytes(place, dense)
+    assert whole == batch_bytes(place, dense, reference.LEVELS)
+    monkeypatch.setattr(reference, "ROOM", 0)
+    assert reference_bytes(place, dense) == batch_bytes(place, dense, 1) < whole / 4
 
 
 @pytest.mark.slow

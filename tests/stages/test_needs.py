@@ -15,6 +15,7 @@ from diffc.models.source import find_source
 from diffc.recipe import Recipe
 from diffc.stages import by_block, needs
 from diffc.stages.by_block import choose_by_block, with_by_block
+from diffc.stages.engine_memory import EXPORT_BYTES
 from diffc.stages.estimate import training_bytes
 
 MILLION = 1_000_000
@@ -31,7 +32,8 @@ def test_memory_grows_with_parameters_where_stages_hold_them():
     process = needs.PROCESS_BYTES
     assert own["importance"] - process == 4 * MILLION * (4 + 4 + 4)
     assert own["distill"] - process == training_bytes(4 * MILLION, 2 * MILLION, None)
-    assert own["export-dense"] == own["export-compressed"] == needs.EXPORT_BYTES
+    for side, count in (("dense", 4), ("compressed", 2)):  # a small file has its weights in it
+        assert own[f"export-{side}"] == EXPORT_BYTES + 3 * 4 * count * MILLION
     # the products come when activations are gone
     for calls in (7 * MILLION, 9 * MILLION):
         ranked = by_stage(recipe, {"importance": 4 * calls}, on_gpu=False)["importance"]
@@ -91,6 +93,34 @@ def test_blocks_that_learn_alone_have_a_row_and_surgery_counts_what_it_cuts():
     )
 
 
+def test_a_model_that_draws_its_samples_is_in_memory_and_one_that_is_given_them_is_not(tmp_path):
+    calls = {"data": 3 * MILLION}
+    for on_gpu in (False, True):
+        row = by_stage(Recipe(), calls, on_gpu=on_gpu)["data"]
+        own = row.gpu_bytes if on_gpu else row.memory_bytes - needs.PROCESS_BYTES
+        assert own == 4 * 4 * MILLION + 3 * MILLION
+    assert by_stage(Recipe(), calls, on_gpu=True)["data"].memory_bytes == (
+        needs.PROCESS_BYTES + 4 * 4 * MILLION
+    )
+    images = Recipe.model_validate({"data": {"source": str(tmp_path)}})
+    row = by_stage(images, calls, on_gpu=False)["data"]
+    assert row.memory_bytes == needs.PROCESS_BYTES + 3 * MILLION
+
+
+def test_data_without_room_for_the_weights_are_refused_whatever_the_importance(
+    tiny_model, small_machine
+):
+    """The importance may go block by block, and the samples are still drawn by the whole model."""
+    source = find_source(tiny_model)
+    recipe = recipe_of_model(source, None, QUICK)
+    small_machine(int(0.9 * needs.PROCESS_BYTES))
+    chosen = choose_by_block(source, recipe)[0]
+    assert chosen.prune.importance.by_block == "on"
+    with pytest.raises(RequestError, match="'data' needs about") as refused:
+        needs.check_memory(source, chosen, "plan")
+    assert "a .safetensors that has samples" in refused.value.hint
+
+
 def test_low_rank_additions_leave_the_student_its_weights_alone():
     loop = {"aim": "loop", "loop": {"features": 0.0}, "low_rank": {"rank": 8}}
     counted = {"distill": 3 * MILLION, "distill-loop": MILLION}
@@ -120,7 +150,7 @@ def test_a_stage_that_works_fewer_rows_at_a_time_is_not_refused(tiny_model, smal
     assert needs.first_lack(source, recipe, ["samples", "repair"]) is None
     small_machine(1000)
     assert needs.first_lack(source, recipe, ["samples"]).stage == "samples"
-    with pytest.raises(RequestError, match="'importance' needs"):
+    with pytest.raises(RequestError, match="'data' needs"):
         needs.check_memory(source, recipe, "distill")
     magnitude = {**QUICK["prune"], "importance": {"method": "magnitude"}}
     light = recipe_of_model(source, None, {**QUICK, "prune": magnitude, "distill": {"steps": 0}})
@@ -166,7 +196,7 @@ def test_the_command_refuses_it_before_the_work_and_writes_nothing(
     small_machine(1000)
     done = diffc("compile", tiny_model, "--ratio", "0.3", "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "the stage 'importance' needs about" in done.stderr and "Traceback" not in done.stderr
+    assert "the stage 'data' needs about" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -174,7 +204,10 @@ def test_a_plan_names_every_stage(tiny_model):
     shown = json.loads(diffc("plan", tiny_model, "--ratio", "0.3", "--json").stdout)
     stages = shown["estimates"]["stages"]
     exports = ["export-dense", "export-compressed"]
-    names = ["importance", "prune", "repair", "distill", "samples", *exports]
+    engines = ["build-ort-cpu-dense", "build-ort-cpu-compressed"]
+    measured = ["bench-ort-cpu", "frontier-ort-cpu", "explain-ort-cpu"]
+    names = ["data", "importance", "prune", "repair", "distill", "samples", *exports]
+    names += [*engines, *measured]
     assert [one["stage"] for one in stages] == names
     text = diffc("plan", tiny_model, "--ratio", "0.3").stdout
     assert "stage (estimates)" in text and all(name in text for name in names)

@@ -55,6 +55,24 @@ class TritonBackend:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightCopies:
+    """How much memory a target takes for an engine in fp32, in bytes over those of its weights.
+
+    Pages of mapped files do not count, and activations come on top. ONNX files above 256 MB have
+    their weights in a file of their own, which is mapped; smaller ones are read whole.
+
+    Args:
+        one: an engine, while it is built and when it is open.
+        one_read_whole: an open engine whose ONNX file has its weights in it.
+        each_shape: whether each batch size and resolution has an engine of its own in memory.
+    """
+
+    one: float
+    one_read_whole: float
+    each_shape: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetFacts:
     """What a target says of itself. No field has a default: each decides a figure or a file.
 
@@ -81,6 +99,8 @@ class TargetFacts:
         triton: Triton's backend for it. None: Triton runs it in Python, with ``loader``.
         model_server: whether OpenVINO Model Server runs its engine.
         runs_torch: whether it runs the torch model itself and not the ONNX file.
+        weight_copies: what its engines take of the machine's memory. None: it was not measured, and
+            ``diffc plan`` says nothing of it.
 
     Raises:
         ValueError: a field has a value that is not possible.
@@ -100,6 +120,7 @@ class TargetFacts:
     triton: TritonBackend | None
     model_server: bool
     runs_torch: bool
+    weight_copies: WeightCopies | None
 
     def __post_init__(self) -> None:
         for key, kind in (("device", Device), ("graphs", Graphs)):

@@ -24,6 +24,7 @@ from diffc_export.targets.base import (
     LoadedEngine,
     Status,
     TargetFacts,
+    WeightCopies,
 )
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
@@ -58,6 +59,7 @@ class OpenVino:
         triton=None,
         model_server=True,
         runs_torch=False,
+        weight_copies=WeightCopies(one=1.05, one_read_whole=1.05, each_shape=True),
     )
 
     def status(self) -> Status:

@@ -21,7 +21,15 @@ from typing import Any
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Work
 from diffc_export.targets import engine, ort, shapes
-from diffc_export.targets.base import Array, Arrays, BuildOptions, LoadedEngine, Status, TargetFacts
+from diffc_export.targets.base import (
+    Array,
+    Arrays,
+    BuildOptions,
+    LoadedEngine,
+    Status,
+    TargetFacts,
+    WeightCopies,
+)
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError
 from diffc_runtime.libraries import ort as library
@@ -49,6 +57,7 @@ class OrtCpu:
         triton=ort.triton_backend(),
         model_server=False,
         runs_torch=False,
+        weight_copies=WeightCopies(one=1.03, one_read_whole=1.6, each_shape=False),
     )
 
     def status(self) -> Status:

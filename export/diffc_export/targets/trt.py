@@ -22,6 +22,7 @@ _FACTS = TargetFacts(
     triton=TritonBackend(platform="tensorrt_plan", file="model.plan", any_batch=False),
     model_server=False,
     runs_torch=False,
+    weight_copies=None,
 )
 
 TARGET = TrtTarget(

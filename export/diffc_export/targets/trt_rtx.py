@@ -26,6 +26,7 @@ _FACTS = TargetFacts(
     triton=None,
     model_server=False,
     runs_torch=False,
+    weight_copies=None,
 )
 
 TARGET = TrtTarget(
