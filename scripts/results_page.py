@@ -365,11 +365,15 @@ def full_size_blocks(found: dict[str, Any]) -> list[str]:
 
 
 def full_size_engines(found: dict[str, Any]) -> list[str]:
+    about = {
+        "sd15-two-levels": "SD 1.5 without its two lower levels, whose compressed ONNX file is "
+        "below 256 MB and read whole",
+        "dit-six-blocks": "DiT-XL/2 with 6 of its 28 blocks",
+    }
     words = (
-        f"SD 1.5 without its two lower levels, and DiT-XL/2 with 6 of its 28 blocks, with "
-        f"{found['weights']} weights: a run from samples that the dense model draws to the ladder "
-        "of each target, in one process. The U-Net's compressed ONNX file is below 256 MB and "
-        "read whole."
+        f"{'; '.join(about[name] for name in found['networks'])}; with {found['weights']} weights. "
+        "A run from samples that the dense model draws to the ladder of each target, in one "
+        "process, which gives large blocks back at once."
     )
     return stage_peaks(found, "engines", words)
 
