@@ -23,9 +23,9 @@ EXPORT_BYTES = 560_000_000
 _WRITTEN_COPIES = 3
 """How often weights that go into the graph's own file are in memory: the graph as written, its
 bytes, and the graph as it is read again."""
-_READ_COPIES = 4
-"""The same of a graph that is read and checked: the graph and its bytes, here and in the checker.
-It is the most of a build, whatever the target does then."""
+_READ_COPIES = 5
+"""The same of a graph that is read and checked: the graph and its bytes, both in the checker, and
+what comes back from it. It is the most of a build, whatever the target does then."""
 
 
 def is_whole(count: int) -> bool:
