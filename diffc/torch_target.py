@@ -57,7 +57,6 @@ class TorchTarget:
         triton=None,
         model_server=False,
         runs_torch=True,
-        weight_copies=None,
     )
 
     def status(self) -> Status:

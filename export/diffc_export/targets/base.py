@@ -74,7 +74,7 @@ class WeightCopies:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFacts:
-    """What a target says of itself. No field has a default: each decides a figure or a file.
+    """What a target says of itself. A field that decides a figure or a file has no default.
 
     Args:
         name: what ``--target`` calls it; its file is called so too, with ``_`` for ``-``.
@@ -120,7 +120,7 @@ class TargetFacts:
     triton: TritonBackend | None
     model_server: bool
     runs_torch: bool
-    weight_copies: WeightCopies | None
+    weight_copies: WeightCopies | None = None
 
     def __post_init__(self) -> None:
         for key, kind in (("device", Device), ("graphs", Graphs)):

@@ -39,7 +39,6 @@ class Fake:
         triton=None,
         model_server=False,
         runs_torch=False,
-        weight_copies=None,
     )
 
     def status(self) -> Status:

@@ -50,7 +50,6 @@ class OrtCuda:
         triton=ort.triton_backend(),
         model_server=False,
         runs_torch=False,
-        weight_copies=None,
     )
 
     def preload(self) -> None:

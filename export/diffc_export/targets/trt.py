@@ -22,7 +22,6 @@ _FACTS = TargetFacts(
     triton=TritonBackend(platform="tensorrt_plan", file="model.plan", any_batch=False),
     model_server=False,
     runs_torch=False,
-    weight_copies=None,
 )
 
 TARGET = TrtTarget(

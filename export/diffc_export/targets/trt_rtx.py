@@ -26,7 +26,6 @@ _FACTS = TargetFacts(
     triton=None,
     model_server=False,
     runs_torch=False,
-    weight_copies=None,
 )
 
 TARGET = TrtTarget(
