@@ -6,6 +6,7 @@ loop/          the lesson of the loops that will be served
 block_local/   before either: each block learns alone from the dense network's activations
 draw.py        what step i of all noise levels trains on, all keyed by (seed, step, row)
 blocks.py      which block outputs the feature loss compares, on which channels
+fresh_loss.py  whether a training left its student nearer to the dense model than it was
 losses.py      output, noise and feature losses; weights over timesteps
 checkpoint.py  the run's state on disk: safetensors, hashes, atomic, the last two kept
 sharded_checkpoint.py  the same of a sharded run, each process's part in a file

@@ -110,7 +110,7 @@ def distill_stage(
     collective = options.steps > 0 and not cuts_nothing(cut.plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
-        "distill", 11, inputs, distill, DistillOutcome, places, packages, collective=collective
+        "distill", 12, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
 
 
@@ -135,8 +135,9 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     from diffc.data.sharding import reads_weights
     from diffc.distill import train
     from diffc.distill.all_steps import ModelPair
+    from diffc.distill.fresh_loss import fresh_loss, why_worse
     from diffc.distill.setup import choose_dtype
-    from diffc.models.load import load_denoiser, meta_denoiser
+    from diffc.models.load import meta_denoiser
 
     options, source, cut = inputs.options.section, inputs.model.source, find_source(pruned)
     each = options.low_rank.bytes_of_student
@@ -146,16 +147,14 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     else:
         teacher = inputs.shape.open(source)
     if reads_weights(shard):
-        student = load_denoiser(cut)
-        apply_repair(student, inputs.repaired)
-        if inputs.blocks is not None:
-            apply_blocks(student, inputs.blocks)
+        student = _student(cut, inputs)
     else:
         student = meta_denoiser(cut)
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
+    pair = ModelPair(teacher, student, _kept_channels(inputs))
     result = yield from train.distill(
-        ModelPair(teacher, student, _kept_channels(inputs)),
+        pair,
         clean,
         options,
         folder.scratch,
@@ -166,7 +165,23 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     )
     if reads_weights(shard):
         _save(student, inputs, folder)
+    if not shard:
+        start = ModelPair(teacher, _student(cut, inputs), pair.kept)
+        before, after = (fresh_loss(one, clean, options, inputs.seed) for one in (start, pair))
+        worse = why_worse(before, after, options.steps)
+        notes = [*notes, *([worse] if worse else [])]
     return _outcome(result, notes)
+
+
+def _student(cut: Source, inputs: DistillInputs) -> nn.Module:
+    """The network as training finds it."""
+    from diffc.models.load import load_denoiser
+
+    student = load_denoiser(cut)
+    apply_repair(student, inputs.repaired)
+    if inputs.blocks is not None:
+        apply_blocks(student, inputs.blocks)
+    return student
 
 
 def _save_untrained(inputs: DistillInputs, folder: StageFolder) -> None:
