@@ -168,8 +168,8 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     if not shard:
         start = ModelPair(teacher, _student(cut, inputs), pair.kept)
         before, after = (fresh_loss(one, clean, options, inputs.seed) for one in (start, pair))
-        worse = why_worse(before, after, options.steps)
-        notes = [*notes, *([worse] if worse else [])]
+        if worse := why_worse(before, after, options.steps):
+            result.notes.append(worse)
     return _outcome(result, notes)
 
 
