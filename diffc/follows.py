@@ -23,14 +23,11 @@ from typing import Any
 from diffc.errors import InputError
 from diffc.models.components import VAE_NAMES
 from diffc.models.files import known_digest, read_json
-from diffc.output import is_output, read_lock
+from diffc.output import DECODER, SIDES, VAE_ENCODER, is_output, read_lock
 from diffc.stage_records import STATE, place_of
 from diffc_export.targets.engine import NAME, engine_digest, exported_file, read_info
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 
-SIDES = ("dense", "compressed")
-DECODER = "decoder"
-VAE_ENCODER = "encoder"
 _TEXT_ENCODER = "text_encoder"
 _MEASURING = ("bench", "explain", "serve")
 _OF_ENGINES = ("build", "choose", "frontier", "anchors", *_MEASURING)

@@ -16,6 +16,7 @@ from diffc.errors import InputError, RequestError, unknown
 from diffc.follows import check_engine
 from diffc.judged import find_loop
 from diffc.models.noise_levels import flow_levels
+from diffc.output import SIDES
 from diffc_export.targets.engine import NAME, exported_file, read_info
 from diffc_runtime.bundles import ENCODER
 from diffc_runtime.engine_folder import check_files
@@ -25,7 +26,6 @@ from diffc_runtime.loras import FOLDER, SUFFIX
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.prompts import read_plan
 
-SIDES = ("dense", "compressed")
 _SOURCE_KEYS = (
     "class_name",
     "inputs",

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from diffc_runtime import Pipeline
     from diffc_runtime.values import Array
 
-SIDES = ("dense", "compressed")
-
 
 @takes(
     *(
@@ -63,7 +61,7 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     Noise, sampler, steps and conditions are those of the report's pictures, so that image i of seed
     0 is one of them. A file that is there is not replaced without --force.
     """
-    from diffc.cli.show import follow_measuring
+    from diffc.cli.show import follow_measuring, print_json
     from diffc.generate.opening import OpenRequest
     from diffc_runtime.saving import check_files, file_words, output_files
 
@@ -84,8 +82,6 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     sides = events.drain(work) if quiet else follow_measuring(work, quiet=False)
     _save({name: side.samples for name, side in sides.items()}, files, request.compare)
     if command.json:
-        from diffc.cli.show import print_json
-
         print_json({"files": [str(file) for file in files], **_json(sides, opening.side)})
     elif not command.quiet:
         print(f"{file_words(files)}  {_words(sides, opening.side)}")
@@ -221,6 +217,7 @@ def _labels(text: str, n: int) -> list[int]:
 def _save(samples: dict[str, Array], files: list[Path], compare: bool) -> None:
     import numpy as np
 
+    from diffc.output import SIDES
     from diffc_runtime.images import grid, to_uint8
     from diffc_runtime.saving import ARRAY, save_samples, write_picture
 
@@ -257,6 +254,8 @@ def _json(sides: dict[str, _Side], own: str) -> dict[str, object]:
 
 def _words(sides: dict[str, _Side], own: str) -> str:
     import numpy as np
+
+    from diffc.output import SIDES
 
     side = sides[own]
     height, width = side.samples.shape[-2:]
