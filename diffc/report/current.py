@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffc.follows import check_untouched, still_follows
-from diffc.output import is_output
+from diffc.output import is_output, no_run
 from diffc.report.model import Report
 
 
@@ -22,6 +22,8 @@ def current_report(out: Path) -> tuple[Report, list[str]]:
     Raises:
         InputError: There is no report, or the plan or the model was changed by hand.
     """
+    if not out.exists() and out.suffix != ".json":
+        raise no_run(out, "diffc compile makes one")
     report, folder = Report.read(out), out if out.is_dir() else out.parent
     if not is_output(folder):
         return report, []

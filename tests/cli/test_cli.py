@@ -245,6 +245,14 @@ def test_recipes_are_listed_and_shown():
     assert "family: UNet2DModel" in shown and "threshold: 0.05" in shown
 
 
+def test_report_of_a_misspelt_folder_names_the_near_one(compiled, tmp_path):
+    (tmp_path / "OUT").symlink_to(compiled[0])
+    done = diffc("report", tmp_path / "OTU")
+    assert done.returncode == 2 and f"there is no folder {tmp_path / 'OTU'}" in done.stderr
+    assert f"did you mean {tmp_path / 'OUT'}?" in done.stderr
+    assert "there is no report" in diffc("report", tmp_path / "other.json").stderr
+
+
 def test_report_of_nothing(tmp_path):
     done = diffc("report", tmp_path)
     assert done.returncode == 2 and "there is no report" in done.stderr
