@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from diffc.amounts import BYTES, number_and_unit
 from diffc.input_size import read_size, size_word
@@ -106,7 +106,7 @@ def _as_text(value: object) -> object:
     return f"{value:g}" if is_number else value
 
 
-def _as_pairs(value: object) -> object:
+def _as_pairs(value: object, info: ValidationInfo) -> object:
     """{'lpips': '0.1'} for ['lpips=0.1'], which the command line gives.
 
     Raises:
@@ -118,9 +118,11 @@ def _as_pairs(value: object) -> object:
     for part in value:
         name, _, number = (word.strip() for word in str(part).partition("="))
         if not name or not number:
-            raise ValueError(f"limits: {part}: not a limit such as lpips=0.1")
+            raise ValueError(f"{info.field_name}: {part}: not a limit such as lpips=0.1")
         if name in limits:
-            raise ValueError(f"limits: {name} has two limits, {limits[name]} and {number}")
+            raise ValueError(
+                f"{info.field_name}: {name} has two limits, {limits[name]} and {number}"
+            )
         limits[name] = number
     return {name: as_fraction(number) for name, number in limits.items()}
 
@@ -148,9 +150,9 @@ def _expand_home(value: object) -> object:
     return str(user_path(value)) if isinstance(value, str | Path) else value
 
 
-def _as_limits_or_off(value: object) -> object:
+def _as_limits_or_off(value: object, info: ValidationInfo) -> object:
     """{'ssim': None} for ['ssim=off'] and {'ssim': 'off'}."""
-    pairs = _as_pairs(value)
+    pairs = _as_pairs(value, info)
     if not isinstance(pairs, dict):
         return pairs
     return {name: _as_none(number) for name, number in pairs.items()}
