@@ -18,7 +18,7 @@ from diffc.report.markdown import escape
 from diffc.report.model import Report
 from diffc.report.sections import iterate_parts
 from diffc.report.trainings import is_repaired, training_words
-from diffc.report.units import change, count
+from diffc.report.units import change, count, percent
 from diffc_runtime.files import write_text
 from diffc_runtime.json_types import JsonDict
 
@@ -51,8 +51,8 @@ def _lines(report: Report) -> Iterator[str]:
     if small is not None:
         share = 1 - small.macs / report.model.macs
         yield (
-            f"`{report.model.class_name}` of `{escape(name)}` with {share:.1%} of its MACs cut away"
-            f"{_training(report)}. It is not the dense model: its pictures differ."
+            f"`{report.model.class_name}` of `{escape(name)}` with {percent(share, 1)} of its MACs "
+            f"cut away{_training(report)}. It is not the dense model: its pictures differ."
         )
         yield from ("", "| | dense | compressed | |", "|---|---:|---:|---:|")
         rows = (

@@ -44,6 +44,11 @@ def change(before: float | None, after: float | None) -> str:
     return f"{(after / before - 1) * 100:+.1f} %"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """'50.2 %' of .502 with one digit behind the point."""
+    return f"{share * 100:.{digits}f} %"
+
+
 def factor(value: float) -> str:
     """'1.69x', '49.6x', '1,934x': how many times as much, in about three digits."""
     return f"{value:,.{factor_digits(value)}f}x"

@@ -78,7 +78,7 @@ def test_the_card_is_the_compressed_models_own(compiled):
     assert f"\n# {name}, compressed by diffc\n" in text
     share = 1 - report.compressed.macs / report.model.macs
     done = ", repaired in closed form, and distilled from it (4 steps)"
-    assert f"with {share:.1%} of its MACs cut away{done}" in text
+    assert f"with {share * 100:.1f} % of its MACs cut away{done}" in text
     ssim = report.quality["ssim"]["mean"]
     assert f"SSIM to dense: {ssim:.3f}" in text
     assert 'diffc.load("FOLDER")' in text and "import diffc" in text

@@ -8,6 +8,7 @@ from diffc.report import svg
 from diffc.report.blocks import Chart, Details, Notes, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
+from diffc.report.units import percent
 
 _LABEL = "the relative loss by timestep; its points are in the table"
 
@@ -35,7 +36,7 @@ def _build(report: Report) -> Iterator[Details]:
     rows = [
         (f"{t:g}", f"{loss:.4f}", "yes" if _is_within(t, chosen) else "no") for t, loss in points
     ]
-    of_all = f", {share:.0%} of all" if isinstance(share, int | float) else ""
+    of_all = f", {percent(share)} of all" if isinstance(share, int | float) else ""
     words = f"method {why['method']}; the shaded timesteps S are those above T{of_all}"
     chart = Chart(picture, Table(rows, ("t", "L_t / L_max", "in S")))
     yield Details(f"the loss at {len(rows)} timesteps", [Notes([words]), chart], unfolded=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from diffc.report.blocks import Bar, Details, Notes, Table
 from diffc.report.model import Report
 from diffc.report.sections import Section
+from diffc.report.units import percent
 
 _WORDS = (
     "bars are shares of the widest layer: the outline is the dense width, the filled part is kept"
@@ -23,7 +24,7 @@ def _build(report: Report) -> Iterator[Details]:
             str(group["name"]),
             str(group["size"]),
             str(group["kept"]),
-            f"{group['kept'] / group['size']:.0%}",
+            percent(group["kept"] / group["size"]),
         )
         for group in groups
     ]
