@@ -5,6 +5,7 @@ command.py   @takes names a verb's flags; Command holds their values
 help.py      verbs as typer knows them: help with its options in groups
 usage.py     the command line's own errors in diffc's words
 flags/       the flag table
+stdout.py    stdout is for answers alone
 run.py       runs stages for a verb
 show.py      tables and JSON
 remembered.py  answers of plan and inspect, kept in the cache
@@ -64,10 +65,12 @@ def main() -> None:
 
 def _run_verb() -> None:
     from diffc.cli.app import app
+    from diffc.cli.stdout import move_stdout
     from diffc.cli.usage import ClickException, request_error
     from diffc.lean_imports import make_imports_lean
 
     _check_working_directory()
+    move_stdout()
     make_imports_lean()
     signal.signal(signal.SIGTERM, _interrupt)
     # without this, the last garbage collections walk through torch's modules for about a second

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ def bench_(command: Command, things: list[Path]) -> None:
 
     Several things are measured in turn, each against the first; ONNX files are built for --target.
     """
+    from diffc.cli.show import answers, write_answer
     from diffc.output import is_output
 
     if len(things) == 1 and (is_output(things[0]) or not things[0].exists()):
@@ -40,9 +40,8 @@ def bench_(command: Command, things: list[Path]) -> None:
     _check_side_by_side(command)
     result = _compare(things, command)
     if command.json:
-        sys.stdout.write(result.model_dump_json(indent=1) + "\n")
+        write_answer(result.model_dump_json(indent=1))
     elif not command.quiet:
-        from diffc.cli.show import answers
         from diffc.report.side_by_side import show
 
         show(result, answers())

@@ -34,7 +34,7 @@ def bundle_(
       diffc bundle OUT --plan ./a100/engines/trt/compressed --to ./repository
     """
     from diffc.bundle import write_bundle
-    from diffc.cli.show import print_json
+    from diffc.cli.show import print_json, write_answer
 
     written = write_bundle(
         output_folder,
@@ -58,7 +58,7 @@ def bundle_(
             }
         )
     elif not command.quiet:
-        print(
+        write_answer(
             f"{written.folder}: {_for_whom(written.server)}, "
             f"{written.side} {written.target} engine; "
             f"{written.folder}/README.md says how to run it"

@@ -151,13 +151,14 @@ def _write(result: CheckResult, ends: Mapping[str, Path | None]) -> list[InputEr
 
 def _show(result: CheckResult, command: Command) -> None:
     from diffc.cli.show import print_json
+    from diffc.cli.stdout import answer_stream
     from diffc.gate import outputs
 
     github = os.environ.get("GITHUB_ACTIONS") == "true"
     lines = outputs.annotation_lines(result, github=github)
     if command.json:
         print_json(result.model_dump(mode="json"))
-        sys.stdout.flush()  # before the files: a failure there loses nothing here
+        answer_stream().flush()  # before the files: a failure there loses nothing here
     elif not command.quiet:
         _table(result)
     if lines and (github or command.quiet):  # GitHub reads commands from both streams
@@ -258,7 +259,8 @@ def list_(command: Command, baselines: Path, csv: bool) -> None:
       diffc baseline list
       diffc baseline list baselines --csv
     """
-    from diffc.cli.show import print_json
+    from diffc.cli.show import print_json, write_answer
+    from diffc.cli.stdout import answer_stream
     from diffc.gate.baseline import HISTORY, list_baselines
     from diffc.gate.history import history_csv, read_history
 
@@ -266,7 +268,7 @@ def list_(command: Command, baselines: Path, csv: bool) -> None:
         history = read_history(baselines / HISTORY)
         for note in history.notes:
             print(f"diffc: {note}", file=sys.stderr)
-        sys.stdout.write(history_csv(history.rows))
+        answer_stream().write(history_csv(history.rows))
         return
     stored = list_baselines(baselines)
     if not stored:
@@ -282,7 +284,7 @@ def list_(command: Command, baselines: Path, csv: bool) -> None:
         return
     for path, baseline in stored:
         engines = ", ".join(dict.fromkeys(f"{f.target} {f.precision}" for f in baseline.figures))
-        print(f"{path}  {baseline.created}  {baseline.model}  {engines}")
+        write_answer(f"{path}  {baseline.created}  {baseline.model}  {engines}")
 
 
 @baseline_app.command("show", cls=VerbCommand)
@@ -293,7 +295,7 @@ def show_(command: Command, baseline_folder: Path) -> None:
     \b
       diffc baseline show baselines/main
     """
-    from diffc.cli.show import print_json
+    from diffc.cli.show import print_json, write_answer
     from diffc.gate.baseline import Baseline
     from diffc.report.units import milliseconds, size
 
@@ -312,4 +314,4 @@ def show_(command: Command, baseline_folder: Path) -> None:
             f"({len(one.samples_ms)} times), peak {size(one.peak_bytes)}, "
             f"engine {size(one.engine_bytes)}"
         )
-    print("\n".join(lines))
+    write_answer("\n".join(lines))

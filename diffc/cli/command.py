@@ -19,6 +19,7 @@ from pathlib import Path
 import typer
 
 from diffc.cli.flags import FLAGS, Flag
+from diffc.cli.stdout import answers_alone
 from diffc.errors import RequestError
 
 Verb = Callable[..., None]
@@ -88,7 +89,8 @@ def takes(*keys: str, context: bool = False, goes_on: bool = False) -> Callable[
             command, own = _read_values(keys, values)
             if context:
                 own[_CONTEXT.name] = values[_CONTEXT.name]
-            function(command, **own)
+            with answers_alone():
+                function(command, **own)
 
         verb.__doc__ = function.__doc__
         verb.__name__ = function.__name__

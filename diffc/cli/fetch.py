@@ -26,7 +26,7 @@ def fetch_(command: Command, whole: bool, dry_run: bool) -> None:
       diffc fetch google/ddpm-cifar10-32
       diffc fetch OWNER/NAME@REVISION --dry-run
     """
-    from diffc.cli.show import answers, messages, print_json
+    from diffc.cli.show import answers, messages, print_json, write_answer
     from diffc.models.hub import download, plan_fetch
     from diffc.models.source import is_hub_id
 
@@ -44,7 +44,7 @@ def fetch_(command: Command, whole: bool, dry_run: bool) -> None:
         rows = [{"name": f.name, "bytes": f.bytes, "is_here": f.is_here} for f in fetch.weights]
         print_json({"model": model, "files": rows, "folder": str(folder) if folder else None})
     elif folder is not None and not command.quiet:
-        print(folder)
+        write_answer(folder)
 
 
 def _show_files(model: str, files: Sequence[HubFile], screen: Console) -> None:

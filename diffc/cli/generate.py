@@ -61,7 +61,7 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     Noise, sampler, steps and conditions are those of the report's pictures, so that image i of seed
     0 is one of them. A file that is there is not replaced without --force.
     """
-    from diffc.cli.show import follow_measuring, print_json
+    from diffc.cli.show import follow_measuring, print_json, write_answer
     from diffc.generate.opening import OpenRequest
     from diffc_runtime.saving import check_files, file_words, output_files
 
@@ -84,7 +84,7 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     if command.json:
         print_json({"files": [str(file) for file in files], **_json(sides, opening.side)})
     elif not command.quiet:
-        print(f"{file_words(files)}  {_words(sides, opening.side)}")
+        write_answer(f"{file_words(files)}  {_words(sides, opening.side)}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperCommand, TyperGroup
 
 from diffc.cli.flags.flag import ADVANCED, FORMER_NAMES, GROUPS, MEANINGS
+from diffc.cli.stdout import stream_columns
 from diffc.cli.usage import check_values
 from diffc.errors import RequestError
 
@@ -42,7 +43,8 @@ _MOST_NAMES = 30  # columns for the names of options; a longer one has a line of
 
 def _fit_terminal(ctx: Any) -> None:
     """Give help the terminal's width, below typer's 50 columns too."""
-    columns = min(shutil.get_terminal_size().columns, ctx.max_content_width or _WIDEST)
+    columns = stream_columns(sys.stdout) or shutil.get_terminal_size().columns
+    columns = min(columns, ctx.max_content_width or _WIDEST)
     ctx.terminal_width = ctx.terminal_width or max(columns - 2, _NARROWEST)
 
 

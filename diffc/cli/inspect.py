@@ -339,6 +339,7 @@ def _show_inputs(specs: Sequence[JsonObject]) -> None:
 
 
 def _show_written_plan(out: Path, command: Command) -> None:
+    from diffc.cli.show import write_answer
     from diffc.launch import process_rank
     from diffc.output import locked_recipe, read_lock
     from diffc.prune.plan import Plan
@@ -351,7 +352,7 @@ def _show_written_plan(out: Path, command: Command) -> None:
     estimates = plan_estimates(plan, locked_recipe(out), source, out / "plan.json")
     _show_plan(name, plan, estimates, command)
     if not command.silent:
-        print(out / "plan.json")
+        write_answer(out / "plan.json")
 
 
 def _show_plan(name: str, plan: JsonObject, estimates: JsonDict, command: Command) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -61,7 +60,7 @@ def show(command: Command, recipe_name: str) -> None:
     \b
       diffc recipes show unet2d
     """
-    from diffc.cli.show import print_json
+    from diffc.cli.show import print_json, write_answer
     from diffc.recipe import recipe_file, resolve
 
     file = recipe_file(recipe_name)
@@ -72,5 +71,5 @@ def show(command: Command, recipe_name: str) -> None:
         return
     import yaml
 
-    sys.stdout.write(f"# {file.about}\n")
-    sys.stdout.write(yaml.safe_dump({"family": file.family, **recipe}, sort_keys=False))
+    text = yaml.safe_dump({"family": file.family, **recipe}, sort_keys=False)
+    write_answer(f"# {file.about}\n{text.rstrip()}")

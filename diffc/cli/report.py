@@ -87,7 +87,9 @@ def _draw(report: Report, plot: Path, *, quiet: bool) -> None:
     with writing(plot, "--plot"):
         write_whole(plot, content)
     if not quiet:
-        print(plot)
+        from diffc.cli.show import write_answer
+
+        write_answer(plot)
 
 
 def _read_history(path: Path | None) -> list[JsonDict]:
@@ -144,4 +146,6 @@ def _show_page(page: Path, open_: bool, *, quiet: bool) -> None:
 
         webbrowser.open(page.resolve().as_uri())
     if not quiet:
-        print(page)
+        from diffc.cli.show import write_answer
+
+        write_answer(page)

@@ -134,11 +134,12 @@ def finish_folder(command: Command, out: Path, stop: str) -> None:
 
 def show_files(out: Path) -> None:
     """Print the files that a person opens next."""
+    from diffc.cli.show import write_answer
     from diffc.launch import process_rank
 
     files = [out / "report.md", out / "samples" / "grid.png"]
     if process_rank() == 0:
-        print("\n" + ", ".join(str(path) for path in files if path.exists()))
+        write_answer("\n" + ", ".join(str(path) for path in files if path.exists()))
 
 
 def resolve_command(

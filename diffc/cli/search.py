@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -75,12 +74,13 @@ def search_(
 
 def _show(result: SearchResult, command: Command) -> None:
     """Print the search on stdout, as JSON or as tables."""
+    from diffc.cli.show import answers, write_answer
+
     if command.json:
-        sys.stdout.write(result.model_dump_json(indent=1) + "\n")
+        write_answer(result.model_dump_json(indent=1))
         return
     if command.quiet:
         return
-    from diffc.cli.show import answers
     from diffc.report.tables import print_whole
     from diffc.report.terminal import show_part
     from diffc.trials.showing import parts, summary

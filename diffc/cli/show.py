@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffc.cli.progress import follow_live, follow_plainly
+from diffc.cli.stdout import answer_stream, stream_columns
 from diffc_export import events
 
 if TYPE_CHECKING:
@@ -24,7 +24,13 @@ T = TypeVar("T")
 
 def answers() -> Console:
     """The console on stdout: what the verb was asked for, which can be piped."""
-    return _console(stderr=False)
+    stream = answer_stream()
+    return _console(file=stream, width=stream_columns(stream))
+
+
+def write_answer(text: object) -> None:
+    """Print a text on stdout, as it is: JSON, or the name of a file."""
+    print(text, file=answer_stream())
 
 
 def messages() -> Console:
@@ -32,12 +38,12 @@ def messages() -> Console:
     return _console(stderr=True)
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(**options: Any) -> Console:
     """A console that sends no codes at all where NO_COLOR or TERM=dumb asks for none."""
     from rich.console import Console
 
     system = None if _is_plain() else "auto"
-    return Console(stderr=stderr, highlight=False, color_system=system)  # type: ignore[arg-type]
+    return Console(highlight=False, color_system=system, **options)  # type: ignore[arg-type]
 
 
 def _is_plain() -> bool:
@@ -92,7 +98,7 @@ def show_report(report: Report, *, json: bool, quiet: bool) -> None:
     if _is_follower():
         return
     if json:
-        sys.stdout.write(report.model_dump_json(indent=1) + "\n")
+        write_answer(report.model_dump_json(indent=1))
     elif not quiet:
         from diffc.report.terminal import show
 
@@ -116,7 +122,7 @@ def print_json(value: object) -> None:
     """Print one JSON object on stdout."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    write_answer(json.dumps(value, indent=1))
 
 
 def _is_follower() -> bool:

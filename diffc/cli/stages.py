@@ -91,15 +91,15 @@ def export_(
             raise RequestError("--to, --side and --force go with --layout")
         run_chain(of_folder(command, output_folder), "export")
         return
-    from diffc.cli.show import print_json
+    from diffc.cli.show import print_json, write_answer
     from diffc.layouts.write import write_layout
 
     written = write_layout(output_folder, layout, side=side, to=to, force=force)
     if command.json:
         print_json(written.to_json())
     elif not command.quiet:
-        print(f"{written.folder}: the {side} {written.pipeline}, for {written.readers}")
-        print(f"  {written.usage}")
+        write_answer(f"{written.folder}: the {side} {written.pipeline}, for {written.readers}")
+        write_answer(f"  {written.usage}")
 
 
 @takes(
