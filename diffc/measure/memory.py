@@ -105,13 +105,27 @@ def _probed(engine: Path, batch: int, *flags: str) -> JsonDict:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UnavailableError(f"the memory of {engine} cannot be measured: {reason}")
-    try:
-        readings: JsonDict = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
+    readings = _last_readings(done.stdout)
+    if readings is None:
         raise UnavailableError(
             f"the memory of {engine} cannot be measured: its process printed no figures"
-        ) from None
+        )
     return readings
+
+
+def _last_readings(printed: str) -> JsonDict | None:
+    """The readings among all that the process printed; None where there are none.
+
+    They need not come last: what a library in C has printed lies in C's buffer until the end.
+    """
+    for line in reversed(printed.splitlines()):
+        try:
+            readings = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(readings, dict) and "peak" in readings:
+            return readings
+    return None
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Memory of a fresh process: true peaks, and no training package in it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -173,3 +174,12 @@ def test_the_meter_is_this_process_where_nvml_knows_it(monkeypatch):
     assert read() == 77 and "whole device" in how
     read, how = probe.device_meter("ort-cpu")
     assert read() is None and how is None
+
+
+def test_figures_among_what_a_library_in_c_prints(engine, monkeypatch, tmp_path):
+    """C's own buffer is written at the process's end, behind the figures."""
+    lines = "import ctypes\nctypes.CDLL(None).puts(b'noise of a library')\n"
+    (tmp_path / "sitecustomize.py").write_text(lines)
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), before))))
+    assert measure_memory(engine, 1, split=False).peak_bytes > 0
