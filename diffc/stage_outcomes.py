@@ -204,9 +204,15 @@ class QualityPoint(StageOutcome):
 
 
 class DistillOutcome(StageOutcome):
-    """A training run; the fields are those of ``diffc.distill.run.DistillResult``."""
+    """A training run; the other fields are those of ``diffc.distill.run.DistillResult``.
+
+    Attributes:
+        is_used: False where the training made the model worse, so that the model is the one from
+            before it.
+    """
 
     steps: int
+    is_used: bool = True
     losses: list[tuple[int, float]] = Field(default_factory=list)
     resumed_from: int = 0
     quality: list[QualityPoint] = Field(default_factory=list)

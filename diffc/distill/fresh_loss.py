@@ -2,7 +2,8 @@
 
 A repair in closed form leaves a student near the dense model; a short training at a high learning
 rate then takes it away, and ends before it is back. The curve of the loss does not show that where
-its first step is the best one, so both ends are compared on the same rows.
+its first step is the best one, so both ends are compared on the same rows, and the better one is
+taken.
 """
 
 from __future__ import annotations
@@ -46,12 +47,18 @@ def fresh_loss(pair: ModelPair, clean: CleanSet, options: DistillSection, seed: 
     return sum(losses) / len(losses)
 
 
-def why_worse(before: float, after: float, steps: int) -> str | None:
-    """What to say of a training that took a student away from the dense model; None otherwise."""
+def why_not_taken(before: float, after: float, steps: int) -> str | None:
+    """What to say of a training that took a student away from the dense model; None otherwise.
+
+    Args:
+        before: The student's fresh loss before the training.
+        after: The same after it; NaN is no improvement.
+        steps: Of the training.
+    """
     if after <= before:
         return None
     return (
-        f"the training made the model worse: at noise that no step had, its loss was {before:.3g} "
-        f"before the {steps} steps and {after:.3g} after them; more steps, a smaller "
-        "distill.learning_rate, or --distill-steps 0, which keeps the model as it was, give more"
+        f"the training made the model worse, so the model from before it was taken: at noise that "
+        f"no step had, the loss was {before:.3g} before the {steps} steps and {after:.3g} after "
+        "them; try a smaller distill.learning_rate"
     )

@@ -213,6 +213,7 @@ class DistillRecord(_Record, total=False):
 
     Attributes:
         steps: The number of optimiser steps.
+        is_used: False where the model from before the training was the better one, and was taken.
         losses: (step, loss).
         quality: SSIM on the way.
         images_per_second: Over all processes; None where no step was timed.
@@ -221,6 +222,7 @@ class DistillRecord(_Record, total=False):
     """
 
     steps: int
+    is_used: bool
     losses: list[tuple[float, float]]
     quality: list[QualityCurvePoint]
     images_per_second: float | None

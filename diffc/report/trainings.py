@@ -14,7 +14,8 @@ def training_words(report: Report) -> str:
     if first.get("steps") is None:
         return "-"
     parts = [f"{blocks['steps']:,} steps of each block"] if blocks.get("is_used") else []
-    parts += [f"{first['steps']:,} steps"] if first["steps"] else []
+    is_trained = first["steps"] and first.get("is_used", True)
+    parts += [f"{first['steps']:,} steps"] if is_trained else []
     loops = report.loop_distillation or {}
     if loops.get("steps"):
         parts.append(f"{loops['steps']:,} steps for {', '.join(loops.get('loops', ()))}")

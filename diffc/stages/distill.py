@@ -110,7 +110,7 @@ def distill_stage(
     collective = options.steps > 0 and not cuts_nothing(cut.plan_file.path)
     places = {MODEL: DISTILLED if options.aim == "loop" else model_place(recipe)}
     return Stage(
-        "distill", 12, inputs, distill, DistillOutcome, places, packages, collective=collective
+        "distill", 13, inputs, distill, DistillOutcome, places, packages, collective=collective
     )
 
 
@@ -120,7 +120,11 @@ def model_place(recipe: Recipe) -> str:
 
 
 def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
-    """Train the cut model, or copy it where no steps are asked for or nothing was cut."""
+    """Train the cut model, or copy it where no steps are asked for or nothing was cut.
+
+    The model from before the training is taken where that is nearer to the dense one; a sharded
+    student is not compared.
+    """
     pruned = inputs.pruned.folder / PRUNED
     for words, is_so in (
         ("no distillation asked for", inputs.options.section.steps == 0),
@@ -135,7 +139,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     from diffc.data.sharding import reads_weights
     from diffc.distill import train
     from diffc.distill.all_steps import ModelPair
-    from diffc.distill.fresh_loss import fresh_loss, why_worse
+    from diffc.distill.fresh_loss import fresh_loss, why_not_taken
     from diffc.distill.setup import choose_dtype
     from diffc.models.load import meta_denoiser
 
@@ -163,14 +167,15 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         logs=folder.logs,
         shard=shard,
     )
-    if reads_weights(shard):
-        _save(student, inputs, folder)
+    why_not = None
     if not shard:
         start = ModelPair(teacher, _student(cut, inputs), pair.kept)
         before, after = (fresh_loss(one, clean, options, inputs.seed) for one in (start, pair))
-        if worse := why_worse(before, after, options.steps):
-            result.notes.append(worse)
-    return _outcome(result, notes)
+        why_not = why_not_taken(before, after, options.steps)
+        student = start.student if why_not else student
+    if reads_weights(shard):
+        _save(student, inputs, folder)
+    return _outcome(result, [*notes, *([why_not] if why_not else ())], is_used=why_not is None)
 
 
 def _student(cut: Source, inputs: DistillInputs) -> nn.Module:
@@ -216,15 +221,16 @@ def pruning_facts(pruned: Path) -> JsonDict:
     return {name: summary[name] for name in _FACTS if name in summary}
 
 
-def _outcome(result: DistillResult, notes: list[str]) -> DistillOutcome:
+def _outcome(result: DistillResult, notes: list[str], *, is_used: bool) -> DistillOutcome:
     return DistillOutcome(
         steps=result.steps,
+        is_used=is_used,
         resumed_from=result.resumed_from,
         losses=result.losses,
         quality=[QualityPoint(step=step, ssim=ssim) for step, ssim in result.quality],
         images_per_second=result.images_per_second,
         precision=result.precision,
-        notes=[*notes, *result.notes],
+        notes=[*result.notes, *notes],
     )
 
 
