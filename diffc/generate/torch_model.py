@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,12 +32,14 @@ from diffc.models.texts.torch_calls import torch_prompts
 from diffc.output import locked_recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages.order import source_of
+from diffc.stages.text import text_stage, write_texts
 from diffc.torch_state import own_state
 from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
 from diffc_runtime.image_inputs import Encode, Posterior
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
+from diffc_runtime.prompts import PromptEncoder
 from diffc_runtime.values import Array, Denoise
 
 if TYPE_CHECKING:
@@ -75,12 +79,27 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
         opened.latent_scale, opened.latent_shift = latent_factors(full_config(source.vae))
         opened.decode = lambda latents: decode(opened.scale(latents))
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
-    text = out / "onnx" / TEXT_FOLDER
-    if (text / PLAN_FILE).is_file():
-        opened.prompts = torch_prompts(source, text)
+    opened.prompts = _prompts(out, source)
     opened.batches = [(1, _BATCH)]
     opened.runs_on = f"torch {dtype} on {where.type}"
     return as_judged(opened, out, contents)
+
+
+def _prompts(out: Path, source: Source) -> PromptEncoder | None:
+    """The text encoders in torch, of a run that stopped before its exports too."""
+    text, recipe = out / "onnx" / TEXT_FOLDER, locked_recipe(out)
+    if (text / PLAN_FILE).is_file():
+        return torch_prompts(source, text)
+    if text_stage(source, recipe) is None:
+        return None
+    scratch = TemporaryDirectory(prefix="diffc-text-")
+    text = Path(scratch.name)
+    write_texts(source, RunShape.of(recipe), recipe.data.guidance, text)
+    if not (text / PLAN_FILE).is_file():
+        return None
+    prompts = torch_prompts(source, text)
+    weakref.finalize(prompts, scratch.cleanup)  # tokenizers are read with the first prompt
+    return prompts
 
 
 def _image_size(denoiser: Denoiser, source: Source) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ They are not cut. An engine's outputs are compared with torch's, each on its own
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,9 @@ from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER, PromptPlan
 
 if TYPE_CHECKING:
+    from diffc.models.texts.pipelines import TextParts
     from diffc.models.texts.tokenizers import ConvertedTokenizer
+    from diffc_export.specs import TensorSpec
 
 _LOWER = ("fp16", "bf16")
 _PACKAGES = ("transformers", "tokenizers")
@@ -93,24 +95,41 @@ def _config_of(part: Component) -> object:
 
 def export_text(inputs: TextInputs, folder: StageFolder) -> Work[TextOutcome]:
     """Write the plan, the tokenizers and the conditions that every prompt shares."""
+    yield Progress(0, 1, "reading the tokenizers")
+    out = folder.out / TEXT_FOLDER
+    out.mkdir(parents=True)
+    parts = write_texts(inputs.pipeline.source, inputs.shape, inputs.guidance, out)
+    encoders = [] if parts.plan is None else list(parts.plan.encoders)
+    return TextOutcome(encoders=encoders, notes=list(parts.notes))
+
+
+def write_texts(source: Source, shape: RunShape, guidance: float | None, out: Path) -> TextParts:
+    """Write what prompts need, without the encoders: plan, tokenizers, shared conditions.
+
+    Args:
+        source: The pipeline.
+        shape: What the denoiser's inputs are like.
+        guidance: Of the pipeline's call; None for its own.
+        out: A folder that is there. It stays empty where there is no plan.
+
+    Returns:
+        The plan without the tokenizers' facts, or why there is none.
+    """
     import json
 
     from diffc.models.texts.pipelines import find_texts
     from diffc_runtime.files import write_text
 
-    yield Progress(0, 1, "reading the tokenizers")
-    source = inputs.pipeline.source
-    specs = inputs.shape.specs(source)
-    parts, out = find_texts(source, specs), folder.out / TEXT_FOLDER
-    out.mkdir(parents=True)
+    specs = shape.specs(source)
+    parts = find_texts(source, specs)
     if parts.plan is None:
-        return TextOutcome(notes=list(parts.notes))
+        return parts
     plan, tokenizers = complete_plan(source, parts.plan)
     for one in tokenizers.values():
         write_text(out / one.facts.file, one.content)
     write_text(out / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
-    _write_fixed(inputs, out)
-    return TextOutcome(encoders=list(plan.encoders), notes=list(parts.notes))
+    _write_fixed(source, specs, guidance, out)
+    return parts
 
 
 def complete_plan(
@@ -137,14 +156,15 @@ def complete_plan(
     return replace(plan, encoders=uses, tokenizers=facts), tokenizers
 
 
-def _write_fixed(inputs: TextInputs, out: Path) -> None:
+def _write_fixed(
+    source: Source, specs: Sequence[TensorSpec], guidance: float | None, out: Path
+) -> None:
     import numpy as np
 
     from diffc.data.conditions import pipeline_conditions
     from diffc_runtime.prompt_plan import FIXED_FILE
 
-    source = inputs.pipeline.source
-    same = pipeline_conditions(source, inputs.shape.specs(source), inputs.guidance)
+    same = pipeline_conditions(source, specs, guidance)
     values = {name: value.numpy() for name, value in same.rows.items()}
     values |= {f"null.{name}": value.numpy() for name, value in same.null.items()}
     if values:

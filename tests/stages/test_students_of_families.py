@@ -10,7 +10,6 @@ import torch
 from support import tiny_prompts
 from support.noise_of_images import as_theirs
 from support.quick import QUICK
-from support.shared import common_cache
 
 import diffc
 from diffc_runtime.noise import image_noise
@@ -38,12 +37,12 @@ def compile_student(folder: Path, name: str) -> diffc.Report:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
-def test_stock_samplers_make_the_students_images(tmp_path, tmp_path_factory, name):
+def test_stock_samplers_make_the_students_images(tmp_path, name):
     report = compile_student(tmp_path, name)
     assert report.loop_distillation is not None
     assert report.compressed.macs == pytest.approx(0.75 * report.model.macs, rel=0.2)
     steps = int(LOOPS[name].split(":")[1])
-    tiny_prompts.build_texts(tmp_path / "model", tmp_path / "out", common_cache(tmp_path_factory))
+    assert not (tmp_path / "out" / "onnx").exists()  # the run ended before its exports
     pipe = diffc.pipeline(tmp_path / "out", target="torch")
     assert pipe.defaults.steps == steps and pipe.defaults.guidance == 1
     height, width = pipe.image_size
