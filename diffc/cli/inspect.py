@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diffc.prune.plan import Plan
     from diffc.prune.planning import Scores
     from diffc.recipe import Recipe
+    from diffc_export.specs import TensorSpec
     from diffc_runtime.json_types import JsonDict, JsonObject
 
 
@@ -129,7 +130,7 @@ def inspect_answer(source: Source, recipe: Recipe, scores: Path) -> JsonDict:
     total = costs.cost(costs.dense)
     return {
         "model": {"name": source.name, "class_name": source.class_name, **vars(total)},
-        "inputs": [vars(spec) for spec in denoiser_specs(source, recipe)],
+        "inputs": [_input_row(spec) for spec in denoiser_specs(source, recipe)],
         "groups": _group_rows(costs, _scores(scores)),
         "branches": _branch_rows(costs),
     }
@@ -253,6 +254,14 @@ def _scores(path: Path) -> Scores | None:
 
     scores: Scores = load_file(path)
     return scores
+
+
+def _input_row(spec: TensorSpec) -> JsonDict:
+    """One input of the network; whole numbers that are drawn from a range have its ends."""
+    row = dict(vars(spec))
+    if isinstance(spec.example, range):
+        row["example"] = {"from": min(spec.example), "to": max(spec.example)}
+    return row
 
 
 def _group_rows(costs: CostModel, scores: Scores | None) -> list[GroupRow]:

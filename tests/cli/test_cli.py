@@ -12,6 +12,7 @@ import sys
 import pytest
 from support.command import diffc_in_process as diffc
 from support.command import diffc_process
+from support.pipelines import save_ddpm
 
 from diffc.output import LOCK_FORMAT
 from diffc.prune.plan import Cost, Plan
@@ -230,6 +231,14 @@ def test_inspect_lists_the_groups(tiny_model):
     groups = json.loads(done.stdout)["groups"]
     assert {"conv_in", "time_embedding.linear_1"} <= {group["name"] for group in groups}
     assert all(group["macs_per_channel"] > 0 for group in groups)
+
+
+def test_inspect_shows_the_classes_of_a_model_with_labels(tmp_path):
+    model = save_ddpm(tmp_path / "model", num_class_embeds=4)
+    done = diffc("inspect", model, "--json")
+    assert done.returncode == 0, done.stderr
+    labels = json.loads(done.stdout)["inputs"][-1]
+    assert (labels["name"], labels["example"]) == ("class_labels", {"from": 0, "to": 3})
 
 
 def test_doctor_says_what_works_and_why_not():
