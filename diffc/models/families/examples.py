@@ -54,8 +54,9 @@ def _value(
     if spec.kind == "timestep":
         return torch.randint(1000, (batch,), generator=generator).to(dtype_of(spec))
     if spec.dtype == "int64" and isinstance(spec.example, range | None):
-        below = len(spec.example) if spec.example else config.get("num_class_embeds") or 1
-        return torch.randint(int(below), (batch, *spec.shape), generator=generator)
+        numbers = spec.example or range(int(config.get("num_class_embeds") or 1))
+        places = torch.randint(len(numbers), (batch, *spec.shape), generator=generator)
+        return numbers.start + numbers.step * places
     if spec.example is None:
         return torch.randn(batch, *spec.shape, generator=generator).to(dtype_of(spec))
     row = torch.tensor(spec.example, dtype=dtype_of(spec))
