@@ -51,10 +51,13 @@ def remembered(
 
 
 def _key(verb: str, source: Source, recipe: Recipe, scores: Path) -> str:
+    from diffc.stages.plan import alignment
     from diffc.stages.preflight import model_key
 
     ranked = file_digest(scores) if scores.is_file() else None
-    value = [verb, model_key(source, recipe), source.name, ranked, _code()]
+    # a plan's widths follow from its targets' facts, which other packages may change
+    align = alignment(recipe) if verb == "plan" else None
+    value = [verb, model_key(source, recipe), source.name, ranked, align, _code()]
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 

@@ -51,6 +51,12 @@ def test_other_questions_are_worked_out_anew(ask, other_model, tmp_path, monkeyp
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_plan_is_made_anew_where_its_target_wants_other_widths(ask, monkeypatch):
+    numbers = [ask(), ask(verb="inspect")]
+    monkeypatch.setattr("diffc.stages.plan.alignment", lambda _: 5)
+    assert [*numbers, ask(), ask(verb="inspect")] == [1, 2, 3, 2]
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
 def test_a_damaged_answer_is_worked_out_again(ask, text):
     assert ask() == 1
