@@ -58,9 +58,9 @@ def main() -> None:
         from diffc_export.disks import disk_error
 
         line = disk_error(error)
-        _end_with_line(line) if line is not None else _end_with_traceback()
-    except BaseException:  # libraries in Rust raise their own exceptions when they panic
-        _end_with_traceback()
+        _end_with_line(line) if line is not None else _end_with_traceback(error)
+    except BaseException as error:  # libraries in Rust raise their own exceptions when they panic
+        _end_with_traceback(error)
 
 
 def _run_verb() -> None:
@@ -169,10 +169,14 @@ def _as_typed(error: DiffcError) -> str:
     return str(error)
 
 
-def _end_with_traceback() -> NoReturn:
+def _end_with_traceback(error: BaseException) -> NoReturn:
+    from diffc_export.discovery import added_code
+
     traceback.print_exc()
+    point = added_code(error)
+    whose = f"in {point}, or in how diffc calls it" if point else "in diffc"
     print(
-        f"diffc: this is a bug in diffc (exit code {EXIT_BUG}): please report the lines above",
+        f"diffc: this is a bug {whose} (exit code {EXIT_BUG}): please report the lines above",
         file=sys.stderr,
     )
     sys.exit(EXIT_BUG)

@@ -9,6 +9,7 @@ from diffc.cli.command import Command, takes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from diffc_export.targets.base import Status, Target
     from diffc_runtime.json_types import JsonObject
 
 
@@ -34,7 +35,7 @@ def doctor_(command: Command) -> None:
     from diffc_export.targets.base import Status
 
     environment = read_environment().model_dump(mode="json")
-    states = {name: one.status() for name, one in targets().items()}
+    states = {name: _status(one) for name, one in targets().items()}
     unusable = {name: Status(False, False, False, reason) for name, reason in problems().items()}
     statuses = {name: asdict(status) for name, status in (states | unusable).items()}
     if command.json:
@@ -50,6 +51,18 @@ def doctor_(command: Command) -> None:
     broken = broken_families() | broken_scores() | broken_sections() | broken_metrics()
     _show(statuses, environment, broken)
     _show_room(environment)
+
+
+def _status(one: Target) -> Status:
+    """What a target can do here; another package's may raise, although it must not."""
+    from diffc_export.targets.base import Status
+    from diffc_runtime.errors import in_short
+
+    try:
+        return one.status()
+    except Exception as error:
+        words = f"its status() raised {type(error).__name__}: {in_short(error)}"
+        return Status(False, False, False, words.removesuffix(": "))
 
 
 def _usable_and_broken(names: list[str], broken: dict[str, str]) -> dict[str, object]:

@@ -4,6 +4,7 @@
     module_files    the modules of a package that set a name, such as ``TARGET``
     entry_points    what installed distributions add to a group of entry points
     load            the thing behind an entry point, or why it cannot be used
+    added_code      the entry point whose code raised an exception
 
 A thing of another package is imported when it is needed, so that a broken one stops nothing
 else. Listing names imports nothing.
@@ -20,6 +21,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from diffc_runtime.errors import RequestError, UnavailableError, in_short, unknown
@@ -99,6 +101,21 @@ def load(point: EntryPoint, attribute: str) -> tuple[object, str]:
     except (Exception, SystemExit) as error:  # foreign code may raise anything
         words = in_short(error)
         return None, f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def added_code(error: BaseException) -> EntryPoint | None:
+    """The entry point of another distribution in whose module an exception was raised or passed by.
+
+    Returns:
+        The one nearest to the place where the exception was raised; None where there is none.
+    """
+    from importlib import metadata
+
+    groups = [group for group in metadata.entry_points().groups if group.startswith("diffc.")]
+    by_module = {point.module: point for group in groups for point in entry_points(group)}
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    modules = (str(frame.f_globals.get("__name__")) for frame in reversed(frames))
+    return next((by_module[name] for name in modules if name in by_module), None)
 
 
 @cache

@@ -82,6 +82,24 @@ def test_doctor_shows_the_example_and_names_a_broken_target(add):
     assert done.returncode == 0 and "bad-toy" in done.stdout
 
 
+RAISES = EXAMPLE.replace("number = machine", "number = 1 / 0 or machine")
+
+
+def test_doctor_shows_a_target_whose_status_raises_and_the_others(add):
+    add("ort-basic", {"ort_basic": RAISES})
+    shown = json.loads(diffc("doctor", "--json").stdout)["targets"]
+    assert shown["ort-basic"]["reason"] == "its status() raised ZeroDivisionError: division by zero"
+    assert not shown["ort-basic"]["runnable"] and shown["ort-cpu"]["runnable"]
+
+
+def test_an_error_in_a_targets_own_code_names_its_package(add, tiny_model, tmp_path):
+    add("toys", {"ort_basic": RAISES})
+    done = diffc("compile", tiny_model, "--target", "ort-basic", "--out", tmp_path / "out")
+    assert done.returncode == 70 and "ZeroDivisionError" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("diffc: this is a bug in ort_basic (toys 1.0), or in how diffc calls it")
+
+
 BROKEN = {
     "raises at import": ("raise OSError('libtoy.so is missing')", "OSError: libtoy.so is missing"),
     "raises without a word": ("raise OSError", "cannot be used: OSError"),
