@@ -211,6 +211,8 @@ def _labels(text: str, n: int) -> list[int]:
         labels = [int(part) for part in text.split(",")]
     except ValueError:
         raise RequestError(f"--label is a number, or several: 3,7; not '{text}'") from None
+    if min(labels) < 0:  # an engine may count a negative one from the end of its classes
+        raise RequestError(f"--label {text}: the first class is 0")
     return [labels[i % len(labels)] for i in range(max(n, 0))]
 
 

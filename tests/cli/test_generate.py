@@ -108,6 +108,7 @@ def test_a_file_that_is_there_stays_without_force(out, tmp_path):
         (["--sampler", "plms"], "unknown scheduler 'plms' (known: ddpm, ddim"),
         (["--guidance", 3], "needs a model with conditions"),
         (["--label", "x"], "--label is a number, or several: 3,7; not 'x'"),
+        (["--label", "2,-1"], "--label 2,-1: the first class is 0"),
         (["--label", 1], "unknown condition 'class_labels' (the model takes: none)"),
         (["--condition", "x"], "a condition is NAME=NUMBER or NAME=FILE.npy, not 'x'"),
         (["--target", "trt"], "unknown target 'trt'"),
