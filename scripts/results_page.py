@@ -21,6 +21,7 @@ from typing import Any
 import page_first
 import page_gpu
 from page_loops import guided, loras, search
+from page_memory import full_size, full_size_blocks, full_size_engines, training_memory
 from page_parts import day, fold, loops, machine, percent, ratio, table
 from page_plans import latency_plans
 from page_serving import serving
@@ -332,99 +333,6 @@ def gate(found: dict[str, Any]) -> list[str]:
         ]
         lines += table(["real slowdown, whole check", "ratio", "verdict", "took"], rows)
     return lines  # fmt: skip
-
-
-def full_size(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for name, steps in found["networks"].items():
-        spent = [
-            f"{steps[step]['seconds']:.0f} s, {steps[step]['own_peak_bytes'] / 1e9:.2f} GB"
-            for step in ("export", "convert")
-        ]
-        files = [f"{steps[step]['bytes'] / 1e9:.2f} GB" for step in ("export", "convert")]
-        errors = [f"{error:.1e}" for error in steps.get("run", {}).get("error", {}).values()]
-        count = f"{steps['export']['parameters'] / 1e6:.0f} M"
-        rows.append([name, count, *files, *spent, *(errors or ["-", "-"])])
-    heads = ["", "parameters", "fp32 file", "fp16 file", "export", "to fp16", "fp32 error",
-             "fp16 error"]  # fmt: skip
-    return [
-        machine(found["environment"], day(found)),
-        f"The published configurations with {found['weights']} weights; seconds and peak memory of "
-        "the step's whole process, beyond the pages of mapped files; errors are relative, of ONNX "
-        "Runtime to torch fp32." + (f" {found['note']}" if "note" in found else "") + "\n",
-        *table(heads, rows),
-    ]
-
-
-def full_size_blocks(found: dict[str, Any]) -> list[str]:
-    words = (
-        f"Networks with {found['weights']} weights: each block learns alone, and nothing trains "
-        "the whole."
-    )
-    return stage_peaks(found, "blocks", words)
-
-
-def full_size_engines(found: dict[str, Any]) -> list[str]:
-    about = {
-        "sd15-two-levels": "SD 1.5 without its two lower levels, whose compressed ONNX file is "
-        "below 256 MB and read whole",
-        "dit-six-blocks": "DiT-XL/2 with 6 of its 28 blocks",
-    }
-    words = (
-        f"{'; '.join(about[name] for name in found['networks'])}; with {found['weights']} weights. "
-        "A run from samples that the dense model draws to the ladder of each target, in one "
-        "process, which gives large blocks back at once."
-    )
-    return stage_peaks(found, "engines", words)
-
-
-def stage_peaks(found: dict[str, Any], step: str, words: str) -> list[str]:
-    """What each stage of a step took beside its estimate, a table for each network."""
-    lines = [
-        machine(found["environment"], day(found)),
-        words + " The peak is of the process's own memory, beyond the pages of mapped files; the "
-        "estimate is that of `diffc plan`, once the plan is known."
-        + (f" {found['note']}" if "note" in found else "")
-        + "\n",
-    ]
-    for name, steps in found["networks"].items():
-        rows = []
-        for stage, row in steps[step]["stages"].items():
-            peak, estimate = row["own_peak_bytes"], row.get("estimated_bytes")
-            beside = ["-", "-"]
-            if estimate is not None:
-                beside = [f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"]
-            rows.append([stage, f"{row['seconds']:.0f} s", f"{peak / 1e9:.2f} GB", *beside])
-        counts = [f"{count / 1e6:.0f} M" for count in steps[step]["parameters"].values()]
-        lines.append(f"{name}: {counts[0]} parameters, {counts[1]} after the cut.\n")
-        lines += table(["stage", "time", "peak", "estimate", "off by"], rows)
-    return lines
-
-
-def training_memory(found: dict[str, Any]) -> list[str]:
-    def cells(row: dict[str, Any]) -> tuple[str, str, str]:
-        peak, estimate = row["own_peak_bytes"], row["estimated_bytes"]
-        return f"{peak / 1e9:.2f} GB", f"{estimate / 1e9:.2f} GB", f"{estimate / peak - 1:+.1%}"
-
-    rows = [
-        [row["network"], str(row["pieces"]), "yes" if row["checkpointing"] else "no",
-         str(row["rank"] or "-"), *cells(row)]
-        for row in found["rows"]
-    ]  # fmt: skip
-    heads = ["peak", "estimate", "off by"]
-    ranked = [[row["network"], row["by_block"], *cells(row)] for row in found["importance"]]
-    forward = [[row["network"], row["stage"], *cells(row)] for row in found["forward"]]
-    return [
-        machine(found["environment"], day(found)),
-        "Toy networks whose activations are many times their parameters, distilled in batches of 8 "
-        "in fp32 on the CPU; the peak is that of the whole process's own memory. With a rank, "
-        "low-rank additions are trained in the place of the weights.\n",
-        *table(["", "pieces", "checkpointing", "rank", *heads], rows),
-        "The importance by gradients, of the whole network and block by block.\n",
-        *table(["", "block by block", *heads], ranked),
-        "Stages without gradients, of a run that cuts half of the MACs.\n",
-        *table(["", "stage", *heads], forward),
-    ]
 
 
 def figures(found: dict[str, Any]) -> list[str]:
