@@ -49,10 +49,13 @@ from safetensors.numpy import load_file, save_file
 
 from bench.gpu.networks import NETWORKS as MEASURED
 from bench.gpu.networks import Network
+from bench.own_memory_watcher import own_memory
 from diffc.measure.environment import read_environment
 from diffc.measure.parity import TOLERANCE
 
 RESULT = Path(__file__).parent / "results" / "full_size.json"
+WATCHER = Path(__file__).parent / "own_memory_watcher.py"
+"""The program that writes down the peak of this process's own memory."""
 STEPS = ("write", "export", "convert", "run")
 NETWORKS = {
     **MEASURED,
@@ -181,24 +184,6 @@ def limit(step: str, name: str, own_peak: int, folder: Path) -> float:
     return most
 
 
-_WATCH = """
-import mmap, struct, sys, time
-with open(sys.argv[2], "r+b") as file:
-    shared = mmap.mmap(file.fileno(), 8)
-while True:
-    try:
-        with open(f"/proc/{sys.argv[1]}/status") as status:
-            now = [int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon")]
-    except OSError:
-        break
-    if not now:
-        break
-    if now[0] > struct.unpack("q", shared[:8])[0]:
-        shared[:8] = struct.pack("q", now[0])
-    time.sleep(0.01)
-"""
-
-
 class OwnMemory:
     """The most memory of this process beyond mapped files, looked at a hundred times a second.
 
@@ -222,12 +207,12 @@ class OwnMemory:
 
     def __enter__(self) -> OwnMemory:
         pid = str(os.getpid())
-        command = [sys.executable, "-I", "-c", _WATCH, pid, f"/proc/{pid}/fd/{self._file}"]
+        command = [sys.executable, "-I", WATCHER, pid, f"/proc/{pid}/fd/{self._file}"]
         self._watcher = subprocess.Popen(command)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.peak = max(self.peak, own_memory())
+        self.peak = max(self.peak, own_memory(os.getpid()) or 0)
         if self._watcher is not None:
             self._watcher.kill()
             self._watcher.wait()
@@ -240,12 +225,6 @@ WATCHED = OwnMemory()
 def return_freed_memory() -> None:
     """Have glibc give back what was freed: it keeps gigabytes of an earlier stage for the next."""
     ctypes.CDLL(None).malloc_trim(0)
-
-
-def own_memory() -> int:
-    """Bytes of this process's resident memory that are no pages of files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def write(name: str, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The steps of bench.full_size, on a small network."""
 
 import shutil
+import time
 from dataclasses import replace
 
 import onnx
@@ -59,6 +60,18 @@ def test_a_file_that_computes_something_else_ends_it(exported):
     onnx.save(model, path)
     with pytest.raises(SystemExit, match=r"fp16 is .* from torch"):
         full_size.child("run", NAME, exported)
+
+
+def test_the_watcher_sees_memory_that_is_given_back_before_the_end():
+    with full_size.OwnMemory() as memory:
+        deadline = time.monotonic() + 60
+        block = b"1" * 100_000_000
+        while memory.peak < 100_000_000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        del block
+        seen = memory.peak
+        memory.peak = 0
+    assert seen > 100_000_000 and 0 < memory.peak < seen - 50_000_000
 
 
 @pytest.fixture
