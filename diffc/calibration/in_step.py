@@ -26,10 +26,10 @@ class AtLayer:
     """Where a call waits.
 
     Attributes:
-        name: The layer.
-        inputs: What it was called with.
-        named: The same by name.
-        output: What it gave; None before it has run.
+        name: The layer's name.
+        inputs: The arguments of the layer's call.
+        named: The arguments that the call gives by name.
+        output: What the layer returned; None before it has run.
     """
 
     name: str
@@ -116,20 +116,22 @@ def calls_in_step(
     works: Sequence[Callable[[], Tensor]],
     *,
     before: bool = False,
-    taken_in: Callable[[Any], Any] | None = None,
-    passed_on: Callable[[Any], Any] | None = None,
+    map_inputs: Callable[[Any], Any] | None = None,
+    map_output: Callable[[Any], Any] | None = None,
 ) -> Iterator[list[WaitingCall]]:
-    """Begin calls of ``model`` that wait behind the layers ``names``; they end with the block.
+    """Run calls of ``model``, without gradients, that wait at layers; the block's end stops them.
 
     Args:
-        model: What the calls run.
-        names: Its layers to wait at.
-        works: The calls.
-        before: True waits before a layer, which then has no output yet.
-        taken_in: Makes of a layer's arguments what it is called with; a call that waits shows the
-            arguments themselves.
-        passed_on: Makes of a layer's output what the rest of the network goes on with, and what a
-            call that waits shows as the output.
+        model: The network that the calls run.
+        names: The names of the layers at which each call waits.
+        works: The calls: functions without arguments, which run ``model`` and return its output.
+        before: True: a call waits before a layer, without an output, and nothing is mapped.
+        map_inputs: Takes a layer's arguments (the tuple, then the dict of those by name) and
+            returns those that the layer is called with. A waiting call shows the former.
+        map_output: Takes a layer's output and returns what the network goes on with, and shows.
+
+    Yields:
+        A WaitingCall for each of ``works``, in their order; none has begun.
     """
     calls = [WaitingCall(work) for work in works]
 
@@ -146,10 +148,10 @@ def calls_in_step(
             wait(AtLayer(name, inputs, named))
             return None
         given[threading.get_ident()] = inputs, named
-        return None if taken_in is None else (taken_in(inputs), taken_in(named))
+        return None if map_inputs is None else (map_inputs(inputs), map_inputs(named))
 
     def leave(_: nn.Module, _inputs: Any, output: Any, *, name: str) -> Any:
-        output = output if passed_on is None else passed_on(output)
+        output = output if map_output is None else map_output(output)
         inputs, named = given.pop(threading.get_ident())
         wait(AtLayer(name, inputs, named, output))
         return output

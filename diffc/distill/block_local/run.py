@@ -162,10 +162,10 @@ def _stream(
     denoiser: Denoiser, names: Sequence[str], batches: Sequence[NoisedBatch], place: Place
 ) -> Iterator[_Stream]:
     works = [partial(denoiser.call, batch.inputs) for batch in batches]
-    taken_in = partial(tree_map_only, Tensor, lambda value: value.to(place.device))
-    passed_on = in_files(place.temporary)
+    map_inputs = partial(tree_map_only, Tensor, lambda value: value.to(place.device))
+    map_output = in_files(place.temporary)
     with calls_in_step(
-        denoiser.model, names, works, taken_in=taken_in, passed_on=passed_on
+        denoiser.model, names, works, map_inputs=map_inputs, map_output=map_output
     ) as calls:
         yield _Stream(denoiser.model, calls, place.device)
 
