@@ -99,7 +99,7 @@ def _unpack_sample(graph: GraphProto, patch: int, shape: Sequence[int]) -> list[
 
     Args:
         graph: Whose first input is a latent.
-        patch: The side of a patch.
+        patch: The height and width of a patch.
         shape: (C, H, W) of the latent.
     """
     from onnx import helper

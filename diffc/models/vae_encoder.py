@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REFERENCE_ROWS = 4
 _COARSE = 4
-"""The side of the random pictures that are scaled up, so that a picture has large shapes."""
+"""The height and width of random pictures that are scaled up, for the large shapes of a picture."""
 _FINE = 0.2
 """The weight of the noise that is added to them, so that it has small ones."""
 

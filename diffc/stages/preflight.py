@@ -100,13 +100,13 @@ def _check_metrics(source: Source, recipe: Recipe) -> None:
     Raises:
         RequestError, UnavailableError: with what is missing.
     """
-    side = recipe.export.size or source.config.get("sample_size")
-    sides = (side, side) if isinstance(side, int) else tuple(side or ())
+    size = recipe.export.size or source.config.get("sample_size")
+    shape = (size, size) if isinstance(size, int) else tuple(size or ())
     channels = 3 if "vae" in source.index else source.config.get("in_channels", 3)
-    if len(sides) != 2:
+    if len(shape) != 2:
         return
     for metric in wanted_metrics(recipe.quality):
-        if metric.why_impossible((channels, *sides)) is None:
+        if metric.why_impossible((channels, *shape)) is None:
             metric.check(recipe.quality)
 
 

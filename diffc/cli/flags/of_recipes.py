@@ -118,7 +118,7 @@ EXPORT = (
     Flag(
         "resolution",
         str,
-        "Sides of the (latent) images that engines serve: 64, 64x96 (height x width), "
+        "Sizes of the (latent) images that engines serve: 64, 64x96 (height x width), "
         "or 32,48,64; compressed at the first.",
         path="export.resolution",
         shown="the model's",

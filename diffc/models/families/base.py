@@ -96,7 +96,8 @@ class PipelineCall:
         names: An input's or output's name here -> the pipeline's.
         whole_timestep: True if the timestep is a whole number to the pipeline.
         timestep_factor: The timestep here, divided by the pipeline's.
-        patch: The side of the patches of the latent that the pipeline packs into tokens; 1: none.
+        patch: The height and width of the patches of the latent that the pipeline packs into
+            tokens; 1: none.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffc.models.branches import Branch
 
 _CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-_POSITIONS = 96  # diffusers' own number, where the config leaves the side of the table out
+_POSITIONS = 96  # diffusers' own number, where the config leaves the table's size out
 _TOKENS = CLIP_TOKENS + 256  # CLIP's and T5's, one after the other
 
 
@@ -58,7 +58,7 @@ class SD3(Family):
         return self.multiple(config)
 
     def largest_side(self, config: JsonObject) -> int | None:
-        """Return the side of the table of positions, in places of the latent."""
+        """Return the height and width of the table of positions, in places of the latent."""
         return int(config.get("pos_embed_max_size") or _POSITIONS) * self.multiple(config)
 
     def encoded_tokens(self, tokens: int) -> int:

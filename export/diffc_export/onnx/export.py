@@ -52,7 +52,7 @@ class GraphOptions:
     facts: more content for model.json (prediction, scheduler, parameters, macs).
     sizes: every (H, W) of the sample that the file must serve, the size of the specs first; empty
         to fix that size.
-    multiple: the sides of all sizes are multiples of it.
+    multiple: heights and widths of all sizes are multiples of it.
     most_side: the largest side that the module takes; None for any.
     """
 
@@ -147,7 +147,7 @@ def _description(spec: TensorSpec, sizes: Sequence[Size]) -> JsonObject:
 def _dynamic_dimensions(
     specs: Sequence[TensorSpec], multiple: int | None, most: int
 ) -> tuple[dict[int, Any], ...]:
-    """Return the dynamic dimensions of each input: the batch, and the sides of the sample.
+    """Return the dynamic dimensions of each input: the batch, and the sample's height and width.
 
     Args:
         multiple: The sides are multiples of it, so that torch sees that a level halves and doubles
