@@ -101,7 +101,10 @@ class Overall:
 
     @property
     def left(self) -> str:
-        """'about 9 min left'; empty where a stage that is left was not measured before."""
+        """The time that is left in words; empty where a stage that is left was not measured before.
+
+        An example: 'about 9 min left'.
+        """
         seconds = self.seconds_left()
         return "" if seconds is None else left_words(seconds)
 
@@ -133,12 +136,16 @@ class Overall:
 
 
 def left_words(seconds: float) -> str:
-    """'about 40 s left', 'about 9 min left', 'about 2 h 10 min left'."""
+    """The time that is left in words: 'about 40 s left', 'about 2 h 10 min left'."""
     return f"{about(seconds)} left"
 
 
 def about(seconds: float) -> str:
-    """'about 40 s', 'about 9 min', 'about 2 h 10 min', 'about 31 h'."""
+    """A time in words: 'about 40 s', 'about 9 min', 'about 2 h 10 min', 'about 31 h'.
+
+    It is rounded to 10 s below 90 s (at least 'about 10 s'), to minutes below 90 min, to 10 min
+    below 20 h, and to hours above.
+    """
     if seconds < 90:
         return f"about {max(10, round(seconds / 10) * 10)} s"
     minutes = round(seconds / 60)

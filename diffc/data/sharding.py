@@ -50,7 +50,7 @@ def wants_sharding(choice: Shard, bytes_whole: Callable[[], int]) -> bool:
         choice: The recipe's; ``auto`` shards where accelerate's configuration has FSDP, and where
             the networks whole would take too much of a GPU's memory.
         bytes_whole: What weights, gradients and the optimiser's state take on a process that holds
-            them whole; only ``auto`` asks.
+            them whole; it is called for ``auto`` alone.
     """
     if process_share()[1] == 1 or choice == "off":
         return False
@@ -71,10 +71,10 @@ def shard_model(
     """Return a sharded copy; ``model`` stays as it is.
 
     Args:
-        model: In float32. The values are the first process's; on the other processes it may be on
-            the meta device.
-        family: Of its class.
-        device: Of this process.
+        model: The network in float32. The values are the first process's; on the other processes it
+            may be on the meta device.
+        family: The family of the network's class.
+        device: The device of this process.
         dtype: What the weights are collected in, and the forward passes run in. Weights are kept,
             and gradients added up, in float32.
     """
@@ -131,12 +131,17 @@ def shard_units(model: nn.Module, family: Family) -> list[str]:
 
 
 def reads_weights(shard: bool) -> bool:
-    """Whether this process reads and writes models: of a launch that shards, the first alone."""
+    """Whether this process reads and writes the files of models.
+
+    Args:
+        shard: Whether the stage shards its networks (``wants_sharding``): then only the first
+            process of the launch does, else every process.
+    """
     return not shard or process_share()[0] == 0
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether ``shard_model`` gave it."""
+    """Whether ``model`` is a copy that ``shard_model`` returned."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return False
     from torch.distributed.fsdp import FSDPModule
@@ -154,7 +159,7 @@ def _as_dtensor(tensor: Tensor) -> Tensor | None:
 
 
 def calls_dtype(model: nn.Module, otherwise: torch.dtype) -> torch.dtype:
-    """What forward passes run in: what a sharded network's weights are collected in."""
+    """The number format of a sharded network's forward passes; ``otherwise`` for any other."""
     dtype: torch.dtype = getattr(model, _DTYPE, otherwise)
     return dtype
 
@@ -212,8 +217,8 @@ def gather_weights(sharded: nn.Module, model: nn.Module) -> None:
     """Copy every weight into the first process's ``model``, one after the other.
 
     Args:
-        sharded: Of ``shard_model``.
-        model: What it was a copy of.
+        sharded: The copy that ``shard_model`` returned.
+        model: The network that it is a copy of; other processes' may be on the meta device.
     """
     goals = dict(model.named_parameters())
     for name, parameter in sharded.named_parameters():

@@ -81,7 +81,7 @@ Look = Callable[[int, int], Work[Timings]]
 
 
 def slower(ratio: Ratio, limit: float) -> Verdict:
-    """The three verdicts of the rule on one interval."""
+    """Judge whether the candidate is slower by its interval: regressed, pass or inconclusive."""
     low, high = ratio.ci99
     if low > 1 + limit:
         return "regressed"
@@ -97,7 +97,16 @@ def unequal(ratio: Ratio, limit: float) -> Verdict:
 def decide(
     look: Look, options: RuleOptions, judge: Callable[[Ratio, float], Verdict] = slower
 ) -> Work[Decision]:
-    """Take pairs until ``judge`` decides or the cap is reached; yields the pairs done."""
+    """Take pairs of times until ``judge`` decides, or ``options`` allow no more.
+
+    Args:
+        look: Takes the pairs, such as ``looks`` returns it.
+        options: How long to measure, and the limit.
+        judge: Ratio and limit -> verdict; ``inconclusive`` takes more pairs.
+
+    Yields:
+        The number of pairs that earlier looks took, out of the most.
+    """
     start = time.perf_counter()
     taken: list[Timings] = []
     pairs, wanted = 0, options.pairs
@@ -140,7 +149,15 @@ def _decision(
 
 
 def looks(candidate: Call, baseline: Call, options: RuleOptions) -> Look:
-    """Looks at two calls; only the first one warms up at length."""
+    """Return a function that times two calls in turn, for ``decide``.
+
+    Its first look warms up for ``FIRST_WARM_UP`` seconds; later looks do not.
+
+    Args:
+        candidate: The call that may be slower.
+        baseline: The call that it is compared with.
+        options: A look takes at most ``seconds``; its seed is ``seed`` plus its number.
+    """
     calls = {"candidate": candidate, "baseline": baseline}
 
     def look(pairs: int, number: int) -> Work[Timings]:

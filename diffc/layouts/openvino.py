@@ -19,7 +19,7 @@ _GRAPH, _TOKENIZER = "openvino_model.xml", "openvino_tokenizer.xml"
 
 
 class OpenVinoLayout(Layout):
-    """COMPONENT/openvino_model.xml and .bin in the precision of the ONNX file, no other."""
+    """Each component as openvino_model.xml and .bin, with the ONNX file's own precision."""
 
     name = __name__.rpartition(".")[2]
     readers = "OpenVINO GenAI"
@@ -42,14 +42,18 @@ class OpenVinoLayout(Layout):
                 )
 
     def write_graph(self, onnx_file: Path, folder: Path) -> None:
-        """Convert the graph; its numbers stay what they are."""
+        """Write openvino_model.xml and .bin; the weights keep the ONNX file's number format."""
         import openvino
 
         graph = openvino.convert_model(onnx_file)
         openvino.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
 
     def write_tokenizer(self, part: Component, folder: Path) -> None:
-        """Write openvino_tokenizer.xml. Raises InputError where it cannot be converted."""
+        """Write openvino_tokenizer.xml and .bin, which turn a text into tokens.
+
+        Raises:
+            InputError: The tokenizer cannot be opened or converted.
+        """
         import openvino
         from openvino_tokenizers import convert_tokenizer
 

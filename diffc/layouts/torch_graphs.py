@@ -59,15 +59,18 @@ class _Posterior(nn.Module):
 
 
 def write_text_encoder(part: Component, path: Path, opset: int) -> None:
-    """Write a text encoder with all of its outputs.
+    """Write a text encoder as an ONNX file with all of its outputs.
+
+    The graph takes tokens (B, L) in int64. B may be 1 to 63. L is fixed for an encoder whose config
+    says how many positions it has, such as CLIP; for others it may be 2 to 4096.
 
     Args:
-        part: The encoder. A CLIP takes as many tokens as it has positions, any other takes any.
-        path: The ONNX file.
-        opset: ONNX's.
+        part: The encoder; its weights are read here.
+        path: The ONNX file to write; large weights go into a file beside it.
+        opset: The version of ONNX's operators.
 
     Raises:
-        InputError: torch cannot load or export it.
+        InputError: The encoder cannot be loaded, or torch cannot export it.
     """
     kind, model = find_kind(part.class_name), load_component(part)
     assert kind is not None
@@ -86,13 +89,16 @@ def write_text_encoder(part: Component, path: Path, opset: int) -> None:
 
 
 def write_vae_encoder(vae: nn.Module, size: Sequence[int], path: Path, opset: int) -> None:
-    """Write the VAE's encoder.
+    """Write a VAE's encoder as an ONNX file.
+
+    The graph takes images (B, *size) as ``sample``, and returns ``latent_parameters``
+    (B, 2 C, h, w): the mean of the latents, then the logarithm of their variance. B may be 1 to 63.
 
     Args:
-        vae: The VAE.
+        vae: The VAE. It is moved to the CPU and set to evaluation.
         size: The images' channels, height and width.
-        path: The ONNX file.
-        opset: ONNX's.
+        path: The ONNX file to write; large weights go into a file beside it.
+        opset: The version of ONNX's operators.
 
     Raises:
         InputError: torch cannot export it.

@@ -58,7 +58,7 @@ def probe(
     Args:
         engine: The engine folder.
         batch: The batch size of the calls.
-        runs: How many calls.
+        runs: The number of calls.
         trim: True gives freed memory back to the system after loading, so that the next reading has
             no memory that only loading needed.
         size: (H, W) of the sample; None: the working size.
@@ -100,7 +100,12 @@ def probe(
 
 
 def import_runtime(name: str) -> None:
-    """Import the target's libraries before the first reading, so that their code does not count."""
+    """Import the libraries of the target ``name``, so that their code does not count as memory.
+
+    Raises:
+        RequestError, UnavailableError: There is no such target, or it cannot be used.
+        ImportError: A library is not installed.
+    """
     from importlib import import_module
 
     from diffc_export.targets import target
@@ -122,7 +127,7 @@ def give_back_freed() -> None:
 
 
 def device_meter(target: str) -> tuple[Callable[[], int | None], str | None]:
-    """How to read the device memory in use.
+    """Return how to read the device memory in use, for engines of ``target``.
 
     Returns:
         A function that reads it, and its source in words: this process's own by NVML where the

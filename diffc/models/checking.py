@@ -137,7 +137,12 @@ def expected_tensors(model: nn.Module, *, cut: bool = False) -> ExpectedTensors:
 def check_diffusers_tensors(
     part: Component, model: nn.Module, entries: Mapping[str, TensorEntry]
 ) -> list[str]:
-    """Compare the tensors of a file with a diffusers network.
+    """Compare the tensors of a component's files with a diffusers network.
+
+    Args:
+        part: The component, for messages.
+        model: The network; the meta device will do.
+        entries: Name -> the tensor's entry in the files' headers.
 
     Returns:
         Notes for the user.
@@ -161,10 +166,14 @@ def with_current_names(model: nn.Module, state: JsonObject) -> JsonDict:
 
 
 def transformers_config(part: Component, kind: type[PreTrainedModel]) -> PretrainedConfig:
-    """Return the config of a transformers network.
+    """Return the config of a transformers network, as its class reads it from config.json.
+
+    Args:
+        part: The component.
+        kind: The network's class.
 
     Raises:
-        InputError: transformers refuses the config.
+        InputError: config.json is missing, or transformers refuses it.
     """
     with quiet_libraries(), foreign_errors(f"{part.folder}/config.json cannot be used"):
         return kind.config_class.from_pretrained(part.folder, local_files_only=True)

@@ -22,7 +22,10 @@ inverse. A layer with more is mended block by block.
 
 
 def blocks(layer: Layer) -> list[slice]:
-    """The input channels that are mended at once: all, or equal blocks one after another."""
+    """The input channels that are mended at once: all, or blocks one after another.
+
+    The blocks are as large as ``MOST_COLUMNS`` allows; their sizes differ by at most one channel.
+    """
     if isinstance(layer, nn.Linear):
         channels, each = layer.in_features, 1
     else:
@@ -33,19 +36,23 @@ def blocks(layer: Layer) -> list[slice]:
 
 
 def column_count(layer: Layer, block: slice) -> int:
-    """How many columns ``input_rows`` has."""
+    """How many columns ``input_rows`` has for the input channels ``block``, the bias's included."""
     return layer.weight[:1, block].numel() + (layer.bias is not None)
 
 
 def positions(layer: Layer, output: Tensor) -> int:
-    """How many positions one sample's output has."""
+    """How many positions one sample has in the layer's ``output`` (B, ...): tokens or pixels."""
     if isinstance(layer, nn.Linear):
         return output[0].numel() // output.shape[-1]
     return output.shape[2] * output.shape[3]
 
 
 def output_rows(layer: Layer, output: Tensor, chosen: Tensor) -> Tensor:
-    """The outputs at the positions ``chosen`` (P,) of every sample: (B * P, outputs)."""
+    """The values of ``output`` (B, ...) at the positions ``chosen`` (P,) of every sample.
+
+    Returns:
+        (B * P, output channels), sample by sample.
+    """
     if isinstance(layer, nn.Linear):
         tokens = output.reshape(output.shape[0], -1, output.shape[-1])
         return tokens[:, chosen].flatten(0, 1)
@@ -63,8 +70,8 @@ def input_rows(layer: Layer, value: Tensor, output: Tensor, chosen: Tensor, bloc
         block: The input channels to look at.
 
     Returns:
-        (B * P, columns): channels by channels, each at all places of the kernel; and a last column
-        of ones for the bias, where there is one.
+        (B * P, columns), sample by sample. The columns are the channels of the block in turn, each
+        at all places of the kernel, and at the end a column of ones if the layer has a bias.
     """
     if isinstance(layer, nn.Linear):
         rows = output_rows(layer, value[..., block], chosen)
@@ -77,7 +84,10 @@ def input_rows(layer: Layer, value: Tensor, output: Tensor, chosen: Tensor, bloc
 
 @torch.no_grad()
 def add_change(layer: Layer, change: Tensor, block: slice) -> None:
-    """Add ``change`` (outputs, columns as in ``input_rows``) to the layer's weights, in place."""
+    """Add ``change`` (output channels, columns as in ``input_rows``) to the layer, in place.
+
+    The last column goes to the bias, if the layer has one; the others to the weights of ``block``.
+    """
     change = change.to(layer.weight.dtype)
     if layer.bias is not None:
         layer.bias += change[:, -1]

@@ -51,7 +51,16 @@ class Commands:
 
 
 def commands_with(out: Path, command: str | None) -> Commands:
-    """The commands in the report of ``out``, and one that goes on there; None adds none."""
+    """The commands of an output folder, with the present one, for the next report.
+
+    Args:
+        out: The output folder; its report.json has the commands until now.
+        command: The present command; None for a call from Python, which is not kept.
+
+    Returns:
+        The first command of the report, and the later ones in order. A command that is there again
+        stands last, once. Without a readable report, the present command is the first.
+    """
     try:
         report = Report.read(out)
     except InputError:  # the run before stopped early
@@ -71,8 +80,8 @@ def collect(
 
     Args:
         out: The output folder.
-        done: The stages of the present run, which tell what it reused.
-        commands: What makes the folder again, for the report.
+        done: The stages of the present run; all others of the folder count as reused.
+        commands: What makes the folder again; None: the report names no command.
 
     Raises:
         InputError: The folder is unfinished.

@@ -43,7 +43,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table as it is printed."""
+    """One line of a table as it is printed.
+
+    Attributes:
+        text: The line, without a line break.
+        bold: Whether it is printed in bold.
+    """
 
     text: str
     bold: bool = False
@@ -64,7 +69,8 @@ def print_table(
         columns: The heads, and how each column is set.
         rows: The cells of each row, as plain text.
         title: A line above it.
-        widest: The table's width where the screen is wider; None: the screen's.
+        widest: The table's width where the screen is wider; its first text column takes what room
+            is left. None: the table takes no more room than it needs.
 
     Raises:
         ValueError: A row has another number of cells than there are columns.
@@ -95,7 +101,8 @@ def lines(
         columns: The columns.
         rows: Cells by row.
         width: The most characters of a line.
-        fill: Text columns take the whole width, so that tables below each other are aligned.
+        fill: True: the first text column takes what room is left, so that tables below each other
+            are equally wide. Without a text column it has no effect.
 
     Raises:
         ValueError: A row has another number of cells than there are columns.

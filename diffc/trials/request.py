@@ -37,14 +37,14 @@ class SearchRequest:
 
     Attributes:
         source: The dense model.
-        recipe: Every option that is searched over by no axis.
+        recipe: The options that no axis of the search has.
         goals: What a loop must reach.
-        values: Axis -> its values as they were typed; those left out have their defaults.
+        values: Axis -> its values as they were typed. An axis that is left out has its defaults.
         out: Where the winner's run goes.
-        replace: Whether a finished run of another request there is replaced.
-        command: How to say it again.
-        workers: Where trainings are done: ``ray``, or a cluster's address; None: here.
-        spare: Whether what cannot win any more is left untrained; without it all are trained.
+        replace: Whether a finished run of another request in ``out`` is replaced.
+        command: The command that makes the search again; None for a call from Python.
+        workers: Where trainings run: ``ray``, or a cluster's address; None: here.
+        spare: Whether candidates that cannot win any more are left untrained.
     """
 
     source: Source
@@ -59,11 +59,14 @@ class SearchRequest:
 
 
 def space_of(request: SearchRequest) -> Space:
-    """The candidates, each loop once.
+    """Return the candidates of a search.
+
+    A loop that was typed in two spellings stands there once.
+    The recipe gets settings with which the largest network fits into its memory.
 
     Raises:
-        RequestError: A value is none of its axis, the recipe has several targets, or the largest
-            network does not fit into the recipe's memory.
+        RequestError: A value is none of its axis, there are too many candidates, the recipe has
+            several targets, or the largest network does not fit into the recipe's memory.
     """
     if len(request.recipe.build.target) != 1:
         raise RequestError("search measures on one target", hint="give one --target")
@@ -93,7 +96,15 @@ def _in_memory(source: Source, space: Space) -> Space:
 
 
 def check(request: SearchRequest, space: Space, key: str) -> list[str]:
-    """Refuse what the search could not do; returns notes. Nothing is written.
+    """Refuse what the search could not do. Nothing is written.
+
+    Args:
+        request: The search.
+        space: The candidates of ``request``.
+        key: The request's key (``request_key``).
+
+    Returns:
+        Notes for the user, each once.
 
     Raises:
         RequestError, InputError, UnavailableError: With what is wrong.
@@ -120,7 +131,7 @@ def check(request: SearchRequest, space: Space, key: str) -> list[str]:
 
 
 def request_key(request: SearchRequest, space: Space) -> str:
-    """A hash of what is wanted."""
+    """A hash of the model, the candidates and the goals: searches that share it are the same."""
     value = [
         request.source.digest,
         space.recipe.model_dump(mode="json"),

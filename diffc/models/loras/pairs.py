@@ -65,7 +65,7 @@ class LoraPair:
         return int(self.down.shape[0])
 
     def change(self, weight: float = 1.0) -> Tensor:
-        """weight * scale * B A (out, in, *kernel) in float32."""
+        """Return weight * scale * B A (out, in, *kernel) in float32."""
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
         product = weight * self.scale * (up @ down)
         return product.reshape(self.up.shape[0], *self.down.shape[1:])
@@ -75,13 +75,19 @@ def read_pairs(lora: LoraFile, name: str, shapes: Shapes, loras: ComponentLoras)
     """Return the pairs of one component in a LoRA file, every one checked against the component.
 
     Args:
-        lora: The file.
-        name: The component's name in the pipeline; of the denoiser any.
-        shapes: The component's tensors.
-        loras: The component's LoRAs, which know the family of its denoiser.
+        lora: The LoRA file; it may hold pairs of other components too.
+        name: The component's name in the pipeline. A name that does not begin with ``text_encoder``
+            stands for the denoiser.
+        shapes: The shapes of the component's tensors.
+        loras: The LoRAs of the same component, with the class and config of the denoiser.
+
+    Returns:
+        The pairs by the layers' names; [] where the file has none of the component.
 
     Raises:
-        InputError: A key fits no layer, or the shapes are of another model.
+        InputError: The file cannot be read, or holds NaN or infinity; a key fits no layer; half of
+            a pair is missing; the ranks of a pair differ; a change is not of its layer's shape; or
+            the adapter's config names layers by a regular expression.
     """
     part = name if name.startswith("text_encoder") else DENOISER
     state = {key: value for key, value in _tensors(lora).items() if component_of(key) == part}
@@ -226,7 +232,10 @@ def _check_pair(lora: LoraFile, name: str, pair: LoraPair, shape: tuple[int, ...
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without a kernel of 1: such a convolution is a linear layer."""
+    """Return the shape without the ones at its end, down to two numbers.
+
+    A convolution with a kernel of 1 then has the shape of the linear layer that it is.
+    """
     end = len(shape)
     while end > 2 and shape[end - 1] == 1:
         end -= 1

@@ -75,15 +75,23 @@ class Repair:
 def repair(
     dense: Denoiser, cut: nn.Module, readers: Readers, clean: CleanSet, *, rows: int, seed: int
 ) -> Work[Repair]:
-    """Mend ``cut`` in place; it stays as it is where that is better.
+    """Give the layers of ``cut`` that read cut channels new weights, in place.
+
+    If the whole network does not come nearer to the dense one, it gets its old weights back.
 
     Args:
         dense: The model before the cut, on the device to compute on.
-        cut: The model after it, on the same device.
+        cut: The network after it, on the same device.
         readers: The layers of ``cut`` that read cut channels.
         clean: Clean samples.
-        rows: How many noised samples to use; fewer where memory has no room.
-        seed: Of everything random.
+        rows: The number of noised samples to use; fewer where memory has no room.
+        seed: The seed of noise, timesteps and positions.
+
+    Yields:
+        The number of layers that are done.
+
+    Returns:
+        What was changed, and the errors before and after.
 
     Raises:
         OutOfMemory: There is no room for two rows.

@@ -8,12 +8,12 @@ from diffc.trials.axes.base import SearchAxis
 
 
 class CutAxis(SearchAxis):
-    """``prune.cut``; a search has it where values are named."""
+    """``prune.cut`` of a recipe. Without values of its own it is no axis of the search."""
 
     name, flag, level = "cut", "--cut", "model"
 
     def defaults(self, source: Source, recipe: Recipe) -> list[str]:
-        """None: every candidate has the recipe's."""
+        """An empty list: every candidate has the recipe's value."""
         return []
 
     def parse(self, text: str) -> str:
@@ -30,7 +30,7 @@ class CutAxis(SearchAxis):
         return recipe.model_copy(update={"prune": validate(PruneSection, prune, self.flag)})
 
     def no_worse(self, one: str, other: str) -> bool:
-        """What is left out instead of narrowed may be closer or not."""
+        """Equal values alone: whether depth or width costs more closeness is not known."""
         return one == other
 
 

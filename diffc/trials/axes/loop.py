@@ -14,18 +14,18 @@ from diffc_runtime.errors import BadRequest
 from diffc_runtime.loop import Loop
 
 STEPS = (12, 8, 6, 4, 3)
-"""Where no loop is named: of the second-order sampler, around the note's crossing of the curves."""
+"""Steps of the second-order sampler where no loop is named: few, since cutting pays there."""
 LEARNED_STEPS = (4, 2, 1)
-"""Where no loop is named and the student learns its loop."""
+"""Steps of the model's own sampler where no loop is named and the student learns its loop."""
 
 
 class LoopAxis(SearchAxis):
-    """``loops``, of which a candidate has one. A student of its loop is trained for that one."""
+    """``loops`` of a recipe; a candidate has one, and a student of loops is trained for it."""
 
     name, flag, level = "loop", "--loop", "loop"
 
     def defaults(self, source: Source, recipe: Recipe) -> list[str]:
-        """Few steps."""
+        """Loops of few steps: ``STEPS``, or ``LEARNED_STEPS``."""
         config = source.scheduler
         most = train_steps(config)
         if recipe.distill.aim == "loop":
@@ -51,7 +51,7 @@ class LoopAxis(SearchAxis):
         return recipe.model_copy(update={"loops": (word,)})
 
     def no_worse(self, one: str, other: str) -> bool:
-        """More steps of the same sampler are as close; samplers are not compared."""
+        """True where ``one`` has as many steps of the same sampler, spacing and guidance."""
         ours, theirs = Loop.parse(one), Loop.parse(other)
         same = replace(ours, steps=None) == replace(theirs, steps=None)
         return same and (ours.steps or 0) >= (theirs.steps or 0)

@@ -13,12 +13,12 @@ from diffc.trials.axes.base import SearchAxis
 
 
 class PrecisionAxis(SearchAxis):
-    """``build.precision``; ``auto`` is what the search does itself."""
+    """``build.precision`` of a recipe, without ``auto``: the search itself compares precisions."""
 
     name, flag, level = "precision", "--precision", "engine"
 
     def defaults(self, source: Source, recipe: Recipe) -> list[str]:
-        """fp32, and every half precision that the target has here."""
+        """fp32, then fp16 and bf16 where the recipe's target has them on this machine."""
         from diffc_export.targets import target
 
         (name,) = recipe.build.target
@@ -38,7 +38,7 @@ class PrecisionAxis(SearchAxis):
         return recipe.model_copy(update={"build": build})
 
     def no_worse(self, one: str, other: str) -> bool:
-        """A more exact engine is as close."""
+        """True where ``one`` is as exact a number format as ``other``."""
         return ORDER.index(one) <= ORDER.index(other)
 
 

@@ -10,7 +10,7 @@ from diffc.trials.axes.base import SearchAxis
 
 
 class RatioAxis(SearchAxis):
-    """``prune.ratio``."""
+    """``prune.ratio`` of a recipe."""
 
     name, flag, level = "ratio", "--ratio", "model"
 
@@ -34,7 +34,7 @@ class RatioAxis(SearchAxis):
         return recipe.model_copy(update={"prune": prune})
 
     def no_worse(self, one: str, other: str) -> bool:
-        """A model that less was cut of is as close."""
+        """True where ``one`` removes no more than ``other``."""
         return float(one) <= float(other)
 
 

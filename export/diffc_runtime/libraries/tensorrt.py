@@ -119,6 +119,10 @@ class KernelCache:
 
     The library checks itself that a cache is of this GPU, driver and version, and leaves it out
     otherwise. TensorRT proper has no such cache: its engines hold their kernels.
+
+    Args:
+        engine: The library's engine, as ``open_engine`` returns it.
+        path: The cache's file. It is read if it is there, and written by ``save`` alone.
     """
 
     def __init__(self, engine: Any, path: Path) -> None:
@@ -131,11 +135,11 @@ class KernelCache:
 
     @property
     def runtime_config(self) -> Any:
-        """What an execution context is made with, so that it uses the cache."""
+        """The library's configuration for execution contexts that use the cache."""
         return self._config
 
     def save(self) -> None:
-        """Keep what has been compiled so far."""
+        """Write the kernels that were compiled until now to the file, as ``write_cache`` does."""
         write_cache(self._path, bytes(self._runtime_cache.serialize()))
 
 

@@ -54,7 +54,24 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
-    """Request images (N, H, W, C) in uint8, or samples (N, ...) in float32 without a decoder."""
+    """Request images from a server and wait for them.
+
+    Args:
+        url: HOST:PORT of the server's HTTP service, without a scheme.
+        model: The name of one of the repository's pipelines: ``pipeline`` or ``pipeline_bls``.
+        values: The inputs by name, each optional unless the repository's README.md says otherwise:
+            ``prompt`` (one text or a list of them), ``seed``, ``steps``, ``n``, ``guidance``, ...;
+            a condition as an array (n, ...), or (...) for all images alike.
+
+    Returns:
+        Images (N, H, W, C) in uint8; samples (N, C, H, W) in float32 where the model gives no
+        pictures.
+
+    Raises:
+        InferenceServerException: The server refuses the request.
+        OSError: The server cannot be reached.
+        ValueError: A condition is of another number format than the model's.
+    """
     return generate_with_notes(url, model, **values)[0]
 
 
