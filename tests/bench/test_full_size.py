@@ -100,5 +100,5 @@ def test_the_training_names_what_each_stage_took(small_sd15):
 def test_an_estimate_that_is_far_off_ends_it(small_sd15, monkeypatch):
     monkeypatch.setattr(full_size, "LARGE", 0)
     monkeypatch.setattr("diffc.stages.needs.PROCESS_BYTES", 10_000)
-    with pytest.raises(SystemExit, match=r"importance took .* GB, not"):
+    with pytest.raises(SystemExit, match=r"data took .* GB, not"):
         full_size.child("train", "sd15", small_sd15)
