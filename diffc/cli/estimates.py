@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from diffc.models.source import Source
@@ -116,13 +116,21 @@ def run_cells(estimates: JsonObject) -> tuple[str, str, str]:
     seconds = estimates["seconds"]
     time = "-" if seconds is None else about(seconds).removeprefix("about ")
     training = estimates["training_bytes"]
-    memory = "-" if training is None else size(training)
+    memory = "-" if training is None else size(training) + _mark(estimates)
     return time, memory, size(estimates["out_bytes"])
 
 
-def columns_words(estimates: JsonObject) -> str:
-    """What these cells are."""
+def _mark(estimates: JsonObject) -> str:
+    """A mark at a distillation's memory without activations: beside others it would look small."""
+    return "" if estimates["activations"] or estimates["training_bytes"] is None else " *"
+
+
+def columns_words(plans: Sequence[JsonObject]) -> str:
+    """What these cells are, of the estimates of every plan."""
+    estimates = plans[0]
     words = "time, memory and disk are estimates of a whole run here, memory that of distillation"
+    if any(map(_mark, plans)):
+        words += " (*: without activations, which a run counts)"
     if estimates["seconds"] is None:
         return f"{words}; no time is known yet: diffc compile times two seconds of calls"
     return f"{words}; the time is by {estimates['by']}"

@@ -169,7 +169,8 @@ def _show_ratios(commands: Sequence[Command]) -> None:
         rows.append(cells)
     heads = ("MACs of a step", "change", "parameters", "change", "time", "memory", "disk")
     print_table(answers(), [Column("ratio", left=True), *map(Column, heads)], rows)
-    print_whole(answers(), columns_words(plans[0][1]["estimates"]), style="dim")
+    words = columns_words([plan["estimates"] for _, plan in plans])
+    print_whole(answers(), words, style="dim")
     for words in filter(None, dict.fromkeys(_not_ranked(plan) for _, plan in plans)):
         print_whole(answers(), words, style="dim")
 

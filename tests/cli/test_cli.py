@@ -220,6 +220,18 @@ def test_a_plan_takes_the_rank_of_low_rank_additions(monkeypatch, tmp_path):
     assert additions[0] < 0.7 * whole[0] and additions[1] < whole[1]
 
 
+def test_memory_without_activations_has_a_mark_beside_others():
+    from diffc.cli.estimates import columns_words, run_cells
+
+    whole = {"seconds": None, "training_bytes": 164e6, "activations": True, "out_bytes": 73e6}
+    less = {**whole, "training_bytes": 88e6, "activations": False}
+    assert run_cells(whole)[1] == "164 MB" and run_cells(less)[1] == "88 MB *"
+    assert "(*: without activations" in columns_words([whole, less])
+    assert "*" not in columns_words([whole])
+    none = {**less, "training_bytes": None}
+    assert run_cells(none)[1] == "-" and "*" not in columns_words([none])
+
+
 def test_several_ratios_make_no_single_plan(tiny_model, tmp_path):
     done = diffc("plan", tiny_model, "--ratio", "0.2,0.3", "--out", tmp_path / "out")
     assert done.returncode == 2 and "--out holds one plan" in done.stderr
