@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diffc.bundle.folder import copy_file
-from diffc.errors import InputError, RequestError, unknown
+from diffc.errors import DiffcError, InputError, RequestError, unknown
 from diffc.follows import check_engine
 from diffc.judged import find_loop
+from diffc.models.families import component_of, family
+from diffc.models.files import read_json
 from diffc.models.noise_levels import flow_levels
 from diffc.output import SIDES
 from diffc_export.targets.engine import NAME, exported_file, read_info
@@ -61,6 +63,7 @@ class BundleContents:
         text: The folder of the plan and the tokenizers, or None.
         loop: What the report's pictures were made with, and a request that says nothing; None for
             an engine that is in no output folder.
+        nulls: Condition -> the family's value for "none", such as the label that means "no class".
     """
 
     engine: Path
@@ -71,6 +74,7 @@ class BundleContents:
     texts: Mapping[str, Path] = field(default_factory=dict)
     text: Path | None = None
     vae_encoder: Path | None = None
+    nulls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def loras(self) -> Path:
@@ -123,7 +127,8 @@ class BundleContents:
             "format": 1,
             "scheduler": self.scheduler,
             "sampler": self.sampler[0],
-            "unconditional": self.info["source"].get("unconditional"),
+            "unconditional": {**self.nulls, **(self.info["source"].get("unconditional") or {})}
+            or None,
             "latent": self._latent(),
         }
 
@@ -249,8 +254,21 @@ def find_contents(
         decoder if has_decoder else None,
         loop,
         vae_encoder=encoder if has_encoder else None,
+        nulls={} if engine == out else _null_values(out, info),
     )
     return contents if engine == out else _with_texts(contents, out)
+
+
+def _null_values(out: Path, info: JsonObject) -> dict[str, int]:
+    """The family's values for "none" of the engine's conditions; {} where OUT/model is not here."""
+    name = str(info["source"].get("class_name"))
+    try:
+        config = read_json(out / "model" / component_of(name) / "config.json")
+        values = family(name).null_conditions(config)
+    except DiffcError:
+        return {}
+    taken = {spec["name"] for spec in info["inputs"]}
+    return {key: value for key, value in values.items() if key in taken}
 
 
 def _with_texts(contents: BundleContents, out: Path) -> BundleContents:

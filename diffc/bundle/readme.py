@@ -90,6 +90,13 @@ def _judged(contents: BundleContents) -> str:
         return ""
     guidance = f", guidance {usual['guidance']:g}" if usual["guidance"] != 1 else ""
     sampler = contents.served_settings()["sampler"]
+    judged = (contents.loop and contents.loop.guidance) or 1.0
+    if judged != usual["guidance"]:
+        return (
+            f"By default it samples with {sampler}, {usual['steps']} steps, without guidance. The "
+            f"report's pictures had\nguidance {judged:g}: with `guidance_scale={judged:g}` and the "
+            "same conditions, image i of seed 0 is\nthe report's.\n\n"
+        )
     return (
         f"By default it samples as the report's pictures were: {sampler}, {usual['steps']} "
         f"steps{guidance}. For\nthe same conditions, image i of seed 0 is the report's.\n\n"
