@@ -77,9 +77,8 @@ def synthesize(
     Raises:
         RequestError: The model needs a condition that was not given.
     """
-    clean, _ = yield from synthesize_with_states(
-        denoiser, n, given, steps=steps, seed=seed, batch=batch, keep=False
-    )
+    plan = _DrawPlan(n, given, steps, seed, batch, keep=False)
+    clean, _ = yield from _draw(denoiser, plan)
     return clean
 
 
@@ -91,19 +90,40 @@ def synthesize_with_states(
     steps: int,
     seed: int,
     batch: int,
-    keep: bool = True,
-) -> Work[tuple[CleanSet, DrawnStates | None]]:
-    """Draw the same samples, and keep the states that they went through.
+) -> Work[tuple[CleanSet, DrawnStates]]:
+    """Draw the samples of ``synthesize``, and keep the states that they went through.
 
     Args:
-        denoiser: See ``synthesize``, as for all but the last.
+        denoiser: The dense model.
         n: The number of samples.
-        given: The conditions.
+        given: The conditions, as in ``synthesize``.
         steps: The number of sampling steps.
         seed: The seed of noise and labels.
-        batch: The number of samples at a time.
-        keep: False keeps no state.
+        batch: The number of samples at a time; it is halved if memory runs out.
+
+    Raises:
+        RequestError: The model needs a condition that was not given.
     """
+    clean, states = yield from _draw(denoiser, _DrawPlan(n, given, steps, seed, batch, keep=True))
+    assert states is not None
+    return clean, states
+
+
+@dataclass(frozen=True)
+class _DrawPlan:
+    """What is drawn: the arguments of ``synthesize``, and whether the states are kept."""
+
+    n: int
+    given: Conditioning
+    steps: int
+    seed: int
+    batch: int
+    keep: bool
+
+
+def _draw(denoiser: Denoiser, plan: _DrawPlan) -> Work[tuple[CleanSet, DrawnStates | None]]:
+    """The samples, and their states where the plan keeps them."""
+    n, given, steps, seed = plan.n, plan.given, plan.steps, plan.seed
     model, shape = denoiser.model, denoiser.sample_shape
     loop = accurate_loop(denoiser.scheduler, steps, shape)
     rank, world = process_share()
@@ -117,11 +137,11 @@ def synthesize_with_states(
         part_rows = {name: value[of.start : of.stop] for name, value in rows.items()}
         noise = keyed_noise(((seed, NOISE, index[i]) for i in of), shape)
         call = guided_call(denoiser, replace(given, rows=part_rows))
-        way = _Way(loop, of.start, share, keep)
+        way = _Way(loop, of.start, share, plan.keep)
         return _sample_batch(call, device_of(model), way, noise)
 
     together = is_sharded(model)
-    batch = min(batch, SHARDED_BATCH) if together else batch
+    batch = min(plan.batch, SHARDED_BATCH) if together else plan.batch
     parts = yield from run_in_batches(
         share, batch, part, "sampling the dense model", together=together
     )

@@ -213,7 +213,7 @@ def _draw(
     from diffc.data.image_conditions import image_conditions, open_conditions, takes_image
     from diffc.data.latents import decode_latents, pixel_shape
     from diffc.data.precision import best_device, fast_dtype
-    from diffc.data.synthetic import Conditioning, synthesize_with_states
+    from diffc.data.synthetic import Conditioning, synthesize, synthesize_with_states
     from diffc.models.denoiser import open_denoiser
 
     options = inputs.options.section
@@ -227,15 +227,15 @@ def _draw(
     if of_images:
         shape = pixel_shape(source, denoiser.sample_shape)
         rows |= yield from open_conditions(source, specs, shape)
-    clean, states = yield from synthesize_with_states(
-        denoiser,
-        options.images,
-        Conditioning(rows, given.null, inputs.guidance[0]),
-        steps=options.steps,
-        seed=inputs.seed,
-        batch=options.batch,
-        keep=inputs.keeps_states and not of_images,  # which change once the samples are there
-    )
+    conditions = Conditioning(rows, given.null, inputs.guidance[0])
+    how = {"steps": options.steps, "seed": inputs.seed, "batch": options.batch}
+    states = None
+    if inputs.keeps_states and not of_images:  # conditions of images change after the samples
+        clean, states = yield from synthesize_with_states(
+            denoiser, options.images, conditions, **how
+        )
+    else:
+        clean = yield from synthesize(denoiser, options.images, conditions, **how)
     names = set(given.rows)
     if of_images:
         pictures = (yield from decode_latents(source, clean.sample)).clamp(-1, 1)
