@@ -1,7 +1,7 @@
 """How good the demo is after how many steps of distillation, with the repair and without it.
 
     python -m bench.recovery [--steps 0 40 80 160 240 320] [--repair on off] [--seed 0]
-                             [--rates 1e-3] [--ratio 0.5] [--fashion FOLDER]
+                             [--rates adamw:1e-3 muon:3e-4] [--ratio 0.5] [--fashion FOLDER]
 
 Every row is `diffc compile demo --distill-for all-steps --loop own` up to its samples: SSIM to the
 dense model's images, from the same noise, on as many images as the samples stage makes; the squared
@@ -10,8 +10,8 @@ this process: other work on the machine changes them less than the seconds on th
 for a stage that was reused.
 
 Each row is written to bench/results/recovery.json as soon as it is done, and replaces an earlier
-one of the same repair, steps, rate and seed. Stages are kept in the work folder, so that rows share
-the samples, the importance and the plan.
+one of the same repair, steps, optimiser, rate and seed. Stages are kept in the work folder, so that
+rows share the samples, the importance and the plan.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from diffc.models.source import find_source
 
 RESULT = Path(__file__).parent / "results" / "recovery.json"
 STAGES = ("repair", "distill")
-SAME = ("repair", "steps", "learning_rate", "seed")
+SAME = ("repair", "steps", "optimizer", "learning_rate", "seed")
 
 
-def row(args: argparse.Namespace, held_out: HeldOut, mode: str, steps: int, rate: float) -> dict:
-    """One run of the product, and what it left."""
-    seed = args.seed
-    out = args.work / f"{mode}-{steps}-{rate}-{seed}"
+def row(args: argparse.Namespace, held_out: HeldOut, mode: str, steps: int, rule: str) -> dict:
+    """One run of the product, and what it left; ``rule``: optimiser:rate."""
+    seed, (optimizer, rate) = args.seed, rule.split(":")
+    out = args.work / f"{mode}-{steps}-{optimizer}-{rate}-{seed}"
     processor, started = {}, {}
 
     def note(event: diffc.runner.StageEvent) -> None:
@@ -54,13 +54,14 @@ def row(args: argparse.Namespace, held_out: HeldOut, mode: str, steps: int, rate
     report = diffc.compile(
         "demo", ratio=args.ratio, out=out, stop="distill", on_event=note, force=True, fresh=False,
         options={"repair": {"mode": mode}, "seed": seed, "loops": [],
-                 "distill": {"aim": "all-steps", "steps": steps, "learning_rate": rate,
-                             "quality_every": 0}},
+                 "distill": {"aim": "all-steps", "steps": steps, "optimizer": optimizer,
+                             "learning_rate": float(rate), "quality_every": 0}},
     )  # fmt: skip
     seconds = {stage.name: stage.seconds for stage in report.stages}
     ssim, errors = report.quality["ssim"], report.repair
     return {
-        "repair": mode, "steps": steps, "learning_rate": rate, "seed": seed,
+        "repair": mode, "steps": steps, "optimizer": optimizer, "learning_rate": float(rate),
+        "seed": seed, "is_used": report.distillation.get("is_used", True),
         "ssim": ssim["mean"], "ssim_ci95": ssim["ci95"], "images": ssim["n"],
         "held_out_error": held_out.error(load_denoiser(find_source(str(out / "model")))),
         "repair_errors": {side: errors[side] for side in ("dense", "cut", "repaired")},
@@ -74,18 +75,20 @@ def row(args: argparse.Namespace, held_out: HeldOut, mode: str, steps: int, rate
 
 def rows(args: argparse.Namespace, held_out: HeldOut) -> Iterator[dict]:
     """Every row that was asked for."""
-    for mode, steps, rate in itertools.product(args.repair, args.steps, args.rates):
-        print(time.strftime("%H:%M:%S"), "repair", mode, "steps", steps, "rate", rate, flush=True)
-        yield row(args, held_out, mode, steps, rate)
+    for mode, steps, rule in itertools.product(args.repair, args.steps, args.rates):
+        if steps or rule == args.rates[0]:  # without steps all rules are one
+            print(time.strftime("%H:%M:%S"), "repair", mode, "steps", steps, rule, flush=True)
+            yield row(args, held_out, mode, steps, rule)
 
 
 def table(study: dict) -> str:
     """The rows as Markdown."""
-    lines = ["| repair | steps | learning rate | SSIM | held-out error | seconds, distilling |",
-             "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
+    lines = ["| repair | steps | optimiser | learning rate | SSIM | held-out error | seconds |",
+             "|---|--:|---|--:|--:|--:|--:|"]  # fmt: skip
     for one in study["rows"]:
         lines.append(
-            f"| {one['repair']} | {one['steps']} | {one['learning_rate']:g} | {one['ssim']:.3f} | "
+            f"| {one['repair']} | {one['steps']} | {one['optimizer']} | "
+            f"{one['learning_rate']:g} | {one['ssim']:.3f} | "
             f"{one['held_out_error']:.4f} | {one['seconds']['distill']:.0f} |"
         )
     return "\n".join(lines)
@@ -96,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="*", default=[0, 40, 80, 160, 240, 320])
     parser.add_argument("--repair", nargs="*", choices=("on", "off"), default=["on", "off"])
-    parser.add_argument("--rates", type=float, nargs="*", default=[1e-3])
+    parser.add_argument("--rates", nargs="*", default=["adamw:1e-3"], help="optimiser:rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--fashion", type=Path, default=FASHION)

@@ -188,17 +188,20 @@ def recovery(found: dict[str, Any]) -> list[str]:
         [
             one["repair"],
             str(one["steps"]),
-            f"{one['learning_rate']:g}" if one["steps"] else "-",
+            f"{one['optimizer']}, {one['learning_rate']:g}" if one["steps"] else "-",
+            "yes" if one["steps"] and one["is_used"] else "no" if one["steps"] else "-",
             f"{one['ssim']:.3f} [{one['ssim_ci95'][0]:.3f}, {one['ssim_ci95'][1]:.3f}]",
             f"{one['held_out_error']:.4f}",
         ]
         for one in found["rows"]
     ]
-    head = ["repair", "steps", "learning rate", "SSIM to the dense model", "held-out error"]
+    head = ["repair", "steps", "optimiser, learning rate", "taken", "SSIM to the dense model",
+            "held-out error"]  # fmt: skip
     return [
         machine(found["environment"], day(found)),
         f"The demo with {percent(found['ratio'])} of its MACs cut. Held-out error: mean squared "
-        f"noise error on Fashion-MNIST's test images; dense {found['dense_held_out_error']:.4f}.\n",
+        f"noise error on Fashion-MNIST's test images; dense {found['dense_held_out_error']:.4f}. A "
+        "training that made the model worse is not taken.\n",
         *table(head, rows),
     ]
 
