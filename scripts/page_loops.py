@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,17 @@ def search(found: dict[str, Any]) -> list[str]:
             ]
             for one in study["rows"]
         ]
+        points = math.prod(len(words) for words in study["axes"].values())
+        left = len(study["points"])
+        passed = f"{left} passed parity and were" if left < points else "all were"
         heads = ["SSIM at least", "search chooses", "the best", "its time over the best's",
                  "trainings", "of each point alone", "of shared trainings"]  # fmt: skip
         lines += [
             f"### Trained for {'any loop' if aim == 'all-steps' else 'one loop'}\n",
             machine(study["environment"], day(study)),
             f"The demo on {study['target']}; {axes}; {study['images']} images a point, trainings "
-            f"of {study['steps'] + study['loop_steps']} steps. Brute force measures every point. "
+            f"of {study['steps'] + study['loop_steps']} steps. Brute force measures every point: of "
+            f"{points}, {passed} timed and judged. "
             "Shares are of the processor seconds of its trainings: as if each point were compiled "
             "alone, and with every stage shared that can be.\n",
             *table(heads, rows),
