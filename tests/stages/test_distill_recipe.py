@@ -43,7 +43,8 @@ def test_the_feature_loss_is_on_the_plans_channels(tiny_model, tmp_path):
 
 @pytest.mark.usefixtures("compiled_cache")
 def test_low_rank_additions_are_merged_into_an_ordinary_model(tiny_model, tmp_path):
-    report, merged = distilled(tiny_model, tmp_path, low_rank={"rank": 2}, learning_rate=0.01)
+    report, merged = distilled(tiny_model, tmp_path, low_rank={"rank": 2}, steps=20)
+    assert report.distillation["is_used"]
     assert "low-rank additions of rank 2 are trained" in report.distillation["notes"][0]
     start = load_denoiser(find_source(str(tmp_path / "pruned"))).state_dict()
     start |= load_torch(tmp_path / ".diffc" / REPAIRED)
