@@ -36,8 +36,8 @@ def search(found: dict[str, Any]) -> list[str]:
             f"### Trained for {'any loop' if aim == 'all-steps' else 'one loop'}\n",
             machine(study["environment"], day(study)),
             f"The demo on {study['target']}; {axes}; {study['images']} images a point, trainings "
-            f"of {study['steps'] + study['loop_steps']} steps. Brute force measures every point: of "
-            f"{points}, {passed} timed and judged. "
+            f"of {study['steps'] + study['loop_steps']} steps. Brute force measures every point: "
+            f"of {points}, {passed} timed and judged. "
             "Shares are of the processor seconds of its trainings: as if each point were compiled "
             "alone, and with every stage shared that can be.\n",
             *table(heads, rows),

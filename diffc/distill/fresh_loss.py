@@ -58,7 +58,7 @@ def why_not_taken(before: float, after: float, steps: int) -> str | None:
     if after <= before:
         return None
     return (
-        f"the training made the model worse, so the model from before it was taken: at noise that "
+        "the training made the model worse, so the model from before it was taken: at noise that "
         f"no step had, the loss was {before:.3g} before the {steps} steps and {after:.3g} after "
         "them; try a smaller distill.learning_rate"
     )
