@@ -25,6 +25,8 @@ class Layout(ABC):
     """The classes of model_index.json that its readers know."""
     scalar_timestep: ClassVar[bool]
     """True if a U-Net takes its timestep as () and not as (1,)."""
+    fixes_shift: ClassVar[bool] = False
+    """True if the scheduler's config gets the shift of the folder's one size."""
 
     @abstractmethod
     def check(self) -> None:

@@ -1,14 +1,15 @@
 """diffc's graphs under the names and with the shapes by which diffusers' pipelines call a class.
 
 A graph of diffc has a batch on every input. A pipeline gives one timestep to all rows, and FLUX's
-gives the latent as tokens; transformers call their sample ``hidden_states``. Only inputs and
-outputs change: the weights and every other node stay, so that what was measured is what is read.
+gives the latent as tokens, and the place of each; transformers call their sample ``hidden_states``;
+a text may end before its zeros. Only inputs and outputs change: the weights and every other node
+stay, so that what was measured is what is read.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,19 @@ from diffc.models.files import read_json
 from diffc_export.targets.onnx_file import DESCRIPTION
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, NodeProto, ValueInfoProto
 
 TIMESTEP = "timestep"
 
 
-def write_called(source: Path, call: PipelineCall, goal: Path, *, scalar_timestep: bool) -> None:
+def write_called(
+    source: Path,
+    call: PipelineCall,
+    goal: Path,
+    *,
+    scalar_timestep: bool,
+    zero_ended: Collection[str] = (),
+) -> None:
     """Write the graph ``source`` as ``goal``, to be called in a pipeline's way.
 
     Args:
@@ -31,6 +39,8 @@ def write_called(source: Path, call: PipelineCall, goal: Path, *, scalar_timeste
         call: The pipeline's way.
         goal: The ONNX file to write.
         scalar_timestep: True gives a whole timestep the shape (); any other has one dimension.
+        zero_ended: Inputs (batch, rows, width) whose last rows are zeros, which a pipeline may
+            leave out.
     """
     import onnx
 
@@ -44,8 +54,12 @@ def write_called(source: Path, call: PipelineCall, goal: Path, *, scalar_timeste
         shape = () if scalar_timestep and call.whole_timestep else ("steps",)
         sample = graph.input[0].name
         before += _take_timestep(graph, call, shape, call.names.get(sample, sample))
+    for value in graph.input:
+        if value.name in zero_ended:
+            before += _take_fewer_rows(graph, value)
     _rename(graph, call.names)
     _set_nodes(graph, [*before, *graph.node])
+    _add_places(graph, call.places)
     onnx.save(model, goal)
     weights = source.with_name(f"{source.name}.data")
     if weights.is_file():
@@ -92,6 +106,40 @@ def _take_timestep(
         helper.make_node("Shape", [sample], [f"{TIMESTEP}_batch"], start=0, end=1),
         helper.make_node("Expand", [f"{TIMESTEP}_cast", f"{TIMESTEP}_batch"], [rows]),
     ]
+
+
+def _take_fewer_rows(graph: GraphProto, value: ValueInfoProto) -> list[NodeProto]:
+    """Let an input (batch, rows, width) have fewer rows, and return the nodes that add zeros."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    name, whole = value.name, f"{value.name}_whole"
+    kind = value.type.tensor_type.elem_type
+    batch, rows, width = value.type.tensor_type.shape.dim
+    _rename(graph, {name: whole})
+    fewer = [batch.dim_param, f"{name}_rows", width.dim_value]
+    full, zeros = f"{name}_full", {1: f"{name}_one_zero", 4: f"{name}_four_zeros"}
+    numbers = {full: [rows.dim_value], **{zeros[n]: [0] * n for n in zeros}}
+    for constant, numbers_of in numbers.items():
+        tensor = numpy_helper.from_array(np.array(numbers_of, np.int64), constant)
+        graph.initializer.append(tensor)
+    value.CopyFrom(helper.make_tensor_value_info(name, kind, fewer))
+    pads = f"{name}_pads"
+    return [
+        helper.make_node("Shape", [name], [f"{name}_given"], start=1, end=2),
+        helper.make_node("Sub", [full, f"{name}_given"], [f"{name}_missing"]),
+        helper.make_node("Concat", [zeros[4], f"{name}_missing", zeros[1]], [pads], axis=0),
+        helper.make_node("Pad", [name, pads], [whole]),
+    ]
+
+
+def _add_places(graph: GraphProto, names: Sequence[str]) -> None:
+    """Add inputs that the graph does not read, since it numbers its tokens itself."""
+    from onnx import TensorProto, helper
+
+    for name in names:
+        shape = [f"{name}_rows", f"{name}_axes"]
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
 def _unpack_sample(graph: GraphProto, patch: int, shape: Sequence[int]) -> list[NodeProto]:

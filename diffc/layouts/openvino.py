@@ -1,7 +1,8 @@
 """openvino: OpenVINO IR, as OpenVINO GenAI's Text2ImagePipeline reads it.
 
-Tokenizers become OpenVINO graphs too, by the package openvino_tokenizers. FLUX.1 is left out: with
-OpenVINO GenAI 2026.4 a tiny one gave images that differ from torch's by up to 21 of 255.
+Tokenizers become OpenVINO graphs too, by the package openvino_tokenizers. OpenVINO GenAI 2026.4
+shifts FLUX.1's noise levels by the formula of FLUX.2, in which the number of steps counts. A folder
+of FLUX.1 is of one size, so its scheduler's config has the shift of that size instead.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class OpenVinoLayout(Layout):
             "StableDiffusionPipeline",
             "StableDiffusionXLPipeline",
             "StableDiffusion3Pipeline",
+            "FluxPipeline",
         }
     )
     scalar_timestep = False
+    fixes_shift = True
 
     def check(self) -> None:
         """Raise UnavailableError without the two packages."""

@@ -8,6 +8,7 @@ without a VAE's decoder in OUT/onnx is refused.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from diffc.follows import check_onnx
 from diffc.layouts.base import Layout
 from diffc.layouts.graphs import write_called
 from diffc.layouts.known import LAYOUTS
-from diffc.models.components import INDEX, Component
+from diffc.models.components import INDEX, SCHEDULER_CONFIG, Component
 from diffc.models.families import family, family_names
 from diffc.models.files import read_json
 from diffc.models.source import Source, find_source
@@ -27,7 +28,9 @@ from diffc.output import DECODER, SIDES, onnx_folder, read_lock
 from diffc.stages.order import source_of
 from diffc.torch_state import own_state
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL
+from diffc_runtime.image_sizes import image_shift
 from diffc_runtime.json_types import JsonDict, JsonObject
+from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER, ZEROS
 
 _EXPORTED = f"exported/{MODEL}"
 _ENCODER, _DECODER = "vae_encoder", "vae_decoder"
@@ -194,10 +197,8 @@ class PipelineWriter:
         vae = load_vae(self.source)
         config: JsonDict = dict(vae.config)
         self._write_exported(DECODER, str(config["_class_name"]), _component(new, _DECODER, config))
-        inputs = read_json(self.out / "onnx" / self.side / DESCRIPTION)["inputs"]
-        sample = next(tuple(one["shape"]) for one in inputs if one["kind"] == "sample")
-        place = _component(new, _ENCODER, config)
-        write_vae_encoder(vae, pixel_shape(self.source, sample), place / _EXPORTED, opset)
+        place, size = _component(new, _ENCODER, config), self._sample_shape()
+        write_vae_encoder(vae, pixel_shape(self.source, size), place / _EXPORTED, opset)
         self._write_graph(place)
 
     def _write_exported(self, name: str, class_name: str, place: Path) -> None:
@@ -207,6 +208,7 @@ class PipelineWriter:
             family(class_name).pipeline_call,
             place / _EXPORTED,
             scalar_timestep=self.layout.scalar_timestep,
+            zero_ended=self._zero_ended(),
         )
         self._write_graph(place)
 
@@ -222,6 +224,41 @@ class PipelineWriter:
             folders.copy_file(path, place / path.name)
         if part.is_tokenizer:
             self.layout.write_tokenizer(part, place)
+        path = place / SCHEDULER_CONFIG
+        if self.layout.fixes_shift and path.is_file():
+            path.write_text(
+                json.dumps(self._at_one_size(read_json(path)), indent=2) + "\n", "utf-8"
+            )
+
+    def _sample_shape(self) -> tuple[int, ...]:
+        inputs = read_json(self.out / "onnx" / self.side / DESCRIPTION)["inputs"]
+        return next(tuple(one["shape"]) for one in inputs if one["kind"] == "sample")
+
+    def _at_one_size(self, config: JsonObject) -> JsonObject:
+        """Return a scheduler's config with the shift of the only size that the graph takes.
+
+        An exponential shift by mu is a linear one by exp(mu).
+        """
+        if self.family.pipeline_call.patch == 1 or not config.get("use_dynamic_shifting"):
+            return config
+        mu = image_shift(config, self._sample_shape())
+        exponential = config.get("time_shift_type", "exponential") == "exponential"
+        shift = math.exp(mu) if exponential else mu
+        return {**config, "use_dynamic_shifting": False, "shift": shift}
+
+    def _zero_ended(self) -> list[str]:
+        """Return the conditions that end in zeros.
+
+        Stable Diffusion 3 has zeros in the place of a T5 that is left out: 256 rows in diffusers
+        0.42, 77 in 0.35 and in OpenVINO GenAI.
+        """
+        path = self.out / "onnx" / TEXT_FOLDER / PLAN_FILE
+        plan = read_json(path)["conditions"] if path.is_file() else {}
+        return [
+            name
+            for name, rows in plan.items()
+            if len(rows) > 1 and all(piece["part"] == ZEROS for piece in rows[-1])
+        ]
 
 
 def _component(new: Path, name: str, config: JsonObject) -> Path:

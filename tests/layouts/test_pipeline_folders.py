@@ -6,18 +6,24 @@ import json
 import os
 import subprocess
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.runs import compile_quickly
+from support.tiny_prompts import SAVERS, save_flux
 
 import diffc
 from diffc.errors import DiffcError, InputError, RequestError
 from diffc.layouts.graphs import write_called
 from diffc.layouts.known import LAYOUTS
-from diffc.layouts.write import write_layout
+from diffc.layouts.write import PipelineWriter, write_layout
 from diffc.models.families.base import PipelineCall
+from diffc.models.source import find_source
 
 PROMPT, STEPS, GUIDANCE, SEED, SIDE = "a blue ankle boot", 6, 5.0, 7, 32
 TOLERANCE = 2
@@ -29,10 +35,11 @@ ASK_OPTIMUM = """
 import sys
 import numpy as np, torch
 from optimum.onnxruntime import ORTDiffusionPipeline
-folder, prompt, steps, guidance, seed, goal = sys.argv[1:]
+folder, prompt, steps, guidance, seed, side, goal = sys.argv[1:]
 pipe = ORTDiffusionPipeline.from_pretrained(folder)
-images = pipe(prompt, num_inference_steps=int(steps), guidance_scale=float(guidance), height=32,
-              width=32, generator=torch.Generator().manual_seed(int(seed)), output_type="np").images
+generator = torch.Generator().manual_seed(int(seed))
+images = pipe(prompt, num_inference_steps=int(steps), guidance_scale=float(guidance),
+              height=int(side), width=int(side), generator=generator, output_type="np").images
 np.save(goal, images)
 """
 
@@ -107,8 +114,8 @@ def packed(latents: np.ndarray) -> np.ndarray:
     return np.asarray(tokens)
 
 
-def _toy_graph(path: Path) -> Path:
-    """sample * timestep * the row of each place, as diffc's graphs name things."""
+def _toy_graph(path: Path, *, with_text: bool = False) -> Path:
+    """sample * timestep * the row of each place, as diffc's graphs name things; text as it is."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -125,22 +132,50 @@ def _toy_graph(path: Path) -> Path:
         helper.make_node("Mul", ["scaled", "rows"], ["out_sample"]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in numbers.items()]
-    output = [helper.make_tensor_value_info("out_sample", real, ["batch", 3, 4, 6])]
-    graph = helper.make_graph(nodes, "toy", inputs, output, weights)
+    outputs = [helper.make_tensor_value_info("out_sample", real, ["batch", 3, 4, 6])]
+    if with_text:
+        nodes.append(helper.make_node("Identity", ["text"], ["out_text"]))
+        inputs.append(helper.make_tensor_value_info("text", real, ["batch", 5, 2]))
+        outputs.append(helper.make_tensor_value_info("out_text", real, ["batch", 5, 2]))
+    graph = helper.make_graph(nodes, "toy", inputs, outputs, weights)
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
     return path
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A model with its OUT, cut and exported, and the side of its images in pixels."""
+
+    model: Path | str
+    out: Path
+    side: int
+
+
 @pytest.fixture(scope="module")
-def demo_text(tmp_path_factory) -> Path:
-    """demo-text, cut and exported."""
-    out = tmp_path_factory.mktemp("layouts") / "run"
-    compile_quickly("demo-text", out, "export", ratio=0.5, distill={"aim": "all-steps"})
-    return out
+def exported(tmp_path_factory) -> Callable[[str], Exported]:
+    """Exports a pipeline by its name, once, when a test has seen that its reader is there."""
+    place = tmp_path_factory.mktemp("layouts")
+    (place / "prompts.txt").write_text("a red cat\na blue dog\n")
+
+    @cache
+    def export(name: str) -> Exported:
+        model: Path | str = name
+        options: dict[str, Any] = {"ratio": 0.5, "distill": {"aim": "all-steps"}}
+        if name != "demo-text":
+            model = place / name / "model"
+            SAVERS[name](model)
+            options["data"] = {"prompts": place / "prompts.txt"}
+        if name == "flux":
+            options["export"] = {"resolution": ["8x8"]}
+        out = place / f"{name}-out"
+        compile_quickly(model, out, "export", **options)
+        return Exported(model, out, SIDE if name == "demo-text" else 16)
+
+    return export
 
 
-def torch_images(model: Path | str) -> np.ndarray:
+def torch_images(model: Path | str, side: int) -> np.ndarray:
     """What diffusers' own pipeline makes, 0..255."""
     import torch
 
@@ -150,47 +185,99 @@ def torch_images(model: Path | str) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     images = pipe(
         PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np",
-        generator=torch.Generator().manual_seed(SEED),
+        generator=torch.Generator().manual_seed(SEED), height=side, width=side,
     ).images  # fmt: skip
     return 255 * np.asarray(images, np.float64)
 
 
-def judge(images: np.ndarray, expected: np.ndarray) -> None:
-    assert images.shape == expected.shape == (1, SIDE, SIDE, 3)
+def judge(images: np.ndarray, run: Exported, side: str) -> None:
+    expected = torch_images(run.model if side == "dense" else run.out / "model", run.side)
+    assert images.shape == expected.shape == (1, run.side, run.side, 3)
     assert expected.std() > 20, "the test can tell images apart"
     assert np.abs(images - expected).max() <= TOLERANCE
 
 
+PIPELINES = ("demo-text", "flux", "sd3-without-t5")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["dense", "compressed"])
-def test_openvino_genai_makes_the_images_of_torch(demo_text, tmp_path, side):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_openvino_genai_makes_the_images_of_torch(exported, tmp_path, name, side):
     """Its TorchGenerator draws torch's noise for a seed; f32, since a CPU may else take bf16."""
     genai = pytest.importorskip("openvino_genai")
     pytest.importorskip("openvino_tokenizers")
-    written = write_layout(demo_text, "openvino", side=side, to=tmp_path / side)
+    run = exported(name)
+    written = write_layout(run.out, "openvino", side=side, to=tmp_path / side)
     assert "Text2ImagePipeline" in written.usage
     pipe = genai.Text2ImagePipeline(str(written.folder), "CPU", INFERENCE_PRECISION_HINT="f32")
     images = pipe.generate(
         PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-        generator=genai.TorchGenerator(SEED),
+        generator=genai.TorchGenerator(SEED), height=run.side, width=run.side,
     )  # fmt: skip
-    model = "demo-text" if side == "dense" else demo_text / "model"
-    judge(np.array(images.data, np.float64), torch_images(model))
+    judge(np.array(images.data, np.float64), run, side)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["dense", "compressed"])
-def test_optimum_makes_the_images_of_torch(demo_text, tmp_path, side):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_optimum_makes_the_images_of_torch(exported, tmp_path, name, side):
     python = os.environ.get(OPTIMUM_PYTHON)
     if not python:
         pytest.skip(f"{OPTIMUM_PYTHON} names no interpreter with optimum-onnx")
-    written = write_layout(demo_text, "optimum", side=side, to=tmp_path / side)
+    run = exported(name)
+    written = write_layout(run.out, "optimum", side=side, to=tmp_path / side)
     goal = tmp_path / "images.npy"
-    values = map(str, (written.folder, PROMPT, STEPS, GUIDANCE, SEED, goal))
+    values = map(str, (written.folder, PROMPT, STEPS, GUIDANCE, SEED, run.side, goal))
     alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([python, "-c", ASK_OPTIMUM, *values], check=True, timeout=500, env=alone)
-    model = "demo-text" if side == "dense" else demo_text / "model"
-    judge(255 * np.load(goal).astype(np.float64), torch_images(model))
+    judge(255 * np.load(goal).astype(np.float64), run, side)
+
+
+def test_a_shift_for_one_size_gives_the_noise_levels_of_the_pipeline(tmp_path):
+    """OpenVINO GenAI has a formula of its own for a shift that depends on the size."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    folder, out = tmp_path / "model", tmp_path / "out"
+    save_flux(folder)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    (out / "onnx" / "dense").mkdir(parents=True)
+    sample = {"name": "sample", "shape": [2, 8, 12], "kind": "sample"}
+    (out / "onnx" / "dense" / "model.json").write_text(json.dumps({"inputs": [sample]}))
+    part = next(one for one in find_source(folder).components if one.name == "scheduler")
+    sigmas, levels = np.linspace(1, 1 / STEPS, STEPS), {}
+    for name, layout in LAYOUTS.items():
+        (tmp_path / name).mkdir()
+        PipelineWriter(layout, find_source(folder), out, "dense")._copy_files(part, tmp_path / name)
+        read = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / name)
+        dynamic = read.config.use_dynamic_shifting
+        assert dynamic == (name == "optimum")
+        read.set_timesteps(sigmas=sigmas, mu=calculate_shift(24) if dynamic else None)
+        levels[name] = read.sigmas.numpy()
+    scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(24))
+    assert np.array_equal(levels["optimum"], scheduler.sigmas.numpy())
+    np.testing.assert_allclose(levels["openvino"], scheduler.sigmas.numpy(), rtol=1e-5)
+
+
+def test_a_text_may_end_before_its_zeros(tmp_path):
+    """Stable Diffusion 3 without T5: 77 rows of zeros in some libraries, 256 in others."""
+    ort = pytest.importorskip("onnxruntime")
+    goal = tmp_path / "called.onnx"
+    plain = _toy_graph(tmp_path / "toy.onnx", with_text=True)
+    call = PipelineCall(places=("img_ids",))
+    write_called(plain, call, goal, scalar_timestep=True, zero_ended=["text"])
+    called = ort.InferenceSession(goal)
+    rng = np.random.default_rng(0)
+    inputs = {
+        "sample": rng.standard_normal((2, 3, 4, 6), np.float32),
+        "timestep": np.array([2], np.float32),
+        "img_ids": np.zeros((24, 3), np.float32),
+    }
+    text = rng.standard_normal((2, 3, 2), np.float32)
+    whole = np.concatenate([text, np.zeros((2, 2, 2), np.float32)], 1)
+    assert np.array_equal(*(called.run(None, {**inputs, "text": one})[1] for one in (text, whole)))
+    assert np.array_equal(called.run(None, {**inputs, "text": text})[1], whole)
 
 
 def test_every_layout_says_who_reads_it():

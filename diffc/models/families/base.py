@@ -98,12 +98,15 @@ class PipelineCall:
         timestep_factor: The timestep here, divided by the pipeline's.
         patch: The height and width of the patches of the latent that the pipeline packs into
             tokens; 1: none.
+        places: Inputs (rows, axes) of the class that the graph computes itself: where each token
+            lies.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     whole_timestep: bool = False
     timestep_factor: float = 1.0
     patch: int = 1
+    places: Sequence[str] = ()
 
 
 CLIP_TOKENS = 77

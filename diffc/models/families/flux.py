@@ -38,7 +38,10 @@ class Flux(Family):
     is_guided = False
     text_places = {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)}
     pipeline_call = PipelineCall(
-        {"sample": "hidden_states"}, timestep_factor=_TIMESTEPS, patch=_PATCH
+        {"sample": "hidden_states"},
+        timestep_factor=_TIMESTEPS,
+        patch=_PATCH,
+        places=("txt_ids", "img_ids"),
     )
     flow_settings = ENDS_AT_ONE_STEP
     block_lists = ("transformer_blocks", "single_transformer_blocks")
