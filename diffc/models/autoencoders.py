@@ -28,6 +28,8 @@ class Autoencoder:
     """The config's entry that has a value for each of the encoder's levels, halved but for one."""
     has_posterior: ClassVar[bool] = True
     """True if the encoder gives mean and variance; False if it gives the latents."""
+    takes_masked_image: ClassVar[bool] = False
+    """True if diffusers' inpainting gives the decoder the masked image, which diffc does not."""
 
     def factor(self, config: JsonObject) -> int:
         """Return the pixels for each latent position along an edge.
@@ -92,6 +94,7 @@ class _Asymmetric(Autoencoder):
     """AutoencoderKL's encoder and a larger decoder, which gets no masked image here."""
 
     levels = "down_block_out_channels"
+    takes_masked_image = True
 
 
 _OWN: Mapping[str, Autoencoder] = {

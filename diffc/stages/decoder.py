@@ -114,12 +114,19 @@ def vae_kind(source: Source) -> Autoencoder:
 
 
 def decoder_notes(source: Source) -> list[str]:
-    """Say that images stay latents where diffc exports no VAE of the pipeline's class."""
-    if source.vae is None or autoencoder(source.vae.class_name) is not None:
+    """Say what the pipeline's VAE does in diffusers alone: decode at all, or fill in a mask."""
+    if source.vae is None:
         return []
-    return [
-        f"engines give latents and no images: diffc exports no decoder of {source.vae.class_name}"
-    ]
+    name = source.vae.class_name
+    known = autoencoder(name)
+    if known is None:
+        return [f"engines give latents and no images: diffc exports no decoder of {name}"]
+    if known.takes_masked_image:
+        return [
+            "images that are filled in by a mask differ from diffusers': diffc gives the decoder "
+            f"of {name} no masked image"
+        ]
+    return []
 
 
 def decoder_build_stage(

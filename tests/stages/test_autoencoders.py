@@ -107,6 +107,13 @@ def test_a_vae_of_an_unknown_class_is_named_before_the_work(tmp_path):
         pixel_shape(source, (4, 8, 6))
 
 
+def test_a_decoder_without_the_masked_image_is_named_before_the_work(tmp_path):
+    """diffusers' inpainting gives it to this class: what a mask keeps differs without it."""
+    source = find_source(save_latent_pipeline(tmp_path / "model", "asymmetric"))
+    (note,) = decoder_notes(source)
+    assert "filled in by a mask" in note and "AsymmetricAutoencoderKL no masked image" in note
+
+
 def test_readers_of_layouts_get_no_vae_that_they_do_not_know(tmp_path):
     """Its class would be taken for an AutoencoderKL."""
     folder = save_latent_pipeline(tmp_path / "model", "tiny")
