@@ -148,12 +148,12 @@ def plan_from(content: JsonObject, place: str) -> PromptPlan:
     Raises:
         UnfitEngine: The content is no plan that this runtime reads.
     """
-    if content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UnfitEngine(f"{place} is not of format {FORMAT}, the one that this runtime reads")
     try:
         guidance = content["guidance"]
-        return PromptPlan(
-            encoders={name: EncoderUse(**use) for name, use in content["encoders"].items()},
+        plan = PromptPlan(
+            encoders={name: _use(use) for name, use in content["encoders"].items()},
             conditions={
                 name: [[_piece(piece) for piece in row] for row in rows]
                 for name, rows in content["conditions"].items()
@@ -165,6 +165,28 @@ def plan_from(content: JsonObject, place: str) -> PromptPlan:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UnfitEngine(f"{place} is damaged ({type(error).__name__}: {error})") from None
+    missing = _missing_name(plan)
+    if missing is not None:
+        raise UnfitEngine(f"{place} is damaged: {missing}")
+    return plan
+
+
+def _missing_name(plan: PromptPlan) -> str | None:
+    """Return what the plan names and does not have, as a sentence; None for nothing."""
+    for use in plan.encoders.values():
+        if use.tokenizer not in plan.tokenizers:
+            return f"it has no tokenizer '{use.tokenizer}'"
+    for rows in plan.conditions.values():
+        for piece in (piece for row in rows for piece in row):
+            if piece.part != ZEROS and piece.encoder not in plan.encoders:
+                return f"it has no text encoder '{piece.encoder}'"
+    return None
+
+
+def _use(content: JsonObject) -> EncoderUse:
+    if not isinstance(content["length"], int):
+        raise TypeError("a length is no whole number")
+    return EncoderUse(**content)
 
 
 def _piece(content: JsonObject) -> Piece:

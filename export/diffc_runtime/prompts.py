@@ -182,12 +182,17 @@ def put_together(
     Args:
         rows: Pieces side by side, and these rows one after the other.
         outputs: (encoder, part) -> (N, ...).
+
+    Raises:
+        UnfitEngine: No encoder gives a piece.
     """
     n = len(next(iter(outputs.values())))
 
     def value(piece: Piece) -> Array:
         if piece.part == ZEROS:
             return np.zeros((n, *piece.shape), np.float32)
+        if (piece.encoder, piece.part) not in outputs:
+            raise UnfitEngine(f"the text encoder {piece.encoder} gives no '{piece.part}'")
         return outputs[piece.encoder, piece.part]
 
     parts = [np.concatenate([value(piece) for piece in row], axis=-1) for row in rows]
@@ -257,7 +262,10 @@ def read_plan(folder: Path) -> PromptPlan:
         raise UnfitEngine(f"{path} is missing") from None
     except ValueError:
         raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
-    return plan_from(content, str(path))
+    plan = plan_from(content, str(path))
+    if plan.prepare not in PREPARE:
+        raise UnfitEngine(f"{path} is damaged: '{plan.prepare}' is no way to prepare a text")
+    return plan
 
 
 def read_fixed(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -181,6 +181,7 @@ def test_a_prompt_that_is_cut_has_a_note(server, local, model):
         ({"prompt": 7}, "'prompt' data-type is 'INT64'"),
         ({"prompt": []}, "prompt is an empty list"),
         ({"prompt": b"\xff"}, "prompt is no text in UTF-8"),
+        ({"prompt": "a", "scheduler": b"\xff"}, "scheduler is no text in UTF-8"),
         ({"prompt": ["a", "b"], "negative_prompt": ["c", "d", "e"]}, "has 3 texts and prompt 2"),
         ({"negative_prompt": "a"}, "negative_prompt needs a prompt"),
         ({"prompt": "a", "height": 64}, "not built for 64: it makes images of height 16"),

@@ -326,12 +326,39 @@ def test_a_plan_comes_back_from_its_file(words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", '{"format": 9}', '{"format": 1}', '{"format": 1, "guidance": 3}']
+    "text", ["{", "[]", '{"format": 9}', '{"format": 1}', '{"format": 1, "guidance": 3}']
 )
 def test_a_damaged_plan_is_one_line(tmp_path, text):
     (tmp_path / PLAN_FILE).write_text(text)
     with pytest.raises(UnfitEngine, match=r"text\.json is (damaged|not of format)"):
         read_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tokenizers": {}}, "it has no tokenizer 'tokenizer'"),
+        ({"encoders": {}}, "it has no text encoder 'text_encoder'"),
+        ({"prepare": "zzz"}, "'zzz' is no way to prepare a text"),
+        (
+            {"encoders": {"text_encoder": {"tokenizer": "tokenizer", "length": "12"}}},
+            "length is no",
+        ),
+    ],
+)
+def test_a_plan_that_names_what_is_not_there_is_one_line(words, tmp_path, changes, says):
+    content = {**encoder(words).plan.to_json(), **changes}
+    (tmp_path / PLAN_FILE).write_text(json.dumps(content))
+    with pytest.raises(UnfitEngine, match=rf"text\.json is damaged.*{says}"):
+        read_plan(tmp_path)
+
+
+def test_a_piece_that_no_encoder_gives_is_one_line(words):
+    prompts = encoder(words)
+    rows = {"encoder_hidden_states": [[Piece("text_encoder", "pooled")]]}
+    prompts.plan = PromptPlan(prompts.plan.encoders, rows, tokenizers=prompts.plan.tokenizers)
+    with pytest.raises(UnfitEngine, match="text encoder text_encoder gives no 'pooled'"):
+        prompts.encode(["a"])
 
 
 def test_a_folder_without_a_plan_or_an_engine_has_no_prompts(words, tmp_path):

@@ -149,16 +149,20 @@ def _image_request(pipeline: Any, request: Any) -> Any:
 
 def _texts(request: Any, name: str) -> str | list[str] | None:
     """Return a text, or several; None where the request has none."""
-    from diffc_runtime import BadRequest
-
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return None
+    texts = [_text(name, value) for value in tensor.as_numpy().reshape(-1)]
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _text(name: str, value: bytes) -> str:
+    from diffc_runtime import BadRequest
+
     try:
-        texts = [str(value, "utf-8") for value in tensor.as_numpy().reshape(-1)]
+        return str(value, "utf-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"{name} is no text in UTF-8: {error}") from None
-    return texts[0] if len(texts) == 1 else texts
 
 
 def _scalar(request: Any, name: str, default: Any) -> Any:
@@ -171,7 +175,7 @@ def _scalar(request: Any, name: str, default: Any) -> Any:
     if len(values) != 1:
         raise BadRequest(f"'{name}' must hold one value, not {len(values)}")
     value = values[0]
-    return value.decode() if isinstance(value, bytes) else value.item()
+    return _text(name, value) if isinstance(value, bytes) else value.item()
 
 
 def _conditions(pipeline: Any, request: Any) -> dict[str, Any]:
