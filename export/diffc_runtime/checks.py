@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from .errors import BadRequest
+from .errors import BadRequest, UnfitEngine
 from .values import Array, Input
 
 MOST_IMAGES = 1024
@@ -23,6 +25,30 @@ def check_whole_number(what: str, value: int, low: int, high: int) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
         raise BadRequest(f"{what} must be a whole number from {low} to {high}, not {value!r}")
+
+
+def check_samples(
+    samples: Array, given: Mapping[str, Array], unconditional: Mapping[str, Array]
+) -> None:
+    """Refuse samples with NaN or infinity, in the name of who brought them in.
+
+    Args:
+        samples: What the engine gave.
+        given: The conditions, name -> (N, ...).
+        unconditional: Their values for "none".
+
+    Raises:
+        BadRequest: A condition has such values.
+        UnfitEngine: The engine gave them by itself.
+    """
+    if np.isfinite(samples).all():
+        return
+    words = {"condition": given, "unconditional value of condition": unconditional}
+    for what, values in words.items():
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                raise BadRequest(f"the {what} '{name}' has values that are not numbers")
+    raise UnfitEngine("the engine gave values that are not numbers (NaN or infinity)")
 
 
 def row_count(spec: Input, value: object) -> int:

@@ -66,7 +66,7 @@ def read_given(image: object, mask: object, strength: object, channels: int) -> 
     Args:
         image: A Pillow image, an array (H, W, C) or (N, H, W, C) of uint8 or of floats in [0, 1],
             or a list of images; None for none.
-        mask: The same, of one channel or more; white is made anew.
+        mask: The same, of one channel or more, or of bool; white and True are made anew.
         strength: Above 0 to 1; None: 0.8, and 1 with a mask.
         channels: Of the images that the model knows: 1 or 3.
 
@@ -79,10 +79,12 @@ def read_given(image: object, mask: object, strength: object, channels: int) -> 
             word = "strength" if mask is None else "mask_image"
             raise BadRequest(f"{word} needs an image beside it")
         return None
-    images = np.concatenate([_pixels("image", one, channels) for one in _several(image)]) * 2 - 1
+    several = _several("image", image)
+    images = np.concatenate([_pixels("image", one, channels) for one in several]) * 2 - 1
     masks = None
     if mask is not None:
-        masks = np.concatenate([_pixels("mask_image", one, 1) for one in _several(mask)])
+        several = _several("mask_image", mask)
+        masks = np.concatenate([_pixels("mask_image", one, 1) for one in several])
         _check_mask(masks, images)
         masks = (masks >= 0.5).astype(np.float32)
     usual = STRENGTH if masks is None else 1.0
@@ -110,10 +112,10 @@ def _size(images: Array) -> str:
     return "x".join(str(side) for side in images.shape[-2:])
 
 
-def _several(given: object) -> Sequence[object]:
+def _several(what: str, given: object) -> Sequence[object]:
     if isinstance(given, (list, tuple)):
         if not given:
-            raise BadRequest("image is an empty list: give an image, or several")
+            raise BadRequest(f"{what} is an empty list: give an image, or several")
         sizes = {np.shape(one)[:2] for one in given}
         if len(sizes) > 1:
             raise BadRequest("the images of one call must have one size")
@@ -143,7 +145,7 @@ def _pixels(what: str, given: object, channels: int) -> Array:
 def _array(what: str, given: object, channels: int) -> Array:
     """Return pixels (..., H, W, C) or (H, W) as float32 in [0, 1]."""
     if hasattr(given, "convert") and hasattr(given, "mode"):  # a Pillow image
-        given = np.asarray(given.convert("L" if channels == 1 else "RGB"))
+        given = _of_pillow(given, "L" if channels == 1 else "RGB")
     try:
         array = np.asarray(given)
     except ValueError:  # rows of different lengths
@@ -151,16 +153,36 @@ def _array(what: str, given: object, channels: int) -> Array:
     if array.dtype == np.uint8:
         unit: Array = array.astype(np.float32) / np.float32(255)
         return unit
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+    if array.dtype == np.bool_ and what == "mask_image":
+        return array.astype(np.float32)
+    if not np.issubdtype(array.dtype, np.floating):
+        kind = type(given).__name__
+        words = f"an array of {array.dtype}" if isinstance(given, np.ndarray) else f"a {kind}"
         raise BadRequest(
-            f"{what} is a {type(given).__name__}: give a Pillow image, or an array of uint8 or of "
-            "floats in [0, 1]"
+            f"{what} is {words}: give a Pillow image, or an array of uint8 or of floats in [0, 1]"
         )
+    if not np.isfinite(array).all():
+        raise BadRequest(f"{what} has values that are not numbers (NaN or infinity)")
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise BadRequest(
             f"{what} has values from {array.min():g} to {array.max():g}: floats are in [0, 1]"
         )
     return array.astype(np.float32)
+
+
+def _of_pillow(picture: Any, mode: str) -> Array:
+    """Return a Pillow image as an array of uint8; one of floats as it is.
+
+    Pillow's own conversion clips whole numbers of 16 bits at 255, and floats to whole numbers.
+    """
+    if picture.mode == "F":
+        return np.asarray(picture)
+    if picture.mode.startswith("I"):
+        wide = np.asarray(picture).astype(np.float64)
+        if picture.mode != "I" or wide.max(initial=0) > 255:
+            wide = (wide / 257).round()
+        return np.clip(wide, 0, 255).astype(np.uint8)
+    return np.asarray(picture.convert(mode))
 
 
 def open_image(path: Path) -> Any:
@@ -175,7 +197,9 @@ def open_image(path: Path) -> Any:
         raise BadRequest("images are read by Pillow: pip install pillow") from None
     try:
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            upright = ImageOps.exif_transpose(file)
+            wide = upright.mode.startswith("I") or upright.mode == "F"
+            return upright if wide else upright.convert("RGB")
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, ...
         raise BadRequest(f"cannot read the image {path}: {error}") from None
 

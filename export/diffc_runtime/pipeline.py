@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calls import ImageRequest, image_request
-from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
+from .checks import LAST_SEED, check_numbers, check_samples, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .guided_call import GuidedCall
@@ -303,8 +303,7 @@ class Pipeline:
             for start in range(0, n, per_batch)
         ]
         samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        if not np.isfinite(samples).all():
-            raise UnfitEngine("the engine gave values that are not numbers (NaN or infinity)")
+        check_samples(samples, request.conditions, request.unconditional)
         return samples.astype(np.float32, copy=False)
 
     def sampler(self, steps: int, name: str | None = None) -> Scheduler:

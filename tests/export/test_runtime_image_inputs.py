@@ -138,8 +138,14 @@ def test_a_denoiser_that_edits_gets_the_image() -> None:
         ({"image": []}, "empty list"),
         ({"image": [pixels(), pixels((4, 4))]}, "one size"),
         ({"image": pixels().astype(np.float32)}, "floats are in"),
-        ({"image": pixels().astype(np.int64)}, "give a Pillow image, or an array"),
-        ({"image": np.full((8, 8, 3), np.nan)}, "give a Pillow image, or an array"),
+        (
+            {"image": pixels().astype(np.int64)},
+            "image is an array of int64: give a Pillow image, or an array",
+        ),
+        ({"image": np.full((8, 8, 3), np.nan)}, "image has values that are not numbers"),
+        ({"image": np.ones((8, 8), bool)}, "an array of bool: give a Pillow image"),
+        ({"image": pixels(), "mask_image": []}, "mask_image is an empty list"),
+        ({"image": Image.new("F", (8, 8), 7)}, "values from 7 to 7: floats are in"),
         ({"image": np.zeros((8, 8, 7))}, r"\(height, width, channels\) is needed"),
         ({"image": np.zeros((2, 8, 8, 3)), "n": 3}, "has 2 images, and 3 are made"),
     ],
@@ -168,3 +174,45 @@ def test_files_of_a_command_line(tmp_path) -> None:
     for name in ("no.png", "missing.png"):
         with pytest.raises(BadRequest, match="cannot read the image"):
             image_arguments(tmp_path / name, None, None)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_picture_of_16_bits_is_the_same_as_one_of_8(mode, tmp_path) -> None:
+    """Pillow's own conversion makes a white picture of one, and a black one of floats."""
+    grey = pixels()[..., 0]
+    grey[0, 0] = 255  # values above 255 tell 16 bits from 8 in the mode I
+    wide = {
+        "I;16": grey.astype(np.uint16) * 257,
+        "I": grey.astype(np.int32) * 257,
+        "F": grey.astype(np.float32) / 255,
+    }[mode]
+    picture = Image.fromarray(wide)
+    assert picture.mode == mode
+    how = {"num_inference_steps": 2, "strength": 0.5}
+    expected = latent().sample(image=grey, mask_image=grey, **how)
+    given = [(picture, picture)]
+    if mode == "I;16":
+        picture.save(tmp_path / "wide.png")
+        opened = image_arguments(tmp_path / "wide.png", tmp_path / "wide.png", None)
+        given.append((opened["image"], opened["mask_image"]))
+    for image, mask in given:
+        samples = latent().sample(image=image, mask_image=mask, **how)
+        np.testing.assert_allclose(samples, expected, atol=1e-6)
+
+
+def test_a_mask_may_be_of_bool() -> None:
+    mask, how = np.eye(8, dtype=bool), {"image": pixels(), "num_inference_steps": 2}
+    one, other = (latent().sample(mask_image=m, **how) for m in (mask, mask * np.uint8(255)))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_numbers_that_a_call_gives_are_not_laid_to_the_engine() -> None:
+    pipe = latent(Input("style", (2, 4, 4)))
+    style = np.full((2, 4, 4), np.nan, np.float32)
+    with pytest.raises(BadRequest, match="the condition 'style' has values that are not numbers"):
+        pipe.sample(style=style, num_inference_steps=2)
+    with pytest.raises(BadRequest, match="unconditional value of condition 'style' has"):
+        pipe.sample(
+            style=np.zeros_like(style), unconditional_style=style, guidance_scale=2,
+            num_inference_steps=2,
+        )  # fmt: skip
