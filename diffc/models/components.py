@@ -42,6 +42,10 @@ VAE_NAMES = ("vae", "vqvae")
 
 _CONFIGS = ("config.json", SCHEDULER_CONFIG, "preprocessor_config.json", "tokenizer_config.json")
 _NO_NETWORKS = ("scheduler", "tokenizer", "processor", "feature_extractor", "featureextractor")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt")
+_VOCABULARY_ENDINGS = (".model", ".tiktoken")
+_VOCABULARY_IN_TWO = {"vocab.json", "merges.txt"}
+_OF_BYTES = "ByT5"  # tokens are bytes: no vocabulary
 _TOKENIZER_FILES = ("vocab", "merges", "tokenizer", "special_tokens_map", "added_tokens", "spiece")
 
 
@@ -180,8 +184,15 @@ class Component:
         """Check that the files of the component are there.
 
         Raises:
-            InputError: The index names the component, and its folder is missing.
+            InputError: The index names the component, and its folder is missing; or it is a
+                tokenizer without a vocabulary, of which transformers makes an empty one.
         """
+        if self.exists and self.is_tokenizer and not self._has_vocabulary:
+            raise InputError(
+                f"{self.folder} holds no vocabulary of '{self.name}' ({self.class_name})",
+                hint="copy the folder again: tokenizer.json, or vocab.json and merges.txt, or "
+                "spiece.model",
+            )
         if self.exists:
             return
         named = self.folder if self.is_flat else self.folder.parent
@@ -190,6 +201,12 @@ class Component:
             f"{named / INDEX} names '{self.name}' ({self.class_name}), but {lacking} is missing",
             hint="download the folder whole, or make the entry [null, null] to go without",
         )
+
+    @property
+    def _has_vocabulary(self) -> bool:
+        names = {path.name for path in self.folder.iterdir()}
+        one = any(n in _VOCABULARIES or n.endswith(_VOCABULARY_ENDINGS) for n in names)
+        return one or names >= _VOCABULARY_IN_TWO or self.class_name.startswith(_OF_BYTES)
 
     def _is_own(self, path: Path) -> bool:
         """True if a file in the folder is loaded with the component; False for weights."""

@@ -172,6 +172,32 @@ def test_a_file_that_may_not_be_read_is_refused_before_the_work(sd, monkeypatch)
         check_parts(find_source(sd))
 
 
+@pytest.mark.parametrize(
+    ("files", "is_whole"),
+    [
+        ((), False),
+        (("tokenizer_config.json",), False),
+        (("tokenizer_config.json", "vocab.json"), False),
+        (("vocab.json", "merges.txt"), True),
+        (("tokenizer.json",), True),
+        (("spiece.model",), True),
+    ],
+)
+def test_a_tokenizer_without_a_vocabulary_is_refused(sd, files, is_whole):
+    """transformers makes an empty tokenizer of its class: every word is unknown."""
+    folder = sd / "tokenizer"
+    for path in folder.iterdir():
+        path.unlink()
+    for name in files:
+        (folder / name).write_text("{}")
+    (part,) = (one for one in find_source(sd).components if one.is_tokenizer)
+    if is_whole:
+        part.need_folder()
+        return
+    with pytest.raises(InputError, match=r"tokenizer holds no vocabulary of 'tokenizer' \(CLIP"):
+        part.need_folder()
+
+
 @pytest.mark.parametrize("half", ["one", "all but norms", "fp8", "all", "none"])
 def test_weights_keep_the_precision_that_most_of_them_have(tmp_path, half):
     path = save_ddpm(tmp_path / "m") / "unet" / WEIGHTS
