@@ -2,7 +2,9 @@
 
 app.py       the verbs in the order of ``diffc --help``
 command.py   @takes names a verb's flags; Command holds their values
-help.py      verbs as typer knows them: help with its options in groups
+verbs.py     the table of verbs, each imported when it is used
+help.py      groups of verbs as typer knows them
+verb.py      a verb as typer knows it: help with its options in groups
 usage.py     the command line's own errors in diffc's words
 flags/       the flag table
 stdout.py    stdout is for answers alone

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import typer
 
 from diffc import __version__
-from diffc.cli import (
-    adapt,
-    bench,
-    bundle,
-    cache,
-    check,
-    compile,
-    doctor,
-    fetch,
-    generate,
-    inspect,
-    recipes,
-    report,
-    search,
-    stages,
+from diffc.cli.verbs import LazyGroup, VerbRow
+
+VERBS = (
+    VerbRow(
+        "compile",
+        "Prune, distil, export, build engines and measure, in one go.",
+        "compile:compile_",
+    ),
+    VerbRow("search", "Goals in, the loop that reaches them out.", "search:search_"),
+    VerbRow("inspect", "Show what can be cut, what it costs, and the inputs.", "inspect:inspect_"),
+    VerbRow("plan", "Show widths, MACs and parameters before and after.", "inspect:plan_"),
+    VerbRow("prune", "Cut the model: OUT/plan.json and OUT/pruned.", "stages:prune_"),
+    VerbRow("distill", "Distil the cut model from the dense one: OUT/model.", "stages:distill_"),
+    VerbRow("export", "Export both models to ONNX: OUT/onnx.", "stages:export_"),
+    VerbRow("build", "Build engines from OUT/onnx alone: no model, no torch.", "stages:build_"),
+    VerbRow("adapt", "Cut a LoRA of the dense model for OUT/model.", "adapt:adapt_"),
+    VerbRow("bench", "Measure OUT's engines on this machine, in turn.", "bench:bench_"),
+    VerbRow("eval", "Measure how close OUT/model is to the dense one.", "stages:eval_"),
+    VerbRow("check", "Is CANDIDATE slower, larger or worse than a baseline?", "check:check_"),
+    VerbRow("report", "Show OUT's report, or compare several.", "report:report_"),
+    VerbRow("generate", "Make images with OUT: its engine, or torch.", "generate:generate_"),
+    VerbRow("bundle", "Write what an inference server loads.", "bundle:bundle_"),
+    VerbRow("fetch", "Download what a run uses of a hub id; show its size first.", "fetch:fetch_"),
+    VerbRow(
+        "doctor", "Show what works on this machine, and why the rest does not.", "doctor:doctor_"
+    ),
+    VerbRow("recipes", "The recipes that ship with diffc.", "recipes:app"),
+    VerbRow("cache", "Show what is kept to be reused, and clean it.", "cache:app"),
+    VerbRow("baseline", "Stored baselines for diffc check.", "check:baseline_app"),
 )
-from diffc.cli.help import VerbCommand, VerbGroup
+"""Every verb and group of verbs, in the order of help."""
+
+
+class _Verbs(LazyGroup):
+    rows = VERBS
+
 
 app = typer.Typer(
     name="diffc",
-    cls=VerbGroup,
+    cls=_Verbs,
     help=(
         "A compression compiler for diffusion models: prune, distil, export, build, measure.\n\n"
         "\b\n"
@@ -63,33 +80,6 @@ def _print_version() -> None:
     raise typer.Exit
 
 
-def _add(name: str, verb: Callable[..., None], short_help: str) -> None:
-    app.command(name, cls=VerbCommand, short_help=short_help)(verb)
-
-
 def goes_on(name: str = "") -> bool:
     """Whether a verb that was interrupted goes on by the same command; others start anew."""
-    callbacks = [one.callback for one in app.registered_commands if one.name == name]
-    return any(vars(callback).get("goes_on", False) for callback in callbacks)
-
-
-_add("compile", compile.compile_, "Prune, distil, export, build engines and measure, in one go.")
-_add("search", search.search_, "Goals in, the loop that reaches them out.")
-_add("inspect", inspect.inspect_, "Show what can be cut, what it costs, and the inputs.")
-_add("plan", inspect.plan_, "Show widths, MACs and parameters before and after.")
-_add("prune", stages.prune_, "Cut the model: OUT/plan.json and OUT/pruned.")
-_add("distill", stages.distill_, "Distil the cut model from the dense one: OUT/model.")
-_add("export", stages.export_, "Export both models to ONNX: OUT/onnx.")
-_add("build", stages.build_, "Build engines from OUT/onnx alone: no model, no torch.")
-_add("adapt", adapt.adapt_, "Cut a LoRA of the dense model for OUT/model.")
-_add("bench", bench.bench_, "Measure OUT's engines on this machine, in turn.")
-_add("eval", stages.eval_, "Measure how close OUT/model is to the dense one.")
-_add("check", check.check_, "Is CANDIDATE slower, larger or worse than a baseline?")
-_add("report", report.report_, "Show OUT's report, or compare several.")
-_add("generate", generate.generate_, "Make images with OUT: its engine, or torch.")
-_add("bundle", bundle.bundle_, "Write what an inference server loads.")
-_add("fetch", fetch.fetch_, "Download what a run uses of a hub id; show its size first.")
-_add("doctor", doctor.doctor_, "Show what works on this machine, and why the rest does not.")
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(cache.app, name="cache")
-app.add_typer(check.baseline_app, name="baseline")
+    return any(vars(row.load()).get("goes_on", False) for row in VERBS if row.name == name)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffc.cli.command import Command, takes
-from diffc.cli.help import VerbCommand, VerbGroup
+from diffc.cli.help import VerbGroup
+from diffc.cli.verb import VerbCommand
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
     from diffc.cache_contents import CacheEntry, Cleaning
 
-app = typer.Typer(
-    cls=VerbGroup, help="Show what is kept to be reused, and clean it.", rich_markup_mode=None
-)
+app = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffc.cli.command import Command, takes
-from diffc.cli.help import VerbCommand, VerbGroup
+from diffc.cli.help import VerbGroup
+from diffc.cli.verb import VerbCommand
 from diffc.errors import CheckFailed, Inconclusive, InputError, NotComparable, RequestError
 
 if TYPE_CHECKING:
@@ -219,12 +220,7 @@ def _hint(result: CheckResult) -> str:
     return "measure what is missing, or leave it out"
 
 
-baseline_app = typer.Typer(
-    cls=VerbGroup,
-    help="Stored baselines for diffc check.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+baseline_app = typer.Typer(cls=VerbGroup, no_args_is_help=True, rich_markup_mode=None)
 
 
 @baseline_app.command("save", cls=VerbCommand, short_help="Store OUT's engines and figures.")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffc.cli.command import Command, takes
-from diffc.cli.help import VerbCommand, VerbGroup
+from diffc.cli.help import VerbGroup
+from diffc.cli.verb import VerbCommand
 
 if TYPE_CHECKING:
     from diffc.recipe import RecipeFile
@@ -17,7 +18,7 @@ _RUN_WITH = (
     "diffc (trained), or of scaled-down ones (random); published weights were not run"
 )
 
-app = typer.Typer(cls=VerbGroup, help="The recipes that ship with diffc.", rich_markup_mode=None)
+app = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

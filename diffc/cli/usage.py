@@ -1,4 +1,7 @@
-"""The command line's own errors in diffc's words: what is wrong, and what would do."""
+"""The command line's own errors in diffc's words: what is wrong, and what would do.
+
+``diffc --help`` reads this file, and not the flag table, which only an error needs.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from typing import Any
 
 import typer
 
-from diffc.cli.flags import FLAGS
-from diffc.cli.flags.flag import FORMER_NAMES
 from diffc.errors import RequestError, nearest
 
 ClickException: type[BaseException] = typer.BadParameter.__mro__[2]
@@ -44,6 +45,8 @@ def request_error(error: Any) -> RequestError:
 
 
 def _no_such_option(error: Any, context: Any, path: str) -> RequestError:
+    from diffc.cli.flags.flag import FORMER_NAMES
+
     name = error.option_name
     known = [one for one in _spellings(context) if one.startswith("--")]
     former = [one for one, now in FORMER_NAMES.items() if now in known]
@@ -73,6 +76,8 @@ def _verbs_with(option: str, context: Any) -> list[str]:
 
 def _in_a_recipe(option: str, known: Sequence[str]) -> str:
     """Where a recipe has what the option of other verbs sets, for a verb that takes a recipe."""
+    from diffc.cli.flags import FLAGS
+
     paths = [flag.path for flag in FLAGS.values() if flag.path and option == flag.spelling]
     if "--recipe" not in known or len(set(paths)) != 1:
         return ""

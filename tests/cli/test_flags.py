@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ from diffc.cli.command import Command, recipe_options, takes
 from diffc.cli.flags import FLAGS, Flag
 from diffc.cli.flags.of_recipes import RECIPE_FLAGS
 from diffc.cli.flags.of_verbs import VERB_FLAGS
+from diffc.cli.help import VerbGroup
 from diffc.cli.run import with_ratios
 from diffc.errors import RequestError
 from diffc.recipe import Recipe, layers, resolve
@@ -93,12 +95,13 @@ def test_a_path_leads_to_a_field_whose_default_help_shows(flag):
         )
 
 
-def verbs(one: typer.Typer = app) -> Iterator:
+def verbs(group: Any = None) -> Iterator:
     """Every function that is a verb, of all groups."""
-    for command in one.registered_commands:
-        yield command.callback
-    for group in one.registered_groups:
-        yield from verbs(group.typer_instance)
+    for command in (group or typer.main.get_command(app)).commands.values():
+        if isinstance(command, VerbGroup):
+            yield from verbs(command)
+        else:
+            yield command.callback.__wrapped__
 
 
 @pytest.mark.parametrize("verb", list(verbs()), ids=lambda verb: verb.__name__)
