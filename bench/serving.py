@@ -47,7 +47,8 @@ from typing import Any
 
 import numpy as np
 
-from diffc.bundle import server, triton, write_bundle
+from diffc.bundle import server, triton
+from diffc.bundle.build import write_bundle
 from diffc.bundle.served import measure_server
 from diffc_export.events import drain
 from diffc_export.targets import target

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.results import PrecisionChoice, Served, TargetResult
+from diffc.measure.results import Ladder, PrecisionChoice, Served, TargetResult
 from diffc_runtime.json_types import JsonDict
 
 

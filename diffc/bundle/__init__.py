@@ -15,7 +15,3 @@
 
 The code that runs in the bundle is diffc_runtime.
 """
-
-from diffc.bundle.build import SERVERS, Bundle, write_bundle
-
-__all__ = ["SERVERS", "Bundle", "write_bundle"]

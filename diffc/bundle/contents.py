@@ -20,13 +20,10 @@ from diffc.models.files import read_json
 from diffc.models.noise_levels import flow_levels
 from diffc.output import SIDES
 from diffc_export.targets.engine import NAME, exported_file, read_info
-from diffc_runtime.bundles import ENCODER
-from diffc_runtime.engine_folder import check_files
+from diffc_runtime.engine_folder import ENCODER_FOLDER, LORA_FOLDER, LORA_SUFFIX, check_files
 from diffc_runtime.json_types import JsonDict, JsonObject
 from diffc_runtime.loop import Loop
-from diffc_runtime.loras import FOLDER, SUFFIX
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
-from diffc_runtime.prompts import read_plan
 
 _SOURCE_KEYS = (
     "class_name",
@@ -98,7 +95,7 @@ class BundleContents:
         if self.decoder:
             yield "decoder", self.decoder
         if self.decoder and self.vae_encoder:
-            yield ENCODER, self.vae_encoder
+            yield ENCODER_FOLDER, self.vae_encoder
 
     @property
     def scheduler(self) -> JsonDict:
@@ -189,7 +186,7 @@ class BundleContents:
 
 def loras_folder(engine: Path) -> Path:
     """Return where the LoRAs of an engine folder of OUT lie: OUT/engines/TARGET/loras/SIDE."""
-    return engine.parent / FOLDER / engine.name
+    return engine.parent / LORA_FOLDER / engine.name
 
 
 def find_sampler(scheduler: JsonObject, inputs: Sequence[JsonObject]) -> tuple[str, str | None]:
@@ -243,7 +240,7 @@ def find_contents(
     if has_decoder:
         check_engine(decoder)
     loop = None if engine == out else find_loop(out, side, info["source"]["scheduler"])
-    encoder = engine.parent / ENCODER
+    encoder = engine.parent / ENCODER_FOLDER
     has_encoder = (encoder / NAME).is_file()
     if has_encoder:
         check_engine(encoder)
@@ -276,6 +273,8 @@ def _with_texts(contents: BundleContents, out: Path) -> BundleContents:
     text = out / "onnx" / TEXT_FOLDER
     if not (text / PLAN_FILE).is_file():
         return contents
+    from diffc_runtime.prompts import read_plan
+
     engines = {name: contents.engine.parent / name for name in read_plan(text).encoders}
     if not all((engine / NAME).is_file() for engine in engines.values()):
         return contents
@@ -392,8 +391,8 @@ def _describe_value(value: object) -> str:
 
 def copy_loras(contents: BundleContents, to: Path) -> None:
     """Copy the LoRAs of the engine into a bundle's folder."""
-    for file in sorted(contents.loras.glob(f"*{SUFFIX}")):
-        copy_file(file, to / FOLDER / file.name)
+    for file in sorted(contents.loras.glob(f"*{LORA_SUFFIX}")):
+        copy_file(file, to / LORA_FOLDER / file.name)
 
 
 def copy_engine(engine: Path, to: Path) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from diffc.bundle.triton_config import batch_ranges, no_batching_note, sample_shape
 from diffc_export.targets import target
 from diffc_runtime.calls import served_name
+from diffc_runtime.engine_folder import LORA_SUFFIX
 from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonObject
-from diffc_runtime.loras import SUFFIX
 from diffc_runtime.prompts import read_plan
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _prompt_inputs(contents: BundleContents) -> str:
 
 
 def _lora_names(contents: BundleContents) -> list[str]:
-    return sorted(path.stem for path in contents.loras.glob(f"*{SUFFIX}"))
+    return sorted(path.stem for path in contents.loras.glob(f"*{LORA_SUFFIX}"))
 
 
 def _loras(contents: BundleContents) -> str:

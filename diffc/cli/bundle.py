@@ -33,7 +33,7 @@ def bundle_(
       diffc bundle OUT --server none --to ./service
       diffc bundle OUT --plan ./a100/engines/trt/compressed --to ./repository
     """
-    from diffc.bundle import write_bundle
+    from diffc.bundle.build import write_bundle
     from diffc.cli.show import print_json, write_answer
 
     written = write_bundle(

@@ -154,8 +154,8 @@ def _check(command: Command, stop: str, over: Over) -> None:
 
 
 def _run_and_bundle(command: Command, server: str, over: Over) -> None:
-    from diffc.bundle import write_bundle
     from diffc.bundle.ahead import check_ahead
+    from diffc.bundle.build import write_bundle
     from diffc.cli.bundle import print_notes
 
     engines: list[str] = []

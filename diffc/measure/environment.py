@@ -18,6 +18,7 @@ from diffc_export.targets import engine_packages, ort
 from diffc_runtime import machine
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.machine import nvml
+from diffc_runtime.machine.out_of_memory import host_memory
 
 _PACKAGES = ("diffc", "torch", "diffusers", "torch-pruning", "numpy", "onnx")
 _KEYS = ("cpu", "cores", "os", "python", "gpus", "packages")
@@ -57,7 +58,7 @@ class Environment(BaseModel):
             work here.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     cpu: str
     cores: int
@@ -149,7 +150,10 @@ def _text(path: Path) -> str | None:
 
 
 def _memory() -> int:
-    import psutil
+    known = host_memory()
+    if known is not None:
+        return known[1]
+    import psutil  # where there is no /proc/meminfo
 
     return int(psutil.virtual_memory().total)
 

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from diffc.errors import RequestError, UnavailableError
 from diffc.measure.engines import (
     MeasureOptions,
@@ -27,45 +25,10 @@ from diffc.measure.engines import (
 )
 from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings, interleaved
-from diffc.measure.results import Latency, MachineNoise, Speedup
+from diffc.measure.results import Ladder, Latency, Rung, Speedup
 from diffc_export.events import Work
 from diffc_export.targets.base import Arrays, BoundCall, LoadedEngine
 from diffc_export.targets.engine import read_info
-from diffc_runtime.json_types import JsonDict
-
-PRUNING = "pruning"
-"""The cause of the last rung: the compressed engine after the dense one, built the same way."""
-
-
-class Rung(BaseModel):
-    """One rung: its latency, its factor over the rung before that ran, and over the first.
-
-    Attributes:
-        cause: The change from the rung before (engine, precision, graph capture, pruning).
-        absent: Why it was not timed.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: str
-    cause: str
-    latency_ms: Latency | None = None
-    over_previous: Speedup | None = None
-    over_first: Speedup | None = None
-    absent: str | None = None
-
-
-class Ladder(BaseModel):
-    """All rungs of one target at one batch size, timed in turn in one process."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    target: str
-    precision: str
-    batch: int
-    rungs: list[Rung]
-    noise: MachineNoise | None = None
-    details: JsonDict = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from diffc_runtime.json_types import JsonDict
 _CROWDED = 1.5
 """Others are at work at a load of so many times the cores: one engine on all cores makes less."""
 
+PRUNING = "pruning"
+"""The cause of the last rung: the compressed engine after the dense one, built the same way."""
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
@@ -329,3 +332,30 @@ def latency_figures(timings: Timings, name: str, batch: int, *, images: bool = F
         "spread": spread(timings.times(name)),
         "samples_ms": [round(float(t) * 1e3, 6) for t in timings.times(name)],
     }
+
+
+class Rung(_Result):
+    """One rung: its latency, its factor over the rung before that ran, and over the first.
+
+    Attributes:
+        cause: The change from the rung before (engine, precision, graph capture, pruning).
+        absent: Why it was not timed.
+    """
+
+    label: str
+    cause: str
+    latency_ms: Latency | None = None
+    over_previous: Speedup | None = None
+    over_first: Speedup | None = None
+    absent: str | None = None
+
+
+class Ladder(_Result):
+    """All rungs of one target at one batch size, timed in turn in one process."""
+
+    target: str
+    precision: str
+    batch: int
+    rungs: list[Rung]
+    noise: MachineNoise | None = None
+    details: JsonDict = Field(default_factory=dict)

@@ -14,10 +14,9 @@ from pathlib import Path
 from diffc import __version__
 from diffc.errors import InputError
 from diffc.follows import is_of_engines
-from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.served import BRIEF, with_times_of
-from diffc.measure.results import PrecisionChoice, Served, TargetResult
+from diffc.measure.results import Ladder, PrecisionChoice, Served, TargetResult
 from diffc.models.files import tensor_entries
 from diffc.models.source import read_json
 from diffc.output import VAE_ENCODER, read_lock, read_notes

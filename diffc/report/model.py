@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffc.errors import InputError
 from diffc.measure.anchors import Anchors
-from diffc.measure.explain import Ladder
 from diffc.measure.frontier.results import Frontier
-from diffc.measure.results import PrecisionChoice, Served, TargetResult
+from diffc.measure.results import Ladder, PrecisionChoice, Served, TargetResult
 from diffc.report.records import (
     AsRecorded,
     BlockLocalRecord,
@@ -30,7 +29,8 @@ versions 1 and 2 are read as they are."""
 
 
 class _ReportPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # the report builds one validator of all its parts when it is first used
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ModelFigures(_ReportPart):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import EngineFigures, MachineNoise, Speedup, TargetResult
+from diffc.measure.results import EngineFigures, Ladder, MachineNoise, Rung, Speedup, TargetResult
 from diffc.report.units import factor, factor_digits, interval
 
 NOT_SHOWN = "no speed-up shown"

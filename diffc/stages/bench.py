@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.measure.engines import MeasureOptions
 from diffc.measure.environment import Environment, read_environment
 from diffc.measure.frontier.served import BRIEF
 from diffc.measure.latency import LatencyOptions
@@ -78,6 +77,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
 def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:
     """Time engine calls and whole images; measure memory and parity."""
     from diffc.measure.compare import measure_loop, measure_target
+    from diffc.measure.engines import MeasureOptions
 
     options = inputs.options.section
     measure = MeasureOptions(

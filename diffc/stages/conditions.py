@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from diffc.models.families import component_of, family
 from diffc.models.files import read_json
 from diffc.output import read_lock
 from diffc.stage_records import STATE, read_record
-from diffc_runtime import Input
 from diffc_runtime.values import Array
+
+if TYPE_CHECKING:
+    from diffc_runtime import Input
 
 LABELS = "class_labels"
 _CLEAN = f"{STATE}/clean.safetensors"

@@ -26,8 +26,8 @@ from diffc.prune.lora import shapes_of
 from diffc.stages.adapt import cut_for
 from diffc.stages.order import source_of
 from diffc_export.targets.engine import NAME
-from diffc_runtime.engine_folder import check_files, read_engine_json
-from diffc_runtime.loras import SUFFIX, EngineLora, WeightChange, find_weight
+from diffc_runtime.engine_folder import LORA_SUFFIX, check_files, read_engine_json
+from diffc_runtime.loras import EngineLora, WeightChange, find_weight
 from diffc_runtime.values import Array
 
 _NAME = re.compile(r"\w[\w.-]{0,99}")
@@ -93,7 +93,7 @@ def adapt_to_engines(lora: LoraFile, out: Path, name: str, force: bool) -> list[
         raise InputError(
             f"{lora.path} changes {others}, and calls change the denoiser alone", hint=_FUSE
         )
-    paths = {engine: loras_folder(engine) / f"{name}{SUFFIX}" for _, _, engine in engines}
+    paths = {engine: loras_folder(engine) / f"{name}{LORA_SUFFIX}" for _, _, engine in engines}
     there = [path for path in paths.values() if path.exists()]
     if there and not force:
         raise InputError(f"{there[0]} is there already", hint="--name gives another, or --force")

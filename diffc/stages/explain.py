@@ -169,7 +169,8 @@ def why_no_torch_here() -> str | None:
 
 def ladder_steps(inputs: ExplainInputs, scratch: Path) -> Work[list[Step]]:
     """Every rung in order; engines that OUT does not hold are built into ``scratch``."""
-    from diffc.measure.explain import PRUNING, Step
+    from diffc.measure.explain import Step
+    from diffc.measure.results import PRUNING
 
     precision, graphs = inputs.build.section.precision, inputs.captured
     dense, small = (inputs.engines[side].path for side in ("dense", "compressed"))

@@ -124,7 +124,8 @@ def _about(loop: LoopOptions) -> JsonDict:
 
 def _serve_side(inputs: ServeInputs, side: str, scratch: Path) -> JsonDict:
     """In process first, then through the server: the two never compete."""
-    from diffc.bundle import triton, write_bundle
+    from diffc.bundle import triton
+    from diffc.bundle.build import write_bundle
     from diffc.bundle.served import measure_server
     from diffc.bundle.server import find_triton, run_triton
 

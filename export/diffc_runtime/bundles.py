@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from .engine_folder import ENCODER_FOLDER, LORA_FOLDER
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import UnfitEngine
 from .fit import misfit
 from .image_inputs import Encode, Posterior, split_posterior
 from .json_types import JsonObject
 from .loaders import find_loader
-from .loras import FOLDER, EngineLoras
+from .loras import EngineLoras
 from .packing import unpack_latents
 from .pipeline import Pipeline, PipelineDefaults, smallest_batch
 from .prompt_plan import TEXT_FOLDER
@@ -34,7 +35,6 @@ from .prompts import open_prompts
 from .values import Array, Denoise
 
 FORMAT = 1
-ENCODER = "encoder"
 """The folder of the VAE encoder's engine."""
 
 
@@ -75,9 +75,9 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     opened = pipeline_of(settings, engine.info, engine.run, decode)
     if decoder is not None:
         opened.image_size = image_size(decoder.info)
-        opened.encode = vae_encoder_of(folder / ENCODER, threads)
+        opened.encode = vae_encoder_of(folder / ENCODER_FOLDER, threads)
     opened.prompts = open_prompts(folder / TEXT_FOLDER, text_engines(folder), threads)
-    opened.loras = EngineLoras(place, folder / FOLDER, threads)
+    opened.loras = EngineLoras(place, folder / LORA_FOLDER, threads)
     return opened
 
 
@@ -160,7 +160,7 @@ def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str 
     """
     beside = [folder / "decoder"] if settings and settings.get("latent") else []
     beside += text_engines(folder).values() if settings else []
-    beside += [folder / ENCODER] if settings and (folder / ENCODER).is_dir() else []
+    beside += [folder / ENCODER_FOLDER] if settings and (folder / ENCODER_FOLDER).is_dir() else []
     return {
         engine: misfit(read_info(engine)) or missing_file([engine, *beside])
         for engine in sorted(folder.glob("engine*"))

@@ -172,7 +172,7 @@ def solver_times(name: str, config: Config, steps: int, last: int) -> NDArray[np
         raise schedules.unknown_spacing(spacing)
     whole = whole_timesteps(name, times, total)
     placed = config.get("use_karras_sigmas") or config.get("use_exponential_sigmas")
-    if not placed and len(np.unique(whole)) < len(whole):
+    if not placed and len(set(whole.tolist())) < len(whole):
         raise BadRequest(
             f"scheduler '{name}' would visit a timestep twice in {steps} steps of {total};"
             " take fewer steps"

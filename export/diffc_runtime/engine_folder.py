@@ -12,6 +12,10 @@ from .files import file_digest
 
 NAME = "engine.json"
 FORMAT = 1
+ENCODER_FOLDER = "encoder"
+LORA_FOLDER = "loras"
+LORA_SUFFIX = ".npz"
+"""What lies beside an engine in OUT and in a bundle: a VAE's encoder, and LoRAs, a file each."""
 _KEYS = (
     "target",
     "versions",

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from .engine_folder import LORA_SUFFIX
 from .engines import load_engine, read_info
 from .errors import BadRequest, UnfitEngine
 from .files import new_file
@@ -36,8 +37,6 @@ from .machine import cpu
 from .values import Array, Denoise
 
 FORMAT = 1
-FOLDER = "loras"
-SUFFIX = ".npz"
 MOST_OPEN = 4
 """How many LoRAs an engine stays open with; the one whose last use is longest ago is closed."""
 _ABOUT = "about"
@@ -186,7 +185,7 @@ class EngineLoras:
     @property
     def names(self) -> list[str]:
         """The LoRAs that are there."""
-        return sorted(path.stem for path in self._folder.glob(f"*{SUFFIX}"))
+        return sorted(path.stem for path in self._folder.glob(f"*{LORA_SUFFIX}"))
 
     def denoise(self, name: object) -> Denoise:
         """Return the engine's call with a LoRA; it opens the engine where it is not open so.
@@ -199,7 +198,7 @@ class EngineLoras:
             name = self._check_name(name)
             while len(self._engines) >= MOST_OPEN:
                 self._engines.popitem(last=False)
-            path = self._folder / f"{name}{SUFFIX}"
+            path = self._folder / f"{name}{LORA_SUFFIX}"
             self._engines[name] = self.wrap(LoraEngine(self._engine, path, self._threads))
         self._engines.move_to_end(name)
         return self._engines[name]

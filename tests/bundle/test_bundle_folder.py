@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.errors import DiffcError, RequestError
 
 

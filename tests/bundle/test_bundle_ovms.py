@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from support import tiny_engines
 
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.errors import RequestError
 from diffc_export.events import drain
 from diffc_export.targets import target

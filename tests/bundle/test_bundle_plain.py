@@ -18,7 +18,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 from support import tiny_engines
 
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.bundle.contents import BundleContents
 from diffc.errors import InputError, RequestError
 from diffc_runtime import open_bundle, to_uint8

@@ -16,8 +16,9 @@ from google.protobuf import text_format
 from support import tiny_engines
 from tritonclient.grpc import model_config_pb2 as pb
 
-from diffc.bundle import triton, triton_check, triton_config, write_bundle
+from diffc.bundle import triton, triton_check, triton_config
 from diffc.bundle.ahead import check_ahead
+from diffc.bundle.build import write_bundle
 from diffc.bundle.contents import find_contents
 from diffc.errors import RequestError, UnavailableError
 from diffc_runtime.bundles import misfits

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import tiny_engines
 
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.bundle.contents import find_contents
 from diffc.bundle.readme import plain_readme
 from diffc_runtime import open_bundle

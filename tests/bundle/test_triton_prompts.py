@@ -24,7 +24,8 @@ pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc
 
 import tritonclient.grpc as client
 
-from diffc.bundle import triton, write_bundle
+from diffc.bundle import triton
+from diffc.bundle.build import write_bundle
 from diffc.bundle.contents import loras_folder
 from diffc_runtime import Pipeline, open_bundle, to_uint8
 from diffc_runtime.engines import read_info

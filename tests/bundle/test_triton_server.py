@@ -26,7 +26,8 @@ pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc] (diffc
 
 import tritonclient.grpc as client
 
-from diffc.bundle import triton, triton_check, write_bundle
+from diffc.bundle import triton, triton_check
+from diffc.bundle.build import write_bundle
 from diffc.bundle.served import measure_server
 from diffc.errors import UnavailableError
 from diffc_runtime import open_bundle, to_uint8

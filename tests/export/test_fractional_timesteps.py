@@ -7,7 +7,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 import diffc
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc_runtime import open_bundle
 from diffc_runtime.noise import image_noise
 

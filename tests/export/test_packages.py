@@ -16,7 +16,7 @@ from support import tiny_prompts
 
 import diffc_export
 import diffc_runtime
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 ROOT = Path(__file__).parents[2]

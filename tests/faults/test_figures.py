@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 from support.reports import find_part, rows_of
 
-from diffc.measure.explain import Ladder, Rung
-from diffc.measure.results import Latency, MachineNoise, Speedup
+from diffc.measure.results import Ladder, Latency, MachineNoise, Rung, Speedup
 from diffc.report import terminal
 from diffc.report.html import to_html
 from diffc.report.markdown import to_markdown

@@ -10,7 +10,7 @@ import pytest
 from support.pipelines import edit_json
 from support.runs import compile_quickly
 
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.errors import InputError
 from diffc.follows import check_engine, check_measured, check_model, check_onnx, still_follows
 from diffc.gate.baseline import save

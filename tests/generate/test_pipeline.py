@@ -110,7 +110,7 @@ def test_arrays_are_diffusers_own_and_the_pictures_the_same(out):
 
 
 def test_a_bundles_pictures_are_the_reports_too(out, tmp_path):
-    from diffc.bundle import write_bundle
+    from diffc.bundle.build import write_bundle
 
     write_bundle(out, tmp_path / "bundle", server="none")
     pipe = diffc.pipeline(tmp_path / "bundle")

@@ -17,7 +17,7 @@ from support.loras import kohya_names, peft_names, random_pairs, save_lora
 from support.shared import copy_once
 
 import diffc
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.errors import InputError
 from diffc.models.load import load_denoiser
 from diffc.models.loras.files import find_lora, with_loras

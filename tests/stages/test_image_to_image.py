@@ -23,7 +23,7 @@ from support.runs import compile_quickly
 from support.shared import common_cache
 
 import diffc
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc_runtime import BadRequest, Pipeline, open_bundle
 
 SEED, N = 5, 2

@@ -12,7 +12,7 @@ from support.quick import QUICK
 from support.tiny_text import save_sd
 
 import diffc
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.bundle.server import why_no_triton
 from diffc.output import locked_recipe
 from diffc.stages.order import finish

@@ -9,7 +9,7 @@ from support import tiny_prompts
 from support.shared import common_cache
 
 import diffc
-from diffc.bundle import write_bundle
+from diffc.bundle.build import write_bundle
 from diffc.models.load import load_text_parts
 from diffc.models.source import find_source
 from diffc_runtime import open_bundle

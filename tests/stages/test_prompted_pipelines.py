@@ -18,7 +18,8 @@ from support.shared import common_cache
 from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
 
 import diffc
-from diffc.bundle import triton_check, write_bundle
+from diffc.bundle import triton_check
+from diffc.bundle.build import write_bundle
 from diffc_runtime import Pipeline, open_bundle
 from diffc_runtime.noise import image_noise
 

@@ -139,7 +139,7 @@ def test_the_ladder_knows_what_is_captured(flags, captured):
 def test_two_resolutions_from_the_flag_to_the_report(tiny_model, tmp_path):
     """The whole chain: one file, engines that serve both, each measured and held to torch."""
     import diffc
-    from diffc.bundle import write_bundle
+    from diffc.bundle.build import write_bundle
     from diffc_runtime import open_bundle
 
     options = {**QUICK, "export": {"resolution": [16, 24]}, "build": {"batch": [1, 2]}}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from diffc.measure.explain import PRUNING, Ladder, Rung
-from diffc.measure.results import Speedup, at_working
+from diffc.measure.results import PRUNING, Ladder, Rung, Speedup, at_working
 from diffc.report import speed
 from diffc.report.blocks import Chart, Details, Notes, Part, Table
 from diffc.report.ladder_chart import ChartRung, ladder_chart
