@@ -131,7 +131,7 @@ def samples_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe:
         source: The model.
         recipe: Every option.
     """
-    from diffc.measure.quality.own_features import SEEN_AT_ONCE
+    from diffc.measure.quality.own_features import SEEN_AT_ONCE, output_of
     from diffc.measure.samples import SAMPLED_AT_ONCE
 
     place.network(dense.model, trained=False)
@@ -140,8 +140,10 @@ def samples_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe:
     middle = dense.family.middle_block(dense.model)
     if middle is not None:
         seen = max(recipe.data.images, recipe.quality.images)
-        _, at = _bytes_at(place, dense, min(SEEN_AT_ONCE, seen), {middle: False})
-        largest = max(largest, *at.values())
+        inputs = place.inputs(dense.specs, min(SEEN_AT_ONCE, seen))
+        block = dense.model.get_submodule(middle)
+        half = place.peak_of_call(lambda: output_of(block, lambda: dense.call(inputs)))
+        largest = max(largest, half)
     return max(largest, _decoding_bytes(place, dense, source, recipe))
 
 

@@ -14,6 +14,7 @@ from diffc.data.latents import load_vae, pixel_shape
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.data.synthetic import synthesize
 from diffc.measure import reference
+from diffc.measure.quality.own_features import SEEN_AT_ONCE, GivenRows, middle_features
 from diffc.models.source import find_source
 from diffc.models.without_memory import LiveBytes, WithoutMemory
 from diffc.prune.repair.least_squares import Sums, best_change
@@ -28,6 +29,7 @@ from diffc.stages.forward_memory import (
     batch_bytes,
     data_bytes,
     reference_bytes,
+    samples_bytes,
 )
 from diffc_export.events import drain
 
@@ -80,6 +82,20 @@ def test_samples_take_the_modules_outputs_of_a_call_and_little_more(tiny_model):
     half = activation_bytes(dense, dense.examples(max(recipe.data.images, rows)))
     counted = call_memory._counted(call_memory._Networks(source, recipe), "samples")["bytes"]
     assert real <= counted <= 2 * half
+
+
+def test_features_of_many_samples_take_the_most_of_half_a_call(tiny_model):
+    """Oracle: the bytes that are alive while the real model computes the features."""
+    source = find_source(tiny_model)
+    flags = {**QUICK, "quality": {"images": 1}, "data": {"images": SEEN_AT_ONCE}}
+    recipe = recipe_of_model(source, None, flags)
+    dense, place = RunShape.of(recipe).open(source), WithoutMemory(torch.device("cpu"))
+    samples = torch.zeros(SEEN_AT_ONCE, *dense.sample_shape)
+    with LiveBytes([dense.model]) as live:
+        drain(middle_features(dense, samples, GivenRows({}, {})))
+    skeleton = RunShape.of(recipe).open_on_meta(source)
+    counted = samples_bytes(place, skeleton, source, recipe)
+    assert counted == pytest.approx(live.peak - 2 * samples.nbytes, rel=0.05)
 
 
 def test_the_vae_that_decodes_is_counted_with_its_weights(tmp_path):

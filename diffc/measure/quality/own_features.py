@@ -98,7 +98,7 @@ def middle_features(
         t = torch.full((len(some),), level)
         noisy = dense.noised(some.to(device), noise.to(device), t, given.of(rows, device))
         noisy["timestep"] = noisy["timestep"].to(device)
-        output = _output_of(block, lambda: dense.call(noisy))
+        output = output_of(block, lambda: dense.call(noisy))
         yield Progress(rows.stop, len(samples), _DOING)
         return dense.family.middle_features(output).double().cpu().numpy()
 
@@ -171,8 +171,16 @@ class _Reached(Exception):
         self.output = output
 
 
-def _output_of(block: nn.Module, call: Callable[[], Tensor]) -> object:
-    """What ``block`` gives back within ``call``, which ends there."""
+def output_of(block: nn.Module, call: Callable[[], Tensor]) -> object:
+    """What ``block`` gives back within ``call``, which ends there.
+
+    Args:
+        block: A module of the network.
+        call: Calls the network; without gradients.
+
+    Raises:
+        NoMiddle: The call ended without it.
+    """
 
     def leave(module: nn.Module, inputs: object, output: object) -> NoReturn:
         raise _Reached(output)
