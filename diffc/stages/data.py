@@ -335,6 +335,12 @@ def check_data(source: Source, recipe: Recipe) -> None:
         read_prompts(Path(options.prompts))
         _check_takes_text(source)
     if quality.reference is None:
+        if quality.features != "inception":
+            raise RequestError(
+                f"--features {quality.features} without --reference: there are no images whose"
+                " features it would take",
+                hint="name the images, --reference IMAGES, or leave --features out",
+            )
         return
     check_images(Path(quality.reference), "--reference")
     if quality.features != "inception":

@@ -44,6 +44,8 @@ def test_reference_images_and_their_features(tiny_model, tmp_path):
     given["features"] = str(tmp_path)
     error = refusal(tiny_model, tmp_path / "o", quality=given)
     assert "is a folder" in str(error)
+    error = refusal(tiny_model, tmp_path / "o", quality={"features": "classifier.onnx"})
+    assert str(error).startswith("--features classifier.onnx without --reference")
     assert not (tmp_path / "o").exists()
 
 
