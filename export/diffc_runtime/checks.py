@@ -79,4 +79,10 @@ def condition_rows(spec: Input, value: object, n: int) -> Array:
     whole = np.issubdtype(spec.dtype, np.integer)
     if whole and not np.issubdtype(array.dtype, np.integer):
         raise BadRequest(f"condition '{spec.name}' must be whole numbers, not {array.dtype}")
-    return array.astype(spec.dtype, copy=False)
+    with np.errstate(over="ignore"):  # what half precision cannot hold becomes infinite
+        rows = array.astype(spec.dtype, copy=False)
+    if not whole and not np.isfinite(rows).all():
+        raise BadRequest(
+            f"condition '{spec.name}' has values that are not finite in {np.dtype(spec.dtype)}"
+        )
+    return rows

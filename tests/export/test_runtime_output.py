@@ -70,6 +70,8 @@ def test_guidance_leads_away_from_none_and_leaves_what_has_no_none():
     ("given", "says"),
     [
         ({"class_labels": [[1, 2], [3]]}, "'class_labels' is not an array of real numbers"),
+        ({"class_labels": 1, "size": [0.0, np.nan]}, "'size' has values that are not finite"),
+        ({"class_labels": 1, "size": [0.0, 1e39]}, "'size' has values .* finite in float32"),
         ({"class_labels": [1, 2], "n": 3}, r"'class_labels' must have shape \(3,\) or \(\)"),
         ({"class_labels": 1, "n": True}, "number of images, must be a whole number"),
         ({"class_labels": 1, "seed": 0.5}, "seed must be a whole number"),
