@@ -200,7 +200,7 @@ def _file_of(path: Path) -> Path:
             raise InputError(f"{path} holds {has}", hint="name the LoRA's file itself")
         return names[0]
     if not path.is_file():
-        raise InputError(f"there is no LoRA file '{path}'", hint="--lora takes FILE or FILE:weight")
+        raise InputError(f"there is no LoRA file '{path}'", hint="a LoRA is FILE or FILE:weight")
     return path
 
 
