@@ -223,7 +223,7 @@ def _check_names(settings: Mapping[str, object]) -> None:
 def _unknown_argument(name: str, value: object) -> RequestError:
     """The error for an argument that compile does not have, with the options of that name."""
     paths = option_paths(Recipe)
-    places = [path for path in paths if path.rpartition(".")[2] == name]
+    places = [path for path in paths if name in (path.rpartition(".")[2], path.replace(".", "_"))]
     own = [*inspect.signature(compile).parameters, *RunSettings.__annotations__]
     own.remove("settings")  # the name of those that are taken by their own names
     if not places:
@@ -232,6 +232,7 @@ def _unknown_argument(name: str, value: object) -> RequestError:
         if not close or close[0] in own:
             hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(own)}"
             return RequestError(f"compile() takes no '{name}'", hint=hint)
+    places.sort(key=lambda path: path.count("."))  # a section's before those of its parts
     ways = [_nested(path, value) for path in places[:_SHOWN]]
     return RequestError(
         f"compile() takes no '{name}' of its own", hint=f"did you mean {' or '.join(ways)}?"
