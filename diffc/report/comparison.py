@@ -7,7 +7,8 @@ differ: a table without it would be read as a ranking.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from diffc.measure.quality import metrics_of
 from diffc.measure.results import TargetResult, at_working
@@ -17,6 +18,7 @@ from diffc.report.loops import image_words
 from diffc.report.model import Report
 from diffc.report.protocols import (
     Named,
+    is_timed,
     judged_words,
     load_words,
     unlike_images,
@@ -55,14 +57,22 @@ def comparison_blocks(reports: Named) -> list[Block]:
         blocks.append(Notes(warnings, is_warning=True))
     if any(result.speedup for _, report in reports for result in report.targets):
         blocks.append(Notes([_SPEEDUPS]))
-    if len(reports) > 1:
+    names_to_bench = _names_to_bench(reports)
+    if len(names_to_bench) > 1:
         blocks.append(Notes([_BENCH]))
-        blocks.append(Code(shlex.join(["diffc", "bench", *(name for name, _ in reports)])))
+        blocks.append(Code(shlex.join(["diffc", "bench", *names_to_bench])))
     return blocks
 
 
 _SPEEDUPS = "a speed-up is of a run's own two sides in turn; its interval is 95 % within that run"
 _BENCH = "measured now, in turn, on this machine:"
+
+
+def _names_to_bench(reports: Named) -> list[str]:
+    """The runs that ``diffc bench`` takes together: those with engines, if all are of one model."""
+    timed = [(name, report.model) for name, report in reports if is_timed(report)]
+    models = {(model.class_name, model.params, model.macs) for _, model in timed}
+    return [name for name, _ in timed] if len(models) == 1 else []
 
 
 def comparison_rows(report: Report, *, times: bool, images: bool) -> dict[str, str]:
@@ -100,16 +110,23 @@ def _judged(reports: Named) -> Iterator[str]:
 def _what(report: Report) -> dict[str, str]:
     """What was made of which model."""
     small, plan = report.compressed or report.model, report.plan or {}
-    ratio = plan.get("why", {}).get("ratio")
     macs = change(report.model.macs, small.macs)
     return {
         "model": report.model.name,
-        "ratio": "-" if ratio is None else f"{ratio:g}",
+        "ratio": _ratio_words(plan.get("why", {})),
         "distillation": training_words(report) or "none",
         "parameters": count(small.params),
         "MACs of a step": f"{count(small.macs)} ({macs})" if macs else count(small.macs),
         "weights": size(small.bytes),
     }
+
+
+def _ratio_words(why: Mapping[str, Any]) -> str:
+    """'0.3', '0.3 of memory': a ratio is of MACs where nothing else is said; '-' for none."""
+    if why.get("ratio") is None:
+        return "-"
+    share_of = why.get("ratio_of", "macs")
+    return f"{why['ratio']:.3g}" + ("" if share_of == "macs" else f" of {share_of}")
 
 
 def _timed(result: TargetResult, place: str, mark: str) -> dict[str, str]:

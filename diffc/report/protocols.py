@@ -16,7 +16,7 @@ def unlike_times(reports: Named) -> list[str]:
     The speed-up of a run is of its own two sides, taken in turn, so that another machine's load
     does less to it.
     """
-    timed = [(name, report) for name, report in reports if _is_timed(report)]
+    timed = [(name, report) for name, report in reports if is_timed(report)]
     reasons = []
     machines = {report.environment and report.environment.get("fingerprint") for _, report in timed}
     if len(machines) > 1:
@@ -75,7 +75,8 @@ def _differing(reports: Named, words: Callable[[Report], str]) -> str:
     return "; ".join(f"{name}: {text}" for name, text in known)
 
 
-def _is_timed(report: Report) -> bool:
+def is_timed(report: Report) -> bool:
+    """Whether an engine of the run was timed."""
     return any(r.compressed.latency_ms is not None for r in [*report.targets, *report.pipeline])
 
 

@@ -140,6 +140,34 @@ def test_the_verb_that_measures_both_now_is_offered(quiet):
     assert codes == ["diffc bench 'OUT 1' OUT-2"]
 
 
+def test_the_offered_verb_takes_what_it_names(quiet):
+    """bench refuses folders without engines, and engines of other models."""
+
+    def bare(one):
+        one.update(targets=[], pipeline=[])
+
+    def larger(one):
+        one["model"]["macs"] *= 4
+
+    ours = ("A", Report.model_validate(quiet))
+    without, other = ("B", changed(quiet, bare)), ("C", changed(quiet, larger))
+
+    def codes(*named):
+        return [block.text for block in comparison_blocks(named) if isinstance(block, Code)]
+
+    assert codes(ours, without, ("D", ours[1])) == ["diffc bench A D"]
+    assert codes(ours, without) == codes(ours, other) == codes(without, without) == []
+
+
+def test_the_share_of_what_stands_beside_the_ratio(quiet):
+    def of_memory(one):
+        one["plan"]["why"] |= {"ratio": 0.3, "ratio_of": "memory"}
+
+    named = [("A", Report.model_validate(quiet)), ("B", changed(quiet, of_memory))]
+    ours, theirs = rows_of(named)["ratio"]
+    assert " of " not in ours and theirs == "0.3 of memory"
+
+
 def test_a_run_without_figures_is_compared_too(quiet):
     def bare(one):
         one.update(targets=[], pipeline=[], quality=None, distillation=None, plan=None)
