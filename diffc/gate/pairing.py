@@ -213,7 +213,8 @@ def _check_common(
     common = [name for name in ours if name in theirs]
     sides = f"{candidate.path} has {_names(ours)}; {baseline.path} has {_names(theirs)}"
     if not common:
-        raise NotComparable(f"no engine is on both sides: {sides}")
+        of_targets = f" of {', '.join(wanted.targets)}" if wanted.targets else ""
+        raise NotComparable(f"no engine{of_targets} is on both sides: {sides}")
     for target in wanted.targets:
         if not any(name.split()[0] == target for name in common):
             raise NotComparable(f"{target} is not on both sides: {sides}")
