@@ -16,7 +16,7 @@ from diffc.recipe import Recipe, option_paths
         ({"precision": "fp16"}, "takes no 'precision'", "{'build': {'precision': 'fp16'}}"),
         ({"gpu": ["sm89"]}, "takes no 'gpu'", "options={'build': {'gpu': ...}}"),
         ({"method": "l1"}, "takes no 'method'", "{'prune': {'importance': {'method': 'l1'}}}"),
-        ({"distill_steps": 9}, "takes no 'distill_steps'", "mean options={'distill': {'steps': 9}}?"),
+        ({"distill_steps": 9}, "takes no 'distill_steps'", "options={'distill': {'steps': 9}}?"),
         ({"batch": 2}, "takes no 'batch'", "options={'build': {'batch': 2}}"),
         ({"precison": "fp16"}, "takes no 'precison'", "{'build': {'precision': 'fp16'}}"),
         ({"rato": 0.3}, "takes no 'rato'", "did you mean ratio?"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from .errors import BadRequest, UnfitEngine
+from .errors import BadRequest
 from .values import Array, Input
 
 MOST_IMAGES = 1024
@@ -27,30 +25,6 @@ def check_whole_number(what: str, value: int, low: int, high: int) -> None:
         raise BadRequest(f"{what} must be a whole number from {low} to {high}, not {value!r}")
 
 
-def check_samples(
-    samples: Array, given: Mapping[str, Array], unconditional: Mapping[str, Array]
-) -> None:
-    """Refuse samples with NaN or infinity, in the name of who brought them in.
-
-    Args:
-        samples: What the engine gave.
-        given: The conditions, name -> (N, ...).
-        unconditional: Their values for "none".
-
-    Raises:
-        BadRequest: A condition has such values.
-        UnfitEngine: The engine gave them by itself.
-    """
-    if np.isfinite(samples).all():
-        return
-    words = {"condition": given, "unconditional value of condition": unconditional}
-    for what, values in words.items():
-        for name, value in values.items():
-            if not np.isfinite(value).all():
-                raise BadRequest(f"the {what} '{name}' has values that are not numbers")
-    raise UnfitEngine("the engine gave values that are not numbers (NaN or infinity)")
-
-
 def row_count(spec: Input, value: object) -> int:
     """Return N of a condition (N, ...); 1 of one for all images, or of what is no array."""
     try:
@@ -60,29 +34,29 @@ def row_count(spec: Input, value: object) -> int:
     return shape[0] if len(shape) == len(spec.shape) + 1 else 1
 
 
-def condition_rows(spec: Input, value: object, n: int) -> Array:
-    """Return a condition as (n, ...) in the input's dtype. Raises BadRequest."""
+def condition_rows(spec: Input, value: object, n: int, what: str = "condition") -> Array:
+    """Return a condition as (n, ...) in the input's dtype. Raises BadRequest about ``what``."""
     try:
         array = np.asarray(value)
         number = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
     except ValueError:  # rows of different lengths
         number = False
     if not number:
-        raise BadRequest(f"condition '{spec.name}' is not an array of real numbers")
+        raise BadRequest(f"{what} '{spec.name}' is not an array of real numbers")
     if array.shape == spec.shape:
         array = np.broadcast_to(array, (n, *spec.shape))
     if array.shape != (n, *spec.shape):
         raise BadRequest(
-            f"condition '{spec.name}' must have shape {(n, *spec.shape)} or {spec.shape},"
+            f"{what} '{spec.name}' must have shape {(n, *spec.shape)} or {spec.shape},"
             f" not {array.shape}"
         )
     whole = np.issubdtype(spec.dtype, np.integer)
     if whole and not np.issubdtype(array.dtype, np.integer):
-        raise BadRequest(f"condition '{spec.name}' must be whole numbers, not {array.dtype}")
+        raise BadRequest(f"{what} '{spec.name}' must be whole numbers, not {array.dtype}")
     with np.errstate(over="ignore"):  # what half precision cannot hold becomes infinite
         rows = array.astype(spec.dtype, copy=False)
     if not whole and not np.isfinite(rows).all():
         raise BadRequest(
-            f"condition '{spec.name}' has values that are not finite in {np.dtype(spec.dtype)}"
+            f"{what} '{spec.name}' has values that are not finite in {np.dtype(spec.dtype)}"
         )
     return rows

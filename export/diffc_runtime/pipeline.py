@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calls import ImageRequest, image_request
-from .checks import LAST_SEED, check_numbers, check_samples, check_whole_number, condition_rows
+from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .guided_call import GuidedCall
@@ -303,7 +303,8 @@ class Pipeline:
             for start in range(0, n, per_batch)
         ]
         samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        check_samples(samples, request.conditions, request.unconditional)
+        if not np.isfinite(samples).all():
+            raise UnfitEngine("the engine gave values that are not numbers (NaN or infinity)")
         return samples.astype(np.float32, copy=False)
 
     def sampler(self, steps: int, name: str | None = None) -> Scheduler:
@@ -417,7 +418,9 @@ class Pipeline:
             if spec.name not in given:
                 need = ("n", *spec.shape)
                 raise BadRequest(f"the {what} '{spec.name}' is missing: {spec.dtype} {need}")
-        return {spec.name: condition_rows(spec, given[spec.name], n) for spec in self.conditions}
+        return {
+            spec.name: condition_rows(spec, given[spec.name], n, what) for spec in self.conditions
+        }
 
 
 def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:

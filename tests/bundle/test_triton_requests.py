@@ -142,7 +142,7 @@ def test_prompts_of_any_script_are_answered(serving):
         ({"prompt": texts("a"), "height": np.array([8])}, "not built for 8"),
         ({"prompt": texts("a"), "steps": np.array([1, 2])}, "'steps' must hold one value, not 2"),
         ({"prompt": texts("a"), "guidance": np.array([np.nan])}, "guidance must be 0 to 100"),
-        ({"text": np.full((1, 1), np.nan)}, "condition 'text' has values that are not numbers"),
+        ({"text": np.full((1, 1), np.nan)}, "condition 'text' has values that are not finite"),
     ],
 )
 def test_a_wrong_request_gets_one_line(serving, given, says):

@@ -209,7 +209,7 @@ def test_a_mask_may_be_of_bool() -> None:
 def test_numbers_that_a_call_gives_are_not_laid_to_the_engine() -> None:
     pipe = latent(Input("style", (2, 4, 4)))
     style = np.full((2, 4, 4), np.nan, np.float32)
-    with pytest.raises(BadRequest, match="the condition 'style' has values that are not numbers"):
+    with pytest.raises(BadRequest, match="condition 'style' has values that are not finite"):
         pipe.sample(style=style, num_inference_steps=2)
     with pytest.raises(BadRequest, match="unconditional value of condition 'style' has"):
         pipe.sample(
