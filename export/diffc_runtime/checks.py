@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from .errors import BadRequest
@@ -34,7 +36,33 @@ def row_count(spec: Input, value: object) -> int:
     return shape[0] if len(shape) == len(spec.shape) + 1 else 1
 
 
-def condition_rows(spec: Input, value: object, n: int, what: str = "condition") -> Array:
+def rows_of_conditions(
+    conditions: Sequence[Input], given: Mapping[str, object], n: int, what: str
+) -> dict[str, Array]:
+    """Return every condition of a model as (n, ...).
+
+    Args:
+        conditions: Those that the model takes.
+        given: Their values, name -> (...) or (n, ...).
+        n: The number of images.
+        what: What a value is, in an error.
+
+    Raises:
+        BadRequest: One is missing or unknown, or its value does not fit.
+    """
+    known = [spec.name for spec in conditions]
+    for name in given:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise BadRequest(f"unknown condition '{name}' (the model takes: {listed})")
+    for spec in conditions:
+        if spec.name not in given:
+            need = ("n", *spec.shape)
+            raise BadRequest(f"the {what} '{spec.name}' is missing: {spec.dtype} {need}")
+    return {spec.name: _condition_rows(spec, given[spec.name], n, what) for spec in conditions}
+
+
+def _condition_rows(spec: Input, value: object, n: int, what: str) -> Array:
     """Return a condition as (n, ...) in the input's dtype. Raises BadRequest about ``what``."""
     try:
         array = np.asarray(value)

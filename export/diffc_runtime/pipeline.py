@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calls import ImageRequest, image_request
-from .checks import LAST_SEED, check_numbers, check_whole_number, condition_rows
+from .checks import LAST_SEED, check_numbers, check_whole_number, rows_of_conditions
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .guided_call import GuidedCall
@@ -382,11 +382,12 @@ class Pipeline:
         check_numbers(n, request.seed)
         check_whole_number("first", request.first, 0, LAST_SEED)
         weight = self._guidance_weight(request.guidance)
-        given = self._condition_rows(request.conditions, n, "condition")
+        given = rows_of_conditions(self.conditions, request.conditions, n, "condition")
         none: dict[str, Array] = {}
         if weight != 1.0:
             values = {**(self.unconditional or {}), **request.unconditional}
-            none = self._condition_rows(values, n, "unconditional value of condition")
+            what = "unconditional value of condition"
+            none = rows_of_conditions(self.conditions, values, n, what)
         return replace(
             request,
             n=int(n),
@@ -406,21 +407,6 @@ class Pipeline:
                 f"guidance {guidance:g} needs a model with conditions; this has none (use 1)"
             )
         return float(guidance)
-
-    def _condition_rows(self, given: Mapping[str, object], n: int, what: str) -> dict[str, Array]:
-        """Return every condition of the model as (n, ...); ``what`` names a value in an error."""
-        known = [spec.name for spec in self.conditions]
-        for name in given:
-            if name not in known:
-                listed = ", ".join(known) or "none"
-                raise BadRequest(f"unknown condition '{name}' (the model takes: {listed})")
-        for spec in self.conditions:
-            if spec.name not in given:
-                need = ("n", *spec.shape)
-                raise BadRequest(f"the {what} '{spec.name}' is missing: {spec.dtype} {need}")
-        return {
-            spec.name: condition_rows(spec, given[spec.name], n, what) for spec in self.conditions
-        }
 
 
 def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
