@@ -14,6 +14,7 @@ from diffc.cli import progress as module
 from diffc.cli.progress import Overall, follow_live, follow_plainly, left_words
 from diffc.durations import expected_seconds, keep_seconds
 from diffc.recipe import resolve
+from diffc.report.units import seconds
 from diffc.runner import Needs, StageEvent
 from diffc_export.cache import cache_folder
 from diffc_export.events import Progress
@@ -175,6 +176,19 @@ def test_beside_other_programs_the_runs_own_work_alone_tells_the_time_left(monke
     assert overall.seconds_left() == pytest.approx((600 + 120) / 100)
     monkeypatch.setattr(module, "time", Clock(8.0))
     assert overall.outcome() == "done in 8.0 s"
+
+
+def test_the_time_of_a_run_counts_what_came_before_the_first_progress(monkeypatch):
+    """A stage that loads a model for 12 of its 20 seconds before it says anything."""
+    monkeypatch.setattr(module, "time", Clock(100.0))
+    overall = overall_after(PASSED, stage("data", "started"))
+    monkeypatch.setattr(module, "time", Clock(112.0))
+    begun = stage("data", "progress", progress=Progress(1, 100))
+    overall.note(begun)
+    left = overall.seconds_left()
+    assert overall.announcement(begun) and left is not None
+    monkeypatch.setattr(module, "time", Clock(120.0))
+    assert overall.outcome().startswith(f"done in 20.0 s; the estimate was {seconds(12 + left)}")
 
 
 def test_a_stage_that_was_reused_tells_nothing_of_speed(monkeypatch):

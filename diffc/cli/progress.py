@@ -75,7 +75,9 @@ class Overall:
             words = f"{self.place}; other programs run, so the time left shows once work is done"
         else:
             return ""
-        self._announced = time.monotonic(), seconds
+        now = time.monotonic()
+        began = self._started - sum(self._worked.values())  # as the stages' own lines count
+        self._announced = began, None if seconds is None else now - began + seconds
         threads = [_BUSY_THREADS] if seconds is None and _is_threaded() else []
         return ". ".join([words, *threads, *_needs_words(self._needs)])
 
