@@ -34,7 +34,7 @@ def fetch_(command: Command, whole: bool, dry_run: bool) -> None:
     if not is_hub_id(model):
         raise RequestError(
             f"'{model}' is no hub id such as google/ddpm-cifar10-32",
-            hint="a folder, or demo, is here already",
+            hint="a folder that you have, and demo, need no download",
         )
     fetch = plan_fetch(model, allow_pickle=command.allow_pickle, whole=whole)
     if not command.silent:

@@ -64,7 +64,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
         UnavailableError: There is no such device here.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("torch finds no NVIDIA GPU here", hint="device='cpu' runs it")
+        raise UnavailableError("torch finds no NVIDIA GPU here", hint="the device cpu runs it")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = source_of(out) if side == "dense" else _compressed(out)
     denoiser = RunShape.of(locked_recipe(out)).open(source)
