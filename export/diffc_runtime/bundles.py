@@ -35,7 +35,6 @@ from .prompts import open_prompts
 from .values import Array, Denoise
 
 FORMAT = 1
-"""The folder of the VAE encoder's engine."""
 
 
 def read_settings(folder: Path) -> JsonObject:
