@@ -98,6 +98,17 @@ def test_features_of_many_samples_take_the_most_of_half_a_call(tiny_model):
     assert counted == pytest.approx(live.peak - 2 * samples.nbytes, rel=0.05)
 
 
+def test_a_middle_block_that_no_call_runs_is_counted_with_nothing(tiny_model, monkeypatch):
+    """As the samples stage, which then compares no features."""
+    source = find_source(tiny_model)
+    recipe = recipe_of_model(source, None, {**QUICK, "quality": {"images": 1}})
+    place, dense = WithoutMemory(torch.device("cpu")), RunShape.of(recipe).open_on_meta(source)
+    dense.model.unused = nn.Identity()
+    monkeypatch.setattr(type(dense.family), "middle_block", lambda _family, _model: "unused")
+    counted = samples_bytes(place, dense, source, recipe)
+    assert counted == batch_bytes(place, dense, 1) > 0
+
+
 def test_the_vae_that_decodes_is_counted_with_its_weights(tmp_path):
     """Oracle: the bytes that are alive while a real VAE decodes."""
     source = find_source(save_sd(tmp_path / "sd"))
