@@ -37,6 +37,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from diffc.cache_contents import used_file
 from diffc.errors import UnavailableError
 from diffc.launch import process_rank
+from diffc.lean_imports import collect_as_usual
 from diffc.locks import stage_lock, use_lock
 from diffc.placing import clear_folder, place, place_file
 from diffc.stage_inputs import check_unaltered, keyed
@@ -367,6 +368,7 @@ class StageRunner:
     ) -> Generator[StageEvent, None, StageRecord]:
         """Do the work; returns its record."""
         event = partial(StageEvent, stage.name, "progress")
+        collect_as_usual()
         reset_peak()
         start = time.perf_counter()
         with _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):

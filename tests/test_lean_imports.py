@@ -9,6 +9,7 @@ lean, and each piece goes on from there in a fork of its own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -270,6 +271,39 @@ def test_it_can_begin_late(first: str, plain: Interpreter) -> None:
         'assert "torch._dynamo" not in sys.modules', ""
     )
     plain.run(late)
+
+
+RARELY = """
+import gc, os, sys
+usual = gc.get_threshold()
+from diffc.lean_imports import collect_as_usual, make_imports_lean
+make_imports_lean()
+assert gc.get_threshold()[0] > 10 * usual[0]
+make_imports_lean()
+collect_as_usual()
+assert gc.get_threshold() == usual
+gc.set_threshold(123)
+collect_as_usual()
+assert gc.get_threshold()[0] == 123
+print(os.environ["OPENBLAS_THREAD_TIMEOUT"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "taken"), [({}, "10"), ({"OPENBLAS_THREAD_TIMEOUT": "26"}, "26")]
+)
+def test_garbage_is_collected_rarely_until_work_begins(chosen, taken):
+    kept = {key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"}
+    done = subprocess.run(
+        [sys.executable, "-c", RARELY], capture_output=True, text=True, check=True,
+        env={**kept, **chosen},
+    )  # fmt: skip
+    assert done.stdout.strip() == taken
+
+
+def test_with_torch_garbage_is_collected_as_usual(plain: Interpreter, lean: Interpreter) -> None:
+    code = "import gc; print(gc.get_threshold())"
+    assert lean.run(code) == plain.run(code)
 
 
 def test_a_piece_that_fails_is_seen(lean: Interpreter) -> None:

@@ -66,14 +66,15 @@ def main() -> None:
 
 
 def _run_verb() -> None:
+    from diffc.lean_imports import make_imports_lean
+
+    make_imports_lean()
     from diffc.cli.app import app
     from diffc.cli.stdout import move_stdout
     from diffc.cli.usage import ClickException, request_error
-    from diffc.lean_imports import make_imports_lean
 
     _check_working_directory()
     move_stdout()
-    make_imports_lean()
     signal.signal(signal.SIGTERM, _interrupt)
     # without this, the last garbage collections walk through torch's modules for about a second
     atexit.register(gc.freeze)

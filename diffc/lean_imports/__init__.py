@@ -10,6 +10,8 @@ running.py    what surrounds a module's own code while it runs
 deferred.py   modules whose code waits until code asks for a name
 dynamo.py     torch._dynamo, and the functions and classes that it has to know
 later.py      classes that are imported at their first use
+garbage.py    how often garbage is collected meanwhile
+blas.py       how long the threads of numpy's BLAS wait for work
 
 Nothing here imports anything large, since this runs before everything else.
 """
@@ -17,5 +19,6 @@ Nothing here imports anything large, since this runs before everything else.
 from __future__ import annotations
 
 from diffc.lean_imports.finder import make_imports_lean
+from diffc.lean_imports.garbage import collect_as_usual
 
-__all__ = ["make_imports_lean"]
+__all__ = ["collect_as_usual", "make_imports_lean"]

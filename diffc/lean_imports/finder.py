@@ -10,7 +10,9 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from diffc.lean_imports import dynamo
+from diffc.lean_imports.blas import let_threads_sleep
 from diffc.lean_imports.deferred import PACKAGES, DeferredLoader
+from diffc.lean_imports.garbage import collect_rarely, rarely_until
 from diffc.lean_imports.later import (
     TRANSFORMERS,
     LaterDistributions,
@@ -27,6 +29,9 @@ def make_imports_lean() -> None:
     """Import lean from now on; what has been imported already stays as it is."""
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
+        if "torch" not in sys.modules:
+            collect_rarely()
+        let_threads_sleep()
 
 
 @contextmanager
@@ -40,6 +45,7 @@ def _distributions_later(module: ModuleType) -> Iterator[None]:
 _AROUND: dict[str, Around] = {
     "diffusers.utils.import_utils": _distributions_later,
     "diffusers.utils.torch_utils": dynamo.without_dynamo,
+    "torch": rarely_until,
     "torch._compile": dynamo.leaving_out_later,
     "torch._dynamo": dynamo.hand_over,
     "transformers.utils.import_utils": _distributions_later,
