@@ -16,6 +16,7 @@ Sources: paired ("duet") benchmarking, arXiv 2001.05811; Chromium's three verdic
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from diffc.measure.latency import Call, LatencyOptions, Timings, interleaved
-from diffc.measure.statistics import RESAMPLES, Ratio, Times, paired_ratio
+from diffc.measure.statistics import Ratio, Times, paired_ratio, resamples, row_medians
 from diffc_export.events import Progress, Work, map_events
 
 Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "absent", "reported"]
@@ -196,12 +197,9 @@ def unpaired_ratio(candidate: Times, baseline: Times, seed: int = 0) -> Ratio:
         baseline: (m,) seconds.
         seed: Of the bootstrap.
     """
-    generator = np.random.default_rng(seed)
+    generator = random.Random(seed)  # noqa: S311 - not for secrets
     logs = [np.log(candidate), np.log(baseline)]
-    medians = [
-        np.median(log[generator.integers(len(log), size=(RESAMPLES, len(log)))], axis=1)
-        for log in logs
-    ]
+    medians = [row_medians(log[resamples(len(log), generator)]) for log in logs]
     low99, low95, high95, high99 = np.exp(
         np.percentile(medians[0] - medians[1], [0.5, 2.5, 97.5, 99.5])
     )
@@ -216,7 +214,7 @@ def unpaired_ratio(candidate: Times, baseline: Times, seed: int = 0) -> Ratio:
 def mean_ratio(paired: Times, seed: int = 0) -> Ratio:
     """The ratio of the means of pairs (n, 2), candidate over baseline; pairs are resampled."""
     n = len(paired)
-    draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    draws = resamples(n, random.Random(seed))  # noqa: S311 - not for secrets
     sums = paired[draws].sum(axis=1)
     ratios = sums[:, 0] / sums[:, 1]
     low99, low95, high95, high99 = np.percentile(ratios, [0.5, 2.5, 97.5, 99.5])

@@ -7,6 +7,7 @@ paired ratios as Chromium's performance bots use it.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,8 +48,7 @@ def paired_ratio(numerator: Times, denominator: Times, seed: int = 0) -> Ratio:
     percentiles of its 2,000 bootstrap resamples.
     """
     logs = np.log(numerator) - np.log(denominator)
-    draws = np.random.default_rng(seed).integers(len(logs), size=(RESAMPLES, len(logs)))
-    medians = np.median(logs[draws], axis=1)
+    medians = row_medians(logs[resamples(len(logs), random.Random(seed))])  # noqa: S311
     low99, low95, high95, high99 = np.exp(np.percentile(medians, [0.5, 2.5, 97.5, 99.5]))
     return Ratio(
         median=float(np.exp(np.median(logs))),
@@ -56,6 +56,27 @@ def paired_ratio(numerator: Times, denominator: Times, seed: int = 0) -> Ratio:
         ci99=(float(low99), float(high99)),
         pairs=len(logs),
     )
+
+
+def resamples(n: int, generator: random.Random) -> NDArray[np.intp]:
+    """Which of n observations each of the bootstrap's resamples has: (RESAMPLES, n).
+
+    The standard library's generator, since the import of numpy's takes longer than all ratios of a
+    report. Of 2^32 numbers, n of which none is large, the remainder is as good as uniform.
+    """
+    words = np.frombuffer(generator.randbytes(4 * RESAMPLES * n), "<u4")
+    return (words % n).astype(np.intp).reshape(RESAMPLES, n)
+
+
+def row_medians(rows: Times) -> Times:
+    """The median of each row of (rows, n), n >= 1, which is sorted in place.
+
+    The same numbers as numpy's median, in a third of its time: a report takes many.
+    """
+    rows.sort(axis=1)
+    n = rows.shape[1]
+    medians: Times = (rows[:, (n - 1) // 2] + rows[:, n // 2]) / 2
+    return medians
 
 
 def spread(samples: Times) -> float:

@@ -1,6 +1,7 @@
 """The statistics against their definitions, and against what is known of the samples."""
 
 import math
+import random
 import subprocess
 import sys
 
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffc.measure.statistics import paired_ratio, percentile, spread, student_t
+from diffc.measure.statistics import (
+    RESAMPLES,
+    paired_ratio,
+    percentile,
+    resamples,
+    row_medians,
+    spread,
+    student_t,
+)
 
 
 def trtexec(samples, p):
@@ -42,6 +51,22 @@ def test_ratio_finds_a_known_factor_in_noise_that_both_share():
     assert found.ci99[0] < found.ci95[0] < 2.0 < found.ci95[1] < found.ci99[1]
     assert found.ci99[1] / found.ci99[0] < 1.05
     assert found.pairs == 60
+
+
+@given(st.integers(1, 400), st.integers(0, 2**32 - 1))
+def test_medians_of_rows_are_numpys(n, seed):
+    rows = np.random.default_rng(seed).lognormal(size=(20, n))
+    assert np.array_equal(row_medians(rows.copy()), np.median(rows, axis=1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 320])
+def test_resamples_take_each_observation_as_often(n):
+    taken = resamples(n, random.Random(4))
+    assert taken.shape == (RESAMPLES, n)
+    counts = np.bincount(taken.ravel(), minlength=n)
+    assert len(counts) == n
+    off = np.abs(counts - RESAMPLES) / math.sqrt(RESAMPLES)  # each is Poisson's, nearly
+    assert off.max() < 4.5
 
 
 def test_ratio_is_seeded_and_reverses():
