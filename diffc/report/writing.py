@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffc.report.card import write_card
+from diffc.models.components import CARD
+from diffc.models.source import PRUNING_FILE
 from diffc.report.model import Report
 from diffc_runtime.files import write_text
 
@@ -27,9 +28,8 @@ def write_report(report: Report, out: Path) -> Report:
     path = out / "report.json"
     written = _time_of_writing(path, report)
     if written is not None:
-        report = report.model_copy(update={"created": written})
-        write_card(report, out)
-        return report
+        return report.model_copy(update={"created": written})
+    from diffc.report.card import write_card
     from diffc.report.html import write_html
     from diffc.report.markdown import to_markdown
 
@@ -44,6 +44,8 @@ def write_report(report: Report, out: Path) -> Report:
 def _time_of_writing(path: Path, report: Report) -> str | None:
     """When this very report was written, where its pages are there and no newer; else None."""
     pages = [path.with_name(name) for name in PAGES]
+    if (path.parent / "model" / PRUNING_FILE).is_file():
+        pages.append(path.parent / "model" / CARD)
     try:
         when = path.stat().st_mtime_ns
         if any(page.stat().st_mtime_ns > when for page in pages):

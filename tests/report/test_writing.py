@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffc.models.components import CARD
+from diffc.models.source import PRUNING_FILE
 from diffc.report.model import Report
 from diffc.report.writing import PAGES, write_report
 
@@ -36,6 +38,21 @@ def test_another_report_is_written_whole(out):
     report = Report.read(RUN)
     write_report(report.model_copy(update={"notes": ["a note"]}), out)
     assert new_files(out) == list(FILES)
+
+
+def test_the_card_of_a_model_is_one_of_the_pages(out):
+    (out / "model").mkdir()
+    (out / "model" / PRUNING_FILE).write_text("{}")
+    write_report(Report.read(RUN), out)
+    card = out / "model" / CARD
+    text = card.read_text()
+    for name, when in ((card, 1), *((out / name, 2) for name in PAGES), (out / "report.json", 3)):
+        os.utime(name, ns=(when, when))
+    write_report(Report.read(RUN), out)
+    assert new_files(out) == [] and card.stat().st_mtime_ns == 1
+    card.unlink()
+    write_report(Report.read(RUN), out)
+    assert card.read_text() == text and new_files(out) == list(FILES)
 
 
 @pytest.mark.parametrize("page", PAGES)
