@@ -20,9 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffc.digests import known_digest
 from diffc.errors import InputError
 from diffc.models.components import VAE_NAMES
-from diffc.models.files import known_digest, read_json
+from diffc.models.files import read_json
 from diffc.output import DECODER, SIDES, VAE_ENCODER, is_output, read_lock
 from diffc.stage_records import STATE, place_of
 from diffc_export.targets.engine import NAME, engine_digest, exported_file, read_info

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime
 from pydantic import BaseModel
 
 from diffc.data.inputs import data_text_tokens
+from diffc.digests import known_digest
 from diffc.input_size import Size
 from diffc.models.other_parts import parts_digest
 from diffc.recipe.words import Shard
-from diffc_runtime.files import file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -266,8 +266,8 @@ def keyed(value: object) -> JsonValue:
 def content_digest(path: Path) -> str:
     """sha256 of a file, or of every file's name and content in a folder."""
     if path.is_file():
-        return file_digest(path)
+        return known_digest(path)
     total = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(str(file.relative_to(path)).encode() + file_digest(file).encode())
+        total.update(str(file.relative_to(path)).encode() + known_digest(file).encode())
     return total.hexdigest()

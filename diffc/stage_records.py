@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from diffc.digests import known_digest
 from diffc_runtime.files import file_digest, write_text
 from diffc_runtime.json_types import JsonDict
 
@@ -59,7 +60,7 @@ def read_record(path: Path) -> StageRecord | None:
 
 def digest_or_none(path: Path) -> str | None:
     """sha256 of a file; None where there is no file."""
-    return file_digest(path) if path.is_file() else None
+    return known_digest(path) if path.is_file() else None
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from diffc import runner
+from diffc import digests, runner
+from diffc.digests import known_digest
 from diffc.errors import InputError
-from diffc.models import files
-from diffc.models.files import known_digest
 from diffc.recipe import yaml_file
 from diffc.stage_outcomes import ExportOutcome
 from diffc_runtime.files import file_digest
@@ -21,12 +20,14 @@ LONG_AGO = 10**9  # ns since 1970
 def reads(monkeypatch):
     """The files that are read for their digest."""
     paths = []
-    monkeypatch.setattr(files, "file_digest", lambda path: paths.append(path) or file_digest(path))
+    monkeypatch.setattr(
+        digests, "file_digest", lambda path: paths.append(path) or file_digest(path)
+    )
     return paths
 
 
 def test_a_file_is_hashed_once_until_it_is_written(tmp_path, reads, monkeypatch):
-    monkeypatch.setattr(files, "_TELLING_NS", 0)
+    monkeypatch.setattr(digests, "_TELLING_NS", 0)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"one")
     os.utime(path, ns=(LONG_AGO, LONG_AGO))
@@ -47,6 +48,62 @@ def test_a_file_that_was_just_written_is_hashed_each_time(tmp_path, reads):
     first = known_digest(path)
     path.write_bytes(b"two")
     assert known_digest(path) != first and len(reads) == 2
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A file whose digest later processes know, in a cache of its own."""
+    monkeypatch.setattr(digests, "KEPT_FROM", 3)
+    monkeypatch.setattr(digests, "_TELLING_NS", 0)
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
+    digests._digest_of.cache_clear()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"one")
+    return path
+
+
+def in_another_process(path):
+    digests._digest_of.cache_clear()
+    return known_digest(path)
+
+
+def test_a_large_file_is_hashed_once_for_all_processes(large, reads, tmp_path):
+    first = known_digest(large)
+    assert in_another_process(large) == first == file_digest(large) and len(reads) == 1
+    assert len(list((tmp_path / "cache" / "digests").iterdir())) == 1
+
+
+def test_a_file_with_another_ones_size_and_time_is_hashed_again(large, reads):
+    """Whoever puts the time of writing back leaves another time of change."""
+    first, before = known_digest(large), large.stat()
+    while large.stat().st_ctime_ns == before.st_ctime_ns:
+        large.write_bytes(b"two")
+        os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert in_another_process(large) == file_digest(large) != first and len(reads) == 2
+
+
+def test_a_file_in_the_place_of_another_is_hashed_again(large, reads):
+    first = known_digest(large)
+    new = large.with_name("new")
+    new.write_bytes(b"two")
+    os.utime(new, ns=(large.stat().st_atime_ns, large.stat().st_mtime_ns))
+    new.replace(large)
+    assert in_another_process(large) == file_digest(large) != first
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"path": 1, "state": 2, "sha256": 3}'])
+def test_a_damaged_record_of_a_digest_is_made_again(large, reads, tmp_path, content):
+    first = known_digest(large)
+    (record,) = (tmp_path / "cache" / "digests").iterdir()
+    record.write_text(content)
+    assert in_another_process(large) == first and len(reads) == 2
+    assert in_another_process(large) == first and len(reads) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_a_reading(large, reads, tmp_path):
+    (tmp_path / "cache").write_text("a file where the cache's folder should be")
+    assert known_digest(large) == in_another_process(large) == file_digest(large)
+    assert len(reads) == 2
 
 
 def test_a_digest_of_a_file_that_is_gone(tmp_path):

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import codecs
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from diffc.errors import InputError, in_short, nearest
-from diffc_runtime.files import file_digest
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -25,9 +22,6 @@ _OF_ERRORS = {"error", "errors", "message", "detail", "status", "statusCode", "c
 """The keys of the error messages that servers send in place of a file."""
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 _OTHER_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8)
-
-_TELLING_NS = 2_000_000_000
-"""So long after a change another one has another time, even where file systems keep seconds."""
 
 
 @dataclass(frozen=True)
@@ -122,37 +116,6 @@ def tensor_entries(path: Path) -> dict[str, TensorEntry]:
         )
     _check_by_library(path)
     return entries
-
-
-def file_version(path: Path) -> tuple[int, int, int]:
-    """What differs after a file was written or replaced. Raises InputError for one that is gone."""
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise InputError(
-            f"{path.name}, which is missing in {path.parent}, cannot be read: {error.strerror}",
-            hint="download or copy the folder again",
-        ) from error
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def known_digest(path: Path) -> str:
-    """sha256 of a file, which is read once in a process for as long as nobody writes it.
-
-    Raises:
-        InputError: The file is gone.
-    """
-    version = file_version(path)
-    # the time of any change: whoever puts the time of writing back sets it
-    changed = path.stat().st_ctime_ns
-    if time.time_ns() - changed < _TELLING_NS:
-        return file_digest(path)
-    return _digest_of(path.absolute(), version, changed)
-
-
-@lru_cache(maxsize=4096)
-def _digest_of(path: Path, _version: tuple[int, int, int], _changed: int) -> str:
-    return file_digest(path)
 
 
 def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:

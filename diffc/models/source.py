@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from diffc.digests import file_version, known_digest
 from diffc.errors import InputError, RequestError, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
@@ -30,8 +31,6 @@ from diffc.models.families import component_of, denoiser_folders, family_names, 
 from diffc.models.families import family as family_of
 from diffc.models.files import (
     check_safetensors,
-    file_version,
-    known_digest,
     nearest_folder,
     read_json,
 )
