@@ -43,7 +43,7 @@ def _console(**options: Any) -> Console:
     from rich.console import Console
 
     system = None if _is_plain() else "auto"
-    return Console(highlight=False, color_system=system, **options)  # type: ignore[arg-type]
+    return Console(highlight=False, emoji=False, color_system=system, **options)  # type: ignore[arg-type]
 
 
 def _is_plain() -> bool:

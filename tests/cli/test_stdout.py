@@ -10,6 +10,8 @@ import pytest
 from support.command import diffc_in_process, diffc_process
 from support.distributions import install
 
+from diffc.cli.show import messages
+
 PRINTS = {
     "print": "print('noise of the toy')",
     "a C library": "import os\nos.write(1, b'noise of the toy\\n')",
@@ -131,3 +133,9 @@ def test_answers_are_as_wide_as_their_terminal(verb, columns):
     examples = "    diffc "  # commands, which stay whole
     widest = max(len(line) for line in plain if not line.startswith(examples))
     assert columns - 12 <= widest <= columns
+
+
+def test_words_between_colons_stay_what_they_are(capsys):
+    """A prompt or a folder's name may have what rich takes for an emoji's name."""
+    messages().print("worst image: a :cat: on a mat, from ./:dog:/model")
+    assert "a :cat: on a mat, from ./:dog:/model" in capsys.readouterr().err
