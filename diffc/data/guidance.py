@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffc.models.classes import diffusers_class
 from diffc.models.families import family
 from diffc.models.schedulers import FEW_STEPS
 from diffc.models.source import Source
@@ -110,6 +109,8 @@ def embedded_guidance(source: Source, given: float | None) -> float:
 
 def find_pipeline_class(source: Source) -> type[DiffusionPipeline] | None:
     """Return the model's own pipeline class; None if diffusers has none of that name."""
+    from diffc.models.classes import diffusers_class
+
     kind: type[DiffusionPipeline] | None = diffusers_class(str(source.index.get("_class_name", "")))
     return kind
 

@@ -11,9 +11,6 @@ from diffc.models.source import Source
 from diffc.output import is_output
 from diffc.recipe import Recipe
 from diffc.runner import Needs, StageEvent
-from diffc.stages.call_memory import call_bytes
-from diffc.stages.call_rate import measure_rate
-from diffc.stages.estimate import out_bytes, stage_seconds, trainings
 from diffc.stages.preflight import PREFLIGHT
 from diffc_export.events import map_events
 
@@ -33,6 +30,9 @@ def expected_work(
     earlier = expected_seconds(source.digest, recipe, stop)
     if earlier or not estimated or is_launched():
         return StageEvent(PREFLIGHT, "passed", expected=earlier, by="an earlier run")
+    from diffc.stages.call_rate import measure_rate
+    from diffc.stages.estimate import out_bytes, stage_seconds
+
     rate = known_rate(source.class_name, source.config, recipe)
     unsure = rate is None or rate.shared
     if unsure and not is_output(out):  # what OUT holds may be all there is to do
@@ -56,6 +56,9 @@ def expected_work(
 
 def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int | None:
     """Of the training that takes most. Only its calls are counted, for that takes seconds."""
+    from diffc.stages.call_memory import call_bytes
+    from diffc.stages.estimate import trainings
+
     stages = trainings(dense, small, recipe, {})
     calls = call_bytes(source, recipe, only=stages)
     return max(trainings(dense, small, recipe, calls).values(), default=None)

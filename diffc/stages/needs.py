@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from diffc.errors import RequestError
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import RANKED_BYTES, WEIGHT_BYTES
-from diffc.stages.call_memory import call_bytes
 from diffc.stages.counted_stages import (
     EXPORTS,
     WITHOUT_GRADIENTS,
@@ -221,6 +220,8 @@ def first_lack(source: Source, recipe: Recipe, stages: Sequence[str]) -> Lack | 
     needs = stage_needs(dense, small, recipe, {}, on_gpu=gpu is not None)
     room = min((there[1] for there in (gpu, host) if there is not None), default=0)
     if any(_is_large(one, dense, room) for one in needs):
+        from diffc.stages.call_memory import call_bytes
+
         calls = call_bytes(source, recipe)
         needs = stage_needs(dense, small, recipe, calls, on_gpu=gpu is not None)
     for one in needs:

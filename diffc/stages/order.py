@@ -53,7 +53,6 @@ from diffc.stages.distill_loop import distill_loop_stage, forget_loops
 from diffc.stages.expected import expected_work
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
-from diffc.stages.fit_memory import fit_memory
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.plan import plan_stage
@@ -128,7 +127,7 @@ def _run(request: Request) -> RunWork:
     notes = preflight(source, recipe, out, request.stop)
     if request.evaluation is not None:
         preflight(source, request.evaluation, out, request.stop)
-    recipe, fitted = fit_memory(source, recipe, request.stop)
+    recipe, fitted = _fit_memory(source, recipe, request.stop)
     recipe, chosen = choose_by_block(source, recipe)
     request, notes = replace(request, recipe=recipe), [*notes, *fitted, *chosen]
     if recipe.memory is not None and not gpus():
@@ -149,6 +148,14 @@ def _run(request: Request) -> RunWork:
         _write_report(out, done, _commands(request))
     _wait_for_all_ranks()
     return _raise_if_failed(Report.read(out))
+
+
+def _fit_memory(source: Source, recipe: Recipe, stop: str) -> tuple[Recipe, list[str]]:
+    if recipe.memory is None:
+        return recipe, []
+    from diffc.stages.fit_memory import fit_memory
+
+    return fit_memory(source, recipe, stop)
 
 
 def _chain(request: Request, *, fresh: bool, origin: Path | None = None) -> ChainWork:

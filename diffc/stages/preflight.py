@@ -18,7 +18,6 @@ from diffc import __version__
 from diffc.follows import check_untouched
 from diffc.launch import check_launcher, fsdp_is_configured, is_launched
 from diffc.measure.quality.measuring import wanted_metrics
-from diffc.models.channels import check_channels
 from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
@@ -137,6 +136,7 @@ def model_checks(source: Source, recipe: Recipe) -> list[str]:
     from diffc.data.inputs import check_conditions, denoiser_specs
     from diffc.data.latents import check_decoder
     from diffc.measure.pictures import check_pictures
+    from diffc.models.channels import check_channels
     from diffc.models.checking import check_components
     from diffc.models.families.base import sample_shape
     from diffc.prune.planning import check_plan
