@@ -25,6 +25,7 @@ from page_memory import full_size, full_size_blocks, full_size_engines, training
 from page_parts import day, fold, loops, machine, percent, ratio, table
 from page_plans import latency_plans
 from page_serving import serving
+from page_start import earlier_start
 from page_transformer import transformer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -360,6 +361,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("demo.json", "The whole job", demo),
     ("demo-avx2.json", "The whole job on a processor without AVX-512", demo),
     ("help.json", "`diffc --help`", figures),
+    ("earlier_start.json", "Short commands, before the redesign and now", earlier_start),
     ("overhead.json", "What building and measuring add", figures),
     ("pruning.json", "Pruning", pruning),
     ("latency_plans.json", "Plans by latency", latency_plans),

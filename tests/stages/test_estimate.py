@@ -140,7 +140,7 @@ def test_a_rate_that_was_taken_beside_other_work_says_so_and_is_taken_anew(
         keep_rate(source.class_name, source.config, recipe, rate := next(rates))
         return rate
 
-    monkeypatch.setattr("diffc.stages.expected.measure_rate", measured)
+    monkeypatch.setattr("diffc.stages.call_rate.measure_rate", measured)
     monkeypatch.setattr("diffc.stages.expected.call_bytes", lambda *_: {})
     runs = [
         drain(expected_work(source, recipe, tmp_path / "out", "plan", estimated=True))
@@ -220,7 +220,7 @@ def test_a_first_run_says_how_long_it_will_take(tiny_model, tmp_path, monkeypatc
 
 
 def test_nothing_is_tried_where_nobody_waits(compiled_cache, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffc.stages.expected.measure_rate", None)
+    monkeypatch.setattr("diffc.stages.call_rate.measure_rate", None)
     compile_quickly(tiny_model, tmp_path / "a", "plan")
 
 
