@@ -141,7 +141,7 @@ def test_a_rate_that_was_taken_beside_other_work_says_so_and_is_taken_anew(
         return rate
 
     monkeypatch.setattr("diffc.stages.call_rate.measure_rate", measured)
-    monkeypatch.setattr("diffc.stages.expected.call_bytes", lambda *_: {})
+    monkeypatch.setattr("diffc.stages.call_memory.call_bytes", lambda *_: {})
     runs = [
         drain(expected_work(source, recipe, tmp_path / "out", "plan", estimated=True))
         for _ in range(3)
@@ -152,6 +152,7 @@ def test_a_rate_that_was_taken_beside_other_work_says_so_and_is_taken_anew(
     assert sum(runs[0].expected.values()) > 10 * sum(runs[1].expected.values())
 
 
+@pytest.mark.slow
 def test_a_plan_gives_no_time_by_a_rate_that_was_taken_beside_other_work(model):
     source, recipe = model
     plan = {"model": {"params": 4, "macs": 4}, "compressed": {"params": 2, "macs": 2}}
@@ -224,6 +225,7 @@ def test_nothing_is_tried_where_nobody_waits(compiled_cache, tiny_model, tmp_pat
     compile_quickly(tiny_model, tmp_path / "a", "plan")
 
 
+@pytest.mark.slow
 def test_a_plan_says_so_where_no_time_is_known(tiny_model):
     words = " ".join(diffc("plan", tiny_model).stdout.split())
     assert "the time is not known here yet" in words and "of memory" in words
