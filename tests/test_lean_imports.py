@@ -237,6 +237,7 @@ def plain(tmp_path_factory):
         yield process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [DEFERRED, ABSENT, HANDED_OVER, DISTRIBUTIONS, SCOPED],
@@ -246,6 +247,7 @@ def test_a_command_imports_lean(code: str, lean: Interpreter) -> None:
     lean.run(code)
 
 
+@pytest.mark.slow
 def test_a_process_that_imports_diffc_imports_as_before(plain: Interpreter) -> None:
     plain.run(LEFT_ALONE)
 
@@ -264,6 +266,7 @@ def test_classes_and_modules_come_at_their_first_use(plain: Interpreter, lean: I
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["torch", "torch._dynamo", "diffusers", "transformers"])
 def test_it_can_begin_late(first: str, plain: Interpreter) -> None:
     """What was imported before is left as it is, and what comes after works."""

@@ -38,6 +38,7 @@ def pytest_session(folder: Path, *args: str, **env: str) -> subprocess.Completed
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_slow_tests_that_begin_too_late_are_left_out_and_named(tmp_path):
     (tmp_path / "conftest.py").write_text("""
 from support import deadline

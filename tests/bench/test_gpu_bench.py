@@ -23,6 +23,7 @@ from diffc_export.targets import target
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name == "sdxl" else ()) for name in NETWORKS],

@@ -79,6 +79,7 @@ END
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "said"),
     [("time.sleep(60)", "out of time"), ("raise ValueError('on the edge')", "failed")],

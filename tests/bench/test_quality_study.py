@@ -85,6 +85,7 @@ def steps_on_disk(folder) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json"))
 
 
+@pytest.mark.slow
 def test_the_clock_acts_between_quarters_and_nothing_is_lost(tmp_path, data, monkeypatch):
     """Time is over after the third of eight steps: the next call goes on from there, to the same
     weights as without a stop."""
@@ -101,6 +102,7 @@ def test_the_clock_acts_between_quarters_and_nothing_is_lost(tmp_path, data, mon
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_when_minutes_have_passed(tmp_path, data, monkeypatch):
     study = Study(arguments(tmp_path / "work", data))
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)

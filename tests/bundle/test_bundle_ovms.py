@@ -100,6 +100,7 @@ def asked(folder: Path, url: str, out: Path, *more: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder / "client", capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_clients_images_are_the_bundles_own(folder, url, openvino_out, tmp_path):
     done = asked(folder, url, tmp_path / "images.npy", "--n", "3", "--steps", "4", "--seed", "7")
     assert done.returncode == 0, done.stderr
@@ -113,6 +114,7 @@ def test_the_clients_images_are_the_bundles_own(folder, url, openvino_out, tmp_p
     assert np.abs(picture - to_uint8(expected)[2].astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_readmes_command_works_for_a_conditional_model(tmp_path):
     source = tiny_engines.onnx_folder(tmp_path / "onnx", tiny_engines.graph(conditions=True))
     options = BuildOptions(batch=(1, 2), one_profile=True, threads=1)
@@ -135,6 +137,7 @@ def test_the_readmes_command_works_for_a_conditional_model(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_and_a_wrong_request_are_one_line(folder, url, tmp_path):
     gone = asked(folder, "http://127.0.0.1:9", tmp_path / "x.npy")
     assert gone.returncode == 1 and gone.stderr.startswith(

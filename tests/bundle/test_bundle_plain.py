@@ -52,6 +52,7 @@ def plain(out, tmp_path_factory) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_generates_by_itself(plain, tmp_path):
     picture = tmp_path / "grid.png"
     asked = ("--n", "5", "--steps", "3", "--seed", "7", "--out", str(picture))
@@ -129,6 +130,7 @@ def test_info_by_itself(plain):
     assert said["fits_this_machine"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

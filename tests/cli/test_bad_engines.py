@@ -114,6 +114,7 @@ def test_an_engine_that_was_cut_or_altered_is_refused(engine, fault):
     assert error.exit_code == 2 and error.hint == "build the engine again"
 
 
+@pytest.mark.slow
 def test_an_engine_of_another_machine_is_not_loaded(engine):
     """Its line stays, with both fingerprints; the other engine is measured."""
     content = json.loads((engine / "engine.json").read_text())

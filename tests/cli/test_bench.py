@@ -27,6 +27,7 @@ def files(tmp_path):
             for name, channels in (("wide", 16), ("narrow", 8))]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "words"), [(float("nan"), "NaN"), (0.0, "zero")])
 def test_an_engine_that_computes_nothing_is_never_a_winner(files, value, words):
     import numpy as np
@@ -44,6 +45,7 @@ def test_an_engine_that_computes_nothing_is_never_a_winner(files, value, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout(files):
     done = bench(*files, *QUICK, "--batch", "1,4", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
@@ -58,6 +60,7 @@ def test_json_is_alone_on_stdout(files):
     assert found["threads"] == 1 and len(found["cores"]) == 1
 
 
+@pytest.mark.slow
 def test_people_get_a_table(files):
     done = bench(*files, *QUICK)
     assert done.returncode == 0

@@ -147,6 +147,7 @@ def test_a_bad_model_is_refused(tmp_path):
     assert done.returncode == 2 and "is not a diffusers model" in done.stderr
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout(tiny_model):
     done = diffc_process("plan", tiny_model, "--ratio", "0.3", "--json")
     assert done.returncode == 0, done.stderr
@@ -155,6 +156,7 @@ def test_json_is_alone_on_stdout(tiny_model):
     assert set(plan["model"]) == {"params", "macs", "macs_paper"}
 
 
+@pytest.mark.slow
 def test_plan_needs_no_weights(tiny_model, tmp_path):
     copy = shutil.copytree(tiny_model, tmp_path / "model")
     (copy / "unet/diffusion_pytorch_model.safetensors").unlink()
@@ -182,6 +184,7 @@ def test_plan_of_a_run_shows_what_was_decided(tmp_path):
     assert diffc("plan", out, "--ratio", "0.3").returncode == 2  # a new plan needs the model
 
 
+@pytest.mark.slow
 def test_plan_compares_several_ratios(tiny_model):
     """Each as the plan of that ratio alone has it."""
     ratios = ("0.2", "40%")

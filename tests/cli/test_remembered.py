@@ -76,6 +76,7 @@ def test_a_changed_config_is_another_question(tiny_model, tmp_path):
     assert macs[0] < macs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["plan", "inspect"])
 def test_asked_again_it_gives_the_same_and_imports_no_torch(verb, tiny_model, tmp_path):
     first = diffc(verb, tiny_model, "--json")
@@ -113,6 +114,7 @@ def test_a_written_plan_is_shown_without_torch(compiled):
     assert "estimates, not measured" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_plan_without_importance_says_what_a_run_will_do(tiny_model):
     done = diffc("plan", tiny_model, "--ratio", "0.4")
     words = " ".join(done.stdout.split())

@@ -52,6 +52,7 @@ def test_what_the_ratios_share_is_done_once(compiled_cache, tiny_model, quick, t
     assert shared == {"data", "importance", "export-dense"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -219,6 +219,7 @@ def on_a_terminal(*args: object, **variables: str) -> bytes:
     return said
 
 
+@pytest.mark.slow
 def test_no_codes_are_sent_where_none_are_wanted():
     assert b"\x1b[" in on_a_terminal("doctor")
     assert b"\x1b" not in on_a_terminal("doctor", NO_COLOR="1")
@@ -234,6 +235,7 @@ def test_an_error_is_broken_between_words_in_a_terminal_and_whole_in_a_log():
     assert " ".join(line.strip() for line in shown) == whole.strip()
 
 
+@pytest.mark.slow
 def test_answers_are_on_stdout_alone(compiled):
     out, _, _ = compiled
     for args in (["doctor"], ["recipes"], ["report", out], ["inspect", out], ["plan", out]):

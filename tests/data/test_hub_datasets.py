@@ -34,6 +34,7 @@ def saved(folder: Path, columns: dict, *, split: str | None = None) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [None, "train"])
 def test_images_and_labels_come_back(tmp_path: Path, split) -> None:
     images = pictures()

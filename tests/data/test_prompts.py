@@ -177,6 +177,7 @@ def test_a_text_model_is_distilled_with_prompts(sd, tmp_path, with_images) -> No
     assert Image.open(out / "samples" / "dense.png").height >= 16
 
 
+@pytest.mark.slow
 def test_changed_prompts_are_encoded_anew(sd, tmp_path) -> None:
     prompts, digests = tmp_path / "prompts.txt", []
     for text in ("a cat", "a dog", "a cat"):
@@ -189,6 +190,7 @@ def test_changed_prompts_are_encoded_anew(sd, tmp_path) -> None:
     assert digests[0] == digests[2] != digests[1]
 
 
+@pytest.mark.slow
 def test_dits_null_label_is_the_one_after_the_last(tmp_path) -> None:
     torch.manual_seed(0)
     model = DiTTransformer2DModel(

@@ -47,6 +47,7 @@ def weights(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_blocks_of_every_family_come_nearer_to_the_dense_ones(name, tmp_path):
     dense, small, blocks, clean = prepared(name)
@@ -259,6 +260,7 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
         learn(prepared("dit"), tmp_path)
 
 
+@pytest.mark.slow
 def test_blocks_learn_by_additions_and_the_rest_of_them_stays(tmp_path):
     dense, small, blocks, clean = prepared("flux")
     old, rank = weights(small), LowRankSection(rank=2)

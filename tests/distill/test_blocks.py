@@ -76,6 +76,7 @@ def trained(folder, **changes):
     return student, float(feature_loss(ours, theirs, kept).mean())
 
 
+@pytest.mark.slow
 def test_the_feature_loss_brings_features_closer(tmp_path) -> None:
     base = {"steps": 60, "batch": 8, "learning_rate": 3e-3, "checkpoint_every": 60}
     _, without = trained(tmp_path / "a", **base)
@@ -83,6 +84,7 @@ def test_the_feature_loss_brings_features_closer(tmp_path) -> None:
     assert with_features < 0.8 * without
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_keeps_the_feature_losses_gradient(tmp_path) -> None:
     changes = {"losses": {"output": 1.0, "features": 0.5}}
     plain, _ = trained(tmp_path / "a", **changes)

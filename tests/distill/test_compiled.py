@@ -39,6 +39,7 @@ def close(a, b) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiling_changes_nothing_but_speed(tmp_path: Path, compiled_calls) -> None:
     plain, _ = trained(tmp_path / "a")
     assert not compiled_calls
@@ -56,6 +57,7 @@ def test_compiling_changes_nothing_but_speed(tmp_path: Path, compiled_calls) -> 
     assert student._compiled_call_impl is None
 
 
+@pytest.mark.slow
 def test_a_compiled_run_resumes_to_the_same_weights(tmp_path: Path, compiled_calls) -> None:
     whole, _ = trained(tmp_path / "whole", compile=True)
     work = tiny_training.work(tmp_path / "parts", compile=True)
@@ -67,6 +69,7 @@ def test_a_compiled_run_resumes_to_the_same_weights(tmp_path: Path, compiled_cal
     close(parts, whole)
 
 
+@pytest.mark.slow
 def test_features_are_caught_in_compiled_models(tmp_path: Path, compiled_calls) -> None:
     kept = kept_channels(tiny_training.unet(8, seed=0), tiny_training.FAMILY, [], {})
     found = []

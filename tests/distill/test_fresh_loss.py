@@ -28,6 +28,7 @@ def loss_of(student: torch.nn.Module) -> float:
     return fresh_loss(ModelPair(teacher, student), clean(), OPTIONS, 0)
 
 
+@pytest.mark.slow
 def test_it_grows_with_the_distance_from_the_teacher() -> None:
     near, far = unet(8, seed=0), unet(8, seed=0)
     with torch.no_grad():
@@ -54,6 +55,7 @@ def test_only_a_worse_model_has_words() -> None:
     assert why_not_taken(0.5, math.nan, 4) is not None
 
 
+@pytest.mark.slow
 def test_the_model_from_before_a_wild_training_is_taken(tiny_model, tmp_path) -> None:
     wild = {"steps": 4, "warmup": 1, "batch": 4, "learning_rate": 0.3}
     report = compile_quickly(tiny_model, tmp_path / "wild", distill=wild)

@@ -200,6 +200,7 @@ def test_a_student_of_loops_goes_on_with_its_readout(tmp_path):
     assert {key for key in biases if key.endswith("bias")} == {"conv_out.bias"}
 
 
+@pytest.mark.slow
 def test_additions_bring_the_student_nearer(tmp_path):
     changes = {"steps": 40, "checkpoint_every": 40, "learning_rate": 0.01, "batch": 8}
     result = drain(tiny_training.work(tmp_path, low_rank={"rank": 4}, **changes))

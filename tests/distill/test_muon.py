@@ -89,6 +89,7 @@ def test_the_rest_steps_as_adamw() -> None:
     assert not is_matrix(torch.zeros(1, 64, 3, 3)) and is_matrix(torch.zeros(64, 64, 1, 1))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     options = {"optimizer": "muon", "checkpoint_every": 2}
     assert any(map(is_matrix, tiny_training.unet(4, seed=1).parameters()))

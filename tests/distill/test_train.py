@@ -79,6 +79,7 @@ def test_a_run_shorter_than_its_warm_up_reaches_its_rate_and_ends_at_none() -> N
     assert max(rates) == pytest.approx(0.1) and rates[9] == max(rates) and rates[-1] < 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"gradient_accumulation": 2}])
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, changes, stop: int) -> None:
@@ -98,6 +99,7 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
     assert same(first, again) and result.resumed_from == 6 and result.images_per_second is None
 
 
+@pytest.mark.slow
 def test_another_runs_checkpoints_are_left_alone(tmp_path: Path) -> None:
     trained(tmp_path)
     work = tiny_training.work(tmp_path, learning_rate=1e-4)
@@ -147,6 +149,7 @@ def test_what_ends_a_sharded_checkpoint_is_told(tmp_path: Path, cause, kind) -> 
         raise CheckpointException("", {1: (cause, None)})
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
     whole, _ = trained(tmp_path / "whole")
     work = tiny_training.work(tmp_path / "cut")
@@ -162,6 +165,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> N
     assert same(weights(student), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "poison",
     [
@@ -182,6 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, poison) -> None
     assert result.resumed_from == 2 and same(whole, parts)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_pieces_and_keeps_the_batch(tmp_path: Path) -> None:
     def fault(call, output):
         if len(output) > 1:
@@ -239,6 +244,7 @@ def test_zero_steps_leave_the_student_as_it_was(tmp_path: Path) -> None:
     assert same(after, weights(tiny_training.unet(4, seed=1))) and result.steps == 0
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     plain, _ = trained(tmp_path / "a")
     saved, _ = trained(tmp_path / "b", gradient_checkpointing=True)
@@ -276,6 +282,7 @@ def test_the_teacher_runs_once_a_batch(tmp_path: Path) -> None:
     assert Counting.calls == {8: 6 * 4, 4: 6 * 4}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path, monkeypatch) -> None:
     whole, _ = trained(tmp_path / "whole")
     import safetensors.torch as library

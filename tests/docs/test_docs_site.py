@@ -69,6 +69,7 @@ def test_every_recipe_of_a_model_is_on_the_page():
             assert f"diffc compile {model} " in text, recipe.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages.PAGES[1:], ids=lambda page: page.name)
 def test_a_page_holds_what_the_program_says(script, page):
     text = page.read_text()

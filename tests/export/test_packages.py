@@ -34,6 +34,7 @@ def _modules(package) -> list[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [diffc_runtime, diffc_export], ids=lambda p: p.__name__)
 def test_a_package_imports_nothing_from_above_it(package):
     names, above = _modules(package), ABOVE[package.__name__]
@@ -47,6 +48,7 @@ def test_a_package_imports_nothing_from_above_it(package):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_readme_takes_a_module_to_a_checked_engine(tmp_path):
     text = (ROOT / "export" / "README.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)

@@ -42,6 +42,7 @@ def test_further_channels_of_which_nothing_is_known(tmp_path, channels, kind, wh
     assert what in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "kind", "names"),
     [
@@ -114,6 +115,7 @@ def test_plan_and_inspect_go_on(tmp_path) -> None:
     assert make_plan(source, recipe, None, {}, 4).compressed.macs > 0
 
 
+@pytest.mark.slow
 def test_a_learned_variance_goes_on_working(tmp_path) -> None:
     model = save_ddpm(tmp_path / "lv", in_channels=3, out_channels=6)
     report = compile_quickly(model, tmp_path / "out", "plan")

@@ -128,6 +128,7 @@ def test_a_consistency_model_is_told_its_guidance(tmp_path) -> None:
     torch.testing.assert_close(told, guidance_embedding(2.0, 13))
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_consistency_model_have_the_same_data(tmp_path, monkeypatch) -> None:
     model, data = save_lcm(tmp_path / "lcm"), {"prompts": prompts_file(tmp_path)}
     rows = []
@@ -192,6 +193,7 @@ def test_models_distilled_for_few_steps_are_not_guided(tmp_path, scheduler, name
     assert decide_guidance(source, 2.5).scale == 2.5 and decide_guidance(source, 2.5).has_null
 
 
+@pytest.mark.slow
 def test_a_note_says_why_and_a_flag_changes_it(tmp_path) -> None:
     model, data = save_sd(tmp_path / "tu"), {"prompts": prompts_file(tmp_path)}
     EulerAncestralDiscreteScheduler(
@@ -276,6 +278,7 @@ def test_without_prompts_a_text_model_is_refused_before_any_work(tmp_path) -> No
     assert "'class_labels'" in str(refusal(classes, tmp_path / "out2"))
 
 
+@pytest.mark.slow
 def test_labels_beside_prompts_are_drawn_with_the_seed(tmp_path, monkeypatch) -> None:
     model, data = save_sd(tmp_path / "m"), {"prompts": prompts_file(tmp_path)}
     shutil.rmtree(model / "unet")

@@ -106,6 +106,7 @@ def test_every_family_passes_and_uses_each_of_its_inputs(name):
     )
 
 
+@pytest.mark.slow
 def test_a_compressed_folder_is_tried_as_it_is(tmp_path):
     compile_quickly(save_ddpm(tmp_path / "m"), tmp_path / "o", "prune", ratio=0.5)
     pruned = find_source(tmp_path / "o" / "pruned")

@@ -62,6 +62,7 @@ def prompts_file(folder):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "name", "shape"),
     [
@@ -132,6 +133,7 @@ def test_an_option_of_the_plain_unet_is_refused_before_any_stage(tmp_path, confi
     assert error.hint and not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_plain_unet_that_adds_its_labels_as_they_are_is_cut_around_them(tmp_path):
     model, data = save_ddpm(tmp_path / "m", class_embed_type="identity"), tmp_path / "d.safetensors"
     save_file({"class_labels": torch.randn(6, 64), "sample": torch.randn(6, 1, 16, 16)}, data)
@@ -151,6 +153,7 @@ def test_labels_of_image_folders_are_refused_where_the_number_of_classes_is_unkn
     )
 
 
+@pytest.mark.slow
 def test_labels_have_the_dtype_of_the_graphs_input(tmp_path):
     model = save_ddpm(tmp_path / "m", class_embed_type="timestep", num_class_embeds=3)
     for i, name in enumerate("abc"):
@@ -196,6 +199,7 @@ def test_a_lone_denoiser_has_the_length_of_clip(tmp_path):
     assert shapes(folder)["encoder_hidden_states"] == (77, 512)
 
 
+@pytest.mark.slow
 def test_conditions_of_another_length_are_used_at_theirs_with_a_note(tmp_path):
     model, data = save_sd(tmp_path / "sd"), tmp_path / "d.safetensors"
     texts = {"encoder_hidden_states": torch.randn(4, 154, 24), "sample": torch.randn(4, 4, 8, 8)}
@@ -211,6 +215,7 @@ def test_conditions_of_another_length_are_used_at_theirs_with_a_note(tmp_path):
     assert longer.model.macs > usual.model.macs  # there are more keys to attend to
 
 
+@pytest.mark.slow
 def test_a_text_that_no_block_attends_to_is_no_input(tmp_path):
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
@@ -244,6 +249,7 @@ def test_an_input_that_the_output_does_not_depend_on_is_refused():
         dry_call(skeleton("UNet2DModel", config), Deaf(), unet.specs(config))
 
 
+@pytest.mark.slow
 def test_blocks_that_no_call_reaches_are_left_whole_and_named(tmp_path):
     """GLIGEN's gated attention, which runs only where boxes are given."""
     source = find_source(unet_folder(tmp_path, attention_type="gated"), need_weights=False)

@@ -67,6 +67,7 @@ def test_every_row_is_done_once_and_in_order(limit, words):
     assert max(map(len, parts)) <= limit
 
 
+@pytest.mark.slow
 def test_no_room_for_one_row_says_what_to_lower():
     def work(rows):
         yield Progress(0)
@@ -91,6 +92,7 @@ def test_other_errors_pass_through():
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("no"))
 
 
+@pytest.mark.slow
 def test_sampled_data_do_not_depend_on_the_room(tmp_path, monkeypatch):
     model = save_ddpm(tmp_path / "m")
     compile_quickly(model, tmp_path / "whole", "plan")
@@ -170,6 +172,7 @@ def subject(tmp_path_factory):
     return lambda limit: Subject(replace(denoiser, family=Cramped(known, limit)), clean, groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["diff-pruning", "taylor"])
 def test_importance_does_not_depend_on_the_room(subject, method):
     options = ImportanceSection(method=method, passes=2, batch=4, grid=4, curve_images=4)
@@ -179,6 +182,7 @@ def test_importance_does_not_depend_on_the_room(subject, method):
         assert np.allclose(scores, halved[name], rtol=1e-3, atol=1e-12), name
 
 
+@pytest.mark.slow
 def test_importance_without_room_for_one_row_is_one_line(subject):
     options = ImportanceSection(passes=2, batch=4, grid=4, curve_images=4)
     with pytest.raises(OutOfMemory, match="while measuring importance, one at a time"):

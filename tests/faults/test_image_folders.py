@@ -186,6 +186,7 @@ def test_a_wrong_source_names_its_flag(plain, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_notes_and_the_labels_reach_the_run(conditional, tmp_path):
     data = two_classes(tmp_path / "d")
     save_image(data / ".ipynb_checkpoints" / "1-checkpoint.png", 11)

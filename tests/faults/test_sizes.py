@@ -99,6 +99,7 @@ def test_a_side_that_patches_or_levels_do_not_divide_names_the_nearest(
     assert caught.value.hint == f"the nearest that are: {nearest}"
 
 
+@pytest.mark.slow
 def test_height_x_width_goes_from_the_flag_to_the_data_and_the_lock(tmp_path):
     model = save_ddpm(tmp_path / "m")
     export = recipe_options({"resolution": "16x24"})["export"]

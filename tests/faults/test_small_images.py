@@ -43,6 +43,7 @@ def notes_of(model, out, **sections_):
     return preflight(find_source(model), resolve(family="UNet2DModel", flags=flags), out, "bench")
 
 
+@pytest.mark.slow
 def test_images_below_the_window_have_no_ssim_and_the_run_goes_on(tmp_path):
     report = compile_quickly(save_ddpm(tmp_path / "m", sample_size=8), tmp_path / "o", "distill")
     why = "SSIM is left out: it needs pictures of at least 11x11, and these are 8x8"

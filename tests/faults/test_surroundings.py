@@ -59,6 +59,7 @@ def test_a_whole_description_is_a_launch(monkeypatch):
         assert os.environ["RANK"] == "1"
 
 
+@pytest.mark.slow
 def test_a_rank_alone_does_not_wait(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "3")

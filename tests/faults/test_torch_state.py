@@ -141,6 +141,7 @@ def test_a_loaded_model_is_float32_and_can_be_trained(tiny_model, name):
     assert weight.requires_grad and not weight.is_inference()
 
 
+@pytest.mark.slow
 def test_a_callback_that_fails_leaves_no_state_and_no_lock(tiny_model, tmp_path):
     def fail(event):
         if event.kind == "progress":

@@ -42,6 +42,7 @@ def save_wan(folder, case="wan", second=True):
     return folder
 
 
+@pytest.mark.slow
 def test_wan_is_distilled_and_says_what_is_left_out(tmp_path):
     model = save_wan(tmp_path / "w")
     report = compile_quickly(

@@ -116,6 +116,7 @@ def test_after_another_distillation_no_verb_takes_the_older_files(out, tmp_path)
     assert report.targets == [] and report.quality is None and notes
 
 
+@pytest.mark.slow
 def test_pruned_again_for_real_and_then_measured(out, tmp_path, run):
     assert run("prune", out, "--ratio", "0.6", "--quiet")[0] == 0
     report, _ = current_report(out)

@@ -49,6 +49,7 @@ def test_what_was_not_measured_is_no_pass() -> None:
     assert "diffc bench" in figures[0].note and figures[2].note == "no engine runs here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("own", "code"), [("ddim:50", 1), ("ddim:5", 0)])
 def test_a_check_asks_only_on_request(run, before, tmp_path, own, code) -> None:
     after = make_output(tmp_path / "after")

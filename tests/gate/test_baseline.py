@@ -16,6 +16,7 @@ def stored(run, before, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_what_was_saved_can_be_measured_again(run, stored, tmp_path):
     same = make_output(tmp_path / "same")
     slow = make_output(tmp_path / "slow", macs=2_300_000_000)
@@ -23,6 +24,7 @@ def test_what_was_saved_can_be_measured_again(run, stored, tmp_path):
     assert run("check", slow, "--baseline", stored, "--no-loop")[0] == 1
 
 
+@pytest.mark.slow
 def test_several_resolutions_are_judged_at_the_working_one(run, tmp_path):
     sized = make_output(tmp_path / "sized", others=((16, 16),))
     assert len(json.loads((sized / "report.json").read_text())["targets"]) == 2
@@ -122,6 +124,7 @@ def set_loop(out, loop):
     (out / "recipe.lock.yaml").write_text(yaml.safe_dump(lock))
 
 
+@pytest.mark.slow
 def test_a_baseline_keeps_its_loop_and_each_side_runs_its_own(run, before, tmp_path):
     """One that an older diffc stored has none: it runs the usual loop."""
     folder = tmp_path / "baselines" / "looped"

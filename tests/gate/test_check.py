@@ -21,6 +21,7 @@ def figures(out):
     return {f["name"]: f for f in json.loads(out)["figures"]}
 
 
+@pytest.mark.slow
 def test_unchanged_passes(run, before, tmp_path):
     after = make_output(tmp_path / "after")
     code, out, _ = check(run, after, "--baseline", before, "--json")
@@ -35,6 +36,7 @@ def test_unchanged_passes(run, before, tmp_path):
     assert found["noise"][0]["verdict"] == "pass" and not found["weaker"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("macs", "code"), [(2_200_000_000, 1), (2_020_000_000, 0)])
 def test_ten_percent_slower_is_found_and_one_is_not(run, before, tmp_path, macs, code):
     after = make_output(tmp_path / "after", macs=macs)
@@ -45,12 +47,14 @@ def test_ten_percent_slower_is_found_and_one_is_not(run, before, tmp_path, macs,
         assert "REGRESSED: fake fp32 batch 1, latency p50" in err
 
 
+@pytest.mark.slow
 def test_the_limit_is_the_users(run, before, tmp_path):
     after = make_output(tmp_path / "after", macs=2_200_000_000)
     code, out, _ = check(run, after, "--baseline", before, "--max-slowdown", "20%", "--json")
     assert code == 0 and figures(out)["latency p50"]["limit"] == "+20%"
 
 
+@pytest.mark.slow
 def test_limits_come_from_the_recipe_too(run, before, tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("check:\n  max_slowdown: 20%\n  min_ssim: 0.95\n")
@@ -75,6 +79,7 @@ def test_just_at_the_limit_is_inconclusive(run, before, tmp_path, monkeypatch):
     assert code == 3 and "inconclusive: fake fp32 batch 1, latency p50" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_who_is_loaded_first_alternates_by_seed(run, before, tmp_path, monkeypatch, seed):
     after = make_output(tmp_path / "after", macs=2_200_000_000)
@@ -91,12 +96,14 @@ def test_who_is_loaded_first_alternates_by_seed(run, before, tmp_path, monkeypat
     assert order[:4] == ["baseline", "baseline", *first]  # the machine's fitness, then the pair
 
 
+@pytest.mark.slow
 def test_a_worse_ssim_fails(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     assert check(run, after, "--baseline", before, "--min-ssim", "0.85")[0] == 1
     assert check(run, after, "--baseline", before, "--max-worse", "ssim=off")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ssim", "flags", "verdict"),
     [
@@ -119,6 +126,7 @@ def test_quality_is_judged_against_the_baseline(run, before, tmp_path, ssim, fla
     assert code == (1 if verdict == "regressed" else 0)
 
 
+@pytest.mark.slow
 def test_quality_of_other_samples_is_no_verdict(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     edit(after / "report.json", lambda report: report["quality"]["ssim"].update(loop="ddim:7"))
@@ -127,6 +135,7 @@ def test_quality_of_other_samples_is_no_verdict(run, before, tmp_path):
     assert "loop None before, ddim:7 now" in figures(out)["SSIM"]["note"]
 
 
+@pytest.mark.slow
 def test_what_stands_beside_the_figures_is_no_metric(run, before, tmp_path):
     """Samples of prompts name them, and each metric that was left out has its reason."""
     after = make_output(tmp_path / "after")
@@ -137,6 +146,7 @@ def test_what_stands_beside_the_figures_is_no_metric(run, before, tmp_path):
     assert "SSIM" in figures(out) and not {"prompts", "absent"} & set(figures(out))
 
 
+@pytest.mark.slow
 def test_a_quality_that_the_candidate_lost_is_no_pass(run, before, tmp_path):
     after = make_output(tmp_path / "after")
     edit(after / "report.json", lambda report: report.update(quality=None))
@@ -147,6 +157,7 @@ def test_a_quality_that_the_candidate_lost_is_no_pass(run, before, tmp_path):
     assert code == 0 and figures(out)["SSIM"]["verdict"] == "absent"
 
 
+@pytest.mark.slow
 def test_a_baseline_without_samples_is_said(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     edit(before / "report.json", lambda report: report.update(quality=None))
@@ -154,6 +165,7 @@ def test_a_baseline_without_samples_is_said(run, before, tmp_path):
     assert code == 0 and figures(out)["SSIM"]["note"] == "the baseline has none to compare with"
 
 
+@pytest.mark.slow
 def test_a_stored_baseline_holds_quality_too(run, before, tmp_path):
     assert run("baseline", "save", before, "--to", tmp_path / "main", "--quiet")[0] == 0
     after = make_output(tmp_path / "after", ssim=0.5)
@@ -171,6 +183,7 @@ def test_how_much_worse_may_not_be_anything(run, before, given, said):
     assert "--max-worse" in err or "unknown metric" in err
 
 
+@pytest.mark.slow
 def test_progress_says_which_of_how_many(run, before):
     """A log has a line for each step, and the last one is the total."""
     lines = [
@@ -182,6 +195,7 @@ def test_progress_says_which_of_how_many(run, before):
     assert len(steps) >= 3
 
 
+@pytest.mark.slow
 def test_any_metric_may_have_a_limit(run, before, tmp_path):
     after = make_output(tmp_path / "after", ssim=0.5)
     code, out, _ = check(run, after, "--baseline", before, "--limit", "ssim=0.85", "--json")
@@ -212,6 +226,7 @@ def test_an_altered_engine_is_refused(run, before, tmp_path):
     assert code == 2 and "cut or altered" in err
 
 
+@pytest.mark.slow
 def test_parity_is_judged(run, tmp_path, monkeypatch):
     one, two = make_engine(tmp_path / "a"), make_engine(tmp_path / "b")
     monkeypatch.setattr(
@@ -221,6 +236,7 @@ def test_parity_is_judged(run, tmp_path, monkeypatch):
     assert code == 1 and "parity" in err and "zero" in err
 
 
+@pytest.mark.slow
 def test_an_unfit_machine_says_its_figures(run, before, tmp_path, monkeypatch):
     wild = random.Random(0)
     monkeypatch.setattr(fake.FakeCall, "run", lambda self: 0.02 * wild.lognormvariate(0, 2))
@@ -278,6 +294,7 @@ def test_an_output_folder_without_engines(run, before, tmp_path):
     assert code == 2 and "holds no engines" in err and "diffc build" in err
 
 
+@pytest.mark.slow
 def test_figures_alone_are_weaker(run, before, tmp_path):
     after = make_output(tmp_path / "after")
     code, out, _ = check(run, after, "--baseline-report", before / "report.json", "--json")
@@ -298,6 +315,7 @@ def test_a_nonsense_limit(run, before):
     assert code == 2 and "--max-slowdown 0%" in err
 
 
+@pytest.mark.slow
 def test_real_engines(run, tmp_path):
     """Eight channels against sixty-four: no noise hides that."""
     small, large = (

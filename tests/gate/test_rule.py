@@ -75,6 +75,7 @@ def test_ten_percent_is_found():
     assert verdicts(1.10).count("regressed") >= 190
 
 
+@pytest.mark.slow
 def test_eight_percent_is_seldom_passed():
     assert verdicts(1.08).count("pass") <= 20
 
@@ -133,6 +134,7 @@ def test_the_same_seed_gives_the_same_decision(monkeypatch):
     assert first.ratio == second.ratio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mean", "unpaired"])
 def test_intervals_cover_the_truth(kind):
     inside = 0

@@ -55,6 +55,7 @@ def test_kernel_distance_is_the_double_sum() -> None:
     assert kernel_distance(x, y) == pytest.approx(xx + yy - 2 * xy)
 
 
+@pytest.mark.slow
 def test_the_standard_errors_are_those_of_fresh_draws() -> None:
     """Against the spread over many independent draws, and the bootstrap by whole covariances."""
     real = draw(100, 600)

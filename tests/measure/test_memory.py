@@ -133,6 +133,7 @@ def _large(tmp_path, weights, activation):
     return tmp_path / "e"
 
 
+@pytest.mark.slow
 def test_weights_and_activations_are_told_apart(tmp_path):
     """48 MiB of weights, a few intermediate tensors of 96 MiB: each is in its own figure."""
     mib = 1 << 20

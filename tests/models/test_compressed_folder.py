@@ -117,6 +117,7 @@ def test_the_card_names_every_training():
     assert f"(1,200 steps of each block, 30 steps, {loop})" in card(both, {})
 
 
+@pytest.mark.slow
 def test_a_copied_card_is_not_the_dense_models(tmp_path):
     from support.runs import compile_quickly
 

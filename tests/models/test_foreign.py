@@ -17,6 +17,7 @@ def stable_diffusion(tmp_path_factory):
     return pipelines.save_sd(tmp_path_factory.mktemp("quiet") / "sd")
 
 
+@pytest.mark.slow
 def test_a_text_pipeline_is_read_without_a_word(stable_diffusion):
     code = (
         "import sys; from diffc.data.guidance import call_defaults\n"

@@ -64,6 +64,7 @@ def test_every_layers_weights_are_low(unet, tmp_path, precision):
     assert casts < 20, "casts are where precisions meet, not around every node"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", sorted(LOW))
 def test_a_builder_finds_what_was_written(unet, tmp_path, precision):
     pytest.importorskip("tensorrt_rtx")
@@ -104,6 +105,7 @@ def test_int8_is_found_by_builders_and_stays_close(folder, tmp_path):
             assert drain(build).precision_found == "int8"
 
 
+@pytest.mark.slow
 def test_a_zero_point_is_finer_for_what_a_silu_gives(unet, tmp_path_factory):
     """Between -0.28 and its largest value: nearly half of the symmetric steps lie idle."""
     from diffc_export.onnx.quantize import PrecisionTrials, _quantize_all, _quantized_layers
@@ -283,6 +285,7 @@ def test_division_guarded_by_a_tiny_constant_stays_finite(tmp_path):
     np.testing.assert_allclose(run_lowered(kept), [1.0, 2.0, 0.5], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_fp8_is_what_the_rtx_builder_finds_and_nobody_else_takes(unet, tmp_path):
     options = QuantizeOptions(trajectories=1, tolerance=0.3)
     described = drain(quantize(unet, tmp_path / "fp8", options, precision="fp8"))

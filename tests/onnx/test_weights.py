@@ -137,6 +137,7 @@ def test_nbytes_is_what_the_weights_take():
     assert weights.nbytes(model) == 60 + 7 + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_a_large_file_is_converted_as_a_small_one(unet, tmp_path, large_from, precision):
     """Two files in, two files out, and the same numbers in them."""

@@ -42,6 +42,7 @@ def add(monkeypatch, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_the_example_is_compiled_with_and_stands_in_plan_and_report(add, tiny_model, tmp_path):
     add("l1-score", {"l1_score": EXAMPLE})
     out = tmp_path / "out"

@@ -51,6 +51,7 @@ def are_equal(ours, theirs):
         assert score.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_scores_are_those_of_the_whole_network(name, method, tmp_path):

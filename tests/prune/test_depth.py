@@ -62,6 +62,7 @@ def test_a_choice_with_branches_is_the_best_of_all(seed, share):
         assert cost <= min(cost for _, cost in every) + 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), left=st.floats(0.3, 0.8))
 @example(seed=5002, left=0.5)  # a branch comes back for another, with a group narrower than it was
@@ -123,6 +124,7 @@ def test_branches_are_judged_by_as_many_rows_as_asked_for(rows, timesteps, taken
     assert (len(depth["timesteps"]), depth["rows"]) == (timesteps, taken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit", "unet2d"])
 def test_every_branch_is_scored_and_the_model_is_as_before(name):
     one = subject(name)

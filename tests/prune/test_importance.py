@@ -30,6 +30,7 @@ from diffc_export.events import drain
 QUICK = ImportanceSection(**QUICK_IMPORTANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", score_names())
 def test_every_method_scores_every_channel(subject, method):
     if method == "reference":  # it walks every timestep
@@ -76,6 +77,7 @@ def _scaled(subject, group, channel, factor):
     return subject.denoiser.with_model(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_score_is_how_the_output_changes_without_the_channel(subject, number):
     """Against finite differences: the squared length of d output / d (scale of what reads it).

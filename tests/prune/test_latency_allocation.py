@@ -71,6 +71,7 @@ def test_a_choice_that_cannot_fit_exceeds_least():
     assert found.chosen == [0, 0]
 
 
+@pytest.mark.slow
 @example(seed=0, left=0.7890625)  # three groups have to move at once
 @example(seed=365, left=0.6953125)  # by two steps one of them
 @given(seed=st.integers(0, 1000), left=st.floats(0.35, 0.8))
@@ -229,6 +230,7 @@ def planned_by_itself(source, work, *, spent, **options):
     return Plan.read(work / "plan.json"), outcome
 
 
+@pytest.mark.slow
 def test_a_run_goes_by_latency_where_the_tables_are_cheap(counted, tiny_model, tmp_path):
     """Times are the MACs here, so that latency falls exactly as far; no engine is built."""
     plan, outcome = planned_by_itself(find_source(tiny_model), tmp_path / "a", spent=60.0)
@@ -263,6 +265,7 @@ def test_where_nobody_asked_for_it_time_costs_at_most_so_much_importance(
     assert least[1] > usual[1] > asked[1]
 
 
+@pytest.mark.slow
 def test_a_run_goes_by_importance_where_the_tables_are_dear(monkeypatch, tiny_model, tmp_path):
     def measured(points, bench, effort):
         yield from ()
@@ -279,6 +282,7 @@ def test_a_run_goes_by_importance_where_the_tables_are_dear(monkeypatch, tiny_mo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
     [({"build": {"target": ["torch"]}}, "which torch does not run"),
@@ -291,6 +295,7 @@ def test_a_run_goes_by_importance_where_no_latency_can_be(tiny_model, tmp_path, 
     assert reason in plan.why["allocated_since"]
 
 
+@pytest.mark.slow
 def test_the_first_target_that_runs_here_is_the_one(counted, tiny_model, tmp_path):
     targets = {"build": {"target": ["torch", "ort-cpu"]}}
     plan, _ = planned_by_itself(find_source(tiny_model), tmp_path / "a", spent=60.0, **targets)

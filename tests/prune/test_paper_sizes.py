@@ -37,6 +37,7 @@ LDM4 = dict(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "dense", "published"),
     [

@@ -39,6 +39,7 @@ def plan(source, scores, align=16, **prune):
     return make_plan(source, recipe, scores, {}, align)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocate", ["uniform", "global"])
 @pytest.mark.parametrize("ratio_of", ["macs", "params"])
 def test_the_budget_is_hit_within_a_percent_and_monotone(demo, scores, allocate, ratio_of):
@@ -64,6 +65,7 @@ def memory_by_hooks(model) -> float:
     return sum(value.numel() for value in model.parameters()) + max(numbers)
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_cut_model_has(tiny_model, tmp_path):
     prune = {"ratio": 0.4, "ratio_of": "memory", "align": 4}
     compile_quickly(tiny_model, tmp_path / "out", "prune", prune=prune)
@@ -76,6 +78,7 @@ def test_memory_is_what_the_cut_model_has(tiny_model, tmp_path):
     assert costs.memory(Plan.read(tmp_path / "out" / "plan.json").widths) == cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocate", ["uniform", "global"])
 @pytest.mark.parametrize(("fit", "precision", "wide"), [("9MB", "fp32", 4), ("3.9 mb", "fp16", 2),
                                                          ("9MB", "auto", 4)])  # fmt: skip
@@ -186,6 +189,7 @@ def test_a_plan_of_format_1_can_be_read(demo, scores, tmp_path):
 OUT = "mid_block.resnets.0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [OUT, "mid_*.resnets.0"])
 def test_a_recipe_leaves_out_a_branch(demo, scores, tmp_path, pattern):
     """Its cost is gone, the rest meets the budget, and plan.json names it with the groups."""

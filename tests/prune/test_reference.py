@@ -17,6 +17,7 @@ from diffc_export.events import drain
 QUICK = ImportanceSection(**QUICK_IMPORTANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["reference", "taylor", "magnitude"])
 def test_scores_are_torch_prunings(subject, method):
     options = QUICK.model_copy(update={"method": method, "threshold": 0.9})

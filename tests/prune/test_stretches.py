@@ -86,6 +86,7 @@ def test_without_a_stretch_its_blocks_are_gone(subject):
         assert not removed_branches(model)
 
 
+@pytest.mark.slow
 def test_blocks_that_undo_each_other_are_cheap_together(subject):
     """Block 3 takes away what block 2 adds: each is dear alone, both cost next to nothing."""
     model = copy.deepcopy(subject.denoiser.model)

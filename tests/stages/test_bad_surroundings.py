@@ -69,6 +69,7 @@ def write_images(folder, n, size=16):
         Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_broken_and_wrong_sized_images_are_skipped_and_counted(tiny_model, recipe, tmp_path):
     import json
 
@@ -86,6 +87,7 @@ def test_broken_and_wrong_sized_images_are_skipped_and_counted(tiny_model, recip
     assert record["result"]["counts"] == "6 images used, 1 unreadable, 1 of another size"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["nothing", "corrupt", "wrong size"])
 def test_a_folder_without_a_usable_image_is_refused(tiny_model, recipe, tmp_path, content):
     images = tmp_path / "images"
@@ -101,6 +103,7 @@ def test_a_folder_without_a_usable_image_is_refused(tiny_model, recipe, tmp_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_npz_data(tiny_model, recipe, tmp_path):
     np.savez(tmp_path / "images.npz", np.zeros((4, 16, 16, 1), np.uint8))
     done = diffc(

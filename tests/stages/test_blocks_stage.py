@@ -68,6 +68,7 @@ def test_a_training_begins_with_what_blocks_learnt(tiny_model, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["block_local"] is None
 
 
+@pytest.mark.slow
 def test_a_plan_that_cuts_nothing_teaches_no_block(tiny_model, tmp_path):
     distill = {"steps": 0, "block_local": LEARNING}
     report = compile_quickly(tiny_model, tmp_path, ratio=0.0, distill=distill)

@@ -94,6 +94,7 @@ def test_activations_are_what_autograd_keeps_of_a_real_call(source):
     assert real < counted < 1.1 * real + gradients
 
 
+@pytest.mark.slow
 def test_blocks_one_at_a_time_need_less(source):
     alone, whole = (
         bytes_of(source, "importance", prune={"importance": {"batch": 8, "by_block": word}})
@@ -115,6 +116,7 @@ def test_micro_batches_and_checkpointing_need_less(source):
     assert ranked[0] < ranked[1]
 
 
+@pytest.mark.slow
 def test_additions_bring_their_weights_moments_and_average(source):
     """Oracle: what autograd keeps of a real call beside what it keeps without additions."""
     counted, kept, dense = {}, {}, RunShape.of(Recipe()).open(source)
@@ -132,6 +134,7 @@ def test_additions_bring_their_weights_moments_and_average(source):
     assert gradients > 0  # all of them stay from the first piece on
 
 
+@pytest.mark.slow
 def test_a_student_of_loops_is_counted_with_the_features_that_it_learns_by(source):
     loop = {**EXACT, "features": 0.0}
     alone = bytes_of(source, "distill-loop", aim="loop", loop=loop)
@@ -171,6 +174,7 @@ def test_a_plan_that_was_made_counts_in_the_place_of_uniform_widths(compiled, so
     assert of_plan < call_bytes(source, recipe_with(source), whole)["distill"]
 
 
+@pytest.mark.slow
 def test_a_count_is_kept_and_none_is_made_where_none_is_wanted(source, monkeypatch):
     recipe = recipe_with(source)
     assert call_bytes(source, recipe, count=False) == {}
@@ -186,6 +190,7 @@ def test_a_count_is_kept_and_none_is_made_where_none_is_wanted(source, monkeypat
     assert call_bytes(source, recipe, only=["distill"]) == {"distill": counted["distill"]}
 
 
+@pytest.mark.slow
 def test_a_class_that_shapes_alone_cannot_run_has_no_count(source, monkeypatch):
     def stubborn(*_):
         raise RuntimeError("data-dependent")

@@ -289,6 +289,7 @@ def test_engines_are_built_from_a_copied_folder_without_the_model(compiled, tmp_
     assert (copy / "engines/ort-cpu/compressed/engine.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_engine_that_computes_something_else_fails(compiled, tmp_path):
     from diffc.recipe import Recipe
     from diffc.stages.order import ParityFailed, finish

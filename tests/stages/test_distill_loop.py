@@ -113,6 +113,7 @@ def test_the_report_names_the_loops(student) -> None:
     check_model(out)
 
 
+@pytest.mark.slow
 def test_another_ratio_takes_the_same_trajectories(tiny_model, tmp_path) -> None:
     compile_quickly(tiny_model, tmp_path / "a", **FOR_LOOPS)
     report = compile_quickly(tiny_model, tmp_path / "b", ratio=0.2, **FOR_LOOPS)
@@ -120,6 +121,7 @@ def test_another_ratio_takes_the_same_trajectories(tiny_model, tmp_path) -> None
     assert cached["trajectories"] and not cached["distill-loop"]
 
 
+@pytest.mark.slow
 def test_samples_of_the_same_way_are_trajectories(tiny_model, tmp_path) -> None:
     """8 samples of 2 steps: of a loop of two they visit every timestep, of one of three none."""
     work = {"distill": {"aim": "loop", "loop": {**LOOP, "trajectories": 10, "teacher_steps": 2}}}

@@ -32,6 +32,7 @@ def differ(a, b) -> bool:
     return any(not a[name].equal(b[name]) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_cache")
 def test_the_feature_loss_is_on_the_plans_channels(tiny_model, tmp_path):
     report, plain = distilled(tiny_model, tmp_path / "a")
@@ -41,6 +42,7 @@ def test_the_feature_loss_is_on_the_plans_channels(tiny_model, tmp_path):
     assert losses[1] > losses[0]  # a term more, on the same first batch and weights
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_cache")
 def test_low_rank_additions_are_merged_into_an_ordinary_model(tiny_model, tmp_path):
     report, merged = distilled(tiny_model, tmp_path, low_rank={"rank": 2}, steps=20)
@@ -56,6 +58,7 @@ def test_low_rank_additions_are_merged_into_an_ordinary_model(tiny_model, tmp_pa
         assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_cache")
 def test_the_quality_curve_is_in_the_report(tiny_model, tmp_path):
     report, _ = distilled(tiny_model, tmp_path / "run", quality_every=2)
@@ -94,6 +97,7 @@ def test_how_memory_is_used_makes_no_stage_anew(tiny_model, tmp_path):
 
 
 # in a cache of its own: it writes other roundings of a stage there
+@pytest.mark.slow
 def test_importance_in_pieces_is_the_same_but_for_rounding(tiny_model, tmp_path, monkeypatch):
     def scores(out, **options):
         done = {"ratio": 0.4, "out": out, "stop": "plan", "options": options}

@@ -86,6 +86,7 @@ def fused(out: Path, tiny_model: Path, side: str, text: str) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("side", SIDES)
 def test_the_engine_computes_what_torch_does_with_the_changed_weights(
@@ -107,6 +108,7 @@ def test_the_engine_computes_what_torch_does_with_the_changed_weights(
     np.testing.assert_array_equal(pipe.denoise(call), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_b_a_and_none_give_the_same_bits(out, target):
     pipe = diffc.pipeline(out, target=target)

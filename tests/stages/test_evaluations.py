@@ -26,6 +26,7 @@ def evaluate(out, *args):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_each_evaluation_stays_and_the_newest_is_last(out):
     lock = read_lock(out)
     names = [evaluate(out, "--images", n)["name"] for n in (2, 3, 2)]
@@ -54,6 +55,7 @@ def test_the_table_has_the_figures_of_the_evaluation_alone(out):
     assert "latency" not in done.stdout
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_an_older_model_is_left_out(out):
     name = evaluate(out, "--images", 3)["name"]
     assert still_follows(out, [name]) == [name]

@@ -102,6 +102,7 @@ def test_a_target_that_was_added_later_is_no_other_request(tiny_model, out):
     assert again(tiny_model, out, QUICK)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_taken_over(tiny_model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         again(tiny_model, tmp_path / "new", QUICK, on_event=interrupt("plan", "reused"))

@@ -223,6 +223,7 @@ def test_a_run_says_what_it_chose_and_keeps_it(tiny_model, tmp_path, monkeypatch
     assert locked_recipe(tmp_path / "b") == kept
 
 
+@pytest.mark.slow
 def test_a_plan_shows_it_and_too_little_is_refused(tiny_model, monkeypatch):
     monkeypatch.setattr(fitting, "gpus", lambda: ())
     roomy = json.loads(diffc("plan", tiny_model, "--memory", "1TB", "--json").stdout)["estimates"]

@@ -25,6 +25,7 @@ def by_block(word):
     return {"prune": {"importance": {"passes": 2, "grid": 2, "by_block": word}}}
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_scores_of_the_whole_network_and_is_reused(
     tiny_model, tmp_path, monkeypatch
 ):

@@ -61,6 +61,7 @@ def own(compiled, tmp_path, monkeypatch):
     return shutil.copytree(compiled[0], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_lora_before_the_compression_is_a_model_of_its_own(tiny_model, loras, tmp_path):
     out = tmp_path / "run"
     flags = {**UNTRAINED, "loras": [f"{loras[0]}:0.5"]}
@@ -142,6 +143,7 @@ def fuse_late(out, *texts):
     drain(run(Request(source, recipe, out, stop="distill")))
 
 
+@pytest.mark.slow
 def test_adapt_gives_what_build_fuses(own, loras, tmp_path):
     result = diffc_in_process("adapt", f"{loras[1]}:-2", own, "--json")
     assert result.returncode == 0, result.stderr
@@ -194,6 +196,7 @@ def test_a_refused_lora_touches_nothing(own, loras, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in own.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_changed_lora_is_noticed(own, loras, tmp_path):
     path = shutil.copy(loras[0], tmp_path / "style.safetensors")
     fuse_late(own, str(path))

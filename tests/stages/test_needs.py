@@ -65,6 +65,7 @@ def test_an_importance_block_by_block_needs_what_was_counted():
     assert (row.memory_bytes, row.gpu_bytes) == (needs.PROCESS_BYTES, 3 * MILLION)
 
 
+@pytest.mark.slow
 def test_blocks_are_worked_alone_where_the_whole_network_has_no_room(
     tiny_model, small_machine, monkeypatch
 ):
@@ -107,6 +108,7 @@ def test_a_model_that_draws_its_samples_is_in_memory_and_one_that_is_given_them_
     assert row.memory_bytes == needs.PROCESS_BYTES + 3 * MILLION
 
 
+@pytest.mark.slow
 def test_data_without_room_for_the_weights_are_refused_whatever_the_importance(
     tiny_model, small_machine
 ):
@@ -142,6 +144,7 @@ def test_stages_without_gradients_hold_weights_on_a_gpu_alone():
     assert "repair" not in by_stage(off, on_gpu=False)
 
 
+@pytest.mark.slow
 def test_a_stage_that_works_fewer_rows_at_a_time_is_not_refused(tiny_model, small_machine):
     source = find_source(tiny_model)
     recipe = recipe_of_model(source, None, {**QUICK, "distill": {"steps": 0}})
@@ -179,6 +182,7 @@ def small_machine(monkeypatch):
     return of
 
 
+@pytest.mark.slow
 def test_a_stage_without_room_is_refused_with_the_numbers(tiny_model, small_machine):
     source = find_source(tiny_model)
     recipe = recipe_of_model(source, None, QUICK)
@@ -190,6 +194,7 @@ def test_a_stage_without_room_is_refused_with_the_numbers(tiny_model, small_mach
         needs.check_memory(source, recipe, "plan")
 
 
+@pytest.mark.slow
 def test_the_command_refuses_it_before_the_work_and_writes_nothing(
     tiny_model, tmp_path, small_machine
 ):
@@ -200,6 +205,7 @@ def test_the_command_refuses_it_before_the_work_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_names_every_stage(tiny_model):
     shown = json.loads(diffc("plan", tiny_model, "--ratio", "0.3", "--json").stdout)
     stages = shown["estimates"]["stages"]

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.runs import compile_quickly
 
 from diffc.output import read_notes
 from diffc.stages import preflight
 
 
+@pytest.mark.slow
 def test_notes_are_events_and_stay_in_the_report(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "model_checks", lambda source, recipe: ["a note", "a note"])
     events = []
@@ -23,6 +25,7 @@ def test_notes_are_events_and_stay_in_the_report(tiny_model, tmp_path, monkeypat
     assert "a note" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_model_is_checked_once_for_the_same_files_and_recipe(tiny_model, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(preflight, "model_checks", lambda *given: calls.append(given) or ["seen"])
@@ -33,6 +36,7 @@ def test_the_model_is_checked_once_for_the_same_files_and_recipe(tiny_model, tmp
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_memo_is_written_anew(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
     compile_quickly(tiny_model, tmp_path / "out", "plan")
@@ -42,6 +46,7 @@ def test_a_damaged_memo_is_written_anew(tiny_model, tmp_path, monkeypatch):
     assert json.loads(memo.read_text()) == []
 
 
+@pytest.mark.slow
 def test_changed_data_are_checked_anew(tmp_path, monkeypatch):
     import torch
     from safetensors.torch import save_file
@@ -56,6 +61,7 @@ def test_changed_data_are_checked_anew(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_a_run_in_which_all_is_reused_imports_no_torch(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"

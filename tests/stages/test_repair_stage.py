@@ -29,6 +29,7 @@ def compiled_untrained(model, out, **changes):
     return compile_quickly(model, out, ratio=0.5, **{**UNTRAINED, **changes})
 
 
+@pytest.mark.slow
 def test_without_distillation_the_repaired_model_is_the_compressed_one(tiny_model, tmp_path):
     report = compiled_untrained(tiny_model, tmp_path)
     cut, final = (load_file(tmp_path / side / WEIGHTS) for side in ("pruned", "model"))
@@ -42,6 +43,7 @@ def test_without_distillation_the_repaired_model_is_the_compressed_one(tiny_mode
     assert report.compressed.params == sum(value.numel() for value in final.values())
 
 
+@pytest.mark.slow
 def test_off_leaves_the_cut_model(tiny_model, tmp_path):
     report = compiled_untrained(tiny_model, tmp_path, repair={"mode": "off"})
     assert (tmp_path / "model" / WEIGHTS).read_bytes() == (
@@ -51,6 +53,7 @@ def test_off_leaves_the_cut_model(tiny_model, tmp_path):
     assert "Repair" not in to_markdown(report)
 
 
+@pytest.mark.slow
 def test_the_report_shows_what_it_did(tiny_model, tmp_path):
     report = compiled_untrained(tiny_model, tmp_path)
     text = to_markdown(report)
@@ -60,6 +63,7 @@ def test_the_report_shows_what_it_did(tiny_model, tmp_path):
     assert all(layer["name"] in page for layer in report.repair["layers"])
 
 
+@pytest.mark.slow
 def test_few_rows_are_told(tiny_model, tmp_path):
     every = {"allocate": "uniform"}  # the layer behind the embedding of t has a row a sample
     report = compiled_untrained(
@@ -73,6 +77,7 @@ def test_few_rows_are_told(tiny_model, tmp_path):
     assert all(layer["after"] <= layer["before"] for layer in layers)
 
 
+@pytest.mark.slow
 def test_distillation_begins_with_the_repaired_weights(tiny_model, tmp_path):
     """One step at a rate of nearly nothing gives the repaired weights, not the cut ones."""
     distill = {"steps": 1, "batch": 1, "warmup": 0, "learning_rate": 1e-12}
@@ -97,6 +102,7 @@ def test_a_compressed_model_is_repaired_again(tiny_model, tmp_path):
     assert diffc.load(tmp_path / "b" / "model").unet is not None
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_it(tiny_model, tmp_path):
     compiled_untrained(tiny_model, tmp_path / "o")
     done = diffc_in_process("distill", tmp_path / "o", "--repair", "off", "--json")
@@ -112,6 +118,7 @@ def test_a_recipe_that_is_wrong_is_refused(tiny_model, tmp_path, repair):
         compile_quickly(tiny_model, tmp_path, repair=repair)
 
 
+@pytest.mark.slow
 def test_weights_swapped_by_hand_are_refused(tiny_model, tmp_path):
     compiled_untrained(tiny_model, tmp_path)
     from diffc.follows import check_model

@@ -57,6 +57,7 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
 def test_conditional_unet_is_built_and_measured(folder, tmp_path, name):
     if not target(name).status().runnable:

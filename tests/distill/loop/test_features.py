@@ -132,6 +132,7 @@ def test_what_the_targets_show_is_computed_once_where_it_pays_and_fits(
     assert bool(lesson._seen) == kept
 
 
+@pytest.mark.slow
 def test_a_student_learns_by_it(tmp_path: Path) -> None:
     trajectories = tiny_loops.trajectories(tmp_path / "trajectories")
     states = torch.stack([trajectories.states(i) for i in range(12)])

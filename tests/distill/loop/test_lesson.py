@@ -65,6 +65,7 @@ def test_trajectories_that_lack_a_state(tmp_path: Path) -> None:
         LoopLesson(tiny_loops.student(), made, tiny_loops.steps_of(4), tiny_loops.options())
 
 
+@pytest.mark.slow
 def test_a_student_learns_its_loops(tmp_path: Path) -> None:
     """It comes nearer to the trajectories' ends, in one call and in two; the last layer alone
     comes a part of the way."""

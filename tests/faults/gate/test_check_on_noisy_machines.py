@@ -56,6 +56,7 @@ def test_stored_times_give_no_verdict_on_a_noisy_machine(run, out, before, monke
     assert code == 4 and "the candidate against itself differs by" in err
 
 
+@pytest.mark.slow
 def test_far_slower_is_a_regression_on_a_noisy_machine_too(run, out, tmp_path, monkeypatch):
     slow = make_output(tmp_path / "slow", macs=40_000_000_000)
     wild = random.Random(0)

@@ -67,6 +67,7 @@ def some(tiny: Case, seed: int):
     return [branch for branch, out in zip(branches, chosen, strict=True) if out] or branches[:1]
 
 
+@pytest.mark.slow
 def test_each_branch_left_out_equals_silenced_and_changes_the_output(tiny):
     branches = tiny.family.branches(tiny.model)
     dense = outputs(tiny, tiny.model)

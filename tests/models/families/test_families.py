@@ -86,6 +86,7 @@ def counted_macs(tiny: Case, model) -> float:
     return counter.get_total_flops() / 2
 
 
+@pytest.mark.slow
 def test_costs_equal_counted_ones(tiny):
     costs = cost_model(
         copy.deepcopy(tiny.model).to("meta"), meta_inputs(tiny.specs), tiny.family.call, tiny.groups
@@ -99,6 +100,7 @@ def test_costs_equal_counted_ones(tiny):
         assert costs.params(kept) == sum(value.numel() for value in model.parameters())
 
 
+@pytest.mark.slow
 def test_reload_is_bit_identical_and_can_be_cut_again(tiny, tmp_path):
     model = cut_copy(tiny, random_keep(tiny.groups, 7))
     class_name = tiny.family.class_name
