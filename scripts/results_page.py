@@ -24,6 +24,7 @@ from page_loops import guided, loras, search
 from page_memory import full_size, full_size_blocks, full_size_engines, training_memory
 from page_parts import day, fold, loops, machine, percent, ratio, table
 from page_plans import latency_plans
+from page_second_order import second_order
 from page_serving import serving
 from page_start import earlier_start
 from page_transformer import transformer
@@ -379,6 +380,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("guided-product.json", "What demo-text's recipe makes", guided),
     ("loras.json", "A LoRA that a call picks by name", loras),
     ("recovery.json", "After the cut: repair and distillation", recovery),
+    ("second_order.json", "A student that matches the derivative too", second_order),
     ("loop_students.json", "Training for a loop", loop_students),
     ("distill_speed.json", "Distillation's speed", distillation),
     ("serving.json", "Serving", serving),
