@@ -12,7 +12,11 @@ steps.
                our widths from new weights ("from scratch"), random, magnitude, torch-pruning's own
                Taylor pruner, and the published Diff-Pruning (reference, also at a lower learning
                rate); ours, with the losses of the recipe unet2d; ours in half of the steps; ours
-               without the feature loss; ours' pruning with plain finetuning
+               without the feature loss; ours' pruning with plain finetuning. `depth too,
+               repaired` leaves out branches and repairs before the training; with `Muon` it is
+               trained by the recipe's own optimiser, in the place of AdamW at 1e-3. --rows NAME ...
+               runs these and the dense one; what the file has of others stays, and the table says
+               which were judged by another classifier
     columns    parameters, MACs, latency (an engine call, batch 1, rows in turn), Frechet distance
                to the test images on the features of a small classifier that is trained here (its
                test accuracy is in the results), SSIM to the dense model from the same noise
@@ -32,7 +36,7 @@ from pathlib import Path
 
 from bench.quality.judge import accuracy
 from bench.quality.latency import latencies
-from bench.quality.results import table, write
+from bench.quality.results import ACCURACY, table, write
 from bench.quality.rows import ROWS, Row
 from bench.quality.study import OutOfTime, Study
 from bench.quality.training import run_row, sizes
@@ -46,15 +50,17 @@ RESULT = Path(__file__).parents[1] / "results" / "quality"
 def study_all(study: Study, results: dict) -> None:
     judge, dense = study.judge, load_denoiser(study.source)
     results["how"]["sampling"] = judge.facts()
-    results["how"]["classifier_accuracy"] = accuracy(judge.network, study.test_set, study.device)
+    results["how"][ACCURACY] = accuracy(judge.network, study.test_set, study.device)
     results["how"]["environment"] = read_environment().model_dump(mode="json")
     samples = study.dense_samples
     found = {**sizes(dense, samples), **judge.figures(samples, None)}
     results["rows"]["dense"] = results["rows"].get("dense", {}) | found
+    results["rows"]["dense"][ACCURACY] = results["how"][ACCURACY]
     for row in wanted(study):
         print(f"{time.strftime('%H:%M:%S')}  {row.name}", flush=True)
         latency = results["rows"].get(row.name, {})  # from an earlier --only latency
-        results["rows"][row.name] = latency | run_row(study, row)
+        found = run_row(study, row) | {ACCURACY: results["how"][ACCURACY]}
+        results["rows"][row.name] = latency | found
         write(study, results)
     results["complete"] = len(results["rows"]) == len(ROWS) + 1
 
@@ -65,6 +71,27 @@ def wanted(study: Study) -> list[Row]:
         if name not in names:
             raise SystemExit(f"there is no row '{name}'; rows: {', '.join(names)}")
     return [row for row in ROWS if not study.args.rows or row.name in study.args.rows]
+
+
+def earlier(study: Study, path: Path) -> dict:
+    """The results so far: those of the file, if they are this study's.
+
+    Some rows alone replace no other study's: then the settings that differ are named.
+    """
+    new: dict = {"how": {**study.settings}, "rows": {}, "complete": False}
+    if not path.exists():
+        return new
+    old = json.loads(path.read_text())
+    if not study.is_mine(old["how"]):
+        if not study.args.rows:
+            return new
+        other = {k: v for k, v in study.settings.items() if old["how"].get(k) != v}
+        words = ", ".join(f"{name} {old['how'].get(name)}, not {v}" for name, v in other.items())
+        raise SystemExit(f"{path} has rows of other settings ({words}): give these, or another "
+                         "--out")  # fmt: skip
+    for row in old["rows"].values():
+        row.setdefault(ACCURACY, old["how"].get(ACCURACY))
+    return {**old, "how": {**old["how"], **study.settings}}
 
 
 def arguments() -> argparse.Namespace:
@@ -98,11 +125,7 @@ def main() -> None:
     """See the top."""
     study = Study(arguments())
     path = study.args.out.with_suffix(".json")
-    results: dict = {"how": {**study.settings}, "rows": {}, "complete": False}
-    if path.exists():
-        old = json.loads(path.read_text())
-        if study.is_mine(old["how"]):
-            results = {**old, "how": {**old["how"], **study.settings}}
+    results = earlier(study, path)
     if study.args.only and not results["rows"]:
         raise SystemExit(f"{path} has no rows of these settings: run without --only first")
     try:

@@ -8,7 +8,10 @@ from diffc.recipe import LossesSection, recipe_file
 
 PLAIN = {"losses": LossesSection(output=0, noise=1), "weighting": "none"}
 SCRATCH, STOCK = "from scratch", "taylor, stock torch-pruning"
-DISTILLED = {"losses": recipe_file("unet2d").options["distill"]["losses"]}
+_OWN = recipe_file("unet2d").options["distill"]
+DISTILLED = {"losses": _OWN["losses"]}
+BY_RECIPE = {name: _OWN[name] for name in ("losses", "optimizer", "learning_rate")}
+"""The recipe's optimiser too, in the place of the one that the other rows share."""
 OURS, HALF, REFERENCE = "ours", "ours, half the steps", "reference + finetuning"
 
 
@@ -41,6 +44,9 @@ ROWS = [  # in the order of work: what the claims need comes first
     Row("ours, depth too, repaired", "repaired", WITH_DEPTH, DISTILLED, repaired=True),
     Row("ours, depth too, repaired, half the steps", "repaired", WITH_DEPTH, DISTILLED, share=0.5,
         repaired=True),
+    Row("ours, depth too, repaired, Muon", "repaired", WITH_DEPTH, BY_RECIPE, repaired=True),
+    Row("ours, depth too, repaired, Muon, half the steps", "repaired", WITH_DEPTH, BY_RECIPE,
+        share=0.5, repaired=True),
     Row(f"{STOCK} + finetuning", "stock", None),
     Row("magnitude + finetuning", "magnitude", ranked("magnitude", "uniform")),
     Row("random + finetuning", "random", ranked("random", "uniform")),

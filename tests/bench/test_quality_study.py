@@ -11,6 +11,7 @@ import torch
 from bench.quality import __main__ as quality
 from bench.quality import study as studies
 from bench.quality import training
+from bench.quality.rows import ROWS
 from bench.quality.study import OutOfTime, Study
 
 
@@ -113,6 +114,42 @@ def test_a_checkpoint_is_written_when_minutes_have_passed(tmp_path, data, monkey
     )
     _ = study.dense_folder
     assert taken == list(range(1, 9))
+
+
+MUON = "ours, depth too, repaired, Muon"
+
+
+def test_the_recipes_own_optimiser_trains_rows_of_their_own():
+    rows = {row.name: row for row in ROWS}
+    whole, half = rows[MUON], rows[f"{MUON}, half the steps"]
+    for row in (whole, half):
+        assert (row.train["optimizer"], row.train["learning_rate"]) == ("muon", 3e-4)
+        assert row.cut == rows["ours, depth too, repaired"].cut and row.repaired
+    assert (whole.share, half.share) == (1.0, 0.5)
+
+
+def test_some_rows_leave_the_others_of_the_file_as_they_are(tmp_path, data, monkeypatch):
+    """Nothing but the dense one is run beside them; what another classifier judged says so."""
+    from bench.quality.results import table
+
+    said = arguments(tmp_path / "work", data, out=tmp_path / "quality", rows=[MUON], only=None)
+    study = Study(said)
+    other = {"parameters": 1, "macs": 1, "frechet": {"value": 2.0, "se": 0.1}}
+    how = {**study.settings, "classifier_accuracy": 0.25}
+    path = tmp_path / "quality.json"
+    path.write_text(json.dumps({"how": how, "rows": {"ours": other}, "complete": False}))
+    ran = []
+    monkeypatch.setattr(quality, "arguments", lambda: said)
+    monkeypatch.setattr(quality, "accuracy", lambda *_: 0.75)
+    monkeypatch.setattr(quality, "run_row", lambda _, row: ran.append(row.name) or {**other})
+    quality.main()
+    found = json.loads(path.read_text())
+    assert ran == [MUON] and set(found["rows"]) == {"ours", "dense", MUON}
+    assert found["rows"]["ours"] == {**other, "classifier_accuracy": 0.25}
+    assert "whose classifier had 25.0 % right: ours." in table(found)
+    said.samples = 5
+    with pytest.raises(SystemExit, match="samples 4, not 5"):
+        quality.earlier(Study(argparse.Namespace(**{**vars(said), "work": tmp_path / "b"})), path)
 
 
 @pytest.mark.slow
