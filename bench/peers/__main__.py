@@ -3,12 +3,13 @@
     python -m bench.peers --work DIR --prepare      exports, conversions, pruning, int8: no timing
     python -m bench.peers --work DIR                times what is prepared: leave the machine alone
 
-    [--models cifar demo sd] [--batch 1 8] [--rounds N] [--seconds S] [--limit MINUTES] [--again]
-    [--cifar FOLDER] [--allocate uniform|latency] [--threads N]
+    [--models cifar demo sd dit] [--batch 1 8] [--rounds N] [--seconds S] [--limit MINUTES]
+    [--again] [--cifar FOLDER] [--allocate uniform|latency] [--threads N]
 
-Models: CIFAR's 35.7 M UNet, the demo, and a small UNet2DConditionModel as Stable Diffusion's. The
-first and last have random weights unless --cifar names a trained pipeline; their last convolution
-is fitted by least squares so that they denoise, for int8 is calibrated on denoising trajectories.
+Models: CIFAR's 35.7 M UNet, the demo, a small UNet2DConditionModel as Stable Diffusion's, and a DiT
+of DiT-S/2's size at 32 x 32 latents. All but the demo have random weights, unless --cifar names a
+trained pipeline; their last layer is fitted by least squares so that they denoise, for int8 is
+calibrated on denoising trajectories.
 
 Candidates, each dense and at half the MACs where its maker can cut:
 

@@ -36,13 +36,18 @@ def section(args, name: str, batch: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in subject.dense.parameters()),
         "macs": subject.macs["dense"],
         "macs_left": left,
-        "weights": "trained" if name == "demo" or args.cifar else "random, last layer fitted",
+        "weights": "trained" if is_trained(args, name) else "random, last layer fitted",
         "allocate": args.allocate,
         "threads": args.threads,
         "load": [load, os.getloadavg()],
         "candidates": {one.name: _row(one, timings) for one in found},
         "figures": figures(found, timings),
     }
+
+
+def is_trained(args, name: str) -> bool:
+    """Whether the weights are somebody's, and not those of ``models.fit_last_layer``."""
+    return name == "demo" or (name == "cifar" and bool(args.cifar))
 
 
 def _macs(subject: Subject, side: str) -> float:

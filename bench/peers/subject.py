@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.peers.candidate import say
-from bench.peers.models import smooth_images, source_of
-from diffc.data.clean import CleanSet
+from bench.peers.models import last_layer, smooth_set, source_of
 from diffc.errors import CheckFailed
 from diffc.measure.inputs import fill, reference_inputs
 from diffc.measure.reference import write_reference
@@ -32,6 +32,10 @@ from diffc.prune.surgery import cut
 from diffc.recipe import resolve
 from diffc_export.events import drain
 from diffc_export.onnx.quantize import QuantizeOptions, quantize
+
+STOCK_RATIOS = {"conv": (0.25, 0.3, 0.35), "tokens": (0.45, 0.5, 0.55)}
+"""Channel ratios about half the MACs: a convolution is cut on both sides, a transformer's layer on
+one, for its residual stream stays."""
 
 
 class Subject:
@@ -59,14 +63,13 @@ class Subject:
                 "macs": macs_of(self, model),
             }
             export_denoiser(model, self.family, self.specs, folder, facts=facts)
-            write_reference(folder / "reference.safetensors", denoiser, self.clean(), 0)
+            write_reference(
+                folder / "reference.safetensors",
+                denoiser,
+                smooth_set(self.specs, self.source.config),
+                0,
+            )
         return folder
-
-    def clean(self) -> CleanSet:
-        generator = torch.Generator().manual_seed(2)
-        inputs = example_inputs(self.specs, self.source.config, 16, generator)
-        conditions = {k: v for k, v in inputs.items() if k not in ("sample", "timestep")}
-        return CleanSet(smooth_images(16, self.specs[0].shape, generator), conditions, "low-pass")
 
     def ours(self) -> nn.Module:
         """Half the MACs removed; without a ranking, the same for every allocation."""
@@ -106,7 +109,8 @@ class Subject:
     def stock(self) -> nn.Module:
         """torch-pruning's own pruner, uniform, at the channel ratio nearest to half the MACs."""
         half = self.macs["dense"] / 2
-        tried = [(abs(self._stock_macs(r) - half), r) for r in (0.25, 0.3, 0.35)]
+        ratios = STOCK_RATIOS["conv" if hasattr(self.dense, "conv_out") else "tokens"]
+        tried = [(abs(self._stock_macs(r) - half), r) for r in ratios]
         return self._stock(min(tried)[1])
 
     def _stock_macs(self, ratio: float) -> float:
@@ -119,10 +123,16 @@ class Subject:
         leaves = ("to_q", "to_k", "to_v")
         heads = {getattr(m, leaf): m.heads for m in model.modules() if hasattr(m, "to_q")
                  for leaf in leaves}  # fmt: skip
-        example = example_inputs(self.specs, self.source.config)
+        inputs = example_inputs(self.specs, self.source.config)
+        first = next(iter(inspect.signature(model.forward).parameters))  # what it calls the sample
+        example = {first if name == "sample" else name: value for name, value in inputs.items()}
+        whole: list[nn.Module] = [last_layer(model)]
+        if hasattr(model, "pos_embed"):
+            # positions are a buffer of the residual's width, which is not cut with it
+            whole.append(model.pos_embed.proj)
         tp.pruner.BasePruner(
             model, example, importance=tp.importance.MagnitudeImportance(), pruning_ratio=ratio,
-            num_heads=heads, ignored_layers=[model.conv_out], channel_groups={},
+            num_heads=heads, ignored_layers=whole, channel_groups={},
             root_module_types=[nn.Conv2d, nn.Linear], customized_pruners={}, in_channel_groups={},
             out_channel_groups={},
         ).step()  # fmt: skip
