@@ -3,6 +3,8 @@
     python -m bench.latency_plans [--models demo demo-text] [--cuts width width,depth]
     python -m bench.latency_plans --tables openvino       plans by another target's times
     python -m bench.latency_plans --only latency          on a quiet machine
+    python -m bench.latency_plans --models demo cifar sd dit --extra 0.4 --out
+                bench/results/latency_plans_untrained.json    bench.peers' networks too
 
 Each model's data and importance are those of `diffc compile MODEL --ratio 0.5`. For each kind of
 cut, half of the MACs go by plans that may lose more and more importance for the sake of time, from
@@ -15,7 +17,11 @@ repaired as the product does it:
     repaired    the same after the repair
     held out    the demo's error of the predicted noise on Fashion-MNIST's test images, repaired
     speedup     of its engines, measured on every target; efficiency is that times the share of MACs
-                left
+                left; saved is the share of the dense time that goes over the share of MACs
+
+cifar, sd and dit (bench/peers/models.py) have random weights, but for a last layer that is fitted.
+Errors would say nothing there and are None; they are not repaired. Their importance is that of
+low-pass noise in a few passes, so that `lost` is comparable within a model alone.
 
 Rows are written to bench/results/latency_plans.json as they are done. diffc/prune/by_latency/
 search.py has what follows from them.
@@ -28,6 +34,7 @@ import copy
 import json
 import os
 import time
+from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +44,8 @@ from torch import nn
 
 import diffc
 from bench.held_out import FASHION, HeldOut
+from bench.peers.models import MODELS as PEERS
+from bench.peers.models import smooth_set, source_of
 from diffc.data.clean import CleanSet
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.measure.environment import read_environment
@@ -64,6 +73,10 @@ EXTRA = (0.0, 0.4, 1.0)
 """What may be lost beyond the least importance, as a share of it."""
 TARGETS = ("ort-cpu", "openvino")
 RATIO = 0.5
+UNTRAINED = tuple(name for name, made in PEERS.items() if made is not None)
+ERRORS = ("dense", "cut", "repaired", "repair_processor_seconds", "held_out")
+FEW = {"passes": 8, "grid": 4, "curve_images": 4, "branch_rows": 8}
+"""Of the ranking of a network that nobody trained."""
 
 
 class Model:
@@ -72,9 +85,15 @@ class Model:
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.name, self.args = name, args
 
+    @property
+    def is_trained(self) -> bool:
+        return self.name not in UNTRAINED
+
     @cached_property
     def source(self):
-        return find_source(self.name)
+        if self.is_trained:
+            return find_source(self.name)
+        return source_of(argparse.Namespace(work=self.args.work, cifar=None), self.name)
 
     def recipe(self, kind: str) -> Recipe:
         flags = {"prune": {"ratio": RATIO, "cut": kind, "allocate": "latency"}}
@@ -85,8 +104,15 @@ class Model:
         """A run of the product up to its plan, for its data and its importance."""
         out = self.args.work / f"{self.name}-run"
         if not (out / "plan.json").exists():
-            options = {"prune": {"cut": "width,depth", "allocate": "global"}}
-            diffc.compile(self.name, ratio=RATIO, target=TARGETS[0], out=out, options=options,
+            options: dict = {"prune": {"cut": "width,depth", "allocate": "global"}}
+            model = self.name
+            if not self.is_trained:
+                data = self.args.work / self.name / "data.safetensors"
+                smooth_set(self.denoiser.specs, self.source.config).save(data)
+                options |= {"data": {"source": str(data)}}
+                options["prune"]["importance"] = FEW
+                model = str(self.source.folder)
+            diffc.compile(model, ratio=RATIO, target=TARGETS[0], out=out, options=options,
                           stop="plan")  # fmt: skip
         return out
 
@@ -125,15 +151,10 @@ class Model:
 
 
 def row(model: Model, kind: str, extra: float) -> dict:
-    """One plan, cut and repaired."""
+    """One plan, cut and, where somebody trained the network, repaired."""
     plan = model.plan(kind, extra)
     network = model.cut(plan)
-    denoiser, keep = model.denoiser, plan.keep()
-    layers = readers(denoiser.model, network, denoiser.groups(), keep)
-    recipe, begin = model.recipe(kind), time.process_time()
-    rows = recipe.repair.rows
-    done = drain(repair(denoiser, network, layers, model.clean, rows=rows, seed=recipe.seed))
-    seconds = time.process_time() - begin
+    errors = repaired(model, kind, plan, network) if model.is_trained else dict.fromkeys(ERRORS)
     if extra in model.args.engines:
         export(model, name_of(kind, extra, model.args.tables), network)
     return {
@@ -141,10 +162,21 @@ def row(model: Model, kind: str, extra: float) -> dict:
         "predicted": plan.why["latency"]["predicted"],
         "left_out": [unit.name for unit in plan.left_out],
         "lost": importance_lost(model, plan),
-        "dense": errors_of(done.dense), "cut": errors_of(done.cut),
-        "repaired": errors_of(done.repaired), "repair_processor_seconds": seconds,
-        "held_out": model.held_out.error(network) if model.held_out else None,
-    }  # fmt: skip
+        **errors,
+    }
+
+
+def repaired(model: Model, kind: str, plan: Plan, network: nn.Module) -> dict:
+    """Repair the network in place; the errors on the way, by the names of ERRORS."""
+    denoiser, keep = model.denoiser, plan.keep()
+    layers = readers(denoiser.model, network, denoiser.groups(), keep)
+    recipe, begin = model.recipe(kind), time.process_time()
+    rows = recipe.repair.rows
+    done = drain(repair(denoiser, network, layers, model.clean, rows=rows, seed=recipe.seed))
+    seconds = time.process_time() - begin
+    held_out = model.held_out.error(network) if model.held_out else None
+    errors = (*map(errors_of, (done.dense, done.cut, done.repaired)), seconds, held_out)
+    return dict(zip(ERRORS, errors, strict=True))
 
 
 def errors_of(errors) -> dict | None:
@@ -204,10 +236,18 @@ def latencies(model: Model, rows: dict[str, dict], rounds: int) -> None:
         for name in engines:
             if name != "dense":
                 faster = timings.ratio("dense", name)
-                rows[name].setdefault("speedup", {})[one] = {
-                    "median": faster.median, "ci95": faster.ci95,
-                    "efficiency": faster.median * rows[name]["macs_left"],
-                }  # fmt: skip
+                figures = speedup(faster.median, faster.ci95, rows[name]["macs_left"])
+                rows[name].setdefault("speedup", {})[one] = figures
+
+
+def speedup(median: float, ci95: Sequence[float], macs_left: float) -> dict:
+    """How many times as fast, and that against the MACs; intervals are those of the first."""
+    saved = lambda times: (1 - 1 / times) / (1 - macs_left)  # noqa: E731
+    return {
+        "median": median, "ci95": ci95,
+        "efficiency": median * macs_left, "efficiency_ci95": [one * macs_left for one in ci95],
+        "saved": {"median": saved(median), "ci95": [saved(one) for one in ci95]},
+    }  # fmt: skip
 
 
 def table(study: dict) -> str:
@@ -215,14 +255,14 @@ def table(study: dict) -> str:
     lines = ["| model | plan | predicted time | lost | cut | repaired | held out | efficiency |",
              "|---|---|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
     for name, rows in study["models"].items():
-        least = min(one["lost"] for one in rows.values())
+        least = min((one["lost"] for one in rows.values()), default=0) or 1
         for plan, one in rows.items():
             fast = ", ".join(f"{v['efficiency']:.3f}" for v in one.get("speedup", {}).values())
             held_out = "" if one["held_out"] is None else f"{one['held_out']:.4f}"
-            repaired = (one["repaired"] or one["cut"])["to_dense"]
-            lost = one["lost"] / least
-            errors = (f"{one['cut']['to_dense']:.5f}", f"{repaired:.5f}", held_out)
-            cells = (name, plan, f"{one['predicted']:.3f}", f"{lost:.2f}", *errors, fast)
+            both = (one["cut"], one["repaired"] or one["cut"])
+            errors = ["" if error is None else f"{error['to_dense']:.5f}" for error in both]
+            cells = (name, plan, f"{one['predicted']:.3f}", f"{one['lost'] / least:.2f}", *errors,
+                     held_out, fast)  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -230,10 +270,13 @@ def table(study: dict) -> str:
 def main() -> None:
     """See the top."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="*", default=["demo", "demo-text"])
+    parser.add_argument("--models", nargs="*", default=["demo", "demo-text"],
+                        help=f"besides those: {', '.join(UNTRAINED)}, or a folder")  # fmt: skip
     parser.add_argument("--cuts", nargs="*", default=list(CUTS))
-    parser.add_argument("--engines", type=float, nargs="*", default=list(EXTRA),
-                        help="of the plans with these extras, built and timed")  # fmt: skip
+    parser.add_argument("--extra", type=float, nargs="*", default=list(EXTRA),
+                        help="what plans may lose beyond the least, as a share")  # fmt: skip
+    parser.add_argument("--engines", type=float, nargs="*",
+                        help="whose engines are built and timed; usual: all")  # fmt: skip
     parser.add_argument("--tables", choices=TARGETS, default=TARGETS[0],
                         help="whose times of single layers the plans go by")  # fmt: skip
     parser.add_argument("--only", choices=["latency"])
@@ -242,6 +285,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/latency-plans"))
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
+    args.work = args.work.resolve()
+    args.engines = args.extra if args.engines is None else args.engines
     os.environ["DIFFC_CACHE"] = str((args.work / "cache").resolve())
     study = json.loads(args.out.read_text()) if args.out.exists() else {"models": {}}
     study |= {"date": date.today().isoformat(), "ratio": RATIO,
@@ -250,7 +295,7 @@ def main() -> None:
         model, rows = Model(name, args), study["models"].setdefault(name, {})
         if not args.only and args.engines:
             export(model, "dense", model.denoiser.model)
-        for kind, extra in [] if args.only else [(k, e) for k in args.cuts for e in EXTRA]:
+        for kind, extra in [] if args.only else [(k, e) for k in args.cuts for e in args.extra]:
             called = name_of(kind, extra, args.tables)
             if called not in rows:
                 print(time.strftime("%H:%M:%S"), name, called, flush=True)

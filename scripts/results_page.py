@@ -366,6 +366,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("overhead.json", "What building and measuring add", figures),
     ("pruning.json", "Pruning", pruning),
     ("latency_plans.json", "Plans by latency", latency_plans),
+    ("latency_plans_untrained.json", "Plans by latency, of further networks", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
     ("full_size_engines.json", "What engines and drawn samples take of memory", full_size_engines),
