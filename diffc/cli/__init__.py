@@ -167,8 +167,10 @@ def _as_typed(error: DiffcError) -> str:
     typed = {argument.partition("=")[0] for argument in sys.argv}
     typed |= {FORMER_NAMES.get(name, name) for name in typed}
     for flag in FLAGS.values():
-        if flag.path == key and flag.spelling in typed:
-            return f"{flag.spelling}: {reason}"
+        if flag.path and flag.spelling in typed and f"{key}.".startswith(f"{flag.path}."):
+            entry = key[len(flag.path) + 1 :]  # of several: a metric's name, or a place in a list
+            name = "" if entry.isdecimal() else f" {entry}".rstrip()
+            return f"{flag.spelling}{name}: {reason}"
     return str(error)
 
 

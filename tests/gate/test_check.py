@@ -175,7 +175,12 @@ def test_a_stored_baseline_holds_quality_too(run, before, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("ssim=-1", "is below 0"), ("ssmi=1", "unknown metric"), ("ssim", "not a limit such as")],
+    [
+        ("ssim=-1", "is below 0"),
+        ("ssmi=1", "unknown metric"),
+        ("ssim", "not a limit such as"),
+        ("ssim=abc", "--max-worse ssim: abc is not a number"),
+    ],
 )
 def test_how_much_worse_may_not_be_anything(run, before, given, said):
     code, _, err = check(run, before, "--baseline", before, "--max-worse", given)
@@ -208,6 +213,7 @@ def test_any_metric_may_have_a_limit(run, before, tmp_path):
     ("limits", "words"),
     [
         *((limit, "not a limit such as lpips=0.1") for limit in ("ssim", "=", "=0.5", "ssim=")),
+        ("ssim=abc", "--limit ssim: abc is not a number"),
         ("lpisp=1", "unknown metric"),
         ("latency=50%", "unknown metric"),
         ("ssim=0.5,ssim=0.9", "ssim has two limits, 0.5 and 0.9"),
