@@ -23,6 +23,20 @@ def number_and_unit(text: str) -> tuple[float, str] | None:
     return float(match[1]), match[2].upper()
 
 
+def parts_between_commas(text: str) -> list[str]:
+    """['0.2', '0.3'] for '0.2, 0.3'; [''] for ''.
+
+    Raises:
+        ValueError: A part of several is empty.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and "" in parts:
+        whole = ",".join(filter(None, parts))
+        meant = f"; did you mean {whole}?" if whole else ""
+        raise ValueError(f"'{text}' has nothing at one side of a comma{meant}")
+    return parts
+
+
 def amount(
     flag: str, text: str, units: Mapping[str, float], wanted: str, *, zero: bool = False
 ) -> float:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from diffc.amounts import BYTES, number_and_unit
+from diffc.amounts import BYTES, number_and_unit, parts_between_commas
 from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
 from diffc_export.gpu_names import gpu_capability
@@ -26,10 +26,18 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Shard: TypeAlias = Literal["auto", "on", "off"]
 
 
+def _as_named_list(value: object, info: ValidationInfo) -> object:
+    """What ``_as_list`` gives; an error has the option's name."""
+    try:
+        return _as_list(value)
+    except ValueError as error:
+        raise ValueError(f"{info.field_name}: {error}") from None
+
+
 def _as_list(value: object) -> object:
     """A list of one value, or of the parts of a text such as '1,4', in a list too."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return parts_between_commas(value) if value.strip() else []
     if isinstance(value, list | tuple) and any(isinstance(part, str) for part in value):
         return [one for part in value for one in _parts(part)]
     return [value] if isinstance(value, int | float) else value
@@ -39,9 +47,9 @@ def _parts(value: object) -> list[object]:
     return list(_as_list(value)) if isinstance(value, str) else [value]  # type: ignore[call-overload]
 
 
-def _as_gpus(value: object) -> object:
+def _as_gpus(value: object, info: ValidationInfo) -> object:
     """Compute capabilities, of which cards' names may stand for some: sm89 for L4."""
-    names = _as_list(value)
+    names = _as_named_list(value, info)
     if not isinstance(names, list | tuple):
         return names
     # YAML and JSON have 8.9 and 4090 as numbers
@@ -59,8 +67,8 @@ def as_fraction(value: object) -> object:
 
 def _as_sizes(value: object) -> object:
     """Sizes as recipes have them: 64, or '48x64' where height and width differ."""
-    sizes = _as_list(value)
     try:
+        sizes = _as_list(value)
         return tuple(map(_as_size, sizes)) if isinstance(sizes, list | tuple) else sizes
     except ValueError as error:
         raise ValueError(f"resolution: {error}") from None
@@ -213,10 +221,10 @@ LoraTexts = Annotated[
     AfterValidator(_check_once),
 ]
 """LoRA files, each with its weight: style.safetensors:0.8."""
-LoopTexts = Annotated[tuple[LoopText, ...], BeforeValidator(_as_list)]
-Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
+LoopTexts = Annotated[tuple[LoopText, ...], BeforeValidator(_as_named_list)]
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_named_list)]
 Sizes = Annotated[tuple[int | str, ...], BeforeValidator(_as_sizes)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_named_list)]
 Gpus = Annotated[tuple[str, ...], BeforeValidator(_as_gpus)]
 Fraction = Annotated[float, BeforeValidator(as_fraction)]
 """A share from 0 to 1, as 0.3 or 30%. ``Share`` is one of the texts that diffc check compares."""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diffc.cli.flags.values import number, user_path, whole_number
+from diffc.cli.flags.values import comma_parts, number, user_path, whole_number
 
 WHAT, WHERE, QUALITY, ADVANCED = GROUPS = (
     "What",
@@ -121,7 +121,8 @@ class Flag:
         if isinstance(given, list) and self.read is not None:
             return [self.read(text) for text in given]
         if isinstance(given, list) and self.kind == list[str]:
-            return [self._as_spelled(part) for text in given for part in _parts(text)]
+            parts = [part for text in given for part in comma_parts(self.spelling, text)]
+            return [self._as_spelled(part) for part in parts]
         if not isinstance(given, str):
             return given
         if self.read is not None:
@@ -161,8 +162,3 @@ class Flag:
             rich_help_panel=self.group,
             autocompletion=None if self.kind is bool else completer(self),
         )
-
-
-def _parts(text: str) -> list[str]:
-    """The parts between commas; an empty text is one part, which is refused where it is read."""
-    return [part.strip() for part in text.split(",") if part.strip()] or [""]

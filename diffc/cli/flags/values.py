@@ -52,6 +52,20 @@ def number(flag: str, text: str) -> float:
         raise RequestError(f"{flag} {text}: not a number such as 0.5") from None
 
 
+def comma_parts(flag: str, text: str) -> list[str]:
+    """['0.2', '0.3'] for '0.2,0.3'; an empty text is one part, which is refused where it is read.
+
+    Raises:
+        RequestError: a part of several is empty.
+    """
+    from diffc.amounts import parts_between_commas
+
+    try:
+        return parts_between_commas(text)
+    except ValueError as error:
+        raise RequestError(f"{flag}: {error}") from None
+
+
 def price_per_hour(text: str) -> float:
     """0.71 for '0.71' or '0.71/h'.
 
@@ -91,8 +105,9 @@ def batch_sizes(text: str) -> list[int]:
     Raises:
         RequestError: ``text`` is not a list of whole numbers.
     """
+    parts = comma_parts("--batch", text)
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in parts]
     except ValueError:
         raise RequestError(f"--batch {text}: not a list of whole numbers such as 1,4,8") from None
 
@@ -105,8 +120,9 @@ def input_sizes(text: str) -> list[int | str]:
     """
     from diffc.input_size import read_size, size_word
 
+    parts = comma_parts("--resolution", text)
     try:
-        return [size_word(read_size(part)) for part in text.split(",")]
+        return [size_word(read_size(part)) for part in parts]
     except ValueError:
         raise RequestError(
             f"--resolution {text}: not a list of sides",
