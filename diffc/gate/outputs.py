@@ -20,6 +20,10 @@ WORDS = {
     "absent": "not measured",
     "reported": "",
 }
+_IN_PAIRS = (
+    "change and 99 %: over pairs of calls in turn, which decides; baseline and candidate: the "
+    "times of each side alone, so that these can differ the other way"
+)
 _ANNOTATIONS = 5
 _LEVELS = {"regressed": "error", "unfit": "warning", "inconclusive": "warning"}
 
@@ -88,10 +92,11 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 
 def said_below(result: CheckResult) -> list[str]:
-    """The sentences under the table: the noise, what is absent and why, notes."""
+    """The sentences under the table: what a change is of, the noise, what is absent, notes."""
+    paired = any(figure.pairs for figure in result.figures) and not result.weaker
     noted = (figure for figure in result.figures if figure.note and figure.verdict != "regressed")
     noise = [noise_line(one, result) for one in result.noise]
-    return [*noise, *map(sentence, noted), *result.notes]
+    return [*[_IN_PAIRS] * paired, *noise, *map(sentence, noted), *result.notes]
 
 
 def noise_line(noise: SelfComparison, result: CheckResult) -> str:

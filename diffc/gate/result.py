@@ -29,9 +29,11 @@ class Figure(_ResultPart):
             the baseline has and the candidate lost).
         verdict: What the gate decided.
         unit: ms, bytes, s, a metric's own, or empty.
-        baseline: The baseline's value.
-        candidate: The candidate's value.
-        ratio: Candidate over baseline, where it was measured in pairs.
+        baseline: The baseline's value; of times, the median or the mean of all that it took.
+        candidate: The candidate's value, of its own times alone too.
+        ratio: Candidate over baseline. Of times it is over pairs of calls in turn (of the two
+            medians where the baseline is stored figures), and it decides: it can lie on the other
+            side of 1 than ``candidate / baseline``.
         ci99: The 99 % interval of ``ratio``.
         pairs: The number of pairs behind ``ratio``.
         limit: The limit in words.

@@ -8,7 +8,14 @@ import pytest
 
 import diffc
 from diffc.gate.baseline import Baseline
-from diffc.gate.outputs import annotation_lines, badge, headline, to_junit, to_markdown
+from diffc.gate.outputs import (
+    annotation_lines,
+    badge,
+    headline,
+    said_below,
+    to_junit,
+    to_markdown,
+)
 from diffc.gate.result import CheckResult, Figure, SelfComparison, overall, side
 
 NASTY = '<script>alert("1")</script> | & % , : `x`\n::error::\x07'
@@ -40,6 +47,18 @@ def result(*verdicts, path="before"):
 )  # fmt: skip
 def test_the_worst_verdict_counts(verdicts, expected):
     assert result(*verdicts).verdict == expected
+
+
+def test_a_change_is_told_apart_from_the_two_values_beside_it():
+    """The median of paired ratios can have another sign than the difference of two medians."""
+    words = "over pairs of calls in turn, which decides; baseline and candidate: the times of each"
+    checked = result("pass")
+    opposite = checked.figures[0].model_copy(update={"candidate": 4.9, "ratio": 1.01})
+    paired = checked.model_copy(update={"figures": [opposite]})
+    assert words in said_below(paired)[0] and words in to_markdown(paired)
+    stored = paired.model_copy(update={"weaker": True})  # its ratio is that of the two medians
+    sizes = paired.model_copy(update={"figures": [opposite.model_copy(update={"pairs": None})]})
+    assert not any(words in line for one in (stored, sizes) for line in said_below(one))
 
 
 def test_junit_counts_and_parses():
