@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import check_numbers, check_whole_number, row_count
+from .checks import check_numbers, check_whole_number, is_whole, row_count
 from .errors import BadRequest
 from .image_conditions import IMAGE_CONDITIONS
 from .image_inputs import GivenImages, read_given
@@ -128,7 +128,7 @@ def read_call(
     size = wanted_size(pipe, rest.pop("height", None), rest.pop("width", None), image)
     each = _same(rest, "num_images_per_prompt", "n")
     seed = _same(rest, "generator", "seed")
-    if seed is not None and not isinstance(seed, (int, np.integer)):
+    if seed is not None and not is_whole(seed):
         raise BadRequest(f"generator or seed must be a whole number, not a {type(seed).__name__}")
     prompts = negatives = None
     if prompt is not None:
@@ -175,14 +175,16 @@ def image_request(
 
 
 def _for_each(call: ImageCall, image: GivenImages) -> GivenImages:
-    """Return the images with a row for each image of their prompts, where there are several."""
+    """Return images and masks with a row for each image of their prompts; one alone is of all."""
     each, count = call.each or 1, len(call.prompts or ())
-    if each == 1 or len(image.images) != count or count == 1:
+    if each == 1 or count < 2:
         return image
-    masks = image.masks
-    if masks is not None and len(masks) > 1:
+    images, masks = image.images, image.masks
+    if len(images) == count:
+        images = np.repeat(images, each, axis=0)
+    if masks is not None and len(masks) == count:
         masks = np.repeat(masks, each, axis=0)
-    return replace(image, images=np.repeat(image.images, each, axis=0), masks=masks)
+    return replace(image, images=images, masks=masks)
 
 
 def _check_has_prompt(pipe: Pipeline, call: ImageCall, given: Mapping[str, object]) -> None:
@@ -219,14 +221,15 @@ def _check_takes_prompts(pipe: Pipeline) -> None:
 def image_count(pipe: Pipeline, call: ImageCall) -> int:
     """Return how many images a call makes.
 
-    Without prompts and ``n`` it is as many as a condition has rows, else 1.
+    Without prompts and ``n`` it is as many as there are images or masks to begin with, or as a
+    condition has rows, else 1.
     """
     if call.prompts is not None:
         return len(call.prompts) * (call.each or 1)
     if call.each is not None:
         return call.each
-    if call.image is not None and len(call.image.images) > 1:
-        return len(call.image.images)
+    if call.image is not None and call.image.count > 1:
+        return call.image.count
     given = call.conditions
     rows = (row_count(s, given[s.name]) for s in pipe.conditions if s.name in given)
     return max(rows, default=1)

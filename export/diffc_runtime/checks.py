@@ -20,10 +20,18 @@ def check_numbers(n: int, seed: int) -> None:
     check_whole_number("seed", seed, 0, LAST_SEED)
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; True and False, which Python counts as 1 and 0, are not.
+
+    Args:
+        value: What a caller gave.
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def check_whole_number(what: str, value: int, low: int, high: int) -> None:
     """Refuse what is no whole number from ``low`` to ``high``. Raises BadRequest."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         raise BadRequest(f"{what} must be a whole number from {low} to {high}, not {value!r}")
 
 

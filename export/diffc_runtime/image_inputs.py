@@ -59,6 +59,11 @@ class GivenImages:
     masks: Array | None
     strength: float
 
+    @property
+    def count(self) -> int:
+        """The number of images, or of masks where these are more: one image may have several."""
+        return max(len(self.images), 0 if self.masks is None else len(self.masks))
+
 
 def read_given(image: object, mask: object, strength: object, channels: int) -> GivenImages | None:
     """Return what a call gives; None where it gives no image.
@@ -105,7 +110,9 @@ def _check_mask(masks: Array, images: Array) -> None:
             "a mask has the size of its image"
         )
     if len(masks) not in (1, len(images)) and len(images) != 1:
-        raise BadRequest(f"there are {len(masks)} masks for {len(images)} images")
+        raise BadRequest(
+            f"there are {len(masks)} masks for {len(images)} images: give one mask, or as many"
+        )
 
 
 def _size(images: Array) -> str:

@@ -23,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calls import ImageRequest, image_request
-from .checks import LAST_SEED, check_numbers, check_whole_number, rows_of_conditions
+from .checks import (
+    LAST_SEED,
+    check_numbers,
+    check_whole_number,
+    is_whole,
+    rows_of_conditions,
+)
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine
 from .guided_call import GuidedCall
@@ -399,7 +405,7 @@ class Pipeline:
         )
 
     def _guidance_weight(self, guidance: float) -> float:
-        number = isinstance(guidance, (int, float, np.integer, np.floating))
+        number = is_whole(guidance) or isinstance(guidance, (float, np.floating))
         if not number or not math.isfinite(guidance) or not 0 <= guidance <= MOST_GUIDANCE:
             raise BadRequest(f"guidance must be 0 to {MOST_GUIDANCE:g}, not {guidance!r}")
         if guidance != 1 and not self.conditions:

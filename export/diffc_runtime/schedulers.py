@@ -22,10 +22,11 @@ from dataclasses import replace
 import numpy as np
 
 from . import schedules
+from .checks import is_whole
 from .consistency import lcm
 from .discrete import ddim, ddpm
 from .dpm import dpm_solver, dpm_solver_sde, flow_dpm_solver
-from .errors import BadRequest
+from .errors import BadRequest, known_names
 from .euler import euler, euler_ancestral, flow_euler
 from .heun import heun
 from .pndm import pndm
@@ -118,7 +119,7 @@ def scheduler(name: str, config: Config, steps: int) -> Scheduler:
             settings that the sampler does not have.
     """
     if name not in _BUILDERS:
-        raise BadRequest(f"unknown scheduler '{name}' (known: {', '.join(NAMES)})")
+        raise BadRequest(f"unknown scheduler '{name}' ({known_names(name, NAMES)})")
     shared = _shared_settings(config, name)
     _check_process(name, shared)
     check_steps(steps, schedules.train_steps(shared))
@@ -224,8 +225,7 @@ def check_whole(sampler: Scheduler, whole: bool) -> None:
 
 def check_steps(steps: int, limit: int) -> None:
     """Raise BadRequest unless ``steps`` is a whole number in 1..limit."""
-    whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
-    if not whole or not 1 <= steps <= limit:
+    if not is_whole(steps) or not 1 <= steps <= limit:
         raise BadRequest(f"steps must be a whole number from 1 to {limit}, not {steps!r}")
 
 

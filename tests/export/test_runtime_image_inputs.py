@@ -79,6 +79,14 @@ def test_an_image_is_the_same_alone_and_among_others(mask) -> None:
     assert np.abs(same[0] - same[1]).max() > 1e-3, "each has its own noise"
 
 
+def test_one_image_may_have_several_masks() -> None:
+    masks = [np.tri(8, dtype=np.uint8) * 255, np.eye(8, dtype=np.uint8) * 255]
+    how = {"image": pixels(), "num_inference_steps": 2, "seed": 4}
+    both = latent().sample(mask_image=masks, **how)
+    assert len(both) == 2
+    np.testing.assert_allclose(both[:1], latent().sample(mask_image=masks[0], **how), atol=1e-6)
+
+
 def test_where_the_mask_is_black_the_image_stays() -> None:
     mask = np.zeros((8, 8), np.float32)
     mask[:, 4:] = 1

@@ -211,6 +211,19 @@ def test_generator_is_the_seed_and_n_the_number_of_each(words):
     assert np.array_equal(a, b)
 
 
+def test_each_of_several_prompts_may_have_its_mask_of_one_image(words):
+    """diffusers repeats the image too."""
+    pipe, image = pipeline(encoder(words)), np.full((4, 4), 200, np.uint8)
+    masks = [np.tri(4, dtype=bool), np.eye(4, dtype=bool)]
+    how = {"n": 2, "num_inference_steps": 2, "seed": 1}
+    made = pipe.sample(["aaa", "zzz"], image=image, mask_image=masks, **how)
+    images, each = [image] * 4, [masks[0], masks[0], masks[1], masks[1]]
+    whole = pipe.sample(["aaa", "zzz"], image=images, mask_image=each, **how)
+    np.testing.assert_array_equal(made, whole)
+    with pytest.raises(BadRequest, match="mask_image has 3 images, and 4 are made"):
+        pipe.sample(["aaa", "zzz"], image=image, mask_image=each[:3], **how)
+
+
 def test_guidance_leads_away_from_the_negative_prompt(words):
     pipe = pipeline(encoder(words))
     options = {"num_inference_steps": 2, "seed": 1, "guidance_scale": 3.0}
@@ -262,6 +275,7 @@ def test_a_model_with_guidance_as_an_input_gets_the_scale_there(words):
         ({"prompt": "a", "height": 8}, "not built for 8: it makes images of height 4 and width 4"),
         ({"prompt": "a", "height": 4, "width": 8}, "not built for 4 x 8: .* height 4 and width 4"),
         ({"prompt": "a", "generator": object()}, "seed must be a whole number, not a object"),
+        ({"prompt": "a", "generator": True}, "or seed must be a whole number, not a bool"),
         ({"prompt": "a", "generator": 1, "seed": 2}, "generator and seed mean the same"),
         ({"prompt": "a", "num_images_per_prompt": 0}, "must be a whole number from 1"),
         ({"prompt": "a", "num_images_per_prompt": 2, "n": 3}, "mean the same"),
