@@ -6,6 +6,7 @@ verbs.py     the table of verbs, each imported when it is used
 help.py      groups of verbs as typer knows them
 verb.py      a verb as typer knows it: help with its options in groups
 usage.py     the command line's own errors in diffc's words
+places.py    where else a verb can write when a disk is full
 flags/       the flag table
 stdout.py    stdout is for answers alone
 run.py       runs stages for a verb
@@ -136,9 +137,22 @@ def _end_with_broken_pipe() -> NoReturn:
 
 def _end_with_line(error: DiffcError) -> NoReturn:
     print(_fitted(f"diffc: {_as_typed(error)}"), file=sys.stderr)
-    if error.hint:
-        print(_fitted(f"  {error.hint}"), file=sys.stderr)
+    hint = _hint(error)
+    if hint:
+        print(_fitted(f"  {hint}"), file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+def _hint(error: DiffcError) -> str | None:
+    """The hint; of a disk, with the flag that the verb has for where it writes."""
+    from diffc_export.disks import DiskError
+
+    if not isinstance(error, DiskError):
+        return error.hint
+    from diffc.cli.places import place_words
+
+    words = place_words(sys.argv[1:])
+    return f"{error.cure}, {words}" if words else error.hint
 
 
 def _fitted(line: str) -> str:

@@ -29,10 +29,24 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (*FULL, errno.EROFS)
 _NO_DISK = (ConnectionError, TimeoutError, InterruptedError, ChildProcessError, BlockingIOError)
 _BUGS = (TypeError, AttributeError, LookupError, AssertionError, NameError)
+WHERE_ELSE = "or choose another --out or DIFFC_CACHE; what was done is kept"
+"""What else a run can do; a command that has no --out says it in its own words."""
 _LEAST_FREE = 64 * 1024
 """Bytes: a disk with less free is taken for full when a library fails without a reason."""
 _TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")
 """The names that ``tempfile`` gives."""
+
+
+class DiskError(InputError):
+    """A disk takes or gives no more.
+
+    Attributes:
+        cure: What to do about the place itself.
+    """
+
+    def __init__(self, message: str, cure: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or f"{cure}, {WHERE_ELSE}")
+        self.cure = cure
 
 
 def user_path(text: str | Path) -> Path:
@@ -69,6 +83,8 @@ def check_place(folder: Path, name: str) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         read_only = os.statvfs(there).f_flag & os.ST_RDONLY
         reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        if name == "--out":  # not every verb that writes there has that flag
+            raise DiskError(f"cannot write {folder}: {reason}", "change the rights there", hint)
         raise InputError(f"cannot write {folder}: {reason}", hint=hint)
 
 
@@ -139,10 +155,7 @@ def _line(
     writes = code in _UNWRITABLE or path is None or _is_below(path, places)
     verb, where = "write" if writes else "read or write", path or "the answer to stdout, or a file"
     cure = "free some space" if code in FULL else "change the rights, or what is in the way"
-    return InputError(
-        f"cannot {verb} {where}: {reason}",
-        hint=f"{cure}, or choose another --out or DIFFC_CACHE; what was done is kept",
-    )
+    return DiskError(f"cannot {verb} {where}: {reason}", cure)
 
 
 def _copy_error(error: shutil.Error) -> InputError:
@@ -152,10 +165,7 @@ def _copy_error(error: shutil.Error) -> InputError:
         return InputError(f"cannot copy: {str(error).splitlines()[0]}")
     source, goal, reason = first
     words = re.sub(r"^\[Errno \d+\] |: '.*$", "", str(reason))
-    return InputError(
-        f"cannot copy {source} to {goal}: {words}",
-        hint="free some space, or choose another --out or DIFFC_CACHE; what was done is kept",
-    )
+    return DiskError(f"cannot copy {source} to {goal}: {words}", "free some space")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pytest
 from support.command import diffc_process as diffc
 from support.disks import file_system, remount
 
+from diffc import cli
 from diffc.errors import InputError, RequestError
 from diffc_export.disks import (
     check_place,
@@ -153,6 +154,31 @@ def test_a_build_in_a_full_folder_for_temporary_files(compiled, small_disk, tmp_
                  TMPDIR=str(small_disk), DIFFC_CACHE=str(cache))  # fmt: skip
     one_line(done, f"no room for temporary files in {small_disk} (TMPDIR)", "set TMPDIR")
     assert "refuses" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bundle OUT --to b", "or choose another --to"),
+        ("baseline save OUT", "or choose another --to"),
+        ("export OUT --layout optimum", "or choose another --to"),
+        ("export OUT", "or move OUT to another disk, or choose another DIFFC_CACHE; what was"),
+        ("build OUT", "or move OUT to another disk"),
+        ("bench OUT", "or move OUT to another disk"),
+        ("adapt l.safetensors OUT --engines", "or move OUT to another disk"),
+        ("fetch google/x", "or set HF_HOME to another folder"),
+        ("inspect demo", "or choose another DIFFC_CACHE"),
+        (
+            "adapt l.safetensors OUT",
+            "or choose another --out or DIFFC_CACHE; what was done is kept",
+        ),
+        ("compile demo", "or choose another --out or DIFFC_CACHE; what was done is kept"),
+    ],
+)
+def test_a_full_disk_is_answered_with_the_verbs_own_flag(line, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["diffc", *line.split()])
+    error = disk_error(OSError(errno.ENOSPC, "No space left on device", "/d/x"))
+    assert error is not None and cli._hint(error).startswith(f"free some space, {words}")
 
 
 @pytest.mark.slow
