@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffc.cli.command import Command, takes
-from diffc.errors import RequestError
+from diffc.errors import RequestError, unknown
 from diffc_export import events
 
 if TYPE_CHECKING:
@@ -64,9 +64,12 @@ def generate_(command: Command, output_folder: Path, **given: object) -> None:
     from diffc.cli.show import follow_measuring, print_json, write_answer
     from diffc.generate.opening import OpenRequest
     from diffc_runtime.saving import check_files, file_words, output_files
+    from diffc_runtime.schedulers import NAMES
 
     out = command.out or Path("image.png")
     request = _ImageOptions(out=out, **given)  # type: ignore[arg-type]
+    if request.sampler is not None and request.sampler not in NAMES:
+        raise unknown("sampler", request.sampler, NAMES)  # the engine calls it a scheduler
     images = request.n * max(1, len(request.prompts))
     files = output_files(request.out, 1 if request.compare else images, request.grid)
     check_files(files, request.force)

@@ -105,7 +105,7 @@ def test_a_file_that_is_there_stays_without_force(out, tmp_path):
         (["--seed", -1], "seed must be a whole number from 0 to"),
         (["--steps", 1001], "steps must be a whole number from 1 to 1000, not 1001"),
         (["--steps", 0], "steps must be a whole number from 1 to 1000, not 0"),
-        (["--sampler", "plms"], "unknown scheduler 'plms' (known: ddpm, ddim"),
+        (["--sampler", "plms"], "unknown sampler 'plms'"),
         (["--guidance", 3], "needs a model with conditions"),
         (["--label", "x"], "--label is a number, or several: 3,7; not 'x'"),
         (["--label", "2,-1"], "--label 2,-1: the first class is 0"),
