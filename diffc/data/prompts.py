@@ -22,6 +22,7 @@ from diffc.data.conditions import pipeline_conditions
 from diffc.data.guidance import argument_defaults, decide_guidance, find_pipeline_class
 from diffc.data.prompt_file import read_prompts
 from diffc.errors import InputError, RequestError, in_short
+from diffc.models.components import INDEX
 from diffc.models.families import family
 from diffc.models.families.base import Family, TextPlaces
 from diffc.models.source import Source
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODERS", "EncodedPrompts", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -213,12 +215,26 @@ def _encode(
     try:
         encoded: Sequence[Any] = pipeline.encode_prompt(prompts, **arguments)
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{type(pipeline).__name__} cannot encode the prompts: {in_short(first)}",
+            f"{type(pipeline).__name__} cannot encode the prompts: {_reason(pipeline, error)}",
             hint="give the encoded conditions in their place: --data FILE.safetensors",
         ) from error
     return encoded
+
+
+def _reason(pipeline: DiffusionPipeline, error: Exception) -> str:
+    """Why the prompts cannot be encoded: by a part that the pipeline goes without, in plain words.
+
+    Not every part that is null is the reason: Stable Diffusion 3 goes without its T5.
+    """
+    null = [
+        name
+        for name, part in pipeline.components.items()
+        if part is None and name.startswith(_TEXT_PARTS)
+    ]
+    if null and "NoneType" in str(error):
+        return f"{INDEX} has [null, null] for its {' and '.join(null)}"
+    return in_short((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _condition_from(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -224,6 +227,17 @@ def test_prompts_that_cannot_be(tmp_path, tiny_model) -> None:
     options = {**QUICK, "data": {**QUICK["data"], "prompts": str(empty)}}
     with pytest.raises(RequestError, match="attends to no text"):
         diffc.compile(tiny_model, ratio=0.4, out=tmp_path / "out", stop="plan", options=options)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "text_encoder"])
+def test_a_part_that_the_pipeline_goes_without_is_named(sd, tmp_path, name) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(sd, model)
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps({**index, name: [None, None]}))
+    words = rf"cannot encode the prompts: model_index.json has \[null, null\] for its {name}$"
+    with pytest.raises(InputError, match=words):
+        encoded(model, ["a"])
 
 
 def test_a_text_model_without_prompts_says_what_to_give(sd, tmp_path) -> None:
