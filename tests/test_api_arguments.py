@@ -20,6 +20,8 @@ from diffc.recipe import Recipe, option_paths
         ({"batch": 2}, "takes no 'batch'", "options={'build': {'batch': 2}}"),
         ({"precison": "fp16"}, "takes no 'precison'", "{'build': {'precision': 'fp16'}}"),
         ({"rato": 0.3}, "takes no 'rato'", "did you mean ratio?"),
+        ({"loop": "ddim:4"}, "takes no 'loop'", "options={'loops': 'ddim:4'}?"),
+        ({"targets": "trt"}, "takes no 'targets'", "did you mean target?"),
         ({"forced": True}, "takes no 'forced'", "did you mean force?"),
         ({"xyzzyxyzzy": 1}, "takes no 'xyzzyxyzzy'", "it takes model, ratio, target, out"),
     ],

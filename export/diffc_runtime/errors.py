@@ -100,9 +100,13 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> list[str]:
 
     A word is close where most letters are the same, in the same order, and where all its letters
     are another's or the other way round: ``tensorrt`` means ``trt``. A word that is a part of
-    names, as ``ort`` is of ``ort-cpu``, means these.
+    names, as ``ort`` is of ``ort-cpu``, means these; one of which there is the plural or the
+    singular alone means that before.
     """
     names = list(known)
+    other_number = [name for name in names if word and name in (f"{word}s", word.removesuffix("s"))]
+    if other_number and word not in names:
+        return other_number[:n]
     parts = [name for name in names if word in _PARTS.split(name) and word != name]
     if word and parts:
         return parts[:n]
