@@ -169,11 +169,11 @@ class Needs:
     """What a run needs, by an estimate.
 
     Attributes:
-        memory_bytes: Of the distillation; None for a run without.
+        training_bytes: Memory of each training, by its stage; empty for a run without.
         disk_bytes: Of the output folder.
     """
 
-    memory_bytes: int | None
+    training_bytes: Mapping[str, int]
     disk_bytes: int
 
 

@@ -241,13 +241,26 @@ def test_a_log_says_it_once():
 
 
 def test_what_is_needed_is_said_with_it():
-    needs = Needs(memory_bytes=310_000_000, disk_bytes=73_000_000)
+    needs = Needs(training_bytes={"distill": 310_000_000}, disk_bytes=73_000_000)
     passed = stage("preflight", "passed", expected=EXPECTED, by="its calls", needs=needs)
     begun = stage("data", "progress", progress=Progress(0, 10))
     overall = overall_after(passed, stage("data", "started"))
     words = overall.announcement(begun)
     assert words.endswith("Distillation needs about 310 MB of memory, OUT about 73 MB of disk")
     assert overall.announcement(begun) == ""
+
+
+def test_nothing_is_said_of_a_training_that_was_reused():
+    """Engines for another target, say: every stage before theirs is there."""
+    needs = Needs(training_bytes={"distill": 7_000_000, "samples": 5_000_000}, disk_bytes=1)
+    passed = stage("preflight", "passed", expected=EXPECTED, by="its calls", needs=needs)
+    before = [passed, stage("distill", "started"), stage("distill", "reused", done=object())]
+    begun = stage("samples", "progress", progress=Progress(0, 10))
+    words = overall_after(*before, stage("samples", "started")).announcement(begun)
+    assert "Distillation needs about 5.0 MB of memory" in words
+    only = stage("preflight", "passed", expected=EXPECTED, needs=Needs({"distill": 7_000_000}, 1))
+    words = overall_after(only, *before[1:], stage("samples", "started")).announcement(begun)
+    assert "Distillation" not in words and "OUT about" in words
 
 
 def test_a_run_in_which_nothing_works_has_no_estimate_to_judge():

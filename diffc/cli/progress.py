@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from diffc_export import events
@@ -79,7 +79,7 @@ class Overall:
         began = self._started - sum(self._worked.values())  # as the stages' own lines count
         self._announced = began, None if seconds is None else now - began + seconds
         threads = [_BUSY_THREADS] if seconds is None and _is_threaded() else []
-        return ". ".join([words, *threads, *_needs_words(self._needs)])
+        return ". ".join([words, *threads, *_needs_words(self._needs, self._done)])
 
     def outcome(self) -> str:
         """At the end: 'done in 4 min 12 s; the estimate was 3 min 50 s'; '' if nothing was told."""
@@ -166,17 +166,21 @@ def _is_threaded() -> bool:
     return "OMP_NUM_THREADS" not in os.environ and cores() > 1 and not gpus()
 
 
-def _needs_words(needs: Needs | None) -> Iterator[str]:
-    """'Distillation needs about 90 MB of memory, OUT about 73 MB of disk'."""
+def _needs_words(needs: Needs | None, done: Collection[str]) -> Iterator[str]:
+    """'Distillation needs about 90 MB of memory, OUT about 73 MB of disk'.
+
+    Nothing is said of a training that was reused before the first work of the run.
+    """
     from diffc.report.units import size
 
     if needs is None:
         return
     disk = f"OUT about {size(needs.disk_bytes)} of disk"
-    if needs.memory_bytes is None:
-        yield disk
+    ahead = [amount for stage, amount in needs.training_bytes.items() if stage not in done]
+    if ahead:
+        yield f"Distillation needs about {size(max(ahead))} of memory, {disk}"
     else:
-        yield f"Distillation needs about {size(needs.memory_bytes)} of memory, {disk}"
+        yield disk
 
 
 def _share(step: Step) -> float:

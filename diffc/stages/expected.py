@@ -45,7 +45,7 @@ def expected_work(
         return StageEvent(PREFLIGHT, "passed")
     small = round(rate.params * (1 - recipe.prune.ratio))
     needs = Needs(
-        _training_bytes(source, recipe, rate.params, small) if stop != "plan" else None,
+        _training_bytes(source, recipe, rate.params, small) if stop != "plan" else {},
         out_bytes(rate.params, small, len(recipe.build.target)),
     )
     expected = stage_seconds(source, recipe, stop, rate)
@@ -54,11 +54,14 @@ def expected_work(
     )
 
 
-def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> int | None:
-    """Of the training that takes most. Only its calls are counted, for that takes seconds."""
+def _training_bytes(source: Source, recipe: Recipe, dense: int, small: int) -> dict[str, int]:
+    """Of each training. Only their calls are counted, for that takes seconds."""
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.estimate import trainings
 
     stages = trainings(dense, small, recipe, {})
     calls = call_bytes(source, recipe, only=stages)
-    return max(trainings(dense, small, recipe, calls).values(), default=None)
+    each = trainings(dense, small, recipe, calls)
+    if recipe.prune.removes_nothing:  # what no cut has changed learns a loop alone
+        each.pop("distill", None)
+    return each

@@ -75,7 +75,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_data(source, recipe)
     _check_metrics(source, recipe)
     notes = [*_recipe_notes(source), *noise_checks(source, recipe), *uncompressed_notes(source)]
-    notes += decoder_notes(source)
+    notes += [*decoder_notes(source), *_uncut_notes(recipe)]
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         check_targets(recipe.build)
@@ -129,6 +129,16 @@ def _recipe_notes(source: Source) -> list[str]:
     if own is None:
         return []
     return [f"by its config this is a model like {own.models[0]}: it gets the recipe {own.name}"]
+
+
+def _uncut_notes(recipe: Recipe) -> list[str]:
+    """A sentence where the recipe cuts nothing, and no loop is learnt that would differ.
+
+    It is no mistake: engines of the dense model are measured so, in other precisions too.
+    """
+    if not recipe.prune.removes_nothing or recipe.distill.aim == "loop":
+        return []
+    return ["a ratio of 0 cuts and trains nothing: both sides of this run are the dense model"]
 
 
 def model_checks(source: Source, recipe: Recipe) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from support.runs import compile_quickly
 
 from diffc.output import read_notes
+from diffc.recipe import resolve
 from diffc.stages import preflight
 
 
@@ -23,6 +24,16 @@ def test_notes_are_events_and_stay_in_the_report(tiny_model, tmp_path, monkeypat
     assert [event.kind for event in events[:3]] == ["started", "note", "passed"]
     assert report.notes == read_notes(out) == ["a note"]
     assert "a note" in (out / "report.md").read_text()
+
+
+def test_a_ratio_of_nothing_is_noted(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "model_checks", lambda source, recipe: [])
+    report = compile_quickly(tiny_model, tmp_path / "uncut", "plan", ratio=0.0)
+    words = "a ratio of 0 cuts and trains nothing: both sides of this run are the dense model"
+    assert report.notes == [words]
+    uncut = {"prune": {"ratio": 0}}
+    for more in ({"distill": {"aim": "loop"}}, {"prune": {"ratio": 0, "widths": {"mid*": 8}}}):
+        assert not preflight._uncut_notes(resolve(family="", flags={**uncut, **more}))
 
 
 @pytest.mark.slow

@@ -125,6 +125,11 @@ class PruneSection(RecipeSection):
         return "depth" in self.cut
 
     @property
+    def removes_nothing(self) -> bool:
+        """Whether the dense model stays as it is."""
+        return not (self.ratio or self.fit or self.widths)
+
+    @property
     def word(self) -> float | str:
         """What a run's folder is called by: the ratio, or what it has to fit into."""
         return self.ratio if self.fit is None else self.fit.replace(" ", "")
