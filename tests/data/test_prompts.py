@@ -235,7 +235,7 @@ def test_a_part_that_the_pipeline_goes_without_is_named(sd, tmp_path, name) -> N
     shutil.copytree(sd, model)
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps({**index, name: [None, None]}))
-    words = rf"cannot encode the prompts: model_index.json has \[null, null\] for its {name}$"
+    words = rf"cannot encode the prompts: model_index.json has \[null, null\] for its {name}\b"
     with pytest.raises(InputError, match=words):
         encoded(model, ["a"])
 
