@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import check_numbers, check_whole_number, is_whole, row_count
+from .checks import check_numbers, check_whole_number, row_count
 from .errors import BadRequest
 from .image_conditions import IMAGE_CONDITIONS
 from .image_inputs import GivenImages, read_given
@@ -128,7 +128,7 @@ def read_call(
     size = wanted_size(pipe, rest.pop("height", None), rest.pop("width", None), image)
     each = _same(rest, "num_images_per_prompt", "n")
     seed = _same(rest, "generator", "seed")
-    if seed is not None and not is_whole(seed):
+    if isinstance(seed, bool) or not (seed is None or isinstance(seed, (int, np.integer))):
         raise BadRequest(f"generator or seed must be a whole number, not a {type(seed).__name__}")
     prompts = negatives = None
     if prompt is not None:
