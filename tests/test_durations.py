@@ -257,7 +257,7 @@ def test_nothing_is_said_of_a_training_that_was_reused():
     before = [passed, stage("distill", "started"), stage("distill", "reused", done=object())]
     begun = stage("samples", "progress", progress=Progress(0, 10))
     words = overall_after(*before, stage("samples", "started")).announcement(begun)
-    assert "Distillation needs about 5.0 MB of memory" in words
+    assert "Distillation needs about 5 MB of memory" in words
     only = stage("preflight", "passed", expected=EXPECTED, needs=Needs({"distill": 7_000_000}, 1))
     words = overall_after(only, *before[1:], stage("samples", "started")).announcement(begun)
     assert "Distillation" not in words and "OUT about" in words
