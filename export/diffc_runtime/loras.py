@@ -25,6 +25,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,7 @@ class EngineLoras:
         self._engine, self._folder = engine, folder
         self._threads = threads or cpu.cores()
         self._engines: OrderedDict[str, Denoise] = OrderedDict()
+        self._opening = Lock()
         self.wrap: Callable[[Denoise], Denoise] = _as_it_is
 
     @property
@@ -194,14 +196,15 @@ class EngineLoras:
             BadRequest: There is no such LoRA.
             UnfitEngine: Its file is damaged or of another engine, or the engine cannot be opened.
         """
-        if not isinstance(name, str) or name not in self._engines:
-            name = self._check_name(name)
-            while len(self._engines) >= MOST_OPEN:
-                self._engines.popitem(last=False)
-            path = self._folder / f"{name}{LORA_SUFFIX}"
-            self._engines[name] = self.wrap(LoraEngine(self._engine, path, self._threads))
-        self._engines.move_to_end(name)
-        return self._engines[name]
+        with self._opening:
+            if not isinstance(name, str) or name not in self._engines:
+                name = self._check_name(name)
+                while len(self._engines) >= MOST_OPEN:
+                    self._engines.popitem(last=False)
+                path = self._folder / f"{name}{LORA_SUFFIX}"
+                self._engines[name] = self.wrap(LoraEngine(self._engine, path, self._threads))
+            self._engines.move_to_end(name)
+            return self._engines[name]
 
     def _check_name(self, name: object) -> str:
         """Return the name of a LoRA that is there. Raises BadRequest for another."""

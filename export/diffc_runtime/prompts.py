@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -42,6 +43,8 @@ EncoderCall = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 _REMEMBERED = 32
 _NULL = "null."
+_ENCODING = Lock()
+"""One thread at a time: tokenizers keep the length of a call, and all share what is remembered."""
 
 
 def _lower(text: str) -> str:
@@ -104,17 +107,26 @@ class PromptEncoder:
             UnfitEngine: A tokenizer or an encoder cannot be opened here.
         """
         wanted = [(text, negative) for text in prompts]
+        with _ENCODING:
+            rows, notes = self._rows_of(wanted, negative)
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
+        return rows
+
+    def _rows_of(
+        self, wanted: Sequence[tuple[str, bool]], negative: bool
+    ) -> tuple[dict[str, Array], list[str]]:
+        """Return the conditions of ``wanted``, name -> (N, ...), and the notes about them."""
         new = [text for text, _ in dict.fromkeys(wanted) if (text, negative) not in self._rows]
         for text in new:
             self._rows[text, negative] = self._encode_one(text, negative)
-        for note in dict.fromkeys(n for key in wanted for n in self._notes.get(key, ())):
-            warnings.warn(note, stacklevel=4)
+        notes = list(dict.fromkeys(n for key in wanted for n in self._notes.get(key, ())))
         names = self.plan.conditions
         rows = {n: np.concatenate([self._rows[key][n] for key in wanted]) for n in names}
         while len(self._rows) > _REMEMBERED:
             oldest = next(iter(self._rows))
             del self._rows[oldest], self._notes[oldest]
-        return rows
+        return rows, notes
 
     def zeros(self, n: int) -> dict[str, Array]:
         """Return what stands for no negative prompt where the plan says zeros, name -> (n, ...)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -39,3 +41,23 @@ def test_runs_like_the_target_that_built_it(engine, batch):
     np.testing.assert_array_equal(first, next(iter(theirs.values())))
     changed = ours.run({**inputs, "sample": inputs["sample"] + 1})
     assert np.abs(changed - first).max() > 0.01
+
+
+def test_several_threads_get_their_own_outputs(engine):
+    """A request of OpenVINO has one set of inputs: another thread's call would change them."""
+    rng = np.random.default_rng(0)
+    calls = [
+        {
+            "sample": rng.standard_normal((1, 3, 8, 8), dtype=np.float32),
+            "timestep": np.array([i]),
+            "class_labels": np.array([i % 3]),
+            "encoder_hidden_states": rng.standard_normal((1, 4, 5), dtype=np.float32),
+        }
+        for i in range(64)
+    ]
+    run = open_engine(engine, threads=1).run
+    alone = [run(call) for call in calls]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for one, output in zip(alone, pool.map(run, calls), strict=True):
+                np.testing.assert_array_equal(output, one)

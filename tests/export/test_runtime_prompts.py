@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,30 @@ def test_a_prompt_that_fits_gives_no_note(words):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder(words).encode(["abcdefghij"])
+
+
+def test_one_thread_at_a_time_encodes_prompts(words):
+    """All share what is remembered, and a tokenizer; there are more texts than are remembered."""
+    inside = []
+
+    def open_slowly(name):
+        def call(inputs):
+            inside.append(name)
+            time.sleep(0.001)
+            assert len(inside) == 1, "two threads at once"
+            inside.clear()
+            return {"last": np.repeat(inputs["input_ids"][..., None], 2, axis=-1)}
+
+        return call
+
+    shared = encoder(words)
+    shared.open_encoder = open_slowly
+    texts = [a + b for a in "abcdefgh" for b in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda text: shared.encode([text]), texts))
+    for text, row in zip(texts, rows, strict=True):
+        ids = Tokenizer(words, FACTS)([text], LENGTH, LENGTH).ids
+        assert np.array_equal(row["encoder_hidden_states"][..., 0], ids)
 
 
 def test_padding_and_cutting_at_the_other_side(words):

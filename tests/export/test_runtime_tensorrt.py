@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -86,6 +88,17 @@ class Context:
         return True
 
 
+class SlowLog:
+    """A log whose entries take long, in the middle of a call: other threads run meanwhile."""
+
+    def __init__(self, log: list[tuple]) -> None:
+        self.log = log
+
+    def append(self, entry: tuple) -> None:
+        time.sleep(0.002)
+        self.log.append(entry)
+
+
 @pytest.fixture
 def library(monkeypatch):
     fake = HostCuda()
@@ -124,6 +137,19 @@ def test_runs_in_the_profile_that_is_best_at_the_batch(library):
         out = engine({"sample": x, "timestep": t})
         np.testing.assert_array_equal(out, (x + t[:, None, None, None]).astype(np.float32))
     assert log == [(0, 1), (1, 4), (0, 3), (0, 8)]
+
+
+def test_several_threads_get_their_own_outputs(library):
+    """The buffers on the GPU are the engine's: another thread's call would write to them."""
+    log: list[tuple] = []
+    engine = ServedTrtEngine(fake_trt(SlowLog(log)), b"plan", info((1, 1, 8)))
+    inputs = [
+        {"sample": np.full((1, 3, 8, 8), i, np.float32), "timestep": np.array([0])}
+        for i in range(32)
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        for i, output in enumerate(pool.map(engine, inputs)):
+            assert (output == i).all()
     with pytest.raises(UnfitEngine, match="not built for batch 9"):
         engine({"sample": np.zeros((9, 3, 8, 8), np.float32), "timestep": np.zeros(9, np.int64)})
     assert len(library.memory) == 3

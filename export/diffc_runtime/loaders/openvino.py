@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..libraries.openvino import FILE, StaticModels
@@ -19,9 +20,12 @@ def load(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
     settings = {**info["details"]["settings"], "INFERENCE_NUM_THREADS": threads}
     models, name = StaticModels(folder / FILE, settings), info["outputs"][0]["name"]
 
+    one_at_a_time = Lock()  # a request has one set of inputs, which threads would share
+
     def run(inputs: dict[str, Array]) -> Array:
-        request = models.request({key: array.shape for key, array in inputs.items()})
-        output: Array = request.infer(inputs)[name]
-        return output
+        with one_at_a_time:
+            request = models.request({key: array.shape for key, array in inputs.items()})
+            output: Array = request.infer(inputs)[name]
+            return output
 
     return run

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class ServedTrtEngine:
         builders = ", ".join(f"{name} {number}" for name, number in info["versions"].items())
         version = library.trt.__version__
         failure = f"TensorRT {version} cannot load this engine here; it was built by {builders}"
+        self._one_at_a_time = Lock()  # the buffers on the GPU are everyone's
         self._output = info["outputs"][0]
         self._inputs = [item["name"] for item in info["inputs"]]
         with _refusals():
@@ -74,6 +76,10 @@ class ServedTrtEngine:
         self._buffers = {item["name"]: cuda.Buffer(most * _row_bytes(item)) for item in tensors}
 
     def __call__(self, inputs: dict[str, Array]) -> Array:
+        with self._one_at_a_time:
+            return self._run(inputs)
+
+    def _run(self, inputs: dict[str, Array]) -> Array:
         batch = len(inputs[self._inputs[0]])
         context = self._contexts[self._profile(batch)]
         with _refusals():
