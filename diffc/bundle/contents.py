@@ -61,6 +61,7 @@ class BundleContents:
         loop: What the report's pictures were made with, and a request that says nothing; None for
             an engine that is in no output folder.
         nulls: Condition -> the family's value for "none", such as the label that means "no class".
+        values: Condition -> how many whole numbers it may be, from 0 on.
     """
 
     engine: Path
@@ -72,6 +73,7 @@ class BundleContents:
     text: Path | None = None
     vae_encoder: Path | None = None
     nulls: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def loras(self) -> Path:
@@ -126,6 +128,7 @@ class BundleContents:
             "sampler": self.sampler[0],
             "unconditional": {**self.nulls, **(self.info["source"].get("unconditional") or {})}
             or None,
+            "values": dict(self.values) or None,
             "latent": self._latent(),
         }
 
@@ -244,6 +247,7 @@ def find_contents(
     has_encoder = (encoder / NAME).is_file()
     if has_encoder:
         check_engine(encoder)
+    nulls, values = ({}, {}) if engine == out else _family_facts(out, info)
     contents = BundleContents(
         engine,
         info,
@@ -251,21 +255,27 @@ def find_contents(
         decoder if has_decoder else None,
         loop,
         vae_encoder=encoder if has_encoder else None,
-        nulls={} if engine == out else _null_values(out, info),
+        nulls=nulls,
+        values=values,
     )
     return contents if engine == out else _with_texts(contents, out)
 
 
-def _null_values(out: Path, info: JsonObject) -> dict[str, int]:
-    """The family's values for "none" of the engine's conditions; {} where OUT/model is not here."""
+def _family_facts(out: Path, info: JsonObject) -> tuple[dict[str, int], dict[str, int]]:
+    """``nulls`` and ``values`` of the engine's conditions; empty where OUT/model is not here."""
     name = str(info["source"].get("class_name"))
     try:
         config = read_json(out / "model" / component_of(name) / "config.json")
-        values = family(name).null_conditions(config)
+        nulls = family(name).null_conditions(config)
+        values = family(name).condition_values(config)
     except DiffcError:
-        return {}
+        return {}, {}
     taken = {spec["name"] for spec in info["inputs"]}
-    return {key: value for key, value in values.items() if key in taken}
+    return _only(taken, nulls), _only(taken, values)
+
+
+def _only(taken: set[str], values: Mapping[str, int]) -> dict[str, int]:
+    return {name: value for name, value in values.items() if name in taken}
 
 
 def _with_texts(contents: BundleContents, out: Path) -> BundleContents:

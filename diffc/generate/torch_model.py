@@ -140,7 +140,9 @@ def _contents(
         "profiles": [],
         "source": about,
     }
-    return BundleContents(out, info, loop=find_loop(out, side, served_settings(source.scheduler)))
+    loop = find_loop(out, side, served_settings(source.scheduler))
+    values = denoiser.family.condition_values(source.config)
+    return BundleContents(out, info, loop=loop, values=values)
 
 
 def torch_call(denoiser: Denoiser, device: torch.device) -> Denoise:

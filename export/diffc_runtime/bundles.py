@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
+from functools import cache
 
 import numpy as np
 
@@ -106,7 +107,8 @@ def pipeline_of(
         denoise: Runs the denoiser, in this process or on a server.
         decode: Latents, scaled for the decoder -> samples.
     """
-    inputs = specs(info)
+    values = settings.get("values") or {}
+    inputs = tuple(replace(spec, values=values.get(spec.name)) for spec in specs(info))
     latent, usual = settings.get("latent") or {}, settings.get("defaults") or {}
     return Pipeline(
         denoise,

@@ -96,3 +96,16 @@ def _condition_rows(spec: Input, value: object, n: int, what: str) -> Array:
             f"{what} '{spec.name}' has values that are not finite in {np.dtype(spec.dtype)}"
         )
     return rows
+def _check_range(spec: Input, array: Array, what: str) -> None:
+    """Refuse numbers that are none of a condition's: engines take them, for other images.
+
+    Some count a negative number from the end, and some read beyond the last row of a table.
+    """
+    last = int(np.iinfo(spec.dtype).max) if spec.values is None else spec.values - 1
+    if array.size and not (array.min() >= 0 and array.max() <= last):
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise BadRequest(f"{what} '{spec.name}' must be from 0 to {last}, not {wrong}")
+
+
+    if whole:
+        _check_range(spec, array, what)

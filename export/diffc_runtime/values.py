@@ -18,6 +18,7 @@ class Input:
     """One input of a network: shape without the batch, numpy dtype name, and kind.
 
     kind: ``sample``, ``timestep`` or ``condition``.
+    values: how many values a whole number may have, from 0 on; None: any from 0 on.
     sizes: (H, W) that the last two dimensions may have, that of ``shape`` first; empty: fixed.
     """
 
@@ -26,3 +27,4 @@ class Input:
     dtype: str = "float32"
     kind: str = "condition"
     sizes: tuple[tuple[int, int], ...] = ()
+    values: int | None = None

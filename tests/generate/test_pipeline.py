@@ -20,6 +20,8 @@ from diffc.data.labels import LABEL, drawn_label
 from diffc.data.randomness import keyed_generator
 from diffc.errors import DiffcError, InputError, RequestError, UnavailableError
 from diffc.report.verdict import summary
+from diffc.models.families import family
+from diffc.output import engine_folder
 from diffc_runtime import Pipeline
 
 CELL, GAP = 96, 4
@@ -208,3 +210,13 @@ def test_labels_count_the_images(conditional):
         pipe(class_labels=[0.5])
     with pytest.raises(DiffcError, match=r"'class_labels' must have shape \(2,\) or \(\)"):
         pipe(class_labels=[1, 2, 3], n=2)
+def test_labels_go_up_to_the_last_class_or_the_null_class():
+    count = family("UNet2DModel").condition_values
+    assert count({"num_class_embeds": 4}) == {"class_labels": 4} and count({}) == {}
+    of_dit = family("DiTTransformer2DModel").condition_values
+    assert of_dit({"num_embeds_ada_norm": 10}) == {"class_labels": 11}
+
+
+    for label in (-1, 4, 10**6):
+        with pytest.raises(DiffcError, match=f"must be from 0 to 3, not {label}"):
+            pipe(class_labels=label)

@@ -333,6 +333,12 @@ class Family(ABC):
         """Return input -> the null value that the pipeline guides with, if it takes no prompt."""
         return {}
 
+    def condition_values(self, config: JsonObject) -> dict[str, int]:
+        """Return input -> how many labels it may be, from 0 on: the classes, and a null class."""
+        classes = self.class_count(config)
+        null = self.null_conditions(config).get(LABELS.name, -1)
+        return {LABELS.name: max(classes, null + 1)} if classes else {}
+
     def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
         """Return how the pipeline turns a prompt into the denoiser's conditions.
 
