@@ -17,6 +17,7 @@ from diffc_runtime.errors import (
     known_names,
     nearest,
     unknown,
+    value_words,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "known_names",
     "nearest",
     "unknown",
+    "value_words",
 ]

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.errors import RequestError, UnavailableError, unknown
+from diffc.errors import RequestError, UnavailableError, unknown, value_words
 from diffc.generate import engine
 from diffc.output import SIDES, is_output, no_run
 from diffc_export.disks import user_path
@@ -136,10 +136,16 @@ def _wishes(request: OpenRequest) -> str:
 
 
 def _check_words(request: OpenRequest) -> None:
-    for kind, word, known in (
+    usual: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("side", request.side, SIDES),
-        ("device", request.device, DEVICES),
-        ("dtype", request.dtype, DTYPES),
-    ):
-        if word is not None and word not in known:
-            raise unknown(kind, word, known)
+        ("device", request.device, (None, *DEVICES)),
+        ("dtype", request.dtype, (None, *DTYPES)),
+    )
+    for kind, word, known in usual:
+        if not isinstance(word, str | None) or word not in known:
+            raise unknown(kind, word, [str(one) for one in known if one is not None])
+    target: object = request.target
+    if not isinstance(target, str | None):
+        raise RequestError(
+            f"target is the name of one, such as 'ort-cpu', not {value_words(target)}"
+        )

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from diffc_runtime.errors import DiffcError, InputError, RequestError
+from diffc_runtime.errors import DiffcError, InputError, RequestError, value_words
 
 if TYPE_CHECKING:
     from diffc_export.targets.base import Array
@@ -53,8 +53,10 @@ def user_path(text: str | Path) -> Path:
     """``text`` as a path, with the home folder in the place of a leading ``~``.
 
     Raises:
-        RequestError: The home folder is not known.
+        RequestError: It is no path, or the home folder is not known.
     """
+    if not isinstance(text, str | os.PathLike):
+        raise RequestError(f"a path is a text or a pathlib.Path, not {value_words(text)}")
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -15,6 +15,7 @@
     consistency.py LCM (Luo et al.)
     clean.py       x_0 from a model's output by the config's prediction type, kept in range
     pipeline.py    seed, steps, guidance, conditions -> images
+    copying.py     what a copy of a pipeline is
     calls.py       the arguments of a call, as conditions
     guided_call.py the denoiser's calls for one batch, with guidance
     image_inputs.py  an image, and a mask, that a call begins with

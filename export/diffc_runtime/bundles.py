@@ -14,16 +14,17 @@ A model repository for a server holds the same three beside its model.py.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from .engine_folder import ENCODER_FOLDER, LORA_FOLDER
 from .engines import Engine, batches, open_engine, read_info, specs
-from .errors import UnfitEngine
+from .errors import BadRequest, UnfitEngine, value_words
 from .fit import misfit
 from .image_inputs import Encode, Posterior, split_posterior
 from .json_types import JsonObject
@@ -65,7 +66,10 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
 
     Raises:
         UnfitEngine: No engine of the bundle fits this machine, or a file is missing or altered.
+        BadRequest: An argument is wrong.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise BadRequest(f"a bundle's folder is a path, not {value_words(folder)}")
     folder = Path(folder).expanduser().absolute()
     settings = read_settings(folder)
     place = fitting_engine(folder, settings)

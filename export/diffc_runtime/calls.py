@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import check_numbers, check_whole_number, row_count
-from .errors import BadRequest
+from .checks import (
+    NONE_PREFIX,
+    check_guidance,
+    check_numbers,
+    check_whole_number,
+    is_whole_number,
+    row_count,
+)
+from .errors import BadRequest, nearest, value_words
 from .image_conditions import IMAGE_CONDITIONS
 from .image_inputs import GivenImages, read_given
 from .image_sizes import fixed_at_size, wanted_size
@@ -23,8 +30,6 @@ from .values import Array
 if TYPE_CHECKING:
     from .pipeline import Pipeline
 
-_NONE = "unconditional_"
-"""Before a condition's name: its value for "none", which guidance leads away from."""
 _MOST_EACH = 1024
 REQUEST = {
     "seed": "int64",
@@ -39,6 +44,24 @@ REQUEST = {
 }
 """What a request to a server may have beside prompts and conditions: name -> type of its value."""
 PROMPTS = ("prompt", "negative_prompt")
+_OWN = (
+    *PROMPTS,
+    "num_inference_steps",
+    "guidance_scale",
+    "num_images_per_prompt",
+    "n",
+    "seed",
+    "generator",
+    "scheduler",
+    "height",
+    "width",
+    "image",
+    "mask_image",
+    "strength",
+    "lora",
+    "output_type",
+)
+"""The arguments of a call that are no conditions."""
 
 
 def served_name(condition: str) -> str:
@@ -128,7 +151,7 @@ def read_call(
     size = wanted_size(pipe, rest.pop("height", None), rest.pop("width", None), image)
     each = _same(rest, "num_images_per_prompt", "n")
     seed = _same(rest, "generator", "seed")
-    if isinstance(seed, bool) or not (seed is None or isinstance(seed, (int, np.integer))):
+    if seed is not None and not is_whole_number(seed):
         raise BadRequest(f"generator or seed must be a whole number, not a {type(seed).__name__}")
     prompts = negatives = None
     if prompt is not None:
@@ -137,12 +160,29 @@ def read_call(
         negatives = negative_list(negative_prompt, len(prompts))
     elif negative_prompt is not None:
         raise BadRequest("negative_prompt needs a prompt beside it")
-    none = {k.removeprefix(_NONE): v for k, v in rest.items() if k.startswith(_NONE)}
-    given = {name: value for name, value in rest.items() if not name.startswith(_NONE)}
+    none = {k.removeprefix(NONE_PREFIX): v for k, v in rest.items() if k.startswith(NONE_PREFIX)}
+    given = {name: value for name, value in rest.items() if not name.startswith(NONE_PREFIX)}
+    _check_known(pipe, given, "")
+    _check_known(pipe, none, NONE_PREFIX)
+    count = None
     if each is not None:
-        check_whole_number("n, the number of images,", each, 1, _MOST_EACH)  # type: ignore[arg-type]
-    number = 0 if seed is None else int(seed)
-    return ImageCall(prompts, negatives, each, number, given, none, image, size)  # type: ignore[arg-type]
+        count = check_whole_number("n, the number of images,", each, 1, _MOST_EACH)
+    number = 0 if seed is None else int(seed)  # type: ignore[call-overload]
+    return ImageCall(prompts, negatives, count, number, given, none, image, size)
+
+
+def _check_known(pipe: Pipeline, given: Mapping[str, object], prefix: str) -> None:
+    """Refuse an argument that is neither the call's own nor a condition of the model."""
+    conditions = [spec.name for spec in pipe.conditions]
+    for name in given:
+        if name in conditions:
+            continue
+        close = nearest(name, [*_OWN, *conditions])
+        takes = f"a call takes {', '.join(_OWN)}, and the model's conditions"
+        hint = f"did you mean {' or '.join(close)}?" if close else takes
+        known = ", ".join(conditions) or "none"
+        message = f"unknown condition '{prefix}{name}' (the model takes: {known})"
+        raise BadRequest(message, hint=hint)
 
 
 def image_request(
@@ -201,9 +241,16 @@ def _same(rest: dict[str, object], name: str, other: str) -> object:
     values = {key: rest.pop(key) for key in (name, other) if rest.get(key) is not None}
     rest.pop(name, None)
     rest.pop(other, None)
-    if len(values) == 2 and values[name] != values[other]:
+    if len(values) == 2 and _differ(values[name], values[other]):
         raise BadRequest(f"{name} and {other} mean the same: give one of them")
     return next(iter(values.values()), None)
+
+
+def _differ(one: object, other: object) -> bool:
+    try:
+        return bool(one != other)
+    except Exception:  # arrays and tensors compare number by number
+        return True
 
 
 def _check_takes_prompts(pipe: Pipeline) -> None:
@@ -262,6 +309,7 @@ def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) 
         scale: The caller's scale of guidance; None for the pipeline's.
     """
     check_numbers(n, call.seed)
+    scale = None if scale is None else check_guidance(scale)
     usual = pipe.defaults
     given = (
         dict[str, object]() if usual.conditions is None else dict(usual.conditions(call.seed, n))
@@ -335,7 +383,7 @@ def prompt_list(what: str, given: object) -> list[str]:
     """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise BadRequest(f"{what} is a text or a list of texts, not {given!r}")
+        raise BadRequest(f"{what} is a text or a list of texts, not {value_words(given)}")
     if not texts:
         raise BadRequest(f"{what} is an empty list: give a text, or several")
     return list(texts)

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from . import loaders
+from .checks import is_whole_number
 from .engine_folder import check_files, read_engine_json
-from .errors import BadRequest, DamagedEngine, InputError, UnfitEngine
+from .errors import BadRequest, DamagedEngine, InputError, UnfitEngine, value_words
 from .fit import misfit
 from .machine import cpu
 from .values import Array, Denoise, Input
+
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,10 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
     Raises:
         UnfitEngine: It was built for another machine or version, its runtime is not installed or
             cannot load it, or a file was cut or altered.
-        BadRequest: ``threads`` is below 1.
+        BadRequest: ``threads`` is no whole number from 1 to 1024.
     """
-    if threads is not None and threads < 1:
-        raise BadRequest(f"threads must be 1 or more, not {threads}")
+    if threads is not None:
+        _check_threads(threads)
     info = read_info(folder)
     reason = misfit(info)
     if reason:
@@ -71,8 +74,15 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         check_files(folder, info["files"])
     except DamagedEngine as error:
         raise UnfitEngine(str(error)) from None
-    run = load_engine(folder, info, threads or cpu.cores())
+    run = load_engine(folder, info, int(threads or cpu.cores()))
     return Engine(info, specs(info), batches(info), run)
+
+
+def _check_threads(threads: object) -> None:
+    """Refuse what no runtime can start: one of them ends the process where it tries."""
+    if not is_whole_number(threads) or not 1 <= threads <= _MOST_THREADS:  # type: ignore[operator]
+        words = f"threads must be 1 or more, up to {_MOST_THREADS}, not {value_words(threads)}"
+        raise BadRequest(words)
 
 
 def load_engine(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:

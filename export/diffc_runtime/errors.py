@@ -135,9 +135,14 @@ def known_names(word: str, known: Iterable[str]) -> str:
     return f"{meant}known: {', '.join(names[:_SHOWN])}{more}"
 
 
-def unknown(kind: str, word: str, known: Iterable[str]) -> RequestError:
-    """The error for a name that does not exist, with those that do."""
-    return RequestError(f"unknown {kind} '{word}'", hint=known_names(word, sorted(known)))
+def unknown(kind: str, word: object, known: Iterable[str]) -> RequestError:
+    """The error for a name that does not exist, with those that do.
+
+    What is no text at all, as a caller in Python may give it, is no name either.
+    """
+    return RequestError(
+        f"unknown {kind} {value_words(word)}", hint=known_names(str(word), sorted(known))
+    )
 
 
 def in_short(words: object, longest: int = 200) -> str:
@@ -147,6 +152,19 @@ def in_short(words: object, longest: int = 200) -> str:
     """
     line = " ".join(str(words).split())
     return line if len(line) <= longest else f"{line[: longest - 4].rstrip()} ..."
+
+
+_LONGEST_VALUE = 80
+
+
+def value_words(value: object) -> str:
+    """What a caller gave, as Python writes it: of an array or a long text the beginning."""
+    return f"'{value}'" if _is_plain(value) else in_short(repr(value), _LONGEST_VALUE)
+
+
+def _is_plain(value: object) -> bool:
+    """True for a text of one line that is shown whole, whatever quotes it has."""
+    return isinstance(value, str) and len(value) <= _LONGEST_VALUE and value.isprintable()
 
 
 class BadRequest(RequestError, ValueError):

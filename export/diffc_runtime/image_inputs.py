@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from .errors import BadRequest
+from .checks import numpy_of
+from .errors import BadRequest, in_short, value_words
 from .image_conditions import (
     EDITED_IMAGE,
     IMAGE_CONDITIONS,
@@ -99,7 +100,7 @@ def read_given(image: object, mask: object, strength: object, channels: int) -> 
 def _check_strength(strength: object) -> float:
     number = isinstance(strength, (int, float, np.floating)) and not isinstance(strength, bool)
     if not number or not 0 < strength <= 1:  # type: ignore[operator]
-        raise BadRequest(f"strength must be a number above 0, up to 1, not {strength!r}")
+        raise BadRequest(f"strength must be a number above 0, up to 1, not {value_words(strength)}")
     return float(strength)  # type: ignore[arg-type]
 
 
@@ -123,11 +124,20 @@ def _several(what: str, given: object) -> Sequence[object]:
     if isinstance(given, (list, tuple)):
         if not given:
             raise BadRequest(f"{what} is an empty list: give an image, or several")
-        sizes = {np.shape(one)[:2] for one in given}
+        sizes = {_sides(one) for one in given}
         if len(sizes) > 1:
             raise BadRequest("the images of one call must have one size")
         return given
     return [given]
+
+
+def _sides(given: object) -> tuple[int, ...]:
+    """Return (height, width) of one image; () of what is none."""
+    size = getattr(given, "size", None)
+    if hasattr(given, "convert") and isinstance(size, tuple):
+        return size[::-1]
+    array = numpy_of(given)
+    return () if array is None else array.shape[:2]
 
 
 def _pixels(what: str, given: object, channels: int) -> Array:
@@ -152,11 +162,9 @@ def _pixels(what: str, given: object, channels: int) -> Array:
 def _array(what: str, given: object, channels: int) -> Array:
     """Return pixels (..., H, W, C) or (H, W) as float32 in [0, 1]."""
     if hasattr(given, "convert") and hasattr(given, "mode"):  # a Pillow image
-        given = _of_pillow(given, "L" if channels == 1 else "RGB")
-    try:
-        array = np.asarray(given)
-    except ValueError:  # rows of different lengths
-        array = np.asarray(None)
+        given = _of_pillow(what, given, "L" if channels == 1 else "RGB")
+    read = numpy_of(given)
+    array = np.asarray(None) if read is None else read
     if array.dtype == np.uint8:
         unit: Array = array.astype(np.float32) / np.float32(255)
         return unit
@@ -177,8 +185,21 @@ def _array(what: str, given: object, channels: int) -> Array:
     return array.astype(np.float32)
 
 
-def _of_pillow(picture: Any, mode: str) -> Array:
+def _of_pillow(what: str, picture: Any, mode: str) -> Array:
     """Return a Pillow image as an array of uint8; one of floats as it is.
+
+    Raises:
+        BadRequest: It was closed, its file is damaged, or it has colours that Pillow cannot turn
+            into others.
+    """
+    try:
+        return _opened_pillow(picture, mode)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, ...
+        raise BadRequest(f"{what} cannot be read: {in_short(error)}") from None
+
+
+def _opened_pillow(picture: Any, mode: str) -> Array:
+    """Return a Pillow image's pixels.
 
     Pillow's own conversion clips whole numbers of 16 bits at 255, and floats to whole numbers.
     """

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BadRequest
+from .checks import is_whole_number
+from .errors import BadRequest, value_words
 from .json_types import JsonObject
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def wanted_size(
             for.
     """
     served = pipe.image_sizes
+    for name, side in (("height", height), ("width", width)):
+        if side is not None and not is_whole_number(side):
+            raise BadRequest(f"{name} must be a whole number of pixels, not {value_words(side)}")
     if image is not None:
         given = image.images.shape[-2:]
         if height not in (None, given[0]) or width not in (None, given[1]):

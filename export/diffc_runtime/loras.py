@@ -32,7 +32,7 @@ import numpy as np
 
 from .engine_folder import LORA_SUFFIX
 from .engines import load_engine, read_info
-from .errors import BadRequest, UnfitEngine
+from .errors import BadRequest, UnfitEngine, value_words
 from .files import new_file
 from .machine import cpu
 from .values import Array, Denoise
@@ -179,7 +179,7 @@ class EngineLoras:
 
     def __init__(self, engine: Path, folder: Path, threads: int | None = None) -> None:
         self._engine, self._folder = engine, folder
-        self._threads = threads or cpu.cores()
+        self._threads = int(threads or cpu.cores())
         self._engines: OrderedDict[str, Denoise] = OrderedDict()
         self._opening = Lock()
         self.wrap: Callable[[Denoise], Denoise] = _as_it_is
@@ -213,7 +213,7 @@ class EngineLoras:
             return name
         none = "there is none (diffc adapt LORA OUT --engines adds one)"
         there = f"there are {', '.join(names)}" if names else none
-        raise BadRequest(f"unknown LoRA {name!r}: {there}")
+        raise BadRequest(f"unknown LoRA {value_words(name)}: {there}")
 
 
 def _as_it_is(denoise: Denoise) -> Denoise:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BadRequest
+from .errors import BadRequest, value_words
 from .images import is_picture, to_uint8
 from .values import Array
 
@@ -42,8 +42,9 @@ def check_output(kind: str, shape: tuple[int, ...] | None) -> None:
     Raises:
         BadRequest: The type is unknown, Pillow is missing, or the samples are no pictures.
     """
-    if kind not in OUTPUT_TYPES:
-        raise BadRequest(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not '{kind}'")
+    if not isinstance(kind, str) or kind not in OUTPUT_TYPES:
+        types = ", ".join(OUTPUT_TYPES)
+        raise BadRequest(f"output_type must be one of {types}, not {value_words(kind)}")
     if kind == "np":
         return
     if shape is not None and not is_picture(shape):

@@ -13,7 +13,6 @@ allocates nothing but the array that ``denoise`` returns.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
@@ -25,13 +24,14 @@ from numpy.typing import NDArray
 from .calls import ImageRequest, image_request
 from .checks import (
     LAST_SEED,
+    check_guidance,
     check_numbers,
     check_whole_number,
-    is_whole,
     rows_of_conditions,
 )
+from .copying import no_pickle, same_engine
 from .denoising import denoise_whole
-from .errors import BadRequest, UnfitEngine
+from .errors import BadRequest, UnfitEngine, value_words
 from .guided_call import GuidedCall
 from .image_inputs import NOISE, Encode, Start, begin_with, check_has_image
 from .image_sizes import at_size
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 MOST_BATCH = 64
 """The largest batch where the engine sets no limit."""
-MOST_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,8 @@ class Pipeline:
         self.conditions = tuple(spec for spec in self.inputs if spec.kind == "condition")
 
     __repr__ = pipeline_words
+    __copy__ = __deepcopy__ = same_engine
+    __reduce__ = no_pickle
 
     @property
     def image_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -249,7 +250,7 @@ class Pipeline:
         if name is None:
             return self
         if self.loras is None:
-            raise BadRequest(f"unknown LoRA {name!r}: what runs here ({self.runs_on}) takes none")
+            raise BadRequest(f"unknown LoRA {value_words(name)}: {self.runs_on} takes none here")
         other = copy.copy(self)
         other.denoise = self.loras.denoise(name)
         return other
@@ -319,7 +320,8 @@ class Pipeline:
         Raises:
             BadRequest: There is no such sampler, or it does not fit the model.
         """
-        sampler = scheduler(name or self.scheduler_name, self.scheduler_config, steps)
+        name = self.scheduler_name if name is None else name
+        sampler = scheduler(name, self.scheduler_config, steps)
         check_whole(sampler, np.issubdtype(self.timestep_input.dtype, np.integer))
         return sampler
 
@@ -405,14 +407,12 @@ class Pipeline:
         )
 
     def _guidance_weight(self, guidance: float) -> float:
-        number = is_whole(guidance) or isinstance(guidance, (float, np.floating))
-        if not number or not math.isfinite(guidance) or not 0 <= guidance <= MOST_GUIDANCE:
-            raise BadRequest(f"guidance must be 0 to {MOST_GUIDANCE:g}, not {guidance!r}")
-        if guidance != 1 and not self.conditions:
+        weight = check_guidance(guidance)
+        if weight != 1 and not self.conditions:
             raise BadRequest(
-                f"guidance {guidance:g} needs a model with conditions; this has none (use 1)"
+                f"guidance {weight:g} needs a model with conditions; this has none (use 1)"
             )
-        return float(guidance)
+        return weight
 
 
 def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:

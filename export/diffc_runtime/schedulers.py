@@ -22,11 +22,11 @@ from dataclasses import replace
 import numpy as np
 
 from . import schedules
-from .checks import is_whole
+from .checks import check_whole_number
 from .consistency import lcm
 from .discrete import ddim, ddpm
 from .dpm import dpm_solver, dpm_solver_sde, flow_dpm_solver
-from .errors import BadRequest, known_names
+from .errors import BadRequest, known_names, value_words
 from .euler import euler, euler_ancestral, flow_euler
 from .heun import heun
 from .pndm import pndm
@@ -118,11 +118,12 @@ def scheduler(name: str, config: Config, steps: int) -> Scheduler:
         BadRequest: The name is unknown, the number of steps is out of range, or the config has
             settings that the sampler does not have.
     """
-    if name not in _BUILDERS:
-        raise BadRequest(f"unknown scheduler '{name}' ({known_names(name, NAMES)})")
+    if not isinstance(name, str) or name not in _BUILDERS:
+        near = known_names(str(name), NAMES)
+        raise BadRequest(f"unknown scheduler {value_words(name)} ({near})")
     shared = _shared_settings(config, name)
     _check_process(name, shared)
-    check_steps(steps, schedules.train_steps(shared))
+    steps = check_steps(steps, schedules.train_steps(shared))
     sampler = _BUILDERS[name]({**shared, **_SIGMAS.get(name, {})}, steps)
     return _with_name(sampler, name)
 
@@ -223,10 +224,9 @@ def check_whole(sampler: Scheduler, whole: bool) -> None:
         )
 
 
-def check_steps(steps: int, limit: int) -> None:
-    """Raise BadRequest unless ``steps`` is a whole number in 1..limit."""
-    if not is_whole(steps) or not 1 <= steps <= limit:
-        raise BadRequest(f"steps must be a whole number from 1 to {limit}, not {steps!r}")
+def check_steps(steps: object, limit: int) -> int:
+    """Return a whole number in 1..limit as Python's own. Raises BadRequest for anything else."""
+    return check_whole_number("steps", steps, 1, limit)
 
 
 _CLIPPING = ("", "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler")
