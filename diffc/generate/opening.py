@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffc.errors import RequestError, UnavailableError, unknown, value_words
@@ -82,9 +82,11 @@ def open_output(request: OpenRequest) -> tuple[Pipeline, str | None]:
         return _open_bundle(request), None
     if not is_output(out):
         raise no_run(out, "diffc compile makes one; diffc.load opens a model's own folder")
+    # text encoders and LoRAs are opened later, when the program may be in another folder
+    request = replace(request, out=out.absolute())
     if request.target == TORCH:
         return _open_torch(request), None
-    candidates = engine.candidates(out, request.side, request.target)
+    candidates = engine.candidates(request.out, request.side, request.target)
     chosen = [one for one in candidates if one.suits(request.device, request.dtype)]
     reasons: list[str] = []
     for one in chosen:

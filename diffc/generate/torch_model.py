@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
 from diffc_runtime.image_inputs import Encode, Posterior
+from diffc_runtime.pipeline import in_denoisers_scale
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.prompts import PromptEncoder
 from diffc_runtime.values import Array, Denoise
@@ -77,7 +79,8 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     if decode is not None and source.vae is not None:
         opened.encode = vae_encoder(source)
         opened.latent_scale, opened.latent_shift = latent_factors(full_config(source.vae))
-        opened.decode = lambda latents: decode(opened.scale(latents))
+        scale = partial(in_denoisers_scale, factor=opened.latent_scale, shift=opened.latent_shift)
+        opened.decode = lambda latents: decode(scale(latents))
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
     opened.prompts = _prompts(out, source)
     opened.batches = [(1, _BATCH)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffc.data.labels import drawn_label
 from diffc.data.tensors import NULL
-from diffc.errors import DiffcError
+from diffc.errors import DiffcError, InputError
 from diffc.models.families import component_of, family
 from diffc.models.files import read_json
 from diffc.output import read_lock
@@ -90,6 +90,9 @@ def _rows(path: Path, name: str, n: int) -> Array:
     """Return the rows (n, ...) that the images 0 to n - 1 take, from the first again at the end."""
     from safetensors import safe_open
 
+    if not path.is_file():
+        hint = "open the folder again where it lies now, or give the conditions"
+        raise InputError(f"{path} is missing: it has the conditions of the report", hint=hint)
     with safe_open(path, framework="np") as file:
         stored = file.get_slice(name)
         total = stored.get_shape()[0]

@@ -355,10 +355,8 @@ class Pipeline:
         return latents if len(self.sample_shape) == 3 else pack_latents(latents)
 
     def scale(self, latents: Array) -> Array:
-        """Return latents (N, C, h, w) of the VAE in the scale of the denoiser's."""
-        return (latents - _per_channel(self.latent_shift)) * _per_channel(self.latent_scale)
-
-    # One batch ------------------------------------------------------------------------------------
+        """Return what ``in_denoisers_scale`` makes of latents (N, C, h, w)."""
+        return in_denoisers_scale(latents, self.latent_scale, self.latent_shift)
 
     def _batch(self, request: ImageRequest, begun: Start, rows: slice, sampler: Scheduler) -> Array:
         """Make the images ``rows`` of a request: the whole loop."""
@@ -426,6 +424,13 @@ def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
         most = max(high for _, high in batches)
         raise BadRequest(f"the engine's largest batch is {most}, not {rows}")
     return min(sizes)
+
+
+def in_denoisers_scale(
+    latents: Array, factor: float | Sequence[float], shift: float | Sequence[float]
+) -> Array:
+    """Return latents (N, C, h, w) of the VAE in the scale of the denoiser's."""
+    return (latents - _per_channel(shift)) * _per_channel(factor)
 
 
 def _per_channel(factor: float | Sequence[float]) -> Array:

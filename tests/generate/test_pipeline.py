@@ -16,12 +16,13 @@ from support.pipelines import save_ddpm
 from support.runs import compile_quickly
 
 import diffc
+from diffc.bundle.contents import loras_folder
 from diffc.data.labels import LABEL, drawn_label
 from diffc.data.randomness import keyed_generator
 from diffc.errors import DiffcError, InputError, RequestError, UnavailableError
-from diffc.report.verdict import summary
 from diffc.models.families import family
 from diffc.output import engine_folder
+from diffc.report.verdict import summary
 from diffc_runtime import Pipeline
 
 CELL, GAP = 96, 4
@@ -132,6 +133,13 @@ def test_a_bundles_pictures_are_the_reports_too(out, tmp_path):
         ({"target": "ort-cpu", "device": "cuda"}, UnavailableError, "it is not cuda"),
         ({"target": "ort-cpu", "dtype": "fp16"}, UnavailableError, "it is not fp16"),
         ({"target": "torch", "device": "cuda"}, UnavailableError, "no NVIDIA GPU here"),
+        ({"side": None}, RequestError, "unknown side None"),
+        ({"side": ["dense"]}, RequestError, r"unknown side \['dense'\]"),
+        ({"device": torch.device("cpu")}, RequestError, "unknown device device"),
+        ({"dtype": torch.float16}, RequestError, "unknown dtype torch.float16"),
+        ({"dtype": np.zeros((50, 50))}, RequestError, "unknown dtype array"),
+        ({"target": 1}, RequestError, "target is the name of one, such as 'ort-cpu', not 1"),
+        ({"target": np.zeros((50, 50))}, RequestError, "target is the name of one"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_one_line(out, wishes, error, says):
@@ -180,7 +188,33 @@ def test_labels_are_those_that_torch_draws():
             assert drawn_label(*key, classes) == expected
 
 
+@pytest.mark.parametrize("folder", [None, 3, b"OUT", ["OUT"]])
+def test_what_is_no_path_is_one_line(folder):
+    with pytest.raises(RequestError, match=r"a path is a text or a pathlib\.Path, not "):
+        diffc.pipeline(folder)
+
+
+def test_a_folder_that_was_named_from_another_one_stays_it(out, tmp_path, monkeypatch):
+    """LoRAs, text encoders and conditions are read later, when the program may be elsewhere."""
+    copy = shutil.copytree(out, tmp_path / "OUT")
+    engine = engine_folder(copy, "ort-cpu", "compressed")
+    loras_folder(engine).mkdir(parents=True)
+    (loras_folder(engine) / "style.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    pipe = diffc.pipeline("OUT")
+    assert pipe.loras is not None
+    monkeypatch.chdir("/")
+    assert pipe.loras.names == ["style"]
+
+
 # Conditions ---------------------------------------------------------------------------------------
+
+
+def test_labels_go_up_to_the_last_class_or_the_null_class():
+    count = family("UNet2DModel").condition_values
+    assert count({"num_class_embeds": 4}) == {"class_labels": 4} and count({}) == {}
+    of_dit = family("DiTTransformer2DModel").condition_values
+    assert of_dit({"num_embeds_ada_norm": 10}) == {"class_labels": 11}
 
 
 @pytest.fixture(scope="module")
@@ -210,13 +244,6 @@ def test_labels_count_the_images(conditional):
         pipe(class_labels=[0.5])
     with pytest.raises(DiffcError, match=r"'class_labels' must have shape \(2,\) or \(\)"):
         pipe(class_labels=[1, 2, 3], n=2)
-def test_labels_go_up_to_the_last_class_or_the_null_class():
-    count = family("UNet2DModel").condition_values
-    assert count({"num_class_embeds": 4}) == {"class_labels": 4} and count({}) == {}
-    of_dit = family("DiTTransformer2DModel").condition_values
-    assert of_dit({"num_embeds_ada_norm": 10}) == {"class_labels": 11}
-
-
     for label in (-1, 4, 10**6):
         with pytest.raises(DiffcError, match=f"must be from 0 to 3, not {label}"):
             pipe(class_labels=label)

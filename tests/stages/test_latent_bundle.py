@@ -1,7 +1,10 @@
 """A latent pipeline to the end: the decoder is exported and built beside the denoisers, and the
 images of a bundle are those of diffusers for the same noise and prompt."""
 
+import gc
 import json
+import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from support.tiny_text import save_sd
 import diffc
 from diffc.bundle.build import write_bundle
 from diffc.bundle.server import why_no_triton
+from diffc.errors import InputError
 from diffc.output import locked_recipe
 from diffc.stages.order import finish
 from diffc_export.events import drain
@@ -114,6 +118,29 @@ def test_generate_takes_prompts(out, tmp_path):
     assert before.shape == after.shape and (before != after).any()
     run = diffc_in_process("generate", out, *how, "--mask", both, "--out", tmp_path / "no.png")
     assert run.returncode == 2 and "a mask has the size of its image" in run.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_was_moved_is_named(out, tmp_path):
+    pipe = diffc.pipeline(shutil.copytree(out, tmp_path / "OUT"))
+    (tmp_path / "OUT").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"clean\.safetensors is missing") as caught:
+        pipe(num_inference_steps=1)
+    assert "open the folder again" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_a_model_in_torch_goes_with_its_last_name(out):
+    """On a GPU its memory has to be free at once, and not with the next collection of garbage."""
+    pipe = diffc.pipeline(out, target="torch")
+    pipe("a cat", num_inference_steps=1)
+    gone = weakref.ref(pipe)
+    gc.disable()
+    try:
+        del pipe
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
