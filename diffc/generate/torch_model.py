@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _BATCH = 8
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 @own_state()
@@ -74,18 +76,34 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     contents = _contents(out, denoiser, source, dtype, side)
     decode = None if vae_folder(source) is None else vae_decoder(source)
     opened = pipeline_of(
-        contents.served_settings(), contents.info, torch_call(denoiser, where), decode
+        contents.served_settings(),
+        contents.info,
+        _without_autocast(torch_call(denoiser, where)),
+        decode,
     )
     if decode is not None and source.vae is not None:
-        opened.encode = vae_encoder(source)
+        opened.encode = _without_autocast(vae_encoder(source))
         opened.latent_scale, opened.latent_shift = latent_factors(full_config(source.vae))
         scale = partial(in_denoisers_scale, factor=opened.latent_scale, shift=opened.latent_shift)
-        opened.decode = lambda latents: decode(scale(latents))
+        opened.decode = _without_autocast(lambda latents: decode(scale(latents)))
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
     opened.prompts = _prompts(out, source)
+    if opened.prompts is not None:
+        open_encoder = opened.prompts.open_encoder
+        opened.prompts.open_encoder = lambda name: _without_autocast(open_encoder(name))
     opened.batches = [(1, _BATCH)]
     opened.runs_on = f"torch {dtype} on {where.type}"
     return as_judged(opened, out, contents)
+
+
+def _without_autocast(call: Callable[[Given], Result]) -> Callable[[Given], Result]:
+    """Return a call that computes in the model's own precision, whatever the caller has set."""
+
+    def run(given: Given) -> Result:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return call(given)
+
+    return run
 
 
 def _prompts(out: Path, source: Source) -> PromptEncoder | None:

@@ -250,7 +250,8 @@ class Pipeline:
         if name is None:
             return self
         if self.loras is None:
-            raise BadRequest(f"unknown LoRA {value_words(name)}: {self.runs_on} takes none here")
+            here = f"what runs here ({self.runs_on})"
+            raise BadRequest(f"unknown LoRA {value_words(name)}: {here} takes none")
         other = copy.copy(self)
         other.denoise = self.loras.denoise(name)
         return other

@@ -233,6 +233,14 @@ def test_without_labels_the_pictures_are_the_reports(conditional):
     assert np.abs(images - judged(conditional, "compressed", 4)).max() <= 1
 
 
+def test_the_callers_autocast_changes_nothing(conditional):
+    pipe = diffc.pipeline(conditional)
+    alone = pipe(class_labels=1, output_type="np").images
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = pipe(class_labels=1, output_type="np").images
+    np.testing.assert_array_equal(inside, alone)
+
+
 def test_labels_count_the_images(conditional):
     pipe = diffc.pipeline(conditional)
     images = greys(pipe(class_labels=[3, 1, 3], seed=2).images)
