@@ -4,7 +4,7 @@
     work/NAME-KEY         what a run that was interrupted has left: it goes on from there
     work/NAME-KEY.lock    held while the stage is done
     work/NAME-KEY.used    shared by the runs that use it; its time is that of the last use
-    others                what takes seconds to make again (timing, preflight)
+    others                what takes seconds to make again (timing, preflight, digests)
     work/removed-...      what a cleaning that was interrupted has left
 
 A run shares the ``.used`` lock of each of its stages until its end, so that nothing is taken from
