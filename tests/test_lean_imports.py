@@ -304,6 +304,7 @@ def test_garbage_is_collected_rarely_until_work_begins(chosen, taken):
     assert done.stdout.strip() == taken
 
 
+@pytest.mark.slow
 def test_with_torch_garbage_is_collected_as_usual(plain: Interpreter, lean: Interpreter) -> None:
     code = "import gc; print(gc.get_threshold())"
     assert lean.run(code) == plain.run(code)

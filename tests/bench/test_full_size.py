@@ -50,6 +50,7 @@ def test_a_stream_that_takes_more_than_it_may_ends_it(tmp_path):
         full_size.limit("export", NAME, int(most) + 1, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_ends_it(exported):
     full_size.child("convert", NAME, exported)
     path = exported / "fp16" / "model.onnx"

@@ -128,6 +128,7 @@ def test_the_recipes_own_optimiser_trains_rows_of_their_own():
     assert (whole.share, half.share) == (1.0, 0.5)
 
 
+@pytest.mark.slow
 def test_some_rows_leave_the_others_of_the_file_as_they_are(tmp_path, data, monkeypatch):
     """Nothing but the dense one is run beside them; what another classifier judged says so."""
     from bench.quality.results import table

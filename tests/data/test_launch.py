@@ -81,6 +81,7 @@ def test_a_familys_depth_gives_way_in_a_launch_that_shards(
     assert recipe_of_model(source, None, flags).prune.cut == cut
 
 
+@pytest.mark.slow
 def test_units_are_the_blocks_of_the_family() -> None:
     """Each weight is in one of them, or is small."""
     assert shard_units(case("sdxl").model, case("sdxl").family)[:2] == [

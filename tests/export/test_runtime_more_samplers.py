@@ -107,6 +107,7 @@ def test_every_sampler_has_an_oracle() -> None:
     assert {*NAMES} - {*ORACLES} == {"ddpm", "ddim", "euler", "dpm++", "flow-euler"}
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from([name for name in ORACLES if not name.startswith("flow")]),

@@ -127,6 +127,7 @@ def test_an_extra_tensor_is_a_note(ddpm):
     assert load_denoiser(find_source(ddpm)) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "edit",
     [prefixed("_orig_mod."), without("decoder.conv_out.bias"), lambda s: {}],

@@ -55,6 +55,7 @@ def test_saving_again_replaces_it_and_adds_to_the_history(run, stored, before):
     assert sorted(p.name for p in stored.parent.iterdir()) == ["history.jsonl", "main"]
 
 
+@pytest.mark.slow
 def test_a_check_adds_to_a_history(run, stored, before, tmp_path):
     history = tmp_path / "history.jsonl"
     for _ in range(2):

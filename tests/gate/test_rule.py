@@ -113,6 +113,7 @@ def test_a_few_pairs_decide_nothing():
     assert drain(decide(look, RuleOptions(most_pairs=14))).verdict == "regressed"
 
 
+@pytest.mark.slow
 def test_a_machine_that_changes_by_itself_is_unfit():
     generator = np.random.default_rng(0)
     wild = lambda: float(np.exp(generator.normal(0, 2.0)))  # noqa: E731

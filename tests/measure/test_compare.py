@@ -140,6 +140,7 @@ def test_raw_samples_give_the_percentiles_again(engines, folders):
     assert json.loads(found.model_dump_json())["dense"]["latency_ms"]["n"] == len(samples)
 
 
+@pytest.mark.slow
 def test_real_engines_are_measured_and_checked(engines, folders):
     pytest.importorskip("onnxruntime")
     made = engines("ort-cpu")

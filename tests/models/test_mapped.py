@@ -110,6 +110,7 @@ def test_weights_of_a_file_stay_in_it(tmp_path):
             mapped.map_weights(layer, path)
 
 
+@pytest.mark.slow
 def test_a_repair_of_mapped_weights_is_that_of_weights_in_memory(compiled, tiny_model):
     """To rounding, and neither model's files change."""
     out = compiled[0]

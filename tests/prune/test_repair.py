@@ -167,6 +167,7 @@ def prepared(name: str):
     return dense, small, readers(dense.model, small, case(name).groups, keep), clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_comes_nearer_to_its_dense_model(name):
     dense, small, mendable, clean = prepared(name)

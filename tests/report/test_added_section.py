@@ -58,6 +58,7 @@ def test_the_example_is_in_every_rendering_at_its_place(add, report):
     assert not any(TITLE in text for text in renderings(report))
 
 
+@pytest.mark.slow
 def test_the_verb_shows_the_example_and_doctor_lists_it(add, tmp_path):
     add("prices", {"dollars": EXAMPLE})
     page = tmp_path / "page.html"

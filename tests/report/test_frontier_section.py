@@ -205,6 +205,7 @@ def test_the_product_names_the_distance_where_that_is_exact_enough(demo):
         assert "times the dense model's own" not in to_markdown(demo)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
 )
@@ -215,6 +216,7 @@ def test_the_frontier_is_drawn_into_a_file(demo, kind, start):
     assert content.startswith(start) and content == frontier_figure(demo, kind)
 
 
+@pytest.mark.slow
 def test_a_figure_is_as_high_as_it_has_targets(demo):
     one = half_cut("ddim:10")
     heights = []

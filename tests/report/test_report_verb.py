@@ -37,6 +37,7 @@ def test_a_damaged_report(out, text, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_price_gives_the_cost_of_images(out, tmp_path):
     content = json.loads((out / "report.json").read_text())
     side = content["pipeline"][0]["dense"]

@@ -361,6 +361,7 @@ diffc.compile({str(tiny_model)!r}, ratio=0.4, out={str(tmp_path / name)!r}, opti
     assert record["result"]["resumed_from"] == 20
 
 
+@pytest.mark.slow
 def test_eval_and_bundle_go_on_from_the_folder(compiled, tmp_path):
     """Another number of images and another seed, beside the run's own figures; then a bundle."""
     out, _, cache = compiled

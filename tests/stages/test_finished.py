@@ -109,6 +109,7 @@ def test_an_unfinished_run_is_taken_over(tiny_model, tmp_path):
     assert again(tiny_model, tmp_path / "new").distillation["steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["plan", "distill", "samples"])
 def test_interrupted_it_leaves_the_old_run_whole(tiny_model, out, stage):
     before = files(out)

@@ -26,6 +26,7 @@ def test_notes_are_events_and_stay_in_the_report(tiny_model, tmp_path, monkeypat
     assert "a note" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_ratio_of_nothing_is_noted(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "model_checks", lambda source, recipe: [])
     report = compile_quickly(tiny_model, tmp_path / "uncut", "plan", ratio=0.0)

@@ -8,11 +8,13 @@ import os
 import pytest
 
 LONG_FILES = (
-    "tests/stages/test_precision_choice.py",  # makes ``compiled``, while the next needs none
+    "tests/stages/test_precision_choice.py",  # makes ``compiled``, while the next three need none
+    "tests/models/families/test_families.py",
+    "tests/cli/test_stdout.py",
+    "tests/test_runner.py",
     "tests/bench/test_gpu_bench.py",
     "tests/docs/test_docs_commands.py",
     "tests/models/families/test_whole_chain.py",
-    "tests/stages/test_compile.py",
     "tests/trials/test_search_goals.py",
     "tests/stages/test_image_to_image.py",
     "tests/distill/test_processes.py",
@@ -30,7 +32,6 @@ LONG_FILES = (
     "tests/stages/test_latent_bundle.py",
     "tests/stages/test_repair_stage.py",
     "tests/layouts/test_pipeline_folders.py",
-    "tests/models/families/test_families.py",
     "tests/gate/test_check.py",
     "tests/test_lean_imports.py",
     "tests/faults/test_embeddings.py",
@@ -44,6 +45,7 @@ LONG_FILES = (
     "tests/bench/test_full_size.py",
     "tests/stages/test_launched.py",
     "tests/stages/test_finished.py",
+    "tests/stages/test_compile.py",
     "tests/stages/test_distill_recipe.py",
     "tests/data/test_prompts.py",
     "tests/data/test_run_loops.py",

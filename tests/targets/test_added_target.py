@@ -70,6 +70,7 @@ def test_the_example_goes_through_every_verb(add, tiny_model, tmp_path):
     assert grid.is_file()
 
 
+@pytest.mark.slow
 def test_doctor_shows_the_example_and_names_a_broken_target(add):
     add("ort-basic", {"ort_basic": EXAMPLE})
     add("bad-toys", {"bad_toy": "raise OSError('libtoy.so is missing')"},

@@ -76,6 +76,7 @@ def test_conditional_unet_is_built_and_measured(folder, tmp_path, name):
         assert result.dense.latency_ms.n >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", INPUTS[1:])
 def test_every_condition_reaches_the_engine(folder, tmp_path, changed):
     """An input that the export had baked in would change nothing."""

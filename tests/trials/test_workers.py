@@ -84,6 +84,7 @@ def test_another_machines_stages_come_into_this_cache(
     assert {path: path.stat().st_mtime_ns for path in mine.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_what_a_worker_refuses_is_told_in_its_words(tiny_model, tmp_path):
     task = task_of(tiny_model, tmp_path, "token")
     recipe = {**task.recipe, "prune": {**task.recipe["prune"], "ratio": 0.999}}

@@ -167,6 +167,7 @@ def test_a_class_that_two_families_claim_is_no_matter_to_other_models(add, tmp_p
     assert source.class_name == "DiTTransformer2DModel"
 
 
+@pytest.mark.slow
 def test_doctor_names_and_skips_a_broken_family(add):
     add("pixel-dit", {"pixel_dit_family": "raise OSError('libtoy.so is missing')"})
     command = [sys.executable, "-m", "diffc", "doctor"]
