@@ -13,7 +13,7 @@ def second_order(found: dict[str, Any]) -> list[str]:
     for one in found["rows"]:
         low, high = one["ssim"]["ci95"]
         rows.append([
-            one["row"], str(one["steps"]), f"{one['processor_seconds']:.0f}",
+            _name(one), str(one["steps"]), f"{one['processor_seconds']:.0f}",
             f"{one['ssim']['mean']:.3f} [{low:.3f}, {high:.3f}]", f"{one['held_out_error']:.4f}",
             f"{one['derivative_error']:.4f}",
         ])  # fmt: skip
@@ -34,3 +34,8 @@ def second_order(found: dict[str, Any]) -> list[str]:
         "the dense model's, on rows that no training had.\n",
         *table(heads, rows),
     ]
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The row's name, and that its training is not taken where it made the model worse."""
+    return row["row"] if row.get("is_used", True) else f"{row['row']} (made it worse: not taken)"
