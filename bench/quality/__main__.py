@@ -53,14 +53,14 @@ def study_all(study: Study, results: dict) -> None:
     results["how"][ACCURACY] = accuracy(judge.network, study.test_set, study.device)
     results["how"]["environment"] = read_environment().model_dump(mode="json")
     samples = study.dense_samples
-    found = {**sizes(dense, samples), **judge.figures(samples, None)}
-    results["rows"]["dense"] = results["rows"].get("dense", {}) | found
+    figures = {**sizes(dense, samples), **judge.figures(samples, None)}
+    results["rows"]["dense"] = results["rows"].get("dense", {}) | figures
     results["rows"]["dense"][ACCURACY] = results["how"][ACCURACY]
     for row in wanted(study):
         print(f"{time.strftime('%H:%M:%S')}  {row.name}", flush=True)
         latency = results["rows"].get(row.name, {})  # from an earlier --only latency
-        found = run_row(study, row) | {ACCURACY: results["how"][ACCURACY]}
-        results["rows"][row.name] = latency | found
+        figures = run_row(study, row) | {ACCURACY: results["how"][ACCURACY]}
+        results["rows"][row.name] = latency | figures
         write(study, results)
     results["complete"] = len(results["rows"]) == len(ROWS) + 1
 

@@ -1,7 +1,7 @@
 """The threads of numpy's BLAS sleep as soon as they have nothing to do.
 
-By default each spins for a tenth of a second after numpy's import and after every product: as many
-cores as there are, for nothing, and beside an engine that is timed.
+By default each spins for a while after numpy's import and after every product: as many cores as
+there are, for nothing, and beside an engine that is timed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The garbage collector runs rarely while a process of diffc's own imports modules.
 
 What is imported stays, so that each collection only walks through more and more modules for
-nothing: an eighth of a short command's time. Where work begins that leaves garbage, the collector
-runs as often as it did.
+nothing. Once torch has been imported, or a stage begins to work, the collector runs as often as it
+did. A command that does neither makes little garbage.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def paired_ratio(numerator: Times, denominator: Times, seed: int = 0) -> Ratio:
 def resamples(n: int, generator: random.Random) -> NDArray[np.intp]:
     """Which of n observations each of the bootstrap's resamples has: (RESAMPLES, n).
 
-    The standard library's generator, since the import of numpy's takes longer than all ratios of a
-    report. Of 2^32 numbers, n of which none is large, the remainder is as good as uniform.
+    The standard library's generator: a report would import numpy's for nothing else. The remainder
+    of 2^32 numbers is as good as uniform for the n that there are.
     """
     words = np.frombuffer(generator.randbytes(4 * RESAMPLES * n), "<u4")
     return (words % n).astype(np.intp).reshape(RESAMPLES, n)
@@ -71,7 +71,7 @@ def resamples(n: int, generator: random.Random) -> NDArray[np.intp]:
 def row_medians(rows: Times) -> Times:
     """The median of each row of (rows, n), n >= 1, which is sorted in place.
 
-    The same numbers as numpy's median, in a third of its time: a report takes many.
+    The same numbers as numpy's median, and sooner: a report takes many.
     """
     rows.sort(axis=1)
     n = rows.shape[1]

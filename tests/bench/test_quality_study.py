@@ -133,24 +133,26 @@ def test_some_rows_leave_the_others_of_the_file_as_they_are(tmp_path, data, monk
     """Nothing but the dense one is run beside them; what another classifier judged says so."""
     from bench.quality.results import table
 
-    said = arguments(tmp_path / "work", data, out=tmp_path / "quality", rows=[MUON], only=None)
-    study = Study(said)
+    options = arguments(tmp_path / "work", data, out=tmp_path / "quality", rows=[MUON], only=None)
+    study = Study(options)
     other = {"parameters": 1, "macs": 1, "frechet": {"value": 2.0, "se": 0.1}}
     how = {**study.settings, "classifier_accuracy": 0.25}
     path = tmp_path / "quality.json"
     path.write_text(json.dumps({"how": how, "rows": {"ours": other}, "complete": False}))
     ran = []
-    monkeypatch.setattr(quality, "arguments", lambda: said)
+    monkeypatch.setattr(quality, "arguments", lambda: options)
     monkeypatch.setattr(quality, "accuracy", lambda *_: 0.75)
     monkeypatch.setattr(quality, "run_row", lambda _, row: ran.append(row.name) or {**other})
     quality.main()
-    found = json.loads(path.read_text())
-    assert ran == [MUON] and set(found["rows"]) == {"ours", "dense", MUON}
-    assert found["rows"]["ours"] == {**other, "classifier_accuracy": 0.25}
-    assert "whose classifier had 25.0 % right: ours." in table(found)
-    said.samples = 5
+    results = json.loads(path.read_text())
+    assert ran == [MUON] and set(results["rows"]) == {"ours", "dense", MUON}
+    assert results["rows"]["ours"] == {**other, "classifier_accuracy": 0.25}
+    assert "whose classifier had 25.0 % right: ours." in table(results)
+    options.samples = 5
     with pytest.raises(SystemExit, match="samples 4, not 5"):
-        quality.earlier(Study(argparse.Namespace(**{**vars(said), "work": tmp_path / "b"})), path)
+        quality.earlier(
+            Study(argparse.Namespace(**{**vars(options), "work": tmp_path / "b"})), path
+        )
 
 
 @pytest.mark.slow

@@ -55,9 +55,9 @@ OPTIONS = DistillSection(batch=3, weighting="none", losses={"output": 1, "featur
 
 def lesson(kind: type[AllSteps], pair: ModelPair) -> AllSteps:
     clean = CleanSet(torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(2)), {}, "")
-    made = kind(pair, clean, OPTIONS)
-    made.open(pair.student, torch.device("cpu"), torch.float32)
-    return made
+    lesson = kind(pair, clean, OPTIONS)
+    lesson.open(pair.student, torch.device("cpu"), torch.float32)
+    return lesson
 
 
 def test_weight_0_is_the_products_loss(pair) -> None:

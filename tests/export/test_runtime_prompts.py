@@ -242,10 +242,10 @@ def test_each_of_several_prompts_may_have_its_mask_of_one_image(words):
     pipe, image = pipeline(encoder(words)), np.full((4, 4), 200, np.uint8)
     masks = [np.tri(4, dtype=bool), np.eye(4, dtype=bool)]
     how = {"n": 2, "num_inference_steps": 2, "seed": 1}
-    made = pipe.sample(["aaa", "zzz"], image=image, mask_image=masks, **how)
+    repeated = pipe.sample(["aaa", "zzz"], image=image, mask_image=masks, **how)
     images, each = [image] * 4, [masks[0], masks[0], masks[1], masks[1]]
     whole = pipe.sample(["aaa", "zzz"], image=images, mask_image=each, **how)
-    np.testing.assert_array_equal(made, whole)
+    np.testing.assert_array_equal(repeated, whole)
     with pytest.raises(BadRequest, match="mask_image has 3 images, and 4 are made"):
         pipe.sample(["aaa", "zzz"], image=image, mask_image=each[:3], **how)
 
