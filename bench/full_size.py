@@ -4,6 +4,7 @@
     python -m bench.full_size --networks flux-eighth --out bench/results/full_size_blocks.json
     python -m bench.full_size --networks sd15-two-levels dit-six-blocks \
         --out bench/results/full_size_engines.json
+    python -m bench.full_size --networks sd15-run --out bench/results/full_size_run.json
 
 Protobuf takes no message above 2 GiB, and half of the denoisers that people use are larger. Each
 network has random weights in fp32 and goes through, each step in a process of its own:
@@ -11,9 +12,10 @@ network has random weights in fp32 and goes through, each step in a process of i
     write     the weights, as a model's folder
     export    diffc's ONNX folder, and what torch computes
     convert   the file in fp16
-    train     importance with few passes, cut, repair, 20 steps of distillation and samples, at a
-              small side: the peak of every stage beside what ``diffc plan`` says of it; one that is
-              more than a tenth off ends the benchmark
+    whole     a run at a small side: importance with few passes, cut, repair, 20 steps of
+              distillation, exports, engines of ort-cpu and openvino with their parity, the ladder:
+              the peak of every stage beside what ``diffc plan`` says of it. One that is more than a
+              tenth off, or more than 14 GB in all, ends the benchmark
     blocks    repair and 2 steps in which each block learns alone, likewise
     engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
               and openvino, likewise; of a network whose weights take up to a GB, so that also
@@ -59,6 +61,7 @@ WATCHER = Path(__file__).parent / "own_memory_watcher.py"
 STEPS = ("write", "export", "convert", "run")
 NETWORKS = {
     **MEASURED,
+    "sd15-run": MEASURED["sd15"],
     # FLUX.1 at an eighth of its depth: 2 of 19 blocks of two streams, 5 of 38 of one
     "flux-eighth": Network(
         "FluxTransformer2DModel", 1500.0,
@@ -96,6 +99,11 @@ CHAIN = {
     "quality": {"images": 2},
     "reference_loop": "deterministic:2",
 }  # fmt: skip
+ENGINES = {
+    "loops": ["ddim:1"],
+    "build": {"target": ["ort-cpu", "openvino"]},
+    "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 1},
+}
 RUN = {
     "prune": {"allocate": "uniform", "cut": "width", "importance": {"method": "random"}},
     "repair": {"mode": "off"},
@@ -103,13 +111,12 @@ RUN = {
     "distill": {"steps": 0},
     "quality": {"images": 1},
     "reference_loop": "deterministic:2",
-    "loops": ["ddim:1"],
-    "build": {"target": ["ort-cpu", "openvino"]},
-    "measure": {"runs": 10, "seconds": 0.0, "loop_runs": 1},
+    **ENGINES,
 }
 """Of a network whose engines are built: stages that other benchmarks look at do little."""
 STEPS_OF = {
-    "sd15": (*STEPS, "train"),
+    "sd15": STEPS,
+    "sd15-run": ("write", "whole"),
     "dit-xl-2": STEPS,
     "sdxl": (*STEPS[:3], "blocks"),
     "flux-eighth": ("write", "blocks"),
@@ -118,6 +125,8 @@ STEPS_OF = {
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
 STREAMS = ("export", "convert")
+MOST = 14e9
+"""Bytes of its own that a whole run of SD 1.5 may take."""
 LIMIT_SHARE, LIMIT_BYTES = 1.25, 1.5e9
 """A stream's own memory is at most this share of the fp16 weights, and so many bytes more."""
 PRECISIONS = ("fp32", "fp16")
@@ -165,7 +174,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     """One step in this process: what it says, its seconds and its peaks."""
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run}
-    steps |= {"train": train, "blocks": blocks, "engines": engines}
+    steps |= {"whole": whole, "blocks": blocks, "engines": engines}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -314,12 +323,17 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
     return {"error": errors}
 
 
-def train(name: str, folder: Path) -> dict[str, Any]:
-    """The chain of a network up to its samples, and what each stage took.
+def whole(name: str, folder: Path) -> dict[str, Any]:
+    """A run of a network from its ranking to the ladder, and what each stage took.
 
-    Raises SystemExit where the estimate of a stage is more than a tenth off.
+    Raises SystemExit where the estimate of a stage is more than a tenth off, or a stage takes more
+    than ``MOST``.
     """
-    return chain(name, folder, CHAIN)
+    row = chain(name, folder, {**CHAIN, **ENGINES})
+    peak = max(took["own_peak_bytes"] for took in row["stages"].values())
+    if peak > MOST:
+        raise SystemExit(f"a stage of {name} took {peak / 1e9:.2f} GB: {row}")
+    return row
 
 
 def blocks(name: str, folder: Path) -> dict[str, Any]:
@@ -354,9 +368,9 @@ def chain(
     Args:
         name: Of the network.
         folder: Where ``write`` has put it.
-        given: The run's options.
-        drawn: Whether the dense model draws the samples, at its own size, and engines are built;
-            else random samples are given, and the run ends with its pictures.
+        given: The run's options. Without ``build`` the run ends with its pictures.
+        drawn: Whether the dense model draws the samples, at its own size; else random samples of a
+            small side are given.
         large: The bytes from which on an estimate is looked at; None: ``LARGE``.
 
     Raises SystemExit where the estimate of a stage is more than a tenth off.
@@ -382,7 +396,7 @@ def chain(
     with WATCHED:
         diffc.compile(
             folder / "model", ratio=RATIO, out=folder / "out", options=options,
-            stop="bench" if drawn else "distill", on_event=stages.note,
+            stop="bench" if "build" in given else "distill", on_event=stages.note,
         )  # fmt: skip
     plan = Plan.read(folder / "out" / "plan.json")
     dense, small = plan.dense.params, plan.compressed.params

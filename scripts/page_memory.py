@@ -51,6 +51,14 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
     return stage_peaks(found, "engines", words)
 
 
+def full_size_run(found: dict[str, Any]) -> list[str]:
+    words = (
+        f"SD 1.5 at its published size, with {found['weights']} weights, samples of a small side "
+        "and few steps: from the ranking to the ladder of both engines on a CPU, in one process."
+    )
+    return stage_peaks(found, "whole", words)
+
+
 def stage_peaks(found: dict[str, Any], step: str, words: str) -> list[str]:
     """What each stage of a step took beside its estimate, a table for each network."""
     lines = [

@@ -79,21 +79,23 @@ def test_the_watcher_sees_memory_that_is_given_back_before_the_end():
 @pytest.fixture
 def small_sd15(tmp_path, monkeypatch):
     """The folder of a scaled-down SD 1.5 that is to be trained."""
-    network = NETWORKS["sd15"]
+    network = NETWORKS["sd15-run"]
     small = replace(network, config={**network.config, **network.small})
-    monkeypatch.setitem(NETWORKS, "sd15", small)
+    monkeypatch.setitem(NETWORKS, "sd15-run", small)
     monkeypatch.setattr(full_size, "RATIO", 0.3)
     # pytest's own process is measured: what earlier tests left in it can be more than LARGE.
     monkeypatch.setattr(full_size, "LARGE", math.inf)
+    monkeypatch.setattr(full_size, "MOST", math.inf)
+    monkeypatch.setattr(full_size, "ENGINES", {})  # other tests build the engines of small networks
     monkeypatch.setattr(full_size, "WATCHED", full_size.OwnMemory())
     monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
-    full_size.child("write", "sd15", tmp_path)
+    full_size.child("write", "sd15-run", tmp_path)
     return tmp_path
 
 
 @pytest.mark.slow
 def test_the_training_names_what_each_stage_took(small_sd15):
-    row = full_size.child("train", "sd15", small_sd15)
+    row = full_size.child("whole", "sd15-run", small_sd15)
     for stage in ("importance", "prune", "repair", "distill", "samples"):
         assert row["stages"][stage]["own_peak_bytes"] > 10_000_000
     assert row["stages"]["distill"]["estimated_bytes"] > 350_000_000
@@ -105,4 +107,4 @@ def test_an_estimate_that_is_far_off_ends_it(small_sd15, monkeypatch):
     monkeypatch.setattr(full_size, "LARGE", 0)
     monkeypatch.setattr("diffc.stages.needs.PROCESS_BYTES", 10_000)
     with pytest.raises(SystemExit, match=r"data took .* GB, not"):
-        full_size.child("train", "sd15", small_sd15)
+        full_size.child("whole", "sd15-run", small_sd15)
