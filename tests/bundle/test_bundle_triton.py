@@ -286,6 +286,17 @@ def test_an_output_of_several_sizes_is_declared_as_the_model_has_it(source):
     assert list(found.input[0].dims) == [3, 8, 8]
 
 
+def test_threads_are_limited_in_python_and_in_the_backend(repository):
+    triton.limit_threads(repository, 3)
+    for model in ("denoiser", "pipeline"):
+        found = config(repository, model).parameters
+        assert {name: value.string_value for name, value in found.items()} == {
+            "threads": "3",
+            "intra_op_thread_count": "3",  # ONNX Runtime's backend reads this one alone
+        }
+    assert triton_check.find_problems(repository) == []
+
+
 # What a check must find ---------------------------------------------------------------------------
 
 
