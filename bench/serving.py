@@ -7,12 +7,15 @@ pipeline   one image through the runtime in this process, over the engine's time
 runtime    everything but the engine, per step, 32x32x3, batch 1 (< 0.2 ms)
 import     the runtime's import in a fresh interpreter (< 0.15 s)
 served     one image through a real Triton server at concurrency 1, 4, 16, where --triton names the
-           folder that scripts/triton_env.sh made; ``pipeline`` (in process) and ``pipeline_bls``
+           folder that scripts/triton_env.sh made; ``pipeline`` (in process) and ``pipeline_bls``.
+           Engines run in Triton's backend for ONNX Runtime where scripts/triton_onnxruntime.sh
+           added it, else in Python with the same interface; ``denoiser`` says which
 
 step_ms    what a step of ``pipeline_bls`` is made of, one client, by the server's own statistics of
-           the denoiser's model: ``engine`` in this process; ``to_the_engine``, the rest of the
-           model's compute, which is the way to the process of the Python backend and back;
-           ``server``, the queue and the tensors; ``loop``, the loop's process and its call
+           the models: ``engine`` in this process; ``to_the_engine``, the rest of the denoiser's
+           compute, which is the way to the process of the Python backend and back where it runs
+           there; ``server``, the queue and the tensors; ``decoder``, all of the decoder's part of
+           a step; ``loop``, the loop's process and its calls
 
 prompted   with --output OUT, a run of a text model: one image of a prompt through the server, over
            the denoiser's time x steps and one call of the decoder in this process; and the
@@ -56,6 +59,8 @@ from diffc_export.targets.base import BuildOptions
 from diffc_runtime import Pipeline, machine, open_bundle
 
 ROOT = Path(__file__).parents[1]
+_KINDS = {True: "onnxruntime backend", False: "python stand-in"}
+"""Where the server runs its engines, by whether it has their own backend."""
 
 
 def main() -> None:
@@ -216,11 +221,8 @@ def import_seconds(folder: Path) -> float:
 
 def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> dict:
     """A real server: latency and throughput, and the overhead over the engine's own time."""
-    os.environ[server.VARIABLE] = str(options.triton)
-    parts = server.find_triton()
-    assert parts is not None, f"{options.triton} holds no server"
+    native = find_server(options.triton).has_backend("onnxruntime")
     write_bundle(engine, folder / "repo", server="triton")
-    native = parts.has_backend("onnxruntime")
     if not native:
         triton.stand_in(folder / "repo", "denoiser", engine)
     triton.limit_threads(folder / "repo", options.threads)
@@ -235,8 +237,15 @@ def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> d
             for model in ("pipeline", "pipeline_bls")
         }
         step = step_parts(url, folder / "bundle", options)
-    kind = "onnxruntime backend" if native else "python stand-in"
-    return {**found, "step_ms": step, "denoiser": kind}
+    return {**found, "step_ms": step, "denoiser": _KINDS[native]}
+
+
+def find_server(folder: Path) -> server.TritonInstall:
+    """The server of a folder that scripts/triton_env.sh made; from now on it is this process's."""
+    os.environ[server.VARIABLE] = str(folder)
+    parts = server.find_triton()
+    assert parts is not None, f"{folder} holds no server"
+    return parts
 
 
 def step_parts(
@@ -252,7 +261,7 @@ def step_parts(
     engine, steps = [], []
     with client.InferenceServerClient(url) as channel:
         with asking(url, "pipeline_bls", options.steps, more) as ask:
-            before = denoiser_ns(channel)
+            before, decoded = model_ns(channel, "denoiser"), model_ns(channel, "decoder")
             for _ in range(options.repeats):
                 start = time.perf_counter()
                 for _ in range(options.steps):
@@ -261,9 +270,11 @@ def step_parts(
                 ask()
                 engine.append((middle - start) / options.steps * 1e3)
                 steps.append((time.perf_counter() - middle) / options.steps * 1e3)
-        spent = {name: value - before[name] for name, value in denoiser_ns(channel).items()}
+        spent = {k: v - before[k] for k, v in model_ns(channel, "denoiser").items()}
+        after = model_ns(channel, "decoder")
     calls = spent.pop("calls")
     each = {name: value / calls / 1e6 for name, value in spent.items()}
+    decoder = sum(after[name] - decoded[name] for name in spent) / calls / 1e6
     alone, step = statistics.fmean(engine), statistics.fmean(steps)
     server_ms = each["queue"] + each["compute_input"] + each["compute_output"]
     return {
@@ -271,24 +282,27 @@ def step_parts(
         "engine": alone,
         "to_the_engine": each["compute_infer"] - alone,
         "server": server_ms,
-        "loop": step - each["compute_infer"] - server_ms,
+        "decoder": decoder,
+        "loop": step - each["compute_infer"] - server_ms - decoder,
     }
 
 
-def denoiser_ns(channel: Any) -> dict[str, int]:
-    """The nanoseconds of the denoiser's model so far, by what they went into; and its calls."""
-    (one,) = channel.get_inference_statistics("denoiser").model_stats
+def model_ns(channel: Any, model: str) -> dict[str, int]:
+    """The nanoseconds of a model so far, by what they went into, and its calls; 0 without it."""
     parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    if not channel.is_model_ready(model):
+        return dict.fromkeys((*parts, "calls"), 0)
+    (one,) = channel.get_inference_statistics(model).model_stats
     spent = {name: int(getattr(one.inference_stats, name).ns) for name in parts}
     return {**spent, "calls": int(one.inference_stats.success.count)}
 
 
 def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
     """Prompts through a real server, over the engine's and the decoder's time in this process."""
-    os.environ[server.VARIABLE] = str(options.triton)
+    native = find_server(options.triton).has_backend("onnxruntime")
     write_bundle(out, folder / "text-bundle", server="none", target="ort-cpu")
     models = write_bundle(out, folder / "text-repo", server="triton", target="ort-cpu").models
-    for name in models:
+    for name in () if native else models:
         engine = out / "engines" / "ort-cpu" / ("compressed" if name == "denoiser" else name)
         if engine.is_dir():
             triton.stand_in(folder / "text-repo", name, engine)
@@ -333,7 +347,8 @@ def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
             }
         results["step_ms"] = step_parts(url, folder / "text-bundle", options, given)
     cold = statistics.median(cold_start(folder / "text-bundle") for _ in range(3))
-    return {"steps": options.steps, "cold_start_s": cold, **results}
+    kind = {"denoiser": _KINDS[native]}
+    return {"steps": options.steps, "cold_start_s": cold, **kind, **results}
 
 
 def cold_start(bundle: Path) -> float:

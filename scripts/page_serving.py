@@ -52,12 +52,18 @@ def over_engine(name: str, result: dict[str, Any]) -> list[str]:
     each = ", ".join(f"`{model}` {value:.3f}" for model, value in ratios.items())
     what = "denoiser's time x steps" + (" and one decoder call" if name == "prompted" else "")
     line = f"One client{', with a prompt' if name == 'prompted' else ''}, over the {what}: {each}."
-    step = result.get("step_ms")
-    if step:
-        line += (
-            f" A step of `pipeline_bls` takes {step['step']:.2f} ms: "
-            f"the engine {step['engine']:.2f}, the way to the engine's process and back "
-            f"{step['to_the_engine']:.2f}, the server's queue and tensors {step['server']:.2f}, "
-            f"the loop and its call {step['loop']:.2f}."
-        )
+    if step := result.get("step_ms"):
+        line += f" {step_words(step, result.get('denoiser') == 'onnxruntime backend')}"
     return [f"{line}\n"]
+
+
+def step_words(step: dict[str, float], native: bool) -> str:
+    """What a step of pipeline_bls is made of; native: the engine is in its own backend."""
+    way = "the backend's call of it" if native else "the way to the engine's process and back"
+    decoder = step.get("decoder")
+    decoded = f"the decoder {decoder:.2f}, " if decoder else ""
+    return (
+        f"A step of `pipeline_bls` takes {step['step']:.2f} ms: the engine {step['engine']:.2f}, "
+        f"{way} {step['to_the_engine']:.2f}, the server's queue and tensors "
+        f"{step['server']:.2f}, {decoded}the loop and its call {step['loop']:.2f}."
+    )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 VERSION = "1"
+_THREADS = ("threads", "intra_op_thread_count")
+"""The parameters for it: of a model in Python (servers/triton/serving.py), of the backend."""
 
 
 def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
@@ -172,8 +174,11 @@ def stand_in(repository: Path, name: str, engine: Path) -> None:
 def limit_threads(repository: Path, threads: int) -> None:
     """Write a number of threads into every model's config.pbtxt of a Triton repository.
 
-    It holds for engines that the server runs in Python on a processor.
+    It holds for engines on a processor, in Python and in ONNX Runtime's own backend.
     """
-    parameter = f'parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}\n'
+    parameters = "".join(
+        f'parameters {{ key: "{name}" value {{ string_value: "{threads}" }} }}\n'
+        for name in _THREADS
+    )
     for path in repository.rglob("config.pbtxt"):
-        path.write_text(path.read_text() + parameter)
+        path.write_text(path.read_text() + parameters)

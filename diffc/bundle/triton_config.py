@@ -122,7 +122,7 @@ def engine_model(
     for item in info["inputs"]:
         config.input.append(_tensor(pb.ModelInput, item, most))
     for item in info["outputs"]:
-        config.output.append(_tensor(pb.ModelOutput, item, most))
+        config.output.append(_tensor(pb.ModelOutput, _at_every_size(item, info), most))
     config.instance_group.append(_instances(info["target"], 1, native))
     _batch_dynamically(config, info)
     _warm_up(config, info)
@@ -162,6 +162,17 @@ def _tensor(kind: type[ModelInput], item: JsonObject, most: int) -> ModelInput:
         tensor.dims.append(1)
         tensor.reshape.CopyFrom(pb.ModelTensorReshape())
     return tensor
+
+
+def _at_every_size(output: JsonObject, info: JsonObject) -> JsonObject:
+    """Return an output of engine.json as the engine has it: -1 for what varies with the size.
+
+    A backend refuses a config whose output has other dimensions than its model's. An input may be
+    declared at one size of several.
+    """
+    if not any(item.get("sizes") for item in info["inputs"]):
+        return output
+    return {**output, "shape": [*output["shape"][:-2], -1, -1]}
 
 
 def _data_type(dtype: str) -> int:

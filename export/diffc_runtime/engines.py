@@ -10,8 +10,7 @@ fit here is refused before anything is loaded, with both sides named.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +95,12 @@ def load_engine(folder: Path, info: Mapping[str, Any], threads: int) -> Denoise:
     Raises:
         UnfitEngine: The runtime is not installed, or cannot load it.
     """
-    with _in_one_line("cannot load the engine"):
+    try:
         run = loaders.find_loader(info["target"]).load(folder, info, threads)
+    except (UnfitEngine, BadRequest):
+        raise
+    except Exception as error:
+        raise _in_one_line("cannot load the engine", error) from None
     return _said_in_one_line(run)
 
 
@@ -141,24 +144,22 @@ def serves(profile: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
     )
 
 
-@contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
-    """Turn every exception of a runtime into UnfitEngine, without the paths of its files."""
-    try:
-        yield
-    except (UnfitEngine, BadRequest):
-        raise
-    except Exception as error:
-        message = " ".join(str(error).split()).rpartition("Status Message: ")[2]
-        message = re.sub(r"\s*\S*/\S+\.\w+(:\d+)?", "", message).strip()
-        raise UnfitEngine(f"{what}: {message[:300] or type(error).__name__}") from None
-
-
 def _said_in_one_line(run: Denoise) -> Denoise:
     """``run``, whose errors (a label that is no class, memory that ran out) are one line each."""
 
     def call(inputs: dict[str, Array]) -> Array:
-        with _in_one_line("the engine could not run"):
+        try:
             return run(inputs)
+        except (UnfitEngine, BadRequest):
+            raise
+        except Exception as error:
+            raise _in_one_line("the engine could not run", error) from None
 
     return call
+
+
+def _in_one_line(what: str, error: Exception) -> UnfitEngine:
+    """Return a runtime's exception as an error of ours, without the paths of its files."""
+    message = " ".join(str(error).split()).rpartition("Status Message: ")[2]
+    message = re.sub(r"\s*\S*/\S+\.\w+(:\d+)?", "", message).strip()
+    return UnfitEngine(f"{what}: {message[:300] or type(error).__name__}")

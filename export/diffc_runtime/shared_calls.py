@@ -49,15 +49,11 @@ def _one_at_a_time(decode: Callable[[Array], Array]) -> Callable[[Array], Array]
 
 
 class _Waiting:
-    """A call that waits for the engine: its inputs, and its output or what went wrong.
-
-    Images of another size have other ``shapes``, and share no call with it.
-    """
+    """A call that waits for the engine: its inputs, and its output or what went wrong."""
 
     def __init__(self, inputs: dict[str, Array]) -> None:
         self.inputs = inputs
         self.rows = len(next(iter(inputs.values())))
-        self.shapes = {name: array.shape[1:] for name, array in inputs.items()}
         self.output: Array | None = None
         self.error: Exception | None = None
 
@@ -65,6 +61,11 @@ class _Waiting:
     def is_done(self) -> bool:
         """Whether the engine has run for it."""
         return self.output is not None or self.error is not None
+
+    def fits(self, other: _Waiting) -> bool:
+        """Return whether both can lie in one batch: images of another size have other shapes."""
+        mine, theirs = self.inputs, other.inputs
+        return all(theirs[name].shape[1:] == array.shape[1:] for name, array in mine.items())
 
 
 class SharedCalls:
@@ -103,9 +104,9 @@ class SharedCalls:
         with self._list:
             group, rows = [first], first.rows
             for call in self._waiting:
-                if call is first or call.shapes != first.shapes:
+                if call is first or rows + call.rows > self._largest:
                     continue
-                if rows + call.rows <= self._largest:
+                if call.fits(first):
                     group.append(call)
                     rows += call.rows
             self._waiting = [call for call in self._waiting if call not in group]

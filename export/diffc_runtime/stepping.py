@@ -127,8 +127,12 @@ class Scratch:
         self.count = count
         self.arrays: list[Array] = []
         self._like: object = None
+        self._last: Array | None = None
 
     def __call__(self, x: Array) -> list[Array]:
+        if x is self._last:  # as at every step of a loop
+            return self.arrays
+        self._last = x
         like = (type(x), x.shape, x.dtype, getattr(x, "device", None))
         if self._like != like:
             self.arrays = [x * 0 for _ in range(self.count)]

@@ -54,6 +54,6 @@ def pytest_report_header() -> str:
     if triton_server.has_backend("onnxruntime"):
         return "triton: a real server, the denoiser in its onnxruntime backend"
     return (
-        "triton: a real server; it lacks the onnxruntime backend, so the denoiser runs in the"
-        " python backend's stand-in, and its onnxruntime_onnx config is validated offline"
+        "triton: a real server; no onnxruntime backend (scripts/triton_onnxruntime.sh), so"
+        " the denoiser runs in a stand-in in Python, and its own config is validated offline"
     )

@@ -56,7 +56,7 @@ class OpenVino:
         hinted=frozenset({"bf16", "fp16"}),
         asymmetric=True,
         loader="diffc_runtime.loaders.openvino",
-        triton=None,
+        triton=None,  # its backend refuses a range of batches, and has no setting for f32
         model_server=True,
         runs_torch=False,
         weight_copies=WeightCopies(one=1.05, one_read_whole=1.05, each_shape=True),

@@ -34,7 +34,12 @@ class RemoteDenoiserModel:
         settings, info = read_bundle(folder)
         models = settings["models"]
         decoder = settings.get("decoder")
-        denoise = _model_call("denoiser", info["outputs"][0]["name"], models["denoiser"]["batched"])
+        denoise = _model_call(
+            "denoiser",
+            info["outputs"][0]["name"],
+            models["denoiser"]["batched"],
+            frozenset(item["name"] for item in info["inputs"] if item["kind"] == "condition"),
+        )
         decode = None
         if decoder:
             ask = _model_call("decoder", decoder["output"], models["decoder"]["batched"])
@@ -67,21 +72,28 @@ def _remote_engine(models: dict[str, Any], folder: Path) -> Any:
     return Engine(info, specs(info), batches(info), _model_call(folder.name, output, batched))
 
 
-def _model_call(model: str, output: str, batched: bool) -> Callable[[dict[str, Any]], Any]:
-    """Return a call of another model of this server: inputs by name -> one output."""
+def _model_call(
+    model: str, output: str, batched: bool, constant: frozenset[str] = frozenset()
+) -> Callable[[dict[str, Any]], Any]:
+    """Return a call of another model of this server: inputs by name -> one output.
+
+    Args:
+        model: The model's name.
+        output: The output's name.
+        batched: Whether the server batches the model.
+        constant: The inputs whose arrays keep their values as long as they are given again.
+    """
     from diffc_runtime import UnfitEngine
 
+    tensors = _Tensors(batched, constant)
+    memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
+
     def call(inputs: dict[str, Any]) -> Any:
-        # Triton cannot have an input without dimensions: (batch,) travels as (batch, 1)
-        tensors = [
-            pb_utils.Tensor(name, array[:, None] if batched and array.ndim == 1 else array)
-            for name, array in inputs.items()
-        ]
         request = pb_utils.InferenceRequest(
             model_name=model,
             requested_output_names=[output],
-            inputs=tensors,
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+            inputs=tensors(inputs),
+            preferred_memory=memory,
         )
         response = request.exec()
         if response.has_error():
@@ -89,6 +101,32 @@ def _model_call(model: str, output: str, batched: bool) -> Callable[[dict[str, A
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
 
     return call
+
+
+class _Tensors:
+    """A request's tensors.
+
+    A tensor is copied to the memory that the server sees when it is first sent, and no more: what
+    is constant in a loop is made and copied once, at the loop's first step.
+    """
+
+    def __init__(self, batched: bool, constant: frozenset[str]) -> None:
+        self._batched, self._constant = batched, constant
+        self._last: dict[str, tuple[Any, Any]] = {}
+
+    def __call__(self, inputs: dict[str, Any]) -> list[Any]:
+        return [self._tensor(name, array) for name, array in inputs.items()]
+
+    def _tensor(self, name: str, array: Any) -> Any:
+        last, tensor = self._last.get(name, (None, None))
+        if array is last:
+            return tensor
+        # Triton cannot have an input without dimensions: (batch,) travels as (batch, 1)
+        shaped = array[:, None] if self._batched and array.ndim == 1 else array
+        tensor = pb_utils.Tensor(name, shaped)
+        if name in self._constant:
+            self._last[name] = array, tensor
+        return tensor
 
 
 TritonPythonModel = RemoteDenoiserModel
