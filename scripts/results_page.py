@@ -21,7 +21,14 @@ from typing import Any
 import page_first
 import page_gpu
 from page_loops import guided, loras, search
-from page_memory import full_size, full_size_blocks, full_size_engines, training_memory
+from page_memory import (
+    fp32_layers,
+    full_size,
+    full_size_blocks,
+    full_size_engines,
+    full_size_int8,
+    training_memory,
+)
 from page_parts import day, fold, loops, machine, percent, ratio, table
 from page_plans import latency_plans
 from page_second_order import second_order
@@ -368,6 +375,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("latency_plans.json", "Plans by latency", latency_plans),
     ("latency_plans_untrained.json", "Plans by latency, of further networks", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
+    ("full_size_int8.json", "int8 at full size", full_size_int8),
+    ("fp32_layers.json", "Layers that int8 leaves in fp32: each alone, or groups", fp32_layers),
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
     ("full_size_engines.json", "What engines and drawn samples take of memory", full_size_engines),
     ("training_memory.json", "What a training takes of memory", training_memory),
