@@ -5,6 +5,7 @@
     python -m bench.full_size --networks sd15-two-levels dit-six-blocks \
         --out bench/results/full_size_engines.json
     python -m bench.full_size --networks sd15-run --out bench/results/full_size_run.json
+    python -m bench.full_size --networks sd15-side-8 --out bench/results/full_size_int8.json
 
 Protobuf takes no message above 2 GiB, and half of the denoisers that people use are larger. Each
 network has random weights in fp32 and goes through, each step in a process of its own:
@@ -20,12 +21,14 @@ network has random weights in fp32 and goes through, each step in a process of i
     engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
               and openvino, likewise; of a network whose weights take up to a GB, so that also
               stages of 500 MB are looked at
+    reference what torch gives along a trajectory, and at several noise levels
+    int8      the file in int8, from few and small calls: 8 x 8 latents, one trajectory
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
               for the precision ends the benchmark
 
 Seconds and peaks are those of the whole process of a step: ``peak_bytes`` of resident memory with
 the pages of mapped files, which the system takes back when memory is short, and ``own_peak_bytes``
-without them. Export and conversion must stay below ``limit_bytes``, or the benchmark ends.
+without them. Export and conversions must stay below ``limit_bytes``, or the benchmark ends.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from bench.full_size_int8 import int8, reference
 from bench.gpu.networks import NETWORKS as MEASURED
 from bench.gpu.networks import Network
 from bench.own_memory_watcher import own_memory
@@ -78,6 +82,9 @@ NETWORKS = {
          "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]},
         {"layers_per_block": 1, "block_out_channels": [16, 16], "norm_num_groups": 8,
          "cross_attention_dim": 24, "attention_head_dim": 2},
+    ),
+    "sd15-side-8": replace(
+        MEASURED["sd15"], config={**MEASURED["sd15"].config, "sample_size": 8}
     ),
     "dit-six-blocks": replace(
         MEASURED["dit-xl-2"], parameters=162.8,
@@ -120,11 +127,12 @@ STEPS_OF = {
     "dit-xl-2": STEPS,
     "sdxl": (*STEPS[:3], "blocks"),
     "flux-eighth": ("write", "blocks"),
+    "sd15-side-8": ("write", "export", "reference", "int8"),
     "sd15-two-levels": ("write", "engines"),
     "dit-six-blocks": ("write", "engines"),
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
-STREAMS = ("export", "convert")
+STREAMS = ("export", "convert", "int8")
 MOST = 14e9
 """Bytes of its own that a whole run of SD 1.5 may take."""
 LIMIT_SHARE, LIMIT_BYTES = 1.25, 1.5e9
@@ -175,6 +183,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run}
     steps |= {"whole": whole, "blocks": blocks, "engines": engines}
+    steps |= {"reference": reference, "int8": int8}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

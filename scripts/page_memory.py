@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from page_parts import day, machine, table
+from page_parts import day, machine, percent, table
 
 
 def full_size(found: dict[str, Any]) -> list[str]:
@@ -25,6 +25,49 @@ def full_size(found: dict[str, Any]) -> list[str]:
         f"The published configurations with {found['weights']} weights; seconds and peak memory of "
         "the step's whole process, beyond the pages of mapped files; errors are relative, of ONNX "
         "Runtime to torch fp32." + (f" {found['note']}" if "note" in found else "") + "\n",
+        *table(heads, rows),
+    ]
+
+
+def full_size_int8(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, steps in found["networks"].items():
+        row = steps["int8"]
+        rows.append([
+            name, f"{steps['export']['parameters'] / 1e6:.0f} M",
+            f"{steps['export']['bytes'] / 1e9:.2f} GB", f"{row['bytes'] / 1e9:.2f} GB",
+            f"{row['seconds']:.0f} s", f"{row['own_peak_bytes'] / 1e9:.2f} GB",
+            f"{row['limit_bytes'] / 1e9:.2f} GB", f"{row['kept_fp32']} of {row['layers']}",
+            f"{row['error']:.1e}",
+        ])  # fmt: skip
+    heads = ["", "parameters", "fp32 file", "int8 file", "to int8", "peak", "limit",
+             "layers in fp32", "error"]  # fmt: skip
+    return [
+        machine(found["environment"], day(found)),
+        f"SD 1.5's U-Net with {found['weights']} weights at 8 x 8 latents, calibrated on one "
+        "trajectory; the peak is of the step's own memory, beyond the pages of mapped files, the "
+        "error relative to the fp32 file."
+        + (f" {found['note']}" if "note" in found else "")
+        + "\n",
+        *table(heads, rows),
+    ]
+
+
+def fp32_layers(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [row["network"], f"{row['share']:.1f}", row["by"], f"{row['kept']} of {row['layers']}",
+         percent(row["kept_work"]), f"{row['error'] / row['whole'] / row['share']:.2f}",
+         str(row["calls"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    heads = ["", "tolerance", "measured", "layers in fp32", "of the MACs", "error / tolerance",
+             "calls"]  # fmt: skip
+    return [
+        machine(found["environment"], day(found)),
+        "Small networks with random weights; the tolerance is a share of the error with every "
+        "layer in int8. A call is one row through one mixture."
+        + (f" {found['note']}" if "note" in found else "")
+        + "\n",
         *table(heads, rows),
     ]
 

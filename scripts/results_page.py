@@ -22,9 +22,11 @@ import page_first
 import page_gpu
 from page_loops import guided, loras, search
 from page_memory import (
+    fp32_layers,
     full_size,
     full_size_blocks,
     full_size_engines,
+    full_size_int8,
     full_size_run,
     training_memory,
 )
@@ -374,6 +376,8 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("latency_plans.json", "Plans by latency", latency_plans),
     ("latency_plans_untrained.json", "Plans by latency, of further networks", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
+    ("full_size_int8.json", "int8 at full size", full_size_int8),
+    ("fp32_layers.json", "Layers that int8 leaves in fp32: each alone, or groups", fp32_layers),
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
     ("full_size_run.json", "A whole run at full size", full_size_run),
     ("full_size_engines.json", "What engines and drawn samples take of memory", full_size_engines),

@@ -41,6 +41,16 @@ def test_every_step_goes_through(exported):
     assert error["fp32"] < 1e-4 < error["fp16"] < 1e-2
 
 
+@pytest.mark.slow
+def test_int8_goes_through_as_of_a_large_file(exported, monkeypatch):
+    monkeypatch.setattr("diffc_export.onnx.weights.LARGEST_SINGLE_FILE", 0)
+    full_size.child("reference", NAME, exported)
+    row = full_size.child("int8", NAME, exported)
+    assert row["bytes"] < full_size.size_of(exported / "fp32")
+    assert 0 < row["error"] <= row["tolerance"] and row["kept_fp32"] < row["layers"]
+    assert (exported / "int8" / "model.onnx.data").is_file()
+
+
 def test_a_stream_that_takes_more_than_it_may_ends_it(tmp_path):
     (tmp_path / "fp32").mkdir()
     (tmp_path / "fp32" / "model.onnx").write_bytes(bytes(1000))

@@ -6,8 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from support.onnx_folder import tiny_unet, write_handmade_folder
 
@@ -15,14 +13,25 @@ from diffc.errors import CheckFailed, InputError, RequestError, UnavailableError
 from diffc.recipe import BuildSection
 from diffc.stages.build import check_targets
 from diffc_export.events import drain
+from diffc_export.onnx import trials as module
+from diffc_export.onnx.mixture import choose_fp32_layers
 from diffc_export.onnx.precision import LOW, Lowering, convert_precision, fragile
-from diffc_export.onnx.quantize import QuantizeOptions, noise_levels, quantize, trajectory_feeds
+from diffc_export.onnx.qdq import Pairs
+from diffc_export.onnx.quantize import (
+    QuantizeOptions,
+    noise_levels,
+    open_trials,
+    quantize,
+    trajectory_feeds,
+)
 from diffc_export.onnx.weights import ApartModel
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 from diffc_export.targets.onnx_file import read_onnx
 
 ort = pytest.importorskip("onnxruntime")
+
+INT8 = Pairs()
 
 
 @pytest.fixture
@@ -105,29 +114,28 @@ def test_int8_is_found_by_builders_and_stays_close(folder, tmp_path):
             assert drain(build).precision_found == "int8"
 
 
+def trials_of(source, scratch, pairs=INT8, trajectories=1, rows=None):
+    """Mixtures of a model with its int8 twin, compared on the rows of trajectories."""
+    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=trajectories)))
+    return drain(open_trials(source, feeds, feeds[:rows], pairs, scratch, 1))
+
+
 @pytest.mark.slow
 def test_a_zero_point_is_finer_for_what_a_silu_gives(unet, tmp_path_factory):
     """Between -0.28 and its largest value: nearly half of the symmetric steps lie idle."""
-    from diffc_export.onnx.quantize import PrecisionTrials, _quantize_all, _quantized_layers
-
     source = read_onnx(unet)
-    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
     graph = onnx.load(source.path).graph
     makers = {name: node for node in graph.node for name in node.output}
     first = {node.name: node.input[0] for node in graph.node if node.input}
     errors = {}
     for asymmetric in (False, True):
-        plain, whole = onnx.load(source.path), _quantize_all(source, feeds, asymmetric=asymmetric)
-        layers = _quantized_layers(plain, whole)
+        trials = trials_of(source, tmp_path_factory.mktemp("q"), Pairs(asymmetric=asymmetric))
         after_silu = [
-            name for name in layers
+            name for name in trials.layers
             if first[name] in makers and makers[first[name]].op_type == "Mul"
         ]  # fmt: skip
         assert len(after_silu) > 8
-        rest = [name for name in layers if name not in after_silu]
-        errors[asymmetric] = PrecisionTrials(
-            plain, whole, layers, feeds, 1, tmp_path_factory.mktemp("q")
-        ).error(rest)
+        errors[asymmetric] = trials.error([n for n in trials.layers if n not in after_silu])
     assert 0 < errors[True] < 0.8 * errors[False]
 
 
@@ -191,42 +199,31 @@ def test_missing_reference_is_named(folder, tmp_path):
 
 def test_fully_quantised_back_to_fp32_is_the_model_itself(unet, tmp_path):
     """Keeping every layer gives the fp32 model bit for bit: nothing else went through int8."""
-    from diffc_export.onnx.quantize import PrecisionTrials, _quantize_all, _quantized_layers
-
-    source = read_onnx(unet)
-    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
-    plain, whole = onnx.load(source.path), _quantize_all(source, feeds)
-    layers = _quantized_layers(plain, whole)
-    assert len(layers) > 20
-    session = PrecisionTrials(plain, whole, layers, feeds[:2], 1, tmp_path)
-    assert session.error(layers) == 0.0
-    assert session.error([]) > 0.0
-    assert json.dumps(layers)
+    trials = trials_of(read_onnx(unet), tmp_path, rows=2)
+    assert len(trials.layers) > 20
+    assert trials.error(trials.layers) == 0.0
+    assert trials.error([]) > 0.0
+    assert json.dumps(trials.layers)
 
 
 def test_rows_that_decide_nothing_are_not_run(folder, tmp_path, monkeypatch):
     """The same layers as by every row of every mixture, and the same error, from fewer runs."""
-    from diffc_export.onnx import quantize as module
-
-    source = read_onnx(folder)
-    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=2)))
-    plain, whole = onnx.load(source.path), module._quantize_all(source, feeds)
-    layers = module._quantized_layers(plain, whole)
-    trials = module.PrecisionTrials(plain, whole, layers, feeds, 1, tmp_path)
+    trials = trials_of(read_onnx(folder), tmp_path, trajectories=2)
+    layers = trials.layers
     options = QuantizeOptions(tolerance=0.9 * trials.error([]))
-    outputs, first_output = [], module._first_output
+    outputs, call = [], module.first_output
 
     def counted(session, row):
         outputs.append(row)
-        return first_output(session, row)
+        return call(session, row)
 
-    monkeypatch.setattr(module, "_first_output", counted)
+    monkeypatch.setattr(module, "first_output", counted)
     work = dict.fromkeys(layers, 1.0)
-    fast = drain(module._choose_fp32_layers(trials, layers, options, work))
+    fast = drain(choose_fp32_layers(trials, layers, options, work))
     few = len(outputs)
     error = trials.error
     monkeypatch.setattr(trials, "error", lambda kept, _limit=None: error(kept))
-    assert fast == drain(module._choose_fp32_layers(trials, layers, options, work))
+    assert fast == drain(choose_fp32_layers(trials, layers, options, work))
     assert 0 < len(fast[0]) < len(layers) and fast[1] <= options.tolerance
     assert few < len(outputs) - few
 
@@ -361,50 +358,3 @@ def test_a_layers_work_is_what_torch_counts(unet):
     products = ("aten.convolution", "aten.addmm", "aten.mm")
     layers = [count for op, count in counts.items() if str(op) in products]
     assert sum(found.values()) == sum(layers) / 2
-
-
-class Additive:
-    """A session whose layers' squared errors add up."""
-
-    def __init__(self, errors):
-        self.errors = errors
-
-    def error(self, kept, _limit=None):
-        rest = [e * e for name, e in self.errors.items() if name not in kept]
-        return float(np.sqrt(sum(rest)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0.01, 1), st.floats(1, 1e6)), min_size=2, max_size=12),
-    st.floats(0.05, 0.9),
-)
-def test_no_layer_stays_that_need_not(layers, tolerance):
-    """Within the tolerance, and none of them could go back to int8."""
-    from diffc_export.onnx.quantize import _choose_fp32_layers
-
-    errors = {f"layer {i}": error for i, (error, _) in enumerate(layers)}
-    work = {f"layer {i}": macs for i, (_, macs) in enumerate(layers)}
-    session, options = Additive(errors), QuantizeOptions(tolerance=tolerance, keep_most=1.0)
-    kept, error = drain(_choose_fp32_layers(session, list(errors), options, work))
-    assert error == session.error(kept) <= tolerance
-    for name in kept:
-        assert session.error([other for other in kept if other != name]) > tolerance
-
-
-def test_a_dear_layer_stays_where_the_cheap_ones_are_not_enough():
-    from diffc_export.onnx.quantize import _choose_fp32_layers
-
-    errors = {"dear": 0.5, "cheap 1": 0.2, "cheap 2": 0.2, "cheap 3": 0.2}
-    work = dict.fromkeys(errors, 1.0) | {"dear": 1e9}
-    options = QuantizeOptions(tolerance=0.4, keep_most=0.5)
-    assert drain(_choose_fp32_layers(Additive(errors), list(errors), options, work))[0] == ["dear"]
-
-
-def test_of_two_equally_bad_layers_the_cheap_one_stays():
-    from diffc_export.onnx.quantize import _choose_fp32_layers
-
-    errors = {"dear": 0.5, "cheap": 0.5, **{f"fine {i}": 0.001 for i in range(18)}}
-    work = dict.fromkeys(errors, 10.0) | {"dear": 1e6}
-    options = QuantizeOptions(tolerance=0.6)
-    assert drain(_choose_fp32_layers(Additive(errors), list(errors), options, work))[0] == ["cheap"]

@@ -6,8 +6,9 @@
     nbytes        the size of a model's weights
     skeleton      a copy of the graph without its weights, for functions that serialise it
     on_skeleton   applies a function that serialises the graph (shape inference, conversions)
+    stored_in     how to read a weight that lies in a file
     set_aside     put the weights into a file, so that the graph is small and its copies share them
-    bring_back    the opposite
+    append        the same for one weight
     save          one file, or two where it is large
 
 All changes of graphs in this package use these functions; a model's own ``ByteSize`` and
@@ -59,18 +60,28 @@ class ApartModel:
 def open_apart(path: Path) -> ApartModel:
     """The model of an ONNX file; weights that lie in another file are mapped when they are read."""
     import onnx
-    from onnx import helper
 
     model = ApartModel(onnx.load(path, load_external_data=False))
     for tensor in model.proto.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        place = (path.parent / entries["location"], int(entries.get("offset", 0)))
-        model.values[tensor.name] = _mapped(*place, dtype, tuple(tensor.dims))
-        del tensor.external_data[:]
+        if is_apart(tensor):
+            model.values[tensor.name] = stored_in(path.parent, tensor)
+            del tensor.external_data[:]
     return model
+
+
+def is_apart(tensor: TensorProto) -> bool:
+    """Whether a weight's values lie elsewhere."""
+    return bool(tensor.data_location == tensor.EXTERNAL)
+
+
+def stored_in(folder: Path, tensor: TensorProto) -> Read:
+    """How to read a weight whose values lie in a file of ``folder``; the file is mapped."""
+    from onnx import helper
+
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    place = (folder / entries["location"], int(entries.get("offset", 0)))
+    return _mapped(*place, dtype, tuple(tensor.dims))
 
 
 def _mapped(path: Path, offset: int, dtype: Any, shape: Sequence[int]) -> Read:
@@ -95,6 +106,11 @@ def without_data(name: str, data_type: int, shape: Sequence[int]) -> TensorProto
 def nbytes(model: ModelProto) -> int:
     """Return the bytes of all weights in a model's graph, in memory or in files."""
     return sum(map(_nbytes, model.graph.initializer))
+
+
+def is_large(model: ModelProto) -> bool:
+    """Whether the weights of a model get a file of their own."""
+    return nbytes(model) > LARGEST_SINGLE_FILE
 
 
 def skeleton(model: ModelProto) -> ModelProto:
@@ -156,24 +172,25 @@ def _copy_fields(message: Any, to: Any, leaving: Collection[str] = ()) -> None:
             setattr(to, one.name, value)
 
 
-def set_aside(model: ModelProto, folder: Path, name: str) -> ModelProto:
+def set_aside(
+    model: ModelProto, folder: Path, name: str, values: Mapping[str, Read] | None = None
+) -> ModelProto:
     """Move the weights of ``model`` to the file ``folder/name``; a copy of it copies no weights.
 
     Models whose weights are in one folder may use each other's weights; a model must be saved
     there to be run.
+
+    Args:
+        model: The graph. Its weights are in memory but for those that ``values`` names.
+        folder: Where the file is.
+        name: The file's name.
+        values: How to read the other weights; one of them is in memory at a time.
     """
-    from onnx import external_data_helper as external
-
-    external.convert_model_to_external_data(model, location=name, size_threshold=SMALL)
-    external.write_external_data_tensors(model, str(folder))
-    return model
-
-
-def bring_back(model: ModelProto, folder: Path) -> ModelProto:
-    """Load the weights of ``model`` into memory again, and return it."""
-    from onnx import external_data_helper as external
-
-    external.load_external_data_for_model(model, str(folder))
+    values = values or {}
+    with (folder / name).open("wb") as file:
+        for tensor in model.graph.initializer:
+            if tensor.name in values or _nbytes(tensor) > SMALL:
+                append(tensor, file, values.get(tensor.name))
     return model
 
 
@@ -190,11 +207,8 @@ def save(model: ModelProto, path: Path, values: Mapping[str, Read] | None = None
     from onnx import numpy_helper
 
     values = values or {}
-    if nbytes(model) > LARGEST_SINGLE_FILE:
-        with path.with_name(f"{path.name}.data").open("wb") as file:
-            for tensor in model.graph.initializer:
-                if tensor.name in values or _nbytes(tensor) > SMALL:
-                    _write(tensor, values.get(tensor.name), file)
+    if is_large(model):
+        set_aside(model, path.parent, f"{path.name}.data", values)
     else:
         for tensor in model.graph.initializer:
             if tensor.name in values:
@@ -202,8 +216,11 @@ def save(model: ModelProto, path: Path, values: Mapping[str, Read] | None = None
     onnx.save(model, path)
 
 
-def _write(tensor: TensorProto, read: Read | None, file: BinaryIO) -> None:
-    """Append a weight to ``file``, and leave in ``tensor`` where it lies."""
+def append(tensor: TensorProto, file: BinaryIO, read: Read | None = None) -> None:
+    """Append a weight to ``file``, and leave in ``tensor`` where it lies.
+
+    ``read`` gives its values where they are not in ``tensor``.
+    """
     from onnx import numpy_helper
 
     array = numpy_helper.to_array(tensor) if read is None else read()

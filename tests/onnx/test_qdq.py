@@ -1,0 +1,211 @@
+"""The pairs of a graph whose weights lie in a file, against the library's own quantiser."""
+
+from __future__ import annotations
+
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from support.onnx_folder import write_handmade_folder
+
+from diffc_export.events import drain
+from diffc_export.onnx import weights
+from diffc_export.onnx.fp8 import to_fp8
+from diffc_export.onnx.layer_macs import OPERATORS
+from diffc_export.onnx.qdq import Pairs, activation_ranges, write_pairs
+from diffc_export.onnx.quantize import QuantizeOptions, quantize, trajectory_feeds
+from diffc_export.onnx.weights import open_apart, set_aside
+from diffc_export.targets.onnx_file import read_onnx
+
+pytest.importorskip("onnxruntime")
+
+ALL = (Pairs(), Pairs(asymmetric=True), Pairs("fp8"))
+
+
+def by_the_library(path, feeds, pairs, folder):
+    """What ``quantize_static`` makes of a file that it reads whole."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        rows = iter(feeds)
+
+        def get_next(self):
+            return next(self.rows, None)
+
+    quantize_static(
+        str(path),
+        str(folder / "int8.onnx"),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=OPERATORS,
+        per_channel=pairs.precision == "int8",
+        activation_type=QuantType.QUInt8 if pairs.asymmetric else QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={
+            "ActivationSymmetric": not pairs.asymmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "MatMulConstBOnly": True,
+            "DedicatedQDQPair": True,
+            "OpTypesToExcludeOutputQuantization": OPERATORS,
+        },
+    )
+    whole = onnx.load(folder / "int8.onnx")
+    if pairs.precision == "fp8":
+        to_fp8(whole, onnx.load(path))
+    return whole
+
+
+def by_parts(path, feeds, pairs, folder, *, in_file):
+    apart = open_apart(path)
+    plain = set_aside(apart.proto, folder, "plain.data", apart.values)
+    ranges = activation_ranges(plain, folder, feeds, 1, in_file=in_file)
+    whole = drain(write_pairs(plain, folder, ranges, pairs))
+    onnx.save(whole, folder / "whole.onnx")
+    return onnx.load(folder / "whole.onnx")
+
+
+def contents(model):
+    """The nodes in their order, and the weights' types, shapes and bytes."""
+    tensors = [
+        (t.name, t.data_type, list(t.dims), numpy_helper.to_array(t).tobytes())
+        for t in model.graph.initializer
+    ]
+    return [node.SerializeToString() for node in model.graph.node], tensors
+
+
+def both(path, feeds, pairs, folder, *, in_file=False):
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    theirs = by_the_library(path, feeds, pairs, folder / "a")
+    return theirs, by_parts(path, feeds, pairs, folder / "b", in_file=in_file)
+
+
+@pytest.mark.parametrize("pairs", ALL, ids=str)
+def test_a_unets_pairs_are_the_librarys(unet_folder, tmp_path, pairs):
+    source = read_onnx(unet_folder)
+    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
+    theirs, ours = both(source.path, feeds, pairs, tmp_path)
+    assert contents(ours) == contents(theirs)
+    assert (tmp_path / "b" / "whole.data").stat().st_size > 50_000
+
+
+def test_of_weights_that_stay_in_their_file_only_ranges_are_rounded_otherwise(
+    unet_folder, tmp_path
+):
+    """The runtime's kernels for weights that it has not laid out add up in another order."""
+    source = read_onnx(unet_folder)
+    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
+    theirs, ours = (contents(m) for m in both(source.path, feeds, ALL[1], tmp_path, in_file=True))
+    assert ours[0] == theirs[0]
+    other = [(mine, one) for mine, one in zip(ours[1], theirs[1], strict=True) if mine != one]
+    assert len(other) < 60
+    for (*mine, values), (*one, expected) in other:
+        assert mine == one and mine[0].endswith("_scale") and mine[2] == []
+        values, expected = (np.frombuffer(b, np.float32) for b in (values, expected))
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def shared_graph(path):
+    """Layers that share a weight or a bias, of every kind, and a bias beside tiny weights."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        "w": generator.standard_normal((32, 32)),
+        "conv": generator.standard_normal((32, 4, 3, 3)) * 1e-12,
+        "bias": generator.standard_normal(32) * 100,
+        "wide": generator.standard_normal((300,)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "conv", "c_bias"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["c", "axes"], ["m"], "mean", keepdims=0),
+        helper.make_node("Gemm", ["m", "w", "bias"], ["g"], "gemm", transB=1),
+        helper.make_node("Gemm", ["g", "w", "bias"], ["h"], "again"),
+        helper.make_node("MatMul", ["h", "w"], ["p"], "product"),
+        helper.make_node("MatMul", ["p", "w"], ["q"], "other"),
+        helper.make_node("Gemm", ["q", "v", "bias"], ["r"], "third"),
+        helper.make_node("Add", ["r", "w"], ["y"], "sum"),  # in fp32
+    ]
+    arrays["v"], arrays["c_bias"] = arrays["w"] * 1e-3, arrays["bias"]
+    tensors = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+    tensors.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", 1, [1, 4, 8, 8])], [value("y", 1, [32, 32])], tensors
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path
+    )
+    return [{"x": generator.standard_normal((1, 4, 8, 8)).astype(np.float32)} for _ in range(3)]
+
+
+@pytest.mark.parametrize("small", [64, 1024])
+@pytest.mark.parametrize("pairs", ALL, ids=str)
+def test_shared_weights_and_biases_are_as_the_library_has_them(tmp_path, monkeypatch, pairs, small):
+    """Biases lie in the file too, or do not."""
+    monkeypatch.setattr(weights, "SMALL", small)
+    feeds = shared_graph(tmp_path / "model.onnx")
+    theirs, ours = both(tmp_path / "model.onnx", feeds, pairs, tmp_path)
+    assert contents(ours) == contents(theirs)
+
+
+def test_a_large_files_weights_are_converted_one_by_one(tmp_path, monkeypatch):
+    """Its result is that of a small file but for the last digits of ranges."""
+    folder = write_handmade_folder(tmp_path / "onnx", channels=32)
+    options = QuantizeOptions(trajectories=1, tolerance=9.0)
+    drain(quantize(folder, tmp_path / "small", options))
+    monkeypatch.setattr(weights, "LARGEST_SINGLE_FILE", 0)
+    monkeypatch.setattr(weights, "SMALL", 64)
+    facts = drain(quantize(folder, tmp_path / "large", options))
+    assert facts["kept_fp32"] == [] and "kept_fp32_by" not in facts
+    data = (tmp_path / "large" / "model.onnx.data").stat().st_size
+    assert data > 2 * 32 * 9
+    small, large = (
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(f / "model.onnx").graph.initializer}
+        for f in (tmp_path / "small", tmp_path / "large")
+    )
+    assert small.keys() == large.keys()
+    for name, values in small.items():
+        np.testing.assert_allclose(large[name], values, rtol=1e-5)
+    tight = QuantizeOptions(trajectories=1, tolerance=0.9 * facts["int8_error"])
+    facts = drain(quantize(folder, tmp_path / "tight", tight))
+    assert len(facts["kept_fp32"]) == 1 and facts["kept_fp32_by"] == "groups"
+
+
+def test_few_weights_are_in_memory_at_once(tmp_path):
+    """Of 24 layers: what numpy and protobuf's own bytes take while pairs are written."""
+    count, width = 24, 256
+    one = 4 * width * width
+    generator = np.random.default_rng(0)
+    matrix = generator.standard_normal((width, width), np.float32) / np.float32(16)
+    names = ["x", *(f"h{i}" for i in range(count))]
+    nodes = [
+        helper.make_node("MatMul", [a, f"w{i}"], [b], f"layer{i}")
+        for i, (a, b) in enumerate(pairwise(names))
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", 1, [1, width])], [value(names[-1], 1, [1, width])],
+        [weights.without_data(f"w{i}", 1, (width, width)) for i in range(count)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    read = lambda: matrix  # noqa: E731
+    plain = set_aside(model, tmp_path, "plain.data", {f"w{i}": read for i in range(count)})
+    feeds = [{"x": np.ones((1, width), np.float32)}]
+    ranges = activation_ranges(plain, tmp_path, feeds, 1, in_file=True)
+    tracemalloc.start()
+    try:
+        whole = drain(write_pairs(plain, tmp_path, ranges, Pairs()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * one < count * one / 2
+    assert whole.ByteSize() < one
+    assert (tmp_path / "whole.data").stat().st_size >= count * one / 4
