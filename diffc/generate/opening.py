@@ -67,7 +67,7 @@ def pipeline(
         InputError: ``out`` holds no finished run, or a file of it is damaged.
         UnavailableError: Nothing in it runs here.
     """
-    request = OpenRequest(user_path(out), side, target, device, dtype)
+    request = OpenRequest(user_path(out, "out"), side, target, device, dtype)
     opened, note = open_output(request)
     if note is not None:
         warnings.warn(note, stacklevel=2)

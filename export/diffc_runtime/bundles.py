@@ -25,6 +25,7 @@ import numpy as np
 from .engine_folder import ENCODER_FOLDER, LORA_FOLDER
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import BadRequest, UnfitEngine, value_words
+from .files import no_place
 from .fit import misfit
 from .image_inputs import Encode, Posterior, split_posterior
 from .json_types import JsonObject
@@ -70,6 +71,9 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise BadRequest(f"a bundle's folder is a path, not {value_words(folder)}")
+    reason = no_place(folder)
+    if reason is not None:
+        raise BadRequest(f"folder: {reason}")
     folder = Path(folder).expanduser().absolute()
     settings = read_settings(folder)
     place = fitting_engine(folder, settings)

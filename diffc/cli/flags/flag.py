@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diffc.cli.flags.values import comma_parts, number, user_path, whole_number
+from diffc.cli.flags.values import comma_parts, number, path_of, whole_number
 
 WHAT, WHERE, QUALITY, ADVANCED = GROUPS = (
     "What",
@@ -142,7 +142,7 @@ class Flag:
 
         shown = self.shown or (str(self.default) if self.default not in (None, "", []) else "")
         text = f"{self.help}  [{shown}]".strip() if shown else self.help
-        parser = user_path if self.kind in (Path, list[Path]) else None
+        parser = path_of(self.spelling.rstrip(".")) if self.kind in (Path, list[Path]) else None
         metavar = self.metavar or _METAVARS.get(self.kind)
         if self.argument:
             return typer.Argument(
