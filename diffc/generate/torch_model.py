@@ -39,7 +39,7 @@ from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
 from diffc_runtime.image_inputs import Encode, Posterior
-from diffc_runtime.pipeline import in_denoisers_scale
+from diffc_runtime.latent_scale import in_denoisers_scale
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.prompts import PromptEncoder
 from diffc_runtime.values import Array, Denoise

@@ -29,6 +29,7 @@ from .files import no_place
 from .fit import misfit
 from .image_inputs import Encode, Posterior, split_posterior
 from .json_types import JsonObject
+from .keywords import checked_keywords
 from .loaders import find_loader
 from .loras import EngineLoras
 from .packing import unpack_latents
@@ -58,6 +59,7 @@ def read_settings(folder: Path) -> JsonObject:
     return settings
 
 
+@checked_keywords()
 def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     """Load a bundle.
 

@@ -37,6 +37,8 @@ from .image_inputs import NOISE, Encode, Start, begin_with, check_has_image
 from .image_sizes import at_size
 from .images import is_picture
 from .json_types import JsonObject
+from .keywords import checked_keywords
+from .latent_scale import in_decoders_scale, in_denoisers_scale
 from .noise import fill, image_streams
 from .output import PipelineOutput, check_output, output_of, pipeline_words
 from .packing import pack_latents
@@ -256,6 +258,7 @@ class Pipeline:
         other.denoise = self.loras.denoise(name)
         return other
 
+    @checked_keywords()
     def generate(
         self,
         n: int,
@@ -374,8 +377,7 @@ class Pipeline:
     def _decode_latents(self, x: Array) -> Array:
         if self.decode is None:
             return x
-        scale, shift = _per_channel(self.latent_scale), _per_channel(self.latent_shift)
-        return self.decode(x / scale + shift)
+        return self.decode(in_decoders_scale(x, self.latent_scale, self.latent_shift))
 
     def batch_for(self, rows: int) -> int:
         """Return the smallest batch size of the engine that holds ``rows`` rows."""
@@ -414,6 +416,9 @@ class Pipeline:
         return weight
 
 
+Pipeline.__init__ = checked_keywords()(Pipeline.__init__)  # type: ignore[method-assign]
+
+
 def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
     """Return the smallest size in ``batches`` (inclusive ranges) of at least ``rows`` rows.
 
@@ -425,19 +430,6 @@ def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
         most = max(high for _, high in batches)
         raise BadRequest(f"the engine's largest batch is {most}, not {rows}")
     return min(sizes)
-
-
-def in_denoisers_scale(
-    latents: Array, factor: float | Sequence[float], shift: float | Sequence[float]
-) -> Array:
-    """Return latents (N, C, h, w) of the VAE in the scale of the denoiser's."""
-    return (latents - _per_channel(shift)) * _per_channel(factor)
-
-
-def _per_channel(factor: float | Sequence[float]) -> Array:
-    """Return a number as (), numbers as (C, 1, 1), in float32."""
-    array = np.asarray(factor, np.float32)
-    return array.reshape(-1, 1, 1) if array.ndim else array
 
 
 def _only_input(inputs: Sequence[Input], kind: str) -> Input:
