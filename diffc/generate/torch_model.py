@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -34,7 +35,7 @@ from diffc.output import locked_recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages.order import source_of
 from diffc.stages.text import text_stage, write_texts
-from diffc.torch_state import own_state
+from diffc.torch_state import own_state, survive_forks
 from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
@@ -70,6 +71,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("torch finds no NVIDIA GPU here", hint="the device cpu runs it")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    survive_forks()
     source = source_of(out) if side == "dense" else _compressed(out)
     denoiser = RunShape.of(locked_recipe(out)).open(source)
     nn.Module.to(denoiser.model, where, _DTYPES[dtype])  # diffusers' own ``to`` warns on every cast
@@ -168,9 +170,14 @@ def _contents(
 
 def torch_call(denoiser: Denoiser, device: torch.device) -> Denoise:
     """Return a call of the denoiser on numpy arrays (B, ...), in its own dtype."""
-    dtype = next(denoiser.model.parameters()).dtype
+    dtype, opened_in = next(denoiser.model.parameters()).dtype, os.getpid()
 
     def call(inputs: dict[str, Array]) -> Array:
+        if device.type == "cuda" and os.getpid() != opened_in:
+            raise UnavailableError(
+                "the GPU is of the process that opened the model, not of one forked off it",
+                hint="open it in each process, which are then started with the method 'spawn'",
+            )
         tensors = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         with torch.inference_mode():
