@@ -25,6 +25,7 @@ from diffc.recipe.files import LOCK_FORMAT
 from diffc.recipe.yaml_file import read_yaml
 from diffc.stage_records import STATE
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
+from diffc_runtime.engine_folder import MASKED_DECODER_FOLDER
 from diffc_runtime.files import short_name, write_text
 from diffc_runtime.machine.packages import version as package_version
 
@@ -43,6 +44,8 @@ DECODER = "decoder"
 """The third name beside ``SIDES``: the VAE's decoder of a latent pipeline."""
 VAE_ENCODER = "encoder"
 """The fourth: the VAE's encoder."""
+MASKED_DECODER = MASKED_DECODER_FOLDER
+"""The fifth: the decoder once more, of a VAE whose decoder takes what a mask keeps of an image."""
 
 
 def onnx_folder(out: Path, side: str) -> Path:

@@ -33,7 +33,7 @@ from .copying import no_pickle, same_engine
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine, value_words
 from .guided_call import GuidedCall
-from .image_inputs import NOISE, Encode, Start, begin_with, check_has_image
+from .image_inputs import NOISE, DecodeMasked, Encode, Start, begin_with, check_has_image
 from .image_sizes import at_size
 from .images import is_picture
 from .json_types import JsonObject
@@ -96,6 +96,8 @@ class Pipeline:
         loras: The LoRAs that a call may name; None where the denoiser takes none.
         image_size: (height, width) in pixels; by default that of a sample without a decoder.
         encode: Images (B, C, H, W) -> their latents' mean and deviation; None for pixels.
+        decode_masked: ``decode`` of a VAE that takes image and mask beside the latents; None: of
+            one that does not.
     """
 
     denoise: Denoise
@@ -115,6 +117,7 @@ class Pipeline:
     image_size: tuple[int, int] | None = None
     loras: EngineLoras | None = None
     encode: Encode | None = None
+    decode_masked: DecodeMasked | None = None
 
     def __post_init__(self, scheduler: str | None) -> None:
         self.scheduler_config = dict(self.scheduler_config)
@@ -372,12 +375,15 @@ class Pipeline:
         call = GuidedCall(self, request, rows.start, rows.stop)
         draw = partial(fill, streams)
         x = denoise_whole(call, sampler, x, draw, model_input=call.sample, after=after)
-        return self._decode_latents(x)
+        return self._decode_latents(x, begun.pixels_of(rows))
 
-    def _decode_latents(self, x: Array) -> Array:
+    def _decode_latents(self, x: Array, pixels: tuple[Array, Array] | None) -> Array:
         if self.decode is None:
             return x
-        return self.decode(in_decoders_scale(x, self.latent_scale, self.latent_shift))
+        latents = in_decoders_scale(x, self.latent_scale, self.latent_shift)
+        if pixels is None or self.decode_masked is None:
+            return self.decode(latents)
+        return self.decode_masked(latents, *pixels)
 
     def batch_for(self, rows: int) -> int:
         """Return the smallest batch size of the engine that holds ``rows`` rows."""
