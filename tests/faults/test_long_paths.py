@@ -45,10 +45,10 @@ def test_a_name_that_is_too_long_is_one_line_with_its_flag(tmp_path, monkeypatch
         "format: 1\nmodel: {name: a, folder: b, class_name: c, digest: d}\nrecipe: {}\nstages: {}\n"
     )
     done = diffc_in_process(*line.split())
-    said = done.stderr.splitlines()
-    assert done.returncode == 2 and len(said) <= 2
-    assert said[0].startswith(f"diffc: {name}: the name 'aaaaa"), said
-    assert "bytes, and at most 255 fit" in said[0] and len(said[0]) < 120
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len(lines) <= 2
+    assert lines[0].startswith(f"diffc: {name}: the name 'aaaaa"), lines
+    assert "bytes, and at most 255 fit" in lines[0] and len(lines[0]) < 120
     assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
 
 
