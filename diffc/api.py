@@ -89,7 +89,9 @@ def compile(
     flags = _merged(own, options or {})
     chosen = recipe_of_model(source, recipe, flags)
     source = with_loras(source, chosen.loras, chosen.adapted_loras)
-    folder = user_path(out) if out is not None else default_out(source.name, chosen.prune.word)
+    folder = (
+        user_path(out, "out") if out is not None else default_out(source.name, chosen.prune.word)
+    )
     stop, fresh = settings.get("stop", "bench"), settings.get("fresh", False)
     over: Over = "replaces" if settings.get("force", False) else "asks"
     work = run(Request(source, chosen, folder, stop=stop, fresh=fresh, over=over))
@@ -176,7 +178,7 @@ def search(
     flags = _merged({"build": {"target": target}}, for_any_loop(options or {}, recipe))
     chosen = recipe_of_model(source, recipe, flags)
     source = with_loras(source, chosen.loras, chosen.adapted_loras)
-    folder = user_path(out) if out is not None else default_out(source.name, "search")
+    folder = user_path(out, "out") if out is not None else default_out(source.name, "search")
     request = SearchRequest(
         source,
         chosen,

@@ -24,7 +24,7 @@ from diffc.digests import known_digest
 from diffc.errors import InputError
 from diffc.models.components import VAE_NAMES
 from diffc.models.files import read_json
-from diffc.output import DECODER, SIDES, VAE_ENCODER, is_output, read_lock
+from diffc.output import DECODER, MASKED_DECODER, SIDES, VAE_ENCODER, is_output, read_lock
 from diffc.stage_records import STATE, place_of
 from diffc_export.targets.engine import NAME, engine_digest, exported_file, read_info
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
@@ -112,7 +112,7 @@ def check_onnx(out: Path) -> None:
     """OUT/onnx is of OUT/model and of the dense model. Raises InputError if not."""
     folder = _Folder(out)
     encoders = sorted(path.name for path in (out / "onnx").glob(f"{_TEXT_ENCODER}*"))
-    for side in (*SIDES, DECODER, VAE_ENCODER, *encoders):
+    for side in (*SIDES, DECODER, VAE_ENCODER, MASKED_DECODER, *encoders):
         _raise(folder.fault(f"export-{side}"), f"diffc export {out}")
 
 
@@ -276,7 +276,7 @@ class _Folder:
             key, there = "", None
             if name == "export-dense":
                 key, there = "model", self._dense()
-            elif name in (f"export-{DECODER}", f"export-{VAE_ENCODER}"):
+            elif name.removeprefix("export-") in (DECODER, VAE_ENCODER, MASKED_DECODER):
                 key, there = "vae", self._vae()
             elif name.startswith(f"export-{_TEXT_ENCODER}"):
                 key, there = "encoder", self._component(name.removeprefix("export-"))

@@ -25,7 +25,8 @@ from diffc.recipe.files import LOCK_FORMAT
 from diffc.recipe.yaml_file import read_yaml
 from diffc.stage_records import STATE
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
-from diffc_runtime.files import write_text
+from diffc_runtime.engine_folder import MASKED_DECODER_FOLDER
+from diffc_runtime.files import short_name, write_text
 from diffc_runtime.machine.packages import version as package_version
 
 LOCK = "recipe.lock.yaml"
@@ -43,6 +44,8 @@ DECODER = "decoder"
 """The third name beside ``SIDES``: the VAE's decoder of a latent pipeline."""
 VAE_ENCODER = "encoder"
 """The fourth: the VAE's encoder."""
+MASKED_DECODER = MASKED_DECODER_FOLDER
+"""The fifth: the decoder once more, of a VAE whose decoder takes what a mask keeps of an image."""
 
 
 def onnx_folder(out: Path, side: str) -> Path:
@@ -81,7 +84,7 @@ def default_out(model: str, ratio: float | str) -> Path:
     real = folder.absolute() if folder.is_dir() else folder
     name = Path(os.path.normpath(real)).name.lstrip("-.")
     word = ratio if isinstance(ratio, str) else f"{ratio:g}"
-    return Path("diffc-out") / f"{name or 'model'}-{word}"
+    return Path("diffc-out") / f"{short_name(name) or 'model'}-{word}"
 
 
 def is_output(folder: Path) -> bool:

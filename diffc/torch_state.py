@@ -4,15 +4,18 @@ diffc's results must not depend on the state in which its caller left PyTorch, a
 they are kept in a cache under keys that know nothing of the caller; and a call must leave no trace.
 
     own_state   a context (or decorator) that sets diffc's own state and restores the caller's
+    survive_forks  lets a process that is forked off run what this one has opened
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 from diffc.launch import is_launched, without_leftovers
@@ -43,6 +46,19 @@ def own_state(*, needs_torch: bool = False) -> Iterator[None]:
         if not is_launched():
             stack.enter_context(_own_accelerate())
         yield
+
+
+@cache
+def survive_forks() -> None:
+    """Let a process that is forked off run networks: with one thread of its own.
+
+    PyTorch's other threads stay in the parent, and the child would wait for them without end. As
+    PyTorch's own loaders of data do in their workers.
+    """
+    import torch
+
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @contextmanager

@@ -1,12 +1,16 @@
-"""diffc.compile: an argument that it does not have is refused with the option that was meant."""
+"""An argument that a public function does not have is refused with the one that was meant."""
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+import torch
 
 import diffc
 from diffc.errors import RequestError
 from diffc.recipe import Recipe, option_paths
+from diffc_runtime import Pipeline, open_bundle, open_engine
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,38 @@ def test_paths_are_those_of_the_recipe():
     paths = option_paths(Recipe)
     assert {"seed", "prune.ratio", "prune.importance.method", "distill.losses.output"} <= {*paths}
     assert len(paths) == len({*paths})
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "hint"),
+    [
+        (diffc.load, {"torch_dtype": torch.float16}, "diffc.load(MODEL).to(torch.float16) casts"),
+        (diffc.load, {"dtype": torch.float16}, "diffc.load(MODEL).to(torch.float16) casts"),
+        (diffc.load, {"device_map": "cuda"}, 'diffc.load(MODEL).to("cuda") moves it'),
+        (diffc.load, {"pickle": True}, "did you mean allow_pickle?"),
+        (diffc.load, {"variant": "fp16"}, "it takes model, allow_pickle"),
+        (diffc.pipeline, {"torch_dtype": torch.float16}, "did you mean dtype='fp16'?"),
+        (diffc.pipeline, {"torch_dtype": torch.bfloat16}, "did you mean dtype='bf16'?"),
+        (diffc.pipeline, {"torch_dtype": "float32"}, "did you mean dtype='fp32'?"),
+        (diffc.pipeline, {"torch_dtype": "auto"}, "did you mean dtype?"),
+        (diffc.pipeline, {"device_map": "cuda"}, "did you mean device?"),
+        (diffc.pipeline, {"xyzzyxyzzy": 1}, "it takes out, side, target, device, dtype"),
+        (open_bundle, {"thread": 2}, "did you mean threads?"),
+        (open_engine, {"thread": 2}, "did you mean threads?"),
+        (Pipeline, {"scheduler_name": "ddim"}, "did you mean scheduler?"),
+        (Pipeline(None, {}, (1, 8, 8)).generate, {"guidance_scale": 2}, "did you mean guidance?"),
+    ],
+)
+def test_an_unknown_keyword_is_answered_with_the_argument_that_is_meant(call, argument, hint):
+    name, *_ = argument
+    with pytest.raises(RequestError, match=rf"\(\) takes no '{name}'") as caught:
+        call("OUT", **argument)
+    assert hint in caught.value.hint and "__" not in str(caught.value)
+
+
+def test_a_function_with_checked_keywords_is_otherwise_as_it_was():
+    assert diffc.load.__name__ == "load" and "compressed" in diffc.load.__doc__
+    assert [*inspect.signature(diffc.load).parameters] == ["model", "allow_pickle"]
+    assert [*inspect.signature(open_bundle).parameters] == ["folder", "threads"]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'out'"):
+        diffc.pipeline()

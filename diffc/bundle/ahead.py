@@ -12,6 +12,9 @@ from diffc.bundle.contents import check_servable, find_sampler
 from diffc.errors import RequestError, unknown
 from diffc_runtime.json_types import JsonObject
 
+FLAG = "--bundle"
+"""The flag that asks for a bundle of a run, in OUT/bundle."""
+
 
 def check_ahead(
     server: str, targets: Sequence[str], named: bool, scheduler: JsonObject, to: Path
@@ -47,5 +50,5 @@ def check_ahead(
     if server == "triton":
         triton_config.config_messages()
     find_sampler({"mu": 1.0, **scheduler}, [{"kind": "timestep", "dtype": "float32"}])
-    folders.check_replaceable(to)
+    folders.check_replaceable(to, FLAG)
     return targets[0]

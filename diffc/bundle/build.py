@@ -48,6 +48,7 @@ def write_bundle(
     side: str = "compressed",
     gpu_engines: Sequence[Path] = (),
     force: bool = False,
+    flag: str = folders.TO,
 ) -> Bundle:
     """Write everything that a server needs to make images with an engine.
 
@@ -62,6 +63,7 @@ def write_bundle(
             compute capability.
         force: True writes into a folder that is not empty. Files that diffc did not make are never
             changed, with or without it.
+        flag: The flag that ``to`` comes from, for errors.
 
     Raises:
         RequestError: The server, target or side is unknown, or the folder is not empty.
@@ -70,13 +72,13 @@ def write_bundle(
     """
     if server not in SERVERS:
         raise unknown("server", server, SERVERS)
-    folders.check_free(to, force)
+    folders.check_free(to, force, flag)
     contents = find_contents(out, target, side, gpu_engines)
     notes = contents.notes() + (triton.notes(contents) if server == "triton" else [])
-    with folders.staging_folder(to) as new:
+    with folders.staging_folder(to, flag) as new:
         models = SERVERS[server](contents, new)
         about = {"server": server, "target": contents.target, "side": side, "models": list(models)}
-        files = folders.move_in(new, to, about)
+        files = folders.move_in(new, to, about, flag)
     size = int(contents.info["engine_bytes"])
     return Bundle(
         to, server, contents.target, side, tuple(files), tuple(models), size, tuple(notes)

@@ -20,7 +20,13 @@ from diffc.models.files import read_json
 from diffc.models.noise_levels import flow_levels
 from diffc.output import SIDES
 from diffc_export.targets.engine import NAME, exported_file, read_info
-from diffc_runtime.engine_folder import ENCODER_FOLDER, LORA_FOLDER, LORA_SUFFIX, check_files
+from diffc_runtime.engine_folder import (
+    ENCODER_FOLDER,
+    LORA_FOLDER,
+    LORA_SUFFIX,
+    MASKED_DECODER_FOLDER,
+    check_files,
+)
 from diffc_runtime.json_types import JsonDict, JsonObject
 from diffc_runtime.loop import Loop
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
@@ -56,6 +62,7 @@ class BundleContents:
         gpu_engines: Engine folders of the same model for other GPUs.
         decoder: The VAE decoder's engine folder, or None.
         vae_encoder: The VAE encoder's, or None.
+        masked_decoder: That of the VAE's decoder with image and mask, or None.
         texts: The text encoders' engine folders by name; empty where prompts stay with the caller.
         text: The folder of the plan and the tokenizers, or None.
         loop: What the report's pictures were made with, and a request that says nothing; None for
@@ -72,6 +79,7 @@ class BundleContents:
     texts: Mapping[str, Path] = field(default_factory=dict)
     text: Path | None = None
     vae_encoder: Path | None = None
+    masked_decoder: Path | None = None
     nulls: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, int] = field(default_factory=dict)
 
@@ -98,6 +106,8 @@ class BundleContents:
             yield "decoder", self.decoder
         if self.decoder and self.vae_encoder:
             yield ENCODER_FOLDER, self.vae_encoder
+        if self.decoder and self.masked_decoder:
+            yield MASKED_DECODER_FOLDER, self.masked_decoder
 
     @property
     def scheduler(self) -> JsonDict:
@@ -238,23 +248,20 @@ def find_contents(
         hint = "export the model again, from a pipeline folder"
         raise InputError(f"{engine}: its model came without a scheduler's config", hint=hint)
     _check_gpu_engines(engine, info, gpu_engines)
-    decoder = engine.parent / "decoder"
-    has_decoder = (decoder / NAME).is_file()
-    if has_decoder:
-        check_engine(decoder)
+    decoder, encoder, masked_decoder = (
+        _own_engine(engine.parent / name)
+        for name in ("decoder", ENCODER_FOLDER, MASKED_DECODER_FOLDER)
+    )
     loop = None if engine == out else find_loop(out, side, info["source"]["scheduler"])
-    encoder = engine.parent / ENCODER_FOLDER
-    has_encoder = (encoder / NAME).is_file()
-    if has_encoder:
-        check_engine(encoder)
     nulls, values = ({}, {}) if engine == out else _family_facts(out, info)
     contents = BundleContents(
         engine,
         info,
         tuple(gpu_engines),
-        decoder if has_decoder else None,
+        decoder,
         loop,
-        vae_encoder=encoder if has_encoder else None,
+        vae_encoder=encoder,
+        masked_decoder=masked_decoder,
         nulls=nulls,
         values=values,
     )
@@ -305,6 +312,14 @@ def check_servable(name: str) -> None:
         served = [other for other, one in targets().items() if one.facts.loader is not None]
         hint = f"bundles run engines for {', '.join(served)}"
         raise RequestError(f"an engine for '{name}' cannot be bundled", hint=hint)
+
+
+def _own_engine(folder: Path) -> Path | None:
+    """The engine folder, once it is checked; None if there is none."""
+    if not (folder / NAME).is_file():
+        return None
+    check_engine(folder)
+    return folder
 
 
 def _find_engine(out: Path, target: str | None, side: str) -> Path:

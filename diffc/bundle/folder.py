@@ -26,12 +26,17 @@ is one to Python."""
 FORMAT = 1
 
 
-def check_free(to: Path, force: bool) -> None:
+TO = "--to"
+"""The flag that names the folder, where no other is said to."""
+
+
+def check_free(to: Path, force: bool, flag: str = TO) -> None:
     """Refuse a folder that cannot be written, or that is not empty.
 
     Args:
         to: The folder.
         force: True accepts a folder that is not empty.
+        flag: The flag that it comes from, for errors.
 
     Raises:
         RequestError: ``to`` is a file, cannot be written, is not empty, or has the name of a
@@ -41,36 +46,51 @@ def check_free(to: Path, force: bool) -> None:
         raise RequestError(
             f"a folder named '{to.resolve().name}' breaks PyTorch in every program that is started "
             "beside it, which takes the folder for the package of that name",
-            hint=f"--to {to}-models, or any other name",
+            hint=f"{flag} {to}-models, or any other name",
         )
-    there = next((path for path in (to, *to.absolute().parents) if path.exists()), to)
+    there = next((path for path in (to, *to.absolute().parents) if os.path.lexists(path)), to)
+    hint = _another(flag)
     if not there.is_dir():
-        raise RequestError(f"{there} is a file, not a folder")
+        raise RequestError(f"{flag}: {there} is a file, not a folder", hint=hint)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise RequestError(f"{there} cannot be written into by this user")
+        raise RequestError(f"{flag}: {there} cannot be written into by this user", hint=hint)
     if not force and to.is_dir() and any(to.iterdir()):
         hint = "name a new folder, or --force to write into it; nothing else in it is touched"
-        raise RequestError(f"{to} is not empty", hint=hint)
+        raise RequestError(f"{flag} {to} is not empty", hint=hint)
 
 
-def check_replaceable(to: Path) -> None:
+def check_replaceable(to: Path, flag: str) -> None:
     """Refuse a folder unless it is free, or holds a bundle as diffc wrote it.
+
+    Args:
+        to: The folder.
+        flag: The flag that it comes from, for errors.
 
     Raises:
         RequestError: The folder holds something else.
     """
-    check_free(to, force=True)
+    check_free(to, force=True, flag=flag)
     if not to.is_dir() or not any(to.iterdir()):
         return
     earlier = _earlier_files(to)
     if not earlier:
-        raise RequestError(f"{to} is not empty, and diffc did not make it: move it")
-    _check_in_the_way(to, [name for name in earlier if (to / name).exists()], earlier)
+        message = f"{flag}: {to} is not empty, and diffc did not make it"
+        raise RequestError(message, hint=f"move it, or {_another(flag)}")
+    _check_in_the_way(to, [name for name in earlier if (to / name).exists()], earlier, flag)
+
+
+def _another(flag: str) -> str:
+    """What to do about a folder that cannot be used; with --bundle it lies in the one of --out."""
+    return f"choose another folder with {flag if flag == TO else '--out'}"
 
 
 @contextmanager
-def staging_folder(to: Path) -> Iterator[Path]:
+def staging_folder(to: Path, flag: str = TO) -> Iterator[Path]:
     """Provide a temporary folder beside ``to``, which is removed at the end.
+
+    Args:
+        to: The folder.
+        flag: The flag that it comes from, for errors.
 
     Raises:
         RequestError: No folder can be made there.
@@ -79,11 +99,13 @@ def staging_folder(to: Path) -> Iterator[Path]:
         try:
             new = stack.enter_context(temporary_folder(to.parent, to.name))
         except OSError as error:
-            raise RequestError(f"cannot write beside {to}: {error.strerror}") from None
+            raise RequestError(
+                f"{flag}: cannot write beside {to}: {error.strerror}", hint=_another(flag)
+            ) from None
         yield new
 
 
-def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
+def move_in(new: Path, to: Path, about: JsonObject, flag: str = TO) -> list[str]:
     """Move every file of a new folder into place.
 
     Files of an earlier bundle that the new one does not have are removed.
@@ -92,6 +114,7 @@ def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
         new: The folder with the new files.
         to: The bundle's folder.
         about: Further content of bundle.json.
+        flag: The flag that the folder comes from, for errors.
 
     Returns:
         The names of the files, bundle.json last.
@@ -103,7 +126,7 @@ def move_in(new: Path, to: Path, about: JsonObject) -> list[str]:
     files = sorted(path for path in new.rglob("*") if path.is_file())
     hashes = {str(path.relative_to(new)): file_digest(path) for path in files}
     earlier = _earlier_files(to)
-    _check_in_the_way(to, [*hashes, MANIFEST], earlier)
+    _check_in_the_way(to, [*hashes, MANIFEST], earlier, flag)
     content = {"format": FORMAT, "made_by": f"diffc {diffc.__version__}", **about, "files": hashes}
     (new / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
     for name in [*hashes, MANIFEST]:
@@ -131,17 +154,20 @@ def _is_inside(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
-def _check_in_the_way(to: Path, names: list[str], earlier: Mapping[str, str]) -> None:
+def _check_in_the_way(to: Path, names: list[str], earlier: Mapping[str, str], flag: str) -> None:
     for name in names:
         path = to / name
-        if path.is_symlink() or path.is_dir():
-            raise RequestError(f"{path} is in the way, and diffc did not make it: move it")
         blocked = [p for p in path.parents if p != to and to in p.parents and p.is_file()]
-        if blocked:
-            raise RequestError(f"{blocked[0]} is in the way, and diffc did not make it: move it")
+        other = path if path.is_symlink() or path.is_dir() else next(iter(blocked), None)
+        if other is not None:
+            raise _in_the_way(flag, f"{other} is in the way, and diffc did not make it")
         if path.exists() and earlier.get(name) != file_digest(path):
             changed = "was changed since diffc made it" if name in earlier else "is not diffc's"
-            raise RequestError(f"{path} is in the way and {changed}: move it, or name a new folder")
+            raise _in_the_way(flag, f"{path} is in the way and {changed}")
+
+
+def _in_the_way(flag: str, words: str) -> RequestError:
+    return RequestError(f"{flag}: {words}", hint=f"move it, or {_another(flag)}")
 
 
 def _remove_stale(to: Path, earlier: Mapping[str, str], hashes: Mapping[str, str]) -> None:

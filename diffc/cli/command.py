@@ -19,6 +19,7 @@ from pathlib import Path
 import typer
 
 from diffc.cli.flags import FLAGS, Flag
+from diffc.cli.flags.flag import WritingPlace
 from diffc.cli.stdout import answers_alone
 from diffc.errors import RequestError
 
@@ -67,7 +68,9 @@ _SHARED = {field.name for field in fields(Command)}
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
 
-def takes(*keys: str, context: bool = False, goes_on: bool = False) -> Callable[[Verb], Verb]:
+def takes(
+    *keys: str, context: bool = False, goes_on: bool = False, place: WritingPlace | None = None
+) -> Callable[[Verb], Verb]:
     """Make a function a verb with the flags of these keys, in the order that help shows them.
 
     The function gets a Command, and by name the flags that neither have a path nor are in Command.
@@ -76,6 +79,7 @@ def takes(*keys: str, context: bool = False, goes_on: bool = False) -> Callable[
         keys: of the flag table.
         context: True hands in typer's context too, by that name.
         goes_on: True where an interrupted verb keeps what is done, and the same command goes on.
+        place: where the verb writes, if no flag of it says that.
 
     Raises:
         KeyError: a key is not in the flag table.
@@ -100,6 +104,7 @@ def takes(*keys: str, context: bool = False, goes_on: bool = False) -> Callable[
         vars(verb)["__wrapped__"] = function
         vars(verb)["flag_keys"] = keys
         vars(verb)["goes_on"] = goes_on
+        vars(verb)["place"] = place
         return verb
 
     return decorate

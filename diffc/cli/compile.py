@@ -154,7 +154,7 @@ def _check(command: Command, stop: str, over: Over) -> None:
 
 
 def _run_and_bundle(command: Command, server: str, over: Over) -> None:
-    from diffc.bundle.ahead import check_ahead
+    from diffc.bundle.ahead import FLAG, check_ahead
     from diffc.bundle.build import write_bundle
     from diffc.cli.bundle import print_notes
 
@@ -166,5 +166,7 @@ def _run_and_bundle(command: Command, server: str, over: Over) -> None:
         engines.append(check_ahead(server, targets, named, source.scheduler, to))
 
     out = run_chain(command, "bench", check_ahead=check, over=over)
-    written = write_bundle(out, out / "bundle", server=server, target=engines[0], force=True)
+    written = write_bundle(
+        out, out / "bundle", server=server, target=engines[0], force=True, flag=FLAG
+    )
     print_notes(written.notes)

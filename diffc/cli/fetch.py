@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffc.cli.command import Command, takes
+from diffc.cli.flags.flag import WritingPlace
 from diffc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from diffc.models.hub import HubFile
 
 
-@takes("model", "whole", "allow_pickle", "list_only", "json", "quiet", goes_on=True)
+_HUBS_CACHE = WritingPlace("or set HF_HOME to another folder; what was downloaded is kept")
+
+
+@takes(
+    *("model", "whole", "allow_pickle", "list_only", "json", "quiet"),
+    goes_on=True,
+    place=_HUBS_CACHE,
+)
 def fetch_(command: Command, whole: bool, dry_run: bool) -> None:
     """Download what a run uses of a hub id: one set of weights of each component.
 

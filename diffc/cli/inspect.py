@@ -197,7 +197,7 @@ def _written_plan(command: Command) -> Path | None:
     from diffc.output import is_output
     from diffc.stages.plan import PLAN
 
-    folder = user_path(command.model)
+    folder = user_path(command.model, "MODEL")
     asks_more = command.options or command.recipe or command.family or command.fresh
     return folder if not asks_more and is_output(folder) and (folder / PLAN).is_file() else None
 

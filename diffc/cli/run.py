@@ -167,7 +167,7 @@ def resolve_command(
     from diffc.recipe import resolve
     from diffc.stages.order import source_of
 
-    folder, flags = user_path(command.model), command.options
+    folder, flags = user_path(command.model, "MODEL"), command.options
     if command.out is None and is_output(folder):
         source = source_of(folder, command.allow_pickle)
         locked = read_lock(folder)["recipe"]

@@ -14,7 +14,13 @@ from diffc.stages.conditions import judged_conditions, null_conditions
 from diffc_export.targets import target as target_of
 from diffc_export.targets.engine import NAME
 from diffc_runtime import Pipeline, open_engine
-from diffc_runtime.bundles import decoder_of, image_size, pipeline_of, vae_encoder_of
+from diffc_runtime.bundles import (
+    decoder_of,
+    image_size,
+    masked_decoder_of,
+    pipeline_of,
+    vae_encoder_of,
+)
 from diffc_runtime.loras import EngineLoras
 from diffc_runtime.prompts import open_prompts
 
@@ -108,6 +114,8 @@ def _open(one: OutEngine) -> Pipeline:
         opened.image_size = image_size(decoder.info)
     if contents.vae_encoder is not None:
         opened.encode = vae_encoder_of(contents.vae_encoder)
+    if contents.masked_decoder is not None:
+        opened.decode_masked = masked_decoder_of(contents.masked_decoder)
     if contents.text is not None:
         opened.prompts = open_prompts(contents.text, contents.texts)
     opened.loras = EngineLoras(contents.engine, contents.loras)

@@ -11,6 +11,7 @@ from diffc.generate import engine
 from diffc.output import SIDES, is_output, no_run
 from diffc_export.disks import user_path
 from diffc_runtime import Pipeline
+from diffc_runtime.keywords import checked_keywords
 
 TORCH = "torch"
 DEVICES = ("cpu", "cuda")
@@ -36,6 +37,7 @@ class OpenRequest:
     dtype: str | None = None
 
 
+@checked_keywords()
 def pipeline(
     out: str | Path,
     *,
@@ -67,10 +69,10 @@ def pipeline(
         InputError: ``out`` holds no finished run, or a file of it is damaged.
         UnavailableError: Nothing in it runs here.
     """
-    request = OpenRequest(user_path(out), side, target, device, dtype)
+    request = OpenRequest(user_path(out, "out"), side, target, device, dtype)
     opened, note = open_output(request)
     if note is not None:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     return opened
 
 

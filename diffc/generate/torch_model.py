@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
 from diffc.bundle.contents import BundleContents
 from diffc.data.latents import (
+    VAE_AT_ONCE,
     decode_latents,
     encode_posterior,
     latent_factors,
@@ -32,14 +34,16 @@ from diffc.models.source import Source, find_source
 from diffc.models.texts.torch_calls import torch_prompts
 from diffc.output import locked_recipe
 from diffc.stage_inputs import RunShape
+from diffc.stages.decoder import vae_kind
+from diffc.stages.masked_decoder import decodes_masked
 from diffc.stages.order import source_of
 from diffc.stages.text import text_stage, write_texts
-from diffc.torch_state import own_state
+from diffc.torch_state import own_state, survive_forks
 from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
-from diffc_runtime.image_inputs import Encode, Posterior
-from diffc_runtime.pipeline import in_denoisers_scale
+from diffc_runtime.image_inputs import DecodeMasked, Encode, Posterior
+from diffc_runtime.latent_scale import in_denoisers_scale
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
 from diffc_runtime.prompts import PromptEncoder
 from diffc_runtime.values import Array, Denoise
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _BATCH = 8
-Given = TypeVar("Given")
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
@@ -70,6 +74,7 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("torch finds no NVIDIA GPU here", hint="the device cpu runs it")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    survive_forks()
     source = source_of(out) if side == "dense" else _compressed(out)
     denoiser = RunShape.of(locked_recipe(out)).open(source)
     nn.Module.to(denoiser.model, where, _DTYPES[dtype])  # diffusers' own ``to`` warns on every cast
@@ -86,6 +91,8 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
         opened.latent_scale, opened.latent_shift = latent_factors(full_config(source.vae))
         scale = partial(in_denoisers_scale, factor=opened.latent_scale, shift=opened.latent_shift)
         opened.decode = _without_autocast(lambda latents: decode(scale(latents)))
+        if decodes_masked(source):
+            opened.decode_masked = _without_autocast(masked_decoder(source))
     opened.image_size = _image_size(denoiser, source) if decode is not None else opened.image_size
     opened.prompts = _prompts(out, source)
     if opened.prompts is not None:
@@ -96,12 +103,12 @@ def open_torch(out: Path, side: str, device: str | None, dtype: str) -> Pipeline
     return as_judged(opened, out, contents)
 
 
-def _without_autocast(call: Callable[[Given], Result]) -> Callable[[Given], Result]:
+def _without_autocast(call: Callable[Given, Result]) -> Callable[Given, Result]:
     """Return a call that computes in the model's own precision, whatever the caller has set."""
 
-    def run(given: Given) -> Result:
+    def run(*given: Given.args, **named: Given.kwargs) -> Result:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return call(given)
+            return call(*given, **named)
 
     return run
 
@@ -168,9 +175,14 @@ def _contents(
 
 def torch_call(denoiser: Denoiser, device: torch.device) -> Denoise:
     """Return a call of the denoiser on numpy arrays (B, ...), in its own dtype."""
-    dtype = next(denoiser.model.parameters()).dtype
+    dtype, opened_in = next(denoiser.model.parameters()).dtype, os.getpid()
 
     def call(inputs: dict[str, Array]) -> Array:
+        if device.type == "cuda" and os.getpid() != opened_in:
+            raise UnavailableError(
+                "the GPU is of the process that opened the model, not of one forked off it",
+                hint="open it in each process, which are then started with the method 'spawn'",
+            )
         tensors = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         with torch.inference_mode():
@@ -207,3 +219,28 @@ def vae_encoder(source: Source) -> Encode:
         return means.numpy(), deviations.numpy()
 
     return encode
+
+
+def masked_decoder(source: Source) -> DecodeMasked:
+    """Return a call from the decoder's latents, images and masks (N, ...) to images.
+
+    The VAE is loaded once.
+    """
+    loaded: list[AutoencoderKL] = []
+
+    def decode(latents: Array, images: Array, masks: Array) -> Array:
+        if not loaded:
+            loaded.append(load_vae(source))
+        named = {"sample": latents, "image": images, "mask": masks}
+        parts = []
+        for start in range(0, len(latents), VAE_AT_ONCE):
+            rows = {
+                name: torch.tensor(value[start : start + VAE_AT_ONCE]).to(loaded[0].device)
+                for name, value in named.items()
+            }
+            with torch.no_grad():
+                parts.append(vae_kind(source).decode_masked(loaded[0], rows).float().cpu())
+        decoded: Array = torch.cat(parts).numpy()
+        return decoded
+
+    return decode

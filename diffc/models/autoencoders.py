@@ -9,7 +9,7 @@ the model that is compressed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from diffc.models.components import Component
@@ -29,7 +29,7 @@ class Autoencoder:
     has_posterior: ClassVar[bool] = True
     """True if the encoder gives mean and variance; False if it gives the latents."""
     takes_masked_image: ClassVar[bool] = False
-    """True if diffusers' inpainting gives the decoder the masked image, which diffc does not."""
+    """True if diffusers' inpainting gives the decoder the image and the mask beside the latents."""
 
     def factor(self, config: JsonObject) -> int:
         """Return the pixels for each latent position along an edge.
@@ -43,6 +43,27 @@ class Autoencoder:
         """Return the images (B, C, H, W) of latents ``sample`` (B, c, h, w)."""
         images: Tensor = model.decode(inputs["sample"], return_dict=False)[0]  # type: ignore[operator]
         return images
+
+    def decode_masked(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the images (B, C, H, W) of latents ``sample``, where ``mask`` is 1.
+
+        Where it is 0 they are, nearly, ``image``. For classes with ``takes_masked_image`` alone.
+
+        Args:
+            model: The VAE.
+            inputs: ``sample`` (B, c, h, w), ``image`` (B, C, H, W), ``mask`` (B, 1, H, W).
+        """
+        call: Callable[..., tuple[Tensor]] = model.decode  # type: ignore[assignment]
+        beside = {"image": inputs["image"], "mask": inputs["mask"]}
+        return call(inputs["sample"], **beside, return_dict=False)[0]
+
+    def fits_mask(self, config: JsonObject) -> bool:
+        """Return True if the decoder's levels are such that it can take image and mask.
+
+        Args:
+            config: The whole config.
+        """
+        return self.takes_masked_image
 
     def encode(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return what the encoder knows of the latents of images ``sample`` (B, C, H, W).
@@ -91,10 +112,27 @@ class _VectorQuantized(Autoencoder):
 
 
 class _Asymmetric(Autoencoder):
-    """AutoencoderKL's encoder and a larger decoder, which gets no masked image here."""
+    """AutoencoderKL's encoder and a larger decoder, which takes what a mask keeps of an image."""
 
     levels = "down_block_out_channels"
     takes_masked_image = True
+
+    def fits_mask(self, config: JsonObject) -> bool:
+        """Return True if the image's own encoder has what each of the decoder's levels looks up.
+
+        diffusers' MaskConditionEncoder halves the image's sides three times at most. Of a level
+        that it does not have, or has with other channels, the decoder ends in a KeyError.
+        """
+        levels = [int(channels) for channels in config["up_block_out_channels"]]
+        made, channels = list[int](), levels[0]
+        for _ in range(4):
+            made.append(min(channels, levels[-1]))
+            channels = 2 * made[-1]
+        there = {*zip((0, 0, 1, 2, 3), [*made, levels[-1]], strict=True)}
+        count = len(levels)
+        needed = {(count - 1, levels[-1]), (0, levels[0])}
+        needed |= {(halvings, levels[halvings + 1]) for halvings in range(count - 1)}
+        return len(config[self.levels]) == count and needed <= there
 
 
 _OWN: Mapping[str, Autoencoder] = {

@@ -46,6 +46,7 @@ from diffc.models.loras.fusing import fuse_model, fuse_state
 from diffc.models.source import Source, find_source
 from diffc.models.states import entries_of, read_state
 from diffc.torch_state import own_state
+from diffc_runtime.keywords import checked_keywords
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,6 +55,10 @@ Own = Callable[[torch.Tensor], torch.Tensor]
 """Turns a tensor as a file has it into one of the network's own."""
 
 
+@checked_keywords(
+    **dict.fromkeys(("torch_dtype", "dtype"), "diffc.load(MODEL).to(torch.float16) casts it"),
+    **dict.fromkeys(("device", "device_map"), 'diffc.load(MODEL).to("cuda") moves it'),
+)
 @own_state()
 def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
     """A diffusers pipeline, dense or compressed, in float32 and in evaluation mode.
@@ -63,6 +68,7 @@ def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
         allow_pickle: True accepts .bin weights, which can run code when they are read.
 
     Raises:
+        RequestError: an argument is unknown.
         InputError: the folder is not a pipeline, or its weights cannot be used.
     """
     return load_pipeline(find_source(model, allow_pickle=allow_pickle, whole=True))

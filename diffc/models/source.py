@@ -37,7 +37,8 @@ from diffc.models.files import (
 from diffc.models.loras.files import DENOISER, ComponentLoras, LoraFile
 from diffc.models.schedulers import with_pipeline_changes
 from diffc.models.shipped import SHIPPED, is_shipped, shipped_models
-from diffc_runtime.files import file_digest
+from diffc_export.disks import user_path
+from diffc_runtime.files import file_digest, no_place
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 __all__ = ["Source", "check_safetensors", "find_source", "read_json"]
@@ -245,7 +246,7 @@ def find_source(
 
     Raises:
         InputError: The message says what is wrong, the hint what would help.
-        RequestError: ``model`` is empty, or there is no such family.
+        RequestError: ``model`` is empty, or no path, or there is no such family.
         UnavailableError: A hub id cannot be fetched.
     """
     if family is not None and family not in family_names():
@@ -282,7 +283,7 @@ class _HubOptions:
 def _find_folder(model: str, fetch: _HubOptions) -> Path:
     if is_shipped(model):
         return SHIPPED / model
-    path = Path(model).expanduser()
+    path = user_path(model, "MODEL")
     if path.is_dir():
         return _inside_output(path)
     if path.exists():
@@ -306,7 +307,7 @@ def _find_folder(model: str, fetch: _HubOptions) -> Path:
 def is_hub_id(model: str) -> bool:
     """Return True for what has the form of a hub id and is no folder here."""
     looks_like = _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~"))
-    return bool(looks_like) and not Path(model).exists()
+    return bool(looks_like) and no_place(model) is None and not Path(model).exists()
 
 
 def _inside_output(path: Path) -> Path:

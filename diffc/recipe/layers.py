@@ -113,7 +113,7 @@ def _family_layer(family: str, model: str, config: Layer) -> Layer:
 
 
 def _is_path(recipe: str | Path) -> bool:
-    path = user_path(recipe)
+    path = user_path(recipe, "recipe")
     return path.suffix in (".yaml", ".yml") or path.is_file()
 
 

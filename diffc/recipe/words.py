@@ -17,6 +17,7 @@ from diffc.input_size import read_size, size_word
 from diffc_export.disks import user_path
 from diffc_export.gpu_names import gpu_capability
 from diffc_runtime.errors import BadRequest
+from diffc_runtime.files import no_place
 from diffc_runtime.loop import Loop
 
 MOST_SEED = 2**63 - 1
@@ -153,9 +154,18 @@ def _amount_of(option: str) -> AfterValidator:
     return AfterValidator(check_amount)
 
 
-def _expand_home(value: object) -> object:
+def _expand_home(value: object, info: ValidationInfo) -> object:
     """A path with the home folder in place of a leading ``~``."""
-    return str(user_path(value)) if isinstance(value, str | Path) else value
+    if not isinstance(value, str | Path):
+        return value
+    _check_path(str(info.field_name), str(value))
+    return str(user_path(value))
+
+
+def _check_path(option: str, text: str) -> None:
+    reason = no_place(text)
+    if reason is not None:
+        raise ValueError(f"{option}: {reason}")
 
 
 def _as_limits_or_off(value: object, info: ValidationInfo) -> object:
@@ -170,11 +180,12 @@ def read_lora(text: str) -> tuple[str, float]:
     """("style.safetensors", 0.8) for 'style.safetensors:0.8'; the weight is 1 where none is given.
 
     Raises:
-        ValueError: The part behind the colon is no weight.
+        ValueError: The part behind the colon is no weight, or that before it no path.
     """
     name, colon, number = text.rpartition(":")
-    if not colon or user_path(text).exists():
+    if not colon or (no_place(text) is None and user_path(text).exists()):
         name, number = text, "1"
+    _check_path("lora", name)
     weight = _number_or_none(number)
     if weight is None:
         raise ValueError(f"lora: '{number}' in '{text}' is no weight such as 0.8")

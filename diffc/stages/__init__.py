@@ -14,6 +14,7 @@ samples.py         pictures of both models, and how alike they are: OUT/samples
 export.py          ONNX of both sides, with what torch gave: OUT/onnx
 decoder.py         the VAE's decoder: ONNX and engine
 vae_encoder.py     the VAE's encoder: ONNX and engine
+masked_decoder.py  the VAE's decoder with image and mask: ONNX and engine
 text.py            the text encoders: tokenizers, ONNX and engines
 precision.py       a lower precision, written into the ONNX file
 precision_auto.py  the precision that measuring chooses

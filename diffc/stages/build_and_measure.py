@@ -11,6 +11,7 @@ from diffc.stages.build import engine_stages
 from diffc.stages.decoder import decoder_build_stage
 from diffc.stages.explain import explain_stage
 from diffc.stages.frontier import frontier_stage
+from diffc.stages.masked_decoder import masked_decoder_build_stage
 from diffc.stages.precision_auto import choose_precision
 from diffc.stages.serve import serve_stage
 from diffc.stages.text import text_build_stages
@@ -28,6 +29,7 @@ def build_and_measure(
         yield from engine_stages(runner, recipe, name)
         yield from runner.do_if_any(decoder_build_stage(runner.out, recipe, name))
         yield from runner.do_if_any(vae_encoder_build_stage(runner.out, recipe, name))
+        yield from runner.do_if_any(masked_decoder_build_stage(runner.out, recipe, name))
         for encoder in text_build_stages(runner.out, recipe, name):
             yield from runner.do(encoder)
         if stop == "bench":

@@ -72,11 +72,23 @@ def decoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, Export
 def export_decoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOutcome]:
     """Write the ONNX folder of the VAE's decoder."""
     yield Progress(0, 1, "exporting the VAE's decoder")
-    described = _export(inputs, folder.out / DECODER)
+    described = export_vae_decoder(inputs, folder.out / DECODER)
     return ExportOutcome(sha256=described["sha256"], parameters=described["parameters"])
 
 
-def _export(inputs: DecoderInputs, folder: Path) -> JsonDict:
+def export_vae_decoder(
+    inputs: DecoderInputs, folder: Path, beside: Sequence[TensorSpec] = ()
+) -> JsonDict:
+    """Write the ONNX folder of a VAE's decoder.
+
+    Args:
+        inputs: What the folder follows from.
+        folder: The folder to write.
+        beside: The inputs beside the latents: image and mask, or none.
+
+    Returns:
+        The content of model.json.
+    """
     from diffc.data.latents import latent_factors, load_vae
     from diffc.models.families.base import sample_shape
     from diffc.models.families.examples import example_inputs
@@ -102,8 +114,9 @@ def _export(inputs: DecoderInputs, folder: Path) -> JsonDict:
     def examples(wanted: Sequence[TensorSpec], batch: int, generator: Generator) -> Inputs:
         return example_inputs(wanted, config, batch, generator)
 
-    specs = [TensorSpec("sample", (shape[0], *shape[-2:]), kind="sample")]
-    return export_onnx(vae, known.decode, specs, folder, examples=examples, options=options)
+    specs = [TensorSpec("sample", (shape[0], *shape[-2:]), kind="sample"), *beside]
+    call = known.decode_masked if beside else known.decode
+    return export_onnx(vae, call, specs, folder, examples=examples, options=options)
 
 
 def vae_kind(source: Source) -> Autoencoder:
@@ -114,18 +127,13 @@ def vae_kind(source: Source) -> Autoencoder:
 
 
 def decoder_notes(source: Source) -> list[str]:
-    """Say what the pipeline's VAE does in diffusers alone: decode at all, or fill in a mask."""
+    """Say it where diffusers alone decodes by the pipeline's VAE."""
     if source.vae is None:
         return []
     name = source.vae.class_name
     known = autoencoder(name)
     if known is None:
         return [f"engines give latents and no images: diffc exports no decoder of {name}"]
-    if known.takes_masked_image:
-        return [
-            "images that are filled in by a mask differ from diffusers': diffc gives the decoder "
-            f"of {name} no masked image"
-        ]
     return []
 
 

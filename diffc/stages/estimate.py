@@ -17,7 +17,7 @@ from diffc.durations import Rate
 from diffc.measure.frontier.loops import FrontierLoops
 from diffc.models.families import family
 from diffc.models.source import Source
-from diffc.output import DECODER, SIDES, VAE_ENCODER
+from diffc.output import DECODER, MASKED_DECODER, SIDES, VAE_ENCODER
 from diffc.recipe import Recipe
 from diffc.recipe.sections.distill import LoopTrainingSection
 from diffc.recipe.sections.training import (
@@ -31,6 +31,7 @@ from diffc.stages.bench import FEW_IMAGES
 from diffc.stages.data import keeps_states
 from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
+from diffc.stages.masked_decoder import masked_decoder_stage
 from diffc.stages.text import text_stage
 from diffc.stages.vae_encoder import vae_encoder_stage
 from diffc_runtime.errors import BadRequest
@@ -238,6 +239,8 @@ def _uncut_exports(source: Source, recipe: Recipe) -> dict[str, float]:
         seconds[DECODER] = 15.0
     if vae_encoder_stage(source, recipe) is not None:
         seconds[VAE_ENCODER] = 9.0
+    if masked_decoder_stage(source, recipe) is not None:
+        seconds[MASKED_DECODER] = 15.0
     texts = text_stage(source, recipe)
     if texts is not None:
         seconds |= {TEXT_FOLDER: 0.1, **dict.fromkeys(texts.inputs.encoders, 6.0)}

@@ -55,6 +55,7 @@ from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
+from diffc.stages.masked_decoder import masked_decoder_stage
 from diffc.stages.plan import plan_stage
 from diffc.stages.preflight import PREFLIGHT, preflight, quick_checks
 from diffc.stages.prune import CutModel, prune_stage
@@ -353,6 +354,7 @@ def export(
         yield from runner.do(stage)
     yield from runner.do_if_any(decoder_stage(source, recipe))
     yield from runner.do_if_any(vae_encoder_stage(source, recipe))
+    yield from runner.do_if_any(masked_decoder_stage(source, recipe))
     yield from text_exports(runner, source, recipe)
 
 

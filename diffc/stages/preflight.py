@@ -30,6 +30,7 @@ from diffc.stages.by_block import choose_by_block
 from diffc.stages.data import check_data, check_values, model_packages
 from diffc.stages.decoder import decoder_notes
 from diffc.stages.importance import check_channels_alone
+from diffc.stages.masked_decoder import masked_decoder_notes
 from diffc.stages.needs import check_memory
 from diffc.stages.noise import noise_checks, process_checks
 from diffc.stages.plan import alignment, latency_device
@@ -75,7 +76,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_data(source, recipe)
     _check_metrics(source, recipe)
     notes = [*_recipe_notes(source), *noise_checks(source, recipe), *uncompressed_notes(source)]
-    notes += [*decoder_notes(source), *_uncut_notes(recipe)]
+    notes += [*decoder_notes(source), *masked_decoder_notes(source, recipe), *_uncut_notes(recipe)]
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         check_targets(recipe.build)

@@ -7,8 +7,10 @@ As the decoder it is neither cut nor lowered. Its engine is compared with torch 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffc.errors import CheckFailed
 from diffc.models.families import family
@@ -23,6 +25,9 @@ from diffc.stages.build import ENGINE, BuildInputs
 from diffc.stages.decoder import DecoderInputs, decoder_stage, vae_kind
 from diffc_export.events import Progress, Work
 from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
+
+if TYPE_CHECKING:
+    from diffc_export.targets.base import LoadedEngine
 
 
 def vae_encoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, ExportOutcome] | None:
@@ -76,15 +81,36 @@ def vae_encoder_build_stage(
 
     None without OUT/onnx/encoder or a use for it.
     """
+    return compared_build_stage(out, recipe, name, VAE_ENCODER, build_encoder)
+
+
+def compared_build_stage(
+    out: Path,
+    recipe: Recipe,
+    name: str,
+    part: str,
+    run: Callable[[EncoderBuildInputs, StageFolder], Work[EncoderEngineOutcome]],
+) -> Stage[EncoderBuildInputs, EncoderEngineOutcome] | None:
+    """The stage that builds OUT/engines/TARGET/PART of the VAE, in fp32.
+
+    None without OUT/onnx/PART or a use for it.
+
+    Args:
+        out: The output folder.
+        recipe: The target's recipe.
+        name: The target.
+        part: The folder's name.
+        run: Builds the engine and compares it.
+    """
     from diffc_export.targets import target
 
-    folder = out / "onnx" / VAE_ENCODER
+    folder = out / "onnx" / part
     if target(name).facts.loader is None or not (folder / DESCRIPTION).is_file():
         return None
     whole = recipe.build.model_copy(update={"precision": "fp32"})
-    stage = build.build_stage(out, recipe.model_copy(update={"build": whole}), name, VAE_ENCODER)
+    stage = build.build_stage(out, recipe.model_copy(update={"build": whole}), name, part)
     inputs = EncoderBuildInputs(stage.inputs, FileInput.of(folder / REFERENCE))
-    return Stage(stage.name, 1, inputs, build_encoder, EncoderEngineOutcome, stage.places)
+    return Stage(stage.name, 1, inputs, run, EncoderEngineOutcome, stage.places)
 
 
 def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[EncoderEngineOutcome]:
@@ -93,8 +119,29 @@ def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[Encod
     Raises:
         CheckFailed: The engine does not compute what torch computes.
     """
-    from diffc.measure.parity import passes
     from diffc.measure.vae_parity import posterior_errors
+
+    return (yield from build_compared(inputs, folder, "encoder", posterior_errors))
+
+
+def build_compared(
+    inputs: EncoderBuildInputs,
+    folder: StageFolder,
+    part: str,
+    errors_of: Callable[[LoadedEngine, Path], dict[str, float]],
+) -> Work[EncoderEngineOutcome]:
+    """Build the engine of a part of the VAE, and compare it with torch where it runs here.
+
+    Args:
+        inputs: What the engine follows from.
+        folder: The stage's.
+        part: The part's name in an error.
+        errors_of: The relative errors of an engine, from what torch gave.
+
+    Raises:
+        CheckFailed: The engine does not compute what torch computes.
+    """
+    from diffc.measure.parity import passes
     from diffc_export.targets import target
 
     built = yield from build.build(inputs.engine, folder)
@@ -104,12 +151,12 @@ def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[Encod
         return EncoderEngineOutcome(**built.to_json(), notes=notes)
     runner = chosen.load(folder.out / ENGINE)
     try:
-        errors = posterior_errors(runner, inputs.reference.path)
+        errors = errors_of(runner, inputs.reference.path)
     finally:
         runner.close()
     if not passes(errors, "fp32"):
         raise CheckFailed(
-            f"the VAE's encoder for {inputs.engine.target} does not compute what torch computes: "
+            f"the VAE's {part} for {inputs.engine.target} does not compute what torch computes: "
             f"relative error {max(errors.values()):.2g}",
             hint="another --target",
         )

@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
     named = os.environ.get("DIFFC_CACHE")
     if named:
-        return user_path(named)
+        return user_path(named, "DIFFC_CACHE")
     try:
         return platformdirs.user_cache_path("diffc")
     except RuntimeError:  # a container's user without a home folder

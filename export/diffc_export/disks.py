@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from diffc_runtime.errors import DiffcError, InputError, RequestError, value_words
+from diffc_runtime.files import no_place
 
 if TYPE_CHECKING:
     from diffc_export.targets.base import Array
@@ -49,19 +50,27 @@ class DiskError(InputError):
         self.cure = cure
 
 
-def user_path(text: str | Path) -> Path:
+def user_path(text: str | Path, name: str = "") -> Path:
     """``text`` as a path, with the home folder in the place of a leading ``~``.
 
+    Args:
+        text: what a person gave.
+        name: the flag or argument that has it, for errors; "" for none.
+
     Raises:
-        RequestError: It is no path, or the home folder is not known.
+        RequestError: It is no path, no disk has one so long, or the home folder is not known.
     """
+    before = f"{name}: " if name else ""
     if not isinstance(text, str | os.PathLike):
-        raise RequestError(f"a path is a text or a pathlib.Path, not {value_words(text)}")
+        raise RequestError(f"{before}a path is a text or a pathlib.Path, not {value_words(text)}")
+    reason = no_place(text)
+    if reason is not None:
+        raise RequestError(before + reason, hint="give another path")
     try:
         return Path(text).expanduser()
     except RuntimeError:
         raise RequestError(
-            f"'{text}' begins with a home folder, and nothing here says where that is",
+            f"{before}'{text}' begins with a home folder, and nothing here says where that is",
             hint="write the path in full, or set HOME; a name that begins so is written ./~NAME",
         ) from None
 

@@ -17,11 +17,13 @@
     pipeline.py    seed, steps, guidance, conditions -> images
     copying.py     what a copy of a pipeline is
     calls.py       the arguments of a call, as conditions
+    keywords.py    what is said to a keyword that no argument has
     guided_call.py the denoiser's calls for one batch, with guidance
     image_inputs.py  an image, and a mask, that a call begins with
     image_conditions.py  the names of the conditions that denoisers take of an image
     image_sizes.py which sizes an engine was built for, and which one a call wants
     packing.py     latents as tokens, and back
+    latent_scale.py  latents in the denoiser's scale and in the VAE's
     prompt_plan.py how a pipeline turns a prompt into conditions, as data
     prompts.py     tokenizers and text encoders: prompts -> conditions
     tokens.py      a prompt -> tokens

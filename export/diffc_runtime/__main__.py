@@ -25,6 +25,7 @@ from .arguments import named_values
 from .bundles import misfits, open_bundle, read_settings
 from .engines import batches, read_info
 from .errors import EXIT_INTERRUPTED, BadRequest, UnfitEngine
+from .files import no_place
 from .image_inputs import image_arguments
 from .images import is_picture
 from .pipeline import Pipeline
@@ -71,7 +72,7 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="what the bundle holds, and whether it fits here")
     make = verbs.add_parser("generate", help="make images")
     for verb in (info, make):
-        verb.add_argument("--bundle", type=Path, default=home, help="the bundle's folder")
+        verb.add_argument("--bundle", type=_path, default=home, help="the bundle's folder")
     make.add_argument("prompt", nargs="*", help="what the images show, for a text model")
     make.add_argument("--negative-prompt", help="what guidance leads away from")
     make.add_argument("--n", type=int, default=1, help="images, of each prompt")
@@ -81,18 +82,27 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     make.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
     make.add_argument("--height", type=int, help="in pixels, of a size that the engine serves")
     make.add_argument("--width", type=int, help="the same")
-    make.add_argument("--image", type=Path, help="an image that the loop begins with")
+    make.add_argument("--image", type=_path, help="an image that the loop begins with")
     make.add_argument("--strength", type=float, help="how much of the loop is done to it, up to 1")
-    make.add_argument("--mask", type=Path, help="white where the image is made anew")
+    make.add_argument("--mask", type=_path, help="white where the image is made anew")
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         make.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)
     make.add_argument("--lora", help="a LoRA of the bundle, by its name")
     make.add_argument("--threads", type=int, help="of a processor; default: all")
-    make.add_argument("--out", type=Path, default=Path("image.png"), help=".png, .jpg, .webp, .npy")
+    make.add_argument(
+        "--out", type=_path, default=Path("image.png"), help=".png, .jpg, .webp, .npy"
+    )
     make.add_argument("--grid", action="store_true", help="one picture of all images")
     make.add_argument("--force", action="store_true", help="replace files that are there")
     return parser
+
+
+def _path(text: str) -> Path:
+    reason = no_place(text)
+    if reason is not None:
+        raise argparse.ArgumentTypeError(reason)
+    return Path(text)
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -22,12 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .engine_folder import ENCODER_FOLDER, LORA_FOLDER
+from .engine_folder import ENCODER_FOLDER, LORA_FOLDER, MASKED_DECODER_FOLDER
 from .engines import Engine, batches, open_engine, read_info, specs
 from .errors import BadRequest, UnfitEngine, value_words
+from .files import no_place
 from .fit import misfit
-from .image_inputs import Encode, Posterior, split_posterior
+from .image_inputs import DecodeMasked, Encode, Posterior, split_posterior
 from .json_types import JsonObject
+from .keywords import checked_keywords
 from .loaders import find_loader
 from .loras import EngineLoras
 from .packing import unpack_latents
@@ -57,6 +59,7 @@ def read_settings(folder: Path) -> JsonObject:
     return settings
 
 
+@checked_keywords()
 def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     """Load a bundle.
 
@@ -70,6 +73,9 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise BadRequest(f"a bundle's folder is a path, not {value_words(folder)}")
+    reason = no_place(folder)
+    if reason is not None:
+        raise BadRequest(f"folder: {reason}")
     folder = Path(folder).expanduser().absolute()
     settings = read_settings(folder)
     place = fitting_engine(folder, settings)
@@ -80,6 +86,7 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     if decoder is not None:
         opened.image_size = image_size(decoder.info)
         opened.encode = vae_encoder_of(folder / ENCODER_FOLDER, threads)
+        opened.decode_masked = masked_decoder_of(folder / MASKED_DECODER_FOLDER, threads)
     opened.prompts = open_prompts(folder / TEXT_FOLDER, text_engines(folder), threads)
     opened.loras = EngineLoras(place, folder / LORA_FOLDER, threads)
     return opened
@@ -165,7 +172,8 @@ def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str 
     """
     beside = [folder / "decoder"] if settings and settings.get("latent") else []
     beside += text_engines(folder).values() if settings else []
-    beside += [folder / ENCODER_FOLDER] if settings and (folder / ENCODER_FOLDER).is_dir() else []
+    for name in (ENCODER_FOLDER, MASKED_DECODER_FOLDER):
+        beside += [folder / name] if settings and (folder / name).is_dir() else []
     return {
         engine: misfit(read_info(engine)) or missing_file([engine, *beside])
         for engine in sorted(folder.glob("engine*"))
@@ -218,6 +226,36 @@ def vae_encoder_of(folder: Path, threads: int | None = None) -> Encode | None:
     return encode
 
 
+def masked_decoder_of(folder: Path, threads: int | None = None) -> DecodeMasked | None:
+    """Return a function that decodes latents with images and masks; None without an engine.
+
+    The engine is opened by the first mask: most calls have none.
+
+    Args:
+        folder: The engine's folder.
+        threads: For an engine on a processor; by default all cores.
+    """
+    if not (folder / "engine.json").is_file():
+        return None
+    opened = cache(lambda: open_engine(folder, threads))
+
+    def decode(latents: Array, images: Array, masks: Array) -> Array:
+        engine = opened()
+        served = engine.batches or ((1, 1),)
+        most = max(high for _, high in served)
+        parts = []
+        for start in range(0, len(latents), most):
+            rows = {
+                spec.name: value[start : start + most].astype(spec.dtype)
+                for spec, value in zip(engine.inputs, (latents, images, masks), strict=True)
+            }
+            count = len(latents[start : start + most])
+            parts.append(_run_padded(engine.run, rows, smallest_batch(served, count)))
+        return np.concatenate(parts).astype(np.float32)
+
+    return decode
+
+
 def batched_decoder(
     run: Denoise,
     name: str,
@@ -243,14 +281,17 @@ def batched_decoder(
         if x.ndim == 3 and shape is not None and len(shape) == 3:
             x = unpack_latents(x, shape)
         parts = [x[i : i + most].astype(dtype) for i in range(0, len(x), most)]
-        samples = [_run_padded(run, name, p, smallest_batch(served, len(p))) for p in parts]
+        samples = [_run_padded(run, {name: p}, smallest_batch(served, len(p))) for p in parts]
         return np.concatenate(samples).astype(np.float32)
 
     return decode
 
 
-def _run_padded(run: Denoise, name: str, part: Array, size: int) -> Array:
-    """Run ``part`` padded with zeros to ``size`` rows, and return its own rows."""
-    rows = np.zeros((size, *part.shape[1:]), part.dtype)
-    rows[: len(part)] = part
-    return run({name: rows})[: len(part)]
+def _run_padded(run: Denoise, parts: dict[str, Array], size: int) -> Array:
+    """Run ``parts``, each padded with zeros to ``size`` rows, and return their own rows."""
+    count, padded = 0, {}
+    for name, part in parts.items():
+        count = len(part)
+        padded[name] = np.zeros((size, *part.shape[1:]), part.dtype)
+        padded[name][:count] = part
+    return run(padded)[:count]

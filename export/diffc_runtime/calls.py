@@ -237,13 +237,17 @@ def _check_has_prompt(pipe: Pipeline, call: ImageCall, given: Mapping[str, objec
 
 
 def _same(rest: dict[str, object], name: str, other: str) -> object:
-    """Take two names of one argument out of ``rest``; the value, or None."""
+    """Take two names of one argument, a whole number, out of ``rest``; the value, or None.
+
+    To Python, True and 1.0 equal 1: of two such values the one that is no whole number is returned,
+    for its caller to refuse.
+    """
     values = {key: rest.pop(key) for key in (name, other) if rest.get(key) is not None}
     rest.pop(name, None)
     rest.pop(other, None)
     if len(values) == 2 and _differ(values[name], values[other]):
         raise BadRequest(f"{name} and {other} mean the same: give one of them")
-    return next(iter(values.values()), None)
+    return next(iter(sorted(values.values(), key=is_whole_number)), None)
 
 
 def _differ(one: object, other: object) -> bool:

@@ -13,9 +13,11 @@ from .files import file_digest
 NAME = "engine.json"
 FORMAT = 1
 ENCODER_FOLDER = "encoder"
+MASKED_DECODER_FOLDER = "masked-decoder"
 LORA_FOLDER = "loras"
 LORA_SUFFIX = ".npz"
-"""What lies beside an engine in OUT and in a bundle: a VAE's encoder, and LoRAs, a file each."""
+"""What lies beside an engine in OUT and in a bundle: a VAE's encoder, its decoder with image and
+mask, and LoRAs, a file each."""
 _KEYS = (
     "target",
     "versions",

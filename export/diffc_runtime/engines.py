@@ -20,6 +20,7 @@ from .checks import is_whole_number
 from .engine_folder import check_files, read_engine_json
 from .errors import BadRequest, DamagedEngine, InputError, UnfitEngine, value_words
 from .fit import misfit
+from .keywords import checked_keywords
 from .machine import cpu
 from .values import Array, Denoise, Input
 
@@ -52,6 +53,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise UnfitEngine(str(error)) from None
 
 
+@checked_keywords()
 def open_engine(folder: Path, threads: int | None = None) -> Engine:
     """Load the engine in ``folder``.
 

@@ -7,6 +7,8 @@
     new_folder                  a temporary folder that takes a folder's place at the end
     rename_folder               the last step of new_folder
     utf8_path                   a path for libraries that take UTF-8 whatever the locale is
+    no_place                    why no disk has a file or folder of a path
+    short_name                  the beginning of a name, to which more is added
 
 Every temporary file or folder lies beside what it becomes: a rename is atomic only inside one file
 system. Its name starts with a dot and ends with a random part, so that two writers do not meet.
@@ -25,6 +27,9 @@ from pathlib import Path
 from .errors import InputError
 
 _BLOCK = 1 << 22  # bytes that are read and hashed at once
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Bytes of a name, and of a whole path, that the usual file systems and Linux take at most."""
+_SHORT = 200
 
 
 def file_digest(path: Path) -> str:
@@ -57,7 +62,7 @@ def new_file(path: Path, *, flush: bool = False, temporary: Path | None = None) 
             write then replaces what a killed process has left there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary or path.with_name(f".{path.name}.{_random_part()}")
+    part = temporary or path.with_name(f".{short_name(path.name)}.{_random_part()}")
     try:
         yield part
         if flush:
@@ -89,7 +94,7 @@ def temporary_folder(parent: Path, name: str = "") -> Iterator[Path]:
         parent: Where it lies; made if missing.
         name: The part of its name that a person recognises.
     """
-    folder = parent / f".{name or 'new'}.{_random_part()}"
+    folder = parent / f".{short_name(name) or 'new'}.{_random_part()}"
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -117,7 +122,7 @@ def rename_folder(folder: Path, goal: Path) -> None:
     if not goal.exists():
         folder.rename(goal)
         return
-    old = goal.with_name(f".{goal.name}.old.{_random_part()}")
+    old = goal.with_name(f".{short_name(goal.name)}.old.{_random_part()}")
     goal.rename(old)
     try:
         folder.rename(goal)
@@ -140,6 +145,34 @@ def utf8_path(path: Path) -> str:
             f"the name {str(path)!a} is not UTF-8, and ONNX Runtime takes no other",
             hint="rename the folder",
         ) from None
+
+
+def no_place(path: str | os.PathLike[str]) -> str | None:
+    """Return why no disk has a file or folder of this path, in words; None where one may.
+
+    The system's own answer comes late, and in many forms: ``is_dir`` raises it in some versions of
+    Python and is False in others, and above a folder that is not there it is that this is missing.
+    """
+    parts = Path(path).parts
+    try:
+        sizes = [len(os.fsencode(part)) for part in parts]
+        whole = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        return "it has a character that no file's name has"
+    if any("\0" in part for part in parts):
+        return "it has a character that no file's name has"
+    longest = max(sizes, default=0)
+    if longest > _LONGEST_NAME:
+        start = parts[sizes.index(longest)][:20]
+        return f"the name '{start}...' has {longest} bytes, and at most {_LONGEST_NAME} fit"
+    if whole > _LONGEST_PATH:
+        return f"it has {whole} bytes, and at most {_LONGEST_PATH} fit"
+    return None
+
+
+def short_name(name: str) -> str:
+    """Return the beginning of a name, where more is added: a name has at most 255 bytes."""
+    return os.fsencode(name)[:_SHORT].decode("utf-8", "ignore")
 
 
 def _random_part() -> str:

@@ -39,6 +39,8 @@ Posterior: TypeAlias = tuple[Array, Array]
 Encode: TypeAlias = Callable[[Array], Posterior]
 """Images (N, C, H, W) in [-1, 1] -> the posterior of their latents, before any scaling."""
 
+DecodeMasked: TypeAlias = Callable[[Array, Array, Array], Array]
+"""Latents (N, c, h, w) as the decoder takes them, images and masks -> images (N, C, H, W)."""
 STRENGTH = 0.8
 """How much of the trajectory is done where a call does not say; all of it with a mask."""
 _MOST_LOG_VARIANCE, _LEAST_LOG_VARIANCE = 20.0, -30.0
@@ -264,6 +266,8 @@ class Start:
         is_noise: True if the loop begins with noise alone although there is an image.
         strength: How much of the trajectory is done.
         conditions: What the denoiser takes of the images, (N, ...) by name.
+        pixels: Images and masks as they were given, for a decoder that takes them; None without a
+            mask.
     """
 
     clean: Array | None = None
@@ -271,6 +275,18 @@ class Start:
     is_noise: bool = True
     strength: float = 1.0
     conditions: Mapping[str, Array] = field(default_factory=dict)
+    pixels: tuple[Array, Array] | None = None
+
+    def pixels_of(self, rows: slice) -> tuple[Array, Array] | None:
+        """Return image and mask of each row of a batch, (B, C, H, W) and (B, 1, H, W)."""
+        if self.pixels is None:
+            return None
+        images, masks = (given if len(given) == 1 else given[rows] for given in self.pixels)
+        count = rows.stop - rows.start
+        return (
+            np.broadcast_to(images, (count, *images.shape[1:])),
+            np.broadcast_to(masks, (count, *masks.shape[1:])),
+        )
 
     def begin(
         self, sampler: Scheduler, noise: Array, rows: slice
@@ -328,17 +344,17 @@ def begin_with(pipe: Pipeline, given: GivenImages, n: int, seed: int, first: int
     if EDITED_IMAGE in names:
         mean, _ = _encode(pipe, images)
         return Start(conditions={EDITED_IMAGE: mean})
-    whole = given.strength == 1
+    whole, pixels = given.strength == 1, None if masks is None else (images, masks)
     if MASK in names and masks is not None:
         clean = None if whole else _samples(pipe, images, streams)
         masked = _samples(pipe, images * (masks < 0.5), streams)
         conditions = {MASK: _latent_masks(masks, masked), MASKED_IMAGE: masked}
-        return Start(clean, None, whole, given.strength, conditions)
+        return Start(clean, None, whole, given.strength, conditions, pixels)
     clean = _samples(pipe, images, streams)
     if masks is None:
         return Start(pipe.pack(clean), None, False, given.strength)
     small = np.broadcast_to(_latent_masks(masks, clean), clean.shape)
-    return Start(pipe.pack(clean), pipe.pack(small), whole, given.strength)
+    return Start(pipe.pack(clean), pipe.pack(small), whole, given.strength, pixels=pixels)
 
 
 def _check_mask_fits(names: set[str], has_mask: bool) -> None:

@@ -33,10 +33,12 @@ from .copying import no_pickle, same_engine
 from .denoising import denoise_whole
 from .errors import BadRequest, UnfitEngine, value_words
 from .guided_call import GuidedCall
-from .image_inputs import NOISE, Encode, Start, begin_with, check_has_image
+from .image_inputs import NOISE, DecodeMasked, Encode, Start, begin_with, check_has_image
 from .image_sizes import at_size
 from .images import is_picture
 from .json_types import JsonObject
+from .keywords import checked_keywords
+from .latent_scale import in_decoders_scale, in_denoisers_scale
 from .noise import fill, image_streams
 from .output import PipelineOutput, check_output, output_of, pipeline_words
 from .packing import pack_latents
@@ -94,6 +96,8 @@ class Pipeline:
         loras: The LoRAs that a call may name; None where the denoiser takes none.
         image_size: (height, width) in pixels; by default that of a sample without a decoder.
         encode: Images (B, C, H, W) -> their latents' mean and deviation; None for pixels.
+        decode_masked: ``decode`` of a VAE that takes image and mask beside the latents; None: of
+            one that does not.
     """
 
     denoise: Denoise
@@ -113,6 +117,7 @@ class Pipeline:
     image_size: tuple[int, int] | None = None
     loras: EngineLoras | None = None
     encode: Encode | None = None
+    decode_masked: DecodeMasked | None = None
 
     def __post_init__(self, scheduler: str | None) -> None:
         self.scheduler_config = dict(self.scheduler_config)
@@ -256,6 +261,7 @@ class Pipeline:
         other.denoise = self.loras.denoise(name)
         return other
 
+    @checked_keywords()
     def generate(
         self,
         n: int,
@@ -369,13 +375,15 @@ class Pipeline:
         call = GuidedCall(self, request, rows.start, rows.stop)
         draw = partial(fill, streams)
         x = denoise_whole(call, sampler, x, draw, model_input=call.sample, after=after)
-        return self._decode_latents(x)
+        return self._decode_latents(x, begun.pixels_of(rows))
 
-    def _decode_latents(self, x: Array) -> Array:
+    def _decode_latents(self, x: Array, pixels: tuple[Array, Array] | None) -> Array:
         if self.decode is None:
             return x
-        scale, shift = _per_channel(self.latent_scale), _per_channel(self.latent_shift)
-        return self.decode(x / scale + shift)
+        latents = in_decoders_scale(x, self.latent_scale, self.latent_shift)
+        if pixels is None or self.decode_masked is None:
+            return self.decode(latents)
+        return self.decode_masked(latents, *pixels)
 
     def batch_for(self, rows: int) -> int:
         """Return the smallest batch size of the engine that holds ``rows`` rows."""
@@ -414,6 +422,9 @@ class Pipeline:
         return weight
 
 
+Pipeline.__init__ = checked_keywords()(Pipeline.__init__)  # type: ignore[method-assign]
+
+
 def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
     """Return the smallest size in ``batches`` (inclusive ranges) of at least ``rows`` rows.
 
@@ -425,19 +436,6 @@ def smallest_batch(batches: Sequence[tuple[int, int]], rows: int) -> int:
         most = max(high for _, high in batches)
         raise BadRequest(f"the engine's largest batch is {most}, not {rows}")
     return min(sizes)
-
-
-def in_denoisers_scale(
-    latents: Array, factor: float | Sequence[float], shift: float | Sequence[float]
-) -> Array:
-    """Return latents (N, C, h, w) of the VAE in the scale of the denoiser's."""
-    return (latents - _per_channel(shift)) * _per_channel(factor)
-
-
-def _per_channel(factor: float | Sequence[float]) -> Array:
-    """Return a number as (), numbers as (C, 1, 1), in float32."""
-    array = np.asarray(factor, np.float32)
-    return array.reshape(-1, 1, 1) if array.ndim else array
 
 
 def _only_input(inputs: Sequence[Input], kind: str) -> Input:

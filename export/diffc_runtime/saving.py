@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadRequest
+from .files import no_place
 from .images import grid, to_uint8, write_file, write_png
 from .values import Array
 
@@ -44,6 +45,9 @@ def check_files(files: Sequence[Path], overwrite: bool = False) -> None:
     Raises:
         BadRequest: The folder does not exist or cannot be written to, or a file is there.
     """
+    reason = next((reason for file in files if (reason := no_place(file))), None)
+    if reason is not None:
+        raise BadRequest(f"--out: {reason}")
     folder = files[0].absolute().parent
     if not folder.is_dir():
         raise BadRequest(f"--out: the folder {files[0].parent} does not exist")

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import ParamSpec
 
 import numpy as np
 
 from .pipeline import Pipeline, smallest_batch
 from .values import Array, Denoise
 
+P = ParamSpec("P")
 LEAST_SHARED = 8
 """The least number of rows in a shared batch, if the engine serves any batch."""
 
@@ -34,16 +36,18 @@ def share(pipeline: Pipeline, any_batch: bool) -> None:
     pipeline.denoise = SharedCalls(pipeline.denoise, batches)
     if pipeline.decode is not None:
         pipeline.decode = _one_at_a_time(pipeline.decode)
+    if pipeline.decode_masked is not None:
+        pipeline.decode_masked = _one_at_a_time(pipeline.decode_masked)
     if pipeline.loras is not None:
         pipeline.loras.wrap = lambda denoise: SharedCalls(denoise, batches)
 
 
-def _one_at_a_time(decode: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _one_at_a_time(decode: Callable[P, Array]) -> Callable[P, Array]:
     lock = threading.Lock()
 
-    def call(latents: Array) -> Array:
+    def call(*given: P.args, **named: P.kwargs) -> Array:
         with lock:
-            return decode(latents)
+            return decode(*given, **named)
 
     return call
 

@@ -26,7 +26,7 @@ def to(tmp_path) -> Path:
 
 def test_refuses_without_force(out, to):
     before = content(to)
-    with pytest.raises(RequestError, match="is not empty") as error:
+    with pytest.raises(RequestError, match=r"^--to .* is not empty") as error:
         write_bundle(out, to, server="none")
     assert "--force" in error.value.hint
     assert content(to) == before
@@ -55,8 +55,11 @@ def test_a_changed_file_is_the_users(out, to):
     config = to / "pipeline" / "config.pbtxt"
     config.write_text(config.read_text() + "# four instances on our machines\n")
     before = content(to)
-    with pytest.raises(RequestError, match=r"config\.pbtxt is in the way and was changed"):
+    with pytest.raises(
+        RequestError, match=r"^--to: .*config\.pbtxt is in the way and was changed"
+    ) as error:
         write_bundle(out, to, server="triton", force=True)
+    assert error.value.hint == "move it, or choose another folder with --to"
     assert content(to) == before
     write_bundle(out, to, server="none", force=True)
     assert "four instances" in config.read_text()
@@ -65,7 +68,7 @@ def test_a_changed_file_is_the_users(out, to):
 def test_a_file_of_the_same_name_is_in_the_way(out, to):
     (to / "README.md").write_text("our repository")
     before = content(to)
-    with pytest.raises(RequestError, match=r"README\.md is in the way and is not diffc's"):
+    with pytest.raises(RequestError, match=r"^--to: .*README\.md is in the way and is not diffc's"):
         write_bundle(out, to, server="none", force=True)
     assert content(to) == before
 
@@ -77,7 +80,7 @@ def test_a_file_or_folder_of_another_kind_is_in_the_way(out, to, name):
     else:
         (to / name).mkdir()
     before = content(to)
-    with pytest.raises(RequestError, match="is in the way"):
+    with pytest.raises(RequestError, match=r"^--to: .* is in the way"):
         write_bundle(out, to, server="none", force=True)
     assert content(to) == before
 
@@ -108,21 +111,21 @@ def test_a_strange_manifest_gives_no_rights(out, to, manifest):
 
 def test_a_file_where_the_folder_should_be(out, tmp_path):
     (tmp_path / "bundle").write_text("a file")
-    with pytest.raises(RequestError, match="is a file, not a folder"):
+    with pytest.raises(RequestError, match=r"^--to: .* is a file, not a folder"):
         write_bundle(out, tmp_path / "bundle", server="none", force=True)
 
 
 def test_a_file_above_the_folder_and_a_place_that_takes_nothing(out, tmp_path):
     (tmp_path / "file.txt").write_text("a file")
-    with pytest.raises(RequestError, match=r"file\.txt is a file, not a folder"):
+    with pytest.raises(RequestError, match=r"^--to: .*file\.txt is a file, not a folder"):
         write_bundle(out, tmp_path / "file.txt" / "sub" / "folder", server="none")
-    with pytest.raises(RequestError, match=r"cannot write beside /proc/bundle|cannot be written"):
+    with pytest.raises(RequestError, match=r"^--to: (cannot write beside|.*cannot be written)"):
         write_bundle(out, Path("/proc/bundle"), server="none")
 
 
 def test_a_folder_of_somebody_elses(out, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(RequestError, match="cannot be written into"):
+    with pytest.raises(RequestError, match=r"^--to: .* cannot be written into"):
         write_bundle(out, tmp_path / "bundle", server="none")
     assert list(tmp_path.iterdir()) == []
 

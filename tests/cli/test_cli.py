@@ -115,7 +115,7 @@ def test_wrong_requests_are_said_in_a_line_or_two(tiny_model, tmp_path, args, sa
         (["--bundle", "ovms"], "not an engine for 'ort-cpu'"),
         (["--bundle", "none", "--target", "torch"], "an engine for 'torch' cannot be bundled"),
         (["--bundle", "none", "--recipe", "two.yaml"], "the recipe builds ort-cpu, openvino"),
-        (["--bundle", "none"], "bundle is not empty, and diffc did not make it"),
+        (["--bundle", "none"], "--bundle: out/bundle is not empty, and diffc did not make it"),
     ],
 )
 def test_a_bundle_that_cannot_be_is_refused_before_anything_is_run(

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from support.command import diffc_process as diffc
 from support.disks import file_system, remount
 
 from diffc import cli
+from diffc.cli.command import takes
+from diffc.cli.flags.flag import WritingPlace
+from diffc.cli.places import place_words
+from diffc.cli.verbs import VerbRow
 from diffc.errors import InputError, RequestError
 from diffc_export.disks import (
     check_place,
@@ -168,6 +173,11 @@ def test_a_build_in_a_full_folder_for_temporary_files(compiled, small_disk, tmp_
         ("adapt l.safetensors OUT --engines", "or move OUT to another disk"),
         ("fetch google/x", "or set HF_HOME to another folder"),
         ("inspect demo", "or choose another DIFFC_CACHE"),
+        ("baseline list", "or choose another DIFFC_CACHE"),
+        ("cache clean --all", "or choose another DIFFC_CACHE"),
+        ("nosuchverb", "or choose another DIFFC_CACHE"),
+        ("search demo", "or choose another --out or DIFFC_CACHE"),
+        ("generate OUT", "or choose another --out or DIFFC_CACHE"),
         (
             "adapt l.safetensors OUT",
             "or choose another --out or DIFFC_CACHE; what was done is kept",
@@ -179,6 +189,28 @@ def test_a_full_disk_is_answered_with_the_verbs_own_flag(line, words, monkeypatc
     monkeypatch.setattr(sys, "argv", ["diffc", *line.split()])
     error = disk_error(OSError(errno.ENOSPC, "No space left on device", "/d/x"))
     assert error is not None and cli._hint(error).startswith(f"free some space, {words}")
+
+
+def test_a_new_verb_says_where_it_writes_by_its_own_flags(monkeypatch):
+    """What @takes has of it is enough: no other file knows the verb's name."""
+
+    @takes("model", "bundle_to")
+    def to_(command, to):
+        """Write."""
+
+    @takes("model", place=WritingPlace("or choose another planet"))
+    def away_(command):
+        """Write elsewhere."""
+
+    group = typer.Typer()
+    group.command("inner")(to_)
+    verbs = {"to": to_, "away": away_, "group": group}
+    monkeypatch.setattr(VerbRow, "load", lambda row: verbs[row.name])
+    monkeypatch.setattr("diffc.cli.app.VERBS", [VerbRow(name, "", "") for name in verbs])
+    assert place_words(["to", "demo"]) == place_words(["group", "inner"])
+    assert place_words(["to", "demo"]) == "or choose another --to"
+    assert place_words(["away", "demo"]) == "or choose another planet"
+    assert place_words(["group", "other"]) == place_words([]) != place_words(["to"])
 
 
 @pytest.mark.slow

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_autoencoders import AUTOENCODERS, save_latent_pipeline
+from support.tiny_autoencoders import AUTOENCODERS, inpainting, save_latent_pipeline
 from support.tiny_prompts import TARGET
+from support.tiny_text import save_sd
 
 import diffc
 from diffc.data.latents import latent_factors, pixel_shape, scale_factor
 from diffc.errors import InputError
 from diffc.layouts.write import LAYOUTS, PipelineWriter
-from diffc.models.autoencoders import full_config
+from diffc.models.autoencoders import autoencoder, full_config
 from diffc.models.source import find_source
 from diffc.recipe import Recipe
 from diffc.runner import StageRunner
 from diffc.stages.decoder import decoder_build_stage, decoder_notes, decoder_stage
+from diffc.stages.masked_decoder import masked_decoder_notes, masked_decoder_stage
 from diffc.stages.vae_encoder import vae_encoder_build_stage, vae_encoder_stage
 from diffc_export.events import drain
 from diffc_runtime.bundles import decoder_of, vae_encoder_of
@@ -107,11 +109,51 @@ def test_a_vae_of_an_unknown_class_is_named_before_the_work(tmp_path):
         pixel_shape(source, (4, 8, 6))
 
 
-def test_a_decoder_without_the_masked_image_is_named_before_the_work(tmp_path):
-    """diffusers' inpainting gives it to this class: what a mask keeps differs without it."""
-    source = find_source(save_latent_pipeline(tmp_path / "model", "asymmetric"))
-    (note,) = decoder_notes(source)
-    assert "filled in by a mask" in note and "AsymmetricAutoencoderKL no masked image" in note
+@pytest.mark.parametrize(
+    ("levels", "fits"),
+    [
+        ((8, 16, 32, 32), True),
+        ((8, 16, 32, 64), True),
+        ((8, 16, 16, 16), True),
+        ((8, 8, 16, 16), True),
+        ((8, 16, 24, 24), True),
+        ((8, 16, 32), True),
+        ((8, 8), True),
+        ((8, 24, 32, 32), False),
+        ((8, 16, 24, 32), False),
+        ((8, 16, 32, 16), False),
+        ((8, 16, 32, 32, 32), False),
+    ],
+)
+def test_which_decoders_take_image_and_mask(levels, fits):
+    """diffusers' own decoder ends in a KeyError where a level is missing."""
+    vae = inpainting(levels)
+    factor = 2 ** (len(levels) - 1)
+    with torch.no_grad():
+        given = [torch.zeros(1, c, 4 * factor, 4 * factor) for c in (3, 1)]
+        if fits:
+            vae.decode(torch.zeros(1, 4, 4, 4), image=given[0], mask=given[1])
+        else:
+            with pytest.raises(KeyError):
+                vae.decode(torch.zeros(1, 4, 4, 4), image=given[0], mask=given[1])
+    known = autoencoder("AsymmetricAutoencoderKL")
+    assert known is not None and known.fits_mask(dict(vae.config)) == fits
+
+
+def test_a_decoder_with_image_and_mask_is_exported_where_diffusers_gives_them(tmp_path):
+    folder = save_sd(tmp_path / "model", inpainting)
+    one, several = Recipe(), Recipe.model_validate({"export": {"resolution": [8, 12]}})
+    assert masked_decoder_stage(find_source(folder), one) is not None
+    assert masked_decoder_notes(find_source(folder), one) == []
+    assert masked_decoder_stage(find_source(folder), several) is None
+    (note,) = masked_decoder_notes(find_source(folder), several)
+    assert "filled in by a mask differ" in note
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusionXLPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert masked_decoder_stage(find_source(folder), one) is None
+    other = find_source(save_sd(tmp_path / "other", lambda: inpainting((8, 24, 32, 32))))
+    assert masked_decoder_stage(other, one) is None and decoder_stage(other, one) is not None
 
 
 def test_readers_of_layouts_get_no_vae_that_they_do_not_know(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import tiny_prompts, tiny_text
+from support import tiny_autoencoders, tiny_prompts, tiny_text
 from support.command import diffc_in_process
 from support.noise_of_images import as_theirs, our_noise
 from support.quick import QUICK
@@ -24,7 +24,10 @@ from support.shared import common_cache
 
 import diffc
 from diffc.bundle.build import write_bundle
-from diffc_runtime import BadRequest, Pipeline, open_bundle
+from diffc.generate.torch_model import masked_decoder
+from diffc.models.source import find_source
+from diffc_runtime import BadRequest, Pipeline, open_bundle, open_engine
+from diffc_runtime.bundles import decoder_of, masked_decoder_of
 
 SEED, N = 5, 2
 PROMPT = "a red cat"
@@ -202,6 +205,62 @@ def test_a_denoiser_of_nine_channels_fills_in_as_diffusers_does(inpainting):
     pipe = open_bundle(inpainting[2])
     with pytest.raises(BadRequest, match="fills in a masked image: give image and mask_image"):
         pipe(PROMPT)
+
+
+@pytest.fixture(scope="module")
+def asymmetric(tmp_path_factory) -> tuple[str, Path, Path]:
+    """The same of a VAE whose decoder takes image and mask."""
+    place = tmp_path_factory.mktemp("asymmetric")
+    tiny_text.save_sd(place / "model", tiny_autoencoders.inpainting)
+    tiny_prompts.build_engines(place / "model", place / "out", common_cache(tmp_path_factory))
+    write_bundle(place / "out", place / "bundle", server="none", side="dense")
+    return "asymmetric", place / "model", place / "bundle"
+
+
+@pytest.mark.slow
+def test_a_decoder_that_takes_the_image_fills_in_as_diffusers_does(asymmetric):
+    pipe = open_bundle(asymmetric[2])
+    for strength in (0.5, 1.0):
+        given = {"image": picture(pipe.image_size), "mask_image": half_mask(pipe.image_size)}
+        given["strength"] = strength
+        both(asymmetric, "StableDiffusionInpaintPipeline", given)
+    filled = pipe(PROMPT, seed=SEED, output_type="np", **OPTIONS, **given).images
+    pipe.decode_masked = None
+    plain = pipe(PROMPT, seed=SEED, output_type="np", **OPTIONS, **given).images
+    assert np.abs(filled - plain).max() > 0.02, "image and mask count"
+
+
+@pytest.mark.slow
+def test_a_decoder_that_takes_the_image_makes_others_without_one(asymmetric):
+    """A prompt alone, and an image without a mask: as before, and as diffusers."""
+    pipe = open_bundle(asymmetric[2])
+    image = {"image": picture(pipe.image_size), "strength": 0.5}
+    for kind, given in (
+        ("StableDiffusionPipeline", {}),
+        ("StableDiffusionImg2ImgPipeline", image),
+    ):
+        ours = {"num_images_per_prompt": N, "generator": SEED, **OPTIONS, **given}
+        images = pipe(PROMPT, output_type="np", **ours).images
+        theirs = {k: [v] * N if k == "image" else v for k, v in given.items()}
+        wanted = expected(kind, asymmetric[1], pipe, "np", **theirs)
+        assert wanted.std() > 0.01 and np.abs(images - wanted).max() <= 2 / 255
+
+
+@pytest.mark.slow
+def test_torch_decodes_with_image_and_mask_as_the_engine_does(asymmetric):
+    _, model, bundle = asymmetric
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((3, 4, 8, 8)).astype(np.float32)
+    images = rng.uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
+    masks = (rng.uniform(size=(3, 1, 64, 64)) > 0.5).astype(np.float32)
+    by_engine = masked_decoder_of(bundle / "masked-decoder")
+    by_torch = masked_decoder(find_source(model))
+    assert by_engine is not None
+    given = latents, images, masks
+    np.testing.assert_allclose(by_engine(*given), by_torch(*given), atol=1e-4, rtol=1e-4)
+    nothing = np.zeros_like(images), np.ones_like(masks)
+    decode = decoder_of(open_engine(bundle / "decoder"))
+    np.testing.assert_allclose(by_engine(latents, *nothing), decode(latents), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

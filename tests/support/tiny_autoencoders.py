@@ -62,6 +62,21 @@ def _asymmetric() -> AsymmetricAutoencoderKL:
     )  # fmt: skip
 
 
+def inpainting(levels: tuple[int, ...] = (8, 16, 32, 32)) -> AsymmetricAutoencoderKL:
+    """As the published ones: image and mask reach every level of the decoder.
+
+    Args:
+        levels: Channels of the decoder's levels.
+    """
+    count = len(levels)
+    return AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * count,
+        up_block_types=("UpDecoderBlock2D",) * count, down_block_out_channels=(8,) * count,
+        up_block_out_channels=levels, layers_per_down_block=1, layers_per_up_block=1,
+        norm_num_groups=4, scaling_factor=0.5,
+    )  # fmt: skip
+
+
 AUTOENCODERS: Mapping[str, Callable[[], nn.Module]] = {
     "deep-compression": deep_compression,
     "tiny": _tiny,

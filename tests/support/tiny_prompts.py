@@ -41,6 +41,7 @@ from diffc.recipe import Recipe
 from diffc.runner import StageRunner
 from diffc.stages.build import build_stage
 from diffc.stages.decoder import decoder_build_stage, decoder_stage
+from diffc.stages.masked_decoder import masked_decoder_build_stage, masked_decoder_stage
 from diffc.stages.text import text_build_stages, text_exports
 from diffc.stages.vae_encoder import vae_encoder_build_stage, vae_encoder_stage
 from diffc_export.events import drain
@@ -199,6 +200,8 @@ def build_engines(model: Path, out: Path, cache: Path, size: Any = None) -> Path
         encoder_engine = vae_encoder_build_stage(out, recipe, TARGET)
         assert encoder_engine is not None
         drain(runner.do(encoder_engine))
+        drain(runner.do_if_any(masked_decoder_stage(source, recipe)))
+        drain(runner.do_if_any(masked_decoder_build_stage(out, recipe, TARGET)))
     return build_texts(model, out, cache, recipe)
 
 

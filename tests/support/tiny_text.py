@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -62,11 +64,11 @@ def unet(**more) -> UNet2DConditionModel:
     )  # fmt: skip
 
 
-def save_sd(folder: Path) -> Path:
-    """Stable Diffusion's structure: 8x8 latents of 16x16 images."""
+def save_sd(folder: Path, own_vae: Callable[[], nn.Module] = vae) -> Path:
+    """Stable Diffusion's structure: 8x8 latents, of 16x16 images where the VAE is the usual one."""
     torch.manual_seed(0)
     pipeline = StableDiffusionPipeline(
-        vae=vae(), text_encoder=CLIPTextModel(text_config()),
+        vae=own_vae(), text_encoder=CLIPTextModel(text_config()),
         tokenizer=tokenizer(folder.with_name("words")), unet=unet(cross_attention_dim=WIDTH),
         scheduler=DDIMScheduler(clip_sample=False), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,

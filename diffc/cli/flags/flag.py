@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import GenericAlias
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diffc.cli.flags.values import comma_parts, number, user_path, whole_number
+from diffc.cli.flags.values import comma_parts, number, path_of, whole_number
 
 WHAT, WHERE, QUALITY, ADVANCED = GROUPS = (
     "What",
@@ -41,6 +41,32 @@ _READERS: dict[object, Callable[[str, str], object]] = {int: whole_number, float
 
 
 @dataclass(frozen=True)
+class WritingPlace:
+    """Where a verb writes.
+
+    Attributes:
+        words: what else there is to do where that disk is full; None: as for --out.
+        beside: the flag without which the verb does not write there; "": it always does.
+        unless: the flag with which it does not.
+    """
+
+    words: str | None = None
+    beside: str = ""
+    unless: str = ""
+
+    def holds(self, typed: Collection[str]) -> bool:
+        """Whether a verb with these flags writes there."""
+        left_out = bool(self.unless) and self.unless in typed
+        return not left_out and (not self.beside or self.beside in typed)
+
+
+IN_TO = WritingPlace("or choose another --to")
+IN_OUT = WritingPlace(
+    "or move OUT to another disk, or choose another DIFFC_CACHE; what was done is kept"
+)
+
+
+@dataclass(frozen=True)
 class Flag:
     """One row of the flag table: a flag, or an argument without dashes.
 
@@ -66,6 +92,8 @@ class Flag:
         instead: values that set another flag, by its key: what the flag meant before.
         read: turns the text into the value when the verb begins; None: by its kind. Of a list it
             reads each text, whose commas then part nothing.
+        place: where a verb with the flag writes, for what is said of a full disk; None: the flag
+            says nothing of that.
     """
 
     key: str
@@ -83,6 +111,7 @@ class Flag:
     values: Callable[[], Iterable[str]] | None = None
     instead: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[str], object] | None = None
+    place: WritingPlace | None = None
 
     @property
     def parameter_name(self) -> str:
@@ -142,7 +171,7 @@ class Flag:
 
         shown = self.shown or (str(self.default) if self.default not in (None, "", []) else "")
         text = f"{self.help}  [{shown}]".strip() if shown else self.help
-        parser = user_path if self.kind in (Path, list[Path]) else None
+        parser = path_of(self.spelling.rstrip(".")) if self.kind in (Path, list[Path]) else None
         metavar = self.metavar or _METAVARS.get(self.kind)
         if self.argument:
             return typer.Argument(

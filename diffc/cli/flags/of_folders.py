@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from diffc.cli.flags import completion
-from diffc.cli.flags.flag import WHAT, WHERE, Flag
+from diffc.cli.flags.flag import IN_TO, WHAT, WHERE, Flag
 
 BUNDLE = (
     Flag(
@@ -16,6 +17,7 @@ BUNDLE = (
         name="to",
         required=True,
         metavar="FOLDER",
+        place=IN_TO,
     ),
     Flag(
         "bundle_server",
@@ -68,5 +70,6 @@ EXPORT = (
         group=WHAT,
         name="to",
         metavar="FOLDER",
+        place=replace(IN_TO, beside="--layout"),
     ),
 )

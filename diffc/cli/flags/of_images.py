@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffc.cli.flags import completion
-from diffc.cli.flags.flag import WHAT, WHERE, Flag
+from diffc.cli.flags.flag import WHAT, WHERE, Flag, WritingPlace
 
 GENERATE = (
     Flag(
@@ -135,6 +135,7 @@ GENERATE = (
         options=("--out", "-o"),
         metavar="FILE",
         group=WHAT,
+        place=WritingPlace(),
     ),
     Flag("overwrite", bool, "Replace files that are there.", name="force", group=WHAT),
 )

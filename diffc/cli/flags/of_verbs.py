@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffc.cli.flags import completion
-from diffc.cli.flags.flag import QUALITY, WHAT, WHERE, Flag
+from diffc.cli.flags.flag import IN_OUT, IN_TO, QUALITY, WHAT, WHERE, Flag, WritingPlace
 from diffc.cli.flags.of_folders import BUNDLE, EXPORT
 from diffc.cli.flags.of_images import GENERATE
 from diffc.cli.flags.values import batch_sizes, price_per_hour
@@ -35,6 +35,7 @@ ARGUMENTS = (
         metavar="OUT",
         argument=True,
         values=completion.folders_here,
+        place=IN_OUT,
     ),
     Flag(
         "output_folders",
@@ -43,6 +44,7 @@ ARGUMENTS = (
         metavar="OUT...",
         argument=True,
         values=completion.folders_here,
+        place=IN_OUT,
     ),
     Flag(
         "things",
@@ -51,6 +53,7 @@ ARGUMENTS = (
         metavar="OUT|A B...",
         argument=True,
         values=completion.folders_here,
+        place=IN_OUT,
     ),
     Flag(
         "candidate",
@@ -91,6 +94,7 @@ ADAPT = (
         name="out",
         options=("--out", "-o"),
         metavar="FILE",
+        place=WritingPlace(unless="--engines"),
     ),
     Flag(
         "to_engines",
@@ -116,6 +120,7 @@ COMMON = (
         shown="diffc-out/NAME-RATIO",
         group=WHAT,
         options=("--out", "-o"),
+        place=WritingPlace(),
     ),
     Flag(
         "recipe",
@@ -240,6 +245,7 @@ SEARCH = (
         group=WHAT,
         name="out",
         options=("--out", "-o"),
+        place=WritingPlace(),
     ),
 )
 CHECK = (
@@ -290,6 +296,7 @@ BASELINE = (
         group=WHAT,
         name="to",
         default=Path("baselines/main"),
+        place=IN_TO,
     ),
     Flag("figures_only", bool, "Small, without engines; checks are weaker.", group=QUALITY),
     Flag("csv", bool, "The history, as CSV on stdout."),

@@ -9,11 +9,24 @@ from pathlib import Path
 from diffc.errors import RequestError
 
 
-def user_path(text: str) -> Path:
-    """The path that a user typed: a shell leaves the ``~`` of ``--out=~/runs`` as it is."""
+def user_path(text: str, name: str) -> Path:
+    """The path that a user typed: a shell leaves the ``~`` of ``--out=~/runs`` as it is.
+
+    Args:
+        name: the flag or argument, for errors.
+    """
     from diffc_export.disks import user_path
 
-    return user_path(text)
+    return user_path(text, name)
+
+
+def path_of(flag: str) -> Callable[[str], Path]:
+    """What reads the paths of ``flag``."""
+
+    def read(text: str) -> Path:
+        return user_path(text, flag)
+
+    return read
 
 
 def checked_seed(text: str) -> int:
