@@ -36,7 +36,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import math
 import mmap
 import os
 import resource
@@ -56,6 +55,7 @@ from bench.full_size_int8 import int8, reference
 from bench.gpu.networks import NETWORKS as MEASURED
 from bench.gpu.networks import Network
 from bench.own_memory_watcher import own_memory
+from bench.random_weights import write_model
 from diffc.measure.environment import read_environment
 from diffc.measure.parity import TOLERANCE
 
@@ -246,40 +246,8 @@ def return_freed_memory() -> None:
 
 
 def write(name: str, folder: Path) -> dict[str, Any]:
-    """A model's folder with the network's weights in fp32: drawn and written one by one."""
-    from diffc.models.cut import skeleton
-
-    network = NETWORKS[name]
-    model = skeleton(network.class_name, network.config)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    home = folder / "model"
-    home.mkdir()
-    config = {"_class_name": network.class_name, **network.config}
-    (home / "config.json").write_text(json.dumps(config))
-    kind = "FlowMatchEulerDiscrete" if network.class_name == "FluxTransformer2DModel" else "DDPM"
-    scheduler = {"_class_name": f"{kind}Scheduler"}
-    (home / "scheduler_config.json").write_text(json.dumps(scheduler))
-    header, end = {}, 0
-    for key, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 64)
-    generator = np.random.default_rng(0)
-    with (home / "diffusion_pytorch_model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for key, shape in shapes.items():
-            file.write(drawn(key, shape, generator).tobytes())
-    return {"parameters": end // 4}
-
-
-def drawn(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
-    """A tensor of a network: outputs of a layer are about as large as its inputs."""
-    if len(shape) > 1:
-        scale = np.float32(1 / math.sqrt(math.prod(shape[1:])))
-        return generator.standard_normal(shape, dtype=np.float32) * scale
-    return np.full(shape, name.endswith("weight"), np.float32)
+    """A model's folder with the network's weights in fp32."""
+    return {"parameters": write_model(NETWORKS[name], folder)}
 
 
 def export(name: str, folder: Path) -> dict[str, Any]:
