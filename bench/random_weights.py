@@ -13,7 +13,7 @@ from bench.gpu.networks import Network
 
 
 def write_model(network: Network, folder: Path) -> int:
-    """Write folder/model, its weights in fp32 drawn one by one; return how many numbers they are."""
+    """Write folder/model, weights in fp32 drawn one by one; return how many numbers they are."""
     from diffc.models.cut import skeleton
 
     model = skeleton(network.class_name, network.config)
