@@ -60,23 +60,18 @@ LONG_FILES = (
 """Files that take longest, the longest first; all others follow in their own order."""
 
 
-_LONGEST = 12
-"""So many of them come first even where the others take turns."""
-
-
 def long_files_first(items: list[pytest.Item]) -> None:
     """Sort ``items`` in place.
 
-    With DIFFC_TESTS_TURN, any text, all but the longest files come in an order that it decides.
-    Where a session ends before all is done (deadline.py), each turn leaves out others.
+    With DIFFC_TESTS_TURN, any text, all files come in an order that it decides. Where a session
+    ends before all is done (deadline.py), each turn leaves out others.
     """
     turn = os.environ.get("DIFFC_TESTS_TURN")
-    long = LONG_FILES[:_LONGEST] if turn else LONG_FILES
-    place = {name: i for i, name in enumerate(long)}
+    place = {name: i for i, name in enumerate(() if turn else LONG_FILES)}
 
     def key(item: pytest.Item) -> tuple[int, str]:
         file = item.nodeid.partition("::")[0]
         lot = hashlib.sha256(f"{turn} {file}".encode()).hexdigest() if turn else ""
-        return place.get(file, len(place)), "" if file in place else lot
+        return place.get(file, len(place)), lot
 
     items.sort(key=key)
