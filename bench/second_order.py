@@ -200,7 +200,7 @@ class Study:
             options = {
                 "distill": {"aim": "all-steps", "steps": 0}, "loops": [],
                 "quality": {"images": 4}, "seed": self.args.seed,
-                "prune": {"importance": self.args.importance},
+                "prune": {"importance": self.args.importance}, **self.args.less,
             }  # fmt: skip
             diffc.compile("demo", ratio=self.args.ratio, out=out, stop="distill", options=options,
                           force=True)  # fmt: skip
@@ -405,9 +405,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("build/second_order"))
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
-    args.importance, args.training, args.block_local = {}, {}, {}
+    args.importance, args.training, args.block_local, args.less = {}, {}, {}, {}
     if args.small:
         args.importance = {"passes": 2, "grid": 4, "curve_images": 2, "branch_rows": 2}
+        args.less = {"data": {"images": 8, "steps": 2}, "repair": {"rows": 8}}
         args.training = {"batch": 2}
         args.block_local = {"rows": 8, "batch": 2}
     return args

@@ -148,8 +148,8 @@ def test_info_by_itself(plain):
         (["--out", "nowhere/grid.png"], "the folder nowhere does not exist"),
         (["--out", "folder.png"], "folder.png is a folder, not a file"),
         (["--steps", "1", "--out", "/proc/grid.png"], "cannot write /proc/grid.png"),
-        (["--threads", "0"], "threads must be 1 or more, not 0"),
-        (["--threads", "-1"], "threads must be 1 or more, not -1"),
+        (["--threads", "0"], "threads must be 1 or more, up to 1024, not 0"),
+        (["--threads", "-1"], "threads must be 1 or more, up to 1024, not -1"),
         (["--unconditional", "x=1"], "--unconditional has no effect without a --guidance"),
     ],
 )

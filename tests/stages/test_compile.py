@@ -89,11 +89,12 @@ def test_load_gives_a_working_pipeline_back(compiled):
 @pytest.mark.slow
 def test_a_second_run_reuses_everything_and_a_new_ratio_what_it_can(compiled, tmp_path):
     out, report, _ = compiled
-    cache = shutil.copytree(compiled[2], tmp_path / "cache")  # other tests compile 0.3 in theirs
+    cache = shutil.copytree(compiled[2], tmp_path / "cache")
     again, reused = compile_(report.model.name, out, cache, ratio=0.4)
     assert all(reused.values())
     assert again.targets == report.targets
-    _, reused = compile_(report.model.name, tmp_path / "new", cache, ratio=0.3, stop="build")
+    # a ratio that no other test compiles in the cache that all of them have
+    _, reused = compile_(report.model.name, tmp_path / "new", cache, ratio=0.35, stop="build")
     assert reused["importance"] and reused["export-dense"] and reused["build-ort-cpu-dense"]
     assert not reused["plan"] and not reused["distill"]
 
