@@ -5,6 +5,7 @@ Calls are few and small: what is looked at is the memory, and how the layers in 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def int8(_name: str, folder: Path) -> dict[str, Any]:
     def note(event: Any) -> None:
         if event.note not in notes:
             notes[event.note] = None
-            print(event.note, flush=True)
+            print(event.note, file=sys.stderr, flush=True)
 
     facts = follow(quantize(folder / "fp32", folder / "int8", options), note)
     graph = onnx.load(folder / "fp32" / MODEL, load_external_data=False).graph

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffc.errors import CheckFailed
 from diffc_export.events import drain
 from diffc_export.onnx.mixture import GROUPED_MOST, choose_fp32_layers
 from diffc_export.onnx.quantize import QuantizeOptions
@@ -88,3 +89,18 @@ def test_a_layer_in_an_undivided_group_has_its_share_of_the_error():
         choose_fp32_layers(Additive(errors), list(errors), options, work, grouped=True)
     )
     assert error <= options.tolerance and kept == sorted(errors)[: len(kept)]
+
+
+def test_before_a_network_is_refused_each_layer_is_tried():
+    """Fifty dear layers are bad, one in each eight: groups cannot tell them from the cheap ones."""
+    bad = {f"layer {i:03}" for i in range(0, LAYERS, 8)}
+    errors = {f"layer {i:03}": 0.1 if f"layer {i:03}" in bad else 0.001 for i in range(LAYERS)}
+    work = {name: 1000.0 if name in bad else 1.0 for name in errors}
+    options = QuantizeOptions(tolerance=0.05, keep_most=0.2)
+    trials = Additive(errors)
+    kept, error = drain(choose_fp32_layers(trials, list(errors), options, work, grouped=True))
+    assert error <= options.tolerance and bad <= set(kept)
+    assert LAYERS < trials.trials < 3 * LAYERS
+    with pytest.raises(CheckFailed, match="with 10% of the layers in fp32"):
+        few = QuantizeOptions(tolerance=0.05, keep_most=0.1)
+        drain(choose_fp32_layers(trials, list(errors), few, work, grouped=True))

@@ -52,6 +52,7 @@ def choose_fp32_layers(
         work: Each layer's MACs.
         grouped: Measure groups of layers on the worst row, not each layer on every row, and try
             only the most expensive layers in int8 again: a quarter of the trials, of one call each.
+            Before a network is refused, each of its layers is measured so.
 
     Returns:
         The layers' names, and the error with them in fp32.
@@ -63,19 +64,14 @@ def choose_fp32_layers(
     error = trials.error(kept, options.tolerance)
     if error <= options.tolerance:
         return kept, error
-    measured = _group_errors if grouped else _single_errors
-    errors = yield from measured(trials, layers)
-    per_work = sorted(layers, key=lambda name: -(errors[name] ** 2) / work.get(name, 1.0))
-    for order in (per_work, sorted(layers, key=lambda name: -errors[name])):
-        for count in _counts(len(layers), options.keep_most):
-            values = {"error": min(error, 1e9)}
-            yield Progress(count, len(layers), f"{count} layers in fp32", values)
-            kept = order[:count]
-            error = trials.error(kept, options.tolerance)
-            if error <= options.tolerance:
-                dearest = sorted(kept, key=lambda name: -work.get(name, 1.0))
-                tried = dearest[:_GROUPED_RETURNS] if grouped else dearest
-                return (yield from _return_to_int8(trials, kept, error, options.tolerance, tried))
+    measures = _by_groups(trials, layers) if grouped else [_single_errors(trials, layers)]
+    for measure in measures:
+        errors = yield from measure
+        kept, error = yield from _worst_layers(trials, errors, options, work)
+        if error <= options.tolerance:
+            dearest = sorted(kept, key=lambda name: -work.get(name, 1.0))
+            tried = dearest[:_GROUPED_RETURNS] if grouped else dearest
+            return (yield from _return_to_int8(trials, kept, error, options.tolerance, tried))
     raise CheckFailed(
         f"int8 leaves an error of {trials.error(kept):.2g} with {options.keep_most:.0%} of the "
         f"layers in fp32; at most {options.tolerance:g} is wanted",
@@ -92,14 +88,30 @@ def _single_errors(trials: Trials, layers: Sequence[str]) -> Work[dict[str, floa
     return errors
 
 
-def _group_errors(trials: Trials, layers: Sequence[str]) -> Work[dict[str, float]]:
-    """Return about the same, from fewer trials: what a group's error is for each of its layers.
+def _by_groups(trials: Trials, layers: Sequence[str]) -> Iterator[Work[dict[str, float]]]:
+    """Give two measurements of about the same, on the worst row: of groups, then of every layer.
 
-    The group with the largest error is halved, from all layers on. Layers of a group are neighbours
-    in the graph, and share its squared error alike.
+    The second is for a network that would be refused by the first.
     """
     groups = [(-trials.sort_rows(), 0, len(layers))]
-    count = min(max(8, round(_GROUPED_SHARE * len(layers))), GROUPED_MOST)
+    few = max(8, round(_GROUPED_SHARE * len(layers)))
+    for count in (min(few, GROUPED_MOST), 2 * len(layers)):
+        yield _group_errors(trials, layers, groups, count)
+
+
+def _group_errors(
+    trials: Trials, layers: Sequence[str], groups: list[tuple[float, int, int]], count: int
+) -> Work[dict[str, float]]:
+    """Halve the group with the largest error, for ``count`` trials, and share errors out.
+
+    Layers of a group are neighbours in the graph, and share its squared error alike.
+
+    Args:
+        trials: Tells the error of a mixture.
+        layers: The names of all layers.
+        groups: (less the error, first layer, end) of each group; changed.
+        count: The number of trials; there are fewer where every layer is alone.
+    """
     for index in range(0, count, 2):
         yield Progress(index, count, "how sensitive groups of layers are")
         divisible = [group for group in groups if group[2] - group[1] > 1]
@@ -117,6 +129,29 @@ def _group_errors(trials: Trials, layers: Sequence[str]) -> Work[dict[str, float
         for error, begin, stop in groups
         for name in layers[begin:stop]
     }
+
+
+def _worst_layers(
+    trials: Trials,
+    errors: Mapping[str, float],
+    options: QuantizeOptions,
+    work: Mapping[str, float],
+) -> Work[tuple[list[str], float]]:
+    """Return the worst layers, as many as are enough in fp32, and the error with them.
+
+    Where as many as are allowed are not enough, the error is above the tolerance.
+    """
+    kept, error = list[str](), math.inf
+    per_work = sorted(errors, key=lambda name: -(errors[name] ** 2) / work.get(name, 1.0))
+    for order in (per_work, sorted(errors, key=lambda name: -errors[name])):
+        for count in _counts(len(errors), options.keep_most):
+            values = {"error": min(error, 1e9)}
+            yield Progress(count, len(errors), f"{count} layers in fp32", values)
+            kept = order[:count]
+            error = trials.error(kept, options.tolerance)
+            if error <= options.tolerance:
+                return kept, error
+    return kept, error
 
 
 def _return_to_int8(
