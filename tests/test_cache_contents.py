@@ -247,3 +247,16 @@ def test_a_cleaning_that_says_not_what_is_refused(args, words, tmp_path, monkeyp
     assert refused.returncode == 2
     assert words in refused.stderr
     assert len(cache_entries(tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize("verb", [("cache",), ("cache", "clean", "--all")], ids=" ".join)
+def test_a_cache_that_is_a_file_is_no_empty_one(verb, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path / "file"))
+    refused = diffc(*verb)
+    assert (
+        refused.returncode == 2 and f"DIFFC_CACHE {tmp_path / 'file'} is a file" in refused.stderr
+    )
+    shown = " ".join(diffc("doctor").stdout.split())
+    assert f"no run can begin: DIFFC_CACHE {tmp_path / 'file'} is a file; choose another" in shown
+    assert (tmp_path / "file").read_text() == "mine"

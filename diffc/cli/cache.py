@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,8 @@ def _show(command: Command, context: typer.Context) -> None:
         return
     from diffc.cache_contents import cache_entries, other_bytes
     from diffc.cli.show import print_json
-    from diffc_export.cache import cache_folder
 
-    cache = cache_folder()
+    cache = _cache()
     entries, others = cache_entries(cache), other_bytes(cache)
     if command.json:
         rows = [_as_json(entry) for entry in entries]
@@ -60,13 +60,12 @@ def clean(
         seconds_of,
     )
     from diffc.cli.show import print_json
-    from diffc_export.cache import cache_folder
 
     age = None if older_than is None else seconds_of(older_than)
     room = 0.0 if all_ else None if keep is None else bytes_of(keep)
     if age is None and room is None:
         raise RequestError("say what is to go", hint="--older-than 30d, --keep 20GB, or --all")
-    cache = cache_folder()
+    cache = _cache()
     entries = cache_entries(cache)
     chosen = chosen_entries(entries, older_than=age, keep=room, now=time.time())
     cleaning = clean_cache(cache, chosen, dry_run=dry_run)
@@ -76,6 +75,17 @@ def clean(
         print_json({"folder": str(cache), "dry_run": dry_run, **rows})
     elif not command.quiet:
         _say(cleaning, len(entries), dry_run=dry_run)
+
+
+def _cache() -> Path:
+    """The cache's folder, which may be missing yet. Raises InputError where it is no folder."""
+    from diffc_export.cache import cache_folder
+    from diffc_export.disks import check_place
+
+    cache = cache_folder()
+    if os.path.lexists(cache) and not cache.is_dir():
+        check_place(cache, "DIFFC_CACHE")
+    return cache
 
 
 def _say(cleaning: Cleaning, total: int, *, dry_run: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffc.cli.command import Command, takes
+from diffc.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,7 @@ def _show_room(environment: JsonObject) -> None:
     from diffc.report.tables import print_whole
     from diffc.report.units import size
     from diffc_export.cache import cache_folder
+    from diffc_export.disks import check_place
     from diffc_runtime.machine.cpu import fast_bf16
 
     cache = cache_folder()
@@ -120,6 +122,10 @@ def _show_room(environment: JsonObject) -> None:
     print_whole(answers(), words)
     print_whole(answers(), f"memory {size(environment['memory_bytes'])}")
     print_whole(answers(), f"cache {cache}: {size(kept)}, {free} free (diffc cache)")
+    try:
+        check_place(cache, "DIFFC_CACHE")
+    except InputError as error:
+        print_whole(answers(), f"  no run can begin: {error}; {error.hint}")
     print_whole(answers(), "next: diffc compile demo --ratio 0.5, or diffc plan MODEL")
 
 

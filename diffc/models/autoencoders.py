@@ -124,11 +124,11 @@ class _Asymmetric(Autoencoder):
         that it does not have, or has with other channels, the decoder ends in a KeyError.
         """
         levels = [int(channels) for channels in config["up_block_out_channels"]]
-        made, channels = list[int](), levels[0]
+        widths, channels = list[int](), levels[0]
         for _ in range(4):
-            made.append(min(channels, levels[-1]))
-            channels = 2 * made[-1]
-        there = {*zip((0, 0, 1, 2, 3), [*made, levels[-1]], strict=True)}
+            widths.append(min(channels, levels[-1]))
+            channels = 2 * widths[-1]
+        there = {*zip((0, 0, 1, 2, 3), [*widths, levels[-1]], strict=True)}
         count = len(levels)
         needed = {(count - 1, levels[-1]), (0, levels[0])}
         needed |= {(halvings, levels[halvings + 1]) for halvings in range(count - 1)}
