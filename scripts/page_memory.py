@@ -30,17 +30,15 @@ def full_size(found: dict[str, Any]) -> list[str]:
 
 
 def full_size_int8(found: dict[str, Any]) -> list[str]:
-    def size(row: dict[str, Any], key: str) -> str:
-        return f"{row[key] / 1e9:.2f} GB" if key in row else "-"
-
     rows = []
     for name, steps in found["networks"].items():
-        fp32, row = steps["export"], steps["int8"]
+        row = steps["int8"]
         rows.append([
-            name, f"{fp32['parameters'] / 1e6:.0f} M", size(fp32, "bytes"), size(row, "bytes"),
-            f"{row['seconds']:.0f} s", size(row, "own_peak_bytes"), size(row, "limit_bytes"),
-            f"{row['kept_fp32']} of {row['layers']}",
-            f"{row['error']:.1e}" if "error" in row else "-",
+            name, f"{steps['export']['parameters'] / 1e6:.0f} M",
+            f"{steps['export']['bytes'] / 1e9:.2f} GB", f"{row['bytes'] / 1e9:.2f} GB",
+            f"{row['seconds']:.0f} s", f"{row['own_peak_bytes'] / 1e9:.2f} GB",
+            f"{row['limit_bytes'] / 1e9:.2f} GB", f"{row['kept_fp32']} of {row['layers']}",
+            f"{row['error']:.1e}",
         ])  # fmt: skip
     heads = ["", "parameters", "fp32 file", "int8 file", "to int8", "peak", "limit",
              "layers in fp32", "error"]  # fmt: skip
