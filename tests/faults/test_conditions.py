@@ -352,5 +352,5 @@ def test_the_served_loop_decodes_with_a_factor_for_each_channel() -> None:
         latent_scale=scale, latent_shift=shift,
     )  # fmt: skip
     x = np.ones((1, 2, 4, 4), np.float32)
-    pipeline._decode_latents(x)
+    pipeline._decode_latents(x, None)
     np.testing.assert_allclose(seen[0][0, :, 0, 0], [1 * 0.5 / 0.5 + 1, 1 * 4 / 0.5 + 2])
