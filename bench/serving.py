@@ -1,6 +1,8 @@
 """What serving adds to the engine: bench/results/serving.json.
 
     python -m bench.serving [--engine FOLDER] [--triton FOLDER] [--threads 1]
+    python -m bench.serving --triton FOLDER --out bench/results/serving_onnxruntime.json
+                                         FOLDER with scripts/triton_onnxruntime.sh's backend
 
 engine     one denoiser call at batch 1 in this process, median of interleaved runs
 pipeline   one image through the runtime in this process, over the engine's time x steps (<= 1.10)

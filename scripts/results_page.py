@@ -396,6 +396,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("loop_students.json", "Training for a loop", loop_students),
     ("distill_speed.json", "Distillation's speed", distillation),
     ("serving.json", "Serving", serving),
+    ("serving_onnxruntime.json", "Serving, engines in Triton's own backend", serving),
     ("gate.json", "The gate", gate),
 ]
 
