@@ -214,13 +214,14 @@ def vae_encoder_of(folder: Path, threads: int | None = None) -> Encode | None:
         folder: The engine's folder.
         threads: For an engine on a processor; by default all cores.
     """
-    if not (folder / "engine.json").is_file():
+    opened = _opened_by_first_call(folder, threads)
+    if opened is None:
         return None
-    opened = cache(lambda: decoder_of(open_engine(folder, threads)))
+    run = cache(lambda: decoder_of(opened()))
     has_posterior = read_info(folder)["source"].get("posterior", True)
 
     def encode(images: Array) -> Posterior:
-        given = opened()(images)
+        given = run()(images)
         return split_posterior(given) if has_posterior else (given, np.zeros_like(given))
 
     return encode
@@ -235,9 +236,9 @@ def masked_decoder_of(folder: Path, threads: int | None = None) -> DecodeMasked 
         folder: The engine's folder.
         threads: For an engine on a processor; by default all cores.
     """
-    if not (folder / "engine.json").is_file():
+    opened = _opened_by_first_call(folder, threads)
+    if opened is None:
         return None
-    opened = cache(lambda: open_engine(folder, threads))
 
     def decode(latents: Array, images: Array, masks: Array) -> Array:
         engine = opened()
@@ -254,6 +255,13 @@ def masked_decoder_of(folder: Path, threads: int | None = None) -> DecodeMasked 
         return np.concatenate(parts).astype(np.float32)
 
     return decode
+
+
+def _opened_by_first_call(folder: Path, threads: int | None) -> Callable[[], Engine] | None:
+    """Return a function that gives the engine and opens it once; None without an engine."""
+    if not (folder / "engine.json").is_file():
+        return None
+    return cache(lambda: open_engine(folder, threads))
 
 
 def batched_decoder(

@@ -281,16 +281,16 @@ def test_an_output_of_several_sizes_is_declared_as_the_model_has_it(source):
     """ONNX Runtime's backend refuses [4, 8, 8] for an output of [-1, 4, -1, -1]."""
     info = json.loads((source / "engine.json").read_text())
     info["inputs"][0]["sizes"] = [[8, 8], [8, 12]]
-    found = triton_config.engine_model("denoiser", info, native=True, plans={})
-    assert list(found.output[0].dims) == [3, -1, -1]
-    assert list(found.input[0].dims) == [3, 8, 8]
+    model = triton_config.engine_model("denoiser", info, native=True, plans={})
+    assert list(model.output[0].dims) == [3, -1, -1]
+    assert list(model.input[0].dims) == [3, 8, 8]
 
 
 def test_threads_are_limited_in_python_and_in_the_backend(repository):
     triton.limit_threads(repository, 3)
     for model in ("denoiser", "pipeline"):
-        found = config(repository, model).parameters
-        assert {name: value.string_value for name, value in found.items()} == {
+        parameters = config(repository, model).parameters
+        assert {name: value.string_value for name, value in parameters.items()} == {
             "threads": "3",
             "intra_op_thread_count": "3",  # ONNX Runtime's backend reads this one alone
         }
