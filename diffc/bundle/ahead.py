@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffc.bundle import folder as folders
 from diffc.bundle import ovms, triton_config
 from diffc.bundle.build import SERVERS
 from diffc.bundle.contents import check_servable, find_sampler
+from diffc.bundle.folder import Destination
 from diffc.errors import RequestError, unknown
 from diffc_runtime.json_types import JsonObject
 
@@ -50,5 +50,5 @@ def check_ahead(
     if server == "triton":
         triton_config.config_messages()
     find_sampler({"mu": 1.0, **scheduler}, [{"kind": "timestep", "dtype": "float32"}])
-    folders.check_replaceable(to, FLAG)
+    Destination(to, FLAG).check_replaceable()
     return targets[0]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffc.bundle import folder as folders
 from diffc.bundle import ovms, plain, triton
 from diffc.bundle.contents import find_contents
+from diffc.bundle.folder import TO, Destination
 from diffc.errors import unknown
 
 SERVERS = {"triton": triton.write, "ovms": ovms.write, "none": plain.write}
@@ -48,7 +48,7 @@ def write_bundle(
     side: str = "compressed",
     gpu_engines: Sequence[Path] = (),
     force: bool = False,
-    flag: str = folders.TO,
+    flag: str = TO,
 ) -> Bundle:
     """Write everything that a server needs to make images with an engine.
 
@@ -72,13 +72,14 @@ def write_bundle(
     """
     if server not in SERVERS:
         raise unknown("server", server, SERVERS)
-    folders.check_free(to, force, flag)
+    destination = Destination(to, flag)
+    destination.check_free(force)
     contents = find_contents(out, target, side, gpu_engines)
     notes = contents.notes() + (triton.notes(contents) if server == "triton" else [])
-    with folders.staging_folder(to, flag) as new:
+    with destination.staging() as new:
         models = SERVERS[server](contents, new)
         about = {"server": server, "target": contents.target, "side": side, "models": list(models)}
-        files = folders.move_in(new, to, about, flag)
+        files = destination.move_in(new, about)
     size = int(contents.info["engine_bytes"])
     return Bundle(
         to, server, contents.target, side, tuple(files), tuple(models), size, tuple(notes)

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diffc.bundle import folder as folders
+from diffc.bundle.folder import Destination, copy_file
 from diffc.errors import InputError, unknown
 from diffc.follows import check_onnx
 from diffc.layouts.base import Layout
@@ -91,21 +91,23 @@ def write_layout(
     if side not in SIDES:
         raise unknown("side", side, SIDES)
     read_lock(out)
-    chosen, goal = LAYOUTS[layout], to or out / layout / side
-    folders.check_free(goal, force)
+    chosen, goal = LAYOUTS[layout], Destination(to or out / layout / side)
+    goal.check_free(force)
     chosen.check()
     onnx_folder(out, side)
     check_onnx(out)
     source = source_of(out) if side == SIDES[0] else find_source(out / "model")
     writer = PipelineWriter(chosen, source, out, side)
     writer.check()
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    with folders.staging_folder(goal) as new:
+    goal.path.parent.mkdir(parents=True, exist_ok=True)
+    with goal.staging() as new:
         with own_state(needs_torch=True):
             writer.write(new)
-        files = folders.move_in(new, goal, {"layout": layout, "side": side})
-    usage = chosen.usage(goal, writer.pipeline)
-    return WrittenLayout(goal, layout, chosen.readers, side, writer.pipeline, usage, tuple(files))
+        files = goal.move_in(new, {"layout": layout, "side": side})
+    usage = chosen.usage(goal.path, writer.pipeline)
+    return WrittenLayout(
+        goal.path, layout, chosen.readers, side, writer.pipeline, usage, tuple(files)
+    )
 
 
 class PipelineWriter:
@@ -221,7 +223,7 @@ class PipelineWriter:
     def _copy_files(self, part: Component, place: Path) -> None:
         """Copy a scheduler's, tokenizer's or image processor's own files."""
         for path in part.files:
-            folders.copy_file(path, place / path.name)
+            copy_file(path, place / path.name)
         if part.is_tokenizer:
             self.layout.write_tokenizer(part, place)
         path = place / SCHEDULER_CONFIG
