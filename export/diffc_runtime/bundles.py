@@ -242,17 +242,11 @@ def masked_decoder_of(folder: Path, threads: int | None = None) -> DecodeMasked 
 
     def decode(latents: Array, images: Array, masks: Array) -> Array:
         engine = opened()
-        served = engine.batches or ((1, 1),)
-        most = max(high for _, high in served)
-        parts = []
-        for start in range(0, len(latents), most):
-            rows = {
-                spec.name: value[start : start + most].astype(spec.dtype)
-                for spec, value in zip(engine.inputs, (latents, images, masks), strict=True)
-            }
-            count = len(latents[start : start + most])
-            parts.append(_run_padded(engine.run, rows, smallest_batch(served, count)))
-        return np.concatenate(parts).astype(np.float32)
+        rows = {
+            spec.name: value.astype(spec.dtype)
+            for spec, value in zip(engine.inputs, (latents, images, masks), strict=True)
+        }
+        return _run_in_batches(engine.run, rows, engine.batches)
 
     return decode
 
@@ -282,17 +276,27 @@ def batched_decoder(
         batches: (smallest, largest) for each range of batch sizes; empty for batch 1 alone.
         shape: (C, H, W) that the decoder takes; tokens of packed latents are unpacked to it.
     """
-    served = [(low, high) for low, high in batches] or [(1, 1)]
-    most = max(high for _, high in served)
 
     def decode(x: Array) -> Array:
         if x.ndim == 3 and shape is not None and len(shape) == 3:
             x = unpack_latents(x, shape)
-        parts = [x[i : i + most].astype(dtype) for i in range(0, len(x), most)]
-        samples = [_run_padded(run, {name: p}, smallest_batch(served, len(p))) for p in parts]
-        return np.concatenate(samples).astype(np.float32)
+        return _run_in_batches(run, {name: x.astype(dtype)}, batches)
 
     return decode
+
+
+def _run_in_batches(
+    run: Denoise, rows: dict[str, Array], batches: Sequence[Sequence[int]]
+) -> Array:
+    """Run inputs (N, ...) in batches that the call serves, and return its outputs (N, ...)."""
+    served = [(low, high) for low, high in batches] or [(1, 1)]
+    most, count = max(high for _, high in served), len(next(iter(rows.values())))
+    outputs = []
+    for start in range(0, count, most):
+        part = {name: value[start : start + most] for name, value in rows.items()}
+        size = smallest_batch(served, min(most, count - start))
+        outputs.append(_run_padded(run, part, size))
+    return np.concatenate(outputs).astype(np.float32)
 
 
 def _run_padded(run: Denoise, parts: dict[str, Array], size: int) -> Array:
