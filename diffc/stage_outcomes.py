@@ -310,8 +310,8 @@ class TextOutcome(StageOutcome):
     notes: list[str] = Field(default_factory=list)
 
 
-class EncoderEngineOutcome(BuildOutcome):
-    """The engine of a text encoder, or of the VAE's encoder.
+class ComparedEngineOutcome(BuildOutcome):
+    """An engine that is compared with torch: a text encoder's, or that of a part of the VAE.
 
     Attributes:
         errors: Output -> relative L2 error to torch; empty where it cannot run here.

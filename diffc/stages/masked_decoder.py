@@ -18,9 +18,9 @@ from diffc.models.source import Source
 from diffc.output import MASKED_DECODER
 from diffc.recipe import Recipe
 from diffc.runner import Stage, StageFolder
-from diffc.stage_outcomes import EncoderEngineOutcome, ExportOutcome
+from diffc.stage_outcomes import ComparedEngineOutcome, ExportOutcome
 from diffc.stages.decoder import DecoderInputs, decoder_stage, export_vae_decoder, vae_kind
-from diffc.stages.vae_encoder import EncoderBuildInputs, build_compared, compared_build_stage
+from diffc.stages.vae_encoder import ComparedBuildInputs, build_compared, compared_build_stage
 from diffc_export.events import Progress, Work
 from diffc_export.specs import TensorSpec
 from diffc_export.targets.onnx_file import REFERENCE
@@ -114,7 +114,7 @@ def _write_reference(inputs: DecoderInputs, specs: Sequence[TensorSpec], path: P
 
 def masked_decoder_build_stage(
     out: Path, recipe: Recipe, name: str
-) -> Stage[EncoderBuildInputs, EncoderEngineOutcome] | None:
+) -> Stage[ComparedBuildInputs, ComparedEngineOutcome] | None:
     """The stage that builds OUT/engines/TARGET/masked-decoder, in fp32.
 
     None without OUT/onnx/masked-decoder or a use for it.
@@ -123,8 +123,8 @@ def masked_decoder_build_stage(
 
 
 def build_masked_decoder(
-    inputs: EncoderBuildInputs, folder: StageFolder
-) -> Work[EncoderEngineOutcome]:
+    inputs: ComparedBuildInputs, folder: StageFolder
+) -> Work[ComparedEngineOutcome]:
     """Build the engine, and compare it with torch where it runs here.
 
     Raises:

@@ -20,7 +20,7 @@ from diffc.models.source import Source
 from diffc.recipe import ExportSection, Recipe
 from diffc.runner import Stage, StageEvent, StageFolder, StageResult, StageRunner
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
-from diffc.stage_outcomes import EncoderEngineOutcome, ExportOutcome, TextOutcome
+from diffc.stage_outcomes import ComparedEngineOutcome, ExportOutcome, TextOutcome
 from diffc.stages import build
 from diffc.stages.build import ENGINE, BuildInputs
 from diffc.stages.data import model_packages
@@ -267,7 +267,7 @@ def exported_encoders(out: Path) -> list[str]:
 
 def text_build_stages(
     out: Path, recipe: Recipe, name: str
-) -> Iterator[Stage[TextBuildInputs, EncoderEngineOutcome]]:
+) -> Iterator[Stage[TextBuildInputs, ComparedEngineOutcome]]:
     """The stages that build OUT/engines/TARGET/ENCODER, one for each text encoder.
 
     None of them for a target that nothing serves.
@@ -288,10 +288,10 @@ def text_build_stages(
             reference=FileInput.of(out / "onnx" / encoder / REFERENCE),
             name=encoder,
         )
-        yield Stage(stage.name, 1, inputs, build_encoder, EncoderEngineOutcome, stage.places)
+        yield Stage(stage.name, 1, inputs, build_encoder, ComparedEngineOutcome, stage.places)
 
 
-def build_encoder(inputs: TextBuildInputs, folder: StageFolder) -> Work[EncoderEngineOutcome]:
+def build_encoder(inputs: TextBuildInputs, folder: StageFolder) -> Work[ComparedEngineOutcome]:
     """Build the engine in the precision asked for, else in fp32 where that fails parity.
 
     Raises:
@@ -308,10 +308,10 @@ def build_encoder(inputs: TextBuildInputs, folder: StageFolder) -> Work[EncoderE
         built = yield from build.build(engine, folder)
         if not target(engine.target).status().runnable:
             notes.append("built for another machine: not compared with torch")
-            return EncoderEngineOutcome(**built.to_json(), notes=notes)
+            return ComparedEngineOutcome(**built.to_json(), notes=notes)
         errors = _errors(inputs, folder.out / ENGINE)
         if passes(errors, precision):
-            return EncoderEngineOutcome(**built.to_json(), errors=errors, notes=notes)
+            return ComparedEngineOutcome(**built.to_json(), errors=errors, notes=notes)
         worst = max(errors.values())
         notes.append(f"fp32 in the place of {precision}, whose relative error is {worst:.2g}")
     raise CheckFailed(

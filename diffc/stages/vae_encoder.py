@@ -19,7 +19,7 @@ from diffc.output import VAE_ENCODER
 from diffc.recipe import Recipe
 from diffc.runner import Stage, StageFolder
 from diffc.stage_inputs import FileInput
-from diffc.stage_outcomes import EncoderEngineOutcome, ExportOutcome
+from diffc.stage_outcomes import ComparedEngineOutcome, ExportOutcome
 from diffc.stages import build
 from diffc.stages.build import ENGINE, BuildInputs
 from diffc.stages.decoder import DecoderInputs, decoder_stage, vae_kind
@@ -62,8 +62,8 @@ def export_encoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOut
 
 
 @dataclass(frozen=True)
-class EncoderBuildInputs:
-    """What the encoder's engine follows from.
+class ComparedBuildInputs:
+    """What the engine of a VAE's part follows from, which is compared with torch.
 
     Attributes:
         engine: As of every engine.
@@ -76,7 +76,7 @@ class EncoderBuildInputs:
 
 def vae_encoder_build_stage(
     out: Path, recipe: Recipe, name: str
-) -> Stage[EncoderBuildInputs, EncoderEngineOutcome] | None:
+) -> Stage[ComparedBuildInputs, ComparedEngineOutcome] | None:
     """The stage that builds OUT/engines/TARGET/encoder, in fp32.
 
     None without OUT/onnx/encoder or a use for it.
@@ -89,8 +89,8 @@ def compared_build_stage(
     recipe: Recipe,
     name: str,
     part: str,
-    run: Callable[[EncoderBuildInputs, StageFolder], Work[EncoderEngineOutcome]],
-) -> Stage[EncoderBuildInputs, EncoderEngineOutcome] | None:
+    run: Callable[[ComparedBuildInputs, StageFolder], Work[ComparedEngineOutcome]],
+) -> Stage[ComparedBuildInputs, ComparedEngineOutcome] | None:
     """The stage that builds OUT/engines/TARGET/PART of the VAE, in fp32.
 
     None without OUT/onnx/PART or a use for it.
@@ -109,11 +109,11 @@ def compared_build_stage(
         return None
     whole = recipe.build.model_copy(update={"precision": "fp32"})
     stage = build.build_stage(out, recipe.model_copy(update={"build": whole}), name, part)
-    inputs = EncoderBuildInputs(stage.inputs, FileInput.of(folder / REFERENCE))
-    return Stage(stage.name, 1, inputs, run, EncoderEngineOutcome, stage.places)
+    inputs = ComparedBuildInputs(stage.inputs, FileInput.of(folder / REFERENCE))
+    return Stage(stage.name, 1, inputs, run, ComparedEngineOutcome, stage.places)
 
 
-def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[EncoderEngineOutcome]:
+def build_encoder(inputs: ComparedBuildInputs, folder: StageFolder) -> Work[ComparedEngineOutcome]:
     """Build the engine, and compare it with torch where it runs here.
 
     Raises:
@@ -125,11 +125,11 @@ def build_encoder(inputs: EncoderBuildInputs, folder: StageFolder) -> Work[Encod
 
 
 def build_compared(
-    inputs: EncoderBuildInputs,
+    inputs: ComparedBuildInputs,
     folder: StageFolder,
     part: str,
     errors_of: Callable[[LoadedEngine, Path], dict[str, float]],
-) -> Work[EncoderEngineOutcome]:
+) -> Work[ComparedEngineOutcome]:
     """Build the engine of a part of the VAE, and compare it with torch where it runs here.
 
     Args:
@@ -148,7 +148,7 @@ def build_compared(
     chosen = target(inputs.engine.target)
     if not chosen.status().runnable:
         notes = ["built for another machine: not compared with torch"]
-        return EncoderEngineOutcome(**built.to_json(), notes=notes)
+        return ComparedEngineOutcome(**built.to_json(), notes=notes)
     runner = chosen.load(folder.out / ENGINE)
     try:
         errors = errors_of(runner, inputs.reference.path)
@@ -160,4 +160,4 @@ def build_compared(
             f"relative error {max(errors.values()):.2g}",
             hint="another --target",
         )
-    return EncoderEngineOutcome(**built.to_json(), errors=errors)
+    return ComparedEngineOutcome(**built.to_json(), errors=errors)
